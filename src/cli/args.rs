@@ -1,0 +1,171 @@
+//! What can be typed. What it means is in the options of the library; each command's file translates.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::core::{digests::Algorithm, geometry::BlockSize, tree::Root, trust::Trust};
+
+use super::units;
+
+/// Move files over plain HTTP so that they land whole and proven, or not at all
+///
+/// Sapwood describes a file by a BLAKE3 tree (a manifest) and fetches it over any web server: broken transfers go on where they
+/// stopped, every block is proven before it counts, and a file appears under its name only when all of it is right.
+#[derive(Debug, Parser)]
+#[command(name = "sapwood", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 proven and published, 1 failed for good, 2 usage, 3 content does not verify, 4 the source changed, \
+5 run the same command again, 6 refused as unsafe, 7 disk full or not writable.")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Of all commands.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Print one JSON object a line for every event
+    #[arg(long, global = true, env = "SAPWOOD_JSON", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Output")]
+    pub json: bool,
+    /// Print nothing but errors (and JSON events, with --json)
+    #[arg(long, short, global = true, env = "SAPWOOD_QUIET", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Output")]
+    pub quiet: bool,
+    /// Tell more about what happens; -vv and -vvv still more
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the manifest of a file: FILE -> FILE.sapwood
+    Manifest(ManifestArgs),
+    /// Show what a manifest says
+    Inspect(InspectArgs),
+    /// Check files against their manifests and name every damaged block
+    Verify(VerifyArgs),
+    /// Fetch a URL; go on where an earlier run stopped; publish only what is proven
+    Fetch(Box<FetchArgs>),
+    /// Serve a folder over HTTP, with ranges
+    Serve(ServeArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ManifestArgs {
+    /// Files to describe, or - for standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Where the manifest goes (default: beside the file, as FILE.sapwood); - for standard output
+    #[arg(long, short, value_name = "OUT")]
+    pub output: Option<PathBuf>,
+    /// Size of the blocks that are proven one by one: a power of two from 16KiB to 16MiB, or auto
+    #[arg(long, value_name = "SIZE", default_value = "auto", env = "SAPWOOD_BLOCK_SIZE", value_parser = units::block_size)]
+    pub block_size: AutoBlockSize,
+    /// Carry a digest of the whole file along; may be given several times
+    #[arg(long, value_name = "ALG", value_parser = units::algorithm)]
+    pub digest: Vec<Algorithm>,
+    /// Leave out the hints that make updates small (anchors and pieces)
+    #[arg(long)]
+    pub no_hints: bool,
+    /// The name of the file in the manifest (default: its own name)
+    #[arg(long, value_name = "N", value_parser = units::manifest_name)]
+    pub name: Option<String>,
+    /// A number that grows with each version of the file
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seq: Option<u64>,
+    /// When this manifest must no longer be believed: a time (RFC 3339) or a duration from now (7d)
+    #[arg(long, value_name = "TIME", value_parser = units::unix_time)]
+    pub expires: Option<u64>,
+}
+
+/// `auto`, or a block size.
+#[derive(Clone, Copy, Debug)]
+pub struct AutoBlockSize(pub Option<BlockSize>);
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A manifest, or a file with its manifest beside it; a path
+    #[arg(value_name = "FILE")]
+    pub place: PathBuf,
+    /// Print the leaves instead: INDEX OFFSET LENGTH HEX a line
+    #[arg(long)]
+    pub leaves: bool,
+    /// Write the statement, the 1,024 bytes that are signed, to standard output
+    #[arg(long, conflicts_with_all = ["leaves", "json"])]
+    pub statement: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Files to check
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// The manifest (default: beside the file, as FILE.sapwood)
+    #[arg(long, value_name = "M")]
+    pub manifest: Option<PathBuf>,
+    /// The root that the file must have, as b3sum prints it
+    #[arg(long, value_name = "HEX")]
+    pub root: Option<Root>,
+}
+
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// What to fetch: http or https URLs
+    #[arg(required = true, value_name = "URL")]
+    pub urls: Vec<String>,
+    /// Where to: a file, or a folder (an existing one, or with a slash at its end)
+    #[arg(long, short, value_name = "FILE|DIR")]
+    pub output: Option<PathBuf>,
+    /// The manifest: a file, a URL, or - (default: .sapwood added to the path of the URL)
+    #[arg(long, value_name = "M")]
+    pub manifest: Option<String>,
+    /// The root that the object must have, as b3sum prints it
+    #[arg(long, value_name = "HEX")]
+    pub root: Option<Root>,
+    /// The least that the result must be proven against: signed, root, manifest, digest or none
+    #[arg(long, value_name = "TRUST", default_value = "none", env = "SAPWOOD_REQUIRE")]
+    pub require: Trust,
+    /// Leave an existing file alone and exit with 6
+    #[arg(long)]
+    pub no_clobber: bool,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+}
+
+/// Of all commands that use the network.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network")]
+pub struct NetworkArgs {
+    /// The most connections at a time
+    #[arg(long, value_name = "N", default_value = "16", env = "SAPWOOD_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub connections: u32,
+    /// The most bytes a second, over all connections (5MB, 512KiB)
+    #[arg(long, value_name = "RATE", env = "SAPWOOD_LIMIT_RATE", value_parser = units::size)]
+    pub limit_rate: Option<u64>,
+    /// A header for the hosts that you name, 'Name: value', or @FILE with one a line
+    #[arg(long = "header", short = 'H', value_name = "HEADER")]
+    pub headers: Vec<String>,
+    /// Give up after so long without a newly proven byte
+    #[arg(long, value_name = "TIME", default_value = "5m", env = "SAPWOOD_PATIENCE", value_parser = units::duration)]
+    pub patience: Duration,
+    /// Give up after so many failures in a row of one request to a host that answers
+    #[arg(long, value_name = "N", default_value = "5", env = "SAPWOOD_TRIES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub tries: u32,
+    /// Refuse objects larger than this
+    #[arg(long, value_name = "SIZE", env = "SAPWOOD_MAX_SIZE", value_parser = units::size)]
+    pub max_size: Option<u64>,
+    /// Let servers lead to private addresses
+    #[arg(long, env = "SAPWOOD_ALLOW_PRIVATE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub allow_private: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The folder to serve
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// Where to listen; port 0 finds a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "SAPWOOD_LISTEN")]
+    pub listen: SocketAddr,
+}

@@ -1,0 +1,106 @@
+//! Exit codes: the only file that maps errors to them.
+
+use std::io;
+
+use crate::{
+    core::recovery::{Class, Failure},
+    disk::error::{DiskError, Doing},
+    engine::error::Error,
+    net::location::BadUrl,
+};
+
+/// See `sapwood --help`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Ok = 0,
+    Failed = 1,
+    Usage = 2,
+    NotVerified = 3,
+    Changed = 4,
+    Again = 5,
+    Unsafe = 6,
+    Disk = 7,
+}
+
+impl Exit {
+    /// Of several files, which end counts: the first of these that occurred.
+    const ORDER: [Exit; 7] =
+        [Exit::Usage, Exit::Unsafe, Exit::NotVerified, Exit::Changed, Exit::Disk, Exit::Failed, Exit::Again];
+
+    /// The exit code of a run over several files.
+    pub fn of_all(exits: impl IntoIterator<Item = Exit>) -> Exit {
+        let rank = |exit: &Exit| Exit::ORDER.iter().position(|other| other == exit).unwrap_or(usize::MAX);
+        exits.into_iter().min_by_key(rank).unwrap_or(Exit::Ok)
+    }
+
+    pub fn of(error: &Error) -> Exit {
+        match error {
+            Error::Disk(cause) => Exit::of_disk(cause),
+            Error::Net { cause, .. } => Exit::of_failure(cause.failure),
+            Error::Manifest { .. }
+            | Error::OtherRoot { .. }
+            | Error::BelowRequired { .. }
+            | Error::Wrong { .. }
+            | Error::OtherDigest { .. } => Exit::NotVerified,
+            Error::NoManifest { .. } | Error::TooLarge { .. } => Exit::Failed,
+            Error::Changed { .. } => Exit::Changed,
+            Error::Patience { .. } | Error::MustWait { .. } => Exit::Again,
+            Error::TooManyBlocks { .. } => Exit::Usage,
+        }
+    }
+
+    fn of_failure(failure: Failure) -> Exit {
+        match (failure, failure.class()) {
+            (Failure::Unsafe, _) => Exit::Unsafe,
+            (_, Class::Again | Class::Slower) => Exit::Again,
+            (_, Class::Changed) => Exit::Changed,
+            (_, Class::Elsewhere | Class::Stop) => Exit::Failed,
+        }
+    }
+
+    fn of_disk(cause: &DiskError) -> Exit {
+        match cause {
+            DiskError::Busy { .. } => Exit::Again,
+            DiskError::Unsafe { .. } | DiskError::Exists { .. } => Exit::Unsafe,
+            DiskError::ChangedWhileRead { .. } => Exit::Changed,
+            DiskError::NoRoom { .. } => Exit::Disk,
+            DiskError::Io { doing: Doing::Create | Doing::Write | Doing::Sync | Doing::Rename | Doing::Remove, .. } => Exit::Disk,
+            DiskError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Exit::Disk,
+            DiskError::Io { .. } => Exit::Failed,
+        }
+    }
+
+    pub fn of_bad_url(cause: &BadUrl) -> Exit {
+        match cause {
+            BadUrl::Malformed { .. } => Exit::Usage,
+            BadUrl::Scheme { .. } => Exit::Unsafe,
+        }
+    }
+
+    /// One word for scripts, beside the number.
+    pub fn class(self) -> &'static str {
+        match self {
+            Exit::Ok => "ok",
+            Exit::Failed => "failed",
+            Exit::Usage => "usage",
+            Exit::NotVerified => "not-verified",
+            Exit::Changed => "changed",
+            Exit::Again => "again",
+            Exit::Unsafe => "unsafe",
+            Exit::Disk => "disk",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_in_the_order_counts() {
+        assert_eq!(Exit::of_all([]), Exit::Ok);
+        assert_eq!(Exit::of_all([Exit::Ok, Exit::Ok]), Exit::Ok);
+        assert_eq!(Exit::of_all([Exit::Again, Exit::Ok, Exit::Failed]), Exit::Failed);
+        assert_eq!(Exit::of_all([Exit::Disk, Exit::NotVerified, Exit::Unsafe]), Exit::Unsafe);
+    }
+}

@@ -1,0 +1,106 @@
+//! `sapwood inspect`
+
+use std::io::Write;
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    core::{reader::Manifest, statement::Known},
+    engine::manifest_file::ManifestFile,
+};
+
+use super::{args::InspectArgs, exit::Exit, output::{Output, printable}, units};
+
+pub fn run(args: &InspectArgs, output: &mut Output) -> Exit {
+    let manifest = match ManifestFile::open_of(&args.place) {
+        Ok(file) => file.manifest,
+        Err(error) => return output.error(Some(&args.place.display().to_string()), None, &error),
+    };
+    if args.statement {
+        // A reader that went away is no error of ours.
+        let _ = std::io::stdout().write_all(manifest.statement.bytes());
+    } else if args.leaves {
+        leaves(&manifest);
+    } else if output.is_json() {
+        output.line(&as_json(&manifest).to_string());
+    } else {
+        for line in for_people(&manifest) {
+            output.line(&line);
+        }
+    }
+    Exit::Ok
+}
+
+fn leaves(manifest: &Manifest) {
+    let geometry = manifest.tree.geometry();
+    let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
+    for (block, leaf) in geometry.all().iter().zip(manifest.tree.leaves()) {
+        let bytes = geometry.bytes_of(block);
+        if writeln!(stdout, "{block} {} {} {}", bytes.start, bytes.length(), hex::encode(leaf)).is_err() {
+            return;
+        }
+    }
+    let _ = stdout.flush();
+}
+
+fn as_json(manifest: &Manifest) -> Value {
+    let header = manifest.statement.header();
+    let digests: Map<String, Value> =
+        header.digests.iter().map(|digest| (digest.algorithm().to_string(), digest.hex().into())).collect();
+    let sections: Vec<Value> = header
+        .sections
+        .iter()
+        .map(|section| {
+            json!({
+                "kind": section.kind, "critical": section.critical, "offset": section.bytes.start,
+                "length": section.bytes.length(), "blake3": hex::encode(section.blake3),
+            })
+        })
+        .collect();
+    json!({
+        "root": header.root.to_string(), "bytes_total": header.geometry.length(),
+        "block_size": header.geometry.block_size().bytes(), "blocks": header.geometry.blocks(), "name": header.name,
+        "sequence": header.sequence, "published": header.published, "expires": header.expires, "digests": digests,
+        "key_id": manifest.signature.as_ref().map(|signature| signature.key_id_hex()), "sections": sections,
+    })
+}
+
+fn for_people(manifest: &Manifest) -> Vec<String> {
+    let header = manifest.statement.header();
+    let geometry = &header.geometry;
+    let mut lines = vec![
+        format!("root        {}", header.root),
+        format!("length      {} bytes ({})", geometry.length(), units::human_bytes(geometry.length())),
+        format!("blocks      {} of {} KiB", geometry.blocks(), geometry.block_size().bytes() >> 10),
+    ];
+    if !header.name.is_empty() {
+        lines.push(format!("name        {}", printable(&header.name)));
+    }
+    if header.sequence > 0 {
+        lines.push(format!("sequence    {}", header.sequence));
+    }
+    for (what, time) in [("published", header.published), ("expires", header.expires)] {
+        if time > 0 {
+            lines.push(format!("{what:<11} {}", units::rfc3339(time)));
+        }
+    }
+    lines.extend(header.digests.iter().map(|digest| format!("{:<11} {}", digest.algorithm().name(), digest.hex())));
+    lines.push(match &manifest.signature {
+        Some(signature) => format!(
+            "signed by   key {} (not checked here), comment: {}",
+            signature.key_id_hex(),
+            printable(&signature.trusted_comment)
+        ),
+        None => "signed by   nobody".to_owned(),
+    });
+    for section in &header.sections {
+        let kind = match section.kind {
+            kind if kind == Known::Tree as u8 => "tree".to_owned(),
+            kind if kind == Known::Pages as u8 => "pages".to_owned(),
+            kind if kind == Known::Pieces as u8 => "pieces".to_owned(),
+            kind => format!("kind {kind}"),
+        };
+        lines.push(format!("section     {kind}: {} bytes at {}", section.bytes.length(), section.bytes.start));
+    }
+    lines
+}

@@ -1,0 +1,71 @@
+//! `sapwood manifest`
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crate::engine::{
+    create::{self, CreateOptions, Input},
+    events::{Event, Events},
+    manifest_file,
+};
+
+use super::{args::ManifestArgs, exit::Exit, output::Output};
+
+pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
+    let is_stdio = |path: &Path| path == Path::new("-");
+    if args.paths.len() > 1 && (args.output.is_some() || args.name.is_some()) {
+        let exit = output.usage("-o and --name go with one file; leave them out, and each manifest lies beside its file");
+        return output.done(exit);
+    }
+    if args.paths.iter().any(|path| is_stdio(path)) && args.output.is_none() {
+        let exit = output.usage("a manifest of standard input needs -o OUT (-o - for standard output)");
+        return output.done(exit);
+    }
+    if args.output.as_deref().is_some_and(is_stdio) {
+        output.stdout_is_data();
+    }
+    // Only manifests that are meant to follow each other are dated, so that others are the same at any time.
+    let dated = args.seq.is_some() || args.expires.is_some();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let options = CreateOptions {
+        block_size: args.block_size.0,
+        no_hints: args.no_hints,
+        digests: args.digest,
+        name: args.name,
+        sequence: args.seq.unwrap_or(0),
+        published: if dated { now } else { 0 },
+        expires: args.expires.unwrap_or(0),
+    };
+    let exits: Vec<Exit> = args.paths.iter().map(|path| one(path, args.output.as_ref(), &options, output)).collect();
+    let exit = Exit::of_all(exits);
+    output.done(exit)
+}
+
+fn one(path: &Path, target: Option<&PathBuf>, options: &CreateOptions, output: &mut Output) -> Exit {
+    let input = match path == Path::new("-") {
+        true => Input::Stream(Box::new(io::stdin())),
+        false => Input::File(path.to_owned()),
+    };
+    let target = target.cloned().unwrap_or_else(|| manifest_file::beside(path));
+    let out = match target == Path::new("-") {
+        true => create::Output::Stream(Box::new(io::stdout())),
+        false => create::Output::File(target.clone()),
+    };
+    match create::create(input, out, options) {
+        Ok(tree) => {
+            let geometry = tree.geometry();
+            output.event(Event::Manifest {
+                manifest: target,
+                root: tree.root(),
+                bytes_total: geometry.length(),
+                block_size: geometry.block_size(),
+                blocks: geometry.blocks(),
+            });
+            Exit::Ok
+        }
+        Err(error) => output.error(Some(&path.display().to_string()), None, &error),
+    }
+}

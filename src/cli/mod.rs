@@ -1,0 +1,43 @@
+//! The program's face: arguments in, progress, events and exit codes out. Nothing below this folder knows of them.
+
+mod args;
+mod exit;
+mod fetch;
+mod inspect;
+mod manifest;
+mod output;
+mod progress;
+mod serve;
+mod signals;
+mod units;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use output::Output;
+
+/// Parses, runs, and says how it ended.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no mistakes; clap knows the difference.
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    output::init_log(cli.common.verbose);
+    let mut output = Output::new(&cli.common);
+    let exit = match cli.command {
+        Command::Manifest(args) => manifest::run(args, &mut output),
+        Command::Inspect(args) => inspect::run(&args, &mut output),
+        Command::Verify(args) => verify::run(args, &mut output),
+        Command::Fetch(args) => signals::block_on(fetch::run(*args, &mut output)),
+        Command::Serve(args) => signals::block_on(serve::run(args, &mut output)),
+    };
+    output.flush();
+    ExitCode::from(exit as u8)
+}

@@ -1,0 +1,40 @@
+//! `sapwood serve`
+
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::{
+    disk::{error::{DiskError, Doing}, files::Folder},
+    serve::origin,
+};
+
+use super::{args::ServeArgs, exit::Exit, output::Output, signals};
+
+pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
+    let folder = match Folder::open(&args.folder) {
+        Ok(folder) => folder,
+        Err(cause) => return output.error(Some(&args.folder.display().to_string()), None, &cause.into()),
+    };
+    let bound = async {
+        let listener = TcpListener::bind(args.listen).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    let (listener, address) = match bound.await {
+        Ok(bound) => bound,
+        Err(cause) => {
+            let message = format!("failed to listen on {}: {}", args.listen, std::io::Error::to_string(&cause));
+            return output.fail(None, None, Exit::Failed, &message, json!({}));
+        }
+    };
+    let url = format!("http://{address}/");
+    match output.is_json() {
+        true => output.json_event("listening", json!({ "url": url })),
+        false => output.line(&url),
+    }
+    output.flush();
+    match origin::run(listener, folder, signals::stop()).await {
+        Ok(()) => Exit::Ok,
+        Err(cause) => output.error(None, None, &DiskError::io(Doing::Read, &args.folder, cause).into()),
+    }
+}

@@ -1,0 +1,163 @@
+//! Sizes, durations and times as users type and read them.
+
+use std::{
+    str::FromStr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use crate::core::{digests::Algorithm, geometry::BlockSize, statement};
+
+use super::args::AutoBlockSize;
+
+const UNITS: [(&str, u64); 8] = [
+    ("B", 1),
+    ("kB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+];
+
+/// Bytes: a number, or one with B, kB, MB, GB (1000) or KiB, MiB, GiB (1024).
+pub fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text[digits.len()..].trim();
+    let known = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).map(|(_, factor)| *factor);
+    let factor = if unit.is_empty() { Some(1) } else { known };
+    let number = decimal(digits);
+    match (number, factor) {
+        (Some((number, scale)), Some(factor)) => {
+            let bytes = u128::from(number) * u128::from(factor) / u128::from(scale);
+            u64::try_from(bytes).map_err(|_| "that is too large".to_owned())
+        }
+        _ => Err("sizes are bytes, or numbers with B, kB, MB, GB, KiB, MiB or GiB".to_owned()),
+    }
+}
+
+/// A decimal number as digits and the power of ten below them.
+fn decimal(text: &str) -> Option<(u64, u64)> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if whole.is_empty() || fraction.len() > 9 {
+        return None;
+    }
+    let number: u64 = format!("{whole}{fraction}").parse().ok()?;
+    Some((number, 10u64.pow(fraction.len() as u32)))
+}
+
+/// 90s, 5m, 12h, 7d, 500ms; a bare number is seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor_ms = match text[digits.len()..].trim() {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(DURATIONS.to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| DURATIONS.to_owned())?;
+    number.checked_mul(factor_ms).map(Duration::from_millis).ok_or_else(|| "that is too long".to_owned())
+}
+
+const DURATIONS: &str = "durations are numbers with s, m, h or d: 90s, 5m, 7d";
+
+/// A time (RFC 3339), or a duration from now; Unix seconds.
+pub fn unix_time(text: &str) -> Result<u64, String> {
+    if let Ok(from_now) = duration(text) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        return Ok((now + from_now).as_secs());
+    }
+    let wrong = || "times are like 2030-01-31T12:00:00Z, or a duration from now like 7d".to_owned();
+    let time = jiff::Timestamp::from_str(text).map_err(|_| wrong())?;
+    u64::try_from(time.as_second()).ok().filter(|seconds| *seconds > 0).ok_or_else(wrong)
+}
+
+pub fn block_size(text: &str) -> Result<AutoBlockSize, String> {
+    if text == "auto" {
+        return Ok(AutoBlockSize(None));
+    }
+    let wrong = || "block sizes are powers of two from 16KiB to 16MiB, or auto".to_owned();
+    let bytes = size(text).map_err(|_| wrong())?;
+    BlockSize::new(bytes).map(|size| AutoBlockSize(Some(size))).ok_or_else(wrong)
+}
+
+pub fn algorithm(text: &str) -> Result<Algorithm, String> {
+    text.parse().map_err(|cause: crate::core::digests::NotADigest| cause.to_string())
+}
+
+pub fn manifest_name(text: &str) -> Result<String, String> {
+    match statement::name_is_allowed(text) {
+        true => Ok(text.to_owned()),
+        false => Err("names have at most 255 bytes and no slash".to_owned()),
+    }
+}
+
+/// Bytes for people: 1.4 GB.
+pub fn human_bytes(bytes: u64) -> String {
+    const NAMES: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit < NAMES.len() - 1 {
+        value /= 1000.0;
+        unit += 1;
+    }
+    match (unit, value) {
+        (0, _) => format!("{bytes} B"),
+        (_, value) if value < 9.95 => format!("{value:.1} {}", NAMES[unit]),
+        _ => format!("{value:.0} {}", NAMES[unit]),
+    }
+}
+
+/// A time for people: 1:02:03 or 2:03.
+pub fn human_time(seconds: u64) -> String {
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match hours {
+        0 => format!("{minutes}:{seconds:02}"),
+        _ => format!("{hours}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+/// A Unix time as RFC 3339.
+pub fn rfc3339(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    time.map_or_else(|| seconds.to_string(), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0), ("17", 17), ("1B", 1), ("1kB", 1000), ("1 KiB", 1024), ("1.5MB", 1_500_000), ("64kib", 65536),
+            ("2GiB", 2 << 30), ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "B", "-1", "1.B", "1 XB", "1e3", "1K B", "18446744073709551616", "99999999999GB", "0x10", "1.0000000001MB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_and_times() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert!(duration("").is_err() && duration("5 weeks").is_err() && duration("-5s").is_err());
+        assert_eq!(unix_time("1970-01-01T00:01:00Z"), Ok(60));
+        assert!(unix_time("yesterday").is_err() && unix_time("1960-01-01T00:00:00Z").is_err());
+        assert_eq!(rfc3339(60), "1970-01-01T00:01:00Z");
+    }
+
+    #[test]
+    fn for_people() {
+        let shown: Vec<String> = [0, 999, 1000, 9949, 999_499, 999_500, 2 << 30].map(human_bytes).to_vec();
+        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "9.9 kB", "999 kB", "1.0 MB", "2.1 GB"]);
+        assert_eq!(human_time(3723), "1:02:03");
+        assert_eq!(human_time(63), "1:03");
+    }
+}

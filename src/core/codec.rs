@@ -1,0 +1,161 @@
+//! The only file that names bincode. What its bytes are is written in manifest.md 3.2 and journal.md 2, so that
+//! another codec can take its place; here they are told to bincode as plain records.
+
+use bincode::{
+    Decode, Encode,
+    config::{self, Configuration, Fixint, Limit, LittleEndian},
+    de::{Decoder, read::Reader},
+    enc::{Encoder, write::Writer},
+    error::{DecodeError, EncodeError},
+};
+
+use super::digests::Algorithm;
+
+/// More than any header (980 bytes) and what bincode sets aside for the lists in it, and far below anything that hurts.
+const HEADER_LIMIT: usize = 4 * 1024;
+/// The largest payload of a journal record is 1 MiB; lists are counted at their size in memory, which is at most twice that.
+const RECORD_LIMIT: usize = 4 * 1024 * 1024;
+
+/// The header of a statement as it lies in the file; nothing is checked yet.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RawHeader {
+    pub length: u64,
+    pub block_size: u32,
+    pub root: [u8; 32],
+    pub name: Vec<u8>,
+    pub sequence: u64,
+    pub published: u64,
+    pub expires: u64,
+    pub digests: Vec<RawDigest>,
+    pub sections: Vec<RawSection>,
+}
+
+/// A kind and as many bytes as digests of this kind have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawDigest {
+    pub kind: u8,
+    pub value: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RawSection {
+    pub kind: u8,
+    pub critical: u8,
+    pub offset: u64,
+    pub length: u64,
+    pub blake3: [u8; 32],
+}
+
+impl Encode for RawDigest {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.kind.encode(encoder)?;
+        encoder.writer().write(&self.value)
+    }
+}
+
+impl<Context> Decode<Context> for RawDigest {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let kind = u8::decode(decoder)?;
+        let algorithm = Algorithm::from_kind(kind).ok_or(DecodeError::Other(UNKNOWN_DIGEST))?;
+        let mut value = vec![0; algorithm.bytes()];
+        decoder.claim_bytes_read(value.len())?;
+        decoder.reader().read(&mut value)?;
+        Ok(RawDigest { kind, value })
+    }
+}
+
+bincode::impl_borrow_decode!(RawDigest);
+
+const UNKNOWN_DIGEST: &str = "unknown digest kind";
+
+/// A record of the journal as it lies in the file; nothing is checked yet.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum RawRecord {
+    Begin { root: Option<[u8; 32]>, length: u64, block_size: u32, etag: String, last_modified: String, url: String },
+    Run { boot_id: [u8; 16], device: u64, inode: u64, local: u8, time: u64 },
+    Blocks { runs: Vec<(u32, u32)> },
+    Head { block: u32, bytes: u32 },
+    Leaves { first: u32, leaves: Vec<[u8; 32]> },
+    Dropped { runs: Vec<(u32, u32)> },
+    Barrier { records: u64 },
+}
+
+/// Why bytes are not what they should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecodable {
+    /// They end too early, are too many, or hold a value that is out of range.
+    Malformed,
+    /// A header has a digest of a kind that this version does not know.
+    UnknownDigest,
+}
+
+fn config<const LIMIT: usize>() -> Configuration<LittleEndian, Fixint, Limit<LIMIT>> {
+    config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<LIMIT>()
+}
+
+fn encode<const LIMIT: usize>(value: impl Encode) -> Vec<u8> {
+    bincode::encode_to_vec(value, config::<LIMIT>()).expect("plain data is encoded into memory")
+}
+
+fn decode<const LIMIT: usize, T: Decode<()>>(bytes: &[u8]) -> Result<T, Undecodable> {
+    match bincode::decode_from_slice(bytes, config::<LIMIT>()) {
+        Ok((value, used)) if used == bytes.len() => Ok(value),
+        Err(DecodeError::Other(UNKNOWN_DIGEST)) => Err(Undecodable::UnknownDigest),
+        Ok(_) | Err(_) => Err(Undecodable::Malformed),
+    }
+}
+
+pub fn encode_header(header: &RawHeader) -> Vec<u8> {
+    encode::<HEADER_LIMIT>(header)
+}
+
+/// Decodes exactly these bytes.
+pub fn decode_header(bytes: &[u8]) -> Result<RawHeader, Undecodable> {
+    decode::<HEADER_LIMIT, _>(bytes)
+}
+
+pub fn encode_record(record: &RawRecord) -> Vec<u8> {
+    encode::<RECORD_LIMIT>(record)
+}
+
+/// Decodes exactly these bytes.
+pub fn decode_record(bytes: &[u8]) -> Result<RawRecord, Undecodable> {
+    decode::<RECORD_LIMIT, _>(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_counts_are_refused_before_anything_is_set_aside() {
+        let header = RawHeader {
+            length: 1,
+            block_size: 1 << 16,
+            root: [7; 32],
+            name: b"a".to_vec(),
+            sequence: 1,
+            published: 2,
+            expires: 3,
+            digests: vec![RawDigest { kind: 4, value: vec![9; 16] }],
+            sections: vec![],
+        };
+        let bytes = encode_header(&header);
+        assert_eq!(bytes.len(), 8 + 4 + 32 + 8 + 1 + 24 + 8 + 17 + 8);
+        assert_eq!(decode_header(&bytes), Ok(header));
+        for count_at in [44, 77, bytes.len() - 8] {
+            for count in [u64::MAX, u64::from(u32::MAX), 5000] {
+                let mut bad = bytes.clone();
+                bad[count_at..count_at + 8].copy_from_slice(&count.to_le_bytes());
+                assert_eq!(decode_header(&bad), Err(Undecodable::Malformed));
+            }
+        }
+        for end in 0..bytes.len() {
+            assert!(decode_header(&bytes[..end]).is_err());
+        }
+        assert!(decode_header(&[bytes.clone(), vec![0]].concat()).is_err());
+        let mut unknown = bytes.clone();
+        unknown[85] = 200;
+        assert_eq!(decode_header(&unknown), Err(Undecodable::UnknownDigest));
+    }
+}

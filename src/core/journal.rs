@@ -1,0 +1,449 @@
+//! The journal's records and what they claim (journal.md). Reading and writing the file is in `disk`.
+
+use std::collections::BTreeMap;
+
+use super::{
+    blockset::BlockSet,
+    codec::{self, RawRecord},
+    geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
+    tree::{Cv, Root},
+};
+
+const MAGIC: [u8; 8] = *b"\x89SAPWJRN";
+const VERSION: u16 = 1;
+/// Bytes of the file before its first record.
+pub const FILE_HEADER_BYTES: usize = 16;
+const CHECK_BYTES: usize = 16;
+const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+/// A reader stops here: a run at a checkpoint every two seconds needs weeks to write as much.
+pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Runs of blocks in one record: 8 bytes each, so that a record stays far below its limit.
+const RUNS_PER_RECORD: usize = 32 * 1024;
+/// What a server or user may put into a journal as text.
+const TEXT_BYTES_MAX: usize = 4096;
+
+/// What a journal belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `None`: fetched without a manifest.
+    pub root: Option<Root>,
+    pub geometry: Geometry,
+    /// The strong entity tag, if there was one.
+    pub etag: Option<String>,
+    pub last_modified: Option<String>,
+}
+
+impl Identity {
+    /// Whether a part of this identity may be continued as the other: the same root, or, without roots,
+    /// the same length and strong validator.
+    pub fn continues(&self, other: &Identity) -> bool {
+        match (self.root, other.root) {
+            (Some(mine), Some(theirs)) => mine == theirs && self.geometry == other.geometry,
+            (None, None) => self.geometry == other.geometry && self.etag.is_some() && self.etag == other.etag,
+            _ => false,
+        }
+    }
+}
+
+/// Where a run of the program saw the part file: what must be the same for unsynced claims to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// All zeros: unknown.
+    pub boot_id: [u8; 16],
+    pub device: u64,
+    pub inode: u64,
+    pub local: bool,
+}
+
+impl Place {
+    /// Whether what was written but not synced there is still to be seen here.
+    fn same_boot(&self, other: &Place) -> bool {
+        self == other && self.local && self.boot_id != [0; 16]
+    }
+}
+
+/// One record.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    Begin { identity: Identity, url: String },
+    Run { place: Place, time: u64 },
+    Blocks(Vec<BlockRange>),
+    Head { block: BlockIndex, bytes: u32 },
+    Leaves { first: BlockIndex, leaves: Vec<Cv> },
+    Dropped(Vec<BlockRange>),
+    Barrier { records: u64 },
+}
+
+impl Record {
+    fn to_raw(&self) -> RawRecord {
+        let runs = |ranges: &[BlockRange]| ranges.iter().map(|range| (range.start, range.count())).collect();
+        match self {
+            Record::Begin { identity, url } => RawRecord::Begin {
+                root: identity.root.map(|root| root.0),
+                length: identity.geometry.length(),
+                block_size: identity.geometry.block_size().bytes() as u32,
+                etag: shortened(identity.etag.as_deref()),
+                last_modified: shortened(identity.last_modified.as_deref()),
+                url: shortened(Some(url)),
+            },
+            Record::Run { place, time } => RawRecord::Run {
+                boot_id: place.boot_id,
+                device: place.device,
+                inode: place.inode,
+                local: u8::from(place.local),
+                time: *time,
+            },
+            Record::Blocks(ranges) => RawRecord::Blocks { runs: runs(ranges) },
+            Record::Head { block, bytes } => RawRecord::Head { block: block.0, bytes: *bytes },
+            Record::Leaves { first, leaves } => RawRecord::Leaves { first: first.0, leaves: leaves.clone() },
+            Record::Dropped(ranges) => RawRecord::Dropped { runs: runs(ranges) },
+            Record::Barrier { records } => RawRecord::Barrier { records: *records },
+        }
+    }
+
+    fn from_raw(raw: RawRecord) -> Option<Record> {
+        let ranges = |runs: Vec<(u32, u32)>| {
+            runs.into_iter()
+                .map(|(first, count)| Some(BlockRange::new(first, first.checked_add(count)?)))
+                .collect::<Option<Vec<_>>>()
+        };
+        let text = |text: String| (!text.is_empty()).then_some(text);
+        Some(match raw {
+            RawRecord::Begin { root, length, block_size, etag, last_modified, url } => {
+                let geometry = Geometry::new(length, BlockSize::new(u64::from(block_size))?)?;
+                let (etag, last_modified) = (text(etag), text(last_modified));
+                Record::Begin { identity: Identity { root: root.map(Root), geometry, etag, last_modified }, url }
+            }
+            RawRecord::Run { boot_id, device, inode, local, time } => {
+                Record::Run { place: Place { boot_id, device, inode, local: local == 1 }, time }
+            }
+            RawRecord::Blocks { runs } => Record::Blocks(ranges(runs)?),
+            RawRecord::Head { block, bytes } => Record::Head { block: BlockIndex(block), bytes },
+            RawRecord::Leaves { first, leaves } => {
+                first.checked_add(u32::try_from(leaves.len()).ok()?)?;
+                Record::Leaves { first: BlockIndex(first), leaves }
+            }
+            RawRecord::Dropped { runs } => Record::Dropped(ranges(runs)?),
+            RawRecord::Barrier { records } => Record::Barrier { records },
+        })
+    }
+}
+
+/// A text that is too long is left out: it would only be compared, and must not fill a record.
+fn shortened(text: Option<&str>) -> String {
+    text.filter(|text| text.len() <= TEXT_BYTES_MAX).unwrap_or_default().to_owned()
+}
+
+/// The records that name these blocks, each small enough.
+pub fn blocks_records(ranges: &[BlockRange]) -> impl Iterator<Item = Record> + '_ {
+    ranges.chunks(RUNS_PER_RECORD).map(|some| Record::Blocks(some.to_vec()))
+}
+
+/// Writes records one after another, each bound to those before it.
+#[derive(Clone, Debug)]
+pub struct RecordWriter {
+    check: [u8; CHECK_BYTES],
+    records: u64,
+}
+
+impl RecordWriter {
+    /// The first bytes of a new journal, and the writer that goes on behind them.
+    pub fn begin() -> ([u8; FILE_HEADER_BYTES], RecordWriter) {
+        let mut header = [0; FILE_HEADER_BYTES];
+        header[..8].copy_from_slice(&MAGIC);
+        header[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        (header, RecordWriter { check: header, records: 0 })
+    }
+
+    /// How many records there are so far.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// The bytes of the next record.
+    pub fn append(&mut self, record: &Record) -> Vec<u8> {
+        let payload = codec::encode_record(&record.to_raw());
+        debug_assert!(payload.len() <= PAYLOAD_BYTES_MAX);
+        let size = (payload.len() as u32).to_le_bytes();
+        self.check = check(&self.check, &size, &payload);
+        self.records += 1;
+        [&size, payload.as_slice(), &self.check].concat()
+    }
+}
+
+fn check(previous: &[u8; CHECK_BYTES], size: &[u8; 4], payload: &[u8]) -> [u8; CHECK_BYTES] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(previous).update(size).update(payload);
+    *hasher.finalize().as_bytes().first_chunk().expect("a hash has 32 bytes")
+}
+
+/// What a journal says, read from the front up to the first record that is not sound.
+#[derive(Debug)]
+pub struct Claims {
+    pub identity: Identity,
+    pub url: String,
+    /// Blocks that should be in the part file.
+    pub claimed: BlockSet,
+    /// Of blocks that are not complete, how many of their first bytes should be there.
+    pub heads: BTreeMap<BlockIndex, u32>,
+    /// Leaves of what arrived without a manifest.
+    pub leaves: BTreeMap<BlockIndex, Cv>,
+    /// Where the sound part of the file ends, and the writer that goes on there.
+    pub end: u64,
+    pub writer: RecordWriter,
+}
+
+/// Reads a journal; `here` is where the part file is seen now. `None`: it claims nothing.
+pub fn read(bytes: &[u8], here: &Place) -> Option<Claims> {
+    let (header, mut writer) = RecordWriter::begin();
+    let mut rest = bytes.strip_prefix(&header)?;
+    let mut replay: Option<Replay> = None;
+    let mut end = FILE_HEADER_BYTES as u64;
+    while let Some((record, after)) = next_record(rest, &mut writer) {
+        match (&mut replay, record) {
+            (None, Record::Begin { identity, url }) => replay = Some(Replay::new(identity, url)),
+            (None, _) => return None,
+            // Not a record that can come here: it and all that follows is ignored.
+            (Some(_), Record::Begin { .. }) => break,
+            (Some(replay), record) => replay.apply(record, writer.records() - 1)?,
+        }
+        end += (rest.len() - after.len()) as u64;
+        rest = after;
+    }
+    let mut replay = replay?;
+    replay.place?;
+    replay.moved_to(here);
+    let Replay { identity, url, claimed, heads, leaves, .. } = replay;
+    Some(Claims { identity, url, claimed, heads, leaves, end, writer })
+}
+
+/// The next sound record and the bytes after it; the writer moves past it.
+fn next_record<'a>(bytes: &'a [u8], writer: &mut RecordWriter) -> Option<(Record, &'a [u8])> {
+    let (size, rest) = bytes.split_first_chunk::<4>()?;
+    let length = u32::from_le_bytes(*size) as usize;
+    if length > PAYLOAD_BYTES_MAX {
+        return None;
+    }
+    let (payload, rest) = rest.split_at_checked(length)?;
+    let (found, rest) = rest.split_first_chunk::<CHECK_BYTES>()?;
+    let check = check(&writer.check, size, payload);
+    if check != *found {
+        return None;
+    }
+    let record = Record::from_raw(codec::decode_record(payload).ok()?)?;
+    *writer = RecordWriter { check, records: writer.records + 1 };
+    Some((record, rest))
+}
+
+/// The state of journal.md, section 3, while records are read.
+struct Replay {
+    identity: Identity,
+    url: String,
+    place: Option<Place>,
+    claimed: BlockSet,
+    durable: BlockSet,
+    /// Claims that no barrier covers yet, with the number of their record.
+    unsynced: Vec<(u64, BlockRange)>,
+    heads: BTreeMap<BlockIndex, u32>,
+    leaves: BTreeMap<BlockIndex, Cv>,
+}
+
+impl Replay {
+    fn new(identity: Identity, url: String) -> Replay {
+        let blocks = identity.geometry.blocks();
+        Replay {
+            identity,
+            url,
+            place: None,
+            claimed: BlockSet::empty(blocks),
+            durable: BlockSet::empty(blocks),
+            unsynced: Vec::new(),
+            heads: BTreeMap::new(),
+            leaves: BTreeMap::new(),
+        }
+    }
+
+    /// `None` if a claim comes before any run.
+    fn apply(&mut self, record: Record, number: u64) -> Option<()> {
+        if let Record::Run { place, .. } = record {
+            if self.place.is_some() {
+                self.moved_to(&place);
+            }
+            self.place = Some(place);
+            return Some(());
+        }
+        self.place?;
+        match record {
+            Record::Blocks(ranges) => ranges.into_iter().for_each(|range| self.claim(number, range)),
+            Record::Leaves { first, leaves } => {
+                self.claim(number, BlockRange::new(first.0, first.0 + leaves.len() as u32));
+                self.leaves.extend((first.0..).map(BlockIndex).zip(leaves));
+            }
+            Record::Head { block, bytes } => drop(self.heads.insert(block, bytes)),
+            Record::Dropped(ranges) => ranges.into_iter().for_each(|range| self.drop_range(range)),
+            Record::Barrier { records } => {
+                for (_, range) in self.unsynced.extract_if(.., |(number, _)| *number < records) {
+                    self.durable.insert_range(range);
+                }
+            }
+            Record::Begin { .. } | Record::Run { .. } => unreachable!("handled before"),
+        }
+        Some(())
+    }
+
+    fn within(&self, range: BlockRange) -> BlockRange {
+        let end = range.end.min(self.identity.geometry.blocks());
+        BlockRange::new(range.start.min(end), end)
+    }
+
+    fn claim(&mut self, number: u64, range: BlockRange) {
+        let range = self.within(range);
+        self.claimed.insert_range(range);
+        self.unsynced.push((number, range));
+        self.forget_heads(range);
+    }
+
+    fn drop_range(&mut self, range: BlockRange) {
+        let range = self.within(range);
+        self.claimed.remove_range(range);
+        self.durable.remove_range(range);
+        self.forget_heads(range);
+        // What was dropped must not come back with a later barrier.
+        let unsynced = std::mem::take(&mut self.unsynced);
+        for (number, claim) in unsynced {
+            let before = BlockRange { start: claim.start, end: claim.end.min(range.start) };
+            let after = BlockRange { start: claim.start.max(range.end), end: claim.end };
+            self.unsynced.extend([before, after].into_iter().filter(|part| !part.is_empty()).map(|part| (number, part)));
+        }
+    }
+
+    fn forget_heads(&mut self, range: BlockRange) {
+        if !self.heads.is_empty() {
+            self.heads.retain(|block, _| !range.contains(*block));
+        }
+    }
+
+    /// The part is looked at from another place than the last run's: perhaps only what was synced survived.
+    fn moved_to(&mut self, place: &Place) {
+        if !self.place.is_some_and(|last| last.same_boot(place)) {
+            self.claimed = self.durable.clone();
+            self.unsynced.clear();
+            self.heads.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Place = Place { boot_id: [1; 16], device: 2, inode: 3, local: true };
+    const AFTER_REBOOT: Place = Place { boot_id: [9; 16], ..HERE };
+
+    fn identity() -> Identity {
+        let geometry = Geometry::new(10 << 16, BlockSize::DEFAULT).unwrap();
+        Identity { root: Some(Root([4; 32])), geometry, etag: Some("\"e\"".into()), last_modified: None }
+    }
+
+    fn blocks(start: u32, end: u32) -> Record {
+        Record::Blocks(vec![BlockRange::new(start, end)])
+    }
+
+    fn journal(records: &[Record]) -> Vec<u8> {
+        let (header, mut writer) = RecordWriter::begin();
+        let begin = [
+            Record::Begin { identity: identity(), url: "http://h/f".into() },
+            Record::Run { place: HERE, time: 5 },
+        ];
+        let mut bytes = header.to_vec();
+        for record in begin.iter().chain(records) {
+            bytes.extend(writer.append(record));
+        }
+        bytes
+    }
+
+    fn claimed(bytes: &[u8], here: &Place) -> Vec<u32> {
+        read(bytes, here).map_or(vec![], |claims| {
+            claims.claimed.ranges().flat_map(|range| range.iter()).map(|block| block.0).collect()
+        })
+    }
+
+    #[test]
+    fn after_a_kill_all_claims_hold_and_after_a_power_cut_those_before_the_barrier() {
+        let records = [blocks(0, 2), Record::Barrier { records: 3 }, blocks(5, 6)];
+        assert_eq!(claimed(&journal(&records), &HERE), [0, 1, 5]);
+        assert_eq!(claimed(&journal(&records), &AFTER_REBOOT), [0, 1]);
+        assert_eq!(claimed(&journal(&records), &Place { inode: 4, ..HERE }), [0, 1]);
+        let mut across = records.to_vec();
+        across.push(Record::Run { place: AFTER_REBOOT, time: 6 });
+        across.push(blocks(7, 8));
+        assert_eq!(claimed(&journal(&across), &AFTER_REBOOT), [0, 1, 7]);
+        assert_eq!(claimed(&journal(&across), &HERE), [0, 1]);
+    }
+
+    #[test]
+    fn a_barrier_covers_only_the_records_that_it_counts() {
+        let records = [blocks(0, 2), blocks(5, 6), Record::Barrier { records: 3 }];
+        assert_eq!(claimed(&journal(&records), &AFTER_REBOOT), [0, 1]);
+    }
+
+    #[test]
+    fn dropped_claims_do_not_come_back() {
+        let records = [blocks(0, 6), Record::Dropped(vec![BlockRange::new(2, 4)]), Record::Barrier { records: 99 }];
+        assert_eq!(claimed(&journal(&records), &HERE), [0, 1, 4, 5]);
+        assert_eq!(claimed(&journal(&records), &AFTER_REBOOT), [0, 1, 4, 5]);
+    }
+
+    #[test]
+    fn heads_and_leaves() {
+        let head = |block, bytes| Record::Head { block: BlockIndex(block), bytes };
+        let records = [head(3, 10), head(4, 20), head(3, 5), Record::Leaves { first: BlockIndex(4), leaves: vec![[8; 32]] }];
+        let claims = read(&journal(&records), &HERE).unwrap();
+        assert_eq!(claims.heads, BTreeMap::from([(BlockIndex(3), 5)]));
+        assert_eq!(claims.leaves, BTreeMap::from([(BlockIndex(4), [8; 32])]));
+        assert!(read(&journal(&records), &AFTER_REBOOT).unwrap().heads.is_empty());
+    }
+
+    #[test]
+    fn every_truncation_and_every_flip_claims_no_more_than_was_written() {
+        let bytes = journal(&[blocks(0, 2), blocks(4, 5), Record::Barrier { records: 4 }]);
+        for end in 0..bytes.len() {
+            let found = claimed(&bytes[..end], &HERE);
+            assert!([&[][..], &[0, 1], &[0, 1, 4]].contains(&&found[..]), "cut at {end}: {found:?}");
+        }
+        for at in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[at / 8] ^= 1 << (at % 8);
+            let found = claimed(&bad, &HERE);
+            assert!([&[][..], &[0, 1], &[0, 1, 4]].contains(&&found[..]), "flip at bit {at}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_writer_goes_on_where_the_reader_stopped() {
+        let mut bytes = journal(&[blocks(0, 1)]);
+        let sound = bytes.len();
+        bytes.extend([1, 2, 3]);
+        let mut claims = read(&bytes, &HERE).unwrap();
+        assert_eq!(claims.end, sound as u64);
+        bytes.truncate(sound);
+        bytes.extend(claims.writer.append(&blocks(9, 10)));
+        assert_eq!(claimed(&bytes, &HERE), [0, 9]);
+    }
+
+    #[test]
+    fn claims_outside_the_object_do_not_count() {
+        assert_eq!(claimed(&journal(&[blocks(8, u32::MAX), blocks(50, 60)]), &HERE), [8, 9]);
+    }
+
+    #[test]
+    fn whose_part_it_is() {
+        let same = identity();
+        assert!(same.continues(&identity()));
+        assert!(!same.continues(&Identity { root: Some(Root([5; 32])), ..identity() }));
+        let plain = Identity { root: None, ..identity() };
+        assert!(plain.continues(&plain) && !plain.continues(&same));
+        let weak = Identity { etag: None, ..plain.clone() };
+        assert!(!weak.continues(&weak));
+    }
+}

@@ -1,0 +1,124 @@
+//! The judge: the only place that decides whether bytes are the right ones at their place.
+//!
+//! Whatever suggests where bytes may be found (network, mirrors, the store, old versions, journals, hints) may be wrong. Only
+//! a [`Verified`] range counts as held, and only [`verify`] and [`verify_node`] make one.
+
+use super::{
+    geometry::{BlockIndex, BlockRange, Geometry},
+    tree::{self, Cv, PartHasher},
+};
+
+/// Blocks whose bytes were hashed and found to be the object's. It can only be had from the judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    blocks: BlockRange,
+}
+
+impl Verified {
+    pub fn blocks(self) -> BlockRange {
+        self.blocks
+    }
+
+    /// Both together, if the other follows directly.
+    pub fn joined(self, next: Verified) -> Option<Verified> {
+        let blocks = BlockRange { start: self.blocks.start, end: next.blocks.end };
+        (self.blocks.end == next.blocks.start).then_some(Verified { blocks })
+    }
+}
+
+/// Bytes that are not what the tree wants at this place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    pub blocks: BlockRange,
+    pub expected: Cv,
+    pub found: Cv,
+}
+
+/// What the judge compares with: the geometry and the proven leaves of one object.
+#[derive(Debug)]
+pub struct Leaves {
+    geometry: Geometry,
+    values: Vec<Cv>,
+}
+
+impl Leaves {
+    /// Leaves that were proven against a root, one for each block.
+    ///
+    /// # Panics
+    /// If their number is another.
+    pub fn new(geometry: Geometry, values: Vec<Cv>) -> Leaves {
+        assert_eq!(values.len(), geometry.blocks() as usize, "one leaf a block");
+        Leaves { geometry, values }
+    }
+
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    pub fn leaf(&self, block: BlockIndex) -> Cv {
+        self.values[block.0 as usize]
+    }
+
+    fn compare(&self, block: BlockIndex, found: Cv) -> Result<Verified, Mismatch> {
+        let (blocks, expected) = (BlockRange::one(block), self.leaf(block));
+        match found == expected {
+            true => Ok(Verified { blocks }),
+            false => Err(Mismatch { blocks, expected, found }),
+        }
+    }
+}
+
+/// Judges the bytes of one block against its leaf.
+pub fn verify(leaves: &Leaves, block: BlockIndex, bytes: &[u8]) -> Result<Verified, Mismatch> {
+    leaves.compare(block, tree::leaf_of(&leaves.geometry, block, bytes))
+}
+
+/// Judges a block whose bytes were hashed as they came.
+pub fn verify_hashed(leaves: &Leaves, block: BlockIndex, hasher: &PartHasher) -> Result<Verified, Mismatch> {
+    leaves.compare(block, hasher.leaf(&leaves.geometry))
+}
+
+/// Judges the bytes of a range against the proven value of the node over exactly these blocks.
+pub fn verify_node(geometry: &Geometry, blocks: BlockRange, node: Cv, bytes: &[u8]) -> Result<Verified, Mismatch> {
+    let mut hasher = PartHasher::new(geometry.bytes_of_range(blocks).start);
+    hasher.update(bytes);
+    let found = match blocks == geometry.all() {
+        true => hasher.root().0,
+        false => hasher.value(),
+    };
+    match found == node {
+        true => Ok(Verified { blocks }),
+        false => Err(Mismatch { blocks, expected: node, found }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{geometry::BlockSize, paint};
+
+    #[test]
+    fn only_the_right_bytes_at_their_place() {
+        let b = BlockSize::MIN.bytes() as usize;
+        let object = paint::bytes(0, 2 * b + 9);
+        let geometry = Geometry::new(object.len() as u64, BlockSize::MIN).unwrap();
+        let blocks: Vec<&[u8]> = object.chunks(b).collect();
+        let values: Vec<Cv> =
+            geometry.all().iter().map(|i| tree::leaf_of(&geometry, i, blocks[i.0 as usize])).collect();
+        let first_two = tree::merge(&values[..2]);
+        let leaves = Leaves::new(geometry, values);
+        for i in geometry.all().iter() {
+            assert_eq!(verify(&leaves, i, blocks[i.0 as usize]).unwrap().blocks(), BlockRange::one(i));
+        }
+        assert!(verify(&leaves, BlockIndex(0), blocks[1]).is_err());
+        let mut flipped = blocks[1].to_vec();
+        flipped[b - 1] ^= 1;
+        assert_eq!(verify(&leaves, BlockIndex(1), &flipped).unwrap_err().expected, leaves.leaf(BlockIndex(1)));
+        assert!(verify(&leaves, BlockIndex(2), &blocks[2][..8]).is_err());
+        let two = BlockRange::new(0, 2);
+        assert!(verify_node(&geometry, two, first_two, &object[..2 * b]).is_ok());
+        assert!(verify_node(&geometry, two, first_two, &object[1..2 * b + 1]).is_err());
+        let root = *blake3::hash(&object).as_bytes();
+        assert!(verify_node(&geometry, geometry.all(), root, &object).is_ok());
+    }
+}

@@ -1,0 +1,217 @@
+//! Readers of manifests without I/O: they say which bytes they want next and judge what they are given.
+//!
+//! [`TreeReader`] proves groups against the root, from the top down; it is the ranged reader and the heart of
+//! [`WholeReader`], which checks everything that a manifest alone can show (manifest.md, section 5).
+
+use super::{
+    anchors::{BlockAnchor, NodeAnchor},
+    geometry::{BlockIndex, ByteRange},
+    layout::{Group, Layout},
+    manifest::Tree,
+    statement::{Known, Refused, Signature, Statement, read_front},
+    tree::{self, Cv, Root},
+};
+
+/// Reads tree and pages in the order of the file, and proves each group before it keeps it.
+pub struct TreeReader {
+    layout: Layout,
+    root: Root,
+    /// The group to be read next; `None` at the end.
+    next: Option<Group>,
+    /// Proven values of the level above the next group; empty for the top group, which the root proves.
+    above: Vec<Cv>,
+    current: Vec<Cv>,
+    anchors: Vec<BlockAnchor>,
+    /// Anchors of nodes as the file gives them, the highest level first.
+    node_anchors: Vec<Vec<NodeAnchor>>,
+}
+
+impl TreeReader {
+    pub fn new(layout: Layout, root: Root) -> TreeReader {
+        let top = layout.geometry.levels();
+        TreeReader {
+            layout,
+            root,
+            next: Some(layout.group(top, 0)),
+            above: Vec::new(),
+            current: Vec::new(),
+            anchors: Vec::new(),
+            node_anchors: vec![Vec::new(); top as usize],
+        }
+    }
+
+    /// The bytes of the manifest that it must be given next.
+    pub fn want(&self) -> Option<ByteRange> {
+        self.next.map(|group| group.bytes)
+    }
+
+    /// Takes the wanted bytes.
+    ///
+    /// # Panics
+    /// If they are not as many as wanted.
+    pub fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        let group = self.next.expect("no more bytes are wanted");
+        assert_eq!(bytes.len() as u64, group.bytes.length(), "exactly the wanted bytes");
+        let (values, hints) = bytes.split_at(group.count as usize * 32);
+        let (values, _) = values.as_chunks::<32>();
+        let proven = match group.level == self.layout.geometry.levels() {
+            true => tree::merge_root(values) == self.root,
+            false => tree::merge(values) == self.above[group.index as usize],
+        };
+        if !proven {
+            return Err(Refused::Tree { level: group.level, index: group.index });
+        }
+        self.current.extend_from_slice(values);
+        let (words, _) = hints.as_chunks::<8>();
+        match group.level {
+            0 => self.anchors.extend(words.iter().map(|word| BlockAnchor(u64::from_le_bytes(*word)))),
+            level => {
+                let (pairs, _) = words.as_chunks::<2>();
+                let depth = (self.layout.geometry.levels() - level) as usize;
+                self.node_anchors[depth].extend(pairs.iter().map(|[tag, place]| NodeAnchor {
+                    tag: u64::from_le_bytes(*tag),
+                    place: u64::from_le_bytes(*place),
+                }));
+            }
+        }
+        self.advance(group);
+        Ok(())
+    }
+
+    fn advance(&mut self, done: Group) {
+        self.next = if done.index + 1 < self.layout.groups(done.level) {
+            Some(self.layout.group(done.level, done.index + 1))
+        } else if done.level > 0 {
+            self.above = std::mem::take(&mut self.current);
+            Some(self.layout.group(done.level - 1, 0))
+        } else {
+            None
+        };
+    }
+
+    /// The proven leaves, when nothing more is wanted.
+    pub fn into_leaves(self) -> Vec<Cv> {
+        assert!(self.next.is_none(), "the reader still wants bytes");
+        self.current
+    }
+
+    /// The tree, refusing anchors that cannot be.
+    fn into_tree(self) -> Result<Tree, Refused> {
+        let TreeReader { layout, current: leaves, anchors, node_anchors, .. } = self;
+        for (index, anchor) in anchors.iter().enumerate() {
+            let block = BlockIndex(index as u32);
+            if !anchor.fits(layout.geometry.bytes_of(block).length()) {
+                return Err(Refused::BlockAnchor(block.0));
+            }
+        }
+        let tree = Tree::new(layout.geometry, leaves, layout.hints.then_some(anchors));
+        for (level, (made, given)) in tree.levels().iter().zip(node_anchors.iter().rev()).enumerate() {
+            if let Some(index) = made.anchors.iter().zip(given).position(|(made, given)| made != given) {
+                return Err(Refused::NodeAnchor { level: level as u32 + 1, index: index as u32 });
+            }
+        }
+        Ok(tree)
+    }
+}
+
+/// A manifest that passed every check that a manifest alone allows. Its pieces stay where they were read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    pub statement: Statement,
+    /// Well-formed; whether it is valid depends on a key.
+    pub signature: Option<Signature>,
+    pub tree: Tree,
+}
+
+/// Reads a whole manifest from front to end.
+pub struct WholeReader {
+    statement: Statement,
+    signature: Option<Signature>,
+    tree: TreeReader,
+    /// The section that the next bytes belong to, its hash so far, and how much of it was seen.
+    section: usize,
+    hasher: blake3::Hasher,
+    at: u64,
+}
+
+/// No manifest is longer: 2^24 blocks with hints (672 MiB with their nodes), pieces of 2^24 blocks of 64 KiB (2 GiB), and room for more.
+pub const MANIFEST_BYTES_MAX: u64 = 4 << 30;
+
+/// Sections that are only hashed are asked for in steps of this size.
+const STEP: u64 = 256 * 1024;
+
+impl WholeReader {
+    /// `front` are the first 1,536 bytes, or fewer if there are fewer; `file_length` the length of the manifest, where it is known.
+    pub fn new(front: &[u8], file_length: Option<u64>) -> Result<WholeReader, Refused> {
+        let (statement, signature) = read_front(front)?;
+        let header = statement.header();
+        if let Some(found) = file_length.filter(|found| *found != header.file_length()) {
+            return Err(Refused::Length { expected: header.file_length(), found });
+        }
+        let tree = TreeReader::new(header.layout(), header.root);
+        let at = header.sections[0].bytes.start;
+        let mut reader =
+            WholeReader { statement, signature, tree, section: 0, hasher: blake3::Hasher::new(), at };
+        reader.finish_sections()?;
+        Ok(reader)
+    }
+
+    pub fn statement(&self) -> &Statement {
+        &self.statement
+    }
+
+    /// The bytes that it must be given next; they follow those before.
+    pub fn want(&self) -> Option<ByteRange> {
+        let section = self.statement.header().sections.get(self.section)?;
+        if section.kind < Known::Pieces as u8 {
+            return self.tree.want();
+        }
+        Some(ByteRange::new(self.at, section.bytes.end.min(self.at + STEP)))
+    }
+
+    /// Takes the wanted bytes. Errors are found in the order of the file, not of the table.
+    pub fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        let section = &self.statement.header().sections[self.section];
+        self.hasher.update(bytes);
+        self.at += bytes.len() as u64;
+        if section.kind < Known::Pieces as u8 {
+            self.tree.give(bytes)?;
+        }
+        self.finish_sections()
+    }
+
+    /// Closes every section whose end is reached; empty ones too.
+    fn finish_sections(&mut self) -> Result<(), Refused> {
+        while let Some(section) = self.statement.header().sections.get(self.section) {
+            if self.at < section.bytes.end {
+                break;
+            }
+            if self.hasher.finalize() != section.blake3 {
+                return Err(Refused::SectionChecksum(section.kind));
+            }
+            self.hasher.reset();
+            self.section += 1;
+        }
+        Ok(())
+    }
+
+    /// The manifest, when nothing more is wanted.
+    ///
+    /// # Panics
+    /// If something is.
+    pub fn finish(self) -> Result<Manifest, Refused> {
+        assert!(self.want().is_none(), "the reader still wants bytes");
+        Ok(Manifest { statement: self.statement, signature: self.signature, tree: self.tree.into_tree()? })
+    }
+}
+
+impl Manifest {
+    /// Reads a manifest that is in memory.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Manifest, Refused> {
+        let mut reader = WholeReader::new(bytes, Some(bytes.len() as u64))?;
+        while let Some(want) = reader.want() {
+            reader.give(&bytes[want.start as usize..want.end as usize])?;
+        }
+        reader.finish()
+    }
+}

@@ -1,0 +1,221 @@
+//! Where a download goes: the target, its part and its journal, and the order of steps that makes it whole or nothing.
+//!
+//! lock journal -> open part -> (prove, write, checkpoint, barrier) ... -> all proven -> sync part -> rename -> sync folder ->
+//! remove journal. A kill between any two of them leaves a state that the next run goes on from.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crate::core::{
+    blockset::BlockSet,
+    geometry::{BlockIndex, ByteRange},
+    journal::{self, Claims, Identity},
+};
+
+use super::{
+    error::{DiskError, Doing},
+    files::{self, Entry, EntryKind, Folder},
+    journal::{FileKeeper, Journal, JournalKeeper},
+    part::Part,
+};
+
+/// The target of a download.
+#[derive(Debug)]
+pub struct Destination {
+    folder: Folder,
+    name: OsString,
+    part_name: OsString,
+    journal_name: OsString,
+}
+
+impl Destination {
+    /// `target` must name a regular file or nothing, in a folder that is there.
+    pub fn new(target: &Path) -> Result<Destination, DiskError> {
+        let unsafe_target = |what| DiskError::Unsafe { path: target.to_owned(), what };
+        let (folder, name) = files::split(target).ok_or(unsafe_target("no file name"))?;
+        let destination = Destination {
+            folder: Folder::open(&folder).map_err(|cause| match cause {
+                // The target cannot be made there.
+                DiskError::Io { source, .. } => DiskError::io(Doing::Create, target, source),
+                other => other,
+            })?,
+            part_name: files::with_suffix(&name, ".part"),
+            journal_name: files::with_suffix(&name, ".part.journal"),
+            name,
+        };
+        match destination.existing()?.map(|entry| entry.kind) {
+            None | Some(EntryKind::Regular) => Ok(destination),
+            Some(EntryKind::Folder) => Err(unsafe_target("a folder")),
+            Some(EntryKind::Link) => Err(unsafe_target("a symbolic link")),
+            Some(EntryKind::Special) => Err(unsafe_target("not a regular file")),
+        }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.folder.path_of(&self.name)
+    }
+
+    pub fn part_path(&self) -> PathBuf {
+        self.folder.path_of(&self.part_name)
+    }
+
+    /// The file under the final name, if there is one.
+    pub fn existing(&self) -> Result<Option<Entry>, DiskError> {
+        self.folder.entry(&self.name)
+    }
+
+    /// Bytes that may still be written where the target is.
+    pub fn bytes_free(&self) -> Result<u64, DiskError> {
+        self.folder.bytes_free()
+    }
+
+    /// Locks the destination for this run. The journal is its lock.
+    pub fn lock(self) -> Result<Locked, DiskError> {
+        let path = self.folder.path_of(&self.journal_name);
+        loop {
+            let file = self.folder.open_own_or_create(&self.journal_name)?;
+            if !files::try_lock(&file, &path)? {
+                return Err(DiskError::Busy { path: self.path() });
+            }
+            // Whoever had the lock before may have finished and removed the file that we opened.
+            if self.folder.is_still(&self.journal_name, &file)? {
+                return Ok(Locked { destination: self, journal: file, released: false });
+            }
+        }
+    }
+}
+
+/// A destination that no other run can use. Dropping it leaves what is worth going on from, and nothing else.
+#[derive(Debug)]
+pub struct Locked {
+    destination: Destination,
+    journal: File,
+    /// Published or discarded: the names may belong to another run by now.
+    released: bool,
+}
+
+/// What was found in the place of the part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    /// A part of this object with its journal.
+    Part,
+    /// A part of something else, or without a journal: what it holds is tried, and it is ours now.
+    Seed { bytes: u64 },
+}
+
+/// A part that can be written to.
+pub struct Opened {
+    pub part: Part,
+    pub journal: Journal,
+    /// What is probably there, to be judged: what the journal names and other data in the part.
+    pub claimed: BlockSet,
+    pub found: Found,
+}
+
+impl Locked {
+    pub fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// Opens the part and its journal for this object. `keeper`: another place for the journal than its file.
+    pub fn open(&self, identity: &Identity, url: &str, keeper: Option<Box<dyn JournalKeeper>>) -> Result<Opened, DiskError> {
+        let Destination { folder, part_name, journal_name, .. } = &self.destination;
+        let part = Part::new(folder.open_own_or_create(part_name)?, folder.path_of(part_name));
+        let mut keeper = match keeper {
+            Some(keeper) => keeper,
+            None => {
+                let file = self.journal.try_clone().map_err(|cause| {
+                    DiskError::io(Doing::Open, &folder.path_of(journal_name), cause)
+                })?;
+                Box::new(FileKeeper::new(file, folder.path_of(journal_name)))
+            }
+        };
+        let (place, time, length) = (part.place()?, unix_time(), part.length()?);
+        let claims = journal::read(&keeper.read()?, &place).filter(|claims| claims.identity.continues(identity));
+        let mut claimed = part.blocks_with_data(&identity.geometry)?;
+        let (journal, found) = match claims {
+            Some(claims) if length > 0 => {
+                claimed.insert_all(&believable(&claims, length));
+                let blocks = identity.geometry.blocks();
+                (Journal::resume(keeper, claims.writer, claims.end, blocks, place, time)?, Found::Part)
+            }
+            _ => {
+                let found = if length == 0 { Found::Nothing } else { Found::Seed { bytes: length } };
+                (Journal::begin(keeper, identity, url, place, time)?, found)
+            }
+        };
+        Ok(Opened { part, journal, claimed, found })
+    }
+
+    /// Gives the part its final name. Everything in it must be proven and its length right.
+    pub fn publish(mut self, part: Part, no_clobber: bool) -> Result<(), DiskError> {
+        let Destination { folder, name, part_name, journal_name, .. } = &self.destination;
+        let mode = folder.entry(name)?.map_or_else(files::default_mode, |entry| entry.mode);
+        part.set_mode(mode)?;
+        part.sync_all()?;
+        folder.rename(part_name, name, !no_clobber)?;
+        folder.sync()?;
+        folder.remove(journal_name)?;
+        self.released = true;
+        Ok(())
+    }
+
+    /// Removes part and journal: what they are for is at the target already, or they are worth nothing.
+    pub fn discard(mut self) -> Result<(), DiskError> {
+        let Destination { folder, part_name, journal_name, .. } = &self.destination;
+        if let Some(part) = folder.open_own(part_name)? {
+            drop(part);
+            folder.remove(part_name)?;
+        }
+        folder.remove(journal_name)?;
+        self.released = true;
+        Ok(())
+    }
+
+    /// The object is at the target already: what an earlier run left of it beside it goes, anything else stays.
+    pub fn discard_leftovers(self, identity: &Identity) -> Result<(), DiskError> {
+        let Destination { folder, part_name, journal_name, .. } = &self.destination;
+        let part_bytes = folder.entry(part_name)?.map_or(0, |entry| entry.length);
+        let clone = self.journal.try_clone().map_err(|cause| DiskError::io(Doing::Open, &folder.path_of(journal_name), cause))?;
+        let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
+        // Where the part was last seen does not matter for whose it is.
+        let nowhere = journal::Place { boot_id: [0; 16], device: 0, inode: 0, local: false };
+        let ours = journal::read(&bytes, &nowhere).is_some_and(|claims| claims.identity.continues(identity));
+        match part_bytes == 0 || ours {
+            true => self.discard(),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let Destination { folder, part_name, journal_name, .. } = &self.destination;
+        let is_empty = |name| folder.entry(name).is_ok_and(|entry| entry.is_none_or(|entry| entry.length == 0));
+        // Without a byte in the part there is nothing to go on from.
+        if !self.released && is_empty(part_name) {
+            let _ = folder.remove(part_name);
+            let _ = folder.remove(journal_name);
+        }
+    }
+}
+
+/// The claimed blocks that end within the part.
+fn believable(claims: &Claims, length: u64) -> BlockSet {
+    let mut claimed = claims.claimed.clone();
+    let there = claims.identity.geometry.blocks_within(ByteRange::new(0, length));
+    for block in (there.end..claims.identity.geometry.blocks()).map(BlockIndex) {
+        claimed.remove(block);
+    }
+    claimed
+}
+
+/// Seconds since 1970.
+pub fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

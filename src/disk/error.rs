@@ -1,0 +1,64 @@
+//! What goes wrong with local files, shaped by what the caller will do.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+/// What was being done to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    Open,
+    Create,
+    Read,
+    Write,
+    Sync,
+    Rename,
+    Remove,
+    Lock,
+    Inspect,
+}
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Doing::Open => "open",
+            Doing::Create => "create",
+            Doing::Read => "read",
+            Doing::Write => "write",
+            Doing::Sync => "sync",
+            Doing::Rename => "rename",
+            Doing::Remove => "remove",
+            Doing::Lock => "lock",
+            Doing::Inspect => "inspect",
+        })
+    }
+}
+
+/// A failure at one file.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    #[error("failed to {doing} {}: {source}", .path.display())]
+    Io { doing: Doing, path: PathBuf, source: io::Error },
+    #[error("{} is in use by another run of sapwood; wait for it, then run the same command again", .path.display())]
+    Busy { path: PathBuf },
+    #[error("{} is {what}; it is left alone. Move it away or choose another target with -o", .path.display())]
+    Unsafe { path: PathBuf, what: &'static str },
+    #[error("{} exists and --no-clobber was given", .path.display())]
+    Exists { path: PathBuf },
+    #[error("{} changed while it was read; try again when nobody writes to it", .path.display())]
+    ChangedWhileRead { path: PathBuf },
+    #[error("{} needs {needed} more bytes and {available} are free on its disk; make room, then run the same command again", .path.display())]
+    NoRoom { path: PathBuf, needed: u64, available: u64 },
+}
+
+impl DiskError {
+    pub fn io(doing: Doing, path: &Path, source: impl Into<io::Error>) -> DiskError {
+        DiskError::Io { doing, path: path.to_owned(), source: source.into() }
+    }
+
+    /// The file, or a folder on its path, is not there.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, DiskError::Io { source, .. } if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
+    }
+}

@@ -1,0 +1,305 @@
+//! Every call that changes the file system, and the safe ways to open. The order in which they may be used is that of
+//! journal.md and of [`super::destination`]; nothing outside this file writes, syncs, renames or removes.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, IoSlice},
+    os::{fd::OwnedFd, unix::fs::FileExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
+
+use super::error::{DiskError, Doing};
+
+/// A folder held open, so that nobody can put another one in its place while we work in it.
+#[derive(Debug)]
+pub struct Folder {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// What lies under a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub kind: EntryKind,
+    pub length: u64,
+    /// The permission bits.
+    pub mode: u32,
+    pub device: u64,
+    pub inode: u64,
+    links: u64,
+    owner: u32,
+    /// Changes whenever content or attributes do.
+    pub changed: (i64, u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    Regular,
+    Folder,
+    Link,
+    Special,
+}
+
+impl Entry {
+    fn new(stat: &fs::Stat) -> Entry {
+        let kind = match fs::FileType::from_raw_mode(stat.st_mode) {
+            fs::FileType::RegularFile => EntryKind::Regular,
+            fs::FileType::Directory => EntryKind::Folder,
+            fs::FileType::Symlink => EntryKind::Link,
+            _ => EntryKind::Special,
+        };
+        Entry {
+            kind,
+            length: stat.st_size as u64,
+            mode: stat.st_mode & 0o7777,
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            links: stat.st_nlink,
+            owner: stat.st_uid,
+            changed: (stat.st_mtime, stat.st_mtime_nsec),
+        }
+    }
+
+    pub fn of(file: &File, path: &Path) -> Result<Entry, DiskError> {
+        fs::fstat(file).map(|stat| Entry::new(&stat)).map_err(|cause| DiskError::io(Doing::Inspect, path, cause))
+    }
+
+    /// Why this is not a regular file of ours with one name; `None` if it is.
+    fn suspicious(&self) -> Option<&'static str> {
+        match self.kind {
+            EntryKind::Folder => Some("a folder"),
+            EntryKind::Link => Some("a symbolic link"),
+            EntryKind::Special => Some("not a regular file"),
+            EntryKind::Regular if self.owner != rustix::process::geteuid().as_raw() => Some("owned by another user"),
+            EntryKind::Regular if self.links != 1 => Some("a file with several names (hard links)"),
+            EntryKind::Regular => None,
+        }
+    }
+}
+
+impl Folder {
+    pub fn open(path: &Path) -> Result<Folder, DiskError> {
+        // The empty parent of a bare name is the current folder.
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = fs::open(path, flags, Mode::empty()).map_err(|cause| DiskError::io(Doing::Open, path, cause))?;
+        Ok(Folder { fd, path: path.to_owned() })
+    }
+
+    pub fn path_of(&self, name: &OsStr) -> PathBuf {
+        match self.path == Path::new(".") {
+            true => PathBuf::from(name),
+            false => self.path.join(name),
+        }
+    }
+
+    fn error(&self, doing: Doing, name: &OsStr, cause: impl Into<io::Error>) -> DiskError {
+        DiskError::io(doing, &self.path_of(name), cause)
+    }
+
+    /// What lies under this name, links not followed.
+    pub fn entry(&self, name: &OsStr) -> Result<Option<Entry>, DiskError> {
+        match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Entry::new(&stat))),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(cause) => Err(self.error(Doing::Inspect, name, cause)),
+        }
+    }
+
+    /// Makes a file that must not be there yet; `None` if it is.
+    pub fn create(&self, name: &OsStr, mode: u32) -> Result<Option<File>, DiskError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match fs::openat(&self.fd, name, flags, Mode::from_raw_mode(mode)) {
+            Ok(fd) => Ok(Some(fd.into())),
+            Err(rustix::io::Errno::EXIST) => Ok(None),
+            Err(cause) => Err(self.error(Doing::Create, name, cause)),
+        }
+    }
+
+    /// Opens a file of ours for reading and writing: regular, one link, no link followed. `None` if there is none.
+    pub fn open_own(&self, name: &OsStr) -> Result<Option<File>, DiskError> {
+        // Not blocking, so that a FIFO under our name cannot hold us.
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let path = self.path_of(name);
+        let file: File = match fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd.into(),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(cause) => {
+                let what = self.entry(name)?.and_then(|entry| entry.suspicious());
+                return Err(match what {
+                    Some(what) => DiskError::Unsafe { path, what },
+                    None => self.error(Doing::Open, name, cause),
+                });
+            }
+        };
+        match Entry::of(&file, &path)?.suspicious() {
+            Some(what) => Err(DiskError::Unsafe { path, what }),
+            None => Ok(Some(file)),
+        }
+    }
+
+    /// Opens what is there, or makes it.
+    pub fn open_own_or_create(&self, name: &OsStr) -> Result<File, DiskError> {
+        loop {
+            if let Some(file) = self.open_own(name)? {
+                return Ok(file);
+            }
+            if let Some(file) = self.create(name, 0o600)? {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Whether the name still leads to this very file.
+    pub fn is_still(&self, name: &OsStr, file: &File) -> Result<bool, DiskError> {
+        let open = Entry::of(file, &self.path_of(name))?;
+        Ok(self.entry(name)?.is_some_and(|now| (now.device, now.inode) == (open.device, open.inode)))
+    }
+
+    /// Opens a file below this folder for reading; links may lead about inside it, not out of it. `None`: nothing to be had.
+    pub fn open_beneath(&self, path: &Path) -> Result<Option<(File, Entry)>, DiskError> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match fs::openat2(&self.fd, path, flags, Mode::empty(), fs::ResolveFlags::BENEATH) {
+            Ok(fd) => {
+                let file = File::from(fd);
+                let entry = Entry::of(&file, path)?;
+                Ok(Some((file, entry)))
+            }
+            Err(cause) => match io::Error::from(cause).kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory => Err(self.error(Doing::Open, path.as_os_str(), cause)),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// Gives a file another name in this folder. `replace: false` fails with [`DiskError::Exists`] if that name is taken.
+    pub fn rename(&self, from: &OsStr, to: &OsStr, replace: bool) -> Result<(), DiskError> {
+        let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        match fs::renameat_with(&self.fd, from, &self.fd, to, flags) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::EXIST) if !replace => Err(DiskError::Exists { path: self.path_of(to) }),
+            // A file system that cannot do it in one step: look first.
+            Err(rustix::io::Errno::INVAL) if !replace => match self.entry(to)? {
+                Some(_) => Err(DiskError::Exists { path: self.path_of(to) }),
+                None => self.rename(from, to, true),
+            },
+            Err(cause) => Err(self.error(Doing::Rename, to, cause)),
+        }
+    }
+
+    /// Removes a name; fine if it is not there.
+    pub fn remove(&self, name: &OsStr) -> Result<(), DiskError> {
+        match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(cause) => Err(self.error(Doing::Remove, name, cause)),
+        }
+    }
+
+    /// Makes renames and removals in this folder durable.
+    pub fn sync(&self) -> Result<(), DiskError> {
+        match fs::fsync(&self.fd) {
+            // Some network file systems cannot sync a folder and say so; there is nothing more to do.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
+            Err(cause) => Err(DiskError::io(Doing::Sync, &self.path, cause)),
+        }
+    }
+
+    /// Bytes that may still be written to this file system by us.
+    pub fn bytes_free(&self) -> Result<u64, DiskError> {
+        let stat = fs::fstatvfs(&self.fd).map_err(|cause| DiskError::io(Doing::Inspect, &self.path, cause))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// Splits a path into its folder and its last segment; `None` if it has none (`/`, `..`).
+pub fn split(path: &Path) -> Option<(PathBuf, OsString)> {
+    let name = path.file_name()?.to_owned();
+    Some((path.parent().unwrap_or(Path::new("")).to_owned(), name))
+}
+
+/// The name with something added at its end.
+pub fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
+    let mut name = name.to_owned();
+    name.push(suffix);
+    name
+}
+
+/// Opens a user's file for reading. Links are followed, since the user named it; it must be a regular file.
+pub fn open_for_reading(path: &Path) -> Result<File, DiskError> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = fs::open(path, flags, Mode::empty()).map_err(|cause| DiskError::io(Doing::Open, path, cause))?;
+    let file = File::from(fd);
+    match Entry::of(&file, path)?.kind {
+        EntryKind::Regular => Ok(file),
+        EntryKind::Folder => Err(DiskError::Unsafe { path: path.to_owned(), what: "a folder, where a file is needed" }),
+        _ => Err(DiskError::Unsafe { path: path.to_owned(), what: "not a regular file" }),
+    }
+}
+
+/// Writes all bytes at a place.
+pub fn write_at(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+    file.write_all_at(bytes, offset).map_err(|cause| DiskError::io(Doing::Write, path, cause))
+}
+
+/// Writes all bytes of several slices at a place, one behind the other.
+pub fn write_slices_at(file: &File, path: &Path, mut slices: &mut [IoSlice], mut offset: u64) -> Result<(), DiskError> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        // The kernel takes at most 1,024 slices a call (IOV_MAX).
+        let now = slices.len().min(1024);
+        match rustix::io::pwritev(file, &slices[..now], offset) {
+            Ok(0) => return Err(DiskError::io(Doing::Write, path, io::ErrorKind::WriteZero)),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut slices, written);
+            }
+            Err(rustix::io::Errno::INTR) => (),
+            Err(cause) => return Err(DiskError::io(Doing::Write, path, cause)),
+        }
+    }
+    Ok(())
+}
+
+/// Makes the file this long: cuts it, or adds a hole.
+pub fn set_length(file: &File, path: &Path, length: u64) -> Result<(), DiskError> {
+    file.set_len(length).map_err(|cause| DiskError::io(Doing::Write, path, cause))
+}
+
+pub fn set_mode(file: &File, path: &Path, mode: u32) -> Result<(), DiskError> {
+    fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|cause| DiskError::io(Doing::Write, path, cause))
+}
+
+/// Makes the data durable, and its length.
+pub fn sync_data(file: &File, path: &Path) -> Result<(), DiskError> {
+    file.sync_data().map_err(|cause| DiskError::io(Doing::Sync, path, cause))
+}
+
+/// Makes data and attributes durable.
+pub fn sync_all(file: &File, path: &Path) -> Result<(), DiskError> {
+    file.sync_all().map_err(|cause| DiskError::io(Doing::Sync, path, cause))
+}
+
+/// Takes the lock of a file for as long as it is open; `false` if somebody else has it.
+pub fn try_lock(file: &File, path: &Path) -> Result<bool, DiskError> {
+    match fs::flock(file, fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(cause) => Err(DiskError::io(Doing::Lock, path, cause)),
+    }
+}
+
+/// The mode of a new file of the user's.
+pub fn default_mode() -> u32 {
+    // Asking the kernel for the umask means setting it, which another thread could see; /proc tells it without.
+    let umask = std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+            u32::from_str_radix(line.trim(), 8).ok()
+        })
+        .unwrap_or(0o022);
+    0o666 & !umask
+}

@@ -1,0 +1,189 @@
+//! Keeping the journal: what is written when (journal.md, section 4).
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use crate::core::{
+    blockset::BlockSet,
+    geometry::BlockRange,
+    journal::{self, Identity, JOURNAL_BYTES_MAX, Place, Record, RecordWriter},
+    judge::Verified,
+};
+
+use super::{
+    error::{DiskError, Doing},
+    files,
+};
+
+/// Where a journal is kept: a file by default, memory in tests, anything of a caller's own.
+pub trait JournalKeeper: Send {
+    /// All that is there, up to [`JOURNAL_BYTES_MAX`].
+    fn read(&mut self) -> Result<Vec<u8>, DiskError>;
+    /// Forgets everything from this place on.
+    fn cut(&mut self, length: u64) -> Result<(), DiskError>;
+    /// Adds to the end, in one step.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), DiskError>;
+    /// Makes durable what was appended.
+    fn sync(&mut self) -> Result<(), DiskError>;
+}
+
+/// A journal in a file that is open and locked.
+#[derive(Debug)]
+pub struct FileKeeper {
+    file: File,
+    path: PathBuf,
+    length: u64,
+}
+
+impl FileKeeper {
+    pub fn new(file: File, path: PathBuf) -> FileKeeper {
+        FileKeeper { file, path, length: 0 }
+    }
+}
+
+impl JournalKeeper for FileKeeper {
+    fn read(&mut self) -> Result<Vec<u8>, DiskError> {
+        let error = |cause: io::Error| DiskError::io(Doing::Read, &self.path, cause);
+        self.length = self.file.metadata().map_err(error)?.len();
+        let mut bytes = vec![0; self.length.min(JOURNAL_BYTES_MAX) as usize];
+        self.file.read_exact_at(&mut bytes, 0).map_err(error)?;
+        Ok(bytes)
+    }
+
+    fn cut(&mut self, length: u64) -> Result<(), DiskError> {
+        files::set_length(&self.file, &self.path, length)?;
+        self.length = length;
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        files::write_at(&self.file, &self.path, bytes, self.length)?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        files::sync_data(&self.file, &self.path)
+    }
+}
+
+/// A journal in memory, which those who hold a clone see too.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryKeeper(Arc<Mutex<Vec<u8>>>);
+
+impl MemoryKeeper {
+    fn bytes(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl JournalKeeper for MemoryKeeper {
+    fn read(&mut self) -> Result<Vec<u8>, DiskError> {
+        Ok(self.bytes().clone())
+    }
+
+    fn cut(&mut self, length: u64) -> Result<(), DiskError> {
+        self.bytes().truncate(length as usize);
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        self.bytes().extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        Ok(())
+    }
+}
+
+/// The journal of one run.
+pub struct Journal {
+    keeper: Box<dyn JournalKeeper>,
+    writer: RecordWriter,
+    /// Proven and written, in no record yet.
+    noted: BlockSet,
+    /// In a record that no barrier of this run covers, with the number of records up to it.
+    unsynced: Vec<(u64, BlockRange)>,
+}
+
+impl Journal {
+    /// Starts a journal anew.
+    pub fn begin(mut keeper: Box<dyn JournalKeeper>, identity: &Identity, url: &str, place: Place, time: u64) -> Result<Journal, DiskError> {
+        let (header, mut writer) = RecordWriter::begin();
+        let begin = Record::Begin { identity: identity.clone(), url: url.to_owned() };
+        let bytes = [&header[..], &writer.append(&begin), &writer.append(&Record::Run { place, time })].concat();
+        keeper.cut(0)?;
+        keeper.append(&bytes)?;
+        Ok(Journal { keeper, writer, noted: BlockSet::empty(identity.geometry.blocks()), unsynced: Vec::new() })
+    }
+
+    /// Goes on with a journal that was read: `end` is where its sound part ends.
+    pub fn resume(
+        mut keeper: Box<dyn JournalKeeper>,
+        mut writer: RecordWriter,
+        end: u64,
+        blocks: u32,
+        place: Place,
+        time: u64,
+    ) -> Result<Journal, DiskError> {
+        keeper.cut(end)?;
+        keeper.append(&writer.append(&Record::Run { place, time }))?;
+        Ok(Journal { keeper, writer, noted: BlockSet::empty(blocks), unsynced: Vec::new() })
+    }
+
+    /// These blocks were proven and their write has returned.
+    pub fn note(&mut self, verified: Verified) {
+        self.noted.insert_range(verified.blocks());
+    }
+
+    /// Writes what was noted. Returns the number of records, for a barrier later.
+    pub fn checkpoint(&mut self) -> Result<u64, DiskError> {
+        if !self.noted.is_empty() {
+            let ranges: Vec<BlockRange> = self.noted.ranges().collect();
+            for record in journal::blocks_records(&ranges) {
+                self.append(&record)?;
+            }
+            let records = self.writer.records();
+            self.unsynced.extend(ranges.into_iter().map(|range| (records, range)));
+            self.noted = BlockSet::empty(self.noted.blocks());
+        }
+        Ok(self.writer.records())
+    }
+
+    /// All that the first so many records name is on the disk, because a sync that began after them succeeded.
+    pub fn barrier(&mut self, records: u64) -> Result<(), DiskError> {
+        if self.unsynced.extract_if(.., |(number, _)| *number <= records).count() > 0 {
+            self.append(&Record::Barrier { records })?;
+            self.keeper.sync()?;
+        }
+        Ok(())
+    }
+
+    /// A sync failed: what it should have made durable may be lost.
+    pub fn sync_failed(&mut self) -> Result<(), DiskError> {
+        let lost = self.unsynced.drain(..).map(|(_, range)| range).collect();
+        self.drop_claims(lost)
+    }
+
+    /// These blocks are not there after all.
+    pub fn drop_claims(&mut self, ranges: Vec<BlockRange>) -> Result<(), DiskError> {
+        match ranges.is_empty() {
+            true => Ok(()),
+            false => self.append(&Record::Dropped(ranges)),
+        }
+    }
+
+    fn append(&mut self, record: &Record) -> Result<(), DiskError> {
+        // A record that was not written must not be counted: a later one would not fit behind what is there.
+        let mut writer = self.writer.clone();
+        self.keeper.append(&writer.append(record))?;
+        self.writer = writer;
+        Ok(())
+    }
+}

@@ -1,0 +1,9 @@
+//! Local files, synchronous. Knows no HTTP.
+
+pub mod destination;
+pub mod error;
+pub mod files;
+pub mod journal;
+pub mod part;
+pub mod regions;
+pub mod temporary;

@@ -1,0 +1,151 @@
+//! Reading a whole file or stream once, with all cores: every worker takes the next region, reads it into its own buffer and
+//! works on it while it is in the cache.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use super::{
+    error::{DiskError, Doing},
+    files::{self, Entry},
+};
+
+/// Bytes of a region: large enough that a system call costs little, small enough to stay in the cache of a core.
+pub const REGION: usize = 256 * 1024;
+
+/// Something that is read region by region, from several threads.
+pub trait Regions: Sync {
+    /// Reads the next region that nobody has taken and returns its place; `None` at the end. The buffer is only
+    /// shorter than a region at the end.
+    fn next(&self, buffer: &mut Vec<u8>) -> Result<Option<u64>, DiskError>;
+}
+
+/// A regular file. Regions are read in parallel.
+pub struct FileRegions {
+    file: File,
+    path: PathBuf,
+    before: Entry,
+    taken: AtomicU64,
+}
+
+impl FileRegions {
+    pub fn open(path: &Path) -> Result<FileRegions, DiskError> {
+        let file = files::open_for_reading(path)?;
+        let before = Entry::of(&file, path)?;
+        Ok(FileRegions { file, path: path.to_owned(), before, taken: AtomicU64::new(0) })
+    }
+
+    pub fn length(&self) -> u64 {
+        self.before.length
+    }
+
+    /// Fails if the file was written to since it was opened.
+    pub fn check_unchanged(&self) -> Result<(), DiskError> {
+        match Entry::of(&self.file, &self.path)? == self.before {
+            true => Ok(()),
+            false => Err(DiskError::ChangedWhileRead { path: self.path.clone() }),
+        }
+    }
+}
+
+impl Regions for FileRegions {
+    fn next(&self, buffer: &mut Vec<u8>) -> Result<Option<u64>, DiskError> {
+        let start = self.taken.fetch_add(REGION as u64, Ordering::Relaxed);
+        if start >= self.length() {
+            return Ok(None);
+        }
+        buffer.resize((self.length() - start).min(REGION as u64) as usize, 0);
+        match self.file.read_exact_at(buffer, start) {
+            Ok(()) => Ok(Some(start)),
+            Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(DiskError::ChangedWhileRead { path: self.path.clone() })
+            }
+            Err(cause) => Err(DiskError::io(Doing::Read, &self.path, cause)),
+        }
+    }
+}
+
+/// Something that can only be read in order: a pipe, or a file whose bytes somebody wants to see in order too. One worker
+/// reads while the others work.
+pub struct StreamRegions<'a> {
+    path: PathBuf,
+    state: Mutex<Stream<'a>>,
+}
+
+struct Stream<'a> {
+    reader: Box<dyn Read + Send + 'a>,
+    /// Sees all bytes in order.
+    witness: Box<dyn FnMut(&[u8]) + Send + 'a>,
+    at: u64,
+    ended: bool,
+}
+
+impl<'a> StreamRegions<'a> {
+    pub fn new(reader: impl Read + Send + 'a, path: &Path, witness: impl FnMut(&[u8]) + Send + 'a) -> StreamRegions<'a> {
+        let stream = Stream { reader: Box::new(reader), witness: Box::new(witness), at: 0, ended: false };
+        StreamRegions { path: path.to_owned(), state: Mutex::new(stream) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Stream<'a>> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Regions for StreamRegions<'_> {
+    fn next(&self, buffer: &mut Vec<u8>) -> Result<Option<u64>, DiskError> {
+        let mut stream = self.lock();
+        if stream.ended {
+            return Ok(None);
+        }
+        buffer.clear();
+        let read = stream.reader.by_ref().take(REGION as u64).read_to_end(buffer);
+        read.map_err(|cause| DiskError::io(Doing::Read, &self.path, cause))?;
+        stream.ended = buffer.len() < REGION;
+        (stream.witness)(buffer);
+        let start = stream.at;
+        stream.at += buffer.len() as u64;
+        Ok((!buffer.is_empty()).then_some(start))
+    }
+}
+
+/// Works on all regions with all cores. `work` is called from several threads, in any order; the first error ends it.
+pub fn for_each<E: From<DiskError> + Send>(regions: &impl Regions, work: impl Fn(u64, &[u8]) -> Result<(), E> + Sync) -> Result<(), E> {
+    let failed: Mutex<Option<E>> = Mutex::new(None);
+    let failed_slot = || failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let worker = || {
+        let mut buffer = Vec::new();
+        loop {
+            if failed_slot().is_some() {
+                return;
+            }
+            let outcome = match regions.next(&mut buffer) {
+                Ok(None) => return,
+                Ok(Some(start)) => work(start, &buffer),
+                Err(cause) => Err(cause.into()),
+            };
+            if let Err(cause) = outcome {
+                failed_slot().get_or_insert(cause);
+                return;
+            }
+        }
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 1..workers {
+            scope.spawn(worker);
+        }
+        worker();
+    });
+    match failed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        Some(cause) => Err(cause),
+        None => Ok(()),
+    }
+}

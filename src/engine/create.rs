@@ -1,0 +1,185 @@
+//! Making manifests of files and pipes.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    core::{
+        digests::{Algorithm, Digest, DigestHasher},
+        geometry::{BlockSize, ByteRange, Geometry},
+        layout::FRONT_BYTES,
+        manifest::{self, Particulars, Tree},
+        statement::{Known, Section},
+    },
+    disk::{
+        error::{DiskError, Doing},
+        files,
+        regions::{FileRegions, StreamRegions},
+        temporary::{self, Temporary},
+    },
+};
+
+use super::{error::Error, survey::Survey};
+
+/// What the bytes come from.
+pub enum Input {
+    File(PathBuf),
+    /// Anything that is read once from front to end.
+    Stream(Box<dyn Read + Send>),
+}
+
+/// Where the manifest goes.
+pub enum Output {
+    File(PathBuf),
+    Stream(Box<dyn Write + Send>),
+}
+
+/// How a manifest is made.
+#[derive(Clone, Debug, Default)]
+pub struct CreateOptions {
+    /// `None`: by the length.
+    pub block_size: Option<BlockSize>,
+    pub no_hints: bool,
+    /// Digests of the whole object to be carried along.
+    pub digests: Vec<Algorithm>,
+    /// `None`: the last segment of a file's path.
+    pub name: Option<String>,
+    pub sequence: u64,
+    pub published: u64,
+    pub expires: u64,
+}
+
+/// Makes the manifest of `input` and returns its tree. The output appears whole or not at all.
+pub fn create(input: Input, output: Output, options: &CreateOptions) -> Result<Tree, Error> {
+    let place = match &input {
+        Input::File(path) => path.display().to_string(),
+        Input::Stream(_) => "-".to_owned(),
+    };
+    let name = options.name.clone().unwrap_or_else(|| default_name(&input));
+    let (spool, spool_path) = temporary::spool()?;
+    let mut spooled = 0;
+    let mut sink = |bytes: &[u8]| {
+        files::write_at(&spool, &spool_path, bytes, spooled)?;
+        spooled += bytes.len() as u64;
+        Ok(())
+    };
+    let (tree, digests) = survey(input, &place, options, &mut sink)?;
+    let particulars =
+        Particulars { name, sequence: options.sequence, published: options.published, expires: options.expires, digests };
+    let pieces = (!options.no_hints).then_some(Pieces { spool: &spool, path: &spool_path, length: spooled });
+    match output {
+        Output::File(path) => {
+            let temporary = Temporary::create(&path)?;
+            write(&tree, pieces, particulars, temporary.file(), &temporary.path())?;
+            temporary.publish(None, true)?;
+        }
+        Output::Stream(mut stream) => {
+            let (file, path) = temporary::spool()?;
+            let length = write(&tree, pieces, particulars, &file, &path)?;
+            copy(&file, &path, ByteRange::new(0, length), |bytes| {
+                stream.write_all(bytes).map_err(|cause| DiskError::io(Doing::Write, Path::new("-"), cause).into())
+            })?;
+            stream.flush().map_err(|cause| DiskError::io(Doing::Write, Path::new("-"), cause))?;
+        }
+    }
+    Ok(tree)
+}
+
+fn default_name(input: &Input) -> String {
+    match input {
+        Input::File(path) => path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned(),
+        Input::Stream(_) => String::new(),
+    }
+}
+
+/// One pass over the input: the tree, the pieces into the sink, and the digests.
+fn survey(
+    input: Input,
+    place: &str,
+    options: &CreateOptions,
+    sink: super::survey::PiecesSink,
+) -> Result<(Tree, Vec<Digest>), Error> {
+    let mut hashers: Vec<DigestHasher> = options.digests.iter().map(|algorithm| DigestHasher::new(*algorithm)).collect();
+    let mut survey = Survey {
+        block_size: options.block_size.unwrap_or(BlockSize::DEFAULT),
+        may_grow: options.block_size.is_none(),
+        hints: !options.no_hints,
+    };
+    let tree = match input {
+        Input::File(path) => {
+            let regions = FileRegions::open(&path)?;
+            survey.block_size = options.block_size.unwrap_or_else(|| BlockSize::auto(regions.length()));
+            survey.may_grow = false;
+            if Geometry::new(regions.length(), survey.block_size).is_none() {
+                return Err(Error::TooManyBlocks { place: place.to_owned() });
+            }
+            let tree = if hashers.is_empty() {
+                survey.run(&regions, place, sink)?
+            } else {
+                // Digests want the bytes in order, so the file is read like a stream.
+                let file = files::open_for_reading(&path)?;
+                let witness = |bytes: &[u8]| hashers.iter_mut().for_each(|hasher| hasher.update(bytes));
+                survey.run(&StreamRegions::new(file, &path, witness), place, sink)?
+            };
+            regions.check_unchanged()?;
+            tree
+        }
+        Input::Stream(stream) => {
+            let witness = |bytes: &[u8]| hashers.iter_mut().for_each(|hasher| hasher.update(bytes));
+            survey.run(&StreamRegions::new(stream, Path::new(place), witness), place, sink)?
+        }
+    };
+    let mut digests: Vec<Digest> = hashers.into_iter().map(DigestHasher::finish).collect();
+    digests.sort_by_key(Digest::algorithm);
+    digests.dedup();
+    Ok((tree, digests))
+}
+
+/// The bytes of the pieces section, spooled.
+#[derive(Clone, Copy)]
+struct Pieces<'a> {
+    spool: &'a File,
+    path: &'a Path,
+    length: u64,
+}
+
+/// Writes a whole manifest into a new file and returns its length.
+fn write(tree: &Tree, pieces: Option<Pieces>, particulars: Particulars, file: &File, path: &Path) -> Result<u64, Error> {
+    let mut at = FRONT_BYTES as u64;
+    let mut append = |bytes: &[u8]| -> Result<(), Error> {
+        files::write_at(file, path, bytes, at)?;
+        at += bytes.len() as u64;
+        Ok(())
+    };
+    let mut sections = tree.write_sections(&mut append)?;
+    if let Some(pieces) = pieces {
+        let mut hasher = blake3::Hasher::new();
+        copy(pieces.spool, pieces.path, ByteRange::new(0, pieces.length), |bytes| {
+            hasher.update(bytes);
+            append(bytes)
+        })?;
+        let place = tree.layout().pieces();
+        sections.push(Section::known(Known::Pieces, place, *hasher.finalize().as_bytes()));
+    }
+    let statement = particulars.statement(tree, sections);
+    files::write_at(file, path, &manifest::front(&statement, None), 0)?;
+    Ok(at)
+}
+
+/// Hands a range of a file to `take`, piecewise.
+fn copy(file: &File, path: &Path, range: ByteRange, mut take: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    let mut buffer = vec![0; (256 * 1024).min(range.length() as usize)];
+    let mut at = range.start;
+    while at < range.end {
+        let count = buffer.len().min((range.end - at) as usize);
+        let read = file.read_exact_at(&mut buffer[..count], at);
+        read.map_err(|cause: io::Error| DiskError::io(Doing::Read, path, cause))?;
+        take(&buffer[..count])?;
+        at += count as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! Why a use case failed, shaped by what the caller will do next.
+
+use crate::{
+    core::{
+        digests::Algorithm,
+        geometry::{BlockIndex, ByteRange},
+        recovery::{Changed, Failure},
+        statement::Refused,
+        tree::{Cv, Root},
+        trust::Trust,
+    },
+    disk::error::DiskError,
+    net::error::NetError,
+};
+
+/// See the module. Places are printed without the secrets of URLs.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error("{cause}")]
+    Net {
+        cause: NetError,
+        /// How often it was tried, if more than once.
+        tries: u32,
+    },
+    #[error("the manifest {place} is refused: {cause}")]
+    Manifest { place: String, cause: Refused },
+    #[error("there is no manifest at {place} ({why}); give its place with --manifest")]
+    NoManifest { place: String, why: String },
+    #[error("{place} describes the object {found}, not the one that --root asks for ({asked})")]
+    OtherRoot { place: String, asked: Root, found: Root },
+    #[error("the result would be proven only against: {found}; --require asks for {asked}")]
+    BelowRequired { asked: Trust, found: Trust },
+    #[error(
+        "block {block} (bytes {bytes}) came wrong every time from {source_name}: it hashes to {}, the manifest says {}. The object and its \
+         manifest do not fit together, or something on the way damages bytes", hex::encode(**found), hex::encode(**expected)
+    )]
+    Wrong { block: BlockIndex, bytes: ByteRange, expected: Box<Cv>, found: Box<Cv>, source_name: String },
+    #[error("{place} is another object now: {how}. Run the same command again to fetch the new one")]
+    Changed { place: String, how: Changed },
+    #[error("nothing new came for {patience_s} s{}; run the same command again to go on", last_failure(.last.as_deref()))]
+    Patience { patience_s: u64, last: Option<Box<NetError>> },
+    #[error("{place} wants to be left alone for {wait_s} s; run the same command again after that")]
+    MustWait { place: String, wait_s: u64 },
+    #[error("{place} is {bytes} bytes long, more than --max-size allows")]
+    TooLarge { place: String, bytes: u64 },
+    #[error("{place} has too many blocks of this size; choose a larger --block-size")]
+    TooManyBlocks { place: String },
+    #[error("{place}: the {algorithm} digest is {found}, not {expected}")]
+    OtherDigest { place: String, algorithm: Algorithm, expected: String, found: String },
+}
+
+fn last_failure(last: Option<&NetError>) -> String {
+    last.map_or_else(String::new, |cause| format!(" ({cause})"))
+}
+
+impl From<NetError> for Error {
+    fn from(cause: NetError) -> Error {
+        match cause.failure {
+            Failure::Changed(how) => Error::Changed { place: cause.location.to_string(), how },
+            _ => Error::Net { cause, tries: 1 },
+        }
+    }
+}

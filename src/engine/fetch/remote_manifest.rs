@@ -1,0 +1,263 @@
+//! Reading a manifest from where it is: a URL or a local file. First its front, then its leaves.
+
+use std::{
+    fmt,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+
+use crate::{
+    core::{
+        geometry::ByteRange,
+        layout::FRONT_BYTES,
+        reader::TreeReader,
+        recovery::{self, Class, Failure},
+        schedule::Limits,
+        statement::{self, MAGIC, Refused, Statement},
+        tree::Cv,
+    },
+    net::{
+        body::Body,
+        client::{Client, Content, Request, Validators},
+        error::NetError,
+        location::Location,
+    },
+};
+
+use super::super::{error::Error, manifest_file::ManifestFile};
+
+/// Where a manifest is.
+#[derive(Clone, Debug)]
+pub enum ManifestPlace {
+    /// Beside the object, where there may be none.
+    Beside(Location),
+    /// The user says that it is there.
+    Url(Location),
+    File(PathBuf),
+    /// Read already, for example from a pipe.
+    Bytes(bytes::Bytes),
+}
+
+impl fmt::Display for ManifestPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ManifestPlace::Beside(url) | ManifestPlace::Url(url) => url.fmt(f),
+            ManifestPlace::File(path) => path.display().fmt(f),
+            ManifestPlace::Bytes(_) => f.write_str("-"),
+        }
+    }
+}
+
+/// The first 1,536 bytes of a manifest, and where the rest comes from.
+pub struct Front {
+    pub statement: Statement,
+    rest: Rest,
+    bytes_read: u64,
+}
+
+enum Rest {
+    /// To be asked for by ranges, of this version.
+    Ranges(Validators),
+    /// The server sends everything at once; this is what follows the front, and the body it comes from.
+    Stream { buffered: Vec<u8>, body: Box<Body> },
+    /// All leaves are here already.
+    Leaves(Vec<Cv>),
+}
+
+/// Repeats a request by the recovery policy, within tries and patience.
+pub async fn retried<T>(limits: &Limits, mut request: impl AsyncFnMut() -> Result<T, NetError>) -> Result<T, Error> {
+    let began = Instant::now();
+    let mut tries = 0;
+    let mut random = limits.seed;
+    loop {
+        let error = match request().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        tries += u32::from(error.failure.counts_as_try());
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let wait_ms = match (error.failure.class(), error.failure) {
+            (Class::Again, Failure::Unreachable) => recovery::PROBE_EVERY_MS,
+            (Class::Again, _) => recovery::backoff_ms(tries.max(1), random >> 16),
+            (Class::Slower, Failure::TooMany { retry_after_ms, .. }) => recovery::cooldown_ms(1, retry_after_ms),
+            (Class::Elsewhere, _) => recovery::backoff_ms(tries, random >> 16),
+            _ => return Err(error.into()),
+        };
+        let spent_ms = began.elapsed().as_millis() as u64;
+        if error.failure.class() == Class::Slower && spent_ms + wait_ms > limits.patience_ms {
+            return Err(Error::MustWait { place: error.location.to_string(), wait_s: wait_ms.div_ceil(1000) });
+        }
+        if tries >= limits.tries {
+            return Err(Error::Net { cause: error, tries });
+        }
+        if spent_ms + wait_ms > limits.patience_ms {
+            return Err(Error::Patience { patience_s: limits.patience_ms / 1000, last: Some(Box::new(error)) });
+        }
+        sleep(Duration::from_millis(wait_ms)).await;
+    }
+}
+
+impl Front {
+    /// Reads and checks the front of a manifest.
+    pub async fn read(client: &Client, place: &ManifestPlace, limits: &Limits) -> Result<Front, Error> {
+        match place {
+            ManifestPlace::Beside(url) => Front::get(client, url, limits, false).await,
+            ManifestPlace::Url(url) => Front::get(client, url, limits, true).await,
+            ManifestPlace::File(path) => {
+                let path = path.clone();
+                match tokio::task::spawn_blocking(move || ManifestFile::open(&path)).await {
+                    Ok(file) => Ok(Front::of_whole(file?.manifest)),
+                    Err(cause) => std::panic::resume_unwind(cause.into_panic()),
+                }
+            }
+            ManifestPlace::Bytes(bytes) => {
+                let manifest = crate::core::reader::Manifest::from_bytes(bytes);
+                let refuse = |cause| Error::Manifest { place: place.to_string(), cause };
+                Ok(Front::of_whole(manifest.map_err(refuse)?))
+            }
+        }
+    }
+
+    fn of_whole(manifest: crate::core::reader::Manifest) -> Front {
+        let leaves = manifest.tree.leaves().to_vec();
+        Front { statement: manifest.statement, rest: Rest::Leaves(leaves), bytes_read: 0 }
+    }
+
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    /// `must`: something that is no manifest is an error of the manifest, not the absence of one.
+    async fn get(client: &Client, url: &Location, limits: &Limits, must: bool) -> Result<Front, Error> {
+        let none = |why: String| Error::NoManifest { place: url.to_string(), why };
+        let (bytes, rest) = match retried(limits, async || get_front(client, url).await).await {
+            Ok(front) => front,
+            // An answer that is final and no object: there is none. 5xx and silence never mean that.
+            Err(Error::Net { cause, .. }) if matches!(cause.failure, Failure::Refused { status } if must || status < 500) => {
+                return Err(none(cause.detail().to_owned()));
+            }
+            Err(other) => return Err(other),
+        };
+        let refuse = |cause| Error::Manifest { place: url.to_string(), cause };
+        match statement::read_front(&bytes) {
+            Ok((statement, _)) => Ok(Front { statement, rest, bytes_read: bytes.len() as u64 }),
+            Err(Refused::NotAManifest) if !must => Err(none(Refused::NotAManifest.to_string())),
+            Err(cause) => Err(refuse(cause)),
+        }
+    }
+
+    /// Reads tree and pages and proves them against the root.
+    pub async fn read_leaves(
+        self,
+        client: &Client,
+        place: &ManifestPlace,
+        limits: &Limits,
+        bytes_manifest: &mut u64,
+    ) -> Result<Vec<Cv>, Error> {
+        let header = self.statement.header();
+        let refuse = |cause| Error::Manifest { place: place.to_string(), cause };
+        let mut reader = TreeReader::new(header.layout(), header.root);
+        let end = header.layout().pages().end;
+        match (self.rest, place) {
+            (Rest::Leaves(leaves), _) => return Ok(leaves),
+            (Rest::Stream { mut buffered, mut body }, _) => {
+                while let Some(want) = reader.want() {
+                    let needed = want.length() as usize;
+                    while buffered.len() < needed {
+                        let Some(chunk) = body.next().await? else {
+                            return Err(refuse(Refused::Length { expected: header.file_length(), found: want.start + buffered.len() as u64 }));
+                        };
+                        *bytes_manifest += chunk.len() as u64;
+                        buffered.extend_from_slice(&chunk);
+                    }
+                    reader.give(&buffered[..needed]).map_err(refuse)?;
+                    buffered.drain(..needed);
+                }
+            }
+            (Rest::Ranges(validators), ManifestPlace::Beside(url) | ManifestPlace::Url(url)) => {
+                let source = RangeSource { client, url, validators: &validators };
+                retried(limits, async || source.give_rest(end, &mut reader, bytes_manifest).await).await?.map_err(refuse)?;
+            }
+            (Rest::Ranges(_), _) => unreachable!("only URLs are read by ranges"),
+        }
+        Ok(reader.into_leaves())
+    }
+}
+
+/// The first bytes at a URL, and how the rest can be had.
+async fn get_front(client: &Client, url: &Location) -> Result<(Vec<u8>, Rest), NetError> {
+    let front = Request { location: url, range: Some(ByteRange::new(0, FRONT_BYTES as u64)), if_match: None };
+    let mut answer = match client.get(front).await {
+        // An empty file has no first byte; it is no manifest, but it is there.
+        Err(error) if error.failure == (Failure::Refused { status: 416 }) => client.get(Request { range: None, ..front }).await?,
+        other => other?,
+    };
+    match answer.content {
+        Content::Part { bytes, .. } if bytes.start == 0 => {
+            let front = answer.body.read_up_to(FRONT_BYTES).await?;
+            Ok((front, Rest::Ranges(answer.validators)))
+        }
+        Content::Part { .. } => Err(NetError::new(url, Failure::BadAnswer(recovery::BadAnswer::LaterPart))),
+        Content::Whole { .. } => {
+            let mut buffered = Vec::new();
+            while buffered.len() < FRONT_BYTES {
+                let Some(chunk) = answer.body.next().await? else { break };
+                buffered.extend_from_slice(&chunk);
+                // Whatever else this is, it need not be read to the end.
+                let seen = buffered.len().min(MAGIC.len());
+                if buffered[..seen] != MAGIC[..seen] {
+                    break;
+                }
+            }
+            let rest = buffered.split_off(buffered.len().min(FRONT_BYTES));
+            Ok((buffered, Rest::Stream { buffered: rest, body: Box::new(answer.body) }))
+        }
+    }
+}
+
+/// Ranges of one version of one manifest.
+struct RangeSource<'a> {
+    client: &'a Client,
+    url: &'a Location,
+    validators: &'a Validators,
+}
+
+impl RangeSource<'_> {
+    /// Asks for all that the reader still wants, in one request, and gives it group by group, as it comes. What a broken
+    /// request brought is not asked for again.
+    async fn give_rest(
+        &self,
+        end: u64,
+        reader: &mut TreeReader,
+        bytes_manifest: &mut u64,
+    ) -> Result<Result<(), Refused>, NetError> {
+        let Some(first) = reader.want() else { return Ok(Ok(())) };
+        let range = ByteRange::new(first.start, end);
+        let bad = |how| Err(NetError::new(self.url, Failure::BadAnswer(how)));
+        let request = Request { location: self.url, range: Some(range), if_match: self.validators.etag.as_deref() };
+        let mut answer = self.client.get(request).await?;
+        match answer.content {
+            Content::Part { bytes, .. } if bytes.start == range.start => (),
+            Content::Part { .. } => return bad(recovery::BadAnswer::LaterPart),
+            Content::Whole { .. } => return bad(recovery::BadAnswer::ContentRange),
+        }
+        let mut buffered = Vec::new();
+        while let Some(want) = reader.want() {
+            let needed = want.length() as usize;
+            while buffered.len() < needed {
+                let Some(chunk) = answer.body.next().await? else {
+                    return Err(NetError::new(self.url, Failure::Broken));
+                };
+                *bytes_manifest += chunk.len() as u64;
+                buffered.extend_from_slice(&chunk);
+            }
+            if let Err(refused) = reader.give(&buffered[..needed]) {
+                return Ok(Err(refused));
+            }
+            buffered.drain(..needed);
+        }
+        Ok(Ok(()))
+    }
+}

@@ -1,0 +1,225 @@
+//! One span: a ranged request and what becomes of its bytes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::{sync::mpsc::UnboundedSender, task::JoinHandle};
+
+use crate::{
+    core::{
+        geometry::{BlockIndex, BlockRange},
+        judge::{Leaves, Mismatch, Verified},
+        recovery::{BadAnswer, Changed, Failure},
+        schedule::SpanId,
+    },
+    disk::{error::DiskError, part::Part},
+    net::{
+        client::{Answer, Client, Content, Request},
+        error::NetError,
+        location::Location,
+    },
+};
+
+use super::assemble::{Assembler, Judged};
+
+/// Bytes that are judged and written in one go; the next ones arrive meanwhile.
+const BATCH_BYTES: usize = 1 << 20;
+/// A slow connection's bytes do not wait longer than this for others.
+const BATCH_TIME: Duration = Duration::from_millis(250);
+
+/// What a span tells the transfer.
+pub enum Told {
+    Opened,
+    /// The whole object comes although a range was asked for.
+    WholeBody,
+    Bytes(u64),
+    Proven(Verified),
+    Wrong(Mismatch),
+    Ended,
+    Failed(NetError),
+    Disk(DiskError),
+}
+
+/// What all spans of a run share.
+pub struct Shared {
+    pub client: Client,
+    pub leaves: Arc<Leaves>,
+    pub part: Arc<Part>,
+}
+
+/// One request.
+pub struct Span {
+    pub id: SpanId,
+    pub location: Location,
+    pub blocks: BlockRange,
+    pub whole: bool,
+    /// Where it ends; may move forward while it runs.
+    pub end: Arc<AtomicU32>,
+    pub shared: Arc<Shared>,
+    pub tell: UnboundedSender<(SpanId, Told)>,
+}
+
+/// Bytes being judged and written.
+type Work = JoinHandle<Result<(Assembler, Vec<Judged>), DiskError>>;
+
+enum Fault {
+    Net(NetError),
+    Disk(DiskError),
+}
+
+impl From<NetError> for Fault {
+    fn from(cause: NetError) -> Fault {
+        Fault::Net(cause)
+    }
+}
+
+impl From<DiskError> for Fault {
+    fn from(cause: DiskError) -> Fault {
+        Fault::Disk(cause)
+    }
+}
+
+impl Span {
+    /// Runs to its end and tells what happened. May be dropped at any time.
+    pub async fn run(self) {
+        let told = match self.fetch().await {
+            Ok(()) => Told::Ended,
+            Err(Fault::Net(cause)) => Told::Failed(cause),
+            Err(Fault::Disk(cause)) => Told::Disk(cause),
+        };
+        self.tell(told);
+    }
+
+    fn tell(&self, told: Told) {
+        // Nobody listens any more when the run has ended; then nothing is to be told.
+        let _ = self.tell.send((self.id, told));
+    }
+
+    async fn fetch(&self) -> Result<(), Fault> {
+        let geometry = self.shared.leaves.geometry();
+        let wanted = geometry.bytes_of_range(self.blocks);
+        let range = (!self.whole && !wanted.is_empty()).then_some(wanted);
+        let request = Request { location: &self.location, range, if_match: None };
+        let answer = self.shared.client.get(request).await?;
+        let (first, skip) = self.first_block(&answer)?;
+        self.receive(answer, first, skip).await
+    }
+
+    /// The block that the body begins with, and how many bytes come before it.
+    fn first_block(&self, answer: &Answer) -> Result<(BlockIndex, u64), Fault> {
+        let geometry = self.shared.leaves.geometry();
+        let bad = |how| NetError::new(answer.body.location(), Failure::BadAnswer(how));
+        let wanted = geometry.bytes_of_range(self.blocks);
+        match answer.content {
+            Content::Part { bytes, total } => {
+                if total.is_some_and(|total| total != geometry.length()) {
+                    return Err(NetError::changed(answer.body.location(), Changed::Length).into());
+                }
+                // Bytes go where the answer says they belong; more at the front is read over, less cannot be used.
+                let skip = wanted.start.checked_sub(bytes.start).ok_or_else(|| bad(BadAnswer::LaterPart))?;
+                self.tell(Told::Opened);
+                Ok((BlockIndex(self.blocks.start), skip))
+            }
+            Content::Whole { length } => {
+                if length.is_some_and(|length| length != geometry.length()) {
+                    return Err(bad(BadAnswer::WholeLength).into());
+                }
+                self.tell(Told::Opened);
+                if !self.whole && wanted != geometry.bytes_of_range(geometry.all()) {
+                    self.end.store(geometry.blocks(), Ordering::Relaxed);
+                    self.tell(Told::WholeBody);
+                }
+                Ok((BlockIndex(0), 0))
+            }
+        }
+    }
+
+    async fn receive(&self, mut answer: Answer, first: BlockIndex, skip: u64) -> Result<(), Fault> {
+        let geometry = self.shared.leaves.geometry();
+        let mut at = geometry.bytes_of(first).start - skip;
+        let start = at + skip;
+        let mut work: Option<Work> = None;
+        let mut assembler = Some(Assembler::new(geometry, first));
+        let mut batch: Vec<Bytes> = Vec::new();
+        let mut batched = 0;
+        let mut since = Instant::now();
+        loop {
+            // It may have been moved while we waited.
+            let end = geometry.bytes_of_range(BlockRange::new(0, self.end.load(Ordering::Relaxed))).end;
+            let ended = at >= end;
+            if ended || batched >= BATCH_BYTES || (batched > 0 && since.elapsed() >= BATCH_TIME) {
+                let ready = self.finish(&mut work).await?.or(assembler.take()).expect("it is either here or at work");
+                work = Some(self.judge(ready, std::mem::take(&mut batch)));
+                batched = 0;
+            }
+            if ended {
+                self.finish(&mut work).await?;
+                return Ok(());
+            }
+            let mut chunk = match answer.body.next().await {
+                Ok(Some(chunk)) => chunk,
+                // The server ends early: what came whole counts, the rest is asked for again.
+                early => {
+                    let ready = self.finish(&mut work).await?.or(assembler.take()).expect("it is either here or at work");
+                    work = Some(self.judge(ready, batch));
+                    self.finish(&mut work).await?;
+                    early?;
+                    return Err(NetError::new(answer.body.location(), Failure::Broken).into());
+                }
+            };
+            self.tell(Told::Bytes(chunk.len() as u64));
+            // Nothing behind the end is wanted, and nothing before the start.
+            chunk.truncate(usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX));
+            let before = start.saturating_sub(at).min(chunk.len() as u64);
+            at += chunk.len() as u64;
+            let chunk = chunk.split_off(before as usize);
+            if batched == 0 {
+                since = Instant::now();
+            }
+            batched += chunk.len();
+            batch.push(chunk);
+        }
+    }
+
+    fn judge(&self, mut assembler: Assembler, batch: Vec<Bytes>) -> Work {
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || {
+            let judged = assembler.take(batch, &shared.leaves, &shared.part)?;
+            Ok((assembler, judged))
+        })
+    }
+
+    /// Waits for bytes at work and tells what became of them.
+    async fn finish(&self, work: &mut Option<Work>) -> Result<Option<Assembler>, Fault> {
+        let Some(work) = work.take() else { return Ok(None) };
+        let (assembler, judged) = match work.await {
+            Ok(outcome) => outcome?,
+            Err(cause) => std::panic::resume_unwind(cause.into_panic()),
+        };
+        let mut run: Option<Verified> = None;
+        for judged in judged {
+            match judged {
+                Judged::Proven(verified) => match run.map(|run| run.joined(verified).ok_or(run)) {
+                    None => run = Some(verified),
+                    Some(Ok(joined)) => run = Some(joined),
+                    Some(Err(before)) => {
+                        self.tell(Told::Proven(before));
+                        run = Some(verified);
+                    }
+                },
+                Judged::Wrong(mismatch) => {
+                    run.take().into_iter().for_each(|run| self.tell(Told::Proven(run)));
+                    self.tell(Told::Wrong(mismatch));
+                }
+            }
+        }
+        run.into_iter().for_each(|run| self.tell(Told::Proven(run)));
+        Ok(Some(assembler))
+    }
+}

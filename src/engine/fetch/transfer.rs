@@ -1,0 +1,473 @@
+//! Running the scheduler on real connections: starts spans, hears what they tell, keeps the journal, counts.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinHandle, JoinSet},
+    time::sleep,
+};
+
+use crate::{
+    core::{
+        geometry::{BlockIndex, BlockRange},
+        judge::{Leaves, Mismatch, Verified},
+        recovery::Failure,
+        schedule::{self, CONNECTIONS_FIRST, Command, Limits, Outcome, Scheduler, SourceId, SpanId},
+    },
+    disk::{destination::Opened, error::DiskError, journal::Journal, part::Part},
+    net::{client::Client, error::NetError, location::Location},
+};
+
+use super::{
+    super::{
+        error::Error,
+        events::{Event, Events, Progress},
+    },
+    bytes_of_set,
+    claims::{Claim, judge_claims},
+    span::{Shared, Span, Told},
+};
+
+/// Claims are written when so much was proven since the last time, or after so long.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+const CHECKPOINT_TIME: Duration = Duration::from_secs(2);
+/// Progress is told so often.
+const PROGRESS_TIME: Duration = Duration::from_secs(1);
+/// Blocks that are not proven yet are kept in memory: block size times connections stays below this.
+const UNPROVEN_BYTES_MAX: u64 = 64 << 20;
+
+/// A transfer of one object into its part.
+pub struct Transfer<'a> {
+    pub client: Client,
+    pub sources: Vec<Location>,
+    /// Whether the first answer showed that ranges work.
+    pub ranges: bool,
+    pub leaves: Arc<Leaves>,
+    pub limits: Limits,
+    /// The length may be believed before the last block is proven.
+    pub length_proven: bool,
+    pub events: &'a mut dyn Events,
+}
+
+/// The journal, shared with the thread that syncs, and closed when the run is over.
+type SharedJournal = Arc<Mutex<Journal>>;
+
+/// Writes what is proven into the journal when the run ends in any way, also by being dropped.
+struct LastCheckpoint {
+    journal: SharedJournal,
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for LastCheckpoint {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // A journal that cannot be written costs fetching again, which the next run will see for itself.
+        let _ = lock(&self.journal).checkpoint();
+    }
+}
+
+fn lock(journal: &SharedJournal) -> std::sync::MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Transfer<'_> {
+    /// Until every block is held. Returns the part, synced claims in its journal, and the bytes that earlier runs had left.
+    pub async fn run(mut self, opened: Opened) -> Result<(Part, u64), Error> {
+        let Opened { part, journal, mut claimed, .. } = opened;
+        let geometry = *self.leaves.geometry();
+        if geometry.length() == 0 {
+            // Nothing is all there is; the judge sees it like anything that is here already.
+            claimed.insert(geometry.last());
+        }
+        let most = (UNPROVEN_BYTES_MAX / geometry.block_size().bytes()) as u32;
+        self.limits.connections = self.limits.connections.min(most);
+        let mut scheduler = Scheduler::new(geometry, self.limits, self.sources.len(), claimed.clone(), self.length_proven);
+        if !self.ranges {
+            scheduler.source_is_known(SourceId(0), CONNECTIONS_FIRST, false);
+        }
+        let shared = Arc::new(Shared { client: self.client, leaves: self.leaves, part: Arc::new(part) });
+        let stop = Arc::new(AtomicBool::new(false));
+        let journal = Arc::new(Mutex::new(journal));
+        let last_checkpoint = LastCheckpoint { journal: journal.clone(), stop: stop.clone() };
+        let (tell, told) = mpsc::unbounded_channel();
+        let (tell_claim, claims) = mpsc::unbounded_channel();
+        let mut running = Running {
+            scheduler,
+            shared: shared.clone(),
+            sources: self.sources,
+            journal,
+            events: self.events,
+            began: Instant::now(),
+            spans: HashMap::new(),
+            tasks: JoinSet::new(),
+            tell,
+            told,
+            claims,
+            wrong: BTreeMap::new(),
+            last_error: None,
+            unrecorded: 0,
+            checkpointed: Instant::now(),
+            checkpoint: None,
+            rate: Rate::new(),
+            progressed: None,
+            resumed: 0,
+        };
+        let judging = tokio::task::spawn_blocking({
+            let (shared, stop) = (shared.clone(), stop.clone());
+            move || {
+                judge_claims(&shared.leaves, &shared.part, &claimed, &stop, |claim| {
+                    let _ = tell_claim.send(claim);
+                })
+            }
+        });
+        let outcome = running.until_finished(judging).await;
+        // The tasks hold the part; they end before it is published.
+        running.tasks.shutdown().await;
+        let checkpointing = running.finish_checkpoint().await;
+        let resumed = running.resumed;
+        drop(running);
+        drop(last_checkpoint);
+        outcome?;
+        checkpointing?;
+        Ok((alone(alone(shared).await.part).await, resumed))
+    }
+}
+
+/// Waits until nobody else holds it: blocking work of a span that was stopped ends a little later.
+async fn alone<T>(mut shared: Arc<T>) -> T {
+    loop {
+        shared = match Arc::try_unwrap(shared) {
+            Ok(alone) => return alone,
+            Err(shared) => shared,
+        };
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A span that runs.
+struct Live {
+    source: SourceId,
+    end: Arc<AtomicU32>,
+    abort: AbortHandle,
+}
+
+struct Running<'a> {
+    scheduler: Scheduler,
+    shared: Arc<Shared>,
+    sources: Vec<Location>,
+    journal: SharedJournal,
+    events: &'a mut dyn Events,
+    began: Instant,
+    spans: HashMap<SpanId, Live>,
+    tasks: JoinSet<()>,
+    tell: mpsc::UnboundedSender<(SpanId, Told)>,
+    told: mpsc::UnboundedReceiver<(SpanId, Told)>,
+    claims: mpsc::UnboundedReceiver<Claim>,
+    /// What came last in the place of a block, and from where.
+    wrong: BTreeMap<BlockIndex, (Mismatch, SourceId)>,
+    last_error: Option<NetError>,
+    /// Bytes proven since the journal was written, and when that was.
+    unrecorded: u64,
+    checkpointed: Instant,
+    checkpoint: Option<JoinHandle<Result<(), DiskError>>>,
+    rate: Rate,
+    progressed: Option<Instant>,
+    /// Bytes of claims that proved.
+    resumed: u64,
+}
+
+impl Running<'_> {
+    fn now(&self) -> schedule::Millis {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    async fn until_finished(&mut self, judging: JoinHandle<Result<(), DiskError>>) -> Result<(), Error> {
+        let mut judging = Some(judging);
+        self.progress(true);
+        loop {
+            let Some(until) = self.obey()? else { return Ok(()) };
+            self.housekeeping().await?;
+            let now = self.now();
+            let wake = until.map_or(u64::MAX, |until| until.saturating_sub(now)).clamp(1, 200);
+            tokio::select! {
+                Some((span, told)) = self.told.recv() => {
+                    self.hear(span, told)?;
+                    // What else is there already is heard before anything is decided.
+                    while let Ok((span, told)) = self.told.try_recv() {
+                        self.hear(span, told)?;
+                    }
+                }
+                Some(claim) = self.claims.recv() => self.hear_claim(claim)?,
+                outcome = async { judging.as_mut().expect("guarded").await }, if judging.is_some() => {
+                    judging = None;
+                    match outcome {
+                        Ok(outcome) => outcome?,
+                        Err(cause) => std::panic::resume_unwind(cause.into_panic()),
+                    }
+                }
+                Some(joined) = self.tasks.join_next() => {
+                    if let Err(cause) = joined && cause.is_panic() {
+                        std::panic::resume_unwind(cause.into_panic());
+                    }
+                }
+                () = sleep(Duration::from_millis(wake)) => (),
+            }
+        }
+    }
+
+    /// Does what the scheduler says. `None`: it is done.
+    fn obey(&mut self) -> Result<Option<Option<schedule::Millis>>, Error> {
+        loop {
+            let now = self.now();
+            match self.scheduler.command(now) {
+                Command::Start { span, source, blocks, whole } => self.start(span, source, blocks, whole),
+                Command::Shrink { span, end } => {
+                    if let Some(live) = self.spans.get(&span) {
+                        live.end.store(end.0, Ordering::Relaxed);
+                    }
+                }
+                Command::Cancel { span } => {
+                    if let Some(live) = self.spans.remove(&span) {
+                        live.abort.abort();
+                    }
+                }
+                Command::Retry { source, class, attempt, wait_ms } => {
+                    let source = self.sources[source.0].to_string();
+                    self.events.event(Event::Retry { source, class, attempt, wait_ms });
+                }
+                Command::Slowed { source, connections, until } => {
+                    let (host, wait_ms) = (self.sources[source.0].host(), until.saturating_sub(now));
+                    self.events.event(Event::HostSlowed { host, connections, wait_ms });
+                }
+                Command::Dropped { source, why } => {
+                    let source = self.sources[source.0].to_string();
+                    self.events.event(Event::SourceDropped { source, why });
+                }
+                Command::Wait { until } => return Ok(Some(until)),
+                Command::Finish(Outcome::Done) => {
+                    self.progress(true);
+                    return Ok(None);
+                }
+                Command::Finish(outcome) => return Err(self.failure(outcome)),
+            }
+        }
+    }
+
+    fn start(&mut self, id: SpanId, source: SourceId, blocks: BlockRange, whole: bool) {
+        let end = Arc::new(AtomicU32::new(blocks.end));
+        let span = Span {
+            id,
+            location: self.sources[source.0].clone(),
+            blocks,
+            whole,
+            end: end.clone(),
+            shared: self.shared.clone(),
+            tell: self.tell.clone(),
+        };
+        let abort = self.tasks.spawn(span.run());
+        self.spans.insert(id, Live { source, end, abort });
+    }
+
+    fn hear(&mut self, span: SpanId, told: Told) -> Result<(), Error> {
+        let Some(source) = self.spans.get(&span).map(|live| live.source) else {
+            // Of a span that was cancelled only what it proved still counts.
+            if let Told::Proven(verified) = told {
+                self.held(verified, schedule::Event::Held(verified));
+            }
+            return Ok(());
+        };
+        let event = match told {
+            Told::Opened => schedule::Event::Opened { span },
+            Told::WholeBody => schedule::Event::WholeBody { span },
+            Told::Bytes(count) => {
+                self.rate.add(count);
+                schedule::Event::Bytes { span, count }
+            }
+            Told::Proven(verified) => {
+                let BlockRange { start, .. } = verified.blocks();
+                let (first, count) = (BlockIndex(start), verified.blocks().count());
+                let source = self.sources[source.0].to_string();
+                self.events.event(Event::BlocksVerified { first, count, source });
+                self.held(verified, schedule::Event::Proven { span, verified });
+                return Ok(());
+            }
+            Told::Wrong(mismatch) => {
+                let block = BlockIndex(mismatch.blocks.start);
+                self.wrong.insert(block, (mismatch, source));
+                let bytes = self.shared.leaves.geometry().bytes_of(block);
+                let source = self.sources[source.0].to_string();
+                self.events.event(Event::BlockWrong { block, bytes, expected: mismatch.expected, found: mismatch.found, source });
+                schedule::Event::Wrong { span, block }
+            }
+            Told::Ended => {
+                self.spans.remove(&span);
+                schedule::Event::Ended { span }
+            }
+            Told::Failed(cause) => {
+                self.spans.remove(&span);
+                let failure = cause.failure;
+                self.last_error = Some(cause);
+                schedule::Event::Failed { span, failure }
+            }
+            Told::Disk(cause) => return Err(cause.into()),
+        };
+        let now = self.now();
+        self.scheduler.handle(now, event);
+        Ok(())
+    }
+
+    fn hear_claim(&mut self, claim: Claim) -> Result<(), Error> {
+        match claim {
+            Claim::Held(verified) => {
+                self.resumed += self.shared.leaves.geometry().bytes_of_range(verified.blocks()).length();
+                self.held(verified, schedule::Event::Held(verified));
+            }
+            Claim::Failed(block) => {
+                lock(&self.journal).drop_claims(vec![BlockRange::one(block)])?;
+                let now = self.now();
+                self.scheduler.handle(now, schedule::Event::ClaimFailed { block });
+            }
+        }
+        Ok(())
+    }
+
+    fn held(&mut self, verified: Verified, event: schedule::Event) {
+        self.unrecorded += self.shared.leaves.geometry().bytes_of_range(verified.blocks()).length();
+        lock(&self.journal).note(verified);
+        let now = self.now();
+        self.scheduler.handle(now, event);
+    }
+
+    /// Journal and progress, when their time has come.
+    async fn housekeeping(&mut self) -> Result<(), Error> {
+        if self.checkpoint.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.finish_checkpoint().await?;
+        }
+        let due = self.unrecorded >= CHECKPOINT_BYTES || (self.unrecorded > 0 && self.checkpointed.elapsed() >= CHECKPOINT_TIME);
+        if due {
+            // Claims are written at once, so that a kill costs little; the barrier follows when the disk is done.
+            let records = lock(&self.journal).checkpoint()?;
+            (self.unrecorded, self.checkpointed) = (0, Instant::now());
+            if self.checkpoint.is_none() {
+                let (journal, shared) = (self.journal.clone(), self.shared.clone());
+                self.checkpoint = Some(tokio::task::spawn_blocking(move || sync(&journal, &shared.part, records)));
+            }
+            let bytes_done = self.bytes_done();
+            self.events.event(Event::Checkpoint { bytes_done });
+        }
+        self.progress(false);
+        Ok(())
+    }
+
+    async fn finish_checkpoint(&mut self) -> Result<(), Error> {
+        match self.checkpoint.take() {
+            None => Ok(()),
+            Some(checkpoint) => match checkpoint.await {
+                Ok(outcome) => Ok(outcome?),
+                Err(cause) => std::panic::resume_unwind(cause.into_panic()),
+            },
+        }
+    }
+
+    fn bytes_done(&self) -> u64 {
+        let geometry = self.shared.leaves.geometry();
+        bytes_of_set(geometry, self.scheduler.held()) + bytes_of_set(geometry, self.scheduler.claimed())
+    }
+
+    fn progress(&mut self, now: bool) {
+        if !now && self.progressed.is_some_and(|last| last.elapsed() < PROGRESS_TIME) {
+            return;
+        }
+        self.progressed = Some(Instant::now());
+        let geometry = self.shared.leaves.geometry();
+        self.events.event(Event::Progress(Progress {
+            bytes_done: self.bytes_done(),
+            bytes_total: geometry.length(),
+            bytes_fetched: self.shared.client.bytes_fetched(),
+            bytes_proven: bytes_of_set(geometry, self.scheduler.held()),
+            rate_bps: self.rate.bytes_per_second(),
+        }));
+    }
+
+    /// The error that stands for the end of a run.
+    fn failure(&mut self, outcome: Outcome) -> Error {
+        let place = self.sources[0].to_string();
+        let error = |failure: Failure| {
+            self.last_error
+                .clone()
+                .filter(|error| error.failure == failure)
+                .unwrap_or_else(|| NetError::new(&self.sources[0], failure))
+        };
+        match outcome {
+            Outcome::Done => unreachable!("handled by the caller"),
+            Outcome::Wrong { block } => {
+                let (mismatch, source) = self.wrong[&block];
+                Error::Wrong {
+                    block,
+                    bytes: self.shared.leaves.geometry().bytes_of(block),
+                    expected: Box::new(mismatch.expected),
+                    found: Box::new(mismatch.found),
+                    source_name: self.sources[source.0].to_string(),
+                }
+            }
+            Outcome::Changed(failure) | Outcome::NoSource(failure) => error(failure).into(),
+            Outcome::Tries(failure) => Error::Net { cause: error(failure), tries: self.scheduler.limits().tries },
+            Outcome::Patience(failure) => Error::Patience {
+                patience_s: self.scheduler.limits().patience_ms / 1000,
+                last: failure.map(|failure| Box::new(error(failure))),
+            },
+            Outcome::MustWait { until } => {
+                Error::MustWait { place, wait_s: until.saturating_sub(self.now()).div_ceil(1000) }
+            }
+        }
+    }
+}
+
+/// Syncs the part and marks what the first so many records claim as durable. A sync that fails takes those claims back.
+fn sync(journal: &SharedJournal, part: &Part, records: u64) -> Result<(), DiskError> {
+    match part.sync_data() {
+        Ok(()) => lock(journal).barrier(records),
+        Err(cause) => {
+            lock(journal).sync_failed()?;
+            Err(cause)
+        }
+    }
+}
+
+/// The rate of the last few seconds.
+struct Rate {
+    marks: std::collections::VecDeque<(Instant, u64)>,
+    bytes: u64,
+}
+
+impl Rate {
+    const SECONDS: u64 = 5;
+
+    fn new() -> Rate {
+        Rate { marks: std::collections::VecDeque::new(), bytes: 0 }
+    }
+
+    fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    /// Called about once a second.
+    fn bytes_per_second(&mut self) -> u64 {
+        let now = Instant::now();
+        self.marks.push_back((now, self.bytes));
+        while self.marks.len() > 2 && self.marks[1].0 + Duration::from_secs(Rate::SECONDS) <= now {
+            self.marks.pop_front();
+        }
+        let (then, bytes) = self.marks[0];
+        let seconds = now.duration_since(then).as_secs_f64();
+        if seconds < 0.001 { 0 } else { ((self.bytes - bytes) as f64 / seconds) as u64 }
+    }
+}

@@ -1,0 +1,94 @@
+//! Manifests as local files: found, read whole, checked.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    core::{
+        geometry::ByteRange,
+        layout::FRONT_BYTES,
+        reader::{Manifest, WholeReader},
+        statement::{MAGIC, Refused},
+    },
+    disk::{
+        error::{DiskError, Doing},
+        files::{self, Entry},
+    },
+};
+
+use super::error::Error;
+
+/// A manifest file, open and read; its pieces can still be read from it.
+pub struct ManifestFile {
+    pub manifest: Manifest,
+    pub path: PathBuf,
+    file: File,
+}
+
+/// Where the manifest of a file is looked for.
+pub fn beside(object: &Path) -> PathBuf {
+    let mut path = OsString::from(object);
+    path.push(".sapwood");
+    path.into()
+}
+
+impl ManifestFile {
+    /// Opens and reads a manifest with every check that needs no object.
+    pub fn open(path: &Path) -> Result<ManifestFile, Error> {
+        let file = files::open_for_reading(path)?;
+        let length = Entry::of(&file, path)?.length;
+        let refuse = |cause| Error::Manifest { place: path.display().to_string(), cause };
+        let read = |range: ByteRange, buffer: &mut Vec<u8>| -> Result<(), Error> {
+            buffer.resize(range.length() as usize, 0);
+            file.read_exact_at(buffer, range.start).map_err(|cause| match cause.kind() {
+                io::ErrorKind::UnexpectedEof => refuse(Refused::Short { bytes: length }),
+                _ => DiskError::io(Doing::Read, path, cause).into(),
+            })
+        };
+        let mut buffer = Vec::new();
+        read(ByteRange::new(0, length.min(FRONT_BYTES as u64)), &mut buffer)?;
+        let mut reader = WholeReader::new(&buffer, Some(length)).map_err(refuse)?;
+        while let Some(want) = reader.want() {
+            read(want, &mut buffer)?;
+            reader.give(&buffer).map_err(refuse)?;
+        }
+        let manifest = reader.finish().map_err(refuse)?;
+        Ok(ManifestFile { manifest, path: path.to_owned(), file })
+    }
+
+    /// Opens a path that is a manifest, or an object with its manifest beside it.
+    pub fn open_of(path: &Path) -> Result<ManifestFile, Error> {
+        match starts_like_a_manifest(path)? {
+            true => ManifestFile::open(path),
+            false => ManifestFile::open(&beside(path)).map_err(|cause| match cause {
+                Error::Disk(cause) if cause.is_missing() => {
+                    let why = format!("and {} is none itself", path.display());
+                    Error::NoManifest { place: beside(path).display().to_string(), why }
+                }
+                other => other,
+            }),
+        }
+    }
+
+    /// Reads bytes of the pieces section; `start` counts from its beginning.
+    pub fn read_pieces(&self, start: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        let at = self.manifest.tree.layout().pieces().start + start;
+        self.file.read_exact_at(buffer, at).map_err(|cause| DiskError::io(Doing::Read, &self.path, cause).into())
+    }
+}
+
+/// Whether a file begins with the magic of manifests.
+pub fn starts_like_a_manifest(path: &Path) -> Result<bool, Error> {
+    let file = files::open_for_reading(path)?;
+    let mut magic = [0; MAGIC.len()];
+    match file.read_exact_at(&mut magic, 0) {
+        Ok(()) => Ok(magic == MAGIC),
+        Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(cause) => Err(DiskError::io(Doing::Read, path, cause).into()),
+    }
+}

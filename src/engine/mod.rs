@@ -1,0 +1,9 @@
+//! The use cases. Typed options in, typed events out; no terminal, no exit codes.
+
+pub mod create;
+pub mod error;
+pub mod events;
+pub mod fetch;
+pub mod manifest_file;
+pub mod survey;
+pub mod verify;

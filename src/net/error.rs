@@ -1,0 +1,78 @@
+//! What goes wrong on the network: what follows (a [`Failure`]) and what to tell the user.
+
+use crate::core::recovery::{Changed, Failure};
+
+use super::{address::OnlyPrivate, location::Location};
+
+/// A request that failed. Its text never has the secrets of a URL.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{location}: {detail}")]
+pub struct NetError {
+    pub location: Box<Location>,
+    pub failure: Failure,
+    detail: String,
+}
+
+impl NetError {
+    pub fn new(location: &Location, failure: Failure) -> NetError {
+        NetError { location: Box::new(location.clone()), failure, detail: describe(failure) }
+    }
+
+    pub fn changed(location: &Location, how: Changed) -> NetError {
+        NetError::new(location, Failure::Changed(how))
+    }
+
+    pub fn with_detail(location: &Location, failure: Failure, detail: impl Into<String>) -> NetError {
+        NetError { location: Box::new(location.clone()), failure, detail: detail.into() }
+    }
+
+    /// What was wrong, without the URL.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Sorts an error of the HTTP library.
+    pub fn from_reqwest(location: &Location, cause: &reqwest::Error) -> NetError {
+        let chain = || std::iter::successors(Some(cause as &(dyn std::error::Error + 'static)), |cause| cause.source());
+        let innermost = chain().last().map(ToString::to_string).unwrap_or_default();
+        let has = |words: &[&str]| chain().any(|cause| words.iter().any(|word| cause.to_string().contains(word)));
+        let failure = if chain().any(|cause| cause.is::<OnlyPrivate>()) {
+            Failure::Unsafe
+        } else if has(&["certificate", "TLS", "HandshakeFailure", "received fatal alert", "peer is incompatible"]) {
+            Failure::Tls
+        } else if cause.is_connect() {
+            Failure::Unreachable
+        } else if cause.is_timeout() {
+            Failure::Stalled
+        } else {
+            Failure::Broken
+        };
+        let what = match failure {
+            Failure::Unsafe | Failure::Tls | Failure::Stalled => describe(failure),
+            Failure::Unreachable => "cannot be reached".to_owned(),
+            _ => describe(Failure::Broken),
+        };
+        NetError::with_detail(location, failure, format!("{what} ({innermost})"))
+    }
+}
+
+fn describe(failure: Failure) -> String {
+    match failure {
+        Failure::Unreachable => "cannot be reached".to_owned(),
+        Failure::Broken => "the connection broke before everything had come".to_owned(),
+        Failure::Stalled => "stopped sending".to_owned(),
+        Failure::Server { status, .. } => format!("the server has a problem (status {status})"),
+        Failure::TooMany { status, .. } => format!("the server wants fewer requests (status {status})"),
+        Failure::BadAnswer(how) => how.to_string(),
+        Failure::Changed(how) => format!("the object is another one now: {how}"),
+        Failure::Refused { status: status @ (401 | 403) } => {
+            format!("access was refused (status {status}); check the URL, or give credentials with -H")
+        }
+        Failure::Refused { status: status @ (404 | 410) } => format!("there is nothing (status {status}); check the URL"),
+        Failure::Refused { status } => format!("the request was refused (status {status})"),
+        Failure::Tls => "the secure connection was refused".to_owned(),
+        Failure::Redirects => "it redirects too often or to nowhere".to_owned(),
+        Failure::Unsafe => "it leads where a server may not lead (a private address or another scheme)".to_owned(),
+        Failure::TooLarge => "it is larger than --max-size allows".to_owned(),
+    }
+}

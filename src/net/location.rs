@@ -1,0 +1,159 @@
+//! URLs that never show their secrets: what is printed has no user, query or fragment.
+
+use std::fmt;
+
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+/// An http or https URL.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Location(Url);
+
+/// What was given is no URL that can be fetched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadUrl {
+    #[error("{text:?} is no URL ({cause}); URLs begin with http:// or https://")]
+    Malformed { text: String, cause: url::ParseError },
+    #[error("{text:?} has the scheme {scheme:?}; only http and https can be fetched")]
+    Scheme { text: String, scheme: String },
+}
+
+impl Location {
+    pub fn parse(text: &str) -> Result<Location, BadUrl> {
+        let url = Url::parse(text).map_err(|cause| BadUrl::Malformed { text: without_secrets(text), cause })?;
+        match url.scheme() {
+            "http" | "https" if url.has_host() => Ok(Location(url)),
+            scheme => Err(BadUrl::Scheme { text: without_secrets(text), scheme: scheme.to_owned() }),
+        }
+    }
+
+    pub fn url(&self) -> &Url {
+        &self.0
+    }
+
+    /// Where a redirect from here leads; `None` if that is no URL. The scheme is for the caller to judge.
+    pub fn join(&self, target: &str) -> Option<Url> {
+        let mut url = self.0.join(target).ok()?;
+        url.set_fragment(None);
+        Some(url)
+    }
+
+    pub fn from_url(url: Url) -> Option<Location> {
+        (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(Location(url))
+    }
+
+    /// The place of the manifest: `.sapwood` added to the path, before the query.
+    pub fn of_manifest(&self) -> Location {
+        let mut url = self.0.clone();
+        url.set_path(&format!("{}.sapwood", self.0.path()));
+        Location(url)
+    }
+
+    pub fn is_https(&self) -> bool {
+        self.0.scheme() == "https"
+    }
+
+    /// Whether scheme, host and port are the same: whoever got a header there may get it here.
+    pub fn same_origin(&self, other: &Location) -> bool {
+        self.0.origin() == other.0.origin()
+    }
+
+    /// Host and port, for messages and per-host state.
+    pub fn host(&self) -> String {
+        let host = self.0.host_str().unwrap_or_default();
+        match self.0.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
+    /// The last segment of the path, decoded once, if a file may safely have that name.
+    pub fn safe_name(&self) -> Option<String> {
+        let segment = self.0.path_segments()?.next_back()?;
+        let name = percent_decode_str(segment).decode_utf8().ok()?.into_owned();
+        is_safe_name(&name).then_some(name)
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}{}", self.0.scheme(), self.host(), self.0.path())
+    }
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Cuts a text that is no URL where secrets could begin, and takes out what stands before an `@`.
+fn without_secrets(text: &str) -> String {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    match (text.find("://"), text.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}://{}", &text[..scheme], &text[at + 1..]),
+        (None, Some(at)) => text[at + 1..].to_owned(),
+        _ => text.to_owned(),
+    }
+}
+
+/// The longest name that still leaves room for `.part.journal` on file systems with names of 255 bytes.
+const NAME_BYTES_MAX: usize = 255 - ".part.journal".len();
+
+/// Whether a name that was not typed as a path may name a file here: one segment, nothing that a shell, a terminal or
+/// another system would take for something else, and none of our own names.
+pub fn is_safe_name(name: &str) -> bool {
+    let hidden = name.starts_with('.');
+    let own = [".part", ".journal", ".quarantined"].iter().any(|suffix| name.ends_with(suffix));
+    let bad = |c: char| c.is_control() || matches!(c, '/' | '\\' | ':' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{200E}' | '\u{200F}');
+    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
+    let port = |prefix: &str| {
+        stem.strip_prefix(prefix).is_some_and(|rest| rest.len() == 1 && rest.chars().all(|c| c.is_ascii_digit()))
+    };
+    let device = matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL") || port("COM") || port("LPT");
+    !name.is_empty()
+        && name.len() <= NAME_BYTES_MAX
+        && !hidden
+        && !own
+        && !device
+        && !name.contains(bad)
+        && !name.ends_with([' ', '.'])
+        && !name.starts_with([' ', '~', '-'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let location = Location::parse("https://user:pw@h.example:8443/a/b.mp4?sig=SECRET#SECRET").unwrap();
+        assert_eq!(location.to_string(), "https://h.example:8443/a/b.mp4");
+        assert_eq!(format!("{location:?}"), "https://h.example:8443/a/b.mp4");
+        for bad in ["SECRET@nowhere", "ftp://u:SECRET@h/x?SECRET", "http://?SECRET", "http://u:SECRET@:99999/", "x?SECRET"] {
+            let message = Location::parse(bad).unwrap_err().to_string();
+            assert!(!message.contains("SECRET"), "{message}");
+        }
+    }
+
+    #[test]
+    fn manifests_lie_beside_their_objects() {
+        let of = |url: &str| Location::parse(url).unwrap().of_manifest().url().to_string();
+        assert_eq!(of("http://h/a.mp4"), "http://h/a.mp4.sapwood");
+        assert_eq!(of("http://h/a%20b?x=1"), "http://h/a%20b.sapwood?x=1");
+    }
+
+    #[test]
+    fn names_from_urls() {
+        let name = |path: &str| Location::parse(&format!("http://h/{path}")).unwrap().safe_name();
+        assert_eq!(name("a/b%20c.mp4?x=/y"), Some("b c.mp4".into()));
+        assert_eq!(name("%252e%252e%252f"), Some("%2e%2e%2f".into()));
+        let long = "n".repeat(5000);
+        for bad in [
+            "", "a/", "..", "%2e%2e", "x/%2e%2e%2f", "%00", "a%0Ab", ".hidden", "C%3Ax", "C:x", "a%5Cb", "nul", "com1.txt",
+            "x.part", "x.part.journal", "a.", "a%20", "~x", "-rf", "%E2%80%AEgpj.exe", "%FF", &long,
+        ] {
+            assert_eq!(name(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The HTTP client. Knows no disk.
+
+pub mod address;
+pub mod body;
+pub mod client;
+pub mod content_range;
+pub mod error;
+pub mod location;
+pub mod pace;
+
+/// A stall: fewer than [`STALL_BYTES`] in so many milliseconds while we were reading and not limiting.
+pub const STALL_MS: u64 = 10_000;
+/// See [`STALL_MS`].
+pub const STALL_BYTES: u64 = 1_000;
+/// The longest time to a connection.
+pub const CONNECT_MS: u64 = 10_000;

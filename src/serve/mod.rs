@@ -1,0 +1,4 @@
+//! HTTP servers. Each takes its world as arguments: a listener, what it serves, and what stops it.
+
+pub mod origin;
+pub mod range;

@@ -1,0 +1,1260 @@
+#!/usr/bin/env python3
+"""A second implementation of the Sapwood manifest, version 1, written from manifest-spec/manifest.md alone.
+
+It exists to be compared with: it shares no code with the program, not even a BLAKE3. Needs Python 3.11 and numpy.
+The words are those of the specification; "(3.2)" in a comment names the section that a rule comes from.
+"""
+import argparse, hashlib, json, os, struct, sys, unicodedata
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+import numpy as np
+
+REGION = 1 << 20        # objects are streamed in regions of this size: 64 cells, 1024 chunks, 1024 pieces
+CELL, KIB, PAGE = 16384, 1024, 256
+STATEMENT, SIGNATURE, SECTIONS_AT = 1024, 512, 1536
+MAGIC = b"\x89SAPWOOD"
+TREE, PAGES, PIECES = 1, 2, 3
+NO_WINDOW = 0xFFFFFFFFFFFFFFFF
+DIGEST_KINDS = {1: ("sha-256", 32), 2: ("sha-512", 64), 3: ("sha-1", 20), 4: ("md5", 16), 5: ("crc32c", 4),
+                6: ("crc64nvme", 8), 7: ("blake3", 32)}
+KIND_OF = {name: kind for kind, (name, _) in DIGEST_KINDS.items()}
+
+
+class Refused(Exception):
+    """`rule` is the row of the table in section 5; 0 means that the manifest differs from the object (verify)."""
+    def __init__(self, rule, reason):
+        super().__init__(f"rule {rule}: {reason}" if rule else f"verify: {reason}")
+        self.rule = rule
+
+
+# ---- BLAKE3 (2) -----------------------------------------------------------------------------------------------------
+# A list of CVs is an array (m, 8) of u32, so that its bytes are the CVs one after another. `compress` works on many
+# inputs at once: the 16 words of the state are four arrays (4, m), and one numpy call does a step of four G functions.
+
+IV = np.array([0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19], "<u4")
+CHUNK_START, CHUNK_END, PARENT, ROOT = 1, 2, 4, 8
+PERMUTATION = [2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8]
+
+
+def message_schedule():
+    order, rounds = list(range(16)), []
+    for _ in range(7):
+        rounds.append((order[0:8:2], order[1:8:2], order[8::2], order[9::2]))
+        order = [order[p] for p in PERMUTATION]
+    return rounds
+
+
+SCHEDULE = message_schedule()
+
+
+def compress(cv, words, counter, length, flags):
+    """cv (8, m), words (16, m), counter a number or (m,): the new (8, m)."""
+    a, b = cv[0:4].copy(), cv[4:8].copy()
+    c = np.repeat(IV[0:4, None], a.shape[1], axis=1)
+    d = np.empty_like(c)
+    counter = np.asarray(counter, "<u8")
+    d[0], d[1], d[2], d[3] = counter & 0xFFFFFFFF, counter >> 32, length, flags
+    spare = np.empty_like(c)
+
+    def turn(x, y, right):                                  # x = (x xor y) rotated right
+        np.bitwise_xor(x, y, out=x)
+        np.left_shift(x, 32 - right, out=spare)
+        np.right_shift(x, right, out=x)
+        np.bitwise_or(x, spare, out=x)
+
+    def mix_columns(x, y):
+        np.add(a, b, out=a); np.add(a, words[x], out=a); turn(d, a, 16)
+        np.add(c, d, out=c); turn(b, c, 12)
+        np.add(a, b, out=a); np.add(a, words[y], out=a); turn(d, a, 8)
+        np.add(c, d, out=c); turn(b, c, 7)
+
+    for x, y, z, w in SCHEDULE:
+        mix_columns(x, y)
+        b, c, d = b[[1, 2, 3, 0]], c[[2, 3, 0, 1]], d[[3, 0, 1, 2]]     # the diagonals become columns
+        mix_columns(z, w)
+        b, c, d = b[[3, 0, 1, 2]], c[[2, 3, 0, 1]], d[[1, 2, 3, 0]]
+    return np.concatenate([a ^ c, b ^ d])
+
+
+@lru_cache(4096)                        # a chunk alone is slow, and the same statements are hashed again and again
+def chunk(data, counter, root=0):
+    """The CV (or, with ROOT, the hash) of one chunk of at most 1024 bytes, as a list of one."""
+    cv, last = IV[:, None], max(0, (len(data) - 1) // 64)
+    for i in range(last + 1):
+        part = data[64 * i:64 * i + 64]
+        flags = (CHUNK_START if i == 0 else 0) | (CHUNK_END | root if i == last else 0)
+        cv = compress(cv, np.frombuffer(part.ljust(64, b"\0"), "<u4")[:, None], counter, len(part), flags)
+    return np.ascontiguousarray(cv.T)
+
+
+def chunk_cvs(data, first):
+    """The CVs of all chunks of `data`, of which the first one has the chunk counter `first`."""
+    full, cvs = len(data) // 1024, []
+    if full:
+        words = np.frombuffer(data, "<u4", full * 256).reshape(full, 16, 16).transpose(1, 2, 0)
+        counters, cv = first + np.arange(full, dtype="<u8"), np.repeat(IV[:, None], full, axis=1)
+        for i in range(16):
+            flags = CHUNK_START if i == 0 else CHUNK_END if i == 15 else 0
+            cv = compress(cv, np.ascontiguousarray(words[i]), counters, 64, flags)
+        cvs.append(np.ascontiguousarray(cv.T))
+    if len(data) % 1024 or not full:
+        cvs.append(chunk(data[full * 1024:], first + full))
+    return np.concatenate(cvs)
+
+
+def merge_pairs(cvs, flags=PARENT):
+    """Neighbours become parents, a last odd CV stays. Done again and again this is `merge` of section 2: what lies left
+    of the largest power of two is whole pairs at every step, so the same parents are made (selftest compares both)."""
+    pairs = len(cvs) // 2
+    if not pairs:
+        return cvs
+    words = np.ascontiguousarray(cvs[:2 * pairs].reshape(pairs, 16).T)
+    parents = compress(np.repeat(IV[:, None], pairs, axis=1), words, 0, 64, flags)
+    return np.concatenate([parents.T, cvs[2 * pairs:]])
+
+
+def merge_groups(cvs, levels):
+    """`merge` of each group of 2^levels neighbours, the last group may be smaller."""
+    for _ in range(levels):
+        cvs = merge_pairs(cvs)
+    return np.ascontiguousarray(cvs)
+
+
+def merge_root(cvs):
+    """`merge` over at least two CVs, with the ROOT flag in the last parent."""
+    while len(cvs) > 2:
+        cvs = merge_pairs(cvs)
+    return np.ascontiguousarray(merge_pairs(cvs, PARENT | ROOT)).tobytes()
+
+
+def blake3(data):
+    if len(data) <= 1024:
+        return chunk(data, 0, ROOT).tobytes()
+    if len(data) <= REGION:
+        return merge_root(chunk_cvs(data, 0))
+    return merge_root(np.concatenate([merge_groups(chunk_cvs(data[at:at + REGION], at // 1024), 10)
+                                      for at in range(0, len(data), REGION)]))
+
+
+def levels_between(small, large):
+    return (large // small).bit_length() - 1
+
+
+# ---- Gear hash, tag, anchors (4) ------------------------------------------------------------------------------------
+
+def gear_table():
+    words = np.zeros((16, 256), "<u4")
+    for i in range(256):
+        words[:, i] = np.frombuffer((b"sapwood gear" + bytes([i])).ljust(64, b"\0"), "<u4")
+    cv = compress(np.repeat(IV[:, None], 256, axis=1), words, 0, 13, CHUNK_START | CHUNK_END | ROOT)
+    return np.ascontiguousarray(cv.T[:, 0:2]).view("<u8").reshape(256)
+
+
+GEAR = gear_table()
+
+
+def window_hashes(cells):
+    """The hashes of all windows of each row of `cells` (u8). A window of 2k bytes is two windows of k bytes:
+    the left one was shifted k times more."""
+    h, k = GEAR[cells], 1
+    spare = np.empty_like(h)
+    while k < 64:
+        width = cells.shape[1] - 2 * k + 1
+        np.left_shift(h[:, :width], k, out=spare[:, :width])
+        np.add(spare[:, :width], h[:, k:k + width], out=spare[:, :width])
+        h, spare, k = spare, h, 2 * k
+    return h[:, :cells.shape[1] - 63]
+
+
+def tag_of(h):
+    h = h or 1
+    e = h.bit_length() - 1
+    below = h - (1 << e)
+    return e << 34 | (below >> e - 34 if e >= 34 else below << 34 - e)
+
+
+def last_hash_like(h):
+    """The largest hash that has the tag of `h`: the tag keeps the order, so equal tags are a range of hashes."""
+    h = h or 1
+    return h | ((1 << max(0, h.bit_length() - 1 - 34)) - 1)
+
+
+def cell_anchors(data):
+    """For each cell of `data` (which begins with a cell): tag << 24 | place of the window in the cell, or NO_WINDOW."""
+    found, full = [], len(data) // CELL
+    cells = np.frombuffer(data, "u1")
+    groups = [cells[CELL * i:CELL * min(i + 4, full)].reshape(-1, CELL) for i in range(0, full, 4)]    # fits the cache
+    if len(data) % CELL:
+        groups.append(cells[CELL * full:].reshape(1, -1))
+    for group in groups:
+        if group.shape[1] < 64:
+            found.append(NO_WINDOW)
+            continue
+        for h in window_hashes(group):
+            smallest = int(h.min())
+            place = int(np.argmax(h <= np.uint64(last_hash_like(smallest))))    # the first one with the smallest tag
+            found.append(tag_of(smallest) << 24 | place)
+    return np.array(found, "<u8")
+
+
+def block_anchors(cells, n, block_size):
+    """Cells to blocks: `tag << 24 | offset` orders as (tag, offset) does, and NO_WINDOW is larger than any."""
+    per_block = block_size // CELL
+    table = np.full(n * per_block, NO_WINDOW, "<u8")
+    table[:len(cells)] = cells
+    table = table.reshape(n, per_block)
+    moved = table + np.arange(per_block, dtype="<u8") * np.uint64(CELL)
+    return np.where(table == NO_WINDOW, table, moved).min(axis=1)
+
+
+def node_anchor_levels(anchors, block_size, levels):
+    """Level 1, level 2, ... of node anchors, each an array (m, 2) of tag and place in the object."""
+    none = anchors == NO_WINDOW
+    places = np.arange(len(anchors), dtype="<u8") * np.uint64(block_size) + (anchors & np.uint64(0xFFFFFF))
+    pairs = np.stack([np.where(none, anchors, anchors >> np.uint64(24)), np.where(none, anchors, places)], axis=1)
+    made = []
+    for _ in range(levels):
+        groups = -(-len(pairs) // PAGE)
+        table = np.full((groups * PAGE, 2), NO_WINDOW, "<u8")
+        table[:len(pairs)] = pairs
+        table = table.reshape(groups, PAGE, 2)
+        first = table[:, :, 0].argmin(axis=1)       # the first of equal tags is the one with the smallest place
+        pairs = np.ascontiguousarray(table[np.arange(groups), first])
+        made.append(pairs)
+    return made
+
+
+# ---- CRCs (3.2, 3.4) ------------------------------------------------------------------------------------------------
+
+class Crc:
+    """A reflected CRC with all ones before and after. It is linear: without the ones, the CRC of a KiB is the XOR of
+    what each of its bytes gives at its place, so a table per place makes all pieces of a region at once."""
+
+    def __init__(self, polynomial, size):
+        self.ones, self.size, dtype = (1 << 8 * size) - 1, size, f"<u{size}"
+        byte = np.arange(256, dtype=dtype)
+        for _ in range(8):
+            byte = np.where(byte & 1, byte >> 1 ^ np.array(polynomial, dtype), byte >> 1)
+        self.table, self.places = byte.tolist(), np.empty((KIB, 256), dtype)
+        self.places[KIB - 1] = byte
+        for place in range(KIB - 2, -1, -1):        # one more byte follows: one more step with a zero byte
+            later = self.places[place + 1]
+            self.places[place] = later >> 8 ^ byte[later & 0xFF]
+        self.start = [self.places[i].tolist() for i in range(size)]
+
+    def pieces_alone(self, data):
+        """For each full KiB of `data` its CRC that begins with zeros and ends without the XOR."""
+        columns = np.ascontiguousarray(np.frombuffer(data, "u1", len(data) // KIB * KIB).reshape(-1, KIB).T)
+        total = np.zeros(columns.shape[1], self.places.dtype)
+        for place in range(KIB):
+            total ^= self.places[place][columns[place]]
+        return total
+
+    def over_piece(self, state, alone):
+        """The state after a KiB: the state acts like bytes that are XORed to the first ones of the KiB."""
+        for row in self.start:
+            alone ^= row[state & 0xFF]
+            state >>= 8
+        return alone
+
+    def over_bytes(self, state, data):
+        for byte in data:
+            state = state >> 8 ^ self.table[(state ^ byte) & 0xFF]
+        return state
+
+
+CRC32C, CRC64NVME = Crc(0x82F63B78, 4), Crc(0x9A6C9329AC4BC9B5, 8)
+
+
+class CrcDigest:
+    """The CRC of a whole object, with the calls of hashlib."""
+    def __init__(self, crc):
+        self.crc, self.state = crc, crc.ones
+
+    def update(self, region):                       # only the last region may be no multiple of a KiB
+        for alone in self.crc.pieces_alone(region).tolist():
+            self.state = self.crc.over_piece(self.state, alone)
+        self.state = self.crc.over_bytes(self.state, region[len(region) // KIB * KIB:])
+
+    def digest(self):
+        return (self.state ^ self.crc.ones).to_bytes(self.crc.size, "big")
+
+
+def region_pieces(data):
+    full = CRC32C.pieces_alone(data) ^ np.uint32(CRC32C.over_piece(CRC32C.ones, 0) ^ CRC32C.ones)
+    rest = data[len(data) // KIB * KIB:]
+    if rest:
+        full = np.append(full, np.uint32(CRC32C.over_bytes(CRC32C.ones, rest) ^ CRC32C.ones))
+    return (full & np.uint32(0xFFFF)).astype("<u2")
+
+
+# ---- An object, read once -------------------------------------------------------------------------------------------
+
+@dataclass
+class Facts:
+    """What a manifest says about an object at one block size."""
+    length: int
+    block_size: int
+    root: bytes
+    leaves: np.ndarray                  # (n, 8) u32
+    anchors: np.ndarray | None          # (n,) u64, only with hints
+    pieces: np.ndarray | None           # u16, only with hints
+    digests: list = field(default_factory=list)
+
+
+def block_count(length, block_size):
+    return max(1, -(-length // block_size))
+
+
+def scan(regions, block_size, hints=True, digest_kinds=()):
+    """`regions` are the bytes of the object in parts of exactly REGION bytes, the last one may be shorter."""
+    hashers = {k: CrcDigest(CRC32C) if k == 5 else CrcDigest(CRC64NVME) if k == 6 else
+               hashlib.new(DIGEST_KINDS[k][0].replace("-", "")) for k in sorted(set(digest_kinds)) if k != 7}
+    span = min(block_size, REGION)
+    cvs, cells, pieces, length, first = [], [], [], 0, b""
+    for region in regions:
+        first = region if length == 0 else first
+        cvs.append(merge_groups(chunk_cvs(region, length // 1024), levels_between(1024, span)))
+        if hints:
+            cells.append(cell_anchors(region))
+            pieces.append(region_pieces(region))
+        for hasher in hashers.values():
+            hasher.update(region)
+        length += len(region)
+    if length <= span:                  # one subtree: it has the ROOT flag, and is leaf 0 too
+        root = blake3(first)
+        leaves = np.frombuffer(root, "<u4").reshape(1, 8)
+    else:
+        cvs = np.concatenate(cvs)
+        root = merge_root(cvs)
+        leaves = merge_groups(cvs, levels_between(span, block_size))
+        if len(leaves) == 1:
+            leaves = np.frombuffer(root, "<u4").reshape(1, 8)
+    facts = Facts(length, block_size, root, leaves, None, None)
+    if hints:
+        cells = np.concatenate(cells or [np.empty(0, "<u8")])
+        facts.anchors = block_anchors(cells, len(leaves), block_size)
+        facts.pieces = np.concatenate(pieces or [np.empty(0, "<u2")])
+    facts.digests = [(k, root if k == 7 else hashers[k].digest()) for k in sorted(set(digest_kinds))]
+    return facts
+
+
+def coarser(facts):
+    """The same object at twice the block size, from the manifest alone (2, 4.2)."""
+    leaves = np.ascontiguousarray(merge_pairs(facts.leaves))
+    if len(leaves) == 1:
+        leaves = np.frombuffer(facts.root, "<u4").reshape(1, 8)
+    anchors = facts.anchors
+    if anchors is not None:
+        anchors, pairs = anchors.copy(), len(anchors) // 2
+        left, right = anchors[0:2 * pairs:2], anchors[1:2 * pairs:2]
+        moved = right + np.uint64(facts.block_size)
+        chosen = np.where(right >> np.uint64(24) < left >> np.uint64(24), moved, left)
+        anchors = np.concatenate([chosen, anchors[2 * pairs:]])
+    return replace(facts, block_size=2 * facts.block_size, leaves=leaves, anchors=anchors)
+
+
+def file_regions(path):
+    with open(path, "rb") as file:
+        while region := file.read(REGION):
+            yield region
+
+
+def paint(start, stop):
+    """Bytes [start, stop) of a painted object (8); start is a multiple of 8."""
+    z = np.arange(start // 8 + 1, -(-stop // 8) + 1, dtype="<u8") * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z ^ (z >> np.uint64(31))).tobytes()[:stop - start]
+
+
+def painted_regions(length):
+    for at in range(0, length, REGION):
+        yield paint(at, min(at + REGION, length))
+
+
+def regions_of(data):
+    return (data[at:at + REGION] for at in range(0, len(data), REGION))
+
+
+# ---- Header, statement, sections (3) --------------------------------------------------------------------------------
+
+@dataclass
+class Section:
+    kind: int
+    critical: int
+    offset: int
+    length: int
+    blake3: bytes
+
+
+@dataclass
+class Header:
+    length: int
+    block_size: int
+    root: bytes
+    name: bytes = b""
+    sequence: int = 0
+    published: int = 0
+    expires: int = 0
+    digests: list = field(default_factory=list)         # (kind, bytes)
+    sections: list = field(default_factory=list)
+    unknown_digest: int | None = None                   # decoding had to stop here
+
+
+def encode_header(h):
+    return b"".join([struct.pack("<QI32sQ", h.length, h.block_size, h.root, len(h.name)), h.name,
+                     struct.pack("<QQQQ", h.sequence, h.published, h.expires, len(h.digests)),
+                     *(bytes([kind]) + value for kind, value in h.digests), struct.pack("<Q", len(h.sections)),
+                     *(struct.pack("<BBQQ32s", s.kind, s.critical, s.offset, s.length, s.blake3) for s in h.sections)])
+
+
+def decode_header(data):
+    """Takes the fields apart and judges nothing: numbers that are out of their rule are left to the later rules."""
+    at = 0
+
+    def take(count):
+        nonlocal at
+        if count > len(data) - at:
+            raise Refused(4, "the header ends inside a field")
+        at += count
+        return data[at - count:at]
+
+    def number(size):
+        return int.from_bytes(take(size), "little")
+
+    h = Header(number(8), number(4), take(32), take(number(8)), number(8), number(8), number(8))
+    for _ in range(number(8)):
+        kind = number(1)
+        if kind not in DIGEST_KINDS:
+            h.unknown_digest = kind     # its size is unknown too: rule 4 can say nothing, rule 7 will
+            return h
+        h.digests.append((kind, take(DIGEST_KINDS[kind][1])))
+    for _ in range(number(8)):
+        h.sections.append(Section(number(1), number(1), number(8), number(8), take(32)))
+    if at != len(data):
+        raise Refused(4, f"the header decodes to {at} bytes, not to {len(data)}")
+    return h
+
+
+def seal(header_bytes, stated_length=None):
+    stated = len(header_bytes) if stated_length is None else stated_length
+    body = (MAGIC + struct.pack("<HH", 1, stated) + header_bytes).ljust(992, b"\0")
+    return body + blake3(body)
+
+
+def level_sizes(n):
+    """How many nodes level 1, level 2, ... have."""
+    sizes = []
+    while n > PAGE:
+        n = -(-n // PAGE)
+        sizes.append(n)
+    return sizes
+
+
+def node_levels(leaves):
+    levels = []
+    for _ in level_sizes(len(leaves)):
+        leaves = merge_groups(leaves, 8)
+        levels.append(leaves)
+    return levels
+
+
+def section_lengths(length, block_size, hints):
+    n = block_count(length, block_size)
+    return [sum(level_sizes(n)) * (48 if hints else 32), n * (40 if hints else 32)] + [2 * -(-length // KIB)] * hints
+
+
+def write_groups(values, anchors):
+    parts = []
+    for at in range(0, len(values), PAGE):
+        parts.append(values[at:at + PAGE].tobytes())
+        if anchors is not None:
+            parts.append(anchors[at:at + PAGE].tobytes())
+    return b"".join(parts)
+
+
+def read_groups(data, count, anchor_words, hints):
+    """`count` values and, with hints, as many anchors of `anchor_words` u64 each."""
+    values, anchors, at = [], [np.empty((0, anchor_words), "<u8")], 0
+    for first in range(0, count, PAGE):
+        m = min(PAGE, count - first)
+        values.append(np.frombuffer(data, "<u4", 8 * m, at).reshape(m, 8))
+        at += 32 * m
+        if hints:
+            anchors.append(np.frombuffer(data, "<u8", anchor_words * m, at).reshape(m, anchor_words))
+            at += 8 * anchor_words * m
+    return np.concatenate(values), np.concatenate(anchors) if hints else None
+
+
+def write_manifest(facts, hints=True, name=b"", sequence=0, published=0, expires=0):
+    levels = node_levels(facts.leaves)
+    anchor_levels = node_anchor_levels(facts.anchors, facts.block_size, len(levels)) if hints else [None] * len(levels)
+    tree = b"".join(write_groups(v, a) for v, a in reversed(list(zip(levels, anchor_levels))))
+    parts = [tree, write_groups(facts.leaves, facts.anchors if hints else None)]
+    parts += [facts.pieces.tobytes()] if hints else []
+    header = Header(facts.length, facts.block_size, facts.root, name, sequence, published, expires, facts.digests)
+    offset = SECTIONS_AT
+    for kind, part in enumerate(parts, 1):
+        header.sections.append(Section(kind, int(kind != PIECES), offset, len(part), blake3(part)))
+        offset += len(part)
+    return seal(encode_header(header)) + bytes(SIGNATURE) + b"".join(parts)
+
+
+def default_block_size(length):
+    size = 65536
+    while 32 * block_count(length, size) > 32 << 20:
+        size *= 2
+    return size
+
+
+# ---- The whole reader (5) -------------------------------------------------------------------------------------------
+
+def check_statement(data):
+    """Rules 1 to 8, from bytes 0 - 1023."""
+    if len(data) < SECTIONS_AT or data[0:8] != MAGIC:
+        raise Refused(1, "fewer than 1536 bytes, or a wrong magic")
+    version, size = struct.unpack("<HH", data[8:12])
+    if version != 1:
+        raise Refused(2, f"version {version}")
+    if size > 980 or blake3(data[:992]) != data[992:1024]:
+        raise Refused(3, "header length over 980, or a wrong checksum of the statement")
+    h = decode_header(data[12:12 + size])
+    if any(data[12 + size:992]):
+        raise Refused(4, "a byte that is not zero follows the header")
+    b = h.block_size
+    if b & (b - 1) or not 1 << 14 <= b <= 1 << 24 or block_count(h.length, b) > 1 << 24:
+        raise Refused(5, f"block size {b}, length {h.length}")
+    try:
+        name = h.name.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Refused(6, "the name is not UTF-8") from None
+    if len(h.name) > 255 or "\0" in name or "/" in name:
+        raise Refused(6, "the name is over 255 bytes, or has NUL or /")
+    kinds = [kind for kind, _ in h.digests]
+    if h.unknown_digest is not None or kinds != sorted(set(kinds)) or dict(h.digests).get(7, h.root) != h.root:
+        raise Refused(7, "digests: an unknown kind, a wrong order, or a blake3 that is not the root")
+    check_sections(h)
+    return h
+
+
+def check_sections(h):
+    kinds = [s.kind for s in h.sections]
+    hints = kinds[2:3] == [PIECES]
+    known = [TREE, PAGES, PIECES] if hints else [TREE, PAGES]
+    unknown = kinds[len(known):]
+    if len(kinds) > 8 or kinds[:len(known)] != known or min(unknown, default=4) < 4 or len(set(unknown)) < len(unknown):
+        raise Refused(8, f"section kinds {kinds}")
+    offset = SECTIONS_AT
+    for s in h.sections:
+        if s.critical not in (0, 1) or (s.critical == 1) != (s.kind in (TREE, PAGES)):
+            raise Refused(8, f"section kind {s.kind} with the flag {s.critical}")     # also an unknown critical kind
+        if s.offset != offset or offset + s.length >= 1 << 64:
+            raise Refused(8, f"section kind {s.kind} at offset {s.offset}")
+        offset += s.length
+    if [s.length for s in h.sections[:len(known)]] != section_lengths(h.length, h.block_size, hints):
+        raise Refused(8, "a section length that does not follow from length and block size")
+
+
+def check_signature(area):
+    """Rule 9: the key id, or None for an unsigned manifest. Whether the signature is true is not asked: no key here."""
+    if not any(area):
+        return None
+    size = int.from_bytes(area[138:140], "little")
+    if area[0:2] != b"ED" or size > 372 or any(area[140 + size:]):
+        raise Refused(9, "the signature area is neither zero nor a signature")
+    try:
+        comment = area[140:140 + size].decode("utf-8")
+    except UnicodeDecodeError:
+        raise Refused(9, "the trusted comment is not UTF-8") from None
+    if any(unicodedata.category(letter) == "Cc" for letter in comment):
+        raise Refused(9, "a control character in the trusted comment")
+    return area[2:10]
+
+
+def check_anchors(facts):
+    """Rule 13."""
+    index = np.arange(len(facts.anchors), dtype="<u8")
+    sizes = np.minimum(facts.length - index * np.uint64(facts.block_size), np.uint64(facts.block_size))
+    none, offset = facts.anchors == NO_WINDOW, facts.anchors & np.uint64(0xFFFFFF)
+    fits = (offset + np.uint64(64) <= sizes) & (offset % np.uint64(CELL) + np.uint64(64) <= CELL)
+    wrong = np.where(sizes < 64, ~none, none | ~fits)
+    if wrong.any():
+        raise Refused(13, f"the anchor of block {int(wrong.argmax())}")
+
+
+def first_difference(found, wanted):
+    different = found != wanted
+    different = different.any(axis=1) if different.ndim > 1 else different
+    return int(different.argmax()) if different.any() else None
+
+
+@dataclass
+class Manifest:
+    header: Header
+    key_id: bytes | None
+    facts: Facts
+
+
+def read_manifest(data):
+    """The whole reader: everything that section 5 refuses, in its order."""
+    h = check_statement(data)
+    key_id = check_signature(data[STATEMENT:SECTIONS_AT])
+    if len(data) != h.sections[-1].offset + h.sections[-1].length:
+        raise Refused(10, f"the file has {len(data)} bytes")
+    parts = [data[s.offset:s.offset + s.length] for s in h.sections]
+    for s, part in zip(h.sections, parts):
+        if blake3(part) != s.blake3:
+            raise Refused(11, f"section kind {s.kind} does not match its hash")
+    hints = len(h.sections) > 2 and h.sections[2].kind == PIECES
+    n = block_count(h.length, h.block_size)
+    leaves, anchors = read_groups(parts[1], n, 1, hints)
+    stored, at = [], 0
+    for size in reversed(level_sizes(n)):
+        stored.insert(0, read_groups(parts[0][at:], size, 2, hints))
+        at += size * (48 if hints else 32)
+    for k, (made, (values, _)) in enumerate(zip(node_levels(leaves), stored), 1):
+        if (j := first_difference(made, values)) is not None:
+            raise Refused(12, f"node ({k}, {j}) is not what its children merge to")
+    if (leaves.tobytes() if n == 1 else merge_root(leaves)) != h.root:
+        raise Refused(12, "the leaves do not merge to the root")
+    facts = Facts(h.length, h.block_size, h.root, leaves, None, None, h.digests)
+    if hints:
+        facts.anchors, facts.pieces = anchors.reshape(n), np.frombuffer(parts[2], "<u2")
+        check_anchors(facts)
+        anchor_levels = node_anchor_levels(facts.anchors, h.block_size, len(stored))
+        for k, (made, (_, pairs)) in enumerate(zip(anchor_levels, stored), 1):
+            if (j := first_difference(made, pairs)) is not None:
+                raise Refused(14, f"the anchor of node ({k}, {j}) is not the smallest of its children's")
+    return Manifest(h, key_id, facts)
+
+
+def compare(true, said):
+    """Length and digests are compared too, although section 5 does not list them."""
+    if true.length != said.length:
+        raise Refused(0, f"the object has {true.length} bytes, not {said.length}")
+    pairs = [("leaf", true.leaves, said.leaves)]
+    if said.anchors is not None:
+        pairs += [("anchor of block", true.anchors, said.anchors), ("piece", true.pieces, said.pieces)]
+    for word, found, wanted in pairs:
+        if (i := first_difference(found, wanted)) is not None:
+            raise Refused(0, f"{word} {i} differs")
+    for kind, wanted in said.digests:
+        if dict(true.digests)[kind] != wanted:
+            raise Refused(0, f"digest {DIGEST_KINDS[kind][0]} differs")
+
+
+def verify(regions, manifest):
+    """A reader that has the object (5)."""
+    said = manifest.facts
+    compare(scan(regions, said.block_size, said.anchors is not None, [kind for kind, _ in said.digests]), said)
+
+
+def show(m):
+    h = m.header
+    return {"root": h.root.hex(), "bytes_total": h.length, "block_size": h.block_size, "blocks": len(m.facts.leaves),
+            "name": h.name.decode(), "sequence": h.sequence, "published": h.published, "expires": h.expires,
+            "digests": {DIGEST_KINDS[kind][0]: value.hex() for kind, value in h.digests},
+            "key_id": None if m.key_id is None else f"{int.from_bytes(m.key_id, 'little'):016X}",
+            "sections": [{"kind": s.kind, "critical": s.critical == 1, "offset": s.offset, "length": s.length,
+                          "blake3": s.blake3.hex()} for s in h.sections]}
+
+
+# ---- Vectors: the parts (8) -----------------------------------------------------------------------------------------
+
+def u64(value):
+    return f"{int(value):016x}"
+
+
+def parts_vectors():
+    hashed = [0, 1, 2, 1 << 33, (1 << 34) - 1, 1 << 34, (1 << 34) + 1, (1 << 35) - 1, 1 << 35, (1 << 35) + 1,
+              (1 << 35) + 2, 1 << 63, (1 << 63) + (1 << 29) - 1, (1 << 63) + (1 << 29), 0x0123456789ABCDEF,
+              (1 << 64) - 1]
+    windows = [bytes(64), b"\xff" * 64, bytes(range(64)), b"\x01" + bytes(63), bytes(63) + b"\x01"]
+    windows += [paint(64 * i, 64 * i + 64) for i in range(8)]
+
+    def hash_of(window):
+        return int(window_hashes(np.frombuffer(window, "u1").reshape(1, 64))[0, 0])
+
+    def anchor_of(data):
+        return u64(scan(regions_of(data), 1 << 24).anchors[0])
+
+    # Two windows of the painted object, found by search: their tags are equal, and the first one has the larger hash.
+    near_tie = paint(42201416, 42201488)[1:65] + paint(67216808, 67216872)
+    ties = [("16384 zero bytes: all windows are equal", bytes(CELL)),
+            ("65536 zero bytes: four equal cells", bytes(4 * CELL)),
+            ("paint of 100 bytes, twice, in one cell", 2 * paint(0, 100)),
+            ("paint of 16384 bytes, twice: two equal cells", 2 * paint(0, CELL)),
+            ("two windows with one tag, the second one with the smaller hash", near_tie)]
+    nodes, facts = [], scan(painted_regions(600 * CELL - 5), CELL)
+    levels = [facts.leaves] + node_levels(facts.leaves)
+    anchors = [facts.anchors] + node_anchor_levels(facts.anchors, CELL, len(levels) - 1)
+    for k, j in ((0, 0), (0, 1), (0, 255), (0, 256), (0, 599), (1, 0), (1, 1), (1, 2)):
+        where = {"length": facts.length, "block_size": CELL, "level": k, "index": j}
+        hint = {"anchor": u64(anchors[0][j])} if k == 0 else {
+            "anchor_tag": u64(anchors[k][j][0]), "anchor_place": u64(anchors[k][j][1])}
+        nodes.append(where | {"cv": levels[k][j].tobytes().hex()} | hint)
+    lengths = [0, 1, 63, 64, 65, 1023, 1024, 1025, 2048, 2049, 3072, 3073, 16383, 16384, 16385, 65536, 102400,
+               1048576, 1048577]
+    digests = scan(painted_regions(100000), 65536, False, DIGEST_KINDS).digests
+    return {
+        "paint": [{"length": n, "hex": paint(0, n).hex()} for n in (0, 1, 8, 29)],
+        "blake3": [{"length": n, "root": blake3(paint(0, n)).hex()} for n in lengths],
+        "digests": {"length": 100000, "digests": {DIGEST_KINDS[k][0]: v.hex() for k, v in digests}},
+        "gear": [{"i": i, "g": u64(GEAR[i])} for i in (0, 1, 127, 255)],
+        "tags": [{"h": u64(h), "tag": f"{tag_of(h):010x}"} for h in hashed],
+        "windows": [{"window": w.hex(), "h": u64(hash_of(w)), "tag": f"{tag_of(hash_of(w)):010x}"} for w in windows],
+        "anchors": [{"length": n, "anchor": anchor_of(paint(0, n))} for n in
+                    (0, 63, 64, 65, 16383, 16384, 16385, 16447, 16448, 65536, 1 << 20, (1 << 20) + 16384)],
+        "equal_tags": [{"what": what, "hex" if len(data) < 300 else "blake3": data.hex() if len(data) < 300 else
+                        blake3(data).hex(), "anchor": anchor_of(data)} for what, data in ties],
+        "pieces": [{"length": n, "pieces": [f"{p:04x}" for p in region_pieces(paint(0, n)).tolist()]}
+                   for n in (0, 1, 1023, 1024, 1025, 4096, 5000)],
+        "nodes": nodes}
+
+
+# ---- Vectors: manifests and what must be refused --------------------------------------------------------------------
+
+class Draft:
+    """A manifest taken apart, to be changed and sealed again."""
+    def __init__(self, data):
+        self.header, self.signature = check_statement(data), bytearray(data[STATEMENT:SECTIONS_AT])
+        self.parts = [bytearray(data[s.offset:s.offset + s.length]) for s in self.header.sections]
+        self.stated_length, self.edits, self.tail = None, [], b""
+
+    def change(self, **values):
+        self.__dict__.update(values)
+
+    def set(self, **values):
+        self.header.__dict__.update(values)
+
+    def entry(self, i, **values):
+        self.header.sections[i].__dict__.update(values)
+
+    def write(self, at, data):                          # in the statement, under its checksum
+        self.edits.append((at, data))
+
+    def sign(self, at, data):
+        self.signature[at:at + len(data)] = data
+
+    def put(self, i, at, data):                         # in a section, with a new hash
+        self.parts[i][at:at + len(data)] = data
+        self.entry(i, blake3=blake3(bytes(self.parts[i])))
+
+    def flip(self, i, at):
+        self.put(i, at, bytes([self.parts[i][at] ^ 1]))
+
+    def add(self, *kinds, critical=0, content=b"sapwood"):
+        for kind in kinds:
+            end = self.header.sections[-1].offset + self.header.sections[-1].length
+            self.header.sections.append(Section(kind, critical, end, len(content), blake3(content)))
+            self.parts.append(content)
+
+    def bytes(self):
+        statement = bytearray(seal(encode_header(self.header), self.stated_length))
+        for at, data in self.edits:
+            statement[at:at + len(data)] = data
+        statement[992:] = blake3(bytes(statement[:992]))
+        return bytes(statement + self.signature) + b"".join(self.parts) + self.tail
+
+
+def do(*steps):
+    """A change of several steps: each is the name of a method of Draft, its arguments, and its named arguments."""
+    def change(draft):
+        for name, *values in steps:
+            named = values.pop() if values and isinstance(values[-1], dict) else {}
+            getattr(draft, name)(*values, **named)
+    return change
+
+
+def statement_fields(h):
+    sizes = [("magic", 8), ("version", 2), ("header length", 2), ("length", 8), ("block size", 4), ("root", 32),
+             ("name size", 8), ("name", len(h.name)), ("sequence", 8), ("published", 8), ("expires", 8),
+             ("digest count", 8)]
+    for kind, value in h.digests:
+        sizes += [(f"digest kind {kind}", 1), (f"digest {kind}", len(value))]
+    sizes.append(("section count", 8))
+    for s in h.sections:
+        sizes += [(f"section {s.kind} {word}", size) for word, size in
+                  (("kind", 1), ("critical", 1), ("offset", 8), ("length", 8), ("blake3", 32))]
+    sizes += [("zeros", 980 - len(encode_header(h))), ("checksum", 32)]
+    at = 0
+    for name, size in sizes:
+        if size:
+            yield name, at, size
+        at += size
+
+
+def flips(data):
+    """One byte in each field; `rule` is what a whole reader must name."""
+    h = check_statement(data)
+    found = [(at + size // 2, 1 << i % 8, {"magic": 1, "version": 2}.get(name, 3), name)
+             for i, (name, at, size) in enumerate(statement_fields(h))]
+    found += [(STATEMENT + at, 0x10, 9, name) for at, name in
+              ((0, "signature kind"), (9, "key id"), (10, "signature"), (137, "global signature"),
+               (139, "comment length"), (140, "comment"), (511, "signature area end"))]
+    for s in h.sections:
+        if s.length:
+            found += [(s.offset, 0x80, 11, f"section {s.kind} first byte"),
+                      (s.offset + s.length - 1, 0x01, 11, f"section {s.kind} last byte")]
+    return [{"offset": at, "xor": xor, "rule": rule, "field": name} for at, xor, rule, name in found]
+
+
+def header_changes(data):
+    """Rules 1 to 11 as far as a small change of statement, signature or size breaks them: (rule, what, change)."""
+    h = check_statement(data)
+    size, b, end = len(encode_header(h)), h.block_size, len(data)
+    at = {name: place for name, place, _ in statement_fields(h)}
+    huge = b"\xff" * 8
+    sha, md5 = (1, bytes(32)), (4, bytes(16))
+    yield 1, "wrong magic, and version 2", do(("write", 0, b"\x88"), ("write", 8, b"\2"))
+    yield 2, "version 2", do(("write", 8, b"\2"))
+    yield 2, "version 257", do(("write", 9, b"\1"))
+    yield 3, "header length 981", do(("write", 10, struct.pack("<H", 981)))
+    for what, stated in (("one more", size + 1), ("one less", size - 1), ("0", 0), ("980", 980)):
+        yield 4, f"header length {what}", do(("write", 10, struct.pack("<H", stated)))
+    yield 4, "a byte after the header", do(("write", 12 + size, b"\1"))
+    yield 4, "the byte before the checksum", do(("write", 991, b"\1"))
+    for word in ("name size", "section count"):
+        yield 4, f"{word} 2^64 - 1", do(("write", at[word], huge))
+    yield 4, "section count one more than there are", do(("write", at["section count"], bytes([len(h.sections) + 1])))
+    for bad in (0, 1, 8192, 16385, 3 << 14, 1 << 25, 1 << 31):
+        yield 5, f"block size {bad}", do(("set", {"block_size": bad}))
+    for bad in ((b << 24) + 1, (1 << 64) - 1):
+        yield 5, f"length {bad}", do(("set", {"length": bad}))
+    for bad in (b"a" * 256, b"a/b", b"/", b"a\0b", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"):
+        yield 6, f"name {bad[:8].hex()}, {len(bad)} bytes", do(("set", {"name": bad}))
+    yield 7, "digest kind 0", do(("set", {"digests": [(0, bytes(32))]}))
+    yield 7, "digest kind 8", do(("set", {"digests": [sha, (8, bytes(32))]}))
+    yield 7, "digests out of order", do(("set", {"digests": [md5, sha]}))
+    yield 7, "a digest twice", do(("set", {"digests": [md5, md5]}))
+    yield 7, "a blake3 digest that is not the root", do(("set", {"digests": [(7, bytes(32))]}))
+    known = h.sections
+    yield 8, "no sections", do(("set", {"sections": []}))
+    yield 8, "only the tree", do(("set", {"sections": known[:1]}))
+    yield 8, "pages before tree", do(("set", {"sections": [known[1], known[0], *known[2:]]}))
+    yield 8, "the tree twice", do(("set", {"sections": [known[0], *known]}))
+    yield 8, "pages twice", do(("set", {"sections": [*known[:2], known[1], *known[2:]]}))
+    unknown = replace(known[0], kind=9, critical=0)
+    yield 8, "an unknown section before the others", do(("set", {"sections": [unknown, *known]}))
+    for i, s in enumerate(known):
+        for flag in (1 - s.critical, 2, 255):
+            yield 8, f"section {s.kind} with the flag {flag}", do(("entry", i, {"critical": flag}))
+        yield 8, f"section {s.kind} offset", do(("entry", i, {"offset": s.offset + 1}))
+        yield 8, f"section {s.kind} length", do(("entry", i, {"length": s.length + 2}))
+        yield 8, f"section {s.kind} length 2^64 - 1", do(("entry", i, {"length": (1 << 64) - 1}))
+    yield 8, "length of one more block", do(("set", {"length": h.length + b}))
+    yield 8, "twice the block size and too many blocks", do(("set", {"block_size": 2 * b, "length": 6 * b * 257}))
+    yield 8, "an unknown critical section", do(("add", 4, {"critical": 1}))
+    yield 8, "an unknown section with the flag 2", do(("add", 4, {"critical": 2}))
+    yield 8, "section kind 0", do(("add", 0))
+    yield 8, "section kind 1 again, at the end", do(("add", 1))
+    yield 8, "an unknown kind twice", do(("add", 200, 200))
+    yield 8, "nine sections", do(("add", *range(100, 109 - len(known))))
+    yield 8, "an unknown section whose end is over 2^64", do(
+        ("add", 77), ("entry", len(known), {"length": (1 << 64) - 1}))
+    if len(known) == 3:
+        yield 8, "pieces after an unknown section", do(("set", {"sections": known[:2]}), ("add", 50, 3))
+        yield 8, "pieces not listed, their bytes still there", do(("set", {"sections": known[:2]}))
+    comment = b"ED" + bytes(range(1, 137))
+    areas = [("kind Ed", b"Ed" + comment[2:]), ("last byte not zero", comment.ljust(511, b"\0") + b"\1"),
+             ("comment length 373", comment + struct.pack("<H", 373)),
+             ("a byte after the comment", comment + b"\2\0abc"), ("a control character", comment + b"\2\0a\n"),
+             ("DEL in the comment", comment + b"\2\0a\x7f"), ("NUL in the comment", comment + b"\2\0\0a"),
+             ("comment not UTF-8", comment + b"\2\0a\xff")]
+    for what, area in areas:
+        yield 9, what, do(("sign", 0, area))
+    yield 10, "one byte more", do(("change", {"tail": b"\0"}))
+    yield 10, "an unknown section that is listed but not there", do(
+        ("add", 77), ("change", {"parts": [], "tail": data[SECTIONS_AT:]}))
+    for i, s in enumerate(known):
+        yield 11, f"section {s.kind}: a wrong hash in the header", do(("entry", i, {"blake3": bytes(32)}))
+    yield 5, "wrong block size, name and digests", do(("set", {"block_size": 1, "name": b"/", "digests": [md5, md5]}))
+    yield 6, "wrong name, digests and sections", do(("set", {"name": b"/", "digests": [md5, md5], "sections": []}))
+    yield 7, "wrong digests and sections", do(("set", {"digests": [md5, md5], "sections": []}))
+    yield 8, "wrong sections and signature", do(("set", {"sections": []}), ("sign", 0, b"X"))
+    yield 9, "wrong signature and size", do(("sign", 0, b"X"), ("change", {"tail": b"\0"}))
+    yield 10, "wrong size and section hash", do(("entry", 1, {"blake3": bytes(32)}), ("change", {"tail": b"\0"}))
+
+
+def section_changes(data):
+    """Rules 12 to 14: the hashes of the changed sections are made again."""
+    m = read_manifest(data)
+    h, facts = m.header, m.facts
+    n, b, hints = len(facts.leaves), h.block_size, facts.anchors is not None
+
+    def place(count, index, width):                     # (value, anchor) in groups of `count`, anchors of `width` bytes
+        page, m = index // PAGE, min(PAGE, count - index // PAGE * PAGE)
+        at = page * PAGE * (32 + width * hints)
+        return at + index % PAGE * 32, at + m * 32 + index % PAGE * width
+
+    def put_anchor(i, value):
+        return ("put", 1, place(n, i, 8)[1], int(value).to_bytes(8, "little"))
+
+    def last_size(i):
+        return min(b, h.length - i * b)
+
+    for i in sorted({0, n - 1}):
+        yield 12, f"leaf {i}", do(("flip", 1, place(n, i, 8)[0]))
+    yield 7 if 7 in dict(h.digests) else 12, "root", do(("set", {"root": bytes([h.root[0] ^ 1]) + h.root[1:]}))
+    if n > 1:
+        yield 12, "the last two leaves change places", do(
+            ("put", 1, place(n, n - 2, 8)[0], facts.leaves[n - 1].tobytes()),
+            ("put", 1, place(n, n - 1, 8)[0], facts.leaves[n - 2].tobytes()))
+    nodes, base, sizes = [], 0, level_sizes(n)
+    for k in range(len(sizes), 0, -1):
+        nodes += [(k, j, base + place(sizes[k - 1], j, 16)[0], base + place(sizes[k - 1], j, 16)[1])
+                  for j in sorted({0, sizes[k - 1] - 1})]
+        base += sizes[k - 1] * (32 + 16 * hints)
+    for k, j, value, _ in nodes:
+        yield 12, f"node ({k}, {j})", do(("flip", 0, value + 31))
+    if not hints:
+        return
+    yield 12, "leaf 0 and anchor 0", do(("flip", 1, 0), put_anchor(0, 0xFFFFFF))
+    for i in sorted({0, n - 1}):
+        tag = int(facts.anchors[i]) >> 24 << 24
+        if last_size(i) < 64:
+            yield 13, f"anchor {i}: a window in a block without one", do(put_anchor(i, 0))
+            continue
+        yield 13, f"anchor {i}: all ones", do(put_anchor(i, NO_WINDOW))
+        yield 13, f"anchor {i}: a window that ends one byte after the block", do(put_anchor(i, tag | last_size(i) - 63))
+        if last_size(i) > CELL + 1:
+            yield 13, f"anchor {i}: a window over the edge of a cell", do(put_anchor(i, tag | CELL - 63))
+    for k, j, _, at in nodes:
+        base = h.sections[0].offset + at
+        tag, where = struct.unpack("<QQ", data[base:base + 16])
+        for word, pair in (("tag", ((tag + 1) % (1 << 64), where)), ("place", (tag, (where + 1) % (1 << 64)))):
+            yield 14, f"{word} of node ({k}, {j})", do(("put", 0, at, struct.pack("<QQ", *pair)))
+    if nodes:
+        yield 14, "a smaller tag in block 1", do(put_anchor(1, 5))
+        yield 13, "anchor 0 all ones, and a wrong node anchor", do(put_anchor(0, NO_WINDOW), ("flip", 0, nodes[0][3]))
+
+
+def harmless_changes(data):
+    """What a whole reader must accept: (verify, what, change); `verify`: whether a reader with the object does, too."""
+    h = check_statement(data)
+    top = (1 << 64) - 1
+    comment = b"ED" + bytes(range(1, 137))
+    yield True, "sequence, published, expires", do(("set", {"sequence": top, "published": 1, "expires": 2}))
+    yield True, "published alone", do(("set", {"published": top}))
+    yield True, "no name", do(("set", {"name": b""}))
+    yield True, "a name of 255 bytes", do(("set", {"name": ("é" * 127 + "\n").encode()}))
+    yield True, "an unknown section", do(("add", 200))
+    yield True, "an unknown empty section", do(("add", 4, {"content": b""}))
+    yield True, "two unknown sections", do(("add", 4, 255))
+    yield True, "a signature without comment", do(("sign", 0, comment))
+    longest = comment + struct.pack("<H", 372) + b"~" * 372
+    yield True, "a signature with a comment of 372 bytes", do(("sign", 0, longest))
+    if h.length % CELL == CELL - 5:
+        yield False, "a false length", do(("set", {"length": h.length + 1}))
+    if len(h.sections) == 3 and h.sections[2].length:
+        yield False, "a false piece", do(("flip", 2, 0))
+    if len(h.sections) == 3 and 64 < h.length <= 256 * h.block_size:
+        at = 32 * block_count(h.length, h.block_size) + 7
+        yield False, "the tag of a block anchor, without nodes above it", do(("flip", 1, at))
+
+
+def edits(old, new):
+    """What makes `new` of `old`: the bytes at each offset are replaced, bytes after the end are added; then the file is
+    cut to `truncate` bytes if that is there."""
+    shared = min(len(old), len(new))
+    places = np.nonzero(np.frombuffer(old, "u1", shared) != np.frombuffer(new, "u1", shared))[0].tolist()
+    runs = []
+    for at in places + list(range(shared, len(new))):
+        if runs and at - runs[-1][1] < 8:
+            runs[-1][1] = at + 1
+        else:
+            runs.append([at, at + 1])
+    made = {"patch": [{"offset": a, "hex": new[a:z].hex()} for a, z in runs]}
+    return made if len(new) >= len(old) else made | {"truncate": len(new)}
+
+
+def apply(data, item):
+    data = bytearray(data)
+    for edit in item.get("patch", []):
+        new = bytes.fromhex(edit["hex"])
+        data[edit["offset"]:edit["offset"] + len(new)] = new
+    if "xor" in item:
+        data[item["offset"]] ^= item["xor"]
+    return bytes(data[:item.get("truncate", len(data))])
+
+
+def rule_of(data):
+    try:
+        read_manifest(data)
+    except Refused as refused:
+        return refused.rule
+    return None
+
+
+def manifest_vector(facts, hints, options):
+    data = write_manifest(facts, hints, **options)
+    m = read_manifest(data)
+    compare(facts, m.facts)
+    changed = []
+    n = len(facts.leaves)
+    rich = (facts.length, hints) in ((2 * CELL - 5, True), (2 * CELL - 5, False), (257 * CELL - 5, True)) and (
+        facts.block_size == CELL and (hints or not facts.digests))
+    for rule, what, change in [*(header_changes(data) if rich else ()), *section_changes(data)]:
+        draft = Draft(data)
+        change(draft)
+        changed.append(edits(data, draft.bytes()) | {"rule": rule, "what": what})
+    changed += [{"patch": [], "truncate": size, "rule": rule, "what": f"{size} bytes of the file"}
+                for size, rule in ((0, 1), (1535, 1), (SECTIONS_AT, 10), (len(data) - 1, 10))]
+    single = flips(data)
+    for item in single + changed:
+        if (rule := rule_of(apply(data, item))) != item["rule"]:
+            raise SystemExit(f"{facts.length} {hints} {item}: refused by rule {rule}")
+    accepted = []
+    for true, what, change in harmless_changes(data) if n < 65537 else ():
+        draft = Draft(data)
+        change(draft)
+        said = read_manifest(draft.bytes()).facts
+        try:
+            compare(facts, said)
+            noticed = False
+        except Refused:
+            noticed = True
+        if noticed == true:
+            raise SystemExit(f"{facts.length} {hints} {what}: verify is wrong")
+        accepted.append(edits(data, draft.bytes()) | {"verify": true, "what": what})
+    sections = {f"{word}_blake3": m.header.sections[i].blake3.hex() if i < len(m.header.sections) else None
+                for i, word in enumerate(("tree", "pages", "pieces"))}
+    shown = show(m)
+    made = {"length": facts.length, "block_size": facts.block_size, "blocks": n, "hints": hints}
+    made |= {key: shown[key] for key in ("name", "sequence", "published", "expires", "digests", "root")}
+    made |= {"manifest_length": len(data), "manifest_blake3": blake3(data).hex(),
+             "statement": data[:STATEMENT].hex(), **sections}
+    return made | ({"manifest": data.hex()} if len(data) < 2000 else {}) | {
+        "corruption": single, "resealed": changed, "accepted": accepted}
+
+
+def manifest_vectors():
+    b, plain = CELL, {"name": b"painted"}
+    full = {"name": "gemälde.bin".encode(), "sequence": 7, "published": 1700000000, "expires": 1800000000}
+    cases = [(length, b, plain, ()) for length in (
+        0, 1, 40, 64, b - 5, b, b + 40, 2 * b - 5, 2 * b, 255 * b - 5, 256 * b - 5, 256 * b, 256 * b + 40, 257 * b - 5,
+        257 * b, 65536 * b + 40)]
+    cases += [(length, size, plain, ()) for length, size in (
+        (b + 40, 2 * b), (2 * b - 5, 2 * b), (2 * b + 40, 2 * b), (4 * b - 5, 2 * b), (257 * b - 5, 2 * b),
+        (257 * b - 5, 1 << 24), ((1 << 24) + 70, 1 << 24))]
+    cases += [(2 * b - 5, b, full, tuple(DIGEST_KINDS)), (2 * b, b, {}, (1, 6))]
+    made = []
+    for length, block_size, options, digests in cases:
+        facts = scan(painted_regions(length), block_size, True, digests)
+        made += [manifest_vector(facts, hints, options) for hints in (True, False)]
+    return made
+
+
+def lay_out(value, indent=0):
+    """JSON with short things on one line, so that a difference can be read."""
+    line = json.dumps(value, ensure_ascii=False)
+    if len(line) <= 118 - indent or not isinstance(value, (dict, list)):
+        return line
+    inner = " " * (indent + 1)
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(inner + lay_out(v, indent + 1) for v in value) + "\n" + " " * indent + "]"
+    parts = (f"{inner}{json.dumps(k)}: {lay_out(v, indent + 1)}" for k, v in value.items())
+    return "{\n" + ",\n".join(parts) + "\n" + " " * indent + "}"
+
+
+def write_vectors(directory):
+    os.makedirs(directory, exist_ok=True)
+    for name, make in (("parts.json", parts_vectors), ("manifests.json", manifest_vectors)):
+        with open(os.path.join(directory, name), "w", encoding="utf-8", newline="\n") as file:
+            file.write(lay_out(make()) + "\n")
+
+
+# ---- Its own checks -------------------------------------------------------------------------------------------------
+
+def selftest():
+    def check(true, what):
+        if not true:
+            raise SystemExit(f"selftest: {what}")
+
+    # The published BLAKE3 test vectors: byte i of the input is i mod 251.
+    official = {0: "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
+                1: "2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213",
+                1023: "10108970eeda3eb932baac1428c7a2163b0e924c9a9e25b35bba72b28f70bd11",
+                1024: "42214739f095a406f3fc83deb889744ac00df831c10daa55189b5d121c855af7",
+                1025: "d00278ae47eb27b34faecf67b4fe263f82d5412916c1ffd97c8cb7fb814b8444",
+                2049: "5f4d72f40d7a5f82b15ca2b2e44b1de3c2ef86c426c95c1af0b6879522563030",
+                3072: "b98cb0ff3623be03326b373de6b9095218513e64f1ee2edd2525c7ad1e5cffd2",
+                3073: "7124b49501012f81cc7f11ca069ec9226cecb8a2c850cfe644e327d22d3e1cd3",
+                7169: "a003fc7a51754a9b3c7fae0367ab3d782dccf28855a03d435f8cfe74605e7817",
+                102400: "bc3e3d41a1146b069abffad3c0d44860cf664390afce4d9661f7902e7943e085"}
+    for length, wanted in official.items():
+        data = (bytes(range(251)) * (length // 251 + 1))[:length]
+        check(blake3(data).hex() == wanted, f"BLAKE3 of {length} bytes")
+
+    def parent(left, right, flags=PARENT):
+        words = np.concatenate([left, right])[:, None]
+        return np.ascontiguousarray(compress(IV[:, None], words, 0, 64, flags)[:, 0])
+
+    def merge(cvs, flags=PARENT):                       # the words of section 2
+        if len(cvs) == 1:
+            return cvs[0]
+        p = 1 << ((len(cvs) - 1).bit_length() - 1)
+        return parent(merge(cvs[:p]), merge(cvs[p:]), flags)
+
+    some = np.frombuffer(paint(0, 37 * 32), "<u4").reshape(37, 8)
+    for m in (2, 3, 5, 8, 11, 37):
+        check(merge_groups(some[:m], 6)[0].tobytes() == merge(some[:m]).tobytes(), f"merge of {m}")
+        check(merge_root(some[:m]) == merge(some[:m], PARENT | ROOT).tobytes(), f"root of {m}")
+    for crc, wanted in ((CRC32C, "e3069283"), (CRC64NVME, "ae8b14860a799888")):
+        digest = CrcDigest(crc)
+        digest.update(b"123456789")
+        check(digest.digest().hex() == wanted, "check value of a CRC")
+        digest, data = CrcDigest(crc), paint(0, 5000)
+        digest.update(data)
+        slow = crc.over_bytes(crc.ones, data) ^ crc.ones
+        check(int.from_bytes(digest.digest(), "big") == slow, "CRC over pieces")
+    data = paint(0, 3000)
+    slow = [CRC32C.over_bytes(CRC32C.ones, data[at:at + KIB]) ^ CRC32C.ones for at in range(0, 3000, KIB)]
+    check(region_pieces(data).tolist() == [value & 0xFFFF for value in slow], "pieces")
+
+    def hash_of(window):                                # the words of 4.1
+        h = 0
+        for x in window:
+            h = ((h << 1) + int(GEAR[x])) % (1 << 64)
+        return h
+
+    for length in (63, 64, 65, 200, CELL, CELL + 63, CELL + 64, CELL + 200):
+        data = (bytes(50) + paint(0, length))[:length]
+        places = [at for at in range(max(0, length - 63)) if at % CELL + 64 <= CELL]
+        tag, at = min(((tag_of(hash_of(data[at:at + 64])), at) for at in places), default=((1 << 40) - 1, 0xFFFFFF))
+        check(int(scan([data], 2 * CELL).anchors[0]) == tag << 24 | at, f"anchor of {length} bytes")
+    hashes = sorted([0, 1, 2, 3, *(1 << e for e in range(64)), *((1 << e) - 1 for e in range(1, 65)), *GEAR.tolist()])
+    check(all(tag_of(x) <= tag_of(y) for x, y in zip(hashes, hashes[1:])), "tags keep the order")
+    check(all(tag_of(last_hash_like(h)) == tag_of(h) < tag_of(last_hash_like(h) + 1) for h in hashes if h < NO_WINDOW
+              and last_hash_like(h) < NO_WINDOW), "the range of a tag")
+
+    b = CELL
+    for length in (0, 1, 63, 64, 1023, 1024, 1025, b - 1, b, b + 1, 2 * b - 1, 2 * b, 2 * b + 1, 255 * b, 256 * b,
+                   257 * b + 5):
+        facts, regions = scan(painted_regions(length), b), lambda: painted_regions(length)
+        for hints in (True, False):
+            m = read_manifest(write_manifest(facts, hints))
+            verify(regions(), m)
+            while m.facts.block_size < 1 << 24:
+                m.facts = coarser(m.facts)
+                wide = write_manifest(scan(regions(), m.facts.block_size, hints), hints)
+                check(write_manifest(m.facts, hints) == wide, f"coarser: {length}, {m.facts.block_size}")
+                if length > 4 * b and m.facts.block_size == 4 * b:
+                    break
+        if length:
+            for at in {0, length // 2, length - 1}:
+                data = bytearray(paint(0, length))
+                data[at] ^= 4
+                try:
+                    verify(regions_of(bytes(data)), read_manifest(write_manifest(facts)))
+                    check(False, f"byte {at} of {length} differs")
+                except Refused:
+                    pass
+    data = write_manifest(scan(painted_regions(b + 1), b), True, b"painted")
+    for at in [*range(0, SECTIONS_AT, 7), *range(SECTIONS_AT, len(data))]:
+        check(rule_of(apply(data, {"offset": at, "xor": 1 << at % 8})), f"byte {at} of a manifest")
+    for size in [*range(0, len(data), 97), len(data) - 1]:
+        check(rule_of(data[:size]) in (1, 10), f"{size} bytes of a manifest")
+    print("selftest: all is well")
+
+
+# ---- Command line ---------------------------------------------------------------------------------------------------
+
+def read_bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def write_bytes(path, data):
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def default_name(path):
+    name = os.fsencode(os.path.basename(path))
+    try:
+        name.decode("utf-8")
+    except UnicodeDecodeError:
+        return b""
+    return name
+
+
+def command_write(a):
+    length = os.path.getsize(a.file)
+    block_size = default_block_size(length) if a.block_size is None else a.block_size
+    if block_size not in [1 << e for e in range(14, 25)] or block_count(length, block_size) > 1 << 24:
+        raise SystemExit(f"block size {block_size} is not allowed for {length} bytes")
+    name = default_name(a.file) if a.name is None else os.fsencode(a.name)
+    facts = scan(file_regions(a.file), block_size, not a.no_hints, [KIND_OF[d] for d in a.digest])
+    data = write_manifest(facts, not a.no_hints, name, a.sequence, a.published, a.expires)
+    read_manifest(data)                     # so that no option makes a manifest that readers refuse
+    write_bytes(a.out, data)
+
+
+def command_read(a):
+    m = read_manifest(read_bytes(a.manifest))
+    if not a.leaves:
+        print(json.dumps(show(m), ensure_ascii=False))
+        return
+    b, length = m.facts.block_size, m.facts.length
+    for i, leaf in enumerate(m.facts.leaves):
+        print(i, i * b, min(b, length - i * b), leaf.tobytes().hex())
+
+
+def command_coarsen(a):
+    m = read_manifest(read_bytes(a.manifest))
+    if m.facts.block_size == 1 << 24:
+        raise SystemExit("the block size is the largest one already")
+    h = m.header        # unknown sections and the signature are about the finer manifest, so they stay behind
+    hints = m.facts.anchors is not None
+    write_bytes(a.out, write_manifest(coarser(m.facts), hints, h.name, h.sequence, h.published, h.expires))
+
+
+def command_b3sum(a):
+    for path in a.files:
+        print(f"{scan(file_regions(path), 1 << 20, False).root.hex()}  {path}")
+
+
+def command_paint(a):
+    for region in painted_regions(a.length):
+        sys.stdout.buffer.write(region)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, run, *arguments):
+        sub = commands.add_parser(name)
+        sub.set_defaults(run=run)
+        for argument in arguments:
+            sub.add_argument(argument)
+        return sub
+
+    write = command("write", command_write, "file", "out")
+    write.add_argument("--block-size", type=int)
+    write.add_argument("--no-hints", action="store_true")
+    write.add_argument("--name")
+    for option in ("--sequence", "--published", "--expires"):       # --seq is short for the first one
+        write.add_argument(option, *(["--seq"] if option == "--sequence" else []), type=int, default=0)
+    write.add_argument("--digest", action="append", default=[], choices=list(KIND_OF))
+    command("read", command_read, "manifest").add_argument("--leaves", action="store_true")
+    command("verify", lambda a: verify(file_regions(a.file), read_manifest(read_bytes(a.manifest))), "file", "manifest")
+    command("coarsen", command_coarsen, "manifest", "out")
+    command("b3sum", command_b3sum).add_argument("files", nargs="+")
+    command("paint", command_paint).add_argument("length", type=int)
+    command("vectors", lambda a: write_vectors(a.directory), "directory")
+    command("selftest", lambda a: selftest())
+    arguments = parser.parse_args()
+    try:
+        arguments.run(arguments)
+    except Refused as refused:
+        print(f"refused: {refused}", file=sys.stderr)
+        sys.exit(3)
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main()
