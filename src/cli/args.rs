@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::core::{digests::Algorithm, geometry::BlockSize, tree::Root, trust::Trust};
+use crate::core::{digests::{Algorithm, Digest}, geometry::BlockSize, tree::Root, trust::Trust};
 
 use super::units;
 
@@ -32,6 +32,9 @@ pub struct Common {
     /// Print nothing but errors (and JSON events, with --json)
     #[arg(long, short, global = true, env = "SAPWOOD_QUIET", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Output")]
     pub quiet: bool,
+    /// The folder with what is remembered between runs (default: sapwood in XDG_STATE_HOME or ~/.local/state)
+    #[arg(long, global = true, value_name = "DIR", env = "SAPWOOD_STORE", help_heading = "Output")]
+    pub store: Option<PathBuf>,
     /// Tell more about what happens; -vv and -vvv still more
     #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
@@ -47,6 +50,10 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Fetch a URL; go on where an earlier run stopped; publish only what is proven
     Fetch(Box<FetchArgs>),
+    /// Make a key pair for signing manifests
+    Keygen(KeygenArgs),
+    /// Sign a manifest, or put a signature into it that minisign made
+    Sign(SignArgs),
     /// Serve a folder over HTTP, with ranges
     Serve(ServeArgs),
 }
@@ -71,6 +78,9 @@ pub struct ManifestArgs {
     /// The name of the file in the manifest (default: its own name)
     #[arg(long, value_name = "N", value_parser = units::manifest_name)]
     pub name: Option<String>,
+    /// Sign the manifest with this secret key: a file, or its text
+    #[arg(long, value_name = "KEY", env = "SAPWOOD_SIGN_KEY", hide_env_values = true)]
+    pub sign: Option<String>,
     /// A number that grows with each version of the file
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub seq: Option<u64>,
@@ -92,8 +102,11 @@ pub struct InspectArgs {
     #[arg(long)]
     pub leaves: bool,
     /// Write the statement, the 1,024 bytes that are signed, to standard output
-    #[arg(long, conflicts_with_all = ["leaves", "json"])]
+    #[arg(long, conflicts_with_all = ["leaves", "json", "signature"])]
     pub statement: bool,
+    /// Write the signature as a .minisig file to standard output
+    #[arg(long, conflicts_with_all = ["leaves", "json"])]
+    pub signature: bool,
 }
 
 #[derive(Debug, Args)]
@@ -107,6 +120,12 @@ pub struct VerifyArgs {
     /// The root that the file must have, as b3sum prints it
     #[arg(long, value_name = "HEX")]
     pub root: Option<Root>,
+    /// The manifest must be signed by this key: a file, or its text
+    #[arg(long, value_name = "PUB", env = "SAPWOOD_KEY")]
+    pub key: Option<String>,
+    /// Rename what does not verify to FILE.quarantined
+    #[arg(long)]
+    pub quarantine: bool,
 }
 
 #[derive(Debug, Args)]
@@ -123,12 +142,27 @@ pub struct FetchArgs {
     /// The root that the object must have, as b3sum prints it
     #[arg(long, value_name = "HEX")]
     pub root: Option<Root>,
+    /// The manifest must be signed by this key, for the name of the URL: a file, or its text
+    #[arg(long, value_name = "PUB", env = "SAPWOOD_KEY")]
+    pub key: Option<String>,
+    /// A digest that the object must have, ALG=HEX; may be given several times
+    #[arg(long, value_name = "ALG=HEX", value_parser = units::digest)]
+    pub digest: Vec<Digest>,
+    /// Short for --digest sha-256=HEX
+    #[arg(long, value_name = "HEX", value_parser = units::sha256)]
+    pub sha256: Option<Digest>,
     /// The least that the result must be proven against: signed, root, manifest, digest or none
     #[arg(long, value_name = "TRUST", default_value = "none", env = "SAPWOOD_REQUIRE")]
     pub require: Trust,
     /// Leave an existing file alone and exit with 6
     #[arg(long)]
     pub no_clobber: bool,
+    /// Remember nothing between runs
+    #[arg(long)]
+    pub no_store: bool,
+    /// Delete what does not verify instead of keeping it as FILE.quarantined
+    #[arg(long)]
+    pub discard: bool,
     #[command(flatten)]
     pub network: NetworkArgs,
 }
@@ -158,6 +192,30 @@ pub struct NetworkArgs {
     /// Let servers lead to private addresses
     #[arg(long, env = "SAPWOOD_ALLOW_PRIVATE", value_parser = clap::builder::FalseyValueParser::new())]
     pub allow_private: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct KeygenArgs {
+    /// The name of the pair: NAME.key and NAME.pub
+    #[arg(long, short, value_name = "NAME")]
+    pub output: PathBuf,
+    /// Do not protect the secret key with a password
+    #[arg(long)]
+    pub no_password: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("with").required(true).args(["key", "attach"]))]
+pub struct SignArgs {
+    /// The secret key: a file, or its text
+    #[arg(long, value_name = "KEY", env = "SAPWOOD_SIGN_KEY", hide_env_values = true)]
+    pub key: Option<String>,
+    /// A signature over the statement (inspect --statement) that was made elsewhere
+    #[arg(long, value_name = "F.minisig", conflicts_with = "key")]
+    pub attach: Option<PathBuf>,
+    /// A manifest, or a file with its manifest beside it
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 #[derive(Debug, Args)]

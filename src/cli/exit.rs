@@ -41,7 +41,12 @@ impl Exit {
             | Error::OtherRoot { .. }
             | Error::BelowRequired { .. }
             | Error::Wrong { .. }
-            | Error::OtherDigest { .. } => Exit::NotVerified,
+            | Error::OtherDigest { .. }
+            | Error::NotSigned { .. }
+            | Error::OtherName { .. }
+            | Error::Expired { .. }
+            | Error::Older { .. } => Exit::NotVerified,
+            Error::BadKey { .. } | Error::Key { .. } => Exit::Usage,
             Error::NoManifest { .. } | Error::TooLarge { .. } => Exit::Failed,
             Error::Changed { .. } => Exit::Changed,
             Error::Patience { .. } | Error::MustWait { .. } => Exit::Again,

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::{
     core::reader,
+    disk::state,
     engine::fetch::{self, FetchOptions, ManifestPlace},
     net::{client::ClientOptions, location::Location},
 };
@@ -18,6 +19,7 @@ use crate::{
 use super::{
     args::{FetchArgs, NetworkArgs},
     exit::Exit,
+    keys,
     output::Output,
     signals,
 };
@@ -25,8 +27,9 @@ use super::{
 /// Something that was typed and cannot be meant, with its exit code.
 struct Refusal(Exit, String);
 
-pub async fn run(args: FetchArgs, output: &mut Output) -> Exit {
-    let jobs = match jobs(&args) {
+pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
+    let state = if args.no_store { None } else { store.or_else(state::default_folder) };
+    let jobs = match jobs(&args, state) {
         Ok(jobs) => jobs,
         Err(Refusal(exit, message)) => {
             let exit = output.fail(None, None, exit, &message, json!({}));
@@ -55,19 +58,20 @@ pub async fn run(args: FetchArgs, output: &mut Output) -> Exit {
 }
 
 /// One fetch for each URL, or what is wrong with the arguments.
-fn jobs(args: &FetchArgs) -> Result<Vec<FetchOptions>, Refusal> {
+fn jobs(args: &FetchArgs, state: Option<PathBuf>) -> Result<Vec<FetchOptions>, Refusal> {
     let usage = |message: &str| Refusal(Exit::Usage, message.to_owned());
     if args.output.as_deref() == Some(Path::new("-")) {
         return Err(usage("-o - is not possible: nothing unproven is shown. Use sapwood cat URL for a stream of proven bytes"));
     }
-    if args.urls.len() > 1 && (args.root.is_some() || args.manifest.is_some()) {
-        return Err(usage("--root and --manifest go with one URL"));
+    if args.urls.len() > 1 && (args.root.is_some() || args.manifest.is_some() || !args.digest.is_empty() || args.sha256.is_some()) {
+        return Err(usage("--root, --manifest and --digest go with one URL"));
     }
     let folder = output_folder(args.output.as_deref());
     if args.urls.len() > 1 && args.output.is_some() && folder.is_none() {
         return Err(usage("several URLs need a folder as -o (an existing one, or with a slash at its end)"));
     }
     let client = client_options(&args.network)?;
+    let key = args.key.as_deref().map(keys::public_key).transpose().map_err(|message| Refusal(Exit::Usage, message))?;
     let mut targets = BTreeSet::new();
     let mut jobs = Vec::new();
     for text in &args.urls {
@@ -87,6 +91,10 @@ fn jobs(args: &FetchArgs) -> Result<Vec<FetchOptions>, Refusal> {
         let mut options = FetchOptions::new(url, target);
         options.manifest = args.manifest.as_deref().map(manifest_place).transpose()?;
         options.root = args.root;
+        options.key = key.clone();
+        options.digests = args.digest.iter().chain(&args.sha256).cloned().collect();
+        options.discard = args.discard;
+        options.state = state.clone();
         options.require = args.require;
         options.no_clobber = args.no_clobber;
         options.client = client.clone();

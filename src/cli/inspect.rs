@@ -5,8 +5,8 @@ use std::io::Write;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    core::{reader::Manifest, statement::Known},
-    engine::manifest_file::ManifestFile,
+    core::{keys::NotSigned, reader::Manifest, statement::Known},
+    engine::{error::Error, manifest_file::ManifestFile},
 };
 
 use super::{args::InspectArgs, exit::Exit, output::{Output, printable}, units};
@@ -19,6 +19,14 @@ pub fn run(args: &InspectArgs, output: &mut Output) -> Exit {
     if args.statement {
         // A reader that went away is no error of ours.
         let _ = std::io::stdout().write_all(manifest.statement.bytes());
+    } else if args.signature {
+        match &manifest.signature {
+            Some(signature) => drop(std::io::stdout().write_all(signature.to_minisig().as_bytes())),
+            None => {
+                let place = args.place.display().to_string();
+                return output.error(Some(&place), None, &Error::NotSigned { place: place.clone(), cause: NotSigned::Unsigned });
+            }
+        }
     } else if args.leaves {
         leaves(&manifest);
     } else if output.is_json() {

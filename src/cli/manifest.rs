@@ -10,9 +10,10 @@ use crate::engine::{
     create::{self, CreateOptions, Input},
     events::{Event, Events},
     manifest_file,
+    sign::Signer,
 };
 
-use super::{args::ManifestArgs, exit::Exit, output::Output};
+use super::{args::ManifestArgs, exit::Exit, keys, output::Output};
 
 pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
     let is_stdio = |path: &Path| path == Path::new("-");
@@ -28,7 +29,14 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
         output.stdout_is_data();
     }
     // Only manifests that are meant to follow each other are dated, so that others are the same at any time.
-    let dated = args.seq.is_some() || args.expires.is_some();
+    let dated = args.seq.is_some() || args.expires.is_some() || args.sign.is_some();
+    let signer = match args.sign.as_deref().map(keys::signer).transpose() {
+        Ok(signer) => signer,
+        Err(error) => {
+            let exit = output.error(None, None, &error);
+            return output.done(exit);
+        }
+    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let options = CreateOptions {
         block_size: args.block_size.0,
@@ -39,12 +47,12 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
         published: if dated { now } else { 0 },
         expires: args.expires.unwrap_or(0),
     };
-    let exits: Vec<Exit> = args.paths.iter().map(|path| one(path, args.output.as_ref(), &options, output)).collect();
+    let exits: Vec<Exit> = args.paths.iter().map(|path| one(path, args.output.as_ref(), &options, signer.as_ref(), output)).collect();
     let exit = Exit::of_all(exits);
     output.done(exit)
 }
 
-fn one(path: &Path, target: Option<&PathBuf>, options: &CreateOptions, output: &mut Output) -> Exit {
+fn one(path: &Path, target: Option<&PathBuf>, options: &CreateOptions, signer: Option<&Signer>, output: &mut Output) -> Exit {
     let input = match path == Path::new("-") {
         true => Input::Stream(Box::new(io::stdin())),
         false => Input::File(path.to_owned()),
@@ -54,7 +62,7 @@ fn one(path: &Path, target: Option<&PathBuf>, options: &CreateOptions, output: &
         true => create::Output::Stream(Box::new(io::stdout())),
         false => create::Output::File(target.clone()),
     };
-    match create::create(input, out, options) {
+    match create::create(input, out, options, signer) {
         Ok(tree) => {
             let geometry = tree.geometry();
             output.event(Event::Manifest {

@@ -4,6 +4,7 @@ mod args;
 mod exit;
 mod fetch;
 mod inspect;
+mod keys;
 mod manifest;
 mod output;
 mod progress;
@@ -35,7 +36,9 @@ pub fn run() -> ExitCode {
         Command::Manifest(args) => manifest::run(args, &mut output),
         Command::Inspect(args) => inspect::run(&args, &mut output),
         Command::Verify(args) => verify::run(args, &mut output),
-        Command::Fetch(args) => signals::block_on(fetch::run(*args, &mut output)),
+        Command::Keygen(args) => keys::keygen(&args, &mut output),
+        Command::Sign(args) => keys::sign(&args, &mut output),
+        Command::Fetch(args) => signals::block_on(fetch::run(*args, cli.common.store, &mut output)),
         Command::Serve(args) => signals::block_on(serve::run(args, &mut output)),
     };
     output.flush();

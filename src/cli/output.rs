@@ -73,7 +73,7 @@ impl Output {
     }
 
     /// A result for people.
-    fn result(&mut self, text: &str) {
+    pub fn result(&mut self, text: &str) {
         if !self.json && !self.quiet {
             self.without_bar(|output| output.line(text));
         }
@@ -196,7 +196,8 @@ impl Output {
             }
         });
         self.json_event("published", json!({
-            "path": published.path.to_string_lossy(), "url": published.url, "root": root.to_string(), "trust": trust.name(),
+            "path": published.path.to_string_lossy(), "url": published.url, "root": root.to_string(),
+            "sha256": published.sha256, "trust": trust.name(),
             "bytes_total": bytes_total, "bytes_fetched": bytes_fetched, "bytes_manifest": published.bytes_manifest,
             "bytes_reused": bytes_reused, "bytes_resumed": bytes_resumed, "unchanged": unchanged, "elapsed_ms": elapsed_ms,
         }));
@@ -252,6 +253,10 @@ impl Events for Output {
                     "found": hex::encode(found), "source": source,
                 }));
             }
+            Event::Warning { message } => {
+                self.notice(&format!("warning: {}", printable(&message)));
+                self.json_event("warning", json!({ "message": message }));
+            }
             Event::Checkpoint { bytes_done } => self.json_event("checkpoint", json!({ "bytes_done": bytes_done })),
             Event::Resumed { bytes_held } => {
                 self.notice(&format!("going on from an earlier run: {} are here", units::human_bytes(bytes_held)));
@@ -264,6 +269,12 @@ impl Events for Output {
                     units::human_bytes(bytes)
                 ));
                 self.json_event("part_reused", json!({ "path": path, "bytes": bytes }));
+            }
+            Event::StartedOver { path, bytes } => {
+                let path = printable(&path.display().to_string());
+                let lost = units::human_bytes(bytes);
+                self.notice(&format!("{path}: the object changed or cannot be resumed; starting over, {lost} are fetched again"));
+                self.json_event("started_over", json!({ "bytes": bytes }));
             }
             Event::Retry { source, class, attempt, wait_ms } => {
                 if self.verbose > 0 {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::core::{digests::Algorithm, geometry::BlockSize, statement};
+use crate::core::{digests::{Algorithm, Digest, NotADigest}, geometry::BlockSize, statement};
 
 use super::args::AutoBlockSize;
 
@@ -84,7 +84,15 @@ pub fn block_size(text: &str) -> Result<AutoBlockSize, String> {
 }
 
 pub fn algorithm(text: &str) -> Result<Algorithm, String> {
-    text.parse().map_err(|cause: crate::core::digests::NotADigest| cause.to_string())
+    text.parse().map_err(|cause: NotADigest| cause.to_string())
+}
+
+pub fn digest(text: &str) -> Result<Digest, String> {
+    text.parse().map_err(|cause: NotADigest| cause.to_string())
+}
+
+pub fn sha256(text: &str) -> Result<Digest, String> {
+    digest(&format!("sha-256={text}"))
 }
 
 pub fn manifest_name(text: &str) -> Result<String, String> {

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::{
-    core::{tree::Root, trust::Trust},
+    core::{keys::PublicKey, tree::Root, trust::Trust},
+    disk::destination::quarantine,
     engine::{
         error::Error,
         manifest_file::{self, ManifestFile},
@@ -11,25 +12,31 @@ use crate::{
     },
 };
 
-use super::{args::VerifyArgs, exit::Exit, output::Output};
+use super::{args::VerifyArgs, exit::Exit, keys, output::Output};
 
 pub fn run(args: VerifyArgs, output: &mut Output) -> Exit {
     if args.paths.len() > 1 && (args.manifest.is_some() || args.root.is_some()) {
         let exit = output.usage("--manifest and --root go with one file");
         return output.done(exit);
     }
-    let exits: Vec<Exit> =
-        args.paths.iter().map(|path| one(path, args.manifest.as_deref(), args.root, output)).collect();
+    let key = match args.key.as_deref().map(keys::public_key).transpose() {
+        Ok(key) => key,
+        Err(message) => {
+            let exit = output.usage(&message);
+            return output.done(exit);
+        }
+    };
+    let exits: Vec<Exit> = args.paths.iter().map(|path| one(path, &args, key.as_ref(), output)).collect();
     let exit = Exit::of_all(exits);
     output.done(exit)
 }
 
-fn one(path: &Path, manifest: Option<&Path>, root: Option<Root>, output: &mut Output) -> Exit {
+fn one(path: &Path, args: &VerifyArgs, key: Option<&PublicKey>, output: &mut Output) -> Exit {
     let shown = path.display().to_string();
     if let Err(cause) = crate::disk::files::open_for_reading(path) {
         return output.error(Some(&shown), None, &cause.into());
     }
-    let against = match against(path, manifest, root) {
+    let against = match against(path, args.manifest.as_deref(), args.root, key) {
         Ok(Some(against)) => against,
         Ok(None) => {
             let message = format!("{shown} has no manifest beside it; give one with --manifest, or a root with --root");
@@ -40,7 +47,12 @@ fn one(path: &Path, manifest: Option<&Path>, root: Option<Root>, output: &mut Ou
     match verify::verify(path, &against, output) {
         Ok(Verdict::Verified) => Exit::Ok,
         Ok(Verdict::Damaged { blocks }) => {
-            let message = format!("{shown} does not verify: {blocks} place(s) differ. Fetch it again to repair it");
+            let next = match args.quarantine.then(|| quarantine(path).map_err(Error::from)) {
+                None => "Fetch it again to repair it".to_owned(),
+                Some(Ok(kept)) => format!("It is kept as {}", kept.display()),
+                Some(Err(error)) => return output.error(Some(&shown), None, &error),
+            };
+            let message = format!("{shown} does not verify: {blocks} place(s) differ. {next}");
             output.fail(Some(&shown), None, Exit::NotVerified, &message, serde_json::json!({}))
         }
         Err(error) => output.error(Some(&shown), None, &error),
@@ -48,7 +60,12 @@ fn one(path: &Path, manifest: Option<&Path>, root: Option<Root>, output: &mut Ou
 }
 
 /// What to compare with; `None`: nothing is known.
-fn against(path: &Path, manifest: Option<&Path>, root: Option<Root>) -> Result<Option<Against>, Error> {
+fn against(
+    path: &Path,
+    manifest: Option<&Path>,
+    root: Option<Root>,
+    key: Option<&PublicKey>,
+) -> Result<Option<Against>, Error> {
     let beside = manifest_file::beside(path);
     let manifest = match manifest {
         Some(manifest) => Some(ManifestFile::open(manifest)?),
@@ -60,13 +77,21 @@ fn against(path: &Path, manifest: Option<&Path>, root: Option<Root>) -> Result<O
             Err(other) => return Err(other),
         },
     };
+    if let (Some(manifest), Some(key)) = (&manifest, key) {
+        let checked = key.check(manifest.manifest.statement.bytes(), manifest.manifest.signature.as_ref());
+        checked.map_err(|cause| Error::NotSigned { place: manifest.path.display().to_string(), cause })?;
+    }
     Ok(match (manifest, root) {
         (Some(manifest), Some(asked)) if manifest.manifest.statement.header().root != asked => {
             let found = manifest.manifest.statement.header().root;
             return Err(Error::OtherRoot { place: manifest.path.display().to_string(), asked, found });
         }
         (Some(manifest), root) => {
-            let trust = if root.is_some() { Trust::Root } else { Trust::Manifest };
+            let trust = match (key, root) {
+                (Some(_), _) => Trust::Signed,
+                (None, Some(_)) => Trust::Root,
+                (None, None) => Trust::Manifest,
+            };
             Some(Against::Manifest { manifest: Box::new(manifest), trust })
         }
         (None, root) => root.map(Against::Root),

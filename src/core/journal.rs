@@ -6,6 +6,7 @@ use super::{
     blockset::BlockSet,
     codec::{self, RawRecord},
     geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
+    judge::Leaves,
     tree::{Cv, Root},
 };
 
@@ -19,6 +20,8 @@ const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Runs of blocks in one record: 8 bytes each, so that a record stays far below its limit.
 const RUNS_PER_RECORD: usize = 32 * 1024;
+/// Leaves in one record, 32 bytes each, for the same reason.
+const LEAVES_PER_RECORD: usize = 8 * 1024;
 /// What a server or user may put into a journal as text.
 const TEXT_BYTES_MAX: usize = 4096;
 
@@ -30,6 +33,7 @@ pub struct Identity {
     pub geometry: Geometry,
     /// The strong entity tag, if there was one.
     pub etag: Option<String>,
+    /// Only if it is a strong validator too (RFC 9110, 8.8.2.2).
     pub last_modified: Option<String>,
 }
 
@@ -39,7 +43,10 @@ impl Identity {
     pub fn continues(&self, other: &Identity) -> bool {
         match (self.root, other.root) {
             (Some(mine), Some(theirs)) => mine == theirs && self.geometry == other.geometry,
-            (None, None) => self.geometry == other.geometry && self.etag.is_some() && self.etag == other.etag,
+            (None, None) => {
+                let validator = |identity: &Identity| identity.etag.clone().or_else(|| identity.last_modified.clone());
+                self.geometry == other.geometry && validator(self).is_some() && validator(self) == validator(other)
+            }
             _ => false,
         }
     }
@@ -137,6 +144,16 @@ fn shortened(text: Option<&str>) -> String {
 /// The records that name these blocks, each small enough.
 pub fn blocks_records(ranges: &[BlockRange]) -> impl Iterator<Item = Record> + '_ {
     ranges.chunks(RUNS_PER_RECORD).map(|some| Record::Blocks(some.to_vec()))
+}
+
+/// The records that name these blocks with their leaves.
+pub fn leaves_records(range: BlockRange, leaves: &Leaves) -> impl Iterator<Item = Record> + '_ {
+    let blocks: Vec<BlockIndex> = range.iter().collect();
+    blocks
+        .chunks(LEAVES_PER_RECORD)
+        .map(|some| Record::Leaves { first: some[0], leaves: some.iter().map_while(|block| leaves.leaf(*block)).collect() })
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 /// Writes records one after another, each bound to those before it.

@@ -3,6 +3,8 @@
 //! Whatever suggests where bytes may be found (network, mirrors, the store, old versions, journals, hints) may be wrong. Only
 //! a [`Verified`] range counts as held, and only [`verify`] and [`verify_node`] make one.
 
+use std::sync::OnceLock;
+
 use super::{
     geometry::{BlockIndex, BlockRange, Geometry},
     tree::{self, Cv, PartHasher},
@@ -34,11 +36,19 @@ pub struct Mismatch {
     pub found: Cv,
 }
 
-/// What the judge compares with: the geometry and the proven leaves of one object.
+/// What the judge compares with: the geometry and the leaves of one object.
 #[derive(Debug)]
 pub struct Leaves {
     geometry: Geometry,
-    values: Vec<Cv>,
+    values: Values,
+}
+
+#[derive(Debug)]
+enum Values {
+    /// Proven against a root.
+    Proven(Vec<Cv>),
+    /// There is no manifest: the first bytes that come for a block are trusted, and no others after them.
+    FirstUse(Vec<OnceLock<Cv>>),
 }
 
 impl Leaves {
@@ -48,19 +58,51 @@ impl Leaves {
     /// If their number is another.
     pub fn new(geometry: Geometry, values: Vec<Cv>) -> Leaves {
         assert_eq!(values.len(), geometry.blocks() as usize, "one leaf a block");
-        Leaves { geometry, values }
+        Leaves { geometry, values: Values::Proven(values) }
+    }
+
+    /// Leaves of an object without a manifest, learned from what arrives first; these were learned in earlier runs.
+    pub fn first_use(geometry: Geometry, known: impl IntoIterator<Item = (BlockIndex, Cv)>) -> Leaves {
+        let values: Vec<OnceLock<Cv>> = geometry.all().iter().map(|_| OnceLock::new()).collect();
+        for (block, leaf) in known {
+            if let Some(value) = values.get(block.0 as usize) {
+                value.get_or_init(|| leaf);
+            }
+        }
+        Leaves { geometry, values: Values::FirstUse(values) }
+    }
+
+    /// Whether they are learned from what arrives.
+    pub fn are_first_use(&self) -> bool {
+        matches!(self.values, Values::FirstUse(_))
+    }
+
+    /// All leaves, as soon as all are known.
+    pub fn all(&self) -> Option<Vec<Cv>> {
+        match &self.values {
+            Values::Proven(values) => Some(values.clone()),
+            Values::FirstUse(values) => values.iter().map(|value| value.get().copied()).collect(),
+        }
     }
 
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
-    pub fn leaf(&self, block: BlockIndex) -> Cv {
-        self.values[block.0 as usize]
+    /// The leaf of a block; `None`: nothing came for it yet.
+    pub fn leaf(&self, block: BlockIndex) -> Option<Cv> {
+        match &self.values {
+            Values::Proven(values) => values.get(block.0 as usize).copied(),
+            Values::FirstUse(values) => values.get(block.0 as usize)?.get().copied(),
+        }
     }
 
     fn compare(&self, block: BlockIndex, found: Cv) -> Result<Verified, Mismatch> {
-        let (blocks, expected) = (BlockRange::one(block), self.leaf(block));
+        let expected = match &self.values {
+            Values::Proven(values) => values[block.0 as usize],
+            Values::FirstUse(values) => *values[block.0 as usize].get_or_init(|| found),
+        };
+        let blocks = BlockRange::one(block);
         match found == expected {
             true => Ok(Verified { blocks }),
             false => Err(Mismatch { blocks, expected, found }),
@@ -113,12 +155,25 @@ mod tests {
         assert!(verify(&leaves, BlockIndex(0), blocks[1]).is_err());
         let mut flipped = blocks[1].to_vec();
         flipped[b - 1] ^= 1;
-        assert_eq!(verify(&leaves, BlockIndex(1), &flipped).unwrap_err().expected, leaves.leaf(BlockIndex(1)));
+        assert_eq!(Some(verify(&leaves, BlockIndex(1), &flipped).unwrap_err().expected), leaves.leaf(BlockIndex(1)));
         assert!(verify(&leaves, BlockIndex(2), &blocks[2][..8]).is_err());
         let two = BlockRange::new(0, 2);
         assert!(verify_node(&geometry, two, first_two, &object[..2 * b]).is_ok());
         assert!(verify_node(&geometry, two, first_two, &object[1..2 * b + 1]).is_err());
         let root = *blake3::hash(&object).as_bytes();
         assert!(verify_node(&geometry, geometry.all(), root, &object).is_ok());
+    }
+
+    #[test]
+    fn without_a_manifest_the_first_bytes_count_and_no_others_after_them() {
+        let geometry = Geometry::new(2 << 14, BlockSize::MIN).unwrap();
+        let (one, two) = (vec![1; 1 << 14], vec![2; 1 << 14]);
+        let known = tree::leaf_of(&geometry, BlockIndex(0), &one);
+        let leaves = Leaves::first_use(geometry, [(BlockIndex(0), known), (BlockIndex(9), known)]);
+        assert!(verify(&leaves, BlockIndex(0), &two).is_err());
+        assert!(leaves.all().is_none() && leaves.leaf(BlockIndex(1)).is_none());
+        assert!(verify(&leaves, BlockIndex(1), &two).is_ok());
+        assert!(verify(&leaves, BlockIndex(1), &one).is_err());
+        assert_eq!(leaves.all().map(|all| tree::root_of(&all).0), Some(*blake3::hash(&[one, two].concat()).as_bytes()));
     }
 }

@@ -7,8 +7,10 @@ pub mod digests;
 pub mod geometry;
 pub mod journal;
 pub mod judge;
+pub mod keys;
 pub mod layout;
 pub mod manifest;
+pub mod offered;
 #[doc(hidden)]
 pub mod paint;
 pub mod pieces;

@@ -61,6 +61,8 @@ pub enum Changed {
     Precondition,
     #[error("its manifest names another root")]
     Root,
+    #[error("the same part came with other bytes")]
+    Content,
 }
 
 /// How a failure is treated.

@@ -3,10 +3,11 @@
 //! It does no I/O and reads no clock. Events go in ([`Scheduler::handle`]), commands come out ([`Scheduler::command`]) until it
 //! says [`Command::Wait`] or [`Command::Finish`]. The engine on sockets and the simulation in the tests run this same code.
 //!
-//! Every block is in exactly one place: *held* (the judge saw it), *claimed* (a journal says so), *todo*, *waiting* (to be asked
-//! again later), or in one or more running spans.
+//! Every block is in exactly one place: *held* (the judge saw it), *claimed* (a journal says so), *todo*, *waiting* (failed, to
+//! be asked again), or in one running span. A *stream*, the whole object from a source without ranges, runs beside that: it
+//! takes no block away from the other sources, and leaves nothing behind when it breaks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
     blockset::BlockSet,
@@ -28,8 +29,10 @@ pub const CONNECTIONS_FIRST: u32 = 8;
 const SPLIT_WORTH_MS: u64 = 2_000;
 /// A source that lied about so many blocks is dropped when another can serve.
 const LIES_MAX: usize = 2;
-/// The last source is given up when one block came wrong so often.
+/// A source is given up, even the last one, when it sent one block wrong so often.
 const WRONG_MAX: u32 = 4;
+/// A stream starts although others could serve when nothing was proven for so long: each byte of it may come twice.
+const STREAM_AFTER_MS: u64 = 10_000;
 /// A source whose answers broke the rules so often in a row is dropped.
 const BAD_ANSWERS_MAX: u32 = 2;
 
@@ -130,11 +133,23 @@ struct Source {
     running: u32,
     /// It is not asked before this time.
     rest_until: Millis,
+    /// As far as it wants so itself.
+    cooldown_until: Millis,
     /// Nobody answers there: one request at a time finds out.
     unreachable: bool,
     slowed: u32,
     bad_answers: u32,
-    lies: BTreeSet<BlockIndex>,
+    /// Failures in a row of its stream.
+    stream_failures: u32,
+    /// How often it sent these blocks wrong.
+    lies: BTreeMap<BlockIndex, u32>,
+}
+
+impl Source {
+    /// Whether it can serve ranges now, as far as is known.
+    fn serves_ranges(&self, now: Millis) -> bool {
+        !self.dropped && self.ranges && !self.unreachable && self.rest_until <= now
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -143,20 +158,28 @@ struct Span {
     /// What is still to come; its start moves on as blocks are proven or found wrong.
     blocks: BlockRange,
     whole: bool,
-    /// Failures of the same blocks in a row before this span.
+    /// Failures in a row of the same blocks from the same source before this span.
     failures: u32,
+    /// Who failed to bring these blocks before.
+    tried: Vec<Tried>,
     since: Millis,
     bytes: u64,
 }
 
-/// Blocks to be asked for again, not before a time.
+/// A source that failed to bring some blocks. It waits before it is asked for them again; another need not.
 #[derive(Clone, Copy, Debug)]
-struct Waiting {
-    blocks: BlockRange,
+struct Tried {
+    source: SourceId,
     failures: u32,
     not_before: Millis,
-    /// Whoever sent them wrong; another source is asked if there is one.
-    not_from: Option<SourceId>,
+}
+
+/// Blocks to be asked for again.
+#[derive(Clone, Debug)]
+struct Waiting {
+    blocks: BlockRange,
+    /// The latest last.
+    tried: Vec<Tried>,
 }
 
 /// See the module.
@@ -170,12 +193,12 @@ pub struct Scheduler {
     todo: BlockSet,
     waiting: Vec<Waiting>,
     spans: BTreeMap<SpanId, Span>,
-    wrong: BTreeMap<BlockIndex, u32>,
     /// The length is believed: the statement is signed or the last block was proven.
     length_proven: bool,
     next_span: u64,
     random: u64,
-    last_proven: Millis,
+    /// When something new was proven last, or began to be missing.
+    patient_since: Millis,
     last_failure: Option<Failure>,
     /// Commands that are decided and not yet handed out.
     pending: std::collections::VecDeque<Command>,
@@ -194,10 +217,12 @@ impl Scheduler {
             connections: limits.connections.clamp(1, CONNECTIONS_FIRST),
             running: 0,
             rest_until: 0,
+            cooldown_until: 0,
             unreachable: false,
             slowed: 0,
             bad_answers: 0,
-            lies: BTreeSet::new(),
+            stream_failures: 0,
+            lies: BTreeMap::new(),
         };
         Scheduler {
             geometry,
@@ -208,11 +233,10 @@ impl Scheduler {
             todo,
             waiting: Vec::new(),
             spans: BTreeMap::new(),
-            wrong: BTreeMap::new(),
             length_proven,
             next_span: 0,
             random: limits.seed,
-            last_proven: 0,
+            patient_since: 0,
             last_failure: None,
             pending: std::collections::VecDeque::new(),
             outcome: None,
@@ -260,22 +284,24 @@ impl Scheduler {
                 }
             }
             Event::Proven { span, verified } => {
-                self.hold(now, verified);
+                let new = self.hold(now, verified);
                 if let Some(span) = self.spans.get_mut(&span) {
-                    span.failures = 0;
+                    // What a ranged span lacks gets less in any case.
+                    if new || !span.whole {
+                        span.failures = 0;
+                        span.tried.clear();
+                    }
                     span.pass(verified.blocks());
                 }
             }
-            Event::Held(verified) => self.hold(now, verified),
-            Event::ClaimFailed { block } => {
-                if self.claimed.remove(block) && !self.is_under_way(block) {
-                    self.todo.insert(block);
-                }
+            Event::Held(verified) => {
+                self.hold(now, verified);
             }
+            Event::ClaimFailed { block } => self.claim_failed(now, block),
             Event::Wrong { span, block } => self.came_wrong(now, span, block),
             Event::Ended { span } => {
                 if let Some(span) = self.remove_span(span) {
-                    self.give_back(&span, span.blocks);
+                    self.give_back(&span);
                 }
             }
             Event::Failed { span, failure } => self.failed(now, span, failure),
@@ -290,9 +316,11 @@ impl Scheduler {
         if self.held.is_full() {
             self.outcome = Some(Outcome::Done);
         }
-        let starved = !self.todo.is_empty() || !self.waiting.is_empty() || !self.spans.is_empty();
-        if self.outcome.is_none() && starved && now >= self.patience_ends() {
+        if self.outcome.is_none() && self.is_hungry() && now >= self.patience_ends() {
             self.outcome = Some(Outcome::Patience(self.last_failure));
+        }
+        if self.outcome.is_none() {
+            self.outcome = self.must_wait().map(|until| Outcome::MustWait { until });
         }
         if let Some(outcome) = &self.outcome {
             return Command::Finish(outcome.clone());
@@ -300,23 +328,39 @@ impl Scheduler {
         self.start(now).or_else(|| self.split(now)).unwrap_or_else(|| Command::Wait { until: self.next_time(now) })
     }
 
+    /// Whether anything is wanted from the sources.
+    fn is_hungry(&self) -> bool {
+        !self.todo.is_empty() || !self.waiting.is_empty() || !self.spans.is_empty()
+    }
+
     fn patience_ends(&self) -> Millis {
-        self.last_proven.saturating_add(self.limits.patience_ms)
+        self.patient_since.saturating_add(self.limits.patience_ms)
+    }
+
+    /// When the first source may be asked again, if all of them want to be left alone past the end of patience. Spans that
+    /// still run may prolong it.
+    fn must_wait(&self) -> Option<Millis> {
+        let first = self.sources.iter().filter(|source| !source.dropped).map(|source| source.cooldown_until).min()?;
+        (self.spans.is_empty() && self.is_hungry() && first > self.patience_ends()).then_some(first)
     }
 
     /// When time alone changes something.
     fn next_time(&self, now: Millis) -> Option<Millis> {
-        let busy = !self.todo.is_empty() || !self.waiting.is_empty() || !self.spans.is_empty();
-        let waits = self.waiting.iter().map(|waiting| waiting.not_before);
+        let waits = self.waiting.iter().flat_map(|waiting| &waiting.tried).map(|tried| tried.not_before);
         let rests = self.sources.iter().filter(|source| !source.dropped).map(|source| source.rest_until);
         // A slow span may become worth splitting.
         let split = (!self.spans.is_empty()).then_some(now + SPLIT_WORTH_MS / 2);
-        waits.chain(rests).filter(|time| *time > now).chain(split).chain(busy.then(|| self.patience_ends())).min()
+        let hungry = self.is_hungry();
+        let stream = hungry.then_some(self.patient_since + STREAM_AFTER_MS);
+        let patience = hungry.then(|| self.patience_ends());
+        waits.chain(rests).chain(stream).filter(|time| *time > now).chain(split).chain(patience).min()
     }
 
     // ---- events
 
-    fn hold(&mut self, now: Millis, verified: Verified) {
+    /// Whether any of it is new. Only that is progress: a stream that always breaks proves the same blocks again and again.
+    fn hold(&mut self, now: Millis, verified: Verified) -> bool {
+        let before = self.held.count();
         for block in verified.blocks().iter() {
             self.held.insert(block);
             self.claimed.remove(block);
@@ -325,7 +369,22 @@ impl Scheduler {
         if self.held.contains(self.geometry.last()) {
             self.length_proven = true;
         }
-        self.last_proven = now;
+        let new = self.held.count() > before;
+        if new {
+            self.patient_since = now;
+        }
+        new
+    }
+
+    fn claim_failed(&mut self, now: Millis, block: BlockIndex) {
+        if !self.claimed.remove(block) || self.is_under_way(block) {
+            return;
+        }
+        if !self.is_hungry() {
+            // As long as only claims were judged nobody was impatient.
+            self.patient_since = now;
+        }
+        self.todo.insert(block);
     }
 
     fn opened(&mut self, span: SpanId) {
@@ -345,28 +404,42 @@ impl Scheduler {
         for other in others {
             self.cancel(other);
         }
-        let all = self.geometry.all();
-        let span = self.spans.get_mut(&id).expect("it was there");
-        (span.blocks, span.whole) = (all, true);
+        let (all, others_serve) = (self.geometry.all(), self.spans.values().any(|span| span.source != source && span.bytes > 0));
+        let Some(span) = self.spans.get_mut(&id) else { return };
+        let asked = span.clone();
+        (span.blocks, span.whole, span.tried) = (all, true, Vec::new());
+        self.give_back(&asked);
+        if others_serve {
+            self.cancel(id);
+        }
     }
 
     fn came_wrong(&mut self, now: Millis, id: SpanId, block: BlockIndex) {
         let Some(span) = self.spans.get_mut(&id) else { return };
-        let source = span.source;
+        let (source, mut tried) = (span.source, span.tried.clone());
         span.pass(BlockRange::one(block));
-        self.sources[source.0].lies.insert(block);
-        let times = self.wrong.entry(block).or_default();
+        let times = self.sources[source.0].lies.entry(block).or_default();
         *times += 1;
         let times = *times;
-        if !self.held.contains(block) && !self.claimed.contains(block) {
-            let wait = if times == 1 { 0 } else { recovery::backoff_ms(times - 1, self.random()) };
-            let blocks = BlockRange::one(block);
-            self.waiting.push(Waiting { blocks, failures: 0, not_before: now + wait, not_from: Some(source) });
+        let wait = if times == 1 { 0 } else { recovery::backoff_ms(times - 1, self.random()) };
+        let wanted = self.is_wanted(block);
+        if wanted {
+            let latest = Tried { source, failures: 0, not_before: now + wait };
+            match self.waiting.iter().position(|waiting| waiting.blocks.contains(block)) {
+                Some(index) => note(&mut self.waiting[index].tried, latest),
+                None if self.is_under_way(block) => (),
+                None => {
+                    note(&mut tried, latest);
+                    self.todo.remove(block);
+                    self.waiting.push(Waiting { blocks: BlockRange::one(block), tried });
+                }
+            }
         }
-        let others = self.sources.iter().enumerate().any(|(other, state)| other != source.0 && !state.dropped);
-        if others && self.sources[source.0].lies.len() >= LIES_MAX {
+        let others = || self.sources.iter().enumerate().filter(|(other, state)| *other != source.0 && !state.dropped);
+        let another_serves = others().any(|(_, other)| !other.unreachable);
+        if another_serves && (times >= WRONG_MAX || self.sources[source.0].lies.len() >= LIES_MAX) {
             self.drop_source(source, Why::Lied { block });
-        } else if !others && times >= WRONG_MAX {
+        } else if wanted && times >= WRONG_MAX && others().count() == 0 {
             self.outcome = Some(Outcome::Wrong { block });
         }
     }
@@ -374,15 +447,20 @@ impl Scheduler {
     fn failed(&mut self, now: Millis, id: SpanId, failure: Failure) {
         let Some(span) = self.remove_span(id) else { return };
         self.last_failure = Some(failure);
-        let failures = span.failures + u32::from(failure.counts_as_try());
-        let mut wait = recovery::backoff_ms(failures.max(1), self.random());
+        let random = self.random();
         let source = &mut self.sources[span.source.0];
+        source.unreachable = failure == Failure::Unreachable;
+        if span.blocks.is_empty() && failure.class() == Class::Again {
+            // All of it was decided, and only its end not seen: nothing is to be asked again.
+            return;
+        }
+        let failures = span.failures + u32::from(failure.counts_as_try());
+        let mut wait = recovery::backoff_ms(failures.max(1), random);
         let mut given_up = None;
         match failure.class() {
             Class::Again if failure == Failure::Unreachable => {
-                source.unreachable = true;
-                source.rest_until = now + recovery::PROBE_EVERY_MS;
                 wait = recovery::PROBE_EVERY_MS;
+                source.rest_until = source.rest_until.max(now + wait);
             }
             Class::Again if failures >= self.limits.tries => given_up = Some(Outcome::Tries(failure)),
             Class::Again => {
@@ -397,24 +475,21 @@ impl Scheduler {
                     source.slowed += 1;
                     source.connections = recovery::fewer_connections(source.connections);
                 }
-                let until = now + recovery::cooldown_ms(source.slowed, retry_after_ms);
-                source.rest_until = source.rest_until.max(until);
+                // A host that says "at once" each time is not asked at once each time.
+                let backoff = recovery::backoff_ms(source.slowed.max(1), random);
+                let cooldown = recovery::cooldown_ms(source.slowed, retry_after_ms).max(backoff);
+                source.cooldown_until = source.cooldown_until.max(now + cooldown);
+                source.rest_until = source.rest_until.max(source.cooldown_until);
                 wait = source.rest_until - now;
-                let slowed = Command::Slowed {
-                    source: span.source,
-                    connections: source.connections,
-                    until: source.rest_until,
-                };
-                let must_wait = source.rest_until > self.last_proven.max(now).saturating_add(self.limits.patience_ms);
-                given_up = must_wait.then_some(Outcome::MustWait { until: source.rest_until });
-                self.pending.push_back(slowed);
+                let (connections, until) = (source.connections, source.rest_until);
+                self.pending.push_back(Command::Slowed { source: span.source, connections, until });
             }
             Class::Elsewhere => {
                 source.bad_answers += 1;
                 let too_many = source.bad_answers >= BAD_ANSWERS_MAX;
                 given_up = too_many.then_some(Outcome::NoSource(failure));
             }
-            Class::Changed => self.outcome = Some(Outcome::Changed(failure)),
+            Class::Changed => given_up = Some(Outcome::Changed(failure)),
             Class::Stop => given_up = Some(Outcome::NoSource(failure)),
         }
         self.put_back_later(&span, failures, now + wait);
@@ -442,34 +517,44 @@ impl Scheduler {
 
     fn cancel(&mut self, id: SpanId) {
         if let Some(span) = self.remove_span(id) {
-            self.give_back(&span, span.blocks);
+            self.give_back(&span);
             self.pending.push_back(Command::Cancel { span: id });
         }
     }
 
     fn remove_span(&mut self, id: SpanId) -> Option<Span> {
         let span = self.spans.remove(&id)?;
-        self.sources[span.source.0].running -= 1;
+        let source = &mut self.sources[span.source.0];
+        source.running -= 1;
+        if span.whole {
+            source.stream_failures = span.failures;
+        }
         Some(span)
     }
 
-    /// Puts blocks that a span did not bring back into the queue.
-    fn give_back(&mut self, span: &Span, blocks: BlockRange) {
-        for block in blocks.iter() {
-            if self.is_wanted(block) && (!span.whole || !self.is_under_way(block)) {
-                self.todo.insert(block);
+    /// Puts blocks that a span did not bring back into the queue. What a stream did not bring never left it.
+    fn give_back(&mut self, span: &Span) {
+        if !span.whole && !span.tried.is_empty() {
+            self.waiting.push(Waiting { blocks: span.blocks, tried: span.tried.clone() });
+        } else if !span.whole {
+            for block in span.blocks.iter() {
+                if self.is_wanted(block) {
+                    self.todo.insert(block);
+                }
             }
         }
     }
 
-    /// The same, for later. A whole span's blocks just go back: the source rests instead.
+    /// The same, for later. After a stream it is the source that rests.
     fn put_back_later(&mut self, span: &Span, failures: u32, not_before: Millis) {
         if span.whole {
-            self.give_back(span, span.blocks);
             let source = &mut self.sources[span.source.0];
+            source.stream_failures = failures;
             source.rest_until = source.rest_until.max(not_before);
-        } else if !span.blocks.is_empty() {
-            self.waiting.push(Waiting { blocks: span.blocks, failures, not_before, not_from: None });
+        } else {
+            let mut tried = span.tried.clone();
+            note(&mut tried, Tried { source: span.source, failures, not_before });
+            self.waiting.push(Waiting { blocks: span.blocks, tried });
         }
     }
 
@@ -479,77 +564,95 @@ impl Scheduler {
 
     /// Whether a running span or a later one will bring it.
     fn is_under_way(&self, block: BlockIndex) -> bool {
-        self.spans.values().any(|span| span.blocks.contains(block))
+        self.spans.values().any(|span| !span.whole && span.blocks.contains(block))
             || self.waiting.iter().any(|waiting| waiting.blocks.contains(block))
+    }
+
+    /// Without what came another way at both ends.
+    fn still_wanted(&self, mut blocks: BlockRange) -> BlockRange {
+        while !blocks.is_empty() && !self.is_wanted(BlockIndex(blocks.start)) {
+            blocks.start += 1;
+        }
+        while !blocks.is_empty() && !self.is_wanted(BlockIndex(blocks.end - 1)) {
+            blocks.end -= 1;
+        }
+        blocks
     }
 
     // ---- commands
 
-    /// Starts a span if a source is free and blocks are to be had.
+    /// Starts a span if a source is free and blocks are to be had; those that failed before come first.
     fn start(&mut self, now: Millis) -> Option<Command> {
         if self.spans.len() >= self.limits.connections as usize {
             return None;
         }
-        let source = self.free_source(now, None)?;
-        if !self.sources[source.0].ranges {
-            return self.start_whole(now, source);
+        if let Some((source, waiting)) = self.take_waiting(now) {
+            return Some(self.start_span(now, source, waiting.blocks, waiting.tried));
         }
-        let (blocks, failures, source) = match self.take_waiting(now) {
-            Some(waiting) => {
-                let other = self.free_source(now, waiting.not_from).unwrap_or(source);
-                (waiting.blocks, waiting.failures, other)
-            }
-            None => (self.take_todo()?, 0, source),
-        };
-        Some(self.start_span(now, source, blocks, failures, false))
+        match self.free_source(now, &[]).zip(self.take_todo()) {
+            Some((source, blocks)) => Some(self.start_span(now, source, blocks, Vec::new())),
+            None => self.start_stream(now),
+        }
     }
 
-    fn start_span(&mut self, now: Millis, source: SourceId, blocks: BlockRange, failures: u32, whole: bool) -> Command {
-        let span = SpanId(self.next_span);
-        self.next_span += 1;
-        self.sources[source.0].running += 1;
+    fn start_span(&mut self, now: Millis, source: SourceId, blocks: BlockRange, tried: Vec<Tried>) -> Command {
         self.todo.remove_range(blocks);
-        self.spans.insert(span, Span { source, blocks, whole, failures, since: now, bytes: 0 });
-        Command::Start { span, source, blocks, whole }
+        let failures = tried.iter().find(|tried| tried.source == source).map_or(0, |tried| tried.failures);
+        self.run(Span { source, blocks, whole: false, failures, tried, since: now, bytes: 0 })
     }
 
-    /// A source without ranges sends the whole object over one connection, if anything is missing.
-    fn start_whole(&mut self, now: Millis, source: SourceId) -> Option<Command> {
-        let busy = self.sources[source.0].running > 0;
-        if busy || (self.todo.is_empty() && self.waiting.is_empty()) {
+    fn run(&mut self, span: Span) -> Command {
+        let id = SpanId(self.next_span);
+        self.next_span += 1;
+        self.sources[span.source.0].running += 1;
+        let (source, blocks, whole) = (span.source, span.blocks, span.whole);
+        self.spans.insert(id, span);
+        Command::Start { span: id, source, blocks, whole }
+    }
+
+    /// A source without ranges sends the whole object over one connection, when nobody else gets on.
+    fn start_stream(&mut self, now: Millis) -> Option<Command> {
+        let served = self.spans.values().any(|span| span.whole) || self.sources.iter().any(|source| source.serves_ranges(now));
+        if served && now < self.patient_since + STREAM_AFTER_MS {
             return None;
         }
-        // A span's failures before it was known to have no ranges count for the stream too.
-        let failures = self.waiting.iter().map(|waiting| waiting.failures).max().unwrap_or(0);
-        self.waiting.clear();
-        Some(self.start_span(now, source, self.geometry.all(), failures, true))
+        let wants = |id| !self.todo.is_empty() || self.waiting.iter().any(|waiting| may_try(&waiting.tried, id, now));
+        let id = (0..self.sources.len()).map(SourceId).find(|id| {
+            let source = &self.sources[id.0];
+            !source.dropped && !source.ranges && source.running == 0 && source.rest_until <= now && wants(*id)
+        })?;
+        let (blocks, failures) = (self.geometry.all(), self.sources[id.0].stream_failures);
+        let tried = Vec::new();
+        Some(self.run(Span { source: id, blocks, whole: true, failures, tried, since: now, bytes: 0 }))
     }
 
-    /// The source with the most room; not this one, if another is free.
-    fn free_source(&self, now: Millis, not: Option<SourceId>) -> Option<SourceId> {
-        let free = |source: &Source| {
-            let most = if source.unreachable || !source.ranges { 1 } else { source.connections };
-            !source.dropped && source.rest_until <= now && source.running < most
+    /// Of the sources with ranges and room, one that did not fail these blocks, or not lately; then the one with the most room.
+    fn free_source(&self, now: Millis, tried: &[Tried]) -> Option<SourceId> {
+        let free = |id: &SourceId| {
+            let source = &self.sources[id.0];
+            let most = if source.unreachable { 1 } else { source.connections };
+            !source.dropped && source.ranges && source.rest_until <= now && source.running < most && may_try(tried, *id, now)
         };
-        (0..self.sources.len())
-            .map(SourceId)
-            .filter(|id| free(&self.sources[id.0]) && Some(*id) != not)
-            .min_by_key(|id| (!self.sources[id.0].ranges, self.sources[id.0].running, id.0))
+        (0..self.sources.len()).map(SourceId).filter(free).min_by_key(|id| {
+            let source = &self.sources[id.0];
+            // Nobody there: that is to be found out only by who has nothing better to do.
+            (source.unreachable, tried.iter().position(|tried| tried.source == *id), source.running, id.0)
+        })
     }
 
-    /// Blocks whose time to be asked again has come; the blocks at the front first.
-    fn take_waiting(&mut self, now: Millis) -> Option<Waiting> {
-        let due = |waiting: &Waiting| waiting.not_before <= now && self.may_be_asked(waiting.blocks);
-        let index = (0..self.waiting.len()).filter(|i| due(&self.waiting[*i])).min_by_key(|i| self.waiting[*i].blocks.start)?;
-        let mut waiting = self.waiting.swap_remove(index);
-        // Some may have come another way.
-        while !waiting.blocks.is_empty() && !self.is_wanted(BlockIndex(waiting.blocks.start)) {
-            waiting.blocks.start += 1;
-        }
-        match waiting.blocks.is_empty() {
-            true => self.take_waiting(now),
-            false => Some(waiting),
-        }
+    /// Blocks that may be asked again now, and of whom; those at the front first.
+    fn take_waiting(&mut self, now: Millis) -> Option<(SourceId, Waiting)> {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain_mut(|waiting| {
+            waiting.blocks = self.still_wanted(waiting.blocks);
+            !waiting.blocks.is_empty()
+        });
+        self.waiting = waiting;
+        let (index, source) = (0..self.waiting.len())
+            .filter(|index| self.may_be_asked(self.waiting[*index].blocks))
+            .filter_map(|index| Some((index, self.free_source(now, &self.waiting[index].tried)?)))
+            .min_by_key(|(index, _)| self.waiting[*index].blocks.start)?;
+        Some((source, self.waiting.swap_remove(index)))
     }
 
     /// Before the length is proven only the last block may be asked for.
@@ -583,7 +686,7 @@ impl Scheduler {
         if self.spans.len() >= self.limits.connections as usize || !self.length_proven || !self.todo.is_empty() {
             return None;
         }
-        let source = self.free_source(now, None).filter(|source| self.sources[source.0].ranges)?;
+        let source = self.free_source(now, &[]).filter(|source| !self.sources[source.0].unreachable)?;
         let (id, _) = self
             .spans
             .iter()
@@ -595,8 +698,11 @@ impl Scheduler {
         let middle = span.blocks.start + span.blocks.count() / 2;
         let rest = BlockRange::new(middle, span.blocks.end);
         span.blocks.end = middle;
-        let start = self.start_span(now, source, rest, 0, false);
-        self.pending.push_back(start);
+        let rest = self.still_wanted(rest);
+        if !rest.is_empty() {
+            let start = self.start_span(now, source, rest, Vec::new());
+            self.pending.push_back(start);
+        }
         Some(Command::Shrink { span: id, end: BlockIndex(middle) })
     }
 
@@ -618,6 +724,17 @@ impl Scheduler {
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
+}
+
+/// Whether this source may be asked now for blocks that these failed to bring.
+fn may_try(tried: &[Tried], source: SourceId, now: Millis) -> bool {
+    tried.iter().all(|tried| tried.source != source || tried.not_before <= now)
+}
+
+/// Notes the latest failure; of each source only the last one matters.
+fn note(tried: &mut Vec<Tried>, latest: Tried) {
+    tried.retain(|tried| tried.source != latest.source);
+    tried.push(latest);
 }
 
 impl Span {

@@ -321,7 +321,7 @@ impl Signature {
         }
         let (comment, rest) = area[140..].split_at(length);
         let comment = std::str::from_utf8(comment).map_err(|_| Refused::Signature)?;
-        if comment.contains(char::is_control) || rest.iter().any(|byte| *byte != 0) {
+        if !comment_is_allowed(comment) || rest.iter().any(|byte| *byte != 0) {
             return Err(Refused::Signature);
         }
         Ok(Some(Signature {
@@ -349,6 +349,11 @@ impl Signature {
     pub fn key_id_hex(&self) -> String {
         format!("{:016X}", u64::from_le_bytes(self.key_id))
     }
+}
+
+/// Whether a manifest has room for this trusted comment. Minisign's own has tabs; no other control character is let in.
+pub fn comment_is_allowed(comment: &str) -> bool {
+    comment.len() <= COMMENT_BYTES_MAX && !comment.contains(|c: char| c.is_control() && c != '\t')
 }
 
 /// Statement and signature from the first 1,536 bytes of a manifest, or fewer if it has fewer.

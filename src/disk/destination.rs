@@ -4,6 +4,7 @@
 //! remove journal. A kill between any two of them leaves a state that the next run goes on from.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fs::File,
     path::{Path, PathBuf},
@@ -12,8 +13,9 @@ use std::{
 
 use crate::core::{
     blockset::BlockSet,
-    geometry::{BlockIndex, ByteRange},
+    geometry::{BlockIndex, BlockRange, ByteRange},
     journal::{self, Claims, Identity},
+    tree::Cv,
 };
 
 use super::{
@@ -106,6 +108,8 @@ pub enum Found {
     Part,
     /// A part of something else, or without a journal: what it holds is tried, and it is ours now.
     Seed { bytes: u64 },
+    /// A part of another version, of no use without a manifest: so many bytes were dropped.
+    Outdated { bytes: u64 },
 }
 
 /// A part that can be written to.
@@ -114,6 +118,8 @@ pub struct Opened {
     pub journal: Journal,
     /// What is probably there, to be judged: what the journal names and other data in the part.
     pub claimed: BlockSet,
+    /// Of an object without a manifest: the leaves of what is claimed.
+    pub leaves: BTreeMap<BlockIndex, Cv>,
     pub found: Found,
 }
 
@@ -136,20 +142,29 @@ impl Locked {
             }
         };
         let (place, time, length) = (part.place()?, unix_time(), part.length()?);
-        let claims = journal::read(&keeper.read()?, &place).filter(|claims| claims.identity.continues(identity));
-        let mut claimed = part.blocks_with_data(&identity.geometry)?;
-        let (journal, found) = match claims {
-            Some(claims) if length > 0 => {
-                claimed.insert_all(&believable(&claims, length));
-                let blocks = identity.geometry.blocks();
-                (Journal::resume(keeper, claims.writer, claims.end, blocks, place, time)?, Found::Part)
+        let read = journal::read(&keeper.read()?, &place);
+        let is_ours = read.is_some();
+        let blocks = identity.geometry.blocks();
+        let claims = read.filter(|claims| length > 0 && claims.identity.continues(identity));
+        if let Some(claims) = claims {
+            let mut claimed = believable(&claims, length);
+            if identity.root.is_some() {
+                claimed.insert_all(&part.blocks_with_data(&identity.geometry)?);
             }
-            _ => {
-                let found = if length == 0 { Found::Nothing } else { Found::Seed { bytes: length } };
-                (Journal::begin(keeper, identity, url, place, time)?, found)
+            let journal = Journal::resume(keeper, claims.writer, claims.end, blocks, place, time)?;
+            return Ok(Opened { part, journal, claimed, leaves: claims.leaves, found: Found::Part });
+        }
+        let (claimed, found) = match (length, identity.root) {
+            (0, _) => (BlockSet::empty(blocks), Found::Nothing),
+            (_, Some(_)) => (part.blocks_with_data(&identity.geometry)?, Found::Seed { bytes: length }),
+            (_, None) if is_ours => {
+                part.set_length(0)?;
+                (BlockSet::empty(blocks), Found::Outdated { bytes: length })
             }
+            (_, None) => return Err(DiskError::Unsafe { path: folder.path_of(part_name), what: "not a download of ours" }),
         };
-        Ok(Opened { part, journal, claimed, found })
+        let journal = Journal::begin(keeper, identity, url, place, time)?;
+        Ok(Opened { part, journal, claimed, leaves: BTreeMap::new(), found })
     }
 
     /// Gives the part its final name. Everything in it must be proven and its length right.
@@ -163,6 +178,18 @@ impl Locked {
         folder.remove(journal_name)?;
         self.released = true;
         Ok(())
+    }
+
+    /// Sets aside a part that turned out wrong, as `FILE.quarantined`, and returns where it is.
+    pub fn quarantine(mut self) -> Result<PathBuf, DiskError> {
+        let Destination { folder, name, part_name, journal_name, .. } = &self.destination;
+        let quarantined = files::with_suffix(name, ".quarantined");
+        folder.rename(part_name, &quarantined, true)?;
+        folder.sync()?;
+        folder.remove(journal_name)?;
+        let path = folder.path_of(&quarantined);
+        self.released = true;
+        Ok(path)
     }
 
     /// Removes part and journal: what they are for is at the target already, or they are worth nothing.
@@ -205,14 +232,30 @@ impl Drop for Locked {
     }
 }
 
-/// The claimed blocks that end within the part.
+/// The claimed blocks that end within the part; without a manifest only those whose leaves are known.
 fn believable(claims: &Claims, length: u64) -> BlockSet {
     let mut claimed = claims.claimed.clone();
+    if claims.identity.root.is_none() {
+        let unknown: Vec<_> = claimed.ranges().flat_map(BlockRange::iter).filter(|b| !claims.leaves.contains_key(b)).collect();
+        for block in unknown {
+            claimed.remove(block);
+        }
+    }
     let there = claims.identity.geometry.blocks_within(ByteRange::new(0, length));
     for block in (there.end..claims.identity.geometry.blocks()).map(BlockIndex) {
         claimed.remove(block);
     }
     claimed
+}
+
+/// Gives a file that does not verify a name that says so, and returns it.
+pub fn quarantine(path: &Path) -> Result<PathBuf, DiskError> {
+    let (folder, name) = files::split(path).ok_or(DiskError::Unsafe { path: path.to_owned(), what: "no file name" })?;
+    let folder = Folder::open(&folder)?;
+    let quarantined = files::with_suffix(&name, ".quarantined");
+    folder.rename(&name, &quarantined, true)?;
+    folder.sync()?;
+    Ok(folder.path_of(&quarantined))
 }
 
 /// Seconds since 1970.

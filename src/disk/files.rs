@@ -214,6 +214,11 @@ impl Folder {
     }
 }
 
+/// Makes a folder that only its owner can look into, and those above it; fine if it is there.
+pub fn create_private_folder(path: &Path) -> io::Result<()> {
+    std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700).create(path)
+}
+
 /// Splits a path into its folder and its last segment; `None` if it has none (`/`, `..`).
 pub fn split(path: &Path) -> Option<(PathBuf, OsString)> {
     let name = path.file_name()?.to_owned();

@@ -12,7 +12,7 @@ use crate::core::{
     blockset::BlockSet,
     geometry::BlockRange,
     journal::{self, Identity, JOURNAL_BYTES_MAX, Place, Record, RecordWriter},
-    judge::Verified,
+    judge::{Leaves, Verified},
 };
 
 use super::{
@@ -110,6 +110,8 @@ pub struct Journal {
     noted: BlockSet,
     /// In a record that no barrier of this run covers, with the number of records up to it.
     unsynced: Vec<(u64, BlockRange)>,
+    /// Of an object without a manifest: what is noted is written with its leaves.
+    leaves: Option<Arc<Leaves>>,
 }
 
 impl Journal {
@@ -120,7 +122,7 @@ impl Journal {
         let bytes = [&header[..], &writer.append(&begin), &writer.append(&Record::Run { place, time })].concat();
         keeper.cut(0)?;
         keeper.append(&bytes)?;
-        Ok(Journal { keeper, writer, noted: BlockSet::empty(identity.geometry.blocks()), unsynced: Vec::new() })
+        Ok(Journal { keeper, writer, noted: BlockSet::empty(identity.geometry.blocks()), unsynced: Vec::new(), leaves: None })
     }
 
     /// Goes on with a journal that was read: `end` is where its sound part ends.
@@ -134,7 +136,12 @@ impl Journal {
     ) -> Result<Journal, DiskError> {
         keeper.cut(end)?;
         keeper.append(&writer.append(&Record::Run { place, time }))?;
-        Ok(Journal { keeper, writer, noted: BlockSet::empty(blocks), unsynced: Vec::new() })
+        Ok(Journal { keeper, writer, noted: BlockSet::empty(blocks), unsynced: Vec::new(), leaves: None })
+    }
+
+    /// What is noted from now on is recorded with the leaves that were learned on its arrival.
+    pub fn record_leaves(&mut self, leaves: Arc<Leaves>) {
+        self.leaves = Some(leaves);
     }
 
     /// These blocks were proven and their write has returned.
@@ -146,7 +153,11 @@ impl Journal {
     pub fn checkpoint(&mut self) -> Result<u64, DiskError> {
         if !self.noted.is_empty() {
             let ranges: Vec<BlockRange> = self.noted.ranges().collect();
-            for record in journal::blocks_records(&ranges) {
+            let records: Vec<Record> = match &self.leaves {
+                None => journal::blocks_records(&ranges).collect(),
+                Some(leaves) => ranges.iter().flat_map(|range| journal::leaves_records(*range, leaves)).collect(),
+            };
+            for record in records {
                 self.append(&record)?;
             }
             let records = self.writer.records();

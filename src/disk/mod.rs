@@ -6,4 +6,5 @@ pub mod files;
 pub mod journal;
 pub mod part;
 pub mod regions;
+pub mod state;
 pub mod temporary;

@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-use super::{error::Error, survey::Survey};
+use super::{error::Error, sign::Signer, survey::Survey};
 
 /// What the bytes come from.
 pub enum Input {
@@ -53,8 +53,8 @@ pub struct CreateOptions {
     pub expires: u64,
 }
 
-/// Makes the manifest of `input` and returns its tree. The output appears whole or not at all.
-pub fn create(input: Input, output: Output, options: &CreateOptions) -> Result<Tree, Error> {
+/// Makes the manifest of `input`, signs it if there is a signer, and returns its tree. The output appears whole or not at all.
+pub fn create(input: Input, output: Output, options: &CreateOptions, signer: Option<&Signer>) -> Result<Tree, Error> {
     let place = match &input {
         Input::File(path) => path.display().to_string(),
         Input::Stream(_) => "-".to_owned(),
@@ -74,12 +74,12 @@ pub fn create(input: Input, output: Output, options: &CreateOptions) -> Result<T
     match output {
         Output::File(path) => {
             let temporary = Temporary::create(&path)?;
-            write(&tree, pieces, particulars, temporary.file(), &temporary.path())?;
+            write(&tree, pieces, particulars, signer, temporary.file(), &temporary.path())?;
             temporary.publish(None, true)?;
         }
         Output::Stream(mut stream) => {
             let (file, path) = temporary::spool()?;
-            let length = write(&tree, pieces, particulars, &file, &path)?;
+            let length = write(&tree, pieces, particulars, signer, &file, &path)?;
             copy(&file, &path, ByteRange::new(0, length), |bytes| {
                 stream.write_all(bytes).map_err(|cause| DiskError::io(Doing::Write, Path::new("-"), cause).into())
             })?;
@@ -148,7 +148,14 @@ struct Pieces<'a> {
 }
 
 /// Writes a whole manifest into a new file and returns its length.
-fn write(tree: &Tree, pieces: Option<Pieces>, particulars: Particulars, file: &File, path: &Path) -> Result<u64, Error> {
+fn write(
+    tree: &Tree,
+    pieces: Option<Pieces>,
+    particulars: Particulars,
+    signer: Option<&Signer>,
+    file: &File,
+    path: &Path,
+) -> Result<u64, Error> {
     let mut at = FRONT_BYTES as u64;
     let mut append = |bytes: &[u8]| -> Result<(), Error> {
         files::write_at(file, path, bytes, at)?;
@@ -166,7 +173,8 @@ fn write(tree: &Tree, pieces: Option<Pieces>, particulars: Particulars, file: &F
         sections.push(Section::known(Known::Pieces, place, *hasher.finalize().as_bytes()));
     }
     let statement = particulars.statement(tree, sections);
-    files::write_at(file, path, &manifest::front(&statement, None), 0)?;
+    let signature = signer.map(|signer| signer.sign(statement.bytes())).transpose()?;
+    files::write_at(file, path, &manifest::front(&statement, signature.as_ref()), 0)?;
     Ok(at)
 }
 

@@ -1,9 +1,12 @@
 //! Why a use case failed, shaped by what the caller will do next.
 
+use std::path::{Path, PathBuf};
+
 use crate::{
     core::{
         digests::Algorithm,
         geometry::{BlockIndex, ByteRange},
+        keys::{BadKey, NotSigned},
         recovery::{Changed, Failure},
         statement::Refused,
         tree::{Cv, Root},
@@ -47,12 +50,28 @@ pub enum Error {
     TooLarge { place: String, bytes: u64 },
     #[error("{place} has too many blocks of this size; choose a larger --block-size")]
     TooManyBlocks { place: String },
-    #[error("{place}: the {algorithm} digest is {found}, not {expected}")]
-    OtherDigest { place: String, algorithm: Algorithm, expected: String, found: String },
+    #[error("{place}: {cause}")]
+    BadKey { place: String, cause: BadKey },
+    #[error("{place}: {cause}")]
+    NotSigned { place: String, cause: NotSigned },
+    #[error("{place} is signed for the name {signed:?}, not for {asked:?}")]
+    OtherName { place: String, signed: String, asked: String },
+    #[error("{place} expired at {at}; its publisher must sign a newer one")]
+    Expired { place: String, at: u64 },
+    #[error("{place} has the sequence {found}, older than {seen}, which was seen before")]
+    Older { place: String, found: u64, seen: u64 },
+    #[error("{place}: {cause}")]
+    Key { place: String, cause: super::sign::BadSecret },
+    #[error("{place}: the {algorithm} digest is {found}, not {expected}{}", where_it_is(.kept.as_deref()))]
+    OtherDigest { place: String, algorithm: Algorithm, expected: String, found: String, kept: Option<PathBuf> },
 }
 
 fn last_failure(last: Option<&NetError>) -> String {
     last.map_or_else(String::new, |cause| format!(" ({cause})"))
+}
+
+fn where_it_is(kept: Option<&Path>) -> String {
+    kept.map_or_else(String::new, |path| format!("; what came is kept as {}", path.display()))
 }
 
 impl From<NetError> for Error {

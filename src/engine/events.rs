@@ -19,11 +19,15 @@ pub enum Event {
     BlocksVerified { first: BlockIndex, count: u32, source: String },
     /// A block came whole and wrong; it is asked for again.
     BlockWrong { block: BlockIndex, bytes: ByteRange, expected: Cv, found: Cv, source: String },
+    /// Something that does not stop the work but should be known.
+    Warning { message: String },
     Checkpoint { bytes_done: u64 },
     /// An earlier run left so many bytes.
     Resumed { bytes_held: u64 },
     /// A part that cannot be gone on from: what it holds is tried and kept where it proves.
     PartReused { path: PathBuf, bytes: u64 },
+    /// What was there is of no use any more: so many bytes are fetched again.
+    StartedOver { path: PathBuf, bytes: u64 },
     Retry { source: String, class: Class, attempt: u32, wait_ms: u64 },
     HostSlowed { host: String, connections: u32, wait_ms: u64 },
     SourceDropped { source: String, why: Why },
@@ -81,6 +85,8 @@ pub struct Published {
     pub path: PathBuf,
     pub url: String,
     pub root: Root,
+    /// As hexadecimal digits, where it is known.
+    pub sha256: Option<String>,
     pub trust: Trust,
     pub bytes_total: u64,
     pub bytes_fetched: u64,

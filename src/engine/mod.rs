@@ -5,5 +5,6 @@ pub mod error;
 pub mod events;
 pub mod fetch;
 pub mod manifest_file;
+pub mod sign;
 pub mod survey;
 pub mod verify;

@@ -1,9 +1,10 @@
 //! Checking a local file against its manifest or a root.
 
-use std::{os::unix::fs::FileExt, path::Path, sync::Mutex};
+use std::{io::Read, os::unix::fs::FileExt, path::Path, sync::Mutex};
 
 use crate::{
     core::{
+        digests::{Algorithm, Digest, DigestHasher},
         geometry::{BlockSize, ByteRange, Geometry},
         manifest::Tree,
         statement::Refused,
@@ -13,7 +14,7 @@ use crate::{
     disk::{
         error::{DiskError, Doing},
         files,
-        regions::FileRegions,
+        regions::{self, FileRegions},
     },
 };
 
@@ -62,6 +63,25 @@ pub fn verify(path: &Path, against: &Against, events: &mut dyn Events) -> Result
 /// The root of a file, with its length.
 pub fn root_of_file(path: &Path) -> Result<Root, Error> {
     Ok(survey_file(path, BlockSize::DEFAULT, false, &mut |_| Ok(()))?.root())
+}
+
+/// The root of a file and some digests of it.
+pub fn digests_of_file(path: &Path, algorithms: &[Algorithm]) -> Result<(Root, Vec<Digest>), Error> {
+    let root = root_of_file(path)?;
+    let mut digests = vec![Digest::new(Algorithm::Blake3, root.0.to_vec()).expect("a root is a BLAKE3 digest")];
+    let mut hashers: Vec<DigestHasher> =
+        algorithms.iter().filter(|a| **a != Algorithm::Blake3).map(|algorithm| DigestHasher::new(*algorithm)).collect();
+    let mut file = files::open_for_reading(path)?;
+    let mut buffer = vec![0; regions::REGION];
+    loop {
+        let count = file.read(&mut buffer).map_err(|cause| DiskError::io(Doing::Read, path, cause))?;
+        if count == 0 {
+            break;
+        }
+        hashers.iter_mut().for_each(|hasher| hasher.update(&buffer[..count]));
+    }
+    digests.extend(hashers.into_iter().map(DigestHasher::finish));
+    Ok((root, digests))
 }
 
 fn survey_file(path: &Path, block_size: BlockSize, hints: bool, pieces: super::survey::PiecesSink) -> Result<Tree, Error> {

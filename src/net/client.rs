@@ -2,8 +2,9 @@
 //! a byte of the body is used.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -17,8 +18,10 @@ use reqwest::{
 use tokio::time::timeout;
 
 use crate::core::{
+    digests::Digest,
     geometry::ByteRange,
-    recovery::{BadAnswer, Failure},
+    offered,
+    recovery::{BadAnswer, Changed, Failure},
 };
 
 use super::{
@@ -36,6 +39,9 @@ const REDIRECTS_MAX: usize = 5;
 /// Connecting and waiting for headers together: a connection that took long leaves less for the answer.
 const HEADERS_MS: u64 = STALL_MS + CONNECT_MS / 5;
 
+/// A date that is this much older than the answer cannot stand for two versions (RFC 9110, 8.8.2.2).
+const STRONG_DATE_AGE: Duration = Duration::from_secs(60);
+
 /// How requests are made.
 #[derive(Clone, Debug, Default)]
 pub struct ClientOptions {
@@ -50,12 +56,14 @@ pub struct ClientOptions {
 /// An HTTP client for one run.
 #[derive(Clone)]
 pub struct Client {
-    options: ClientOptions,
+    options: Arc<ClientOptions>,
     plain: reqwest::Client,
     /// Made when a public server redirects; it does not connect to private addresses.
     guarded: Arc<OnceLock<reqwest::Client>>,
     pace: Arc<Pace>,
     counter: Arc<AtomicU64>,
+    /// Where redirects from these URLs led last, and whether that place must be public.
+    resolved: Arc<Mutex<HashMap<String, (Location, bool)>>>,
 }
 
 /// What to ask for.
@@ -63,8 +71,20 @@ pub struct Client {
 pub struct Request<'a> {
     pub location: &'a Location,
     pub range: Option<ByteRange>,
-    /// A strong entity tag that the object must still have.
-    pub if_match: Option<&'a str>,
+    /// The version that is wanted; another one is an error, as far as the server can tell.
+    pub version: Option<&'a Validators>,
+}
+
+impl<'a> Request<'a> {
+    /// For all of whatever is there.
+    pub fn whole(location: &'a Location) -> Request<'a> {
+        Request { location, range: None, version: None }
+    }
+
+    /// For a range of whatever is there.
+    pub fn range(location: &'a Location, range: ByteRange) -> Request<'a> {
+        Request { location, range: Some(range), version: None }
+    }
 }
 
 /// Which version of an object an answer is about.
@@ -72,7 +92,23 @@ pub struct Request<'a> {
 pub struct Validators {
     /// Only if it is strong.
     pub etag: Option<String>,
+    /// Only if it is strong: at least a minute older than the answer (RFC 9110, 8.8.2.2).
     pub last_modified: Option<String>,
+}
+
+impl Validators {
+    /// Whether two parts with these validators are of one version for certain.
+    pub fn are_strong(&self) -> bool {
+        self.etag.is_some() || self.last_modified.is_some()
+    }
+
+    /// Whether an answer with other validators is of another version.
+    pub fn differ(&self, answer: &Validators) -> bool {
+        match &self.etag {
+            Some(etag) => answer.etag.as_ref() != Some(etag),
+            None => self.last_modified.is_some() && self.last_modified != answer.last_modified,
+        }
+    }
 }
 
 /// What the body of an answer is.
@@ -88,6 +124,8 @@ pub enum Content {
 pub struct Answer {
     pub content: Content,
     pub validators: Validators,
+    /// Digests of the whole object that came in headers; a `Content-MD5` may be that of the part.
+    pub offered: Vec<Digest>,
     pub body: Body,
 }
 
@@ -98,7 +136,8 @@ impl Client {
             guarded: Arc::default(),
             pace: Arc::new(Pace::new(options.limit_rate)),
             counter: Arc::default(),
-            options,
+            resolved: Arc::default(),
+            options: Arc::new(options),
         }
     }
 
@@ -138,45 +177,62 @@ impl Client {
             _ => return Err(bad(BadAnswer::ContentRange)),
         };
         let validators = validators(headers);
-        let body = Body::new(response, location, self.pace.clone(), self.counter.clone());
-        Ok(Answer { content, validators, body })
-    }
-
-    /// The length that a 416 tells, if this range is answered so; used for empty objects.
-    pub async fn get_or_length(&self, request: Request<'_>) -> Result<Result<Answer, Option<u64>>, NetError> {
-        match self.get(request).await {
-            Ok(answer) => Ok(Ok(answer)),
-            Err(error) if error.failure == (Failure::Refused { status: 416 }) => Ok(Err(None)),
-            Err(error) => Err(error),
+        if request.version.is_some_and(|wanted| wanted.differ(&validators)) {
+            return Err(NetError::changed(&location, Changed::Validator));
         }
+        let text = |(name, value): (&HeaderName, &HeaderValue)| Some(offered::in_header(name.as_str(), value.to_str().ok()?));
+        let offered = headers.iter().filter_map(text).flatten().collect();
+        let body = Body::new(response, location, self.pace.clone(), self.counter.clone());
+        Ok(Answer { content, validators, offered, body })
     }
 
-    /// Sends the request and follows redirects.
+    /// Sends the request to where its redirects led last, or follows them. A signed address expires: when it is refused, the
+    /// first URL is asked once more.
     async fn follow(&self, request: Request<'_>) -> Result<(Response, Location), NetError> {
+        let known = self.resolved().get(request.location.url().as_str()).cloned();
+        if let Some((location, guarded)) = known {
+            let response = self.send(request, &location, guarded).await?;
+            if !matches!(response.status().as_u16(), 301..=308 | 401 | 403 | 404 | 410) {
+                return Ok((response, location));
+            }
+            self.resolved().remove(request.location.url().as_str());
+        }
         let mut location = request.location.clone();
         let mut guarded = false;
         for _ in 0..=REDIRECTS_MAX {
             let response = self.send(request, &location, guarded).await?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                if location != *request.location {
+                    self.resolved().insert(request.location.url().to_string(), (location.clone(), guarded));
+                }
                 return Ok((response, location));
             }
-            let nowhere = || NetError::new(&location, Failure::Redirects);
-            let target = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(nowhere)?;
-            let target = location.join(target).ok_or_else(nowhere)?;
-            let unsafe_step = || NetError::new(&location, Failure::Unsafe);
-            let next = Location::from_url(target).ok_or_else(unsafe_step)?;
-            if location.is_https() && !next.is_https() {
-                return Err(unsafe_step());
-            }
-            // Who is at a private address already may lead to others; the open internet may not lead inside.
-            let from_public = response.remote_addr().is_none_or(|address| !is_private(address.ip()));
-            guarded = (guarded || from_public) && !self.options.allow_private;
-            if guarded && next.url().host().is_some_and(|host| is_private_literal(&host)) {
-                return Err(unsafe_step());
-            }
-            location = next;
+            (location, guarded) = self.next_step(&location, &response, guarded)?;
         }
         Err(NetError::new(request.location, Failure::Redirects))
+    }
+
+    fn resolved(&self) -> MutexGuard<'_, HashMap<String, (Location, bool)>> {
+        self.resolved.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Where a redirect leads, and whether that place must be public, if it may be followed.
+    fn next_step(&self, from: &Location, response: &Response, guarded: bool) -> Result<(Location, bool), NetError> {
+        let nowhere = || NetError::new(from, Failure::Redirects);
+        let unsafe_step = || NetError::new(from, Failure::Unsafe);
+        let target = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(nowhere)?;
+        let target = from.join(target).ok_or_else(nowhere)?;
+        let next = Location::from_url(target).ok_or_else(unsafe_step)?;
+        if from.is_https() && !next.is_https() {
+            return Err(unsafe_step());
+        }
+        // Who is at a private address already may lead to others; the open internet may not lead inside.
+        let from_public = response.remote_addr().is_none_or(|address| !is_private(address.ip()));
+        let guarded = (guarded || from_public) && !self.options.allow_private;
+        match guarded && next.url().host().is_some_and(|host| is_private_literal(&host)) {
+            true => Err(unsafe_step()),
+            false => Ok((next, guarded)),
+        }
     }
 
     async fn send(&self, request: Request<'_>, location: &Location, guarded: bool) -> Result<Response, NetError> {
@@ -193,8 +249,8 @@ impl Client {
             let value = format!("bytes={range}");
             headers.insert(header::RANGE, HeaderValue::try_from(value).expect("digits are a header value"));
         }
-        if let Some(etag) = request.if_match.and_then(|etag| HeaderValue::try_from(etag).ok()) {
-            headers.insert(header::IF_MATCH, etag);
+        if let Some((name, value)) = request.version.and_then(|version| condition(version, request.range.is_some())) {
+            headers.insert(name, value);
         }
         let sent = client.get(location.url().clone()).headers(headers).send();
         match timeout(Duration::from_millis(HEADERS_MS), sent).await {
@@ -231,7 +287,22 @@ fn is_private_literal(host: &url::Host<&str>) -> bool {
 fn validators(headers: &HeaderMap) -> Validators {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let strong = |etag: &String| etag.len() >= 2 && etag.starts_with('"') && etag.ends_with('"');
-    Validators { etag: text(header::ETAG).filter(strong), last_modified: text(header::LAST_MODIFIED) }
+    let date = |text: &Option<String>| httpdate::parse_http_date(text.as_deref()?).ok();
+    let (last_modified, now) = (text(header::LAST_MODIFIED), text(header::DATE));
+    let age = date(&now).zip(date(&last_modified)).and_then(|(now, modified)| now.duration_since(modified).ok());
+    let last_modified = last_modified.filter(|_| age.is_some_and(|age| age >= STRONG_DATE_AGE));
+    Validators { etag: text(header::ETAG).filter(strong), last_modified }
+}
+
+/// The header that asks for this version only. Without a strong tag a date can only guard a range: another version then
+/// comes as a whole, which is seen.
+fn condition(version: &Validators, ranged: bool) -> Option<(HeaderName, HeaderValue)> {
+    let value = |text: &String| HeaderValue::try_from(text).ok();
+    match (&version.etag, &version.last_modified) {
+        (Some(etag), _) => Some((header::IF_MATCH, value(etag)?)),
+        (None, Some(date)) if ranged => Some((header::IF_RANGE, value(date)?)),
+        _ => None,
+    }
 }
 
 /// `Retry-After` (RFC 9110, 10.2.3) as a time from now: seconds or a date; nonsense is read as not given.

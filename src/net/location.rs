@@ -44,8 +44,13 @@ impl Location {
 
     /// The place of the manifest: `.sapwood` added to the path, before the query.
     pub fn of_manifest(&self) -> Location {
+        self.with_suffix(".sapwood")
+    }
+
+    /// A file beside this one: something added to the path, before the query.
+    pub fn with_suffix(&self, suffix: &str) -> Location {
         let mut url = self.0.clone();
-        url.set_path(&format!("{}.sapwood", self.0.path()));
+        url.set_path(&format!("{}{suffix}", self.0.path()));
         Location(url)
     }
 
@@ -67,11 +72,15 @@ impl Location {
         }
     }
 
-    /// The last segment of the path, decoded once, if a file may safely have that name.
-    pub fn safe_name(&self) -> Option<String> {
+    /// The last segment of the path, decoded once.
+    pub fn last_segment(&self) -> Option<String> {
         let segment = self.0.path_segments()?.next_back()?;
-        let name = percent_decode_str(segment).decode_utf8().ok()?.into_owned();
-        is_safe_name(&name).then_some(name)
+        percent_decode_str(segment).decode_utf8().ok().map(String::from)
+    }
+
+    /// The last segment, if a file may safely have that name.
+    pub fn safe_name(&self) -> Option<String> {
+        self.last_segment().filter(|name| is_safe_name(name))
     }
 }
 

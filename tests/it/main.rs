@@ -1,1 +1,3 @@
-fn main(){}
+//! One integration binary: one file a subject, linked once.
+
+mod simulation;

@@ -2,33 +2,36 @@
 
 mod assemble;
 mod claims;
+mod follow;
+mod plain;
+mod proven;
 mod remote_manifest;
 mod span;
+mod stream;
 mod transfer;
 
 use std::{
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
     core::{
         blockset::BlockSet,
+        digests::{Digest, DigestHasher},
         geometry::{ByteRange, Geometry},
         journal::Identity,
-        judge::Leaves,
-        recovery::{Changed, Failure},
+        keys::PublicKey,
+        recovery::Failure,
         schedule::Limits,
-        statement::Header,
         tree::Root,
         trust::Trust,
     },
     disk::{
-        destination::{Destination, Found, Locked},
+        destination::{Destination, Found, Locked, Opened},
         error::DiskError,
-        files::EntryKind,
         journal::JournalKeeper,
+        part::Part,
     },
     net::{
         client::{Client, ClientOptions, Content, Request, Validators},
@@ -40,9 +43,9 @@ use crate::{
 use super::{
     error::Error,
     events::{Event, Events, Planned, Published},
-    verify,
 };
 
+use remote_manifest::Front;
 pub use remote_manifest::ManifestPlace;
 
 /// What to fetch, where to, and what to ask of it.
@@ -53,6 +56,10 @@ pub struct FetchOptions {
     pub manifest: Option<ManifestPlace>,
     /// The object must be this one.
     pub root: Option<Root>,
+    /// The manifest must be signed by this key, for the name of the URL.
+    pub key: Option<PublicKey>,
+    /// Digests that the object must have.
+    pub digests: Vec<Digest>,
     /// The least trust.
     pub require: Trust,
     pub client: ClientOptions,
@@ -63,6 +70,10 @@ pub struct FetchOptions {
     /// The largest object, in bytes.
     pub max_size: Option<u64>,
     pub no_clobber: bool,
+    /// What does not verify is deleted, not kept as `FILE.quarantined`.
+    pub discard: bool,
+    /// The folder with what is remembered between runs; `None`: nothing is.
+    pub state: Option<PathBuf>,
     /// Keeps the journal somewhere else than in `FILE.part.journal`.
     pub journal: Option<Box<dyn JournalKeeper>>,
 }
@@ -75,6 +86,8 @@ impl FetchOptions {
             target: target.into(),
             manifest: None,
             root: None,
+            key: None,
+            digests: Vec::new(),
             require: Trust::None,
             client: ClientOptions::default(),
             connections: 16,
@@ -82,6 +95,8 @@ impl FetchOptions {
             patience: Duration::from_secs(5 * 60),
             max_size: None,
             no_clobber: false,
+            discard: false,
+            state: None,
             journal: None,
         }
     }
@@ -122,6 +137,7 @@ struct Preflight {
     length: Option<u64>,
     ranges: bool,
     validators: Validators,
+    offered: Vec<Digest>,
 }
 
 impl Fetch<'_> {
@@ -129,33 +145,25 @@ impl Fetch<'_> {
         if self.options.no_clobber && locked.destination().existing()?.is_some() {
             return Err(DiskError::Exists { path: locked.destination().path() }.into());
         }
-        let place = self.manifest_place();
+        let place = match self.options.manifest.take() {
+            Some(place) => place,
+            None => ManifestPlace::Beside(self.options.url.of_manifest()),
+        };
         let (preflight, front) = {
             let limits = self.limits();
             let (client, url) = (&self.client, &self.options.url);
             let preflight = remote_manifest::retried(&limits, async || preflight(client, url).await);
-            let front = remote_manifest::Front::read(client, &place, &limits);
-            // Both at once: one round trip. A missing manifest is told before a missing object.
-            let (preflight, front) = tokio::join!(preflight, front);
-            (preflight, front?)
+            let front = Front::read(client, &place, &limits);
+            // Both at once: one round trip.
+            tokio::join!(preflight, front)
         };
-        let preflight = preflight?;
-        let (front, place) = self.matching(front, place, &preflight).await?;
-        let header = front.statement.header().clone();
-        let trust = self.check_trust(&header, &place)?;
-        let identity = Identity {
-            root: Some(header.root),
-            geometry: header.geometry,
-            etag: preflight.validators.etag.clone(),
-            last_modified: preflight.validators.last_modified.clone(),
-        };
-        self.bytes_manifest = front.bytes_read();
-        if self.is_there_already(&locked, &header).await? {
-            return self.unchanged(locked, &header, &identity, trust).await;
+        match front {
+            Ok(front) => self.with_manifest(locked, preflight?, front, place).await,
+            Err(Error::NoManifest { .. }) if matches!(place, ManifestPlace::Beside(_)) => {
+                self.without_manifest(locked, preflight?).await
+            }
+            Err(error) => Err(error),
         }
-        let leaves = front.read_leaves(&self.client, &place, &self.limits(), &mut self.bytes_manifest).await?;
-        let leaves = Arc::new(Leaves::new(header.geometry, leaves));
-        self.transfer(locked, header, identity, trust, leaves, preflight.ranges, place).await
     }
 
     fn limits(&self) -> Limits {
@@ -167,151 +175,18 @@ impl Fetch<'_> {
         }
     }
 
-    fn manifest_place(&mut self) -> ManifestPlace {
-        match self.options.manifest.take() {
-            Some(place) => place,
-            None => ManifestPlace::Beside(self.options.url.of_manifest()),
-        }
-    }
-
-    /// The front of a manifest whose length is that of the object. One that is not was perhaps replaced just now.
-    async fn matching(
-        &mut self,
-        front: remote_manifest::Front,
-        place: ManifestPlace,
-        preflight: &Preflight,
-    ) -> Result<(remote_manifest::Front, ManifestPlace), Error> {
-        let fits = |front: &remote_manifest::Front| {
-            preflight.length.is_none_or(|length| length == front.statement.header().geometry.length())
-        };
-        let front = match fits(&front) {
-            true => front,
-            false => remote_manifest::Front::read(&self.client, &place, &self.limits()).await?,
-        };
-        match fits(&front) {
-            true => Ok((front, place)),
-            false => Err(Error::Changed { place: self.options.url.to_string(), how: Changed::Length }),
-        }
-    }
-
-    /// Everything that can be refused before any byte of the body.
-    fn check_trust(&self, header: &Header, place: &ManifestPlace) -> Result<Trust, Error> {
-        let trust = match self.options.root {
-            Some(asked) if asked != header.root => {
-                return Err(Error::OtherRoot { place: place.to_string(), asked, found: header.root });
-            }
-            Some(_) => Trust::Root,
-            None => Trust::Manifest,
-        };
+    /// What can be refused before any byte of the body: too little to prove it against, or too much of it.
+    fn check_limits(&self, trust: Trust, length: Option<u64>) -> Result<(), Error> {
         if trust < self.options.require {
             return Err(Error::BelowRequired { asked: self.options.require, found: trust });
         }
-        let bytes = header.geometry.length();
-        match self.options.max_size.is_some_and(|most| bytes > most) {
-            true => Err(Error::TooLarge { place: self.options.url.to_string(), bytes }),
-            false => Ok(trust),
+        match length.filter(|length| self.options.max_size.is_some_and(|most| *length > most)) {
+            Some(bytes) => Err(Error::TooLarge { place: self.options.url.to_string(), bytes }),
+            None => Ok(()),
         }
     }
 
-    /// Whether the file under the final name is the object.
-    async fn is_there_already(&self, locked: &Locked, header: &Header) -> Result<bool, Error> {
-        let candidate = locked.destination().existing()?;
-        if candidate.is_none_or(|entry| entry.kind != EntryKind::Regular || entry.length != header.geometry.length()) {
-            return Ok(false);
-        }
-        let path = locked.destination().path();
-        let root = tokio::task::spawn_blocking(move || verify::root_of_file(&path)).await;
-        match root {
-            Ok(Ok(root)) => Ok(root == header.root),
-            // A file that cannot be read is no source; it is replaced when the object is proven.
-            Ok(Err(_)) => Ok(false),
-            Err(cause) => std::panic::resume_unwind(cause.into_panic()),
-        }
-    }
-
-    async fn unchanged(self, locked: Locked, header: &Header, identity: &Identity, trust: Trust) -> Result<Published, Error> {
-        let path = locked.destination().path();
-        let identity = identity.clone();
-        blocking(move || locked.discard_leftovers(&identity)).await?;
-        let length = header.geometry.length();
-        self.events.event(Event::Planned(Planned {
-            path: path.clone(),
-            url: self.options.url.to_string(),
-            root: Some(header.root),
-            bytes_total: length,
-            bytes_held: 0,
-            bytes_local: length,
-            bytes_to_fetch: 0,
-            block_size: Some(header.geometry.block_size()),
-            trust,
-        }));
-        Ok(self.published(path, header, trust, 0, length, true))
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "each is decided in an earlier step and used only here")]
-    async fn transfer(
-        mut self,
-        locked: Locked,
-        header: Header,
-        identity: Identity,
-        trust: Trust,
-        leaves: Arc<Leaves>,
-        ranges: bool,
-        place: ManifestPlace,
-    ) -> Result<Published, Error> {
-        let path = locked.destination().path();
-        let keeper = self.options.journal.take();
-        let url = self.options.url.to_string();
-        let (locked, opened) = blocking(move || {
-            let opened = locked.open(&identity, &url, keeper)?;
-            Ok((locked, opened))
-        })
-        .await?;
-        let geometry = header.geometry;
-        let held = bytes_of_set(&geometry, &opened.claimed);
-        match opened.found {
-            Found::Nothing => (),
-            Found::Part => self.events.event(Event::Resumed { bytes_held: held }),
-            Found::Seed { bytes } => {
-                self.events.event(Event::PartReused { path: locked.destination().part_path(), bytes });
-            }
-        }
-        self.events.event(Event::Planned(Planned {
-            path: path.clone(),
-            url: self.options.url.to_string(),
-            root: Some(header.root),
-            bytes_total: geometry.length(),
-            bytes_held: held,
-            bytes_local: 0,
-            bytes_to_fetch: geometry.length() - held,
-            block_size: Some(geometry.block_size()),
-            trust,
-        }));
-        self.check_room(&locked, geometry.length() - held)?;
-        let transfer = transfer::Transfer {
-            client: self.client.clone(),
-            sources: vec![self.options.url.clone()],
-            ranges,
-            leaves,
-            limits: self.limits(),
-            length_proven: trust == Trust::Signed,
-            events: self.events,
-        };
-        let outcome = transfer.run(opened).await;
-        let (part, resumed) = match outcome {
-            Ok(done) => done,
-            Err(error) => return Err(self.explain(error, &header, &place).await),
-        };
-        let no_clobber = self.options.no_clobber;
-        blocking(move || {
-            part.set_length(geometry.length())?;
-            locked.publish(part, no_clobber)
-        })
-        .await?;
-        Ok(self.published(path, &header, trust, resumed, 0, false))
-    }
-
-    fn check_room(&self, locked: &Locked, needed: u64) -> Result<(), Error> {
+    fn check_room(locked: &Locked, needed: u64) -> Result<(), Error> {
         let available = locked.destination().bytes_free()?;
         match needed > available {
             true => Err(DiskError::NoRoom { path: locked.destination().path(), needed, available }.into()),
@@ -319,36 +194,93 @@ impl Fetch<'_> {
         }
     }
 
-    /// A block that is wrong everywhere, or an object of another length: the manifest is asked again before anyone is blamed.
-    async fn explain(&self, error: Error, header: &Header, place: &ManifestPlace) -> Error {
-        if !matches!(error, Error::Wrong { .. }) {
-            return error;
+    /// Opens part and journal, and tells what was found and what is to be done.
+    async fn open(&mut self, locked: Locked, identity: &Identity, trust: Trust) -> Result<(Locked, Opened), Error> {
+        let keeper = self.options.journal.take();
+        let (identity_of_part, url) = (identity.clone(), self.options.url.to_string());
+        let (locked, opened) = blocking(move || {
+            let opened = locked.open(&identity_of_part, &url, keeper)?;
+            Ok((locked, opened))
+        })
+        .await?;
+        let geometry = identity.geometry;
+        let held = bytes_of_set(&geometry, &opened.claimed);
+        let path = locked.destination().part_path();
+        match opened.found {
+            Found::Nothing => (),
+            Found::Part => self.events.event(Event::Resumed { bytes_held: held }),
+            Found::Seed { bytes } => self.events.event(Event::PartReused { path, bytes }),
+            Found::Outdated { bytes } => self.events.event(Event::StartedOver { path, bytes }),
         }
-        match remote_manifest::Front::read(&self.client, place, &self.limits()).await {
-            Ok(now) if now.statement.header().root != header.root => {
-                Error::Changed { place: self.options.url.to_string(), how: Changed::Root }
-            }
-            Ok(_) | Err(_) => error,
-        }
+        self.plan(&locked, identity, held, 0, trust);
+        Self::check_room(&locked, geometry.length() - held)?;
+        Ok((locked, opened))
     }
 
-    fn published(self, path: PathBuf, header: &Header, trust: Trust, resumed: u64, reused: u64, unchanged: bool) -> Published {
+    fn plan(&mut self, locked: &Locked, identity: &Identity, held: u64, local: u64, trust: Trust) {
+        let length = identity.geometry.length();
+        self.events.event(Event::Planned(Planned {
+            path: locked.destination().path(),
+            url: self.options.url.to_string(),
+            root: identity.root,
+            bytes_total: length,
+            bytes_held: held,
+            bytes_local: local,
+            bytes_to_fetch: length - held - local,
+            block_size: identity.root.map(|_| identity.geometry.block_size()),
+            trust,
+        }));
+    }
+
+    /// Gives a proven part its name and tells so.
+    async fn publish(self, locked: Locked, part: Part, result: Proof, bytes_resumed: u64) -> Result<Published, Error> {
+        let path = locked.destination().path();
+        let no_clobber = self.options.no_clobber;
+        let length = result.length;
+        blocking(move || {
+            part.set_length(length)?;
+            locked.publish(part, no_clobber)
+        })
+        .await?;
+        Ok(self.published(path, result, bytes_resumed, 0, false))
+    }
+
+    /// The object is at the target already.
+    async fn unchanged(mut self, locked: Locked, identity: &Identity, result: Proof) -> Result<Published, Error> {
+        let path = locked.destination().path();
+        self.plan(&locked, identity, 0, result.length, result.trust);
+        let identity = identity.clone();
+        blocking(move || locked.discard_leftovers(&identity)).await?;
+        let length = result.length;
+        Ok(self.published(path, result, 0, length, true))
+    }
+
+    fn published(self, path: PathBuf, result: Proof, bytes_resumed: u64, bytes_reused: u64, unchanged: bool) -> Published {
         let published = Published {
             path,
             url: self.options.url.to_string(),
-            root: header.root,
-            trust,
-            bytes_total: header.geometry.length(),
+            root: result.root,
+            sha256: result.sha256,
+            trust: result.trust,
+            bytes_total: result.length,
             bytes_fetched: self.client.bytes_fetched(),
             bytes_manifest: self.bytes_manifest,
-            bytes_reused: reused,
-            bytes_resumed: resumed,
+            bytes_reused,
+            bytes_resumed,
             unchanged,
             elapsed_ms: self.began.elapsed().as_millis() as u64,
         };
         self.events.event(Event::Published(published.clone()));
         published
     }
+}
+
+/// What is known of an object that is whole.
+struct Proof {
+    root: Root,
+    length: u64,
+    trust: Trust,
+    sha256: Option<String>,
 }
 
 /// The bytes that a set of blocks has.
@@ -361,17 +293,25 @@ fn bytes_of_set(geometry: &Geometry, blocks: &BlockSet) -> u64 {
 
 /// Asks for the first byte: whether the object is there, how long it is, whether ranges work, and which version it is.
 async fn preflight(client: &Client, url: &Location) -> Result<Preflight, NetError> {
-    let first = Request { location: url, range: Some(ByteRange::new(0, 1)), if_match: None };
-    let answer = match client.get(first).await {
+    let mut answer = match client.get(Request::range(url, ByteRange::new(0, 1))).await {
         // An empty object has no first byte.
-        Err(error) if error.failure == (Failure::Refused { status: 416 }) => {
-            client.get(Request { range: None, ..first }).await?
-        }
+        Err(error) if error.failure == (Failure::Refused { status: 416 }) => client.get(Request::whole(url)).await?,
         other => other?,
     };
     let (length, ranges) = match answer.content {
         Content::Whole { length } => (length, false),
         Content::Part { total, .. } => (total, true),
     };
-    Ok(Preflight { length, ranges, validators: answer.validators })
+    let mut offered = std::mem::take(&mut answer.offered);
+    if ranges && length != Some(1) {
+        // Some servers send the Content-MD5 of the part: then it is that of the one byte.
+        let first = answer.body.read_up_to(1).await?;
+        let of_part = |digest: &Digest| {
+            let mut hasher = DigestHasher::new(digest.algorithm());
+            hasher.update(&first);
+            hasher.finish() == *digest
+        };
+        offered.retain(|digest| !of_part(digest));
+    }
+    Ok(Preflight { length, ranges, validators: answer.validators, offered })
 }

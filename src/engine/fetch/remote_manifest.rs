@@ -15,7 +15,7 @@ use crate::{
         reader::TreeReader,
         recovery::{self, Class, Failure},
         schedule::Limits,
-        statement::{self, MAGIC, Refused, Statement},
+        statement::{self, MAGIC, Refused, Signature, Statement},
         tree::Cv,
     },
     net::{
@@ -53,6 +53,8 @@ impl fmt::Display for ManifestPlace {
 /// The first 1,536 bytes of a manifest, and where the rest comes from.
 pub struct Front {
     pub statement: Statement,
+    /// Well-formed; nobody has checked it yet.
+    pub signature: Option<Signature>,
     rest: Rest,
     bytes_read: u64,
 }
@@ -122,7 +124,7 @@ impl Front {
 
     fn of_whole(manifest: crate::core::reader::Manifest) -> Front {
         let leaves = manifest.tree.leaves().to_vec();
-        Front { statement: manifest.statement, rest: Rest::Leaves(leaves), bytes_read: 0 }
+        Front { statement: manifest.statement, signature: manifest.signature, rest: Rest::Leaves(leaves), bytes_read: 0 }
     }
 
     pub fn bytes_read(&self) -> u64 {
@@ -142,7 +144,7 @@ impl Front {
         };
         let refuse = |cause| Error::Manifest { place: url.to_string(), cause };
         match statement::read_front(&bytes) {
-            Ok((statement, _)) => Ok(Front { statement, rest, bytes_read: bytes.len() as u64 }),
+            Ok((statement, signature)) => Ok(Front { statement, signature, rest, bytes_read: bytes.len() as u64 }),
             Err(Refused::NotAManifest) if !must => Err(none(Refused::NotAManifest.to_string())),
             Err(cause) => Err(refuse(cause)),
         }
@@ -188,10 +190,10 @@ impl Front {
 
 /// The first bytes at a URL, and how the rest can be had.
 async fn get_front(client: &Client, url: &Location) -> Result<(Vec<u8>, Rest), NetError> {
-    let front = Request { location: url, range: Some(ByteRange::new(0, FRONT_BYTES as u64)), if_match: None };
+    let front = Request::range(url, ByteRange::new(0, FRONT_BYTES as u64));
     let mut answer = match client.get(front).await {
         // An empty file has no first byte; it is no manifest, but it is there.
-        Err(error) if error.failure == (Failure::Refused { status: 416 }) => client.get(Request { range: None, ..front }).await?,
+        Err(error) if error.failure == (Failure::Refused { status: 416 }) => client.get(Request::whole(url)).await?,
         other => other?,
     };
     match answer.content {
@@ -236,7 +238,7 @@ impl RangeSource<'_> {
         let Some(first) = reader.want() else { return Ok(Ok(())) };
         let range = ByteRange::new(first.start, end);
         let bad = |how| Err(NetError::new(self.url, Failure::BadAnswer(how)));
-        let request = Request { location: self.url, range: Some(range), if_match: self.validators.etag.as_deref() };
+        let request = Request { location: self.url, range: Some(range), version: Some(self.validators) };
         let mut answer = self.client.get(request).await?;
         match answer.content {
             Content::Part { bytes, .. } if bytes.start == range.start => (),

@@ -20,7 +20,7 @@ use crate::{
     },
     disk::{error::DiskError, part::Part},
     net::{
-        client::{Answer, Client, Content, Request},
+        client::{Answer, Client, Content, Request, Validators},
         error::NetError,
         location::Location,
     },
@@ -51,6 +51,8 @@ pub struct Shared {
     pub client: Client,
     pub leaves: Arc<Leaves>,
     pub part: Arc<Part>,
+    /// Without a manifest: the version that all parts must be of.
+    pub version: Option<Validators>,
 }
 
 /// One request.
@@ -105,7 +107,7 @@ impl Span {
         let geometry = self.shared.leaves.geometry();
         let wanted = geometry.bytes_of_range(self.blocks);
         let range = (!self.whole && !wanted.is_empty()).then_some(wanted);
-        let request = Request { location: &self.location, range, if_match: None };
+        let request = Request { location: &self.location, range, version: self.shared.version.as_ref() };
         let answer = self.shared.client.get(request).await?;
         let (first, skip) = self.first_block(&answer)?;
         self.receive(answer, first, skip).await

@@ -17,13 +17,18 @@ use tokio::{
 
 use crate::{
     core::{
+        digests::{Algorithm, Digest},
         geometry::{BlockIndex, BlockRange},
         judge::{Leaves, Mismatch, Verified},
         recovery::Failure,
         schedule::{self, CONNECTIONS_FIRST, Command, Limits, Outcome, Scheduler, SourceId, SpanId},
     },
     disk::{destination::Opened, error::DiskError, journal::Journal, part::Part},
-    net::{client::Client, error::NetError, location::Location},
+    net::{
+        client::{Client, Validators},
+        error::NetError,
+        location::Location,
+    },
 };
 
 use super::{
@@ -33,6 +38,7 @@ use super::{
     },
     bytes_of_set,
     claims::{Claim, judge_claims},
+    follow::Follower,
     span::{Shared, Span, Told},
 };
 
@@ -54,7 +60,19 @@ pub struct Transfer<'a> {
     pub limits: Limits,
     /// The length may be believed before the last block is proven.
     pub length_proven: bool,
+    /// Without a manifest: the version that all parts must be of.
+    pub version: Option<Validators>,
+    /// Digests of the whole that are wanted at the end.
+    pub digests: Vec<Algorithm>,
     pub events: &'a mut dyn Events,
+}
+
+/// A part that holds all of the object.
+pub struct Transferred {
+    pub part: Part,
+    /// Bytes that earlier runs had left.
+    pub bytes_resumed: u64,
+    pub digests: Vec<Digest>,
 }
 
 /// The journal, shared with the thread that syncs, and closed when the run is over.
@@ -79,9 +97,9 @@ fn lock(journal: &SharedJournal) -> std::sync::MutexGuard<'_, Journal> {
 }
 
 impl Transfer<'_> {
-    /// Until every block is held. Returns the part, synced claims in its journal, and the bytes that earlier runs had left.
-    pub async fn run(mut self, opened: Opened) -> Result<(Part, u64), Error> {
-        let Opened { part, journal, mut claimed, .. } = opened;
+    /// Until every block is held.
+    pub async fn run(mut self, opened: Opened) -> Result<Transferred, Error> {
+        let Opened { part, mut journal, mut claimed, .. } = opened;
         let geometry = *self.leaves.geometry();
         if geometry.length() == 0 {
             // Nothing is all there is; the judge sees it like anything that is here already.
@@ -93,7 +111,11 @@ impl Transfer<'_> {
         if !self.ranges {
             scheduler.source_is_known(SourceId(0), CONNECTIONS_FIRST, false);
         }
-        let shared = Arc::new(Shared { client: self.client, leaves: self.leaves, part: Arc::new(part) });
+        if self.leaves.are_first_use() {
+            journal.record_leaves(self.leaves.clone());
+        }
+        let shared =
+            Arc::new(Shared { client: self.client, leaves: self.leaves, part: Arc::new(part), version: self.version });
         let stop = Arc::new(AtomicBool::new(false));
         let journal = Arc::new(Mutex::new(journal));
         let last_checkpoint = LastCheckpoint { journal: journal.clone(), stop: stop.clone() };
@@ -119,6 +141,7 @@ impl Transfer<'_> {
             rate: Rate::new(),
             progressed: None,
             resumed: 0,
+            follower: Follower::new(&self.digests),
         };
         let judging = tokio::task::spawn_blocking({
             let (shared, stop) = (shared.clone(), stop.clone());
@@ -132,12 +155,13 @@ impl Transfer<'_> {
         // The tasks hold the part; they end before it is published.
         running.tasks.shutdown().await;
         let checkpointing = running.finish_checkpoint().await;
-        let resumed = running.resumed;
-        drop(running);
-        drop(last_checkpoint);
+        let Running { resumed: bytes_resumed, follower, shared: running_shared, .. } = running;
+        drop((running_shared, last_checkpoint));
         outcome?;
         checkpointing?;
-        Ok((alone(alone(shared).await.part).await, resumed))
+        let digests = follower.finish(&shared.part, geometry.length()).await?;
+        let part = alone(alone(shared).await.part).await;
+        Ok(Transferred { part, bytes_resumed, digests })
     }
 }
 
@@ -182,6 +206,7 @@ struct Running<'a> {
     progressed: Option<Instant>,
     /// Bytes of claims that proved.
     resumed: u64,
+    follower: Follower,
 }
 
 impl Running<'_> {
@@ -363,6 +388,9 @@ impl Running<'_> {
             let bytes_done = self.bytes_done();
             self.events.event(Event::Checkpoint { bytes_done });
         }
+        let front = self.scheduler.held().next_missing(BlockIndex(0)).unwrap_or(BlockIndex(self.scheduler.held().blocks()));
+        let front = self.shared.leaves.geometry().bytes_of_range(BlockRange::new(0, front.0)).end;
+        self.follower.follow(&self.shared.part, front).await?;
         self.progress(false);
         Ok(())
     }

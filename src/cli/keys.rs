@@ -1,0 +1,102 @@
+//! `sapwood keygen` and `sapwood sign`, and how keys are given.
+
+use std::{
+    fs,
+    io::{self, IsTerminal},
+    path::Path,
+};
+
+use serde_json::json;
+
+use crate::{
+    core::keys::PublicKey,
+    engine::{
+        error::Error,
+        sign::{self, BadSecret, Signer},
+    },
+};
+
+use super::{
+    args::{KeygenArgs, SignArgs},
+    exit::Exit,
+    output::Output,
+};
+
+pub fn keygen(args: &KeygenArgs, output: &mut Output) -> Exit {
+    let password = match args.no_password {
+        true => None,
+        false => match ask_password("Password for the new key: ") {
+            Ok(password) => Some(password),
+            Err(_) => return output.usage("a password is needed: set SAPWOOD_KEY_PASSWORD, run in a terminal, or use --no-password"),
+        },
+    };
+    match sign::keygen(&args.output, password) {
+        Ok((secret, public)) => {
+            let (secret, public) = (secret.display().to_string(), public.display().to_string());
+            output.result(&format!("{secret} (keep it secret) and {public} (give it to those who fetch)"));
+            output.json_event("keygen", json!({ "secret": secret, "public": public }));
+            output.done(Exit::Ok)
+        }
+        Err(error) => {
+            let exit = output.error(Some(&args.output.display().to_string()), None, &error);
+            output.done(exit)
+        }
+    }
+}
+
+pub fn sign(args: &SignArgs, output: &mut Output) -> Exit {
+    let shown = args.file.display().to_string();
+    let exit = match signed(args) {
+        Ok(key_id) => {
+            output.result(&format!("{shown}: signed with key {key_id}"));
+            output.json_event("signed", json!({ "path": shown, "key_id": key_id }));
+            Exit::Ok
+        }
+        Err(error) => output.error(Some(&shown), None, &error),
+    };
+    output.done(exit)
+}
+
+fn signed(args: &SignArgs) -> Result<String, Error> {
+    let signature = match (&args.key, &args.attach) {
+        (_, Some(minisig)) => {
+            let text = fs::read_to_string(minisig)
+                .map_err(|cause| crate::disk::error::DiskError::io(crate::disk::error::Doing::Read, minisig, cause))?;
+            sign::attach(&args.file, &text, &minisig.display().to_string(), None)?
+        }
+        (Some(key), None) => sign::sign(&args.file, &signer(key)?)?,
+        (None, None) => unreachable!("clap asks for one of them"),
+    };
+    Ok(signature.key_id_hex())
+}
+
+/// A secret key from a file, or its text itself.
+pub fn signer(key: &str) -> Result<Signer, Error> {
+    let refuse = |cause: BadSecret| Error::Key { place: "the key".to_owned(), cause };
+    let text = file_or_text(key).map_err(|_| refuse(BadSecret::Malformed))?;
+    Signer::from_text(&text, &mut || ask_password("Password of the key: ")).map_err(refuse)
+}
+
+/// A public key from a file, or its text itself.
+pub fn public_key(key: &str) -> Result<PublicKey, String> {
+    let text = file_or_text(key).map_err(|cause| format!("failed to read the key {key}: {cause}"))?;
+    PublicKey::from_text(&text).map_err(|cause| format!("{key}: {cause}"))
+}
+
+fn file_or_text(key: &str) -> io::Result<String> {
+    // The text of a key is one line of base64, or a comment and that line; a path to a file that is there comes first.
+    match fs::read_to_string(Path::new(key)) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound && key.trim().len() >= 56 => Ok(key.to_owned()),
+        other => other,
+    }
+}
+
+fn ask_password(prompt: &str) -> io::Result<String> {
+    if let Ok(password) = std::env::var("SAPWOOD_KEY_PASSWORD") {
+        return Ok(password);
+    }
+    match io::stdin().is_terminal() {
+        true => rpassword::prompt_password(prompt),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
+}

@@ -1,0 +1,118 @@
+//! Fetching an object whose length the server does not tell: one answer from front to end, nothing to resume.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use crate::{
+    core::{
+        digests::{Algorithm, Digest, DigestHasher},
+        geometry::{BlockSize, Geometry},
+        journal::Identity,
+        recovery::{self, Class, Failure},
+        trust::Trust,
+        tree::Root,
+    },
+    disk::{destination::Locked, error::DiskError, part::Part},
+    net::{client::Request, error::NetError},
+};
+
+use super::{
+    super::{
+        error::Error,
+        events::{Event, Progress, Published},
+    },
+    Fetch, Proof,
+};
+
+/// Bytes that are hashed and written together.
+const BATCH_BYTES: usize = 1 << 20;
+const PROGRESS_TIME: Duration = Duration::from_secs(1);
+
+/// Hashes what is written.
+struct Writer {
+    part: Part,
+    at: u64,
+    root: blake3::Hasher,
+    hashers: Vec<DigestHasher>,
+}
+
+impl Writer {
+    fn new(part: Part, algorithms: &[Algorithm]) -> Writer {
+        let hashers = algorithms.iter().map(|algorithm| DigestHasher::new(*algorithm)).collect();
+        Writer { part, at: 0, root: blake3::Hasher::new(), hashers }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        self.root.update(bytes);
+        self.hashers.iter_mut().for_each(|hasher| hasher.update(bytes));
+        self.part.write(bytes, self.at)?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+impl Fetch<'_> {
+    pub(super) async fn stream(mut self, locked: Locked, wanted: Vec<Digest>, trust: Trust) -> Result<Published, Error> {
+        // A length that nobody knows makes an identity that nothing continues.
+        let geometry = Geometry::new(0, BlockSize::DEFAULT).expect("one empty block");
+        let identity = Identity { root: None, geometry, etag: None, last_modified: None };
+        let (locked, opened) = self.open(locked, &identity, trust).await?;
+        let algorithms: Vec<Algorithm> = wanted.iter().map(Digest::algorithm).collect();
+        let limits = self.limits();
+        let mut part = opened.part;
+        let mut failures = 0;
+        let writer = loop {
+            let mut writer = Writer::new(part, &algorithms);
+            let error = match self.stream_once(&mut writer).await {
+                Ok(()) => break writer,
+                Err(Error::Net { cause, .. }) if cause.failure.class() == Class::Again => cause,
+                Err(other) => return Err(other),
+            };
+            failures += 1;
+            if failures >= limits.tries {
+                return Err(Error::Net { cause: error, tries: failures });
+            }
+            // Without a length and a validator there is nothing to go on from.
+            self.started_over(&locked, writer.at);
+            writer.part.set_length(0)?;
+            part = writer.part;
+            sleep(Duration::from_millis(recovery::backoff_ms(failures, limits.seed >> failures))).await;
+        };
+        let Writer { part, at: length, root, hashers } = writer;
+        let root = Root(*root.finalize().as_bytes());
+        let digests: Vec<Digest> = hashers.into_iter().map(DigestHasher::finish).collect();
+        if let Some(wrong) = self.wrong_digest(&wanted, &digests) {
+            return Err(self.set_aside(locked, part, wrong).await);
+        }
+        let sha256 = digests.iter().find(|digest| digest.algorithm() == Algorithm::Sha256).map(Digest::hex);
+        self.publish(locked, part, Proof { root, length, trust, sha256 }, 0).await
+    }
+
+    async fn stream_once(&mut self, writer: &mut Writer) -> Result<(), Error> {
+        let mut answer = self.client.get(Request::whole(&self.options.url)).await?;
+        let mut batch = Vec::with_capacity(BATCH_BYTES);
+        let mut told = Instant::now();
+        while let Some(chunk) = answer.body.next().await? {
+            batch.extend_from_slice(&chunk);
+            if batch.len() >= BATCH_BYTES {
+                writer.write(&batch)?;
+                batch.clear();
+            }
+            if self.options.max_size.is_some_and(|most| writer.at + batch.len() as u64 > most) {
+                return Err(NetError::new(&self.options.url, Failure::TooLarge).into());
+            }
+            if told.elapsed() >= PROGRESS_TIME {
+                told = Instant::now();
+                self.events.event(Event::Progress(Progress {
+                    bytes_done: writer.at,
+                    bytes_total: 0,
+                    bytes_fetched: self.client.bytes_fetched(),
+                    bytes_proven: 0,
+                    rate_bps: 0,
+                }));
+            }
+        }
+        Ok(writer.write(&batch)?)
+    }
+}

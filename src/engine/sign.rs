@@ -1,0 +1,137 @@
+//! Making keys and signing manifests, as minisign does.
+
+use std::{
+    fs::File,
+    io::{self, Cursor},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use minisign::{KeyPair, SecretKey, SecretKeyBox};
+
+use crate::{
+    core::{
+        keys::{BadKey, PublicKey},
+        layout::FRONT_BYTES,
+        manifest,
+        statement::Signature,
+    },
+    disk::{
+        error::{DiskError, Doing},
+        files,
+        temporary::Temporary,
+    },
+};
+
+use super::{error::Error, manifest_file::ManifestFile};
+
+/// Asks for the password of a key when it turns out to need one.
+pub type Password<'a> = &'a mut dyn FnMut() -> io::Result<String>;
+
+/// Makes a key pair: NAME.key, readable by its owner only, and NAME.pub. Never over a file that is there.
+/// Without a password the key is not encrypted.
+pub fn keygen(name: &Path, password: Option<String>) -> Result<(PathBuf, PathBuf), Error> {
+    let (secret_path, public_path) = (with_suffix(name, ".key"), with_suffix(name, ".pub"));
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |_| Error::Key { place: path.display().to_string(), cause: BadSecret::Unmade }
+    };
+    let pair = match password {
+        Some(password) => KeyPair::generate_encrypted_keypair(Some(password)),
+        None => KeyPair::generate_unencrypted_keypair(),
+    };
+    let pair = pair.map_err(failed(&secret_path))?;
+    let secret = pair.sk.to_box(Some("Sapwood secret key")).map_err(failed(&secret_path))?;
+    let public = pair.pk.to_box().map_err(failed(&public_path))?;
+    let (secret_file, public_file) = (Temporary::create(&secret_path)?, Temporary::create(&public_path)?);
+    secret_file.write_at(secret.into_string().as_bytes(), 0)?;
+    public_file.write_at(public.into_string().as_bytes(), 0)?;
+    secret_file.publish(Some(0o600), false)?;
+    public_file.publish(Some(0o644), false)?;
+    Ok((secret_path, public_path))
+}
+
+fn with_suffix(name: &Path, suffix: &str) -> PathBuf {
+    let mut path = name.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+/// Why a secret key cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadSecret {
+    #[error("it is not a minisign secret key")]
+    Malformed,
+    #[error("the password is wrong")]
+    Password,
+    #[error("there is no password; set SAPWOOD_KEY_PASSWORD or run in a terminal")]
+    NoPassword,
+    #[error("the key could not be made")]
+    Unmade,
+}
+
+/// A secret key that can sign.
+pub struct Signer(SecretKey);
+
+impl Signer {
+    /// From the text of a key file. The password is asked for only if the key is encrypted.
+    pub fn from_text(text: &str, password: Password) -> Result<Signer, BadSecret> {
+        let boxed = || SecretKeyBox::from_string(text).map_err(|_| BadSecret::Malformed);
+        if let Ok(key) = SecretKey::from_unencrypted_box(boxed()?) {
+            return Ok(Signer(key));
+        }
+        let password = password().map_err(|_| BadSecret::NoPassword)?;
+        SecretKey::from_box(boxed()?, Some(password)).map(Signer).map_err(|_| BadSecret::Password)
+    }
+
+    /// Signs the exact bytes of a statement.
+    pub fn sign(&self, statement: &[u8]) -> Result<Signature, Error> {
+        let place = || "the key".to_owned();
+        let signed = minisign::sign(None, &self.0, Cursor::new(statement), None, None);
+        let signed = signed.map_err(|_| Error::Key { place: place(), cause: BadSecret::Malformed })?;
+        Signature::from_minisig(&signed.to_string()).map_err(|cause| Error::BadKey { place: place(), cause })
+    }
+}
+
+/// Signs a manifest in place: it is replaced by a signed copy.
+pub fn sign(path: &Path, signer: &Signer) -> Result<Signature, Error> {
+    let manifest = ManifestFile::open_of(path)?;
+    let signature = signer.sign(manifest.manifest.statement.bytes())?;
+    replace_signature(&manifest, &signature)?;
+    Ok(signature)
+}
+
+/// Puts a signature that was made elsewhere into a manifest. It must be one over its statement if `key` is known.
+pub fn attach(path: &Path, minisig: &str, place: &str, key: Option<&PublicKey>) -> Result<Signature, Error> {
+    let manifest = ManifestFile::open_of(path)?;
+    let refuse = |cause: BadKey| Error::BadKey { place: place.to_owned(), cause };
+    let signature = Signature::from_minisig(minisig).map_err(refuse)?;
+    if let Some(key) = key {
+        let checked = key.check(manifest.manifest.statement.bytes(), Some(&signature));
+        checked.map_err(|cause| Error::NotSigned { place: place.to_owned(), cause })?;
+    }
+    replace_signature(&manifest, &signature)?;
+    Ok(signature)
+}
+
+fn replace_signature(manifest: &ManifestFile, signature: &Signature) -> Result<(), Error> {
+    let front = manifest::front(&manifest.manifest.statement, Some(signature));
+    let temporary = Temporary::create(&manifest.path)?;
+    temporary.write_at(&front, 0)?;
+    let original = files::open_for_reading(&manifest.path)?;
+    copy_rest(&original, &manifest.path, manifest.manifest.statement.header().file_length(), &temporary)?;
+    temporary.publish(None, true)?;
+    Ok(())
+}
+
+fn copy_rest(original: &File, path: &Path, length: u64, to: &Temporary) -> Result<(), Error> {
+    let mut buffer = vec![0; 256 * 1024];
+    let mut at = FRONT_BYTES as u64;
+    while at < length {
+        let count = buffer.len().min((length - at) as usize);
+        original.read_exact_at(&mut buffer[..count], at).map_err(|cause| DiskError::io(Doing::Read, path, cause))?;
+        to.write_at(&buffer[..count], at)?;
+        at += count as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,885 @@
+//! A seeded simulation of the transfer scheduler: scripted origins in virtual time, and rules that hold after every event.
+//!
+//! A seed that fails prints itself and what happened; `SAPWOOD_SEED=<seed>` runs it alone, `SAPWOOD_SCHEDULES=<n>` runs more.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::OnceLock,
+};
+
+use sapwood::core::{
+    blockset::BlockSet,
+    geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
+    judge::{self, Leaves, Verified},
+    paint,
+    recovery::{BadAnswer, COOLDOWN_MAX_MS, Changed, Class, Failure, PROBE_EVERY_MS},
+    schedule::{CONNECTIONS_FIRST, Command, Event, Limits, Millis, Outcome, Scheduler, SourceId, SpanId, Why},
+    tree,
+};
+
+/// The largest simulated object.
+const BLOCKS_MAX: u32 = 2_000;
+/// After so long without bytes a span stalls.
+const STALL_MS: u64 = 10_000;
+/// Long enough for every pause that a fair origin makes.
+const PATIENCE_LONG_MS: u64 = 3_600_000;
+/// What the scheduler promises about lies (contract, "Times").
+const WRONG_MAX: u32 = 4;
+const LIES_MAX: usize = 2;
+
+/// The judge's word on a block. It is the same for every object that has such a block, so each is judged once.
+fn verified(block: u32) -> Verified {
+    static ALL: OnceLock<Vec<Verified>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let size = BlockSize::MIN.bytes();
+        let geometry = Geometry::new(u64::from(BLOCKS_MAX) * size, BlockSize::MIN).unwrap();
+        let bytes = |block: BlockIndex| paint::bytes(u64::from(block.0) * size, size as usize);
+        let values = geometry.all().iter().map(|block| tree::leaf_of(&geometry, block, &bytes(block))).collect();
+        let leaves = Leaves::new(geometry, values);
+        geometry.all().iter().map(|block| judge::verify(&leaves, block, &bytes(block)).unwrap()).collect()
+    })[block as usize]
+}
+
+/// splitmix64.
+#[derive(Clone)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn within(&mut self, range: Range<u64>) -> u64 {
+        range.start + self.next() % (range.end - range.start)
+    }
+
+    fn chance(&mut self, permille: u64) -> bool {
+        self.within(0..1000) < permille
+    }
+
+    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.within(0..all.len() as u64) as usize]
+    }
+}
+
+/// Every failure there is, in every shape that is treated differently.
+fn all_failures() -> Vec<Failure> {
+    let mut all = vec![Failure::Unreachable, Failure::Broken, Failure::Stalled];
+    for retry_after_ms in [None, Some(0), Some(5_000), Some(u64::MAX)] {
+        all.push(Failure::TooMany { status: 429, retry_after_ms });
+        all.push(Failure::Server { status: 500, retry_after_ms });
+    }
+    for how in [
+        BadAnswer::Status(204),
+        BadAnswer::ContentRange,
+        BadAnswer::LaterPart,
+        BadAnswer::Encoded,
+        BadAnswer::Multipart,
+        BadAnswer::NoLength,
+        BadAnswer::Headers,
+        BadAnswer::WholeLength,
+    ] {
+        all.push(Failure::BadAnswer(how));
+    }
+    all.extend([Changed::Length, Changed::Validator, Changed::Precondition, Changed::Root].map(Failure::Changed));
+    all.extend([
+        Failure::Refused { status: 403 },
+        Failure::Tls,
+        Failure::Redirects,
+        Failure::Unsafe,
+        Failure::TooLarge,
+    ]);
+    all
+}
+
+/// A failure that a script orders.
+#[derive(Clone, Debug)]
+struct Ordered {
+    failure: Failure,
+    /// Of so many requests in a thousand.
+    permille: u64,
+    /// While this time lasts.
+    during: Range<Millis>,
+    /// Only of requests for this block.
+    of: Option<u32>,
+    /// After so many blocks of the body.
+    after: u32,
+}
+
+/// The script of one source.
+#[derive(Clone, Debug)]
+struct Origin {
+    latency: Millis,
+    bytes_per_ms: u64,
+    ranges: bool,
+    /// More connections than this are answered with 429.
+    connections: usize,
+    retry_after_ms: Option<u64>,
+    fails: Vec<Ordered>,
+    /// Of so many blocks in a thousand it has wrong bytes.
+    lies_permille: u64,
+    /// How often those come wrong.
+    lie_permille: u64,
+    /// It is honest, and each of its failures passes: a patient run must end well.
+    fair: bool,
+}
+
+impl Origin {
+    fn honest() -> Origin {
+        Origin {
+            latency: 20,
+            bytes_per_ms: 1_000,
+            ranges: true,
+            connections: usize::MAX,
+            retry_after_ms: None,
+            fails: Vec::new(),
+            lies_permille: 0,
+            lie_permille: 0,
+            fair: true,
+        }
+    }
+
+    fn failing(failure: Failure, of: Option<u32>, after: u32) -> Origin {
+        let fails = vec![Ordered { failure, permille: 1000, during: 0..Millis::MAX, of, after }];
+        Origin { fails, fair: false, ..Origin::honest() }
+    }
+
+    fn any(random: &mut Random) -> Origin {
+        let mut origin = Origin {
+            latency: random.one_of(&[0, 1, 30, 400]),
+            bytes_per_ms: random.one_of(&[20, 300, 4_000, 50_000]),
+            ranges: !random.chance(200),
+            connections: random.one_of(&[1, 2, 4, 7, usize::MAX, usize::MAX]),
+            retry_after_ms: random.one_of(&[None, Some(0), Some(700), Some(5_000), Some(u64::MAX)]),
+            fair: random.chance(300),
+            ..Origin::honest()
+        };
+        let start = random.within(0..20_000);
+        let while_it_lasts = start..start + random.within(1..120_000);
+        let mut order = |failure, permille, during, after| {
+            origin.fails.push(Ordered { failure, permille, during, of: None, after })
+        };
+        if random.chance(300) {
+            order(Failure::Unreachable, 1000, while_it_lasts.clone(), 0);
+        }
+        if random.chance(300) {
+            order(Failure::Stalled, random.one_of(&[10, 50]), 0..Millis::MAX, random.one_of(&[0, 1, 9]));
+        }
+        if !origin.fair {
+            let mut order = |failure, permille, during, after| {
+                origin.fails.push(Ordered { failure, permille, during, of: None, after })
+            };
+            for _ in 0..random.within(0..3) {
+                let during = if random.chance(500) { 0..Millis::MAX } else { while_it_lasts.clone() };
+                let failure = random.one_of(&all_failures());
+                order(failure, random.one_of(&[30, 300, 1000]), during, random.one_of(&[0, 0, 1, 20]));
+            }
+            origin.lies_permille = random.one_of(&[0, 0, 3, 200, 1000]);
+            origin.lie_permille = random.one_of(&[300, 1000, 1000]);
+        }
+        origin
+    }
+}
+
+/// All that one run starts from.
+#[derive(Clone, Debug)]
+struct Script {
+    seed: u64,
+    geometry: Geometry,
+    limits: Limits,
+    length_proven: bool,
+    origins: Vec<Origin>,
+    /// Claimed blocks: when they are judged, and whether they hold.
+    claims: BTreeMap<u32, (Millis, bool)>,
+}
+
+impl Script {
+    fn plain(blocks: u32, origins: Vec<Origin>) -> Script {
+        let geometry = Geometry::new(u64::from(blocks) * BlockSize::MIN.bytes(), BlockSize::MIN).unwrap();
+        let limits = Limits { connections: 4, tries: 5, patience_ms: 300_000, seed: 1 };
+        Script { seed: 1, geometry, limits, length_proven: false, origins, claims: BTreeMap::new() }
+    }
+
+    fn any(seed: u64) -> Script {
+        let mut random = Random(seed);
+        let blocks = match random.within(0..10) {
+            0 => 1,
+            1..4 => random.within(2..10),
+            4..9 => random.within(10..300),
+            _ => random.within(300..u64::from(BLOCKS_MAX) + 1),
+        };
+        let ragged = random.one_of(&[0, 1, BlockSize::MIN.bytes() - 1]);
+        let geometry = Geometry::new(blocks * BlockSize::MIN.bytes() - ragged, BlockSize::MIN).unwrap();
+        let patience_ms = random.one_of(&[1_000, 30_000, 300_000, PATIENCE_LONG_MS, PATIENCE_LONG_MS]);
+        let connections = random.within(1..17) as u32;
+        let limits = Limits { connections, tries: random.within(1..6) as u32, patience_ms, seed };
+        let origins = (0..random.within(1..5)).map(|_| Origin::any(&mut random)).collect();
+        let mut claims = BTreeMap::new();
+        if random.chance(400) {
+            let (claimed, hold, span) =
+                (random.within(0..1001), random.within(0..1001), random.one_of(&[10, 60_000, 900_000]));
+            for block in geometry.all().iter() {
+                if random.chance(claimed) {
+                    claims.insert(block.0, (random.within(0..span), random.chance(hold)));
+                }
+            }
+        }
+        Script { seed, geometry, limits, length_proven: random.chance(300), origins, claims }
+    }
+
+    /// Whether nothing but success is acceptable.
+    fn must_be_done(&self) -> bool {
+        self.limits.patience_ms >= PATIENCE_LONG_MS && self.origins.iter().any(|origin| origin.fair)
+    }
+}
+
+/// A request under way.
+#[derive(Clone, Debug)]
+struct Request {
+    source: usize,
+    /// The next block to come, and the end that is wanted.
+    at: u32,
+    end: u32,
+    whole: bool,
+    opened: bool,
+    next: Millis,
+    /// How it will fail, after so many more blocks.
+    fate: Option<(Failure, u32)>,
+}
+
+/// What the rules know of a source.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    running: u32,
+    allowed: u32,
+    rest_until: Millis,
+    cooldown_until: Millis,
+    dropped: bool,
+    unreachable: bool,
+    no_ranges: bool,
+    bad_answers: u32,
+    stopped: bool,
+    /// Counted failures in a row, by the first block that the request still lacked; of streams in a row.
+    failures: BTreeMap<u32, u32>,
+    stream_failures: u32,
+    not_before: BTreeMap<u32, Millis>,
+    wrong: BTreeMap<u32, u32>,
+}
+
+impl Known {
+    /// What failed at a block that is decided now goes on failing behind it.
+    fn pass_failures(&mut self, block: u32) {
+        let failures = self.failures.get(&block).copied().unwrap_or(0);
+        let behind = self.failures.entry(block + 1).or_default();
+        *behind = failures.max(*behind);
+    }
+}
+
+struct World {
+    script: Script,
+    random: Random,
+    now: Millis,
+    scheduler: Scheduler,
+    requests: BTreeMap<SpanId, Request>,
+    known: Vec<Known>,
+    claims: BTreeSet<(Millis, u32)>,
+    claimed: BTreeSet<u32>,
+    held: BlockSet,
+    /// The last new block, or the moment from which something was missing.
+    progress: Millis,
+    last_failure: Option<(usize, Failure)>,
+    /// The request that failed just now; the next retry is about it.
+    stopped: Option<Request>,
+    starts: u64,
+    failures: u64,
+    wrongs: u64,
+    trace: Option<Vec<String>>,
+}
+
+type Rule = Result<(), String>;
+
+macro_rules! rule {
+    ($holds:expr, $($why:tt)+) => {
+        if !$holds {
+            return Err(format!($($why)+));
+        }
+    };
+}
+
+impl World {
+    fn new(script: Script, trace: bool) -> World {
+        let blocks = script.geometry.blocks();
+        let mut claimed = BlockSet::empty(blocks);
+        script.claims.keys().for_each(|block| _ = claimed.insert(BlockIndex(*block)));
+        let scheduler =
+            Scheduler::new(script.geometry, script.limits, script.origins.len(), claimed, script.length_proven);
+        let known = Known { allowed: script.limits.connections.min(CONNECTIONS_FIRST), ..Known::default() };
+        World {
+            random: Random(script.seed ^ 0x5EED),
+            now: 0,
+            scheduler,
+            requests: BTreeMap::new(),
+            known: vec![known; script.origins.len()],
+            claims: script.claims.iter().map(|(block, (time, _))| (*time, *block)).collect(),
+            claimed: script.claims.keys().copied().collect(),
+            held: BlockSet::empty(blocks),
+            progress: 0,
+            last_failure: None,
+            stopped: None,
+            starts: 0,
+            failures: 0,
+            wrongs: 0,
+            trace: trace.then(Vec::new),
+            script,
+        }
+    }
+
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        let now = self.now;
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{now:>9} {}", what()));
+        }
+    }
+
+    fn run(&mut self) -> Result<Outcome, String> {
+        let mut steps = 0u64;
+        loop {
+            let until = match self.obey()? {
+                Ok(until) => until,
+                Err(outcome) => return self.judge_outcome(&outcome).map(|()| outcome),
+            };
+            steps += 1;
+            rule!(steps < 2_000_000, "it does not end");
+            let request = self.requests.iter().map(|(id, request)| (request.next, *id)).min();
+            let claim = self.claims.first().copied();
+            let times = [request.map(|next| next.0), claim.map(|next| next.0), until];
+            let Some(time) = times.into_iter().flatten().min() else {
+                return Err("nothing will ever happen again".to_string());
+            };
+            self.now = self.now.max(time);
+            if let Some((_, id)) = request.filter(|(next, _)| *next == time) {
+                self.step(id);
+            } else if let Some((_, block)) = claim.filter(|(next, _)| *next == time) {
+                self.claims.pop_first();
+                self.judge_claim(block);
+            }
+            self.watch()?;
+        }
+    }
+
+    /// What holds after every event.
+    fn watch(&self) -> Rule {
+        let held = self.scheduler.held();
+        rule!(*held == self.held, "held blocks are {} instead of {}", held.count(), self.held.count());
+        rule!(self.scheduler.claimed().count() as usize == self.claimed.len(), "claims went astray");
+        rule!(self.requests.len() <= self.script.limits.connections as usize, "too many spans");
+        let failures_max =
+            300 + 8 * u64::from(self.held.blocks()) + (self.now / 1000 + 1) * 4 * self.known.len() as u64;
+        rule!(self.failures <= failures_max, "{} failed requests are too many", self.failures);
+        let starts_max = 3 * u64::from(self.held.blocks()) + self.failures + self.wrongs + 300;
+        rule!(self.starts <= starts_max, "{} requests are too many", self.starts);
+        Ok(())
+    }
+
+    /// Whether something is missing that no journal claims.
+    fn is_hungry(&self) -> bool {
+        self.held.count() as usize + self.claimed.len() < self.held.blocks() as usize
+    }
+
+    // ---- events
+
+    fn tell(&mut self, event: Event) {
+        self.note(|| format!("{event:?}"));
+        self.scheduler.handle(self.now, event);
+    }
+
+    fn hold(&mut self, block: u32) -> bool {
+        self.claimed.remove(&block);
+        let new = self.held.insert(BlockIndex(block));
+        if new {
+            self.progress = self.now;
+        }
+        for known in &mut self.known {
+            // A span whose first block came another way still fails in a row.
+            known.pass_failures(block);
+        }
+        new
+    }
+
+    fn judge_claim(&mut self, block: u32) {
+        if self.script.claims[&block].1 {
+            self.hold(block);
+            self.tell(Event::Held(verified(block)));
+        } else {
+            if !self.is_hungry() {
+                self.progress = self.now;
+            }
+            self.claimed.remove(&block);
+            self.tell(Event::ClaimFailed { block: BlockIndex(block) });
+        }
+    }
+
+    /// The next thing that happens to a request.
+    fn step(&mut self, span: SpanId) {
+        let mut request = self.requests[&span].clone();
+        let origin = self.script.origins[request.source].clone();
+        if let Some((failure, 0)) = request.fate {
+            return self.fail(span, failure);
+        }
+        if !request.opened {
+            request.opened = true;
+            let known = &mut self.known[request.source];
+            (known.unreachable, known.bad_answers) = (false, 0);
+            self.tell(Event::Opened { span });
+            if !origin.ranges && !request.whole {
+                (request.at, request.end, request.whole) = (0, self.held.blocks(), true);
+                self.known[request.source].no_ranges = true;
+                self.requests.insert(span, request.clone());
+                self.tell(Event::WholeBody { span });
+            }
+        } else if request.at < request.end {
+            let block = request.at;
+            request.at += 1;
+            request.fate = request.fate.map(|(failure, blocks)| (failure, blocks - 1));
+            self.requests.insert(span, request.clone());
+            self.arrive(span, request.source, request.whole, block);
+        }
+        if request.at >= request.end {
+            self.leave(span);
+            self.tell(Event::Ended { span });
+            return;
+        }
+        let bytes = self.script.geometry.bytes_of(BlockIndex(request.at)).length();
+        let stalls = matches!(request.fate, Some((Failure::Stalled, 0)));
+        request.next = self.now + if stalls { STALL_MS } else { bytes.div_ceil(origin.bytes_per_ms) };
+        self.requests.insert(span, request);
+    }
+
+    fn arrive(&mut self, span: SpanId, source: usize, whole: bool, block: u32) {
+        let count = self.script.geometry.bytes_of(BlockIndex(block)).length();
+        self.scheduler.handle(self.now, Event::Bytes { span, count });
+        if self.comes_wrong(source, block) {
+            self.wrongs += 1;
+            *self.known[source].wrong.entry(block).or_default() += 1;
+            self.known[source].pass_failures(block);
+            return self.tell(Event::Wrong { span, block: BlockIndex(block) });
+        }
+        if !whole {
+            // What is behind it begins anew.
+            self.known[source].failures.remove(&block);
+        }
+        if self.hold(block) && whole {
+            self.known[source].stream_failures = 0;
+        }
+        self.tell(Event::Proven { span, verified: verified(block) });
+    }
+
+    fn comes_wrong(&mut self, source: usize, block: u32) -> bool {
+        let origin = &self.script.origins[source];
+        let mut dice = Random(self.script.seed ^ (source as u64) << 32 ^ u64::from(block));
+        dice.chance(origin.lies_permille) && self.random.chance(origin.lie_permille)
+    }
+
+    fn fail(&mut self, span: SpanId, failure: Failure) {
+        let request = self.leave(span);
+        self.failures += 1;
+        self.last_failure = Some((request.source, failure));
+        let lacked = self.held.next_missing(BlockIndex(request.at)).map_or(request.at, |block| block.0);
+        let known = &mut self.known[request.source];
+        known.unreachable = failure == Failure::Unreachable;
+        match failure.class() {
+            Class::Again if known.unreachable => known.rest_until = known.rest_until.max(self.now + PROBE_EVERY_MS),
+            Class::Elsewhere => known.bad_answers += 1,
+            Class::Stop | Class::Changed => known.stopped = true,
+            _ => (),
+        }
+        if failure.counts_as_try() {
+            match request.whole {
+                true => known.stream_failures += 1,
+                false => *known.failures.entry(lacked).or_default() += 1,
+            }
+        }
+        self.stopped = Some(request);
+        self.tell(Event::Failed { span, failure });
+    }
+
+    fn leave(&mut self, span: SpanId) -> Request {
+        let request = self.requests.remove(&span).expect("it runs");
+        self.known[request.source].running -= 1;
+        request
+    }
+
+    // ---- commands
+
+    /// Obeys until it is to wait, or to end.
+    fn obey(&mut self) -> Result<Result<Option<Millis>, Outcome>, String> {
+        let commands_max =
+            4 * (self.requests.len() + self.known.len()) + 2 * self.script.limits.connections as usize + 8;
+        for _ in 0..commands_max {
+            let command = self.scheduler.command(self.now);
+            self.note(|| format!("    {command:?}"));
+            match command {
+                Command::Start { span, source: SourceId(source), blocks, whole } => {
+                    self.start(span, source, blocks, whole)?
+                }
+                Command::Shrink { span, end } => {
+                    let request = self.requests.get_mut(&span).ok_or("a span that does not run is shrunk")?;
+                    rule!(end.0 < request.end && !request.whole, "{span:?} shrinks from {} to {end}", request.end);
+                    request.end = end.0;
+                }
+                Command::Cancel { span } => self.cancel(span)?,
+                Command::Retry { source: SourceId(source), wait_ms, .. } => {
+                    rule!(wait_ms <= COOLDOWN_MAX_MS, "it waits {wait_ms} ms");
+                    let stopped = self.stopped.take().ok_or("a retry after no failure")?;
+                    let (known, time) = (&mut self.known[source], self.now + wait_ms);
+                    match stopped.whole {
+                        true => known.rest_until = known.rest_until.max(time),
+                        false => _ = known.not_before.insert(stopped.at, time),
+                    }
+                }
+                Command::Slowed { source: SourceId(source), connections, until } => {
+                    let known = &mut self.known[source];
+                    rule!(connections >= 1 && connections <= known.allowed, "{connections} after {}", known.allowed);
+                    let stepped =
+                        matches!((known.allowed, connections), (9.., 8) | (5..=8, 4) | (3..=4, 2) | (1..=2, 1));
+                    rule!(stepped || connections == known.allowed, "{connections} after {}", known.allowed);
+                    known.allowed = connections;
+                    known.rest_until = known.rest_until.max(until);
+                    known.cooldown_until = until;
+                }
+                Command::Dropped { source: SourceId(source), why } => self.dropped(source, why)?,
+                Command::Wait { until } => {
+                    rule!(until.is_none_or(|until| until > self.now), "it waits until {until:?}, which is past");
+                    rule!(until.is_some() || !self.is_hungry(), "blocks are missing and nothing is waited for");
+                    rule!(
+                        !self.is_hungry() || self.now < self.progress + self.script.limits.patience_ms,
+                        "too patient"
+                    );
+                    return Ok(Ok(until));
+                }
+                Command::Finish(outcome) => return Ok(Err(outcome)),
+            }
+        }
+        Err(format!("more than {commands_max} commands at one time"))
+    }
+
+    fn start(&mut self, span: SpanId, source: usize, blocks: BlockRange, whole: bool) -> Rule {
+        self.starts += 1;
+        let (now, known) = (self.now, &self.known[source]);
+        rule!(!known.dropped, "a dropped source is asked");
+        rule!(known.rest_until <= now, "a source is asked that rests until {}", known.rest_until);
+        let allowed = if known.unreachable || known.no_ranges { 1 } else { known.allowed };
+        rule!(known.running < allowed, "{} spans where {allowed} are allowed", known.running + 1);
+        rule!(known.no_ranges == whole, "whole is {whole} of a source with ranges {}", !known.no_ranges);
+        rule!(!blocks.is_empty() && blocks.end <= self.held.blocks(), "{blocks:?} is no span");
+        if !whole {
+            let first = BlockIndex(blocks.start);
+            rule!(
+                !self.held.contains(first) && !self.claimed.contains(&first.0),
+                "block {first} is here and asked for"
+            );
+            let last = self.script.geometry.last();
+            let proven = self.script.length_proven || self.held.contains(last);
+            rule!(proven || blocks == BlockRange::one(last), "{blocks:?} before the length is proven");
+            let twice =
+                |request: &&Request| !request.whole && request.at.max(blocks.start) < request.end.min(blocks.end);
+            rule!(self.requests.values().find(twice).is_none(), "{blocks:?} are asked for twice");
+            let not_before = known.not_before.range(blocks.start..blocks.end).map(|(_, time)| *time).max().unwrap_or(0);
+            rule!(not_before <= now, "{blocks:?} again before {not_before}");
+        }
+        self.known[source].running += 1;
+        let fate = self.fate(source, blocks);
+        let latency = self.script.origins[source].latency;
+        let pause = match fate {
+            Some((Failure::Stalled, 0)) => STALL_MS,
+            _ => latency,
+        };
+        let (at, end, next) = (blocks.start, blocks.end, now + pause);
+        self.requests.insert(span, Request { source, at, end, whole, opened: false, next, fate });
+        Ok(())
+    }
+
+    fn fate(&mut self, source: usize, blocks: BlockRange) -> Option<(Failure, u32)> {
+        let origin = self.script.origins[source].clone();
+        for order in &origin.fails {
+            let meant = order.of.is_none_or(|of| blocks.contains(BlockIndex(of)));
+            if meant && order.during.contains(&self.now) && self.random.chance(order.permille) {
+                return Some((order.failure, order.after));
+            }
+        }
+        let busy = self.known[source].running as usize > origin.connections;
+        busy.then_some((Failure::TooMany { status: 429, retry_after_ms: origin.retry_after_ms }, 0))
+    }
+
+    fn cancel(&mut self, span: SpanId) -> Rule {
+        if !self.requests.contains_key(&span) {
+            // It ended at the same time.
+            return Ok(());
+        }
+        let request = self.leave(span);
+        // What was proven before it heard of that still counts.
+        let honest = self.script.origins[request.source].lies_permille == 0;
+        if honest && request.opened && request.at < request.end && self.random.chance(300) {
+            self.hold(request.at);
+            self.tell(Event::Held(verified(request.at)));
+        }
+        Ok(())
+    }
+
+    fn others(&self, source: usize) -> impl Iterator<Item = &Known> {
+        self.known
+            .iter()
+            .enumerate()
+            .filter(move |(other, known)| *other != source && !known.dropped)
+            .map(|(_, known)| known)
+    }
+
+    /// Whether one span failed so often in a row that it is given up.
+    fn is_tried(&self, source: usize) -> bool {
+        let (known, tries) = (&self.known[source], self.script.limits.tries);
+        known.stream_failures.max(known.failures.values().copied().max().unwrap_or(0)) >= tries
+    }
+
+    fn dropped(&mut self, source: usize, why: Why) -> Rule {
+        let known = &self.known[source];
+        rule!(!known.dropped && self.others(source).count() > 0, "the last source is dropped");
+        match why {
+            Why::Lied { block } => {
+                let times = known.wrong.get(&block.0).copied().unwrap_or(0);
+                rule!(times >= WRONG_MAX || known.wrong.len() >= LIES_MAX, "dropped for too few lies");
+                rule!(self.others(source).any(|other| !other.unreachable), "dropped when nobody else serves");
+            }
+            Why::Failed(failure) => match failure.class() {
+                Class::Again => rule!(self.is_tried(source), "dropped for {failure:?} too early"),
+                Class::Elsewhere => rule!(known.bad_answers >= 2, "dropped for one bad answer"),
+                Class::Stop | Class::Changed => rule!(known.stopped, "dropped for nothing"),
+                Class::Slower => return Err("dropped for being busy".to_string()),
+            },
+        }
+        self.known[source].dropped = true;
+        Ok(())
+    }
+
+    /// Whether the script justifies this end.
+    fn judge_outcome(&self, outcome: &Outcome) -> Rule {
+        rule!((*outcome == Outcome::Done) == self.held.is_full(), "{outcome:?} with {} blocks", self.held.count());
+        rule!(!self.script.must_be_done() || *outcome == Outcome::Done, "{outcome:?}, although a fair source is there");
+        let live: Vec<usize> = (0..self.known.len()).filter(|source| !self.known[*source].dropped).collect();
+        let the_last = |failure: &Failure| live.len() == 1 && self.last_failure == Some((live[0], *failure));
+        let known = &self.known[live[0]];
+        let justified = match outcome {
+            Outcome::Done => true,
+            Outcome::Wrong { block } => {
+                live.len() == 1 && known.wrong.get(&block.0).is_some_and(|times| *times >= WRONG_MAX)
+            }
+            Outcome::Changed(failure) => the_last(failure) && failure.class() == Class::Changed,
+            Outcome::NoSource(failure) => {
+                the_last(failure) && (failure.class() == Class::Stop || known.bad_answers >= 2)
+            }
+            Outcome::Tries(failure) => the_last(failure) && failure.class() == Class::Again && self.is_tried(live[0]),
+            Outcome::Patience(failure) => {
+                *failure == self.last_failure.map(|(_, failure)| failure)
+                    && self.now >= self.progress + self.script.limits.patience_ms
+            }
+            Outcome::MustWait { until } => {
+                let ends = self.progress + self.script.limits.patience_ms;
+                self.requests.is_empty()
+                    && *until > ends
+                    && live.iter().all(|source| self.known[*source].cooldown_until >= *until)
+            }
+        };
+        rule!(justified, "{outcome:?} is not justified");
+        Ok(())
+    }
+}
+
+/// Runs a script; if a rule breaks, again with a trace.
+fn play(script: &Script) -> Outcome {
+    let run = |world: &mut World| match catch_unwind(AssertUnwindSafe(|| world.run())) {
+        Ok(outcome) => outcome,
+        Err(_) => Err("it panicked".to_string()),
+    };
+    match run(&mut World::new(script.clone(), false)) {
+        Ok(outcome) => outcome,
+        Err(why) => {
+            let mut world = World::new(script.clone(), true);
+            let _ = run(&mut world);
+            let trace = world.trace.unwrap_or_default();
+            let shown = trace.len().saturating_sub(120);
+            let script = format!(
+                "{} claims, {:?}, {:?}, {:#?}",
+                script.claims.len(),
+                script.geometry,
+                script.limits,
+                script.origins
+            );
+            panic!(
+                "SAPWOOD_SEED={}: {why}\n{script}\n... {shown} lines\n{}",
+                world.script.seed,
+                trace[shown..].join("\n")
+            );
+        }
+    }
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+#[test]
+fn schedules_obey_the_rules() {
+    if let Some(seed) = from_environment("SAPWOOD_SEED") {
+        println!("{:?}", play(&Script::any(seed)));
+        return;
+    }
+    let schedules = from_environment("SAPWOOD_SCHEDULES").unwrap_or(500);
+    let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
+    for seed in 0..schedules {
+        let outcome = format!("{:?}", play(&Script::any(seed)));
+        let kind = outcome.split([' ', '(']).next().unwrap_or_default().to_string();
+        *outcomes.entry(kind).or_default() += 1;
+    }
+    println!("{schedules} schedules: {outcomes:?}");
+    // Rules about an end say nothing when no schedule ends so.
+    assert!(schedules < 500 || outcomes.len() == 7, "{outcomes:?}");
+}
+
+/// When a failure comes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    FirstRequest,
+    MidSpan,
+    LastBlock,
+    Resume,
+}
+
+impl Phase {
+    fn script(self, failure: Failure, second: Option<Origin>) -> Script {
+        let last = 19;
+        let (of, after) = match self {
+            Phase::FirstRequest | Phase::Resume => (None, 0),
+            Phase::MidSpan => (None, 1),
+            Phase::LastBlock => (Some(last), 0),
+        };
+        let origins = std::iter::once(Origin::failing(failure, of, after)).chain(second).collect();
+        let mut script = Script::plain(last + 1, origins);
+        if self == Phase::Resume {
+            script.length_proven = true;
+            script.claims = (0..last / 2).map(|block| (block, (5, true))).collect();
+        }
+        script
+    }
+}
+
+/// How a run with one source ends that fails each request so.
+fn expected(failure: Failure, phase: Phase) -> &'static str {
+    // A body that brings a block each time before it breaks gets there, whatever breaks it, unless no repetition helps.
+    let progress = phase == Phase::MidSpan;
+    match failure {
+        // Left alone for as long as the user is patient.
+        Failure::Server { retry_after_ms: Some(u64::MAX), .. } => "Patience",
+        _ if progress && matches!(failure.class(), Class::Again | Class::Elsewhere) => "Done",
+        Failure::TooMany { retry_after_ms: Some(0 | 5_000), .. } if progress => "Done",
+        Failure::Unreachable | Failure::Stalled => "Patience",
+        Failure::TooMany { retry_after_ms: Some(0 | 5_000), .. } => "Patience or MustWait",
+        Failure::TooMany { .. } => "MustWait",
+        Failure::Broken | Failure::Server { .. } => "Tries",
+        Failure::Changed(_) => "Changed",
+        _ => "NoSource",
+    }
+}
+
+#[test]
+fn every_failure_is_decided_in_every_phase() {
+    for failure in all_failures() {
+        for phase in [Phase::FirstRequest, Phase::MidSpan, Phase::LastBlock, Phase::Resume] {
+            let outcome = format!("{:?}", play(&phase.script(failure, None)));
+            let kind = outcome.split([' ', '(']).next().unwrap_or_default();
+            assert!(
+                expected(failure, phase).split(" or ").any(|end| end == kind),
+                "{failure:?} at {phase:?}: {outcome}"
+            );
+            // Another source serves, with ranges or without, first or second.
+            for ranges in [true, false] {
+                let mut script = phase.script(failure, Some(Origin { ranges, ..Origin::honest() }));
+                assert_eq!(play(&script), Outcome::Done, "{failure:?} at {phase:?} beside an honest source");
+                script.origins.reverse();
+                assert_eq!(play(&script), Outcome::Done, "{failure:?} at {phase:?} behind an honest source");
+            }
+        }
+    }
+}
+
+// ---- what once went wrong
+
+#[test]
+fn a_dead_first_mirror_does_not_starve_the_second() {
+    for failure in [Failure::Unreachable, Failure::Stalled] {
+        assert_eq!(play(&Script::plain(9, vec![Origin::failing(failure, None, 0), Origin::honest()])), Outcome::Done);
+    }
+}
+
+#[test]
+fn blocks_of_a_busy_mirror_do_not_wait_for_it() {
+    for failure in all_failures().into_iter().filter(|failure| matches!(failure.class(), Class::Slower | Class::Again))
+    {
+        let mut world = World::new(Script::plain(40, vec![Origin::failing(failure, None, 0), Origin::honest()]), false);
+        assert_eq!(world.run(), Ok(Outcome::Done));
+        assert!(world.now < 3 * STALL_MS, "{failure:?}: {} ms", world.now);
+    }
+}
+
+#[test]
+fn a_block_that_is_wrong_on_all_mirrors_is_told() {
+    let liar = Origin { lies_permille: 1000, lie_permille: 1000, fair: false, ..Origin::honest() };
+    let script = Script::plain(3, vec![liar.clone(), liar.clone(), liar]);
+    assert_eq!(play(&script), Outcome::Wrong { block: BlockIndex(2) });
+}
+
+#[test]
+fn a_stream_that_always_breaks_at_one_place_ends() {
+    for ranges_of_other in [None, Some(false)] {
+        let broken = Origin { ranges: false, ..Origin::failing(Failure::Broken, None, 5) };
+        let other = ranges_of_other.map(|ranges| Origin { ranges, ..broken.clone() });
+        let script = Script::plain(20, std::iter::once(broken).chain(other).collect());
+        assert_eq!(play(&script), Outcome::Tries(Failure::Broken));
+    }
+}
+
+#[test]
+fn a_stream_takes_no_blocks_from_faster_mirrors() {
+    let slow = Origin { ranges: false, bytes_per_ms: 1, ..Origin::honest() };
+    let mut world = World::new(Script::plain(40, vec![slow, Origin::honest()]), false);
+    assert_eq!(world.run(), Ok(Outcome::Done));
+    assert!(world.now < 2 * STALL_MS, "{} ms", world.now);
+}
+
+#[test]
+fn a_claim_that_fails_late_finds_patience() {
+    let mut script = Script::plain(2, vec![Origin::honest()]);
+    script.claims = BTreeMap::from([(0, (10 * script.limits.patience_ms, false)), (1, (5, true))]);
+    assert_eq!(play(&script), Outcome::Done);
+}
+
+#[test]
+fn a_mirror_of_another_version_does_not_end_the_run() {
+    let changed = Origin::failing(Failure::Changed(Changed::Length), None, 0);
+    assert_eq!(play(&Script::plain(9, vec![changed, Origin::honest()])), Outcome::Done);
+}
+
+#[test]
+fn connections_that_run_outlive_a_long_cooldown() {
+    // The host takes two connections and wants the others to stay away for longer than the user is patient.
+    let busy = Origin { connections: 2, retry_after_ms: Some(u64::MAX), bytes_per_ms: 100, ..Origin::honest() };
+    let mut script = Script::plain(100, vec![busy]);
+    (script.limits.patience_ms, script.length_proven) = (30_000, true);
+    let mut world = World::new(script, false);
+    let outcome = world.run().unwrap();
+    assert!(matches!(outcome, Outcome::MustWait { .. }), "{outcome:?}");
+    assert!(world.held.count() >= 40, "{} blocks", world.held.count());
+}
