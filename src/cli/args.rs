@@ -180,6 +180,15 @@ pub struct NetworkArgs {
     /// A header for the hosts that you name, 'Name: value', or @FILE with one a line
     #[arg(long = "header", short = 'H', value_name = "HEADER")]
     pub headers: Vec<String>,
+    /// Use the logins in ~/.netrc, or in the file that NETRC names
+    #[arg(long)]
+    pub netrc: bool,
+    /// Trust the certificate authorities in this file (PEM) too
+    #[arg(long, value_name = "FILE", env = "SAPWOOD_CACERT")]
+    pub cacert: Option<PathBuf>,
+    /// The version of HTTP
+    #[arg(long, value_name = "VERSION", default_value = "auto", env = "SAPWOOD_HTTP")]
+    pub http: HttpVersion,
     /// Give up after so long without a newly proven byte
     #[arg(long, value_name = "TIME", default_value = "5m", env = "SAPWOOD_PATIENCE", value_parser = units::duration)]
     pub patience: Duration,
@@ -192,6 +201,17 @@ pub struct NetworkArgs {
     /// Let servers lead to private addresses
     #[arg(long, env = "SAPWOOD_ALLOW_PRIVATE", value_parser = clap::builder::FalseyValueParser::new())]
     pub allow_private: bool,
+}
+
+/// Versions of HTTP that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum HttpVersion {
+    /// HTTP/1.1; HTTP/2 where nothing else is offered
+    Auto,
+    #[value(name = "1.1")]
+    One,
+    #[value(name = "2")]
+    Two,
 }
 
 #[derive(Debug, Args)]

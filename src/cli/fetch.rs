@@ -13,11 +13,15 @@ use crate::{
     core::reader,
     disk::state,
     engine::fetch::{self, FetchOptions, ManifestPlace},
-    net::{client::ClientOptions, location::Location},
+    net::{
+        client::{ClientOptions, Http},
+        location::Location,
+        netrc::Netrc,
+    },
 };
 
 use super::{
-    args::{FetchArgs, NetworkArgs},
+    args::{FetchArgs, HttpVersion, NetworkArgs},
     exit::Exit,
     keys,
     output::Output,
@@ -145,7 +149,30 @@ fn client_options(args: &NetworkArgs) -> Result<ClientOptions, Refusal> {
             }
         }
     }
-    Ok(ClientOptions { headers, limit_rate: args.limit_rate, allow_private: args.allow_private })
+    let read = |file: &Path| {
+        std::fs::read(file).map_err(|cause| Refusal(Exit::Failed, format!("failed to read {}: {cause}", file.display())))
+    };
+    let netrc = match args.netrc.then(netrc_path).flatten() {
+        Some(path) => Netrc::parse(&String::from_utf8_lossy(&read(&path)?)),
+        None => Netrc::default(),
+    };
+    Ok(ClientOptions {
+        http: match args.http {
+            HttpVersion::Auto => Http::Auto,
+            HttpVersion::One => Http::One,
+            HttpVersion::Two => Http::Two,
+        },
+        authorities: args.cacert.as_deref().map(read).transpose()?.unwrap_or_default(),
+        netrc,
+        headers,
+        limit_rate: args.limit_rate,
+        allow_private: args.allow_private,
+    })
+}
+
+fn netrc_path() -> Option<PathBuf> {
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".netrc"));
+    std::env::var_os("NETRC").map(PathBuf::from).or_else(home)
 }
 
 /// A header as it is typed. Its value may be a secret, so it is not repeated in the message.

@@ -2,7 +2,7 @@
 //! a byte of the body is used.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -31,6 +31,7 @@ use super::{
     content_range,
     error::NetError,
     location::Location,
+    netrc::Netrc,
     pace::Pace,
 };
 
@@ -42,9 +43,25 @@ const HEADERS_MS: u64 = STALL_MS + CONNECT_MS / 5;
 /// A date that is this much older than the answer cannot stand for two versions (RFC 9110, 8.8.2.2).
 const STRONG_DATE_AGE: Duration = Duration::from_secs(60);
 
+/// The version of HTTP that is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Http {
+    /// HTTP/1.1, because every span then has its own TCP connection; HTTP/2 where nothing else is offered.
+    #[default]
+    Auto,
+    One,
+    /// HTTP/2, over TLS or, where the user says so, in the clear.
+    Two,
+}
+
 /// How requests are made.
 #[derive(Clone, Debug, Default)]
 pub struct ClientOptions {
+    pub http: Http,
+    /// Certificates of authorities, PEM, that are trusted beside those of the system.
+    pub authorities: Vec<u8>,
+    /// Logins for the hosts that the user named.
+    pub netrc: Netrc,
     /// Sent to the hosts that the user named, and to no other.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Bytes a second over all connections.
@@ -57,9 +74,10 @@ pub struct ClientOptions {
 #[derive(Clone)]
 pub struct Client {
     options: Arc<ClientOptions>,
-    plain: reqwest::Client,
-    /// Made when a public server redirects; it does not connect to private addresses.
-    guarded: Arc<OnceLock<reqwest::Client>>,
+    /// Made when they are first needed.
+    connectors: Arc<Connectors>,
+    /// Hosts that speak nothing but HTTP/2.
+    only_two: Arc<Mutex<HashSet<String>>>,
     pace: Arc<Pace>,
     counter: Arc<AtomicU64>,
     /// Where redirects from these URLs led last, and whether that place must be public.
@@ -132,8 +150,8 @@ pub struct Answer {
 impl Client {
     pub fn new(options: ClientOptions) -> Client {
         Client {
-            plain: build(None),
-            guarded: Arc::default(),
+            connectors: Arc::default(),
+            only_two: Arc::default(),
             pace: Arc::new(Pace::new(options.limit_rate)),
             counter: Arc::default(),
             resolved: Arc::default(),
@@ -236,13 +254,34 @@ impl Client {
     }
 
     async fn send(&self, request: Request<'_>, location: &Location, guarded: bool) -> Result<Response, NetError> {
-        let client = match guarded {
-            true => self.guarded.get_or_init(|| build(Some(PublicResolver))),
-            false => &self.plain,
+        let two = match self.options.http {
+            Http::Two => true,
+            Http::One => false,
+            Http::Auto => self.only_two().contains(&location.host()),
         };
+        match self.send_as(request, location, guarded, two).await {
+            // Its TLS was fine but for the version: it does not offer HTTP/1.1.
+            Err(error) if error.failure == Failure::Tls && error.detail().contains(NO_COMMON_PROTOCOL) && self.options.http == Http::Auto && !two => {
+                self.only_two().insert(location.host());
+                self.send_as(request, location, guarded, true).await
+            }
+            other => other,
+        }
+    }
+
+    fn only_two(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.only_two.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    async fn send_as(&self, request: Request<'_>, location: &Location, guarded: bool, two: bool) -> Result<Response, NetError> {
+        let client = self.connectors.get(&self.options, guarded, two, location.is_https());
+        let client = client.map_err(|cause| NetError::with_detail(location, Failure::Tls, cause.to_string()))?;
         let mut headers = HeaderMap::new();
+        let mut login = None;
         if location.same_origin(request.location) {
             headers.extend(self.options.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+            let named = location.url().username().is_empty() && !headers.contains_key(header::AUTHORIZATION);
+            login = location.url().host_str().filter(|_| named).and_then(|host| self.options.netrc.login(host));
         }
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(range) = request.range {
@@ -252,8 +291,11 @@ impl Client {
         if let Some((name, value)) = request.version.and_then(|version| condition(version, request.range.is_some())) {
             headers.insert(name, value);
         }
-        let sent = client.get(location.url().clone()).headers(headers).send();
-        match timeout(Duration::from_millis(HEADERS_MS), sent).await {
+        let mut builder = client.get(location.url().clone()).headers(headers);
+        if let Some(login) = login {
+            builder = builder.basic_auth(&login.user, Some(&login.password));
+        }
+        match timeout(Duration::from_millis(HEADERS_MS), builder.send()).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(cause)) => Err(NetError::from_reqwest(location, &cause)),
             Err(_) => Err(NetError::new(location, Failure::Stalled)),
@@ -261,19 +303,43 @@ impl Client {
     }
 }
 
-fn build(resolver: Option<PublicResolver>) -> reqwest::Client {
-    let mut builder = reqwest::Client::builder()
-        .user_agent(concat!("sapwood/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(Duration::from_millis(CONNECT_MS))
-        .redirect(redirect::Policy::none())
-        .referer(false)
-        // Each span has its own TCP connection: under loss, speed follows their number.
-        .http1_only()
-        .tcp_nodelay(true);
-    if let Some(resolver) = resolver {
-        builder = builder.dns_resolver(Arc::new(resolver));
+/// What a TLS library says when client and server offer no common version of HTTP.
+const NO_COMMON_PROTOCOL: &str = "NoApplicationProtocol";
+
+/// The clients of the HTTP library, one for each way to connect.
+#[derive(Default)]
+struct Connectors([OnceLock<reqwest::Client>; 8]);
+
+impl Connectors {
+    /// `guarded`: it does not connect to private addresses.
+    fn get(&self, options: &ClientOptions, guarded: bool, two: bool, https: bool) -> Result<&reqwest::Client, reqwest::Error> {
+        // HTTP/2 in the clear has no way to ask for it: it must be known. Over TLS it is agreed on.
+        let in_the_clear = two && !https;
+        let slot = &self.0[usize::from(guarded) | usize::from(two) << 1 | usize::from(in_the_clear) << 2];
+        if let Some(client) = slot.get() {
+            return Ok(client);
+        }
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("sapwood/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_millis(CONNECT_MS))
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .tcp_nodelay(true);
+        builder = match (two, in_the_clear) {
+            (false, _) => builder.http1_only(),
+            (true, true) => builder.http2_prior_knowledge(),
+            // Without a window of their own size, streams that share a connection would be slow.
+            (true, false) => builder.http2_adaptive_window(true),
+        };
+        if guarded {
+            builder = builder.dns_resolver(Arc::new(PublicResolver));
+        }
+        if !options.authorities.is_empty() {
+            builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&options.authorities)?);
+        }
+        let client = builder.build()?;
+        Ok(slot.get_or_init(|| client))
     }
-    builder.build().expect("these settings are always possible")
 }
 
 fn is_private_literal(host: &url::Host<&str>) -> bool {

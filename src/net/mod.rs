@@ -6,6 +6,7 @@ pub mod client;
 pub mod content_range;
 pub mod error;
 pub mod location;
+pub mod netrc;
 pub mod pace;
 
 /// A stall: fewer than [`STALL_BYTES`] in so many milliseconds while we were reading and not limiting.
