@@ -139,6 +139,9 @@ pub struct FetchArgs {
     /// The manifest: a file, a URL, or - (default: .sapwood added to the path of the URL)
     #[arg(long, value_name = "M")]
     pub manifest: Option<String>,
+    /// Another place of the same object; may be given several times
+    #[arg(long, value_name = "URL")]
+    pub mirror: Vec<String>,
     /// The root that the object must have, as b3sum prints it
     #[arg(long, value_name = "HEX")]
     pub root: Option<Root>,

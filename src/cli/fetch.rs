@@ -67,8 +67,8 @@ fn jobs(args: &FetchArgs, state: Option<PathBuf>) -> Result<Vec<FetchOptions>, R
     if args.output.as_deref() == Some(Path::new("-")) {
         return Err(usage("-o - is not possible: nothing unproven is shown. Use sapwood cat URL for a stream of proven bytes"));
     }
-    if args.urls.len() > 1 && (args.root.is_some() || args.manifest.is_some() || !args.digest.is_empty() || args.sha256.is_some()) {
-        return Err(usage("--root, --manifest and --digest go with one URL"));
+    if args.urls.len() > 1 && (args.root.is_some() || args.manifest.is_some() || !args.digest.is_empty() || args.sha256.is_some() || !args.mirror.is_empty()) {
+        return Err(usage("--root, --manifest, --digest and --mirror go with one URL"));
     }
     let folder = output_folder(args.output.as_deref());
     if args.urls.len() > 1 && args.output.is_some() && folder.is_none() {
@@ -76,10 +76,14 @@ fn jobs(args: &FetchArgs, state: Option<PathBuf>) -> Result<Vec<FetchOptions>, R
     }
     let client = client_options(&args.network)?;
     let key = args.key.as_deref().map(keys::public_key).transpose().map_err(|message| Refusal(Exit::Usage, message))?;
+    let location = |text: &String| {
+        Location::parse(text).map_err(|cause| Refusal(Exit::of_bad_url(&cause), cause.to_string()))
+    };
+    let mirrors = args.mirror.iter().map(location).collect::<Result<Vec<_>, _>>()?;
     let mut targets = BTreeSet::new();
     let mut jobs = Vec::new();
     for text in &args.urls {
-        let url = Location::parse(text).map_err(|cause| Refusal(Exit::of_bad_url(&cause), cause.to_string()))?;
+        let url = location(text)?;
         let target = match (&args.output, &folder) {
             (Some(file), None) => file.clone(),
             (_, folder) => {
@@ -95,6 +99,7 @@ fn jobs(args: &FetchArgs, state: Option<PathBuf>) -> Result<Vec<FetchOptions>, R
         let mut options = FetchOptions::new(url, target);
         options.manifest = args.manifest.as_deref().map(manifest_place).transpose()?;
         options.root = args.root;
+        options.mirrors = mirrors.clone();
         options.key = key.clone();
         options.digests = args.digest.iter().chain(&args.sha256).cloned().collect();
         options.discard = args.discard;

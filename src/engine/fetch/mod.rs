@@ -52,6 +52,8 @@ pub use remote_manifest::ManifestPlace;
 pub struct FetchOptions {
     pub url: Location,
     pub target: PathBuf,
+    /// Other places of the same object.
+    pub mirrors: Vec<Location>,
     /// `None`: beside the object.
     pub manifest: Option<ManifestPlace>,
     /// The object must be this one.
@@ -84,6 +86,7 @@ impl FetchOptions {
         FetchOptions {
             url,
             target: target.into(),
+            mirrors: Vec::new(),
             manifest: None,
             root: None,
             key: None,
@@ -101,6 +104,9 @@ impl FetchOptions {
         }
     }
 }
+
+/// A mirror that has not answered by then is not asked for the manifest.
+const FIRST_CONTACT_MS: u64 = 15_000;
 
 /// Fetches one object to its target. The file appears there whole and proven, or not at all.
 ///
@@ -145,24 +151,45 @@ impl Fetch<'_> {
         if self.options.no_clobber && locked.destination().existing()?.is_some() {
             return Err(DiskError::Exists { path: locked.destination().path() }.into());
         }
-        let place = match self.options.manifest.take() {
-            Some(place) => place,
-            None => ManifestPlace::Beside(self.options.url.of_manifest()),
-        };
-        let (preflight, front) = {
-            let limits = self.limits();
-            let (client, url) = (&self.client, &self.options.url);
-            let preflight = remote_manifest::retried(&limits, async || preflight(client, url).await);
-            let front = Front::read(client, &place, &limits);
-            // Both at once: one round trip.
-            tokio::join!(preflight, front)
-        };
-        match front {
-            Ok(front) => self.with_manifest(locked, preflight?, front, place).await,
-            Err(Error::NoManifest { .. }) if matches!(place, ManifestPlace::Beside(_)) => {
-                self.without_manifest(locked, preflight?).await
+        let given = self.options.manifest.take();
+        let mut candidates = vec![self.options.url.clone()];
+        candidates.extend(self.options.mirrors.iter().cloned());
+        let mut first_error = None;
+        for (index, url) in candidates.iter().enumerate() {
+            let place = given.clone().unwrap_or_else(|| ManifestPlace::Beside(url.of_manifest()));
+            let limits = self.limits_of_first_contact(candidates.len() > 1);
+            let (preflight, front) = {
+                let client = &self.client;
+                let preflight = remote_manifest::retried(&limits, async || preflight(client, url).await);
+                let front = Front::read(client, &place, &limits);
+                // Both at once: one round trip.
+                tokio::join!(preflight, front)
+            };
+            match (preflight, front) {
+                (Ok(preflight), Ok(front)) => {
+                    // The one that answered comes first: what is known of it is true.
+                    let mut sources = candidates.clone();
+                    sources.swap(0, index);
+                    return self.with_manifest(locked, sources, preflight, front, place).await;
+                }
+                (Ok(preflight), Err(Error::NoManifest { .. })) if matches!(place, ManifestPlace::Beside(_)) => {
+                    return self.without_manifest(locked, url.clone(), preflight).await;
+                }
+                // Of an object that is not there it does not matter that its manifest is not there either.
+                (Err(error), Ok(_) | Err(Error::NoManifest { .. })) | (Ok(_), Err(error)) | (Err(_), Err(error)) => {
+                    first_error.get_or_insert(error);
+                }
             }
-            Err(error) => Err(error),
+        }
+        Err(first_error.expect("there is at least one candidate"))
+    }
+
+    /// Of several mirrors none is waited for as long as the only one would be.
+    fn limits_of_first_contact(&self, several: bool) -> Limits {
+        let limits = self.limits();
+        match several {
+            true => Limits { tries: limits.tries.min(2), patience_ms: limits.patience_ms.min(FIRST_CONTACT_MS), ..limits },
+            false => limits,
         }
     }
 

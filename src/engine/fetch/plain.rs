@@ -15,7 +15,10 @@ use crate::{
         trust::Trust,
     },
     disk::{destination::Locked, files::EntryKind, part::Part},
-    net::client::{Client, Request},
+    net::{
+        client::{Client, Request},
+        location::Location,
+    },
 };
 
 use super::{
@@ -46,7 +49,9 @@ pub fn trust_of_user(digests: &[Digest]) -> Trust {
 }
 
 impl Fetch<'_> {
-    pub(super) async fn without_manifest(mut self, locked: Locked, preflight: Preflight) -> Result<Published, Error> {
+    /// Versions of different mirrors cannot be told apart without a manifest, so all comes from one of them.
+    pub(super) async fn without_manifest(mut self, locked: Locked, url: Location, preflight: Preflight) -> Result<Published, Error> {
+        self.options.url = url;
         let mut asked = self.options.digests.clone();
         asked.extend(self.options.root.map(root_as_digest));
         let offered = self.offered(&preflight).await;
@@ -240,7 +245,7 @@ fn block_size(length: u64) -> BlockSize {
 }
 
 /// The digest in `URL.sha256`, if there is such a file. Anything wrong with it is its absence: nobody asked for it.
-async fn sidecar(client: &Client, url: &crate::net::location::Location) -> Option<Digest> {
+async fn sidecar(client: &Client, url: &Location) -> Option<Digest> {
     let name = url.safe_name()?;
     let place = url.with_suffix(".sha256");
     let mut answer = client.get(Request::whole(&place)).await.ok()?;

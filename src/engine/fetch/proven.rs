@@ -17,6 +17,7 @@ use crate::{
         files::EntryKind,
         state::State,
     },
+    net::location::Location,
 };
 
 use super::{
@@ -34,6 +35,7 @@ impl Fetch<'_> {
     pub(super) async fn with_manifest(
         mut self,
         locked: Locked,
+        sources: Vec<Location>,
         preflight: Preflight,
         front: Front,
         place: ManifestPlace,
@@ -57,7 +59,7 @@ impl Fetch<'_> {
         let (locked, opened) = self.open(locked, &identity, trust).await?;
         let transfer = Transfer {
             client: self.client.clone(),
-            sources: vec![self.options.url.clone()],
+            sources,
             ranges: preflight.ranges,
             leaves: Arc::new(Leaves::new(header.geometry, leaves)),
             limits: self.limits(),
