@@ -47,7 +47,7 @@ impl Exit {
             | Error::Expired { .. }
             | Error::Older { .. } => Exit::NotVerified,
             Error::BadKey { .. } | Error::Key { .. } => Exit::Usage,
-            Error::NoManifest { .. } | Error::TooLarge { .. } => Exit::Failed,
+            Error::NoManifest { .. } | Error::TooLarge { .. } | Error::NoSuchRange { .. } => Exit::Failed,
             Error::Changed { .. } => Exit::Changed,
             Error::Patience { .. } | Error::MustWait { .. } => Exit::Again,
             Error::TooManyBlocks { .. } => Exit::Usage,

@@ -3,9 +3,11 @@
 //! [`TreeReader`] proves groups against the root, from the top down; it is the ranged reader and the heart of
 //! [`WholeReader`], which checks everything that a manifest alone can show (manifest.md, section 5).
 
+use std::collections::BTreeMap;
+
 use super::{
     anchors::{BlockAnchor, NodeAnchor},
-    geometry::{BlockIndex, ByteRange},
+    geometry::{BlockIndex, BlockRange, ByteRange, FANOUT},
     layout::{Group, Layout},
     manifest::Tree,
     statement::{Known, Refused, Signature, Statement, read_front},
@@ -114,6 +116,63 @@ impl TreeReader {
     }
 }
 
+/// Reads only the groups that some blocks need, each proven by the one above it.
+pub struct LazyTree {
+    layout: Layout,
+    root: Root,
+    /// Proven values by level and index of their group.
+    groups: BTreeMap<(u32, u32), Vec<Cv>>,
+}
+
+impl LazyTree {
+    pub fn new(layout: Layout, root: Root) -> LazyTree {
+        LazyTree { layout, root, groups: BTreeMap::new() }
+    }
+
+    /// The group that must be given next so that the leaves of these blocks are known; `None`: they are.
+    pub fn want(&self, blocks: BlockRange) -> Option<Group> {
+        (0..=self.layout.geometry.levels()).rev().find_map(|level| {
+            let group_of = |block: u32| block / FANOUT.pow(level + 1).max(1);
+            let mut indices = group_of(blocks.start)..=group_of(blocks.end.max(blocks.start + 1) - 1);
+            let index = indices.find(|index| !self.groups.contains_key(&(level, *index)))?;
+            Some(self.layout.group(level, index))
+        })
+    }
+
+    /// Takes the bytes of a wanted group.
+    pub fn give(&mut self, group: Group, bytes: &[u8]) -> Result<(), Refused> {
+        let refuse = || Refused::Tree { level: group.level, index: group.index };
+        let values = bytes.get(..group.count as usize * 32).ok_or_else(refuse)?;
+        let (values, _) = values.as_chunks::<32>();
+        let proven = match group.level == self.layout.geometry.levels() {
+            true => tree::merge_root(values) == self.root,
+            false => Some(tree::merge(values)) == self.value(group.level + 1, group.index),
+        };
+        match proven {
+            true => {
+                self.groups.insert((group.level, group.index), values.to_vec());
+                Ok(())
+            }
+            false => Err(refuse()),
+        }
+    }
+
+    /// A proven value; level 0 are the leaves.
+    fn value(&self, level: u32, index: u32) -> Option<Cv> {
+        self.groups.get(&(level, index / FANOUT))?.get((index % FANOUT) as usize).copied()
+    }
+
+    /// The leaf of a block, if it is known.
+    pub fn leaf(&self, block: BlockIndex) -> Option<Cv> {
+        self.value(0, block.0)
+    }
+
+    /// Pages before this block are not needed any more.
+    pub fn forget_before(&mut self, block: BlockIndex) {
+        self.groups.retain(|(level, index), _| *level > 0 || *index >= block.0 / FANOUT);
+    }
+}
+
 /// A manifest that passed every check that a manifest alone allows. Its pieces stay where they were read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
@@ -213,5 +272,45 @@ impl Manifest {
             reader.give(&bytes[want.start as usize..want.end as usize])?;
         }
         reader.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{
+        geometry::{BlockSize, Geometry},
+        manifest::{self, Particulars},
+        tree::Cv,
+    };
+
+    #[test]
+    fn a_lazy_tree_reads_only_what_is_needed() {
+        for blocks in [1u32, 2, 256, 257, 70_000] {
+            let geometry = Geometry::new(u64::from(blocks) << 14, BlockSize::MIN).unwrap();
+            let leaves: Vec<Cv> = (0..blocks).map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes()).collect();
+            let tree = Tree::new(geometry, leaves.clone(), Some(vec![BlockAnchor::NONE; blocks as usize]));
+            let root = tree.root();
+            let bytes = manifest::to_bytes(&tree, Some(&vec![0; geometry.pieces() as usize * 2]), Particulars::default());
+            for (start, end) in [(0, 1), (blocks - 1, blocks), (blocks / 2, blocks / 2 + 1), (0, blocks.min(600))] {
+                let mut lazy = LazyTree::new(tree.layout(), root);
+                let wanted = BlockRange::new(start, end);
+                let mut read = 0;
+                while let Some(group) = lazy.want(wanted) {
+                    let at = group.bytes;
+                    let mut given = bytes[at.start as usize..at.end as usize].to_vec();
+                    given[5] ^= 1;
+                    assert!(lazy.give(group, &given).is_err());
+                    given[5] ^= 1;
+                    lazy.give(group, &given).unwrap();
+                    read += 1;
+                }
+                assert!(wanted.iter().all(|block| lazy.leaf(block) == Some(leaves[block.0 as usize])));
+                let pages = (end - 1) / 256 - start / 256 + 1;
+                assert!(read <= pages + geometry.levels() + 2, "{blocks}: {read} groups for {start}-{end}");
+                lazy.forget_before(BlockIndex(end));
+                assert!(start + 256 > end || lazy.leaf(BlockIndex(start)).is_none());
+            }
+        }
     }
 }

@@ -48,6 +48,8 @@ pub enum Error {
     MustWait { place: String, wait_s: u64 },
     #[error("{place} is {bytes} bytes long, more than --max-size allows")]
     TooLarge { place: String, bytes: u64 },
+    #[error("{place} has {length} bytes; the range lies behind its end")]
+    NoSuchRange { place: String, length: u64 },
     #[error("{place} has too many blocks of this size; choose a larger --block-size")]
     TooManyBlocks { place: String },
     #[error("{place}: {cause}")]

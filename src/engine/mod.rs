@@ -1,5 +1,6 @@
 //! The use cases. Typed options in, typed events out; no terminal, no exit codes.
 
+pub mod cat;
 pub mod create;
 pub mod error;
 pub mod events;

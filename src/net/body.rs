@@ -22,6 +22,8 @@ pub struct Body {
     pace: Arc<Pace>,
     /// Counts every byte of every body, wanted or not.
     counter: Arc<AtomicU64>,
+    /// Bytes that came and were not handed out.
+    ahead: Option<Bytes>,
     /// Time spent waiting for bytes, and bytes, since the last time enough had come.
     waited: Duration,
     came: u64,
@@ -29,11 +31,14 @@ pub struct Body {
 
 impl Body {
     pub(super) fn new(response: reqwest::Response, location: Location, pace: Arc<Pace>, counter: Arc<AtomicU64>) -> Body {
-        Body { response, location, pace, counter, waited: Duration::ZERO, came: 0 }
+        Body { response, location, pace, counter, ahead: None, waited: Duration::ZERO, came: 0 }
     }
 
     /// The next bytes; `None` at the end that the server declared.
     pub async fn next(&mut self) -> Result<Option<Bytes>, NetError> {
+        if let Some(ahead) = self.ahead.take() {
+            return Ok(Some(ahead));
+        }
         let limit = Duration::from_millis(STALL_MS);
         let since = Instant::now();
         let left = limit.saturating_sub(self.waited);
@@ -61,6 +66,21 @@ impl Body {
             bytes.extend_from_slice(&chunk[..chunk.len().min(most - bytes.len())]);
         }
         Ok(bytes)
+    }
+
+    /// Reads over so many bytes.
+    pub async fn skip(&mut self, count: u64) -> Result<(), NetError> {
+        let mut left = count;
+        while left > 0 {
+            let Some(mut chunk) = self.next().await? else { return Err(NetError::new(&self.location, Failure::Broken)) };
+            let over = left.min(chunk.len() as u64);
+            left -= over;
+            let rest = chunk.split_off(over as usize);
+            if !rest.is_empty() {
+                self.ahead = Some(rest);
+            }
+        }
+        Ok(())
     }
 
     pub fn location(&self) -> &Location {

@@ -44,9 +44,8 @@ use super::{
     error::Error,
     events::{Event, Events, Planned, Published},
 };
-
-use remote_manifest::Front;
 pub use remote_manifest::ManifestPlace;
+pub(super) use remote_manifest::{Front, retried};
 
 /// What to fetch, where to, and what to ask of it.
 pub struct FetchOptions {

@@ -188,6 +188,54 @@ impl Front {
     }
 }
 
+impl Front {
+    /// Reads the groups that some blocks need, and no others where the server has ranges.
+    pub async fn read_groups(
+        &mut self,
+        client: &Client,
+        place: &ManifestPlace,
+        limits: &Limits,
+        tree: &mut LazyTree,
+        blocks: BlockRange,
+    ) -> Result<(), Error> {
+        let refuse = |cause| Error::Manifest { place: place.to_string(), cause };
+        while let Some(group) = tree.want(blocks) {
+            let bytes = match (&self.rest, place) {
+                (Rest::Ranges(validators), ManifestPlace::Beside(url) | ManifestPlace::Url(url)) => {
+                    retried(limits, async || get_group(client, url, validators, group).await).await?
+                }
+                _ => {
+                    // Everything comes at once, or is here: then it is kept whole.
+                    let rest = std::mem::replace(&mut self.rest, Rest::Leaves(Vec::new()));
+                    let header = self.statement.header().clone();
+                    let leaves = rest.into_leaves(client, place, limits, &header).await?;
+                    let tree = Tree::new(header.geometry, leaves.clone(), None);
+                    self.rest = Rest::Leaves(leaves);
+                    tree.group_values(group)
+                }
+            };
+            tree.give(group, &bytes).map_err(refuse)?;
+        }
+        Ok(())
+    }
+}
+
+async fn get_group(client: &Client, url: &Location, validators: &Validators, group: Group) -> Result<Vec<u8>, NetError> {
+    let request = Request { location: url, range: Some(group.bytes), version: Some(validators) };
+    let mut answer = client.get(request).await?;
+    let skip = match answer.content {
+        Content::Part { bytes, .. } => group.bytes.start.checked_sub(bytes.start),
+        Content::Whole { .. } => Some(group.bytes.start),
+    };
+    let later = || NetError::new(url, Failure::BadAnswer(recovery::BadAnswer::LaterPart));
+    answer.body.skip(skip.ok_or_else(later)?).await?;
+    let bytes = answer.body.read_up_to(group.bytes.length() as usize).await?;
+    match bytes.len() as u64 == group.bytes.length() {
+        true => Ok(bytes),
+        false => Err(NetError::new(url, Failure::Broken)),
+    }
+}
+
 /// The first bytes at a URL, and how the rest can be had.
 async fn get_front(client: &Client, url: &Location) -> Result<(Vec<u8>, Rest), NetError> {
     let front = Request::range(url, ByteRange::new(0, FRONT_BYTES as u64));
