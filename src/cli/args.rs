@@ -4,7 +4,15 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::core::{digests::{Algorithm, Digest}, geometry::BlockSize, tree::Root, trust::Trust};
+use crate::{
+    core::{
+        digests::{Algorithm, Digest},
+        geometry::BlockSize,
+        tree::Root,
+        trust::Trust,
+    },
+    engine::cat::Wanted,
+};
 
 use super::units;
 
@@ -50,6 +58,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Fetch a URL; go on where an earlier run stopped; publish only what is proven
     Fetch(Box<FetchArgs>),
+    /// Write a range of a URL to standard output, every byte proven first
+    Cat(Box<CatArgs>),
     /// Make a key pair for signing manifests
     Keygen(KeygenArgs),
     /// Sign a manifest, or put a signature into it that minisign made
@@ -166,6 +176,24 @@ pub struct FetchArgs {
     /// Delete what does not verify instead of keeping it as FILE.quarantined
     #[arg(long)]
     pub discard: bool,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CatArgs {
+    /// What to read: an http or https URL
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// The bytes, as in HTTP: A-B (both ends inclusive), A- or -N
+    #[arg(long, value_name = "A-B", default_value = "0-", hide_default_value = true, value_parser = units::range, allow_hyphen_values = true)]
+    pub range: Wanted,
+    /// The manifest: a file, a URL, or - (default: .sapwood added to the path of the URL)
+    #[arg(long, value_name = "M")]
+    pub manifest: Option<String>,
+    /// The root that the object must have, as b3sum prints it
+    #[arg(long, value_name = "HEX")]
+    pub root: Option<Root>,
     #[command(flatten)]
     pub network: NetworkArgs,
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io::Read,
     path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
 };
 
 use reqwest::header::{HeaderName, HeaderValue};
@@ -29,7 +30,7 @@ use super::{
 };
 
 /// Something that was typed and cannot be meant, with its exit code.
-struct Refusal(Exit, String);
+pub struct Refusal(pub Exit, pub String);
 
 pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     let state = if args.no_store { None } else { store.or_else(state::default_folder) };
@@ -43,8 +44,11 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
     let mut exits = Vec::new();
     for options in jobs {
         let (path, url) = (options.target.display().to_string(), options.url.to_string());
+        let counter = options.client.counter.clone();
         output.about(Some(path.clone()));
-        let exit = match signals::unless_stopped(fetch::fetch(options, output)).await {
+        let ended = signals::unless_stopped(fetch::fetch(options, output)).await;
+        output.count_fetched(counter.load(Ordering::Relaxed));
+        let exit = match ended {
             Some(Ok(_)) => Exit::Ok,
             Some(Err(error)) => output.error(Some(&path), Some(&url), &error),
             None => {
@@ -76,10 +80,7 @@ fn jobs(args: &FetchArgs, state: Option<PathBuf>) -> Result<Vec<FetchOptions>, R
     }
     let client = client_options(&args.network)?;
     let key = args.key.as_deref().map(keys::public_key).transpose().map_err(|message| Refusal(Exit::Usage, message))?;
-    let location = |text: &String| {
-        Location::parse(text).map_err(|cause| Refusal(Exit::of_bad_url(&cause), cause.to_string()))
-    };
-    let mirrors = args.mirror.iter().map(location).collect::<Result<Vec<_>, _>>()?;
+    let mirrors = args.mirror.iter().map(|text| location(text)).collect::<Result<Vec<_>, _>>()?;
     let mut targets = BTreeSet::new();
     let mut jobs = Vec::new();
     for text in &args.urls {
@@ -106,7 +107,7 @@ fn jobs(args: &FetchArgs, state: Option<PathBuf>) -> Result<Vec<FetchOptions>, R
         options.state = state.clone();
         options.require = args.require;
         options.no_clobber = args.no_clobber;
-        options.client = client.clone();
+        options.client = ClientOptions { counter: Arc::default(), ..client.clone() };
         options.connections = args.network.connections;
         options.tries = args.network.tries;
         options.patience = args.network.patience;
@@ -123,7 +124,11 @@ fn output_folder(output: Option<&Path>) -> Option<PathBuf> {
     (slash || output.is_dir()).then(|| output.to_owned())
 }
 
-fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
+pub fn location(text: &str) -> Result<Location, Refusal> {
+    Location::parse(text).map_err(|cause| Refusal(Exit::of_bad_url(&cause), cause.to_string()))
+}
+
+pub fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
     if text == "-" {
         let mut bytes = Vec::new();
         let most = reader::MANIFEST_BYTES_MAX;
@@ -133,14 +138,13 @@ fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
         return Ok(ManifestPlace::Bytes(bytes.into()));
     }
     if text.starts_with("http://") || text.starts_with("https://") {
-        let url = Location::parse(text).map_err(|cause| Refusal(Exit::of_bad_url(&cause), cause.to_string()))?;
-        return Ok(ManifestPlace::Url(url));
+        return location(text).map(ManifestPlace::Url);
     }
     Ok(ManifestPlace::File(text.into()))
 }
 
 /// What the network flags mean.
-fn client_options(args: &NetworkArgs) -> Result<ClientOptions, Refusal> {
+pub fn client_options(args: &NetworkArgs) -> Result<ClientOptions, Refusal> {
     let mut headers = Vec::new();
     for text in &args.headers {
         match text.strip_prefix('@') {
@@ -172,6 +176,7 @@ fn client_options(args: &NetworkArgs) -> Result<ClientOptions, Refusal> {
         headers,
         limit_rate: args.limit_rate,
         allow_private: args.allow_private,
+        ..ClientOptions::default()
     })
 }
 

@@ -1,6 +1,7 @@
 //! The program's face: arguments in, progress, events and exit codes out. Nothing below this folder knows of them.
 
 mod args;
+mod cat;
 mod exit;
 mod fetch;
 mod inspect;
@@ -36,6 +37,7 @@ pub fn run() -> ExitCode {
         Command::Manifest(args) => manifest::run(args, &mut output),
         Command::Inspect(args) => inspect::run(&args, &mut output),
         Command::Verify(args) => verify::run(args, &mut output),
+        Command::Cat(args) => signals::block_on(cat::run(*args, &mut output)),
         Command::Keygen(args) => keys::keygen(&args, &mut output),
         Command::Sign(args) => keys::sign(&args, &mut output),
         Command::Fetch(args) => signals::block_on(fetch::run(*args, cli.common.store, &mut output)),

@@ -164,6 +164,10 @@ impl Output {
         exit
     }
 
+    /// So many body bytes arrived for one URL, however it ended.
+    pub fn count_fetched(&mut self, bytes: u64) {
+        self.bytes_fetched += bytes;
+    }
 
     pub fn flush(&mut self) {
         if let Some(bar) = self.bar.take() {
@@ -174,7 +178,6 @@ impl Output {
 
     fn published(&mut self, published: &Published) {
         self.published += 1;
-        self.bytes_fetched += published.bytes_fetched;
         if let Some(bar) = &self.bar {
             bar.finish();
         }

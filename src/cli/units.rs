@@ -7,6 +7,8 @@ use std::{
 
 use crate::core::{digests::{Algorithm, Digest, NotADigest}, geometry::BlockSize, statement};
 
+use crate::engine::cat::Wanted;
+
 use super::args::AutoBlockSize;
 
 const UNITS: [(&str, u64); 8] = [
@@ -85,6 +87,21 @@ pub fn block_size(text: &str) -> Result<AutoBlockSize, String> {
 
 pub fn algorithm(text: &str) -> Result<Algorithm, String> {
     text.parse().map_err(|cause: NotADigest| cause.to_string())
+}
+
+/// A range as in HTTP: A-B, A- or -N. `0-` is everything, also of an empty object.
+pub fn range(text: &str) -> Result<Wanted, String> {
+    let wrong = || "ranges are A-B (both ends inclusive), A- or -N".to_owned();
+    let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());
+    match text.trim().split_once('-').ok_or_else(wrong)? {
+        ("0", "") => Ok(Wanted::All),
+        ("", count) => number(count).map(Wanted::Last),
+        (first, "") => Ok(Wanted::From(number(first)?, None)),
+        (first, last) => match (number(first)?, number(last)?) {
+            (first, last) if first <= last => Ok(Wanted::From(first, Some(last))),
+            _ => Err(wrong()),
+        },
+    }
 }
 
 pub fn digest(text: &str) -> Result<Digest, String> {

@@ -157,6 +157,15 @@ impl LazyTree {
         }
     }
 
+    /// Takes all leaves, proven elsewhere.
+    pub fn fill(&mut self, leaves: &[Cv]) {
+        let levels = std::iter::once(leaves.to_vec()).chain(tree::nodes_above(leaves));
+        for (level, values) in (0..).zip(levels) {
+            let groups = (0..).zip(values.chunks(FANOUT as usize));
+            self.groups.extend(groups.map(|(index, values)| ((level, index), values.to_vec())));
+        }
+    }
+
     /// A proven value; level 0 are the leaves.
     fn value(&self, level: u32, index: u32) -> Option<Cv> {
         self.groups.get(&(level, index / FANOUT))?.get((index % FANOUT) as usize).copied()

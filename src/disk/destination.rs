@@ -207,7 +207,11 @@ impl Locked {
     /// The object is at the target already: what an earlier run left of it beside it goes, anything else stays.
     pub fn discard_leftovers(self, identity: &Identity) -> Result<(), DiskError> {
         let Destination { folder, part_name, journal_name, .. } = &self.destination;
-        let part_bytes = folder.entry(part_name)?.map_or(0, |entry| entry.length);
+        let part = folder.entry(part_name)?;
+        if part.is_some_and(|part| part.suspicious().is_some()) {
+            return Ok(());
+        }
+        let part_bytes = part.map_or(0, |part| part.length);
         let clone = self.journal.try_clone().map_err(|cause| DiskError::io(Doing::Open, &folder.path_of(journal_name), cause))?;
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
         // Where the part was last seen does not matter for whose it is.
@@ -223,11 +227,20 @@ impl Locked {
 impl Drop for Locked {
     fn drop(&mut self) {
         let Destination { folder, part_name, journal_name, .. } = &self.destination;
-        let is_empty = |name| folder.entry(name).is_ok_and(|entry| entry.is_none_or(|entry| entry.length == 0));
-        // Without a byte in the part there is nothing to go on from.
-        if !self.released && is_empty(part_name) {
-            let _ = folder.remove(part_name);
-            let _ = folder.remove(journal_name);
+        if self.released {
+            return;
+        }
+        let ours_and_empty = |entry: Entry| entry.suspicious().is_none() && entry.length == 0;
+        let journal_is_empty = self.journal.metadata().is_ok_and(|journal| journal.len() == 0);
+        // Without a byte in the part there is nothing to go on from. What is not ours stays, without an empty journal beside it.
+        match folder.entry(part_name) {
+            Ok(Some(part)) if ours_and_empty(part) => {
+                let _ = folder.remove(part_name);
+                let _ = folder.remove(journal_name);
+            }
+            Ok(None) => drop(folder.remove(journal_name)),
+            Ok(Some(_)) | Err(_) if journal_is_empty => drop(folder.remove(journal_name)),
+            Ok(Some(_)) | Err(_) => (),
         }
     }
 }

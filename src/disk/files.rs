@@ -68,7 +68,7 @@ impl Entry {
     }
 
     /// Why this is not a regular file of ours with one name; `None` if it is.
-    fn suspicious(&self) -> Option<&'static str> {
+    pub fn suspicious(&self) -> Option<&'static str> {
         match self.kind {
             EntryKind::Folder => Some("a folder"),
             EntryKind::Link => Some("a symbolic link"),

@@ -68,6 +68,8 @@ pub struct ClientOptions {
     pub limit_rate: Option<u64>,
     /// A server may lead to private addresses.
     pub allow_private: bool,
+    /// Counts every body byte that arrives; who keeps a clone can read it even when a run was dropped.
+    pub counter: Arc<AtomicU64>,
 }
 
 /// An HTTP client for one run.
@@ -79,7 +81,6 @@ pub struct Client {
     /// Hosts that speak nothing but HTTP/2.
     only_two: Arc<Mutex<HashSet<String>>>,
     pace: Arc<Pace>,
-    counter: Arc<AtomicU64>,
     /// Where redirects from these URLs led last, and whether that place must be public.
     resolved: Arc<Mutex<HashMap<String, (Location, bool)>>>,
 }
@@ -153,7 +154,6 @@ impl Client {
             connectors: Arc::default(),
             only_two: Arc::default(),
             pace: Arc::new(Pace::new(options.limit_rate)),
-            counter: Arc::default(),
             resolved: Arc::default(),
             options: Arc::new(options),
         }
@@ -161,7 +161,7 @@ impl Client {
 
     /// All bytes of bodies that arrived so far.
     pub fn bytes_fetched(&self) -> u64 {
-        self.counter.load(Ordering::Relaxed)
+        self.options.counter.load(Ordering::Relaxed)
     }
 
     /// One GET. A 200 is a whole object even if a range was asked for; the caller decides what that means.
@@ -200,7 +200,7 @@ impl Client {
         }
         let text = |(name, value): (&HeaderName, &HeaderValue)| Some(offered::in_header(name.as_str(), value.to_str().ok()?));
         let offered = headers.iter().filter_map(text).flatten().collect();
-        let body = Body::new(response, location, self.pace.clone(), self.counter.clone());
+        let body = Body::new(response, location, self.pace.clone(), self.options.counter.clone());
         Ok(Answer { content, validators, offered, body })
     }
 

@@ -324,20 +324,21 @@ async fn preflight(client: &Client, url: &Location) -> Result<Preflight, NetErro
         Err(error) if error.failure == (Failure::Refused { status: 416 }) => client.get(Request::whole(url)).await?,
         other => other?,
     };
-    let (length, ranges) = match answer.content {
-        Content::Whole { length } => (length, false),
-        Content::Part { total, .. } => (total, true),
+    let (length, ranges, first) = match answer.content {
+        Content::Whole { length } => (length, false, Vec::new()),
+        // Read to its end, so that the next request can have the connection. That it came is not needed.
+        Content::Part { bytes, total } if bytes.length() == 1 => {
+            (total, true, answer.body.read_up_to(2).await.unwrap_or_default())
+        }
+        Content::Part { total, .. } => (total, true, Vec::new()),
     };
-    let mut offered = std::mem::take(&mut answer.offered);
-    if ranges && length != Some(1) {
-        // Some servers send the Content-MD5 of the part: then it is that of the one byte.
-        let first = answer.body.read_up_to(1).await?;
-        let of_part = |digest: &Digest| {
-            let mut hasher = DigestHasher::new(digest.algorithm());
-            hasher.update(&first);
-            hasher.finish() == *digest
-        };
-        offered.retain(|digest| !of_part(digest));
-    }
+    // Some servers send the Content-MD5 of the part: then it is that of the one byte.
+    let of_first = |digest: &Digest| {
+        let mut hasher = DigestHasher::new(digest.algorithm());
+        hasher.update(&first);
+        hasher.finish() == *digest
+    };
+    answer.offered.retain(|digest| length == Some(1) || !of_first(digest));
+    let offered = answer.offered;
     Ok(Preflight { length, ranges, validators: answer.validators, offered })
 }

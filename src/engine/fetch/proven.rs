@@ -40,7 +40,7 @@ impl Fetch<'_> {
         front: Front,
         place: ManifestPlace,
     ) -> Result<Published, Error> {
-        let front = self.matching(front, &place, &preflight).await?;
+        let mut front = self.matching(front, &place, &preflight).await?;
         let header = front.statement.header().clone();
         let trust = self.check_manifest(&header, &place)?.max(self.check_signature(&front, &place)?);
         self.check_limits(trust, Some(header.geometry.length()))?;

@@ -10,9 +10,9 @@ use tokio::time::sleep;
 
 use crate::{
     core::{
-        geometry::ByteRange,
-        layout::FRONT_BYTES,
-        reader::TreeReader,
+        geometry::{BlockRange, ByteRange},
+        layout::{FRONT_BYTES, Group},
+        reader::{LazyTree, TreeReader},
         recovery::{self, Class, Failure},
         schedule::Limits,
         statement::{self, MAGIC, Refused, Signature, Statement},
@@ -63,7 +63,7 @@ enum Rest {
     /// To be asked for by ranges, of this version.
     Ranges(Validators),
     /// The server sends everything at once; this is what follows the front, and the body it comes from.
-    Stream { buffered: Vec<u8>, body: Box<Body> },
+    Stream { buffered: Vec<u8>, body: Box<Body>, validators: Validators },
     /// All leaves are here already.
     Leaves(Vec<Cv>),
 }
@@ -134,7 +134,7 @@ impl Front {
     /// `must`: something that is no manifest is an error of the manifest, not the absence of one.
     async fn get(client: &Client, url: &Location, limits: &Limits, must: bool) -> Result<Front, Error> {
         let none = |why: String| Error::NoManifest { place: url.to_string(), why };
-        let (bytes, rest) = match retried(limits, async || get_front(client, url).await).await {
+        let (bytes, rest, total) = match retried(limits, async || get_front(client, url).await).await {
             Ok(front) => front,
             // An answer that is final and no object: there is none. 5xx and silence never mean that.
             Err(Error::Net { cause, .. }) if matches!(cause.failure, Failure::Refused { status } if must || status < 500) => {
@@ -144,7 +144,13 @@ impl Front {
         };
         let refuse = |cause| Error::Manifest { place: url.to_string(), cause };
         match statement::read_front(&bytes) {
-            Ok((statement, signature)) => Ok(Front { statement, signature, rest, bytes_read: bytes.len() as u64 }),
+            Ok((statement, signature)) => {
+                let expected = statement.header().file_length();
+                match total.filter(|total| *total != expected) {
+                    Some(found) => Err(refuse(Refused::Length { expected, found })),
+                    None => Ok(Front { statement, signature, rest, bytes_read: bytes.len() as u64 }),
+                }
+            }
             Err(Refused::NotAManifest) if !must => Err(none(Refused::NotAManifest.to_string())),
             Err(cause) => Err(refuse(cause)),
         }
@@ -152,7 +158,7 @@ impl Front {
 
     /// Reads tree and pages and proves them against the root.
     pub async fn read_leaves(
-        self,
+        &mut self,
         client: &Client,
         place: &ManifestPlace,
         limits: &Limits,
@@ -162,27 +168,22 @@ impl Front {
         let refuse = |cause| Error::Manifest { place: place.to_string(), cause };
         let mut reader = TreeReader::new(header.layout(), header.root);
         let end = header.layout().pages().end;
-        match (self.rest, place) {
-            (Rest::Leaves(leaves), _) => return Ok(leaves),
-            (Rest::Stream { mut buffered, mut body }, _) => {
-                while let Some(want) = reader.want() {
-                    let needed = want.length() as usize;
-                    while buffered.len() < needed {
-                        let Some(chunk) = body.next().await? else {
-                            return Err(refuse(Refused::Length { expected: header.file_length(), found: want.start + buffered.len() as u64 }));
-                        };
-                        *bytes_manifest += chunk.len() as u64;
-                        buffered.extend_from_slice(&chunk);
-                    }
-                    reader.give(&buffered[..needed]).map_err(refuse)?;
-                    buffered.drain(..needed);
-                }
+        let (validators, streamed) = match std::mem::replace(&mut self.rest, Rest::Leaves(Vec::new())) {
+            Rest::Leaves(leaves) => return Ok(leaves),
+            Rest::Ranges(validators) => (validators, None),
+            Rest::Stream { buffered, body, validators } => {
+                let mut rest = RestOfManifest { body: *body, buffered, skip: 0, whole: true };
+                (validators, Some(rest.give(&mut reader, bytes_manifest).await))
             }
-            (Rest::Ranges(validators), ManifestPlace::Beside(url) | ManifestPlace::Url(url)) => {
+        };
+        match (streamed, place) {
+            (Some(Ok(given)), _) => given.map_err(refuse)?,
+            // What a broken stream did not bring is asked for like anything else.
+            (None | Some(Err(_)), ManifestPlace::Beside(url) | ManifestPlace::Url(url)) => {
                 let source = RangeSource { client, url, validators: &validators };
                 retried(limits, async || source.give_rest(end, &mut reader, bytes_manifest).await).await?.map_err(refuse)?;
             }
-            (Rest::Ranges(_), _) => unreachable!("only URLs are read by ranges"),
+            (None | Some(Err(_)), _) => unreachable!("only URLs are read piecewise"),
         }
         Ok(reader.into_leaves())
     }
@@ -200,21 +201,14 @@ impl Front {
     ) -> Result<(), Error> {
         let refuse = |cause| Error::Manifest { place: place.to_string(), cause };
         while let Some(group) = tree.want(blocks) {
-            let bytes = match (&self.rest, place) {
+            match (&self.rest, place) {
                 (Rest::Ranges(validators), ManifestPlace::Beside(url) | ManifestPlace::Url(url)) => {
-                    retried(limits, async || get_group(client, url, validators, group).await).await?
+                    let bytes = retried(limits, async || get_group(client, url, validators, group).await).await?;
+                    tree.give(group, &bytes).map_err(refuse)?;
                 }
-                _ => {
-                    // Everything comes at once, or is here: then it is kept whole.
-                    let rest = std::mem::replace(&mut self.rest, Rest::Leaves(Vec::new()));
-                    let header = self.statement.header().clone();
-                    let leaves = rest.into_leaves(client, place, limits, &header).await?;
-                    let tree = Tree::new(header.geometry, leaves.clone(), None);
-                    self.rest = Rest::Leaves(leaves);
-                    tree.group_values(group)
-                }
-            };
-            tree.give(group, &bytes).map_err(refuse)?;
+                // Everything comes at once, or is here.
+                _ => tree.fill(&self.read_leaves(client, place, limits, &mut 0).await?),
+            }
         }
         Ok(())
     }
@@ -236,8 +230,8 @@ async fn get_group(client: &Client, url: &Location, validators: &Validators, gro
     }
 }
 
-/// The first bytes at a URL, and how the rest can be had.
-async fn get_front(client: &Client, url: &Location) -> Result<(Vec<u8>, Rest), NetError> {
+/// The first bytes at a URL, how the rest can be had, and the length of it all if the server tells it.
+async fn get_front(client: &Client, url: &Location) -> Result<(Vec<u8>, Rest, Option<u64>), NetError> {
     let front = Request::range(url, ByteRange::new(0, FRONT_BYTES as u64));
     let mut answer = match client.get(front).await {
         // An empty file has no first byte; it is no manifest, but it is there.
@@ -245,12 +239,16 @@ async fn get_front(client: &Client, url: &Location) -> Result<(Vec<u8>, Rest), N
         other => other?,
     };
     match answer.content {
-        Content::Part { bytes, .. } if bytes.start == 0 => {
+        Content::Part { bytes, total } if bytes.start == 0 => {
             let front = answer.body.read_up_to(FRONT_BYTES).await?;
-            Ok((front, Rest::Ranges(answer.validators)))
+            match total.is_some_and(|total| (front.len() as u64) < total.min(FRONT_BYTES as u64)) {
+                // It ended before the front did, although there is more.
+                true => Err(NetError::new(url, Failure::Broken)),
+                false => Ok((front, Rest::Ranges(answer.validators), total)),
+            }
         }
         Content::Part { .. } => Err(NetError::new(url, Failure::BadAnswer(recovery::BadAnswer::LaterPart))),
-        Content::Whole { .. } => {
+        Content::Whole { length } => {
             let mut buffered = Vec::new();
             while buffered.len() < FRONT_BYTES {
                 let Some(chunk) = answer.body.next().await? else { break };
@@ -262,7 +260,8 @@ async fn get_front(client: &Client, url: &Location) -> Result<(Vec<u8>, Rest), N
                 }
             }
             let rest = buffered.split_off(buffered.len().min(FRONT_BYTES));
-            Ok((buffered, Rest::Stream { buffered: rest, body: Box::new(answer.body) }))
+            let rest = Rest::Stream { buffered: rest, body: Box::new(answer.body), validators: answer.validators };
+            Ok((buffered, rest, length))
         }
     }
 }
@@ -285,28 +284,51 @@ impl RangeSource<'_> {
     ) -> Result<Result<(), Refused>, NetError> {
         let Some(first) = reader.want() else { return Ok(Ok(())) };
         let range = ByteRange::new(first.start, end);
-        let bad = |how| Err(NetError::new(self.url, Failure::BadAnswer(how)));
         let request = Request { location: self.url, range: Some(range), version: Some(self.validators) };
-        let mut answer = self.client.get(request).await?;
-        match answer.content {
-            Content::Part { bytes, .. } if bytes.start == range.start => (),
-            Content::Part { .. } => return bad(recovery::BadAnswer::LaterPart),
-            Content::Whole { .. } => return bad(recovery::BadAnswer::ContentRange),
-        }
-        let mut buffered = Vec::new();
+        let answer = self.client.get(request).await?;
+        let (skip, whole) = match answer.content {
+            Content::Part { bytes, .. } if bytes.start <= range.start => (range.start - bytes.start, false),
+            Content::Part { .. } => return Err(NetError::new(self.url, Failure::BadAnswer(recovery::BadAnswer::LaterPart))),
+            // Never taken for the part that was asked for: what comes before that is read over.
+            Content::Whole { .. } => (range.start, true),
+        };
+        RestOfManifest { body: answer.body, buffered: Vec::new(), skip, whole }.give(reader, bytes_manifest).await
+    }
+}
+
+/// A body that brings what a reader wants, in order.
+struct RestOfManifest {
+    body: Body,
+    /// Of it, what is here already.
+    buffered: Vec<u8>,
+    /// Bytes at its front that nobody wants.
+    skip: u64,
+    /// Its end is that of the manifest.
+    whole: bool,
+}
+
+impl RestOfManifest {
+    /// Gives group by group, as it comes. What a body that breaks has brought is not asked for again.
+    async fn give(&mut self, reader: &mut TreeReader, bytes_manifest: &mut u64) -> Result<Result<(), Refused>, NetError> {
         while let Some(want) = reader.want() {
             let needed = want.length() as usize;
-            while buffered.len() < needed {
-                let Some(chunk) = answer.body.next().await? else {
-                    return Err(NetError::new(self.url, Failure::Broken));
+            while self.buffered.len() < needed {
+                let Some(mut chunk) = self.body.next().await? else {
+                    let found = want.start + self.buffered.len() as u64;
+                    return match self.whole {
+                        true => Ok(Err(Refused::Length { expected: want.end, found })),
+                        false => Err(NetError::new(self.body.location(), Failure::Broken)),
+                    };
                 };
                 *bytes_manifest += chunk.len() as u64;
-                buffered.extend_from_slice(&chunk);
+                let over = self.skip.min(chunk.len() as u64);
+                self.skip -= over;
+                self.buffered.extend_from_slice(&chunk.split_off(over as usize));
             }
-            if let Err(refused) = reader.give(&buffered[..needed]) {
+            if let Err(refused) = reader.give(&self.buffered[..needed]) {
                 return Ok(Err(refused));
             }
-            buffered.drain(..needed);
+            self.buffered.drain(..needed);
         }
         Ok(Ok(()))
     }

@@ -1,6 +1,7 @@
 //! One span: a ranged request and what becomes of its bytes.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{sync::mpsc::UnboundedSender, task::JoinHandle};
+use tokio::{sync::mpsc::UnboundedSender, task::JoinHandle, time::sleep_until};
 
 use crate::{
     core::{
@@ -164,7 +165,23 @@ impl Span {
                 self.finish(&mut work).await?;
                 return Ok(());
             }
-            let mut chunk = match answer.body.next().await {
+            let next = {
+                let mut next = pin!(answer.body.next());
+                loop {
+                    tokio::select! {
+                        biased;
+                        next = &mut next => break next,
+                        // Nothing comes: what is here is not kept waiting, and a stop loses none of it.
+                        () = sleep_until((since + BATCH_TIME).into()), if batched > 0 || work.is_some() => {
+                            let ready = self.finish(&mut work).await?.or(assembler.take()).expect("it is either here or at work");
+                            work = Some(self.judge(ready, std::mem::take(&mut batch)));
+                            assembler = self.finish(&mut work).await?;
+                            batched = 0;
+                        }
+                    }
+                }
+            };
+            let mut chunk = match next {
                 Ok(Some(chunk)) => chunk,
                 // The server ends early: what came whole counts, the rest is asked for again.
                 early => {
