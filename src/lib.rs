@@ -1,9 +1,121 @@
+//! Sapwood describes a file by a BLAKE3 tree and moves it over plain HTTP, so that it lands whole and proven, or not at all.
+//!
+//! This page is the map of the crate. What is seen from outside (formats, files, their order on disk) is in `manifest-spec/`.
+//!
+//! # Make, verify, fetch
+//!
+//! ```
+//! use sapwood::{
+//!     core::trust::Trust,
+//!     engine::{
+//!         create::{self, CreateOptions, Input, Output},
+//!         events::Event,
+//!         manifest_file::{self, ManifestFile},
+//!         verify::{self, Against, Verdict},
+//!     },
+//! };
+//!
+//! let folder = tempfile::tempdir()?;
+//! let file = folder.path().join("talk.mp4");
+//! std::fs::write(&file, b"a very short film")?;
+//!
+//! // talk.mp4.sapwood, beside the file. The root is what `b3sum talk.mp4` prints.
+//! let beside = manifest_file::beside(&file);
+//! let tree = create::create(Input::File(file.clone()), Output::File(beside.clone()), &CreateOptions::default())?;
+//! assert_eq!(tree.root().to_string(), blake3::hash(b"a very short film").to_hex().as_str());
+//!
+//! let against = Against::Manifest { manifest: Box::new(ManifestFile::open(&beside)?), trust: Trust::Manifest };
+//! assert_eq!(verify::verify(&file, &against, &mut |_: Event| ())?, Verdict::Verified);
+//!
+//! // Damage is named, place by place.
+//! std::fs::write(&file, b"a very short fi1m")?;
+//! let mut tell = |event: Event| {
+//!     if let Event::Damaged(damaged) = event {
+//!         println!("{}: bytes {} are damaged", damaged.path.display(), damaged.bytes);
+//!     }
+//! };
+//! assert_eq!(verify::verify(&file, &against, &mut tell)?, Verdict::Damaged { blocks: 1 });
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! ```no_run
+//! use sapwood::{
+//!     engine::{events::Event, fetch::{self, FetchOptions}},
+//!     net::location::Location,
+//! };
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let url = Location::parse("https://media.example/talk.mp4")?;
+//! let mut options = FetchOptions::new(url, "talk.mp4");
+//! // From a place that you trust. Without it, the manifest beside the object is believed.
+//! options.root = Some("af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262".parse()?);
+//! let published = fetch::fetch(options, &mut |event: Event| println!("{event:?}")).await?;
+//! println!("{} bytes, of them {} from an earlier run", published.bytes_total, published.bytes_resumed);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Dropping the future of a fetch is a clean stop; the same call goes on from there. So does a call after a kill.
+//! `tests/examples/fetch.rs` is a whole program.
+//!
+//! # Five ideas
+//!
+//! - **One identity.** An object is named by its BLAKE3 hash, its *root*. A *block* is a power-of-two piece of it, a *leaf* the
+//!   block's value in the BLAKE3 tree; leaves merge up to the root, whatever the block size ([`core::tree`]).
+//! - **One judge, many finders.** Whatever suggests where bytes may be found may be wrong, stale or hostile. Bytes count only
+//!   when the judge has hashed them at their place: [`core::judge::Verified`] has no other maker. What a journal says is
+//!   *claimed*: not fetched again, but judged before anybody sees it.
+//! - **One plan.** What is wanted, less what is here, is what is fetched: a first run, one after a kill, and one with the file
+//!   already there differ in what they have ([`core::schedule`]).
+//! - **Hints from coarse to fine, untrusted.** A manifest also carries [`core::anchors`] and [`core::pieces`], by which content
+//!   that moved will be found again. They are made and checked now; fetching does not use them yet.
+//! - **No second copy.** What is here is used where it lies; the only file beside the finished one is its part.
+//!
+//! # Layers
+//!
+//! Imports point down only; `tests/it/tidy.rs` enforces it, and the absences below.
+//!
+//! | layer | what it is | may name |
+//! |---|---|---|
+//! | `cli` | arguments, progress, JSON events, exit codes | all |
+//! | `serve` | HTTP servers | engine, disk, core |
+//! | [`engine`] | the use cases: typed options in, typed events out | net, disk, core |
+//! | [`net`] | the HTTP client | core |
+//! | [`disk`] | local files, synchronous | core |
+//! | [`core`] | formats, proof, plans and decisions | nothing |
+//!
+//! # Where to change what
+//!
+//! | to change | look at |
+//! |---|---|
+//! | the manifest's bytes | `manifest-spec/manifest.md` first, then [`core::statement`], [`core::layout`], [`core::manifest`], [`core::reader`] |
+//! | the journal's bytes | `manifest-spec/journal.md` first, then [`core::journal`]; when they are written: [`disk::journal`] |
+//! | how many connections, which span next, when to give up | [`core::schedule`]; how failures are classified: [`core::recovery`] |
+//! | requests, redirects, which addresses are allowed | [`net::client`], [`net::address`] |
+//! | the steps of a fetch | [`engine::fetch`] |
+//! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
+//! | an option of the program | `cli/args.rs` for what is typed, the command's file in `cli/` for what it means |
+//! | an exit code | `cli/exit.rs` |
+//!
+//! # Absences
+//!
+//! - `core` performs no I/O: no files, sockets, clocks, threads or async code. It is told what happened and what time it is.
+//! - `disk` and `net` never meet; only `engine` knows both.
+//! - Only [`core::codec`] names bincode, only [`disk::files`] changes files, only `cli` names clap, only `cli/exit.rs` maps
+//!   errors to exit codes.
+//! - There is no `unsafe`, no panic on anything that came from outside, and no name of a file that a server chose.
+//!
+//! # Features
+//!
+//! `cli` and `serve` are on by default. Without them (`default-features = false`) this is the library alone.
+
 pub mod core;
 pub mod disk;
 pub mod engine;
 pub mod net;
 #[cfg(feature = "serve")]
 pub mod serve;
+
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]

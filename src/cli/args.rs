@@ -28,12 +28,12 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     #[command(flatten)]
-    pub common: Common,
+    pub output: OutputArgs,
 }
 
 /// Of all commands.
 #[derive(Debug, Args)]
-pub struct Common {
+pub struct OutputArgs {
     /// Print one JSON object a line for every event
     #[arg(long, global = true, env = "SAPWOOD_JSON", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Output")]
     pub json: bool,

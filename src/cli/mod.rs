@@ -31,8 +31,8 @@ pub fn run() -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
-    output::init_log(cli.common.verbose);
-    let mut output = Output::new(&cli.common);
+    output::init_log(cli.output.verbose);
+    let mut output = Output::new(&cli.output);
     let exit = match cli.command {
         Command::Manifest(args) => manifest::run(args, &mut output),
         Command::Inspect(args) => inspect::run(&args, &mut output),
@@ -40,7 +40,7 @@ pub fn run() -> ExitCode {
         Command::Cat(args) => signals::block_on(cat::run(*args, &mut output)),
         Command::Keygen(args) => keys::keygen(&args, &mut output),
         Command::Sign(args) => keys::sign(&args, &mut output),
-        Command::Fetch(args) => signals::block_on(fetch::run(*args, cli.common.store, &mut output)),
+        Command::Fetch(args) => signals::block_on(fetch::run(*args, cli.output.store, &mut output)),
         Command::Serve(args) => signals::block_on(serve::run(args, &mut output)),
     };
     output.flush();

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-use super::{args::Common, exit::Exit, progress::Bar, units};
+use super::{args::OutputArgs, exit::Exit, progress::Bar, units};
 
 /// Where output goes and how it looks.
 pub struct Output {
@@ -33,12 +33,12 @@ pub struct Output {
 }
 
 impl Output {
-    pub fn new(common: &Common) -> Output {
-        let bar = (!common.json && !common.quiet && io::stderr().is_terminal()).then(Bar::new);
+    pub fn new(args: &OutputArgs) -> Output {
+        let bar = (!args.json && !args.quiet && io::stderr().is_terminal()).then(Bar::new);
         Output {
-            json: common.json,
-            quiet: common.quiet,
-            verbose: common.verbose,
+            json: args.json,
+            quiet: args.quiet,
+            verbose: args.verbose,
             stdout_is_data: false,
             bar,
             path: None,
@@ -224,6 +224,7 @@ impl Output {
 }
 
 impl Events for Output {
+    #[allow(clippy::too_many_lines, reason = "one arm an event, each by itself")]
     fn event(&mut self, event: Event) {
         match event {
             Event::Planned(plan) => {
@@ -260,7 +261,9 @@ impl Events for Output {
                 self.notice(&format!("warning: {}", printable(&message)));
                 self.json_event("warning", json!({ "message": message }));
             }
-            Event::Checkpoint { bytes_done } => self.json_event("checkpoint", json!({ "bytes_done": bytes_done })),
+            Event::Checkpoint { bytes_done } => {
+                self.json_event("checkpoint", json!({ "bytes_done": bytes_done }));
+            }
             Event::Resumed { bytes_held } => {
                 self.notice(&format!("going on from an earlier run: {} are here", units::human_bytes(bytes_held)));
                 self.json_event("resumed", json!({ "bytes_held": bytes_held }));

@@ -29,9 +29,10 @@ impl Tag {
     /// No window at all; larger than any tag.
     pub const NONE: Tag = Tag(u64::MAX);
 
+    /// The tag of a window with this gear hash.
     pub fn of(hash: u64) -> Tag {
         let hash = hash.max(1);
-        let exponent = 63 - hash.leading_zeros();
+        let exponent = hash.ilog2();
         let fraction = hash ^ (1 << exponent);
         let fraction = match exponent >= TAG_FRACTION_BITS {
             true => fraction >> (exponent - TAG_FRACTION_BITS),
@@ -40,6 +41,7 @@ impl Tag {
         Tag(u64::from(exponent) << TAG_FRACTION_BITS | fraction)
     }
 
+    /// Its 40 bits.
     pub fn value(self) -> u64 {
         self.0
     }
@@ -61,6 +63,7 @@ impl BlockAnchor {
     /// Of a block of under 64 bytes, which has no window.
     pub const NONE: BlockAnchor = BlockAnchor(u64::MAX);
 
+    /// A window with this tag, `offset` bytes after the start of its block.
     pub fn new(tag: Tag, offset: u32) -> BlockAnchor {
         BlockAnchor(tag.0 << 24 | u64::from(offset))
     }
@@ -71,6 +74,7 @@ impl BlockAnchor {
     }
 
     /// The anchor of this block and a right neighbour that begins `offset` bytes later, taken as one block.
+    #[must_use]
     pub fn merge(self, right: BlockAnchor, offset: u32) -> BlockAnchor {
         match (self.window(), right.window()) {
             (None, None) => Self::NONE,
@@ -103,11 +107,14 @@ impl BlockAnchor {
 /// The anchor of a node: the smallest (tag, place) of its blocks; the place counts from the start of the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeAnchor {
+    /// The smallest tag below the node.
     pub tag: u64,
+    /// Where its window begins, in bytes from the start of the object.
     pub place: u64,
 }
 
 impl NodeAnchor {
+    /// Of a node none of whose children has one.
     pub const NONE: NodeAnchor = NodeAnchor { tag: u64::MAX, place: u64::MAX };
 
     /// The smallest of some; none of none.
@@ -139,6 +146,7 @@ pub fn gear(window: &[u8; WINDOW]) -> u64 {
     window.iter().fold(0, |hash, byte| step(&GEAR, hash, *byte))
 }
 
+#[allow(clippy::inline_always, reason = "the loop around it lives on its three instructions being inlined")]
 #[inline(always)]
 fn step(gear: &[u64; 256], hash: u64, byte: u8) -> u64 {
     (hash << 1).wrapping_add(gear[usize::from(byte)])

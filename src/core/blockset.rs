@@ -33,6 +33,7 @@ impl BlockSet {
         self.count
     }
 
+    /// Whether it has no block.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -42,6 +43,7 @@ impl BlockSet {
         self.count == self.blocks
     }
 
+    /// Whether it has this block.
     pub fn contains(&self, block: BlockIndex) -> bool {
         block.0 < self.blocks && self.words[block.0 as usize / 64] >> (block.0 % 64) & 1 == 1
     }
@@ -66,12 +68,14 @@ impl BlockSet {
         there
     }
 
+    /// Adds blocks; those that are in it already may be among them.
     pub fn insert_range(&mut self, range: BlockRange) {
         for block in range.iter() {
             self.insert(block);
         }
     }
 
+    /// Takes blocks out, as far as they are in it.
     pub fn remove_range(&mut self, range: BlockRange) {
         for block in range.iter() {
             self.remove(block);

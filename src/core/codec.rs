@@ -1,6 +1,8 @@
 //! The only file that names bincode. What its bytes are is written in manifest.md 3.2 and journal.md 2, so that
 //! another codec can take its place; here they are told to bincode as plain records.
 
+#![allow(missing_docs, reason = "fields are those of manifest.md and journal.md, in their order, and mean what is said there")]
+
 use bincode::{
     Decode, Encode,
     config::{self, Configuration, Fixint, Limit, LittleEndian},
@@ -37,6 +39,7 @@ pub struct RawDigest {
     pub value: Vec<u8>,
 }
 
+/// One entry of the table of sections, as it lies in the header.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct RawSection {
     pub kind: u8,
@@ -105,6 +108,7 @@ fn decode<const LIMIT: usize, T: Decode<()>>(bytes: &[u8]) -> Result<T, Undecoda
     }
 }
 
+/// The bytes of a header.
 pub fn encode_header(header: &RawHeader) -> Vec<u8> {
     encode::<HEADER_LIMIT>(header)
 }
@@ -114,6 +118,7 @@ pub fn decode_header(bytes: &[u8]) -> Result<RawHeader, Undecodable> {
     decode::<HEADER_LIMIT, _>(bytes)
 }
 
+/// The bytes of a journal record, without its frame.
 pub fn encode_record(record: &RawRecord) -> Vec<u8> {
     encode::<RECORD_LIMIT>(record)
 }

@@ -7,6 +7,7 @@ use sha2::Digest as _;
 
 /// A digest algorithm, with its kind in manifests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "each is named after what it is")]
 pub enum Algorithm {
     Sha256 = 1,
     Sha512 = 2,
@@ -18,6 +19,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// All of them, in the order in which a manifest lists them.
     pub const ALL: [Algorithm; 7] = [
         Algorithm::Sha256,
         Algorithm::Sha512,
@@ -28,10 +30,12 @@ impl Algorithm {
         Algorithm::Blake3,
     ];
 
+    /// The algorithm with this number in a manifest.
     pub fn from_kind(kind: u8) -> Option<Algorithm> {
         Self::ALL.into_iter().find(|algorithm| algorithm.kind() == kind)
     }
 
+    /// Its number in a manifest.
     pub fn kind(self) -> u8 {
         self as u8
     }
@@ -48,6 +52,7 @@ impl Algorithm {
         }
     }
 
+    /// Its name as users type it.
     pub fn name(self) -> &'static str {
         match self {
             Algorithm::Sha256 => "sha-256",
@@ -69,6 +74,7 @@ impl fmt::Display for Algorithm {
 
 /// What was given names no algorithm or has the wrong number of hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
 pub enum NotADigest {
     #[error("{0:?} is no digest algorithm; there are sha-256, sha-512, sha-1, md5, crc32c, crc64nvme and blake3")]
     Algorithm(String),
@@ -97,6 +103,7 @@ pub struct Digest {
 }
 
 impl Digest {
+    /// A digest with this value, which must have the length that the algorithm gives.
     pub fn new(algorithm: Algorithm, value: Vec<u8>) -> Result<Digest, NotADigest> {
         match value.len() == algorithm.bytes() {
             true => Ok(Digest { algorithm, value }),
@@ -104,14 +111,17 @@ impl Digest {
         }
     }
 
+    /// How it was made.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
+    /// Its bytes.
     pub fn value(&self) -> &[u8] {
         &self.value
     }
 
+    /// Its bytes as text.
     pub fn hex(&self) -> String {
         hex::encode(&self.value)
     }
@@ -130,6 +140,7 @@ impl FromStr for Digest {
 }
 
 /// Computes one digest over bytes in order.
+#[allow(missing_docs, reason = "each is the state of one algorithm")]
 pub enum DigestHasher {
     Sha256(sha2::Sha256),
     Sha512(sha2::Sha512),
@@ -140,6 +151,7 @@ pub enum DigestHasher {
 }
 
 impl DigestHasher {
+    /// Begins a digest of a whole object.
     pub fn new(algorithm: Algorithm) -> DigestHasher {
         match algorithm {
             Algorithm::Sha256 => DigestHasher::Sha256(sha2::Sha256::new()),
@@ -152,6 +164,7 @@ impl DigestHasher {
         }
     }
 
+    /// Takes the next bytes of the object.
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
             DigestHasher::Sha256(hasher) => hasher.update(bytes),
@@ -163,6 +176,7 @@ impl DigestHasher {
         }
     }
 
+    /// The digest of all that was taken.
     pub fn finish(self) -> Digest {
         let (algorithm, value) = match self {
             DigestHasher::Sha256(hasher) => (Algorithm::Sha256, hasher.finalize().to_vec()),

@@ -23,7 +23,9 @@ const AUTO_LEAVES_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub struct BlockSize(u32);
 
 impl BlockSize {
+    /// 16 KiB.
     pub const MIN: BlockSize = BlockSize(1 << 14);
+    /// 16 MiB.
     pub const MAX: BlockSize = BlockSize(1 << 24);
     /// Where `auto` starts: 64 KiB.
     pub const DEFAULT: BlockSize = BlockSize(1 << 16);
@@ -43,6 +45,7 @@ impl BlockSize {
         size
     }
 
+    /// The size in bytes.
     pub fn bytes(self) -> u64 {
         u64::from(self.0)
     }
@@ -71,11 +74,14 @@ impl fmt::Display for BlockIndex {
 /// Bytes `start` up to, not including, `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ByteRange {
+    /// The first byte.
     pub start: u64,
+    /// The byte behind the last one.
     pub end: u64,
 }
 
 impl ByteRange {
+    /// The bytes from `start` up to, not including, `end`, which is not smaller.
     pub fn new(start: u64, end: u64) -> ByteRange {
         debug_assert!(start <= end);
         ByteRange { start, end }
@@ -86,6 +92,7 @@ impl ByteRange {
         self.end - self.start
     }
 
+    /// Whether there is nothing in it.
     pub fn is_empty(self) -> bool {
         self.start == self.end
     }
@@ -104,32 +111,40 @@ impl fmt::Display for ByteRange {
 /// Blocks `start` up to, not including, `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockRange {
+    /// The first block.
     pub start: u32,
+    /// The block behind the last one.
     pub end: u32,
 }
 
 impl BlockRange {
+    /// The blocks from `start` up to, not including, `end`, which is not smaller.
     pub fn new(start: u32, end: u32) -> BlockRange {
         debug_assert!(start <= end);
         BlockRange { start, end }
     }
 
+    /// A single block.
     pub fn one(block: BlockIndex) -> BlockRange {
         BlockRange { start: block.0, end: block.0 + 1 }
     }
 
+    /// The number of blocks in it.
     pub fn count(self) -> u32 {
         self.end - self.start
     }
 
+    /// Whether there is nothing in it.
     pub fn is_empty(self) -> bool {
         self.start >= self.end
     }
 
+    /// Whether this block is in it.
     pub fn contains(self, block: BlockIndex) -> bool {
         (self.start..self.end).contains(&block.0)
     }
 
+    /// Its blocks, first to last.
     pub fn iter(self) -> impl Iterator<Item = BlockIndex> {
         (self.start..self.end).map(BlockIndex)
     }
@@ -150,10 +165,12 @@ impl Geometry {
         (blocks <= u64::from(BLOCKS_MAX)).then_some(Geometry { length, block_size, blocks: blocks as u32 })
     }
 
+    /// The bytes of the object.
     pub fn length(&self) -> u64 {
         self.length
     }
 
+    /// The size of all blocks but the last, which may be shorter.
     pub fn block_size(&self) -> BlockSize {
         self.block_size
     }
@@ -163,10 +180,12 @@ impl Geometry {
         self.blocks
     }
 
+    /// All blocks of the object.
     pub fn all(&self) -> BlockRange {
         BlockRange::new(0, self.blocks)
     }
 
+    /// The last block; there always is one.
     pub fn last(&self) -> BlockIndex {
         BlockIndex(self.blocks - 1)
     }

@@ -30,6 +30,7 @@ const TEXT_BYTES_MAX: usize = 4096;
 pub struct Identity {
     /// `None`: fetched without a manifest.
     pub root: Option<Root>,
+    /// Length and block size.
     pub geometry: Geometry,
     /// The strong entity tag, if there was one.
     pub etag: Option<String>,
@@ -57,8 +58,11 @@ impl Identity {
 pub struct Place {
     /// All zeros: unknown.
     pub boot_id: [u8; 16],
+    /// The device that the part is on.
     pub device: u64,
+    /// Its inode there.
     pub inode: u64,
+    /// Whether that file system is of this machine, so that a kill loses no write.
     pub local: bool,
 }
 
@@ -71,6 +75,7 @@ impl Place {
 
 /// One record.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "journal.md says what they are")]
 pub enum Record {
     Begin { identity: Identity, url: String },
     Run { place: Place, time: u64 },
@@ -188,6 +193,7 @@ impl RecordWriter {
     }
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "all three are bytes to be hashed")]
 fn check(previous: &[u8; CHECK_BYTES], size: &[u8; 4], payload: &[u8]) -> [u8; CHECK_BYTES] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(previous).update(size).update(payload);
@@ -197,7 +203,9 @@ fn check(previous: &[u8; CHECK_BYTES], size: &[u8; 4], payload: &[u8]) -> [u8; C
 /// What a journal says, read from the front up to the first record that is not sound.
 #[derive(Debug)]
 pub struct Claims {
+    /// The object.
     pub identity: Identity,
+    /// Where it came from, without secrets.
     pub url: String,
     /// Blocks that should be in the part file.
     pub claimed: BlockSet,
@@ -207,6 +215,7 @@ pub struct Claims {
     pub leaves: BTreeMap<BlockIndex, Cv>,
     /// Where the sound part of the file ends, and the writer that goes on there.
     pub end: u64,
+    /// Goes on behind the last good record.
     pub writer: RecordWriter,
 }
 

@@ -17,6 +17,7 @@ pub struct Verified {
 }
 
 impl Verified {
+    /// The blocks that were judged.
     pub fn blocks(self) -> BlockRange {
         self.blocks
     }
@@ -31,8 +32,11 @@ impl Verified {
 /// Bytes that are not what the tree wants at this place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mismatch {
+    /// The place.
     pub blocks: BlockRange,
+    /// What should be there.
     pub expected: Cv,
+    /// What was there.
     pub found: Cv,
 }
 
@@ -85,6 +89,7 @@ impl Leaves {
         }
     }
 
+    /// Where the blocks are.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
@@ -159,7 +164,7 @@ mod tests {
         assert!(verify(&leaves, BlockIndex(2), &blocks[2][..8]).is_err());
         let two = BlockRange::new(0, 2);
         assert!(verify_node(&geometry, two, first_two, &object[..2 * b]).is_ok());
-        assert!(verify_node(&geometry, two, first_two, &object[1..2 * b + 1]).is_err());
+        assert!(verify_node(&geometry, two, first_two, &object[1..=2 * b]).is_err());
         let root = *blake3::hash(&object).as_bytes();
         assert!(verify_node(&geometry, geometry.all(), root, &object).is_ok());
     }

@@ -10,6 +10,7 @@ pub const FRONT_BYTES: usize = 1536;
 /// The places of tree, pages and pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
+    /// Of the object.
     pub geometry: Geometry,
     /// Whether there are anchors and pieces.
     pub hints: bool,
@@ -18,6 +19,7 @@ pub struct Layout {
 /// At most 256 neighbouring values of one level with their anchors: a page of leaves (level 0) or a group of nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
+    /// 0 are the leaves.
     pub level: u32,
     /// Its number in its level, which is also the number of the node above it.
     pub index: u32,
@@ -37,12 +39,14 @@ impl Layout {
         }
     }
 
+    /// The tree section.
     pub fn tree(&self) -> ByteRange {
         let nodes: u64 = (1..=self.geometry.levels()).map(|level| u64::from(self.geometry.nodes(level))).sum();
         let start = FRONT_BYTES as u64;
         ByteRange::new(start, start + nodes * self.entry_bytes(1))
     }
 
+    /// The pages section.
     pub fn pages(&self) -> ByteRange {
         let start = self.tree().end;
         ByteRange::new(start, start + u64::from(self.geometry.blocks()) * self.entry_bytes(0))
@@ -60,6 +64,7 @@ impl Layout {
         self.geometry.nodes(level).div_ceil(FANOUT)
     }
 
+    /// One group of a level: its place in the manifest and how many entries it has.
     pub fn group(&self, level: u32, index: u32) -> Group {
         let values = self.geometry.nodes(level);
         let first = index * FANOUT;

@@ -12,6 +12,7 @@ use super::{
 /// One level of nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Level {
+    /// First to last.
     pub values: Vec<Cv>,
     /// As many as values, or none without hints.
     pub anchors: Vec<NodeAnchor>,
@@ -50,10 +51,12 @@ impl Tree {
         tree
     }
 
+    /// Of the object.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
+    /// One for each block.
     pub fn leaves(&self) -> &[Cv] {
         &self.leaves
     }
@@ -63,14 +66,17 @@ impl Tree {
         &self.anchors
     }
 
+    /// The nodes, level by level from the lowest.
     pub fn levels(&self) -> &[Level] {
         &self.levels
     }
 
+    /// Where the parts of its manifest lie.
     pub fn layout(&self) -> Layout {
         Layout { geometry: self.geometry, hints: self.hints }
     }
 
+    /// The name of the object.
     pub fn root(&self) -> Root {
         tree::merge_root(self.levels.last().map_or(&self.leaves, |level| &level.values))
     }
@@ -157,9 +163,13 @@ impl Tree {
 /// What a writer of a manifest decides beside the bytes of the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Particulars {
+    /// At most 255 bytes; empty: none.
     pub name: String,
+    /// Grows with each version; 0: not given.
     pub sequence: u64,
+    /// Unix seconds; 0: not given.
     pub published: u64,
+    /// Unix seconds; 0: not given.
     pub expires: u64,
     /// Ascending by kind.
     pub digests: Vec<Digest>,

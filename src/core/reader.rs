@@ -29,6 +29,7 @@ pub struct TreeReader {
 }
 
 impl TreeReader {
+    /// Reads the tree of this layout, which must lead to this root.
     pub fn new(layout: Layout, root: Root) -> TreeReader {
         let top = layout.geometry.levels();
         TreeReader {
@@ -185,9 +186,11 @@ impl LazyTree {
 /// A manifest that passed every check that a manifest alone allows. Its pieces stay where they were read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
+    /// What is, or can be, signed.
     pub statement: Statement,
     /// Well-formed; whether it is valid depends on a key.
     pub signature: Option<Signature>,
+    /// Leaves and anchors.
     pub tree: Tree,
 }
 
@@ -224,6 +227,7 @@ impl WholeReader {
         Ok(reader)
     }
 
+    /// What the front says.
     pub fn statement(&self) -> &Statement {
         &self.statement
     }

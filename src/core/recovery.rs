@@ -2,6 +2,7 @@
 
 /// Why a request, or the rest of its body, failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each message says what it is")]
 pub enum Failure {
     /// No connection: name not found, refused, no route, no answer to the connect.
     Unreachable,
@@ -31,6 +32,7 @@ pub enum Failure {
 
 /// How an answer broke the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
 pub enum BadAnswer {
     #[error("it answered with status {0}, which fits no request of ours")]
     Status(u16),
@@ -52,6 +54,7 @@ pub enum BadAnswer {
 
 /// What shows that the object changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
 pub enum Changed {
     #[error("its length is another")]
     Length,
@@ -81,6 +84,7 @@ pub enum Class {
 }
 
 impl Class {
+    /// Its word in events.
     pub fn name(self) -> &'static str {
         match self {
             Class::Again => "again",
@@ -132,6 +136,7 @@ const BACKOFF_MAX_MS: u64 = 30_000;
 pub const PROBE_EVERY_MS: u64 = 1_000;
 /// The shortest and the longest cooldown of a host that wants fewer requests.
 pub const COOLDOWN_MIN_MS: u64 = 60_000;
+/// No host is left alone for longer than five minutes, whatever it asks for.
 pub const COOLDOWN_MAX_MS: u64 = 300_000;
 
 /// Backoff with full jitter: evenly spread between nothing and a bound that doubles. `random` is any number.

@@ -36,6 +36,7 @@ const STREAM_AFTER_MS: u64 = 10_000;
 /// A source whose answers broke the rules so often in a row is dropped.
 const BAD_ANSWERS_MAX: u32 = 2;
 
+/// The number of a span; none is used twice in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpanId(pub u64);
 
@@ -58,6 +59,7 @@ pub struct Limits {
 
 /// What happened.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Event {
     /// An answer that can be used came: its host is there.
     Opened { span: SpanId },
@@ -80,6 +82,7 @@ pub enum Event {
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Command {
     /// Ask this source for these blocks; of a source without ranges, for the whole object.
     Start { span: SpanId, source: SourceId, blocks: BlockRange, whole: bool },
@@ -101,6 +104,7 @@ pub enum Command {
 
 /// Why a source is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Why {
     /// This block came wrong.
     Lied { block: BlockIndex },
@@ -109,6 +113,7 @@ pub enum Why {
 
 /// How a run ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Outcome {
     /// All blocks are held.
     Done,
@@ -243,6 +248,7 @@ impl Scheduler {
         }
     }
 
+    /// What the caller allowed.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -274,6 +280,7 @@ impl Scheduler {
         source.ranges = ranges;
     }
 
+    /// Takes note of what happened. What to do about it is asked with [`Scheduler::command`].
     pub fn handle(&mut self, now: Millis, event: Event) {
         match event {
             Event::Opened { span } => self.opened(span),
@@ -462,7 +469,9 @@ impl Scheduler {
                 wait = recovery::PROBE_EVERY_MS;
                 source.rest_until = source.rest_until.max(now + wait);
             }
-            Class::Again if failures >= self.limits.tries => given_up = Some(Outcome::Tries(failure)),
+            Class::Again if failures >= self.limits.tries => {
+                given_up = Some(Outcome::Tries(failure));
+            }
             Class::Again => {
                 if let Failure::Server { retry_after_ms: Some(asked), .. } = failure {
                     wait = wait.max(asked.min(recovery::COOLDOWN_MAX_MS));

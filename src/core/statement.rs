@@ -23,6 +23,7 @@ const COMMENT_BYTES_MAX: usize = 372;
 
 /// Why a manifest is refused, each with its row in the table of manifest.md, section 5.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
 pub enum Refused {
     #[error("it is not a Sapwood manifest")]
     NotAManifest,
@@ -86,6 +87,7 @@ impl Refused {
 
 /// The kinds of sections that this version knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "manifest.md says what they are")]
 pub enum Known {
     Tree = 1,
     Pages = 2,
@@ -95,9 +97,13 @@ pub enum Known {
 /// A row of the section table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
+    /// See [`Known`].
     pub kind: u8,
+    /// A reader that does not know the kind must refuse the manifest.
     pub critical: bool,
+    /// Its place in the manifest.
     pub bytes: ByteRange,
+    /// The hash of these bytes.
     pub blake3: [u8; 32],
 }
 
@@ -111,15 +117,21 @@ impl Section {
 /// What a manifest says of its object. One that exists is consistent in itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// Length and block size of the object.
     pub geometry: Geometry,
+    /// The name of the object.
     pub root: Root,
     /// Empty: not given. Never used to name a file.
     pub name: String,
     /// Zero: not given, as with the times, which are Unix seconds.
     pub sequence: u64,
+    /// Unix seconds; 0: not given.
     pub published: u64,
+    /// Unix seconds; 0: not given.
     pub expires: u64,
+    /// Of the whole object, at most one of each algorithm, in their order.
     pub digests: Vec<Digest>,
+    /// In the order of the file.
     pub sections: Vec<Section>,
 }
 
@@ -136,6 +148,7 @@ impl Header {
         self.sections.iter().any(|section| section.kind == Known::Pieces as u8)
     }
 
+    /// Where the sections lie.
     pub fn layout(&self) -> Layout {
         Layout { geometry: self.geometry, hints: self.hints() }
     }
@@ -289,6 +302,7 @@ impl Statement {
         Ok(Statement { header, bytes: Box::new(*bytes) })
     }
 
+    /// What it says.
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -302,10 +316,13 @@ impl Statement {
 /// A signature over a statement, as minisign makes them. Not checked by having this type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
+    /// Which key made it.
     pub key_id: [u8; 8],
+    /// Over the statement.
     pub signature: [u8; 64],
     /// Over the signature and the comment.
     pub global_signature: [u8; 64],
+    /// Covered by the global signature.
     pub trusted_comment: String,
 }
 
@@ -409,7 +426,7 @@ mod tests {
         check(&|h| h.name = "a\0".into(), Refused::Name);
         check(&|h| h.digests.swap(0, 1), Refused::Digests);
         check(&|h| h.root = Root([8; 32]), Refused::Digests);
-        check(&|h| drop(h.sections.remove(0)), Refused::Sections);
+        check(&|h| _ = h.sections.remove(0), Refused::Sections);
         check(&|h| h.sections.truncate(1), Refused::Sections);
         check(&|h| h.sections[0].critical = false, Refused::Sections);
         check(&|h| h.sections[3].bytes.start += 1, Refused::Sections);

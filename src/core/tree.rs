@@ -57,6 +57,7 @@ impl PartHasher {
         PartHasher { hasher }
     }
 
+    /// Takes the next bytes of the part.
     pub fn update(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
     }

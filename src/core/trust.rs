@@ -18,8 +18,10 @@ pub enum Trust {
 }
 
 impl Trust {
+    /// From the least to the most.
     pub const ALL: [Trust; 5] = [Trust::None, Trust::Digest, Trust::Manifest, Trust::Root, Trust::Signed];
 
+    /// Its word in options and events.
     pub fn name(self) -> &'static str {
         match self {
             Trust::None => "none",

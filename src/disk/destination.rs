@@ -57,10 +57,12 @@ impl Destination {
         }
     }
 
+    /// The final name.
     pub fn path(&self) -> PathBuf {
         self.folder.path_of(&self.name)
     }
 
+    /// `FILE.part`.
     pub fn part_path(&self) -> PathBuf {
         self.folder.path_of(&self.part_name)
     }
@@ -102,7 +104,9 @@ pub struct Locked {
 
 /// What was found in the place of the part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the size is in bytes")]
 pub enum Found {
+    /// No part.
     Nothing,
     /// A part of this object with its journal.
     Part,
@@ -114,16 +118,20 @@ pub enum Found {
 
 /// A part that can be written to.
 pub struct Opened {
+    /// Open, and ours.
     pub part: Part,
+    /// Open, and begun.
     pub journal: Journal,
     /// What is probably there, to be judged: what the journal names and other data in the part.
     pub claimed: BlockSet,
     /// Of an object without a manifest: the leaves of what is claimed.
     pub leaves: BTreeMap<BlockIndex, Cv>,
+    /// What an earlier run left.
     pub found: Found,
 }
 
 impl Locked {
+    /// What is locked.
     pub fn destination(&self) -> &Destination {
         &self.destination
     }

@@ -7,6 +7,7 @@ use std::{
 
 /// What was being done to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each message says what it is")]
 pub enum Doing {
     Open,
     Create,
@@ -37,6 +38,7 @@ impl fmt::Display for Doing {
 
 /// A failure at one file.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
 pub enum DiskError {
     #[error("failed to {doing} {}: {source}", .path.display())]
     Io { doing: Doing, path: PathBuf, source: io::Error },
@@ -53,6 +55,7 @@ pub enum DiskError {
 }
 
 impl DiskError {
+    /// A call on this file failed.
     pub fn io(doing: Doing, path: &Path, source: impl Into<io::Error>) -> DiskError {
         DiskError::Io { doing, path: path.to_owned(), source: source.into() }
     }

@@ -23,11 +23,15 @@ pub struct Folder {
 /// What lies under a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
+    /// A file, a folder, or something else.
     pub kind: EntryKind,
+    /// In bytes.
     pub length: u64,
     /// The permission bits.
     pub mode: u32,
+    /// With the inode: which file it is, whatever its name.
     pub device: u64,
+    /// See the device.
     pub inode: u64,
     links: u64,
     owner: u32,
@@ -35,11 +39,16 @@ pub struct Entry {
     pub changed: (i64, u64),
 }
 
+/// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryKind {
+    /// A regular file.
     Regular,
+    /// A folder.
     Folder,
+    /// A symbolic link.
     Link,
+    /// A device, FIFO or socket.
     Special,
 }
 
@@ -63,6 +72,7 @@ impl Entry {
         }
     }
 
+    /// What an open file is; `path` is for the message.
     pub fn of(file: &File, path: &Path) -> Result<Entry, DiskError> {
         fs::fstat(file).map(|stat| Entry::new(&stat)).map_err(|cause| DiskError::io(Doing::Inspect, path, cause))
     }
@@ -81,6 +91,7 @@ impl Entry {
 }
 
 impl Folder {
+    /// Opens a folder; links to it are followed.
     pub fn open(path: &Path) -> Result<Folder, DiskError> {
         // The empty parent of a bare name is the current folder.
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
@@ -89,6 +100,7 @@ impl Folder {
         Ok(Folder { fd, path: path.to_owned() })
     }
 
+    /// The path of a name in it, for messages.
     pub fn path_of(&self, name: &OsStr) -> PathBuf {
         match self.path == Path::new(".") {
             true => PathBuf::from(name),
@@ -273,6 +285,7 @@ pub fn set_length(file: &File, path: &Path, length: u64) -> Result<(), DiskError
     file.set_len(length).map_err(|cause| DiskError::io(Doing::Write, path, cause))
 }
 
+/// Sets the permission bits.
 pub fn set_mode(file: &File, path: &Path, mode: u32) -> Result<(), DiskError> {
     fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|cause| DiskError::io(Doing::Write, path, cause))
 }

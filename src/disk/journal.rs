@@ -41,6 +41,7 @@ pub struct FileKeeper {
 }
 
 impl FileKeeper {
+    /// Keeps it in this file, which nobody else writes to; `path` is for messages.
     pub fn new(file: File, path: PathBuf) -> FileKeeper {
         FileKeeper { file, path, length: 0 }
     }

@@ -24,10 +24,12 @@ pub struct Part {
 }
 
 impl Part {
+    /// A part in this file; `path` is for messages.
     pub fn new(file: File, path: PathBuf) -> Part {
         Part { file, path }
     }
 
+    /// Where it is.
     pub fn path(&self) -> &std::path::Path {
         &self.path
     }
@@ -51,6 +53,7 @@ impl Part {
         }
     }
 
+    /// Its bytes so far, holes included.
     pub fn length(&self) -> Result<u64, DiskError> {
         Ok(Entry::of(&self.file, &self.path)?.length)
     }
@@ -60,14 +63,17 @@ impl Part {
         files::set_length(&self.file, &self.path, length)
     }
 
+    /// Sets the permission bits.
     pub fn set_mode(&self, mode: u32) -> Result<(), DiskError> {
         files::set_mode(&self.file, &self.path, mode)
     }
 
+    /// Makes the data durable.
     pub fn sync_data(&self) -> Result<(), DiskError> {
         files::sync_data(&self.file, &self.path)
     }
 
+    /// Makes data and attributes durable.
     pub fn sync_all(&self) -> Result<(), DiskError> {
         files::sync_all(&self.file, &self.path)
     }

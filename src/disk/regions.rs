@@ -37,12 +37,14 @@ pub struct FileRegions {
 }
 
 impl FileRegions {
+    /// Opens a user's file for reading.
     pub fn open(path: &Path) -> Result<FileRegions, DiskError> {
         let file = files::open_for_reading(path)?;
         let before = Entry::of(&file, path)?;
         Ok(FileRegions { file, path: path.to_owned(), before, taken: AtomicU64::new(0) })
     }
 
+    /// Its bytes when it was opened.
     pub fn length(&self) -> u64 {
         self.before.length
     }
@@ -80,15 +82,18 @@ pub struct StreamRegions<'a> {
     state: Mutex<Stream<'a>>,
 }
 
+/// Sees all bytes of a stream, in order.
+type Witness<'a> = Box<dyn FnMut(&[u8]) + Send + 'a>;
+
 struct Stream<'a> {
     reader: Box<dyn Read + Send + 'a>,
-    /// Sees all bytes in order.
-    witness: Box<dyn FnMut(&[u8]) + Send + 'a>,
+    witness: Witness<'a>,
     at: u64,
     ended: bool,
 }
 
 impl<'a> StreamRegions<'a> {
+    /// Reads to the end; `witness` sees all bytes in their order, `path` is for messages.
     pub fn new(reader: impl Read + Send + 'a, path: &Path, witness: impl FnMut(&[u8]) + Send + 'a) -> StreamRegions<'a> {
         let stream = Stream { reader: Box::new(reader), witness: Box::new(witness), at: 0, ended: false };
         StreamRegions { path: path.to_owned(), state: Mutex::new(stream) }

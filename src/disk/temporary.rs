@@ -42,6 +42,7 @@ impl Temporary {
         files::write_at(&self.file, &self.path(), bytes, offset)
     }
 
+    /// The open file.
     pub fn file(&self) -> &File {
         &self.file
     }

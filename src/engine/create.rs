@@ -27,6 +27,7 @@ use super::{error::Error, sign::Signer, survey::Survey};
 
 /// What the bytes come from.
 pub enum Input {
+    /// A regular file; it is read by several threads.
     File(PathBuf),
     /// Anything that is read once from front to end.
     Stream(Box<dyn Read + Send>),
@@ -34,7 +35,9 @@ pub enum Input {
 
 /// Where the manifest goes.
 pub enum Output {
+    /// This file. It appears, or is replaced, when the manifest is complete.
     File(PathBuf),
+    /// Anything that is written once from front to end.
     Stream(Box<dyn Write + Send>),
 }
 
@@ -43,13 +46,17 @@ pub enum Output {
 pub struct CreateOptions {
     /// `None`: by the length.
     pub block_size: Option<BlockSize>,
+    /// Leave out anchors and pieces.
     pub no_hints: bool,
     /// Digests of the whole object to be carried along.
     pub digests: Vec<Algorithm>,
     /// `None`: the last segment of a file's path.
     pub name: Option<String>,
+    /// Grows with each version; 0: not given.
     pub sequence: u64,
+    /// Unix seconds; 0: not given.
     pub published: u64,
+    /// Unix seconds; 0: not given.
     pub expires: u64,
 }
 

@@ -18,6 +18,7 @@ use crate::{
 
 /// See the module. Places are printed without the secrets of URLs.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
 pub enum Error {
     #[error(transparent)]
     Disk(#[from] DiskError),

@@ -25,7 +25,9 @@ use super::error::Error;
 
 /// A manifest file, open and read; its pieces can still be read from it.
 pub struct ManifestFile {
+    /// What it says.
     pub manifest: Manifest,
+    /// Where it is.
     pub path: PathBuf,
     file: File,
 }

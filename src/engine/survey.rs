@@ -18,6 +18,7 @@ use super::error::Error;
 /// What a pass is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Survey {
+    /// Where it starts.
     pub block_size: BlockSize,
     /// The length is not known: blocks are doubled when the automatic size for what has come would be larger.
     pub may_grow: bool,
@@ -141,7 +142,7 @@ impl<'a> Collector<'a> {
         }
         // Only whole pairs can be merged while more may come.
         let length = self.leaves.len() as u64 * self.block_size.bytes();
-        if self.survey.may_grow && self.leaves.len() % 2 == 0 && BlockSize::auto(length) > self.block_size {
+        if self.survey.may_grow && self.leaves.len().is_multiple_of(2) && BlockSize::auto(length) > self.block_size {
             self.leaves = self.leaves.chunks(2).map(tree::merge).collect();
             self.anchors = anchors::coarsen(&self.anchors, self.block_size);
             self.block_size = self.block_size.doubled().expect("auto is a larger block size");

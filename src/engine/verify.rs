@@ -26,6 +26,7 @@ use super::{
 };
 
 /// What a file is checked against.
+#[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Against {
     /// Only the root is known: damage is found, not placed.
     Root(Root),
@@ -35,7 +36,9 @@ pub enum Against {
 
 /// How a file compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Verdict {
+    /// It is the object.
     Verified,
     /// Each place was told as an event.
     Damaged { blocks: u32 },

@@ -83,6 +83,7 @@ impl Body {
         Ok(())
     }
 
+    /// Where it comes from, after redirects.
     pub fn location(&self) -> &Location {
         &self.location
     }

@@ -88,7 +88,9 @@ pub struct Client {
 /// What to ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
+    /// The object.
     pub location: &'a Location,
+    /// `None`: all of it.
     pub range: Option<ByteRange>,
     /// The version that is wanted; another one is an error, as far as the server can tell.
     pub version: Option<&'a Validators>,
@@ -132,6 +134,7 @@ impl Validators {
 
 /// What the body of an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "lengths are in bytes")]
 pub enum Content {
     /// The whole object, of this length if the server says so.
     Whole { length: Option<u64> },
@@ -141,14 +144,18 @@ pub enum Content {
 
 /// An answer that may be used.
 pub struct Answer {
+    /// What the body is.
     pub content: Content,
+    /// Which version it is.
     pub validators: Validators,
     /// Digests of the whole object that came in headers; a `Content-MD5` may be that of the part.
     pub offered: Vec<Digest>,
+    /// Not yet read.
     pub body: Body,
 }
 
 impl Client {
+    /// A client; its clones share connections, pace and count.
     pub fn new(options: ClientOptions) -> Client {
         Client {
             connectors: Arc::default(),

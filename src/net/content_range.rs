@@ -5,6 +5,7 @@ use crate::core::geometry::ByteRange;
 /// A part of an object as a 206 declares it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentRange {
+    /// The bytes that the body holds.
     pub bytes: ByteRange,
     /// The length of the whole object; `None` for `*`.
     pub total: Option<u64>,

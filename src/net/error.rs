@@ -7,6 +7,7 @@ use super::{address::OnlyPrivate, location::Location};
 /// A request that failed. Its text never has the secrets of a URL.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{location}: {detail}")]
+#[allow(missing_docs, reason = "place and cause, as in its message")]
 pub struct NetError {
     pub location: Box<Location>,
     pub failure: Failure,
@@ -14,14 +15,17 @@ pub struct NetError {
 }
 
 impl NetError {
+    /// A failure at this place.
     pub fn new(location: &Location, failure: Failure) -> NetError {
         NetError { location: Box::new(location.clone()), failure, detail: describe(failure) }
     }
 
+    /// The object is another one now.
     pub fn changed(location: &Location, how: Changed) -> NetError {
         NetError::new(location, Failure::Changed(how))
     }
 
+    /// A failure, with what the layers below say about it.
     pub fn with_detail(location: &Location, failure: Failure, detail: impl Into<String>) -> NetError {
         NetError { location: Box::new(location.clone()), failure, detail: detail.into() }
     }

@@ -11,6 +11,7 @@ pub struct Location(Url);
 
 /// What was given is no URL that can be fetched.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
 pub enum BadUrl {
     #[error("{text:?} is no URL ({cause}); URLs begin with http:// or https://")]
     Malformed { text: String, cause: url::ParseError },
@@ -19,6 +20,7 @@ pub enum BadUrl {
 }
 
 impl Location {
+    /// Parses what a user typed.
     pub fn parse(text: &str) -> Result<Location, BadUrl> {
         let url = Url::parse(text).map_err(|cause| BadUrl::Malformed { text: without_secrets(text), cause })?;
         match url.scheme() {
@@ -27,6 +29,7 @@ impl Location {
         }
     }
 
+    /// The whole URL, secrets included: for requests, never for messages.
     pub fn url(&self) -> &Url {
         &self.0
     }
@@ -38,11 +41,13 @@ impl Location {
         Some(url)
     }
 
+    /// `None` unless it is http or https with a host.
     pub fn from_url(url: Url) -> Option<Location> {
         (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(Location(url))
     }
 
     /// The place of the manifest: `.sapwood` added to the path, before the query.
+    #[must_use]
     pub fn of_manifest(&self) -> Location {
         self.with_suffix(".sapwood")
     }
@@ -54,6 +59,7 @@ impl Location {
         Location(url)
     }
 
+    /// Whether its scheme is https.
     pub fn is_https(&self) -> bool {
         self.0.scheme() == "https"
     }

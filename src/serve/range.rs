@@ -7,6 +7,7 @@ use crate::core::geometry::ByteRange;
 pub enum Wanted {
     /// No range, several, or one that does not make sense: the whole object.
     Whole,
+    /// These bytes, cut at the end of the object.
     Part(ByteRange),
     /// A range that lies behind the end.
     Unsatisfiable,

@@ -49,7 +49,9 @@ pub(super) use remote_manifest::{Front, retried};
 
 /// What to fetch, where to, and what to ask of it.
 pub struct FetchOptions {
+    /// The object.
     pub url: Location,
+    /// The final name. An existing file is replaced when the object is proven.
     pub target: PathBuf,
     /// Other places of the same object.
     pub mirrors: Vec<Location>,
@@ -63,13 +65,17 @@ pub struct FetchOptions {
     pub digests: Vec<Digest>,
     /// The least trust.
     pub require: Trust,
+    /// Headers, pace and address rules.
     pub client: ClientOptions,
+    /// The most at a time.
     pub connections: u32,
+    /// Failures in a row of one span from a host that answers.
     pub tries: u32,
     /// Time without a newly proven byte.
     pub patience: Duration,
     /// The largest object, in bytes.
     pub max_size: Option<u64>,
+    /// Fail if the target is there.
     pub no_clobber: bool,
     /// What does not verify is deleted, not kept as `FILE.quarantined`.
     pub discard: bool,
@@ -159,7 +165,7 @@ impl Fetch<'_> {
             let limits = self.limits_of_first_contact(candidates.len() > 1);
             let (preflight, front) = {
                 let client = &self.client;
-                let preflight = remote_manifest::retried(&limits, async || preflight(client, url).await);
+                let preflight = retried(&limits, async || preflight(client, url).await);
                 let front = Front::read(client, &place, &limits);
                 // Both at once: one round trip.
                 tokio::join!(preflight, front)

@@ -35,6 +35,7 @@ pub enum ManifestPlace {
     Beside(Location),
     /// The user says that it is there.
     Url(Location),
+    /// A local file.
     File(PathBuf),
     /// Read already, for example from a pipe.
     Bytes(bytes::Bytes),

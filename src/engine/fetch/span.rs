@@ -233,12 +233,16 @@ impl Span {
                     }
                 },
                 Judged::Wrong(mismatch) => {
-                    run.take().into_iter().for_each(|run| self.tell(Told::Proven(run)));
+                    if let Some(run) = run.take() {
+                        self.tell(Told::Proven(run));
+                    }
                     self.tell(Told::Wrong(mismatch));
                 }
             }
         }
-        run.into_iter().for_each(|run| self.tell(Told::Proven(run)));
+        if let Some(run) = run {
+            self.tell(Told::Proven(run));
+        }
         Ok(Some(assembler))
     }
 }

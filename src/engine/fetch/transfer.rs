@@ -248,7 +248,8 @@ impl Running<'_> {
         }
     }
 
-    /// Does what the scheduler says. `None`: it is done.
+    /// Does what the scheduler says, and tells how long it wants to wait then, if not for an event. `None`: it is done.
+    #[allow(clippy::option_option, reason = "done, and waiting for no time, are two different things")]
     fn obey(&mut self) -> Result<Option<Option<schedule::Millis>>, Error> {
         loop {
             let now = self.now();
