@@ -40,7 +40,7 @@ pub struct OutputArgs {
     /// Print nothing but errors (and JSON events, with --json)
     #[arg(long, short, global = true, env = "SAPWOOD_QUIET", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Output")]
     pub quiet: bool,
-    /// The folder with what is remembered between runs (default: sapwood in XDG_STATE_HOME or ~/.local/state)
+    /// The folder with what is remembered between runs (default: ~/.local/state/sapwood)
     #[arg(long, global = true, value_name = "DIR", env = "SAPWOOD_STORE", help_heading = "Output")]
     pub store: Option<PathBuf>,
     /// Tell more about what happens; -vv and -vvv still more

@@ -46,7 +46,7 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
         let (path, url) = (options.target.display().to_string(), options.url.to_string());
         let counter = options.client.counter.clone();
         output.about(Some(path.clone()));
-        let ended = signals::unless_stopped(fetch::fetch(options, output)).await;
+        let ended = signals::unless_stopped(Box::pin(fetch::fetch(options, output))).await;
         output.count_fetched(counter.load(Ordering::Relaxed));
         let exit = match ended {
             Some(Ok(_)) => Exit::Ok,
@@ -100,11 +100,11 @@ fn jobs(args: &FetchArgs, state: Option<PathBuf>) -> Result<Vec<FetchOptions>, R
         let mut options = FetchOptions::new(url, target);
         options.manifest = args.manifest.as_deref().map(manifest_place).transpose()?;
         options.root = args.root;
-        options.mirrors = mirrors.clone();
-        options.key = key.clone();
+        options.mirrors.clone_from(&mirrors);
+        options.key.clone_from(&key);
         options.digests = args.digest.iter().chain(&args.sha256).cloned().collect();
         options.discard = args.discard;
-        options.state = state.clone();
+        options.state.clone_from(&state);
         options.require = args.require;
         options.no_clobber = args.no_clobber;
         options.client = ClientOptions { counter: Arc::default(), ..client.clone() };

@@ -17,6 +17,7 @@ pub struct PublicKey {
 
 /// Why a key, or a signature as text, cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum BadKey {
     #[error("it is not a minisign public key")]
     PublicKey,
@@ -30,6 +31,7 @@ pub enum BadKey {
 
 /// Why a statement is not signed by a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum NotSigned {
     #[error("it is not signed")]
     Unsigned,

@@ -126,6 +126,7 @@ pub struct LazyTree {
 }
 
 impl LazyTree {
+    /// Nothing is read yet.
     pub fn new(layout: Layout, root: Root) -> LazyTree {
         LazyTree { layout, root, groups: BTreeMap::new() }
     }

@@ -1,4 +1,4 @@
-//! What is remembered between runs, in one SQLite database that all processes of a user share. The only file with SQL.
+//! What is remembered between runs, in one `SQLite` database that all processes of a user share. The only file with SQL.
 //!
 //! It is a cache and a memory, never needed to be right: without it a fetch works, only rollbacks of signed manifests go
 //! unnoticed.
@@ -27,6 +27,7 @@ const BUSY: Duration = Duration::from_secs(10);
 
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum StateError {
     #[error("the state in {} cannot be used: {source}", .path.display())]
     Database { path: PathBuf, source: rusqlite::Error },
@@ -76,7 +77,7 @@ impl State {
         let query = "SELECT sequence FROM sequences WHERE key_id = ?1 AND name = ?2";
         let row = self.connection.query_row(query, params![key_id, name], |row| row.get::<_, i64>(0));
         // SQLite knows signed numbers only; the bits are kept.
-        row.optional().map(|found| found.map(|sequence| sequence as u64)).map_err(|cause| self.wrap(cause))
+        row.optional().map(|found| found.map(|sequence| sequence.cast_unsigned())).map_err(|cause| self.wrap(cause))
     }
 
     /// Remembers a sequence that was believed. A smaller one than before changes nothing.
@@ -86,7 +87,7 @@ impl State {
         }
         let insert = "INSERT INTO sequences (key_id, name, sequence) VALUES (?1, ?2, ?3)
             ON CONFLICT (key_id, name) DO UPDATE SET sequence = excluded.sequence";
-        let done = self.connection.execute(insert, params![key_id, name, sequence as i64]);
+        let done = self.connection.execute(insert, params![key_id, name, sequence.cast_signed()]);
         done.map(drop).map_err(|cause| self.wrap(cause))
     }
 }

@@ -36,6 +36,7 @@ const WRONG_MAX: u32 = 4;
 /// What part of an object is wanted, as in HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
+    /// From front to end.
     All,
     /// From the first to the last byte, or to the end.
     From(u64, Option<u64>),
@@ -57,11 +58,17 @@ impl Wanted {
 
 /// What to stream.
 pub struct CatOptions {
+    /// Where the object is.
     pub url: Location,
+    /// Which bytes of it.
     pub wanted: Wanted,
+    /// `None`: beside the object.
     pub manifest: Option<ManifestPlace>,
+    /// The object must be this one.
     pub root: Option<Root>,
+    /// How requests are made.
     pub client: ClientOptions,
+    /// Tries and patience.
     pub limits: Limits,
 }
 

@@ -59,6 +59,7 @@ fn with_suffix(name: &Path, suffix: &str) -> PathBuf {
 
 /// Why a secret key cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum BadSecret {
     #[error("it is not a minisign secret key")]
     Malformed,

@@ -81,7 +81,9 @@ pub fn digests_of_file(path: &Path, algorithms: &[Algorithm]) -> Result<(Root, V
         if count == 0 {
             break;
         }
-        hashers.iter_mut().for_each(|hasher| hasher.update(&buffer[..count]));
+        for hasher in &mut hashers {
+            hasher.update(&buffer[..count]);
+        }
     }
     digests.extend(hashers.into_iter().map(DigestHasher::finish));
     Ok((root, digests))

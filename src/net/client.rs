@@ -49,6 +49,7 @@ pub enum Http {
     /// HTTP/1.1, because every span then has its own TCP connection; HTTP/2 where nothing else is offered.
     #[default]
     Auto,
+    /// HTTP/1.1.
     One,
     /// HTTP/2, over TLS or, where the user says so, in the clear.
     Two,
@@ -57,6 +58,7 @@ pub enum Http {
 /// How requests are made.
 #[derive(Clone, Debug, Default)]
 pub struct ClientOptions {
+    /// The version of HTTP.
     pub http: Http,
     /// Certificates of authorities, PEM, that are trusted beside those of the system.
     pub authorities: Vec<u8>,

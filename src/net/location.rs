@@ -53,6 +53,7 @@ impl Location {
     }
 
     /// A file beside this one: something added to the path, before the query.
+    #[must_use]
     pub fn with_suffix(&self, suffix: &str) -> Location {
         let mut url = self.0.clone();
         url.set_path(&format!("{}{suffix}", self.0.path()));

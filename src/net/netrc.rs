@@ -2,6 +2,7 @@
 
 /// A login for one host.
 #[derive(Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named as in the file")]
 pub struct Login {
     pub user: String,
     pub password: String,

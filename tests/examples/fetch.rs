@@ -50,10 +50,10 @@ fn tell(event: Event) {
     match event {
         Event::Resumed { bytes_held } => println!("an earlier run left {bytes_held} bytes"),
         Event::Progress(progress) => {
-            println!("{} of {} bytes", progress.bytes_done, progress.bytes_total)
+            println!("{} of {} bytes", progress.bytes_done, progress.bytes_total);
         }
         Event::BlockWrong { block, source, .. } => {
-            println!("block {block} came damaged from {source}; once more")
+            println!("block {block} came damaged from {source}; once more");
         }
         _ => (),
     }

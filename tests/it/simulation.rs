@@ -162,7 +162,7 @@ impl Origin {
         let start = random.within(0..20_000);
         let while_it_lasts = start..start + random.within(1..120_000);
         let mut order = |failure, permille, during, after| {
-            origin.fails.push(Ordered { failure, permille, during, of: None, after })
+            origin.fails.push(Ordered { failure, permille, during, of: None, after });
         };
         if random.chance(300) {
             order(Failure::Unreachable, 1000, while_it_lasts.clone(), 0);
@@ -172,7 +172,7 @@ impl Origin {
         }
         if !origin.fair {
             let mut order = |failure, permille, during, after| {
-                origin.fails.push(Ordered { failure, permille, during, of: None, after })
+                origin.fails.push(Ordered { failure, permille, during, of: None, after });
             };
             for _ in 0..random.within(0..3) {
                 let during = if random.chance(500) { 0..Millis::MAX } else { while_it_lasts.clone() };
@@ -254,6 +254,7 @@ struct Request {
 
 /// What the rules know of a source.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Known {
     running: u32,
     allowed: u32,
@@ -525,7 +526,7 @@ impl World {
             self.note(|| format!("    {command:?}"));
             match command {
                 Command::Start { span, source: SourceId(source), blocks, whole } => {
-                    self.start(span, source, blocks, whole)?
+                    self.start(span, source, blocks, whole)?;
                 }
                 Command::Shrink { span, end } => {
                     let request = self.requests.get_mut(&span).ok_or("a span that does not run is shrunk")?;

@@ -181,7 +181,7 @@ impl Fetch<'_> {
                     return self.without_manifest(locked, url.clone(), preflight).await;
                 }
                 // Of an object that is not there it does not matter that its manifest is not there either.
-                (Err(error), Ok(_) | Err(Error::NoManifest { .. })) | (Ok(_), Err(error)) | (Err(_), Err(error)) => {
+                (Err(error), Ok(_) | Err(Error::NoManifest { .. })) | (Ok(_) | Err(_), Err(error)) => {
                     first_error.get_or_insert(error);
                 }
             }
