@@ -18,12 +18,12 @@ pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
     let bound = async {
         let listener = TcpListener::bind(args.listen).await?;
         let address = listener.local_addr()?;
-        Ok((listener, address))
+        Ok::<_, std::io::Error>((listener, address))
     };
     let (listener, address) = match bound.await {
         Ok(bound) => bound,
         Err(cause) => {
-            let message = format!("failed to listen on {}: {}", args.listen, std::io::Error::to_string(&cause));
+            let message = format!("failed to listen on {}: {cause}; choose another address with --listen (port 0 finds a free one)", args.listen);
             return output.fail(None, None, Exit::Failed, &message, json!({}));
         }
     };

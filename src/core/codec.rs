@@ -13,8 +13,9 @@ use bincode::{
 
 use super::digests::Algorithm;
 
-/// More than any header (980 bytes) and what bincode sets aside for the lists in it, and far below anything that hurts.
-const HEADER_LIMIT: usize = 4 * 1024;
+/// More than any header (980 bytes) and what bincode sets aside for the lists in it (at most 196 digests of 5 bytes, 32
+/// in memory each), and far below anything that hurts.
+const HEADER_LIMIT: usize = 8 * 1024;
 /// The largest payload of a journal record is 1 MiB; lists are counted at their size in memory, which is at most twice that.
 const RECORD_LIMIT: usize = 4 * 1024 * 1024;
 
@@ -59,7 +60,8 @@ impl Encode for RawDigest {
 impl<Context> Decode<Context> for RawDigest {
     fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
         let kind = u8::decode(decoder)?;
-        let algorithm = Algorithm::from_kind(kind).ok_or(DecodeError::Other(UNKNOWN_DIGEST))?;
+        // Its size is as unknown as its kind.
+        let algorithm = Algorithm::from_kind(kind).ok_or(DecodeError::Other("unknown digest kind"))?;
         let mut value = vec![0; algorithm.bytes()];
         decoder.claim_bytes_read(value.len())?;
         decoder.reader().read(&mut value)?;
@@ -68,8 +70,6 @@ impl<Context> Decode<Context> for RawDigest {
 }
 
 bincode::impl_borrow_decode!(RawDigest);
-
-const UNKNOWN_DIGEST: &str = "unknown digest kind";
 
 /// A record of the journal as it lies in the file; nothing is checked yet.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -83,14 +83,9 @@ pub enum RawRecord {
     Barrier { records: u64 },
 }
 
-/// Why bytes are not what they should be.
+/// The bytes end too early, are too many, or hold a kind that is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Undecodable {
-    /// They end too early, are too many, or hold a value that is out of range.
-    Malformed,
-    /// A header has a digest of a kind that this version does not know.
-    UnknownDigest,
-}
+pub struct Undecodable;
 
 fn config<const LIMIT: usize>() -> Configuration<LittleEndian, Fixint, Limit<LIMIT>> {
     config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<LIMIT>()
@@ -103,8 +98,7 @@ fn encode<const LIMIT: usize>(value: impl Encode) -> Vec<u8> {
 fn decode<const LIMIT: usize, T: Decode<()>>(bytes: &[u8]) -> Result<T, Undecodable> {
     match bincode::decode_from_slice(bytes, config::<LIMIT>()) {
         Ok((value, used)) if used == bytes.len() => Ok(value),
-        Err(DecodeError::Other(UNKNOWN_DIGEST)) => Err(Undecodable::UnknownDigest),
-        Ok(_) | Err(_) => Err(Undecodable::Malformed),
+        Ok(_) | Err(_) => Err(Undecodable),
     }
 }
 
@@ -152,7 +146,7 @@ mod tests {
             for count in [u64::MAX, u64::from(u32::MAX), 5000] {
                 let mut bad = bytes.clone();
                 bad[count_at..count_at + 8].copy_from_slice(&count.to_le_bytes());
-                assert_eq!(decode_header(&bad), Err(Undecodable::Malformed));
+                assert_eq!(decode_header(&bad), Err(Undecodable));
             }
         }
         for end in 0..bytes.len() {
@@ -161,6 +155,6 @@ mod tests {
         assert!(decode_header(&[bytes.clone(), vec![0]].concat()).is_err());
         let mut unknown = bytes.clone();
         unknown[85] = 200;
-        assert_eq!(decode_header(&unknown), Err(Undecodable::UnknownDigest));
+        assert_eq!(decode_header(&unknown), Err(Undecodable));
     }
 }

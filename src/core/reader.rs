@@ -242,7 +242,7 @@ impl WholeReader {
         Some(ByteRange::new(self.at, section.bytes.end.min(self.at + STEP)))
     }
 
-    /// Takes the wanted bytes. Errors are found in the order of the file, not of the table.
+    /// Takes the wanted bytes.
     pub fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         let section = &self.statement.header().sections[self.section];
         self.hasher.update(bytes);

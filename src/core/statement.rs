@@ -1,7 +1,7 @@
 //! The statement of a manifest, the part that is signed, and the place of its signature (manifest.md, 3.1 to 3.3).
 
 use super::{
-    codec::{self, RawDigest, RawHeader, RawSection, Undecodable},
+    codec::{self, RawDigest, RawHeader, RawSection},
     digests::{Algorithm, Digest},
     geometry::{BlockSize, ByteRange, Geometry},
     layout::{FRONT_BYTES, Layout, STATEMENT_BYTES},
@@ -75,8 +75,8 @@ impl Refused {
             Refused::Sections | Refused::CriticalSection(_) => 8,
             Refused::Signature => 9,
             Refused::Length { .. } => 10,
-            Refused::SectionChecksum(_) => 11,
-            Refused::Tree { .. } => 12,
+            Refused::Tree { .. } => 11,
+            Refused::SectionChecksum(_) => 12,
             Refused::BlockAnchor(_) => 13,
             Refused::NodeAnchor { .. } => 14,
             // Seen only with the object: the paragraph below the table.
@@ -291,10 +291,7 @@ impl Statement {
         if header_end > CHECKED_BYTES || bytes[CHECKED_BYTES..] != *blake3::hash(&bytes[..CHECKED_BYTES]).as_bytes() {
             return Err(Refused::Checksum);
         }
-        let raw = codec::decode_header(&bytes[HEADER_START..header_end]).map_err(|cause| match cause {
-            Undecodable::Malformed => Refused::Header,
-            Undecodable::UnknownDigest => Refused::Digests,
-        })?;
+        let raw = codec::decode_header(&bytes[HEADER_START..header_end]).map_err(|_| Refused::Header)?;
         if bytes[header_end..CHECKED_BYTES].iter().any(|byte| *byte != 0) {
             return Err(Refused::Header);
         }

@@ -49,6 +49,11 @@ impl FileRegions {
         self.before.length
     }
 
+    /// The same file read from front to end, for somebody who wants to see its bytes in order.
+    pub fn in_order<'a>(&'a self, witness: impl FnMut(&[u8]) + Send + 'a) -> StreamRegions<'a> {
+        StreamRegions::new(&self.file, &self.path, witness)
+    }
+
     /// Fails if the file was written to since it was opened.
     pub fn check_unchanged(&self) -> Result<(), DiskError> {
         match Entry::of(&self.file, &self.path)? == self.before {

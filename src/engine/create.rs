@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     core::{
-        digests::{Algorithm, Digest, DigestHasher},
+        digests::{Algorithm, Digest},
         geometry::{BlockSize, ByteRange, Geometry},
         layout::FRONT_BYTES,
         manifest::{self, Particulars, Tree},
@@ -23,7 +23,11 @@ use crate::{
     },
 };
 
-use super::{error::Error, sign::Signer, survey::Survey};
+use super::{
+    error::Error,
+    sign::Signer,
+    survey::{Digests, Survey},
+};
 
 /// What the bytes come from.
 pub enum Input {
@@ -110,7 +114,7 @@ fn survey(
     options: &CreateOptions,
     sink: super::survey::PiecesSink,
 ) -> Result<(Tree, Vec<Digest>), Error> {
-    let mut hashers: Vec<DigestHasher> = options.digests.iter().map(|algorithm| DigestHasher::new(*algorithm)).collect();
+    let mut digests = Digests::new(options.digests.iter().copied());
     let mut survey = Survey {
         block_size: options.block_size.unwrap_or(BlockSize::DEFAULT),
         may_grow: options.block_size.is_none(),
@@ -124,26 +128,14 @@ fn survey(
             if Geometry::new(regions.length(), survey.block_size).is_none() {
                 return Err(Error::TooManyBlocks { place: place.to_owned() });
             }
-            let tree = if hashers.is_empty() {
-                survey.run(&regions, place, sink)?
-            } else {
-                // Digests want the bytes in order, so the file is read like a stream.
-                let file = files::open_for_reading(&path)?;
-                let witness = |bytes: &[u8]| hashers.iter_mut().for_each(|hasher| hasher.update(bytes));
-                survey.run(&StreamRegions::new(file, &path, witness), place, sink)?
-            };
-            regions.check_unchanged()?;
-            tree
+            survey.run_file(&regions, place, &mut digests, sink)?
         }
         Input::Stream(stream) => {
-            let witness = |bytes: &[u8]| hashers.iter_mut().for_each(|hasher| hasher.update(bytes));
+            let witness = |bytes: &[u8]| digests.update(bytes);
             survey.run(&StreamRegions::new(stream, Path::new(place), witness), place, sink)?
         }
     };
-    let mut digests: Vec<Digest> = hashers.into_iter().map(DigestHasher::finish).collect();
-    digests.sort_by_key(Digest::algorithm);
-    digests.dedup();
-    Ok((tree, digests))
+    Ok((tree, digests.finish()))
 }
 
 /// The bytes of the pieces section, spooled.

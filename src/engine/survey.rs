@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, sync::Mutex};
 use crate::{
     core::{
         anchors::{self, BlockAnchor},
+        digests::{Algorithm, Digest, DigestHasher},
         geometry::{BLOCKS_MAX, BlockSize, Geometry},
         manifest::Tree,
         pieces,
         tree::{self, Cv, PartHasher, Root},
     },
-    disk::regions::{self, REGION, Regions},
+    disk::regions::{self, FileRegions, REGION, Regions},
 };
 
 use super::error::Error;
@@ -40,6 +41,52 @@ impl Survey {
             collector.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take(start, surveyed)
         })?;
         collector.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).finish()
+    }
+
+    /// Reads a file, which must not change meanwhile, and returns digests of the whole too. These want the bytes in order, so
+    /// with any of them the file is read like a stream.
+    pub fn run_file(
+        self,
+        regions: &FileRegions,
+        place: &str,
+        digests: &mut Digests,
+        pieces: PiecesSink,
+    ) -> Result<Tree, Error> {
+        let tree = match digests.is_empty() {
+            true => self.run(regions, place, pieces)?,
+            false => self.run(&regions.in_order(|bytes| digests.update(bytes)), place, pieces)?,
+        };
+        regions.check_unchanged()?;
+        Ok(tree)
+    }
+}
+
+/// Digests of a whole object while it is read.
+pub struct Digests(Vec<DigestHasher>);
+
+impl Digests {
+    /// Each algorithm once.
+    pub fn new(algorithms: impl IntoIterator<Item = Algorithm>) -> Digests {
+        let mut algorithms: Vec<Algorithm> = algorithms.into_iter().collect();
+        algorithms.sort();
+        algorithms.dedup();
+        Digests(algorithms.into_iter().map(DigestHasher::new).collect())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        for hasher in &mut self.0 {
+            hasher.update(bytes);
+        }
+    }
+
+    /// Ascending by kind.
+    pub fn finish(self) -> Vec<Digest> {
+        self.0.into_iter().map(DigestHasher::finish).collect()
     }
 }
 

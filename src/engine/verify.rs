@@ -1,10 +1,10 @@
 //! Checking a local file against its manifest or a root.
 
-use std::{io::Read, os::unix::fs::FileExt, path::Path, sync::Mutex};
+use std::{os::unix::fs::FileExt, path::Path, sync::Mutex};
 
 use crate::{
     core::{
-        digests::{Algorithm, Digest, DigestHasher},
+        digests::{Algorithm, Digest},
         geometry::{BlockSize, ByteRange, Geometry},
         manifest::Tree,
         statement::Refused,
@@ -14,7 +14,7 @@ use crate::{
     disk::{
         error::{DiskError, Doing},
         files,
-        regions::{self, FileRegions},
+        regions::FileRegions,
     },
 };
 
@@ -22,7 +22,7 @@ use super::{
     error::Error,
     events::{Damaged, Event, Events},
     manifest_file::ManifestFile,
-    survey::Survey,
+    survey::{Digests, Survey},
 };
 
 /// What a file is checked against.
@@ -30,7 +30,7 @@ use super::{
 pub enum Against {
     /// Only the root is known: damage is found, not placed.
     Root(Root),
-    /// Every damaged block is named, and the manifest's own hints are checked too.
+    /// Every damaged block is named, and the manifest's own digests and hints are checked too.
     Manifest { manifest: Box<ManifestFile>, trust: Trust },
 }
 
@@ -48,7 +48,7 @@ pub enum Verdict {
 pub fn verify(path: &Path, against: &Against, events: &mut dyn Events) -> Result<Verdict, Error> {
     match against {
         Against::Root(root) => {
-            let tree = survey_file(path, BlockSize::DEFAULT, false, &mut |_| Ok(()))?;
+            let tree = tree_of_file(path, &mut Digests::new([]))?;
             let bytes = ByteRange::new(0, tree.geometry().length());
             if tree.root() == *root {
                 let (path, root, trust) = (path.to_owned(), *root, Trust::Root);
@@ -65,56 +65,51 @@ pub fn verify(path: &Path, against: &Against, events: &mut dyn Events) -> Result
 
 /// The root of a file, with its length.
 pub fn root_of_file(path: &Path) -> Result<Root, Error> {
-    Ok(survey_file(path, BlockSize::DEFAULT, false, &mut |_| Ok(()))?.root())
+    Ok(tree_of_file(path, &mut Digests::new([]))?.root())
 }
 
 /// The root of a file and some digests of it.
 pub fn digests_of_file(path: &Path, algorithms: &[Algorithm]) -> Result<(Root, Vec<Digest>), Error> {
-    let root = root_of_file(path)?;
-    let mut digests = vec![Digest::new(Algorithm::Blake3, root.0.to_vec()).expect("a root is a BLAKE3 digest")];
-    let mut hashers: Vec<DigestHasher> =
-        algorithms.iter().filter(|a| **a != Algorithm::Blake3).map(|algorithm| DigestHasher::new(*algorithm)).collect();
-    let mut file = files::open_for_reading(path)?;
-    let mut buffer = vec![0; regions::REGION];
-    loop {
-        let count = file.read(&mut buffer).map_err(|cause| DiskError::io(Doing::Read, path, cause))?;
-        if count == 0 {
-            break;
-        }
-        for hasher in &mut hashers {
-            hasher.update(&buffer[..count]);
-        }
-    }
-    digests.extend(hashers.into_iter().map(DigestHasher::finish));
+    // The tree gives BLAKE3 by the way.
+    let mut digests = Digests::new(algorithms.iter().copied().filter(|algorithm| *algorithm != Algorithm::Blake3));
+    let root = tree_of_file(path, &mut digests)?.root();
+    let mut digests = digests.finish();
+    digests.push(Digest::new(Algorithm::Blake3, root.0.to_vec()).expect("a root is a BLAKE3 digest"));
     Ok((root, digests))
 }
 
-fn survey_file(path: &Path, block_size: BlockSize, hints: bool, pieces: super::survey::PiecesSink) -> Result<Tree, Error> {
+/// The tree of a file of which nothing is known.
+fn tree_of_file(path: &Path, digests: &mut Digests) -> Result<Tree, Error> {
     let regions = FileRegions::open(path)?;
+    let place = path.display().to_string();
     // Larger blocks where so many of this size would not be an object.
-    let mut block_size = block_size;
+    let mut block_size = BlockSize::DEFAULT;
     while Geometry::new(regions.length(), block_size).is_none() {
-        let place = || Error::TooManyBlocks { place: path.display().to_string() };
-        block_size = block_size.doubled().ok_or_else(place)?;
+        block_size = block_size.doubled().ok_or_else(|| Error::TooManyBlocks { place: place.clone() })?;
     }
-    let tree = Survey { block_size, may_grow: false, hints }.run(&regions, &path.display().to_string(), pieces)?;
-    regions.check_unchanged()?;
-    Ok(tree)
+    let survey = Survey { block_size, may_grow: false, hints: false };
+    survey.run_file(&regions, &place, digests, &mut |_| Ok(()))
 }
 
 fn against_manifest(path: &Path, manifest: &ManifestFile, trust: Trust, events: &mut dyn Events) -> Result<Verdict, Error> {
     let expected = &manifest.manifest.tree;
     let geometry = *expected.geometry();
-    let length = files::open_for_reading(path)?.metadata().map_err(|cause| DiskError::io(Doing::Inspect, path, cause))?.len();
+    let regions = FileRegions::open(path)?;
+    let length = regions.length();
     if length != geometry.length() {
         return other_length(path, expected, length, events);
     }
-    let hints = manifest.manifest.statement.header().hints();
+    let header = manifest.manifest.statement.header();
+    // A blake3 digest is the root, which the manifest itself showed.
+    let claimed = || header.digests.iter().filter(|digest| digest.algorithm() != Algorithm::Blake3);
+    let mut digests = Digests::new(claimed().map(Digest::algorithm));
+    let survey = Survey { block_size: geometry.block_size(), may_grow: false, hints: header.hints() };
+    let place = path.display().to_string();
     // Pieces are compared as they come; whether a difference is the object's fault is known at the end.
     let wrong_piece: Mutex<bool> = Mutex::new(false);
     let mut at = 0;
     let mut buffer = Vec::new();
-    let tree = survey_file(path, geometry.block_size(), hints, &mut |pieces| {
+    let tree = survey.run_file(&regions, &place, &mut digests, &mut |pieces| {
         buffer.resize(pieces.len(), 0);
         manifest.read_pieces(at, &mut buffer)?;
         at += pieces.len() as u64;
@@ -135,6 +130,10 @@ fn against_manifest(path: &Path, manifest: &ManifestFile, trust: Trust, events: 
     }
     if damaged > 0 {
         return Ok(Verdict::Damaged { blocks: damaged });
+    }
+    if let Some((claimed, found)) = claimed().zip(digests.finish()).find(|(claimed, found)| *claimed != found) {
+        let (algorithm, expected, found) = (claimed.algorithm(), claimed.hex(), found.hex());
+        return Err(Error::OtherDigest { place, algorithm, expected, found, kept: None });
     }
     let refuse = |cause| Error::Manifest { place: manifest.path.display().to_string(), cause };
     if let Some(block) = expected.anchors().iter().zip(tree.anchors()).position(|(a, b)| a != b) {

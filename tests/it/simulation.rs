@@ -533,7 +533,7 @@ impl World {
                     rule!(end.0 < request.end && !request.whole, "{span:?} shrinks from {} to {end}", request.end);
                     request.end = end.0;
                 }
-                Command::Cancel { span } => self.cancel(span)?,
+                Command::Cancel { span } => self.cancel(span),
                 Command::Retry { source: SourceId(source), wait_ms, .. } => {
                     rule!(wait_ms <= COOLDOWN_MAX_MS, "it waits {wait_ms} ms");
                     let stopped = self.stopped.take().ok_or("a retry after no failure")?;
@@ -617,10 +617,10 @@ impl World {
         busy.then_some((Failure::TooMany { status: 429, retry_after_ms: origin.retry_after_ms }, 0))
     }
 
-    fn cancel(&mut self, span: SpanId) -> Rule {
+    fn cancel(&mut self, span: SpanId) {
         if !self.requests.contains_key(&span) {
             // It ended at the same time.
-            return Ok(());
+            return;
         }
         let request = self.leave(span);
         // What was proven before it heard of that still counts.
@@ -629,7 +629,6 @@ impl World {
             self.hold(request.at);
             self.tell(Event::Held(verified(request.at)));
         }
-        Ok(())
     }
 
     fn others(&self, source: usize) -> impl Iterator<Item = &Known> {

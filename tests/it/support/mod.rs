@@ -1,0 +1,17 @@
+//! What the tests share: origins, programs, scenes, painted objects.
+
+// Not every subject uses all of it.
+#![allow(dead_code, reason = "each subject uses a part")]
+
+pub mod nginx;
+pub mod objects;
+pub mod origin;
+pub mod painted;
+pub mod program;
+pub mod programs;
+pub mod scene;
+
+/// Whether the long forms run too: `SAPWOOD_LONG=1`, as `tools/test` sets it in its full mode.
+pub fn long() -> bool {
+    std::env::var_os("SAPWOOD_LONG").is_some_and(|value| value == "1")
+}

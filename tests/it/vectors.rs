@@ -1,0 +1,281 @@
+//! Every value of `fixtures/vectors` against the core; the second implementation wrote them (fixtures/README.md).
+
+use std::path::Path;
+
+use sapwood::{
+    core::{
+        anchors::{self, BlockAnchor, GEAR, Tag},
+        digests::{Algorithm, Digest, DigestHasher},
+        geometry::{BlockSize, Geometry},
+        manifest::{self, Particulars, Tree},
+        paint,
+        pieces::append_pieces,
+        reader::Manifest,
+        trust::Trust,
+    },
+    engine::{
+        events::Event,
+        manifest_file::ManifestFile,
+        verify::{self, Against, Verdict},
+    },
+};
+use serde_json::Value;
+
+use super::support::{painted::survey, programs::repository};
+
+fn read(name: &str) -> Value {
+    let path = repository("fixtures/vectors").join(name);
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// A list that must not be empty.
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    let list = value[key].as_array().unwrap();
+    assert!(!list.is_empty(), "{key}");
+    list
+}
+
+fn number(value: &Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or_else(|| panic!("{key} is no number in {value}"))
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_else(|| panic!("{key} is no text in {value}"))
+}
+
+fn hexadecimal(value: &Value, key: &str) -> u64 {
+    u64::from_str_radix(text(value, key), 16).unwrap()
+}
+
+fn bytes(value: &Value, key: &str) -> Vec<u8> {
+    hex::decode(text(value, key)).unwrap()
+}
+
+fn painted(value: &Value) -> Vec<u8> {
+    paint::bytes(0, number(value, "length") as usize)
+}
+
+fn digests_of_painted(length: u64, algorithms: impl IntoIterator<Item = Algorithm>) -> Vec<Digest> {
+    let bytes = paint::bytes(0, length as usize);
+    let digest = |algorithm| {
+        let mut hasher = DigestHasher::new(algorithm);
+        hasher.update(&bytes);
+        hasher.finish()
+    };
+    algorithms.into_iter().map(digest).collect()
+}
+
+#[test]
+fn paint_hashes_and_digests() {
+    let parts = read("parts.json");
+    for case in list(&parts, "paint") {
+        assert_eq!(painted(case), bytes(case, "hex"));
+    }
+    for case in list(&parts, "blake3") {
+        let (tree, _) = survey(number(case, "length"), BlockSize::MIN, false);
+        assert_eq!(tree.root().to_string(), text(case, "root"), "{case}");
+    }
+    let digests = &parts["digests"];
+    assert_eq!(digests["digests"].as_object().unwrap().len(), Algorithm::ALL.len());
+    for digest in digests_of_painted(number(digests, "length"), Algorithm::ALL) {
+        assert_eq!(digest.hex(), text(&digests["digests"], digest.algorithm().name()));
+    }
+}
+
+#[test]
+fn gear_tags_and_windows() {
+    let parts = read("parts.json");
+    for case in list(&parts, "gear") {
+        assert_eq!(GEAR[number(case, "i") as usize], hexadecimal(case, "g"), "{case}");
+    }
+    for case in list(&parts, "tags") {
+        assert_eq!(Tag::of(hexadecimal(case, "h")).value(), hexadecimal(case, "tag"), "{case}");
+    }
+    for case in list(&parts, "windows") {
+        let hash = anchors::gear(bytes(case, "window").first_chunk().unwrap());
+        assert_eq!(hash, hexadecimal(case, "h"), "{case}");
+        assert_eq!(Tag::of(hash).value(), hexadecimal(case, "tag"), "{case}");
+    }
+}
+
+#[test]
+fn anchors_and_pieces() {
+    let parts = read("parts.json");
+    for case in list(&parts, "anchors") {
+        assert_eq!(anchors::anchor_of(&painted(case)), BlockAnchor(hexadecimal(case, "anchor")), "{case}");
+        let (tree, _) = survey(number(case, "length"), BlockSize::MAX, true);
+        assert_eq!(tree.anchors(), [BlockAnchor(hexadecimal(case, "anchor"))], "{case}");
+    }
+    let twice = paint::bytes(0, 16384).repeat(2);
+    for case in list(&parts, "equal_tags") {
+        let data = match case["blake3"].as_str() {
+            None => bytes(case, "hex"),
+            Some(hash) => [vec![0; 16384], vec![0; 65536], twice.clone()]
+                .into_iter()
+                .find(|data| blake3::hash(data).to_string() == hash)
+                .unwrap_or_else(|| panic!("this test does not know how to make {case}")),
+        };
+        assert_eq!(anchors::anchor_of(&data), BlockAnchor(hexadecimal(case, "anchor")), "{case}");
+    }
+    for case in list(&parts, "pieces") {
+        let mut found = Vec::new();
+        append_pieces(&painted(case), &mut found);
+        let found: Vec<String> =
+            found.as_chunks().0.iter().map(|piece| format!("{:04x}", u16::from_le_bytes(*piece))).collect();
+        assert_eq!(Value::from(found), case["pieces"], "{case}");
+    }
+}
+
+#[test]
+fn leaves_and_nodes() {
+    let parts = read("parts.json");
+    let cases = list(&parts, "nodes");
+    let (tree, _) = survey(number(&cases[0], "length"), BlockSize::new(number(&cases[0], "block_size")).unwrap(), true);
+    for case in cases {
+        assert_eq!((number(case, "length"), number(case, "block_size")), (tree.geometry().length(), 16384));
+        let index = number(case, "index") as usize;
+        let found = match number(case, "level") {
+            0 => {
+                assert_eq!(tree.anchors()[index], BlockAnchor(hexadecimal(case, "anchor")), "{case}");
+                tree.leaves()[index]
+            }
+            level => {
+                let level = &tree.levels()[level as usize - 1];
+                let anchor = level.anchors[index];
+                assert_eq!((anchor.tag, anchor.place), (hexadecimal(case, "anchor_tag"), hexadecimal(case, "anchor_place")));
+                level.values[index]
+            }
+        };
+        assert_eq!(found.to_vec(), bytes(case, "cv"), "{case}");
+    }
+}
+
+/// Two levels of nodes; one survey of a GiB serves all that is asked of it.
+const LARGE: u64 = 1 << 30;
+
+#[test]
+fn manifests_up_to_257_blocks() {
+    manifests(|length| length < LARGE);
+}
+
+#[test]
+fn manifests_of_65537_blocks() {
+    manifests(|length| length > LARGE);
+}
+
+fn manifests(wanted: impl Fn(u64) -> bool) {
+    let all = read("manifests.json");
+    let mut surveyed: Option<(Tree, Vec<u8>)> = None;
+    let folder = tempfile::tempdir().unwrap();
+    let mut count = 0;
+    for case in all.as_array().unwrap().iter().filter(|case| wanted(number(case, "length"))) {
+        let block_size = BlockSize::new(number(case, "block_size")).unwrap();
+        let geometry = Geometry::new(number(case, "length"), block_size).unwrap();
+        if surveyed.as_ref().is_none_or(|(tree, _)| *tree.geometry() != geometry) {
+            surveyed = Some(survey(geometry.length(), block_size, true));
+        }
+        let (tree, pieces) = surveyed.as_ref().unwrap();
+        let manifest = made(case, tree, pieces);
+        refused(case, &manifest);
+        accepted(case, &manifest, folder.path());
+        count += 1;
+    }
+    assert!(count >= 2, "{count} manifests");
+}
+
+fn name(case: &Value) -> String {
+    format!("{} bytes, blocks of {}, hints: {}", case["length"], case["block_size"], case["hints"])
+}
+
+/// Made by rule, the manifest is exactly the given one.
+fn made(case: &Value, tree: &Tree, pieces: &[u8]) -> Vec<u8> {
+    let geometry = *tree.geometry();
+    let without_hints = Tree::new(geometry, tree.leaves().to_vec(), None);
+    let (tree, pieces) = match case["hints"].as_bool().unwrap() {
+        true => (tree, Some(pieces)),
+        false => (&without_hints, None),
+    };
+    let claimed = case["digests"].as_object().unwrap();
+    let algorithms = Algorithm::ALL.into_iter().filter(|algorithm| claimed.contains_key(algorithm.name()));
+    let digests = match claimed.is_empty() {
+        true => Vec::new(),
+        false => digests_of_painted(geometry.length(), algorithms),
+    };
+    assert_eq!(digests.len(), claimed.len());
+    let particulars = Particulars {
+        name: text(case, "name").to_owned(),
+        sequence: number(case, "sequence"),
+        published: number(case, "published"),
+        expires: number(case, "expires"),
+        digests,
+    };
+    let bytes = manifest::to_bytes(tree, pieces, particulars);
+    let name = name(case);
+    assert_eq!(u64::from(geometry.blocks()), number(case, "blocks"), "{name}");
+    assert_eq!(tree.root().to_string(), text(case, "root"), "{name}");
+    assert_eq!(hex::encode(&bytes[..1024]), text(case, "statement"), "{name}");
+    assert_eq!(bytes.len() as u64, number(case, "manifest_length"), "{name}");
+    assert_eq!(blake3::hash(&bytes).to_string(), text(case, "manifest_blake3"), "{name}");
+    if let Some(whole) = case["manifest"].as_str() {
+        assert_eq!(hex::encode(&bytes), whole, "{name}");
+    }
+    let read = Manifest::from_bytes(&bytes).unwrap_or_else(|cause| panic!("{name}: {cause}"));
+    assert_eq!(read.tree, *tree, "{name}");
+    let sections = &read.statement.header().sections;
+    for (index, key) in ["tree_blake3", "pages_blake3", "pieces_blake3"].into_iter().enumerate() {
+        let found = sections.get(index).map(|section| hex::encode(section.blake3));
+        assert_eq!(Value::from(found), case[key], "{name}: {key}");
+    }
+    bytes
+}
+
+/// Each change is refused by the row that it breaks first.
+fn refused(case: &Value, manifest: &[u8]) {
+    for change in list(case, "corruption").iter().chain(list(case, "resealed")) {
+        match Manifest::from_bytes(&changed(manifest, change)) {
+            Ok(_) => panic!("{}: accepted in spite of {change}", name(case)),
+            Err(cause) => assert_eq!(u64::from(cause.rule()), number(change, "rule"), "{}: {cause}: {change}", name(case)),
+        }
+    }
+}
+
+/// Each change is accepted by a whole reader, and by one that has the object where the vector says so.
+fn accepted(case: &Value, manifest: &[u8], folder: &Path) {
+    let changes = case["accepted"].as_array().unwrap();
+    let length = number(case, "length");
+    if changes.is_empty() {
+        assert!(length > LARGE, "only the largest objects have none");
+        return;
+    }
+    let (object, place) = (folder.join("object"), folder.join("object.sapwood"));
+    std::fs::write(&object, paint::bytes(0, length as usize)).unwrap();
+    for change in changes {
+        let bytes = changed(manifest, change);
+        if let Err(cause) = Manifest::from_bytes(&bytes) {
+            panic!("{}: {cause}, with {change}", name(case));
+        }
+        std::fs::write(&place, bytes).unwrap();
+        let manifest = Box::new(ManifestFile::open(&place).unwrap());
+        let verdict = verify::verify(&object, &Against::Manifest { manifest, trust: Trust::Manifest }, &mut |_: Event| ());
+        let verified = matches!(verdict, Ok(Verdict::Verified));
+        assert_eq!(Value::from(verified), change["verify"], "{}: {verdict:?}, with {change}", name(case));
+    }
+}
+
+/// A manifest with a change (fixtures/README.md).
+fn changed(manifest: &[u8], change: &Value) -> Vec<u8> {
+    let mut bytes = manifest.to_vec();
+    for patch in change["patch"].as_array().unwrap_or(&Vec::new()) {
+        let (at, new) = (number(patch, "offset") as usize, self::bytes(patch, "hex"));
+        bytes.resize(bytes.len().max(at + new.len()), 0);
+        bytes[at..at + new.len()].copy_from_slice(&new);
+    }
+    if let Some(xor) = change["xor"].as_u64() {
+        bytes[number(change, "offset") as usize] ^= xor as u8;
+    }
+    if let Some(length) = change["truncate"].as_u64() {
+        bytes.truncate(length as usize);
+    }
+    assert_ne!(bytes, manifest, "a change that changes nothing: {change}");
+    bytes
+}
