@@ -1,7 +1,6 @@
 //! Keys and signatures as minisign writes them: text in, a checked signature over a statement out.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use minisign_verify as minisign;
 
 use super::{
     layout::STATEMENT_BYTES,
@@ -11,7 +10,7 @@ use super::{
 /// A public key whose signatures are believed.
 #[derive(Clone, Debug)]
 pub struct PublicKey {
-    key: minisign::PublicKey,
+    key: minisign_verify::PublicKey,
     id: [u8; 8],
 }
 
@@ -45,7 +44,7 @@ impl PublicKey {
     /// From the text of a key file, or its second line alone.
     pub fn from_text(text: &str) -> Result<PublicKey, BadKey> {
         let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).ok_or(BadKey::PublicKey)?;
-        let key = minisign::PublicKey::from_base64(line).map_err(|_| BadKey::PublicKey)?;
+        let key = minisign_verify::PublicKey::from_base64(line).map_err(|_| BadKey::PublicKey)?;
         let bytes = STANDARD.decode(line).map_err(|_| BadKey::PublicKey)?;
         let id = *bytes.get(2..).and_then(<[u8]>::first_chunk).ok_or(BadKey::PublicKey)?;
         Ok(PublicKey { key, id })
@@ -62,7 +61,7 @@ impl PublicKey {
         if signature.key_id != self.id {
             return Err(NotSigned::OtherKey);
         }
-        let decoded = minisign::Signature::decode(&signature.to_minisig()).map_err(|_| NotSigned::False)?;
+        let decoded = minisign_verify::Signature::decode(&signature.to_minisig()).map_err(|_| NotSigned::False)?;
         self.key.verify(statement, &decoded, false).map_err(|_| NotSigned::False)
     }
 }

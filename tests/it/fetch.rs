@@ -451,6 +451,7 @@ fn an_empty_part_and_a_journal_without_a_part_are_nothing() {
     let scene = Scene::new(100 * KIB, 16 * KIB);
     fs::write(scene.part(), b"").unwrap();
     scene.origin.remove(MANIFEST);
+    scene.origin.remove(OBJECT);
     scene.fetch(&[]).must(1);
     scene.must_be_empty();
 }
@@ -587,18 +588,15 @@ fn no_manifest_and_malformed_ones() {
     let mut wrong_leaf = good.clone();
     let at = wrong_leaf.len() - 5;
     wrong_leaf[at] ^= 1;
-    for (what, body, exit) in [
-        ("a page", b"<html>not found</html>".to_vec(), 1),
-        ("nothing", b"".to_vec(), 1),
-        ("a long page", vec![b'x'; 100_000], 1),
-        ("the magic and a page", [&good[..8], b"<html>"].concat(), 3),
-        ("the magic alone", good[..8].to_vec(), 3),
-        ("one byte of the magic", good[..1].to_vec(), 3),
-        ("seven bytes of the magic", good[..7].to_vec(), 3),
-        ("a flipped bit", flipped, 3),
-        ("a wrong leaf", wrong_leaf, 3),
-        ("one with something behind it", [&good[..], b"x"].concat(), 3),
-        ("half of one", good[..good.len() / 2].to_vec(), 3),
+    for (what, body) in [
+        ("the magic and a page", [&good[..8], b"<html>"].concat()),
+        ("the magic alone", good[..8].to_vec()),
+        ("one byte of the magic", good[..1].to_vec()),
+        ("seven bytes of the magic", good[..7].to_vec()),
+        ("a flipped bit", flipped),
+        ("a wrong leaf", wrong_leaf),
+        ("one with something behind it", [&good[..], b"x"].concat()),
+        ("half of one", good[..good.len() / 2].to_vec()),
     ] {
         for ranges in [true, false] {
             let scene = Scene::new(MIB, 16 * KIB);
@@ -607,7 +605,7 @@ fn no_manifest_and_malformed_ones() {
                 scene.origin.lie(MANIFEST, Asks::Anything, Of::All, Lie::NoRanges);
             }
             let ended = scene.fetch(&["--tries", "2"]);
-            assert_eq!(ended.exit, Some(exit), "{what}, ranges: {ranges}: {ended:?}");
+            assert_eq!(ended.exit, Some(3), "{what}, ranges: {ranges}: {ended:?}");
             assert!(ended.stderr.contains(&scene.origin.url(MANIFEST)), "{what}: {}", ended.stderr);
             assert!(scene.origin.bodies_of(OBJECT).is_empty(), "{what}");
             scene.must_be_empty();
@@ -616,12 +614,47 @@ fn no_manifest_and_malformed_ones() {
 }
 
 #[test]
+fn what_is_no_manifest_means_that_there_is_none() {
+    for (what, body) in [("a page", b"<html>not found</html>".to_vec()), ("nothing", vec![]), ("a long page", vec![b'x'; 100_000])] {
+        for ranges in [true, false] {
+            let scene = Scene::new(MIB, 16 * KIB);
+            scene.origin.put(MANIFEST, body.clone());
+            if !ranges {
+                scene.origin.lie(MANIFEST, Asks::Anything, Of::All, Lie::NoRanges);
+            }
+            let ended = scene.fetch(&[]).must(0);
+            assert_eq!(ended.event("published")["trust"], "none", "{what}, ranges: {ranges}");
+            scene.must_be_published();
+            // The user says that it must be there: then it is an error.
+            let manifest = scene.origin.url(MANIFEST);
+            scene.fetch(&["--manifest", &manifest, "-o", "other"]).must(3);
+        }
+    }
+}
+
+#[test]
 fn statuses_of_the_manifest() {
-    for (status, exit) in [(400, 1), (401, 1), (403, 1), (404, 1), (410, 1), (451, 1), (500, 5), (502, 5), (504, 5), (408, 5), (425, 5)] {
+    for status in [400, 401, 403, 404, 410, 451] {
         let scene = Scene::new(100 * KIB, 16 * KIB);
         scene.origin.lie(MANIFEST, Asks::Anything, Of::All, Lie::Status(status));
-        scene.fetch(&["--tries", "2"]).must(exit);
-        assert_eq!(scene.origin.log_of(MANIFEST).len(), if exit == 5 { 2 } else { 1 }, "{status}");
+        let ended = scene.fetch(&[]).must(0);
+        assert_eq!(ended.event("published")["trust"], "none", "{status}");
+        // Less than what the user requires is refused before any byte of the body.
+        let scene = Scene::new(100 * KIB, 16 * KIB);
+        scene.origin.lie(MANIFEST, Asks::Anything, Of::All, Lie::Status(status));
+        scene.fetch(&["--require", "manifest"]).must(3);
+        assert_eq!(scene.origin.log_of(MANIFEST).len(), 1, "{status}");
+        assert!(scene.origin.bodies_of(OBJECT).is_empty(), "{status}");
+        scene.must_be_empty();
+        // A manifest that the user names must be there.
+        let manifest = scene.origin.url(MANIFEST);
+        scene.fetch(&["--manifest", &manifest]).must(1);
+    }
+    for status in [500, 502, 504, 408, 425] {
+        let scene = Scene::new(100 * KIB, 16 * KIB);
+        scene.origin.lie(MANIFEST, Asks::Anything, Of::All, Lie::Status(status));
+        scene.fetch(&["--tries", "2"]).must(5);
+        assert_eq!(scene.origin.log_of(MANIFEST).len(), 2, "{status}");
         assert!(scene.origin.bodies_of(OBJECT).is_empty(), "{status}");
         scene.must_be_empty();
     }
@@ -845,7 +878,12 @@ fn secrets_of_urls_and_headers_are_never_shown_or_kept() {
                 scene.origin.lie(path, Asks::Anything, Of::All, lie.clone());
                 let ended = program::run(command(json, &["--patience", "1s"]));
                 clean(&format!("{lie:?}"), &format!("{}{}", ended.stdout, ended.stderr));
-                assert!(ended.exit == Some(exit) || ended.exit == Some(5), "{lie:?} of {path}: {ended:?}");
+                // Without a manifest the object is fetched all the same.
+                let plain = path == MANIFEST && ended.exit == Some(0);
+                assert!(plain || ended.exit == Some(exit) || ended.exit == Some(5), "{lie:?} of {path}: {ended:?}");
+                if plain {
+                    fs::remove_file(scene.target()).unwrap();
+                }
             }
         }
     }
@@ -1128,8 +1166,8 @@ fn the_library_takes_manifests_and_trust_as_the_program_does() {
     let scene = Scene::new(300 * KIB, 16 * KIB);
     let manifest = manifest_of(&scene.content, scene.block);
     scene.origin.remove(MANIFEST);
-    let error = in_process(&scene, |_| ()).unwrap_err();
-    assert!(matches!(error, Error::NoManifest { .. }), "{error}");
+    let error = in_process(&scene, |options| options.require = Trust::Manifest).unwrap_err();
+    assert!(matches!(error, Error::BelowRequired { .. }), "{error}");
     let published = in_process(&scene, |options| {
         options.manifest = Some(ManifestPlace::Bytes(manifest.into()));
         options.root = Some(tree_of(&scene.content, scene.block).root());

@@ -21,8 +21,9 @@ const LAYERS: [(&str, &[&str]); 6] = [
 ];
 
 /// Where the crates that we depend on may be named: folders or files below src. `core` is pure, so only computations are there.
-const OUTSIDE: [(&str, &[&str]); 27] = [
+const OUTSIDE: [(&str, &[&str]); 32] = [
     ("axum", &["serve/"]),
+    ("base64", &["core/"]),
     ("bincode", &["core/codec.rs"]),
     ("blake3", &["core/", "engine/"]),
     ("bytes", &["net/", "engine/"]),
@@ -36,9 +37,13 @@ const OUTSIDE: [(&str, &[&str]); 27] = [
     ("indicatif", &["cli/"]),
     ("jiff", &["cli/"]),
     ("md5", &["core/"]),
+    ("minisign", &["engine/sign.rs"]),
+    ("minisign_verify", &["core/keys.rs"]),
     ("percent_encoding", &["net/", "serve/"]),
     // Headers that users type are parsed where they are typed.
     ("reqwest", &["net/", "cli/fetch.rs"]),
+    ("rpassword", &["cli/"]),
+    ("rusqlite", &["disk/state.rs"]),
     ("rustix", &["disk/"]),
     ("serde", &["cli/"]),
     ("serde_json", &["cli/"]),
