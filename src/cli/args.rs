@@ -21,9 +21,17 @@ use super::units;
 /// Sapwood describes a file by a BLAKE3 tree (a manifest) and fetches it over any web server: broken transfers go on where they
 /// stopped, every block is proven before it counts, and a file appears under its name only when all of it is right.
 #[derive(Debug, Parser)]
-#[command(name = "sapwood", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 proven and published, 1 failed for good, 2 usage, 3 content does not verify, 4 the source changed, \
-5 run the same command again, 6 refused as unsafe, 7 disk full or not writable.")]
+#[command(
+    name = "sapwood",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Exit codes: 0 proven and published, 1 failed for good, 2 usage, 3 content does not verify, 4 the source changed, \
+5 run the same command again, 6 refused as unsafe, 7 disk full or not writable."
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -41,7 +49,13 @@ pub struct OutputArgs {
     #[arg(long, short, global = true, env = "SAPWOOD_QUIET", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Output")]
     pub quiet: bool,
     /// The folder with what is remembered between runs (default: ~/.local/state/sapwood)
-    #[arg(long, global = true, value_name = "DIR", env = "SAPWOOD_STORE", help_heading = "Output")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "SAPWOOD_STORE",
+        help_heading = "Output"
+    )]
     pub store: Option<PathBuf>,
     /// Tell more about what happens; -vv and -vvv still more
     #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
@@ -89,7 +103,12 @@ pub struct ManifestArgs {
     #[arg(long, value_name = "N", value_parser = units::manifest_name)]
     pub name: Option<String>,
     /// Sign the manifest with this secret key: a file, or its text
-    #[arg(long, value_name = "KEY", env = "SAPWOOD_SIGN_KEY", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "SAPWOOD_SIGN_KEY",
+        hide_env_values = true
+    )]
     pub sign: Option<String>,
     /// A number that grows with each version of the file
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -165,7 +184,12 @@ pub struct FetchArgs {
     #[arg(long, value_name = "HEX", value_parser = units::sha256)]
     pub sha256: Option<Digest>,
     /// The least that the result must be proven against: signed, root, manifest, digest or none
-    #[arg(long, value_name = "TRUST", default_value = "none", env = "SAPWOOD_REQUIRE")]
+    #[arg(
+        long,
+        value_name = "TRUST",
+        default_value = "none",
+        env = "SAPWOOD_REQUIRE"
+    )]
     pub require: Trust,
     /// Leave an existing file alone and exit with 6
     #[arg(long)]
@@ -218,7 +242,12 @@ pub struct NetworkArgs {
     #[arg(long, value_name = "FILE", env = "SAPWOOD_CACERT")]
     pub cacert: Option<PathBuf>,
     /// The version of HTTP
-    #[arg(long, value_name = "VERSION", default_value = "auto", env = "SAPWOOD_HTTP")]
+    #[arg(
+        long,
+        value_name = "VERSION",
+        default_value = "auto",
+        env = "SAPWOOD_HTTP"
+    )]
     pub http: HttpVersion,
     /// Give up after so long without a newly proven byte
     #[arg(long, value_name = "TIME", default_value = "5m", env = "SAPWOOD_PATIENCE", value_parser = units::duration)]
@@ -259,7 +288,12 @@ pub struct KeygenArgs {
 #[command(group = clap::ArgGroup::new("with").required(true).args(["key", "attach"]))]
 pub struct SignArgs {
     /// The secret key: a file, or its text
-    #[arg(long, value_name = "KEY", env = "SAPWOOD_SIGN_KEY", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "SAPWOOD_SIGN_KEY",
+        hide_env_values = true
+    )]
     pub key: Option<String>,
     /// A signature over the statement (inspect --statement) that was made elsewhere
     #[arg(long, value_name = "F.minisig", conflicts_with = "key")]
@@ -275,6 +309,11 @@ pub struct ServeArgs {
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
     /// Where to listen; port 0 finds a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "SAPWOOD_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8080",
+        env = "SAPWOOD_LISTEN"
+    )]
     pub listen: SocketAddr,
 }

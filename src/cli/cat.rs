@@ -39,7 +39,11 @@ fn options(args: &CatArgs) -> Result<CatOptions, fetch::Refusal> {
     Ok(CatOptions {
         url: fetch::location(&args.url)?,
         wanted: args.range,
-        manifest: args.manifest.as_deref().map(fetch::manifest_place).transpose()?,
+        manifest: args
+            .manifest
+            .as_deref()
+            .map(fetch::manifest_place)
+            .transpose()?,
         root: args.root,
         client: fetch::client_options(network)?,
         limits: Limits {

@@ -24,12 +24,24 @@ pub enum Exit {
 
 impl Exit {
     /// Of several files, which end counts: the first of these that occurred.
-    const ORDER: [Exit; 7] =
-        [Exit::Usage, Exit::Unsafe, Exit::NotVerified, Exit::Changed, Exit::Disk, Exit::Failed, Exit::Again];
+    const ORDER: [Exit; 7] = [
+        Exit::Usage,
+        Exit::Unsafe,
+        Exit::NotVerified,
+        Exit::Changed,
+        Exit::Disk,
+        Exit::Failed,
+        Exit::Again,
+    ];
 
     /// The exit code of a run over several files.
     pub fn of_all(exits: impl IntoIterator<Item = Exit>) -> Exit {
-        let rank = |exit: &Exit| Exit::ORDER.iter().position(|other| other == exit).unwrap_or(usize::MAX);
+        let rank = |exit: &Exit| {
+            Exit::ORDER
+                .iter()
+                .position(|other| other == exit)
+                .unwrap_or(usize::MAX)
+        };
         exits.into_iter().min_by_key(rank).unwrap_or(Exit::Ok)
     }
 
@@ -47,7 +59,9 @@ impl Exit {
             | Error::Expired { .. }
             | Error::Older { .. } => Exit::NotVerified,
             Error::BadKey { .. } | Error::Key { .. } => Exit::Usage,
-            Error::NoManifest { .. } | Error::TooLarge { .. } | Error::NoSuchRange { .. } => Exit::Failed,
+            Error::NoManifest { .. } | Error::TooLarge { .. } | Error::NoSuchRange { .. } => {
+                Exit::Failed
+            }
             Error::Changed { .. } => Exit::Changed,
             Error::Patience { .. } | Error::MustWait { .. } => Exit::Again,
             Error::TooManyBlocks { .. } => Exit::Usage,
@@ -69,8 +83,13 @@ impl Exit {
             DiskError::Unsafe { .. } | DiskError::Exists { .. } => Exit::Unsafe,
             DiskError::ChangedWhileRead { .. } => Exit::Changed,
             DiskError::NoRoom { .. } => Exit::Disk,
-            DiskError::Io { doing: Doing::Create | Doing::Write | Doing::Sync | Doing::Rename | Doing::Remove, .. } => Exit::Disk,
-            DiskError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Exit::Disk,
+            DiskError::Io {
+                doing: Doing::Create | Doing::Write | Doing::Sync | Doing::Rename | Doing::Remove,
+                ..
+            } => Exit::Disk,
+            DiskError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Exit::Disk
+            }
             DiskError::Io { .. } => Exit::Failed,
         }
     }
@@ -105,7 +124,13 @@ mod tests {
     fn the_first_in_the_order_counts() {
         assert_eq!(Exit::of_all([]), Exit::Ok);
         assert_eq!(Exit::of_all([Exit::Ok, Exit::Ok]), Exit::Ok);
-        assert_eq!(Exit::of_all([Exit::Again, Exit::Ok, Exit::Failed]), Exit::Failed);
-        assert_eq!(Exit::of_all([Exit::Disk, Exit::NotVerified, Exit::Unsafe]), Exit::Unsafe);
+        assert_eq!(
+            Exit::of_all([Exit::Again, Exit::Ok, Exit::Failed]),
+            Exit::Failed
+        );
+        assert_eq!(
+            Exit::of_all([Exit::Disk, Exit::NotVerified, Exit::Unsafe]),
+            Exit::Unsafe
+        );
     }
 }

@@ -33,7 +33,11 @@ use super::{
 pub struct Refusal(pub Exit, pub String);
 
 pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
-    let state = if args.no_store { None } else { store.or_else(state::default_folder) };
+    let state = if args.no_store {
+        None
+    } else {
+        store.or_else(state::default_folder)
+    };
     let jobs = match jobs(&args, state) {
         Ok(jobs) => jobs,
         Err(Refusal(exit, message)) => {
@@ -43,7 +47,10 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
     };
     let mut exits = Vec::new();
     for options in jobs {
-        let (path, url) = (options.target.display().to_string(), options.url.to_string());
+        let (path, url) = (
+            options.target.display().to_string(),
+            options.url.to_string(),
+        );
         let counter = options.client.counter.clone();
         output.about(Some(path.clone()));
         let ended = signals::unless_stopped(Box::pin(fetch::fetch(options, output))).await;
@@ -52,7 +59,8 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
             Some(Ok(_)) => Exit::Ok,
             Some(Err(error)) => output.error(Some(&path), Some(&url), &error),
             None => {
-                let message = "stopped; what is proven is kept. Run the same command again to go on";
+                let message =
+                    "stopped; what is proven is kept. Run the same command again to go on";
                 let exit = output.fail(Some(&path), Some(&url), Exit::Again, message, json!({}));
                 exits.push(exit);
                 break;
@@ -69,18 +77,39 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
 fn jobs(args: &FetchArgs, state: Option<PathBuf>) -> Result<Vec<FetchOptions>, Refusal> {
     let usage = |message: &str| Refusal(Exit::Usage, message.to_owned());
     if args.output.as_deref() == Some(Path::new("-")) {
-        return Err(usage("-o - is not possible: nothing unproven is shown. Use sapwood cat URL for a stream of proven bytes"));
+        return Err(usage(
+            "-o - is not possible: nothing unproven is shown. Use sapwood cat URL for a stream of proven bytes",
+        ));
     }
-    if args.urls.len() > 1 && (args.root.is_some() || args.manifest.is_some() || !args.digest.is_empty() || args.sha256.is_some() || !args.mirror.is_empty()) {
-        return Err(usage("--root, --manifest, --digest and --mirror go with one URL"));
+    if args.urls.len() > 1
+        && (args.root.is_some()
+            || args.manifest.is_some()
+            || !args.digest.is_empty()
+            || args.sha256.is_some()
+            || !args.mirror.is_empty())
+    {
+        return Err(usage(
+            "--root, --manifest, --digest and --mirror go with one URL",
+        ));
     }
     let folder = output_folder(args.output.as_deref());
     if args.urls.len() > 1 && args.output.is_some() && folder.is_none() {
-        return Err(usage("several URLs need a folder as -o (an existing one, or with a slash at its end)"));
+        return Err(usage(
+            "several URLs need a folder as -o (an existing one, or with a slash at its end)",
+        ));
     }
     let client = client_options(&args.network)?;
-    let key = args.key.as_deref().map(keys::public_key).transpose().map_err(|message| Refusal(Exit::Usage, message))?;
-    let mirrors = args.mirror.iter().map(|text| location(text)).collect::<Result<Vec<_>, _>>()?;
+    let key = args
+        .key
+        .as_deref()
+        .map(keys::public_key)
+        .transpose()
+        .map_err(|message| Refusal(Exit::Usage, message))?;
+    let mirrors = args
+        .mirror
+        .iter()
+        .map(|text| location(text))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut targets = BTreeSet::new();
     let mut jobs = Vec::new();
     for text in &args.urls {
@@ -89,13 +118,21 @@ fn jobs(args: &FetchArgs, state: Option<PathBuf>) -> Result<Vec<FetchOptions>, R
             (Some(file), None) => file.clone(),
             (_, folder) => {
                 let name = url.safe_name().ok_or_else(|| {
-                    Refusal(Exit::Unsafe, format!("{url} has no name that is safe for a file; choose one with -o FILE"))
+                    Refusal(
+                        Exit::Unsafe,
+                        format!(
+                            "{url} has no name that is safe for a file; choose one with -o FILE"
+                        ),
+                    )
                 })?;
                 folder.as_deref().unwrap_or(Path::new("")).join(name)
             }
         };
         if !targets.insert(target.clone()) {
-            return Err(usage(&format!("two URLs would both become {}; fetch them one by one with -o", target.display())));
+            return Err(usage(&format!(
+                "two URLs would both become {}; fetch them one by one with -o",
+                target.display()
+            )));
         }
         let mut options = FetchOptions::new(url, target);
         options.manifest = args.manifest.as_deref().map(manifest_place).transpose()?;
@@ -107,7 +144,10 @@ fn jobs(args: &FetchArgs, state: Option<PathBuf>) -> Result<Vec<FetchOptions>, R
         options.state.clone_from(&state);
         options.require = args.require;
         options.no_clobber = args.no_clobber;
-        options.client = ClientOptions { counter: Arc::default(), ..client.clone() };
+        options.client = ClientOptions {
+            counter: Arc::default(),
+            ..client.clone()
+        };
         options.connections = args.network.connections;
         options.tries = args.network.tries;
         options.patience = args.network.patience;
@@ -132,9 +172,15 @@ pub fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
     if text == "-" {
         let mut bytes = Vec::new();
         let most = reader::MANIFEST_BYTES_MAX;
-        std::io::stdin().take(most).read_to_end(&mut bytes).map_err(|cause| {
-            Refusal(Exit::Failed, format!("failed to read the manifest from standard input: {cause}"))
-        })?;
+        std::io::stdin()
+            .take(most)
+            .read_to_end(&mut bytes)
+            .map_err(|cause| {
+                Refusal(
+                    Exit::Failed,
+                    format!("failed to read the manifest from standard input: {cause}"),
+                )
+            })?;
         return Ok(ManifestPlace::Bytes(bytes.into()));
     }
     if text.starts_with("http://") || text.starts_with("https://") {
@@ -150,8 +196,12 @@ pub fn client_options(args: &NetworkArgs) -> Result<ClientOptions, Refusal> {
         match text.strip_prefix('@') {
             None => headers.push(header(text)?),
             Some(file) => {
-                let lines = std::fs::read_to_string(file)
-                    .map_err(|cause| Refusal(Exit::Failed, format!("failed to read the headers in {file}: {cause}")))?;
+                let lines = std::fs::read_to_string(file).map_err(|cause| {
+                    Refusal(
+                        Exit::Failed,
+                        format!("failed to read the headers in {file}: {cause}"),
+                    )
+                })?;
                 for line in lines.lines().filter(|line| !line.trim().is_empty()) {
                     headers.push(header(line)?);
                 }
@@ -159,7 +209,12 @@ pub fn client_options(args: &NetworkArgs) -> Result<ClientOptions, Refusal> {
         }
     }
     let read = |file: &Path| {
-        std::fs::read(file).map_err(|cause| Refusal(Exit::Failed, format!("failed to read {}: {cause}", file.display())))
+        std::fs::read(file).map_err(|cause| {
+            Refusal(
+                Exit::Failed,
+                format!("failed to read {}: {cause}", file.display()),
+            )
+        })
     };
     let netrc = match args.netrc.then(netrc_path).flatten() {
         Some(path) => Netrc::parse(&String::from_utf8_lossy(&read(&path)?)),
@@ -171,7 +226,12 @@ pub fn client_options(args: &NetworkArgs) -> Result<ClientOptions, Refusal> {
             HttpVersion::One => Http::One,
             HttpVersion::Two => Http::Two,
         },
-        authorities: args.cacert.as_deref().map(read).transpose()?.unwrap_or_default(),
+        authorities: args
+            .cacert
+            .as_deref()
+            .map(read)
+            .transpose()?
+            .unwrap_or_default(),
         netrc,
         headers,
         limit_rate: args.limit_rate,

@@ -9,7 +9,12 @@ use crate::{
     engine::{error::Error, manifest_file::ManifestFile},
 };
 
-use super::{args::InspectArgs, exit::Exit, output::{Output, printable}, units};
+use super::{
+    args::InspectArgs,
+    exit::Exit,
+    output::{Output, printable},
+    units,
+};
 
 pub fn run(args: &InspectArgs, output: &mut Output) -> Exit {
     let manifest = match ManifestFile::open_of(&args.place) {
@@ -24,7 +29,14 @@ pub fn run(args: &InspectArgs, output: &mut Output) -> Exit {
             Some(signature) => drop(std::io::stdout().write_all(signature.to_minisig().as_bytes())),
             None => {
                 let place = args.place.display().to_string();
-                return output.error(Some(&place), None, &Error::NotSigned { place: place.clone(), cause: NotSigned::Unsigned });
+                return output.error(
+                    Some(&place),
+                    None,
+                    &Error::NotSigned {
+                        place: place.clone(),
+                        cause: NotSigned::Unsigned,
+                    },
+                );
             }
         }
     } else if args.leaves {
@@ -44,7 +56,15 @@ fn leaves(manifest: &Manifest) {
     let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
     for (block, leaf) in geometry.all().iter().zip(manifest.tree.leaves()) {
         let bytes = geometry.bytes_of(block);
-        if writeln!(stdout, "{block} {} {} {}", bytes.start, bytes.length(), hex::encode(leaf)).is_err() {
+        if writeln!(
+            stdout,
+            "{block} {} {} {}",
+            bytes.start,
+            bytes.length(),
+            hex::encode(leaf)
+        )
+        .is_err()
+        {
             return;
         }
     }
@@ -53,8 +73,11 @@ fn leaves(manifest: &Manifest) {
 
 fn as_json(manifest: &Manifest) -> Value {
     let header = manifest.statement.header();
-    let digests: Map<String, Value> =
-        header.digests.iter().map(|digest| (digest.algorithm().to_string(), digest.hex().into())).collect();
+    let digests: Map<String, Value> = header
+        .digests
+        .iter()
+        .map(|digest| (digest.algorithm().to_string(), digest.hex().into()))
+        .collect();
     let sections: Vec<Value> = header
         .sections
         .iter()
@@ -78,8 +101,16 @@ fn for_people(manifest: &Manifest) -> Vec<String> {
     let geometry = &header.geometry;
     let mut lines = vec![
         format!("root        {}", header.root),
-        format!("length      {} bytes ({})", geometry.length(), units::human_bytes(geometry.length())),
-        format!("blocks      {} of {} KiB", geometry.blocks(), geometry.block_size().bytes() >> 10),
+        format!(
+            "length      {} bytes ({})",
+            geometry.length(),
+            units::human_bytes(geometry.length())
+        ),
+        format!(
+            "blocks      {} of {} KiB",
+            geometry.blocks(),
+            geometry.block_size().bytes() >> 10
+        ),
     ];
     if !header.name.is_empty() {
         lines.push(format!("name        {}", printable(&header.name)));
@@ -92,7 +123,12 @@ fn for_people(manifest: &Manifest) -> Vec<String> {
             lines.push(format!("{what:<11} {}", units::rfc3339(time)));
         }
     }
-    lines.extend(header.digests.iter().map(|digest| format!("{:<11} {}", digest.algorithm().name(), digest.hex())));
+    lines.extend(
+        header
+            .digests
+            .iter()
+            .map(|digest| format!("{:<11} {}", digest.algorithm().name(), digest.hex())),
+    );
     lines.push(match &manifest.signature {
         Some(signature) => format!(
             "signed by   key {} (not checked here), comment: {}",
@@ -108,7 +144,11 @@ fn for_people(manifest: &Manifest) -> Vec<String> {
             kind if kind == Known::Pieces as u8 => "pieces".to_owned(),
             kind => format!("kind {kind}"),
         };
-        lines.push(format!("section     {kind}: {} bytes at {}", section.bytes.length(), section.bytes.start));
+        lines.push(format!(
+            "section     {kind}: {} bytes at {}",
+            section.bytes.length(),
+            section.bytes.start
+        ));
     }
     lines
 }

@@ -33,7 +33,9 @@ pub fn keygen(args: &KeygenArgs, output: &mut Output) -> Exit {
     match sign::keygen(&args.output, password) {
         Ok((secret, public)) => {
             let (secret, public) = (secret.display().to_string(), public.display().to_string());
-            output.result(&format!("{secret} (keep it secret) and {public} (give it to those who fetch)"));
+            output.result(&format!(
+                "{secret} (keep it secret) and {public} (give it to those who fetch)"
+            ));
             output.json_event("keygen", json!({ "secret": secret, "public": public }));
             output.done(Exit::Ok)
         }
@@ -60,8 +62,9 @@ pub fn sign(args: &SignArgs, output: &mut Output) -> Exit {
 fn signed(args: &SignArgs) -> Result<String, Error> {
     let signature = match (&args.key, &args.attach) {
         (_, Some(minisig)) => {
-            let text = fs::read_to_string(minisig)
-                .map_err(|cause| crate::disk::error::DiskError::io(crate::disk::error::Doing::Read, minisig, cause))?;
+            let text = fs::read_to_string(minisig).map_err(|cause| {
+                crate::disk::error::DiskError::io(crate::disk::error::Doing::Read, minisig, cause)
+            })?;
             sign::attach(&args.file, &text, &minisig.display().to_string(), None)?
         }
         (Some(key), None) => sign::sign(&args.file, &signer(key)?)?,
@@ -72,21 +75,27 @@ fn signed(args: &SignArgs) -> Result<String, Error> {
 
 /// A secret key from a file, or its text itself.
 pub fn signer(key: &str) -> Result<Signer, Error> {
-    let refuse = |cause: BadSecret| Error::Key { place: "the key".to_owned(), cause };
+    let refuse = |cause: BadSecret| Error::Key {
+        place: "the key".to_owned(),
+        cause,
+    };
     let text = file_or_text(key).map_err(|_| refuse(BadSecret::Malformed))?;
     Signer::from_text(&text, &mut || ask_password("Password of the key: ")).map_err(refuse)
 }
 
 /// A public key from a file, or its text itself.
 pub fn public_key(key: &str) -> Result<PublicKey, String> {
-    let text = file_or_text(key).map_err(|cause| format!("failed to read the key {key}: {cause}"))?;
+    let text =
+        file_or_text(key).map_err(|cause| format!("failed to read the key {key}: {cause}"))?;
     PublicKey::from_text(&text).map_err(|cause| format!("{key}: {cause}"))
 }
 
 fn file_or_text(key: &str) -> io::Result<String> {
     // The text of a key is one line of base64, or a comment and that line; a path to a file that is there comes first.
     match fs::read_to_string(Path::new(key)) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound && key.trim().len() >= 56 => Ok(key.to_owned()),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound && key.trim().len() >= 56 => {
+            Ok(key.to_owned())
+        }
         other => other,
     }
 }

@@ -22,7 +22,8 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
         return output.done(exit);
     }
     if args.paths.iter().any(|path| is_stdio(path)) && args.output.is_none() {
-        let exit = output.usage("a manifest of standard input needs -o OUT (-o - for standard output)");
+        let exit =
+            output.usage("a manifest of standard input needs -o OUT (-o - for standard output)");
         return output.done(exit);
     }
     if args.output.as_deref().is_some_and(is_stdio) {
@@ -37,7 +38,10 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
             return output.done(exit);
         }
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     let options = CreateOptions {
         block_size: args.block_size.0,
         no_hints: args.no_hints,
@@ -47,17 +51,37 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
         published: if dated { now } else { 0 },
         expires: args.expires.unwrap_or(0),
     };
-    let exits: Vec<Exit> = args.paths.iter().map(|path| one(path, args.output.as_ref(), &options, signer.as_ref(), output)).collect();
+    let exits: Vec<Exit> = args
+        .paths
+        .iter()
+        .map(|path| {
+            one(
+                path,
+                args.output.as_ref(),
+                &options,
+                signer.as_ref(),
+                output,
+            )
+        })
+        .collect();
     let exit = Exit::of_all(exits);
     output.done(exit)
 }
 
-fn one(path: &Path, target: Option<&PathBuf>, options: &CreateOptions, signer: Option<&Signer>, output: &mut Output) -> Exit {
+fn one(
+    path: &Path,
+    target: Option<&PathBuf>,
+    options: &CreateOptions,
+    signer: Option<&Signer>,
+    output: &mut Output,
+) -> Exit {
     let input = match path == Path::new("-") {
         true => Input::Stream(Box::new(io::stdin())),
         false => Input::File(path.to_owned()),
     };
-    let target = target.cloned().unwrap_or_else(|| manifest_file::beside(path));
+    let target = target
+        .cloned()
+        .unwrap_or_else(|| manifest_file::beside(path));
     let out = match target == Path::new("-") {
         true => create::Output::Stream(Box::new(io::stdout())),
         false => create::Output::File(target.clone()),

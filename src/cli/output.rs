@@ -100,7 +100,9 @@ impl Output {
         if !self.json {
             return;
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let mut object = Map::from_iter([
             ("event".to_owned(), name.into()),
             ("time_ms".to_owned(), (now.as_millis() as u64).into()),
@@ -124,14 +126,23 @@ impl Output {
         let exit = Exit::of(error);
         let mut more = json!({});
         match error {
-            Error::Wrong { block, bytes, expected, found, .. } => {
+            Error::Wrong {
+                block,
+                bytes,
+                expected,
+                found,
+                ..
+            } => {
                 more = json!({
                     "block": block.0, "offset": bytes.start, "length": bytes.length(),
                     "expected": hex::encode(**expected), "found": hex::encode(**found),
                 });
             }
             Error::MustWait { wait_s, .. } => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                let now = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default()
+                    .as_secs();
                 more = json!({ "retry_at": units::rfc3339(now + wait_s) });
             }
             _ => (),
@@ -140,7 +151,14 @@ impl Output {
     }
 
     /// Tells a failure, in JSON and to people, and returns its exit code.
-    pub fn fail(&mut self, path: Option<&str>, url: Option<&str>, exit: Exit, message: &str, more: Value) -> Exit {
+    pub fn fail(
+        &mut self,
+        path: Option<&str>,
+        url: Option<&str>,
+        exit: Exit,
+        message: &str,
+        more: Value,
+    ) -> Exit {
         self.failed += 1;
         let mut fields = json!({ "exit": exit as u8, "class": exit.class(), "message": message });
         for (name, value) in [("path", path), ("url", url)] {
@@ -181,14 +199,34 @@ impl Output {
         if let Some(bar) = &self.bar {
             bar.finish();
         }
-        let Published { path, root, trust, bytes_total, bytes_fetched, bytes_resumed, bytes_reused, unchanged, elapsed_ms, .. } =
-            published;
+        let Published {
+            path,
+            root,
+            trust,
+            bytes_total,
+            bytes_fetched,
+            bytes_resumed,
+            bytes_reused,
+            unchanged,
+            elapsed_ms,
+            ..
+        } = published;
         let bytes = units::human_bytes;
         let path = printable(&path.display().to_string());
         self.result(&match unchanged {
-            true => format!("{path}: unchanged, {} proven against its {}; fetched {}", bytes(*bytes_total), basis(*trust), bytes(*bytes_fetched)),
+            true => format!(
+                "{path}: unchanged, {} proven against its {}; fetched {}",
+                bytes(*bytes_total),
+                basis(*trust),
+                bytes(*bytes_fetched)
+            ),
             false => {
-                let mut line = format!("{path}: {} proven against its {}; fetched {}", bytes(*bytes_total), basis(*trust), bytes(*bytes_fetched));
+                let mut line = format!(
+                    "{path}: {} proven against its {}; fetched {}",
+                    bytes(*bytes_total),
+                    basis(*trust),
+                    bytes(*bytes_fetched)
+                );
                 if *bytes_resumed > 0 {
                     line += &format!(", resumed {}", bytes(*bytes_resumed));
                 }
@@ -207,7 +245,13 @@ impl Output {
     }
 
     fn damaged(&mut self, damaged: &Damaged) {
-        let Damaged { path, block, bytes, expected, found } = damaged;
+        let Damaged {
+            path,
+            block,
+            bytes,
+            expected,
+            found,
+        } = damaged;
         let what = match (block, found) {
             (Some(block), Some(_)) => format!("block {block} is damaged (bytes {bytes})"),
             (Some(block), None) => format!("block {block} is missing (bytes {bytes})"),
@@ -247,11 +291,26 @@ impl Events for Output {
                     "bytes_fetched": progress.bytes_fetched, "rate_bps": progress.rate_bps, "bytes_proven": progress.bytes_proven,
                 }));
             }
-            Event::BlocksVerified { first, count, source } => {
-                self.json_event("blocks_verified", json!({ "first": first.0, "count": count, "source": source }));
+            Event::BlocksVerified {
+                first,
+                count,
+                source,
+            } => {
+                self.json_event(
+                    "blocks_verified",
+                    json!({ "first": first.0, "count": count, "source": source }),
+                );
             }
-            Event::BlockWrong { block, bytes, expected, found, source } => {
-                self.notice(&format!("block {block} (bytes {bytes}) came damaged from {source}; it is fetched again"));
+            Event::BlockWrong {
+                block,
+                bytes,
+                expected,
+                found,
+                source,
+            } => {
+                self.notice(&format!(
+                    "block {block} (bytes {bytes}) came damaged from {source}; it is fetched again"
+                ));
                 self.json_event("block_wrong", json!({
                     "block": block.0, "offset": bytes.start, "length": bytes.length(), "expected": hex::encode(expected),
                     "found": hex::encode(found), "source": source,
@@ -265,7 +324,10 @@ impl Events for Output {
                 self.json_event("checkpoint", json!({ "bytes_done": bytes_done }));
             }
             Event::Resumed { bytes_held } => {
-                self.notice(&format!("going on from an earlier run: {} are here", units::human_bytes(bytes_held)));
+                self.notice(&format!(
+                    "going on from an earlier run: {} are here",
+                    units::human_bytes(bytes_held)
+                ));
                 self.json_event("resumed", json!({ "bytes_held": bytes_held }));
             }
             Event::PartReused { path, bytes } => {
@@ -282,17 +344,38 @@ impl Events for Output {
                 self.notice(&format!("{path}: the object changed or cannot be resumed; starting over, {lost} are fetched again"));
                 self.json_event("started_over", json!({ "bytes": bytes }));
             }
-            Event::Retry { source, class, attempt, wait_ms } => {
+            Event::Retry {
+                source,
+                class,
+                attempt,
+                wait_ms,
+            } => {
                 if self.verbose > 0 {
-                    self.notice(&format!("{source}: asking again in {:.1} s", wait_ms as f64 / 1000.0));
+                    self.notice(&format!(
+                        "{source}: asking again in {:.1} s",
+                        wait_ms as f64 / 1000.0
+                    ));
                 }
                 let class = class.name();
                 self.json_event("retry", json!({ "source": source, "class": class, "attempt": attempt, "wait_ms": wait_ms }));
             }
-            Event::HostSlowed { host, connections, wait_ms } => {
-                self.notice(&format!("{host} wants fewer requests: {connections} connections, in {} s", wait_ms.div_ceil(1000)));
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-                self.json_event("host_slowed", json!({ "host": host, "connections": connections, "until_ms": now + wait_ms }));
+            Event::HostSlowed {
+                host,
+                connections,
+                wait_ms,
+            } => {
+                self.notice(&format!(
+                    "{host} wants fewer requests: {connections} connections, in {} s",
+                    wait_ms.div_ceil(1000)
+                ));
+                let now = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default()
+                    .as_millis() as u64;
+                self.json_event(
+                    "host_slowed",
+                    json!({ "host": host, "connections": connections, "until_ms": now + wait_ms }),
+                );
             }
             Event::SourceDropped { source, why } => {
                 let (reason, block) = match why {
@@ -301,9 +384,18 @@ impl Events for Output {
                     Why::Failed(_) => ("it failed", None),
                 };
                 self.notice(&format!("{source} is not asked any more: {reason}"));
-                self.json_event("source_dropped", json!({ "source": source, "reason": reason, "block": block }));
+                self.json_event(
+                    "source_dropped",
+                    json!({ "source": source, "reason": reason, "block": block }),
+                );
             }
-            Event::Manifest { manifest, root, bytes_total, block_size, blocks } => {
+            Event::Manifest {
+                manifest,
+                root,
+                bytes_total,
+                block_size,
+                blocks,
+            } => {
                 let shown = printable(&manifest.display().to_string());
                 self.result(&format!("{root}  {shown}"));
                 self.json_event("manifest", json!({
@@ -312,9 +404,18 @@ impl Events for Output {
                 }));
             }
             Event::Damaged(damaged) => self.damaged(&damaged),
-            Event::Verified { path, root, bytes_total, trust } => {
+            Event::Verified {
+                path,
+                root,
+                bytes_total,
+                trust,
+            } => {
                 let shown = printable(&path.display().to_string());
-                self.result(&format!("{shown}: verified, {} proven against its {}", units::human_bytes(bytes_total), basis(trust)));
+                self.result(&format!(
+                    "{shown}: verified, {} proven against its {}",
+                    units::human_bytes(bytes_total),
+                    basis(trust)
+                ));
                 self.json_event("verified", json!({
                     "path": path.to_string_lossy(), "root": root.to_string(), "bytes_total": bytes_total, "trust": trust.name(),
                 }));
@@ -345,7 +446,15 @@ fn human_seconds(ms: u64) -> String {
 
 /// A text without anything that a terminal would obey.
 pub fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    text.chars()
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect::<Vec<_>>()
+            } else {
+                vec![c]
+            }
+        })
+        .collect()
 }
 
 /// What -v shows: warnings, then what is done, then everything.
@@ -356,7 +465,11 @@ pub fn init_log(verbose: u8) {
         2 => tracing::Level::DEBUG,
         _ => tracing::Level::TRACE,
     };
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).without_time().finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .without_time()
+        .finish();
     // Set once, at the start of the program; there is no other.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }

@@ -20,11 +20,18 @@ impl Bar {
                 .expect("a fixed template")
                 .progress_chars("=> "),
         );
-        Bar { bar, reused: std::cell::Cell::new(0) }
+        Bar {
+            bar,
+            reused: std::cell::Cell::new(0),
+        }
     }
 
     pub fn start(&self, plan: &Planned) {
-        let name = plan.path.file_name().unwrap_or(plan.path.as_os_str()).to_string_lossy();
+        let name = plan
+            .path
+            .file_name()
+            .unwrap_or(plan.path.as_os_str())
+            .to_string_lossy();
         self.bar.set_draw_target(ProgressDrawTarget::stderr());
         self.bar.set_prefix(super::output::printable(&name));
         self.bar.set_length(plan.bytes_total);
@@ -35,9 +42,17 @@ impl Bar {
     pub fn update(&self, progress: &Progress) {
         let bytes = units::human_bytes;
         let left = progress.bytes_total.saturating_sub(progress.bytes_done);
-        let mut text = format!("{} of {}", bytes(progress.bytes_done), bytes(progress.bytes_total));
+        let mut text = format!(
+            "{} of {}",
+            bytes(progress.bytes_done),
+            bytes(progress.bytes_total)
+        );
         if progress.rate_bps > 0 {
-            text += &format!("  {}/s  {} left", bytes(progress.rate_bps), units::human_time(left.div_ceil(progress.rate_bps)));
+            text += &format!(
+                "  {}/s  {} left",
+                bytes(progress.rate_bps),
+                units::human_time(left.div_ceil(progress.rate_bps))
+            );
         }
         text += &format!("  proven {}", bytes(progress.bytes_proven));
         if self.reused.get() > 0 {

@@ -4,7 +4,10 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::{
-    disk::{error::{DiskError, Doing}, files::Folder},
+    disk::{
+        error::{DiskError, Doing},
+        files::Folder,
+    },
     serve::origin,
 };
 
@@ -13,7 +16,13 @@ use super::{args::ServeArgs, exit::Exit, output::Output, signals};
 pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
     let folder = match Folder::open(&args.folder) {
         Ok(folder) => folder,
-        Err(cause) => return output.error(Some(&args.folder.display().to_string()), None, &cause.into()),
+        Err(cause) => {
+            return output.error(
+                Some(&args.folder.display().to_string()),
+                None,
+                &cause.into(),
+            );
+        }
     };
     let bound = async {
         let listener = TcpListener::bind(args.listen).await?;
@@ -23,7 +32,10 @@ pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
     let (listener, address) = match bound.await {
         Ok(bound) => bound,
         Err(cause) => {
-            let message = format!("failed to listen on {}: {cause}; choose another address with --listen (port 0 finds a free one)", args.listen);
+            let message = format!(
+                "failed to listen on {}: {cause}; choose another address with --listen (port 0 finds a free one)",
+                args.listen
+            );
             return output.fail(None, None, Exit::Failed, &message, json!({}));
         }
     };
@@ -35,6 +47,10 @@ pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
     output.flush();
     match origin::run(listener, folder, signals::stop()).await {
         Ok(()) => Exit::Ok,
-        Err(cause) => output.error(None, None, &DiskError::io(Doing::Read, &args.folder, cause).into()),
+        Err(cause) => output.error(
+            None,
+            None,
+            &DiskError::io(Doing::Read, &args.folder, cause).into(),
+        ),
     }
 }

@@ -7,7 +7,11 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Runs a command on two worker threads: hashing and writing have their own.
 pub fn block_on<T>(command: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))
+        .worker_threads(
+            std::thread::available_parallelism()
+                .map_or(2, usize::from)
+                .clamp(2, 8),
+        )
         .enable_all()
         .build()
         .expect("threads and an event queue can be had");

@@ -5,7 +5,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::core::{digests::{Algorithm, Digest, NotADigest}, geometry::BlockSize, statement};
+use crate::core::{
+    digests::{Algorithm, Digest, NotADigest},
+    geometry::BlockSize,
+    statement,
+};
 
 use crate::engine::cat::Wanted;
 
@@ -26,7 +30,10 @@ const UNITS: [(&str, u64); 8] = [
 pub fn size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = text[digits.len()..].trim();
-    let known = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).map(|(_, factor)| *factor);
+    let known = UNITS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(unit))
+        .map(|(_, factor)| *factor);
     let factor = if unit.is_empty() { Some(1) } else { known };
     let number = decimal(digits);
     match (number, factor) {
@@ -60,7 +67,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(DURATIONS.to_owned()),
     };
     let number: u64 = digits.parse().map_err(|_| DURATIONS.to_owned())?;
-    number.checked_mul(factor_ms).map(Duration::from_millis).ok_or_else(|| "that is too long".to_owned())
+    number
+        .checked_mul(factor_ms)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "that is too long".to_owned())
 }
 
 const DURATIONS: &str = "durations are numbers with s, m, h or d: 90s, 5m, 7d";
@@ -68,12 +78,17 @@ const DURATIONS: &str = "durations are numbers with s, m, h or d: 90s, 5m, 7d";
 /// A time (RFC 3339), or a duration from now; Unix seconds.
 pub fn unix_time(text: &str) -> Result<u64, String> {
     if let Ok(from_now) = duration(text) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         return Ok((now + from_now).as_secs());
     }
     let wrong = || "times are like 2030-01-31T12:00:00Z, or a duration from now like 7d".to_owned();
     let time = jiff::Timestamp::from_str(text).map_err(|_| wrong())?;
-    u64::try_from(time.as_second()).ok().filter(|seconds| *seconds > 0).ok_or_else(wrong)
+    u64::try_from(time.as_second())
+        .ok()
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(wrong)
 }
 
 pub fn block_size(text: &str) -> Result<AutoBlockSize, String> {
@@ -82,7 +97,9 @@ pub fn block_size(text: &str) -> Result<AutoBlockSize, String> {
     }
     let wrong = || "block sizes are powers of two from 16KiB to 16MiB, or auto".to_owned();
     let bytes = size(text).map_err(|_| wrong())?;
-    BlockSize::new(bytes).map(|size| AutoBlockSize(Some(size))).ok_or_else(wrong)
+    BlockSize::new(bytes)
+        .map(|size| AutoBlockSize(Some(size)))
+        .ok_or_else(wrong)
 }
 
 pub fn algorithm(text: &str) -> Result<Algorithm, String> {
@@ -146,7 +163,9 @@ pub fn human_time(seconds: u64) -> String {
 
 /// A Unix time as RFC 3339.
 pub fn rfc3339(seconds: u64) -> String {
-    let time = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    let time = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     time.map_or_else(|| seconds.to_string(), |time| time.to_string())
 }
 
@@ -157,12 +176,31 @@ mod tests {
     #[test]
     fn sizes() {
         for (text, bytes) in [
-            ("0", 0), ("17", 17), ("1B", 1), ("1kB", 1000), ("1 KiB", 1024), ("1.5MB", 1_500_000), ("64kib", 65536),
-            ("2GiB", 2 << 30), ("18446744073709551615", u64::MAX),
+            ("0", 0),
+            ("17", 17),
+            ("1B", 1),
+            ("1kB", 1000),
+            ("1 KiB", 1024),
+            ("1.5MB", 1_500_000),
+            ("64kib", 65536),
+            ("2GiB", 2 << 30),
+            ("18446744073709551615", u64::MAX),
         ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
-        for bad in ["", "B", "-1", "1.B", "1 XB", "1e3", "1K B", "18446744073709551616", "99999999999GB", "0x10", "1.0000000001MB"] {
+        for bad in [
+            "",
+            "B",
+            "-1",
+            "1.B",
+            "1 XB",
+            "1e3",
+            "1K B",
+            "18446744073709551616",
+            "99999999999GB",
+            "0x10",
+            "1.0000000001MB",
+        ] {
             assert!(size(bad).is_err(), "{bad}");
         }
     }
@@ -180,8 +218,15 @@ mod tests {
 
     #[test]
     fn for_people() {
-        let shown: Vec<String> = [0, 999, 1000, 9949, 999_499, 999_500, 2 << 30].map(human_bytes).to_vec();
-        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "9.9 kB", "999 kB", "1.0 MB", "2.1 GB"]);
+        let shown: Vec<String> = [0, 999, 1000, 9949, 999_499, 999_500, 2 << 30]
+            .map(human_bytes)
+            .to_vec();
+        assert_eq!(
+            shown,
+            [
+                "0 B", "999 B", "1.0 kB", "9.9 kB", "999 kB", "1.0 MB", "2.1 GB"
+            ]
+        );
         assert_eq!(human_time(3723), "1:02:03");
         assert_eq!(human_time(63), "1:03");
     }

@@ -26,7 +26,11 @@ pub fn run(args: VerifyArgs, output: &mut Output) -> Exit {
             return output.done(exit);
         }
     };
-    let exits: Vec<Exit> = args.paths.iter().map(|path| one(path, &args, key.as_ref(), output)).collect();
+    let exits: Vec<Exit> = args
+        .paths
+        .iter()
+        .map(|path| one(path, &args, key.as_ref(), output))
+        .collect();
     let exit = Exit::of_all(exits);
     output.done(exit)
 }
@@ -39,21 +43,38 @@ fn one(path: &Path, args: &VerifyArgs, key: Option<&PublicKey>, output: &mut Out
     let against = match against(path, args.manifest.as_deref(), args.root, key) {
         Ok(Some(against)) => against,
         Ok(None) => {
-            let message = format!("{shown} has no manifest beside it; give one with --manifest, or a root with --root");
-            return output.fail(Some(&shown), None, Exit::Usage, &message, serde_json::json!({}));
+            let message = format!(
+                "{shown} has no manifest beside it; give one with --manifest, or a root with --root"
+            );
+            return output.fail(
+                Some(&shown),
+                None,
+                Exit::Usage,
+                &message,
+                serde_json::json!({}),
+            );
         }
         Err(error) => return output.error(Some(&shown), None, &error),
     };
     match verify::verify(path, &against, output) {
         Ok(Verdict::Verified) => Exit::Ok,
         Ok(Verdict::Damaged { blocks }) => {
-            let next = match args.quarantine.then(|| quarantine(path).map_err(Error::from)) {
+            let next = match args
+                .quarantine
+                .then(|| quarantine(path).map_err(Error::from))
+            {
                 None => "Fetch it again to repair it".to_owned(),
                 Some(Ok(kept)) => format!("It is kept as {}", kept.display()),
                 Some(Err(error)) => return output.error(Some(&shown), None, &error),
             };
             let message = format!("{shown} does not verify: {blocks} place(s) differ. {next}");
-            output.fail(Some(&shown), None, Exit::NotVerified, &message, serde_json::json!({}))
+            output.fail(
+                Some(&shown),
+                None,
+                Exit::NotVerified,
+                &message,
+                serde_json::json!({}),
+            )
         }
         Err(error) => output.error(Some(&shown), None, &error),
     }
@@ -78,13 +99,23 @@ fn against(
         },
     };
     if let (Some(manifest), Some(key)) = (&manifest, key) {
-        let checked = key.check(manifest.manifest.statement.bytes(), manifest.manifest.signature.as_ref());
-        checked.map_err(|cause| Error::NotSigned { place: manifest.path.display().to_string(), cause })?;
+        let checked = key.check(
+            manifest.manifest.statement.bytes(),
+            manifest.manifest.signature.as_ref(),
+        );
+        checked.map_err(|cause| Error::NotSigned {
+            place: manifest.path.display().to_string(),
+            cause,
+        })?;
     }
     Ok(match (manifest, root) {
         (Some(manifest), Some(asked)) if manifest.manifest.statement.header().root != asked => {
             let found = manifest.manifest.statement.header().root;
-            return Err(Error::OtherRoot { place: manifest.path.display().to_string(), asked, found });
+            return Err(Error::OtherRoot {
+                place: manifest.path.display().to_string(),
+                asked,
+                found,
+            });
         }
         (Some(manifest), root) => {
             let trust = match (key, root) {
@@ -92,7 +123,10 @@ fn against(
                 (None, Some(_)) => Trust::Root,
                 (None, None) => Trust::Manifest,
             };
-            Some(Against::Manifest { manifest: Box::new(manifest), trust })
+            Some(Against::Manifest {
+                manifest: Box::new(manifest),
+                trust,
+            })
         }
         (None, root) => root.map(Against::Root),
     })

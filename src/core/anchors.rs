@@ -8,6 +8,7 @@ use super::geometry::{BlockSize, CELL};
 pub const WINDOW: usize = 64;
 /// Bits of a tag below its exponent.
 const TAG_FRACTION_BITS: u32 = 34;
+const TAG_BITS: u32 = 40;
 /// Runs of windows hashed side by side, because one chain of additions leaves most of a core idle.
 const LANES: usize = 4;
 
@@ -44,6 +45,11 @@ impl Tag {
     /// Its 40 bits.
     pub fn value(self) -> u64 {
         self.0
+    }
+
+    /// A tag from its 40 bits; `None` if there are more.
+    pub fn from_value(value: u64) -> Option<Tag> {
+        (value < 1 << TAG_BITS).then_some(Tag(value))
     }
 
     /// The smallest hash with this tag's bits, so that `hash < floor` means a smaller tag.
@@ -90,7 +96,8 @@ impl BlockAnchor {
             None => block_bytes < WINDOW as u64,
             Some((_, offset)) => {
                 let offset = u64::from(offset);
-                offset + WINDOW as u64 <= block_bytes && offset % CELL as u64 + WINDOW as u64 <= CELL as u64
+                offset + WINDOW as u64 <= block_bytes
+                    && offset % CELL as u64 + WINDOW as u64 <= CELL as u64
             }
         }
     }
@@ -99,7 +106,10 @@ impl BlockAnchor {
     pub fn in_object(self, block_start: u64) -> NodeAnchor {
         match self.window() {
             None => NodeAnchor::NONE,
-            Some((tag, offset)) => NodeAnchor { tag: tag.0, place: block_start + u64::from(offset) },
+            Some((tag, offset)) => NodeAnchor {
+                tag: tag.0,
+                place: block_start + u64::from(offset),
+            },
         }
     }
 }
@@ -115,7 +125,10 @@ pub struct NodeAnchor {
 
 impl NodeAnchor {
     /// Of a node none of whose children has one.
-    pub const NONE: NodeAnchor = NodeAnchor { tag: u64::MAX, place: u64::MAX };
+    pub const NONE: NodeAnchor = NodeAnchor {
+        tag: u64::MAX,
+        place: u64::MAX,
+    };
 
     /// The smallest of some; none of none.
     pub fn smallest(anchors: impl IntoIterator<Item = NodeAnchor>) -> NodeAnchor {
@@ -138,7 +151,14 @@ pub fn anchor_of(bytes: &[u8]) -> BlockAnchor {
 /// Anchors of the blocks of twice the size.
 pub fn coarsen(anchors: &[BlockAnchor], block_size: BlockSize) -> Vec<BlockAnchor> {
     let step = block_size.bytes() as u32;
-    anchors.chunks(2).map(|pair| pair.iter().skip(1).fold(pair[0], |left, right| left.merge(*right, step))).collect()
+    anchors
+        .chunks(2)
+        .map(|pair| {
+            pair.iter()
+                .skip(1)
+                .fold(pair[0], |left, right| left.merge(*right, step))
+        })
+        .collect()
 }
 
 /// The gear hash of one window.
@@ -146,7 +166,10 @@ pub fn gear(window: &[u8; WINDOW]) -> u64 {
     window.iter().fold(0, |hash, byte| step(&GEAR, hash, *byte))
 }
 
-#[allow(clippy::inline_always, reason = "the loop around it lives on its three instructions being inlined")]
+#[allow(
+    clippy::inline_always,
+    reason = "the loop around it lives on its three instructions being inlined"
+)]
 #[inline(always)]
 fn step(gear: &[u64; 256], hash: u64, byte: u8) -> u64 {
     (hash << 1).wrapping_add(gear[usize::from(byte)])
@@ -154,7 +177,9 @@ fn step(gear: &[u64; 256], hash: u64, byte: u8) -> u64 {
 
 /// The first window with the smallest tag in a cell; `None` if there is no window.
 fn smallest_window(cell: &[u8]) -> Option<(Tag, usize)> {
-    let windows = (cell.len() + 1).checked_sub(WINDOW).filter(|count| *count > 0)?;
+    let windows = (cell.len() + 1)
+        .checked_sub(WINDOW)
+        .filter(|count| *count > 0)?;
     let gear = &*GEAR;
     let lane_windows = windows / LANES;
     let mut best = (Tag::NONE, 0);
@@ -163,7 +188,9 @@ fn smallest_window(cell: &[u8]) -> Option<(Tag, usize)> {
     }
     // What the lanes left over: fewer windows than lanes.
     for offset in lane_windows * LANES..windows {
-        let hash = cell[offset..offset + WINDOW].iter().fold(0, |hash, byte| step(gear, hash, *byte));
+        let hash = cell[offset..offset + WINDOW]
+            .iter()
+            .fold(0, |hash, byte| step(gear, hash, *byte));
         best = best.min((Tag::of(hash), offset));
     }
     Some(best)
@@ -172,8 +199,13 @@ fn smallest_window(cell: &[u8]) -> Option<(Tag, usize)> {
 /// The smallest of the first `LANES * lane_windows` windows.
 fn side_by_side(gear: &[u64; 256], cell: &[u8], lane_windows: usize) -> (Tag, usize) {
     // Hashing from nothing over 63 bytes, then one more a window: after 64 shifts older bytes are gone.
-    let lanes: [&[u8]; LANES] = std::array::from_fn(|lane| &cell[lane * lane_windows..][..lane_windows + WINDOW - 1]);
-    let mut hashes = lanes.map(|lane| lane[..WINDOW - 1].iter().fold(0, |hash, byte| step(gear, hash, *byte)));
+    let lanes: [&[u8]; LANES] =
+        std::array::from_fn(|lane| &cell[lane * lane_windows..][..lane_windows + WINDOW - 1]);
+    let mut hashes = lanes.map(|lane| {
+        lane[..WINDOW - 1]
+            .iter()
+            .fold(0, |hash, byte| step(gear, hash, *byte))
+    });
     let [a, b, c, d] = lanes.map(|lane| &lane[WINDOW - 1..][..lane_windows]);
     let mut floors = [u64::MAX; LANES];
     let mut places = [0; LANES];
@@ -215,20 +247,52 @@ mod tests {
 
     #[test]
     fn tags_keep_the_order_of_hashes() {
-        let hashes = [0, 1, 2, 3, 1 << 33, (1 << 34) - 1, 1 << 34, (1 << 35) - 1, 1 << 35, 1 << 63, u64::MAX];
+        let hashes = [
+            0,
+            1,
+            2,
+            3,
+            1 << 33,
+            (1 << 34) - 1,
+            1 << 34,
+            (1 << 35) - 1,
+            1 << 35,
+            1 << 63,
+            u64::MAX,
+        ];
         assert_eq!(Tag::of(0), Tag::of(1));
         assert!(hashes.is_sorted_by_key(|h| Tag::of(*h)));
         assert!(Tag::of(u64::MAX).value() < 1 << 40);
         for hash in hashes {
             let floor = Tag::floor(hash);
             assert_eq!(Tag::of(floor), Tag::of(hash), "{hash:#x}");
-            assert!(floor == 0 || Tag::of(floor - 1) < Tag::of(hash) || floor == 1, "{hash:#x}");
+            assert!(
+                floor == 0 || Tag::of(floor - 1) < Tag::of(hash) || floor == 1,
+                "{hash:#x}"
+            );
         }
     }
 
     #[test]
     fn fast_is_the_definition() {
-        for length in [0, 1, 63, 64, 65, 66, 67, 68, 127, 1000, CELL - 1, CELL, CELL + 1, CELL + 63, CELL + 64, 4 * CELL] {
+        for length in [
+            0,
+            1,
+            63,
+            64,
+            65,
+            66,
+            67,
+            68,
+            127,
+            1000,
+            CELL - 1,
+            CELL,
+            CELL + 1,
+            CELL + 63,
+            CELL + 64,
+            4 * CELL,
+        ] {
             let painted = paint::bytes(3, length);
             let periodic: Vec<u8> = (0..length).map(|i| (i % 7) as u8).collect();
             for bytes in [painted, periodic, vec![0; length], vec![255; length]] {
@@ -242,7 +306,12 @@ mod tests {
     fn anchors_merge_exactly() {
         let bytes = paint::bytes(0, 8 * CELL + 100);
         for size in [BlockSize::MIN, BlockSize::new(2 * CELL as u64).unwrap()] {
-            let of = |size: u64| bytes.chunks(size as usize).map(anchor_of).collect::<Vec<_>>();
+            let of = |size: u64| {
+                bytes
+                    .chunks(size as usize)
+                    .map(anchor_of)
+                    .collect::<Vec<_>>()
+            };
             assert_eq!(coarsen(&of(size.bytes()), size), of(2 * size.bytes()));
         }
     }

@@ -13,7 +13,11 @@ pub struct BlockSet {
 impl BlockSet {
     /// No block of an object of this many.
     pub fn empty(blocks: u32) -> BlockSet {
-        BlockSet { words: vec![0; (blocks as usize).div_ceil(64)], blocks, count: 0 }
+        BlockSet {
+            words: vec![0; (blocks as usize).div_ceil(64)],
+            blocks,
+            count: 0,
+        }
     }
 
     /// All blocks of an object.
@@ -132,7 +136,9 @@ impl BlockSet {
         let mut from = BlockIndex(0);
         std::iter::from_fn(move || {
             let start = self.next(from)?;
-            let end = self.next_missing(start).map_or(self.blocks, |block| block.0);
+            let end = self
+                .next_missing(start)
+                .map_or(self.blocks, |block| block.0);
             from = BlockIndex(end);
             Some(BlockRange::new(start.0, end))
         })

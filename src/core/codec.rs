@@ -1,7 +1,10 @@
 //! The only file that names bincode. What its bytes are is written in manifest.md 3.2 and journal.md 2, so that
 //! another codec can take its place; here they are told to bincode as plain records.
 
-#![allow(missing_docs, reason = "fields are those of manifest.md and journal.md, in their order, and mean what is said there")]
+#![allow(
+    missing_docs,
+    reason = "fields are those of manifest.md and journal.md, in their order, and mean what is said there"
+)]
 
 use bincode::{
     Decode, Encode,
@@ -61,7 +64,8 @@ impl<Context> Decode<Context> for RawDigest {
     fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
         let kind = u8::decode(decoder)?;
         // Its size is as unknown as its kind.
-        let algorithm = Algorithm::from_kind(kind).ok_or(DecodeError::Other("unknown digest kind"))?;
+        let algorithm =
+            Algorithm::from_kind(kind).ok_or(DecodeError::Other("unknown digest kind"))?;
         let mut value = vec![0; algorithm.bytes()];
         decoder.claim_bytes_read(value.len())?;
         decoder.reader().read(&mut value)?;
@@ -74,13 +78,38 @@ bincode::impl_borrow_decode!(RawDigest);
 /// A record of the journal as it lies in the file; nothing is checked yet.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum RawRecord {
-    Begin { root: Option<[u8; 32]>, length: u64, block_size: u32, etag: String, last_modified: String, url: String },
-    Run { boot_id: [u8; 16], device: u64, inode: u64, local: u8, time: u64 },
-    Blocks { runs: Vec<(u32, u32)> },
-    Head { block: u32, bytes: u32 },
-    Leaves { first: u32, leaves: Vec<[u8; 32]> },
-    Dropped { runs: Vec<(u32, u32)> },
-    Barrier { records: u64 },
+    Begin {
+        root: Option<[u8; 32]>,
+        length: u64,
+        block_size: u32,
+        etag: String,
+        last_modified: String,
+        url: String,
+    },
+    Run {
+        boot_id: [u8; 16],
+        device: u64,
+        inode: u64,
+        local: u8,
+        time: u64,
+    },
+    Blocks {
+        runs: Vec<(u32, u32)>,
+    },
+    Head {
+        block: u32,
+        bytes: u32,
+    },
+    Leaves {
+        first: u32,
+        leaves: Vec<[u8; 32]>,
+    },
+    Dropped {
+        runs: Vec<(u32, u32)>,
+    },
+    Barrier {
+        records: u64,
+    },
 }
 
 /// The bytes end too early, are too many, or hold a kind that is not known.
@@ -88,7 +117,10 @@ pub enum RawRecord {
 pub struct Undecodable;
 
 fn config<const LIMIT: usize>() -> Configuration<LittleEndian, Fixint, Limit<LIMIT>> {
-    config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<LIMIT>()
+    config::standard()
+        .with_little_endian()
+        .with_fixed_int_encoding()
+        .with_limit::<LIMIT>()
 }
 
 fn encode<const LIMIT: usize>(value: impl Encode) -> Vec<u8> {
@@ -136,7 +168,10 @@ mod tests {
             sequence: 1,
             published: 2,
             expires: 3,
-            digests: vec![RawDigest { kind: 4, value: vec![9; 16] }],
+            digests: vec![RawDigest {
+                kind: 4,
+                value: vec![9; 16],
+            }],
             sections: vec![],
         };
         let bytes = encode_header(&header);

@@ -32,7 +32,9 @@ impl Algorithm {
 
     /// The algorithm with this number in a manifest.
     pub fn from_kind(kind: u8) -> Option<Algorithm> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.kind() == kind)
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.kind() == kind)
     }
 
     /// Its number in a manifest.
@@ -76,7 +78,9 @@ impl fmt::Display for Algorithm {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum NotADigest {
-    #[error("{0:?} is no digest algorithm; there are sha-256, sha-512, sha-1, md5, crc32c, crc64nvme and blake3")]
+    #[error(
+        "{0:?} is no digest algorithm; there are sha-256, sha-512, sha-1, md5, crc32c, crc64nvme and blake3"
+    )]
     Algorithm(String),
     #[error("a {algorithm} digest is {} hexadecimal digits", .algorithm.bytes() * 2)]
     Value { algorithm: Algorithm },
@@ -158,8 +162,12 @@ impl DigestHasher {
             Algorithm::Sha512 => DigestHasher::Sha512(sha2::Sha512::new()),
             Algorithm::Sha1 => DigestHasher::Sha1(sha1::Sha1::new()),
             Algorithm::Md5 => DigestHasher::Md5(md5::Md5::new()),
-            Algorithm::Crc32c => DigestHasher::Crc(algorithm, crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi)),
-            Algorithm::Crc64Nvme => DigestHasher::Crc(algorithm, crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme)),
+            Algorithm::Crc32c => {
+                DigestHasher::Crc(algorithm, crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi))
+            }
+            Algorithm::Crc64Nvme => {
+                DigestHasher::Crc(algorithm, crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme))
+            }
             Algorithm::Blake3 => DigestHasher::Blake3(Box::new(blake3::Hasher::new())),
         }
     }
@@ -184,10 +192,13 @@ impl DigestHasher {
             DigestHasher::Sha1(hasher) => (Algorithm::Sha1, hasher.finalize().to_vec()),
             DigestHasher::Md5(hasher) => (Algorithm::Md5, hasher.finalize().to_vec()),
             // Stored as hexadecimal text is written: most significant byte first.
-            DigestHasher::Crc(algorithm, hasher) => {
-                (algorithm, hasher.finalize().to_be_bytes()[8 - algorithm.bytes()..].to_vec())
+            DigestHasher::Crc(algorithm, hasher) => (
+                algorithm,
+                hasher.finalize().to_be_bytes()[8 - algorithm.bytes()..].to_vec(),
+            ),
+            DigestHasher::Blake3(hasher) => {
+                (Algorithm::Blake3, hasher.finalize().as_bytes().to_vec())
             }
-            DigestHasher::Blake3(hasher) => (Algorithm::Blake3, hasher.finalize().as_bytes().to_vec()),
         };
         Digest { algorithm, value }
     }
@@ -200,7 +211,10 @@ mod tests {
     #[test]
     fn check_values() {
         for (algorithm, expected) in [
-            (Algorithm::Sha256, "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225"),
+            (
+                Algorithm::Sha256,
+                "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225",
+            ),
             (
                 Algorithm::Sha512,
                 "d9e6762dd1c8eaf6d61b3c6192fc408d4d6d5f1176d0c29169bc24e71c3f274ad27fcd5811b313d681f7e55ec02d73d499c95455b6b5bb503acf574fba8ffe85",
@@ -209,7 +223,10 @@ mod tests {
             (Algorithm::Md5, "25f9e794323b453885f5181f1b624d0b"),
             (Algorithm::Crc32c, "e3069283"),
             (Algorithm::Crc64Nvme, "ae8b14860a799888"),
-            (Algorithm::Blake3, "b7d65b48420d1033cb2595293263b6f72eabee20d55e699d0df1973b3c9deed1"),
+            (
+                Algorithm::Blake3,
+                "b7d65b48420d1033cb2595293263b6f72eabee20d55e699d0df1973b3c9deed1",
+            ),
         ] {
             let mut hasher = DigestHasher::new(algorithm);
             hasher.update(b"1234");
@@ -221,9 +238,21 @@ mod tests {
 
     #[test]
     fn digests_as_text() {
-        assert!("sha-256=15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225".parse::<Digest>().is_ok());
-        assert_eq!("md5=12".parse::<Digest>(), Err(NotADigest::Value { algorithm: Algorithm::Md5 }));
+        assert!(
+            "sha-256=15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225"
+                .parse::<Digest>()
+                .is_ok()
+        );
+        assert_eq!(
+            "md5=12".parse::<Digest>(),
+            Err(NotADigest::Value {
+                algorithm: Algorithm::Md5
+            })
+        );
         assert_eq!("md5".parse::<Digest>(), Err(NotADigest::Form));
-        assert!(matches!("md6=12".parse::<Digest>(), Err(NotADigest::Algorithm(_))));
+        assert!(matches!(
+            "md6=12".parse::<Digest>(),
+            Err(NotADigest::Algorithm(_))
+        ));
     }
 }

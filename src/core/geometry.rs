@@ -32,7 +32,8 @@ impl BlockSize {
 
     /// A block size from its bytes; `None` unless it is a power of two in range.
     pub fn new(bytes: u64) -> Option<BlockSize> {
-        let fits = bytes.is_power_of_two() && (u64::from(Self::MIN.0)..=u64::from(Self::MAX.0)).contains(&bytes);
+        let fits = bytes.is_power_of_two()
+            && (u64::from(Self::MIN.0)..=u64::from(Self::MAX.0)).contains(&bytes);
         fits.then_some(BlockSize(bytes as u32))
     }
 
@@ -126,7 +127,10 @@ impl BlockRange {
 
     /// A single block.
     pub fn one(block: BlockIndex) -> BlockRange {
-        BlockRange { start: block.0, end: block.0 + 1 }
+        BlockRange {
+            start: block.0,
+            end: block.0 + 1,
+        }
     }
 
     /// The number of blocks in it.
@@ -162,7 +166,11 @@ impl Geometry {
     /// `None` if the object would have more than 2^24 blocks.
     pub fn new(length: u64, block_size: BlockSize) -> Option<Geometry> {
         let blocks = block_size.blocks_for(length);
-        (blocks <= u64::from(BLOCKS_MAX)).then_some(Geometry { length, block_size, blocks: blocks as u32 })
+        (blocks <= u64::from(BLOCKS_MAX)).then_some(Geometry {
+            length,
+            block_size,
+            blocks: blocks as u32,
+        })
     }
 
     /// The bytes of the object.
@@ -267,9 +275,15 @@ mod tests {
     #[test]
     fn blocks_and_bytes() {
         let b = BlockSize::MIN.bytes();
-        for (length, blocks, last) in
-            [(0, 1, 0), (1, 1, 1), (b - 1, 1, b - 1), (b, 1, b), (b + 1, 2, 1), (2 * b, 2, b), (256 * b + 1, 257, 1)]
-        {
+        for (length, blocks, last) in [
+            (0, 1, 0),
+            (1, 1, 1),
+            (b - 1, 1, b - 1),
+            (b, 1, b),
+            (b + 1, 2, 1),
+            (2 * b, 2, b),
+            (256 * b + 1, 257, 1),
+        ] {
             let g = geometry(length);
             assert_eq!(g.blocks(), blocks, "{length}");
             assert_eq!(g.bytes_of(g.last()).length(), last, "{length}");
@@ -282,7 +296,14 @@ mod tests {
     #[test]
     fn levels_of_the_tree() {
         let b = BlockSize::MIN.bytes();
-        for (blocks, levels) in [(1, 0), (256, 0), (257, 1), (65_536, 1), (65_537, 2), (1 << 24, 2)] {
+        for (blocks, levels) in [
+            (1, 0),
+            (256, 0),
+            (257, 1),
+            (65_536, 1),
+            (65_537, 2),
+            (1 << 24, 2),
+        ] {
             assert_eq!(geometry(blocks * b).levels(), levels, "{blocks}");
         }
     }
@@ -299,7 +320,11 @@ mod tests {
             (3 * b, 3 * b + 5, 3, 4),
             (3 * b + 1, 3 * b + 5, 4, 4),
         ] {
-            assert_eq!(g.blocks_within(ByteRange::new(start, end)), BlockRange::new(first, past), "{start}-{end}");
+            assert_eq!(
+                g.blocks_within(ByteRange::new(start, end)),
+                BlockRange::new(first, past),
+                "{start}-{end}"
+            );
         }
     }
 }

@@ -45,8 +45,15 @@ impl Identity {
         match (self.root, other.root) {
             (Some(mine), Some(theirs)) => mine == theirs && self.geometry == other.geometry,
             (None, None) => {
-                let validator = |identity: &Identity| identity.etag.clone().or_else(|| identity.last_modified.clone());
-                self.geometry == other.geometry && validator(self).is_some() && validator(self) == validator(other)
+                let validator = |identity: &Identity| {
+                    identity
+                        .etag
+                        .clone()
+                        .or_else(|| identity.last_modified.clone())
+                };
+                self.geometry == other.geometry
+                    && validator(self).is_some()
+                    && validator(self) == validator(other)
             }
             _ => false,
         }
@@ -88,7 +95,12 @@ pub enum Record {
 
 impl Record {
     fn to_raw(&self) -> RawRecord {
-        let runs = |ranges: &[BlockRange]| ranges.iter().map(|range| (range.start, range.count())).collect();
+        let runs = |ranges: &[BlockRange]| {
+            ranges
+                .iter()
+                .map(|range| (range.start, range.count()))
+                .collect()
+        };
         match self {
             Record::Begin { identity, url } => RawRecord::Begin {
                 root: identity.root.map(|root| root.0),
@@ -106,8 +118,14 @@ impl Record {
                 time: *time,
             },
             Record::Blocks(ranges) => RawRecord::Blocks { runs: runs(ranges) },
-            Record::Head { block, bytes } => RawRecord::Head { block: block.0, bytes: *bytes },
-            Record::Leaves { first, leaves } => RawRecord::Leaves { first: first.0, leaves: leaves.clone() },
+            Record::Head { block, bytes } => RawRecord::Head {
+                block: block.0,
+                bytes: *bytes,
+            },
+            Record::Leaves { first, leaves } => RawRecord::Leaves {
+                first: first.0,
+                leaves: leaves.clone(),
+            },
             Record::Dropped(ranges) => RawRecord::Dropped { runs: runs(ranges) },
             Record::Barrier { records } => RawRecord::Barrier { records: *records },
         }
@@ -121,19 +139,52 @@ impl Record {
         };
         let text = |text: String| (!text.is_empty()).then_some(text);
         Some(match raw {
-            RawRecord::Begin { root, length, block_size, etag, last_modified, url } => {
+            RawRecord::Begin {
+                root,
+                length,
+                block_size,
+                etag,
+                last_modified,
+                url,
+            } => {
                 let geometry = Geometry::new(length, BlockSize::new(u64::from(block_size))?)?;
                 let (etag, last_modified) = (text(etag), text(last_modified));
-                Record::Begin { identity: Identity { root: root.map(Root), geometry, etag, last_modified }, url }
+                Record::Begin {
+                    identity: Identity {
+                        root: root.map(Root),
+                        geometry,
+                        etag,
+                        last_modified,
+                    },
+                    url,
+                }
             }
-            RawRecord::Run { boot_id, device, inode, local, time } => {
-                Record::Run { place: Place { boot_id, device, inode, local: local == 1 }, time }
-            }
+            RawRecord::Run {
+                boot_id,
+                device,
+                inode,
+                local,
+                time,
+            } => Record::Run {
+                place: Place {
+                    boot_id,
+                    device,
+                    inode,
+                    local: local == 1,
+                },
+                time,
+            },
             RawRecord::Blocks { runs } => Record::Blocks(ranges(runs)?),
-            RawRecord::Head { block, bytes } => Record::Head { block: BlockIndex(block), bytes },
+            RawRecord::Head { block, bytes } => Record::Head {
+                block: BlockIndex(block),
+                bytes,
+            },
             RawRecord::Leaves { first, leaves } => {
                 first.checked_add(u32::try_from(leaves.len()).ok()?)?;
-                Record::Leaves { first: BlockIndex(first), leaves }
+                Record::Leaves {
+                    first: BlockIndex(first),
+                    leaves,
+                }
             }
             RawRecord::Dropped { runs } => Record::Dropped(ranges(runs)?),
             RawRecord::Barrier { records } => Record::Barrier { records },
@@ -143,12 +194,16 @@ impl Record {
 
 /// A text that is too long is left out: it would only be compared, and must not fill a record.
 fn shortened(text: Option<&str>) -> String {
-    text.filter(|text| text.len() <= TEXT_BYTES_MAX).unwrap_or_default().to_owned()
+    text.filter(|text| text.len() <= TEXT_BYTES_MAX)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// The records that name these blocks, each small enough.
 pub fn blocks_records(ranges: &[BlockRange]) -> impl Iterator<Item = Record> + '_ {
-    ranges.chunks(RUNS_PER_RECORD).map(|some| Record::Blocks(some.to_vec()))
+    ranges
+        .chunks(RUNS_PER_RECORD)
+        .map(|some| Record::Blocks(some.to_vec()))
 }
 
 /// The records that name these blocks with their leaves.
@@ -156,7 +211,10 @@ pub fn leaves_records(range: BlockRange, leaves: &Leaves) -> impl Iterator<Item 
     let blocks: Vec<BlockIndex> = range.iter().collect();
     blocks
         .chunks(LEAVES_PER_RECORD)
-        .map(|some| Record::Leaves { first: some[0], leaves: some.iter().map_while(|block| leaves.leaf(*block)).collect() })
+        .map(|some| Record::Leaves {
+            first: some[0],
+            leaves: some.iter().map_while(|block| leaves.leaf(*block)).collect(),
+        })
         .collect::<Vec<_>>()
         .into_iter()
 }
@@ -174,7 +232,13 @@ impl RecordWriter {
         let mut header = [0; FILE_HEADER_BYTES];
         header[..8].copy_from_slice(&MAGIC);
         header[8..10].copy_from_slice(&VERSION.to_le_bytes());
-        (header, RecordWriter { check: header, records: 0 })
+        (
+            header,
+            RecordWriter {
+                check: header,
+                records: 0,
+            },
+        )
     }
 
     /// How many records there are so far.
@@ -193,11 +257,18 @@ impl RecordWriter {
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "all three are bytes to be hashed")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "all three are bytes to be hashed"
+)]
 fn check(previous: &[u8; CHECK_BYTES], size: &[u8; 4], payload: &[u8]) -> [u8; CHECK_BYTES] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(previous).update(size).update(payload);
-    *hasher.finalize().as_bytes().first_chunk().expect("a hash has 32 bytes")
+    *hasher
+        .finalize()
+        .as_bytes()
+        .first_chunk()
+        .expect("a hash has 32 bytes")
 }
 
 /// What a journal says, read from the front up to the first record that is not sound.
@@ -239,8 +310,23 @@ pub fn read(bytes: &[u8], here: &Place) -> Option<Claims> {
     let mut replay = replay?;
     replay.place?;
     replay.moved_to(here);
-    let Replay { identity, url, claimed, heads, leaves, .. } = replay;
-    Some(Claims { identity, url, claimed, heads, leaves, end, writer })
+    let Replay {
+        identity,
+        url,
+        claimed,
+        heads,
+        leaves,
+        ..
+    } = replay;
+    Some(Claims {
+        identity,
+        url,
+        claimed,
+        heads,
+        leaves,
+        end,
+        writer,
+    })
 }
 
 /// The next sound record and the bytes after it; the writer moves past it.
@@ -257,7 +343,10 @@ fn next_record<'a>(bytes: &'a [u8], writer: &mut RecordWriter) -> Option<(Record
         return None;
     }
     let record = Record::from_raw(codec::decode_record(payload).ok()?)?;
-    *writer = RecordWriter { check, records: writer.records + 1 };
+    *writer = RecordWriter {
+        check,
+        records: writer.records + 1,
+    };
     Some((record, rest))
 }
 
@@ -300,15 +389,23 @@ impl Replay {
         }
         self.place?;
         match record {
-            Record::Blocks(ranges) => ranges.into_iter().for_each(|range| self.claim(number, range)),
+            Record::Blocks(ranges) => ranges
+                .into_iter()
+                .for_each(|range| self.claim(number, range)),
             Record::Leaves { first, leaves } => {
-                self.claim(number, BlockRange::new(first.0, first.0 + leaves.len() as u32));
+                self.claim(
+                    number,
+                    BlockRange::new(first.0, first.0 + leaves.len() as u32),
+                );
                 self.leaves.extend((first.0..).map(BlockIndex).zip(leaves));
             }
             Record::Head { block, bytes } => drop(self.heads.insert(block, bytes)),
             Record::Dropped(ranges) => ranges.into_iter().for_each(|range| self.drop_range(range)),
             Record::Barrier { records } => {
-                for (_, range) in self.unsynced.extract_if(.., |(number, _)| *number < records) {
+                for (_, range) in self
+                    .unsynced
+                    .extract_if(.., |(number, _)| *number < records)
+                {
                     self.durable.insert_range(range);
                 }
             }
@@ -337,9 +434,20 @@ impl Replay {
         // What was dropped must not come back with a later barrier.
         let unsynced = std::mem::take(&mut self.unsynced);
         for (number, claim) in unsynced {
-            let before = BlockRange { start: claim.start, end: claim.end.min(range.start) };
-            let after = BlockRange { start: claim.start.max(range.end), end: claim.end };
-            self.unsynced.extend([before, after].into_iter().filter(|part| !part.is_empty()).map(|part| (number, part)));
+            let before = BlockRange {
+                start: claim.start,
+                end: claim.end.min(range.start),
+            };
+            let after = BlockRange {
+                start: claim.start.max(range.end),
+                end: claim.end,
+            };
+            self.unsynced.extend(
+                [before, after]
+                    .into_iter()
+                    .filter(|part| !part.is_empty())
+                    .map(|part| (number, part)),
+            );
         }
     }
 
@@ -363,12 +471,25 @@ impl Replay {
 mod tests {
     use super::*;
 
-    const HERE: Place = Place { boot_id: [1; 16], device: 2, inode: 3, local: true };
-    const AFTER_REBOOT: Place = Place { boot_id: [9; 16], ..HERE };
+    const HERE: Place = Place {
+        boot_id: [1; 16],
+        device: 2,
+        inode: 3,
+        local: true,
+    };
+    const AFTER_REBOOT: Place = Place {
+        boot_id: [9; 16],
+        ..HERE
+    };
 
     fn identity() -> Identity {
         let geometry = Geometry::new(10 << 16, BlockSize::DEFAULT).unwrap();
-        Identity { root: Some(Root([4; 32])), geometry, etag: Some("\"e\"".into()), last_modified: None }
+        Identity {
+            root: Some(Root([4; 32])),
+            geometry,
+            etag: Some("\"e\"".into()),
+            last_modified: None,
+        }
     }
 
     fn blocks(start: u32, end: u32) -> Record {
@@ -378,8 +499,14 @@ mod tests {
     fn journal(records: &[Record]) -> Vec<u8> {
         let (header, mut writer) = RecordWriter::begin();
         let begin = [
-            Record::Begin { identity: identity(), url: "http://h/f".into() },
-            Record::Run { place: HERE, time: 5 },
+            Record::Begin {
+                identity: identity(),
+                url: "http://h/f".into(),
+            },
+            Record::Run {
+                place: HERE,
+                time: 5,
+            },
         ];
         let mut bytes = header.to_vec();
         for record in begin.iter().chain(records) {
@@ -390,7 +517,12 @@ mod tests {
 
     fn claimed(bytes: &[u8], here: &Place) -> Vec<u32> {
         read(bytes, here).map_or(vec![], |claims| {
-            claims.claimed.ranges().flat_map(|range| range.iter()).map(|block| block.0).collect()
+            claims
+                .claimed
+                .ranges()
+                .flat_map(|range| range.iter())
+                .map(|block| block.0)
+                .collect()
         })
     }
 
@@ -399,9 +531,15 @@ mod tests {
         let records = [blocks(0, 2), Record::Barrier { records: 3 }, blocks(5, 6)];
         assert_eq!(claimed(&journal(&records), &HERE), [0, 1, 5]);
         assert_eq!(claimed(&journal(&records), &AFTER_REBOOT), [0, 1]);
-        assert_eq!(claimed(&journal(&records), &Place { inode: 4, ..HERE }), [0, 1]);
+        assert_eq!(
+            claimed(&journal(&records), &Place { inode: 4, ..HERE }),
+            [0, 1]
+        );
         let mut across = records.to_vec();
-        across.push(Record::Run { place: AFTER_REBOOT, time: 6 });
+        across.push(Record::Run {
+            place: AFTER_REBOOT,
+            time: 6,
+        });
         across.push(blocks(7, 8));
         assert_eq!(claimed(&journal(&across), &AFTER_REBOOT), [0, 1, 7]);
         assert_eq!(claimed(&journal(&across), &HERE), [0, 1]);
@@ -415,19 +553,39 @@ mod tests {
 
     #[test]
     fn dropped_claims_do_not_come_back() {
-        let records = [blocks(0, 6), Record::Dropped(vec![BlockRange::new(2, 4)]), Record::Barrier { records: 99 }];
+        let records = [
+            blocks(0, 6),
+            Record::Dropped(vec![BlockRange::new(2, 4)]),
+            Record::Barrier { records: 99 },
+        ];
         assert_eq!(claimed(&journal(&records), &HERE), [0, 1, 4, 5]);
         assert_eq!(claimed(&journal(&records), &AFTER_REBOOT), [0, 1, 4, 5]);
     }
 
     #[test]
     fn heads_and_leaves() {
-        let head = |block, bytes| Record::Head { block: BlockIndex(block), bytes };
-        let records = [head(3, 10), head(4, 20), head(3, 5), Record::Leaves { first: BlockIndex(4), leaves: vec![[8; 32]] }];
+        let head = |block, bytes| Record::Head {
+            block: BlockIndex(block),
+            bytes,
+        };
+        let records = [
+            head(3, 10),
+            head(4, 20),
+            head(3, 5),
+            Record::Leaves {
+                first: BlockIndex(4),
+                leaves: vec![[8; 32]],
+            },
+        ];
         let claims = read(&journal(&records), &HERE).unwrap();
         assert_eq!(claims.heads, BTreeMap::from([(BlockIndex(3), 5)]));
         assert_eq!(claims.leaves, BTreeMap::from([(BlockIndex(4), [8; 32])]));
-        assert!(read(&journal(&records), &AFTER_REBOOT).unwrap().heads.is_empty());
+        assert!(
+            read(&journal(&records), &AFTER_REBOOT)
+                .unwrap()
+                .heads
+                .is_empty()
+        );
     }
 
     #[test]
@@ -435,13 +593,19 @@ mod tests {
         let bytes = journal(&[blocks(0, 2), blocks(4, 5), Record::Barrier { records: 4 }]);
         for end in 0..bytes.len() {
             let found = claimed(&bytes[..end], &HERE);
-            assert!([&[][..], &[0, 1], &[0, 1, 4]].contains(&&found[..]), "cut at {end}: {found:?}");
+            assert!(
+                [&[][..], &[0, 1], &[0, 1, 4]].contains(&&found[..]),
+                "cut at {end}: {found:?}"
+            );
         }
         for at in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[at / 8] ^= 1 << (at % 8);
             let found = claimed(&bad, &HERE);
-            assert!([&[][..], &[0, 1], &[0, 1, 4]].contains(&&found[..]), "flip at bit {at}: {found:?}");
+            assert!(
+                [&[][..], &[0, 1], &[0, 1, 4]].contains(&&found[..]),
+                "flip at bit {at}: {found:?}"
+            );
         }
     }
 
@@ -459,17 +623,29 @@ mod tests {
 
     #[test]
     fn claims_outside_the_object_do_not_count() {
-        assert_eq!(claimed(&journal(&[blocks(8, u32::MAX), blocks(50, 60)]), &HERE), [8, 9]);
+        assert_eq!(
+            claimed(&journal(&[blocks(8, u32::MAX), blocks(50, 60)]), &HERE),
+            [8, 9]
+        );
     }
 
     #[test]
     fn whose_part_it_is() {
         let same = identity();
         assert!(same.continues(&identity()));
-        assert!(!same.continues(&Identity { root: Some(Root([5; 32])), ..identity() }));
-        let plain = Identity { root: None, ..identity() };
+        assert!(!same.continues(&Identity {
+            root: Some(Root([5; 32])),
+            ..identity()
+        }));
+        let plain = Identity {
+            root: None,
+            ..identity()
+        };
         assert!(plain.continues(&plain) && !plain.continues(&same));
-        let weak = Identity { etag: None, ..plain.clone() };
+        let weak = Identity {
+            etag: None,
+            ..plain.clone()
+        };
         assert!(!weak.continues(&weak));
     }
 }

@@ -24,7 +24,10 @@ impl Verified {
 
     /// Both together, if the other follows directly.
     pub fn joined(self, next: Verified) -> Option<Verified> {
-        let blocks = BlockRange { start: self.blocks.start, end: next.blocks.end };
+        let blocks = BlockRange {
+            start: self.blocks.start,
+            end: next.blocks.end,
+        };
         (self.blocks.end == next.blocks.start).then_some(Verified { blocks })
     }
 }
@@ -62,18 +65,27 @@ impl Leaves {
     /// If their number is another.
     pub fn new(geometry: Geometry, values: Vec<Cv>) -> Leaves {
         assert_eq!(values.len(), geometry.blocks() as usize, "one leaf a block");
-        Leaves { geometry, values: Values::Proven(values) }
+        Leaves {
+            geometry,
+            values: Values::Proven(values),
+        }
     }
 
     /// Leaves of an object without a manifest, learned from what arrives first; these were learned in earlier runs.
-    pub fn first_use(geometry: Geometry, known: impl IntoIterator<Item = (BlockIndex, Cv)>) -> Leaves {
+    pub fn first_use(
+        geometry: Geometry,
+        known: impl IntoIterator<Item = (BlockIndex, Cv)>,
+    ) -> Leaves {
         let values: Vec<OnceLock<Cv>> = geometry.all().iter().map(|_| OnceLock::new()).collect();
         for (block, leaf) in known {
             if let Some(value) = values.get(block.0 as usize) {
                 value.get_or_init(|| leaf);
             }
         }
-        Leaves { geometry, values: Values::FirstUse(values) }
+        Leaves {
+            geometry,
+            values: Values::FirstUse(values),
+        }
     }
 
     /// Whether they are learned from what arrives.
@@ -110,7 +122,11 @@ impl Leaves {
         let blocks = BlockRange::one(block);
         match found == expected {
             true => Ok(Verified { blocks }),
-            false => Err(Mismatch { blocks, expected, found }),
+            false => Err(Mismatch {
+                blocks,
+                expected,
+                found,
+            }),
         }
     }
 }
@@ -121,12 +137,21 @@ pub fn verify(leaves: &Leaves, block: BlockIndex, bytes: &[u8]) -> Result<Verifi
 }
 
 /// Judges a block whose bytes were hashed as they came.
-pub fn verify_hashed(leaves: &Leaves, block: BlockIndex, hasher: &PartHasher) -> Result<Verified, Mismatch> {
+pub fn verify_hashed(
+    leaves: &Leaves,
+    block: BlockIndex,
+    hasher: &PartHasher,
+) -> Result<Verified, Mismatch> {
     leaves.compare(block, hasher.leaf(&leaves.geometry))
 }
 
 /// Judges the bytes of a range against the proven value of the node over exactly these blocks.
-pub fn verify_node(geometry: &Geometry, blocks: BlockRange, node: Cv, bytes: &[u8]) -> Result<Verified, Mismatch> {
+pub fn verify_node(
+    geometry: &Geometry,
+    blocks: BlockRange,
+    node: Cv,
+    bytes: &[u8],
+) -> Result<Verified, Mismatch> {
     let mut hasher = PartHasher::new(geometry.bytes_of_range(blocks).start);
     hasher.update(bytes);
     let found = match blocks == geometry.all() {
@@ -135,7 +160,11 @@ pub fn verify_node(geometry: &Geometry, blocks: BlockRange, node: Cv, bytes: &[u
     };
     match found == node {
         true => Ok(Verified { blocks }),
-        false => Err(Mismatch { blocks, expected: node, found }),
+        false => Err(Mismatch {
+            blocks,
+            expected: node,
+            found,
+        }),
     }
 }
 
@@ -150,17 +179,30 @@ mod tests {
         let object = paint::bytes(0, 2 * b + 9);
         let geometry = Geometry::new(object.len() as u64, BlockSize::MIN).unwrap();
         let blocks: Vec<&[u8]> = object.chunks(b).collect();
-        let values: Vec<Cv> =
-            geometry.all().iter().map(|i| tree::leaf_of(&geometry, i, blocks[i.0 as usize])).collect();
+        let values: Vec<Cv> = geometry
+            .all()
+            .iter()
+            .map(|i| tree::leaf_of(&geometry, i, blocks[i.0 as usize]))
+            .collect();
         let first_two = tree::merge(&values[..2]);
         let leaves = Leaves::new(geometry, values);
         for i in geometry.all().iter() {
-            assert_eq!(verify(&leaves, i, blocks[i.0 as usize]).unwrap().blocks(), BlockRange::one(i));
+            assert_eq!(
+                verify(&leaves, i, blocks[i.0 as usize]).unwrap().blocks(),
+                BlockRange::one(i)
+            );
         }
         assert!(verify(&leaves, BlockIndex(0), blocks[1]).is_err());
         let mut flipped = blocks[1].to_vec();
         flipped[b - 1] ^= 1;
-        assert_eq!(Some(verify(&leaves, BlockIndex(1), &flipped).unwrap_err().expected), leaves.leaf(BlockIndex(1)));
+        assert_eq!(
+            Some(
+                verify(&leaves, BlockIndex(1), &flipped)
+                    .unwrap_err()
+                    .expected
+            ),
+            leaves.leaf(BlockIndex(1))
+        );
         assert!(verify(&leaves, BlockIndex(2), &blocks[2][..8]).is_err());
         let two = BlockRange::new(0, 2);
         assert!(verify_node(&geometry, two, first_two, &object[..2 * b]).is_ok());
@@ -179,6 +221,9 @@ mod tests {
         assert!(leaves.all().is_none() && leaves.leaf(BlockIndex(1)).is_none());
         assert!(verify(&leaves, BlockIndex(1), &two).is_ok());
         assert!(verify(&leaves, BlockIndex(1), &one).is_err());
-        assert_eq!(leaves.all().map(|all| tree::root_of(&all).0), Some(*blake3::hash(&[one, two].concat()).as_bytes()));
+        assert_eq!(
+            leaves.all().map(|all| tree::root_of(&all).0),
+            Some(*blake3::hash(&[one, two].concat()).as_bytes())
+        );
     }
 }

@@ -43,10 +43,17 @@ pub enum NotSigned {
 impl PublicKey {
     /// From the text of a key file, or its second line alone.
     pub fn from_text(text: &str) -> Result<PublicKey, BadKey> {
-        let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).ok_or(BadKey::PublicKey)?;
+        let line = text
+            .lines()
+            .map(str::trim)
+            .rfind(|line| !line.is_empty())
+            .ok_or(BadKey::PublicKey)?;
         let key = minisign_verify::PublicKey::from_base64(line).map_err(|_| BadKey::PublicKey)?;
         let bytes = STANDARD.decode(line).map_err(|_| BadKey::PublicKey)?;
-        let id = *bytes.get(2..).and_then(<[u8]>::first_chunk).ok_or(BadKey::PublicKey)?;
+        let id = *bytes
+            .get(2..)
+            .and_then(<[u8]>::first_chunk)
+            .ok_or(BadKey::PublicKey)?;
         Ok(PublicKey { key, id })
     }
 
@@ -56,13 +63,20 @@ impl PublicKey {
     }
 
     /// Checks a signature over the exact bytes of a statement.
-    pub fn check(&self, statement: &[u8; STATEMENT_BYTES], signature: Option<&Signature>) -> Result<(), NotSigned> {
+    pub fn check(
+        &self,
+        statement: &[u8; STATEMENT_BYTES],
+        signature: Option<&Signature>,
+    ) -> Result<(), NotSigned> {
         let signature = signature.ok_or(NotSigned::Unsigned)?;
         if signature.key_id != self.id {
             return Err(NotSigned::OtherKey);
         }
-        let decoded = minisign_verify::Signature::decode(&signature.to_minisig()).map_err(|_| NotSigned::False)?;
-        self.key.verify(statement, &decoded, false).map_err(|_| NotSigned::False)
+        let decoded = minisign_verify::Signature::decode(&signature.to_minisig())
+            .map_err(|_| NotSigned::False)?;
+        self.key
+            .verify(statement, &decoded, false)
+            .map_err(|_| NotSigned::False)
     }
 }
 
@@ -83,9 +97,16 @@ impl Signature {
         let mut lines = text.lines();
         let mut line = || lines.next().ok_or(BadKey::Signature);
         let _untrusted = line()?;
-        let head = STANDARD.decode(line()?.trim()).map_err(|_| BadKey::Signature)?;
-        let comment = line()?.strip_prefix("trusted comment: ").ok_or(BadKey::Signature)?.to_owned();
-        let global = STANDARD.decode(line()?.trim()).map_err(|_| BadKey::Signature)?;
+        let head = STANDARD
+            .decode(line()?.trim())
+            .map_err(|_| BadKey::Signature)?;
+        let comment = line()?
+            .strip_prefix("trusted comment: ")
+            .ok_or(BadKey::Signature)?
+            .to_owned();
+        let global = STANDARD
+            .decode(line()?.trim())
+            .map_err(|_| BadKey::Signature)?;
         if head.len() != 74 {
             return Err(BadKey::Signature);
         }
@@ -118,12 +139,24 @@ mod tests {
             global_signature: [3; 64],
             trusted_comment: "timestamp:1\tfile:x\thashed".into(),
         };
-        assert_eq!(Signature::from_minisig(&signature.to_minisig()), Ok(signature.clone()));
-        assert_eq!(Signature::from_area(&signature.to_area()), Ok(Some(signature.clone())));
+        assert_eq!(
+            Signature::from_minisig(&signature.to_minisig()),
+            Ok(signature.clone())
+        );
+        assert_eq!(
+            Signature::from_area(&signature.to_area()),
+            Ok(Some(signature.clone()))
+        );
         let legacy = signature.to_minisig().replace("RUQB", "RWQB");
         assert_eq!(Signature::from_minisig(&legacy), Err(BadKey::Legacy));
-        let long = Signature { trusted_comment: "c".repeat(373), ..signature };
-        assert_eq!(Signature::from_minisig(&long.to_minisig()), Err(BadKey::Comment));
+        let long = Signature {
+            trusted_comment: "c".repeat(373),
+            ..signature
+        };
+        assert_eq!(
+            Signature::from_minisig(&long.to_minisig()),
+            Err(BadKey::Comment)
+        );
         assert_eq!(Signature::from_minisig("x\ny\n"), Err(BadKey::Signature));
         assert!(PublicKey::from_text("untrusted comment: x\nnonsense").is_err());
     }

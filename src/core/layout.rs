@@ -41,7 +41,9 @@ impl Layout {
 
     /// The tree section.
     pub fn tree(&self) -> ByteRange {
-        let nodes: u64 = (1..=self.geometry.levels()).map(|level| u64::from(self.geometry.nodes(level))).sum();
+        let nodes: u64 = (1..=self.geometry.levels())
+            .map(|level| u64::from(self.geometry.nodes(level)))
+            .sum();
         let start = FRONT_BYTES as u64;
         ByteRange::new(start, start + nodes * self.entry_bytes(1))
     }
@@ -49,13 +51,20 @@ impl Layout {
     /// The pages section.
     pub fn pages(&self) -> ByteRange {
         let start = self.tree().end;
-        ByteRange::new(start, start + u64::from(self.geometry.blocks()) * self.entry_bytes(0))
+        ByteRange::new(
+            start,
+            start + u64::from(self.geometry.blocks()) * self.entry_bytes(0),
+        )
     }
 
     /// Empty without hints.
     pub fn pieces(&self) -> ByteRange {
         let start = self.pages().end;
-        let pieces = if self.hints { self.geometry.pieces() } else { 0 };
+        let pieces = if self.hints {
+            self.geometry.pieces()
+        } else {
+            0
+        };
         ByteRange::new(start, start + 2 * pieces)
     }
 
@@ -73,13 +82,20 @@ impl Layout {
         let level_start = match level {
             0 => self.pages().start,
             _ => {
-                let above: u64 = (level + 1..=self.geometry.levels()).map(|l| u64::from(self.geometry.nodes(l))).sum();
+                let above: u64 = (level + 1..=self.geometry.levels())
+                    .map(|l| u64::from(self.geometry.nodes(l)))
+                    .sum();
                 FRONT_BYTES as u64 + above * self.entry_bytes(1)
             }
         };
         let start = level_start + u64::from(first) * self.entry_bytes(level);
         let bytes = ByteRange::new(start, start + u64::from(count) * self.entry_bytes(level));
-        Group { level, index, count, bytes }
+        Group {
+            level,
+            index,
+            count,
+            bytes,
+        }
     }
 }
 
@@ -106,7 +122,10 @@ mod tests {
                     }
                 }
                 assert_eq!(at, layout.pages().end);
-                assert_eq!(layout.pieces().length(), if hints { blocks << 5 } else { 0 });
+                assert_eq!(
+                    layout.pieces().length(),
+                    if hints { blocks << 5 } else { 0 }
+                );
             }
         }
     }

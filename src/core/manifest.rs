@@ -38,12 +38,23 @@ impl Tree {
         assert_eq!(leaves.len(), geometry.blocks() as usize, "one leaf a block");
         let hints = anchors.is_some();
         let anchors = anchors.unwrap_or_default();
-        assert!(!hints || anchors.len() == leaves.len(), "one anchor a block");
-        let mut tree = Tree { geometry, hints, leaves, anchors, levels: Vec::new() };
+        assert!(
+            !hints || anchors.len() == leaves.len(),
+            "one anchor a block"
+        );
+        let mut tree = Tree {
+            geometry,
+            hints,
+            leaves,
+            anchors,
+            levels: Vec::new(),
+        };
         for values in tree::nodes_above(&tree.leaves) {
             let level = tree.levels.len() as u32 + 1;
             let anchors = match hints {
-                true => (0..values.len() as u32).map(|index| tree.anchor_of_children(level, index)).collect(),
+                true => (0..values.len() as u32)
+                    .map(|index| tree.anchor_of_children(level, index))
+                    .collect(),
                 false => Vec::new(),
             };
             tree.levels.push(Level { values, anchors });
@@ -73,12 +84,19 @@ impl Tree {
 
     /// Where the parts of its manifest lie.
     pub fn layout(&self) -> Layout {
-        Layout { geometry: self.geometry, hints: self.hints }
+        Layout {
+            geometry: self.geometry,
+            hints: self.hints,
+        }
     }
 
     /// The name of the object.
     pub fn root(&self) -> Root {
-        tree::merge_root(self.levels.last().map_or(&self.leaves, |level| &level.values))
+        tree::merge_root(
+            self.levels
+                .last()
+                .map_or(&self.leaves, |level| &level.values),
+        )
     }
 
     /// The smallest anchor of the children of a node.
@@ -89,7 +107,9 @@ impl Tree {
             0 | 1 => {
                 let size = self.geometry.block_size().bytes();
                 let blocks = children(self.anchors.len());
-                NodeAnchor::smallest(blocks.map(|block| self.anchors[block].in_object(block as u64 * size)))
+                NodeAnchor::smallest(
+                    blocks.map(|block| self.anchors[block].in_object(block as u64 * size)),
+                )
             }
             _ => {
                 let below = &self.levels[level as usize - 2].anchors;
@@ -108,7 +128,11 @@ impl Tree {
         };
         out.extend(values[entries.clone()].as_flattened());
         if self.hints && group.level == 0 {
-            out.extend(self.anchors[entries].iter().flat_map(|anchor| anchor.0.to_le_bytes()));
+            out.extend(
+                self.anchors[entries]
+                    .iter()
+                    .flat_map(|anchor| anchor.0.to_le_bytes()),
+            );
         } else if self.hints {
             for anchor in &self.levels[group.level as usize - 1].anchors[entries] {
                 out.extend(anchor.tag.to_le_bytes());
@@ -118,7 +142,12 @@ impl Tree {
     }
 
     /// Hands the groups of some levels, the highest first, to `write`, one at a time.
-    fn write_groups<E>(&self, top: u32, bottom: u32, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    fn write_groups<E>(
+        &self,
+        top: u32,
+        bottom: u32,
+        mut write: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let layout = self.layout();
         let mut buffer = Vec::new();
         for level in (bottom..=top).rev() {
@@ -132,7 +161,10 @@ impl Tree {
     }
 
     /// Hands the bytes of the tree section and then those of the pages to `write`, piecewise, and returns their rows.
-    pub fn write_sections<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<Vec<Section>, E> {
+    pub fn write_sections<E>(
+        &self,
+        mut write: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<Vec<Section>, E> {
         let layout = self.layout();
         let mut section = |kind, bytes, top, bottom| {
             let mut hasher = blake3::Hasher::new();
@@ -155,7 +187,9 @@ impl Tree {
             1 => vec![self.root().0],
             _ => self.leaves.chunks(2).map(tree::merge).collect(),
         };
-        let anchors = self.hints.then(|| anchors::coarsen(&self.anchors, block_size));
+        let anchors = self
+            .hints
+            .then(|| anchors::coarsen(&self.anchors, block_size));
         Some(Tree::new(geometry, leaves, anchors))
     }
 }
@@ -178,9 +212,24 @@ pub struct Particulars {
 impl Particulars {
     /// The statement over a tree whose sections are these.
     pub fn statement(self, tree: &Tree, sections: Vec<Section>) -> Statement {
-        let Particulars { name, sequence, published, expires, digests } = self;
+        let Particulars {
+            name,
+            sequence,
+            published,
+            expires,
+            digests,
+        } = self;
         let (geometry, root) = (tree.geometry, tree.root());
-        Statement::new(Header { geometry, root, name, sequence, published, expires, digests, sections })
+        Statement::new(Header {
+            geometry,
+            root,
+            name,
+            sequence,
+            published,
+            expires,
+            digests,
+            sections,
+        })
     }
 }
 
@@ -206,7 +255,11 @@ pub fn to_bytes(tree: &Tree, pieces: Option<&[u8]>, particulars: Particulars) ->
     if let Some(pieces) = pieces {
         let start = out.len() as u64;
         let bytes = ByteRange::new(start, start + pieces.len() as u64);
-        sections.push(Section::known(Known::Pieces, bytes, *blake3::hash(pieces).as_bytes()));
+        sections.push(Section::known(
+            Known::Pieces,
+            bytes,
+            *blake3::hash(pieces).as_bytes(),
+        ));
         out.extend_from_slice(pieces);
     }
     let statement = particulars.statement(tree, sections);

@@ -3,6 +3,7 @@
 pub mod anchors;
 pub mod blockset;
 pub mod codec;
+pub mod descent;
 pub mod digests;
 pub mod geometry;
 pub mod journal;

@@ -13,7 +13,12 @@ pub fn in_header(name: &str, value: &str) -> Vec<Digest> {
     match name {
         // RFC 9530: a dictionary of byte sequences, `sha-256=:BASE64:`.
         "repr-digest" => members(value)
-            .filter_map(|(algorithm, text)| base64(repr_algorithm(algorithm)?, text.trim().strip_prefix(':')?.strip_suffix(':')?))
+            .filter_map(|(algorithm, text)| {
+                base64(
+                    repr_algorithm(algorithm)?,
+                    text.trim().strip_prefix(':')?.strip_suffix(':')?,
+                )
+            })
             .collect(),
         "x-goog-hash" => members(value)
             .filter_map(|(algorithm, text)| base64(algorithm.parse().ok()?, text))
@@ -22,7 +27,10 @@ pub fn in_header(name: &str, value: &str) -> Vec<Digest> {
         _ => match name.strip_prefix("x-amz-checksum-") {
             // A digest of digests of parts ends with the number of parts; it is not of the object.
             Some(_) if value.contains('-') => Vec::new(),
-            Some(algorithm) => amz_algorithm(algorithm).and_then(|algorithm| base64(algorithm, value)).into_iter().collect(),
+            Some(algorithm) => amz_algorithm(algorithm)
+                .and_then(|algorithm| base64(algorithm, value))
+                .into_iter()
+                .collect(),
             None => Vec::new(),
         },
     }
@@ -30,7 +38,9 @@ pub fn in_header(name: &str, value: &str) -> Vec<Digest> {
 
 /// `key=value` members of a list.
 fn members(value: &str) -> impl Iterator<Item = (&str, &str)> {
-    value.split(',').filter_map(|member| member.trim().split_once('='))
+    value
+        .split(',')
+        .filter_map(|member| member.trim().split_once('='))
 }
 
 fn repr_algorithm(name: &str) -> Option<Algorithm> {
@@ -59,7 +69,11 @@ pub fn in_sidecar(text: &str, name: &str) -> Option<Digest> {
         let value = hex::decode(hex_digits.trim_start_matches('\\')).ok()?;
         Digest::new(Algorithm::Sha256, value).ok()
     };
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     let named = lines.iter().find_map(|line| {
         let (hex_digits, rest) = line.split_once(char::is_whitespace)?;
         let listed = rest.trim_start().trim_start_matches('*');
@@ -79,16 +93,45 @@ mod tests {
 
     #[test]
     fn headers() {
-        let found = |name, value: &str| in_header(name, value).iter().map(|d| format!("{}={}", d.algorithm(), d.hex())).collect::<Vec<_>>();
+        let found = |name, value: &str| {
+            in_header(name, value)
+                .iter()
+                .map(|d| format!("{}={}", d.algorithm(), d.hex()))
+                .collect::<Vec<_>>()
+        };
         let sha256 = STANDARD.encode(hex::decode(SHA256).unwrap());
-        assert_eq!(found("repr-digest", &format!("sha-256=:{sha256}:, unixsum=:AA==:")), [format!("sha-256={SHA256}")]);
-        assert_eq!(found("x-goog-hash", "crc32c=4waSgw==,md5=JfnnlDI7RThF9R8fG2JNCw=="), [
-            "crc32c=e3069283", "md5=25f9e794323b453885f5181f1b624d0b"
-        ]);
-        assert_eq!(found("x-amz-checksum-crc32c", "4waSgw=="), ["crc32c=e3069283"]);
-        assert_eq!(found("x-amz-checksum-sha256", &format!("{sha256}-12")), [""; 0]);
-        assert_eq!(found("content-md5", "JfnnlDI7RThF9R8fG2JNCw=="), ["md5=25f9e794323b453885f5181f1b624d0b"]);
-        for (name, value) in [("repr-digest", "sha-256=:AAAA:"), ("repr-digest", "junk"), ("content-md5", "!"), ("etag", "x")] {
+        assert_eq!(
+            found(
+                "repr-digest",
+                &format!("sha-256=:{sha256}:, unixsum=:AA==:")
+            ),
+            [format!("sha-256={SHA256}")]
+        );
+        assert_eq!(
+            found(
+                "x-goog-hash",
+                "crc32c=4waSgw==,md5=JfnnlDI7RThF9R8fG2JNCw=="
+            ),
+            ["crc32c=e3069283", "md5=25f9e794323b453885f5181f1b624d0b"]
+        );
+        assert_eq!(
+            found("x-amz-checksum-crc32c", "4waSgw=="),
+            ["crc32c=e3069283"]
+        );
+        assert_eq!(
+            found("x-amz-checksum-sha256", &format!("{sha256}-12")),
+            [""; 0]
+        );
+        assert_eq!(
+            found("content-md5", "JfnnlDI7RThF9R8fG2JNCw=="),
+            ["md5=25f9e794323b453885f5181f1b624d0b"]
+        );
+        for (name, value) in [
+            ("repr-digest", "sha-256=:AAAA:"),
+            ("repr-digest", "junk"),
+            ("content-md5", "!"),
+            ("etag", "x"),
+        ] {
             assert_eq!(found(name, value), [""; 0], "{name}");
         }
     }
@@ -97,10 +140,22 @@ mod tests {
     fn sidecars() {
         let hex_of = |text: &str| in_sidecar(text, "f.bin").map(|digest| digest.hex());
         assert_eq!(hex_of(SHA256).as_deref(), Some(SHA256));
-        assert_eq!(hex_of(&format!("{SHA256}  f.bin\n")).as_deref(), Some(SHA256));
-        assert_eq!(hex_of(&format!("{SHA256} *out/f.bin\n")).as_deref(), Some(SHA256));
-        assert_eq!(hex_of(&format!("{}  g.bin\n{SHA256}  f.bin\n", "0".repeat(64))).as_deref(), Some(SHA256));
-        assert_eq!(hex_of(&format!("{SHA256}  other.bin")).as_deref(), Some(SHA256));
+        assert_eq!(
+            hex_of(&format!("{SHA256}  f.bin\n")).as_deref(),
+            Some(SHA256)
+        );
+        assert_eq!(
+            hex_of(&format!("{SHA256} *out/f.bin\n")).as_deref(),
+            Some(SHA256)
+        );
+        assert_eq!(
+            hex_of(&format!("{}  g.bin\n{SHA256}  f.bin\n", "0".repeat(64))).as_deref(),
+            Some(SHA256)
+        );
+        assert_eq!(
+            hex_of(&format!("{SHA256}  other.bin")).as_deref(),
+            Some(SHA256)
+        );
         assert_eq!(hex_of(&format!("{SHA256}  x\n{SHA256}  y\n")), None);
         assert_eq!(hex_of("<html>"), None);
         assert_eq!(hex_of(""), None);

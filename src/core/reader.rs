@@ -54,7 +54,11 @@ impl TreeReader {
     /// If they are not as many as wanted.
     pub fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         let group = self.next.expect("no more bytes are wanted");
-        assert_eq!(bytes.len() as u64, group.bytes.length(), "exactly the wanted bytes");
+        assert_eq!(
+            bytes.len() as u64,
+            group.bytes.length(),
+            "exactly the wanted bytes"
+        );
         let (values, hints) = bytes.split_at(group.count as usize * 32);
         let (values, _) = values.as_chunks::<32>();
         let proven = match group.level == self.layout.geometry.levels() {
@@ -62,12 +66,19 @@ impl TreeReader {
             false => tree::merge(values) == self.above[group.index as usize],
         };
         if !proven {
-            return Err(Refused::Tree { level: group.level, index: group.index });
+            return Err(Refused::Tree {
+                level: group.level,
+                index: group.index,
+            });
         }
         self.current.extend_from_slice(values);
         let (words, _) = hints.as_chunks::<8>();
         match group.level {
-            0 => self.anchors.extend(words.iter().map(|word| BlockAnchor(u64::from_le_bytes(*word)))),
+            0 => self.anchors.extend(
+                words
+                    .iter()
+                    .map(|word| BlockAnchor(u64::from_le_bytes(*word))),
+            ),
             level => {
                 let (pairs, _) = words.as_chunks::<2>();
                 let depth = (self.layout.geometry.levels() - level) as usize;
@@ -100,7 +111,13 @@ impl TreeReader {
 
     /// The tree, refusing anchors that cannot be.
     fn into_tree(self) -> Result<Tree, Refused> {
-        let TreeReader { layout, current: leaves, anchors, node_anchors, .. } = self;
+        let TreeReader {
+            layout,
+            current: leaves,
+            anchors,
+            node_anchors,
+            ..
+        } = self;
         for (index, anchor) in anchors.iter().enumerate() {
             let block = BlockIndex(index as u32);
             if !anchor.fits(layout.geometry.bytes_of(block).length()) {
@@ -108,9 +125,22 @@ impl TreeReader {
             }
         }
         let tree = Tree::new(layout.geometry, leaves, layout.hints.then_some(anchors));
-        for (level, (made, given)) in tree.levels().iter().zip(node_anchors.iter().rev()).enumerate() {
-            if let Some(index) = made.anchors.iter().zip(given).position(|(made, given)| made != given) {
-                return Err(Refused::NodeAnchor { level: level as u32 + 1, index: index as u32 });
+        for (level, (made, given)) in tree
+            .levels()
+            .iter()
+            .zip(node_anchors.iter().rev())
+            .enumerate()
+        {
+            if let Some(index) = made
+                .anchors
+                .iter()
+                .zip(given)
+                .position(|(made, given)| made != given)
+            {
+                return Err(Refused::NodeAnchor {
+                    level: level as u32 + 1,
+                    index: index as u32,
+                });
             }
         }
         Ok(tree)
@@ -128,14 +158,19 @@ pub struct LazyTree {
 impl LazyTree {
     /// Nothing is read yet.
     pub fn new(layout: Layout, root: Root) -> LazyTree {
-        LazyTree { layout, root, groups: BTreeMap::new() }
+        LazyTree {
+            layout,
+            root,
+            groups: BTreeMap::new(),
+        }
     }
 
     /// The group that must be given next so that the leaves of these blocks are known; `None`: they are.
     pub fn want(&self, blocks: BlockRange) -> Option<Group> {
         (0..=self.layout.geometry.levels()).rev().find_map(|level| {
             let group_of = |block: u32| block / FANOUT.pow(level + 1).max(1);
-            let mut indices = group_of(blocks.start)..=group_of(blocks.end.max(blocks.start + 1) - 1);
+            let mut indices =
+                group_of(blocks.start)..=group_of(blocks.end.max(blocks.start + 1) - 1);
             let index = indices.find(|index| !self.groups.contains_key(&(level, *index)))?;
             Some(self.layout.group(level, index))
         })
@@ -143,7 +178,10 @@ impl LazyTree {
 
     /// Takes the bytes of a wanted group.
     pub fn give(&mut self, group: Group, bytes: &[u8]) -> Result<(), Refused> {
-        let refuse = || Refused::Tree { level: group.level, index: group.index };
+        let refuse = || Refused::Tree {
+            level: group.level,
+            index: group.index,
+        };
         let values = bytes.get(..group.count as usize * 32).ok_or_else(refuse)?;
         let (values, _) = values.as_chunks::<32>();
         let proven = match group.level == self.layout.geometry.levels() {
@@ -152,7 +190,8 @@ impl LazyTree {
         };
         match proven {
             true => {
-                self.groups.insert((group.level, group.index), values.to_vec());
+                self.groups
+                    .insert((group.level, group.index), values.to_vec());
                 Ok(())
             }
             false => Err(refuse()),
@@ -164,13 +203,17 @@ impl LazyTree {
         let levels = std::iter::once(leaves.to_vec()).chain(tree::nodes_above(leaves));
         for (level, values) in (0..).zip(levels) {
             let groups = (0..).zip(values.chunks(FANOUT as usize));
-            self.groups.extend(groups.map(|(index, values)| ((level, index), values.to_vec())));
+            self.groups
+                .extend(groups.map(|(index, values)| ((level, index), values.to_vec())));
         }
     }
 
     /// A proven value; level 0 are the leaves.
     fn value(&self, level: u32, index: u32) -> Option<Cv> {
-        self.groups.get(&(level, index / FANOUT))?.get((index % FANOUT) as usize).copied()
+        self.groups
+            .get(&(level, index / FANOUT))?
+            .get((index % FANOUT) as usize)
+            .copied()
     }
 
     /// The leaf of a block, if it is known.
@@ -180,7 +223,8 @@ impl LazyTree {
 
     /// Pages before this block are not needed any more.
     pub fn forget_before(&mut self, block: BlockIndex) {
-        self.groups.retain(|(level, index), _| *level > 0 || *index >= block.0 / FANOUT);
+        self.groups
+            .retain(|(level, index), _| *level > 0 || *index >= block.0 / FANOUT);
     }
 }
 
@@ -218,12 +262,21 @@ impl WholeReader {
         let (statement, signature) = read_front(front)?;
         let header = statement.header();
         if let Some(found) = file_length.filter(|found| *found != header.file_length()) {
-            return Err(Refused::Length { expected: header.file_length(), found });
+            return Err(Refused::Length {
+                expected: header.file_length(),
+                found,
+            });
         }
         let tree = TreeReader::new(header.layout(), header.root);
         let at = header.sections[0].bytes.start;
-        let mut reader =
-            WholeReader { statement, signature, tree, section: 0, hasher: blake3::Hasher::new(), at };
+        let mut reader = WholeReader {
+            statement,
+            signature,
+            tree,
+            section: 0,
+            hasher: blake3::Hasher::new(),
+            at,
+        };
         reader.finish_sections()?;
         Ok(reader)
     }
@@ -239,7 +292,10 @@ impl WholeReader {
         if section.kind < Known::Pieces as u8 {
             return self.tree.want();
         }
-        Some(ByteRange::new(self.at, section.bytes.end.min(self.at + STEP)))
+        Some(ByteRange::new(
+            self.at,
+            section.bytes.end.min(self.at + STEP),
+        ))
     }
 
     /// Takes the wanted bytes.
@@ -274,7 +330,11 @@ impl WholeReader {
     /// If something is.
     pub fn finish(self) -> Result<Manifest, Refused> {
         assert!(self.want().is_none(), "the reader still wants bytes");
-        Ok(Manifest { statement: self.statement, signature: self.signature, tree: self.tree.into_tree()? })
+        Ok(Manifest {
+            statement: self.statement,
+            signature: self.signature,
+            tree: self.tree.into_tree()?,
+        })
     }
 }
 
@@ -302,11 +362,26 @@ mod tests {
     fn a_lazy_tree_reads_only_what_is_needed() {
         for blocks in [1u32, 2, 256, 257, 70_000] {
             let geometry = Geometry::new(u64::from(blocks) << 14, BlockSize::MIN).unwrap();
-            let leaves: Vec<Cv> = (0..blocks).map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes()).collect();
-            let tree = Tree::new(geometry, leaves.clone(), Some(vec![BlockAnchor::NONE; blocks as usize]));
+            let leaves: Vec<Cv> = (0..blocks)
+                .map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes())
+                .collect();
+            let tree = Tree::new(
+                geometry,
+                leaves.clone(),
+                Some(vec![BlockAnchor::NONE; blocks as usize]),
+            );
             let root = tree.root();
-            let bytes = manifest::to_bytes(&tree, Some(&vec![0; geometry.pieces() as usize * 2]), Particulars::default());
-            for (start, end) in [(0, 1), (blocks - 1, blocks), (blocks / 2, blocks / 2 + 1), (0, blocks.min(600))] {
+            let bytes = manifest::to_bytes(
+                &tree,
+                Some(&vec![0; geometry.pieces() as usize * 2]),
+                Particulars::default(),
+            );
+            for (start, end) in [
+                (0, 1),
+                (blocks - 1, blocks),
+                (blocks / 2, blocks / 2 + 1),
+                (0, blocks.min(600)),
+            ] {
                 let mut lazy = LazyTree::new(tree.layout(), root);
                 let wanted = BlockRange::new(start, end);
                 let mut read = 0;
@@ -319,9 +394,16 @@ mod tests {
                     lazy.give(group, &given).unwrap();
                     read += 1;
                 }
-                assert!(wanted.iter().all(|block| lazy.leaf(block) == Some(leaves[block.0 as usize])));
+                assert!(
+                    wanted
+                        .iter()
+                        .all(|block| lazy.leaf(block) == Some(leaves[block.0 as usize]))
+                );
                 let pages = (end - 1) / 256 - start / 256 + 1;
-                assert!(read <= pages + geometry.levels() + 2, "{blocks}: {read} groups for {start}-{end}");
+                assert!(
+                    read <= pages + geometry.levels() + 2,
+                    "{blocks}: {read} groups for {start}-{end}"
+                );
                 lazy.forget_before(BlockIndex(end));
                 assert!(start + 256 > end || lazy.leaf(BlockIndex(start)).is_none());
             }

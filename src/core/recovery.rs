@@ -11,9 +11,15 @@ pub enum Failure {
     /// Too few bytes for too long.
     Stalled,
     /// 5xx, 408 or 425.
-    Server { status: u16, retry_after_ms: Option<u64> },
+    Server {
+        status: u16,
+        retry_after_ms: Option<u64>,
+    },
     /// 429, or 503 with Retry-After.
-    TooMany { status: u16, retry_after_ms: Option<u64> },
+    TooMany {
+        status: u16,
+        retry_after_ms: Option<u64>,
+    },
     /// A status, header or body that breaks the rules: it is not used.
     BadAnswer(BadAnswer),
     /// Another version of the object is there now.
@@ -100,27 +106,45 @@ impl Failure {
     /// Total: every failure has a class.
     pub fn class(self) -> Class {
         match self {
-            Failure::Unreachable | Failure::Broken | Failure::Stalled | Failure::Server { .. } => Class::Again,
+            Failure::Unreachable | Failure::Broken | Failure::Stalled | Failure::Server { .. } => {
+                Class::Again
+            }
             Failure::TooMany { .. } => Class::Slower,
             Failure::BadAnswer(_) => Class::Elsewhere,
             Failure::Changed(_) => Class::Changed,
-            Failure::Refused { .. } | Failure::Tls | Failure::Redirects | Failure::Unsafe | Failure::TooLarge => Class::Stop,
+            Failure::Refused { .. }
+            | Failure::Tls
+            | Failure::Redirects
+            | Failure::Unsafe
+            | Failure::TooLarge => Class::Stop,
         }
     }
 
     /// Whether it counts against the tries of its span. What says nothing about the host's answers counts against
     /// patience only.
     pub fn counts_as_try(self) -> bool {
-        matches!(self, Failure::Broken | Failure::Server { .. } | Failure::BadAnswer(_))
+        matches!(
+            self,
+            Failure::Broken | Failure::Server { .. } | Failure::BadAnswer(_)
+        )
     }
 
     /// The failure that a status stands for, if it is one.
     pub fn of_status(status: u16, retry_after_ms: Option<u64>) -> Option<Failure> {
         match status {
             200 | 206 => None,
-            429 => Some(Failure::TooMany { status, retry_after_ms }),
-            503 if retry_after_ms.is_some() => Some(Failure::TooMany { status, retry_after_ms }),
-            408 | 425 | 500..=599 => Some(Failure::Server { status, retry_after_ms }),
+            429 => Some(Failure::TooMany {
+                status,
+                retry_after_ms,
+            }),
+            503 if retry_after_ms.is_some() => Some(Failure::TooMany {
+                status,
+                retry_after_ms,
+            }),
+            408 | 425 | 500..=599 => Some(Failure::Server {
+                status,
+                retry_after_ms,
+            }),
             412 => Some(Failure::Changed(Changed::Precondition)),
             400..=499 => Some(Failure::Refused { status }),
             _ => Some(Failure::BadAnswer(BadAnswer::Status(status))),
@@ -141,7 +165,9 @@ pub const COOLDOWN_MAX_MS: u64 = 300_000;
 
 /// Backoff with full jitter: evenly spread between nothing and a bound that doubles. `random` is any number.
 pub fn backoff_ms(failures: u32, random: u64) -> u64 {
-    let bound = BACKOFF_FIRST_MS.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(BACKOFF_MAX_MS);
+    let bound = BACKOFF_FIRST_MS
+        .saturating_mul(1 << failures.saturating_sub(1).min(16))
+        .min(BACKOFF_MAX_MS);
     random % (bound + 1)
 }
 
@@ -171,7 +197,11 @@ mod tests {
     fn every_status_is_decided() {
         for status in 100..1000 {
             let failure = Failure::of_status(status, None);
-            assert_eq!(failure.is_none(), status == 200 || status == 206, "{status}");
+            assert_eq!(
+                failure.is_none(),
+                status == 200 || status == 206,
+                "{status}"
+            );
             let class = failure.map(Failure::class);
             match status {
                 408 | 425 | 500..=599 => assert_eq!(class, Some(Class::Again)),
@@ -181,7 +211,10 @@ mod tests {
                 _ => assert!(failure.is_none() || class == Some(Class::Elsewhere)),
             }
         }
-        assert_eq!(Failure::of_status(503, Some(1)).map(Failure::class), Some(Class::Slower));
+        assert_eq!(
+            Failure::of_status(503, Some(1)).map(Failure::class),
+            Some(Class::Slower)
+        );
     }
 
     #[test]
@@ -194,7 +227,9 @@ mod tests {
         }
         assert_eq!(cooldown_ms(1, Some(5_000)), 5_000);
         assert_eq!(cooldown_ms(1, Some(u64::MAX)), COOLDOWN_MAX_MS);
-        let steps: Vec<u32> = std::iter::successors(Some(16), |n| Some(fewer_connections(*n))).take(6).collect();
+        let steps: Vec<u32> = std::iter::successors(Some(16), |n| Some(fewer_connections(*n)))
+            .take(6)
+            .collect();
         assert_eq!(steps, [16, 8, 4, 2, 1, 1]);
     }
 }

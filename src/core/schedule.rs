@@ -27,6 +27,8 @@ const SPAN_BYTES_MAX: u64 = 64 << 20;
 pub const CONNECTIONS_FIRST: u32 = 8;
 /// An idle connection takes half of the slowest span when that one would need longer than this.
 const SPLIT_WORTH_MS: u64 = 2_000;
+/// A span with less left than this is not split: what is under way behind its new end arrives for nothing.
+const SPLIT_BYTES_MIN: u64 = 4 << 20;
 /// A source that lied about so many blocks is dropped when another can serve.
 const LIES_MAX: usize = 2;
 /// A source is given up, even the last one, when it sent one block wrong so often.
@@ -62,22 +64,42 @@ pub struct Limits {
 #[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Event {
     /// An answer that can be used came: its host is there.
-    Opened { span: SpanId },
+    Opened {
+        span: SpanId,
+    },
     /// The answer is the whole object although a range was asked for: this source has no ranges.
-    WholeBody { span: SpanId },
+    WholeBody {
+        span: SpanId,
+    },
     /// Bytes of the body arrived, proven or not.
-    Bytes { span: SpanId, count: u64 },
+    Bytes {
+        span: SpanId,
+        count: u64,
+    },
     /// Blocks of the span were proven and written.
-    Proven { span: SpanId, verified: Verified },
+    Proven {
+        span: SpanId,
+        verified: Verified,
+    },
     /// A block came, whole and wrong.
-    Wrong { span: SpanId, block: BlockIndex },
+    Wrong {
+        span: SpanId,
+        block: BlockIndex,
+    },
     /// The span came to its end.
-    Ended { span: SpanId },
-    Failed { span: SpanId, failure: Failure },
+    Ended {
+        span: SpanId,
+    },
+    Failed {
+        span: SpanId,
+        failure: Failure,
+    },
     /// Blocks were found at home: claimed ones that proved, or copies.
     Held(Verified),
     /// A claimed block is not there after all.
-    ClaimFailed { block: BlockIndex },
+    ClaimFailed {
+        block: BlockIndex,
+    },
 }
 
 /// What to do.
@@ -85,15 +107,29 @@ pub enum Event {
 #[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Command {
     /// Ask this source for these blocks; of a source without ranges, for the whole object.
-    Start { span: SpanId, source: SourceId, blocks: BlockRange, whole: bool },
+    Start {
+        span: SpanId,
+        source: SourceId,
+        blocks: BlockRange,
+        whole: bool,
+    },
     /// Its end was moved forward: another span has the rest.
     Shrink { span: SpanId, end: BlockIndex },
     /// Nothing of it is wanted any more.
     Cancel { span: SpanId },
     /// For those who watch: a span will be asked again.
-    Retry { source: SourceId, class: Class, attempt: u32, wait_ms: u64 },
+    Retry {
+        source: SourceId,
+        class: Class,
+        attempt: u32,
+        wait_ms: u64,
+    },
     /// For those who watch: a host wants fewer connections.
-    Slowed { source: SourceId, connections: u32, until: Millis },
+    Slowed {
+        source: SourceId,
+        connections: u32,
+        until: Millis,
+    },
     /// For those who watch: a source is not used any more.
     Dropped { source: SourceId, why: Why },
     /// Nothing to do until an event comes, or this time.
@@ -107,7 +143,9 @@ pub enum Command {
 #[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Why {
     /// This block came wrong.
-    Lied { block: BlockIndex },
+    Lied {
+        block: BlockIndex,
+    },
     Failed(Failure),
 }
 
@@ -118,7 +156,9 @@ pub enum Outcome {
     /// All blocks are held.
     Done,
     /// A block came wrong from everywhere.
-    Wrong { block: BlockIndex },
+    Wrong {
+        block: BlockIndex,
+    },
     Changed(Failure),
     /// No source is left; the last one failed like this.
     NoSource(Failure),
@@ -127,7 +167,9 @@ pub enum Outcome {
     /// Nothing new was proven for as long as the user is patient; the last failure, if there was one.
     Patience(Option<Failure>),
     /// A host wants to be left alone for longer than the user is patient.
-    MustWait { until: Millis },
+    MustWait {
+        until: Millis,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -213,7 +255,13 @@ pub struct Scheduler {
 impl Scheduler {
     /// A run over an object of which these blocks are claimed. `length_proven`: the length may be believed before the last
     /// block is proven, because the statement is signed by a key that is trusted.
-    pub fn new(geometry: Geometry, limits: Limits, sources: usize, claimed: BlockSet, length_proven: bool) -> Scheduler {
+    pub fn new(
+        geometry: Geometry,
+        limits: Limits,
+        sources: usize,
+        claimed: BlockSet,
+        length_proven: bool,
+    ) -> Scheduler {
         let mut todo = BlockSet::full(geometry.blocks());
         todo.remove_all(&claimed);
         let source = Source {
@@ -332,7 +380,11 @@ impl Scheduler {
         if let Some(outcome) = &self.outcome {
             return Command::Finish(outcome.clone());
         }
-        self.start(now).or_else(|| self.split(now)).unwrap_or_else(|| Command::Wait { until: self.next_time(now) })
+        self.start(now)
+            .or_else(|| self.split(now))
+            .unwrap_or_else(|| Command::Wait {
+                until: self.next_time(now),
+            })
     }
 
     /// Whether anything is wanted from the sources.
@@ -347,20 +399,39 @@ impl Scheduler {
     /// When the first source may be asked again, if all of them want to be left alone past the end of patience. Spans that
     /// still run may prolong it.
     fn must_wait(&self) -> Option<Millis> {
-        let first = self.sources.iter().filter(|source| !source.dropped).map(|source| source.cooldown_until).min()?;
+        let first = self
+            .sources
+            .iter()
+            .filter(|source| !source.dropped)
+            .map(|source| source.cooldown_until)
+            .min()?;
         (self.spans.is_empty() && self.is_hungry() && first > self.patience_ends()).then_some(first)
     }
 
     /// When time alone changes something.
     fn next_time(&self, now: Millis) -> Option<Millis> {
-        let waits = self.waiting.iter().flat_map(|waiting| &waiting.tried).map(|tried| tried.not_before);
-        let rests = self.sources.iter().filter(|source| !source.dropped).map(|source| source.rest_until);
+        let waits = self
+            .waiting
+            .iter()
+            .flat_map(|waiting| &waiting.tried)
+            .map(|tried| tried.not_before);
+        let rests = self
+            .sources
+            .iter()
+            .filter(|source| !source.dropped)
+            .map(|source| source.rest_until);
         // A slow span may become worth splitting.
         let split = (!self.spans.is_empty()).then_some(now + SPLIT_WORTH_MS / 2);
         let hungry = self.is_hungry();
         let stream = hungry.then_some(self.patient_since + STREAM_AFTER_MS);
         let patience = hungry.then(|| self.patience_ends());
-        waits.chain(rests).chain(stream).filter(|time| *time > now).chain(split).chain(patience).min()
+        waits
+            .chain(rests)
+            .chain(stream)
+            .filter(|time| *time > now)
+            .chain(split)
+            .chain(patience)
+            .min()
     }
 
     // ---- events
@@ -403,16 +474,29 @@ impl Scheduler {
     }
 
     fn whole_body(&mut self, id: SpanId) {
-        let Some(source) = self.spans.get(&id).map(|span| span.source) else { return };
+        let Some(source) = self.spans.get(&id).map(|span| span.source) else {
+            return;
+        };
         self.sources[source.0].ranges = false;
         self.sources[source.0].unreachable = false;
-        let others: Vec<SpanId> =
-            self.spans.iter().filter(|(other, span)| **other != id && span.source == source).map(|(other, _)| *other).collect();
+        let others: Vec<SpanId> = self
+            .spans
+            .iter()
+            .filter(|(other, span)| **other != id && span.source == source)
+            .map(|(other, _)| *other)
+            .collect();
         for other in others {
             self.cancel(other);
         }
-        let (all, others_serve) = (self.geometry.all(), self.spans.values().any(|span| span.source != source && span.bytes > 0));
-        let Some(span) = self.spans.get_mut(&id) else { return };
+        let (all, others_serve) = (
+            self.geometry.all(),
+            self.spans
+                .values()
+                .any(|span| span.source != source && span.bytes > 0),
+        );
+        let Some(span) = self.spans.get_mut(&id) else {
+            return;
+        };
         let asked = span.clone();
         (span.blocks, span.whole, span.tried) = (all, true, Vec::new());
         self.give_back(&asked);
@@ -422,27 +506,49 @@ impl Scheduler {
     }
 
     fn came_wrong(&mut self, now: Millis, id: SpanId, block: BlockIndex) {
-        let Some(span) = self.spans.get_mut(&id) else { return };
+        let Some(span) = self.spans.get_mut(&id) else {
+            return;
+        };
         let (source, mut tried) = (span.source, span.tried.clone());
         span.pass(BlockRange::one(block));
         let times = self.sources[source.0].lies.entry(block).or_default();
         *times += 1;
         let times = *times;
-        let wait = if times == 1 { 0 } else { recovery::backoff_ms(times - 1, self.random()) };
+        let wait = if times == 1 {
+            0
+        } else {
+            recovery::backoff_ms(times - 1, self.random())
+        };
         let wanted = self.is_wanted(block);
         if wanted {
-            let latest = Tried { source, failures: 0, not_before: now + wait };
-            match self.waiting.iter().position(|waiting| waiting.blocks.contains(block)) {
+            let latest = Tried {
+                source,
+                failures: 0,
+                not_before: now + wait,
+            };
+            match self
+                .waiting
+                .iter()
+                .position(|waiting| waiting.blocks.contains(block))
+            {
                 Some(index) => note(&mut self.waiting[index].tried, latest),
                 None if self.is_under_way(block) => (),
                 None => {
                     note(&mut tried, latest);
                     self.todo.remove(block);
-                    self.waiting.push(Waiting { blocks: BlockRange::one(block), tried });
+                    self.waiting.push(Waiting {
+                        blocks: BlockRange::one(block),
+                        tried,
+                    });
                 }
             }
         }
-        let others = || self.sources.iter().enumerate().filter(|(other, state)| *other != source.0 && !state.dropped);
+        let others = || {
+            self.sources
+                .iter()
+                .enumerate()
+                .filter(|(other, state)| *other != source.0 && !state.dropped)
+        };
         let another_serves = others().any(|(_, other)| !other.unreachable);
         if another_serves && (times >= WRONG_MAX || self.sources[source.0].lies.len() >= LIES_MAX) {
             self.drop_source(source, Why::Lied { block });
@@ -452,7 +558,9 @@ impl Scheduler {
     }
 
     fn failed(&mut self, now: Millis, id: SpanId, failure: Failure) {
-        let Some(span) = self.remove_span(id) else { return };
+        let Some(span) = self.remove_span(id) else {
+            return;
+        };
         self.last_failure = Some(failure);
         let random = self.random();
         let source = &mut self.sources[span.source.0];
@@ -473,12 +581,18 @@ impl Scheduler {
                 given_up = Some(Outcome::Tries(failure));
             }
             Class::Again => {
-                if let Failure::Server { retry_after_ms: Some(asked), .. } = failure {
+                if let Failure::Server {
+                    retry_after_ms: Some(asked),
+                    ..
+                } = failure
+                {
                     wait = wait.max(asked.min(recovery::COOLDOWN_MAX_MS));
                 }
             }
             Class::Slower => {
-                let Failure::TooMany { retry_after_ms, .. } = failure else { unreachable!("the only slower failure") };
+                let Failure::TooMany { retry_after_ms, .. } = failure else {
+                    unreachable!("the only slower failure")
+                };
                 // Spans that were under way together are told together: that is one step, not one each.
                 if now >= source.rest_until {
                     source.slowed += 1;
@@ -491,7 +605,11 @@ impl Scheduler {
                 source.rest_until = source.rest_until.max(source.cooldown_until);
                 wait = source.rest_until - now;
                 let (connections, until) = (source.connections, source.rest_until);
-                self.pending.push_back(Command::Slowed { source: span.source, connections, until });
+                self.pending.push_back(Command::Slowed {
+                    source: span.source,
+                    connections,
+                    until,
+                });
             }
             Class::Elsewhere => {
                 source.bad_answers += 1;
@@ -509,7 +627,12 @@ impl Scheduler {
             Some(_) => self.drop_source(span.source, Why::Failed(failure)),
             None => {
                 let (source, class, attempt) = (span.source, failure.class(), failures);
-                self.pending.push_back(Command::Retry { source, class, attempt, wait_ms: wait });
+                self.pending.push_back(Command::Retry {
+                    source,
+                    class,
+                    attempt,
+                    wait_ms: wait,
+                });
             }
         }
     }
@@ -517,8 +640,12 @@ impl Scheduler {
     fn drop_source(&mut self, id: SourceId, why: Why) {
         self.sources[id.0].dropped = true;
         self.pending.push_back(Command::Dropped { source: id, why });
-        let spans: Vec<SpanId> =
-            self.spans.iter().filter(|(_, span)| span.source == id).map(|(span, _)| *span).collect();
+        let spans: Vec<SpanId> = self
+            .spans
+            .iter()
+            .filter(|(_, span)| span.source == id)
+            .map(|(span, _)| *span)
+            .collect();
         for span in spans {
             self.cancel(span);
         }
@@ -544,7 +671,10 @@ impl Scheduler {
     /// Puts blocks that a span did not bring back into the queue. What a stream did not bring never left it.
     fn give_back(&mut self, span: &Span) {
         if !span.whole && !span.tried.is_empty() {
-            self.waiting.push(Waiting { blocks: span.blocks, tried: span.tried.clone() });
+            self.waiting.push(Waiting {
+                blocks: span.blocks,
+                tried: span.tried.clone(),
+            });
         } else if !span.whole {
             for block in span.blocks.iter() {
                 if self.is_wanted(block) {
@@ -562,8 +692,18 @@ impl Scheduler {
             source.rest_until = source.rest_until.max(not_before);
         } else {
             let mut tried = span.tried.clone();
-            note(&mut tried, Tried { source: span.source, failures, not_before });
-            self.waiting.push(Waiting { blocks: span.blocks, tried });
+            note(
+                &mut tried,
+                Tried {
+                    source: span.source,
+                    failures,
+                    not_before,
+                },
+            );
+            self.waiting.push(Waiting {
+                blocks: span.blocks,
+                tried,
+            });
         }
     }
 
@@ -573,8 +713,13 @@ impl Scheduler {
 
     /// Whether a running span or a later one will bring it.
     fn is_under_way(&self, block: BlockIndex) -> bool {
-        self.spans.values().any(|span| !span.whole && span.blocks.contains(block))
-            || self.waiting.iter().any(|waiting| waiting.blocks.contains(block))
+        self.spans
+            .values()
+            .any(|span| !span.whole && span.blocks.contains(block))
+            || self
+                .waiting
+                .iter()
+                .any(|waiting| waiting.blocks.contains(block))
     }
 
     /// Without what came another way at both ends.
@@ -604,10 +749,27 @@ impl Scheduler {
         }
     }
 
-    fn start_span(&mut self, now: Millis, source: SourceId, blocks: BlockRange, tried: Vec<Tried>) -> Command {
+    fn start_span(
+        &mut self,
+        now: Millis,
+        source: SourceId,
+        blocks: BlockRange,
+        tried: Vec<Tried>,
+    ) -> Command {
         self.todo.remove_range(blocks);
-        let failures = tried.iter().find(|tried| tried.source == source).map_or(0, |tried| tried.failures);
-        self.run(Span { source, blocks, whole: false, failures, tried, since: now, bytes: 0 })
+        let failures = tried
+            .iter()
+            .find(|tried| tried.source == source)
+            .map_or(0, |tried| tried.failures);
+        self.run(Span {
+            source,
+            blocks,
+            whole: false,
+            failures,
+            tried,
+            since: now,
+            bytes: 0,
+        })
     }
 
     fn run(&mut self, span: Span) -> Command {
@@ -616,37 +778,77 @@ impl Scheduler {
         self.sources[span.source.0].running += 1;
         let (source, blocks, whole) = (span.source, span.blocks, span.whole);
         self.spans.insert(id, span);
-        Command::Start { span: id, source, blocks, whole }
+        Command::Start {
+            span: id,
+            source,
+            blocks,
+            whole,
+        }
     }
 
     /// A source without ranges sends the whole object over one connection, when nobody else gets on.
     fn start_stream(&mut self, now: Millis) -> Option<Command> {
-        let served = self.spans.values().any(|span| span.whole) || self.sources.iter().any(|source| source.serves_ranges(now));
+        let served = self.spans.values().any(|span| span.whole)
+            || self.sources.iter().any(|source| source.serves_ranges(now));
         if served && now < self.patient_since + STREAM_AFTER_MS {
             return None;
         }
-        let wants = |id| !self.todo.is_empty() || self.waiting.iter().any(|waiting| may_try(&waiting.tried, id, now));
+        let wants = |id| {
+            !self.todo.is_empty()
+                || self
+                    .waiting
+                    .iter()
+                    .any(|waiting| may_try(&waiting.tried, id, now))
+        };
         let id = (0..self.sources.len()).map(SourceId).find(|id| {
             let source = &self.sources[id.0];
-            !source.dropped && !source.ranges && source.running == 0 && source.rest_until <= now && wants(*id)
+            !source.dropped
+                && !source.ranges
+                && source.running == 0
+                && source.rest_until <= now
+                && wants(*id)
         })?;
         let (blocks, failures) = (self.geometry.all(), self.sources[id.0].stream_failures);
         let tried = Vec::new();
-        Some(self.run(Span { source: id, blocks, whole: true, failures, tried, since: now, bytes: 0 }))
+        Some(self.run(Span {
+            source: id,
+            blocks,
+            whole: true,
+            failures,
+            tried,
+            since: now,
+            bytes: 0,
+        }))
     }
 
     /// Of the sources with ranges and room, one that did not fail these blocks, or not lately; then the one with the most room.
     fn free_source(&self, now: Millis, tried: &[Tried]) -> Option<SourceId> {
         let free = |id: &SourceId| {
             let source = &self.sources[id.0];
-            let most = if source.unreachable { 1 } else { source.connections };
-            !source.dropped && source.ranges && source.rest_until <= now && source.running < most && may_try(tried, *id, now)
+            let most = if source.unreachable {
+                1
+            } else {
+                source.connections
+            };
+            !source.dropped
+                && source.ranges
+                && source.rest_until <= now
+                && source.running < most
+                && may_try(tried, *id, now)
         };
-        (0..self.sources.len()).map(SourceId).filter(free).min_by_key(|id| {
-            let source = &self.sources[id.0];
-            // Nobody there: that is to be found out only by who has nothing better to do.
-            (source.unreachable, tried.iter().position(|tried| tried.source == *id), source.running, id.0)
-        })
+        (0..self.sources.len())
+            .map(SourceId)
+            .filter(free)
+            .min_by_key(|id| {
+                let source = &self.sources[id.0];
+                // Nobody there: that is to be found out only by who has nothing better to do.
+                (
+                    source.unreachable,
+                    tried.iter().position(|tried| tried.source == *id),
+                    source.running,
+                    id.0,
+                )
+            })
     }
 
     /// Blocks that may be asked again now, and of whom; those at the front first.
@@ -676,15 +878,26 @@ impl Scheduler {
             return self.todo.contains(last).then_some(BlockRange::one(last));
         }
         let start = self.todo.next(BlockIndex(0))?;
-        let end = self.todo.next_missing(start).unwrap_or(BlockIndex(self.geometry.blocks()));
+        let end = self
+            .todo
+            .next_missing(start)
+            .unwrap_or(BlockIndex(self.geometry.blocks()));
         let most = self.span_blocks();
-        Some(BlockRange::new(start.0, end.0.min(start.0.saturating_add(most))))
+        Some(BlockRange::new(
+            start.0,
+            end.0.min(start.0.saturating_add(most)),
+        ))
     }
 
     /// Spans get smaller towards the end, so that all connections finish together.
     fn span_blocks(&self) -> u32 {
         let size = self.geometry.block_size().bytes();
-        let connections: u32 = self.sources.iter().filter(|source| !source.dropped).map(|source| source.connections).sum();
+        let connections: u32 = self
+            .sources
+            .iter()
+            .filter(|source| !source.dropped)
+            .map(|source| source.connections)
+            .sum();
         let connections = connections.clamp(1, self.limits.connections);
         let share = u64::from(self.todo.count()) * size / u64::from(2 * connections);
         (share.clamp(SPAN_BYTES_MIN, SPAN_BYTES_MAX) / size).max(1) as u32
@@ -692,14 +905,22 @@ impl Scheduler {
 
     /// Gives an idle connection the second half of the span that would end last.
     fn split(&mut self, now: Millis) -> Option<Command> {
-        if self.spans.len() >= self.limits.connections as usize || !self.length_proven || !self.todo.is_empty() {
+        if self.spans.len() >= self.limits.connections as usize
+            || !self.length_proven
+            || !self.todo.is_empty()
+        {
             return None;
         }
-        let source = self.free_source(now, &[]).filter(|source| !self.sources[source.0].unreachable)?;
+        let source = self
+            .free_source(now, &[])
+            .filter(|source| !self.sources[source.0].unreachable)?;
         let (id, _) = self
             .spans
             .iter()
             .filter(|(_, span)| span.blocks.count() >= 2 && !span.whole)
+            .filter(|(_, span)| {
+                self.geometry.bytes_of_range(span.blocks).length() >= SPLIT_BYTES_MIN
+            })
             .map(|(id, span)| (*id, self.left_ms(now, span)))
             .filter(|(_, left)| *left > SPLIT_WORTH_MS)
             .max_by_key(|(_, left)| *left)?;
@@ -712,7 +933,10 @@ impl Scheduler {
             let start = self.start_span(now, source, rest, Vec::new());
             self.pending.push_back(start);
         }
-        Some(Command::Shrink { span: id, end: BlockIndex(middle) })
+        Some(Command::Shrink {
+            span: id,
+            end: BlockIndex(middle),
+        })
     }
 
     /// How long a span will still take at the rate it had so far.
@@ -737,7 +961,9 @@ impl Scheduler {
 
 /// Whether this source may be asked now for blocks that these failed to bring.
 fn may_try(tried: &[Tried], source: SourceId, now: Millis) -> bool {
-    tried.iter().all(|tried| tried.source != source || tried.not_before <= now)
+    tried
+        .iter()
+        .all(|tried| tried.source != source || tried.not_before <= now)
 }
 
 /// Notes the latest failure; of each source only the last one matters.

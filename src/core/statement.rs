@@ -43,7 +43,9 @@ pub enum Refused {
     Digests,
     #[error("its table of sections is not allowed")]
     Sections,
-    #[error("it has a section of kind {0} that this program must understand and does not; a newer sapwood may")]
+    #[error(
+        "it has a section of kind {0} that this program must understand and does not; a newer sapwood may"
+    )]
     CriticalSection(u8),
     #[error("its signature is malformed")]
     Signature,
@@ -110,7 +112,12 @@ pub struct Section {
 impl Section {
     /// The row of a kind that this version knows.
     pub fn known(kind: Known, bytes: ByteRange, blake3: [u8; 32]) -> Section {
-        Section { kind: kind as u8, critical: kind != Known::Pieces, bytes, blake3 }
+        Section {
+            kind: kind as u8,
+            critical: kind != Known::Pieces,
+            bytes,
+            blake3,
+        }
     }
 }
 
@@ -145,17 +152,24 @@ pub struct Statement {
 impl Header {
     /// Whether there are anchors and pieces.
     pub fn hints(&self) -> bool {
-        self.sections.iter().any(|section| section.kind == Known::Pieces as u8)
+        self.sections
+            .iter()
+            .any(|section| section.kind == Known::Pieces as u8)
     }
 
     /// Where the sections lie.
     pub fn layout(&self) -> Layout {
-        Layout { geometry: self.geometry, hints: self.hints() }
+        Layout {
+            geometry: self.geometry,
+            hints: self.hints(),
+        }
     }
 
     /// The length of the manifest file.
     pub fn file_length(&self) -> u64 {
-        self.sections.last().map_or(FRONT_BYTES as u64, |section| section.bytes.end)
+        self.sections
+            .last()
+            .map_or(FRONT_BYTES as u64, |section| section.bytes.end)
     }
 
     fn to_raw(&self) -> RawHeader {
@@ -170,7 +184,10 @@ impl Header {
             digests: self
                 .digests
                 .iter()
-                .map(|digest| RawDigest { kind: digest.algorithm().kind(), value: digest.value().to_vec() })
+                .map(|digest| RawDigest {
+                    kind: digest.algorithm().kind(),
+                    value: digest.value().to_vec(),
+                })
                 .collect(),
             sections: self
                 .sections
@@ -197,7 +214,16 @@ impl Header {
         let digests = digests_from_raw(raw.digests, root)?;
         let sections = sections_from_raw(&raw.sections, geometry)?;
         let (sequence, published, expires) = (raw.sequence, raw.published, raw.expires);
-        Ok(Header { geometry, root, name, sequence, published, expires, digests, sections })
+        Ok(Header {
+            geometry,
+            root,
+            name,
+            sequence,
+            published,
+            expires,
+            digests,
+            sections,
+        })
     }
 }
 
@@ -225,7 +251,9 @@ fn sections_from_raw(raw: &[RawSection], geometry: Geometry) -> Result<Vec<Secti
     if raw.len() > SECTIONS_MAX {
         return Err(Refused::Sections);
     }
-    let hints = raw.get(2).is_some_and(|section| section.kind == Known::Pieces as u8);
+    let hints = raw
+        .get(2)
+        .is_some_and(|section| section.kind == Known::Pieces as u8);
     let layout = Layout { geometry, hints };
     let mut known = vec![(Known::Tree, layout.tree()), (Known::Pages, layout.pages())];
     if hints {
@@ -233,8 +261,13 @@ fn sections_from_raw(raw: &[RawSection], geometry: Geometry) -> Result<Vec<Secti
     }
     let mut sections: Vec<Section> = Vec::new();
     for section in raw {
-        let end = section.offset.checked_add(section.length).ok_or(Refused::Sections)?;
-        let start = sections.last().map_or(FRONT_BYTES as u64, |last| last.bytes.end);
+        let end = section
+            .offset
+            .checked_add(section.length)
+            .ok_or(Refused::Sections)?;
+        let start = sections
+            .last()
+            .map_or(FRONT_BYTES as u64, |last| last.bytes.end);
         if section.critical > 1 || section.offset != start {
             return Err(Refused::Sections);
         }
@@ -249,7 +282,9 @@ fn sections_from_raw(raw: &[RawSection], geometry: Geometry) -> Result<Vec<Secti
                 return Err(Refused::Sections);
             }
             Some(_) => (),
-            None if section.kind <= Known::Pieces as u8 || sections.iter().any(|other| other.kind == section.kind) => {
+            None if section.kind <= Known::Pieces as u8
+                || sections.iter().any(|other| other.kind == section.kind) =>
+            {
                 return Err(Refused::Sections);
             }
             None if section.critical => return Err(Refused::CriticalSection(section.kind)),
@@ -267,7 +302,10 @@ impl Statement {
     /// Writes a header as a statement.
     pub fn new(header: Header) -> Statement {
         let encoded = codec::encode_header(&header.to_raw());
-        assert!(encoded.len() <= HEADER_BYTES_MAX, "the largest header fits (manifest.md, 3.2)");
+        assert!(
+            encoded.len() <= HEADER_BYTES_MAX,
+            "the largest header fits (manifest.md, 3.2)"
+        );
         let mut bytes = Box::new([0; STATEMENT_BYTES]);
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
@@ -288,15 +326,24 @@ impl Statement {
             return Err(Refused::Version(u16_at(8)));
         }
         let header_end = HEADER_START + usize::from(u16_at(10));
-        if header_end > CHECKED_BYTES || bytes[CHECKED_BYTES..] != *blake3::hash(&bytes[..CHECKED_BYTES]).as_bytes() {
+        if header_end > CHECKED_BYTES
+            || bytes[CHECKED_BYTES..] != *blake3::hash(&bytes[..CHECKED_BYTES]).as_bytes()
+        {
             return Err(Refused::Checksum);
         }
-        let raw = codec::decode_header(&bytes[HEADER_START..header_end]).map_err(|_| Refused::Header)?;
-        if bytes[header_end..CHECKED_BYTES].iter().any(|byte| *byte != 0) {
+        let raw =
+            codec::decode_header(&bytes[HEADER_START..header_end]).map_err(|_| Refused::Header)?;
+        if bytes[header_end..CHECKED_BYTES]
+            .iter()
+            .any(|byte| *byte != 0)
+        {
             return Err(Refused::Header);
         }
         let header = Header::from_raw(raw)?;
-        Ok(Statement { header, bytes: Box::new(*bytes) })
+        Ok(Statement {
+            header,
+            bytes: Box::new(*bytes),
+        })
     }
 
     /// What it says.
@@ -325,7 +372,9 @@ pub struct Signature {
 
 impl Signature {
     /// Reads the signature area; all zeros are no signature.
-    pub fn from_area(area: &[u8; FRONT_BYTES - STATEMENT_BYTES]) -> Result<Option<Signature>, Refused> {
+    pub fn from_area(
+        area: &[u8; FRONT_BYTES - STATEMENT_BYTES],
+    ) -> Result<Option<Signature>, Refused> {
         if area.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
@@ -377,7 +426,9 @@ pub fn read_front(bytes: &[u8]) -> Result<(Statement, Option<Signature>), Refuse
         return Err(Refused::NotAManifest);
     }
     let Some(front) = bytes.first_chunk::<FRONT_BYTES>() else {
-        return Err(Refused::Short { bytes: bytes.len() as u64 });
+        return Err(Refused::Short {
+            bytes: bytes.len() as u64,
+        });
     };
     let statement = Statement::from_bytes(front.first_chunk().expect("a statement is shorter"))?;
     let signature = Signature::from_area(front.last_chunk().expect("a signature is shorter"))?;
@@ -390,7 +441,10 @@ mod tests {
 
     fn largest() -> Header {
         let geometry = Geometry::new(1 << 30, BlockSize::MIN).unwrap();
-        let layout = Layout { geometry, hints: true };
+        let layout = Layout {
+            geometry,
+            hints: true,
+        };
         let root = Root([9; 32]);
         let mut sections = vec![
             Section::known(Known::Tree, layout.tree(), [1; 32]),
@@ -399,10 +453,26 @@ mod tests {
         ];
         for kind in 10..15 {
             let end = sections.last().unwrap().bytes.end;
-            sections.push(Section { kind, critical: false, bytes: ByteRange::new(end, end + 7), blake3: [kind; 32] });
+            sections.push(Section {
+                kind,
+                critical: false,
+                bytes: ByteRange::new(end, end + 7),
+                blake3: [kind; 32],
+            });
         }
-        let digests = Algorithm::ALL.map(|a| Digest::new(a, vec![9; a.bytes()]).unwrap()).to_vec();
-        Header { geometry, root, name: "n".repeat(255), sequence: 1, published: 2, expires: 3, digests, sections }
+        let digests = Algorithm::ALL
+            .map(|a| Digest::new(a, vec![9; a.bytes()]).unwrap())
+            .to_vec();
+        Header {
+            geometry,
+            root,
+            name: "n".repeat(255),
+            sequence: 1,
+            published: 2,
+            expires: 3,
+            digests,
+            sections,
+        }
     }
 
     #[test]
@@ -417,7 +487,10 @@ mod tests {
         let check = |change: &dyn Fn(&mut Header), refused: Refused| {
             let mut header = largest();
             change(&mut header);
-            assert_eq!(Statement::from_bytes(Statement::new(header).bytes()), Err(refused));
+            assert_eq!(
+                Statement::from_bytes(Statement::new(header).bytes()),
+                Err(refused)
+            );
         };
         check(&|h| h.name = "a/b".into(), Refused::Name);
         check(&|h| h.name = "a\0".into(), Refused::Name);
@@ -429,8 +502,14 @@ mod tests {
         check(&|h| h.sections[3].bytes.start += 1, Refused::Sections);
         check(&|h| h.sections[4].kind = 10, Refused::Sections);
         check(&|h| h.sections[4].kind = 2, Refused::Sections);
-        check(&|h| h.sections[4].critical = true, Refused::CriticalSection(11));
-        check(&|h| h.geometry = Geometry::new(5, BlockSize::MIN).unwrap(), Refused::Sections);
+        check(
+            &|h| h.sections[4].critical = true,
+            Refused::CriticalSection(11),
+        );
+        check(
+            &|h| h.geometry = Geometry::new(5, BlockSize::MIN).unwrap(),
+            Refused::Sections,
+        );
     }
 
     #[test]

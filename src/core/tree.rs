@@ -155,7 +155,21 @@ mod tests {
 
     /// The lengths at which trees of this block size change their shape.
     fn lengths(b: u64) -> Vec<u64> {
-        let mut all = vec![0, 1, 1023, 1024, 1025, b - 1, b, b + 1, 2 * b - 1, 2 * b, 2 * b + 1, 3 * b, 5 * b + 7];
+        let mut all = vec![
+            0,
+            1,
+            1023,
+            1024,
+            1025,
+            b - 1,
+            b,
+            b + 1,
+            2 * b - 1,
+            2 * b,
+            2 * b + 1,
+            3 * b,
+            5 * b + 7,
+        ];
         if b == BlockSize::MIN.bytes() {
             all.extend([255 * b, 256 * b, 256 * b + 1, 257 * b + 5]);
         }
@@ -174,11 +188,20 @@ mod tests {
                     .iter()
                     .map(|block| {
                         let at = geometry.bytes_of(block);
-                        leaf_of(&geometry, block, &object[at.start as usize..at.end as usize])
+                        leaf_of(
+                            &geometry,
+                            block,
+                            &object[at.start as usize..at.end as usize],
+                        )
                     })
                     .collect();
                 let expected = blake3::hash(&object);
-                assert_eq!(root_of(&leaves).0, *expected.as_bytes(), "{length} bytes in blocks of {}", size.bytes());
+                assert_eq!(
+                    root_of(&leaves).0,
+                    *expected.as_bytes(),
+                    "{length} bytes in blocks of {}",
+                    size.bytes()
+                );
                 assert_eq!(nodes_above(&leaves).len() as u32, geometry.levels());
             }
         }
@@ -188,7 +211,10 @@ mod tests {
     fn a_leaf_is_bound_to_its_place() {
         let geometry = Geometry::new(1 << 20, BlockSize::MIN).unwrap();
         let bytes = vec![7; 1 << 14];
-        assert_ne!(leaf_of(&geometry, BlockIndex(0), &bytes), leaf_of(&geometry, BlockIndex(1), &bytes));
+        assert_ne!(
+            leaf_of(&geometry, BlockIndex(0), &bytes),
+            leaf_of(&geometry, BlockIndex(1), &bytes)
+        );
     }
 
     #[test]

@@ -19,7 +19,13 @@ pub enum Trust {
 
 impl Trust {
     /// From the least to the most.
-    pub const ALL: [Trust; 5] = [Trust::None, Trust::Digest, Trust::Manifest, Trust::Root, Trust::Signed];
+    pub const ALL: [Trust; 5] = [
+        Trust::None,
+        Trust::Digest,
+        Trust::Manifest,
+        Trust::Root,
+        Trust::Signed,
+    ];
 
     /// Its word in options and events.
     pub fn name(self) -> &'static str {
@@ -48,6 +54,9 @@ impl FromStr for Trust {
     type Err = NotATrust;
 
     fn from_str(text: &str) -> Result<Trust, NotATrust> {
-        Trust::ALL.into_iter().find(|trust| trust.name() == text).ok_or(NotATrust)
+        Trust::ALL
+            .into_iter()
+            .find(|trust| trust.name() == text)
+            .ok_or(NotATrust)
     }
 }

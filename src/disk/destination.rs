@@ -37,7 +37,10 @@ pub struct Destination {
 impl Destination {
     /// `target` must name a regular file or nothing, in a folder that is there.
     pub fn new(target: &Path) -> Result<Destination, DiskError> {
-        let unsafe_target = |what| DiskError::Unsafe { path: target.to_owned(), what };
+        let unsafe_target = |what| DiskError::Unsafe {
+            path: target.to_owned(),
+            what,
+        };
         let (folder, name) = files::split(target).ok_or(unsafe_target("no file name"))?;
         let destination = Destination {
             folder: Folder::open(&folder).map_err(|cause| match cause {
@@ -87,7 +90,11 @@ impl Destination {
             }
             // Whoever had the lock before may have finished and removed the file that we opened.
             if self.folder.is_still(&self.journal_name, &file)? {
-                return Ok(Locked { destination: self, journal: file, released: false });
+                return Ok(Locked {
+                    destination: self,
+                    journal: file,
+                    released: false,
+                });
             }
         }
     }
@@ -137,9 +144,22 @@ impl Locked {
     }
 
     /// Opens the part and its journal for this object. `keeper`: another place for the journal than its file.
-    pub fn open(&self, identity: &Identity, url: &str, keeper: Option<Box<dyn JournalKeeper>>) -> Result<Opened, DiskError> {
-        let Destination { folder, part_name, journal_name, .. } = &self.destination;
-        let part = Part::new(folder.open_own_or_create(part_name)?, folder.path_of(part_name));
+    pub fn open(
+        &self,
+        identity: &Identity,
+        url: &str,
+        keeper: Option<Box<dyn JournalKeeper>>,
+    ) -> Result<Opened, DiskError> {
+        let Destination {
+            folder,
+            part_name,
+            journal_name,
+            ..
+        } = &self.destination;
+        let part = Part::new(
+            folder.open_own_or_create(part_name)?,
+            folder.path_of(part_name),
+        );
         let mut keeper = match keeper {
             Some(keeper) => keeper,
             None => {
@@ -160,25 +180,53 @@ impl Locked {
                 claimed.insert_all(&part.blocks_with_data(&identity.geometry)?);
             }
             let journal = Journal::resume(keeper, claims.writer, claims.end, blocks, place, time)?;
-            return Ok(Opened { part, journal, claimed, leaves: claims.leaves, found: Found::Part });
+            return Ok(Opened {
+                part,
+                journal,
+                claimed,
+                leaves: claims.leaves,
+                found: Found::Part,
+            });
         }
         let (claimed, found) = match (length, identity.root) {
             (0, _) => (BlockSet::empty(blocks), Found::Nothing),
-            (_, Some(_)) => (part.blocks_with_data(&identity.geometry)?, Found::Seed { bytes: length }),
+            (_, Some(_)) => (
+                part.blocks_with_data(&identity.geometry)?,
+                Found::Seed { bytes: length },
+            ),
             (_, None) if is_ours => {
                 part.set_length(0)?;
                 (BlockSet::empty(blocks), Found::Outdated { bytes: length })
             }
-            (_, None) => return Err(DiskError::Unsafe { path: folder.path_of(part_name), what: "not a download of ours" }),
+            (_, None) => {
+                return Err(DiskError::Unsafe {
+                    path: folder.path_of(part_name),
+                    what: "not a download of ours",
+                });
+            }
         };
         let journal = Journal::begin(keeper, identity, url, place, time)?;
-        Ok(Opened { part, journal, claimed, leaves: BTreeMap::new(), found })
+        Ok(Opened {
+            part,
+            journal,
+            claimed,
+            leaves: BTreeMap::new(),
+            found,
+        })
     }
 
     /// Gives the part its final name. Everything in it must be proven and its length right.
     pub fn publish(mut self, part: Part, no_clobber: bool) -> Result<(), DiskError> {
-        let Destination { folder, name, part_name, journal_name, .. } = &self.destination;
-        let mode = folder.entry(name)?.map_or_else(files::default_mode, |entry| entry.mode);
+        let Destination {
+            folder,
+            name,
+            part_name,
+            journal_name,
+            ..
+        } = &self.destination;
+        let mode = folder
+            .entry(name)?
+            .map_or_else(files::default_mode, |entry| entry.mode);
         part.set_mode(mode)?;
         part.sync_all()?;
         folder.rename(part_name, name, !no_clobber)?;
@@ -190,7 +238,13 @@ impl Locked {
 
     /// Sets aside a part that turned out wrong, as `FILE.quarantined`, and returns where it is.
     pub fn quarantine(mut self) -> Result<PathBuf, DiskError> {
-        let Destination { folder, name, part_name, journal_name, .. } = &self.destination;
+        let Destination {
+            folder,
+            name,
+            part_name,
+            journal_name,
+            ..
+        } = &self.destination;
         let quarantined = files::with_suffix(name, ".quarantined");
         folder.rename(part_name, &quarantined, true)?;
         folder.sync()?;
@@ -202,7 +256,12 @@ impl Locked {
 
     /// Removes part and journal: what they are for is at the target already, or they are worth nothing.
     pub fn discard(mut self) -> Result<(), DiskError> {
-        let Destination { folder, part_name, journal_name, .. } = &self.destination;
+        let Destination {
+            folder,
+            part_name,
+            journal_name,
+            ..
+        } = &self.destination;
         if let Some(part) = folder.open_own(part_name)? {
             drop(part);
             folder.remove(part_name)?;
@@ -214,17 +273,31 @@ impl Locked {
 
     /// The object is at the target already: what an earlier run left of it beside it goes, anything else stays.
     pub fn discard_leftovers(self, identity: &Identity) -> Result<(), DiskError> {
-        let Destination { folder, part_name, journal_name, .. } = &self.destination;
+        let Destination {
+            folder,
+            part_name,
+            journal_name,
+            ..
+        } = &self.destination;
         let part = folder.entry(part_name)?;
         if part.is_some_and(|part| part.suspicious().is_some()) {
             return Ok(());
         }
         let part_bytes = part.map_or(0, |part| part.length);
-        let clone = self.journal.try_clone().map_err(|cause| DiskError::io(Doing::Open, &folder.path_of(journal_name), cause))?;
+        let clone = self
+            .journal
+            .try_clone()
+            .map_err(|cause| DiskError::io(Doing::Open, &folder.path_of(journal_name), cause))?;
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
         // Where the part was last seen does not matter for whose it is.
-        let nowhere = journal::Place { boot_id: [0; 16], device: 0, inode: 0, local: false };
-        let ours = journal::read(&bytes, &nowhere).is_some_and(|claims| claims.identity.continues(identity));
+        let nowhere = journal::Place {
+            boot_id: [0; 16],
+            device: 0,
+            inode: 0,
+            local: false,
+        };
+        let ours = journal::read(&bytes, &nowhere)
+            .is_some_and(|claims| claims.identity.continues(identity));
         match part_bytes == 0 || ours {
             true => self.discard(),
             false => Ok(()),
@@ -234,12 +307,20 @@ impl Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        let Destination { folder, part_name, journal_name, .. } = &self.destination;
+        let Destination {
+            folder,
+            part_name,
+            journal_name,
+            ..
+        } = &self.destination;
         if self.released {
             return;
         }
         let ours_and_empty = |entry: Entry| entry.suspicious().is_none() && entry.length == 0;
-        let journal_is_empty = self.journal.metadata().is_ok_and(|journal| journal.len() == 0);
+        let journal_is_empty = self
+            .journal
+            .metadata()
+            .is_ok_and(|journal| journal.len() == 0);
         // Without a byte in the part there is nothing to go on from. What is not ours stays, without an empty journal beside it.
         match folder.entry(part_name) {
             Ok(Some(part)) if ours_and_empty(part) => {
@@ -257,12 +338,19 @@ impl Drop for Locked {
 fn believable(claims: &Claims, length: u64) -> BlockSet {
     let mut claimed = claims.claimed.clone();
     if claims.identity.root.is_none() {
-        let unknown: Vec<_> = claimed.ranges().flat_map(BlockRange::iter).filter(|b| !claims.leaves.contains_key(b)).collect();
+        let unknown: Vec<_> = claimed
+            .ranges()
+            .flat_map(BlockRange::iter)
+            .filter(|b| !claims.leaves.contains_key(b))
+            .collect();
         for block in unknown {
             claimed.remove(block);
         }
     }
-    let there = claims.identity.geometry.blocks_within(ByteRange::new(0, length));
+    let there = claims
+        .identity
+        .geometry
+        .blocks_within(ByteRange::new(0, length));
     for block in (there.end..claims.identity.geometry.blocks()).map(BlockIndex) {
         claimed.remove(block);
     }
@@ -271,7 +359,10 @@ fn believable(claims: &Claims, length: u64) -> BlockSet {
 
 /// Gives a file that does not verify a name that says so, and returns it.
 pub fn quarantine(path: &Path) -> Result<PathBuf, DiskError> {
-    let (folder, name) = files::split(path).ok_or(DiskError::Unsafe { path: path.to_owned(), what: "no file name" })?;
+    let (folder, name) = files::split(path).ok_or(DiskError::Unsafe {
+        path: path.to_owned(),
+        what: "no file name",
+    })?;
     let folder = Folder::open(&folder)?;
     let quarantined = files::with_suffix(&name, ".quarantined");
     folder.rename(&name, &quarantined, true)?;
@@ -281,5 +372,7 @@ pub fn quarantine(path: &Path) -> Result<PathBuf, DiskError> {
 
 /// Seconds since 1970.
 pub fn unix_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

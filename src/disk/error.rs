@@ -41,7 +41,11 @@ impl fmt::Display for Doing {
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum DiskError {
     #[error("failed to {doing} {}: {source}", .path.display())]
-    Io { doing: Doing, path: PathBuf, source: io::Error },
+    Io {
+        doing: Doing,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("{} is in use by another run of sapwood; wait for it, then run the same command again", .path.display())]
     Busy { path: PathBuf },
     #[error("{} is {what}; it is left alone. Move it away or choose another target with -o", .path.display())]
@@ -51,13 +55,21 @@ pub enum DiskError {
     #[error("{} changed while it was read; try again when nobody writes to it", .path.display())]
     ChangedWhileRead { path: PathBuf },
     #[error("{} needs {needed} more bytes and {available} are free on its disk; make room, then run the same command again", .path.display())]
-    NoRoom { path: PathBuf, needed: u64, available: u64 },
+    NoRoom {
+        path: PathBuf,
+        needed: u64,
+        available: u64,
+    },
 }
 
 impl DiskError {
     /// A call on this file failed.
     pub fn io(doing: Doing, path: &Path, source: impl Into<io::Error>) -> DiskError {
-        DiskError::Io { doing, path: path.to_owned(), source: source.into() }
+        DiskError::Io {
+            doing,
+            path: path.to_owned(),
+            source: source.into(),
+        }
     }
 
     /// The file, or a folder on its path, is not there.

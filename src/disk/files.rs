@@ -74,7 +74,9 @@ impl Entry {
 
     /// What an open file is; `path` is for the message.
     pub fn of(file: &File, path: &Path) -> Result<Entry, DiskError> {
-        fs::fstat(file).map(|stat| Entry::new(&stat)).map_err(|cause| DiskError::io(Doing::Inspect, path, cause))
+        fs::fstat(file)
+            .map(|stat| Entry::new(&stat))
+            .map_err(|cause| DiskError::io(Doing::Inspect, path, cause))
     }
 
     /// Why this is not a regular file of ours with one name; `None` if it is.
@@ -83,7 +85,9 @@ impl Entry {
             EntryKind::Folder => Some("a folder"),
             EntryKind::Link => Some("a symbolic link"),
             EntryKind::Special => Some("not a regular file"),
-            EntryKind::Regular if self.owner != rustix::process::geteuid().as_raw() => Some("owned by another user"),
+            EntryKind::Regular if self.owner != rustix::process::geteuid().as_raw() => {
+                Some("owned by another user")
+            }
             EntryKind::Regular if self.links != 1 => Some("a file with several names (hard links)"),
             EntryKind::Regular => None,
         }
@@ -94,10 +98,18 @@ impl Folder {
     /// Opens a folder; links to it are followed.
     pub fn open(path: &Path) -> Result<Folder, DiskError> {
         // The empty parent of a bare name is the current folder.
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = fs::open(path, flags, Mode::empty()).map_err(|cause| DiskError::io(Doing::Open, path, cause))?;
-        Ok(Folder { fd, path: path.to_owned() })
+        let fd = fs::open(path, flags, Mode::empty())
+            .map_err(|cause| DiskError::io(Doing::Open, path, cause))?;
+        Ok(Folder {
+            fd,
+            path: path.to_owned(),
+        })
     }
 
     /// The path of a name in it, for messages.
@@ -123,7 +135,8 @@ impl Folder {
 
     /// Makes a file that must not be there yet; `None` if it is.
     pub fn create(&self, name: &OsStr, mode: u32) -> Result<Option<File>, DiskError> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match fs::openat(&self.fd, name, flags, Mode::from_raw_mode(mode)) {
             Ok(fd) => Ok(Some(fd.into())),
             Err(rustix::io::Errno::EXIST) => Ok(None),
@@ -168,20 +181,30 @@ impl Folder {
     /// Whether the name still leads to this very file.
     pub fn is_still(&self, name: &OsStr, file: &File) -> Result<bool, DiskError> {
         let open = Entry::of(file, &self.path_of(name))?;
-        Ok(self.entry(name)?.is_some_and(|now| (now.device, now.inode) == (open.device, open.inode)))
+        Ok(self
+            .entry(name)?
+            .is_some_and(|now| (now.device, now.inode) == (open.device, open.inode)))
     }
 
     /// Opens a file below this folder for reading; links may lead about inside it, not out of it. `None`: nothing to be had.
     pub fn open_beneath(&self, path: &Path) -> Result<Option<(File, Entry)>, DiskError> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        match fs::openat2(&self.fd, path, flags, Mode::empty(), fs::ResolveFlags::BENEATH) {
+        match fs::openat2(
+            &self.fd,
+            path,
+            flags,
+            Mode::empty(),
+            fs::ResolveFlags::BENEATH,
+        ) {
             Ok(fd) => {
                 let file = File::from(fd);
                 let entry = Entry::of(&file, path)?;
                 Ok(Some((file, entry)))
             }
             Err(cause) => match io::Error::from(cause).kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory => Err(self.error(Doing::Open, path.as_os_str(), cause)),
+                io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory => {
+                    Err(self.error(Doing::Open, path.as_os_str(), cause))
+                }
                 _ => Ok(None),
             },
         }
@@ -189,13 +212,21 @@ impl Folder {
 
     /// Gives a file another name in this folder. `replace: false` fails with [`DiskError::Exists`] if that name is taken.
     pub fn rename(&self, from: &OsStr, to: &OsStr, replace: bool) -> Result<(), DiskError> {
-        let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        let flags = if replace {
+            RenameFlags::empty()
+        } else {
+            RenameFlags::NOREPLACE
+        };
         match fs::renameat_with(&self.fd, from, &self.fd, to, flags) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::EXIST) if !replace => Err(DiskError::Exists { path: self.path_of(to) }),
+            Err(rustix::io::Errno::EXIST) if !replace => Err(DiskError::Exists {
+                path: self.path_of(to),
+            }),
             // A file system that cannot do it in one step: look first.
             Err(rustix::io::Errno::INVAL) if !replace => match self.entry(to)? {
-                Some(_) => Err(DiskError::Exists { path: self.path_of(to) }),
+                Some(_) => Err(DiskError::Exists {
+                    path: self.path_of(to),
+                }),
                 None => self.rename(from, to, true),
             },
             Err(cause) => Err(self.error(Doing::Rename, to, cause)),
@@ -221,14 +252,16 @@ impl Folder {
 
     /// Bytes that may still be written to this file system by us.
     pub fn bytes_free(&self) -> Result<u64, DiskError> {
-        let stat = fs::fstatvfs(&self.fd).map_err(|cause| DiskError::io(Doing::Inspect, &self.path, cause))?;
+        let stat = fs::fstatvfs(&self.fd)
+            .map_err(|cause| DiskError::io(Doing::Inspect, &self.path, cause))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
 
 /// Makes a folder that only its owner can look into, and those above it; fine if it is there.
 pub fn create_private_folder(path: &Path) -> io::Result<()> {
-    std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700).create(path)
+    std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)
+        .create(path)
 }
 
 /// Splits a path into its folder and its last segment; `None` if it has none (`/`, `..`).
@@ -247,22 +280,35 @@ pub fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
 /// Opens a user's file for reading. Links are followed, since the user named it; it must be a regular file.
 pub fn open_for_reading(path: &Path) -> Result<File, DiskError> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let fd = fs::open(path, flags, Mode::empty()).map_err(|cause| DiskError::io(Doing::Open, path, cause))?;
+    let fd = fs::open(path, flags, Mode::empty())
+        .map_err(|cause| DiskError::io(Doing::Open, path, cause))?;
     let file = File::from(fd);
     match Entry::of(&file, path)?.kind {
         EntryKind::Regular => Ok(file),
-        EntryKind::Folder => Err(DiskError::Unsafe { path: path.to_owned(), what: "a folder, where a file is needed" }),
-        _ => Err(DiskError::Unsafe { path: path.to_owned(), what: "not a regular file" }),
+        EntryKind::Folder => Err(DiskError::Unsafe {
+            path: path.to_owned(),
+            what: "a folder, where a file is needed",
+        }),
+        _ => Err(DiskError::Unsafe {
+            path: path.to_owned(),
+            what: "not a regular file",
+        }),
     }
 }
 
 /// Writes all bytes at a place.
 pub fn write_at(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
-    file.write_all_at(bytes, offset).map_err(|cause| DiskError::io(Doing::Write, path, cause))
+    file.write_all_at(bytes, offset)
+        .map_err(|cause| DiskError::io(Doing::Write, path, cause))
 }
 
 /// Writes all bytes of several slices at a place, one behind the other.
-pub fn write_slices_at(file: &File, path: &Path, mut slices: &mut [IoSlice], mut offset: u64) -> Result<(), DiskError> {
+pub fn write_slices_at(
+    file: &File,
+    path: &Path,
+    mut slices: &mut [IoSlice],
+    mut offset: u64,
+) -> Result<(), DiskError> {
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
         // The kernel takes at most 1,024 slices a call (IOV_MAX).
@@ -282,22 +328,26 @@ pub fn write_slices_at(file: &File, path: &Path, mut slices: &mut [IoSlice], mut
 
 /// Makes the file this long: cuts it, or adds a hole.
 pub fn set_length(file: &File, path: &Path, length: u64) -> Result<(), DiskError> {
-    file.set_len(length).map_err(|cause| DiskError::io(Doing::Write, path, cause))
+    file.set_len(length)
+        .map_err(|cause| DiskError::io(Doing::Write, path, cause))
 }
 
 /// Sets the permission bits.
 pub fn set_mode(file: &File, path: &Path, mode: u32) -> Result<(), DiskError> {
-    fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|cause| DiskError::io(Doing::Write, path, cause))
+    fs::fchmod(file, Mode::from_raw_mode(mode))
+        .map_err(|cause| DiskError::io(Doing::Write, path, cause))
 }
 
 /// Makes the data durable, and its length.
 pub fn sync_data(file: &File, path: &Path) -> Result<(), DiskError> {
-    file.sync_data().map_err(|cause| DiskError::io(Doing::Sync, path, cause))
+    file.sync_data()
+        .map_err(|cause| DiskError::io(Doing::Sync, path, cause))
 }
 
 /// Makes data and attributes durable.
 pub fn sync_all(file: &File, path: &Path) -> Result<(), DiskError> {
-    file.sync_all().map_err(|cause| DiskError::io(Doing::Sync, path, cause))
+    file.sync_all()
+        .map_err(|cause| DiskError::io(Doing::Sync, path, cause))
 }
 
 /// Takes the lock of a file for as long as it is open; `false` if somebody else has it.
@@ -315,7 +365,9 @@ pub fn default_mode() -> u32 {
     let umask = std::fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|status| {
-            let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Umask:"))?;
             u32::from_str_radix(line.trim(), 8).ok()
         })
         .unwrap_or(0o022);

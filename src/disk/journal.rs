@@ -43,7 +43,11 @@ pub struct FileKeeper {
 impl FileKeeper {
     /// Keeps it in this file, which nobody else writes to; `path` is for messages.
     pub fn new(file: File, path: PathBuf) -> FileKeeper {
-        FileKeeper { file, path, length: 0 }
+        FileKeeper {
+            file,
+            path,
+            length: 0,
+        }
     }
 }
 
@@ -79,7 +83,9 @@ pub struct MemoryKeeper(Arc<Mutex<Vec<u8>>>);
 
 impl MemoryKeeper {
     fn bytes(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -117,13 +123,33 @@ pub struct Journal {
 
 impl Journal {
     /// Starts a journal anew.
-    pub fn begin(mut keeper: Box<dyn JournalKeeper>, identity: &Identity, url: &str, place: Place, time: u64) -> Result<Journal, DiskError> {
+    pub fn begin(
+        mut keeper: Box<dyn JournalKeeper>,
+        identity: &Identity,
+        url: &str,
+        place: Place,
+        time: u64,
+    ) -> Result<Journal, DiskError> {
         let (header, mut writer) = RecordWriter::begin();
-        let begin = Record::Begin { identity: identity.clone(), url: url.to_owned() };
-        let bytes = [&header[..], &writer.append(&begin), &writer.append(&Record::Run { place, time })].concat();
+        let begin = Record::Begin {
+            identity: identity.clone(),
+            url: url.to_owned(),
+        };
+        let bytes = [
+            &header[..],
+            &writer.append(&begin),
+            &writer.append(&Record::Run { place, time }),
+        ]
+        .concat();
         keeper.cut(0)?;
         keeper.append(&bytes)?;
-        Ok(Journal { keeper, writer, noted: BlockSet::empty(identity.geometry.blocks()), unsynced: Vec::new(), leaves: None })
+        Ok(Journal {
+            keeper,
+            writer,
+            noted: BlockSet::empty(identity.geometry.blocks()),
+            unsynced: Vec::new(),
+            leaves: None,
+        })
     }
 
     /// Goes on with a journal that was read: `end` is where its sound part ends.
@@ -137,7 +163,13 @@ impl Journal {
     ) -> Result<Journal, DiskError> {
         keeper.cut(end)?;
         keeper.append(&writer.append(&Record::Run { place, time }))?;
-        Ok(Journal { keeper, writer, noted: BlockSet::empty(blocks), unsynced: Vec::new(), leaves: None })
+        Ok(Journal {
+            keeper,
+            writer,
+            noted: BlockSet::empty(blocks),
+            unsynced: Vec::new(),
+            leaves: None,
+        })
     }
 
     /// What is noted from now on is recorded with the leaves that were learned on its arrival.
@@ -156,13 +188,17 @@ impl Journal {
             let ranges: Vec<BlockRange> = self.noted.ranges().collect();
             let records: Vec<Record> = match &self.leaves {
                 None => journal::blocks_records(&ranges).collect(),
-                Some(leaves) => ranges.iter().flat_map(|range| journal::leaves_records(*range, leaves)).collect(),
+                Some(leaves) => ranges
+                    .iter()
+                    .flat_map(|range| journal::leaves_records(*range, leaves))
+                    .collect(),
             };
             for record in records {
                 self.append(&record)?;
             }
             let records = self.writer.records();
-            self.unsynced.extend(ranges.into_iter().map(|range| (records, range)));
+            self.unsynced
+                .extend(ranges.into_iter().map(|range| (records, range)));
             self.noted = BlockSet::empty(self.noted.blocks());
         }
         Ok(self.writer.records())
@@ -170,7 +206,12 @@ impl Journal {
 
     /// All that the first so many records name is on the disk, because a sync that began after them succeeded.
     pub fn barrier(&mut self, records: u64) -> Result<(), DiskError> {
-        if self.unsynced.extract_if(.., |(number, _)| *number <= records).count() > 0 {
+        if self
+            .unsynced
+            .extract_if(.., |(number, _)| *number <= records)
+            .count()
+            > 0
+        {
             self.append(&Record::Barrier { records })?;
             self.keeper.sync()?;
         }

@@ -9,7 +9,11 @@ use std::{
 
 use rustix::fs::{self, SeekFrom};
 
-use crate::core::{blockset::BlockSet, geometry::{ByteRange, Geometry}, journal::Place};
+use crate::core::{
+    blockset::BlockSet,
+    geometry::{ByteRange, Geometry},
+    journal::Place,
+};
 
 use super::{
     error::{DiskError, Doing},
@@ -95,7 +99,9 @@ impl Part {
                 Err(rustix::io::Errno::INVAL) => (at, length),
                 Err(cause) => return Err(DiskError::io(Doing::Read, &self.path, cause)),
             };
-            blocks.insert_range(geometry.blocks_within(ByteRange::new(start.min(length), end.min(length))));
+            blocks.insert_range(
+                geometry.blocks_within(ByteRange::new(start.min(length), end.min(length))),
+            );
             at = end;
         }
         Ok(blocks)
@@ -104,16 +110,31 @@ impl Part {
     /// Where the part is, for the journal.
     pub fn place(&self) -> Result<Place, DiskError> {
         let entry = Entry::of(&self.file, &self.path)?;
-        let local = fs::fstatfs(&self.file).is_ok_and(|stat| !REMOTE_FILE_SYSTEMS.contains(&(stat.f_type as u32)));
-        Ok(Place { boot_id: boot_id(), device: entry.device, inode: entry.inode, local })
+        let local = fs::fstatfs(&self.file)
+            .is_ok_and(|stat| !REMOTE_FILE_SYSTEMS.contains(&(stat.f_type as u32)));
+        Ok(Place {
+            boot_id: boot_id(),
+            device: entry.device,
+            inode: entry.inode,
+            local,
+        })
     }
 }
 
 /// File systems whose data can be lost without a reboot of this machine (statfs(2)): NFS, SMB, CIFS, SMB2, 9P, FUSE,
 /// Ceph, AFS, Coda, GFS2, OCFS2.
 const REMOTE_FILE_SYSTEMS: [u32; 11] = [
-    0x6969, 0x517B, 0xFF53_4D42, 0xFE53_4D42, 0x0102_1997, 0x6573_5546, 0x00C3_6400, 0x5346_414F, 0x7375_7245,
-    0x0116_1970, 0x7461_636F,
+    0x6969,
+    0x517B,
+    0xFF53_4D42,
+    0xFE53_4D42,
+    0x0102_1997,
+    0x6573_5546,
+    0x00C3_6400,
+    0x5346_414F,
+    0x7375_7245,
+    0x0116_1970,
+    0x7461_636F,
 ];
 
 /// Which boot of the machine this is; zeros if it cannot be told.

@@ -41,7 +41,12 @@ impl FileRegions {
     pub fn open(path: &Path) -> Result<FileRegions, DiskError> {
         let file = files::open_for_reading(path)?;
         let before = Entry::of(&file, path)?;
-        Ok(FileRegions { file, path: path.to_owned(), before, taken: AtomicU64::new(0) })
+        Ok(FileRegions {
+            file,
+            path: path.to_owned(),
+            before,
+            taken: AtomicU64::new(0),
+        })
     }
 
     /// Its bytes when it was opened.
@@ -58,7 +63,9 @@ impl FileRegions {
     pub fn check_unchanged(&self) -> Result<(), DiskError> {
         match Entry::of(&self.file, &self.path)? == self.before {
             true => Ok(()),
-            false => Err(DiskError::ChangedWhileRead { path: self.path.clone() }),
+            false => Err(DiskError::ChangedWhileRead {
+                path: self.path.clone(),
+            }),
         }
     }
 }
@@ -73,7 +80,9 @@ impl Regions for FileRegions {
         match self.file.read_exact_at(buffer, start) {
             Ok(()) => Ok(Some(start)),
             Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(DiskError::ChangedWhileRead { path: self.path.clone() })
+                Err(DiskError::ChangedWhileRead {
+                    path: self.path.clone(),
+                })
             }
             Err(cause) => Err(DiskError::io(Doing::Read, &self.path, cause)),
         }
@@ -99,13 +108,27 @@ struct Stream<'a> {
 
 impl<'a> StreamRegions<'a> {
     /// Reads to the end; `witness` sees all bytes in their order, `path` is for messages.
-    pub fn new(reader: impl Read + Send + 'a, path: &Path, witness: impl FnMut(&[u8]) + Send + 'a) -> StreamRegions<'a> {
-        let stream = Stream { reader: Box::new(reader), witness: Box::new(witness), at: 0, ended: false };
-        StreamRegions { path: path.to_owned(), state: Mutex::new(stream) }
+    pub fn new(
+        reader: impl Read + Send + 'a,
+        path: &Path,
+        witness: impl FnMut(&[u8]) + Send + 'a,
+    ) -> StreamRegions<'a> {
+        let stream = Stream {
+            reader: Box::new(reader),
+            witness: Box::new(witness),
+            at: 0,
+            ended: false,
+        };
+        StreamRegions {
+            path: path.to_owned(),
+            state: Mutex::new(stream),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Stream<'a>> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -116,7 +139,11 @@ impl Regions for StreamRegions<'_> {
             return Ok(None);
         }
         buffer.clear();
-        let read = stream.reader.by_ref().take(REGION as u64).read_to_end(buffer);
+        let read = stream
+            .reader
+            .by_ref()
+            .take(REGION as u64)
+            .read_to_end(buffer);
         read.map_err(|cause| DiskError::io(Doing::Read, &self.path, cause))?;
         stream.ended = buffer.len() < REGION;
         (stream.witness)(buffer);
@@ -127,9 +154,16 @@ impl Regions for StreamRegions<'_> {
 }
 
 /// Works on all regions with all cores. `work` is called from several threads, in any order; the first error ends it.
-pub fn for_each<E: From<DiskError> + Send>(regions: &impl Regions, work: impl Fn(u64, &[u8]) -> Result<(), E> + Sync) -> Result<(), E> {
+pub fn for_each<E: From<DiskError> + Send>(
+    regions: &impl Regions,
+    work: impl Fn(u64, &[u8]) -> Result<(), E> + Sync,
+) -> Result<(), E> {
     let failed: Mutex<Option<E>> = Mutex::new(None);
-    let failed_slot = || failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let failed_slot = || {
+        failed
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    };
     let worker = || {
         let mut buffer = Vec::new();
         loop {
@@ -154,7 +188,10 @@ pub fn for_each<E: From<DiskError> + Send>(regions: &impl Regions, work: impl Fn
         }
         worker();
     });
-    match failed.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+    match failed
+        .into_inner()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    {
         Some(cause) => Err(cause),
         None => Ok(()),
     }

@@ -25,16 +25,27 @@ pub struct Temporary {
 impl Temporary {
     /// Begins a file that will be called `target`. An existing one is replaced when this one is published.
     pub fn create(target: &Path) -> Result<Temporary, DiskError> {
-        let unsafe_target = |what| DiskError::Unsafe { path: target.to_owned(), what };
+        let unsafe_target = |what| DiskError::Unsafe {
+            path: target.to_owned(),
+            what,
+        };
         let (folder, name) = files::split(target).ok_or(unsafe_target("no file name"))?;
         let folder = Folder::open(&folder)?;
         match folder.entry(&name)?.map(|entry| entry.kind) {
             None | Some(EntryKind::Regular) => (),
             Some(EntryKind::Folder) => return Err(unsafe_target("a folder")),
-            Some(EntryKind::Link | EntryKind::Special) => return Err(unsafe_target("not a regular file")),
+            Some(EntryKind::Link | EntryKind::Special) => {
+                return Err(unsafe_target("not a regular file"));
+            }
         }
         let (file, own) = create_unused(&folder, target)?;
-        Ok(Temporary { folder, file, name: own, target: name, published: false })
+        Ok(Temporary {
+            folder,
+            file,
+            name: own,
+            target: name,
+            published: false,
+        })
     }
 
     /// Appends at this place; the caller keeps count.
@@ -93,5 +104,9 @@ fn create_unused(folder: &Folder, path: &Path) -> Result<(File, OsString), DiskE
             return Ok((file, name));
         }
     }
-    Err(DiskError::io(Doing::Create, path, std::io::ErrorKind::AlreadyExists))
+    Err(DiskError::io(
+        Doing::Create,
+        path,
+        std::io::ErrorKind::AlreadyExists,
+    ))
 }

@@ -49,7 +49,10 @@ impl Wanted {
     fn within(self, length: u64) -> Option<ByteRange> {
         let (start, end) = match self {
             Wanted::All => return Some(ByteRange::new(0, length)),
-            Wanted::From(first, last) => (first, last.map_or(length, |last| last.saturating_add(1).min(length))),
+            Wanted::From(first, last) => (
+                first,
+                last.map_or(length, |last| last.saturating_add(1).min(length)),
+            ),
             Wanted::Last(count) => (length.saturating_sub(count), length),
         };
         (start < end).then(|| ByteRange::new(start, end))
@@ -74,33 +77,61 @@ pub struct CatOptions {
 
 /// Streams the wanted bytes to `out`, which is told when it is enough by an error. Returns what they were proven
 /// against and the bytes that were fetched.
-pub async fn cat(options: CatOptions, mut out: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(Trust, u64), Error> {
+pub async fn cat(
+    options: CatOptions,
+    mut out: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(Trust, u64), Error> {
     let client = Client::new(options.client);
-    let place = options.manifest.unwrap_or_else(|| ManifestPlace::Beside(options.url.of_manifest()));
+    let place = options
+        .manifest
+        .unwrap_or_else(|| ManifestPlace::Beside(options.url.of_manifest()));
     let mut front = Front::read(&client, &place, &options.limits).await?;
     let header = front.statement.header().clone();
     let trust = match options.root {
         Some(asked) if asked != header.root => {
-            return Err(Error::OtherRoot { place: place.to_string(), asked, found: header.root });
+            return Err(Error::OtherRoot {
+                place: place.to_string(),
+                asked,
+                found: header.root,
+            });
         }
         Some(_) => Trust::Root,
         None => Trust::Manifest,
     };
     let geometry = header.geometry;
     let bytes = options.wanted.within(geometry.length());
-    let bytes = bytes.ok_or_else(|| Error::NoSuchRange { place: options.url.to_string(), length: geometry.length() })?;
-    let remote = Arc::new(Remote { client, url: options.url, geometry, limits: options.limits });
+    let bytes = bytes.ok_or_else(|| Error::NoSuchRange {
+        place: options.url.to_string(),
+        length: geometry.length(),
+    })?;
+    let remote = Arc::new(Remote {
+        client,
+        url: options.url,
+        geometry,
+        limits: options.limits,
+    });
     let mut tree = LazyTree::new(header.layout(), header.root);
-    let mut at = geometry.block_at(bytes.start.min(geometry.length().saturating_sub(1))).0;
-    let end = if bytes.is_empty() { at } else { geometry.block_at(bytes.end - 1).0 + 1 };
+    let mut at = geometry
+        .block_at(bytes.start.min(geometry.length().saturating_sub(1)))
+        .0;
+    let end = if bytes.is_empty() {
+        at
+    } else {
+        geometry.block_at(bytes.end - 1).0 + 1
+    };
     while at < end {
         // A page of leaves at a time; its blocks run ahead of the reader.
         let page = BlockRange::new(at, end.min((at / 256 + 1) * 256));
-        front.read_groups(&remote.client, &place, &remote.limits, &mut tree, page).await?;
+        front
+            .read_groups(&remote.client, &place, &remote.limits, &mut tree, page)
+            .await?;
         let step = (STEP_BYTES / geometry.block_size().bytes()).max(1) as u32;
         let steps = (page.start..page.end).step_by(step as usize).map(|start| {
             let blocks = BlockRange::new(start, page.end.min(start + step));
-            let leaves: Vec<Cv> = blocks.iter().map(|block| tree.leaf(block).expect("its page was read")).collect();
+            let leaves: Vec<Cv> = blocks
+                .iter()
+                .map(|block| tree.leaf(block).expect("its page was read"))
+                .collect();
             let remote = remote.clone();
             async move { remote.proven(blocks, &leaves).await }
         });
@@ -137,14 +168,21 @@ impl Remote {
         let mut wrong = 0;
         while at < blocks.end {
             let rest = BlockRange::new(at, blocks.end);
-            let bytes = retried(&self.limits, async || self.get(self.geometry.bytes_of_range(rest)).await).await?;
+            let bytes = retried(&self.limits, async || {
+                self.get(self.geometry.bytes_of_range(rest)).await
+            })
+            .await?;
             for block in rest.iter() {
                 let place = self.geometry.bytes_of(block);
                 let first = self.geometry.bytes_of_range(rest).start;
                 let (from, to) = ((place.start - first) as usize, (place.end - first) as usize);
-                let Some(came) = bytes.get(from..to) else { break };
+                let Some(came) = bytes.get(from..to) else {
+                    break;
+                };
                 let leaf = leaves[(block.0 - blocks.start) as usize];
-                if let Err(mismatch) = judge::verify_node(&self.geometry, BlockRange::one(block), leaf, came) {
+                if let Err(mismatch) =
+                    judge::verify_node(&self.geometry, BlockRange::one(block), leaf, came)
+                {
                     wrong += 1;
                     if wrong >= WRONG_MAX {
                         return Err(Error::Wrong {
@@ -190,7 +228,8 @@ mod tests {
 
     #[test]
     fn ranges_as_in_http() {
-        let range = |wanted: Wanted, length| wanted.within(length).map(|range| (range.start, range.end));
+        let range =
+            |wanted: Wanted, length| wanted.within(length).map(|range| (range.start, range.end));
         assert_eq!(range(Wanted::All, 0), Some((0, 0)));
         assert_eq!(range(Wanted::From(0, Some(0)), 9), Some((0, 1)));
         assert_eq!(range(Wanted::From(3, None), 9), Some((3, 9)));

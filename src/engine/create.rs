@@ -65,7 +65,12 @@ pub struct CreateOptions {
 }
 
 /// Makes the manifest of `input`, signs it if there is a signer, and returns its tree. The output appears whole or not at all.
-pub fn create(input: Input, output: Output, options: &CreateOptions, signer: Option<&Signer>) -> Result<Tree, Error> {
+pub fn create(
+    input: Input,
+    output: Output,
+    options: &CreateOptions,
+    signer: Option<&Signer>,
+) -> Result<Tree, Error> {
     let place = match &input {
         Input::File(path) => path.display().to_string(),
         Input::Stream(_) => "-".to_owned(),
@@ -79,22 +84,42 @@ pub fn create(input: Input, output: Output, options: &CreateOptions, signer: Opt
         Ok(())
     };
     let (tree, digests) = survey(input, &place, options, &mut sink)?;
-    let particulars =
-        Particulars { name, sequence: options.sequence, published: options.published, expires: options.expires, digests };
-    let pieces = (!options.no_hints).then_some(Pieces { spool: &spool, path: &spool_path, length: spooled });
+    let particulars = Particulars {
+        name,
+        sequence: options.sequence,
+        published: options.published,
+        expires: options.expires,
+        digests,
+    };
+    let pieces = (!options.no_hints).then_some(Pieces {
+        spool: &spool,
+        path: &spool_path,
+        length: spooled,
+    });
     match output {
         Output::File(path) => {
             let temporary = Temporary::create(&path)?;
-            write(&tree, pieces, particulars, signer, temporary.file(), &temporary.path())?;
+            write(
+                &tree,
+                pieces,
+                particulars,
+                signer,
+                temporary.file(),
+                &temporary.path(),
+            )?;
             temporary.publish(None, true)?;
         }
         Output::Stream(mut stream) => {
             let (file, path) = temporary::spool()?;
             let length = write(&tree, pieces, particulars, signer, &file, &path)?;
             copy(&file, &path, ByteRange::new(0, length), |bytes| {
-                stream.write_all(bytes).map_err(|cause| DiskError::io(Doing::Write, Path::new("-"), cause).into())
+                stream
+                    .write_all(bytes)
+                    .map_err(|cause| DiskError::io(Doing::Write, Path::new("-"), cause).into())
             })?;
-            stream.flush().map_err(|cause| DiskError::io(Doing::Write, Path::new("-"), cause))?;
+            stream
+                .flush()
+                .map_err(|cause| DiskError::io(Doing::Write, Path::new("-"), cause))?;
         }
     }
     Ok(tree)
@@ -102,7 +127,11 @@ pub fn create(input: Input, output: Output, options: &CreateOptions, signer: Opt
 
 fn default_name(input: &Input) -> String {
     match input {
-        Input::File(path) => path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned(),
+        Input::File(path) => path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default()
+            .to_owned(),
         Input::Stream(_) => String::new(),
     }
 }
@@ -123,16 +152,24 @@ fn survey(
     let tree = match input {
         Input::File(path) => {
             let regions = FileRegions::open(&path)?;
-            survey.block_size = options.block_size.unwrap_or_else(|| BlockSize::auto(regions.length()));
+            survey.block_size = options
+                .block_size
+                .unwrap_or_else(|| BlockSize::auto(regions.length()));
             survey.may_grow = false;
             if Geometry::new(regions.length(), survey.block_size).is_none() {
-                return Err(Error::TooManyBlocks { place: place.to_owned() });
+                return Err(Error::TooManyBlocks {
+                    place: place.to_owned(),
+                });
             }
             survey.run_file(&regions, place, &mut digests, sink)?
         }
         Input::Stream(stream) => {
             let witness = |bytes: &[u8]| digests.update(bytes);
-            survey.run(&StreamRegions::new(stream, Path::new(place), witness), place, sink)?
+            survey.run(
+                &StreamRegions::new(stream, Path::new(place), witness),
+                place,
+                sink,
+            )?
         }
     };
     Ok((tree, digests.finish()))
@@ -164,21 +201,42 @@ fn write(
     let mut sections = tree.write_sections(&mut append)?;
     if let Some(pieces) = pieces {
         let mut hasher = blake3::Hasher::new();
-        copy(pieces.spool, pieces.path, ByteRange::new(0, pieces.length), |bytes| {
-            hasher.update(bytes);
-            append(bytes)
-        })?;
+        copy(
+            pieces.spool,
+            pieces.path,
+            ByteRange::new(0, pieces.length),
+            |bytes| {
+                hasher.update(bytes);
+                append(bytes)
+            },
+        )?;
         let place = tree.layout().pieces();
-        sections.push(Section::known(Known::Pieces, place, *hasher.finalize().as_bytes()));
+        sections.push(Section::known(
+            Known::Pieces,
+            place,
+            *hasher.finalize().as_bytes(),
+        ));
     }
     let statement = particulars.statement(tree, sections);
-    let signature = signer.map(|signer| signer.sign(statement.bytes())).transpose()?;
-    files::write_at(file, path, &manifest::front(&statement, signature.as_ref()), 0)?;
+    let signature = signer
+        .map(|signer| signer.sign(statement.bytes()))
+        .transpose()?;
+    files::write_at(
+        file,
+        path,
+        &manifest::front(&statement, signature.as_ref()),
+        0,
+    )?;
     Ok(at)
 }
 
 /// Hands a range of a file to `take`, piecewise.
-fn copy(file: &File, path: &Path, range: ByteRange, mut take: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+fn copy(
+    file: &File,
+    path: &Path,
+    range: ByteRange,
+    mut take: impl FnMut(&[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
     let mut buffer = vec![0; (256 * 1024).min(range.length() as usize)];
     let mut at = range.start;
     while at < range.end {

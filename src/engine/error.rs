@@ -33,18 +33,33 @@ pub enum Error {
     #[error("there is no manifest at {place} ({why}); give its place with --manifest")]
     NoManifest { place: String, why: String },
     #[error("{place} describes the object {found}, not the one that --root asks for ({asked})")]
-    OtherRoot { place: String, asked: Root, found: Root },
+    OtherRoot {
+        place: String,
+        asked: Root,
+        found: Root,
+    },
     #[error("the result would be proven only against: {found}; --require asks for {asked}")]
     BelowRequired { asked: Trust, found: Trust },
     #[error(
         "block {block} (bytes {bytes}) came wrong every time from {source_name}: it hashes to {}, the manifest says {}. The object and its \
          manifest do not fit together, or something on the way damages bytes", hex::encode(**found), hex::encode(**expected)
     )]
-    Wrong { block: BlockIndex, bytes: ByteRange, expected: Box<Cv>, found: Box<Cv>, source_name: String },
-    #[error("{place} is another object now: {how}. Run the same command again to fetch the new one")]
+    Wrong {
+        block: BlockIndex,
+        bytes: ByteRange,
+        expected: Box<Cv>,
+        found: Box<Cv>,
+        source_name: String,
+    },
+    #[error(
+        "{place} is another object now: {how}. Run the same command again to fetch the new one"
+    )]
     Changed { place: String, how: Changed },
     #[error("nothing new came for {patience_s} s{}; run the same command again to go on", last_failure(.last.as_deref()))]
-    Patience { patience_s: u64, last: Option<Box<NetError>> },
+    Patience {
+        patience_s: u64,
+        last: Option<Box<NetError>>,
+    },
     #[error("{place} wants to be left alone for {wait_s} s; run the same command again after that")]
     MustWait { place: String, wait_s: u64 },
     #[error("{place} is {bytes} bytes long, more than --max-size allows")]
@@ -58,15 +73,32 @@ pub enum Error {
     #[error("{place}: {cause}")]
     NotSigned { place: String, cause: NotSigned },
     #[error("{place} is signed for the name {signed:?}, not for {asked:?}")]
-    OtherName { place: String, signed: String, asked: String },
+    OtherName {
+        place: String,
+        signed: String,
+        asked: String,
+    },
     #[error("{place} expired at {at}; its publisher must sign a newer one")]
     Expired { place: String, at: u64 },
     #[error("{place} has the sequence {found}, older than {seen}, which was seen before")]
-    Older { place: String, found: u64, seen: u64 },
+    Older {
+        place: String,
+        found: u64,
+        seen: u64,
+    },
     #[error("{place}: {cause}")]
-    Key { place: String, cause: super::sign::BadSecret },
+    Key {
+        place: String,
+        cause: super::sign::BadSecret,
+    },
     #[error("{place}: the {algorithm} digest is {found}, not {expected}{}", where_it_is(.kept.as_deref()))]
-    OtherDigest { place: String, algorithm: Algorithm, expected: String, found: String, kept: Option<PathBuf> },
+    OtherDigest {
+        place: String,
+        algorithm: Algorithm,
+        expected: String,
+        found: String,
+        kept: Option<PathBuf>,
+    },
 }
 
 fn last_failure(last: Option<&NetError>) -> String {
@@ -74,13 +106,18 @@ fn last_failure(last: Option<&NetError>) -> String {
 }
 
 fn where_it_is(kept: Option<&Path>) -> String {
-    kept.map_or_else(String::new, |path| format!("; what came is kept as {}", path.display()))
+    kept.map_or_else(String::new, |path| {
+        format!("; what came is kept as {}", path.display())
+    })
 }
 
 impl From<NetError> for Error {
     fn from(cause: NetError) -> Error {
         match cause.failure {
-            Failure::Changed(how) => Error::Changed { place: cause.location.to_string(), how },
+            Failure::Changed(how) => Error::Changed {
+                place: cause.location.to_string(),
+                how,
+            },
             _ => Error::Net { cause, tries: 1 },
         }
     }

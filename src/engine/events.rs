@@ -12,16 +12,29 @@ use crate::core::{
 
 /// What happened.
 #[derive(Clone, Debug)]
-#[allow(missing_docs, reason = "fields are named after their types; sizes are in bytes")]
+#[allow(
+    missing_docs,
+    reason = "fields are named after their types; sizes are in bytes"
+)]
 pub enum Event {
     /// What is to be done is known.
     Planned(Planned),
     /// At most once a second.
     Progress(Progress),
     /// Blocks came and the judge accepted them.
-    BlocksVerified { first: BlockIndex, count: u32, source: String },
+    BlocksVerified {
+        first: BlockIndex,
+        count: u32,
+        source: String,
+    },
     /// A block came whole and wrong; it is asked for again.
-    BlockWrong { block: BlockIndex, bytes: ByteRange, expected: Cv, found: Cv, source: String },
+    BlockWrong {
+        block: BlockIndex,
+        bytes: ByteRange,
+        expected: Cv,
+        found: Cv,
+        source: String,
+    },
     /// Something that does not stop the work but should be known.
     Warning { message: String },
     /// The journal was written: a kill from now on costs nothing of these bytes.
@@ -33,17 +46,37 @@ pub enum Event {
     /// What was there is of no use any more: so many bytes are fetched again.
     StartedOver { path: PathBuf, bytes: u64 },
     /// A span failed and will be asked for again.
-    Retry { source: String, class: Class, attempt: u32, wait_ms: u64 },
+    Retry {
+        source: String,
+        class: Class,
+        attempt: u32,
+        wait_ms: u64,
+    },
     /// A host asked for fewer requests.
-    HostSlowed { host: String, connections: u32, wait_ms: u64 },
+    HostSlowed {
+        host: String,
+        connections: u32,
+        wait_ms: u64,
+    },
     /// A source is not asked any more in this run.
     SourceDropped { source: String, why: Why },
     /// A manifest was written.
-    Manifest { manifest: PathBuf, root: Root, bytes_total: u64, block_size: BlockSize, blocks: u32 },
+    Manifest {
+        manifest: PathBuf,
+        root: Root,
+        bytes_total: u64,
+        block_size: BlockSize,
+        blocks: u32,
+    },
     /// A place of a local file is wrong.
     Damaged(Damaged),
     /// A local file is the object.
-    Verified { path: PathBuf, root: Root, bytes_total: u64, trust: Trust },
+    Verified {
+        path: PathBuf,
+        root: Root,
+        bytes_total: u64,
+        trust: Trust,
+    },
     /// A file appeared under its final name, or was there already.
     Published(Published),
 }

@@ -44,23 +44,34 @@ impl ManifestFile {
     pub fn open(path: &Path) -> Result<ManifestFile, Error> {
         let file = files::open_for_reading(path)?;
         let length = Entry::of(&file, path)?.length;
-        let refuse = |cause| Error::Manifest { place: path.display().to_string(), cause };
+        let refuse = |cause| Error::Manifest {
+            place: path.display().to_string(),
+            cause,
+        };
         let read = |range: ByteRange, buffer: &mut Vec<u8>| -> Result<(), Error> {
             buffer.resize(range.length() as usize, 0);
-            file.read_exact_at(buffer, range.start).map_err(|cause| match cause.kind() {
-                io::ErrorKind::UnexpectedEof => refuse(Refused::Short { bytes: length }),
-                _ => DiskError::io(Doing::Read, path, cause).into(),
-            })
+            file.read_exact_at(buffer, range.start)
+                .map_err(|cause| match cause.kind() {
+                    io::ErrorKind::UnexpectedEof => refuse(Refused::Short { bytes: length }),
+                    _ => DiskError::io(Doing::Read, path, cause).into(),
+                })
         };
         let mut buffer = Vec::new();
-        read(ByteRange::new(0, length.min(FRONT_BYTES as u64)), &mut buffer)?;
+        read(
+            ByteRange::new(0, length.min(FRONT_BYTES as u64)),
+            &mut buffer,
+        )?;
         let mut reader = WholeReader::new(&buffer, Some(length)).map_err(refuse)?;
         while let Some(want) = reader.want() {
             read(want, &mut buffer)?;
             reader.give(&buffer).map_err(refuse)?;
         }
         let manifest = reader.finish().map_err(refuse)?;
-        Ok(ManifestFile { manifest, path: path.to_owned(), file })
+        Ok(ManifestFile {
+            manifest,
+            path: path.to_owned(),
+            file,
+        })
     }
 
     /// Opens a path that is a manifest, or an object with its manifest beside it.
@@ -70,7 +81,10 @@ impl ManifestFile {
             false => ManifestFile::open(&beside(path)).map_err(|cause| match cause {
                 Error::Disk(cause) if cause.is_missing() => {
                     let why = format!("and {} is none itself", path.display());
-                    Error::NoManifest { place: beside(path).display().to_string(), why }
+                    Error::NoManifest {
+                        place: beside(path).display().to_string(),
+                        why,
+                    }
                 }
                 other => other,
             }),
@@ -80,7 +94,9 @@ impl ManifestFile {
     /// Reads bytes of the pieces section; `start` counts from its beginning.
     pub fn read_pieces(&self, start: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let at = self.manifest.tree.layout().pieces().start + start;
-        self.file.read_exact_at(buffer, at).map_err(|cause| DiskError::io(Doing::Read, &self.path, cause).into())
+        self.file
+            .read_exact_at(buffer, at)
+            .map_err(|cause| DiskError::io(Doing::Read, &self.path, cause).into())
     }
 }
 

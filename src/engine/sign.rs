@@ -34,16 +34,25 @@ pub fn keygen(name: &Path, password: Option<String>) -> Result<(PathBuf, PathBuf
     let (secret_path, public_path) = (with_suffix(name, ".key"), with_suffix(name, ".pub"));
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |_| Error::Key { place: path.display().to_string(), cause: BadSecret::Unmade }
+        move |_| Error::Key {
+            place: path.display().to_string(),
+            cause: BadSecret::Unmade,
+        }
     };
     let pair = match password {
         Some(password) => KeyPair::generate_encrypted_keypair(Some(password)),
         None => KeyPair::generate_unencrypted_keypair(),
     };
     let pair = pair.map_err(failed(&secret_path))?;
-    let secret = pair.sk.to_box(Some("Sapwood secret key")).map_err(failed(&secret_path))?;
+    let secret = pair
+        .sk
+        .to_box(Some("Sapwood secret key"))
+        .map_err(failed(&secret_path))?;
     let public = pair.pk.to_box().map_err(failed(&public_path))?;
-    let (secret_file, public_file) = (Temporary::create(&secret_path)?, Temporary::create(&public_path)?);
+    let (secret_file, public_file) = (
+        Temporary::create(&secret_path)?,
+        Temporary::create(&public_path)?,
+    );
     secret_file.write_at(secret.into_string().as_bytes(), 0)?;
     public_file.write_at(public.into_string().as_bytes(), 0)?;
     secret_file.publish(Some(0o600), false)?;
@@ -82,15 +91,23 @@ impl Signer {
             return Ok(Signer(key));
         }
         let password = password().map_err(|_| BadSecret::NoPassword)?;
-        SecretKey::from_box(boxed()?, Some(password)).map(Signer).map_err(|_| BadSecret::Password)
+        SecretKey::from_box(boxed()?, Some(password))
+            .map(Signer)
+            .map_err(|_| BadSecret::Password)
     }
 
     /// Signs the exact bytes of a statement.
     pub fn sign(&self, statement: &[u8]) -> Result<Signature, Error> {
         let place = || "the key".to_owned();
         let signed = minisign::sign(None, &self.0, Cursor::new(statement), None, None);
-        let signed = signed.map_err(|_| Error::Key { place: place(), cause: BadSecret::Malformed })?;
-        Signature::from_minisig(&signed.to_string()).map_err(|cause| Error::BadKey { place: place(), cause })
+        let signed = signed.map_err(|_| Error::Key {
+            place: place(),
+            cause: BadSecret::Malformed,
+        })?;
+        Signature::from_minisig(&signed.to_string()).map_err(|cause| Error::BadKey {
+            place: place(),
+            cause,
+        })
     }
 }
 
@@ -103,13 +120,24 @@ pub fn sign(path: &Path, signer: &Signer) -> Result<Signature, Error> {
 }
 
 /// Puts a signature that was made elsewhere into a manifest. It must be one over its statement if `key` is known.
-pub fn attach(path: &Path, minisig: &str, place: &str, key: Option<&PublicKey>) -> Result<Signature, Error> {
+pub fn attach(
+    path: &Path,
+    minisig: &str,
+    place: &str,
+    key: Option<&PublicKey>,
+) -> Result<Signature, Error> {
     let manifest = ManifestFile::open_of(path)?;
-    let refuse = |cause: BadKey| Error::BadKey { place: place.to_owned(), cause };
+    let refuse = |cause: BadKey| Error::BadKey {
+        place: place.to_owned(),
+        cause,
+    };
     let signature = Signature::from_minisig(minisig).map_err(refuse)?;
     if let Some(key) = key {
         let checked = key.check(manifest.manifest.statement.bytes(), Some(&signature));
-        checked.map_err(|cause| Error::NotSigned { place: place.to_owned(), cause })?;
+        checked.map_err(|cause| Error::NotSigned {
+            place: place.to_owned(),
+            cause,
+        })?;
     }
     replace_signature(&manifest, &signature)?;
     Ok(signature)
@@ -120,7 +148,12 @@ fn replace_signature(manifest: &ManifestFile, signature: &Signature) -> Result<(
     let temporary = Temporary::create(&manifest.path)?;
     temporary.write_at(&front, 0)?;
     let original = files::open_for_reading(&manifest.path)?;
-    copy_rest(&original, &manifest.path, manifest.manifest.statement.header().file_length(), &temporary)?;
+    copy_rest(
+        &original,
+        &manifest.path,
+        manifest.manifest.statement.header().file_length(),
+        &temporary,
+    )?;
     temporary.publish(None, true)?;
     Ok(())
 }
@@ -130,7 +163,9 @@ fn copy_rest(original: &File, path: &Path, length: u64, to: &Temporary) -> Resul
     let mut at = FRONT_BYTES as u64;
     while at < length {
         let count = buffer.len().min((length - at) as usize);
-        original.read_exact_at(&mut buffer[..count], at).map_err(|cause| DiskError::io(Doing::Read, path, cause))?;
+        original
+            .read_exact_at(&mut buffer[..count], at)
+            .map_err(|cause| DiskError::io(Doing::Read, path, cause))?;
         to.write_at(&buffer[..count], at)?;
         at += count as u64;
     }

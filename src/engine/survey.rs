@@ -32,15 +32,26 @@ pub type PiecesSink<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send)
 
 impl Survey {
     /// Reads everything and returns the tree. `place` names the object in errors.
-    pub fn run(self, regions: &impl Regions, place: &str, pieces: PiecesSink) -> Result<Tree, Error> {
+    pub fn run(
+        self,
+        regions: &impl Regions,
+        place: &str,
+        pieces: PiecesSink,
+    ) -> Result<Tree, Error> {
         // Parts of at most a region are hashed by the workers, then merged in order to blocks.
         let part = self.block_size.bytes().min(REGION as u64) as usize;
         let collector = Mutex::new(Collector::new(self, part as u64, place, pieces));
         regions::for_each(regions, |start, bytes| {
             let surveyed = Region::new(start, bytes, part, self.hints);
-            collector.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take(start, surveyed)
+            collector
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner())
+                .take(start, surveyed)
         })?;
-        collector.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).finish()
+        collector
+            .into_inner()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .finish()
     }
 
     /// Reads a file, which must not change meanwhile, and returns digests of the whole too. These want the bytes in order, so
@@ -54,7 +65,11 @@ impl Survey {
     ) -> Result<Tree, Error> {
         let tree = match digests.is_empty() {
             true => self.run(regions, place, pieces)?,
-            false => self.run(&regions.in_order(|bytes| digests.update(bytes)), place, pieces)?,
+            false => self.run(
+                &regions.in_order(|bytes| digests.update(bytes)),
+                place,
+                pieces,
+            )?,
         };
         regions.check_unchanged()?;
         Ok(tree)
@@ -101,11 +116,20 @@ struct Region {
 
 impl Region {
     fn new(start: u64, bytes: &[u8], part: usize, hints: bool) -> Region {
-        let mut region = Region { length: bytes.len() as u64, parts: Vec::new(), pieces: Vec::new(), root: None };
+        let mut region = Region {
+            length: bytes.len() as u64,
+            parts: Vec::new(),
+            pieces: Vec::new(),
+            root: None,
+        };
         for (index, bytes) in bytes.chunks(part).enumerate() {
             let mut hasher = PartHasher::new(start + (index * part) as u64);
             hasher.update(bytes);
-            let anchor = if hints { anchors::anchor_of(bytes) } else { BlockAnchor::NONE };
+            let anchor = if hints {
+                anchors::anchor_of(bytes)
+            } else {
+                BlockAnchor::NONE
+            };
             region.parts.push((hasher.value(), anchor));
             if start == 0 && index == 0 {
                 region.root = Some(hasher.root());
@@ -180,19 +204,29 @@ impl<'a> Collector<'a> {
         let anchor = (0u32..)
             .zip(&self.open)
             .map(|(index, (_, anchor))| (index * self.part as u32, *anchor))
-            .fold(BlockAnchor::NONE, |merged, (offset, anchor)| merged.merge(anchor, offset));
+            .fold(BlockAnchor::NONE, |merged, (offset, anchor)| {
+                merged.merge(anchor, offset)
+            });
         self.leaves.push(tree::merge(&values));
         self.anchors.push(anchor);
         self.open.clear();
         if self.leaves.len() > BLOCKS_MAX as usize {
-            return Err(Error::TooManyBlocks { place: self.place.clone() });
+            return Err(Error::TooManyBlocks {
+                place: self.place.clone(),
+            });
         }
         // Only whole pairs can be merged while more may come.
         let length = self.leaves.len() as u64 * self.block_size.bytes();
-        if self.survey.may_grow && self.leaves.len().is_multiple_of(2) && BlockSize::auto(length) > self.block_size {
+        if self.survey.may_grow
+            && self.leaves.len().is_multiple_of(2)
+            && BlockSize::auto(length) > self.block_size
+        {
             self.leaves = self.leaves.chunks(2).map(tree::merge).collect();
             self.anchors = anchors::coarsen(&self.anchors, self.block_size);
-            self.block_size = self.block_size.doubled().expect("auto is a larger block size");
+            self.block_size = self
+                .block_size
+                .doubled()
+                .expect("auto is a larger block size");
         }
         Ok(())
     }
@@ -204,15 +238,23 @@ impl<'a> Collector<'a> {
             let root = match self.open.as_slice() {
                 [] => PartHasher::new(0).root(),
                 [_] => self.root.expect("the first region gave it"),
-                parts => tree::merge_root(&parts.iter().map(|(value, _)| *value).collect::<Vec<_>>()),
+                parts => {
+                    tree::merge_root(&parts.iter().map(|(value, _)| *value).collect::<Vec<_>>())
+                }
             };
             self.close_block_as(root);
         } else if !self.open.is_empty() {
             self.close_block()?;
         }
         let geometry =
-            Geometry::new(length, self.block_size).ok_or_else(|| Error::TooManyBlocks { place: self.place.clone() })?;
-        let mut tree = Tree::new(geometry, self.leaves, self.survey.hints.then_some(self.anchors));
+            Geometry::new(length, self.block_size).ok_or_else(|| Error::TooManyBlocks {
+                place: self.place.clone(),
+            })?;
+        let mut tree = Tree::new(
+            geometry,
+            self.leaves,
+            self.survey.hints.then_some(self.anchors),
+        );
         while self.survey.may_grow && BlockSize::auto(length) > tree.geometry().block_size() {
             tree = tree.coarser().expect("auto is a larger block size");
         }
@@ -222,7 +264,9 @@ impl<'a> Collector<'a> {
     fn close_block_as(&mut self, root: Root) {
         let anchor = (0u32..)
             .zip(&self.open)
-            .fold(BlockAnchor::NONE, |merged, (index, (_, anchor))| merged.merge(*anchor, index * self.part as u32));
+            .fold(BlockAnchor::NONE, |merged, (index, (_, anchor))| {
+                merged.merge(*anchor, index * self.part as u32)
+            });
         self.leaves.push(root.0);
         self.anchors.push(anchor);
     }
@@ -252,20 +296,52 @@ mod tests {
     #[test]
     fn all_block_sizes_agree_with_each_other_and_with_the_judge() {
         let r = REGION;
-        for length in [0, 1, 63, 64, 1023, 1024, 1025, 16383, 16384, 16385, 65536, 65537, r - 1, r, r + 1, 2 * r, 5 * r + 77] {
+        for length in [
+            0,
+            1,
+            63,
+            64,
+            1023,
+            1024,
+            1025,
+            16383,
+            16384,
+            16385,
+            65536,
+            65537,
+            r - 1,
+            r,
+            r + 1,
+            2 * r,
+            5 * r + 77,
+        ] {
             let bytes = paint::bytes(0, length);
             let mut expected_pieces = Vec::new();
             pieces::append_pieces(&bytes, &mut expected_pieces);
             let mut coarser: Option<Tree> = None;
             for bits in 14..=24 {
                 let block_size = BlockSize::new(1 << bits).unwrap();
-                let (tree, pieces) = survey(&bytes, Survey { block_size, may_grow: false, hints: true });
-                assert_eq!(tree.root().0, *blake3::hash(&bytes).as_bytes(), "{length} at {block_size:?}");
+                let (tree, pieces) = survey(
+                    &bytes,
+                    Survey {
+                        block_size,
+                        may_grow: false,
+                        hints: true,
+                    },
+                );
+                assert_eq!(
+                    tree.root().0,
+                    *blake3::hash(&bytes).as_bytes(),
+                    "{length} at {block_size:?}"
+                );
                 assert_eq!(pieces, expected_pieces);
                 let leaves = judge::Leaves::new(*tree.geometry(), tree.leaves().to_vec());
                 for block in tree.geometry().all().iter() {
                     let at = tree.geometry().bytes_of(block);
-                    assert!(judge::verify(&leaves, block, &bytes[at.start as usize..at.end as usize]).is_ok());
+                    assert!(
+                        judge::verify(&leaves, block, &bytes[at.start as usize..at.end as usize])
+                            .is_ok()
+                    );
                 }
                 if let Some(coarser) = coarser {
                     assert_eq!(coarser, tree, "{length} at {block_size:?}");
@@ -279,7 +355,11 @@ mod tests {
     fn a_pipe_that_grows_ends_with_the_automatic_block_size() {
         // 64 GiB and a little, as holes: only the parts count here, so they are pushed directly.
         let mut sink = |_: &[u8]| Ok(());
-        let survey = Survey { block_size: BlockSize::DEFAULT, may_grow: true, hints: true };
+        let survey = Survey {
+            block_size: BlockSize::DEFAULT,
+            may_grow: true,
+            hints: true,
+        };
         let part = BlockSize::DEFAULT.bytes();
         for extra in [0u64, 1, 2, 3] {
             let mut collector = Collector::new(survey, part, "-", &mut sink);
@@ -291,7 +371,11 @@ mod tests {
                 plain.push(value);
             }
             let tree = collector.finish().unwrap();
-            assert_eq!(tree.geometry().block_size(), BlockSize::auto((1 << 36) + extra * part), "{extra}");
+            assert_eq!(
+                tree.geometry().block_size(),
+                BlockSize::auto((1 << 36) + extra * part),
+                "{extra}"
+            );
             assert_eq!(tree.root(), tree::root_of(&plain));
         }
     }

@@ -31,7 +31,10 @@ pub enum Against {
     /// Only the root is known: damage is found, not placed.
     Root(Root),
     /// Every damaged block is named, and the manifest's own digests and hints are checked too.
-    Manifest { manifest: Box<ManifestFile>, trust: Trust },
+    Manifest {
+        manifest: Box<ManifestFile>,
+        trust: Trust,
+    },
 }
 
 /// How a file compares.
@@ -52,11 +55,22 @@ pub fn verify(path: &Path, against: &Against, events: &mut dyn Events) -> Result
             let bytes = ByteRange::new(0, tree.geometry().length());
             if tree.root() == *root {
                 let (path, root, trust) = (path.to_owned(), *root, Trust::Root);
-                events.event(Event::Verified { path, root, bytes_total: bytes.length(), trust });
+                events.event(Event::Verified {
+                    path,
+                    root,
+                    bytes_total: bytes.length(),
+                    trust,
+                });
                 return Ok(Verdict::Verified);
             }
             let (expected, found) = (Some(root.0), Some(tree.root().0));
-            events.event(Event::Damaged(Damaged { path: path.to_owned(), block: None, bytes, expected, found }));
+            events.event(Event::Damaged(Damaged {
+                path: path.to_owned(),
+                block: None,
+                bytes,
+                expected,
+                found,
+            }));
             Ok(Verdict::Damaged { blocks: 1 })
         }
         Against::Manifest { manifest, trust } => against_manifest(path, manifest, *trust, events),
@@ -69,12 +83,21 @@ pub fn root_of_file(path: &Path) -> Result<Root, Error> {
 }
 
 /// The root of a file and some digests of it.
-pub fn digests_of_file(path: &Path, algorithms: &[Algorithm]) -> Result<(Root, Vec<Digest>), Error> {
+pub fn digests_of_file(
+    path: &Path,
+    algorithms: &[Algorithm],
+) -> Result<(Root, Vec<Digest>), Error> {
     // The tree gives BLAKE3 by the way.
-    let mut digests = Digests::new(algorithms.iter().copied().filter(|algorithm| *algorithm != Algorithm::Blake3));
+    let mut digests = Digests::new(
+        algorithms
+            .iter()
+            .copied()
+            .filter(|algorithm| *algorithm != Algorithm::Blake3),
+    );
     let root = tree_of_file(path, &mut digests)?.root();
     let mut digests = digests.finish();
-    digests.push(Digest::new(Algorithm::Blake3, root.0.to_vec()).expect("a root is a BLAKE3 digest"));
+    digests
+        .push(Digest::new(Algorithm::Blake3, root.0.to_vec()).expect("a root is a BLAKE3 digest"));
     Ok((root, digests))
 }
 
@@ -85,13 +108,24 @@ fn tree_of_file(path: &Path, digests: &mut Digests) -> Result<Tree, Error> {
     // Larger blocks where so many of this size would not be an object.
     let mut block_size = BlockSize::DEFAULT;
     while Geometry::new(regions.length(), block_size).is_none() {
-        block_size = block_size.doubled().ok_or_else(|| Error::TooManyBlocks { place: place.clone() })?;
+        block_size = block_size.doubled().ok_or_else(|| Error::TooManyBlocks {
+            place: place.clone(),
+        })?;
     }
-    let survey = Survey { block_size, may_grow: false, hints: false };
+    let survey = Survey {
+        block_size,
+        may_grow: false,
+        hints: false,
+    };
     survey.run_file(&regions, &place, digests, &mut |_| Ok(()))
 }
 
-fn against_manifest(path: &Path, manifest: &ManifestFile, trust: Trust, events: &mut dyn Events) -> Result<Verdict, Error> {
+fn against_manifest(
+    path: &Path,
+    manifest: &ManifestFile,
+    trust: Trust,
+    events: &mut dyn Events,
+) -> Result<Verdict, Error> {
     let expected = &manifest.manifest.tree;
     let geometry = *expected.geometry();
     let regions = FileRegions::open(path)?;
@@ -101,9 +135,18 @@ fn against_manifest(path: &Path, manifest: &ManifestFile, trust: Trust, events: 
     }
     let header = manifest.manifest.statement.header();
     // A blake3 digest is the root, which the manifest itself showed.
-    let claimed = || header.digests.iter().filter(|digest| digest.algorithm() != Algorithm::Blake3);
+    let claimed = || {
+        header
+            .digests
+            .iter()
+            .filter(|digest| digest.algorithm() != Algorithm::Blake3)
+    };
     let mut digests = Digests::new(claimed().map(Digest::algorithm));
-    let survey = Survey { block_size: geometry.block_size(), may_grow: false, hints: header.hints() };
+    let survey = Survey {
+        block_size: geometry.block_size(),
+        may_grow: false,
+        hints: header.hints(),
+    };
     let place = path.display().to_string();
     // Pieces are compared as they come; whether a difference is the object's fault is known at the end.
     let wrong_piece: Mutex<bool> = Mutex::new(false);
@@ -114,57 +157,108 @@ fn against_manifest(path: &Path, manifest: &ManifestFile, trust: Trust, events: 
         manifest.read_pieces(at, &mut buffer)?;
         at += pieces.len() as u64;
         if buffer != pieces {
-            *wrong_piece.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = true;
+            *wrong_piece
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner()) = true;
         }
         Ok(())
     })?;
     let mut damaged = 0;
     for block in geometry.all().iter() {
-        let (expected, found) = (expected.leaves()[block.0 as usize], tree.leaves()[block.0 as usize]);
+        let (expected, found) = (
+            expected.leaves()[block.0 as usize],
+            tree.leaves()[block.0 as usize],
+        );
         if expected != found {
             damaged += 1;
             let bytes = geometry.bytes_of(block);
             let (expected, found) = (Some(expected), Some(found));
-            events.event(Event::Damaged(Damaged { path: path.to_owned(), block: Some(block), bytes, expected, found }));
+            events.event(Event::Damaged(Damaged {
+                path: path.to_owned(),
+                block: Some(block),
+                bytes,
+                expected,
+                found,
+            }));
         }
     }
     if damaged > 0 {
         return Ok(Verdict::Damaged { blocks: damaged });
     }
-    if let Some((claimed, found)) = claimed().zip(digests.finish()).find(|(claimed, found)| *claimed != found) {
+    if let Some((claimed, found)) = claimed()
+        .zip(digests.finish())
+        .find(|(claimed, found)| *claimed != found)
+    {
         let (algorithm, expected, found) = (claimed.algorithm(), claimed.hex(), found.hex());
-        return Err(Error::OtherDigest { place, algorithm, expected, found, kept: None });
+        return Err(Error::OtherDigest {
+            place,
+            algorithm,
+            expected,
+            found,
+            kept: None,
+        });
     }
-    let refuse = |cause| Error::Manifest { place: manifest.path.display().to_string(), cause };
-    if let Some(block) = expected.anchors().iter().zip(tree.anchors()).position(|(a, b)| a != b) {
+    let refuse = |cause| Error::Manifest {
+        place: manifest.path.display().to_string(),
+        cause,
+    };
+    if let Some(block) = expected
+        .anchors()
+        .iter()
+        .zip(tree.anchors())
+        .position(|(a, b)| a != b)
+    {
         return Err(refuse(Refused::BlockAnchor(block as u32)));
     }
-    if wrong_piece.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+    if wrong_piece
+        .into_inner()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    {
         return Err(refuse(Refused::Pieces));
     }
     let (root, bytes_total) = (tree.root(), length);
-    events.event(Event::Verified { path: path.to_owned(), root, bytes_total, trust });
+    events.event(Event::Verified {
+        path: path.to_owned(),
+        root,
+        bytes_total,
+        trust,
+    });
     Ok(Verdict::Verified)
 }
 
 /// A file of another length: every block is judged by itself, missing and extra bytes are named.
-fn other_length(path: &Path, expected: &Tree, length: u64, events: &mut dyn Events) -> Result<Verdict, Error> {
+fn other_length(
+    path: &Path,
+    expected: &Tree,
+    length: u64,
+    events: &mut dyn Events,
+) -> Result<Verdict, Error> {
     let geometry = expected.geometry();
     let file = files::open_for_reading(path)?;
     let mut buffer = vec![0; geometry.block_size().bytes() as usize];
     let mut damaged = 0;
     let mut tell = |block, bytes, expected, found| {
-        events.event(Event::Damaged(Damaged { path: path.to_owned(), block, bytes, expected, found }));
+        events.event(Event::Damaged(Damaged {
+            path: path.to_owned(),
+            block,
+            bytes,
+            expected,
+            found,
+        }));
         damaged += 1;
     };
     for block in geometry.all().iter() {
-        let (bytes, leaf) = (geometry.bytes_of(block), expected.leaves()[block.0 as usize]);
+        let (bytes, leaf) = (
+            geometry.bytes_of(block),
+            expected.leaves()[block.0 as usize],
+        );
         if bytes.end > length {
             tell(Some(block), bytes, Some(leaf), None);
             continue;
         }
         let buffer = &mut buffer[..bytes.length() as usize];
-        file.read_exact_at(buffer, bytes.start).map_err(|cause| DiskError::io(Doing::Read, path, cause))?;
+        file.read_exact_at(buffer, bytes.start)
+            .map_err(|cause| DiskError::io(Doing::Read, path, cause))?;
         let found = tree::leaf_of(geometry, block, buffer);
         if found != leaf {
             tell(Some(block), bytes, Some(leaf), Some(found));

@@ -14,7 +14,8 @@ pub fn is_private(address: IpAddr) -> bool {
             None => {
                 let first = v6.segments()[0];
                 // Global unicast is 2000::/3; of that, documentation and benchmarking go nowhere.
-                first & 0xE000 != 0x2000 || (first == 0x2001 && matches!(v6.segments()[1], 0x0DB8 | 0x0002))
+                first & 0xE000 != 0x2000
+                    || (first == 0x2001 && matches!(v6.segments()[1], 0x0DB8 | 0x0002))
             }
         },
     }
@@ -59,7 +60,8 @@ impl Resolve for PublicResolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let public: Vec<SocketAddr> = found.filter(|address| !is_private(address.ip())).collect();
+            let public: Vec<SocketAddr> =
+                found.filter(|address| !is_private(address.ip())).collect();
             match public.is_empty() {
                 true => Err(OnlyPrivate.into()),
                 false => Ok(Box::new(public.into_iter()) as Addrs),
@@ -75,12 +77,32 @@ mod tests {
     #[test]
     fn private_and_public() {
         for private in [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "255.255.255.255",
-            "::1", "::", "fe80::1", "fd00::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:a00:1::", "ff02::1", "2001:db8::1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:a00:1::",
+            "ff02::1",
+            "2001:db8::1",
         ] {
             assert!(is_private(private.parse().unwrap()), "{private}");
         }
-        for public in ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "::ffff:1.1.1.1"] {
+        for public in [
+            "1.1.1.1",
+            "93.184.216.34",
+            "2606:4700::1111",
+            "::ffff:1.1.1.1",
+        ] {
             assert!(!is_private(public.parse().unwrap()), "{public}");
         }
     }

@@ -30,8 +30,21 @@ pub struct Body {
 }
 
 impl Body {
-    pub(super) fn new(response: reqwest::Response, location: Location, pace: Arc<Pace>, counter: Arc<AtomicU64>) -> Body {
-        Body { response, location, pace, counter, ahead: None, waited: Duration::ZERO, came: 0 }
+    pub(super) fn new(
+        response: reqwest::Response,
+        location: Location,
+        pace: Arc<Pace>,
+        counter: Arc<AtomicU64>,
+    ) -> Body {
+        Body {
+            response,
+            location,
+            pace,
+            counter,
+            ahead: None,
+            waited: Duration::ZERO,
+            came: 0,
+        }
     }
 
     /// The next bytes; `None` at the end that the server declared.
@@ -53,7 +66,8 @@ impl Body {
         if self.came >= STALL_BYTES {
             (self.waited, self.came) = (Duration::ZERO, 0);
         }
-        self.counter.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        self.counter
+            .fetch_add(chunk.len() as u64, Ordering::Relaxed);
         self.pace.take(chunk.len()).await;
         Ok(Some(chunk))
     }
@@ -62,7 +76,9 @@ impl Body {
     pub async fn read_up_to(&mut self, most: usize) -> Result<Vec<u8>, NetError> {
         let mut bytes = Vec::new();
         while bytes.len() < most {
-            let Some(chunk) = self.next().await? else { break };
+            let Some(chunk) = self.next().await? else {
+                break;
+            };
             bytes.extend_from_slice(&chunk[..chunk.len().min(most - bytes.len())]);
         }
         Ok(bytes)
@@ -72,7 +88,9 @@ impl Body {
     pub async fn skip(&mut self, count: u64) -> Result<(), NetError> {
         let mut left = count;
         while left > 0 {
-            let Some(mut chunk) = self.next().await? else { return Err(NetError::new(&self.location, Failure::Broken)) };
+            let Some(mut chunk) = self.next().await? else {
+                return Err(NetError::new(&self.location, Failure::Broken));
+            };
             let over = left.min(chunk.len() as u64);
             left -= over;
             let rest = chunk.split_off(over as usize);

@@ -101,12 +101,20 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// For all of whatever is there.
     pub fn whole(location: &'a Location) -> Request<'a> {
-        Request { location, range: None, version: None }
+        Request {
+            location,
+            range: None,
+            version: None,
+        }
     }
 
     /// For a range of whatever is there.
     pub fn range(location: &'a Location, range: ByteRange) -> Request<'a> {
-        Request { location, range: Some(range), version: None }
+        Request {
+            location,
+            range: Some(range),
+            version: None,
+        }
     }
 }
 
@@ -141,7 +149,10 @@ pub enum Content {
     /// The whole object, of this length if the server says so.
     Whole { length: Option<u64> },
     /// These bytes of an object of this length, if the server says so.
-    Part { bytes: ByteRange, total: Option<u64> },
+    Part {
+        bytes: ByteRange,
+        total: Option<u64>,
+    },
 }
 
 /// An answer that may be used.
@@ -182,16 +193,23 @@ impl Client {
         if let Some(failure) = Failure::of_status(status, retry_after_ms(headers)) {
             return Err(NetError::new(&location, failure));
         }
-        if headers.get(header::CONTENT_ENCODING).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        if headers
+            .get(header::CONTENT_ENCODING)
+            .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+        {
             return Err(bad(BadAnswer::Encoded));
         }
-        let content_type = headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+        let content_type = headers
+            .get(header::CONTENT_TYPE)
+            .map_or(&[][..], HeaderValue::as_bytes);
         if status == 206 && content_type.to_ascii_lowercase().starts_with(b"multipart/") {
             return Err(bad(BadAnswer::Multipart));
         }
         let ranges: Vec<_> = headers.get_all(header::CONTENT_RANGE).iter().collect();
         let content = match (status, ranges.as_slice()) {
-            (200, []) => Content::Whole { length: response.content_length() },
+            (200, []) => Content::Whole {
+                length: response.content_length(),
+            },
             (206, [range]) => {
                 let parsed = range.to_str().ok().and_then(content_range::parse);
                 let part = parsed.ok_or_else(|| bad(BadAnswer::ContentRange))?;
@@ -199,27 +217,51 @@ impl Client {
                 if length.is_some_and(|length| length != part.bytes.length()) {
                     return Err(bad(BadAnswer::ContentRange));
                 }
-                Content::Part { bytes: part.bytes, total: part.total }
+                Content::Part {
+                    bytes: part.bytes,
+                    total: part.total,
+                }
             }
             _ => return Err(bad(BadAnswer::ContentRange)),
         };
         let validators = validators(headers);
-        if request.version.is_some_and(|wanted| wanted.differ(&validators)) {
+        if request
+            .version
+            .is_some_and(|wanted| wanted.differ(&validators))
+        {
             return Err(NetError::changed(&location, Changed::Validator));
         }
-        let text = |(name, value): (&HeaderName, &HeaderValue)| Some(offered::in_header(name.as_str(), value.to_str().ok()?));
+        let text = |(name, value): (&HeaderName, &HeaderValue)| {
+            Some(offered::in_header(name.as_str(), value.to_str().ok()?))
+        };
         let offered = headers.iter().filter_map(text).flatten().collect();
-        let body = Body::new(response, location, self.pace.clone(), self.options.counter.clone());
-        Ok(Answer { content, validators, offered, body })
+        let body = Body::new(
+            response,
+            location,
+            self.pace.clone(),
+            self.options.counter.clone(),
+        );
+        Ok(Answer {
+            content,
+            validators,
+            offered,
+            body,
+        })
     }
 
     /// Sends the request to where its redirects led last, or follows them. A signed address expires: when it is refused, the
     /// first URL is asked once more.
     async fn follow(&self, request: Request<'_>) -> Result<(Response, Location), NetError> {
-        let known = self.resolved().get(request.location.url().as_str()).cloned();
+        let known = self
+            .resolved()
+            .get(request.location.url().as_str())
+            .cloned();
         if let Some((location, guarded)) = known {
             let response = self.send(request, &location, guarded).await?;
-            if !matches!(response.status().as_u16(), 301..=308 | 401 | 403 | 404 | 410) {
+            if !matches!(
+                response.status().as_u16(),
+                301..=308 | 401 | 403 | 404 | 410
+            ) {
                 return Ok((response, location));
             }
             self.resolved().remove(request.location.url().as_str());
@@ -230,7 +272,10 @@ impl Client {
             let response = self.send(request, &location, guarded).await?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 if location != *request.location {
-                    self.resolved().insert(request.location.url().to_string(), (location.clone(), guarded));
+                    self.resolved().insert(
+                        request.location.url().to_string(),
+                        (location.clone(), guarded),
+                    );
                 }
                 return Ok((response, location));
             }
@@ -240,29 +285,52 @@ impl Client {
     }
 
     fn resolved(&self) -> MutexGuard<'_, HashMap<String, (Location, bool)>> {
-        self.resolved.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.resolved
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Where a redirect leads, and whether that place must be public, if it may be followed.
-    fn next_step(&self, from: &Location, response: &Response, guarded: bool) -> Result<(Location, bool), NetError> {
+    fn next_step(
+        &self,
+        from: &Location,
+        response: &Response,
+        guarded: bool,
+    ) -> Result<(Location, bool), NetError> {
         let nowhere = || NetError::new(from, Failure::Redirects);
         let unsafe_step = || NetError::new(from, Failure::Unsafe);
-        let target = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(nowhere)?;
+        let target = response
+            .headers()
+            .get(header::LOCATION)
+            .and_then(|value| value.to_str().ok())
+            .ok_or_else(nowhere)?;
         let target = from.join(target).ok_or_else(nowhere)?;
         let next = Location::from_url(target).ok_or_else(unsafe_step)?;
         if from.is_https() && !next.is_https() {
             return Err(unsafe_step());
         }
         // Who is at a private address already may lead to others; the open internet may not lead inside.
-        let from_public = response.remote_addr().is_none_or(|address| !is_private(address.ip()));
+        let from_public = response
+            .remote_addr()
+            .is_none_or(|address| !is_private(address.ip()));
         let guarded = (guarded || from_public) && !self.options.allow_private;
-        match guarded && next.url().host().is_some_and(|host| is_private_literal(&host)) {
+        match guarded
+            && next
+                .url()
+                .host()
+                .is_some_and(|host| is_private_literal(&host))
+        {
             true => Err(unsafe_step()),
             false => Ok((next, guarded)),
         }
     }
 
-    async fn send(&self, request: Request<'_>, location: &Location, guarded: bool) -> Result<Response, NetError> {
+    async fn send(
+        &self,
+        request: Request<'_>,
+        location: &Location,
+        guarded: bool,
+    ) -> Result<Response, NetError> {
         let two = match self.options.http {
             Http::Two => true,
             Http::One => false,
@@ -270,7 +338,12 @@ impl Client {
         };
         match self.send_as(request, location, guarded, two).await {
             // Its TLS was fine but for the version: it does not offer HTTP/1.1.
-            Err(error) if error.failure == Failure::Tls && error.detail().contains(NO_COMMON_PROTOCOL) && self.options.http == Http::Auto && !two => {
+            Err(error)
+                if error.failure == Failure::Tls
+                    && error.detail().contains(NO_COMMON_PROTOCOL)
+                    && self.options.http == Http::Auto
+                    && !two =>
+            {
                 self.only_two().insert(location.host());
                 self.send_as(request, location, guarded, true).await
             }
@@ -279,25 +352,55 @@ impl Client {
     }
 
     fn only_two(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.only_two.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.only_two
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    async fn send_as(&self, request: Request<'_>, location: &Location, guarded: bool, two: bool) -> Result<Response, NetError> {
-        let client = self.connectors.get(&self.options, guarded, two, location.is_https());
-        let client = client.map_err(|cause| NetError::with_detail(location, Failure::Tls, cause.to_string()))?;
+    async fn send_as(
+        &self,
+        request: Request<'_>,
+        location: &Location,
+        guarded: bool,
+        two: bool,
+    ) -> Result<Response, NetError> {
+        let client = self
+            .connectors
+            .get(&self.options, guarded, two, location.is_https());
+        let client = client
+            .map_err(|cause| NetError::with_detail(location, Failure::Tls, cause.to_string()))?;
         let mut headers = HeaderMap::new();
         let mut login = None;
         if location.same_origin(request.location) {
-            headers.extend(self.options.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-            let named = location.url().username().is_empty() && !headers.contains_key(header::AUTHORIZATION);
-            login = location.url().host_str().filter(|_| named).and_then(|host| self.options.netrc.login(host));
+            headers.extend(
+                self.options
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (name.clone(), value.clone())),
+            );
+            let named = location.url().username().is_empty()
+                && !headers.contains_key(header::AUTHORIZATION);
+            login = location
+                .url()
+                .host_str()
+                .filter(|_| named)
+                .and_then(|host| self.options.netrc.login(host));
         }
-        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(
+            header::ACCEPT_ENCODING,
+            HeaderValue::from_static("identity"),
+        );
         if let Some(range) = request.range {
             let value = format!("bytes={range}");
-            headers.insert(header::RANGE, HeaderValue::try_from(value).expect("digits are a header value"));
+            headers.insert(
+                header::RANGE,
+                HeaderValue::try_from(value).expect("digits are a header value"),
+            );
         }
-        if let Some((name, value)) = request.version.and_then(|version| condition(version, request.range.is_some())) {
+        if let Some((name, value)) = request
+            .version
+            .and_then(|version| condition(version, request.range.is_some()))
+        {
             headers.insert(name, value);
         }
         let mut builder = client.get(location.url().clone()).headers(headers);
@@ -321,10 +424,17 @@ struct Connectors([OnceLock<reqwest::Client>; 8]);
 
 impl Connectors {
     /// `guarded`: it does not connect to private addresses.
-    fn get(&self, options: &ClientOptions, guarded: bool, two: bool, https: bool) -> Result<&reqwest::Client, reqwest::Error> {
+    fn get(
+        &self,
+        options: &ClientOptions,
+        guarded: bool,
+        two: bool,
+        https: bool,
+    ) -> Result<&reqwest::Client, reqwest::Error> {
         // HTTP/2 in the clear has no way to ask for it: it must be known. Over TLS it is agreed on.
         let in_the_clear = two && !https;
-        let slot = &self.0[usize::from(guarded) | usize::from(two) << 1 | usize::from(in_the_clear) << 2];
+        let slot =
+            &self.0[usize::from(guarded) | usize::from(two) << 1 | usize::from(in_the_clear) << 2];
         if let Some(client) = slot.get() {
             return Ok(client);
         }
@@ -344,7 +454,8 @@ impl Connectors {
             builder = builder.dns_resolver(Arc::new(PublicResolver));
         }
         if !options.authorities.is_empty() {
-            builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&options.authorities)?);
+            builder = builder
+                .tls_certs_merge(reqwest::Certificate::from_pem_bundle(&options.authorities)?);
         }
         let client = builder.build()?;
         Ok(slot.get_or_init(|| client))
@@ -360,13 +471,23 @@ fn is_private_literal(host: &url::Host<&str>) -> bool {
 }
 
 fn validators(headers: &HeaderMap) -> Validators {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
     let strong = |etag: &String| etag.len() >= 2 && etag.starts_with('"') && etag.ends_with('"');
     let date = |text: &Option<String>| httpdate::parse_http_date(text.as_deref()?).ok();
     let (last_modified, now) = (text(header::LAST_MODIFIED), text(header::DATE));
-    let age = date(&now).zip(date(&last_modified)).and_then(|(now, modified)| now.duration_since(modified).ok());
+    let age = date(&now)
+        .zip(date(&last_modified))
+        .and_then(|(now, modified)| now.duration_since(modified).ok());
     let last_modified = last_modified.filter(|_| age.is_some_and(|age| age >= STRONG_DATE_AGE));
-    Validators { etag: text(header::ETAG).filter(strong), last_modified }
+    Validators {
+        etag: text(header::ETAG).filter(strong),
+        last_modified,
+    }
 }
 
 /// The header that asks for this version only. Without a strong tag a date can only guard a range: another version then
@@ -387,7 +508,9 @@ fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
         Ok(seconds) => Some(seconds.saturating_mul(1000)),
         Err(_) => {
             let at = httpdate::parse_http_date(text).ok()?;
-            let wait = at.duration_since(std::time::SystemTime::now()).unwrap_or_default();
+            let wait = at
+                .duration_since(std::time::SystemTime::now())
+                .unwrap_or_default();
             Some(wait.as_millis().try_into().unwrap_or(u64::MAX))
         }
     }

@@ -22,7 +22,10 @@ pub fn parse(value: &str) -> Option<ContentRange> {
         total => Some(number(total)?),
     };
     let fits = first <= last && total.is_none_or(|total| end <= total);
-    fits.then(|| ContentRange { bytes: ByteRange::new(first, end), total })
+    fits.then(|| ContentRange {
+        bytes: ByteRange::new(first, end),
+        total,
+    })
 }
 
 /// The length in the `bytes */TOTAL` of a 416.
@@ -38,7 +41,8 @@ fn unit(value: &str) -> Option<&str> {
 /// Digits only: no sign, no space, no overflow.
 fn number(text: &str) -> Option<u64> {
     let text = text.trim();
-    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| text.parse().ok())?
 }
 
 #[cfg(test)]
@@ -47,14 +51,32 @@ mod tests {
 
     #[test]
     fn strict() {
-        let part = |start, end, total| Some(ContentRange { bytes: ByteRange::new(start, end), total });
+        let part = |start, end, total| {
+            Some(ContentRange {
+                bytes: ByteRange::new(start, end),
+                total,
+            })
+        };
         assert_eq!(parse("bytes 0-0/1"), part(0, 1, Some(1)));
         assert_eq!(parse("Bytes  5-9/10"), part(5, 10, Some(10)));
         assert_eq!(parse("bytes 5-9/*"), part(5, 10, None));
         for bad in [
-            "", "bytes", "bytes 5-3/10", "bytes 0-10/10", "bytes -1-3/10", "bytes 0-18446744073709551615/*",
-            "bytes 0-18446744073709551616/*", "bytes=0-1/2", "items 0-1/2", "bytes */10", "bytes 0-1,3-4/9", "bytes 0-1",
-            "bytes 0-1/", "bytes +0-1/2", "bytes 0x0-1/2", "bytes a-b/c",
+            "",
+            "bytes",
+            "bytes 5-3/10",
+            "bytes 0-10/10",
+            "bytes -1-3/10",
+            "bytes 0-18446744073709551615/*",
+            "bytes 0-18446744073709551616/*",
+            "bytes=0-1/2",
+            "items 0-1/2",
+            "bytes */10",
+            "bytes 0-1,3-4/9",
+            "bytes 0-1",
+            "bytes 0-1/",
+            "bytes +0-1/2",
+            "bytes 0x0-1/2",
+            "bytes a-b/c",
         ] {
             assert_eq!(parse(bad), None, "{bad}");
         }

@@ -17,7 +17,11 @@ pub struct NetError {
 impl NetError {
     /// A failure at this place.
     pub fn new(location: &Location, failure: Failure) -> NetError {
-        NetError { location: Box::new(location.clone()), failure, detail: describe(failure) }
+        NetError {
+            location: Box::new(location.clone()),
+            failure,
+            detail: describe(failure),
+        }
     }
 
     /// The object is another one now.
@@ -26,8 +30,16 @@ impl NetError {
     }
 
     /// A failure, with what the layers below say about it.
-    pub fn with_detail(location: &Location, failure: Failure, detail: impl Into<String>) -> NetError {
-        NetError { location: Box::new(location.clone()), failure, detail: detail.into() }
+    pub fn with_detail(
+        location: &Location,
+        failure: Failure,
+        detail: impl Into<String>,
+    ) -> NetError {
+        NetError {
+            location: Box::new(location.clone()),
+            failure,
+            detail: detail.into(),
+        }
     }
 
     /// What was wrong, without the URL.
@@ -37,12 +49,24 @@ impl NetError {
 
     /// Sorts an error of the HTTP library.
     pub fn from_reqwest(location: &Location, cause: &reqwest::Error) -> NetError {
-        let chain = || std::iter::successors(Some(cause as &(dyn std::error::Error + 'static)), |cause| cause.source());
+        let chain = || {
+            std::iter::successors(Some(cause as &(dyn std::error::Error + 'static)), |cause| {
+                cause.source()
+            })
+        };
         let innermost = chain().last().map(ToString::to_string).unwrap_or_default();
-        let has = |words: &[&str]| chain().any(|cause| words.iter().any(|word| cause.to_string().contains(word)));
+        let has = |words: &[&str]| {
+            chain().any(|cause| words.iter().any(|word| cause.to_string().contains(word)))
+        };
         let failure = if chain().any(|cause| cause.is::<OnlyPrivate>()) {
             Failure::Unsafe
-        } else if has(&["certificate", "TLS", "HandshakeFailure", "received fatal alert", "peer is incompatible"]) {
+        } else if has(&[
+            "certificate",
+            "TLS",
+            "HandshakeFailure",
+            "received fatal alert",
+            "peer is incompatible",
+        ]) {
             Failure::Tls
         } else if cause.is_connect() {
             Failure::Unreachable
@@ -66,17 +90,27 @@ fn describe(failure: Failure) -> String {
         Failure::Broken => "the connection broke before everything had come".to_owned(),
         Failure::Stalled => "stopped sending".to_owned(),
         Failure::Server { status, .. } => format!("the server has a problem (status {status})"),
-        Failure::TooMany { status, .. } => format!("the server wants fewer requests (status {status})"),
+        Failure::TooMany { status, .. } => {
+            format!("the server wants fewer requests (status {status})")
+        }
         Failure::BadAnswer(how) => how.to_string(),
         Failure::Changed(how) => format!("the object is another one now: {how}"),
-        Failure::Refused { status: status @ (401 | 403) } => {
-            format!("access was refused (status {status}); check the URL, or give credentials with -H")
+        Failure::Refused {
+            status: status @ (401 | 403),
+        } => {
+            format!(
+                "access was refused (status {status}); check the URL, or give credentials with -H"
+            )
         }
-        Failure::Refused { status: status @ (404 | 410) } => format!("there is nothing (status {status}); check the URL"),
+        Failure::Refused {
+            status: status @ (404 | 410),
+        } => format!("there is nothing (status {status}); check the URL"),
         Failure::Refused { status } => format!("the request was refused (status {status})"),
         Failure::Tls => "the secure connection was refused".to_owned(),
         Failure::Redirects => "it redirects too often or to nowhere".to_owned(),
-        Failure::Unsafe => "it leads where a server may not lead (a private address or another scheme)".to_owned(),
+        Failure::Unsafe => {
+            "it leads where a server may not lead (a private address or another scheme)".to_owned()
+        }
         Failure::TooLarge => "it is larger than --max-size allows".to_owned(),
     }
 }

@@ -14,7 +14,10 @@ pub struct Location(Url);
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum BadUrl {
     #[error("{text:?} is no URL ({cause}); URLs begin with http:// or https://")]
-    Malformed { text: String, cause: url::ParseError },
+    Malformed {
+        text: String,
+        cause: url::ParseError,
+    },
     #[error("{text:?} has the scheme {scheme:?}; only http and https can be fetched")]
     Scheme { text: String, scheme: String },
 }
@@ -22,10 +25,16 @@ pub enum BadUrl {
 impl Location {
     /// Parses what a user typed.
     pub fn parse(text: &str) -> Result<Location, BadUrl> {
-        let url = Url::parse(text).map_err(|cause| BadUrl::Malformed { text: without_secrets(text), cause })?;
+        let url = Url::parse(text).map_err(|cause| BadUrl::Malformed {
+            text: without_secrets(text),
+            cause,
+        })?;
         match url.scheme() {
             "http" | "https" if url.has_host() => Ok(Location(url)),
-            scheme => Err(BadUrl::Scheme { text: without_secrets(text), scheme: scheme.to_owned() }),
+            scheme => Err(BadUrl::Scheme {
+                text: without_secrets(text),
+                scheme: scheme.to_owned(),
+            }),
         }
     }
 
@@ -82,7 +91,10 @@ impl Location {
     /// The last segment of the path, decoded once.
     pub fn last_segment(&self) -> Option<String> {
         let segment = self.0.path_segments()?.next_back()?;
-        percent_decode_str(segment).decode_utf8().ok().map(String::from)
+        percent_decode_str(segment)
+            .decode_utf8()
+            .ok()
+            .map(String::from)
     }
 
     /// The last segment, if a file may safely have that name.
@@ -107,7 +119,9 @@ impl fmt::Debug for Location {
 fn without_secrets(text: &str) -> String {
     let text = text.split(['?', '#']).next().unwrap_or_default();
     match (text.find("://"), text.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}://{}", &text[..scheme], &text[at + 1..]),
+        (Some(scheme), Some(at)) if at > scheme => {
+            format!("{}://{}", &text[..scheme], &text[at + 1..])
+        }
         (None, Some(at)) => text[at + 1..].to_owned(),
         _ => text.to_owned(),
     }
@@ -120,13 +134,25 @@ const NAME_BYTES_MAX: usize = 255 - ".part.journal".len();
 /// another system would take for something else, and none of our own names.
 pub fn is_safe_name(name: &str) -> bool {
     let hidden = name.starts_with('.');
-    let own = [".part", ".journal", ".quarantined"].iter().any(|suffix| name.ends_with(suffix));
-    let bad = |c: char| c.is_control() || matches!(c, '/' | '\\' | ':' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{200E}' | '\u{200F}');
-    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
-    let port = |prefix: &str| {
-        stem.strip_prefix(prefix).is_some_and(|rest| rest.len() == 1 && rest.chars().all(|c| c.is_ascii_digit()))
+    let own = [".part", ".journal", ".quarantined"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix));
+    let bad = |c: char| {
+        c.is_control()
+            || matches!(c, '/' | '\\' | ':' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{200E}' | '\u{200F}')
     };
-    let device = matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL") || port("COM") || port("LPT");
+    let stem = name
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .trim_end()
+        .to_ascii_uppercase();
+    let port = |prefix: &str| {
+        stem.strip_prefix(prefix)
+            .is_some_and(|rest| rest.len() == 1 && rest.chars().all(|c| c.is_ascii_digit()))
+    };
+    let device =
+        matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL") || port("COM") || port("LPT");
     !name.is_empty()
         && name.len() <= NAME_BYTES_MAX
         && !hidden
@@ -143,10 +169,17 @@ mod tests {
 
     #[test]
     fn nothing_secret_is_shown() {
-        let location = Location::parse("https://user:pw@h.example:8443/a/b.mp4?sig=SECRET#SECRET").unwrap();
+        let location =
+            Location::parse("https://user:pw@h.example:8443/a/b.mp4?sig=SECRET#SECRET").unwrap();
         assert_eq!(location.to_string(), "https://h.example:8443/a/b.mp4");
         assert_eq!(format!("{location:?}"), "https://h.example:8443/a/b.mp4");
-        for bad in ["SECRET@nowhere", "ftp://u:SECRET@h/x?SECRET", "http://?SECRET", "http://u:SECRET@:99999/", "x?SECRET"] {
+        for bad in [
+            "SECRET@nowhere",
+            "ftp://u:SECRET@h/x?SECRET",
+            "http://?SECRET",
+            "http://u:SECRET@:99999/",
+            "x?SECRET",
+        ] {
             let message = Location::parse(bad).unwrap_err().to_string();
             assert!(!message.contains("SECRET"), "{message}");
         }
@@ -154,20 +187,50 @@ mod tests {
 
     #[test]
     fn manifests_lie_beside_their_objects() {
-        let of = |url: &str| Location::parse(url).unwrap().of_manifest().url().to_string();
+        let of = |url: &str| {
+            Location::parse(url)
+                .unwrap()
+                .of_manifest()
+                .url()
+                .to_string()
+        };
         assert_eq!(of("http://h/a.mp4"), "http://h/a.mp4.sapwood");
         assert_eq!(of("http://h/a%20b?x=1"), "http://h/a%20b.sapwood?x=1");
     }
 
     #[test]
     fn names_from_urls() {
-        let name = |path: &str| Location::parse(&format!("http://h/{path}")).unwrap().safe_name();
+        let name = |path: &str| {
+            Location::parse(&format!("http://h/{path}"))
+                .unwrap()
+                .safe_name()
+        };
         assert_eq!(name("a/b%20c.mp4?x=/y"), Some("b c.mp4".into()));
         assert_eq!(name("%252e%252e%252f"), Some("%2e%2e%2f".into()));
         let long = "n".repeat(5000);
         for bad in [
-            "", "a/", "..", "%2e%2e", "x/%2e%2e%2f", "%00", "a%0Ab", ".hidden", "C%3Ax", "C:x", "a%5Cb", "nul", "com1.txt",
-            "x.part", "x.part.journal", "a.", "a%20", "~x", "-rf", "%E2%80%AEgpj.exe", "%FF", &long,
+            "",
+            "a/",
+            "..",
+            "%2e%2e",
+            "x/%2e%2e%2f",
+            "%00",
+            "a%0Ab",
+            ".hidden",
+            "C%3Ax",
+            "C:x",
+            "a%5Cb",
+            "nul",
+            "com1.txt",
+            "x.part",
+            "x.part.journal",
+            "a.",
+            "a%20",
+            "~x",
+            "-rf",
+            "%E2%80%AEgpj.exe",
+            "%FF",
+            &long,
         ] {
             assert_eq!(name(bad), None, "{bad}");
         }

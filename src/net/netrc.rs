@@ -24,12 +24,22 @@ impl Netrc {
         let mut entries: Vec<(Option<String>, Login)> = Vec::new();
         let mut tokens = tokens(text).into_iter();
         while let Some(token) = tokens.next() {
-            let login = || Login { user: String::new(), password: String::new() };
+            let login = || Login {
+                user: String::new(),
+                password: String::new(),
+            };
             match token.as_str() {
-                "machine" => entries.extend(tokens.next().map(|host| (Some(host.to_ascii_lowercase()), login()))),
+                "machine" => entries.extend(
+                    tokens
+                        .next()
+                        .map(|host| (Some(host.to_ascii_lowercase()), login())),
+                ),
                 "default" => entries.push((None, login())),
                 "login" | "password" | "account" => {
-                    let (Some(value), Some((_, entry))) = (tokens.next(), entries.last_mut()) else { break };
+                    let (Some(value), Some((_, entry))) = (tokens.next(), entries.last_mut())
+                    else {
+                        break;
+                    };
                     match token.as_str() {
                         "login" => entry.user = value,
                         "password" => entry.password = value,
@@ -45,8 +55,13 @@ impl Netrc {
     /// The login for this host; the first that fits, `default` last.
     pub fn login(&self, host: &str) -> Option<&Login> {
         let host = host.to_ascii_lowercase();
-        let named = self.0.iter().find(|(machine, _)| machine.as_ref() == Some(&host));
-        named.or_else(|| self.0.iter().find(|(machine, _)| machine.is_none())).map(|(_, login)| login)
+        let named = self
+            .0
+            .iter()
+            .find(|(machine, _)| machine.as_ref() == Some(&host));
+        named
+            .or_else(|| self.0.iter().find(|(machine, _)| machine.is_none()))
+            .map(|(_, login)| login)
     }
 }
 
@@ -86,12 +101,21 @@ mod tests {
             "# mine\nmachine a.example login me password \"two words\"\nmacdef init\nmachine evil login x password y\n\n\
              machine B.example\n  login you\n  password pw # not a comment in curl's eyes either\ndefault login anonymous password guest\n",
         );
-        let login = |host| netrc.login(host).map(|login| (login.user.as_str(), login.password.as_str()));
+        let login = |host| {
+            netrc
+                .login(host)
+                .map(|login| (login.user.as_str(), login.password.as_str()))
+        };
         assert_eq!(login("A.EXAMPLE"), Some(("me", "two words")));
         assert_eq!(login("b.example"), Some(("you", "pw")));
         assert_eq!(login("evil"), Some(("anonymous", "guest")));
         assert_eq!(Netrc::parse("").login("a"), None);
-        assert_eq!(Netrc::parse("machine a login").login("a").map(|login| login.user.clone()), Some(String::new()));
+        assert_eq!(
+            Netrc::parse("machine a login")
+                .login("a")
+                .map(|login| login.user.clone()),
+            Some(String::new())
+        );
         assert_eq!(format!("{:?}", netrc.login("a.example")), "Some(Login(..))");
     }
 }

@@ -1,9 +1,6 @@
 //! A ceiling on the rate of arriving bytes, shared by all connections of a run.
 
-use std::{
-    sync::Mutex,
-    time::Duration,
-};
+use std::{sync::Mutex, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
@@ -20,14 +17,22 @@ pub struct Pace {
 impl Pace {
     /// `None`: as fast as it goes.
     pub fn new(bytes_per_second: Option<u64>) -> Pace {
-        Pace { bytes_per_second: bytes_per_second.map(|rate| rate.max(1)), next: Mutex::new(None) }
+        Pace {
+            bytes_per_second: bytes_per_second.map(|rate| rate.max(1)),
+            next: Mutex::new(None),
+        }
     }
 
     /// So many bytes arrived; waits until more may.
     pub async fn take(&self, bytes: usize) {
-        let Some(rate) = self.bytes_per_second else { return };
+        let Some(rate) = self.bytes_per_second else {
+            return;
+        };
         let until = {
-            let mut next = self.next.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut next = self
+                .next
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
             let now = Instant::now();
             let start = next.map_or(now, |next| next.max(now.checked_sub(BURST).unwrap_or(now)));
             let until = start + Duration::from_secs_f64(bytes as f64 / rate as f64);

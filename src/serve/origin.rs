@@ -35,7 +35,11 @@ const READ_BYTES: usize = 256 * 1024;
 const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
 
 /// Serves the files below a folder until `shutdown` is done. Links that lead out of it are not followed.
-pub async fn run(listener: TcpListener, folder: Folder, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+pub async fn run(
+    listener: TcpListener,
+    folder: Folder,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
     let app = Router::new().fallback(answer).with_state(Arc::new(folder));
     let (stopped, stop) = tokio::sync::oneshot::channel();
     let graceful = async move {
@@ -50,12 +54,19 @@ pub async fn run(listener: TcpListener, folder: Folder, shutdown: impl Future<Ou
 }
 
 async fn answer(State(folder): State<Arc<Folder>>, request: Request) -> Response {
-    let plain = |status: StatusCode| response(status).body(Body::from(format!("{status}\n"))).unwrap_or_default();
+    let plain = |status: StatusCode| {
+        response(status)
+            .body(Body::from(format!("{status}\n")))
+            .unwrap_or_default()
+    };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let builder = response(StatusCode::METHOD_NOT_ALLOWED).header(header::ALLOW, "GET, HEAD");
         return builder.body(Body::empty()).unwrap_or_default();
     }
-    let Ok(path) = percent_decode_str(request.uri().path().trim_start_matches('/')).decode_utf8().map(String::from) else {
+    let Ok(path) = percent_decode_str(request.uri().path().trim_start_matches('/'))
+        .decode_utf8()
+        .map(String::from)
+    else {
         return plain(StatusCode::BAD_REQUEST);
     };
     let opened = tokio::task::spawn_blocking(move || folder.open_beneath(path.as_ref())).await;
@@ -64,19 +75,35 @@ async fn answer(State(folder): State<Arc<Folder>>, request: Request) -> Response
         Ok(Ok(_)) => return plain(StatusCode::NOT_FOUND),
         Ok(Err(_)) | Err(_) => return plain(StatusCode::INTERNAL_SERVER_ERROR),
     };
-    file_answer(File::from_std(file), entry, request.method(), request.headers()).await.unwrap_or_else(|_| {
-        plain(StatusCode::INTERNAL_SERVER_ERROR)
-    })
+    file_answer(
+        File::from_std(file),
+        entry,
+        request.method(),
+        request.headers(),
+    )
+    .await
+    .unwrap_or_else(|_| plain(StatusCode::INTERNAL_SERVER_ERROR))
 }
 
 fn response(status: StatusCode) -> response::Builder {
     Response::builder().status(status)
 }
 
-async fn file_answer(mut file: File, entry: Entry, method: &Method, headers: &HeaderMap) -> io::Result<Response> {
+async fn file_answer(
+    mut file: File,
+    entry: Entry,
+    method: &Method,
+    headers: &HeaderMap,
+) -> io::Result<Response> {
     let etag = etag(&entry);
-    let modified = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(entry.changed.0.max(0) as u64));
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let modified = httpdate::fmt_http_date(
+        SystemTime::UNIX_EPOCH + Duration::from_secs(entry.changed.0.max(0) as u64),
+    );
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
     let base = |status| {
         response(status)
             .header(header::ETAG, &etag)
@@ -91,14 +118,20 @@ async fn file_answer(mut file: File, entry: Entry, method: &Method, headers: &He
         return empty(StatusCode::NOT_MODIFIED);
     }
     // Only a strong tag, or the very date, lets a range of another version be told apart.
-    let same = text(header::IF_RANGE).is_none_or(|validator| validator == etag || validator == modified);
-    let range = if same { wanted(text(header::RANGE), entry.length) } else { Wanted::Whole };
+    let same =
+        text(header::IF_RANGE).is_none_or(|validator| validator == etag || validator == modified);
+    let range = if same {
+        wanted(text(header::RANGE), entry.length)
+    } else {
+        Wanted::Whole
+    };
     let (status, bytes) = match range {
         Wanted::Whole => (StatusCode::OK, ByteRange::new(0, entry.length)),
         Wanted::Part(bytes) => (StatusCode::PARTIAL_CONTENT, bytes),
         Wanted::Unsatisfiable => {
             let builder = base(StatusCode::RANGE_NOT_SATISFIABLE);
-            let builder = builder.header(header::CONTENT_RANGE, format!("bytes */{}", entry.length));
+            let builder =
+                builder.header(header::CONTENT_RANGE, format!("bytes */{}", entry.length));
             return builder.body(Body::empty()).map_err(io::Error::other);
         }
     };
@@ -106,13 +139,19 @@ async fn file_answer(mut file: File, entry: Entry, method: &Method, headers: &He
         .header(header::CONTENT_TYPE, "application/octet-stream")
         .header(header::CONTENT_LENGTH, bytes.length());
     if status == StatusCode::PARTIAL_CONTENT {
-        builder = builder.header(header::CONTENT_RANGE, format!("bytes {bytes}/{}", entry.length));
+        builder = builder.header(
+            header::CONTENT_RANGE,
+            format!("bytes {bytes}/{}", entry.length),
+        );
     }
     let body = match *method == Method::HEAD {
         true => Body::empty(),
         false => {
             file.seek(SeekFrom::Start(bytes.start)).await?;
-            Body::from_stream(ReaderStream::with_capacity(file.take(bytes.length()), READ_BYTES))
+            Body::from_stream(ReaderStream::with_capacity(
+                file.take(bytes.length()),
+                READ_BYTES,
+            ))
         }
     };
     builder.body(body).map_err(io::Error::other)
@@ -121,10 +160,15 @@ async fn file_answer(mut file: File, entry: Entry, method: &Method, headers: &He
 /// Changes whenever the file does.
 fn etag(entry: &Entry) -> String {
     let (seconds, nanoseconds) = entry.changed;
-    format!("\"{:x}-{:x}-{seconds:x}.{nanoseconds:x}\"", entry.inode, entry.length)
+    format!(
+        "\"{:x}-{:x}-{seconds:x}.{nanoseconds:x}\"",
+        entry.inode, entry.length
+    )
 }
 
 /// Whether a list of tags has this one, or `*`.
 fn matches_tag(tags: &str, etag: &str) -> bool {
-    tags.split(',').map(str::trim).any(|tag| tag == "*" || tag == etag)
+    tags.split(',')
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag == etag)
 }

@@ -15,14 +15,25 @@ pub enum Wanted {
 
 /// Reads `bytes=A-B`, `bytes=A-` and `bytes=-N` for an object of this length.
 pub fn wanted(header: Option<&str>, length: u64) -> Wanted {
-    let Some(set) = header.and_then(|header| header.trim().strip_prefix("bytes=")) else { return Wanted::Whole };
-    let Some((first, last)) = set.trim().split_once('-') else { return Wanted::Whole };
-    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let Some(set) = header.and_then(|header| header.trim().strip_prefix("bytes=")) else {
+        return Wanted::Whole;
+    };
+    let Some((first, last)) = set.trim().split_once('-') else {
+        return Wanted::Whole;
+    };
+    let number = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| text.parse::<u64>().ok())
+            .flatten()
+    };
     let range = match (first.trim(), last.trim()) {
         ("", last) => number(last).map(|count| (length.saturating_sub(count), length)),
         (first, "") => number(first).map(|first| (first, length)),
         (first, last) => match (number(first), number(last)) {
-            (Some(first), Some(last)) if first <= last => Some((first, last.saturating_add(1).min(length))),
+            (Some(first), Some(last)) if first <= last => {
+                Some((first, last.saturating_add(1).min(length)))
+            }
             _ => None,
         },
     };
@@ -55,7 +66,11 @@ mod tests {
             ("items=0-1", 10, Wanted::Whole),
             ("bytes=a-b", 10, Wanted::Whole),
         ] {
-            assert_eq!(wanted(Some(header), length), expected, "{header} of {length}");
+            assert_eq!(
+                wanted(Some(header), length),
+                expected,
+                "{header} of {length}"
+            );
         }
         assert_eq!(wanted(None, 10), Wanted::Whole);
     }

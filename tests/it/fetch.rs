@@ -57,7 +57,10 @@ fn a_fresh_fetch_lands_whole_and_proven() {
     assert_eq!(published["root"], scene.root());
     assert_eq!(published["trust"], "manifest");
     assert_eq!(published["bytes_total"], scene.length());
-    assert_eq!((&published["bytes_reused"], &published["bytes_resumed"]), (&0.into(), &0.into()));
+    assert_eq!(
+        (&published["bytes_reused"], &published["bytes_resumed"]),
+        (&0.into(), &0.into())
+    );
     assert_eq!(published["unchanged"], false);
     assert!(published["elapsed_ms"].is_u64());
     let manifest = manifest_of(&scene.content, scene.block).len() as u64;
@@ -65,13 +68,19 @@ fn a_fresh_fetch_lands_whole_and_proven() {
     // The object, its manifest, and the first byte before it.
     assert_eq!(published["bytes_fetched"], scene.length() + manifest + 1);
     let done = ended.event("done");
-    assert_eq!((&done["published"], &done["failed"]), (&1.into(), &0.into()));
+    assert_eq!(
+        (&done["published"], &done["failed"]),
+        (&1.into(), &0.into())
+    );
     assert_eq!(done["bytes_fetched"], published["bytes_fetched"]);
     for event in ended.events() {
         let about_the_run = event["event"] == "done";
         assert_eq!(event["path"].is_string(), !about_the_run, "{event}");
     }
-    assert_eq!(verified(&ended.events()).len() as u64, scene.length().div_ceil(scene.block));
+    assert_eq!(
+        verified(&ended.events()).len() as u64,
+        scene.length().div_ceil(scene.block)
+    );
 }
 
 #[test]
@@ -85,7 +94,10 @@ fn an_unchanged_file_costs_one_look_at_the_manifest() {
     assert_eq!(published["unchanged"], true);
     assert_eq!(published["bytes_fetched"], 1536 + 1);
     assert_eq!(scene.origin.bodies_of(OBJECT).len(), 0);
-    assert_eq!(fs::metadata(scene.target()).unwrap().modified().unwrap(), before);
+    assert_eq!(
+        fs::metadata(scene.target()).unwrap().modified().unwrap(),
+        before
+    );
     scene.must_be_published();
 }
 
@@ -96,26 +108,48 @@ fn a_changed_file_is_replaced_and_keeps_its_mode() {
     fs::set_permissions(scene.target(), fs::Permissions::from_mode(0o640)).unwrap();
     scene.fetch(&[]).must(0);
     scene.must_be_published();
-    assert_eq!(fs::metadata(scene.target()).unwrap().permissions().mode() & 0o7777, 0o640);
+    assert_eq!(
+        fs::metadata(scene.target()).unwrap().permissions().mode() & 0o7777,
+        0o640
+    );
 }
 
 #[test]
 fn a_new_file_has_the_mode_that_the_umask_leaves() {
     for (umask, mode) in [("027", 0o640), ("077", 0o600), ("000", 0o666)] {
         let scene = Scene::new(100 * KIB, 64 * KIB);
-        let script = format!("umask {umask}; exec {} fetch {} -o out", env!("CARGO_BIN_EXE_sapwood"), scene.url());
+        let script = format!(
+            "umask {umask}; exec {} fetch {} -o out",
+            env!("CARGO_BIN_EXE_sapwood"),
+            scene.url()
+        );
         let mut shell = program::command("sh", scene.folder.path());
         shell.args(["-c", &script]);
         program::run(shell).must(0);
         scene.must_be_published();
-        assert_eq!(fs::metadata(scene.target()).unwrap().permissions().mode() & 0o7777, mode, "{umask}");
+        assert_eq!(
+            fs::metadata(scene.target()).unwrap().permissions().mode() & 0o7777,
+            mode,
+            "{umask}"
+        );
     }
 }
 
 #[test]
 fn objects_of_every_awkward_length() {
     for block in [16 * KIB, 64 * KIB] {
-        for length in [0, 1, block - 1, block, block + 1, 2 * block - 1, 2 * block, 2 * block + 1, 5 * block, 300 * block / 2 + 7] {
+        for length in [
+            0,
+            1,
+            block - 1,
+            block,
+            block + 1,
+            2 * block - 1,
+            2 * block,
+            2 * block + 1,
+            5 * block,
+            300 * block / 2 + 7,
+        ] {
             check(length, block);
         }
     }
@@ -124,23 +158,38 @@ fn objects_of_every_awkward_length() {
 /// Fetches an object afresh, again, and with its first half there as a part without a journal.
 fn check(length: u64, block: u64) {
     let scene = Scene::new(length, block);
-    let published = in_process(&scene, |_| ()).unwrap_or_else(|error| panic!("{length} in {block}: {error}"));
-    assert_eq!((published.bytes_total, published.unchanged), (length, false), "{length} in {block}");
+    let published =
+        in_process(&scene, |_| ()).unwrap_or_else(|error| panic!("{length} in {block}: {error}"));
+    assert_eq!(
+        (published.bytes_total, published.unchanged),
+        (length, false),
+        "{length} in {block}"
+    );
     scene.must_be_published();
-    assert!(in_process(&scene, |_| ()).unwrap().unchanged, "{length} in {block}");
+    assert!(
+        in_process(&scene, |_| ()).unwrap().unchanged,
+        "{length} in {block}"
+    );
     scene.must_be_published();
     fs::remove_file(scene.target()).unwrap();
     fs::write(scene.part(), scene.content.read(0..length / 2)).unwrap();
     let published = in_process(&scene, |_| ()).unwrap();
     scene.must_be_published();
-    assert_eq!(published.bytes_resumed, length / 2 / block * block, "{length} in {block}");
+    assert_eq!(
+        published.bytes_resumed,
+        length / 2 / block * block,
+        "{length} in {block}"
+    );
 }
 
 /// A fetch by the library on a runtime with one thread.
 fn in_process(scene: &Scene, change: impl FnOnce(&mut FetchOptions)) -> Result<Published, Error> {
     let mut options = FetchOptions::new(Location::parse(&scene.url()).unwrap(), scene.target());
     change(&mut options);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(fetch(options, &mut |_event: Event| ()))
 }
 
@@ -160,17 +209,29 @@ fn killed_at_twenty_points_and_resumed_each_time() {
         held.extend(verified);
         sent += bytes;
         assert!(!scene.target().exists(), "a final name before the end");
-        assert_eq!(fs::metadata(scene.part()).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(
+            fs::metadata(scene.part()).unwrap().permissions().mode() & 0o7777,
+            0o600
+        );
     }
     let ended = scene.fetch(&[]).must(0);
     scene.must_not_have_asked_for(&held);
     scene.must_be_published();
-    assert!(ended.event("published")["bytes_resumed"].as_u64().unwrap() >= bytes_of(&held, scene.block, scene.length()));
+    assert!(
+        ended.event("published")["bytes_resumed"].as_u64().unwrap()
+            >= bytes_of(&held, scene.block, scene.length())
+    );
     sent += scene.origin.sent(OBJECT);
     let again = sent - scene.length();
-    println!("{KILLS} kills: {} bytes fetched again per kill", again / KILLS);
+    println!(
+        "{KILLS} kills: {} bytes fetched again per kill",
+        again / KILLS
+    );
     // Eight connections, each with what it collects before it is judged, and a block.
-    assert!(again <= KILLS * 8 * (MIB + scene.block), "{again} bytes were fetched again");
+    assert!(
+        again <= KILLS * 8 * (MIB + scene.block),
+        "{again} bytes were fetched again"
+    );
 }
 
 #[test]
@@ -185,7 +246,11 @@ fn signals_stop_cleanly_and_the_next_run_goes_on() {
         let held = verified(&ended.events());
         // The journal names all of it, whatever the part looks like.
         let claims = claims_of(&scene);
-        assert!(held.iter().all(|block| claims.claimed.contains(BlockIndex(*block as u32))), "{signal:?}");
+        assert!(
+            held.iter()
+                .all(|block| claims.claimed.contains(BlockIndex(*block as u32))),
+            "{signal:?}"
+        );
         scene.origin.allow_all();
         scene.origin.forget_log();
         let ended = scene.fetch(&[]).must(0);
@@ -193,7 +258,10 @@ fn signals_stop_cleanly_and_the_next_run_goes_on() {
         let resumed = ended.event("resumed")["bytes_held"].as_u64().unwrap();
         let first = ended.all("progress")[0]["bytes_done"].as_u64().unwrap();
         assert_eq!(ended.event("planned")["bytes_held"], resumed);
-        assert!(first >= scene.length() * 55 / 100, "{signal:?}: the first progress says {first}");
+        assert!(
+            first >= scene.length() * 55 / 100,
+            "{signal:?}: the first progress says {first}"
+        );
         scene.must_be_published();
     }
 }
@@ -210,8 +278,15 @@ fn after_a_kill_progress_begins_where_it_was() {
     scene.killed_at(scene.length() * 6 / 10);
     let ended = scene.fetch(&[]).must(0);
     let first = &ended.all("progress")[0];
-    assert!(first["bytes_done"].as_u64().unwrap() >= scene.length() * 55 / 100, "{first}");
-    let done: Vec<u64> = ended.all("progress").iter().map(|event| event["bytes_done"].as_u64().unwrap()).collect();
+    assert!(
+        first["bytes_done"].as_u64().unwrap() >= scene.length() * 55 / 100,
+        "{first}"
+    );
+    let done: Vec<u64> = ended
+        .all("progress")
+        .iter()
+        .map(|event| event["bytes_done"].as_u64().unwrap())
+        .collect();
     assert!(done.is_sorted(), "progress fell: {done:?}");
     assert_eq!(*done.last().unwrap(), scene.length());
 }
@@ -223,7 +298,10 @@ fn bytes_of_a_silent_connection_are_proven_before_it_is_given_up() {
     scene.origin.allow(OBJECT, MIB / 2);
     let mut running = scene.start(&["--connections", "1"]);
     running.wait_until_verified(MIB / 2 - scene.block, scene.block, scene.length());
-    let stalled = running.events().iter().any(|event| event["event"] == "retry");
+    let stalled = running
+        .events()
+        .iter()
+        .any(|event| event["event"] == "retry");
     assert!(!stalled, "only the end of the connection brought them");
     running.kill();
 }
@@ -232,7 +310,11 @@ fn bytes_of_a_silent_connection_are_proven_before_it_is_given_up() {
 fn a_dropped_future_leaves_a_checkpoint() {
     let scene = Scene::new(4 * MIB, 16 * KIB);
     let keeper = MemoryKeeper::default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let options = || {
         let mut options = FetchOptions::new(Location::parse(&scene.url()).unwrap(), scene.target());
         options.journal = Some(Box::new(keeper.clone()));
@@ -245,11 +327,16 @@ fn a_dropped_future_leaves_a_checkpoint() {
     let proven = Arc::new(Mutex::new(BTreeSet::new()));
     let mut hear = |event: Event| {
         if let Event::BlocksVerified { first, count, .. } = event {
-            proven.lock().unwrap().extend(u64::from(first.0)..u64::from(first.0 + count));
+            proven
+                .lock()
+                .unwrap()
+                .extend(u64::from(first.0)..u64::from(first.0 + count));
         }
     };
     let enough = async {
-        while bytes_of(&proven.lock().unwrap(), scene.block, scene.length()) < point - scene.unproven() {
+        while bytes_of(&proven.lock().unwrap(), scene.block, scene.length())
+            < point - scene.unproven()
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -263,10 +350,15 @@ fn a_dropped_future_leaves_a_checkpoint() {
     let bytes = sapwood::disk::journal::JournalKeeper::read(&mut keeper.clone()).unwrap();
     let part = Part::new(fs::File::open(scene.part()).unwrap(), scene.part());
     let claims = journal::read(&bytes, &part.place().unwrap()).expect("a journal in memory");
-    assert!(held.iter().all(|block| claims.claimed.contains(BlockIndex(*block as u32))));
+    assert!(
+        held.iter()
+            .all(|block| claims.claimed.contains(BlockIndex(*block as u32)))
+    );
     scene.origin.allow_all();
     scene.origin.forget_log();
-    let published = runtime.block_on(fetch(options(), &mut |_: Event| ())).unwrap();
+    let published = runtime
+        .block_on(fetch(options(), &mut |_: Event| ()))
+        .unwrap();
     assert!(published.bytes_resumed >= point - scene.unproven());
     scene.must_not_have_asked_for(&held);
     scene.must_be_published();
@@ -279,8 +371,16 @@ fn a_second_run_on_the_same_destination_ends_at_once() {
     let requests = scene.origin.log().len();
     let part = fs::read(scene.part()).unwrap();
     let second = scene.fetch(&[]).must(5);
-    assert!(second.stderr.contains("in use by another run"), "{}", second.stderr);
-    assert_eq!(scene.origin.log().len(), requests, "the second run asked for something");
+    assert!(
+        second.stderr.contains("in use by another run"),
+        "{}",
+        second.stderr
+    );
+    assert_eq!(
+        scene.origin.log().len(),
+        requests,
+        "the second run asked for something"
+    );
     assert_eq!(fs::read(scene.part()).unwrap(), part);
     scene.origin.allow_all();
     first.finish().must(0);
@@ -293,11 +393,22 @@ fn a_second_run_on_the_same_destination_ends_at_once() {
 type Foreign = fn(&Path, &Path);
 
 const FOREIGN: [(&str, Foreign); 5] = [
-    ("symbolic link", |at, elsewhere| symlink(elsewhere, at).unwrap()),
+    ("symbolic link", |at, elsewhere| {
+        symlink(elsewhere, at).unwrap()
+    }),
     ("dangling link", |at, _| symlink("nowhere", at).unwrap()),
-    ("hard link", |at, elsewhere| fs::hard_link(elsewhere, at).unwrap()),
+    ("hard link", |at, elsewhere| {
+        fs::hard_link(elsewhere, at).unwrap()
+    }),
     ("pipe", |at, _| {
-        rustix::fs::mknodat(rustix::fs::CWD, at, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at,
+            rustix::fs::FileType::Fifo,
+            0o600.into(),
+            0,
+        )
+        .unwrap();
     }),
     ("folder", |at, _| fs::create_dir(at).unwrap()),
 ];
@@ -307,7 +418,12 @@ fn foreign_things_in_the_place_of_part_or_journal_are_left_alone() {
     for name in ["out.part", "out.part.journal"] {
         for (what, make) in FOREIGN {
             // Also when the object is not even there, and when somebody else's file is empty.
-            for (missing, content) in [(false, "precious"), (true, "precious"), (false, ""), (true, "")] {
+            for (missing, content) in [
+                (false, "precious"),
+                (true, "precious"),
+                (false, ""),
+                (true, ""),
+            ] {
                 let scene = Scene::new(100 * KIB, 16 * KIB);
                 if missing {
                     scene.origin.remove(OBJECT);
@@ -318,8 +434,12 @@ fn foreign_things_in_the_place_of_part_or_journal_are_left_alone() {
                 let before = fs::symlink_metadata(scene.path(name)).unwrap();
                 let ended = scene.fetch(&[]);
                 let case = format!("{what} as {name}, missing: {missing}, {content:?}: {ended:?}");
-                assert!(ended.exit == Some(6) || (missing && ended.exit == Some(1)), "{case}");
-                let after = fs::symlink_metadata(scene.path(name)).unwrap_or_else(|_| panic!("removed: {case}"));
+                assert!(
+                    ended.exit == Some(6) || (missing && ended.exit == Some(1)),
+                    "{case}"
+                );
+                let after = fs::symlink_metadata(scene.path(name))
+                    .unwrap_or_else(|_| panic!("removed: {case}"));
                 assert_eq!(before.file_type(), after.file_type(), "{case}");
                 assert_eq!(fs::read_to_string(&precious).unwrap(), content, "{case}");
                 let left: Vec<String> = names(scene.folder.path());
@@ -331,12 +451,19 @@ fn foreign_things_in_the_place_of_part_or_journal_are_left_alone() {
 
 #[test]
 fn a_target_that_is_no_regular_file_is_refused_before_anything_is_asked() {
-    for (what, make) in FOREIGN.into_iter().filter(|(what, _)| *what != "hard link" && *what != "folder") {
+    for (what, make) in FOREIGN
+        .into_iter()
+        .filter(|(what, _)| *what != "hard link" && *what != "folder")
+    {
         let scene = Scene::new(100 * KIB, 16 * KIB);
         fs::write(scene.path("precious"), "precious").unwrap();
         make(&scene.target(), &scene.path("precious"));
         let ended = scene.fetch(&[]).must(6);
-        assert!(ended.stderr.contains("out") && ended.stderr.contains("-o"), "{what}: {}", ended.stderr);
+        assert!(
+            ended.stderr.contains("out") && ended.stderr.contains("-o"),
+            "{what}: {}",
+            ended.stderr
+        );
         assert!(scene.origin.log().is_empty(), "{what}");
         let kind = fs::symlink_metadata(scene.target()).unwrap().file_type();
         assert!(kind.is_symlink() || kind.is_fifo(), "{what}");
@@ -352,7 +479,9 @@ fn a_part_without_a_journal_is_a_seed() {
     fs::write(scene.part(), &seed).unwrap();
     let ended = scene.fetch(&[]).must(0);
     assert_eq!(ended.event("part_reused")["bytes"], MIB);
-    let good: BTreeSet<u64> = (0..64).filter(|block| *block != 100_000 / scene.block).collect();
+    let good: BTreeSet<u64> = (0..64)
+        .filter(|block| *block != 100_000 / scene.block)
+        .collect();
     scene.must_not_have_asked_for(&good);
     assert_eq!(ended.event("published")["bytes_resumed"], MIB - scene.block);
     scene.must_be_published();
@@ -367,7 +496,9 @@ fn a_part_of_another_root_is_a_seed() {
     bytes[..16].fill(0);
     let content = Content::Bytes(bytes);
     scene.origin.put(OBJECT, content.clone());
-    scene.origin.put(MANIFEST, manifest_of(&content, scene.block));
+    scene
+        .origin
+        .put(MANIFEST, manifest_of(&content, scene.block));
     let ended = scene.fetch(&[]).must(0);
     ended.event("part_reused");
     assert!(ended.all("resumed").is_empty());
@@ -379,7 +510,8 @@ fn a_part_of_another_root_is_a_seed() {
 #[test]
 fn a_journal_that_claims_everything_is_not_believed() {
     let zeros = |length: u64| move |path: &Path| fs::write(path, vec![0; length as usize]).unwrap();
-    let hole = |length: u64| move |path: &Path| fs::File::create(path).unwrap().set_len(length).unwrap();
+    let hole =
+        |length: u64| move |path: &Path| fs::File::create(path).unwrap().set_len(length).unwrap();
     let length = MIB + 100;
     let parts: [(&str, Box<dyn Fn(&Path)>); 4] = [
         ("zeros", Box::new(zeros(length))),
@@ -408,8 +540,14 @@ fn write_journal(scene: &Scene, blocks: BlockRange) {
     };
     let (header, mut writer) = RecordWriter::begin();
     let mut bytes = header.to_vec();
-    bytes.extend(writer.append(&Record::Begin { identity, url: scene.url() }));
-    bytes.extend(writer.append(&Record::Run { place: part.place().unwrap(), time: 1 }));
+    bytes.extend(writer.append(&Record::Begin {
+        identity,
+        url: scene.url(),
+    }));
+    bytes.extend(writer.append(&Record::Run {
+        place: part.place().unwrap(),
+        time: 1,
+    }));
     bytes.extend(writer.append(&Record::Blocks(vec![blocks])));
     fs::write(scene.journal(), bytes).unwrap();
 }
@@ -419,7 +557,12 @@ fn a_part_that_was_cut_or_lengthened_meanwhile() {
     for length in [0, 1, 16 * KIB, MIB / 3, 5 * MIB] {
         let scene = Scene::new(2 * MIB, 16 * KIB);
         scene.killed_at(MIB);
-        fs::File::options().write(true).open(scene.part()).unwrap().set_len(length).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(scene.part())
+            .unwrap()
+            .set_len(length)
+            .unwrap();
         scene.fetch(&[]).must(0);
         scene.must_be_published();
     }
@@ -520,7 +663,11 @@ fn another_root_is_refused_before_any_byte_of_the_body() {
     let scene = Scene::new(MIB, 16 * KIB);
     let other = "1".repeat(64);
     let ended = scene.fetch(&["--root", &other]).must(3);
-    assert!(ended.stderr.contains(&other) && ended.stderr.contains(&scene.root()), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains(&other) && ended.stderr.contains(&scene.root()),
+        "{}",
+        ended.stderr
+    );
     assert!(scene.origin.bodies_of(OBJECT).is_empty());
     scene.must_be_empty();
     let ended = scene.fetch(&["--root", &scene.root()]).must(0);
@@ -532,8 +679,13 @@ fn another_root_is_refused_before_any_byte_of_the_body() {
 fn trust_below_what_is_required_is_refused_before_any_byte_of_the_body() {
     let root = |scene: &Scene| scene.root();
     for (require, with_root, exit) in [
-        ("none", false, 0), ("digest", false, 0), ("manifest", false, 0), ("root", false, 3), ("signed", false, 3),
-        ("root", true, 0), ("signed", true, 3),
+        ("none", false, 0),
+        ("digest", false, 0),
+        ("manifest", false, 0),
+        ("root", false, 3),
+        ("signed", false, 3),
+        ("root", true, 0),
+        ("signed", true, 3),
     ] {
         let scene = Scene::new(100 * KIB, 16 * KIB);
         let root = root(&scene);
@@ -569,14 +721,22 @@ fn manifests_from_a_file_a_url_and_standard_input() {
     scene.must_hold(&scene.content);
     fs::remove_file(scene.target()).unwrap();
     // It must be there, and be one.
-    scene.fetch(&["--manifest", &scene.origin.url("/nowhere")]).must(1);
+    scene
+        .fetch(&["--manifest", &scene.origin.url("/nowhere")])
+        .must(1);
     scene.fetch(&["--manifest", "nowhere"]).must(1);
     scene.origin.put("/page", b"<html>hello</html>".to_vec());
-    scene.fetch(&["--manifest", &scene.origin.url("/page")]).must(3);
+    scene
+        .fetch(&["--manifest", &scene.origin.url("/page")])
+        .must(3);
     fs::write(scene.path("page"), b"<html>hello</html>").unwrap();
     scene.fetch(&["--manifest", "page"]).must(3);
     run_with_input(scene.command(&["--manifest", "-"]), b"").must(3);
-    run_with_input(scene.command(&["--manifest", "-"]), &manifest[..manifest.len() - 1]).must(3);
+    run_with_input(
+        scene.command(&["--manifest", "-"]),
+        &manifest[..manifest.len() - 1],
+    )
+    .must(3);
     assert_eq!(names(scene.folder.path()), ["m", "page"]);
 }
 
@@ -602,11 +762,17 @@ fn no_manifest_and_malformed_ones() {
             let scene = Scene::new(MIB, 16 * KIB);
             scene.origin.put(MANIFEST, body.clone());
             if !ranges {
-                scene.origin.lie(MANIFEST, Asks::Anything, Of::All, Lie::NoRanges);
+                scene
+                    .origin
+                    .lie(MANIFEST, Asks::Anything, Of::All, Lie::NoRanges);
             }
             let ended = scene.fetch(&["--tries", "2"]);
             assert_eq!(ended.exit, Some(3), "{what}, ranges: {ranges}: {ended:?}");
-            assert!(ended.stderr.contains(&scene.origin.url(MANIFEST)), "{what}: {}", ended.stderr);
+            assert!(
+                ended.stderr.contains(&scene.origin.url(MANIFEST)),
+                "{what}: {}",
+                ended.stderr
+            );
             assert!(scene.origin.bodies_of(OBJECT).is_empty(), "{what}");
             scene.must_be_empty();
         }
@@ -615,19 +781,29 @@ fn no_manifest_and_malformed_ones() {
 
 #[test]
 fn what_is_no_manifest_means_that_there_is_none() {
-    for (what, body) in [("a page", b"<html>not found</html>".to_vec()), ("nothing", vec![]), ("a long page", vec![b'x'; 100_000])] {
+    for (what, body) in [
+        ("a page", b"<html>not found</html>".to_vec()),
+        ("nothing", vec![]),
+        ("a long page", vec![b'x'; 100_000]),
+    ] {
         for ranges in [true, false] {
             let scene = Scene::new(MIB, 16 * KIB);
             scene.origin.put(MANIFEST, body.clone());
             if !ranges {
-                scene.origin.lie(MANIFEST, Asks::Anything, Of::All, Lie::NoRanges);
+                scene
+                    .origin
+                    .lie(MANIFEST, Asks::Anything, Of::All, Lie::NoRanges);
             }
             let ended = scene.fetch(&[]).must(0);
-            assert_eq!(ended.event("published")["trust"], "none", "{what}, ranges: {ranges}");
+            assert_eq!(
+                ended.event("published")["trust"],
+                "none",
+                "{what}, ranges: {ranges}"
+            );
             scene.must_be_published();
             // The user says that it must be there: then it is an error.
             let manifest = scene.origin.url(MANIFEST);
-            scene.fetch(&["--manifest", &manifest, "-o", "other"]).must(3);
+            scene.fetch(&["--manifest", &manifest]).must(3);
         }
     }
 }
@@ -636,12 +812,16 @@ fn what_is_no_manifest_means_that_there_is_none() {
 fn statuses_of_the_manifest() {
     for status in [400, 401, 403, 404, 410, 451] {
         let scene = Scene::new(100 * KIB, 16 * KIB);
-        scene.origin.lie(MANIFEST, Asks::Anything, Of::All, Lie::Status(status));
+        scene
+            .origin
+            .lie(MANIFEST, Asks::Anything, Of::All, Lie::Status(status));
         let ended = scene.fetch(&[]).must(0);
         assert_eq!(ended.event("published")["trust"], "none", "{status}");
         // Less than what the user requires is refused before any byte of the body.
         let scene = Scene::new(100 * KIB, 16 * KIB);
-        scene.origin.lie(MANIFEST, Asks::Anything, Of::All, Lie::Status(status));
+        scene
+            .origin
+            .lie(MANIFEST, Asks::Anything, Of::All, Lie::Status(status));
         scene.fetch(&["--require", "manifest"]).must(3);
         assert_eq!(scene.origin.log_of(MANIFEST).len(), 1, "{status}");
         assert!(scene.origin.bodies_of(OBJECT).is_empty(), "{status}");
@@ -652,7 +832,9 @@ fn statuses_of_the_manifest() {
     }
     for status in [500, 502, 504, 408, 425] {
         let scene = Scene::new(100 * KIB, 16 * KIB);
-        scene.origin.lie(MANIFEST, Asks::Anything, Of::All, Lie::Status(status));
+        scene
+            .origin
+            .lie(MANIFEST, Asks::Anything, Of::All, Lie::Status(status));
         scene.fetch(&["--tries", "2"]).must(5);
         assert_eq!(scene.origin.log_of(MANIFEST).len(), 2, "{status}");
         assert!(scene.origin.bodies_of(OBJECT).is_empty(), "{status}");
@@ -660,8 +842,12 @@ fn statuses_of_the_manifest() {
     }
     // Trouble that passes.
     let scene = Scene::new(100 * KIB, 16 * KIB);
-    scene.origin.lie(MANIFEST, Asks::Anything, Of::First(2), Lie::Status(500));
-    scene.origin.lie(MANIFEST, Asks::Anything, Of::Nth(4), Lie::ResetAfter(100));
+    scene
+        .origin
+        .lie(MANIFEST, Asks::Anything, Of::First(2), Lie::Status(500));
+    scene
+        .origin
+        .lie(MANIFEST, Asks::Anything, Of::Nth(4), Lie::ResetAfter(100));
     scene.fetch(&[]).must(0);
     scene.must_be_published();
 }
@@ -669,15 +855,39 @@ fn statuses_of_the_manifest() {
 #[test]
 fn a_manifest_from_an_unreliable_server_is_read_unaided() {
     for (what, lies) in [
-        ("breaks in the leaves", vec![(Of::Nth(2), Lie::CloseAfter(1000))]),
-        ("breaks in the front", vec![(Of::Nth(1), Lie::CloseAfter(1000))]),
-        ("ends the front early", vec![(Of::Nth(1), Lie::EndEarly(1000))]),
-        ("ends the leaves early", vec![(Of::Nth(2), Lie::EndEarly(1000))]),
+        (
+            "breaks in the leaves",
+            vec![(Of::Nth(2), Lie::CloseAfter(1000))],
+        ),
+        (
+            "breaks in the front",
+            vec![(Of::Nth(1), Lie::CloseAfter(1000))],
+        ),
+        (
+            "ends the front early",
+            vec![(Of::Nth(1), Lie::EndEarly(1000))],
+        ),
+        (
+            "ends the leaves early",
+            vec![(Of::Nth(2), Lie::EndEarly(1000))],
+        ),
         ("has no ranges", vec![(Of::All, Lie::NoRanges)]),
-        ("has no ranges for the leaves", vec![(Of::From(2), Lie::NoRanges)]),
-        ("has no ranges and breaks in the leaves", vec![(Of::All, Lie::NoRanges), (Of::First(2), Lie::CloseAfter(3000))]),
+        (
+            "has no ranges for the leaves",
+            vec![(Of::From(2), Lie::NoRanges)],
+        ),
+        (
+            "has no ranges and breaks in the leaves",
+            vec![
+                (Of::All, Lie::NoRanges),
+                (Of::First(2), Lie::CloseAfter(3000)),
+            ],
+        ),
         ("starts earlier", vec![(Of::All, Lie::Start(-100))]),
-        ("does not tell lengths", vec![(Of::All, Lie::Chunked), (Of::All, Lie::Total("*".into()))]),
+        (
+            "does not tell lengths",
+            vec![(Of::All, Lie::Chunked), (Of::All, Lie::Total("*".into()))],
+        ),
     ] {
         let scene = Scene::new(4 * MIB, 16 * KIB);
         for (of, lie) in lies {
@@ -693,17 +903,32 @@ fn a_manifest_from_an_unreliable_server_is_read_unaided() {
 fn too_many_requests_within_patience_and_beyond() {
     let slow = |seconds: &str| Lie::StatusWith(429, vec![("Retry-After", seconds.to_owned())]);
     let scene = Scene::new(100 * KIB, 16 * KIB);
-    scene.origin.lie(MANIFEST, Asks::Anything, Of::First(1), slow("1"));
-    scene.origin.lie(OBJECT, Asks::Body, Of::First(1), Lie::StatusWith(503, vec![("Retry-After", "1".into())]));
+    scene
+        .origin
+        .lie(MANIFEST, Asks::Anything, Of::First(1), slow("1"));
+    scene.origin.lie(
+        OBJECT,
+        Asks::Body,
+        Of::First(1),
+        Lie::StatusWith(503, vec![("Retry-After", "1".into())]),
+    );
     let ended = scene.fetch(&[]).must(0);
     assert_eq!(ended.all("host_slowed").len(), 1);
     scene.must_be_published();
 
-    for (path, asks) in [(MANIFEST, Asks::Anything), (OBJECT, Asks::Preflight), (OBJECT, Asks::Body)] {
+    for (path, asks) in [
+        (MANIFEST, Asks::Anything),
+        (OBJECT, Asks::Preflight),
+        (OBJECT, Asks::Body),
+    ] {
         let scene = Scene::new(100 * KIB, 16 * KIB);
         scene.origin.lie(path, asks, Of::All, slow("200"));
         let ended = scene.fetch(&["--patience", "30s"]).must(5);
-        assert!(ended.event("failed")["retry_at"].is_string(), "{path}: {}", ended.stdout);
+        assert!(
+            ended.event("failed")["retry_at"].is_string(),
+            "{path}: {}",
+            ended.stdout
+        );
         scene.must_be_empty();
     }
 }
@@ -720,8 +945,12 @@ fn an_object_of_another_length_has_its_manifest_read_once_more() {
 
     // It was just replaced.
     let scene = Scene::new(100 * KIB, 16 * KIB);
-    scene.origin.put("/old", manifest_of(&Content::Painted(50 * KIB), 16 * KIB));
-    scene.origin.lie(MANIFEST, Asks::Anything, Of::First(1), Lie::Instead("/old"));
+    scene
+        .origin
+        .put("/old", manifest_of(&Content::Painted(50 * KIB), 16 * KIB));
+    scene
+        .origin
+        .lie(MANIFEST, Asks::Anything, Of::First(1), Lie::Instead("/old"));
     scene.fetch(&[]).must(0);
     scene.must_be_published();
 }
@@ -732,7 +961,12 @@ fn the_last_block_is_asked_for_first() {
     scene.fetch(&[]).must(0);
     let bodies = scene.origin.bodies_of(OBJECT);
     assert_eq!(bodies[0].range, Some(2 * MIB..2 * MIB + 1));
-    assert!(bodies.len() > 1 && bodies[1..].iter().all(|asked| asked.range.clone().unwrap().end <= 2 * MIB));
+    assert!(
+        bodies.len() > 1
+            && bodies[1..]
+                .iter()
+                .all(|asked| asked.range.clone().unwrap().end <= 2 * MIB)
+    );
 }
 
 #[test]
@@ -753,7 +987,10 @@ fn a_false_length_or_block_size_is_found_by_the_last_block_before_any_other_is_a
         let ended = scene.fetch(&[]).must(3);
         let last = claimed.bytes_of(claimed.last());
         let failed = ended.event("failed");
-        assert_eq!((&failed["block"], &failed["offset"]), (&claimed.last().0.into(), &last.start.into()));
+        assert_eq!(
+            (&failed["block"], &failed["offset"]),
+            (&claimed.last().0.into(), &last.start.into())
+        );
         for asked in scene.origin.bodies_of(OBJECT) {
             assert_eq!(asked.range, Some(last.start..last.end), "{claimed:?}");
         }
@@ -778,21 +1015,46 @@ fn headers_go_to_the_origin_that_was_named_and_to_no_other() {
     let scene = Scene::new(MIB, 16 * KIB);
     let other = Origin::start();
     other.put("/moved", scene.content.clone());
-    scene.origin.lie(OBJECT, Asks::Anything, Of::All, Lie::Redirect(302, other.url("/moved")));
+    scene.origin.lie(
+        OBJECT,
+        Asks::Anything,
+        Of::All,
+        Lie::Redirect(302, other.url("/moved")),
+    );
     fs::write(scene.path("headers"), "X-From-File: yes\n\n").unwrap();
     let user = scene.url().replace("http://", "http://user:pw@");
     let mut command = sapwood(scene.folder.path());
-    command.args(["fetch", &user, "-o", "out", "-H", "X-Planted: yes", "-H", "@headers", "-H", "Cookie: c=1"]);
+    command.args([
+        "fetch",
+        &user,
+        "-o",
+        "out",
+        "-H",
+        "X-Planted: yes",
+        "-H",
+        "@headers",
+        "-H",
+        "Cookie: c=1",
+    ]);
     program::run(command).must(0);
     scene.must_be_published();
     for asked in scene.origin.log() {
         for name in ["X-Planted", "X-From-File", "Cookie", "Authorization"] {
-            assert!(asked.header(name).is_some(), "{name} is missing in {asked:?}");
+            assert!(
+                asked.header(name).is_some(),
+                "{name} is missing in {asked:?}"
+            );
         }
     }
     assert!(other.bodies_of("/moved").len() > 1);
     for asked in other.log() {
-        for name in ["X-Planted", "X-From-File", "Cookie", "Authorization", "Referer"] {
+        for name in [
+            "X-Planted",
+            "X-From-File",
+            "Cookie",
+            "Authorization",
+            "Referer",
+        ] {
             assert_eq!(asked.header(name), None, "{asked:?}");
         }
         assert_eq!(asked.header("Accept-Encoding"), Some("identity"));
@@ -804,11 +1066,21 @@ fn redirects_within_the_rules_and_beyond() {
     let scene = |hops: u32| {
         let scene = Scene::new(100 * KIB, 16 * KIB);
         for hop in 0..hops {
-            let from = if hop == 0 { OBJECT.to_owned() } else { format!("/hop{hop}") };
+            let from = if hop == 0 {
+                OBJECT.to_owned()
+            } else {
+                format!("/hop{hop}")
+            };
             // Relative ones too.
-            let to = if hop + 1 == hops { "/there".to_owned() } else { format!("/hop{}", hop + 1) };
+            let to = if hop + 1 == hops {
+                "/there".to_owned()
+            } else {
+                format!("/hop{}", hop + 1)
+            };
             let status = [301, 302, 303, 307, 308][hop as usize % 5];
-            scene.origin.lie(&from, Asks::Anything, Of::All, Lie::Redirect(status, to));
+            scene
+                .origin
+                .lie(&from, Asks::Anything, Of::All, Lie::Redirect(status, to));
         }
         scene.origin.put("/there", scene.content.clone());
         scene
@@ -821,13 +1093,23 @@ fn redirects_within_the_rules_and_beyond() {
     assert!(ended.stderr.contains("redirects"), "{}", ended.stderr);
     six.must_be_empty();
     for (target, exit) in [
-        (OBJECT, 1), ("", 1), ("http://", 1), ("file:///etc/passwd", 6), ("ftp://127.0.0.1/x", 6), ("data:text/plain,x", 6),
+        (OBJECT, 1),
+        ("", 1),
+        ("http://", 1),
+        ("file:///etc/passwd", 6),
+        ("ftp://127.0.0.1/x", 6),
+        ("data:text/plain,x", 6),
         ("javascript:alert(1)", 6),
     ] {
         for path in [OBJECT, MANIFEST] {
             let scene = Scene::new(100 * KIB, 16 * KIB);
             let target = target.replace(OBJECT, path);
-            scene.origin.lie(path, Asks::Anything, Of::All, Lie::Redirect(302, target.clone()));
+            scene.origin.lie(
+                path,
+                Asks::Anything,
+                Of::All,
+                Lie::Redirect(302, target.clone()),
+            );
             let ended = scene.fetch(&[]);
             assert_eq!(ended.exit, Some(exit), "{path} to {target:?}: {ended:?}");
             scene.must_be_empty();
@@ -839,25 +1121,42 @@ fn redirects_within_the_rules_and_beyond() {
 fn secrets_of_urls_and_headers_are_never_shown_or_kept() {
     const SECRET: &str = "PLANTED-4711";
     let scene = Scene::new(MIB, 16 * KIB);
-    let url = format!("http://u{SECRET}:p{SECRET}@{}{OBJECT}?sig={SECRET}#{SECRET}", scene.origin.address());
+    let url = format!(
+        "http://u{SECRET}:p{SECRET}@{}{OBJECT}?sig={SECRET}#{SECRET}",
+        scene.origin.address()
+    );
     let header = format!("X-Token: {SECRET}");
     let command = |json: bool, more: &[&str]| {
         let mut command = sapwood(scene.folder.path());
-        command.args(["-vvv", "fetch", &url, "-o", "out", "-H", &header, "--tries", "2"]).args(more);
+        command
+            .args([
+                "-vvv", "fetch", &url, "-o", "out", "-H", &header, "--tries", "2",
+            ])
+            .args(more);
         if json {
             command.arg("--json");
         }
         command
     };
-    let clean = |what: &str, text: &str| assert!(!text.contains(SECRET), "{what} shows the secret: {text}");
+    let clean =
+        |what: &str, text: &str| assert!(!text.contains(SECRET), "{what} shows the secret: {text}");
     let mut running = scene.run_until(command(true, &[]), MIB / 2);
     running.signal(Signal::TERM);
     let ended = running.finish().must(5);
-    clean("a stopped run", &format!("{}{}", ended.stdout, ended.stderr));
-    clean("the journal", &String::from_utf8_lossy(&fs::read(scene.journal()).unwrap()));
+    clean(
+        "a stopped run",
+        &format!("{}{}", ended.stdout, ended.stderr),
+    );
+    clean(
+        "the journal",
+        &String::from_utf8_lossy(&fs::read(scene.journal()).unwrap()),
+    );
     scene.origin.allow_all();
     let asked = scene.origin.log().swap_remove(0);
-    assert!(asked.query.unwrap().contains(SECRET), "the secret was not even sent");
+    assert!(
+        asked.query.unwrap().contains(SECRET),
+        "the secret was not even sent"
+    );
     let redirect = format!("http://127.0.0.1:1/?{SECRET}");
     for json in [true, false] {
         for (lie, exit) in [
@@ -877,10 +1176,16 @@ fn secrets_of_urls_and_headers_are_never_shown_or_kept() {
                 scene.origin.be_honest();
                 scene.origin.lie(path, Asks::Anything, Of::All, lie.clone());
                 let ended = program::run(command(json, &["--patience", "1s"]));
-                clean(&format!("{lie:?}"), &format!("{}{}", ended.stdout, ended.stderr));
+                clean(
+                    &format!("{lie:?}"),
+                    &format!("{}{}", ended.stdout, ended.stderr),
+                );
                 // Without a manifest the object is fetched all the same.
                 let plain = path == MANIFEST && ended.exit == Some(0);
-                assert!(plain || ended.exit == Some(exit) || ended.exit == Some(5), "{lie:?} of {path}: {ended:?}");
+                assert!(
+                    plain || ended.exit == Some(exit) || ended.exit == Some(5),
+                    "{lie:?} of {path}: {ended:?}"
+                );
                 if plain {
                     fs::remove_file(scene.target()).unwrap();
                 }
@@ -909,11 +1214,20 @@ fn the_rate_and_the_events_keep_their_limits() {
     let seconds = (ms(events.last().unwrap()) - ms(&events[0])) / 1000;
     let progress = ended.all("progress");
     // Once a second, and the first and the last.
-    assert!(progress.len() as u64 <= seconds + 3, "{} in {seconds} s", progress.len());
+    assert!(
+        progress.len() as u64 <= seconds + 3,
+        "{} in {seconds} s",
+        progress.len()
+    );
     assert_eq!(progress[0]["bytes_done"], 0);
     assert_eq!(progress.last().unwrap()["bytes_done"], scene.length());
     for event in &progress {
-        assert!(["bytes_done", "bytes_total", "bytes_fetched", "rate_bps"].iter().all(|name| event[name].is_u64()), "{event}");
+        assert!(
+            ["bytes_done", "bytes_total", "bytes_fetched", "rate_bps"]
+                .iter()
+                .all(|name| event[name].is_u64()),
+            "{event}"
+        );
     }
     assert!(events.iter().map(ms).is_sorted());
 }
@@ -921,10 +1235,15 @@ fn the_rate_and_the_events_keep_their_limits() {
 #[test]
 fn done_counts_the_bytes_of_runs_that_fail_too() {
     let scene = Scene::new(MIB, 16 * KIB);
-    scene.origin.lie(OBJECT, Asks::Byte(0), Of::All, Lie::Status(404));
+    scene
+        .origin
+        .lie(OBJECT, Asks::Byte(0), Of::All, Lie::Status(404));
     let ended = scene.fetch(&["--connections", "1"]).must(1);
     let fetched = ended.event("done")["bytes_fetched"].as_u64().unwrap();
-    assert!(fetched >= scene.block + manifest_of(&scene.content, scene.block).len() as u64, "{fetched}");
+    assert!(
+        fetched >= scene.block + manifest_of(&scene.content, scene.block).len() as u64,
+        "{fetched}"
+    );
 }
 
 // ---- origins that lie
@@ -932,7 +1251,9 @@ fn done_counts_the_bytes_of_runs_that_fail_too() {
 #[test]
 fn a_line_that_flips_bits_costs_only_the_damaged_blocks() {
     let scene = Scene::new(16 * MIB, 64 * KIB);
-    scene.origin.lie(OBJECT, Asks::Body, Of::All, Lie::FlipInPassing(MIB));
+    scene
+        .origin
+        .lie(OBJECT, Asks::Body, Of::All, Lie::FlipInPassing(MIB));
     let ended = scene.fetch(&[]).must(0);
     scene.must_be_published();
     let wrong = ended.all("block_wrong");
@@ -940,9 +1261,20 @@ fn a_line_that_flips_bits_costs_only_the_damaged_blocks() {
     for event in &wrong {
         assert_eq!(event["source"], scene.url());
         assert_ne!(event["expected"], event["found"]);
-        let (block, offset) = (event["block"].as_u64().unwrap(), event["offset"].as_u64().unwrap());
-        assert_eq!((offset, event["length"].as_u64().unwrap()), (block * scene.block, scene.block));
-        let asked_again = scene.origin.bodies_of(OBJECT).iter().filter(|asked| asked.range == Some(offset..offset + scene.block)).count();
+        let (block, offset) = (
+            event["block"].as_u64().unwrap(),
+            event["offset"].as_u64().unwrap(),
+        );
+        assert_eq!(
+            (offset, event["length"].as_u64().unwrap()),
+            (block * scene.block, scene.block)
+        );
+        let asked_again = scene
+            .origin
+            .bodies_of(OBJECT)
+            .iter()
+            .filter(|asked| asked.range == Some(offset..offset + scene.block))
+            .count();
         assert!(asked_again >= 1, "block {block} was not asked for alone");
     }
     // Nothing but those blocks came twice, and spans that end early waste at most what is on its way.
@@ -954,16 +1286,25 @@ fn a_line_that_flips_bits_costs_only_the_damaged_blocks() {
 #[test]
 fn an_origin_that_damages_every_block_is_named_with_block_and_hashes() {
     let scene = Scene::new(MIB, 16 * KIB);
-    scene.origin.lie(OBJECT, Asks::Body, Of::All, Lie::FlipEach(1000));
+    scene
+        .origin
+        .lie(OBJECT, Asks::Body, Of::All, Lie::FlipEach(1000));
     let ended = scene.fetch(&[]).must(3);
     let failed = ended.event("failed");
-    assert_eq!((&failed["block"], &failed["offset"], &failed["length"]), (&63.into(), &(63 * 16 * KIB).into(), &(16 * KIB).into()));
+    assert_eq!(
+        (&failed["block"], &failed["offset"], &failed["length"]),
+        (&63.into(), &(63 * 16 * KIB).into(), &(16 * KIB).into())
+    );
     for name in ["expected", "found"] {
         let hash = failed[name].as_str().unwrap();
         assert_eq!(hash.len(), 64);
         assert!(ended.stderr.contains(hash), "{name}: {}", ended.stderr);
     }
-    assert!(ended.stderr.contains("block 63") && ended.stderr.contains("1032192-1048575") && ended.stderr.contains(&scene.url()));
+    assert!(
+        ended.stderr.contains("block 63")
+            && ended.stderr.contains("1032192-1048575")
+            && ended.stderr.contains(&scene.url())
+    );
     assert_eq!(ended.all("block_wrong").len(), 4);
     scene.must_be_empty();
 }
@@ -971,7 +1312,9 @@ fn an_origin_that_damages_every_block_is_named_with_block_and_hashes() {
 #[test]
 fn a_block_that_is_always_wrong_stops_the_run_and_keeps_the_others() {
     let scene = Scene::new(MIB, 16 * KIB);
-    scene.origin.lie(OBJECT, Asks::Body, Of::All, Lie::FlipAt(500_000));
+    scene
+        .origin
+        .lie(OBJECT, Asks::Body, Of::All, Lie::FlipAt(500_000));
     let ended = scene.fetch(&[]).must(3);
     assert_eq!(ended.event("failed")["block"], 500_000 / scene.block);
     assert!(!scene.target().exists());
@@ -987,9 +1330,18 @@ fn an_object_replaced_in_the_middle_is_told_as_changed() {
     let scene = Scene::new(MIB, 16 * KIB);
     let other = Content::Bytes(vec![7; MIB as usize]);
     scene.origin.put("/other", other.clone());
-    scene.origin.put("/other.sapwood", manifest_of(&other, scene.block));
-    scene.origin.lie(OBJECT, Asks::Body, Of::From(2), Lie::Instead("/other"));
-    scene.origin.lie(MANIFEST, Asks::Anything, Of::From(3), Lie::Instead("/other.sapwood"));
+    scene
+        .origin
+        .put("/other.sapwood", manifest_of(&other, scene.block));
+    scene
+        .origin
+        .lie(OBJECT, Asks::Body, Of::From(2), Lie::Instead("/other"));
+    scene.origin.lie(
+        MANIFEST,
+        Asks::Anything,
+        Of::From(3),
+        Lie::Instead("/other.sapwood"),
+    );
     let ended = scene.fetch(&[]).must(4);
     assert!(ended.stderr.contains("another root"), "{}", ended.stderr);
     assert!(!scene.target().exists());
@@ -1055,21 +1407,35 @@ fn a_whole_body_in_answer_to_a_range_is_never_appended() {
     // From the first request on, from the second one on, and in the middle of a resume.
     for from in [1, 2] {
         let scene = Scene::new(2 * MIB, 16 * KIB);
-        scene.origin.lie(OBJECT, Asks::Body, Of::From(from), Lie::NoRanges);
+        scene
+            .origin
+            .lie(OBJECT, Asks::Body, Of::From(from), Lie::NoRanges);
         scene.fetch(&[]).must(0);
         scene.must_be_published();
     }
     let scene = Scene::new(2 * MIB, 16 * KIB);
     scene.killed_at(MIB);
-    scene.origin.lie(OBJECT, Asks::Anything, Of::All, Lie::NoRanges);
+    scene
+        .origin
+        .lie(OBJECT, Asks::Anything, Of::All, Lie::NoRanges);
     scene.fetch(&[]).must(0);
     scene.must_be_published();
-    assert!(scene.origin.bodies_of(OBJECT).iter().all(|asked| asked.status == 200));
+    assert!(
+        scene
+            .origin
+            .bodies_of(OBJECT)
+            .iter()
+            .all(|asked| asked.status == 200)
+    );
     // One of another length is not used at all.
     let scene = Scene::new(2 * MIB, 16 * KIB);
     scene.origin.put("/page", b"<html>log in</html>".to_vec());
-    scene.origin.lie(OBJECT, Asks::Body, Of::From(2), Lie::NoRanges);
-    scene.origin.lie(OBJECT, Asks::Body, Of::From(2), Lie::Instead("/page"));
+    scene
+        .origin
+        .lie(OBJECT, Asks::Body, Of::From(2), Lie::NoRanges);
+    scene
+        .origin
+        .lie(OBJECT, Asks::Body, Of::From(2), Lie::Instead("/page"));
     scene.fetch(&[]).must(1);
     assert!(!scene.target().exists());
 }
@@ -1077,7 +1443,12 @@ fn a_whole_body_in_answer_to_a_range_is_never_appended() {
 #[test]
 fn no_416_is_an_end_of_file() {
     let scene = Scene::new(2 * MIB, 16 * KIB);
-    scene.origin.lie(OBJECT, Asks::Byte(MIB), Of::All, Lie::StatusWith(416, vec![("Content-Range", format!("bytes */{MIB}"))]));
+    scene.origin.lie(
+        OBJECT,
+        Asks::Byte(MIB),
+        Of::All,
+        Lie::StatusWith(416, vec![("Content-Range", format!("bytes */{MIB}"))]),
+    );
     let ended = scene.fetch(&[]);
     assert_ne!(ended.exit, Some(0));
     assert!(!scene.target().exists());
@@ -1089,7 +1460,12 @@ fn no_416_is_an_end_of_file() {
 #[test]
 fn another_total_is_another_object() {
     let scene = Scene::new(2 * MIB, 16 * KIB);
-    scene.origin.lie(OBJECT, Asks::Body, Of::From(3), Lie::Total((2 * MIB + 1).to_string()));
+    scene.origin.lie(
+        OBJECT,
+        Asks::Body,
+        Of::From(3),
+        Lie::Total((2 * MIB + 1).to_string()),
+    );
     scene.fetch(&[]).must(4);
     assert!(!scene.target().exists());
 }
@@ -1098,13 +1474,21 @@ fn another_total_is_another_object() {
 fn what_is_not_there_leaves_nothing() {
     for (status, exit) in [(404, 1), (403, 1), (410, 1), (451, 1), (400, 1)] {
         let scene = Scene::new(MIB, 16 * KIB);
-        scene.origin.lie(OBJECT, Asks::Anything, Of::All, Lie::Status(status));
+        scene
+            .origin
+            .lie(OBJECT, Asks::Anything, Of::All, Lie::Status(status));
         let ended = scene.fetch(&[]).must(exit);
-        assert!(ended.stderr.contains(&scene.url()) && ended.stderr.contains(&status.to_string()), "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains(&scene.url()) && ended.stderr.contains(&status.to_string()),
+            "{}",
+            ended.stderr
+        );
         scene.must_be_empty();
         // Also when it goes before the first body byte.
         let scene = Scene::new(MIB, 16 * KIB);
-        scene.origin.lie(OBJECT, Asks::Body, Of::All, Lie::Status(status));
+        scene
+            .origin
+            .lie(OBJECT, Asks::Body, Of::All, Lie::Status(status));
         scene.fetch(&[]).must(exit);
         scene.must_be_empty();
     }
@@ -1112,7 +1496,14 @@ fn what_is_not_there_leaves_nothing() {
 
 #[test]
 fn trouble_that_passes_needs_no_user() {
-    for lie in [Lie::Refuse, Lie::Status(500), Lie::Status(503), Lie::Status(408), Lie::ResetAfter(0), Lie::CloseAfter(5000)] {
+    for lie in [
+        Lie::Refuse,
+        Lie::Status(500),
+        Lie::Status(503),
+        Lie::Status(408),
+        Lie::ResetAfter(0),
+        Lie::CloseAfter(5000),
+    ] {
         for asks in [Asks::Preflight, Asks::Body] {
             let scene = Scene::new(2 * MIB, 16 * KIB);
             scene.origin.lie(OBJECT, asks, Of::First(2), lie.clone());
@@ -1138,8 +1529,12 @@ fn trouble_that_stays_is_exit_5_after_the_tries() {
 #[test]
 fn silence_is_noticed() {
     let scene = Scene::new(2 * MIB, 16 * KIB);
-    scene.origin.lie(OBJECT, Asks::Body, Of::Nth(2), Lie::StallAfter(1000));
-    scene.origin.lie(MANIFEST, Asks::Anything, Of::First(1), Lie::SilentHeaders);
+    scene
+        .origin
+        .lie(OBJECT, Asks::Body, Of::Nth(2), Lie::StallAfter(1000));
+    scene
+        .origin
+        .lie(MANIFEST, Asks::Anything, Of::First(1), Lie::SilentHeaders);
     let ended = scene.fetch(&[]).must(0);
     assert_eq!(ended.all("retry").len(), 1);
     scene.must_be_published();

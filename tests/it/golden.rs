@@ -16,17 +16,34 @@ fn golden() -> Vec<u8> {
 
 #[test]
 fn the_program_makes_it_today() {
-    let made = output_of(sapwood().arg("manifest").arg(repository(CLIP)).args(["-o", "-"]), b"");
-    assert!(made == golden(), "the golden manifest differs from what is made of its file");
+    let made = output_of(
+        sapwood()
+            .arg("manifest")
+            .arg(repository(CLIP))
+            .args(["-o", "-"]),
+        b"",
+    );
+    assert!(
+        made == golden(),
+        "the golden manifest differs from what is made of its file"
+    );
 }
 
 #[test]
 fn python_makes_it_and_verifies_it() {
     let folder = tempfile::tempdir().unwrap();
     let made = folder.path().join("made");
-    output_of(reference().arg("write").arg(repository(CLIP)).arg(&made), b"");
+    output_of(
+        reference().arg("write").arg(repository(CLIP)).arg(&made),
+        b"",
+    );
     assert!(std::fs::read(made).unwrap() == golden());
-    output_of(reference().arg("verify").args([CLIP, GOLDEN].map(repository)), b"");
+    output_of(
+        reference()
+            .arg("verify")
+            .args([CLIP, GOLDEN].map(repository)),
+        b"",
+    );
 }
 
 #[test]
@@ -36,16 +53,36 @@ fn the_same_file_and_flags_give_the_same_bytes_from_file_and_pipe() {
     for flags in [
         &["--name", "n"][..],
         &["--name", "n", "--no-hints"],
-        &["--name", "n", "--block-size", "16KiB", "--digest", "md5", "--digest", "sha-256", "--digest", "md5"],
+        &[
+            "--name",
+            "n",
+            "--block-size",
+            "16KiB",
+            "--digest",
+            "md5",
+            "--digest",
+            "sha-256",
+            "--digest",
+            "md5",
+        ],
         &["--name", "", "--block-size", "16MiB", "--digest", "blake3"],
     ] {
         let path = repository(CLIP);
         let path = path.to_str().unwrap();
-        let first = output_of(sapwood().args(["manifest", path, "-o", "-"]).args(flags), b"");
+        let first = output_of(
+            sapwood().args(["manifest", path, "-o", "-"]).args(flags),
+            b"",
+        );
         Manifest::from_bytes(&first).unwrap();
         let out = folder.path().join("out");
         for (input, stdin) in [(path, &b""[..]), ("-", &clip[..])] {
-            output_of(sapwood().args(["manifest", input, "-o"]).arg(&out).args(flags), stdin);
+            output_of(
+                sapwood()
+                    .args(["manifest", input, "-o"])
+                    .arg(&out)
+                    .args(flags),
+                stdin,
+            );
             assert!(std::fs::read(&out).unwrap() == first, "{input} {flags:?}");
         }
     }
@@ -58,18 +95,36 @@ fn every_changed_bit_and_every_truncation_is_refused() {
     for bit in 0..golden.len() * 8 {
         let mut bad = golden.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
-        assert!(Manifest::from_bytes(&bad).is_err(), "accepted with bit {} of byte {} changed", bit % 8, bit / 8);
+        assert!(
+            Manifest::from_bytes(&bad).is_err(),
+            "accepted with bit {} of byte {} changed",
+            bit % 8,
+            bit / 8
+        );
     }
     for length in 0..golden.len() {
-        assert!(Manifest::from_bytes(&golden[..length]).is_err(), "accepted when cut to {length} bytes");
+        assert!(
+            Manifest::from_bytes(&golden[..length]).is_err(),
+            "accepted when cut to {length} bytes"
+        );
     }
     assert!(Manifest::from_bytes(&[&golden[..], b"\0"].concat()).is_err());
 }
 
 #[test]
 fn python_refuses_one_changed_bit_of_each_byte_and_with_sapwood_long_all_of_them() {
-    let all: &[&str] = if long() { &["--all-bits"] } else { &["--seed", "1"] };
-    let said = output_of(reference().arg("damage").args(all).arg(repository(GOLDEN)), b"");
+    let all: &[&str] = if long() {
+        &["--all-bits"]
+    } else {
+        &["--seed", "1"]
+    };
+    let said = output_of(
+        reference().arg("damage").args(all).arg(repository(GOLDEN)),
+        b"",
+    );
     let tried = golden().len() * if long() { 9 } else { 2 };
-    assert_eq!(String::from_utf8(said).unwrap(), format!("{tried} damaged manifests, all refused\n"));
+    assert_eq!(
+        String::from_utf8(said).unwrap(),
+        format!("{tried} damaged manifests, all refused\n")
+    );
 }

@@ -31,7 +31,11 @@ const MEMORY_MAX: u64 = 100 * MIB;
 
 /// The promised size, or a smaller one.
 fn sized<T>(long: T, short: T) -> T {
-    if std::env::var_os("SAPWOOD_LONG").is_some_and(|value| value == "1") { long } else { short }
+    if std::env::var_os("SAPWOOD_LONG").is_some_and(|value| value == "1") {
+        long
+    } else {
+        short
+    }
 }
 
 #[test]
@@ -67,18 +71,33 @@ fn killed_at_many_moments_of_a_long_fetch() {
     }
     let ended = fetch().finish().must(0);
     assert!(verified(&ended.events()).is_disjoint(&held), "proven twice");
-    let sum = program::command(nginx::program("b3sum"), folder.path()).args(["--no-names", "out"]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&sum.stdout).trim(), ended.event("published")["root"]);
+    let sum = program::command(nginx::program("b3sum"), folder.path())
+        .args(["--no-names", "out"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&sum.stdout).trim(),
+        ended.event("published")["root"]
+    );
     let sent = sent(&nginx);
     let again = sent - length;
-    println!("{kills} kills of a fetch of {length} bytes: nginx sent {again} bytes more, {} per kill", again / kills);
+    println!(
+        "{kills} kills of a fetch of {length} bytes: nginx sent {again} bytes more, {} per kill",
+        again / kills
+    );
     // Eight connections, each with a batch of 1 MiB, a block, and what lies in the buffers of sockets.
     assert!(again <= kills * 8 * 8 * MIB, "{again} bytes came again");
 }
 
 /// The body bytes that nginx sent, when it has noticed all the connections that were killed.
 fn sent(nginx: &Nginx) -> u64 {
-    let sum = || nginx.log_of("object.bin").iter().map(|sent| sent.body_bytes).sum::<u64>();
+    let sum = || {
+        nginx
+            .log_of("object.bin")
+            .iter()
+            .map(|sent| sent.body_bytes)
+            .sum::<u64>()
+    };
     loop {
         let before = sum();
         std::thread::sleep(Duration::from_secs(3));
@@ -95,7 +114,10 @@ fn a_resume_with_many_records_asks_at_once() {
     let length = u64::from(BLOCKS) * block;
     let scene = Scene::of(Content::Zeros(length), block);
     // A hole is as good as zeros.
-    fs::File::create(scene.part()).unwrap().set_len(length).unwrap();
+    fs::File::create(scene.part())
+        .unwrap()
+        .set_len(length)
+        .unwrap();
     let part = Part::new(fs::File::open(scene.part()).unwrap(), scene.part());
     let identity = Identity {
         root: Some(tree_of(&scene.content, block).root()),
@@ -106,13 +128,25 @@ fn a_resume_with_many_records_asks_at_once() {
     let missing = BlockRange::new(20_000, 20_100);
     let (header, mut writer) = RecordWriter::begin();
     let mut bytes = header.to_vec();
-    bytes.extend(writer.append(&Record::Begin { identity, url: scene.url() }));
-    bytes.extend(writer.append(&Record::Run { place: part.place().unwrap(), time: 1 }));
+    bytes.extend(writer.append(&Record::Begin {
+        identity,
+        url: scene.url(),
+    }));
+    bytes.extend(writer.append(&Record::Run {
+        place: part.place().unwrap(),
+        time: 1,
+    }));
     for index in 0..BLOCKS {
-        let claimed = if (missing.start..missing.end).contains(&index) { 0 } else { index };
+        let claimed = if (missing.start..missing.end).contains(&index) {
+            0
+        } else {
+            index
+        };
         bytes.extend(writer.append(&Record::Blocks(vec![BlockRange::new(claimed, claimed + 1)])));
         if index % 2 == 0 {
-            bytes.extend(writer.append(&Record::Barrier { records: writer.records() }));
+            bytes.extend(writer.append(&Record::Barrier {
+                records: writer.records(),
+            }));
         }
     }
     let mut waits = Vec::new();
@@ -123,7 +157,10 @@ fn a_resume_with_many_records_asks_at_once() {
         scene.origin.allow(OBJECT, 0);
         let mut running = scene.start(&[]);
         while scene.origin.bodies_of(OBJECT).is_empty() {
-            assert!(running.started.elapsed() < program::LONG_ENOUGH, "nothing was asked for");
+            assert!(
+                running.started.elapsed() < program::LONG_ENOUGH,
+                "nothing was asked for"
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
         let asked = scene.origin.bodies_of(OBJECT).swap_remove(0);
@@ -134,11 +171,17 @@ fn a_resume_with_many_records_asks_at_once() {
         scene.origin.wait_until_idle();
     }
     waits.sort();
-    println!("a journal of {BLOCKS} records: first missing byte asked for after {:?} (of five: {waits:?})", waits[2]);
+    println!(
+        "a journal of {BLOCKS} records: first missing byte asked for after {:?} (of five: {waits:?})",
+        waits[2]
+    );
     assert!(waits[0] < Duration::from_secs(30), "{waits:?}");
     scene.origin.allow_all();
     let ended = scene.fetch(&[]).must(0);
-    assert_eq!(ended.event("published")["bytes_resumed"], length - u64::from(missing.count()) * block);
+    assert_eq!(
+        ended.event("published")["bytes_resumed"],
+        length - u64::from(missing.count()) * block
+    );
 }
 
 #[test]
@@ -148,7 +191,10 @@ fn a_fetch_needs_little_memory() {
     let mut running = scene.start(&[]);
     let peak = peak_until_the_end(&mut running);
     running.finish().must(0);
-    println!("a fetch of {length} bytes: at most {} MiB of memory", peak / MIB);
+    println!(
+        "a fetch of {length} bytes: at most {} MiB of memory",
+        peak / MIB
+    );
     assert!(peak < MEMORY_MAX, "{peak}");
 }
 
@@ -156,13 +202,20 @@ fn a_fetch_needs_little_memory() {
 fn a_manifest_needs_little_memory() {
     let length = sized(64 * GIB, 256 * MIB);
     let folder = TempDir::new().unwrap();
-    fs::File::create(folder.path().join("sparse")).unwrap().set_len(length).unwrap();
+    fs::File::create(folder.path().join("sparse"))
+        .unwrap()
+        .set_len(length)
+        .unwrap();
     let mut command = sapwood(folder.path());
     command.args(["--json", "manifest", "sparse"]);
     let mut running = program::start(command);
     let peak = peak_until_the_end(&mut running);
     running.finish().must(0);
-    println!("a manifest of {length} bytes: at most {} MiB of memory, in {:?}", peak / MIB, running.started.elapsed());
+    println!(
+        "a manifest of {length} bytes: at most {} MiB of memory, in {:?}",
+        peak / MIB,
+        running.started.elapsed()
+    );
     assert!(peak < MEMORY_MAX, "{peak}");
 }
 

@@ -1,5 +1,11 @@
 //! One integration binary: one file a subject, linked once.
 
+#![allow(
+    clippy::pedantic,
+    clippy::type_complexity,
+    reason = "it pays where code is called by others; a test is read from top to bottom"
+)]
+
 mod fetch;
 mod golden;
 mod long;

@@ -25,7 +25,9 @@ fn with_object(limit_rate: u64) -> Nginx {
 
 fn fetch(nginx: &Nginx, folder: &Path, more: &[&str]) -> Command {
     let mut command = sapwood(folder);
-    command.args(["--json", "fetch", &nginx.url("object.bin"), "-o", "out"]).args(more);
+    command
+        .args(["--json", "fetch", &nginx.url("object.bin"), "-o", "out"])
+        .args(more);
     command
 }
 
@@ -41,14 +43,32 @@ fn a_fetch_is_what_curl_gets_and_its_root_what_b3sum_prints() {
     let nginx = with_object(0);
     let folder = TempDir::new().unwrap();
     let ended = program::run(fetch(&nginx, folder.path(), &[])).must(0);
-    output("curl", folder.path(), &["-sSf", "-o", "by-curl", &nginx.url("object.bin")]);
-    assert!(fs::read(folder.path().join("out")).unwrap() == fs::read(folder.path().join("by-curl")).unwrap());
+    output(
+        "curl",
+        folder.path(),
+        &["-sSf", "-o", "by-curl", &nginx.url("object.bin")],
+    );
+    assert!(
+        fs::read(folder.path().join("out")).unwrap()
+            == fs::read(folder.path().join("by-curl")).unwrap()
+    );
     let sum = output("b3sum", folder.path(), &["--no-names", "out"]);
     assert_eq!(ended.event("published")["root"], sum.trim());
     // A server that tells its ranges honestly is asked for every byte once.
-    let sent: u64 = nginx.log_of("object.bin").iter().filter(|sent| sent.range.is_some()).map(|sent| sent.body_bytes).sum();
+    let sent: u64 = nginx
+        .log_of("object.bin")
+        .iter()
+        .filter(|sent| sent.range.is_some())
+        .map(|sent| sent.body_bytes)
+        .sum();
     assert_eq!(sent, LENGTH);
-    assert!(nginx.log_of("object.bin").iter().filter(|sent| sent.range.is_some()).all(|sent| sent.status == 206));
+    assert!(
+        nginx
+            .log_of("object.bin")
+            .iter()
+            .filter(|sent| sent.range.is_some())
+            .all(|sent| sent.status == 206)
+    );
 }
 
 #[test]
@@ -94,5 +114,8 @@ fn names_that_need_encoding() {
     let mut command = sapwood(folder.path());
     command.args(["fetch", &nginx.url("a%20b%23%C3%BC.bin")]);
     program::run(command).must(0);
-    assert_eq!(fs::read(folder.path().join("a b#ü.bin")).unwrap(), b"some bytes");
+    assert_eq!(
+        fs::read(folder.path().join("a b#ü.bin")).unwrap(),
+        b"some bytes"
+    );
 }

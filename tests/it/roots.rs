@@ -38,12 +38,20 @@ fn blake3_of_painted(mut lengths: Vec<u64>) -> BTreeMap<u64, blake3::Hash> {
 #[test]
 fn of_all_block_sizes_up_to_80_mib_and_with_sapwood_long_up_to_257_blocks_of_16_mib() {
     let length_max = if long() { u64::MAX } else { SHORT_LENGTH_MAX };
-    let lengths = |size| lengths(size).into_iter().filter(move |length| *length <= length_max);
+    let lengths = |size| {
+        lengths(size)
+            .into_iter()
+            .filter(move |length| *length <= length_max)
+    };
     let expected = blake3_of_painted(block_sizes().flat_map(lengths).collect());
     for size in block_sizes() {
         for length in lengths(size) {
             let (tree, _) = survey(length, size, false);
-            assert_eq!(tree.root().0, *expected[&length].as_bytes(), "{length} bytes in {size:?}");
+            assert_eq!(
+                tree.root().0,
+                *expected[&length].as_bytes(),
+                "{length} bytes in {size:?}"
+            );
             assert_eq!(tree.geometry().length(), length);
         }
     }
@@ -52,7 +60,10 @@ fn of_all_block_sizes_up_to_80_mib_and_with_sapwood_long_up_to_257_blocks_of_16_
 #[test]
 fn b3sum_and_sapwood_print_the_same_for_files() {
     let folder = tempfile::tempdir().unwrap();
-    let mut all: Vec<u64> = [BlockSize::MIN, BlockSize::DEFAULT].into_iter().flat_map(lengths).collect();
+    let mut all: Vec<u64> = [BlockSize::MIN, BlockSize::DEFAULT]
+        .into_iter()
+        .flat_map(lengths)
+        .collect();
     all.retain(|length| *length <= 5 << 20);
     all.sort();
     all.dedup();
@@ -60,12 +71,27 @@ fn b3sum_and_sapwood_print_the_same_for_files() {
     for (name, length) in names.iter().zip(&all) {
         std::fs::write(folder.path().join(name), paint::bytes(0, *length as usize)).unwrap();
     }
-    let lines = |output: Vec<u8>| -> Vec<String> { String::from_utf8(output).unwrap().lines().map(str::to_owned).collect() };
+    let lines = |output: Vec<u8>| -> Vec<String> {
+        String::from_utf8(output)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    };
     let expected = lines(output_of(b3sum().args(&names).current_dir(&folder), b""));
     assert_eq!(expected.len(), names.len());
     for size in ["16KiB", "64KiB", "1MiB", "auto"] {
-        let ours = output_of(sapwood().args(["manifest", "--block-size", size]).args(&names).current_dir(&folder), b"");
-        let ours: Vec<String> = lines(ours).iter().map(|line| line.replace(".sapwood", "")).collect();
+        let ours = output_of(
+            sapwood()
+                .args(["manifest", "--block-size", size])
+                .args(&names)
+                .current_dir(&folder),
+            b"",
+        );
+        let ours: Vec<String> = lines(ours)
+            .iter()
+            .map(|line| line.replace(".sapwood", ""))
+            .collect();
         assert_eq!(ours, expected, "{size}");
     }
 }
@@ -73,16 +99,36 @@ fn b3sum_and_sapwood_print_the_same_for_files() {
 /// The published hashes of others: the input of each list is a function of the place.
 #[test]
 fn published_hashes_of_blake3_and_bao() {
-    let published: Value = serde_json::from_slice(&std::fs::read(repository("fixtures/published-hashes.json")).unwrap()).unwrap();
-    let bao = |length: usize| (1u32..).flat_map(u32::to_le_bytes).take(length).collect::<Vec<u8>>();
+    let published: Value = serde_json::from_slice(
+        &std::fs::read(repository("fixtures/published-hashes.json")).unwrap(),
+    )
+    .unwrap();
+    let bao = |length: usize| {
+        (1u32..)
+            .flat_map(u32::to_le_bytes)
+            .take(length)
+            .collect::<Vec<u8>>()
+    };
     let blake3 = |length: usize| (0..length).map(|i| (i % 251) as u8).collect::<Vec<u8>>();
-    for (list, count, input) in [("blake3", 35, &blake3 as &dyn Fn(usize) -> Vec<u8>), ("bao", 13, &bao)] {
+    for (list, count, input) in [
+        ("blake3", 35, &blake3 as &dyn Fn(usize) -> Vec<u8>),
+        ("bao", 13, &bao),
+    ] {
         let cases = published[list].as_array().unwrap();
         assert_eq!(cases.len(), count);
         for case in cases {
             let bytes = input(case["length"].as_u64().unwrap() as usize);
-            for size in [BlockSize::MIN, BlockSize::new(1 << 15).unwrap(), BlockSize::DEFAULT] {
-                assert_eq!(root_from_blocks(&bytes, size), case["root"], "{list}, {} bytes in {size:?}", bytes.len());
+            for size in [
+                BlockSize::MIN,
+                BlockSize::new(1 << 15).unwrap(),
+                BlockSize::DEFAULT,
+            ] {
+                assert_eq!(
+                    root_from_blocks(&bytes, size),
+                    case["root"],
+                    "{list}, {} bytes in {size:?}",
+                    bytes.len()
+                );
             }
         }
     }

@@ -15,7 +15,10 @@ use sapwood::core::{
     judge::{self, Leaves, Verified},
     paint,
     recovery::{BadAnswer, COOLDOWN_MAX_MS, Changed, Class, Failure, PROBE_EVERY_MS},
-    schedule::{CONNECTIONS_FIRST, Command, Event, Limits, Millis, Outcome, Scheduler, SourceId, SpanId, Why},
+    schedule::{
+        CONNECTIONS_FIRST, Command, Event, Limits, Millis, Outcome, Scheduler, SourceId, SpanId,
+        Why,
+    },
     tree,
 };
 
@@ -36,9 +39,17 @@ fn verified(block: u32) -> Verified {
         let size = BlockSize::MIN.bytes();
         let geometry = Geometry::new(u64::from(BLOCKS_MAX) * size, BlockSize::MIN).unwrap();
         let bytes = |block: BlockIndex| paint::bytes(u64::from(block.0) * size, size as usize);
-        let values = geometry.all().iter().map(|block| tree::leaf_of(&geometry, block, &bytes(block))).collect();
+        let values = geometry
+            .all()
+            .iter()
+            .map(|block| tree::leaf_of(&geometry, block, &bytes(block)))
+            .collect();
         let leaves = Leaves::new(geometry, values);
-        geometry.all().iter().map(|block| judge::verify(&leaves, block, &bytes(block)).unwrap()).collect()
+        geometry
+            .all()
+            .iter()
+            .map(|block| judge::verify(&leaves, block, &bytes(block)).unwrap())
+            .collect()
     })[block as usize]
 }
 
@@ -71,8 +82,14 @@ impl Random {
 fn all_failures() -> Vec<Failure> {
     let mut all = vec![Failure::Unreachable, Failure::Broken, Failure::Stalled];
     for retry_after_ms in [None, Some(0), Some(5_000), Some(u64::MAX)] {
-        all.push(Failure::TooMany { status: 429, retry_after_ms });
-        all.push(Failure::Server { status: 500, retry_after_ms });
+        all.push(Failure::TooMany {
+            status: 429,
+            retry_after_ms,
+        });
+        all.push(Failure::Server {
+            status: 500,
+            retry_after_ms,
+        });
     }
     for how in [
         BadAnswer::Status(204),
@@ -86,7 +103,15 @@ fn all_failures() -> Vec<Failure> {
     ] {
         all.push(Failure::BadAnswer(how));
     }
-    all.extend([Changed::Length, Changed::Validator, Changed::Precondition, Changed::Root].map(Failure::Changed));
+    all.extend(
+        [
+            Changed::Length,
+            Changed::Validator,
+            Changed::Precondition,
+            Changed::Root,
+        ]
+        .map(Failure::Changed),
+    );
     all.extend([
         Failure::Refused { status: 403 },
         Failure::Tls,
@@ -145,8 +170,18 @@ impl Origin {
     }
 
     fn failing(failure: Failure, of: Option<u32>, after: u32) -> Origin {
-        let fails = vec![Ordered { failure, permille: 1000, during: 0..Millis::MAX, of, after }];
-        Origin { fails, fair: false, ..Origin::honest() }
+        let fails = vec![Ordered {
+            failure,
+            permille: 1000,
+            during: 0..Millis::MAX,
+            of,
+            after,
+        }];
+        Origin {
+            fails,
+            fair: false,
+            ..Origin::honest()
+        }
     }
 
     fn any(random: &mut Random) -> Origin {
@@ -162,22 +197,48 @@ impl Origin {
         let start = random.within(0..20_000);
         let while_it_lasts = start..start + random.within(1..120_000);
         let mut order = |failure, permille, during, after| {
-            origin.fails.push(Ordered { failure, permille, during, of: None, after });
+            origin.fails.push(Ordered {
+                failure,
+                permille,
+                during,
+                of: None,
+                after,
+            });
         };
         if random.chance(300) {
             order(Failure::Unreachable, 1000, while_it_lasts.clone(), 0);
         }
         if random.chance(300) {
-            order(Failure::Stalled, random.one_of(&[10, 50]), 0..Millis::MAX, random.one_of(&[0, 1, 9]));
+            order(
+                Failure::Stalled,
+                random.one_of(&[10, 50]),
+                0..Millis::MAX,
+                random.one_of(&[0, 1, 9]),
+            );
         }
         if !origin.fair {
             let mut order = |failure, permille, during, after| {
-                origin.fails.push(Ordered { failure, permille, during, of: None, after });
+                origin.fails.push(Ordered {
+                    failure,
+                    permille,
+                    during,
+                    of: None,
+                    after,
+                });
             };
             for _ in 0..random.within(0..3) {
-                let during = if random.chance(500) { 0..Millis::MAX } else { while_it_lasts.clone() };
+                let during = if random.chance(500) {
+                    0..Millis::MAX
+                } else {
+                    while_it_lasts.clone()
+                };
                 let failure = random.one_of(&all_failures());
-                order(failure, random.one_of(&[30, 300, 1000]), during, random.one_of(&[0, 0, 1, 20]));
+                order(
+                    failure,
+                    random.one_of(&[30, 300, 1000]),
+                    during,
+                    random.one_of(&[0, 0, 1, 20]),
+                );
             }
             origin.lies_permille = random.one_of(&[0, 0, 3, 200, 1000]);
             origin.lie_permille = random.one_of(&[300, 1000, 1000]);
@@ -200,9 +261,22 @@ struct Script {
 
 impl Script {
     fn plain(blocks: u32, origins: Vec<Origin>) -> Script {
-        let geometry = Geometry::new(u64::from(blocks) * BlockSize::MIN.bytes(), BlockSize::MIN).unwrap();
-        let limits = Limits { connections: 4, tries: 5, patience_ms: 300_000, seed: 1 };
-        Script { seed: 1, geometry, limits, length_proven: false, origins, claims: BTreeMap::new() }
+        let geometry =
+            Geometry::new(u64::from(blocks) * BlockSize::MIN.bytes(), BlockSize::MIN).unwrap();
+        let limits = Limits {
+            connections: 4,
+            tries: 5,
+            patience_ms: 300_000,
+            seed: 1,
+        };
+        Script {
+            seed: 1,
+            geometry,
+            limits,
+            length_proven: false,
+            origins,
+            claims: BTreeMap::new(),
+        }
     }
 
     fn any(seed: u64) -> Script {
@@ -214,22 +288,41 @@ impl Script {
             _ => random.within(300..u64::from(BLOCKS_MAX) + 1),
         };
         let ragged = random.one_of(&[0, 1, BlockSize::MIN.bytes() - 1]);
-        let geometry = Geometry::new(blocks * BlockSize::MIN.bytes() - ragged, BlockSize::MIN).unwrap();
-        let patience_ms = random.one_of(&[1_000, 30_000, 300_000, PATIENCE_LONG_MS, PATIENCE_LONG_MS]);
+        let geometry =
+            Geometry::new(blocks * BlockSize::MIN.bytes() - ragged, BlockSize::MIN).unwrap();
+        let patience_ms =
+            random.one_of(&[1_000, 30_000, 300_000, PATIENCE_LONG_MS, PATIENCE_LONG_MS]);
         let connections = random.within(1..17) as u32;
-        let limits = Limits { connections, tries: random.within(1..6) as u32, patience_ms, seed };
-        let origins = (0..random.within(1..5)).map(|_| Origin::any(&mut random)).collect();
+        let limits = Limits {
+            connections,
+            tries: random.within(1..6) as u32,
+            patience_ms,
+            seed,
+        };
+        let origins = (0..random.within(1..5))
+            .map(|_| Origin::any(&mut random))
+            .collect();
         let mut claims = BTreeMap::new();
         if random.chance(400) {
-            let (claimed, hold, span) =
-                (random.within(0..1001), random.within(0..1001), random.one_of(&[10, 60_000, 900_000]));
+            let (claimed, hold, span) = (
+                random.within(0..1001),
+                random.within(0..1001),
+                random.one_of(&[10, 60_000, 900_000]),
+            );
             for block in geometry.all().iter() {
                 if random.chance(claimed) {
                     claims.insert(block.0, (random.within(0..span), random.chance(hold)));
                 }
             }
         }
-        Script { seed, geometry, limits, length_proven: random.chance(300), origins, claims }
+        Script {
+            seed,
+            geometry,
+            limits,
+            length_proven: random.chance(300),
+            origins,
+            claims,
+        }
     }
 
     /// Whether nothing but success is acceptable.
@@ -316,17 +409,32 @@ impl World {
     fn new(script: Script, trace: bool) -> World {
         let blocks = script.geometry.blocks();
         let mut claimed = BlockSet::empty(blocks);
-        script.claims.keys().for_each(|block| _ = claimed.insert(BlockIndex(*block)));
-        let scheduler =
-            Scheduler::new(script.geometry, script.limits, script.origins.len(), claimed, script.length_proven);
-        let known = Known { allowed: script.limits.connections.min(CONNECTIONS_FIRST), ..Known::default() };
+        script
+            .claims
+            .keys()
+            .for_each(|block| _ = claimed.insert(BlockIndex(*block)));
+        let scheduler = Scheduler::new(
+            script.geometry,
+            script.limits,
+            script.origins.len(),
+            claimed,
+            script.length_proven,
+        );
+        let known = Known {
+            allowed: script.limits.connections.min(CONNECTIONS_FIRST),
+            ..Known::default()
+        };
         World {
             random: Random(script.seed ^ 0x5EED),
             now: 0,
             scheduler,
             requests: BTreeMap::new(),
             known: vec![known; script.origins.len()],
-            claims: script.claims.iter().map(|(block, (time, _))| (*time, *block)).collect(),
+            claims: script
+                .claims
+                .iter()
+                .map(|(block, (time, _))| (*time, *block))
+                .collect(),
             claimed: script.claims.keys().copied().collect(),
             held: BlockSet::empty(blocks),
             progress: 0,
@@ -356,7 +464,11 @@ impl World {
             };
             steps += 1;
             rule!(steps < 2_000_000, "it does not end");
-            let request = self.requests.iter().map(|(id, request)| (request.next, *id)).min();
+            let request = self
+                .requests
+                .iter()
+                .map(|(id, request)| (request.next, *id))
+                .min();
             let claim = self.claims.first().copied();
             let times = [request.map(|next| next.0), claim.map(|next| next.0), until];
             let Some(time) = times.into_iter().flatten().min() else {
@@ -376,14 +488,34 @@ impl World {
     /// What holds after every event.
     fn watch(&self) -> Rule {
         let held = self.scheduler.held();
-        rule!(*held == self.held, "held blocks are {} instead of {}", held.count(), self.held.count());
-        rule!(self.scheduler.claimed().count() as usize == self.claimed.len(), "claims went astray");
-        rule!(self.requests.len() <= self.script.limits.connections as usize, "too many spans");
-        let failures_max =
-            300 + 8 * u64::from(self.held.blocks()) + (self.now / 1000 + 1) * 4 * self.known.len() as u64;
-        rule!(self.failures <= failures_max, "{} failed requests are too many", self.failures);
+        rule!(
+            *held == self.held,
+            "held blocks are {} instead of {}",
+            held.count(),
+            self.held.count()
+        );
+        rule!(
+            self.scheduler.claimed().count() as usize == self.claimed.len(),
+            "claims went astray"
+        );
+        rule!(
+            self.requests.len() <= self.script.limits.connections as usize,
+            "too many spans"
+        );
+        let failures_max = 300
+            + 8 * u64::from(self.held.blocks())
+            + (self.now / 1000 + 1) * 4 * self.known.len() as u64;
+        rule!(
+            self.failures <= failures_max,
+            "{} failed requests are too many",
+            self.failures
+        );
         let starts_max = 3 * u64::from(self.held.blocks()) + self.failures + self.wrongs + 300;
-        rule!(self.starts <= starts_max, "{} requests are too many", self.starts);
+        rule!(
+            self.starts <= starts_max,
+            "{} requests are too many",
+            self.starts
+        );
         Ok(())
     }
 
@@ -421,7 +553,9 @@ impl World {
                 self.progress = self.now;
             }
             self.claimed.remove(&block);
-            self.tell(Event::ClaimFailed { block: BlockIndex(block) });
+            self.tell(Event::ClaimFailed {
+                block: BlockIndex(block),
+            });
         }
     }
 
@@ -455,20 +589,33 @@ impl World {
             self.tell(Event::Ended { span });
             return;
         }
-        let bytes = self.script.geometry.bytes_of(BlockIndex(request.at)).length();
+        let bytes = self
+            .script
+            .geometry
+            .bytes_of(BlockIndex(request.at))
+            .length();
         let stalls = matches!(request.fate, Some((Failure::Stalled, 0)));
-        request.next = self.now + if stalls { STALL_MS } else { bytes.div_ceil(origin.bytes_per_ms) };
+        request.next = self.now
+            + if stalls {
+                STALL_MS
+            } else {
+                bytes.div_ceil(origin.bytes_per_ms)
+            };
         self.requests.insert(span, request);
     }
 
     fn arrive(&mut self, span: SpanId, source: usize, whole: bool, block: u32) {
         let count = self.script.geometry.bytes_of(BlockIndex(block)).length();
-        self.scheduler.handle(self.now, Event::Bytes { span, count });
+        self.scheduler
+            .handle(self.now, Event::Bytes { span, count });
         if self.comes_wrong(source, block) {
             self.wrongs += 1;
             *self.known[source].wrong.entry(block).or_default() += 1;
             self.known[source].pass_failures(block);
-            return self.tell(Event::Wrong { span, block: BlockIndex(block) });
+            return self.tell(Event::Wrong {
+                span,
+                block: BlockIndex(block),
+            });
         }
         if !whole {
             // What is behind it begins anew.
@@ -477,7 +624,10 @@ impl World {
         if self.hold(block) && whole {
             self.known[source].stream_failures = 0;
         }
-        self.tell(Event::Proven { span, verified: verified(block) });
+        self.tell(Event::Proven {
+            span,
+            verified: verified(block),
+        });
     }
 
     fn comes_wrong(&mut self, source: usize, block: u32) -> bool {
@@ -490,11 +640,16 @@ impl World {
         let request = self.leave(span);
         self.failures += 1;
         self.last_failure = Some((request.source, failure));
-        let lacked = self.held.next_missing(BlockIndex(request.at)).map_or(request.at, |block| block.0);
+        let lacked = self
+            .held
+            .next_missing(BlockIndex(request.at))
+            .map_or(request.at, |block| block.0);
         let known = &mut self.known[request.source];
         known.unreachable = failure == Failure::Unreachable;
         match failure.class() {
-            Class::Again if known.unreachable => known.rest_until = known.rest_until.max(self.now + PROBE_EVERY_MS),
+            Class::Again if known.unreachable => {
+                known.rest_until = known.rest_until.max(self.now + PROBE_EVERY_MS)
+            }
             Class::Elsewhere => known.bad_answers += 1,
             Class::Stop | Class::Changed => known.stopped = true,
             _ => (),
@@ -519,22 +674,39 @@ impl World {
 
     /// Obeys until it is to wait, or to end.
     fn obey(&mut self) -> Result<Result<Option<Millis>, Outcome>, String> {
-        let commands_max =
-            4 * (self.requests.len() + self.known.len()) + 2 * self.script.limits.connections as usize + 8;
+        let commands_max = 4 * (self.requests.len() + self.known.len())
+            + 2 * self.script.limits.connections as usize
+            + 8;
         for _ in 0..commands_max {
             let command = self.scheduler.command(self.now);
             self.note(|| format!("    {command:?}"));
             match command {
-                Command::Start { span, source: SourceId(source), blocks, whole } => {
+                Command::Start {
+                    span,
+                    source: SourceId(source),
+                    blocks,
+                    whole,
+                } => {
                     self.start(span, source, blocks, whole)?;
                 }
                 Command::Shrink { span, end } => {
-                    let request = self.requests.get_mut(&span).ok_or("a span that does not run is shrunk")?;
-                    rule!(end.0 < request.end && !request.whole, "{span:?} shrinks from {} to {end}", request.end);
+                    let request = self
+                        .requests
+                        .get_mut(&span)
+                        .ok_or("a span that does not run is shrunk")?;
+                    rule!(
+                        end.0 < request.end && !request.whole,
+                        "{span:?} shrinks from {} to {end}",
+                        request.end
+                    );
                     request.end = end.0;
                 }
                 Command::Cancel { span } => self.cancel(span),
-                Command::Retry { source: SourceId(source), wait_ms, .. } => {
+                Command::Retry {
+                    source: SourceId(source),
+                    wait_ms,
+                    ..
+                } => {
                     rule!(wait_ms <= COOLDOWN_MAX_MS, "it waits {wait_ms} ms");
                     let stopped = self.stopped.take().ok_or("a retry after no failure")?;
                     let (known, time) = (&mut self.known[source], self.now + wait_ms);
@@ -543,22 +715,46 @@ impl World {
                         false => _ = known.not_before.insert(stopped.at, time),
                     }
                 }
-                Command::Slowed { source: SourceId(source), connections, until } => {
+                Command::Slowed {
+                    source: SourceId(source),
+                    connections,
+                    until,
+                } => {
                     let known = &mut self.known[source];
-                    rule!(connections >= 1 && connections <= known.allowed, "{connections} after {}", known.allowed);
-                    let stepped =
-                        matches!((known.allowed, connections), (9.., 8) | (5..=8, 4) | (3..=4, 2) | (1..=2, 1));
-                    rule!(stepped || connections == known.allowed, "{connections} after {}", known.allowed);
+                    rule!(
+                        connections >= 1 && connections <= known.allowed,
+                        "{connections} after {}",
+                        known.allowed
+                    );
+                    let stepped = matches!(
+                        (known.allowed, connections),
+                        (9.., 8) | (5..=8, 4) | (3..=4, 2) | (1..=2, 1)
+                    );
+                    rule!(
+                        stepped || connections == known.allowed,
+                        "{connections} after {}",
+                        known.allowed
+                    );
                     known.allowed = connections;
                     known.rest_until = known.rest_until.max(until);
                     known.cooldown_until = until;
                 }
-                Command::Dropped { source: SourceId(source), why } => self.dropped(source, why)?,
+                Command::Dropped {
+                    source: SourceId(source),
+                    why,
+                } => self.dropped(source, why)?,
                 Command::Wait { until } => {
-                    rule!(until.is_none_or(|until| until > self.now), "it waits until {until:?}, which is past");
-                    rule!(until.is_some() || !self.is_hungry(), "blocks are missing and nothing is waited for");
                     rule!(
-                        !self.is_hungry() || self.now < self.progress + self.script.limits.patience_ms,
+                        until.is_none_or(|until| until > self.now),
+                        "it waits until {until:?}, which is past"
+                    );
+                    rule!(
+                        until.is_some() || !self.is_hungry(),
+                        "blocks are missing and nothing is waited for"
+                    );
+                    rule!(
+                        !self.is_hungry()
+                            || self.now < self.progress + self.script.limits.patience_ms,
                         "too patient"
                     );
                     return Ok(Ok(until));
@@ -573,11 +769,30 @@ impl World {
         self.starts += 1;
         let (now, known) = (self.now, &self.known[source]);
         rule!(!known.dropped, "a dropped source is asked");
-        rule!(known.rest_until <= now, "a source is asked that rests until {}", known.rest_until);
-        let allowed = if known.unreachable || known.no_ranges { 1 } else { known.allowed };
-        rule!(known.running < allowed, "{} spans where {allowed} are allowed", known.running + 1);
-        rule!(known.no_ranges == whole, "whole is {whole} of a source with ranges {}", !known.no_ranges);
-        rule!(!blocks.is_empty() && blocks.end <= self.held.blocks(), "{blocks:?} is no span");
+        rule!(
+            known.rest_until <= now,
+            "a source is asked that rests until {}",
+            known.rest_until
+        );
+        let allowed = if known.unreachable || known.no_ranges {
+            1
+        } else {
+            known.allowed
+        };
+        rule!(
+            known.running < allowed,
+            "{} spans where {allowed} are allowed",
+            known.running + 1
+        );
+        rule!(
+            known.no_ranges == whole,
+            "whole is {whole} of a source with ranges {}",
+            !known.no_ranges
+        );
+        rule!(
+            !blocks.is_empty() && blocks.end <= self.held.blocks(),
+            "{blocks:?} is no span"
+        );
         if !whole {
             let first = BlockIndex(blocks.start);
             rule!(
@@ -586,11 +801,23 @@ impl World {
             );
             let last = self.script.geometry.last();
             let proven = self.script.length_proven || self.held.contains(last);
-            rule!(proven || blocks == BlockRange::one(last), "{blocks:?} before the length is proven");
-            let twice =
-                |request: &&Request| !request.whole && request.at.max(blocks.start) < request.end.min(blocks.end);
-            rule!(self.requests.values().find(twice).is_none(), "{blocks:?} are asked for twice");
-            let not_before = known.not_before.range(blocks.start..blocks.end).map(|(_, time)| *time).max().unwrap_or(0);
+            rule!(
+                proven || blocks == BlockRange::one(last),
+                "{blocks:?} before the length is proven"
+            );
+            let twice = |request: &&Request| {
+                !request.whole && request.at.max(blocks.start) < request.end.min(blocks.end)
+            };
+            rule!(
+                self.requests.values().find(twice).is_none(),
+                "{blocks:?} are asked for twice"
+            );
+            let not_before = known
+                .not_before
+                .range(blocks.start..blocks.end)
+                .map(|(_, time)| *time)
+                .max()
+                .unwrap_or(0);
             rule!(not_before <= now, "{blocks:?} again before {not_before}");
         }
         self.known[source].running += 1;
@@ -601,7 +828,18 @@ impl World {
             _ => latency,
         };
         let (at, end, next) = (blocks.start, blocks.end, now + pause);
-        self.requests.insert(span, Request { source, at, end, whole, opened: false, next, fate });
+        self.requests.insert(
+            span,
+            Request {
+                source,
+                at,
+                end,
+                whole,
+                opened: false,
+                next,
+                fate,
+            },
+        );
         Ok(())
     }
 
@@ -614,7 +852,13 @@ impl World {
             }
         }
         let busy = self.known[source].running as usize > origin.connections;
-        busy.then_some((Failure::TooMany { status: 429, retry_after_ms: origin.retry_after_ms }, 0))
+        busy.then_some((
+            Failure::TooMany {
+                status: 429,
+                retry_after_ms: origin.retry_after_ms,
+            },
+            0,
+        ))
     }
 
     fn cancel(&mut self, span: SpanId) {
@@ -642,17 +886,29 @@ impl World {
     /// Whether one span failed so often in a row that it is given up.
     fn is_tried(&self, source: usize) -> bool {
         let (known, tries) = (&self.known[source], self.script.limits.tries);
-        known.stream_failures.max(known.failures.values().copied().max().unwrap_or(0)) >= tries
+        known
+            .stream_failures
+            .max(known.failures.values().copied().max().unwrap_or(0))
+            >= tries
     }
 
     fn dropped(&mut self, source: usize, why: Why) -> Rule {
         let known = &self.known[source];
-        rule!(!known.dropped && self.others(source).count() > 0, "the last source is dropped");
+        rule!(
+            !known.dropped && self.others(source).count() > 0,
+            "the last source is dropped"
+        );
         match why {
             Why::Lied { block } => {
                 let times = known.wrong.get(&block.0).copied().unwrap_or(0);
-                rule!(times >= WRONG_MAX || known.wrong.len() >= LIES_MAX, "dropped for too few lies");
-                rule!(self.others(source).any(|other| !other.unreachable), "dropped when nobody else serves");
+                rule!(
+                    times >= WRONG_MAX || known.wrong.len() >= LIES_MAX,
+                    "dropped for too few lies"
+                );
+                rule!(
+                    self.others(source).any(|other| !other.unreachable),
+                    "dropped when nobody else serves"
+                );
             }
             Why::Failed(failure) => match failure.class() {
                 Class::Again => rule!(self.is_tried(source), "dropped for {failure:?} too early"),
@@ -667,21 +923,37 @@ impl World {
 
     /// Whether the script justifies this end.
     fn judge_outcome(&self, outcome: &Outcome) -> Rule {
-        rule!((*outcome == Outcome::Done) == self.held.is_full(), "{outcome:?} with {} blocks", self.held.count());
-        rule!(!self.script.must_be_done() || *outcome == Outcome::Done, "{outcome:?}, although a fair source is there");
-        let live: Vec<usize> = (0..self.known.len()).filter(|source| !self.known[*source].dropped).collect();
-        let the_last = |failure: &Failure| live.len() == 1 && self.last_failure == Some((live[0], *failure));
+        rule!(
+            (*outcome == Outcome::Done) == self.held.is_full(),
+            "{outcome:?} with {} blocks",
+            self.held.count()
+        );
+        rule!(
+            !self.script.must_be_done() || *outcome == Outcome::Done,
+            "{outcome:?}, although a fair source is there"
+        );
+        let live: Vec<usize> = (0..self.known.len())
+            .filter(|source| !self.known[*source].dropped)
+            .collect();
+        let the_last =
+            |failure: &Failure| live.len() == 1 && self.last_failure == Some((live[0], *failure));
         let known = &self.known[live[0]];
         let justified = match outcome {
             Outcome::Done => true,
             Outcome::Wrong { block } => {
-                live.len() == 1 && known.wrong.get(&block.0).is_some_and(|times| *times >= WRONG_MAX)
+                live.len() == 1
+                    && known
+                        .wrong
+                        .get(&block.0)
+                        .is_some_and(|times| *times >= WRONG_MAX)
             }
             Outcome::Changed(failure) => the_last(failure) && failure.class() == Class::Changed,
             Outcome::NoSource(failure) => {
                 the_last(failure) && (failure.class() == Class::Stop || known.bad_answers >= 2)
             }
-            Outcome::Tries(failure) => the_last(failure) && failure.class() == Class::Again && self.is_tried(live[0]),
+            Outcome::Tries(failure) => {
+                the_last(failure) && failure.class() == Class::Again && self.is_tried(live[0])
+            }
             Outcome::Patience(failure) => {
                 *failure == self.last_failure.map(|(_, failure)| failure)
                     && self.now >= self.progress + self.script.limits.patience_ms
@@ -690,7 +962,9 @@ impl World {
                 let ends = self.progress + self.script.limits.patience_ms;
                 self.requests.is_empty()
                     && *until > ends
-                    && live.iter().all(|source| self.known[*source].cooldown_until >= *until)
+                    && live
+                        .iter()
+                        .all(|source| self.known[*source].cooldown_until >= *until)
             }
         };
         rule!(justified, "{outcome:?} is not justified");
@@ -728,7 +1002,10 @@ fn play(script: &Script) -> Outcome {
 }
 
 fn from_environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    std::env::var(name).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number"))
+    })
 }
 
 #[test]
@@ -741,7 +1018,11 @@ fn schedules_obey_the_rules() {
     let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
     for seed in 0..schedules {
         let outcome = format!("{:?}", play(&Script::any(seed)));
-        let kind = outcome.split([' ', '(']).next().unwrap_or_default().to_string();
+        let kind = outcome
+            .split([' ', '('])
+            .next()
+            .unwrap_or_default()
+            .to_string();
         *outcomes.entry(kind).or_default() += 1;
     }
     println!("{schedules} schedules: {outcomes:?}");
@@ -766,7 +1047,9 @@ impl Phase {
             Phase::MidSpan => (None, 1),
             Phase::LastBlock => (Some(last), 0),
         };
-        let origins = std::iter::once(Origin::failing(failure, of, after)).chain(second).collect();
+        let origins = std::iter::once(Origin::failing(failure, of, after))
+            .chain(second)
+            .collect();
         let mut script = Script::plain(last + 1, origins);
         if self == Phase::Resume {
             script.length_proven = true;
@@ -782,11 +1065,20 @@ fn expected(failure: Failure, phase: Phase) -> &'static str {
     let progress = phase == Phase::MidSpan;
     match failure {
         // Left alone for as long as the user is patient.
-        Failure::Server { retry_after_ms: Some(u64::MAX), .. } => "Patience",
+        Failure::Server {
+            retry_after_ms: Some(u64::MAX),
+            ..
+        } => "Patience",
         _ if progress && matches!(failure.class(), Class::Again | Class::Elsewhere) => "Done",
-        Failure::TooMany { retry_after_ms: Some(0 | 5_000), .. } if progress => "Done",
+        Failure::TooMany {
+            retry_after_ms: Some(0 | 5_000),
+            ..
+        } if progress => "Done",
         Failure::Unreachable | Failure::Stalled => "Patience",
-        Failure::TooMany { retry_after_ms: Some(0 | 5_000), .. } => "Patience or MustWait",
+        Failure::TooMany {
+            retry_after_ms: Some(0 | 5_000),
+            ..
+        } => "Patience or MustWait",
         Failure::TooMany { .. } => "MustWait",
         Failure::Broken | Failure::Server { .. } => "Tries",
         Failure::Changed(_) => "Changed",
@@ -797,19 +1089,40 @@ fn expected(failure: Failure, phase: Phase) -> &'static str {
 #[test]
 fn every_failure_is_decided_in_every_phase() {
     for failure in all_failures() {
-        for phase in [Phase::FirstRequest, Phase::MidSpan, Phase::LastBlock, Phase::Resume] {
+        for phase in [
+            Phase::FirstRequest,
+            Phase::MidSpan,
+            Phase::LastBlock,
+            Phase::Resume,
+        ] {
             let outcome = format!("{:?}", play(&phase.script(failure, None)));
             let kind = outcome.split([' ', '(']).next().unwrap_or_default();
             assert!(
-                expected(failure, phase).split(" or ").any(|end| end == kind),
+                expected(failure, phase)
+                    .split(" or ")
+                    .any(|end| end == kind),
                 "{failure:?} at {phase:?}: {outcome}"
             );
             // Another source serves, with ranges or without, first or second.
             for ranges in [true, false] {
-                let mut script = phase.script(failure, Some(Origin { ranges, ..Origin::honest() }));
-                assert_eq!(play(&script), Outcome::Done, "{failure:?} at {phase:?} beside an honest source");
+                let mut script = phase.script(
+                    failure,
+                    Some(Origin {
+                        ranges,
+                        ..Origin::honest()
+                    }),
+                );
+                assert_eq!(
+                    play(&script),
+                    Outcome::Done,
+                    "{failure:?} at {phase:?} beside an honest source"
+                );
                 script.origins.reverse();
-                assert_eq!(play(&script), Outcome::Done, "{failure:?} at {phase:?} behind an honest source");
+                assert_eq!(
+                    play(&script),
+                    Outcome::Done,
+                    "{failure:?} at {phase:?} behind an honest source"
+                );
             }
         }
     }
@@ -820,15 +1133,29 @@ fn every_failure_is_decided_in_every_phase() {
 #[test]
 fn a_dead_first_mirror_does_not_starve_the_second() {
     for failure in [Failure::Unreachable, Failure::Stalled] {
-        assert_eq!(play(&Script::plain(9, vec![Origin::failing(failure, None, 0), Origin::honest()])), Outcome::Done);
+        assert_eq!(
+            play(&Script::plain(
+                9,
+                vec![Origin::failing(failure, None, 0), Origin::honest()]
+            )),
+            Outcome::Done
+        );
     }
 }
 
 #[test]
 fn blocks_of_a_busy_mirror_do_not_wait_for_it() {
-    for failure in all_failures().into_iter().filter(|failure| matches!(failure.class(), Class::Slower | Class::Again))
+    for failure in all_failures()
+        .into_iter()
+        .filter(|failure| matches!(failure.class(), Class::Slower | Class::Again))
     {
-        let mut world = World::new(Script::plain(40, vec![Origin::failing(failure, None, 0), Origin::honest()]), false);
+        let mut world = World::new(
+            Script::plain(
+                40,
+                vec![Origin::failing(failure, None, 0), Origin::honest()],
+            ),
+            false,
+        );
         assert_eq!(world.run(), Ok(Outcome::Done));
         assert!(world.now < 3 * STALL_MS, "{failure:?}: {} ms", world.now);
     }
@@ -836,16 +1163,32 @@ fn blocks_of_a_busy_mirror_do_not_wait_for_it() {
 
 #[test]
 fn a_block_that_is_wrong_on_all_mirrors_is_told() {
-    let liar = Origin { lies_permille: 1000, lie_permille: 1000, fair: false, ..Origin::honest() };
+    let liar = Origin {
+        lies_permille: 1000,
+        lie_permille: 1000,
+        fair: false,
+        ..Origin::honest()
+    };
     let script = Script::plain(3, vec![liar.clone(), liar.clone(), liar]);
-    assert_eq!(play(&script), Outcome::Wrong { block: BlockIndex(2) });
+    assert_eq!(
+        play(&script),
+        Outcome::Wrong {
+            block: BlockIndex(2)
+        }
+    );
 }
 
 #[test]
 fn a_stream_that_always_breaks_at_one_place_ends() {
     for ranges_of_other in [None, Some(false)] {
-        let broken = Origin { ranges: false, ..Origin::failing(Failure::Broken, None, 5) };
-        let other = ranges_of_other.map(|ranges| Origin { ranges, ..broken.clone() });
+        let broken = Origin {
+            ranges: false,
+            ..Origin::failing(Failure::Broken, None, 5)
+        };
+        let other = ranges_of_other.map(|ranges| Origin {
+            ranges,
+            ..broken.clone()
+        });
         let script = Script::plain(20, std::iter::once(broken).chain(other).collect());
         assert_eq!(play(&script), Outcome::Tries(Failure::Broken));
     }
@@ -853,7 +1196,11 @@ fn a_stream_that_always_breaks_at_one_place_ends() {
 
 #[test]
 fn a_stream_takes_no_blocks_from_faster_mirrors() {
-    let slow = Origin { ranges: false, bytes_per_ms: 1, ..Origin::honest() };
+    let slow = Origin {
+        ranges: false,
+        bytes_per_ms: 1,
+        ..Origin::honest()
+    };
     let mut world = World::new(Script::plain(40, vec![slow, Origin::honest()]), false);
     assert_eq!(world.run(), Ok(Outcome::Done));
     assert!(world.now < 2 * STALL_MS, "{} ms", world.now);
@@ -869,14 +1216,22 @@ fn a_claim_that_fails_late_finds_patience() {
 #[test]
 fn a_mirror_of_another_version_does_not_end_the_run() {
     let changed = Origin::failing(Failure::Changed(Changed::Length), None, 0);
-    assert_eq!(play(&Script::plain(9, vec![changed, Origin::honest()])), Outcome::Done);
+    assert_eq!(
+        play(&Script::plain(9, vec![changed, Origin::honest()])),
+        Outcome::Done
+    );
 }
 
 #[test]
 fn connections_that_run_outlive_a_long_cooldown() {
     // The host takes two connections and wants the others to stay away for longer than the user is patient.
-    let busy = Origin { connections: 2, retry_after_ms: Some(u64::MAX), bytes_per_ms: 100, ..Origin::honest() };
-    let mut script = Script::plain(100, vec![busy]);
+    let busy = Origin {
+        connections: 2,
+        retry_after_ms: Some(u64::MAX),
+        bytes_per_ms: 100,
+        ..Origin::honest()
+    };
+    let mut script = Script::plain(400, vec![busy]);
     (script.limits.patience_ms, script.length_proven) = (30_000, true);
     let mut world = World::new(script, false);
     let outcome = world.run().unwrap();

@@ -36,11 +36,15 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
 }
 
 fn number(value: &Value, key: &str) -> u64 {
-    value[key].as_u64().unwrap_or_else(|| panic!("{key} is no number in {value}"))
+    value[key]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{key} is no number in {value}"))
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or_else(|| panic!("{key} is no text in {value}"))
+    value[key]
+        .as_str()
+        .unwrap_or_else(|| panic!("{key} is no text in {value}"))
 }
 
 fn hexadecimal(value: &Value, key: &str) -> u64 {
@@ -76,9 +80,15 @@ fn paint_hashes_and_digests() {
         assert_eq!(tree.root().to_string(), text(case, "root"), "{case}");
     }
     let digests = &parts["digests"];
-    assert_eq!(digests["digests"].as_object().unwrap().len(), Algorithm::ALL.len());
+    assert_eq!(
+        digests["digests"].as_object().unwrap().len(),
+        Algorithm::ALL.len()
+    );
     for digest in digests_of_painted(number(digests, "length"), Algorithm::ALL) {
-        assert_eq!(digest.hex(), text(&digests["digests"], digest.algorithm().name()));
+        assert_eq!(
+            digest.hex(),
+            text(&digests["digests"], digest.algorithm().name())
+        );
     }
 }
 
@@ -86,10 +96,18 @@ fn paint_hashes_and_digests() {
 fn gear_tags_and_windows() {
     let parts = read("parts.json");
     for case in list(&parts, "gear") {
-        assert_eq!(GEAR[number(case, "i") as usize], hexadecimal(case, "g"), "{case}");
+        assert_eq!(
+            GEAR[number(case, "i") as usize],
+            hexadecimal(case, "g"),
+            "{case}"
+        );
     }
     for case in list(&parts, "tags") {
-        assert_eq!(Tag::of(hexadecimal(case, "h")).value(), hexadecimal(case, "tag"), "{case}");
+        assert_eq!(
+            Tag::of(hexadecimal(case, "h")).value(),
+            hexadecimal(case, "tag"),
+            "{case}"
+        );
     }
     for case in list(&parts, "windows") {
         let hash = anchors::gear(bytes(case, "window").first_chunk().unwrap());
@@ -102,9 +120,17 @@ fn gear_tags_and_windows() {
 fn anchors_and_pieces() {
     let parts = read("parts.json");
     for case in list(&parts, "anchors") {
-        assert_eq!(anchors::anchor_of(&painted(case)), BlockAnchor(hexadecimal(case, "anchor")), "{case}");
+        assert_eq!(
+            anchors::anchor_of(&painted(case)),
+            BlockAnchor(hexadecimal(case, "anchor")),
+            "{case}"
+        );
         let (tree, _) = survey(number(case, "length"), BlockSize::MAX, true);
-        assert_eq!(tree.anchors(), [BlockAnchor(hexadecimal(case, "anchor"))], "{case}");
+        assert_eq!(
+            tree.anchors(),
+            [BlockAnchor(hexadecimal(case, "anchor"))],
+            "{case}"
+        );
     }
     let twice = paint::bytes(0, 16384).repeat(2);
     for case in list(&parts, "equal_tags") {
@@ -115,13 +141,21 @@ fn anchors_and_pieces() {
                 .find(|data| blake3::hash(data).to_string() == hash)
                 .unwrap_or_else(|| panic!("this test does not know how to make {case}")),
         };
-        assert_eq!(anchors::anchor_of(&data), BlockAnchor(hexadecimal(case, "anchor")), "{case}");
+        assert_eq!(
+            anchors::anchor_of(&data),
+            BlockAnchor(hexadecimal(case, "anchor")),
+            "{case}"
+        );
     }
     for case in list(&parts, "pieces") {
         let mut found = Vec::new();
         append_pieces(&painted(case), &mut found);
-        let found: Vec<String> =
-            found.as_chunks().0.iter().map(|piece| format!("{:04x}", u16::from_le_bytes(*piece))).collect();
+        let found: Vec<String> = found
+            .as_chunks()
+            .0
+            .iter()
+            .map(|piece| format!("{:04x}", u16::from_le_bytes(*piece)))
+            .collect();
         assert_eq!(Value::from(found), case["pieces"], "{case}");
     }
 }
@@ -130,19 +164,36 @@ fn anchors_and_pieces() {
 fn leaves_and_nodes() {
     let parts = read("parts.json");
     let cases = list(&parts, "nodes");
-    let (tree, _) = survey(number(&cases[0], "length"), BlockSize::new(number(&cases[0], "block_size")).unwrap(), true);
+    let (tree, _) = survey(
+        number(&cases[0], "length"),
+        BlockSize::new(number(&cases[0], "block_size")).unwrap(),
+        true,
+    );
     for case in cases {
-        assert_eq!((number(case, "length"), number(case, "block_size")), (tree.geometry().length(), 16384));
+        assert_eq!(
+            (number(case, "length"), number(case, "block_size")),
+            (tree.geometry().length(), 16384)
+        );
         let index = number(case, "index") as usize;
         let found = match number(case, "level") {
             0 => {
-                assert_eq!(tree.anchors()[index], BlockAnchor(hexadecimal(case, "anchor")), "{case}");
+                assert_eq!(
+                    tree.anchors()[index],
+                    BlockAnchor(hexadecimal(case, "anchor")),
+                    "{case}"
+                );
                 tree.leaves()[index]
             }
             level => {
                 let level = &tree.levels()[level as usize - 1];
                 let anchor = level.anchors[index];
-                assert_eq!((anchor.tag, anchor.place), (hexadecimal(case, "anchor_tag"), hexadecimal(case, "anchor_place")));
+                assert_eq!(
+                    (anchor.tag, anchor.place),
+                    (
+                        hexadecimal(case, "anchor_tag"),
+                        hexadecimal(case, "anchor_place")
+                    )
+                );
                 level.values[index]
             }
         };
@@ -168,10 +219,18 @@ fn manifests(wanted: impl Fn(u64) -> bool) {
     let mut surveyed: Option<(Tree, Vec<u8>)> = None;
     let folder = tempfile::tempdir().unwrap();
     let mut count = 0;
-    for case in all.as_array().unwrap().iter().filter(|case| wanted(number(case, "length"))) {
+    for case in all
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|case| wanted(number(case, "length")))
+    {
         let block_size = BlockSize::new(number(case, "block_size")).unwrap();
         let geometry = Geometry::new(number(case, "length"), block_size).unwrap();
-        if surveyed.as_ref().is_none_or(|(tree, _)| *tree.geometry() != geometry) {
+        if surveyed
+            .as_ref()
+            .is_none_or(|(tree, _)| *tree.geometry() != geometry)
+        {
             surveyed = Some(survey(geometry.length(), block_size, true));
         }
         let (tree, pieces) = surveyed.as_ref().unwrap();
@@ -184,7 +243,10 @@ fn manifests(wanted: impl Fn(u64) -> bool) {
 }
 
 fn name(case: &Value) -> String {
-    format!("{} bytes, blocks of {}, hints: {}", case["length"], case["block_size"], case["hints"])
+    format!(
+        "{} bytes, blocks of {}, hints: {}",
+        case["length"], case["block_size"], case["hints"]
+    )
 }
 
 /// Made by rule, the manifest is exactly the given one.
@@ -196,7 +258,9 @@ fn made(case: &Value, tree: &Tree, pieces: &[u8]) -> Vec<u8> {
         false => (&without_hints, None),
     };
     let claimed = case["digests"].as_object().unwrap();
-    let algorithms = Algorithm::ALL.into_iter().filter(|algorithm| claimed.contains_key(algorithm.name()));
+    let algorithms = Algorithm::ALL
+        .into_iter()
+        .filter(|algorithm| claimed.contains_key(algorithm.name()));
     let digests = match claimed.is_empty() {
         true => Vec::new(),
         false => digests_of_painted(geometry.length(), algorithms),
@@ -211,19 +275,40 @@ fn made(case: &Value, tree: &Tree, pieces: &[u8]) -> Vec<u8> {
     };
     let bytes = manifest::to_bytes(tree, pieces, particulars);
     let name = name(case);
-    assert_eq!(u64::from(geometry.blocks()), number(case, "blocks"), "{name}");
+    assert_eq!(
+        u64::from(geometry.blocks()),
+        number(case, "blocks"),
+        "{name}"
+    );
     assert_eq!(tree.root().to_string(), text(case, "root"), "{name}");
-    assert_eq!(hex::encode(&bytes[..1024]), text(case, "statement"), "{name}");
-    assert_eq!(bytes.len() as u64, number(case, "manifest_length"), "{name}");
-    assert_eq!(blake3::hash(&bytes).to_string(), text(case, "manifest_blake3"), "{name}");
+    assert_eq!(
+        hex::encode(&bytes[..1024]),
+        text(case, "statement"),
+        "{name}"
+    );
+    assert_eq!(
+        bytes.len() as u64,
+        number(case, "manifest_length"),
+        "{name}"
+    );
+    assert_eq!(
+        blake3::hash(&bytes).to_string(),
+        text(case, "manifest_blake3"),
+        "{name}"
+    );
     if let Some(whole) = case["manifest"].as_str() {
         assert_eq!(hex::encode(&bytes), whole, "{name}");
     }
     let read = Manifest::from_bytes(&bytes).unwrap_or_else(|cause| panic!("{name}: {cause}"));
     assert_eq!(read.tree, *tree, "{name}");
     let sections = &read.statement.header().sections;
-    for (index, key) in ["tree_blake3", "pages_blake3", "pieces_blake3"].into_iter().enumerate() {
-        let found = sections.get(index).map(|section| hex::encode(section.blake3));
+    for (index, key) in ["tree_blake3", "pages_blake3", "pieces_blake3"]
+        .into_iter()
+        .enumerate()
+    {
+        let found = sections
+            .get(index)
+            .map(|section| hex::encode(section.blake3));
         assert_eq!(Value::from(found), case[key], "{name}: {key}");
     }
     bytes
@@ -231,10 +316,18 @@ fn made(case: &Value, tree: &Tree, pieces: &[u8]) -> Vec<u8> {
 
 /// Each change is refused by the row that it breaks first.
 fn refused(case: &Value, manifest: &[u8]) {
-    for change in list(case, "corruption").iter().chain(list(case, "resealed")) {
+    for change in list(case, "corruption")
+        .iter()
+        .chain(list(case, "resealed"))
+    {
         match Manifest::from_bytes(&changed(manifest, change)) {
             Ok(_) => panic!("{}: accepted in spite of {change}", name(case)),
-            Err(cause) => assert_eq!(u64::from(cause.rule()), number(change, "rule"), "{}: {cause}: {change}", name(case)),
+            Err(cause) => assert_eq!(
+                u64::from(cause.rule()),
+                number(change, "rule"),
+                "{}: {cause}: {change}",
+                name(case)
+            ),
         }
     }
 }
@@ -256,9 +349,21 @@ fn accepted(case: &Value, manifest: &[u8], folder: &Path) {
         }
         std::fs::write(&place, bytes).unwrap();
         let manifest = Box::new(ManifestFile::open(&place).unwrap());
-        let verdict = verify::verify(&object, &Against::Manifest { manifest, trust: Trust::Manifest }, &mut |_: Event| ());
+        let verdict = verify::verify(
+            &object,
+            &Against::Manifest {
+                manifest,
+                trust: Trust::Manifest,
+            },
+            &mut |_: Event| (),
+        );
         let verified = matches!(verdict, Ok(Verdict::Verified));
-        assert_eq!(Value::from(verified), change["verify"], "{}: {verdict:?}, with {change}", name(case));
+        assert_eq!(
+            Value::from(verified),
+            change["verify"],
+            "{}: {verdict:?}, with {change}",
+            name(case)
+        );
     }
 }
 

@@ -37,18 +37,31 @@ impl Assembler {
     /// The next byte will be the first one of this block.
     pub fn new(geometry: &Geometry, block: BlockIndex) -> Assembler {
         let start = geometry.bytes_of(block).start;
-        Assembler { block, filled: 0, hasher: PartHasher::new(start), pending: Vec::new(), pending_at: start, proven_bytes: 0 }
+        Assembler {
+            block,
+            filled: 0,
+            hasher: PartHasher::new(start),
+            pending: Vec::new(),
+            pending_at: start,
+            proven_bytes: 0,
+        }
     }
 
     /// Takes the next bytes, judges every block that they complete, and writes those that proved. Nothing else is ever
     /// written, so a late write of a span that was given up can only repeat what is there.
-    pub fn take(&mut self, chunks: Vec<Bytes>, leaves: &Leaves, part: &Part) -> Result<Vec<Judged>, DiskError> {
+    pub fn take(
+        &mut self,
+        chunks: Vec<Bytes>,
+        leaves: &Leaves,
+        part: &Part,
+    ) -> Result<Vec<Judged>, DiskError> {
         let geometry = leaves.geometry();
         let mut judged = Vec::new();
         for mut chunk in chunks {
             while !chunk.is_empty() {
                 let left = geometry.bytes_of(self.block).length() - self.filled;
-                let now = chunk.split_to(chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+                let now =
+                    chunk.split_to(chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
                 if self.filled == 0 {
                     self.hasher = PartHasher::new(geometry.bytes_of(self.block).start);
                 }
@@ -64,7 +77,12 @@ impl Assembler {
         Ok(judged)
     }
 
-    fn close_block(&mut self, leaves: &Leaves, part: &Part, judged: &mut Vec<Judged>) -> Result<(), DiskError> {
+    fn close_block(
+        &mut self,
+        leaves: &Leaves,
+        part: &Part,
+        judged: &mut Vec<Judged>,
+    ) -> Result<(), DiskError> {
         match judge::verify_hashed(leaves, self.block, &self.hasher) {
             Ok(verified) => {
                 self.proven_bytes = self.pending.iter().map(|bytes| bytes.len() as u64).sum();

@@ -34,7 +34,10 @@ pub fn judge_claims(
     let mut buffer = vec![0; geometry.block_size().bytes() as usize];
     let mut run: Option<Verified> = None;
     let last = Some(geometry.last()).filter(|last| claimed.contains(*last));
-    let others = claimed.ranges().flat_map(|range| range.iter()).filter(|block| Some(*block) != last);
+    let others = claimed
+        .ranges()
+        .flat_map(|range| range.iter())
+        .filter(|block| Some(*block) != last);
     for block in last.into_iter().chain(others) {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -51,7 +54,11 @@ pub fn judge_claims(
         };
         run = match run.map(|run| (run, run.joined(verified))) {
             None => Some(verified),
-            Some((_, Some(joined))) if joined.blocks().count() < TOGETHER && Some(block) != last => Some(joined),
+            Some((_, Some(joined)))
+                if joined.blocks().count() < TOGETHER && Some(block) != last =>
+            {
+                Some(joined)
+            }
             Some((_, Some(joined))) => {
                 tell(Claim::Held(joined));
                 None

@@ -35,9 +35,15 @@ impl State {
         while self.at < to {
             let count = (to - self.at).min(READ_BYTES as u64) as usize;
             if !part.read(&mut buffer[..count], self.at)? {
-                return Err(DiskError::io(Doing::Read, part.path(), std::io::ErrorKind::UnexpectedEof));
+                return Err(DiskError::io(
+                    Doing::Read,
+                    part.path(),
+                    std::io::ErrorKind::UnexpectedEof,
+                ));
             }
-            self.hashers.iter_mut().for_each(|hasher| hasher.update(&buffer[..count]));
+            self.hashers
+                .iter_mut()
+                .for_each(|hasher| hasher.update(&buffer[..count]));
             self.at += count as u64;
         }
         Ok(self)
@@ -46,8 +52,15 @@ impl State {
 
 impl Follower {
     pub fn new(algorithms: &[Algorithm]) -> Follower {
-        let hashers = algorithms.iter().map(|algorithm| DigestHasher::new(*algorithm)).collect();
-        Follower { idle: Some(State { hashers, at: 0 }), work: None, at: 0 }
+        let hashers = algorithms
+            .iter()
+            .map(|algorithm| DigestHasher::new(*algorithm))
+            .collect();
+        Follower {
+            idle: Some(State { hashers, at: 0 }),
+            work: None,
+            at: 0,
+        }
     }
 
     /// Everything up to here is held now.
@@ -60,7 +73,9 @@ impl Follower {
         {
             self.at = to;
             let part = part.clone();
-            self.work = Some(tokio::task::spawn_blocking(move || state.advance(&part, to)));
+            self.work = Some(tokio::task::spawn_blocking(move || {
+                state.advance(&part, to)
+            }));
         }
         Ok(())
     }
@@ -81,11 +96,19 @@ impl Follower {
     /// Reads what is left and returns the digests.
     pub async fn finish(mut self, part: &Arc<Part>, length: u64) -> Result<Vec<Digest>, DiskError> {
         self.wait().await?;
-        let Some(state) = self.idle.take().filter(|state| !state.hashers.is_empty()) else { return Ok(Vec::new()) };
+        let Some(state) = self.idle.take().filter(|state| !state.hashers.is_empty()) else {
+            return Ok(Vec::new());
+        };
         let part = part.clone();
-        self.work = Some(tokio::task::spawn_blocking(move || state.advance(&part, length)));
+        self.work = Some(tokio::task::spawn_blocking(move || {
+            state.advance(&part, length)
+        }));
         self.wait().await?;
         let state = self.idle.take().expect("the work ended");
-        Ok(state.hashers.into_iter().map(DigestHasher::finish).collect())
+        Ok(state
+            .hashers
+            .into_iter()
+            .map(DigestHasher::finish)
+            .collect())
     }
 }

@@ -110,6 +110,8 @@ impl FetchOptions {
     }
 }
 
+/// A limited transfer gets a connection for each so many bytes a second.
+const CONNECTION_RATE: u64 = 1_000_000;
 /// A mirror that has not answered by then is not asked for the manifest.
 const FIRST_CONTACT_MS: u64 = 15_000;
 
@@ -122,12 +124,20 @@ pub async fn fetch(options: FetchOptions, events: &mut dyn Events) -> Result<Pub
     let target = options.target.clone();
     let locked = blocking(move || Destination::new(&target)?.lock()).await?;
     let client = Client::new(options.client.clone());
-    let fetch = Fetch { options, client, events, began, bytes_manifest: 0 };
+    let fetch = Fetch {
+        options,
+        client,
+        events,
+        began,
+        bytes_manifest: 0,
+    };
     fetch.run(locked).await
 }
 
 /// Runs file work where it may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, DiskError> + Send + 'static) -> Result<T, Error> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
+) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => Ok(outcome?),
         Err(cause) => std::panic::resume_unwind(cause.into_panic()),
@@ -154,14 +164,19 @@ struct Preflight {
 impl Fetch<'_> {
     async fn run(mut self, locked: Locked) -> Result<Published, Error> {
         if self.options.no_clobber && locked.destination().existing()?.is_some() {
-            return Err(DiskError::Exists { path: locked.destination().path() }.into());
+            return Err(DiskError::Exists {
+                path: locked.destination().path(),
+            }
+            .into());
         }
         let given = self.options.manifest.take();
         let mut candidates = vec![self.options.url.clone()];
         candidates.extend(self.options.mirrors.iter().cloned());
         let mut first_error = None;
         for (index, url) in candidates.iter().enumerate() {
-            let place = given.clone().unwrap_or_else(|| ManifestPlace::Beside(url.of_manifest()));
+            let place = given
+                .clone()
+                .unwrap_or_else(|| ManifestPlace::Beside(url.of_manifest()));
             let limits = self.limits_of_first_contact(candidates.len() > 1);
             let (preflight, front) = {
                 let client = &self.client;
@@ -175,13 +190,18 @@ impl Fetch<'_> {
                     // The one that answered comes first: what is known of it is true.
                     let mut sources = candidates.clone();
                     sources.swap(0, index);
-                    return self.with_manifest(locked, sources, preflight, front, place).await;
+                    return self
+                        .with_manifest(locked, sources, preflight, front, place)
+                        .await;
                 }
-                (Ok(preflight), Err(Error::NoManifest { .. })) if matches!(place, ManifestPlace::Beside(_)) => {
+                (Ok(preflight), Err(Error::NoManifest { .. }))
+                    if matches!(place, ManifestPlace::Beside(_)) =>
+                {
                     return self.without_manifest(locked, url.clone(), preflight).await;
                 }
                 // Of an object that is not there it does not matter that its manifest is not there either.
-                (Err(error), Ok(_) | Err(Error::NoManifest { .. })) | (Ok(_) | Err(_), Err(error)) => {
+                (Err(error), Ok(_) | Err(Error::NoManifest { .. }))
+                | (Ok(_) | Err(_), Err(error)) => {
                     first_error.get_or_insert(error);
                 }
             }
@@ -193,14 +213,22 @@ impl Fetch<'_> {
     fn limits_of_first_contact(&self, several: bool) -> Limits {
         let limits = self.limits();
         match several {
-            true => Limits { tries: limits.tries.min(2), patience_ms: limits.patience_ms.min(FIRST_CONTACT_MS), ..limits },
+            true => Limits {
+                tries: limits.tries.min(2),
+                patience_ms: limits.patience_ms.min(FIRST_CONTACT_MS),
+                ..limits
+            },
             false => limits,
         }
     }
 
     fn limits(&self) -> Limits {
+        // Below a rate that one connection carries easily, more of them only send what nobody reads.
+        let worth = self.options.client.limit_rate.map_or(u32::MAX, |rate| {
+            u32::try_from(rate / CONNECTION_RATE).unwrap_or(u32::MAX)
+        });
         Limits {
-            connections: self.options.connections.max(1),
+            connections: self.options.connections.min(worth).max(1),
             tries: self.options.tries.max(1),
             patience_ms: self.options.patience.as_millis() as u64,
             seed: std::process::id().into(),
@@ -210,10 +238,16 @@ impl Fetch<'_> {
     /// What can be refused before any byte of the body: too little to prove it against, or too much of it.
     fn check_limits(&self, trust: Trust, length: Option<u64>) -> Result<(), Error> {
         if trust < self.options.require {
-            return Err(Error::BelowRequired { asked: self.options.require, found: trust });
+            return Err(Error::BelowRequired {
+                asked: self.options.require,
+                found: trust,
+            });
         }
         match length.filter(|length| self.options.max_size.is_some_and(|most| *length > most)) {
-            Some(bytes) => Err(Error::TooLarge { place: self.options.url.to_string(), bytes }),
+            Some(bytes) => Err(Error::TooLarge {
+                place: self.options.url.to_string(),
+                bytes,
+            }),
             None => Ok(()),
         }
     }
@@ -221,13 +255,23 @@ impl Fetch<'_> {
     fn check_room(locked: &Locked, needed: u64) -> Result<(), Error> {
         let available = locked.destination().bytes_free()?;
         match needed > available {
-            true => Err(DiskError::NoRoom { path: locked.destination().path(), needed, available }.into()),
+            true => Err(DiskError::NoRoom {
+                path: locked.destination().path(),
+                needed,
+                available,
+            }
+            .into()),
             false => Ok(()),
         }
     }
 
     /// Opens part and journal, and tells what was found and what is to be done.
-    async fn open(&mut self, locked: Locked, identity: &Identity, trust: Trust) -> Result<(Locked, Opened), Error> {
+    async fn open(
+        &mut self,
+        locked: Locked,
+        identity: &Identity,
+        trust: Trust,
+    ) -> Result<(Locked, Opened), Error> {
         let keeper = self.options.journal.take();
         let (identity_of_part, url) = (identity.clone(), self.options.url.to_string());
         let (locked, opened) = blocking(move || {
@@ -265,7 +309,13 @@ impl Fetch<'_> {
     }
 
     /// Gives a proven part its name and tells so.
-    async fn publish(self, locked: Locked, part: Part, result: Proof, bytes_resumed: u64) -> Result<Published, Error> {
+    async fn publish(
+        self,
+        locked: Locked,
+        part: Part,
+        result: Proof,
+        bytes_resumed: u64,
+    ) -> Result<Published, Error> {
         let path = locked.destination().path();
         let no_clobber = self.options.no_clobber;
         let length = result.length;
@@ -278,7 +328,12 @@ impl Fetch<'_> {
     }
 
     /// The object is at the target already.
-    async fn unchanged(mut self, locked: Locked, identity: &Identity, result: Proof) -> Result<Published, Error> {
+    async fn unchanged(
+        mut self,
+        locked: Locked,
+        identity: &Identity,
+        result: Proof,
+    ) -> Result<Published, Error> {
         let path = locked.destination().path();
         self.plan(&locked, identity, 0, result.length, result.trust);
         let identity = identity.clone();
@@ -287,7 +342,14 @@ impl Fetch<'_> {
         Ok(self.published(path, result, 0, length, true))
     }
 
-    fn published(self, path: PathBuf, result: Proof, bytes_resumed: u64, bytes_reused: u64, unchanged: bool) -> Published {
+    fn published(
+        self,
+        path: PathBuf,
+        result: Proof,
+        bytes_resumed: u64,
+        bytes_reused: u64,
+        unchanged: bool,
+    ) -> Published {
         let published = Published {
             path,
             url: self.options.url.to_string(),
@@ -320,22 +382,30 @@ fn bytes_of_set(geometry: &Geometry, blocks: &BlockSet) -> u64 {
     let full = u64::from(blocks.count()) * geometry.block_size().bytes();
     let last = geometry.last();
     let missing = geometry.block_size().bytes() - geometry.bytes_of(last).length();
-    if blocks.contains(last) { full - missing } else { full }
+    if blocks.contains(last) {
+        full - missing
+    } else {
+        full
+    }
 }
 
 /// Asks for the first byte: whether the object is there, how long it is, whether ranges work, and which version it is.
 async fn preflight(client: &Client, url: &Location) -> Result<Preflight, NetError> {
     let mut answer = match client.get(Request::range(url, ByteRange::new(0, 1))).await {
         // An empty object has no first byte.
-        Err(error) if error.failure == (Failure::Refused { status: 416 }) => client.get(Request::whole(url)).await?,
+        Err(error) if error.failure == (Failure::Refused { status: 416 }) => {
+            client.get(Request::whole(url)).await?
+        }
         other => other?,
     };
     let (length, ranges, first) = match answer.content {
         Content::Whole { length } => (length, false, Vec::new()),
         // Read to its end, so that the next request can have the connection. That it came is not needed.
-        Content::Part { bytes, total } if bytes.length() == 1 => {
-            (total, true, answer.body.read_up_to(2).await.unwrap_or_default())
-        }
+        Content::Part { bytes, total } if bytes.length() == 1 => (
+            total,
+            true,
+            answer.body.read_up_to(2).await.unwrap_or_default(),
+        ),
         Content::Part { total, .. } => (total, true, Vec::new()),
     };
     // Some servers send the Content-MD5 of the part: then it is that of the one byte.
@@ -344,7 +414,14 @@ async fn preflight(client: &Client, url: &Location) -> Result<Preflight, NetErro
         hasher.update(&first);
         hasher.finish() == *digest
     };
-    answer.offered.retain(|digest| length == Some(1) || !of_first(digest));
+    answer
+        .offered
+        .retain(|digest| length == Some(1) || !of_first(digest));
     let offered = answer.offered;
-    Ok(Preflight { length, ranges, validators: answer.validators, offered })
+    Ok(Preflight {
+        length,
+        ranges,
+        validators: answer.validators,
+        offered,
+    })
 }

@@ -40,7 +40,12 @@ const SIDECAR_BYTES_MAX: usize = 1 << 20;
 
 /// What the user's own digests prove: a strong one is as good as a root.
 pub fn trust_of_user(digests: &[Digest]) -> Trust {
-    let strong = |digest: &Digest| matches!(digest.algorithm(), Algorithm::Sha256 | Algorithm::Sha512 | Algorithm::Blake3);
+    let strong = |digest: &Digest| {
+        matches!(
+            digest.algorithm(),
+            Algorithm::Sha256 | Algorithm::Sha512 | Algorithm::Blake3
+        )
+    };
     match digests {
         [] => Trust::None,
         digests if digests.iter().any(strong) => Trust::Root,
@@ -50,31 +55,48 @@ pub fn trust_of_user(digests: &[Digest]) -> Trust {
 
 impl Fetch<'_> {
     /// Versions of different mirrors cannot be told apart without a manifest, so all comes from one of them.
-    pub(super) async fn without_manifest(mut self, locked: Locked, url: Location, preflight: Preflight) -> Result<Published, Error> {
+    pub(super) async fn without_manifest(
+        mut self,
+        locked: Locked,
+        url: Location,
+        preflight: Preflight,
+    ) -> Result<Published, Error> {
         self.options.url = url;
         let mut asked = self.options.digests.clone();
         asked.extend(self.options.root.map(root_as_digest));
         let offered = self.offered(&preflight).await;
-        let trust = trust_of_user(&asked).max(if offered.is_empty() { Trust::None } else { Trust::Digest });
+        let trust = trust_of_user(&asked).max(if offered.is_empty() {
+            Trust::None
+        } else {
+            Trust::Digest
+        });
         self.check_limits(trust, preflight.length)?;
         let wanted: Vec<Digest> = asked.into_iter().chain(offered).collect();
         let Some(length) = preflight.length else {
             return self.stream(locked, wanted, trust).await;
         };
         let block_size = block_size(length);
-        let geometry = Geometry::new(length, block_size).ok_or(Error::TooLarge { place: self.options.url.to_string(), bytes: length })?;
+        let geometry = Geometry::new(length, block_size).ok_or(Error::TooLarge {
+            place: self.options.url.to_string(),
+            bytes: length,
+        })?;
         let identity = Identity {
             root: None,
             geometry,
             etag: preflight.validators.etag.clone(),
             last_modified: preflight.validators.last_modified.clone(),
         };
-        if let Some(proof) = self.is_there_already(&locked, length, &wanted, trust).await? {
+        if let Some(proof) = self
+            .is_there_already(&locked, length, &wanted, trust)
+            .await?
+        {
             return self.unchanged(locked, &identity, proof).await;
         }
         // Parts of two versions must never meet: without a strong validator all comes in one answer.
         let parallel = preflight.ranges && preflight.validators.are_strong();
-        let (locked, outcome) = self.transfer_plain(locked, &identity, &preflight, parallel, &wanted, trust).await?;
+        let (locked, outcome) = self
+            .transfer_plain(locked, &identity, &preflight, parallel, &wanted, trust)
+            .await?;
         match outcome {
             Err(error @ (Error::Changed { .. } | Error::Wrong { .. })) => {
                 // Once more from the start, in one answer, which is of one version.
@@ -83,15 +105,31 @@ impl Fetch<'_> {
                     super::preflight(&self.client, &self.options.url).await
                 })
                 .await?;
-                let Some(geometry) = now.length.and_then(|length| Geometry::new(length, block_size)) else {
+                let Some(geometry) = now
+                    .length
+                    .and_then(|length| Geometry::new(length, block_size))
+                else {
                     return self.stream(locked, wanted, trust).await;
                 };
                 let validators = &now.validators;
-                let (etag, last_modified) = (validators.etag.clone(), validators.last_modified.clone());
-                let identity = Identity { root: None, geometry, etag, last_modified };
-                let wanted = if self.options.digests.is_empty() && self.options.root.is_none() { now.offered.clone() } else { wanted };
-                let (locked, outcome) = self.transfer_plain(locked, &identity, &now, false, &wanted, trust).await?;
-                self.finish_plain(locked, outcome.map_err(as_changed)?, &wanted, trust).await
+                let (etag, last_modified) =
+                    (validators.etag.clone(), validators.last_modified.clone());
+                let identity = Identity {
+                    root: None,
+                    geometry,
+                    etag,
+                    last_modified,
+                };
+                let wanted = if self.options.digests.is_empty() && self.options.root.is_none() {
+                    now.offered.clone()
+                } else {
+                    wanted
+                };
+                let (locked, outcome) = self
+                    .transfer_plain(locked, &identity, &now, false, &wanted, trust)
+                    .await?;
+                self.finish_plain(locked, outcome.map_err(as_changed)?, &wanted, trust)
+                    .await
             }
             Err(error) => Err(error),
             Ok(whole) => self.finish_plain(locked, whole, &wanted, trust).await,
@@ -114,7 +152,11 @@ impl Fetch<'_> {
         if geometry.length() < ONE_SPAN_BYTES {
             limits.connections = 1;
         }
-        let mut algorithms: Vec<Algorithm> = wanted.iter().map(Digest::algorithm).filter(|a| *a != Algorithm::Blake3).collect();
+        let mut algorithms: Vec<Algorithm> = wanted
+            .iter()
+            .map(Digest::algorithm)
+            .filter(|a| *a != Algorithm::Blake3)
+            .collect();
         algorithms.sort();
         algorithms.dedup();
         let transfer = Transfer {
@@ -130,19 +172,52 @@ impl Fetch<'_> {
         };
         let outcome = transfer.run(opened).await.map(|transferred| {
             let root = tree::root_of(&leaves.all().expect("every block came"));
-            Whole { transferred, root, length: geometry.length() }
+            Whole {
+                transferred,
+                root,
+                length: geometry.length(),
+            }
         });
         Ok((locked, outcome))
     }
 
-    async fn finish_plain(self, locked: Locked, whole: Whole, wanted: &[Digest], trust: Trust) -> Result<Published, Error> {
-        let Whole { transferred: Transferred { part, bytes_resumed, mut digests }, root, length } = whole;
+    async fn finish_plain(
+        self,
+        locked: Locked,
+        whole: Whole,
+        wanted: &[Digest],
+        trust: Trust,
+    ) -> Result<Published, Error> {
+        let Whole {
+            transferred:
+                Transferred {
+                    part,
+                    bytes_resumed,
+                    mut digests,
+                },
+            root,
+            length,
+        } = whole;
         digests.push(root_as_digest(root));
         if let Some(wrong) = self.wrong_digest(wanted, &digests) {
             return Err(self.set_aside(locked, part, wrong).await);
         }
-        let sha256 = digests.iter().find(|digest| digest.algorithm() == Algorithm::Sha256).map(Digest::hex);
-        self.publish(locked, part, Proof { root, length, trust, sha256 }, bytes_resumed).await
+        let sha256 = digests
+            .iter()
+            .find(|digest| digest.algorithm() == Algorithm::Sha256)
+            .map(Digest::hex);
+        self.publish(
+            locked,
+            part,
+            Proof {
+                root,
+                length,
+                trust,
+                sha256,
+            },
+            bytes_resumed,
+        )
+        .await
     }
 
     /// The digests that the server offers, in headers and beside the object.
@@ -155,27 +230,54 @@ impl Fetch<'_> {
     }
 
     /// Whether the file under the final name has a strong digest that is wanted.
-    async fn is_there_already(&self, locked: &Locked, length: u64, wanted: &[Digest], trust: Trust) -> Result<Option<Proof>, Error> {
-        let strong = wanted.iter().any(|digest| trust_of_user(std::slice::from_ref(digest)) == Trust::Root);
-        let same_length = |entry: crate::disk::files::Entry| entry.kind == EntryKind::Regular && entry.length == length;
+    async fn is_there_already(
+        &self,
+        locked: &Locked,
+        length: u64,
+        wanted: &[Digest],
+        trust: Trust,
+    ) -> Result<Option<Proof>, Error> {
+        let strong = wanted
+            .iter()
+            .any(|digest| trust_of_user(std::slice::from_ref(digest)) == Trust::Root);
+        let same_length = |entry: crate::disk::files::Entry| {
+            entry.kind == EntryKind::Regular && entry.length == length
+        };
         if !strong || !locked.destination().existing()?.is_some_and(same_length) {
             return Ok(None);
         }
-        let (path, algorithms) = (locked.destination().path(), wanted.iter().map(Digest::algorithm).collect::<Vec<_>>());
-        let found = tokio::task::spawn_blocking(move || verify::digests_of_file(&path, &algorithms)).await;
+        let (path, algorithms) = (
+            locked.destination().path(),
+            wanted.iter().map(Digest::algorithm).collect::<Vec<_>>(),
+        );
+        let found =
+            tokio::task::spawn_blocking(move || verify::digests_of_file(&path, &algorithms)).await;
         let (root, digests) = match found {
             Ok(Ok(found)) => found,
             Ok(Err(_)) => return Ok(None),
             Err(cause) => std::panic::resume_unwind(cause.into_panic()),
         };
-        let sha256 = digests.iter().find(|digest| digest.algorithm() == Algorithm::Sha256).map(Digest::hex);
-        Ok(wanted.iter().all(|digest| digests.contains(digest)).then_some(Proof { root, length, trust, sha256 }))
+        let sha256 = digests
+            .iter()
+            .find(|digest| digest.algorithm() == Algorithm::Sha256)
+            .map(Digest::hex);
+        Ok(wanted
+            .iter()
+            .all(|digest| digests.contains(digest))
+            .then_some(Proof {
+                root,
+                length,
+                trust,
+                sha256,
+            }))
     }
 
     /// The first wanted digest that the object does not have.
     pub(super) fn wrong_digest(&self, wanted: &[Digest], found: &[Digest]) -> Option<Error> {
         wanted.iter().find_map(|expected| {
-            let found = found.iter().find(|digest| digest.algorithm() == expected.algorithm())?;
+            let found = found
+                .iter()
+                .find(|digest| digest.algorithm() == expected.algorithm())?;
             (found != expected).then(|| Error::OtherDigest {
                 place: self.options.url.to_string(),
                 algorithm: expected.algorithm(),
@@ -199,16 +301,32 @@ impl Fetch<'_> {
         .await;
         match (done, wrong) {
             (Err(error), _) => error,
-            (Ok(kept), Error::OtherDigest { place, algorithm, expected, found, .. }) => {
-                Error::OtherDigest { place, algorithm, expected, found, kept }
-            }
+            (
+                Ok(kept),
+                Error::OtherDigest {
+                    place,
+                    algorithm,
+                    expected,
+                    found,
+                    ..
+                },
+            ) => Error::OtherDigest {
+                place,
+                algorithm,
+                expected,
+                found,
+                kept,
+            },
             (Ok(_), other) => other,
         }
     }
 
     pub(super) fn started_over(&mut self, locked: &Locked, bytes: u64) {
         if bytes > 0 {
-            self.events.event(Event::StartedOver { path: locked.destination().part_path(), bytes });
+            self.events.event(Event::StartedOver {
+                path: locked.destination().part_path(),
+                bytes,
+            });
         }
     }
 }
@@ -223,7 +341,10 @@ struct Whole {
 /// A block that came differently twice: without a manifest that is another version.
 fn as_changed(error: Error) -> Error {
     match error {
-        Error::Wrong { source_name, .. } => Error::Changed { place: source_name, how: Changed::Content },
+        Error::Wrong { source_name, .. } => Error::Changed {
+            place: source_name,
+            how: Changed::Content,
+        },
         other => other,
     }
 }

@@ -4,13 +4,8 @@ use std::sync::Arc;
 
 use crate::{
     core::{
-        digests::Algorithm,
-        journal::Identity,
-        judge::Leaves,
-        keys::PublicKey,
-        recovery::Changed,
-        statement::Header,
-        trust::Trust,
+        digests::Algorithm, journal::Identity, judge::Leaves, keys::PublicKey, recovery::Changed,
+        statement::Header, trust::Trust,
     },
     disk::{
         destination::{self, Locked},
@@ -42,7 +37,9 @@ impl Fetch<'_> {
     ) -> Result<Published, Error> {
         let mut front = self.matching(front, &place, &preflight).await?;
         let header = front.statement.header().clone();
-        let trust = self.check_manifest(&header, &place)?.max(self.check_signature(&front, &place)?);
+        let trust = self
+            .check_manifest(&header, &place)?
+            .max(self.check_signature(&front, &place)?);
         self.check_limits(trust, Some(header.geometry.length()))?;
         let identity = Identity {
             root: Some(header.root),
@@ -51,11 +48,23 @@ impl Fetch<'_> {
             last_modified: preflight.validators.last_modified.clone(),
         };
         self.bytes_manifest = front.bytes_read();
-        let proof = Proof { root: header.root, length: header.geometry.length(), trust, sha256: sha256_of(&header) };
+        let proof = Proof {
+            root: header.root,
+            length: header.geometry.length(),
+            trust,
+            sha256: sha256_of(&header),
+        };
         if is_there_already(&locked, &header).await? {
             return self.unchanged(locked, &identity, proof).await;
         }
-        let leaves = front.read_leaves(&self.client, &place, &self.limits(), &mut self.bytes_manifest).await?;
+        let leaves = front
+            .read_leaves(
+                &self.client,
+                &place,
+                &self.limits(),
+                &mut self.bytes_manifest,
+            )
+            .await?;
         let (locked, opened) = self.open(locked, &identity, trust).await?;
         let transfer = Transfer {
             client: self.client.clone(),
@@ -65,10 +74,19 @@ impl Fetch<'_> {
             limits: self.limits(),
             length_proven: trust == Trust::Signed,
             version: None,
-            digests: self.options.digests.iter().map(|digest| digest.algorithm()).collect(),
+            digests: self
+                .options
+                .digests
+                .iter()
+                .map(|digest| digest.algorithm())
+                .collect(),
             events: self.events,
         };
-        let Transferred { part, bytes_resumed, digests } = match transfer.run(opened).await {
+        let Transferred {
+            part,
+            bytes_resumed,
+            digests,
+        } = match transfer.run(opened).await {
             Ok(transferred) => transferred,
             Err(error) => return Err(self.explain(error, &header, &place).await),
         };
@@ -79,16 +97,27 @@ impl Fetch<'_> {
     }
 
     /// A manifest whose length is that of the object. One that is not was perhaps replaced just now, so it is read once more.
-    async fn matching(&mut self, front: Front, place: &ManifestPlace, preflight: &Preflight) -> Result<Front, Error> {
-        let fits =
-            |front: &Front| preflight.length.is_none_or(|length| length == front.statement.header().geometry.length());
+    async fn matching(
+        &mut self,
+        front: Front,
+        place: &ManifestPlace,
+        preflight: &Preflight,
+    ) -> Result<Front, Error> {
+        let fits = |front: &Front| {
+            preflight
+                .length
+                .is_none_or(|length| length == front.statement.header().geometry.length())
+        };
         let front = match fits(&front) {
             true => front,
             false => Front::read(&self.client, place, &self.limits()).await?,
         };
         match fits(&front) {
             true => Ok(front),
-            false => Err(Error::Changed { place: self.options.url.to_string(), how: Changed::Length }),
+            false => Err(Error::Changed {
+                place: self.options.url.to_string(),
+                how: Changed::Length,
+            }),
         }
     }
 
@@ -96,13 +125,20 @@ impl Fetch<'_> {
     fn check_manifest(&self, header: &Header, place: &ManifestPlace) -> Result<Trust, Error> {
         let trust = match self.options.root {
             Some(asked) if asked != header.root => {
-                return Err(Error::OtherRoot { place: place.to_string(), asked, found: header.root });
+                return Err(Error::OtherRoot {
+                    place: place.to_string(),
+                    asked,
+                    found: header.root,
+                });
             }
             Some(_) => Trust::Root,
             None => Trust::Manifest,
         };
         for asked in &self.options.digests {
-            let said = header.digests.iter().find(|digest| digest.algorithm() == asked.algorithm() && *digest != asked);
+            let said = header
+                .digests
+                .iter()
+                .find(|digest| digest.algorithm() == asked.algorithm() && *digest != asked);
             if let Some(said) = said {
                 return Err(Error::OtherDigest {
                     place: place.to_string(),
@@ -118,20 +154,36 @@ impl Fetch<'_> {
 
     /// With a key, the manifest must be signed by it, for the asked name, and must not have expired.
     fn check_signature(&mut self, front: &Front, place: &ManifestPlace) -> Result<Trust, Error> {
-        let Some(key) = self.options.key.clone() else { return Ok(Trust::None) };
+        let Some(key) = self.options.key.clone() else {
+            return Ok(Trust::None);
+        };
         let place = place.to_string();
         let checked = key.check(front.statement.bytes(), front.signature.as_ref());
-        checked.map_err(|cause| Error::NotSigned { place: place.clone(), cause })?;
+        checked.map_err(|cause| Error::NotSigned {
+            place: place.clone(),
+            cause,
+        })?;
         let header = front.statement.header();
         let asked = self.options.url.last_segment().unwrap_or_default();
         if header.name != asked {
-            return Err(Error::OtherName { place, signed: header.name.clone(), asked });
+            return Err(Error::OtherName {
+                place,
+                signed: header.name.clone(),
+                asked,
+            });
         }
         if header.expires != 0 && header.expires <= destination::unix_time() {
-            return Err(Error::Expired { place, at: header.expires });
+            return Err(Error::Expired {
+                place,
+                at: header.expires,
+            });
         }
         match self.seen_sequence(&key, header) {
-            Some(seen) if seen > header.sequence => Err(Error::Older { place, found: header.sequence, seen }),
+            Some(seen) if seen > header.sequence => Err(Error::Older {
+                place,
+                found: header.sequence,
+                seen,
+            }),
             _ => Ok(Trust::Signed),
         }
     }
@@ -145,7 +197,9 @@ impl Fetch<'_> {
             Ok(seen)
         });
         remembered.unwrap_or_else(|error| {
-            self.events.event(Event::Warning { message: error.to_string() });
+            self.events.event(Event::Warning {
+                message: error.to_string(),
+            });
             None
         })
     }
@@ -156,22 +210,29 @@ impl Fetch<'_> {
             return error;
         }
         match Front::read(&self.client, place, &self.limits()).await {
-            Ok(now) if now.statement.header().root != header.root => {
-                Error::Changed { place: self.options.url.to_string(), how: Changed::Root }
-            }
+            Ok(now) if now.statement.header().root != header.root => Error::Changed {
+                place: self.options.url.to_string(),
+                how: Changed::Root,
+            },
             Ok(_) | Err(_) => error,
         }
     }
 }
 
 fn sha256_of(header: &Header) -> Option<String> {
-    header.digests.iter().find(|digest| digest.algorithm() == Algorithm::Sha256).map(|digest| digest.hex())
+    header
+        .digests
+        .iter()
+        .find(|digest| digest.algorithm() == Algorithm::Sha256)
+        .map(|digest| digest.hex())
 }
 
 /// Whether the file under the final name is the object.
 async fn is_there_already(locked: &Locked, header: &Header) -> Result<bool, Error> {
     let candidate = locked.destination().existing()?;
-    if candidate.is_none_or(|entry| entry.kind != EntryKind::Regular || entry.length != header.geometry.length()) {
+    if candidate.is_none_or(|entry| {
+        entry.kind != EntryKind::Regular || entry.length != header.geometry.length()
+    }) {
         return Ok(false);
     }
     let path = locked.destination().path();

@@ -64,13 +64,20 @@ enum Rest {
     /// To be asked for by ranges, of this version.
     Ranges(Validators),
     /// The server sends everything at once; this is what follows the front, and the body it comes from.
-    Stream { buffered: Vec<u8>, body: Box<Body>, validators: Validators },
+    Stream {
+        buffered: Vec<u8>,
+        body: Box<Body>,
+        validators: Validators,
+    },
     /// All leaves are here already.
     Leaves(Vec<Cv>),
 }
 
 /// Repeats a request by the recovery policy, within tries and patience.
-pub async fn retried<T>(limits: &Limits, mut request: impl AsyncFnMut() -> Result<T, NetError>) -> Result<T, Error> {
+pub async fn retried<T>(
+    limits: &Limits,
+    mut request: impl AsyncFnMut() -> Result<T, NetError>,
+) -> Result<T, Error> {
     let began = Instant::now();
     let mut tries = 0;
     let mut random = limits.seed;
@@ -80,23 +87,36 @@ pub async fn retried<T>(limits: &Limits, mut request: impl AsyncFnMut() -> Resul
             Err(error) => error,
         };
         tries += u32::from(error.failure.counts_as_try());
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let wait_ms = match (error.failure.class(), error.failure) {
             (Class::Again, Failure::Unreachable) => recovery::PROBE_EVERY_MS,
             (Class::Again, _) => recovery::backoff_ms(tries.max(1), random >> 16),
-            (Class::Slower, Failure::TooMany { retry_after_ms, .. }) => recovery::cooldown_ms(1, retry_after_ms),
+            (Class::Slower, Failure::TooMany { retry_after_ms, .. }) => {
+                recovery::cooldown_ms(1, retry_after_ms)
+            }
             (Class::Elsewhere, _) => recovery::backoff_ms(tries, random >> 16),
             _ => return Err(error.into()),
         };
         let spent_ms = began.elapsed().as_millis() as u64;
         if error.failure.class() == Class::Slower && spent_ms + wait_ms > limits.patience_ms {
-            return Err(Error::MustWait { place: error.location.to_string(), wait_s: wait_ms.div_ceil(1000) });
+            return Err(Error::MustWait {
+                place: error.location.to_string(),
+                wait_s: wait_ms.div_ceil(1000),
+            });
         }
         if tries >= limits.tries {
-            return Err(Error::Net { cause: error, tries });
+            return Err(Error::Net {
+                cause: error,
+                tries,
+            });
         }
         if spent_ms + wait_ms > limits.patience_ms {
-            return Err(Error::Patience { patience_s: limits.patience_ms / 1000, last: Some(Box::new(error)) });
+            return Err(Error::Patience {
+                patience_s: limits.patience_ms / 1000,
+                last: Some(Box::new(error)),
+            });
         }
         sleep(Duration::from_millis(wait_ms)).await;
     }
@@ -104,7 +124,11 @@ pub async fn retried<T>(limits: &Limits, mut request: impl AsyncFnMut() -> Resul
 
 impl Front {
     /// Reads and checks the front of a manifest.
-    pub async fn read(client: &Client, place: &ManifestPlace, limits: &Limits) -> Result<Front, Error> {
+    pub async fn read(
+        client: &Client,
+        place: &ManifestPlace,
+        limits: &Limits,
+    ) -> Result<Front, Error> {
         match place {
             ManifestPlace::Beside(url) => Front::get(client, url, limits, false).await,
             ManifestPlace::Url(url) => Front::get(client, url, limits, true).await,
@@ -117,7 +141,10 @@ impl Front {
             }
             ManifestPlace::Bytes(bytes) => {
                 let manifest = crate::core::reader::Manifest::from_bytes(bytes);
-                let refuse = |cause| Error::Manifest { place: place.to_string(), cause };
+                let refuse = |cause| Error::Manifest {
+                    place: place.to_string(),
+                    cause,
+                };
                 Ok(Front::of_whole(manifest.map_err(refuse)?))
             }
         }
@@ -125,7 +152,12 @@ impl Front {
 
     fn of_whole(manifest: crate::core::reader::Manifest) -> Front {
         let leaves = manifest.tree.leaves().to_vec();
-        Front { statement: manifest.statement, signature: manifest.signature, rest: Rest::Leaves(leaves), bytes_read: 0 }
+        Front {
+            statement: manifest.statement,
+            signature: manifest.signature,
+            rest: Rest::Leaves(leaves),
+            bytes_read: 0,
+        }
     }
 
     pub fn bytes_read(&self) -> u64 {
@@ -133,23 +165,42 @@ impl Front {
     }
 
     /// `must`: something that is no manifest is an error of the manifest, not the absence of one.
-    async fn get(client: &Client, url: &Location, limits: &Limits, must: bool) -> Result<Front, Error> {
-        let none = |why: String| Error::NoManifest { place: url.to_string(), why };
-        let (bytes, rest, total) = match retried(limits, async || get_front(client, url).await).await {
+    async fn get(
+        client: &Client,
+        url: &Location,
+        limits: &Limits,
+        must: bool,
+    ) -> Result<Front, Error> {
+        let none = |why: String| Error::NoManifest {
+            place: url.to_string(),
+            why,
+        };
+        let (bytes, rest, total) = match retried(limits, async || get_front(client, url).await)
+            .await
+        {
             Ok(front) => front,
             // An answer that is final and no object: there is none. 5xx and silence never mean that.
-            Err(Error::Net { cause, .. }) if matches!(cause.failure, Failure::Refused { status } if must || status < 500) => {
+            Err(Error::Net { cause, .. }) if matches!(cause.failure, Failure::Refused { status } if must || status < 500) =>
+            {
                 return Err(none(cause.detail().to_owned()));
             }
             Err(other) => return Err(other),
         };
-        let refuse = |cause| Error::Manifest { place: url.to_string(), cause };
+        let refuse = |cause| Error::Manifest {
+            place: url.to_string(),
+            cause,
+        };
         match statement::read_front(&bytes) {
             Ok((statement, signature)) => {
                 let expected = statement.header().file_length();
                 match total.filter(|total| *total != expected) {
                     Some(found) => Err(refuse(Refused::Length { expected, found })),
-                    None => Ok(Front { statement, signature, rest, bytes_read: bytes.len() as u64 }),
+                    None => Ok(Front {
+                        statement,
+                        signature,
+                        rest,
+                        bytes_read: bytes.len() as u64,
+                    }),
                 }
             }
             Err(Refused::NotAManifest) if !must => Err(none(Refused::NotAManifest.to_string())),
@@ -166,23 +217,47 @@ impl Front {
         bytes_manifest: &mut u64,
     ) -> Result<Vec<Cv>, Error> {
         let header = self.statement.header();
-        let refuse = |cause| Error::Manifest { place: place.to_string(), cause };
+        let refuse = |cause| Error::Manifest {
+            place: place.to_string(),
+            cause,
+        };
         let mut reader = TreeReader::new(header.layout(), header.root);
         let end = header.layout().pages().end;
-        let (validators, streamed) = match std::mem::replace(&mut self.rest, Rest::Leaves(Vec::new())) {
-            Rest::Leaves(leaves) => return Ok(leaves),
-            Rest::Ranges(validators) => (validators, None),
-            Rest::Stream { buffered, body, validators } => {
-                let mut rest = RestOfManifest { body: *body, buffered, skip: 0, whole: true };
-                (validators, Some(rest.give(&mut reader, bytes_manifest).await))
-            }
-        };
+        let (validators, streamed) =
+            match std::mem::replace(&mut self.rest, Rest::Leaves(Vec::new())) {
+                Rest::Leaves(leaves) => return Ok(leaves),
+                Rest::Ranges(validators) => (validators, None),
+                Rest::Stream {
+                    buffered,
+                    body,
+                    validators,
+                } => {
+                    let mut rest = RestOfManifest {
+                        body: *body,
+                        buffered,
+                        skip: 0,
+                        whole: true,
+                    };
+                    (
+                        validators,
+                        Some(rest.give(&mut reader, bytes_manifest).await),
+                    )
+                }
+            };
         match (streamed, place) {
             (Some(Ok(given)), _) => given.map_err(refuse)?,
             // What a broken stream did not bring is asked for like anything else.
             (None | Some(Err(_)), ManifestPlace::Beside(url) | ManifestPlace::Url(url)) => {
-                let source = RangeSource { client, url, validators: &validators };
-                retried(limits, async || source.give_rest(end, &mut reader, bytes_manifest).await).await?.map_err(refuse)?;
+                let source = RangeSource {
+                    client,
+                    url,
+                    validators: &validators,
+                };
+                retried(limits, async || {
+                    source.give_rest(end, &mut reader, bytes_manifest).await
+                })
+                .await?
+                .map_err(refuse)?;
             }
             (None | Some(Err(_)), _) => unreachable!("only URLs are read piecewise"),
         }
@@ -200,11 +275,20 @@ impl Front {
         tree: &mut LazyTree,
         blocks: BlockRange,
     ) -> Result<(), Error> {
-        let refuse = |cause| Error::Manifest { place: place.to_string(), cause };
+        let refuse = |cause| Error::Manifest {
+            place: place.to_string(),
+            cause,
+        };
         while let Some(group) = tree.want(blocks) {
             match (&self.rest, place) {
-                (Rest::Ranges(validators), ManifestPlace::Beside(url) | ManifestPlace::Url(url)) => {
-                    let bytes = retried(limits, async || get_group(client, url, validators, group).await).await?;
+                (
+                    Rest::Ranges(validators),
+                    ManifestPlace::Beside(url) | ManifestPlace::Url(url),
+                ) => {
+                    let bytes = retried(limits, async || {
+                        get_group(client, url, validators, group).await
+                    })
+                    .await?;
                     tree.give(group, &bytes).map_err(refuse)?;
                 }
                 // Everything comes at once, or is here.
@@ -215,8 +299,17 @@ impl Front {
     }
 }
 
-async fn get_group(client: &Client, url: &Location, validators: &Validators, group: Group) -> Result<Vec<u8>, NetError> {
-    let request = Request { location: url, range: Some(group.bytes), version: Some(validators) };
+async fn get_group(
+    client: &Client,
+    url: &Location,
+    validators: &Validators,
+    group: Group,
+) -> Result<Vec<u8>, NetError> {
+    let request = Request {
+        location: url,
+        range: Some(group.bytes),
+        version: Some(validators),
+    };
     let mut answer = client.get(request).await?;
     let skip = match answer.content {
         Content::Part { bytes, .. } => group.bytes.start.checked_sub(bytes.start),
@@ -224,7 +317,10 @@ async fn get_group(client: &Client, url: &Location, validators: &Validators, gro
     };
     let later = || NetError::new(url, Failure::BadAnswer(recovery::BadAnswer::LaterPart));
     answer.body.skip(skip.ok_or_else(later)?).await?;
-    let bytes = answer.body.read_up_to(group.bytes.length() as usize).await?;
+    let bytes = answer
+        .body
+        .read_up_to(group.bytes.length() as usize)
+        .await?;
     match bytes.len() as u64 == group.bytes.length() {
         true => Ok(bytes),
         false => Err(NetError::new(url, Failure::Broken)),
@@ -232,11 +328,22 @@ async fn get_group(client: &Client, url: &Location, validators: &Validators, gro
 }
 
 /// The first bytes at a URL, how the rest can be had, and the length of it all if the server tells it.
-async fn get_front(client: &Client, url: &Location) -> Result<(Vec<u8>, Rest, Option<u64>), NetError> {
+async fn get_front(
+    client: &Client,
+    url: &Location,
+) -> Result<(Vec<u8>, Rest, Option<u64>), NetError> {
     let front = Request::range(url, ByteRange::new(0, FRONT_BYTES as u64));
     let mut answer = match client.get(front).await {
-        // An empty file has no first byte; it is no manifest, but it is there.
-        Err(error) if error.failure == (Failure::Refused { status: 416 }) => client.get(Request::whole(url)).await?,
+        // An empty file has no first byte, and some servers say so in strange ways; it is no manifest, but it is there.
+        Err(error)
+            if matches!(
+                error.failure,
+                Failure::Refused { status: 416 }
+                    | Failure::BadAnswer(recovery::BadAnswer::ContentRange)
+            ) =>
+        {
+            client.get(Request::whole(url)).await?
+        }
         other => other?,
     };
     match answer.content {
@@ -248,11 +355,16 @@ async fn get_front(client: &Client, url: &Location) -> Result<(Vec<u8>, Rest, Op
                 false => Ok((front, Rest::Ranges(answer.validators), total)),
             }
         }
-        Content::Part { .. } => Err(NetError::new(url, Failure::BadAnswer(recovery::BadAnswer::LaterPart))),
+        Content::Part { .. } => Err(NetError::new(
+            url,
+            Failure::BadAnswer(recovery::BadAnswer::LaterPart),
+        )),
         Content::Whole { length } => {
             let mut buffered = Vec::new();
             while buffered.len() < FRONT_BYTES {
-                let Some(chunk) = answer.body.next().await? else { break };
+                let Some(chunk) = answer.body.next().await? else {
+                    break;
+                };
                 buffered.extend_from_slice(&chunk);
                 // Whatever else this is, it need not be read to the end.
                 let seen = buffered.len().min(MAGIC.len());
@@ -261,7 +373,11 @@ async fn get_front(client: &Client, url: &Location) -> Result<(Vec<u8>, Rest, Op
                 }
             }
             let rest = buffered.split_off(buffered.len().min(FRONT_BYTES));
-            let rest = Rest::Stream { buffered: rest, body: Box::new(answer.body), validators: answer.validators };
+            let rest = Rest::Stream {
+                buffered: rest,
+                body: Box::new(answer.body),
+                validators: answer.validators,
+            };
             Ok((buffered, rest, length))
         }
     }
@@ -283,17 +399,37 @@ impl RangeSource<'_> {
         reader: &mut TreeReader,
         bytes_manifest: &mut u64,
     ) -> Result<Result<(), Refused>, NetError> {
-        let Some(first) = reader.want() else { return Ok(Ok(())) };
+        let Some(first) = reader.want() else {
+            return Ok(Ok(()));
+        };
         let range = ByteRange::new(first.start, end);
-        let request = Request { location: self.url, range: Some(range), version: Some(self.validators) };
+        let request = Request {
+            location: self.url,
+            range: Some(range),
+            version: Some(self.validators),
+        };
         let answer = self.client.get(request).await?;
         let (skip, whole) = match answer.content {
-            Content::Part { bytes, .. } if bytes.start <= range.start => (range.start - bytes.start, false),
-            Content::Part { .. } => return Err(NetError::new(self.url, Failure::BadAnswer(recovery::BadAnswer::LaterPart))),
+            Content::Part { bytes, .. } if bytes.start <= range.start => {
+                (range.start - bytes.start, false)
+            }
+            Content::Part { .. } => {
+                return Err(NetError::new(
+                    self.url,
+                    Failure::BadAnswer(recovery::BadAnswer::LaterPart),
+                ));
+            }
             // Never taken for the part that was asked for: what comes before that is read over.
             Content::Whole { .. } => (range.start, true),
         };
-        RestOfManifest { body: answer.body, buffered: Vec::new(), skip, whole }.give(reader, bytes_manifest).await
+        RestOfManifest {
+            body: answer.body,
+            buffered: Vec::new(),
+            skip,
+            whole,
+        }
+        .give(reader, bytes_manifest)
+        .await
     }
 }
 
@@ -310,21 +446,29 @@ struct RestOfManifest {
 
 impl RestOfManifest {
     /// Gives group by group, as it comes. What a body that breaks has brought is not asked for again.
-    async fn give(&mut self, reader: &mut TreeReader, bytes_manifest: &mut u64) -> Result<Result<(), Refused>, NetError> {
+    async fn give(
+        &mut self,
+        reader: &mut TreeReader,
+        bytes_manifest: &mut u64,
+    ) -> Result<Result<(), Refused>, NetError> {
         while let Some(want) = reader.want() {
             let needed = want.length() as usize;
             while self.buffered.len() < needed {
                 let Some(mut chunk) = self.body.next().await? else {
                     let found = want.start + self.buffered.len() as u64;
                     return match self.whole {
-                        true => Ok(Err(Refused::Length { expected: want.end, found })),
+                        true => Ok(Err(Refused::Length {
+                            expected: want.end,
+                            found,
+                        })),
                         false => Err(NetError::new(self.body.location(), Failure::Broken)),
                     };
                 };
                 *bytes_manifest += chunk.len() as u64;
                 let over = self.skip.min(chunk.len() as u64);
                 self.skip -= over;
-                self.buffered.extend_from_slice(&chunk.split_off(over as usize));
+                self.buffered
+                    .extend_from_slice(&chunk.split_off(over as usize));
             }
             if let Err(refused) = reader.give(&self.buffered[..needed]) {
                 return Ok(Err(refused));

@@ -108,7 +108,11 @@ impl Span {
         let geometry = self.shared.leaves.geometry();
         let wanted = geometry.bytes_of_range(self.blocks);
         let range = (!self.whole && !wanted.is_empty()).then_some(wanted);
-        let request = Request { location: &self.location, range, version: self.shared.version.as_ref() };
+        let request = Request {
+            location: &self.location,
+            range,
+            version: self.shared.version.as_ref(),
+        };
         let answer = self.shared.client.get(request).await?;
         let (first, skip) = self.first_block(&answer)?;
         self.receive(answer, first, skip).await
@@ -125,7 +129,10 @@ impl Span {
                     return Err(NetError::changed(answer.body.location(), Changed::Length).into());
                 }
                 // Bytes go where the answer says they belong; more at the front is read over, less cannot be used.
-                let skip = wanted.start.checked_sub(bytes.start).ok_or_else(|| bad(BadAnswer::LaterPart))?;
+                let skip = wanted
+                    .start
+                    .checked_sub(bytes.start)
+                    .ok_or_else(|| bad(BadAnswer::LaterPart))?;
                 self.tell(Told::Opened);
                 Ok((BlockIndex(self.blocks.start), skip))
             }
@@ -154,10 +161,16 @@ impl Span {
         let mut since = Instant::now();
         loop {
             // It may have been moved while we waited.
-            let end = geometry.bytes_of_range(BlockRange::new(0, self.end.load(Ordering::Relaxed))).end;
+            let end = geometry
+                .bytes_of_range(BlockRange::new(0, self.end.load(Ordering::Relaxed)))
+                .end;
             let ended = at >= end;
             if ended || batched >= BATCH_BYTES || (batched > 0 && since.elapsed() >= BATCH_TIME) {
-                let ready = self.finish(&mut work).await?.or(assembler.take()).expect("it is either here or at work");
+                let ready = self
+                    .finish(&mut work)
+                    .await?
+                    .or(assembler.take())
+                    .expect("it is either here or at work");
                 work = Some(self.judge(ready, std::mem::take(&mut batch)));
                 batched = 0;
             }
@@ -185,7 +198,11 @@ impl Span {
                 Ok(Some(chunk)) => chunk,
                 // The server ends early: what came whole counts, the rest is asked for again.
                 early => {
-                    let ready = self.finish(&mut work).await?.or(assembler.take()).expect("it is either here or at work");
+                    let ready = self
+                        .finish(&mut work)
+                        .await?
+                        .or(assembler.take())
+                        .expect("it is either here or at work");
                     work = Some(self.judge(ready, batch));
                     self.finish(&mut work).await?;
                     early?;
@@ -216,7 +233,9 @@ impl Span {
 
     /// Waits for bytes at work and tells what became of them.
     async fn finish(&self, work: &mut Option<Work>) -> Result<Option<Assembler>, Fault> {
-        let Some(work) = work.take() else { return Ok(None) };
+        let Some(work) = work.take() else {
+            return Ok(None);
+        };
         let (assembler, judged) = match work.await {
             Ok(outcome) => outcome?,
             Err(cause) => std::panic::resume_unwind(cause.into_panic()),

@@ -10,8 +10,8 @@ use crate::{
         geometry::{BlockSize, Geometry},
         journal::Identity,
         recovery::{self, Class, Failure},
-        trust::Trust,
         tree::Root,
+        trust::Trust,
     },
     disk::{destination::Locked, error::DiskError, part::Part},
     net::{client::Request, error::NetError},
@@ -39,13 +39,23 @@ struct Writer {
 
 impl Writer {
     fn new(part: Part, algorithms: &[Algorithm]) -> Writer {
-        let hashers = algorithms.iter().map(|algorithm| DigestHasher::new(*algorithm)).collect();
-        Writer { part, at: 0, root: blake3::Hasher::new(), hashers }
+        let hashers = algorithms
+            .iter()
+            .map(|algorithm| DigestHasher::new(*algorithm))
+            .collect();
+        Writer {
+            part,
+            at: 0,
+            root: blake3::Hasher::new(),
+            hashers,
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
         self.root.update(bytes);
-        self.hashers.iter_mut().for_each(|hasher| hasher.update(bytes));
+        self.hashers
+            .iter_mut()
+            .for_each(|hasher| hasher.update(bytes));
         self.part.write(bytes, self.at)?;
         self.at += bytes.len() as u64;
         Ok(())
@@ -53,10 +63,20 @@ impl Writer {
 }
 
 impl Fetch<'_> {
-    pub(super) async fn stream(mut self, locked: Locked, wanted: Vec<Digest>, trust: Trust) -> Result<Published, Error> {
+    pub(super) async fn stream(
+        mut self,
+        locked: Locked,
+        wanted: Vec<Digest>,
+        trust: Trust,
+    ) -> Result<Published, Error> {
         // A length that nobody knows makes an identity that nothing continues.
         let geometry = Geometry::new(0, BlockSize::DEFAULT).expect("one empty block");
-        let identity = Identity { root: None, geometry, etag: None, last_modified: None };
+        let identity = Identity {
+            root: None,
+            geometry,
+            etag: None,
+            last_modified: None,
+        };
         let (locked, opened) = self.open(locked, &identity, trust).await?;
         let algorithms: Vec<Algorithm> = wanted.iter().map(Digest::algorithm).collect();
         let limits = self.limits();
@@ -71,22 +91,48 @@ impl Fetch<'_> {
             };
             failures += 1;
             if failures >= limits.tries {
-                return Err(Error::Net { cause: error, tries: failures });
+                return Err(Error::Net {
+                    cause: error,
+                    tries: failures,
+                });
             }
             // Without a length and a validator there is nothing to go on from.
             self.started_over(&locked, writer.at);
             writer.part.set_length(0)?;
             part = writer.part;
-            sleep(Duration::from_millis(recovery::backoff_ms(failures, limits.seed >> failures))).await;
+            sleep(Duration::from_millis(recovery::backoff_ms(
+                failures,
+                limits.seed >> failures,
+            )))
+            .await;
         };
-        let Writer { part, at: length, root, hashers } = writer;
+        let Writer {
+            part,
+            at: length,
+            root,
+            hashers,
+        } = writer;
         let root = Root(*root.finalize().as_bytes());
         let digests: Vec<Digest> = hashers.into_iter().map(DigestHasher::finish).collect();
         if let Some(wrong) = self.wrong_digest(&wanted, &digests) {
             return Err(self.set_aside(locked, part, wrong).await);
         }
-        let sha256 = digests.iter().find(|digest| digest.algorithm() == Algorithm::Sha256).map(Digest::hex);
-        self.publish(locked, part, Proof { root, length, trust, sha256 }, 0).await
+        let sha256 = digests
+            .iter()
+            .find(|digest| digest.algorithm() == Algorithm::Sha256)
+            .map(Digest::hex);
+        self.publish(
+            locked,
+            part,
+            Proof {
+                root,
+                length,
+                trust,
+                sha256,
+            },
+            0,
+        )
+        .await
     }
 
     async fn stream_once(&mut self, writer: &mut Writer) -> Result<(), Error> {
@@ -99,7 +145,11 @@ impl Fetch<'_> {
                 writer.write(&batch)?;
                 batch.clear();
             }
-            if self.options.max_size.is_some_and(|most| writer.at + batch.len() as u64 > most) {
+            if self
+                .options
+                .max_size
+                .is_some_and(|most| writer.at + batch.len() as u64 > most)
+            {
                 return Err(NetError::new(&self.options.url, Failure::TooLarge).into());
             }
             if told.elapsed() >= PROGRESS_TIME {

@@ -21,7 +21,9 @@ use crate::{
         geometry::{BlockIndex, BlockRange},
         judge::{Leaves, Mismatch, Verified},
         recovery::Failure,
-        schedule::{self, CONNECTIONS_FIRST, Command, Limits, Outcome, Scheduler, SourceId, SpanId},
+        schedule::{
+            self, CONNECTIONS_FIRST, Command, Limits, Outcome, Scheduler, SourceId, SpanId,
+        },
     },
     disk::{destination::Opened, error::DiskError, journal::Journal, part::Part},
     net::{
@@ -93,13 +95,20 @@ impl Drop for LastCheckpoint {
 }
 
 fn lock(journal: &SharedJournal) -> std::sync::MutexGuard<'_, Journal> {
-    journal.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    journal
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Transfer<'_> {
     /// Until every block is held.
     pub async fn run(mut self, opened: Opened) -> Result<Transferred, Error> {
-        let Opened { part, mut journal, mut claimed, .. } = opened;
+        let Opened {
+            part,
+            mut journal,
+            mut claimed,
+            ..
+        } = opened;
         let geometry = *self.leaves.geometry();
         if geometry.length() == 0 {
             // Nothing is all there is; the judge sees it like anything that is here already.
@@ -107,18 +116,31 @@ impl Transfer<'_> {
         }
         let most = (UNPROVEN_BYTES_MAX / geometry.block_size().bytes()) as u32;
         self.limits.connections = self.limits.connections.min(most);
-        let mut scheduler = Scheduler::new(geometry, self.limits, self.sources.len(), claimed.clone(), self.length_proven);
+        let mut scheduler = Scheduler::new(
+            geometry,
+            self.limits,
+            self.sources.len(),
+            claimed.clone(),
+            self.length_proven,
+        );
         if !self.ranges {
             scheduler.source_is_known(SourceId(0), CONNECTIONS_FIRST, false);
         }
         if self.leaves.are_first_use() {
             journal.record_leaves(self.leaves.clone());
         }
-        let shared =
-            Arc::new(Shared { client: self.client, leaves: self.leaves, part: Arc::new(part), version: self.version });
+        let shared = Arc::new(Shared {
+            client: self.client,
+            leaves: self.leaves,
+            part: Arc::new(part),
+            version: self.version,
+        });
         let stop = Arc::new(AtomicBool::new(false));
         let journal = Arc::new(Mutex::new(journal));
-        let last_checkpoint = LastCheckpoint { journal: journal.clone(), stop: stop.clone() };
+        let last_checkpoint = LastCheckpoint {
+            journal: journal.clone(),
+            stop: stop.clone(),
+        };
         let (tell, told) = mpsc::unbounded_channel();
         let (tell_claim, claims) = mpsc::unbounded_channel();
         let mut running = Running {
@@ -155,13 +177,22 @@ impl Transfer<'_> {
         // The tasks hold the part; they end before it is published.
         running.tasks.shutdown().await;
         let checkpointing = running.finish_checkpoint().await;
-        let Running { resumed: bytes_resumed, follower, shared: running_shared, .. } = running;
+        let Running {
+            resumed: bytes_resumed,
+            follower,
+            shared: running_shared,
+            ..
+        } = running;
         drop((running_shared, last_checkpoint));
         outcome?;
         checkpointing?;
         let digests = follower.finish(&shared.part, geometry.length()).await?;
         let part = alone(alone(shared).await.part).await;
-        Ok(Transferred { part, bytes_resumed, digests })
+        Ok(Transferred {
+            part,
+            bytes_resumed,
+            digests,
+        })
     }
 }
 
@@ -214,14 +245,21 @@ impl Running<'_> {
         self.began.elapsed().as_millis() as u64
     }
 
-    async fn until_finished(&mut self, judging: JoinHandle<Result<(), DiskError>>) -> Result<(), Error> {
+    async fn until_finished(
+        &mut self,
+        judging: JoinHandle<Result<(), DiskError>>,
+    ) -> Result<(), Error> {
         let mut judging = Some(judging);
         self.progress(true);
         loop {
-            let Some(until) = self.obey()? else { return Ok(()) };
+            let Some(until) = self.obey()? else {
+                return Ok(());
+            };
             self.housekeeping().await?;
             let now = self.now();
-            let wake = until.map_or(u64::MAX, |until| until.saturating_sub(now)).clamp(1, 200);
+            let wake = until
+                .map_or(u64::MAX, |until| until.saturating_sub(now))
+                .clamp(1, 200);
             tokio::select! {
                 Some((span, told)) = self.told.recv() => {
                     self.hear(span, told)?;
@@ -249,12 +287,20 @@ impl Running<'_> {
     }
 
     /// Does what the scheduler says, and tells how long it wants to wait then, if not for an event. `None`: it is done.
-    #[allow(clippy::option_option, reason = "done, and waiting for no time, are two different things")]
+    #[allow(
+        clippy::option_option,
+        reason = "done, and waiting for no time, are two different things"
+    )]
     fn obey(&mut self) -> Result<Option<Option<schedule::Millis>>, Error> {
         loop {
             let now = self.now();
             match self.scheduler.command(now) {
-                Command::Start { span, source, blocks, whole } => self.start(span, source, blocks, whole),
+                Command::Start {
+                    span,
+                    source,
+                    blocks,
+                    whole,
+                } => self.start(span, source, blocks, whole),
                 Command::Shrink { span, end } => {
                     if let Some(live) = self.spans.get(&span) {
                         live.end.store(end.0, Ordering::Relaxed);
@@ -265,13 +311,32 @@ impl Running<'_> {
                         live.abort.abort();
                     }
                 }
-                Command::Retry { source, class, attempt, wait_ms } => {
+                Command::Retry {
+                    source,
+                    class,
+                    attempt,
+                    wait_ms,
+                } => {
                     let source = self.sources[source.0].to_string();
-                    self.events.event(Event::Retry { source, class, attempt, wait_ms });
+                    self.events.event(Event::Retry {
+                        source,
+                        class,
+                        attempt,
+                        wait_ms,
+                    });
                 }
-                Command::Slowed { source, connections, until } => {
-                    let (host, wait_ms) = (self.sources[source.0].host(), until.saturating_sub(now));
-                    self.events.event(Event::HostSlowed { host, connections, wait_ms });
+                Command::Slowed {
+                    source,
+                    connections,
+                    until,
+                } => {
+                    let (host, wait_ms) =
+                        (self.sources[source.0].host(), until.saturating_sub(now));
+                    self.events.event(Event::HostSlowed {
+                        host,
+                        connections,
+                        wait_ms,
+                    });
                 }
                 Command::Dropped { source, why } => {
                     let source = self.sources[source.0].to_string();
@@ -321,7 +386,11 @@ impl Running<'_> {
                 let BlockRange { start, .. } = verified.blocks();
                 let (first, count) = (BlockIndex(start), verified.blocks().count());
                 let source = self.sources[source.0].to_string();
-                self.events.event(Event::BlocksVerified { first, count, source });
+                self.events.event(Event::BlocksVerified {
+                    first,
+                    count,
+                    source,
+                });
                 self.held(verified, schedule::Event::Proven { span, verified });
                 return Ok(());
             }
@@ -330,7 +399,13 @@ impl Running<'_> {
                 self.wrong.insert(block, (mismatch, source));
                 let bytes = self.shared.leaves.geometry().bytes_of(block);
                 let source = self.sources[source.0].to_string();
-                self.events.event(Event::BlockWrong { block, bytes, expected: mismatch.expected, found: mismatch.found, source });
+                self.events.event(Event::BlockWrong {
+                    block,
+                    bytes,
+                    expected: mismatch.expected,
+                    found: mismatch.found,
+                    source,
+                });
                 schedule::Event::Wrong { span, block }
             }
             Told::Ended => {
@@ -353,20 +428,31 @@ impl Running<'_> {
     fn hear_claim(&mut self, claim: Claim) -> Result<(), Error> {
         match claim {
             Claim::Held(verified) => {
-                self.resumed += self.shared.leaves.geometry().bytes_of_range(verified.blocks()).length();
+                self.resumed += self
+                    .shared
+                    .leaves
+                    .geometry()
+                    .bytes_of_range(verified.blocks())
+                    .length();
                 self.held(verified, schedule::Event::Held(verified));
             }
             Claim::Failed(block) => {
                 lock(&self.journal).drop_claims(vec![BlockRange::one(block)])?;
                 let now = self.now();
-                self.scheduler.handle(now, schedule::Event::ClaimFailed { block });
+                self.scheduler
+                    .handle(now, schedule::Event::ClaimFailed { block });
             }
         }
         Ok(())
     }
 
     fn held(&mut self, verified: Verified, event: schedule::Event) {
-        self.unrecorded += self.shared.leaves.geometry().bytes_of_range(verified.blocks()).length();
+        self.unrecorded += self
+            .shared
+            .leaves
+            .geometry()
+            .bytes_of_range(verified.blocks())
+            .length();
         lock(&self.journal).note(verified);
         let now = self.now();
         self.scheduler.handle(now, event);
@@ -374,23 +460,39 @@ impl Running<'_> {
 
     /// Journal and progress, when their time has come.
     async fn housekeeping(&mut self) -> Result<(), Error> {
-        if self.checkpoint.as_ref().is_some_and(JoinHandle::is_finished) {
+        if self
+            .checkpoint
+            .as_ref()
+            .is_some_and(JoinHandle::is_finished)
+        {
             self.finish_checkpoint().await?;
         }
-        let due = self.unrecorded >= CHECKPOINT_BYTES || (self.unrecorded > 0 && self.checkpointed.elapsed() >= CHECKPOINT_TIME);
+        let due = self.unrecorded >= CHECKPOINT_BYTES
+            || (self.unrecorded > 0 && self.checkpointed.elapsed() >= CHECKPOINT_TIME);
         if due {
             // Claims are written at once, so that a kill costs little; the barrier follows when the disk is done.
             let records = lock(&self.journal).checkpoint()?;
             (self.unrecorded, self.checkpointed) = (0, Instant::now());
             if self.checkpoint.is_none() {
                 let (journal, shared) = (self.journal.clone(), self.shared.clone());
-                self.checkpoint = Some(tokio::task::spawn_blocking(move || sync(&journal, &shared.part, records)));
+                self.checkpoint = Some(tokio::task::spawn_blocking(move || {
+                    sync(&journal, &shared.part, records)
+                }));
             }
             let bytes_done = self.bytes_done();
             self.events.event(Event::Checkpoint { bytes_done });
         }
-        let front = self.scheduler.held().next_missing(BlockIndex(0)).unwrap_or(BlockIndex(self.scheduler.held().blocks()));
-        let front = self.shared.leaves.geometry().bytes_of_range(BlockRange::new(0, front.0)).end;
+        let front = self
+            .scheduler
+            .held()
+            .next_missing(BlockIndex(0))
+            .unwrap_or(BlockIndex(self.scheduler.held().blocks()));
+        let front = self
+            .shared
+            .leaves
+            .geometry()
+            .bytes_of_range(BlockRange::new(0, front.0))
+            .end;
         self.follower.follow(&self.shared.part, front).await?;
         self.progress(false);
         Ok(())
@@ -408,11 +510,16 @@ impl Running<'_> {
 
     fn bytes_done(&self) -> u64 {
         let geometry = self.shared.leaves.geometry();
-        bytes_of_set(geometry, self.scheduler.held()) + bytes_of_set(geometry, self.scheduler.claimed())
+        bytes_of_set(geometry, self.scheduler.held())
+            + bytes_of_set(geometry, self.scheduler.claimed())
     }
 
     fn progress(&mut self, now: bool) {
-        if !now && self.progressed.is_some_and(|last| last.elapsed() < PROGRESS_TIME) {
+        if !now
+            && self
+                .progressed
+                .is_some_and(|last| last.elapsed() < PROGRESS_TIME)
+        {
             return;
         }
         self.progressed = Some(Instant::now());
@@ -448,14 +555,18 @@ impl Running<'_> {
                 }
             }
             Outcome::Changed(failure) | Outcome::NoSource(failure) => error(failure).into(),
-            Outcome::Tries(failure) => Error::Net { cause: error(failure), tries: self.scheduler.limits().tries },
+            Outcome::Tries(failure) => Error::Net {
+                cause: error(failure),
+                tries: self.scheduler.limits().tries,
+            },
             Outcome::Patience(failure) => Error::Patience {
                 patience_s: self.scheduler.limits().patience_ms / 1000,
                 last: failure.map(|failure| Box::new(error(failure))),
             },
-            Outcome::MustWait { until } => {
-                Error::MustWait { place, wait_s: until.saturating_sub(self.now()).div_ceil(1000) }
-            }
+            Outcome::MustWait { until } => Error::MustWait {
+                place,
+                wait_s: until.saturating_sub(self.now()).div_ceil(1000),
+            },
         }
     }
 }
@@ -481,7 +592,10 @@ impl Rate {
     const SECONDS: u64 = 5;
 
     fn new() -> Rate {
-        Rate { marks: std::collections::VecDeque::new(), bytes: 0 }
+        Rate {
+            marks: std::collections::VecDeque::new(),
+            bytes: 0,
+        }
     }
 
     fn add(&mut self, bytes: u64) {
@@ -497,6 +611,10 @@ impl Rate {
         }
         let (then, bytes) = self.marks[0];
         let seconds = now.duration_since(then).as_secs_f64();
-        if seconds < 0.001 { 0 } else { ((self.bytes - bytes) as f64 / seconds) as u64 }
+        if seconds < 0.001 {
+            0
+        } else {
+            ((self.bytes - bytes) as f64 / seconds) as u64
+        }
     }
 }

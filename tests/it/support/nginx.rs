@@ -47,9 +47,16 @@ impl Nginx {
         fs::create_dir(folder.path().join("www")).expect("a folder");
         for _ in 0..10 {
             // Somebody else may take the port in between; then it is another one's turn.
-            let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+            let port = TcpListener::bind("127.0.0.1:0")
+                .and_then(|listener| listener.local_addr())
+                .expect("a free port")
+                .port();
             if let Some(child) = try_start(folder.path(), port, limit_rate) {
-                return Nginx { child, port, folder };
+                return Nginx {
+                    child,
+                    port,
+                    folder,
+                };
             }
         }
         let log = fs::read_to_string(folder.path().join("error.log")).unwrap_or_default();
@@ -69,7 +76,8 @@ impl Nginx {
     pub fn log_of(&self, name: &str) -> Vec<Sent> {
         let log = fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
         let all = log.lines().filter_map(parse);
-        all.filter(|sent| sent.path == format!("/{name}") && sent.range != Some(0..1)).collect()
+        all.filter(|sent| sent.path == format!("/{name}") && sent.range != Some(0..1))
+            .collect()
     }
 }
 
@@ -80,7 +88,12 @@ fn parse(line: &str) -> Option<Sent> {
         let (first, last) = range.split_once('-')?;
         Some(first.parse().ok()?..last.parse::<u64>().ok()? + 1)
     });
-    Some(Sent { path, range, status: fields.next()?.parse().ok()?, body_bytes: fields.next()?.parse().ok()? })
+    Some(Sent {
+        path,
+        range,
+        status: fields.next()?.parse().ok()?,
+        body_bytes: fields.next()?.parse().ok()?,
+    })
 }
 
 fn try_start(folder: &Path, port: u16, limit_rate: u64) -> Option<Child> {
@@ -103,7 +116,14 @@ http {{
     let path = folder.join("nginx.conf");
     fs::write(&path, configuration).expect("a configuration");
     let mut child = Command::new(program("nginx"))
-        .args(["-p".as_ref(), folder, "-c".as_ref(), &path, "-e".as_ref(), "error.log".as_ref()])
+        .args([
+            "-p".as_ref(),
+            folder,
+            "-c".as_ref(),
+            &path,
+            "-e".as_ref(),
+            "error.log".as_ref(),
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -76,8 +76,15 @@ pub fn manifest_of(content: &Content, block: u64) -> Vec<u8> {
 pub fn manifest_with_false_geometry(content: &Content, block: u64, claimed: Geometry) -> Vec<u8> {
     let mut bytes = manifest_of(content, block);
     let (honest, _) = statement::read_front(&bytes).expect("it was just made");
-    let header = statement::Header { geometry: claimed, ..honest.header().clone() };
-    assert_eq!(header.layout().pages(), honest.header().layout().pages(), "a false geometry with as many blocks");
+    let header = statement::Header {
+        geometry: claimed,
+        ..honest.header().clone()
+    };
+    assert_eq!(
+        header.layout().pages(),
+        honest.header().layout().pages(),
+        "a false geometry with as many blocks"
+    );
     let lying = statement::Statement::new(header);
     let front = manifest::front(&lying, None);
     bytes[..front.len()].copy_from_slice(&front);

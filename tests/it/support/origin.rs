@@ -40,8 +40,15 @@ impl From<Content> for Object {
     /// With a strong entity tag that follows from content and length.
     fn from(content: Content) -> Object {
         let seen = content.read(0..content.length().min(4096));
-        let etag = format!("\"{}-{}\"", content.length(), &blake3::hash(&seen).to_hex()[..16]);
-        Object { content, headers: vec![("ETag".into(), etag)] }
+        let etag = format!(
+            "\"{}-{}\"",
+            content.length(),
+            &blake3::hash(&seen).to_hex()[..16]
+        );
+        Object {
+            content,
+            headers: vec![("ETag".into(), etag)],
+        }
     }
 }
 
@@ -177,7 +184,10 @@ pub struct Asked {
 
 impl Asked {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn is_preflight(&self) -> bool {
@@ -211,7 +221,9 @@ pub struct Origin {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Origin {
@@ -220,7 +232,11 @@ impl Origin {
         let listener = StdListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("it is bound");
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("threads");
         let shared = Arc::new(Shared::default());
         runtime.spawn({
             let shared = shared.clone();
@@ -236,7 +252,11 @@ impl Origin {
                 }
             }
         });
-        Origin { address, shared, runtime: Some(runtime) }
+        Origin {
+            address,
+            shared,
+            runtime: Some(runtime),
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -257,7 +277,13 @@ impl Origin {
 
     /// Adds a rule.
     pub fn lie(&self, path: &str, asks: Asks, of: Of, lie: Lie) {
-        lock(&self.shared.rules).push(Rule { path: path.to_owned(), asks, of, lie, seen: 0 });
+        lock(&self.shared.rules).push(Rule {
+            path: path.to_owned(),
+            asks,
+            of,
+            lie,
+            seen: 0,
+        });
     }
 
     pub fn be_honest(&self) {
@@ -270,17 +296,26 @@ impl Origin {
 
     /// The requests for a path.
     pub fn log_of(&self, path: &str) -> Vec<Asked> {
-        self.log().into_iter().filter(|asked| asked.path == path).collect()
+        self.log()
+            .into_iter()
+            .filter(|asked| asked.path == path)
+            .collect()
     }
 
     /// The requests for bytes of a path that are no preflight.
     pub fn bodies_of(&self, path: &str) -> Vec<Asked> {
-        self.log_of(path).into_iter().filter(|asked| !asked.is_preflight()).collect()
+        self.log_of(path)
+            .into_iter()
+            .filter(|asked| !asked.is_preflight())
+            .collect()
     }
 
     /// Body bytes of a path that were sent, without preflights.
     pub fn sent(&self, path: &str) -> u64 {
-        self.bodies_of(path).iter().map(|asked| asked.bytes_sent).sum()
+        self.bodies_of(path)
+            .iter()
+            .map(|asked| asked.bytes_sent)
+            .sum()
     }
 
     pub fn forget_log(&self) {
@@ -289,7 +324,9 @@ impl Origin {
 
     /// Bytes a second over all connections.
     pub fn pace(&self, bytes_per_second: Option<u64>) {
-        self.shared.rate.store(bytes_per_second.unwrap_or(0), Ordering::Relaxed);
+        self.shared
+            .rate
+            .store(bytes_per_second.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// From now on so many bytes of this path are sent, preflights not counted; then every connection falls silent.
@@ -341,14 +378,14 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
         let answer = answer(&request, &shared);
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         lock(&shared.log).push(Asked {
-                id,
-                path: request.path.clone(),
-                query: request.query.clone(),
-                range: request.range.clone(),
-                headers: request.headers.clone(),
-                status: answer.as_ref().map_or(0, |answer| answer.status),
-                bytes_sent: 0,
-                at: Instant::now(),
+            id,
+            path: request.path.clone(),
+            query: request.query.clone(),
+            range: request.range.clone(),
+            headers: request.headers.clone(),
+            status: answer.as_ref().map_or(0, |answer| answer.status),
+            bytes_sent: 0,
+            at: Instant::now(),
         });
         let Some(answer) = answer else {
             let _ = stream.set_zero_linger();
@@ -356,7 +393,11 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
         };
         let sent = send(&mut stream, &request, answer, &shared, |bytes| {
             // A log that was forgotten meanwhile has no line for it.
-            if let Some(asked) = lock(&shared.log).iter_mut().rev().find(|asked| asked.id == id) {
+            if let Some(asked) = lock(&shared.log)
+                .iter_mut()
+                .rev()
+                .find(|asked| asked.id == id)
+            {
                 asked.bytes_sent += bytes;
             }
         });
@@ -386,20 +427,38 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Re
         Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
         None => (target, None),
     };
-    let headers: Vec<(String, String)> =
-        lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    let range = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("range")).and_then(|(_, value)| {
-        let (first, last) = value.strip_prefix("bytes=")?.split_once('-')?;
-        Some(first.parse().ok()?..last.parse::<u64>().map_or(u64::MAX, |last| last.saturating_add(1)))
-    });
-    Some(Request { path, query, headers, range })
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let range = headers
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case("range"))
+        .and_then(|(_, value)| {
+            let (first, last) = value.strip_prefix("bytes=")?.split_once('-')?;
+            Some(
+                first.parse().ok()?
+                    ..last
+                        .parse::<u64>()
+                        .map_or(u64::MAX, |last| last.saturating_add(1)),
+            )
+        });
+    Some(Request {
+        path,
+        query,
+        headers,
+        range,
+    })
 }
 
 /// The honest answer, then what the rules make of it. `None`: no answer at all.
 fn answer(request: &Request, shared: &Shared) -> Option<Answer> {
     let object = |path: &str| lock(&shared.objects).get(path).cloned();
     let mut lies = Vec::new();
-    for rule in lock(&shared.rules).iter_mut().filter(|rule| rule.path == request.path || rule.path == "*") {
+    for rule in lock(&shared.rules)
+        .iter_mut()
+        .filter(|rule| rule.path == request.path || rule.path == "*")
+    {
         if fits(rule.asks, request) {
             rule.seen += 1;
             let now = match rule.of {
@@ -437,7 +496,13 @@ fn fits(asks: Asks, request: &Request) -> bool {
         Asks::Anything => true,
         Asks::Preflight => preflight,
         Asks::Body => !preflight,
-        Asks::Byte(byte) => !preflight && request.range.as_ref().is_none_or(|range| range.contains(&byte)),
+        Asks::Byte(byte) => {
+            !preflight
+                && request
+                    .range
+                    .as_ref()
+                    .is_none_or(|range| range.contains(&byte))
+        }
     }
 }
 
@@ -448,7 +513,10 @@ impl Answer {
         Answer {
             status,
             headers: vec![("Content-Type".into(), "text/plain".into())],
-            content: Arc::new(Object { content, headers: Vec::new() }),
+            content: Arc::new(Object {
+                content,
+                headers: Vec::new(),
+            }),
             bytes,
             shift: 0,
             flip_at: Vec::new(),
@@ -466,37 +534,67 @@ impl Answer {
 
     fn honest(request: &Request, object: Arc<Object>) -> Answer {
         let length = object.content.length();
-        let etag = object.headers.iter().find(|(name, _)| name == "ETag").map(|(_, value)| value.as_str());
-        let if_match = request.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("if-match"));
+        let etag = object
+            .headers
+            .iter()
+            .find(|(name, _)| name == "ETag")
+            .map(|(_, value)| value.as_str());
+        let if_match = request
+            .headers
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case("if-match"));
         if if_match.is_some_and(|(_, tag)| Some(tag.as_str()) != etag) {
             return Answer::plain(412, b"it is another one now");
         }
         let mut answer = match &request.range {
             Some(range) if range.start >= length => {
                 let mut answer = Answer::plain(416, b"");
-                answer.headers.push(("Content-Range".into(), format!("bytes */{length}")));
+                answer
+                    .headers
+                    .push(("Content-Range".into(), format!("bytes */{length}")));
                 return answer;
             }
-            Some(range) => Answer { bytes: range.start..range.end.min(length), status: 206, ..Answer::plain(206, b"") },
-            None => Answer { bytes: 0..length, ..Answer::plain(200, b"") },
+            Some(range) => Answer {
+                bytes: range.start..range.end.min(length),
+                status: 206,
+                ..Answer::plain(206, b"")
+            },
+            None => Answer {
+                bytes: 0..length,
+                ..Answer::plain(200, b"")
+            },
         };
         answer.headers = object.headers.clone();
-        answer.headers.push(("Accept-Ranges".into(), "bytes".into()));
+        answer
+            .headers
+            .push(("Accept-Ranges".into(), "bytes".into()));
         answer.content = object;
         answer
     }
 
     fn set(&mut self, name: &str, value: String) {
-        self.headers.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
+        self.headers
+            .retain(|(other, _)| !other.eq_ignore_ascii_case(name));
         self.headers.push((name.to_owned(), value));
     }
 
     fn head(&self) -> String {
         let mut head = format!("HTTP/1.1 {} Whatever\r\n", self.status);
-        let has = |name: &str| self.headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+        let has = |name: &str| {
+            self.headers
+                .iter()
+                .any(|(other, _)| other.eq_ignore_ascii_case(name))
+        };
         if self.status == 206 && !has("Content-Range") {
-            let total = self.total.clone().unwrap_or_else(|| self.content.content.length().to_string());
-            head += &format!("Content-Range: bytes {}-{}/{total}\r\n", self.bytes.start, self.bytes.end.saturating_sub(1));
+            let total = self
+                .total
+                .clone()
+                .unwrap_or_else(|| self.content.content.length().to_string());
+            head += &format!(
+                "Content-Range: bytes {}-{}/{total}\r\n",
+                self.bytes.start,
+                self.bytes.end.saturating_sub(1)
+            );
         }
         match self.chunked {
             true => head += "Transfer-Encoding: chunked\r\n",
@@ -518,13 +616,26 @@ impl Lie {
             Lie::ResetAfter(bytes) => answer.cut = Some((*bytes, Cut::Reset)),
             Lie::CloseAfter(bytes) => answer.cut = Some((*bytes, Cut::Close)),
             Lie::StallAfter(bytes) => answer.cut = Some((*bytes, Cut::Stall)),
-            Lie::Status(status) => *answer = Answer { late: answer.late, ..Answer::plain(*status, b"no") },
+            Lie::Status(status) => {
+                *answer = Answer {
+                    late: answer.late,
+                    ..Answer::plain(*status, b"no")
+                }
+            }
             Lie::StatusWith(status, headers) => {
-                *answer = Answer { late: answer.late, ..Answer::plain(*status, b"no") };
-                headers.iter().for_each(|(name, value)| answer.set(name, value.clone()));
+                *answer = Answer {
+                    late: answer.late,
+                    ..Answer::plain(*status, b"no")
+                };
+                headers
+                    .iter()
+                    .for_each(|(name, value)| answer.set(name, value.clone()));
             }
             Lie::Redirect(status, target) => {
-                *answer = Answer { late: answer.late, ..Answer::plain(*status, b"elsewhere") };
+                *answer = Answer {
+                    late: answer.late,
+                    ..Answer::plain(*status, b"elsewhere")
+                };
                 answer.set("Location", target.clone());
             }
             Lie::Header(name, value) => answer.set(name, value.clone()),
@@ -540,8 +651,16 @@ impl Lie {
             Lie::FlipAt(place) => answer.flip_at.push(*place),
             Lie::FlipEach(bytes) => answer.flip_each = Some(*bytes),
             Lie::FlipInPassing(bytes) => answer.flip_in_passing = Some(*bytes),
-            Lie::Start(by) => answer.bytes.start = answer.bytes.start.saturating_add_signed(*by).min(answer.bytes.end - 1),
-            Lie::EndEarly(bytes) => answer.bytes.end = answer.bytes.end.min(answer.bytes.start + bytes),
+            Lie::Start(by) => {
+                answer.bytes.start = answer
+                    .bytes
+                    .start
+                    .saturating_add_signed(*by)
+                    .min(answer.bytes.end - 1)
+            }
+            Lie::EndEarly(bytes) => {
+                answer.bytes.end = answer.bytes.end.min(answer.bytes.start + bytes)
+            }
             Lie::Longer(bytes) => answer.longer = *bytes,
             Lie::Chunked => answer.chunked = true,
             Lie::Raw(bytes) => answer.raw = Some(bytes.clone()),
@@ -604,7 +723,9 @@ async fn send(
         let bytes = body(&answer, at..at + now, shared);
         pace(shared, now).await;
         if answer.chunked {
-            stream.write_all(format!("{:x}\r\n", bytes.len()).as_bytes()).await?;
+            stream
+                .write_all(format!("{:x}\r\n", bytes.len()).as_bytes())
+                .await?;
         }
         stream.write_all(&bytes).await?;
         if answer.chunked {
@@ -669,15 +790,23 @@ fn body(answer: &Answer, range: Range<u64>, shared: &Shared) -> Vec<u8> {
     let count = range.end - range.start;
     let mut bytes = answer.content.content.read(from..from + count);
     let mut flip = |place: u64| bytes[(place - range.start) as usize] ^= 0x10;
-    answer.flip_at.iter().filter(|place| range.contains(place)).for_each(|place| flip(*place));
+    answer
+        .flip_at
+        .iter()
+        .filter(|place| range.contains(place))
+        .for_each(|place| flip(*place));
     if let Some(each) = answer.flip_each {
         let first = range.start.next_multiple_of(each);
-        (first..range.end).step_by(each as usize).for_each(&mut flip);
+        (first..range.end)
+            .step_by(each as usize)
+            .for_each(&mut flip);
     }
     if let Some(each) = answer.flip_in_passing {
         let before = shared.passed.fetch_add(count, Ordering::Relaxed);
         let next = (before + 1).next_multiple_of(each);
-        (next..before + count + 1).step_by(each as usize).for_each(|passed| flip(range.start + passed - before - 1));
+        (next..before + count + 1)
+            .step_by(each as usize)
+            .for_each(|passed| flip(range.start + passed - before - 1));
     }
     bytes
 }

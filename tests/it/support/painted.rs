@@ -19,7 +19,10 @@ pub struct Painted {
 
 impl Painted {
     pub fn new(length: u64) -> Painted {
-        Painted { length, taken: AtomicU64::new(0) }
+        Painted {
+            length,
+            taken: AtomicU64::new(0),
+        }
     }
 }
 
@@ -38,7 +41,11 @@ impl Regions for Painted {
 /// The tree of a painted object, and the bytes of its pieces section.
 pub fn survey(length: u64, block_size: BlockSize, hints: bool) -> (Tree, Vec<u8>) {
     let mut pieces = Vec::new();
-    let survey = Survey { block_size, may_grow: false, hints };
+    let survey = Survey {
+        block_size,
+        may_grow: false,
+        hints,
+    };
     let tree = survey.run(&Painted::new(length), "a painted object", &mut |some| {
         pieces.extend_from_slice(some);
         Ok(())
@@ -49,8 +56,22 @@ pub fn survey(length: u64, block_size: BlockSize, hints: bool) -> (Tree, Vec<u8>
 /// Lengths at which the tree of this block size changes its shape.
 pub fn lengths(block_size: BlockSize) -> Vec<u64> {
     let b = block_size.bytes();
-    let low = [0, 1, 1023, 1024, 1025, b - 1, b, b + 1, 2 * b - 1, 2 * b, 2 * b + 1];
-    low.into_iter().chain([255 * b, 256 * b, 256 * b + 1, 257 * b + 5]).collect()
+    let low = [
+        0,
+        1,
+        1023,
+        1024,
+        1025,
+        b - 1,
+        b,
+        b + 1,
+        2 * b - 1,
+        2 * b,
+        2 * b + 1,
+    ];
+    low.into_iter()
+        .chain([255 * b, 256 * b, 256 * b + 1, 257 * b + 5])
+        .collect()
 }
 
 /// All block sizes, the smallest first.

@@ -55,8 +55,12 @@ pub fn run(mut command: Command) -> Ended {
 
 /// Runs to the end with this on its standard input.
 pub fn run_with_input(mut command: Command, input: &[u8]) -> Ended {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
     let mut stdin = child.stdin.take().expect("it is piped");
     // It may end without reading; that is for its exit code to tell.
     let _ = stdin.write_all(input);
@@ -73,7 +77,13 @@ impl Ended {
     /// Fails, with all that was printed, on any other exit code.
     #[track_caller]
     pub fn must(self, exit: i32) -> Ended {
-        assert_eq!(self.exit, Some(exit), "\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
+        assert_eq!(
+            self.exit,
+            Some(exit),
+            "\n--- stdout\n{}\n--- stderr\n{}",
+            self.stdout,
+            self.stderr
+        );
         self
     }
 
@@ -85,28 +95,47 @@ impl Ended {
         let last = events.last().expect("there are events");
         assert_eq!(last["event"], "done", "the last line is {last}");
         assert_eq!(last["exit"].as_i64(), self.exit.map(i64::from), "{last}");
-        assert_eq!(events.iter().filter(|event| event["event"] == "done").count(), 1);
+        assert_eq!(
+            events
+                .iter()
+                .filter(|event| event["event"] == "done")
+                .count(),
+            1
+        );
         events
     }
 
     #[track_caller]
     pub fn all(&self, name: &str) -> Vec<Value> {
-        self.events().into_iter().filter(|event| event["event"] == name).collect()
+        self.events()
+            .into_iter()
+            .filter(|event| event["event"] == name)
+            .collect()
     }
 
     /// The only event of this name.
     #[track_caller]
     pub fn event(&self, name: &str) -> Value {
         let all = self.all(name);
-        assert_eq!(all.len(), 1, "events named {name}: {all:?}\n{}\n{}", self.stdout, self.stderr);
+        assert_eq!(
+            all.len(),
+            1,
+            "events named {name}: {all:?}\n{}\n{}",
+            self.stdout,
+            self.stderr
+        );
         all.into_iter().next().expect("there is one")
     }
 }
 
 #[track_caller]
 fn parse_event(line: &str) -> Value {
-    let event: Value = serde_json::from_str(line).unwrap_or_else(|cause| panic!("{line:?} is no JSON: {cause}"));
-    assert!(event["event"].is_string() && event["time_ms"].is_u64(), "{line:?} has no event or no time_ms");
+    let event: Value =
+        serde_json::from_str(line).unwrap_or_else(|cause| panic!("{line:?} is no JSON: {cause}"));
+    assert!(
+        event["event"].is_string() && event["time_ms"].is_u64(),
+        "{line:?} has no event or no time_ms"
+    );
     event
 }
 
@@ -123,7 +152,11 @@ pub struct Running {
 
 pub fn start(mut command: Command) -> Running {
     let started = Instant::now();
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
     let stdout = child.stdout.take().expect("it is piped");
     let mut stderr = child.stderr.take().expect("it is piped");
     let lines = Lines::default();
@@ -134,7 +167,11 @@ pub fn start(mut command: Command) -> Running {
             let mut line = String::new();
             // A line that a kill cut short was not told.
             while stdout.read_line(&mut line).is_ok_and(|count| count > 0) && line.ends_with('\n') {
-                lines.0.lock().expect("no test panics with it").push(std::mem::take(&mut line));
+                lines
+                    .0
+                    .lock()
+                    .expect("no test panics with it")
+                    .push(std::mem::take(&mut line));
                 lines.1.notify_all();
             }
         }
@@ -144,7 +181,13 @@ pub fn start(mut command: Command) -> Running {
         let _ = stderr.read_to_string(&mut text);
         text
     });
-    Running { child, lines, reader: Some(reader), stderr: Some(stderr), started }
+    Running {
+        child,
+        lines,
+        reader: Some(reader),
+        stderr: Some(stderr),
+        started,
+    }
 }
 
 impl Running {
@@ -153,7 +196,13 @@ impl Running {
     }
 
     pub fn events(&self) -> Vec<Value> {
-        self.lines.0.lock().expect("no test panics with it").iter().map(|line| parse_event(line)).collect()
+        self.lines
+            .0
+            .lock()
+            .expect("no test panics with it")
+            .iter()
+            .map(|line| parse_event(line))
+            .collect()
     }
 
     /// Waits until the events are as wanted; fails if the program ends before.
@@ -166,9 +215,15 @@ impl Running {
                 return;
             }
             if let Some(status) = self.child.try_wait().expect("it is our child") {
-                panic!("the program ended ({status}) before {what}; its events: {:#?}", self.finish());
+                panic!(
+                    "the program ended ({status}) before {what}; its events: {:#?}",
+                    self.finish()
+                );
             }
-            assert!(Instant::now() < deadline, "still waiting for {what}; events: {events:#?}");
+            assert!(
+                Instant::now() < deadline,
+                "still waiting for {what}; events: {events:#?}"
+            );
             let lines = self.lines.0.lock().expect("no test panics with it");
             let _ = self.lines.1.wait_timeout(lines, Duration::from_millis(20));
         }
@@ -177,7 +232,9 @@ impl Running {
     /// Waits until the judge saw so many bytes in this run.
     #[track_caller]
     pub fn wait_until_verified(&mut self, bytes: u64, block: u64, length: u64) {
-        self.wait_for(&format!("{bytes} verified bytes"), |events| bytes_of(&verified(events), block, length) >= bytes);
+        self.wait_for(&format!("{bytes} verified bytes"), |events| {
+            bytes_of(&verified(events), block, length) >= bytes
+        });
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -198,14 +255,25 @@ impl Running {
         let status = self.child.wait().expect("it is our child");
         self.reader.take().expect("once").join().expect("it reads");
         let stderr = self.stderr.take().expect("once").join().expect("it reads");
-        let stdout = self.lines.0.lock().expect("no test panics with it").concat();
-        Ended { exit: status.code(), stdout, stderr }
+        let stdout = self
+            .lines
+            .0
+            .lock()
+            .expect("no test panics with it")
+            .concat();
+        Ended {
+            exit: status.code(),
+            stdout,
+            stderr,
+        }
     }
 
     /// The most memory that it had so far, in bytes; `None` when it has ended.
     pub fn peak_memory(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
         Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
     }
 }
@@ -232,5 +300,8 @@ pub fn verified(events: &[Value]) -> std::collections::BTreeSet<u64> {
 
 /// How many bytes these blocks have.
 pub fn bytes_of(blocks: &std::collections::BTreeSet<u64>, block: u64, length: u64) -> u64 {
-    blocks.iter().map(|index| block.min(length - index * block)).sum()
+    blocks
+        .iter()
+        .map(|index| block.min(length - index * block))
+        .sum()
 }

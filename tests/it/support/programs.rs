@@ -14,7 +14,9 @@ pub fn repository(path: &str) -> PathBuf {
 /// Our program, without the settings of who runs the tests.
 pub fn sapwood() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sapwood"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SAPWOOD_")) {
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SAPWOOD_"))
+    {
         command.env_remove(name);
     }
     command
@@ -37,20 +39,32 @@ pub fn b3sum() -> Command {
 pub fn output_of(command: &mut Command, input: &[u8]) -> Vec<u8> {
     let output = run(command, input);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed with {}: {said}", output.status);
+    assert!(
+        output.status.success(),
+        "{command:?} failed with {}: {said}",
+        output.status
+    );
     output.stdout
 }
 
 /// Runs a command with this standard input to its end.
 pub fn run(command: &mut Command, input: &[u8]) -> Output {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|cause| {
-        panic!("this test needs {:?} ({cause}); see fixtures/README.md", command.get_program());
+        panic!(
+            "this test needs {:?} ({cause}); see fixtures/README.md",
+            command.get_program()
+        );
     });
     let mut stdin = child.stdin.take().expect("it is piped");
     std::thread::scope(|scope| {
         // A program that does not read all of it is no failure of this side.
         scope.spawn(move || drop(stdin.write_all(input)));
-        child.wait_with_output().expect("the output of a child can be read")
+        child
+            .wait_with_output()
+            .expect("the output of a child can be read")
     })
 }

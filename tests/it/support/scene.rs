@@ -34,7 +34,12 @@ impl Scene {
         let origin = Origin::start();
         origin.put(OBJECT, content.clone());
         origin.put(MANIFEST, manifest_of(&content, block));
-        Scene { origin, folder: TempDir::new().expect("a folder"), content, block }
+        Scene {
+            origin,
+            folder: TempDir::new().expect("a folder"),
+            content,
+            block,
+        }
     }
 
     pub fn url(&self) -> String {
@@ -68,7 +73,9 @@ impl Scene {
     /// The fetch of the object to `out`, with JSON events.
     pub fn command(&self, more: &[&str]) -> Command {
         let mut command = sapwood(self.folder.path());
-        command.args(["--json", "fetch", &self.url(), "-o", "out"]).args(more);
+        command
+            .args(["--json", "fetch", &self.url(), "-o", "out"])
+            .args(more);
         command
     }
 
@@ -127,8 +134,16 @@ impl Scene {
     #[track_caller]
     pub fn must_hold(&self, content: &Content) {
         let found = std::fs::read(self.target()).expect("the target");
-        assert_eq!(found.len() as u64, content.length(), "the length of the target");
-        if let Some(at) = found.iter().zip(content.all()).position(|(found, expected)| *found != expected) {
+        assert_eq!(
+            found.len() as u64,
+            content.length(),
+            "the length of the target"
+        );
+        if let Some(at) = found
+            .iter()
+            .zip(content.all())
+            .position(|(found, expected)| *found != expected)
+        {
             panic!("the target differs at byte {at}");
         }
     }
@@ -144,7 +159,8 @@ impl Scene {
     pub fn must_not_have_asked_for(&self, blocks: &BTreeSet<u64>) {
         for asked in self.origin.bodies_of(OBJECT) {
             let range = asked.range.clone().expect("a range");
-            let touched = range.start / self.block..range.end.min(self.length()).div_ceil(self.block);
+            let touched =
+                range.start / self.block..range.end.min(self.length()).div_ceil(self.block);
             let again: Vec<u64> = touched.filter(|block| blocks.contains(block)).collect();
             assert!(again.is_empty(), "{range:?} asks again for {again:?}");
         }
@@ -155,7 +171,13 @@ impl Scene {
 pub fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(folder)
         .expect("a folder")
-        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
         .collect();
     names.sort();
     names
