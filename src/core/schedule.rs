@@ -9,6 +9,8 @@
 
 use std::collections::BTreeMap;
 
+mod protocol;
+
 use super::{
     blockset::BlockSet,
     geometry::{BlockIndex, BlockRange, Geometry},
@@ -16,8 +18,7 @@ use super::{
     recovery::{self, Class, Failure},
 };
 
-/// Milliseconds since the start of the run.
-pub type Millis = u64;
+pub use protocol::{Command, Event, Limits, Millis, Outcome, SourceId, SpanId, Why};
 
 /// A span is never planned smaller, so that requests stay few, unless less is missing.
 const SPAN_BYTES_MIN: u64 = 1 << 20;
@@ -37,140 +38,6 @@ const WRONG_MAX: u32 = 4;
 const STREAM_AFTER_MS: u64 = 10_000;
 /// A source whose answers broke the rules so often in a row is dropped.
 const BAD_ANSWERS_MAX: u32 = 2;
-
-/// The number of a span; none is used twice in a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SpanId(pub u64);
-
-/// The number of a source in the order in which they were given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SourceId(pub usize);
-
-/// What the user allows.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// The most connections at a time, over all sources.
-    pub connections: u32,
-    /// Failures in a row of one span from a host that answers.
-    pub tries: u32,
-    /// Time without a newly proven byte.
-    pub patience_ms: u64,
-    /// Where the jitter of waits begins; any number.
-    pub seed: u64,
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-#[allow(missing_docs, reason = "fields are named after their types")]
-pub enum Event {
-    /// An answer that can be used came: its host is there.
-    Opened {
-        span: SpanId,
-    },
-    /// The answer is the whole object although a range was asked for: this source has no ranges.
-    WholeBody {
-        span: SpanId,
-    },
-    /// Bytes of the body arrived, proven or not.
-    Bytes {
-        span: SpanId,
-        count: u64,
-    },
-    /// Blocks of the span were proven and written.
-    Proven {
-        span: SpanId,
-        verified: Verified,
-    },
-    /// A block came, whole and wrong.
-    Wrong {
-        span: SpanId,
-        block: BlockIndex,
-    },
-    /// The span came to its end.
-    Ended {
-        span: SpanId,
-    },
-    Failed {
-        span: SpanId,
-        failure: Failure,
-    },
-    /// Blocks were found at home: claimed ones that proved, or copies.
-    Held(Verified),
-    /// A claimed block is not there after all.
-    ClaimFailed {
-        block: BlockIndex,
-    },
-}
-
-/// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "fields are named after their types")]
-pub enum Command {
-    /// Ask this source for these blocks; of a source without ranges, for the whole object.
-    Start {
-        span: SpanId,
-        source: SourceId,
-        blocks: BlockRange,
-        whole: bool,
-    },
-    /// Its end was moved forward: another span has the rest.
-    Shrink { span: SpanId, end: BlockIndex },
-    /// Nothing of it is wanted any more.
-    Cancel { span: SpanId },
-    /// For those who watch: a span will be asked again.
-    Retry {
-        source: SourceId,
-        class: Class,
-        attempt: u32,
-        wait_ms: u64,
-    },
-    /// For those who watch: a host wants fewer connections.
-    Slowed {
-        source: SourceId,
-        connections: u32,
-        until: Millis,
-    },
-    /// For those who watch: a source is not used any more.
-    Dropped { source: SourceId, why: Why },
-    /// Nothing to do until an event comes, or this time.
-    Wait { until: Option<Millis> },
-    /// The end; every running span is to be stopped.
-    Finish(Outcome),
-}
-
-/// Why a source is dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "fields are named after their types")]
-pub enum Why {
-    /// This block came wrong.
-    Lied {
-        block: BlockIndex,
-    },
-    Failed(Failure),
-}
-
-/// How a run ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "fields are named after their types")]
-pub enum Outcome {
-    /// All blocks are held.
-    Done,
-    /// A block came wrong from everywhere.
-    Wrong {
-        block: BlockIndex,
-    },
-    Changed(Failure),
-    /// No source is left; the last one failed like this.
-    NoSource(Failure),
-    /// One span failed too often in a row.
-    Tries(Failure),
-    /// Nothing new was proven for as long as the user is patient; the last failure, if there was one.
-    Patience(Option<Failure>),
-    /// A host wants to be left alone for longer than the user is patient.
-    MustWait {
-        until: Millis,
-    },
-}
 
 #[derive(Clone, Debug)]
 struct Source {

@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,7 +13,6 @@ use std::{
 use reqwest::{
     Response,
     header::{self, HeaderMap, HeaderName, HeaderValue},
-    redirect,
 };
 use tokio::time::timeout;
 
@@ -25,14 +24,8 @@ use crate::core::{
 };
 
 use super::{
-    CONNECT_MS, STALL_MS,
-    address::{PublicResolver, is_private},
-    body::Body,
-    content_range,
-    error::NetError,
-    location::Location,
-    netrc::Netrc,
-    pace::Pace,
+    CONNECT_MS, STALL_MS, address::is_private, body::Body, connectors::Connectors, content_range,
+    error::NetError, location::Location, netrc::Netrc, pace::Pace,
 };
 
 /// More redirects than this are a loop.
@@ -417,50 +410,6 @@ impl Client {
 
 /// What a TLS library says when client and server offer no common version of HTTP.
 const NO_COMMON_PROTOCOL: &str = "NoApplicationProtocol";
-
-/// The clients of the HTTP library, one for each way to connect.
-#[derive(Default)]
-struct Connectors([OnceLock<reqwest::Client>; 8]);
-
-impl Connectors {
-    /// `guarded`: it does not connect to private addresses.
-    fn get(
-        &self,
-        options: &ClientOptions,
-        guarded: bool,
-        two: bool,
-        https: bool,
-    ) -> Result<&reqwest::Client, reqwest::Error> {
-        // HTTP/2 in the clear has no way to ask for it: it must be known. Over TLS it is agreed on.
-        let in_the_clear = two && !https;
-        let slot =
-            &self.0[usize::from(guarded) | usize::from(two) << 1 | usize::from(in_the_clear) << 2];
-        if let Some(client) = slot.get() {
-            return Ok(client);
-        }
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("sapwood/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_millis(CONNECT_MS))
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .tcp_nodelay(true);
-        builder = match (two, in_the_clear) {
-            (false, _) => builder.http1_only(),
-            (true, true) => builder.http2_prior_knowledge(),
-            // Without a window of their own size, streams that share a connection would be slow.
-            (true, false) => builder.http2_adaptive_window(true),
-        };
-        if guarded {
-            builder = builder.dns_resolver(Arc::new(PublicResolver));
-        }
-        if !options.authorities.is_empty() {
-            builder = builder
-                .tls_certs_merge(reqwest::Certificate::from_pem_bundle(&options.authorities)?);
-        }
-        let client = builder.build()?;
-        Ok(slot.get_or_init(|| client))
-    }
-}
 
 fn is_private_literal(host: &url::Host<&str>) -> bool {
     match host {

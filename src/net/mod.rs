@@ -3,6 +3,7 @@
 pub mod address;
 pub mod body;
 pub mod client;
+mod connectors;
 pub mod content_range;
 pub mod error;
 pub mod location;

@@ -93,6 +93,7 @@ struct Delta {
 }
 
 /// Finds `new` in the seeds, puts it together, and checks everything that must hold whatever the seeds and hints are.
+#[allow(clippy::too_many_lines, reason = "one loop that plays the engine")]
 fn delta(new: &[u8], files: &mut Files, tree: &Tree, manifest: &[u8]) -> Delta {
     let seeds: Vec<Arc<Tree>> = files
         .files

@@ -5,6 +5,7 @@ mod claims;
 mod follow;
 mod plain;
 mod proven;
+mod rate;
 mod remote_manifest;
 mod span;
 mod stream;

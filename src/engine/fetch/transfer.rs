@@ -41,6 +41,7 @@ use super::{
     bytes_of_set,
     claims::{Claim, judge_claims},
     follow::Follower,
+    rate::Rate,
     span::{Shared, Span, Told},
 };
 
@@ -578,43 +579,6 @@ fn sync(journal: &SharedJournal, part: &Part, records: u64) -> Result<(), DiskEr
         Err(cause) => {
             lock(journal).sync_failed()?;
             Err(cause)
-        }
-    }
-}
-
-/// The rate of the last few seconds.
-struct Rate {
-    marks: std::collections::VecDeque<(Instant, u64)>,
-    bytes: u64,
-}
-
-impl Rate {
-    const SECONDS: u64 = 5;
-
-    fn new() -> Rate {
-        Rate {
-            marks: std::collections::VecDeque::new(),
-            bytes: 0,
-        }
-    }
-
-    fn add(&mut self, bytes: u64) {
-        self.bytes += bytes;
-    }
-
-    /// Called about once a second.
-    fn bytes_per_second(&mut self) -> u64 {
-        let now = Instant::now();
-        self.marks.push_back((now, self.bytes));
-        while self.marks.len() > 2 && self.marks[1].0 + Duration::from_secs(Rate::SECONDS) <= now {
-            self.marks.pop_front();
-        }
-        let (then, bytes) = self.marks[0];
-        let seconds = now.duration_since(then).as_secs_f64();
-        if seconds < 0.001 {
-            0
-        } else {
-            ((self.bytes - bytes) as f64 / seconds) as u64
         }
     }
 }
