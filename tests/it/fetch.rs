@@ -298,12 +298,12 @@ fn bytes_of_a_silent_connection_are_proven_before_it_is_given_up() {
     scene.origin.allow(OBJECT, MIB / 2);
     let mut running = scene.start(&["--connections", "1"]);
     running.wait_until_verified(MIB / 2 - scene.block, scene.block, scene.length());
-    let stalled = running
-        .events()
-        .iter()
-        .any(|event| event["event"] == "retry");
-    assert!(!stalled, "only the end of the connection brought them");
-    running.kill();
+    running.signal(Signal::TERM);
+    let ended = running.finish().must(5);
+    assert!(
+        ended.all("retry").is_empty(),
+        "only the end of the connection brought them"
+    );
 }
 
 #[test]
@@ -850,6 +850,24 @@ fn statuses_of_the_manifest() {
         .lie(MANIFEST, Asks::Anything, Of::Nth(4), Lie::ResetAfter(100));
     scene.fetch(&[]).must(0);
     scene.must_be_published();
+}
+
+#[test]
+fn a_manifest_that_is_replaced_while_it_is_read_is_read_once_more() {
+    let scene = Scene::new(MIB, 16 * KIB);
+    scene
+        .origin
+        .lie(MANIFEST, Asks::Anything, Of::Nth(2), Lie::Status(412));
+    scene.fetch(&[]).must(0);
+    scene.must_be_published();
+    // Again and again: then it is changed.
+    let scene = Scene::new(MIB, 16 * KIB);
+    for nth in [2, 4] {
+        scene
+            .origin
+            .lie(MANIFEST, Asks::Anything, Of::Nth(nth), Lie::Status(412));
+    }
+    scene.fetch(&[]).must(4);
 }
 
 #[test]

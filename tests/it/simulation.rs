@@ -287,9 +287,11 @@ impl Script {
             4..9 => random.within(10..300),
             _ => random.within(300..u64::from(BLOCKS_MAX) + 1),
         };
-        let ragged = random.one_of(&[0, 1, BlockSize::MIN.bytes() - 1]);
-        let geometry =
-            Geometry::new(blocks * BlockSize::MIN.bytes() - ragged, BlockSize::MIN).unwrap();
+        // Spans of small blocks are never worth splitting.
+        let large = blocks < 300 && random.chance(300);
+        let size = BlockSize::new(if large { 256 << 10 } else { 16 << 10 }).unwrap();
+        let ragged = random.one_of(&[0, 1, size.bytes() - 1]);
+        let geometry = Geometry::new(blocks * size.bytes() - ragged, size).unwrap();
         let patience_ms =
             random.one_of(&[1_000, 30_000, 300_000, PATIENCE_LONG_MS, PATIENCE_LONG_MS]);
         let connections = random.within(1..17) as u32;

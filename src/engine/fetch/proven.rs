@@ -4,8 +4,13 @@ use std::sync::Arc;
 
 use crate::{
     core::{
-        digests::Algorithm, journal::Identity, judge::Leaves, keys::PublicKey, recovery::Changed,
-        statement::Header, trust::Trust,
+        digests::{Algorithm, Digest},
+        journal::Identity,
+        judge::Leaves,
+        keys::PublicKey,
+        recovery::Changed,
+        statement::Header,
+        trust::Trust,
     },
     disk::{
         destination::{self, Locked},
@@ -36,35 +41,37 @@ impl Fetch<'_> {
         place: ManifestPlace,
     ) -> Result<Published, Error> {
         let mut front = self.matching(front, &place, &preflight).await?;
-        let header = front.statement.header().clone();
-        let trust = self
-            .check_manifest(&header, &place)?
-            .max(self.check_signature(&front, &place)?);
-        self.check_limits(trust, Some(header.geometry.length()))?;
-        let identity = Identity {
-            root: Some(header.root),
-            geometry: header.geometry,
-            etag: preflight.validators.etag.clone(),
-            last_modified: preflight.validators.last_modified.clone(),
+        let mut read_again = true;
+        let (header, trust, identity, leaves) = loop {
+            let header = front.statement.header().clone();
+            let trust = self
+                .check_manifest(&header, &place)?
+                .max(self.check_signature(&front, &place)?);
+            self.check_limits(trust, Some(header.geometry.length()))?;
+            let identity = Identity {
+                root: Some(header.root),
+                geometry: header.geometry,
+                etag: preflight.validators.etag.clone(),
+                last_modified: preflight.validators.last_modified.clone(),
+            };
+            self.bytes_manifest += front.bytes_read();
+            if is_there_already(&locked, &header).await? {
+                let proof = proof(&header, trust, &[]);
+                return self.unchanged(locked, &identity, proof).await;
+            }
+            let (client, limits) = (self.client.clone(), self.limits());
+            let leaves = front.read_leaves(&client, &place, &limits, &mut self.bytes_manifest);
+            match leaves.await {
+                Ok(leaves) => break (header, trust, identity, leaves),
+                // It was replaced after its front was read: once more from the front.
+                Err(Error::Changed { .. }) if read_again => {
+                    read_again = false;
+                    front = Front::read(&client, &place, &limits).await?;
+                    front = self.matching(front, &place, &preflight).await?;
+                }
+                Err(error) => return Err(error),
+            }
         };
-        self.bytes_manifest = front.bytes_read();
-        let proof = Proof {
-            root: header.root,
-            length: header.geometry.length(),
-            trust,
-            sha256: sha256_of(&header),
-        };
-        if is_there_already(&locked, &header).await? {
-            return self.unchanged(locked, &identity, proof).await;
-        }
-        let leaves = front
-            .read_leaves(
-                &self.client,
-                &place,
-                &self.limits(),
-                &mut self.bytes_manifest,
-            )
-            .await?;
         let (locked, opened) = self.open(locked, &identity, trust).await?;
         let transfer = Transfer {
             client: self.client.clone(),
@@ -93,6 +100,7 @@ impl Fetch<'_> {
         if let Some(wrong) = self.wrong_digest(&self.options.digests, &digests) {
             return Err(self.set_aside(locked, part, wrong).await);
         }
+        let proof = proof(&header, trust, &digests);
         self.publish(locked, part, proof, bytes_resumed).await
     }
 
@@ -219,12 +227,17 @@ impl Fetch<'_> {
     }
 }
 
-fn sha256_of(header: &Header) -> Option<String> {
-    header
-        .digests
+/// What is known of the object when all of it is proven; of its digests only those that were computed.
+fn proof(header: &Header, trust: Trust, digests: &[Digest]) -> Proof {
+    let sha256 = digests
         .iter()
-        .find(|digest| digest.algorithm() == Algorithm::Sha256)
-        .map(|digest| digest.hex())
+        .find(|digest| digest.algorithm() == Algorithm::Sha256);
+    Proof {
+        root: header.root,
+        length: header.geometry.length(),
+        trust,
+        sha256: sha256.map(Digest::hex),
+    }
 }
 
 /// Whether the file under the final name is the object.

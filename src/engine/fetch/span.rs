@@ -32,7 +32,7 @@ use super::assemble::{Assembler, Judged};
 /// Bytes that are judged and written in one go; the next ones arrive meanwhile.
 const BATCH_BYTES: usize = 1 << 20;
 /// A slow connection's bytes do not wait longer than this for others.
-const BATCH_TIME: Duration = Duration::from_millis(250);
+const BATCH_TIME: Duration = Duration::from_millis(50);
 
 /// What a span tells the transfer.
 pub enum Told {
