@@ -80,6 +80,10 @@ pub enum Command {
     Sign(SignArgs),
     /// Serve a folder over HTTP, with ranges
     Serve(ServeArgs),
+    /// Print a script that lets a shell complete the commands
+    Completions(CompletionsArgs),
+    /// Print the manual page
+    Man,
 }
 
 #[derive(Debug, Args)]
@@ -301,6 +305,12 @@ pub struct SignArgs {
     /// A manifest, or a file with its manifest beside it
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ mod manifest;
 mod output;
 mod progress;
 mod serve;
+mod shell;
 mod signals;
 mod units;
 mod verify;
@@ -41,6 +42,8 @@ pub fn run() -> ExitCode {
         Command::Keygen(args) => keys::keygen(&args, &mut output),
         Command::Sign(args) => keys::sign(&args, &mut output),
         Command::Fetch(args) => signals::block_on(fetch::run(*args, cli.output.store, &mut output)),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man => shell::man(),
         Command::Serve(args) => signals::block_on(serve::run(args, &mut output)),
     };
     output.flush();
