@@ -5,6 +5,7 @@ use std::{
     io::{self, IoSlice},
     os::unix::fs::FileExt,
     path::PathBuf,
+    sync::Mutex,
 };
 
 use rustix::fs::{self, SeekFrom};
@@ -25,12 +26,18 @@ use super::{
 pub struct Part {
     file: File,
     path: PathBuf,
+    /// The kernel lets one write into a file at a time, and those that wait for it may spin: here they sleep.
+    writing: Mutex<()>,
 }
 
 impl Part {
     /// A part in this file; `path` is for messages.
     pub fn new(file: File, path: PathBuf) -> Part {
-        Part { file, path }
+        Part {
+            file,
+            path,
+            writing: Mutex::new(()),
+        }
     }
 
     /// Where it is.
@@ -45,6 +52,10 @@ impl Part {
 
     /// Writes several pieces one behind the other, in as few calls as possible.
     pub fn write_slices(&self, slices: &mut [IoSlice], offset: u64) -> Result<(), DiskError> {
+        let _one = self
+            .writing
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         files::write_slices_at(&self.file, &self.path, slices, offset)
     }
 
