@@ -3,7 +3,7 @@
 //! It compares the new manifest, from the root down and only where something differs, with *seeds*: local
 //! files with their trees. At each level, first to last and back, a node tries places that its hints and
 //! its neighbours suggest; what hashes to the node is found and nothing below it is read. A block that is
-//! nowhere whole is put together from pieces ([`patch`]).
+//! nowhere whole is put together from pieces (`patch`).
 //!
 //! Everything that suggests a place may lie: anchors, pieces, the trees of seeds. A lie costs at most a few hashes a
 //! node, and never a wrong result, because the judge sees every block that comes of a [`Find`].
