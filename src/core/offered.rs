@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(
             found(
                 "x-goog-hash",
-                "crc32c=4waSgw==,md5=JfnnlDI7RThF9R8fG2JNCw=="
+                "crc32c=4waSgw==,md5=JfnnlDI7RTiF9RgfG2JNCw=="
             ),
             ["crc32c=e3069283", "md5=25f9e794323b453885f5181f1b624d0b"]
         );
@@ -123,7 +123,7 @@ mod tests {
             [""; 0]
         );
         assert_eq!(
-            found("content-md5", "JfnnlDI7RThF9R8fG2JNCw=="),
+            found("content-md5", "JfnnlDI7RTiF9RgfG2JNCw=="),
             ["md5=25f9e794323b453885f5181f1b624d0b"]
         );
         for (name, value) in [
