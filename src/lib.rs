@@ -21,7 +21,9 @@
 //!
 //! // talk.mp4.sapwood, beside the file. The root is what `b3sum talk.mp4` prints.
 //! let beside = manifest_file::beside(&file);
-//! let tree = create::create(Input::File(file.clone()), Output::File(beside.clone()), &CreateOptions::default())?;
+//! let (input, output) = (Input::File(file.clone()), Output::File(beside.clone()));
+//! let unsigned = None;
+//! let tree = create::create(input, output, &CreateOptions::default(), unsigned)?;
 //! assert_eq!(tree.root().to_string(), blake3::hash(b"a very short film").to_hex().as_str());
 //!
 //! let against = Against::Manifest { manifest: Box::new(ManifestFile::open(&beside)?), trust: Trust::Manifest };
