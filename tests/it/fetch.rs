@@ -1,5 +1,7 @@
 //! Fetching with a manifest: fresh, unchanged, interrupted, beside foreign files, and from origins that lie.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use sapwood::core::digests::{Algorithm, DigestHasher};
 use std::{
     collections::BTreeSet,
     fs,
@@ -868,6 +870,32 @@ fn a_manifest_that_is_replaced_while_it_is_read_is_read_once_more() {
             .lie(MANIFEST, Asks::Anything, Of::Nth(nth), Lie::Status(412));
     }
     scene.fetch(&[]).must(4);
+}
+
+#[test]
+fn a_digest_of_the_version_before_proves_nothing_of_the_one_that_came() {
+    let scene = Scene::new(MIB, 16 * KIB);
+    scene.origin.remove(MANIFEST);
+    let mut hasher = DigestHasher::new(Algorithm::Md5);
+    hasher.update(&scene.content.all());
+    let md5 = STANDARD.encode(hasher.finish().value());
+    // Offered with the first answer only; then the object is said to have changed.
+    let offer = Lie::Header("Content-MD5", md5);
+    scene
+        .origin
+        .lie(OBJECT, Asks::Anything, Of::Nth(1), offer.clone());
+    scene
+        .origin
+        .lie(OBJECT, Asks::Anything, Of::Nth(2), Lie::Status(412));
+    let ended = scene.fetch(&[]).must(0);
+    assert_eq!(ended.event("published")["trust"], "none");
+    scene.must_be_published();
+    // Without the change it proves what came.
+    fs::remove_file(scene.target()).unwrap();
+    scene.origin.be_honest();
+    scene.origin.lie(OBJECT, Asks::Anything, Of::All, offer);
+    let ended = scene.fetch(&[]).must(0);
+    assert_eq!(ended.event("published")["trust"], "digest");
 }
 
 #[test]

@@ -62,16 +62,7 @@ impl Fetch<'_> {
         preflight: Preflight,
     ) -> Result<Published, Error> {
         self.options.url = url;
-        let mut asked = self.options.digests.clone();
-        asked.extend(self.options.root.map(root_as_digest));
-        let offered = self.offered(&preflight).await;
-        let trust = trust_of_user(&asked).max(if offered.is_empty() {
-            Trust::None
-        } else {
-            Trust::Digest
-        });
-        self.check_limits(trust, preflight.length)?;
-        let wanted: Vec<Digest> = asked.into_iter().chain(offered).collect();
+        let (wanted, trust) = self.wanted(&preflight).await?;
         let Some(length) = preflight.length else {
             return self.stream(locked, wanted, trust).await;
         };
@@ -105,6 +96,8 @@ impl Fetch<'_> {
                     super::preflight(&self.client, &self.options.url).await
                 })
                 .await?;
+                // What was offered for the other version proves nothing of this one.
+                let (wanted, trust) = self.wanted(&now).await?;
                 let Some(geometry) = now
                     .length
                     .and_then(|length| Geometry::new(length, block_size))
@@ -120,11 +113,6 @@ impl Fetch<'_> {
                     etag,
                     last_modified,
                 };
-                let wanted = if self.options.digests.is_empty() && self.options.root.is_none() {
-                    now.offered.clone()
-                } else {
-                    wanted
-                };
                 let (locked, outcome) = self
                     .transfer_plain(locked, &identity, &now, false, &wanted, trust)
                     .await?;
@@ -134,6 +122,23 @@ impl Fetch<'_> {
             Err(error) => Err(error),
             Ok(whole) => self.finish_plain(locked, whole, &wanted, trust).await,
         }
+    }
+
+    /// The digests that the object must have, the user's and the server's, and what they prove.
+    async fn wanted(&mut self, preflight: &Preflight) -> Result<(Vec<Digest>, Trust), Error> {
+        let mut wanted = self.options.digests.clone();
+        wanted.extend(self.options.root.map(root_as_digest));
+        let of_user = trust_of_user(&wanted);
+        let offered = self.offered(preflight).await;
+        let of_server = if offered.is_empty() {
+            Trust::None
+        } else {
+            Trust::Digest
+        };
+        wanted.extend(offered);
+        let trust = of_user.max(of_server);
+        self.check_limits(trust, preflight.length)?;
+        Ok((wanted, trust))
     }
 
     async fn transfer_plain(
@@ -199,25 +204,25 @@ impl Fetch<'_> {
             length,
         } = whole;
         digests.push(root_as_digest(root));
-        if let Some(wrong) = self.wrong_digest(wanted, &digests) {
-            return Err(self.set_aside(locked, part, wrong).await);
+        let proof = proof_of(root, length, trust, &digests);
+        self.compare_and_publish(locked, part, proof, wanted, &digests, bytes_resumed)
+            .await
+    }
+
+    /// The end of a fetch without a manifest: what contradicts a wanted digest is set aside, the rest gets its name.
+    pub(super) async fn compare_and_publish(
+        self,
+        locked: Locked,
+        part: Part,
+        proof: Proof,
+        wanted: &[Digest],
+        digests: &[Digest],
+        bytes_resumed: u64,
+    ) -> Result<Published, Error> {
+        match self.wrong_digest(wanted, digests) {
+            Some(wrong) => Err(self.set_aside(locked, part, wrong).await),
+            None => self.publish(locked, part, proof, bytes_resumed).await,
         }
-        let sha256 = digests
-            .iter()
-            .find(|digest| digest.algorithm() == Algorithm::Sha256)
-            .map(Digest::hex);
-        self.publish(
-            locked,
-            part,
-            Proof {
-                root,
-                length,
-                trust,
-                sha256,
-            },
-            bytes_resumed,
-        )
-        .await
     }
 
     /// The digests that the server offers, in headers and beside the object.
@@ -336,6 +341,19 @@ struct Whole {
     transferred: Transferred,
     root: Root,
     length: u64,
+}
+
+/// What is known of an object when all of it is here.
+pub(super) fn proof_of(root: Root, length: u64, trust: Trust, digests: &[Digest]) -> Proof {
+    let sha256 = digests
+        .iter()
+        .find(|digest| digest.algorithm() == Algorithm::Sha256);
+    Proof {
+        root,
+        length,
+        trust,
+        sha256: sha256.map(Digest::hex),
+    }
 }
 
 /// A block that came differently twice: without a manifest that is another version.

@@ -4,12 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     core::{
-        digests::{Algorithm, Digest},
-        journal::Identity,
-        judge::Leaves,
-        keys::PublicKey,
-        recovery::Changed,
-        statement::Header,
+        journal::Identity, judge::Leaves, keys::PublicKey, recovery::Changed, statement::Header,
         trust::Trust,
     },
     disk::{
@@ -26,7 +21,8 @@ use super::{
         events::{Event, Published},
         verify,
     },
-    Fetch, Preflight, Proof,
+    Fetch, Preflight,
+    plain::proof_of,
     remote_manifest::{Front, ManifestPlace},
     transfer::{Transfer, Transferred},
 };
@@ -56,7 +52,7 @@ impl Fetch<'_> {
             };
             self.bytes_manifest += front.bytes_read();
             if is_there_already(&locked, &header).await? {
-                let proof = proof(&header, trust, &[]);
+                let proof = proof_of(header.root, header.geometry.length(), trust, &[]);
                 return self.unchanged(locked, &identity, proof).await;
             }
             let (client, limits) = (self.client.clone(), self.limits());
@@ -100,7 +96,7 @@ impl Fetch<'_> {
         if let Some(wrong) = self.wrong_digest(&self.options.digests, &digests) {
             return Err(self.set_aside(locked, part, wrong).await);
         }
-        let proof = proof(&header, trust, &digests);
+        let proof = proof_of(header.root, header.geometry.length(), trust, &digests);
         self.publish(locked, part, proof, bytes_resumed).await
     }
 
@@ -224,19 +220,6 @@ impl Fetch<'_> {
             },
             Ok(_) | Err(_) => error,
         }
-    }
-}
-
-/// What is known of the object when all of it is proven; of its digests only those that were computed.
-fn proof(header: &Header, trust: Trust, digests: &[Digest]) -> Proof {
-    let sha256 = digests
-        .iter()
-        .find(|digest| digest.algorithm() == Algorithm::Sha256);
-    Proof {
-        root: header.root,
-        length: header.geometry.length(),
-        trust,
-        sha256: sha256.map(Digest::hex),
     }
 }
 

@@ -22,7 +22,8 @@ use super::{
         error::Error,
         events::{Event, Progress, Published},
     },
-    Fetch, Proof,
+    Fetch,
+    plain::proof_of,
 };
 
 /// Bytes that are hashed and written together.
@@ -114,25 +115,9 @@ impl Fetch<'_> {
         } = writer;
         let root = Root(*root.finalize().as_bytes());
         let digests: Vec<Digest> = hashers.into_iter().map(DigestHasher::finish).collect();
-        if let Some(wrong) = self.wrong_digest(&wanted, &digests) {
-            return Err(self.set_aside(locked, part, wrong).await);
-        }
-        let sha256 = digests
-            .iter()
-            .find(|digest| digest.algorithm() == Algorithm::Sha256)
-            .map(Digest::hex);
-        self.publish(
-            locked,
-            part,
-            Proof {
-                root,
-                length,
-                trust,
-                sha256,
-            },
-            0,
-        )
-        .await
+        let proof = proof_of(root, length, trust, &digests);
+        self.compare_and_publish(locked, part, proof, &wanted, &digests, 0)
+            .await
     }
 
     async fn stream_once(&mut self, writer: &mut Writer) -> Result<(), Error> {
