@@ -164,8 +164,11 @@ pub struct VerifyArgs {
 #[derive(Debug, Args)]
 pub struct FetchArgs {
     /// What to fetch: http or https URLs
-    #[arg(required = true, value_name = "URL")]
+    #[arg(required_unless_present = "input", value_name = "URL")]
     pub urls: Vec<String>,
+    /// A list of what to fetch, or - for standard input: one URL a line, or a URL, a tab and the name of the file
+    #[arg(long, short, value_name = "LIST", conflicts_with = "urls")]
+    pub input: Option<PathBuf>,
     /// Where to: a file, or a folder (an existing one, or with a slash at its end)
     #[arg(long, short, value_name = "FILE|DIR")]
     pub output: Option<PathBuf>,
@@ -195,6 +198,9 @@ pub struct FetchArgs {
         env = "SAPWOOD_REQUIRE"
     )]
     pub require: Trust,
+    /// Write what was fetched, from where and what it was proven against, as JSON: to a file, or to a folder
+    #[arg(long, value_name = "FILE|DIR")]
+    pub receipt: Option<PathBuf>,
     /// Leave an existing file alone and exit with 6
     #[arg(long)]
     pub no_clobber: bool,
@@ -256,7 +262,7 @@ pub struct NetworkArgs {
     /// Give up after so long without a newly proven byte
     #[arg(long, value_name = "TIME", default_value = "5m", env = "SAPWOOD_PATIENCE", value_parser = units::duration)]
     pub patience: Duration,
-    /// Give up after so many failures in a row of one request to a host that answers
+    /// Give up after so many failures in a row of one request to a host that answers; with -i, after so many rounds
     #[arg(long, value_name = "N", default_value = "5", env = "SAPWOOD_TRIES", value_parser = clap::value_parser!(u32).range(1..))]
     pub tries: u32,
     /// Refuse objects larger than this

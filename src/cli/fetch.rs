@@ -1,21 +1,19 @@
 //! `sapwood fetch`
 
 use std::{
-    collections::BTreeSet,
     io::Read,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
 };
 
 use reqwest::header::{HeaderName, HeaderValue};
 use serde_json::json;
 
 use crate::{
-    core::reader,
+    core::{keys::PublicKey, reader},
     disk::state,
-    engine::fetch::{self, FetchOptions, ManifestPlace},
+    engine::fetch::{Connections, FetchOptions, ManifestPlace},
     net::{
-        client::{ClientOptions, Http},
+        client::{Client, ClientOptions, Http},
         location::Location,
         netrc::Netrc,
     },
@@ -24,9 +22,9 @@ use crate::{
 use super::{
     args::{FetchArgs, HttpVersion, NetworkArgs},
     exit::Exit,
-    keys,
+    keys, list,
     output::Output,
-    signals,
+    queue::{Job, Queue},
 };
 
 /// Something that was typed and cannot be meant, with its exit code.
@@ -38,130 +36,72 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
     } else {
         store.or_else(state::default_folder)
     };
-    let jobs = match jobs(&args, state) {
-        Ok(jobs) => jobs,
+    let ready = checked(&args).and_then(|given| Ok((given, list::jobs(&args)?)));
+    let (given, (jobs, refusals)) = match ready {
+        Ok(ready) => ready,
         Err(Refusal(exit, message)) => {
             let exit = output.fail(None, None, exit, &message, json!({}));
             return output.done(exit);
         }
     };
-    let mut exits = Vec::new();
-    for options in jobs {
-        let (path, url) = (
-            options.target.display().to_string(),
-            options.url.to_string(),
-        );
-        let counter = options.client.counter.clone();
-        output.about(Some(path.clone()));
-        let ended = signals::unless_stopped(Box::pin(fetch::fetch(options, output))).await;
-        output.count_fetched(counter.load(Ordering::Relaxed));
-        let exit = match ended {
-            Some(Ok(_)) => Exit::Ok,
-            Some(Err(error)) => output.error(Some(&path), Some(&url), &error),
-            None => {
-                let message =
-                    "stopped; what is proven is kept. Run the same command again to go on";
-                let exit = output.fail(Some(&path), Some(&url), Exit::Again, message, json!({}));
-                exits.push(exit);
-                break;
-            }
-        };
-        exits.push(exit);
-    }
-    output.about(None);
+    let mut exits: Vec<Exit> = refusals
+        .into_iter()
+        .map(|Refusal(exit, message)| output.fail(None, None, exit, &message, json!({})))
+        .collect();
+    let connections = Connections::at_most(args.network.connections);
+    let options = |job: &Job| FetchOptions {
+        mirrors: given.mirrors.clone(),
+        manifest: given.manifest.clone(),
+        root: args.root,
+        key: given.key.clone(),
+        digests: args.digest.iter().chain(&args.sha256).cloned().collect(),
+        require: args.require,
+        client: given.client.clone(),
+        connections: connections.clone(),
+        tries: args.network.tries,
+        patience: args.network.patience,
+        max_size: args.network.max_size,
+        no_clobber: args.no_clobber,
+        discard: args.discard,
+        receipt: job.receipt.clone(),
+        state: state.clone(),
+        ..FetchOptions::new(job.url.clone(), &job.target)
+    };
+    let rounds = if args.input.is_some() {
+        args.network.tries
+    } else {
+        1
+    };
+    let queue = Queue::new(&jobs, rounds, &connections, args.network.patience, output);
+    exits.extend(queue.run(options).await);
     let exit = Exit::of_all(exits);
     output.done(exit)
 }
 
-/// One fetch for each URL, or what is wrong with the arguments.
-fn jobs(args: &FetchArgs, state: Option<PathBuf>) -> Result<Vec<FetchOptions>, Refusal> {
-    let usage = |message: &str| Refusal(Exit::Usage, message.to_owned());
-    if args.output.as_deref() == Some(Path::new("-")) {
-        return Err(usage(
-            "-o - is not possible: nothing unproven is shown. Use sapwood cat URL for a stream of proven bytes",
-        ));
-    }
-    if args.urls.len() > 1
-        && (args.root.is_some()
-            || args.manifest.is_some()
-            || !args.digest.is_empty()
-            || args.sha256.is_some()
-            || !args.mirror.is_empty())
-    {
-        return Err(usage(
-            "--root, --manifest, --digest and --mirror go with one URL",
-        ));
-    }
-    let folder = output_folder(args.output.as_deref());
-    if args.urls.len() > 1 && args.output.is_some() && folder.is_none() {
-        return Err(usage(
-            "several URLs need a folder as -o (an existing one, or with a slash at its end)",
-        ));
-    }
-    let client = client_options(&args.network)?;
-    let key = args
-        .key
-        .as_deref()
-        .map(keys::public_key)
-        .transpose()
-        .map_err(|message| Refusal(Exit::Usage, message))?;
-    let mirrors = args
-        .mirror
-        .iter()
-        .map(|text| location(text))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut targets = BTreeSet::new();
-    let mut jobs = Vec::new();
-    for text in &args.urls {
-        let url = location(text)?;
-        let target = match (&args.output, &folder) {
-            (Some(file), None) => file.clone(),
-            (_, folder) => {
-                let name = url.safe_name().ok_or_else(|| {
-                    Refusal(
-                        Exit::Unsafe,
-                        format!(
-                            "{url} has no name that is safe for a file; choose one with -o FILE"
-                        ),
-                    )
-                })?;
-                folder.as_deref().unwrap_or(Path::new("")).join(name)
-            }
-        };
-        if !targets.insert(target.clone()) {
-            return Err(usage(&format!(
-                "two URLs would both become {}; fetch them one by one with -o",
-                target.display()
-            )));
-        }
-        let mut options = FetchOptions::new(url, target);
-        options.manifest = args.manifest.as_deref().map(manifest_place).transpose()?;
-        options.root = args.root;
-        options.mirrors.clone_from(&mirrors);
-        options.key.clone_from(&key);
-        options.digests = args.digest.iter().chain(&args.sha256).cloned().collect();
-        options.discard = args.discard;
-        options.state.clone_from(&state);
-        options.require = args.require;
-        options.no_clobber = args.no_clobber;
-        options.client = ClientOptions {
-            counter: Arc::default(),
-            ..client.clone()
-        };
-        options.connections = args.network.connections;
-        options.tries = args.network.tries;
-        options.patience = args.network.patience;
-        options.max_size = args.network.max_size;
-        jobs.push(options);
-    }
-    Ok(jobs)
+/// What was typed, as the library takes it.
+struct Given {
+    client: Client,
+    key: Option<PublicKey>,
+    manifest: Option<ManifestPlace>,
+    mirrors: Vec<Location>,
 }
 
-/// The folder that -o names, if it names one: it exists, or ends with a slash.
-fn output_folder(output: Option<&Path>) -> Option<PathBuf> {
-    let output = output?;
-    let slash = output.as_os_str().as_encoded_bytes().ends_with(b"/");
-    (slash || output.is_dir()).then(|| output.to_owned())
+fn checked(args: &FetchArgs) -> Result<Given, Refusal> {
+    if args.output.as_deref() == Some(Path::new("-")) {
+        let message = "-o - is not possible: nothing unproven is shown. Use sapwood cat URL for a stream of proven bytes";
+        return Err(Refusal(Exit::Usage, message.to_owned()));
+    }
+    let key = args.key.as_deref().map(keys::public_key).transpose();
+    Ok(Given {
+        client: Client::new(client_options(&args.network)?),
+        key: key.map_err(|message| Refusal(Exit::Usage, message))?,
+        manifest: args.manifest.as_deref().map(manifest_place).transpose()?,
+        mirrors: args
+            .mirror
+            .iter()
+            .map(|text| location(text))
+            .collect::<Result<_, _>>()?,
+    })
 }
 
 pub fn location(text: &str) -> Result<Location, Refusal> {
@@ -236,7 +176,6 @@ pub fn client_options(args: &NetworkArgs) -> Result<ClientOptions, Refusal> {
         headers,
         limit_rate: args.limit_rate,
         allow_private: args.allow_private,
-        ..ClientOptions::default()
     })
 }
 

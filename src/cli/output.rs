@@ -1,32 +1,34 @@
 //! Everything that is printed: events as JSON or for people, results on stdout, complaints on stderr.
 
+mod events;
+
 use std::{
     io::{self, IsTerminal, Write},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Map, Value, json};
 
-use crate::{
-    core::{recovery::Failure, schedule::Why},
-    engine::{
-        error::Error,
-        events::{Damaged, Event, Events, Published},
-    },
-};
+use crate::{core::recovery::Class, engine::error::Error};
 
-use super::{args::OutputArgs, exit::Exit, progress::Bar, units};
+use super::{args::OutputArgs, exit::Exit, progress::Bars, units};
 
 /// Where output goes and how it looks.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "two flags that were typed and two facts of the run, each by itself"
+)]
 pub struct Output {
     json: bool,
     quiet: bool,
     verbose: u8,
     /// Standard output is taken by data, so events go to standard error.
     stdout_is_data: bool,
-    bar: Option<Bar>,
+    bars: Option<Bars>,
     /// The file that events are about.
     path: Option<String>,
+    /// There are others, so that lines for people name it.
+    several: bool,
     published: u64,
     failed: u64,
     bytes_fetched: u64,
@@ -34,14 +36,15 @@ pub struct Output {
 
 impl Output {
     pub fn new(args: &OutputArgs) -> Output {
-        let bar = (!args.json && !args.quiet && io::stderr().is_terminal()).then(Bar::new);
+        let bars = (!args.json && !args.quiet && io::stderr().is_terminal()).then(Bars::new);
         Output {
             json: args.json,
             quiet: args.quiet,
             verbose: args.verbose,
             stdout_is_data: false,
-            bar,
+            bars,
             path: None,
+            several: false,
             published: 0,
             failed: 0,
             bytes_fetched: 0,
@@ -55,6 +58,11 @@ impl Output {
     /// What follows is about this file.
     pub fn about(&mut self, path: Option<String>) {
         self.path = path;
+    }
+
+    /// Whether there is more than one file.
+    pub fn is_about_several(&mut self, several: bool) {
+        self.several = several;
     }
 
     /// From now on standard output belongs to the data.
@@ -75,24 +83,25 @@ impl Output {
     /// A result for people.
     pub fn result(&mut self, text: &str) {
         if !self.json && !self.quiet {
-            self.without_bar(|output| output.line(text));
+            self.without_bars(|output| output.line(text));
         }
     }
 
     /// Something that a person should know, on standard error.
     fn notice(&mut self, text: &str) {
         if !self.json && !self.quiet {
-            self.without_bar(|_| eprintln!("sapwood: {text}"));
+            let about = match (&self.path, self.several) {
+                (Some(path), true) => format!("{}: ", printable(path)),
+                _ => String::new(),
+            };
+            self.without_bars(|_| eprintln!("sapwood: {about}{text}"));
         }
     }
 
-    fn without_bar(&mut self, print: impl FnOnce(&mut Output)) {
-        if let Some(bar) = &self.bar {
-            bar.hide();
-        }
-        print(self);
-        if let Some(bar) = &self.bar {
-            bar.show();
+    fn without_bars(&mut self, print: impl FnOnce(&mut Output)) {
+        match self.bars.as_ref().map(Bars::screen) {
+            Some(screen) => screen.suspend(|| print(self)),
+            None => print(self),
         }
     }
 
@@ -150,6 +159,23 @@ impl Output {
         self.fail(path, url, exit, &error.to_string(), more)
     }
 
+    /// A file failed and is tried again later.
+    pub fn queued_again(&mut self, url: &str, error: &Error, attempt: u32, wait: Duration) {
+        if let Some(bars) = &mut self.bars {
+            bars.finish(self.path.as_deref());
+        }
+        let wait_ms = wait.as_millis() as u64;
+        let text = printable(&error.to_string());
+        self.notice(&format!(
+            "{text}; once more in {} s",
+            wait_ms.div_ceil(1000)
+        ));
+        self.json_event(
+            "retry",
+            json!({ "source": url, "class": Class::Again.name(), "attempt": attempt, "wait_ms": wait_ms, "message": text }),
+        );
+    }
+
     /// Tells a failure, in JSON and to people, and returns its exit code.
     pub fn fail(
         &mut self,
@@ -160,6 +186,9 @@ impl Output {
         more: Value,
     ) -> Exit {
         self.failed += 1;
+        if let Some(bars) = &mut self.bars {
+            bars.finish(path);
+        }
         let mut fields = json!({ "exit": exit as u8, "class": exit.class(), "message": message });
         for (name, value) in [("path", path), ("url", url)] {
             if let Some(value) = value {
@@ -170,7 +199,7 @@ impl Output {
             fields.extend(more);
         }
         self.json_event("failed", fields);
-        self.without_bar(|_| eprintln!("sapwood: {}", printable(message)));
+        self.without_bars(|_| eprintln!("sapwood: {}", printable(message)));
         exit
     }
 
@@ -188,240 +217,10 @@ impl Output {
     }
 
     pub fn flush(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish();
+        if let Some(mut bars) = self.bars.take() {
+            bars.finish_all();
         }
         let _ = io::stdout().flush();
-    }
-
-    fn published(&mut self, published: &Published) {
-        self.published += 1;
-        if let Some(bar) = &self.bar {
-            bar.finish();
-        }
-        let Published {
-            path,
-            root,
-            trust,
-            bytes_total,
-            bytes_fetched,
-            bytes_resumed,
-            bytes_reused,
-            unchanged,
-            elapsed_ms,
-            ..
-        } = published;
-        let bytes = units::human_bytes;
-        let path = printable(&path.display().to_string());
-        self.result(&match unchanged {
-            true => format!(
-                "{path}: unchanged, {} proven against its {}; fetched {}",
-                bytes(*bytes_total),
-                basis(*trust),
-                bytes(*bytes_fetched)
-            ),
-            false => {
-                let mut line = format!(
-                    "{path}: {} proven against its {}; fetched {}",
-                    bytes(*bytes_total),
-                    basis(*trust),
-                    bytes(*bytes_fetched)
-                );
-                if *bytes_resumed > 0 {
-                    line += &format!(", resumed {}", bytes(*bytes_resumed));
-                }
-                if *bytes_reused > 0 {
-                    line += &format!(", reused {}", bytes(*bytes_reused));
-                }
-                line + &format!(" in {}", human_seconds(*elapsed_ms))
-            }
-        });
-        self.json_event("published", json!({
-            "path": published.path.to_string_lossy(), "url": published.url, "root": root.to_string(),
-            "sha256": published.sha256, "trust": trust.name(),
-            "bytes_total": bytes_total, "bytes_fetched": bytes_fetched, "bytes_manifest": published.bytes_manifest,
-            "bytes_reused": bytes_reused, "bytes_resumed": bytes_resumed, "unchanged": unchanged, "elapsed_ms": elapsed_ms,
-        }));
-    }
-
-    fn damaged(&mut self, damaged: &Damaged) {
-        let Damaged {
-            path,
-            block,
-            bytes,
-            expected,
-            found,
-        } = damaged;
-        let what = match (block, found) {
-            (Some(block), Some(_)) => format!("block {block} is damaged (bytes {bytes})"),
-            (Some(block), None) => format!("block {block} is missing (bytes {bytes})"),
-            (None, Some(_)) => "the content is another one".to_owned(),
-            (None, None) => format!("there are extra bytes ({bytes})"),
-        };
-        let shown = printable(&path.display().to_string());
-        self.result(&format!("{shown}: {what}"));
-        self.json_event("damaged", json!({
-            "path": path.to_string_lossy(), "block": block.map(|block| block.0), "offset": bytes.start, "length": bytes.length(),
-            "expected": expected.map(hex::encode), "found": found.map(hex::encode),
-        }));
-    }
-}
-
-impl Events for Output {
-    #[allow(clippy::too_many_lines, reason = "one arm an event, each by itself")]
-    fn event(&mut self, event: Event) {
-        match event {
-            Event::Planned(plan) => {
-                if let Some(bar) = &self.bar {
-                    bar.start(&plan);
-                }
-                self.json_event("planned", json!({
-                    "path": plan.path.to_string_lossy(), "url": plan.url, "root": plan.root.map(|root| root.to_string()),
-                    "bytes_total": plan.bytes_total, "bytes_held": plan.bytes_held, "bytes_local": plan.bytes_local,
-                    "bytes_to_fetch": plan.bytes_to_fetch, "block_size": plan.block_size.map(|size| size.bytes()),
-                    "trust": plan.trust.name(),
-                }));
-            }
-            Event::Progress(progress) => {
-                if let Some(bar) = &self.bar {
-                    bar.update(&progress);
-                }
-                self.json_event("progress", json!({
-                    "bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total,
-                    "bytes_fetched": progress.bytes_fetched, "rate_bps": progress.rate_bps, "bytes_proven": progress.bytes_proven,
-                }));
-            }
-            Event::BlocksVerified {
-                first,
-                count,
-                source,
-            } => {
-                self.json_event(
-                    "blocks_verified",
-                    json!({ "first": first.0, "count": count, "source": source }),
-                );
-            }
-            Event::BlockWrong {
-                block,
-                bytes,
-                expected,
-                found,
-                source,
-            } => {
-                self.notice(&format!(
-                    "block {block} (bytes {bytes}) came damaged from {source}; it is fetched again"
-                ));
-                self.json_event("block_wrong", json!({
-                    "block": block.0, "offset": bytes.start, "length": bytes.length(), "expected": hex::encode(expected),
-                    "found": hex::encode(found), "source": source,
-                }));
-            }
-            Event::Warning { message } => {
-                self.notice(&format!("warning: {}", printable(&message)));
-                self.json_event("warning", json!({ "message": message }));
-            }
-            Event::Checkpoint { bytes_done } => {
-                self.json_event("checkpoint", json!({ "bytes_done": bytes_done }));
-            }
-            Event::Resumed { bytes_held } => {
-                self.notice(&format!(
-                    "going on from an earlier run: {} are here",
-                    units::human_bytes(bytes_held)
-                ));
-                self.json_event("resumed", json!({ "bytes_held": bytes_held }));
-            }
-            Event::PartReused { path, bytes } => {
-                let path = printable(&path.display().to_string());
-                self.notice(&format!(
-                    "{path} ({}) is not a part of this object with its journal; what it holds is tried, the rest is fetched again",
-                    units::human_bytes(bytes)
-                ));
-                self.json_event("part_reused", json!({ "path": path, "bytes": bytes }));
-            }
-            Event::StartedOver { path, bytes } => {
-                let path = printable(&path.display().to_string());
-                let lost = units::human_bytes(bytes);
-                self.notice(&format!("{path}: the object changed or cannot be resumed; starting over, {lost} are fetched again"));
-                self.json_event("started_over", json!({ "bytes": bytes }));
-            }
-            Event::Retry {
-                source,
-                class,
-                attempt,
-                wait_ms,
-            } => {
-                if self.verbose > 0 {
-                    self.notice(&format!(
-                        "{source}: asking again in {:.1} s",
-                        wait_ms as f64 / 1000.0
-                    ));
-                }
-                let class = class.name();
-                self.json_event("retry", json!({ "source": source, "class": class, "attempt": attempt, "wait_ms": wait_ms }));
-            }
-            Event::HostSlowed {
-                host,
-                connections,
-                wait_ms,
-            } => {
-                self.notice(&format!(
-                    "{host} wants fewer requests: {connections} connections, in {} s",
-                    wait_ms.div_ceil(1000)
-                ));
-                let now = SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .unwrap_or_default()
-                    .as_millis() as u64;
-                self.json_event(
-                    "host_slowed",
-                    json!({ "host": host, "connections": connections, "until_ms": now + wait_ms }),
-                );
-            }
-            Event::SourceDropped { source, why } => {
-                let (reason, block) = match why {
-                    Why::Lied { block } => ("it sent wrong blocks", Some(block.0)),
-                    Why::Failed(Failure::Unreachable) => ("it cannot be reached", None),
-                    Why::Failed(_) => ("it failed", None),
-                };
-                self.notice(&format!("{source} is not asked any more: {reason}"));
-                self.json_event(
-                    "source_dropped",
-                    json!({ "source": source, "reason": reason, "block": block }),
-                );
-            }
-            Event::Manifest {
-                manifest,
-                root,
-                bytes_total,
-                block_size,
-                blocks,
-            } => {
-                let shown = printable(&manifest.display().to_string());
-                self.result(&format!("{root}  {shown}"));
-                self.json_event("manifest", json!({
-                    "manifest": manifest.to_string_lossy(), "root": root.to_string(), "bytes_total": bytes_total,
-                    "block_size": block_size.bytes(), "blocks": blocks,
-                }));
-            }
-            Event::Damaged(damaged) => self.damaged(&damaged),
-            Event::Verified {
-                path,
-                root,
-                bytes_total,
-                trust,
-            } => {
-                let shown = printable(&path.display().to_string());
-                self.result(&format!(
-                    "{shown}: verified, {} proven against its {}",
-                    units::human_bytes(bytes_total),
-                    basis(trust)
-                ));
-                self.json_event("verified", json!({
-                    "path": path.to_string_lossy(), "root": root.to_string(), "bytes_total": bytes_total, "trust": trust.name(),
-                }));
-            }
-            Event::Published(published) => self.published(&published),
-        }
     }
 }
 

@@ -1,45 +1,80 @@
-//! The progress bar.
+//! The progress bars.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::HashMap;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::engine::events::{Planned, Progress};
 
 use super::units;
 
+/// A bar for each file that is being fetched, at the bottom of the terminal.
+pub struct Bars {
+    all: MultiProgress,
+    bars: HashMap<Option<String>, Bar>,
+}
+
+impl Bars {
+    pub fn new() -> Bars {
+        Bars {
+            all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            bars: HashMap::new(),
+        }
+    }
+
+    pub fn start(&mut self, of: Option<String>, plan: &Planned) {
+        self.finish(of.as_deref());
+        let bar = Bar::new(&self.all, plan);
+        self.bars.insert(of, bar);
+    }
+
+    pub fn update(&self, of: Option<&str>, progress: &Progress) {
+        if let Some(bar) = self.bars.get(&of.map(str::to_owned)) {
+            bar.update(progress);
+        }
+    }
+
+    pub fn finish(&mut self, of: Option<&str>) {
+        if let Some(bar) = self.bars.remove(&of.map(str::to_owned)) {
+            bar.bar.finish_and_clear();
+            self.all.remove(&bar.bar);
+        }
+    }
+
+    pub fn finish_all(&mut self) {
+        for (_, bar) in self.bars.drain() {
+            bar.bar.finish_and_clear();
+        }
+    }
+
+    /// What draws them: text is printed while it is suspended.
+    pub fn screen(&self) -> MultiProgress {
+        self.all.clone()
+    }
+}
+
 /// One line on the terminal: how much, how fast, how long still, how much of it is proven and was here before.
-pub struct Bar {
+struct Bar {
     bar: ProgressBar,
-    reused: std::cell::Cell<u64>,
+    reused: u64,
 }
 
 impl Bar {
-    pub fn new() -> Bar {
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
+    fn new(all: &MultiProgress, plan: &Planned) -> Bar {
+        let bar = all.add(ProgressBar::new(plan.bytes_total));
         bar.set_style(
             ProgressStyle::with_template("{prefix} {wide_bar} {percent:>3}% {msg}")
                 .expect("a fixed template")
                 .progress_chars("=> "),
         );
-        Bar {
-            bar,
-            reused: std::cell::Cell::new(0),
-        }
+        let name = plan.path.file_name().unwrap_or(plan.path.as_os_str());
+        bar.set_prefix(super::output::printable(&name.to_string_lossy()));
+        let reused = plan.bytes_held + plan.bytes_local;
+        bar.set_position(reused);
+        Bar { bar, reused }
     }
 
-    pub fn start(&self, plan: &Planned) {
-        let name = plan
-            .path
-            .file_name()
-            .unwrap_or(plan.path.as_os_str())
-            .to_string_lossy();
-        self.bar.set_draw_target(ProgressDrawTarget::stderr());
-        self.bar.set_prefix(super::output::printable(&name));
-        self.bar.set_length(plan.bytes_total);
-        self.bar.set_position(plan.bytes_held + plan.bytes_local);
-        self.reused.set(plan.bytes_held + plan.bytes_local);
-    }
-
-    pub fn update(&self, progress: &Progress) {
+    fn update(&self, progress: &Progress) {
         let bytes = units::human_bytes;
         let left = progress.bytes_total.saturating_sub(progress.bytes_done);
         let mut text = format!(
@@ -55,26 +90,10 @@ impl Bar {
             );
         }
         text += &format!("  proven {}", bytes(progress.bytes_proven));
-        if self.reused.get() > 0 {
-            text += &format!("  reused {}", bytes(self.reused.get()));
+        if self.reused > 0 {
+            text += &format!("  reused {}", bytes(self.reused));
         }
         self.bar.set_position(progress.bytes_done);
         self.bar.set_message(text);
-    }
-
-    /// Makes room for a line of text.
-    pub fn hide(&self) {
-        self.bar.suspend(|| ());
-        self.bar.disable_steady_tick();
-    }
-
-    pub fn show(&self) {
-        self.bar.tick();
-    }
-
-    pub fn finish(&self) {
-        self.bar.finish_and_clear();
-        self.bar.set_draw_target(ProgressDrawTarget::hidden());
-        self.bar.reset();
     }
 }

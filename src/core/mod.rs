@@ -16,6 +16,7 @@ pub mod offered;
 pub mod paint;
 pub mod pieces;
 pub mod reader;
+pub mod receipt;
 pub mod recovery;
 pub mod schedule;
 pub mod statement;

@@ -195,6 +195,11 @@ impl Scheduler {
         source.ranges = ranges;
     }
 
+    /// From now on so many connections at a time, over all sources. Spans that run are left alone.
+    pub fn allow(&mut self, connections: u32) {
+        self.limits.connections = connections.max(1);
+    }
+
     /// Takes note of what happened. What to do about it is asked with [`Scheduler::command`].
     pub fn handle(&mut self, now: Millis, event: Event) {
         match event {

@@ -8,3 +8,4 @@ pub mod part;
 pub mod regions;
 pub mod state;
 pub mod temporary;
+pub mod whereabouts;

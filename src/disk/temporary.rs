@@ -23,8 +23,25 @@ pub struct Temporary {
 }
 
 impl Temporary {
+    /// Whether a file may be called `target`: before work is done whose result would go there.
+    pub fn check(target: &Path) -> Result<(), DiskError> {
+        Temporary::place(target).map(drop)
+    }
+
     /// Begins a file that will be called `target`. An existing one is replaced when this one is published.
     pub fn create(target: &Path) -> Result<Temporary, DiskError> {
+        let (folder, name) = Temporary::place(target)?;
+        let (file, own) = create_unused(&folder, target)?;
+        Ok(Temporary {
+            folder,
+            file,
+            name: own,
+            target: name,
+            published: false,
+        })
+    }
+
+    fn place(target: &Path) -> Result<(Folder, OsString), DiskError> {
         let unsafe_target = |what| DiskError::Unsafe {
             path: target.to_owned(),
             what,
@@ -38,14 +55,7 @@ impl Temporary {
                 return Err(unsafe_target("not a regular file"));
             }
         }
-        let (file, own) = create_unused(&folder, target)?;
-        Ok(Temporary {
-            folder,
-            file,
-            name: own,
-            target: name,
-            published: false,
-        })
+        Ok((folder, name))
     }
 
     /// Appends at this place; the caller keeps count.

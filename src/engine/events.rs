@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::core::{
+    digests::Digest,
     geometry::{BlockIndex, BlockSize, ByteRange},
     recovery::Class,
     schedule::Why,
@@ -145,8 +146,16 @@ pub struct Published {
     pub root: Root,
     /// As hexadecimal digits, where it is known.
     pub sha256: Option<String>,
+    /// Digests that somebody gave or offered, and that it has.
+    pub digests: Vec<Digest>,
     /// What the result is proven against.
     pub trust: Trust,
+    /// The key whose signature the manifest has, if one was asked for.
+    pub key_id: Option<String>,
+    /// The server's strong entity tag.
+    pub etag: Option<String>,
+    /// The server's date, where it can stand for one version.
+    pub last_modified: Option<String>,
     /// The length of the object.
     pub bytes_total: u64,
     /// Body bytes that arrived in this run, wasted ones and those of the manifest included.

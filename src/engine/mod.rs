@@ -6,6 +6,7 @@ pub mod error;
 pub mod events;
 pub mod fetch;
 pub mod manifest_file;
+mod receipt;
 pub mod sign;
 pub mod survey;
 pub mod verify;

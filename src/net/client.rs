@@ -63,14 +63,14 @@ pub struct ClientOptions {
     pub limit_rate: Option<u64>,
     /// A server may lead to private addresses.
     pub allow_private: bool,
-    /// Counts every body byte that arrives; who keeps a clone can read it even when a run was dropped.
-    pub counter: Arc<AtomicU64>,
 }
 
-/// An HTTP client for one run.
-#[derive(Clone)]
+/// An HTTP client; its clones share connections, pace and what was learnt of hosts.
+#[derive(Clone, Default)]
 pub struct Client {
     options: Arc<ClientOptions>,
+    /// Counts every body byte that arrives.
+    counter: Arc<AtomicU64>,
     /// Made when they are first needed.
     connectors: Arc<Connectors>,
     /// Hosts that speak nothing but HTTP/2.
@@ -161,20 +161,32 @@ pub struct Answer {
 }
 
 impl Client {
-    /// A client; its clones share connections, pace and count.
+    /// A client that nobody shares yet.
     pub fn new(options: ClientOptions) -> Client {
         Client {
-            connectors: Arc::default(),
-            only_two: Arc::default(),
             pace: Arc::new(Pace::new(options.limit_rate)),
-            resolved: Arc::default(),
             options: Arc::new(options),
+            ..Client::default()
+        }
+    }
+
+    /// The same client, counting by itself; who keeps the counter can read it even when a run was dropped.
+    #[must_use]
+    pub fn counting(&self, counter: Arc<AtomicU64>) -> Client {
+        Client {
+            counter,
+            ..self.clone()
         }
     }
 
     /// All bytes of bodies that arrived so far.
     pub fn bytes_fetched(&self) -> u64 {
-        self.options.counter.load(Ordering::Relaxed)
+        self.counter.load(Ordering::Relaxed)
+    }
+
+    /// Bytes a second over all connections, if there is a limit.
+    pub fn limit_rate(&self) -> Option<u64> {
+        self.options.limit_rate
     }
 
     /// One GET. A 200 is a whole object even if a range was asked for; the caller decides what that means.
@@ -228,12 +240,7 @@ impl Client {
             Some(offered::in_header(name.as_str(), value.to_str().ok()?))
         };
         let offered = headers.iter().filter_map(text).flatten().collect();
-        let body = Body::new(
-            response,
-            location,
-            self.pace.clone(),
-            self.options.counter.clone(),
-        );
+        let body = Body::new(response, location, self.pace.clone(), self.counter.clone());
         Ok(Answer {
             content,
             validators,

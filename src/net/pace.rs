@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 const BURST: Duration = Duration::from_millis(200);
 
 /// Hands out time slots: who took bytes waits until they would have arrived at the allowed rate.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Pace {
     bytes_per_second: Option<u64>,
     next: Mutex<Option<Instant>>,

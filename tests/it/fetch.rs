@@ -321,7 +321,7 @@ fn a_dropped_future_leaves_a_checkpoint() {
         let mut options = FetchOptions::new(Location::parse(&scene.url()).unwrap(), scene.target());
         options.journal = Some(Box::new(keeper.clone()));
         // With one connection it is certain how many of the bytes that were sent are proven.
-        options.connections = 1;
+        options.connections = sapwood::engine::fetch::Connections::at_most(1);
         options
     };
     let point = scene.length() / 2;

@@ -13,6 +13,7 @@ mod mistakes;
 mod nginx;
 mod python;
 mod roots;
+mod several;
 mod simulation;
 mod support;
 mod tidy;

@@ -2,6 +2,7 @@
 
 mod assemble;
 mod claims;
+mod connections;
 mod follow;
 mod plain;
 mod proven;
@@ -13,13 +14,14 @@ mod transfer;
 
 use std::{
     path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
 use crate::{
     core::{
         blockset::BlockSet,
-        digests::{Digest, DigestHasher},
+        digests::{Algorithm, Digest, DigestHasher},
         geometry::{ByteRange, Geometry},
         journal::Identity,
         keys::PublicKey,
@@ -29,13 +31,14 @@ use crate::{
         trust::Trust,
     },
     disk::{
-        destination::{Destination, Found, Locked, Opened},
+        destination::{Destination, Found, Locked, Opened, unix_time},
         error::DiskError,
         journal::JournalKeeper,
         part::Part,
+        temporary::Temporary,
     },
     net::{
-        client::{Client, ClientOptions, Content, Request, Validators},
+        client::{Client, Content, Request, Validators},
         error::NetError,
         location::Location,
     },
@@ -44,7 +47,9 @@ use crate::{
 use super::{
     error::Error,
     events::{Event, Events, Planned, Published},
+    receipt,
 };
+pub use connections::Connections;
 pub use remote_manifest::ManifestPlace;
 pub(super) use remote_manifest::{Front, retried};
 
@@ -66,10 +71,12 @@ pub struct FetchOptions {
     pub digests: Vec<Digest>,
     /// The least trust.
     pub require: Trust,
-    /// Headers, pace and address rules.
-    pub client: ClientOptions,
-    /// The most at a time.
-    pub connections: u32,
+    /// Headers, pace and address rules; fetches with clones of one client share its connections and its pace.
+    pub client: Client,
+    /// Counts every body byte that arrives; who keeps a clone can read it even when the run was dropped.
+    pub counter: Arc<AtomicU64>,
+    /// The most at a time; fetches with clones of one ceiling share it.
+    pub connections: Connections,
     /// Failures in a row of one span from a host that answers.
     pub tries: u32,
     /// Time without a newly proven byte.
@@ -80,6 +87,8 @@ pub struct FetchOptions {
     pub no_clobber: bool,
     /// What does not verify is deleted, not kept as `FILE.quarantined`.
     pub discard: bool,
+    /// Where the receipt goes. An existing one is replaced.
+    pub receipt: Option<PathBuf>,
     /// The folder with what is remembered between runs; `None`: nothing is.
     pub state: Option<PathBuf>,
     /// Keeps the journal somewhere else than in `FILE.part.journal`.
@@ -98,19 +107,23 @@ impl FetchOptions {
             key: None,
             digests: Vec::new(),
             require: Trust::None,
-            client: ClientOptions::default(),
-            connections: 16,
+            client: Client::default(),
+            counter: Arc::default(),
+            connections: Connections::at_most(CONNECTIONS_MAX),
             tries: 5,
             patience: Duration::from_secs(5 * 60),
             max_size: None,
             no_clobber: false,
             discard: false,
+            receipt: None,
             state: None,
             journal: None,
         }
     }
 }
 
+/// The ceiling on connections unless the caller says otherwise.
+pub const CONNECTIONS_MAX: u32 = 16;
 /// A limited transfer gets a connection for each so many bytes a second.
 const CONNECTION_RATE: u64 = 1_000_000;
 /// A mirror that has not answered by then is not asked for the manifest.
@@ -123,13 +136,18 @@ const FIRST_CONTACT_MS: u64 = 15_000;
 pub async fn fetch(options: FetchOptions, events: &mut dyn Events) -> Result<Published, Error> {
     let began = Instant::now();
     let target = options.target.clone();
-    let locked = blocking(move || Destination::new(&target)?.lock()).await?;
-    let client = Client::new(options.client.clone());
+    let receipt = options.receipt.clone();
+    let locked = blocking(move || {
+        receipt.as_deref().map(Temporary::check).transpose()?;
+        Destination::new(&target)?.lock()
+    })
+    .await?;
     let fetch = Fetch {
+        client: options.client.counting(options.counter.clone()),
         options,
-        client,
         events,
         began,
+        started: unix_time(),
         bytes_manifest: 0,
     };
     fetch.run(locked).await
@@ -150,6 +168,8 @@ struct Fetch<'a> {
     client: Client,
     events: &'a mut dyn Events,
     began: Instant,
+    /// The same by the clock on the wall, in Unix seconds.
+    started: u64,
     bytes_manifest: u64,
 }
 
@@ -183,8 +203,11 @@ impl Fetch<'_> {
                 let client = &self.client;
                 let preflight = retried(&limits, async || preflight(client, url).await);
                 let front = Front::read(client, &place, &limits);
-                // Both at once: one round trip.
-                tokio::join!(preflight, front)
+                match self.options.connections.of_each() {
+                    1 => (preflight.await, front.await),
+                    // Both at once: one round trip.
+                    _ => tokio::join!(preflight, front),
+                }
             };
             match (preflight, front) {
                 (Ok(preflight), Ok(front)) => {
@@ -224,16 +247,19 @@ impl Fetch<'_> {
     }
 
     fn limits(&self) -> Limits {
-        // Below a rate that one connection carries easily, more of them only send what nobody reads.
-        let worth = self.options.client.limit_rate.map_or(u32::MAX, |rate| {
-            u32::try_from(rate / CONNECTION_RATE).unwrap_or(u32::MAX)
-        });
         Limits {
-            connections: self.options.connections.min(worth).max(1),
+            connections: self.worth().min(self.options.connections.of_each()),
             tries: self.options.tries.max(1),
             patience_ms: self.options.patience.as_millis() as u64,
             seed: std::process::id().into(),
         }
+    }
+
+    /// The number of connections that are of use: below a rate that one of them carries easily, more of them only send what
+    /// nobody reads.
+    fn worth(&self) -> u32 {
+        let worth = |rate| u32::try_from(rate / CONNECTION_RATE).unwrap_or(u32::MAX);
+        self.client.limit_rate().map_or(u32::MAX, worth).max(1)
     }
 
     /// What can be refused before any byte of the body: too little to prove it against, or too much of it.
@@ -325,7 +351,7 @@ impl Fetch<'_> {
             locked.publish(part, no_clobber)
         })
         .await?;
-        Ok(self.published(path, result, bytes_resumed, 0, false))
+        self.published(path, result, bytes_resumed, 0, false).await
     }
 
     /// The object is at the target already.
@@ -340,23 +366,36 @@ impl Fetch<'_> {
         let identity = identity.clone();
         blocking(move || locked.discard_leftovers(&identity)).await?;
         let length = result.length;
-        Ok(self.published(path, result, 0, length, true))
+        self.published(path, result, 0, length, true).await
     }
 
-    fn published(
+    /// The end of a fetch that went well: the receipt, and the news.
+    async fn published(
         self,
         path: PathBuf,
         result: Proof,
         bytes_resumed: u64,
         bytes_reused: u64,
         unchanged: bool,
-    ) -> Published {
+    ) -> Result<Published, Error> {
+        let sha256 = result
+            .digests
+            .iter()
+            .find(|digest| digest.algorithm() == Algorithm::Sha256)
+            .map(Digest::hex);
+        let key_id = (result.trust == Trust::Signed)
+            .then(|| self.options.key.as_ref().map(PublicKey::id_hex))
+            .flatten();
         let published = Published {
             path,
             url: self.options.url.to_string(),
             root: result.root,
-            sha256: result.sha256,
+            sha256,
+            digests: result.digests,
             trust: result.trust,
+            key_id,
+            etag: result.validators.etag,
+            last_modified: result.validators.last_modified,
             bytes_total: result.length,
             bytes_fetched: self.client.bytes_fetched(),
             bytes_manifest: self.bytes_manifest,
@@ -365,8 +404,14 @@ impl Fetch<'_> {
             unchanged,
             elapsed_ms: self.began.elapsed().as_millis() as u64,
         };
+        let (receipt, started, of) = (self.options.receipt, self.started, published.clone());
+        let written = match receipt {
+            Some(place) => blocking(move || receipt::write(&place, &of, started)).await,
+            None => Ok(()),
+        };
+        // The file is there, whatever became of its receipt.
         self.events.event(Event::Published(published.clone()));
-        published
+        written.map(|()| published)
     }
 }
 
@@ -375,7 +420,9 @@ struct Proof {
     root: Root,
     length: u64,
     trust: Trust,
-    sha256: Option<String>,
+    /// Those that somebody gave or offered.
+    digests: Vec<Digest>,
+    validators: Validators,
 }
 
 /// The bytes that a set of blocks has.

@@ -14,9 +14,13 @@ use crate::{
         tree::{self, Root},
         trust::Trust,
     },
-    disk::{destination::Locked, files::EntryKind, part::Part},
+    disk::{
+        destination::Locked,
+        files::{Entry, EntryKind},
+        part::Part,
+    },
     net::{
-        client::{Client, Request},
+        client::{Client, Request, Validators},
         location::Location,
     },
 };
@@ -78,7 +82,7 @@ impl Fetch<'_> {
             last_modified: preflight.validators.last_modified.clone(),
         };
         if let Some(proof) = self
-            .is_there_already(&locked, length, &wanted, trust)
+            .is_there_already(&locked, length, &wanted, trust, &preflight.validators)
             .await?
         {
             return self.unchanged(locked, &identity, proof).await;
@@ -116,11 +120,15 @@ impl Fetch<'_> {
                 let (locked, outcome) = self
                     .transfer_plain(locked, &identity, &now, false, &wanted, trust)
                     .await?;
-                self.finish_plain(locked, outcome.map_err(as_changed)?, &wanted, trust)
+                let whole = outcome.map_err(as_changed)?;
+                self.finish_plain(locked, whole, now.validators, &wanted, trust)
                     .await
             }
             Err(error) => Err(error),
-            Ok(whole) => self.finish_plain(locked, whole, &wanted, trust).await,
+            Ok(whole) => {
+                self.finish_plain(locked, whole, preflight.validators, &wanted, trust)
+                    .await
+            }
         }
     }
 
@@ -153,10 +161,10 @@ impl Fetch<'_> {
         let (locked, opened) = self.open(locked, identity, trust).await?;
         let geometry = identity.geometry;
         let leaves = Arc::new(Leaves::first_use(geometry, opened.leaves.clone()));
-        let mut limits = self.limits();
-        if geometry.length() < ONE_SPAN_BYTES {
-            limits.connections = 1;
-        }
+        let worth = match geometry.length() < ONE_SPAN_BYTES {
+            true => 1,
+            false => self.worth(),
+        };
         let mut algorithms: Vec<Algorithm> = wanted
             .iter()
             .map(Digest::algorithm)
@@ -169,7 +177,9 @@ impl Fetch<'_> {
             sources: vec![self.options.url.clone()],
             ranges: parallel,
             leaves: leaves.clone(),
-            limits,
+            limits: self.limits(),
+            worth,
+            connections: self.options.connections.clone(),
             length_proven: true,
             version: Some(preflight.validators.clone()),
             digests: algorithms,
@@ -190,6 +200,7 @@ impl Fetch<'_> {
         self,
         locked: Locked,
         whole: Whole,
+        validators: Validators,
         wanted: &[Digest],
         trust: Trust,
     ) -> Result<Published, Error> {
@@ -204,8 +215,14 @@ impl Fetch<'_> {
             length,
         } = whole;
         digests.push(root_as_digest(root));
-        let proof = proof_of(root, length, trust, &digests);
-        self.compare_and_publish(locked, part, proof, wanted, &digests, bytes_resumed)
+        let proof = Proof {
+            root,
+            length,
+            trust,
+            digests,
+            validators,
+        };
+        self.compare_and_publish(locked, part, proof, wanted, bytes_resumed)
             .await
     }
 
@@ -214,15 +231,15 @@ impl Fetch<'_> {
         self,
         locked: Locked,
         part: Part,
-        proof: Proof,
+        mut proof: Proof,
         wanted: &[Digest],
-        digests: &[Digest],
         bytes_resumed: u64,
     ) -> Result<Published, Error> {
-        match self.wrong_digest(wanted, digests) {
-            Some(wrong) => Err(self.set_aside(locked, part, wrong).await),
-            None => self.publish(locked, part, proof, bytes_resumed).await,
+        if let Some(wrong) = self.wrong_digest(wanted, &proof.digests) {
+            return Err(self.set_aside(locked, part, wrong).await);
         }
+        proof.digests.retain(|digest| wanted.contains(digest));
+        self.publish(locked, part, proof, bytes_resumed).await
     }
 
     /// The digests that the server offers, in headers and beside the object.
@@ -234,46 +251,33 @@ impl Fetch<'_> {
         offered
     }
 
-    /// Whether the file under the final name has a strong digest that is wanted.
+    /// Whether the file under the final name has a strong digest that is wanted, and all the others.
     async fn is_there_already(
         &self,
         locked: &Locked,
         length: u64,
         wanted: &[Digest],
         trust: Trust,
+        validators: &Validators,
     ) -> Result<Option<Proof>, Error> {
         let strong = wanted
             .iter()
             .any(|digest| trust_of_user(std::slice::from_ref(digest)) == Trust::Root);
-        let same_length = |entry: crate::disk::files::Entry| {
-            entry.kind == EntryKind::Regular && entry.length == length
-        };
-        if !strong || !locked.destination().existing()?.is_some_and(same_length) {
+        if !strong {
             return Ok(None);
         }
-        let (path, algorithms) = (
-            locked.destination().path(),
-            wanted.iter().map(Digest::algorithm).collect::<Vec<_>>(),
-        );
-        let found =
-            tokio::task::spawn_blocking(move || verify::digests_of_file(&path, &algorithms)).await;
-        let (root, digests) = match found {
-            Ok(Ok(found)) => found,
-            Ok(Err(_)) => return Ok(None),
-            Err(cause) => std::panic::resume_unwind(cause.into_panic()),
-        };
-        let sha256 = digests
-            .iter()
-            .find(|digest| digest.algorithm() == Algorithm::Sha256)
-            .map(Digest::hex);
-        Ok(wanted
-            .iter()
-            .all(|digest| digests.contains(digest))
-            .then_some(Proof {
-                root,
-                length,
-                trust,
-                sha256,
+        let found = digests_of_existing(locked, length, wanted).await?;
+        Ok(found
+            .filter(|(_, digests)| wanted.iter().all(|digest| digests.contains(digest)))
+            .map(|(root, mut digests)| {
+                digests.retain(|digest| wanted.contains(digest));
+                Proof {
+                    root,
+                    length,
+                    trust,
+                    digests,
+                    validators: validators.clone(),
+                }
             }))
     }
 
@@ -336,24 +340,33 @@ impl Fetch<'_> {
     }
 }
 
+/// The root of the file under the final name, and its digests of the kinds that are wanted; `None`: there is none of this length.
+pub(super) async fn digests_of_existing(
+    locked: &Locked,
+    length: u64,
+    wanted: &[Digest],
+) -> Result<Option<(Root, Vec<Digest>)>, Error> {
+    let other = |entry: Entry| entry.kind != EntryKind::Regular || entry.length != length;
+    if locked.destination().existing()?.is_none_or(other) {
+        return Ok(None);
+    }
+    let path = locked.destination().path();
+    let mut algorithms: Vec<Algorithm> = wanted.iter().map(Digest::algorithm).collect();
+    algorithms.sort();
+    algorithms.dedup();
+    match tokio::task::spawn_blocking(move || verify::digests_of_file(&path, &algorithms)).await {
+        Ok(Ok(found)) => Ok(Some(found)),
+        // A file that cannot be read is no source; it is replaced when the object is proven.
+        Ok(Err(_)) => Ok(None),
+        Err(cause) => std::panic::resume_unwind(cause.into_panic()),
+    }
+}
+
 /// An object that is there and not yet compared with anything.
 struct Whole {
     transferred: Transferred,
     root: Root,
     length: u64,
-}
-
-/// What is known of an object when all of it is here.
-pub(super) fn proof_of(root: Root, length: u64, trust: Trust, digests: &[Digest]) -> Proof {
-    let sha256 = digests
-        .iter()
-        .find(|digest| digest.algorithm() == Algorithm::Sha256);
-    Proof {
-        root,
-        length,
-        trust,
-        sha256: sha256.map(Digest::hex),
-    }
 }
 
 /// A block that came differently twice: without a manifest that is another version.

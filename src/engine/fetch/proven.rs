@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use crate::{
     core::{
-        journal::Identity, judge::Leaves, keys::PublicKey, recovery::Changed, statement::Header,
-        trust::Trust,
+        digests::Digest, journal::Identity, judge::Leaves, keys::PublicKey, recovery::Changed,
+        statement::Header, trust::Trust,
     },
     disk::{
         destination::{self, Locked},
-        files::EntryKind,
         state::State,
     },
     net::location::Location,
@@ -19,10 +18,9 @@ use super::{
     super::{
         error::Error,
         events::{Event, Published},
-        verify,
     },
-    Fetch, Preflight,
-    plain::proof_of,
+    Fetch, Preflight, Proof,
+    plain::digests_of_existing,
     remote_manifest::{Front, ManifestPlace},
     transfer::{Transfer, Transferred},
 };
@@ -51,8 +49,14 @@ impl Fetch<'_> {
                 last_modified: preflight.validators.last_modified.clone(),
             };
             self.bytes_manifest += front.bytes_read();
-            if is_there_already(&locked, &header).await? {
-                let proof = proof_of(header.root, header.geometry.length(), trust, &[]);
+            if let Some(digests) = self.is_there_unchanged(&locked, &header).await? {
+                let proof = Proof {
+                    root: header.root,
+                    length: header.geometry.length(),
+                    trust,
+                    digests,
+                    validators: preflight.validators,
+                };
                 return self.unchanged(locked, &identity, proof).await;
             }
             let (client, limits) = (self.client.clone(), self.limits());
@@ -75,6 +79,8 @@ impl Fetch<'_> {
             ranges: preflight.ranges,
             leaves: Arc::new(Leaves::new(header.geometry, leaves)),
             limits: self.limits(),
+            worth: self.worth(),
+            connections: self.options.connections.clone(),
             length_proven: trust == Trust::Signed,
             version: None,
             digests: self
@@ -96,8 +102,29 @@ impl Fetch<'_> {
         if let Some(wrong) = self.wrong_digest(&self.options.digests, &digests) {
             return Err(self.set_aside(locked, part, wrong).await);
         }
-        let proof = proof_of(header.root, header.geometry.length(), trust, &digests);
+        let proof = Proof {
+            root: header.root,
+            length: header.geometry.length(),
+            trust,
+            digests,
+            validators: preflight.validators,
+        };
         self.publish(locked, part, proof, bytes_resumed).await
+    }
+
+    /// The user's digests, if the file under the final name is the object and has all of them.
+    async fn is_there_unchanged(
+        &self,
+        locked: &Locked,
+        header: &Header,
+    ) -> Result<Option<Vec<Digest>>, Error> {
+        let wanted = &self.options.digests;
+        let found = digests_of_existing(locked, header.geometry.length(), wanted).await?;
+        Ok(found.and_then(|(root, mut digests)| {
+            digests.retain(|digest| wanted.contains(digest));
+            let all = wanted.iter().all(|digest| digests.contains(digest));
+            (root == header.root && all).then_some(digests)
+        }))
     }
 
     /// A manifest whose length is that of the object. One that is not was perhaps replaced just now, so it is read once more.
@@ -220,22 +247,5 @@ impl Fetch<'_> {
             },
             Ok(_) | Err(_) => error,
         }
-    }
-}
-
-/// Whether the file under the final name is the object.
-async fn is_there_already(locked: &Locked, header: &Header) -> Result<bool, Error> {
-    let candidate = locked.destination().existing()?;
-    if candidate.is_none_or(|entry| {
-        entry.kind != EntryKind::Regular || entry.length != header.geometry.length()
-    }) {
-        return Ok(false);
-    }
-    let path = locked.destination().path();
-    match tokio::task::spawn_blocking(move || verify::root_of_file(&path)).await {
-        Ok(Ok(root)) => Ok(root == header.root),
-        // A file that cannot be read is no source; it is replaced when the object is proven.
-        Ok(Err(_)) => Ok(false),
-        Err(cause) => std::panic::resume_unwind(cause.into_panic()),
     }
 }

@@ -14,7 +14,10 @@ use crate::{
         trust::Trust,
     },
     disk::{destination::Locked, error::DiskError, part::Part},
-    net::{client::Request, error::NetError},
+    net::{
+        client::{Request, Validators},
+        error::NetError,
+    },
 };
 
 use super::{
@@ -22,8 +25,7 @@ use super::{
         error::Error,
         events::{Event, Progress, Published},
     },
-    Fetch,
-    plain::proof_of,
+    Fetch, Proof,
 };
 
 /// Bytes that are hashed and written together.
@@ -115,8 +117,15 @@ impl Fetch<'_> {
         } = writer;
         let root = Root(*root.finalize().as_bytes());
         let digests: Vec<Digest> = hashers.into_iter().map(DigestHasher::finish).collect();
-        let proof = proof_of(root, length, trust, &digests);
-        self.compare_and_publish(locked, part, proof, &wanted, &digests, 0)
+        let proof = Proof {
+            root,
+            length,
+            trust,
+            digests,
+            // Versions of such an object cannot be told apart.
+            validators: Validators::default(),
+        };
+        self.compare_and_publish(locked, part, proof, &wanted, 0)
             .await
     }
 

@@ -38,7 +38,7 @@ use super::{
         error::Error,
         events::{Event, Events, Progress},
     },
-    bytes_of_set,
+    Connections, bytes_of_set,
     claims::{Claim, judge_claims},
     follow::Follower,
     rate::Rate,
@@ -61,6 +61,10 @@ pub struct Transfer<'a> {
     pub ranges: bool,
     pub leaves: Arc<Leaves>,
     pub limits: Limits,
+    /// Connections beyond this are of no use, whatever is allowed.
+    pub worth: u32,
+    /// What is allowed while other fetches run.
+    pub connections: Connections,
     /// The length may be believed before the last block is proven.
     pub length_proven: bool,
     /// Without a manifest: the version that all parts must be of.
@@ -116,7 +120,8 @@ impl Transfer<'_> {
             claimed.insert(geometry.last());
         }
         let most = (UNPROVEN_BYTES_MAX / geometry.block_size().bytes()) as u32;
-        self.limits.connections = self.limits.connections.min(most);
+        let worth = self.worth.min(most);
+        self.limits.connections = self.limits.connections.min(worth);
         let mut scheduler = Scheduler::new(
             geometry,
             self.limits,
@@ -150,6 +155,8 @@ impl Transfer<'_> {
             sources: self.sources,
             journal,
             events: self.events,
+            worth,
+            connections: self.connections,
             began: Instant::now(),
             spans: HashMap::new(),
             tasks: JoinSet::new(),
@@ -221,6 +228,8 @@ struct Running<'a> {
     sources: Vec<Location>,
     journal: SharedJournal,
     events: &'a mut dyn Events,
+    worth: u32,
+    connections: Connections,
     began: Instant,
     spans: HashMap<SpanId, Live>,
     tasks: JoinSet<()>,
@@ -293,6 +302,8 @@ impl Running<'_> {
         reason = "done, and waiting for no time, are two different things"
     )]
     fn obey(&mut self) -> Result<Option<Option<schedule::Millis>>, Error> {
+        self.scheduler
+            .allow(self.connections.of_each().min(self.worth));
         loop {
             let now = self.now();
             match self.scheduler.command(now) {

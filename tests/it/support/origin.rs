@@ -211,6 +211,26 @@ struct Shared {
     next_id: AtomicU64,
     /// Connections that are open.
     open: AtomicU64,
+    /// Requests that are being answered now, and the most that ever were.
+    asking: AtomicU64,
+    asking_most: AtomicU64,
+}
+
+/// A request that is being answered. It ends just before the last bytes are sent: after them the next one may come at once.
+struct Asking(Arc<Shared>);
+
+impl Asking {
+    fn new(shared: &Arc<Shared>) -> Asking {
+        let now = shared.asking.fetch_add(1, Ordering::SeqCst) + 1;
+        shared.asking_most.fetch_max(now, Ordering::SeqCst);
+        Asking(shared.clone())
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.asking.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A running origin. It ends when it is dropped.
@@ -343,6 +363,11 @@ impl Origin {
         }
     }
 
+    /// The most requests that were being answered at a time.
+    pub fn most_at_a_time(&self) -> u64 {
+        self.shared.asking_most.load(Ordering::SeqCst)
+    }
+
     /// Whether all that was allowed is sent.
     pub fn is_spent(&self, path: &str) -> bool {
         lock(&self.shared.allowance).get(path) == Some(&0)
@@ -375,6 +400,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
     let mut buffer = Vec::new();
     while let Some(request) = read_request(&mut stream, &mut buffer).await {
+        let mut asking = Some(Asking::new(&shared));
         let answer = answer(&request, &shared);
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         lock(&shared.log).push(Asked {
@@ -391,7 +417,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
             let _ = stream.set_zero_linger();
             return;
         };
-        let sent = send(&mut stream, &request, answer, &shared, |bytes| {
+        let sent = send(&mut stream, &request, answer, &mut asking, |bytes| {
             // A log that was forgotten meanwhile has no line for it.
             if let Some(asked) = lock(&shared.log)
                 .iter_mut()
@@ -674,9 +700,10 @@ async fn send(
     stream: &mut TcpStream,
     request: &Request,
     answer: Answer,
-    shared: &Shared,
+    asking: &mut Option<Asking>,
     count: impl Fn(u64),
 ) -> std::io::Result<bool> {
+    let shared = &asking.as_ref().expect("it is being answered").0.clone();
     tokio::time::sleep(answer.late).await;
     if let Some(raw) = &answer.raw {
         stream.write_all(raw).await?;
@@ -688,8 +715,12 @@ async fn send(
         stream.write_all(&head.as_bytes()[..head.len() - 2]).await?;
         return silence(stream).await;
     }
-    stream.write_all(head.as_bytes()).await?;
     let end = answer.bytes.end + answer.longer;
+    // Of an error nobody reads more than the head.
+    if end == answer.bytes.start || answer.status >= 400 {
+        asking.take();
+    }
+    stream.write_all(head.as_bytes()).await?;
     let limited = request.range != Some(0..1);
     let mut at = answer.bytes.start;
     loop {
@@ -722,6 +753,9 @@ async fn send(
         }
         let bytes = body(&answer, at..at + now, shared);
         pace(shared, now).await;
+        if at + now == end {
+            asking.take();
+        }
         if answer.chunked {
             stream
                 .write_all(format!("{:x}\r\n", bytes.len()).as_bytes())

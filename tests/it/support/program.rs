@@ -5,13 +5,14 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, OnceLock},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// Nothing in these tests takes so long, however slow the machine is.
 pub const LONG_ENOUGH: Duration = Duration::from_secs(300);
@@ -31,7 +32,16 @@ pub fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {
             command.env_remove(&name);
         }
     }
+    command.env("XDG_STATE_HOME", state());
     command
+}
+
+/// What the programs of one test run remember: never in the folder of whoever runs the tests.
+fn state() -> &'static Path {
+    static STATE: OnceLock<TempDir> = OnceLock::new();
+    STATE
+        .get_or_init(|| TempDir::new().expect("a folder"))
+        .path()
 }
 
 /// A run that is over.

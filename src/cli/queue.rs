@@ -1,0 +1,219 @@
+//! Several fetches: a few at a time, each reported by itself. What fails and may pass goes to the end of the queue.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use serde_json::json;
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    core::recovery::backoff_ms,
+    engine::{
+        error::Error,
+        events::{Event, Events, Published},
+        fetch::{self, Connections, FetchOptions},
+    },
+    net::location::Location,
+};
+
+use super::{exit::Exit, output::Output, signals};
+
+/// More at a time would only take connections from each other.
+const FILES_AT_A_TIME: usize = 4;
+
+/// One object and its target.
+pub struct Job {
+    pub url: Location,
+    pub target: PathBuf,
+    pub receipt: Option<PathBuf>,
+}
+
+impl Job {
+    fn path(&self) -> String {
+        self.target.display().to_string()
+    }
+}
+
+/// A job that waits for its turn.
+struct Turn {
+    job: usize,
+    /// From one on.
+    round: u32,
+    not_before: Instant,
+}
+
+/// A queue of jobs. Each of them may be tried in so many rounds.
+pub struct Queue<'a> {
+    jobs: &'a [Job],
+    rounds: u32,
+    connections: &'a Connections,
+    /// A host that wants to be left alone for longer is not waited for.
+    patience: Duration,
+    output: Mutex<&'a mut Output>,
+    /// How each job ended.
+    exits: Vec<Option<Exit>>,
+    /// What arrived, of all jobs and rounds.
+    counters: Vec<Arc<AtomicU64>>,
+}
+
+/// The events of one file among those of others.
+struct About<'q, 'o> {
+    output: &'q Mutex<&'o mut Output>,
+    path: String,
+}
+
+impl Events for About<'_, '_> {
+    fn event(&mut self, event: Event) {
+        let mut output = lock(self.output);
+        output.about(Some(self.path.clone()));
+        output.event(event);
+        output.about(None);
+    }
+}
+
+fn lock<'a, 'b>(output: &'a Mutex<&'b mut Output>) -> MutexGuard<'a, &'b mut Output> {
+    output
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl<'a> Queue<'a> {
+    pub fn new(
+        jobs: &'a [Job],
+        rounds: u32,
+        connections: &'a Connections,
+        patience: Duration,
+        output: &'a mut Output,
+    ) -> Queue<'a> {
+        output.is_about_several(jobs.len() > 1);
+        Queue {
+            jobs,
+            rounds,
+            connections,
+            patience,
+            output: Mutex::new(output),
+            exits: vec![None; jobs.len()],
+            counters: jobs.iter().map(|_| Arc::default()).collect(),
+        }
+    }
+
+    /// Runs all of them, or until the user stops it, and returns how each one ended. `options` is asked once a try.
+    pub async fn run(mut self, options: impl Fn(&Job) -> FetchOptions) -> Vec<Exit> {
+        let stopped = signals::unless_stopped(self.rounds(options))
+            .await
+            .is_none();
+        let unfinished = self
+            .jobs
+            .iter()
+            .zip(&self.exits)
+            .filter(|(_, exit)| exit.is_none());
+        let mut output = lock(&self.output);
+        for (job, _) in unfinished {
+            let message = "stopped; what is proven is kept. Run the same command again to go on";
+            let (path, url) = (job.path(), job.url.to_string());
+            output.fail(Some(&path), Some(&url), Exit::Again, message, json!({}));
+        }
+        debug_assert!(stopped || self.exits.iter().all(Option::is_some));
+        for counter in &self.counters {
+            output.count_fetched(counter.load(Ordering::Relaxed));
+        }
+        self.exits
+            .iter()
+            .map(|exit| exit.unwrap_or(Exit::Again))
+            .collect()
+    }
+
+    async fn rounds(&mut self, options: impl Fn(&Job) -> FetchOptions) {
+        let now = Instant::now();
+        let at_a_time = FILES_AT_A_TIME.min(self.connections.most() as usize);
+        let mut waiting: Vec<Turn> = (0..self.jobs.len())
+            .map(|job| Turn {
+                job,
+                round: 1,
+                not_before: now,
+            })
+            .collect();
+        let mut running = FuturesUnordered::new();
+        loop {
+            let now = Instant::now();
+            // Those that wait for another round still need theirs, so the number never grows.
+            let left = waiting.len() + running.len();
+            self.connections.share_among(left.min(at_a_time));
+            while running.len() < at_a_time
+                && let Some(next) = waiting.iter().position(|turn| turn.not_before <= now)
+            {
+                let turn = waiting.remove(next);
+                let mut options = options(&self.jobs[turn.job]);
+                options.counter = self.counters[turn.job].clone();
+                let mut events = About {
+                    output: &self.output,
+                    path: self.jobs[turn.job].path(),
+                };
+                running.push(async move {
+                    let ended = Box::pin(fetch::fetch(options, &mut events)).await;
+                    (turn, ended)
+                });
+            }
+            let first = waiting.iter().map(|turn| turn.not_before).min();
+            tokio::select! {
+                Some((turn, ended)) = running.next() => {
+                    let (exits, queue) = (&mut self.exits, (self.jobs, &self.output));
+                    match settle(queue, (self.rounds, self.patience), turn, ended) {
+                        Settled::Ended(job, exit) => exits[job] = Some(exit),
+                        Settled::Again(turn) => waiting.push(turn),
+                    }
+                }
+                () = sleep_until(first.unwrap_or(now)), if first.is_some() && running.len() < at_a_time => (),
+                else => return,
+            }
+        }
+    }
+}
+
+enum Settled {
+    Ended(usize, Exit),
+    Again(Turn),
+}
+
+/// What follows from the end of one try.
+fn settle(
+    (jobs, output): (&[Job], &Mutex<&mut Output>),
+    (rounds, patience): (u32, Duration),
+    turn: Turn,
+    ended: Result<Published, Error>,
+) -> Settled {
+    let job = &jobs[turn.job];
+    let Err(error) = ended else {
+        return Settled::Ended(turn.job, Exit::Ok);
+    };
+    let (path, url) = (job.path(), job.url.to_string());
+    let mut output = lock(output);
+    let asked = match &error {
+        Error::MustWait { wait_s, .. } => Duration::from_secs(*wait_s),
+        _ => Duration::ZERO,
+    };
+    if Exit::of(&error) != Exit::Again || turn.round >= rounds || asked > patience {
+        let exit = output.error(Some(&path), Some(&url), &error);
+        return Settled::Ended(turn.job, exit);
+    }
+    let random = u64::from(std::process::id()) ^ Instant::now().elapsed().as_nanos() as u64;
+    // At least half of the bound: what just failed is not asked at once.
+    let bound = backoff_ms(turn.round + 1, u64::MAX).max(1);
+    let backoff = Duration::from_millis(bound / 2 + random % bound.div_ceil(2));
+    let wait = asked.max(backoff);
+    output.about(Some(path));
+    output.queued_again(&url, &error, turn.round, wait);
+    output.about(None);
+    Settled::Again(Turn {
+        job: turn.job,
+        round: turn.round + 1,
+        not_before: Instant::now() + wait,
+    })
+}
