@@ -157,7 +157,7 @@ impl<'a> Queue<'a> {
                     path: self.jobs[turn.job].path(),
                 };
                 running.push(async move {
-                    let ended = Box::pin(fetch::fetch(options, &mut events)).await;
+                    let ended = fetch::fetch(options, &mut events).await;
                     (turn, ended)
                 });
             }

@@ -10,18 +10,32 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::core::tree::Root;
+
 use super::files;
 
-/// Another number: made by another version of this program.
-const SCHEMA_VERSION: i64 = 1;
-const SCHEMA: &str = "
-    CREATE TABLE sequences (
+/// What leads from each version of the schema to the next one. A database with a higher number was made by a later program.
+const STEPS: [&str; 2] = [
+    "CREATE TABLE sequences (
         key_id TEXT NOT NULL,
         name TEXT NOT NULL,
         sequence INTEGER NOT NULL,
         PRIMARY KEY (key_id, name)
-    ) WITHOUT ROWID;
-";
+    ) WITHOUT ROWID;",
+    "CREATE TABLE manifests (
+        root BLOB NOT NULL,
+        url TEXT NOT NULL,
+        etag TEXT,
+        last_modified TEXT,
+        manifest BLOB NOT NULL,
+        kept INTEGER NOT NULL,
+        UNIQUE (root, url)
+    );
+    CREATE INDEX manifests_by_url ON manifests (url);
+    CREATE INDEX manifests_by_age ON manifests (kept);",
+];
+/// Kept manifests together; beyond that the oldest ones go. One of them is 32 bytes a block: this is room for 8 TiB.
+const MANIFESTS_BYTES_MAX: i64 = 256 << 20;
 /// Another process may hold the database for so long.
 const BUSY: Duration = Duration::from_secs(10);
 
@@ -83,9 +97,9 @@ impl State {
             .pragma_update(None, "synchronous", "NORMAL")
             .map_err(wrap)?;
         let version = prepare(&mut connection).map_err(wrap)?;
-        match version == SCHEMA_VERSION {
-            true => Ok(State { connection, path }),
-            false => Err(StateError::Version {
+        match usize::try_from(version) {
+            Ok(known) if known == STEPS.len() => Ok(State { connection, path }),
+            _ => Err(StateError::Version {
                 path,
                 found: version,
             }),
@@ -131,21 +145,108 @@ impl State {
             .execute(insert, params![key_id, name, sequence.cast_signed()]);
         done.map(drop).map_err(|cause| self.wrap(cause))
     }
+
+    /// Keeps the manifest of what came from a URL; the one that was kept for the same object there is replaced.
+    pub fn keep_manifest(&mut self, arrived: &Arrived, manifest: &[u8]) -> Result<(), StateError> {
+        let path = self.path.clone();
+        let done = keep_manifest(&mut self.connection, arrived, manifest);
+        done.map_err(|source| StateError::Database { path, source })
+    }
+
+    /// What came last from this URL as this version.
+    pub fn arrived(
+        &self,
+        url: &str,
+        etag: Option<&str>,
+        last_modified: Option<&str>,
+    ) -> Result<Option<Root>, StateError> {
+        let query =
+            "SELECT root FROM manifests WHERE url = ?1 AND etag IS ?2 AND last_modified IS ?3
+            ORDER BY kept DESC LIMIT 1";
+        let row = self
+            .connection
+            .query_row(query, params![url, etag, last_modified], |row| {
+                row.get::<_, [u8; 32]>(0)
+            });
+        row.optional()
+            .map(|found| found.map(Root))
+            .map_err(|cause| self.wrap(cause))
+    }
 }
 
-/// Makes the tables in a new database; returns the version of the schema.
+/// An object that came from somewhere.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "fields are named after what they are")]
+pub struct Arrived {
+    pub root: Root,
+    /// Without secrets.
+    pub url: String,
+    pub etag: Option<String>,
+    pub last_modified: Option<String>,
+    /// Unix seconds.
+    pub at: u64,
+}
+
+fn keep_manifest(
+    connection: &mut Connection,
+    arrived: &Arrived,
+    manifest: &[u8],
+) -> rusqlite::Result<()> {
+    let transaction =
+        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    transaction.execute(
+        "INSERT OR REPLACE INTO manifests (root, url, etag, last_modified, manifest, kept)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![
+            arrived.root.0,
+            arrived.url,
+            arrived.etag,
+            arrived.last_modified,
+            manifest,
+            arrived.at.cast_signed()
+        ],
+    )?;
+    loop {
+        let bytes: i64 = transaction.query_row(
+            "SELECT coalesce(sum(length(manifest)), 0) FROM manifests",
+            [],
+            |row| row.get(0),
+        )?;
+        if bytes <= MANIFESTS_BYTES_MAX {
+            break;
+        }
+        transaction.execute(
+            "DELETE FROM manifests WHERE rowid = (SELECT rowid FROM manifests ORDER BY kept LIMIT 1)",
+            [],
+        )?;
+    }
+    transaction.commit()
+}
+
+/// Makes the tables that are missing; returns the version of the schema.
 fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
+    let version = |connection: &Connection| {
+        connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
+    };
+    let steps = |found: i64| {
+        usize::try_from(found)
+            .ok()
+            .and_then(|done| STEPS.get(done..))
+    };
+    let found = version(connection)?;
+    if steps(found).is_none_or(<[_]>::is_empty) {
+        return Ok(found);
+    }
     // Taken at once, so that of two processes that start together only one makes the tables.
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version != 0 {
-        return Ok(version);
+    let found = version(&transaction)?;
+    for step in steps(found).unwrap_or_default() {
+        transaction.execute_batch(step)?;
     }
-    transaction.execute_batch(SCHEMA)?;
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.pragma_update(None, "user_version", STEPS.len() as i64)?;
     transaction.commit()?;
-    Ok(SCHEMA_VERSION)
+    Ok(STEPS.len() as i64)
 }
 
 #[cfg(test)]
@@ -163,6 +264,56 @@ mod tests {
             assert_eq!(again.sequence("K", "n").unwrap(), Some(seen));
         }
         assert_eq!(state.sequence("K", "other").unwrap(), None);
+    }
+
+    #[test]
+    fn kept_manifests_are_found_by_version_and_the_oldest_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut state = State::open(folder.path()).unwrap();
+        let arrived = |root: u8, etag: Option<&str>, at| Arrived {
+            root: Root([root; 32]),
+            url: "http://a/b".to_owned(),
+            etag: etag.map(str::to_owned),
+            last_modified: None,
+            at,
+        };
+        state
+            .keep_manifest(&arrived(1, Some("\"x\""), 1), b"m")
+            .unwrap();
+        state.keep_manifest(&arrived(2, None, 2), b"m").unwrap();
+        let found = |state: &State, etag| state.arrived("http://a/b", etag, None).unwrap();
+        assert_eq!(found(&state, Some("\"x\"")), Some(Root([1; 32])));
+        assert_eq!(found(&state, None), Some(Root([2; 32])));
+        assert_eq!(found(&state, Some("\"y\"")), None);
+        assert_eq!(state.arrived("http://a/c", None, None).unwrap(), None);
+        // Again, with another validator: one row an object and URL.
+        state
+            .keep_manifest(&arrived(1, Some("\"y\""), 3), b"m")
+            .unwrap();
+        assert_eq!(found(&state, Some("\"x\"")), None);
+        let half = vec![0; MANIFESTS_BYTES_MAX as usize / 2];
+        state
+            .keep_manifest(&arrived(4, Some("\"4\""), 4), &half)
+            .unwrap();
+        state
+            .keep_manifest(&arrived(5, Some("\"5\""), 5), &half)
+            .unwrap();
+        assert_eq!(found(&state, None), None, "the oldest one went");
+        assert_eq!(found(&state, Some("\"5\"")), Some(Root([5; 32])));
+    }
+
+    #[test]
+    fn an_older_schema_is_led_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = Connection::open(folder.path().join("state.sqlite")).unwrap();
+        old.execute_batch(STEPS[0]).unwrap();
+        old.execute("INSERT INTO sequences VALUES ('K', 'n', 7)", [])
+            .unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        drop(old);
+        let state = State::open(folder.path()).unwrap();
+        assert_eq!(state.sequence("K", "n").unwrap(), Some(7));
+        assert_eq!(state.arrived("u", None, None).unwrap(), None);
     }
 
     #[test]

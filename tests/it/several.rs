@@ -350,3 +350,68 @@ fn receipts_that_are_none_are_refused() {
     );
     assert!(Receipt::from_json(&vec![b' '; 1 << 20]).is_err());
 }
+
+// ---- what is remembered of files without a manifest
+
+/// A store of its own and an object without a manifest.
+fn plain(content: &Content) -> (Origin, TempDir, impl Fn(&[&str]) -> Ended) {
+    let origin = Origin::start();
+    origin.put("/film.mov", content.clone());
+    let folder = TempDir::new().unwrap();
+    let (url, place) = (origin.url("/film.mov"), folder.path().to_owned());
+    let fetch = move |more: &[&str]| {
+        let mut command = sapwood(&place);
+        command
+            .args(["--json", "fetch", &url, "--store", "store"])
+            .args(more);
+        program::run(command)
+    };
+    (origin, folder, fetch)
+}
+
+#[test]
+fn the_same_version_without_a_manifest_is_not_fetched_again() {
+    let content = Content::Painted(300 * KIB);
+    let (origin, folder, fetch) = plain(&content);
+    fetch(&[]).must(0);
+    origin.forget_log();
+    let published = fetch(&[]).must(0).event("published");
+    assert_eq!(
+        (&published["unchanged"], &published["trust"]),
+        (&true.into(), &"none".into())
+    );
+    assert!(origin.bodies_of("/film.mov").is_empty());
+    // Damaged at home: the whole file is judged, not its date or length.
+    let film = folder.path().join("film.mov");
+    let mut bytes = fs::read(&film).unwrap();
+    bytes[100_000] ^= 1;
+    fs::write(&film, &bytes).unwrap();
+    assert_eq!(fetch(&[]).must(0).event("published")["unchanged"], false);
+    bytes[100_000] ^= 1;
+    assert_eq!(fs::read(&film).unwrap(), bytes);
+    // Another version there, of the same length.
+    let other = Content::Bytes(vec![7; 300 * KIB as usize]);
+    origin.put("/film.mov", other);
+    assert_eq!(fetch(&[]).must(0).event("published")["unchanged"], false);
+    assert_eq!(fs::read(&film).unwrap(), vec![7; 300 * KIB as usize]);
+}
+
+#[test]
+fn no_store_leaves_no_trace_and_remembers_nothing() {
+    let (origin, folder, fetch) = plain(&Content::Painted(300 * KIB));
+    fetch(&["--no-store"]).must(0);
+    origin.forget_log();
+    fetch(&["--no-store"]).must(0);
+    assert!(!origin.bodies_of("/film.mov").is_empty());
+    assert_eq!(names(folder.path()), ["film.mov"]);
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_one_warning() {
+    let (_origin, folder, fetch) = plain(&Content::Painted(300 * KIB));
+    fs::create_dir(folder.path().join("store")).unwrap();
+    fs::write(folder.path().join("store/state.sqlite"), vec![b'x'; 5000]).unwrap();
+    let ended = fetch(&[]).must(0);
+    assert_eq!(ended.all("warning").len(), 1);
+    assert_eq!(fetch(&[]).must(0).event("published")["unchanged"], false);
+}

@@ -4,6 +4,7 @@ mod assemble;
 mod claims;
 mod connections;
 mod follow;
+mod keep;
 mod plain;
 mod proven;
 mod rate;
@@ -25,6 +26,7 @@ use crate::{
         geometry::{ByteRange, Geometry},
         journal::Identity,
         keys::PublicKey,
+        manifest::Tree,
         recovery::Failure,
         schedule::Limits,
         tree::Root,
@@ -149,8 +151,10 @@ pub async fn fetch(options: FetchOptions, events: &mut dyn Events) -> Result<Pub
         began,
         started: unix_time(),
         bytes_manifest: 0,
+        tree: None,
     };
-    fetch.run(locked).await
+    // On the heap: callers should not have to carry it around.
+    Box::pin(fetch.run(locked)).await
 }
 
 /// Runs file work where it may block.
@@ -171,6 +175,8 @@ struct Fetch<'a> {
     /// The same by the clock on the wall, in Unix seconds.
     started: u64,
     bytes_manifest: u64,
+    /// Of an object that came without a manifest: its own, when all of it is here.
+    tree: Option<Tree>,
 }
 
 /// What the server says of the object before anything is asked for in earnest.
@@ -371,13 +377,16 @@ impl Fetch<'_> {
 
     /// The end of a fetch that went well: the receipt, and the news.
     async fn published(
-        self,
+        mut self,
         path: PathBuf,
         result: Proof,
         bytes_resumed: u64,
         bytes_reused: u64,
         unchanged: bool,
     ) -> Result<Published, Error> {
+        if let Some(tree) = self.tree.take() {
+            self.keep(tree, &result.validators).await;
+        }
         let sha256 = result
             .digests
             .iter()

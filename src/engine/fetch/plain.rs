@@ -9,9 +9,10 @@ use crate::{
         geometry::{BlockSize, Geometry},
         journal::Identity,
         judge::Leaves,
+        manifest::Tree,
         offered,
         recovery::Changed,
-        tree::{self, Root},
+        tree::Root,
         trust::Trust,
     },
     disk::{
@@ -186,18 +187,17 @@ impl Fetch<'_> {
             events: self.events,
         };
         let outcome = transfer.run(opened).await.map(|transferred| {
-            let root = tree::root_of(&leaves.all().expect("every block came"));
+            let leaves = leaves.all().expect("every block came");
             Whole {
                 transferred,
-                root,
-                length: geometry.length(),
+                tree: Tree::new(geometry, leaves, None),
             }
         });
         Ok((locked, outcome))
     }
 
     async fn finish_plain(
-        self,
+        mut self,
         locked: Locked,
         whole: Whole,
         validators: Validators,
@@ -211,9 +211,9 @@ impl Fetch<'_> {
                     bytes_resumed,
                     mut digests,
                 },
-            root,
-            length,
+            tree,
         } = whole;
+        let (root, length) = (tree.root(), tree.geometry().length());
         digests.push(root_as_digest(root));
         let proof = Proof {
             root,
@@ -222,6 +222,7 @@ impl Fetch<'_> {
             digests,
             validators,
         };
+        self.tree = Some(tree);
         self.compare_and_publish(locked, part, proof, wanted, bytes_resumed)
             .await
     }
@@ -251,9 +252,10 @@ impl Fetch<'_> {
         offered
     }
 
-    /// Whether the file under the final name has a strong digest that is wanted, and all the others.
+    /// Whether the file under the final name has a strong digest that is wanted, or is what came as the same version before, and
+    /// has all digests that are wanted.
     async fn is_there_already(
-        &self,
+        &mut self,
         locked: &Locked,
         length: u64,
         wanted: &[Digest],
@@ -263,11 +265,13 @@ impl Fetch<'_> {
         let strong = wanted
             .iter()
             .any(|digest| trust_of_user(std::slice::from_ref(digest)) == Trust::Root);
-        if !strong {
+        let arrived = self.arrived_before(validators).await;
+        if !strong && arrived.is_none() {
             return Ok(None);
         }
         let found = digests_of_existing(locked, length, wanted).await?;
         Ok(found
+            .filter(|(root, _)| strong || Some(*root) == arrived)
             .filter(|(_, digests)| wanted.iter().all(|digest| digests.contains(digest)))
             .map(|(root, mut digests)| {
                 digests.retain(|digest| wanted.contains(digest));
@@ -365,8 +369,7 @@ pub(super) async fn digests_of_existing(
 /// An object that is there and not yet compared with anything.
 struct Whole {
     transferred: Transferred,
-    root: Root,
-    length: u64,
+    tree: Tree,
 }
 
 /// A block that came differently twice: without a manifest that is another version.

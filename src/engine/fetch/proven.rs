@@ -15,10 +15,7 @@ use crate::{
 };
 
 use super::{
-    super::{
-        error::Error,
-        events::{Event, Published},
-    },
+    super::{error::Error, events::Published},
     Fetch, Preflight, Proof,
     plain::digests_of_existing,
     remote_manifest::{Front, ManifestPlace},
@@ -228,9 +225,7 @@ impl Fetch<'_> {
             Ok(seen)
         });
         remembered.unwrap_or_else(|error| {
-            self.events.event(Event::Warning {
-                message: error.to_string(),
-            });
+            self.warn_of_state(&error);
             None
         })
     }
