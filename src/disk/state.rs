@@ -34,6 +34,7 @@ const STEPS: [&str; 2] = [
     CREATE INDEX manifests_by_url ON manifests (url);
     CREATE INDEX manifests_by_age ON manifests (kept);",
 ];
+const VERSION: u32 = STEPS.len() as u32;
 /// Kept manifests together; beyond that the oldest ones go. One of them is 32 bytes a block: this is room for 8 TiB.
 const MANIFESTS_BYTES_MAX: i64 = 256 << 20;
 /// Another process may hold the database for so long.
@@ -54,7 +55,7 @@ pub enum StateError {
         source: std::io::Error,
     },
     #[error("the state in {} was made by another version of sapwood (schema {found})", .path.display())]
-    Version { path: PathBuf, found: i64 },
+    Version { path: PathBuf, found: u32 },
 }
 
 /// The open database.
@@ -97,12 +98,9 @@ impl State {
             .pragma_update(None, "synchronous", "NORMAL")
             .map_err(wrap)?;
         let version = prepare(&mut connection).map_err(wrap)?;
-        match usize::try_from(version) {
-            Ok(known) if known == STEPS.len() => Ok(State { connection, path }),
-            _ => Err(StateError::Version {
-                path,
-                found: version,
-            }),
+        match version {
+            VERSION => Ok(State { connection, path }),
+            found => Err(StateError::Version { path, found }),
         }
     }
 
@@ -224,15 +222,11 @@ fn keep_manifest(
 }
 
 /// Makes the tables that are missing; returns the version of the schema.
-fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
+fn prepare(connection: &mut Connection) -> rusqlite::Result<u32> {
     let version = |connection: &Connection| {
-        connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
+        connection.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))
     };
-    let steps = |found: i64| {
-        usize::try_from(found)
-            .ok()
-            .and_then(|done| STEPS.get(done..))
-    };
+    let steps = |found: u32| STEPS.get(found as usize..);
     let found = version(connection)?;
     if steps(found).is_none_or(<[_]>::is_empty) {
         return Ok(found);
@@ -244,9 +238,9 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     for step in steps(found).unwrap_or_default() {
         transaction.execute_batch(step)?;
     }
-    transaction.pragma_update(None, "user_version", STEPS.len() as i64)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;
-    Ok(STEPS.len() as i64)
+    Ok(VERSION)
 }
 
 #[cfg(test)]
