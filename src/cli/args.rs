@@ -78,6 +78,8 @@ pub enum Command {
     Keygen(KeygenArgs),
     /// Sign a manifest, or put a signature into it that minisign made
     Sign(SignArgs),
+    /// Show or forget which hosts wanted fewer requests
+    Hosts(HostsArgs),
     /// Serve a folder over HTTP, with ranges
     Serve(ServeArgs),
     /// Print a script that lets a shell complete the commands
@@ -311,6 +313,28 @@ pub struct SignArgs {
     /// A manifest, or a file with its manifest beside it
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct HostsArgs {
+    #[command(subcommand)]
+    pub command: HostsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HostsCommand {
+    /// Print the hosts that wanted fewer requests, the connections that each of them bears, and until when it is left alone
+    List,
+    /// Forget what is known of a host, so that the next run asks it like any other
+    #[command(group = clap::ArgGroup::new("which").required(true).args(["host", "all"]))]
+    Forget {
+        /// The host as `hosts list` prints it
+        #[arg(value_name = "HOST")]
+        host: Option<String>,
+        /// Forget all of them
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 #[derive(Debug, Args)]

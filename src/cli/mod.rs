@@ -4,6 +4,7 @@ mod args;
 mod cat;
 mod exit;
 mod fetch;
+mod hosts;
 mod inspect;
 mod keys;
 mod list;
@@ -44,6 +45,7 @@ pub fn run() -> ExitCode {
         Command::Keygen(args) => keys::keygen(&args, &mut output),
         Command::Sign(args) => keys::sign(&args, &mut output),
         Command::Fetch(args) => signals::block_on(fetch::run(*args, cli.output.store, &mut output)),
+        Command::Hosts(args) => hosts::run(&args, cli.output.store, &mut output),
         Command::Completions(args) => shell::completions(&args),
         Command::Man => shell::man(),
         Command::Serve(args) => signals::block_on(serve::run(args, &mut output)),

@@ -18,6 +18,7 @@ pub mod pieces;
 pub mod reader;
 pub mod receipt;
 pub mod recovery;
+pub mod reputation;
 pub mod schedule;
 pub mod statement;
 pub mod tree;

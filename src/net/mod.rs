@@ -6,6 +6,7 @@ pub mod client;
 mod connectors;
 pub mod content_range;
 pub mod error;
+pub mod hosts;
 pub mod location;
 pub mod netrc;
 pub mod pace;

@@ -1,0 +1,59 @@
+//! `sapwood hosts`
+
+use std::{
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::json;
+
+use crate::disk::state::{self, State, StateError};
+
+use super::{
+    args::{HostsArgs, HostsCommand},
+    exit::Exit,
+    output::Output,
+};
+
+pub fn run(args: &HostsArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
+    let Some(folder) = store.or_else(state::default_folder) else {
+        let exit =
+            output.usage("there is no home folder to remember things in; name one with --store");
+        return output.done(exit);
+    };
+    let done = State::open(&folder).and_then(|state| match &args.command {
+        HostsCommand::List => list(&state, output),
+        HostsCommand::Forget { host, .. } => {
+            let count = state.forget_hosts(host.as_deref())?;
+            output.result(&format!("forgot {count} host(s)"));
+            Ok(())
+        }
+    });
+    let exit = match done {
+        Ok(()) => Exit::Ok,
+        Err(error) => output.fail(None, None, Exit::Failed, &error.to_string(), json!({})),
+    };
+    output.done(exit)
+}
+
+fn list(state: &State, output: &mut Output) -> Result<(), StateError> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis() as u64;
+    for (host, known) in state.hosts()? {
+        let known = known.repaired(now);
+        let connections = known.connections.unwrap_or_default();
+        let rest_ms = known.rest_ms(now);
+        let rest = match rest_ms {
+            0 => String::new(),
+            _ => format!(", in {} s", rest_ms.div_ceil(1000)),
+        };
+        output.result(&format!("{host}: {connections} connection(s){rest}"));
+        output.json_event(
+            "host",
+            json!({ "host": host, "connections": connections, "until_ms": known.until_ms }),
+        );
+    }
+    Ok(())
+}
