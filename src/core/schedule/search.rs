@@ -40,16 +40,25 @@ pub struct Measured {
 enum State {
     /// Waiting for the rate of this number of connections.
     Settling,
-    /// There were half as many before, with this rate.
-    Up { before: u64 },
-    /// There were twice as many before, with this rate.
-    Down { before: u64, from: u32 },
-    Resting { until: Millis },
+    /// There were fewer before, with this rate.
+    Up {
+        from: u32,
+        before: u64,
+    },
+    /// There were more before, with this rate.
+    Down {
+        from: u32,
+        before: u64,
+    },
+    Resting {
+        until: Millis,
+    },
 }
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Search {
+    first: u32,
     connections: u32,
     most: u32,
     state: State,
@@ -64,6 +73,7 @@ impl Search {
     /// Begins with this number; it never falls below it, and never grows above `most`.
     pub fn new(connections: u32, most: u32) -> Search {
         Search {
+            first: connections,
             connections,
             most,
             state: State::Settling,
@@ -91,28 +101,29 @@ impl Search {
         let settled = self.rounds >= ROUNDS_MAX || (self.rounds >= ROUNDS_MIN && !grows);
         self.rate = rate;
         match self.state {
+            State::Settling if settled && self.unsure && left_ms > DOWN_WORTH_MS => {
+                self.unsure = false;
+                let (from, before) = (self.connections, rate);
+                self.change(from / 2, State::Down { from, before });
+            }
             State::Settling if self.connections < self.most && left_ms > UP_WORTH_MS => {
                 let at_once = !self.unsure && measured.answer_ms >= FAR_MS;
                 if settled || at_once {
-                    self.unsure = !settled;
-                    self.change(self.connections * 2, State::Up { before: rate });
+                    self.unsure |= !settled;
+                    let (from, before) = (self.connections, rate);
+                    self.change(from * 2, State::Up { from, before });
                 }
             }
-            State::Settling if settled && self.unsure && left_ms > DOWN_WORTH_MS => {
-                self.unsure = false;
-                let from = self.connections;
-                self.change(from / 2, State::Down { before: rate, from });
-            }
-            State::Up { before } if settled => {
-                if is_more(rate, before) {
+            State::Up { from, before } if settled => {
+                if is_more((self.connections, rate), (from, before)) {
                     self.state = State::Settling;
                 } else {
-                    self.unsure = false;
-                    self.rest(now, self.connections / 2);
+                    self.unsure &= from > self.first;
+                    self.rest(now, from);
                 }
             }
-            State::Down { before, from } if settled => {
-                if is_more(before, rate) {
+            State::Down { from, before } if settled => {
+                if is_more((from, before), (self.connections, rate)) {
                     self.change(from, State::Settling);
                 } else {
                     self.rest(now, self.connections);
@@ -129,7 +140,7 @@ impl Search {
     }
 
     fn change(&mut self, connections: u32, state: State) {
-        let connections = connections.clamp(1, self.most);
+        let connections = connections.clamp(self.first, self.most);
         if connections != self.connections {
             (self.connections, self.rounds, self.rate) = (connections, 0, 0);
         }
@@ -137,9 +148,10 @@ impl Search {
     }
 }
 
-/// Whether twice the connections brought at least a quarter more.
-fn is_more(with_many: u64, with_few: u64) -> bool {
-    u128::from(with_many) * 4 >= u128::from(with_few) * 5
+/// Whether the rate grew at least a quarter as much as the number of connections: twice as many bring a quarter more.
+fn is_more((many, with_many): (u32, u64), (few, with_few): (u32, u64)) -> bool {
+    let (many, few) = (u128::from(many), u128::from(few));
+    u128::from(with_many) * 4 * few >= u128::from(with_few) * (3 * few + many)
 }
 
 #[cfg(test)]
@@ -187,7 +199,10 @@ mod tests {
         // From afar, and the rate goes on growing for a while by itself.
         let mut search = Search::new(8, 16);
         let mut numbers = Vec::new();
-        for (round, rate) in [10, 30, 60, 80, 80, 80, 80, 80, 80, 80].into_iter().enumerate() {
+        for (round, rate) in [10, 30, 60, 80, 80, 80, 80, 80, 80, 80]
+            .into_iter()
+            .enumerate()
+        {
             let measured = Measured {
                 rate,
                 left_ms: 60_000,

@@ -8,7 +8,10 @@ use super::{
 };
 
 #[derive(Clone, Debug)]
-#[allow(clippy::struct_field_names, reason = "who is unreachable is the source")]
+#[allow(
+    clippy::struct_field_names,
+    reason = "who is unreachable is the source"
+)]
 pub struct Source {
     pub dropped: bool,
     pub ranges: bool,
@@ -68,7 +71,13 @@ impl Source {
     }
 
     /// It wants fewer connections than the ones it had. What is told together is one step, not one each.
-    pub fn slow(&mut self, now: Millis, connections: u32, retry_after_ms: Option<u64>, random: u64) {
+    pub fn slow(
+        &mut self,
+        now: Millis,
+        connections: u32,
+        retry_after_ms: Option<u64>,
+        random: u64,
+    ) {
         if now >= self.rest_until {
             self.slowed += 1;
             self.connections = recovery::fewer_connections(self.connections.min(connections));
