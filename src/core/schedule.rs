@@ -9,7 +9,11 @@
 
 use std::collections::BTreeMap;
 
+mod choose;
 mod protocol;
+mod rounds;
+mod search;
+mod sources;
 
 use super::{
     blockset::BlockSet,
@@ -18,53 +22,21 @@ use super::{
     recovery::{self, Class, Failure},
 };
 
+use choose::STREAM_AFTER_MS;
+use rounds::Round;
+use search::Search;
+use sources::{Source, Tried, note};
+
 pub use protocol::{Command, Event, Limits, Millis, Outcome, SourceId, SpanId, Why};
 
-/// A span is never planned smaller, so that requests stay few, unless less is missing.
-const SPAN_BYTES_MIN: u64 = 1 << 20;
-/// Nor larger: what a broken connection puts back into the queue stays local.
-const SPAN_BYTES_MAX: u64 = 64 << 20;
 /// A run starts with so many connections where more are allowed.
 pub const CONNECTIONS_FIRST: u32 = 8;
-/// An idle connection takes half of the slowest span when that one would need longer than this.
-const SPLIT_WORTH_MS: u64 = 2_000;
-/// A span with less left than this is not split: what is under way behind its new end arrives for nothing.
-const SPLIT_BYTES_MIN: u64 = 4 << 20;
 /// A source that lied about so many blocks is dropped when another can serve.
 const LIES_MAX: usize = 2;
 /// A source is given up, even the last one, when it sent one block wrong so often.
 const WRONG_MAX: u32 = 4;
-/// A stream starts although others could serve when nothing was proven for so long: each byte of it may come twice.
-const STREAM_AFTER_MS: u64 = 10_000;
 /// A source whose answers broke the rules so often in a row is dropped.
 const BAD_ANSWERS_MAX: u32 = 2;
-
-#[derive(Clone, Debug)]
-struct Source {
-    dropped: bool,
-    ranges: bool,
-    connections: u32,
-    running: u32,
-    /// It is not asked before this time.
-    rest_until: Millis,
-    /// As far as it wants so itself.
-    cooldown_until: Millis,
-    /// Nobody answers there: one request at a time finds out.
-    unreachable: bool,
-    slowed: u32,
-    bad_answers: u32,
-    /// Failures in a row of its stream.
-    stream_failures: u32,
-    /// How often it sent these blocks wrong.
-    lies: BTreeMap<BlockIndex, u32>,
-}
-
-impl Source {
-    /// Whether it can serve ranges now, as far as is known.
-    fn serves_ranges(&self, now: Millis) -> bool {
-        !self.dropped && self.ranges && !self.unreachable && self.rest_until <= now
-    }
-}
 
 #[derive(Clone, Debug)]
 struct Span {
@@ -78,14 +50,8 @@ struct Span {
     tried: Vec<Tried>,
     since: Millis,
     bytes: u64,
-}
-
-/// A source that failed to bring some blocks. It waits before it is asked for them again; another need not.
-#[derive(Clone, Copy, Debug)]
-struct Tried {
-    source: SourceId,
-    failures: u32,
-    not_before: Millis,
+    /// When anything came last.
+    heard: Millis,
 }
 
 /// Blocks to be asked for again.
@@ -107,6 +73,8 @@ pub struct Scheduler {
     todo: BlockSet,
     waiting: Vec<Waiting>,
     spans: BTreeMap<SpanId, Span>,
+    search: Search,
+    round: Round,
     /// The length is believed: the statement is signed or the last block was proven.
     length_proven: bool,
     next_span: u64,
@@ -131,28 +99,18 @@ impl Scheduler {
     ) -> Scheduler {
         let mut todo = BlockSet::full(geometry.blocks());
         todo.remove_all(&claimed);
-        let source = Source {
-            dropped: false,
-            ranges: true,
-            connections: limits.connections.clamp(1, CONNECTIONS_FIRST),
-            running: 0,
-            rest_until: 0,
-            cooldown_until: 0,
-            unreachable: false,
-            slowed: 0,
-            bad_answers: 0,
-            stream_failures: 0,
-            lies: BTreeMap::new(),
-        };
+        let most = limits.connections.max(1);
         Scheduler {
             geometry,
             limits,
-            sources: vec![source; sources],
+            sources: vec![Source::new(most); sources],
             held: BlockSet::empty(geometry.blocks()),
             claimed,
             todo,
             waiting: Vec::new(),
             spans: BTreeMap::new(),
+            search: Search::new(most.min(CONNECTIONS_FIRST), most),
+            round: Round::default(),
             length_proven,
             next_span: 0,
             random: limits.seed,
@@ -191,7 +149,7 @@ impl Scheduler {
     /// A source may have earned fewer connections in earlier runs, and may be known to have no ranges.
     pub fn source_is_known(&mut self, source: SourceId, connections: u32, ranges: bool) {
         let source = &mut self.sources[source.0];
-        source.connections = connections.clamp(1, self.limits.connections);
+        source.connections = connections.clamp(1, self.limits.connections.max(1));
         source.ranges = ranges;
     }
 
@@ -202,12 +160,16 @@ impl Scheduler {
 
     /// Takes note of what happened. What to do about it is asked with [`Scheduler::command`].
     pub fn handle(&mut self, now: Millis, event: Event) {
+        self.pass_time(now);
         match event {
-            Event::Opened { span } => self.opened(span),
+            Event::Opened { span } => self.opened(now, span),
             Event::WholeBody { span } => self.whole_body(span),
             Event::Bytes { span, count } => {
                 if let Some(span) = self.spans.get_mut(&span) {
                     span.bytes += count;
+                    span.heard = now;
+                    self.sources[span.source.0].pace.add_bytes(count);
+                    self.round.add_bytes(count);
                 }
             }
             Event::Proven { span, verified } => {
@@ -240,6 +202,7 @@ impl Scheduler {
         if let Some(command) = self.pending.pop_front() {
             return command;
         }
+        self.pass_time(now);
         if self.held.is_full() {
             self.outcome = Some(Outcome::Done);
         }
@@ -261,7 +224,9 @@ impl Scheduler {
 
     /// Whether anything is wanted from the sources.
     fn is_hungry(&self) -> bool {
-        !self.todo.is_empty() || !self.waiting.is_empty() || !self.spans.is_empty()
+        // What a span still brings may have come another way.
+        let brings = |span: &Span| !span.whole && !self.still_wanted(span.blocks).is_empty();
+        !self.todo.is_empty() || !self.waiting.is_empty() || self.spans.values().any(brings)
     }
 
     fn patience_ends(&self) -> Millis {
@@ -292,8 +257,8 @@ impl Scheduler {
             .iter()
             .filter(|source| !source.dropped)
             .map(|source| source.rest_until);
-        // A slow span may become worth splitting.
-        let split = (!self.spans.is_empty()).then_some(now + SPLIT_WORTH_MS / 2);
+        // A slow span may become worth splitting, and more connections worth having.
+        let round = (!self.spans.is_empty()).then(|| self.round_ends().max(now + 1));
         let hungry = self.is_hungry();
         let stream = hungry.then_some(self.patient_since + STREAM_AFTER_MS);
         let patience = hungry.then(|| self.patience_ends());
@@ -301,7 +266,7 @@ impl Scheduler {
             .chain(rests)
             .chain(stream)
             .filter(|time| *time > now)
-            .chain(split)
+            .chain(round)
             .chain(patience)
             .min()
     }
@@ -337,9 +302,12 @@ impl Scheduler {
         self.todo.insert(block);
     }
 
-    fn opened(&mut self, span: SpanId) {
-        if let Some(span) = self.spans.get(&span) {
+    fn opened(&mut self, now: Millis, span: SpanId) {
+        if let Some(span) = self.spans.get_mut(&span) {
+            span.heard = now;
             let source = &mut self.sources[span.source.0];
+            let answer_ms = now.saturating_sub(span.since);
+            source.answer_ms = Some(source.answer_ms.map_or(answer_ms, |ms| ms.min(answer_ms)));
             source.unreachable = false;
             source.bad_answers = 0;
         }
@@ -465,16 +433,7 @@ impl Scheduler {
                 let Failure::TooMany { retry_after_ms, .. } = failure else {
                     unreachable!("the only slower failure")
                 };
-                // Spans that were under way together are told together: that is one step, not one each.
-                if now >= source.rest_until {
-                    source.slowed += 1;
-                    source.connections = recovery::fewer_connections(source.connections);
-                }
-                // A host that says "at once" each time is not asked at once each time.
-                let backoff = recovery::backoff_ms(source.slowed.max(1), random);
-                let cooldown = recovery::cooldown_ms(source.slowed, retry_after_ms).max(backoff);
-                source.cooldown_until = source.cooldown_until.max(now + cooldown);
-                source.rest_until = source.rest_until.max(source.cooldown_until);
+                source.slow(now, self.search.connections(), retry_after_ms, random);
                 wait = source.rest_until - now;
                 let (connections, until) = (source.connections, source.rest_until);
                 self.pending.push_back(Command::Slowed {
@@ -605,223 +564,6 @@ impl Scheduler {
         blocks
     }
 
-    // ---- commands
-
-    /// Starts a span if a source is free and blocks are to be had; those that failed before come first.
-    fn start(&mut self, now: Millis) -> Option<Command> {
-        if self.spans.len() >= self.limits.connections as usize {
-            return None;
-        }
-        if let Some((source, waiting)) = self.take_waiting(now) {
-            return Some(self.start_span(now, source, waiting.blocks, waiting.tried));
-        }
-        match self.free_source(now, &[]).zip(self.take_todo()) {
-            Some((source, blocks)) => Some(self.start_span(now, source, blocks, Vec::new())),
-            None => self.start_stream(now),
-        }
-    }
-
-    fn start_span(
-        &mut self,
-        now: Millis,
-        source: SourceId,
-        blocks: BlockRange,
-        tried: Vec<Tried>,
-    ) -> Command {
-        self.todo.remove_range(blocks);
-        let failures = tried
-            .iter()
-            .find(|tried| tried.source == source)
-            .map_or(0, |tried| tried.failures);
-        self.run(Span {
-            source,
-            blocks,
-            whole: false,
-            failures,
-            tried,
-            since: now,
-            bytes: 0,
-        })
-    }
-
-    fn run(&mut self, span: Span) -> Command {
-        let id = SpanId(self.next_span);
-        self.next_span += 1;
-        self.sources[span.source.0].running += 1;
-        let (source, blocks, whole) = (span.source, span.blocks, span.whole);
-        self.spans.insert(id, span);
-        Command::Start {
-            span: id,
-            source,
-            blocks,
-            whole,
-        }
-    }
-
-    /// A source without ranges sends the whole object over one connection, when nobody else gets on.
-    fn start_stream(&mut self, now: Millis) -> Option<Command> {
-        let served = self.spans.values().any(|span| span.whole)
-            || self.sources.iter().any(|source| source.serves_ranges(now));
-        if served && now < self.patient_since + STREAM_AFTER_MS {
-            return None;
-        }
-        let wants = |id| {
-            !self.todo.is_empty()
-                || self
-                    .waiting
-                    .iter()
-                    .any(|waiting| may_try(&waiting.tried, id, now))
-        };
-        let id = (0..self.sources.len()).map(SourceId).find(|id| {
-            let source = &self.sources[id.0];
-            !source.dropped
-                && !source.ranges
-                && source.running == 0
-                && source.rest_until <= now
-                && wants(*id)
-        })?;
-        let (blocks, failures) = (self.geometry.all(), self.sources[id.0].stream_failures);
-        let tried = Vec::new();
-        Some(self.run(Span {
-            source: id,
-            blocks,
-            whole: true,
-            failures,
-            tried,
-            since: now,
-            bytes: 0,
-        }))
-    }
-
-    /// Of the sources with ranges and room, one that did not fail these blocks, or not lately; then the one with the most room.
-    fn free_source(&self, now: Millis, tried: &[Tried]) -> Option<SourceId> {
-        let free = |id: &SourceId| {
-            let source = &self.sources[id.0];
-            let most = if source.unreachable {
-                1
-            } else {
-                source.connections
-            };
-            !source.dropped
-                && source.ranges
-                && source.rest_until <= now
-                && source.running < most
-                && may_try(tried, *id, now)
-        };
-        (0..self.sources.len())
-            .map(SourceId)
-            .filter(free)
-            .min_by_key(|id| {
-                let source = &self.sources[id.0];
-                // Nobody there: that is to be found out only by who has nothing better to do.
-                (
-                    source.unreachable,
-                    tried.iter().position(|tried| tried.source == *id),
-                    source.running,
-                    id.0,
-                )
-            })
-    }
-
-    /// Blocks that may be asked again now, and of whom; those at the front first.
-    fn take_waiting(&mut self, now: Millis) -> Option<(SourceId, Waiting)> {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.retain_mut(|waiting| {
-            waiting.blocks = self.still_wanted(waiting.blocks);
-            !waiting.blocks.is_empty()
-        });
-        self.waiting = waiting;
-        let (index, source) = (0..self.waiting.len())
-            .filter(|index| self.may_be_asked(self.waiting[*index].blocks))
-            .filter_map(|index| Some((index, self.free_source(now, &self.waiting[index].tried)?)))
-            .min_by_key(|(index, _)| self.waiting[*index].blocks.start)?;
-        Some((source, self.waiting.swap_remove(index)))
-    }
-
-    /// Before the length is proven only the last block may be asked for.
-    fn may_be_asked(&self, blocks: BlockRange) -> bool {
-        self.length_proven || blocks == BlockRange::one(self.geometry.last())
-    }
-
-    /// The next missing blocks, as many as make a good span.
-    fn take_todo(&self) -> Option<BlockRange> {
-        let last = self.geometry.last();
-        if !self.length_proven {
-            return self.todo.contains(last).then_some(BlockRange::one(last));
-        }
-        let start = self.todo.next(BlockIndex(0))?;
-        let end = self
-            .todo
-            .next_missing(start)
-            .unwrap_or(BlockIndex(self.geometry.blocks()));
-        let most = self.span_blocks();
-        Some(BlockRange::new(
-            start.0,
-            end.0.min(start.0.saturating_add(most)),
-        ))
-    }
-
-    /// Spans get smaller towards the end, so that all connections finish together.
-    fn span_blocks(&self) -> u32 {
-        let size = self.geometry.block_size().bytes();
-        let connections: u32 = self
-            .sources
-            .iter()
-            .filter(|source| !source.dropped)
-            .map(|source| source.connections)
-            .sum();
-        let connections = connections.clamp(1, self.limits.connections);
-        let share = u64::from(self.todo.count()) * size / u64::from(2 * connections);
-        (share.clamp(SPAN_BYTES_MIN, SPAN_BYTES_MAX) / size).max(1) as u32
-    }
-
-    /// Gives an idle connection the second half of the span that would end last.
-    fn split(&mut self, now: Millis) -> Option<Command> {
-        if self.spans.len() >= self.limits.connections as usize
-            || !self.length_proven
-            || !self.todo.is_empty()
-        {
-            return None;
-        }
-        let source = self
-            .free_source(now, &[])
-            .filter(|source| !self.sources[source.0].unreachable)?;
-        let (id, _) = self
-            .spans
-            .iter()
-            .filter(|(_, span)| span.blocks.count() >= 2 && !span.whole)
-            .filter(|(_, span)| {
-                self.geometry.bytes_of_range(span.blocks).length() >= SPLIT_BYTES_MIN
-            })
-            .map(|(id, span)| (*id, self.left_ms(now, span)))
-            .filter(|(_, left)| *left > SPLIT_WORTH_MS)
-            .max_by_key(|(_, left)| *left)?;
-        let span = self.spans.get_mut(&id)?;
-        let middle = span.blocks.start + span.blocks.count() / 2;
-        let rest = BlockRange::new(middle, span.blocks.end);
-        span.blocks.end = middle;
-        let rest = self.still_wanted(rest);
-        if !rest.is_empty() {
-            let start = self.start_span(now, source, rest, Vec::new());
-            self.pending.push_back(start);
-        }
-        Some(Command::Shrink {
-            span: id,
-            end: BlockIndex(middle),
-        })
-    }
-
-    /// How long a span will still take at the rate it had so far.
-    fn left_ms(&self, now: Millis, span: &Span) -> u64 {
-        let age = now.saturating_sub(span.since);
-        let left = self.geometry.bytes_of_range(span.blocks).length();
-        match span.bytes {
-            // Nothing came yet: as long again as it has waited already.
-            0 => age,
-            bytes => (u128::from(left) * u128::from(age) / u128::from(bytes)) as u64,
-        }
-    }
-
     /// The next number of splitmix64, for jitter.
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -829,19 +571,6 @@ impl Scheduler {
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
-}
-
-/// Whether this source may be asked now for blocks that these failed to bring.
-fn may_try(tried: &[Tried], source: SourceId, now: Millis) -> bool {
-    tried
-        .iter()
-        .all(|tried| tried.source != source || tried.not_before <= now)
-}
-
-/// Notes the latest failure; of each source only the last one matters.
-fn note(tried: &mut Vec<Tried>, latest: Tried) {
-    tried.retain(|tried| tried.source != latest.source);
-    tried.push(latest);
 }
 
 impl Span {

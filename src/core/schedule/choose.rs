@@ -1,0 +1,328 @@
+//! What is asked next, and of whom.
+//!
+//! Spans are so large that all connections end together, each at its own pace: a slow source gets smaller ones, and an idle
+//! connection takes over what a slower one would bring last.
+
+use super::{
+    super::geometry::{BlockIndex, BlockRange},
+    super::recovery::PROBE_EVERY_MS,
+    Command, Millis, Scheduler, SourceId, Span, SpanId, Waiting,
+    sources::{Source, Tried, may_try, note},
+};
+
+/// A span is never planned smaller, so that requests stay few, unless less is missing,
+const SPAN_BYTES_MIN: u64 = 1 << 20;
+/// or its connection is so slow that this is worth many answers' time:
+const SPAN_BYTES_SLOW: u64 = 256 << 10;
+const SPAN_ANSWERS: u64 = 8;
+/// Nor larger: what a broken connection puts back into the queue stays local.
+const SPAN_BYTES_MAX: u64 = 64 << 20;
+/// Nor longer: how many connections there are changes with the spans that end.
+const SPAN_MS_MAX: u64 = 10_000;
+/// An idle connection takes a part of the slowest span when that one would need longer than this, and than so many answers:
+/// what is under way behind its new end arrives for nothing.
+const SPLIT_WORTH_MS: u64 = 300;
+const SPLIT_ANSWERS: u64 = 6;
+/// A span with less left than this is not split.
+const SPLIT_BYTES_MIN: u64 = 256 << 10;
+/// A span that is silent for so long is given to another source, when that one has nothing else to do.
+const SILENT_MS: u64 = 2_000;
+/// A stream starts although others could serve when nothing was proven for so long: each byte of it may come twice.
+pub const STREAM_AFTER_MS: u64 = 10_000;
+/// With fewer connections than this none of them looks whether an unreachable source is back.
+const PROBE_CONNECTIONS: u32 = 4;
+
+impl Scheduler {
+    /// Starts a span if a source is free and blocks are to be had; those that failed before come first.
+    pub(super) fn start(&mut self, now: Millis) -> Option<Command> {
+        if let Some(command) = self.probe(now) {
+            return Some(command);
+        }
+        if self.spans.len() >= self.room() {
+            return None;
+        }
+        if let Some((source, waiting)) = self.take_waiting(now) {
+            return Some(self.start_span(now, source, waiting.blocks, waiting.tried));
+        }
+        let source = self.free_source(now, &[]);
+        match source.and_then(|source| Some((source, self.take_todo(source)?))) {
+            Some((source, blocks)) => Some(self.start_span(now, source, blocks, Vec::new())),
+            None => self.start_stream(now),
+        }
+    }
+
+    /// The most spans at a time, now.
+    fn room(&self) -> usize {
+        self.limits.connections.min(self.search.connections()) as usize
+    }
+
+    /// A source that was unreachable is asked for a little beside what the others do, so that it serves again once it is back.
+    fn probe(&mut self, now: Millis) -> Option<Command> {
+        let most = self.limits.connections;
+        if most < PROBE_CONNECTIONS || self.spans.len() >= most as usize || !self.length_proven {
+            return None;
+        }
+        let is_lost =
+            |source: &Source| source.unreachable && source.running == 0 && source.has_room(now);
+        let lost = SourceId(self.sources.iter().position(is_lost)?);
+        let others_serve = self
+            .spans
+            .values()
+            .any(|span| span.source != lost && span.bytes > 0);
+        let last = self.todo.ranges().last().filter(|_| others_serve)?.end - 1;
+        let blocks = BlockRange::one(BlockIndex(last));
+        Some(self.start_span(now, lost, blocks, Vec::new()))
+    }
+
+    fn start_span(
+        &mut self,
+        now: Millis,
+        source: SourceId,
+        blocks: BlockRange,
+        tried: Vec<Tried>,
+    ) -> Command {
+        self.todo.remove_range(blocks);
+        let failures = tried
+            .iter()
+            .find(|tried| tried.source == source)
+            .map_or(0, |tried| tried.failures);
+        self.run(Span {
+            source,
+            blocks,
+            whole: false,
+            failures,
+            tried,
+            since: now,
+            bytes: 0,
+            heard: now,
+        })
+    }
+
+    fn run(&mut self, span: Span) -> Command {
+        let id = SpanId(self.next_span);
+        self.next_span += 1;
+        self.sources[span.source.0].running += 1;
+        let (source, blocks, whole) = (span.source, span.blocks, span.whole);
+        self.spans.insert(id, span);
+        Command::Start {
+            span: id,
+            source,
+            blocks,
+            whole,
+        }
+    }
+
+    /// A source without ranges sends the whole object over one connection, when nobody else gets on.
+    fn start_stream(&mut self, now: Millis) -> Option<Command> {
+        let served = self.spans.values().any(|span| span.whole)
+            || self.sources.iter().any(|source| source.serves_ranges(now));
+        if served && now < self.patient_since + STREAM_AFTER_MS {
+            return None;
+        }
+        let wants = |id| {
+            !self.todo.is_empty()
+                || self
+                    .waiting
+                    .iter()
+                    .any(|waiting| may_try(&waiting.tried, id, now))
+        };
+        let id = (0..self.sources.len()).map(SourceId).find(|id| {
+            let source = &self.sources[id.0];
+            !source.dropped
+                && !source.ranges
+                && source.running == 0
+                && source.rest_until <= now
+                && wants(*id)
+        })?;
+        let (blocks, failures) = (self.geometry.all(), self.sources[id.0].stream_failures);
+        let tried = Vec::new();
+        Some(self.run(Span {
+            source: id,
+            blocks,
+            whole: true,
+            failures,
+            tried,
+            since: now,
+            bytes: 0,
+            heard: now,
+        }))
+    }
+
+    /// Of the sources with ranges and room, one that did not fail these blocks, or not lately; then the one whose connections
+    /// are the fastest for their number, so that each source has some.
+    fn free_source(&self, now: Millis, tried: &[Tried]) -> Option<SourceId> {
+        let rates = || self.sources.iter().filter_map(|source| source.pace.rate());
+        let fastest = rates().max().unwrap_or(1);
+        (0..self.sources.len())
+            .map(SourceId)
+            .filter(|id| self.sources[id.0].has_room(now) && may_try(tried, *id, now))
+            .min_by_key(|id| {
+                let source = &self.sources[id.0];
+                let rate = source.pace.rate().unwrap_or(fastest);
+                // Nobody there: that is to be found out only by who has nothing better to do.
+                (
+                    source.unreachable,
+                    tried.iter().position(|tried| tried.source == *id),
+                    (u128::from(source.running + 1) << 64) / u128::from(rate),
+                    id.0,
+                )
+            })
+    }
+
+    /// Blocks that may be asked again now, and of whom; those at the front first.
+    fn take_waiting(&mut self, now: Millis) -> Option<(SourceId, Waiting)> {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain_mut(|waiting| {
+            waiting.blocks = self.still_wanted(waiting.blocks);
+            !waiting.blocks.is_empty()
+        });
+        self.waiting = waiting;
+        let (index, source) = (0..self.waiting.len())
+            .filter(|index| self.may_be_asked(self.waiting[*index].blocks))
+            .filter_map(|index| Some((index, self.free_source(now, &self.waiting[index].tried)?)))
+            .min_by_key(|(index, _)| self.waiting[*index].blocks.start)?;
+        Some((source, self.waiting.swap_remove(index)))
+    }
+
+    /// Before the length is proven only the last block may be asked for.
+    fn may_be_asked(&self, blocks: BlockRange) -> bool {
+        self.length_proven || blocks == BlockRange::one(self.geometry.last())
+    }
+
+    /// The next missing blocks, as many as make a good span.
+    fn take_todo(&self, source: SourceId) -> Option<BlockRange> {
+        let last = self.geometry.last();
+        if !self.length_proven {
+            return self.todo.contains(last).then_some(BlockRange::one(last));
+        }
+        let start = self.todo.next(BlockIndex(0))?;
+        let end = self
+            .todo
+            .next_missing(start)
+            .unwrap_or(BlockIndex(self.geometry.blocks()));
+        let most = self.span_blocks(source);
+        Some(BlockRange::new(
+            start.0,
+            end.0.min(start.0.saturating_add(most)),
+        ))
+    }
+
+    /// Spans get smaller towards the end, so that all connections finish together; the slower the source, the smaller.
+    fn span_blocks(&self, id: SourceId) -> u32 {
+        let size = self.geometry.block_size().bytes();
+        let serving = || self.sources.iter().filter(|source| !source.dropped);
+        let connections: u32 = serving().map(|source| source.connections).sum();
+        let connections = u64::from(connections.clamp(1, self.room() as u32));
+        let share = u64::from(self.todo.count()) * size / (2 * connections);
+        let source = &self.sources[id.0];
+        let bytes = match source.pace.rate() {
+            None => share.clamp(SPAN_BYTES_MIN, SPAN_BYTES_MAX),
+            Some(rate) => {
+                let (rates, running) = serving()
+                    .filter_map(|source| Some((source.pace.rate()?, source.running.max(1))))
+                    .fold((0, 0), |(rates, all), (rate, running)| {
+                        (
+                            rates + u128::from(rate) * u128::from(running),
+                            all + u128::from(running),
+                        )
+                    });
+                let share = u128::from(share) * u128::from(rate) * running / rates;
+                let answer_ms = source.answer_ms.unwrap_or(0);
+                let least = (rate.saturating_mul(answer_ms * SPAN_ANSWERS) / 1000)
+                    .clamp(SPAN_BYTES_SLOW, SPAN_BYTES_MIN);
+                let most = (rate.saturating_mul(SPAN_MS_MAX) / 1000).clamp(least, SPAN_BYTES_MAX);
+                u64::try_from(share).unwrap_or(u64::MAX).clamp(least, most)
+            }
+        };
+        (bytes / size).max(1) as u32
+    }
+
+    /// Gives an idle connection a part of the span that would end last, so that both end together.
+    pub(super) fn split(&mut self, now: Millis) -> Option<Command> {
+        if self.spans.len() >= self.room() || !self.length_proven || !self.todo.is_empty() {
+            return None;
+        }
+        let source = self
+            .free_source(now, &[])
+            .filter(|source| !self.sources[source.0].unreachable)?;
+        if let Some(command) = self.take_silent(now, source) {
+            return Some(command);
+        }
+        let answer_ms = self.sources[source.0].answer_ms.unwrap_or(0);
+        let worth_ms = SPLIT_WORTH_MS.max(SPLIT_ANSWERS * answer_ms);
+        let (id, _) = self
+            .spans
+            .iter()
+            .filter(|(_, span)| span.blocks.count() >= 2 && !span.whole)
+            .filter(|(_, span)| {
+                self.geometry.bytes_of_range(span.blocks).length() >= SPLIT_BYTES_MIN
+            })
+            .map(|(id, span)| (*id, self.left_ms(now, span)))
+            .filter(|(_, left)| *left > worth_ms)
+            .max_by_key(|(_, left)| *left)?;
+        let middle = self.split_at(now, &self.spans[&id], source)?;
+        let span = self.spans.get_mut(&id)?;
+        let rest = BlockRange::new(middle, span.blocks.end);
+        span.blocks.end = middle;
+        let rest = self.still_wanted(rest);
+        if !rest.is_empty() {
+            let start = self.start_span(now, source, rest, Vec::new());
+            self.pending.push_back(start);
+        }
+        Some(Command::Shrink {
+            span: id,
+            end: BlockIndex(middle),
+        })
+    }
+
+    /// Where both would end at the same time, the span at the rate it had so far, the new one at that of its source.
+    fn split_at(&self, now: Millis, span: &Span, source: SourceId) -> Option<u32> {
+        let source = &self.sources[source.0];
+        let age = now.saturating_sub(span.since).max(1);
+        let before = span.bytes.saturating_mul(1000) / age;
+        let after = source.pace.rate().unwrap_or(before).max(1);
+        let left = self.geometry.bytes_of_range(span.blocks).length();
+        let until_then = before.saturating_mul(source.answer_ms.unwrap_or(0)) / 1000;
+        let moved = u128::from(left.saturating_sub(until_then)) * u128::from(after)
+            / (u128::from(before) + u128::from(after));
+        let moved = (moved as u64 / self.geometry.block_size().bytes()) as u32;
+        (moved > 0).then(|| span.blocks.end - moved.min(span.blocks.count() - 1))
+    }
+
+    /// A span of another source of which nothing is heard is taken from it, once.
+    fn take_silent(&mut self, now: Millis, idle: SourceId) -> Option<Command> {
+        let is_silent = |span: &Span| {
+            let answer_ms = self.sources[span.source.0].answer_ms.unwrap_or(0);
+            now.saturating_sub(span.heard) > SILENT_MS.max(SPLIT_ANSWERS * answer_ms)
+        };
+        let (id, _) = self.spans.iter().find(|(_, span)| {
+            !span.whole && span.source != idle && span.tried.is_empty() && is_silent(span)
+        })?;
+        let (id, span) = (*id, self.remove_span(*id)?);
+        let mut tried = Vec::new();
+        note(
+            &mut tried,
+            Tried {
+                source: span.source,
+                failures: span.failures,
+                not_before: now + PROBE_EVERY_MS,
+            },
+        );
+        self.waiting.push(Waiting {
+            blocks: span.blocks,
+            tried,
+        });
+        Some(Command::Cancel { span: id })
+    }
+
+    /// How long a span will still take at the rate it had so far.
+    fn left_ms(&self, now: Millis, span: &Span) -> u64 {
+        let age = now.saturating_sub(span.since);
+        let left = self.geometry.bytes_of_range(span.blocks).length();
+        match span.bytes {
+            // Nothing came yet: as long again as it has waited already.
+            0 => age,
+            bytes => (u128::from(left) * u128::from(age) / u128::from(bytes)) as u64,
+        }
+    }
+}

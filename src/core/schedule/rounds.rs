@@ -1,0 +1,97 @@
+//! Rounds of measuring: what came in a while from how many connections, and what that says of their number.
+
+use super::{
+    Scheduler,
+    protocol::Millis,
+    search::{Measured, Search},
+};
+
+/// A round in which fewer connections were at work than there should be, or more, by this share, shows nothing.
+const OFF_SHARE: u64 = 8;
+
+/// The round that runs.
+#[derive(Clone, Debug, Default)]
+pub struct Round {
+    since: Millis,
+    /// Up to when connection time is counted.
+    until: Millis,
+    bytes: u64,
+    connection_ms: u64,
+}
+
+impl Round {
+    pub fn add_bytes(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+}
+
+impl Scheduler {
+    /// Counts the time since the last call, in which the connections were the same, and ends the round when it is over.
+    pub(super) fn pass_time(&mut self, now: Millis) {
+        let passed = now.saturating_sub(self.round.until);
+        if passed > 0 {
+            for source in &mut self.sources {
+                let connection_ms = passed * u64::from(source.running);
+                source.pace.add_time(connection_ms);
+                self.round.connection_ms += connection_ms;
+            }
+            self.round.until = now;
+        }
+        if self.spans.is_empty() {
+            self.begin_round(now);
+        } else if now >= self.round_ends() {
+            self.end_round(now);
+        }
+    }
+
+    pub(super) fn round_ends(&self) -> Millis {
+        self.round.since + Search::round_ms(self.answer_ms())
+    }
+
+    /// How long an answer takes to come from the farthest source.
+    pub(super) fn answer_ms(&self) -> u64 {
+        let known = self.sources.iter().filter(|source| !source.dropped);
+        known
+            .filter_map(|source| source.answer_ms)
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn begin_round(&mut self, now: Millis) {
+        self.round = Round {
+            since: now,
+            until: now,
+            ..Round::default()
+        };
+    }
+
+    fn end_round(&mut self, now: Millis) {
+        let length = now - self.round.since;
+        let wanted = length * u64::from(self.search.connections());
+        let off = self.round.connection_ms.abs_diff(wanted);
+        if off <= wanted / OFF_SHARE && self.round.bytes > 0 {
+            let rate = self.round.bytes.saturating_mul(1000) / length;
+            let measured = Measured {
+                rate,
+                left_ms: self.bytes_left().saturating_mul(1000) / rate.max(1),
+                answer_ms: self.answer_ms(),
+            };
+            self.search.round(now, measured);
+        }
+        for source in &mut self.sources {
+            source.pace.fade();
+        }
+        self.begin_round(now);
+    }
+
+    /// What is still to come.
+    fn bytes_left(&self) -> u64 {
+        let running = self.spans.values().filter(|span| !span.whole);
+        let waiting = self.waiting.iter().map(|waiting| waiting.blocks);
+        let apart = running.map(|span| span.blocks).chain(waiting);
+        let todo = u64::from(self.todo.count()) * self.geometry.block_size().bytes();
+        todo + apart
+            .map(|blocks| self.geometry.bytes_of_range(blocks).length())
+            .sum::<u64>()
+    }
+}

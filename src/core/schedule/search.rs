@@ -1,0 +1,230 @@
+//! How many connections: found by measuring.
+//!
+//! Where packets get lost, each connection has a rate of its own, and more of them bring more. Where one pipe is full, more of
+//! them only share it. Nothing but trying tells the two apart: the number is doubled, and stays doubled when the rate grew
+//! with it.
+
+use super::protocol::Millis;
+
+/// A round is at least so long, and at least so many times as long as an answer takes to come.
+const ROUND_MS_MIN: Millis = 200;
+const ROUND_ANSWERS: u64 = 4;
+/// And at most so long, however slow the answers are.
+const ROUND_MS_MAX: Millis = 4_000;
+/// With less left to do more connections are not tried: before they are at full speed all is over.
+const UP_WORTH_MS: u64 = 1_000;
+/// With less left to do fewer are not tried: finding out may cost a second or two.
+const DOWN_WORTH_MS: u64 = 10_000;
+/// Answers that take so long come from afar. There connections take long to recover from a loss, and to wait until the rate
+/// has settled costs more than a few connections that bring nothing.
+const FAR_MS: u64 = 5;
+/// What brought nothing is tried again after so long: other people's traffic comes and goes.
+const AGAIN_MS: Millis = 30_000;
+/// A rate has settled when it grows by less than an eighth in a round, but not in the first round, in which connections are
+/// made; after so many rounds it is taken as it is.
+const ROUNDS_MIN: u32 = 2;
+const ROUNDS_MAX: u32 = 8;
+
+/// What a round showed.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// Bytes a second, of all connections.
+    pub rate: u64,
+    /// How long the rest takes at this rate.
+    pub left_ms: u64,
+    /// How long an answer takes to come.
+    pub answer_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    /// Waiting for the rate of this number of connections.
+    Settling,
+    /// There were fewer before, with this rate.
+    Up {
+        from: u32,
+        before: u64,
+    },
+    /// There were more before, with this rate.
+    Down {
+        from: u32,
+        before: u64,
+    },
+    Resting {
+        until: Millis,
+    },
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Search {
+    first: u32,
+    connections: u32,
+    most: u32,
+    state: State,
+    /// Rounds since the number changed, and the rate of the latest.
+    rounds: u32,
+    rate: u64,
+    /// The number was doubled before its rate had settled, so whether that brought anything is not known.
+    unsure: bool,
+}
+
+impl Search {
+    /// Begins with this number; it never falls below it, and never grows above `most`.
+    pub fn new(connections: u32, most: u32) -> Search {
+        Search {
+            first: connections,
+            connections,
+            most,
+            state: State::Settling,
+            rounds: 0,
+            rate: 0,
+            unsure: false,
+        }
+    }
+
+    /// The number of connections to have now.
+    pub fn connections(&self) -> u32 {
+        self.connections
+    }
+
+    /// How long a round is when an answer takes so long.
+    pub fn round_ms(answer_ms: u64) -> Millis {
+        (answer_ms * ROUND_ANSWERS).clamp(ROUND_MS_MIN, ROUND_MS_MAX)
+    }
+
+    /// Takes note of a round in which this many connections were at work all the time.
+    pub fn round(&mut self, now: Millis, measured: Measured) {
+        let Measured { rate, left_ms, .. } = measured;
+        self.rounds += 1;
+        let grows = rate / 9 > self.rate / 8;
+        let settled = self.rounds >= ROUNDS_MAX || (self.rounds >= ROUNDS_MIN && !grows);
+        self.rate = rate;
+        match self.state {
+            State::Settling if settled && self.unsure && left_ms > DOWN_WORTH_MS => {
+                self.unsure = false;
+                let (from, before) = (self.connections, rate);
+                self.change(from / 2, State::Down { from, before });
+            }
+            State::Settling if self.connections < self.most && left_ms > UP_WORTH_MS => {
+                let at_once = !self.unsure && measured.answer_ms >= FAR_MS;
+                if settled || at_once {
+                    self.unsure |= !settled;
+                    let (from, before) = (self.connections, rate);
+                    self.change(from * 2, State::Up { from, before });
+                }
+            }
+            State::Up { from, before } if settled => {
+                if is_more((self.connections, rate), (from, before)) {
+                    self.state = State::Settling;
+                } else {
+                    self.unsure &= from > self.first;
+                    self.rest(now, from);
+                }
+            }
+            State::Down { from, before } if settled => {
+                if is_more((from, before), (self.connections, rate)) {
+                    self.change(from, State::Settling);
+                } else {
+                    self.rest(now, self.connections);
+                }
+            }
+            State::Resting { until } if until <= now => self.state = State::Settling,
+            _ => (),
+        }
+    }
+
+    fn rest(&mut self, now: Millis, connections: u32) {
+        let until = now + AGAIN_MS;
+        self.change(connections, State::Resting { until });
+    }
+
+    fn change(&mut self, connections: u32, state: State) {
+        let connections = connections.clamp(self.first, self.most);
+        if connections != self.connections {
+            (self.connections, self.rounds, self.rate) = (connections, 0, 0);
+        }
+        self.state = state;
+    }
+}
+
+/// Whether the rate grew at least a quarter as much as the number of connections: twice as many bring a quarter more.
+fn is_more((many, with_many): (u32, u64), (few, with_few): (u32, u64)) -> bool {
+    let (many, few) = (u128::from(many), u128::from(few));
+    u128::from(with_many) * 4 * few >= u128::from(with_few) * (3 * few + many)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The number after so many rounds of a host with this rate for each number of connections.
+    fn found(rounds: u64, most: u32, answer_ms: u64, rate_of: impl Fn(u32) -> u64) -> Vec<u32> {
+        let mut search = Search::new(8.min(most), most);
+        let mut numbers = vec![search.connections()];
+        for round in 0..rounds {
+            let rate = rate_of(search.connections());
+            let measured = Measured {
+                rate,
+                left_ms: 60_000,
+                answer_ms,
+            };
+            search.round(round * 200, measured);
+            if numbers.last() != Some(&search.connections()) {
+                numbers.push(search.connections());
+            }
+        }
+        numbers
+    }
+
+    #[test]
+    fn it_grows_while_that_brings_more() {
+        let lossy = |connections| u64::from(connections) * 600_000;
+        assert_eq!(found(20, 64, 0, lossy), [8, 16, 32, 64]);
+        assert_eq!(found(20, 20, 0, lossy), [8, 16, 20]);
+        assert_eq!(found(20, 3, 0, lossy), [3]);
+        let of_sixteen = |connections: u32| u64::from(connections.min(16)) * 600_000;
+        assert_eq!(found(20, 64, 0, of_sixteen), [8, 16, 32, 16]);
+    }
+
+    #[test]
+    fn one_full_pipe_needs_no_more() {
+        for (answer_ms, pipe) in [(0, 50_000_000), (40, 50_000_000), (400, 1_000)] {
+            assert_eq!(found(40, 16, answer_ms, |_| pipe), [8, 16, 8]);
+        }
+    }
+
+    #[test]
+    fn what_was_tried_too_early_is_tried_back() {
+        // From afar, and the rate goes on growing for a while by itself.
+        let mut search = Search::new(8, 16);
+        let mut numbers = Vec::new();
+        for (round, rate) in [10, 30, 60, 80, 80, 80, 80, 80, 80, 80]
+            .into_iter()
+            .enumerate()
+        {
+            let measured = Measured {
+                rate,
+                left_ms: 60_000,
+                answer_ms: 40,
+            };
+            search.round(round as u64 * 200, measured);
+            numbers.push(search.connections());
+        }
+        assert_eq!(numbers, [16, 16, 16, 16, 16, 8, 8, 8, 8, 8]);
+    }
+
+    #[test]
+    fn what_ends_soon_is_left_alone() {
+        let mut search = Search::new(8, 16);
+        for round in 0..10 {
+            let measured = Measured {
+                rate: 1_000,
+                left_ms: UP_WORTH_MS,
+                answer_ms: 40,
+            };
+            search.round(round * 200, measured);
+            assert_eq!(search.connections(), 8);
+        }
+    }
+}
