@@ -67,7 +67,7 @@ pub enum Command {
     /// Make the manifest of a file: FILE -> FILE.sapwood
     Manifest(ManifestArgs),
     /// Show what a manifest says
-    Inspect(InspectArgs),
+    Inspect(Box<InspectArgs>),
     /// Check files against their manifests and name every damaged block
     Verify(VerifyArgs),
     /// Fetch a URL; go on where an earlier run stopped; publish only what is proven
@@ -130,9 +130,9 @@ pub struct AutoBlockSize(pub Option<BlockSize>);
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A manifest, or a file with its manifest beside it; a path
-    #[arg(value_name = "FILE")]
-    pub place: PathBuf,
+    /// A manifest, or an object with its manifest beside it: a path, or a URL
+    #[arg(value_name = "FILE|URL")]
+    pub place: String,
     /// Print the leaves instead: INDEX OFFSET LENGTH HEX a line
     #[arg(long)]
     pub leaves: bool,
@@ -142,6 +142,8 @@ pub struct InspectArgs {
     /// Write the signature as a .minisig file to standard output
     #[arg(long, conflicts_with_all = ["leaves", "json"])]
     pub signature: bool,
+    #[command(flatten)]
+    pub network: NetworkArgs,
 }
 
 #[derive(Debug, Args)]
@@ -230,6 +232,20 @@ pub struct CatArgs {
     /// The root that the object must have, as b3sum prints it
     #[arg(long, value_name = "HEX")]
     pub root: Option<Root>,
+    /// The manifest must be signed by this key, for the name of the URL: a file, or its text
+    #[arg(long, value_name = "PUB", env = "SAPWOOD_KEY")]
+    pub key: Option<String>,
+    /// The least that every byte must be proven against: signed, root, manifest, digest or none
+    #[arg(
+        long,
+        value_name = "TRUST",
+        default_value = "none",
+        env = "SAPWOOD_REQUIRE"
+    )]
+    pub require: Trust,
+    /// Remember nothing between runs
+    #[arg(long)]
+    pub no_store: bool,
     #[command(flatten)]
     pub network: NetworkArgs,
 }
@@ -284,6 +300,9 @@ pub enum HttpVersion {
     One,
     #[value(name = "2")]
     Two,
+    /// Over QUIC; only in builds with the feature http3
+    #[value(name = "3")]
+    Three,
 }
 
 #[derive(Debug, Args)]

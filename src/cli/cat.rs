@@ -1,19 +1,19 @@
 //! `sapwood cat`
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use serde_json::json;
 
-use crate::{
-    core::schedule::Limits,
-    engine::cat::{self, CatOptions},
-};
+use crate::engine::cat::{self, CatOptions};
 
-use super::{args::CatArgs, exit::Exit, fetch, output::Output, signals};
+use super::{args::CatArgs, exit::Exit, fetch, keys, output::Output, signals};
 
-pub async fn run(args: CatArgs, output: &mut Output) -> Exit {
+pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     output.stdout_is_data();
-    let options = match options(&args) {
+    let options = match options(&args, store) {
         Ok(options) => options,
         Err(fetch::Refusal(exit, message)) => {
             let exit = output.fail(None, None, exit, &message, json!({}));
@@ -23,7 +23,7 @@ pub async fn run(args: CatArgs, output: &mut Output) -> Exit {
     let url = options.url.to_string();
     let mut stdout = io::stdout();
     let mut write = |bytes: &[u8]| stdout.write_all(bytes);
-    let exit = match signals::unless_stopped(cat::cat(options, &mut write)).await {
+    let exit = match signals::unless_stopped(cat::cat(options, output, &mut write)).await {
         Some(Ok((_, fetched))) => {
             output.count_fetched(fetched);
             Exit::Ok
@@ -34,7 +34,7 @@ pub async fn run(args: CatArgs, output: &mut Output) -> Exit {
     output.done(exit)
 }
 
-fn options(args: &CatArgs) -> Result<CatOptions, fetch::Refusal> {
+fn options(args: &CatArgs, store: Option<PathBuf>) -> Result<CatOptions, fetch::Refusal> {
     let network = &args.network;
     Ok(CatOptions {
         url: fetch::location(&args.url)?,
@@ -45,12 +45,15 @@ fn options(args: &CatArgs) -> Result<CatOptions, fetch::Refusal> {
             .map(fetch::manifest_place)
             .transpose()?,
         root: args.root,
+        key: args
+            .key
+            .as_deref()
+            .map(keys::public_key)
+            .transpose()
+            .map_err(|message| fetch::Refusal(Exit::Usage, message))?,
+        require: args.require,
+        state: fetch::state_folder(args.no_store, store),
         client: fetch::client_options(network)?,
-        limits: Limits {
-            connections: network.connections,
-            tries: network.tries,
-            patience_ms: network.patience.as_millis() as u64,
-            seed: std::process::id().into(),
-        },
+        limits: fetch::limits(network),
     })
 }

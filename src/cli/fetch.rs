@@ -9,7 +9,7 @@ use reqwest::header::{HeaderName, HeaderValue};
 use serde_json::json;
 
 use crate::{
-    core::{keys::PublicKey, reader},
+    core::{keys::PublicKey, reader, schedule::Limits},
     disk::state,
     engine::fetch::{Connections, FetchOptions, ManifestPlace},
     net::{
@@ -31,11 +31,7 @@ use super::{
 pub struct Refusal(pub Exit, pub String);
 
 pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
-    let state = if args.no_store {
-        None
-    } else {
-        store.or_else(state::default_folder)
-    };
+    let state = state_folder(args.no_store, store);
     let ready = checked(&args).and_then(|given| Ok((given, list::jobs(&args)?)));
     let (given, (jobs, refusals)) = match ready {
         Ok(ready) => ready,
@@ -129,6 +125,24 @@ pub fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
     Ok(ManifestPlace::File(text.into()))
 }
 
+/// Where to remember what must be known in the next run.
+pub fn state_folder(no_store: bool, store: Option<PathBuf>) -> Option<PathBuf> {
+    match no_store {
+        true => None,
+        false => store.or_else(state::default_folder),
+    }
+}
+
+/// Tries and patience of requests that are made one by one.
+pub fn limits(args: &NetworkArgs) -> Limits {
+    Limits {
+        connections: args.connections,
+        tries: args.tries,
+        patience_ms: args.patience.as_millis() as u64,
+        seed: std::process::id().into(),
+    }
+}
+
 /// What the network flags mean.
 pub fn client_options(args: &NetworkArgs) -> Result<ClientOptions, Refusal> {
     let mut headers = Vec::new();
@@ -165,6 +179,7 @@ pub fn client_options(args: &NetworkArgs) -> Result<ClientOptions, Refusal> {
             HttpVersion::Auto => Http::Auto,
             HttpVersion::One => Http::One,
             HttpVersion::Two => Http::Two,
+            HttpVersion::Three => http3()?,
         },
         authorities: args
             .cacert
@@ -177,6 +192,18 @@ pub fn client_options(args: &NetworkArgs) -> Result<ClientOptions, Refusal> {
         limit_rate: args.limit_rate,
         allow_private: args.allow_private,
     })
+}
+
+#[cfg(feature = "http3")]
+#[allow(clippy::unnecessary_wraps, reason = "other builds refuse")]
+fn http3() -> Result<Http, Refusal> {
+    Ok(Http::Three)
+}
+
+#[cfg(not(feature = "http3"))]
+fn http3() -> Result<Http, Refusal> {
+    let message = "this build of sapwood has no HTTP/3; choose another --http, or build it with the feature http3";
+    Err(Refusal(Exit::Usage, message.to_owned()))
 }
 
 fn netrc_path() -> Option<PathBuf> {

@@ -1,26 +1,50 @@
 //! `sapwood inspect`
 
-use std::io::Write;
+use std::{io::Write, path::Path};
 
 use serde_json::{Map, Value, json};
 
 use crate::{
     core::{keys::NotSigned, reader::Manifest, statement::Known},
-    engine::{error::Error, manifest_file::ManifestFile},
+    engine::{error::Error, inspect, manifest_file::ManifestFile},
+    net::{client::Client, location::Location},
 };
 
 use super::{
     args::InspectArgs,
     exit::Exit,
+    fetch,
     output::{Output, printable},
-    units,
+    signals, units,
 };
 
-pub fn run(args: &InspectArgs, output: &mut Output) -> Exit {
-    let manifest = match ManifestFile::open_of(&args.place) {
-        Ok(file) => file.manifest,
-        Err(error) => return output.error(Some(&args.place.display().to_string()), None, &error),
-    };
+pub async fn run(args: &InspectArgs, output: &mut Output) -> Exit {
+    match read(args, output).await {
+        Ok(manifest) => show(args, &manifest, output),
+        Err(exit) => exit,
+    }
+}
+
+/// The manifest at a path or a URL; of one that cannot be read the reason is told.
+async fn read(args: &InspectArgs, output: &mut Output) -> Result<Manifest, Exit> {
+    if !(args.place.starts_with("http://") || args.place.starts_with("https://")) {
+        let read = ManifestFile::open_of(Path::new(&args.place)).map(|file| file.manifest);
+        return read.map_err(|error| output.error(Some(&args.place), None, &error));
+    }
+    let typed = fetch::location(&args.place)
+        .and_then(|url| Ok((url, fetch::client_options(&args.network)?)));
+    let (url, options) = typed.map_err(|fetch::Refusal(exit, message)| {
+        output.fail(None, None, exit, &message, json!({}))
+    })?;
+    let (client, limits) = (Client::new(options), fetch::limits(&args.network));
+    let reading = inspect::inspect(&client, &url, &limits);
+    match signals::unless_stopped(reading).await {
+        Some(read) => read.map_err(|error| output.error(None, Some(&url.to_string()), &error)),
+        None => Err(Exit::Again),
+    }
+}
+
+fn show(args: &InspectArgs, manifest: &Manifest, output: &mut Output) -> Exit {
     if args.statement {
         // A reader that went away is no error of ours.
         let _ = std::io::stdout().write_all(manifest.statement.bytes());
@@ -28,23 +52,20 @@ pub fn run(args: &InspectArgs, output: &mut Output) -> Exit {
         match &manifest.signature {
             Some(signature) => drop(std::io::stdout().write_all(signature.to_minisig().as_bytes())),
             None => {
-                let place = args.place.display().to_string();
-                return output.error(
-                    Some(&place),
-                    None,
-                    &Error::NotSigned {
-                        place: place.clone(),
-                        cause: NotSigned::Unsigned,
-                    },
-                );
+                // The URL as it was typed may have secrets.
+                let place = Location::parse(&args.place)
+                    .map_or_else(|_| args.place.clone(), |url| url.to_string());
+                let cause = NotSigned::Unsigned;
+                let error = Error::NotSigned { place, cause };
+                return output.error(None, None, &error);
             }
         }
     } else if args.leaves {
-        leaves(&manifest);
+        leaves(manifest);
     } else if output.is_json() {
-        output.line(&as_json(&manifest).to_string());
+        output.line(&as_json(manifest).to_string());
     } else {
-        for line in for_people(&manifest) {
+        for line in for_people(manifest) {
             output.line(&line);
         }
     }

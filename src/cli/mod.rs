@@ -39,9 +39,9 @@ pub fn run() -> ExitCode {
     let mut output = Output::new(&cli.output);
     let exit = match cli.command {
         Command::Manifest(args) => manifest::run(args, &mut output),
-        Command::Inspect(args) => inspect::run(&args, &mut output),
+        Command::Inspect(args) => signals::block_on(inspect::run(&args, &mut output)),
         Command::Verify(args) => verify::run(args, &mut output),
-        Command::Cat(args) => signals::block_on(cat::run(*args, &mut output)),
+        Command::Cat(args) => signals::block_on(cat::run(*args, cli.output.store, &mut output)),
         Command::Keygen(args) => keys::keygen(&args, &mut output),
         Command::Sign(args) => keys::sign(&args, &mut output),
         Command::Fetch(args) => signals::block_on(fetch::run(*args, cli.output.store, &mut output)),

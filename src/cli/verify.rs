@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use crate::{
-    core::{keys::PublicKey, tree::Root, trust::Trust},
+    core::{
+        keys::{NotSigned, PublicKey},
+        tree::Root,
+        trust::Trust,
+    },
     disk::destination::quarantine,
     engine::{
         error::Error,
@@ -93,11 +97,17 @@ fn against(
         None => match ManifestFile::open(&beside) {
             Ok(manifest) => Some(manifest),
             Err(Error::Disk(cause)) if cause.is_missing() => None,
-            // With a root of the user's own, what lies beside the file is not needed.
-            Err(_) if root.is_some() => None,
+            // With a root of the user's own, what lies beside the file is not needed; unless it must be signed.
+            Err(_) if root.is_some() && key.is_none() => None,
             Err(other) => return Err(other),
         },
     };
+    if manifest.is_none() && key.is_some() && root.is_some() {
+        return Err(Error::NotSigned {
+            place: beside.display().to_string(),
+            cause: NotSigned::Unsigned,
+        });
+    }
     if let (Some(manifest), Some(key)) = (&manifest, key) {
         let checked = key.check(
             manifest.manifest.statement.bytes(),

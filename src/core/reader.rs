@@ -14,6 +14,38 @@ use super::{
     tree::{self, Cv, Root},
 };
 
+/// Takes a manifest from front to end: says which bytes come next, and judges them.
+pub trait InOrder {
+    /// The bytes of the manifest that it must be given next; they follow those before.
+    fn want(&self) -> Option<ByteRange>;
+
+    /// Takes the wanted bytes.
+    ///
+    /// # Panics
+    /// If they are not as many as wanted.
+    fn give(&mut self, bytes: &[u8]) -> Result<(), Refused>;
+}
+
+impl InOrder for TreeReader {
+    fn want(&self) -> Option<ByteRange> {
+        TreeReader::want(self)
+    }
+
+    fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        TreeReader::give(self, bytes)
+    }
+}
+
+impl InOrder for WholeReader {
+    fn want(&self) -> Option<ByteRange> {
+        WholeReader::want(self)
+    }
+
+    fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        WholeReader::give(self, bytes)
+    }
+}
+
 /// Reads tree and pages in the order of the file, and proves each group before it keeps it.
 pub struct TreeReader {
     layout: Layout,

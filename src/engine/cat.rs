@@ -1,6 +1,6 @@
 //! Streaming proven bytes of a remote object, in order: nothing is handed on before the judge saw its block.
 
-use std::{io, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use futures_util::{StreamExt, stream};
 
@@ -8,6 +8,7 @@ use crate::{
     core::{
         geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
         judge,
+        keys::PublicKey,
         reader::LazyTree,
         recovery::{BadAnswer, Changed, Failure},
         schedule::Limits,
@@ -22,7 +23,9 @@ use crate::{
 };
 
 use super::{
+    asked::Asked,
     error::Error,
+    events::Events,
     fetch::{Front, ManifestPlace, retried},
 };
 
@@ -69,6 +72,12 @@ pub struct CatOptions {
     pub manifest: Option<ManifestPlace>,
     /// The object must be this one.
     pub root: Option<Root>,
+    /// The manifest must be signed by this key, for the name of the URL.
+    pub key: Option<PublicKey>,
+    /// The least trust.
+    pub require: Trust,
+    /// The folder with what is remembered between runs; `None`: nothing is.
+    pub state: Option<PathBuf>,
     /// How requests are made.
     pub client: ClientOptions,
     /// Tries and patience.
@@ -79,6 +88,7 @@ pub struct CatOptions {
 /// against and the bytes that were fetched.
 pub async fn cat(
     options: CatOptions,
+    events: &mut dyn Events,
     mut out: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(Trust, u64), Error> {
     let client = Client::new(options.client);
@@ -87,17 +97,16 @@ pub async fn cat(
         .unwrap_or_else(|| ManifestPlace::Beside(options.url.of_manifest()));
     let mut front = Front::read(&client, &place, &options.limits).await?;
     let header = front.statement.header().clone();
-    let trust = match options.root {
-        Some(asked) if asked != header.root => {
-            return Err(Error::OtherRoot {
-                place: place.to_string(),
-                asked,
-                found: header.root,
-            });
-        }
-        Some(_) => Trust::Root,
-        None => Trust::Manifest,
+    let asked = Asked {
+        url: &options.url,
+        root: options.root,
+        key: options.key.as_ref(),
+        digests: &[],
+        require: options.require,
+        state: options.state.as_deref(),
     };
+    let (statement, signature) = (&front.statement, front.signature.as_ref());
+    let trust = asked.of_manifest(statement, signature, &place.to_string(), events)?;
     let geometry = header.geometry;
     let bytes = options.wanted.within(geometry.length());
     let bytes = bytes.ok_or_else(|| Error::NoSuchRange {

@@ -1,10 +1,12 @@
 //! The use cases. Typed options in, typed events out; no terminal, no exit codes.
 
+mod asked;
 pub mod cat;
 pub mod create;
 pub mod error;
 pub mod events;
 pub mod fetch;
+pub mod inspect;
 pub mod manifest_file;
 mod receipt;
 pub mod sign;

@@ -1,8 +1,14 @@
 //! Addresses that a server may not lead to: what the user typed may lead anywhere, what a public server says may not lead inside.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::time::timeout;
+
+use super::CONNECT_MS;
 
 /// Whether an address is one that the open internet does not reach: loopback, private, link-local (cloud metadata lives
 /// there), shared, reserved, or such an address inside an IPv6 one.
@@ -67,6 +73,15 @@ impl Resolve for PublicResolver {
                 false => Ok(Box::new(public.into_iter()) as Addrs),
             }
         })
+    }
+}
+
+/// Whether a name leads to a private address, as far as it is known here.
+pub async fn leads_inside(name: &str) -> bool {
+    let limit = Duration::from_millis(CONNECT_MS);
+    match timeout(limit, tokio::net::lookup_host((name, 0))).await {
+        Ok(Ok(mut found)) => found.any(|address| is_private(address.ip())),
+        Ok(Err(_)) | Err(_) => false,
     }
 }
 

@@ -23,18 +23,24 @@ use crate::core::{
     recovery::{BadAnswer, Changed, Failure},
 };
 
+pub use super::validators::Validators;
 use super::{
-    CONNECT_MS, STALL_MS, address::is_private, body::Body, connectors::Connectors, content_range,
-    error::NetError, location::Location, netrc::Netrc, pace::Pace,
+    CONNECT_MS, STALL_MS,
+    address::{is_private, leads_inside},
+    body::Body,
+    connectors::{Connectors, Protocol},
+    content_range,
+    error::NetError,
+    location::Location,
+    netrc::Netrc,
+    pace::Pace,
+    proxies::Proxies,
 };
 
 /// More redirects than this are a loop.
 const REDIRECTS_MAX: usize = 5;
 /// Connecting and waiting for headers together: a connection that took long leaves less for the answer.
 const HEADERS_MS: u64 = STALL_MS + CONNECT_MS / 5;
-
-/// A date that is this much older than the answer cannot stand for two versions (RFC 9110, 8.8.2.2).
-const STRONG_DATE_AGE: Duration = Duration::from_secs(60);
 
 /// The version of HTTP that is spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +52,9 @@ pub enum Http {
     One,
     /// HTTP/2, over TLS or, where the user says so, in the clear.
     Two,
+    /// HTTP/3, and nothing else.
+    #[cfg(feature = "http3")]
+    Three,
 }
 
 /// How requests are made.
@@ -73,6 +82,7 @@ pub struct Client {
     counter: Arc<AtomicU64>,
     /// Made when they are first needed.
     connectors: Arc<Connectors>,
+    proxies: Arc<Proxies>,
     /// Hosts that speak nothing but HTTP/2.
     only_two: Arc<Mutex<HashSet<String>>>,
     pace: Arc<Pace>,
@@ -107,30 +117,6 @@ impl<'a> Request<'a> {
             location,
             range: Some(range),
             version: None,
-        }
-    }
-}
-
-/// Which version of an object an answer is about.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Validators {
-    /// Only if it is strong.
-    pub etag: Option<String>,
-    /// Only if it is strong: at least a minute older than the answer (RFC 9110, 8.8.2.2).
-    pub last_modified: Option<String>,
-}
-
-impl Validators {
-    /// Whether two parts with these validators are of one version for certain.
-    pub fn are_strong(&self) -> bool {
-        self.etag.is_some() || self.last_modified.is_some()
-    }
-
-    /// Whether an answer with other validators is of another version.
-    pub fn differ(&self, answer: &Validators) -> bool {
-        match &self.etag {
-            Some(etag) => answer.etag.as_ref() != Some(etag),
-            None => self.last_modified.is_some() && self.last_modified != answer.last_modified,
         }
     }
 }
@@ -229,7 +215,7 @@ impl Client {
             }
             _ => return Err(bad(BadAnswer::ContentRange)),
         };
-        let validators = validators(headers);
+        let validators = Validators::of(headers);
         if request
             .version
             .is_some_and(|wanted| wanted.differ(&validators))
@@ -310,19 +296,38 @@ impl Client {
             return Err(unsafe_step());
         }
         // Who is at a private address already may lead to others; the open internet may not lead inside.
-        let from_public = response
-            .remote_addr()
-            .is_none_or(|address| !is_private(address.ip()));
+        let from_public = !is_private_literal(from)
+            && (self.is_proxied(from)
+                || response
+                    .remote_addr()
+                    .is_none_or(|address| !is_private(address.ip())));
         let guarded = (guarded || from_public) && !self.options.allow_private;
-        match guarded
-            && next
-                .url()
-                .host()
-                .is_some_and(|host| is_private_literal(&host))
-        {
+        match guarded && is_private_literal(&next) {
             true => Err(unsafe_step()),
             false => Ok((next, guarded)),
         }
+    }
+
+    /// Whether a proxy stands before this place. The address that we are connected to is then the proxy's, so that only an
+    /// address in the URL itself tells where an answer comes from.
+    fn is_proxied(&self, location: &Location) -> bool {
+        match self.options.http {
+            // It knows no proxies.
+            #[cfg(feature = "http3")]
+            Http::Three => false,
+            _ => self.proxies.carry(location),
+        }
+    }
+
+    /// Who connects must look where a name leads. Behind a proxy that is the proxy, which may reach more than we know: what
+    /// leads inside by our own lights is refused, a name that is unknown here is the proxy's to judge. A place of the origin
+    /// that the user named needs no look: he led there.
+    async fn may_ask_proxy(&self, request: Request<'_>, location: &Location) -> bool {
+        location.same_origin(request.location)
+            || match location.url().host() {
+                Some(url::Host::Domain(name)) => !leads_inside(name).await,
+                _ => !is_private_literal(location),
+            }
     }
 
     async fn send(
@@ -331,21 +336,39 @@ impl Client {
         location: &Location,
         guarded: bool,
     ) -> Result<Response, NetError> {
-        let two = match self.options.http {
-            Http::Two => true,
-            Http::One => false,
-            Http::Auto => self.only_two().contains(&location.host()),
+        let guarded = match guarded && self.is_proxied(location) {
+            true if !self.may_ask_proxy(request, location).await => {
+                return Err(NetError::new(location, Failure::Unsafe));
+            }
+            true => false,
+            false => guarded,
         };
-        match self.send_as(request, location, guarded, two).await {
+        let two = match location.is_https() {
+            true => Protocol::Two,
+            false => Protocol::TwoInTheClear,
+        };
+        let protocol = match self.options.http {
+            Http::Two => two,
+            Http::Auto if self.only_two().contains(&location.host()) => two,
+            Http::Auto | Http::One => Protocol::One,
+            #[cfg(feature = "http3")]
+            Http::Three if location.is_https() => Protocol::Three,
+            #[cfg(feature = "http3")]
+            Http::Three => {
+                let detail = "there is no HTTP/3 in the clear; ask for it by https";
+                return Err(NetError::with_detail(location, Failure::Tls, detail));
+            }
+        };
+        match self.send_as(request, location, guarded, protocol).await {
             // Its TLS was fine but for the version: it does not offer HTTP/1.1.
             Err(error)
                 if error.failure == Failure::Tls
                     && error.detail().contains(NO_COMMON_PROTOCOL)
                     && self.options.http == Http::Auto
-                    && !two =>
+                    && protocol == Protocol::One =>
             {
                 self.only_two().insert(location.host());
-                self.send_as(request, location, guarded, true).await
+                self.send_as(request, location, guarded, two).await
             }
             other => other,
         }
@@ -362,11 +385,9 @@ impl Client {
         request: Request<'_>,
         location: &Location,
         guarded: bool,
-        two: bool,
+        protocol: Protocol,
     ) -> Result<Response, NetError> {
-        let client = self
-            .connectors
-            .get(&self.options, guarded, two, location.is_https());
+        let client = self.connectors.get(&self.options, guarded, protocol);
         let client = client
             .map_err(|cause| NetError::with_detail(location, Failure::Tls, cause.to_string()))?;
         let mut headers = HeaderMap::new();
@@ -399,11 +420,16 @@ impl Client {
         }
         if let Some((name, value)) = request
             .version
-            .and_then(|version| condition(version, request.range.is_some()))
+            .and_then(|version| version.condition(request.range.is_some()))
         {
             headers.insert(name, value);
         }
         let mut builder = client.get(location.url().clone()).headers(headers);
+        #[cfg(feature = "http3")]
+        if protocol == Protocol::Three {
+            // Who does not say so in each request gets another version, by TCP.
+            builder = builder.version(reqwest::Version::HTTP_3);
+        }
         if let Some(login) = login {
             builder = builder.basic_auth(&login.user, Some(&login.password));
         }
@@ -418,42 +444,12 @@ impl Client {
 /// What a TLS library says when client and server offer no common version of HTTP.
 const NO_COMMON_PROTOCOL: &str = "NoApplicationProtocol";
 
-fn is_private_literal(host: &url::Host<&str>) -> bool {
-    match host {
-        url::Host::Domain(_) => false,
-        url::Host::Ipv4(address) => is_private((*address).into()),
-        url::Host::Ipv6(address) => is_private((*address).into()),
-    }
-}
-
-fn validators(headers: &HeaderMap) -> Validators {
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned)
-    };
-    let strong = |etag: &String| etag.len() >= 2 && etag.starts_with('"') && etag.ends_with('"');
-    let date = |text: &Option<String>| httpdate::parse_http_date(text.as_deref()?).ok();
-    let (last_modified, now) = (text(header::LAST_MODIFIED), text(header::DATE));
-    let age = date(&now)
-        .zip(date(&last_modified))
-        .and_then(|(now, modified)| now.duration_since(modified).ok());
-    let last_modified = last_modified.filter(|_| age.is_some_and(|age| age >= STRONG_DATE_AGE));
-    Validators {
-        etag: text(header::ETAG).filter(strong),
-        last_modified,
-    }
-}
-
-/// The header that asks for this version only. Without a strong tag a date can only guard a range: another version then
-/// comes as a whole, which is seen.
-fn condition(version: &Validators, ranged: bool) -> Option<(HeaderName, HeaderValue)> {
-    let value = |text: &String| HeaderValue::try_from(text).ok();
-    match (&version.etag, &version.last_modified) {
-        (Some(etag), _) => Some((header::IF_MATCH, value(etag)?)),
-        (None, Some(date)) if ranged => Some((header::IF_RANGE, value(date)?)),
-        _ => None,
+/// Whether the URL itself has a private address as its host.
+fn is_private_literal(location: &Location) -> bool {
+    match location.url().host() {
+        Some(url::Host::Ipv4(address)) => is_private(address.into()),
+        Some(url::Host::Ipv6(address)) => is_private(address.into()),
+        Some(url::Host::Domain(_)) | None => false,
     }
 }
 

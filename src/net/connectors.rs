@@ -9,6 +9,20 @@ use reqwest::redirect;
 
 use super::{CONNECT_MS, address::PublicResolver, client::ClientOptions};
 
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    One,
+    /// HTTP/2 over TLS, where it is agreed on.
+    Two,
+    /// HTTP/2 in the clear has no way to ask for it: it must be known.
+    TwoInTheClear,
+    /// HTTP/3: over QUIC, which is always encrypted, and past any proxy.
+    #[cfg(feature = "http3")]
+    Three,
+}
+
 /// The clients of the HTTP library, one for each way to connect.
 #[derive(Default)]
 pub struct Connectors([OnceLock<reqwest::Client>; 8]);
@@ -19,36 +33,51 @@ impl Connectors {
         &self,
         options: &ClientOptions,
         guarded: bool,
-        two: bool,
-        https: bool,
+        protocol: Protocol,
     ) -> Result<&reqwest::Client, reqwest::Error> {
-        // HTTP/2 in the clear has no way to ask for it: it must be known. Over TLS it is agreed on.
-        let in_the_clear = two && !https;
-        let slot =
-            &self.0[usize::from(guarded) | usize::from(two) << 1 | usize::from(in_the_clear) << 2];
+        let slot = &self.0[usize::from(guarded) | (protocol as usize) << 1];
         if let Some(client) = slot.get() {
             return Ok(client);
         }
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("sapwood/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_millis(CONNECT_MS))
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .tcp_nodelay(true);
-        builder = match (two, in_the_clear) {
-            (false, _) => builder.http1_only(),
-            (true, true) => builder.http2_prior_knowledge(),
-            // Without a window of their own size, streams that share a connection would be slow.
-            (true, false) => builder.http2_adaptive_window(true),
-        };
-        if guarded {
-            builder = builder.dns_resolver(Arc::new(PublicResolver));
-        }
-        if !options.authorities.is_empty() {
-            builder = builder
-                .tls_certs_merge(reqwest::Certificate::from_pem_bundle(&options.authorities)?);
-        }
-        let client = builder.build()?;
+        let client = build(options, guarded, protocol)?;
         Ok(slot.get_or_init(|| client))
     }
+}
+
+fn build(
+    options: &ClientOptions,
+    guarded: bool,
+    protocol: Protocol,
+) -> Result<reqwest::Client, reqwest::Error> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("sapwood/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_millis(CONNECT_MS))
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .tcp_nodelay(true);
+    if guarded {
+        builder = builder.dns_resolver(Arc::new(PublicResolver));
+    }
+    if !options.authorities.is_empty() {
+        builder =
+            builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&options.authorities)?);
+    }
+    match protocol {
+        Protocol::One => builder.http1_only().build(),
+        // Without a window of their own size, streams that share a connection would be slow.
+        Protocol::Two => builder.http2_adaptive_window(true).build(),
+        Protocol::TwoInTheClear => builder.http2_prior_knowledge().build(),
+        #[cfg(feature = "http3")]
+        Protocol::Three => three(builder),
+    }
+}
+
+/// A dead QUIC connection says nothing: it is given up after as long as a silent answer is, so that the next request makes
+/// a new one.
+#[cfg(feature = "http3")]
+fn three(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
+    builder
+        .http3_prior_knowledge()
+        .http3_max_idle_timeout(Duration::from_millis(super::STALL_MS))
+        .build()
 }

@@ -72,6 +72,8 @@ impl NetError {
             Failure::Unreachable
         } else if cause.is_timeout() {
             Failure::Stalled
+        } else if NO_QUIC_CONNECTION.contains(&innermost.as_str()) {
+            Failure::Unreachable
         } else {
             Failure::Broken
         };
@@ -83,6 +85,13 @@ impl NetError {
         NetError::with_detail(location, failure, format!("{what} ({innermost})"))
     }
 }
+
+/// What is told when there is no QUIC connection, or none any more: the HTTP library knows no kind of error for it. The second
+/// one is for requests that waited for another one to connect.
+const NO_QUIC_CONNECTION: [&str; 2] = [
+    "timed out",
+    "failed to establish connection for HTTP/3 request",
+];
 
 fn describe(failure: Failure) -> String {
     match failure {

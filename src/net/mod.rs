@@ -10,6 +10,8 @@ pub mod hosts;
 pub mod location;
 pub mod netrc;
 pub mod pace;
+mod proxies;
+pub mod validators;
 
 /// A stall: fewer than [`STALL_BYTES`] in so many milliseconds while we were reading and not limiting.
 pub const STALL_MS: u64 = 10_000;

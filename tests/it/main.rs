@@ -6,15 +6,21 @@
     reason = "it pays where code is called by others; a test is read from top to bottom"
 )]
 
+mod cat;
+mod digests;
 mod fetch;
 mod golden;
+mod inspect;
 mod long;
 mod mistakes;
 mod nginx;
+mod proxies;
 mod python;
 mod roots;
 mod several;
 mod simulation;
 mod support;
 mod tidy;
+mod trust;
 mod vectors;
+mod versions;

@@ -9,6 +9,7 @@ mod plain;
 mod proven;
 mod rate;
 mod remote_manifest;
+mod retried;
 mod span;
 mod stream;
 mod transfer;
@@ -47,13 +48,16 @@ use crate::{
 };
 
 use super::{
+    asked::Asked,
     error::Error,
     events::{Event, Events, Planned, Published},
     receipt,
 };
 pub use connections::Connections;
+pub(super) use plain::trust_of_user;
+pub(super) use remote_manifest::Front;
 pub use remote_manifest::ManifestPlace;
-pub(super) use remote_manifest::{Front, retried};
+pub(super) use retried::retried;
 
 /// What to fetch, where to, and what to ask of it.
 pub struct FetchOptions {
@@ -268,14 +272,8 @@ impl Fetch<'_> {
         self.client.limit_rate().map_or(u32::MAX, worth).max(1)
     }
 
-    /// What can be refused before any byte of the body: too little to prove it against, or too much of it.
-    fn check_limits(&self, trust: Trust, length: Option<u64>) -> Result<(), Error> {
-        if trust < self.options.require {
-            return Err(Error::BelowRequired {
-                asked: self.options.require,
-                found: trust,
-            });
-        }
+    /// More than the user allows is refused before any byte of the body.
+    fn check_length(&self, length: Option<u64>) -> Result<(), Error> {
         match length.filter(|length| self.options.max_size.is_some_and(|most| *length > most)) {
             Some(bytes) => Err(Error::TooLarge {
                 place: self.options.url.to_string(),
@@ -424,6 +422,18 @@ impl Fetch<'_> {
     }
 }
 
+/// What the user asks of the object, as far as its manifest can tell.
+fn asked(options: &FetchOptions) -> Asked<'_> {
+    Asked {
+        url: &options.url,
+        root: options.root,
+        key: options.key.as_ref(),
+        digests: &options.digests,
+        require: options.require,
+        state: options.state.as_deref(),
+    }
+}
+
 /// What is known of an object that is whole.
 struct Proof {
     root: Root,
@@ -447,6 +457,10 @@ fn bytes_of_set(geometry: &Geometry, blocks: &BlockSet) -> u64 {
 }
 
 /// Asks for the first byte: whether the object is there, how long it is, whether ranges work, and which version it is.
+///
+/// S3 tells its checksums only to those who send `x-amz-checksum-mode: ENABLED`. It is not sent by itself: S3 refuses a signed
+/// URL whose request has an `x-amz-` header that was not signed (403, `HeadersNotSigned`), and whether a redirect ends at one
+/// is not known before. Who has an unsigned URL can give it with -H.
 async fn preflight(client: &Client, url: &Location) -> Result<Preflight, NetError> {
     let mut answer = match client.get(Request::range(url, ByteRange::new(0, 1))).await {
         // An empty object has no first byte.

@@ -97,7 +97,7 @@ impl Fetch<'_> {
             Err(error @ (Error::Changed { .. } | Error::Wrong { .. })) => {
                 // Once more from the start, in one answer, which is of one version.
                 tracing::info!("starting over: {error}");
-                let now = super::remote_manifest::retried(&self.limits(), async || {
+                let now = super::retried(&self.limits(), async || {
                     super::preflight(&self.client, &self.options.url).await
                 })
                 .await?;
@@ -145,8 +145,8 @@ impl Fetch<'_> {
             Trust::Digest
         };
         wanted.extend(offered);
-        let trust = of_user.max(of_server);
-        self.check_limits(trust, preflight.length)?;
+        let trust = super::asked(&self.options).at_least(of_user.max(of_server))?;
+        self.check_length(preflight.length)?;
         Ok((wanted, trust))
     }
 

@@ -4,19 +4,16 @@ use std::sync::Arc;
 
 use crate::{
     core::{
-        digests::Digest, journal::Identity, judge::Leaves, keys::PublicKey, recovery::Changed,
-        statement::Header, trust::Trust,
+        digests::Digest, journal::Identity, judge::Leaves, recovery::Changed, statement::Header,
+        trust::Trust,
     },
-    disk::{
-        destination::{self, Locked},
-        state::State,
-    },
+    disk::destination::Locked,
     net::location::Location,
 };
 
 use super::{
     super::{error::Error, events::Published},
-    Fetch, Preflight, Proof,
+    Fetch, Preflight, Proof, asked,
     plain::digests_of_existing,
     remote_manifest::{Front, ManifestPlace},
     transfer::{Transfer, Transferred},
@@ -35,10 +32,7 @@ impl Fetch<'_> {
         let mut read_again = true;
         let (header, trust, identity, leaves) = loop {
             let header = front.statement.header().clone();
-            let trust = self
-                .check_manifest(&header, &place)?
-                .max(self.check_signature(&front, &place)?);
-            self.check_limits(trust, Some(header.geometry.length()))?;
+            let trust = self.check_manifest(&front, &place)?;
             let identity = Identity {
                 root: Some(header.root),
                 geometry: header.geometry,
@@ -150,84 +144,12 @@ impl Fetch<'_> {
     }
 
     /// Everything about a manifest that can be refused before any byte of the body.
-    fn check_manifest(&self, header: &Header, place: &ManifestPlace) -> Result<Trust, Error> {
-        let trust = match self.options.root {
-            Some(asked) if asked != header.root => {
-                return Err(Error::OtherRoot {
-                    place: place.to_string(),
-                    asked,
-                    found: header.root,
-                });
-            }
-            Some(_) => Trust::Root,
-            None => Trust::Manifest,
-        };
-        for asked in &self.options.digests {
-            let said = header
-                .digests
-                .iter()
-                .find(|digest| digest.algorithm() == asked.algorithm() && *digest != asked);
-            if let Some(said) = said {
-                return Err(Error::OtherDigest {
-                    place: place.to_string(),
-                    algorithm: asked.algorithm(),
-                    expected: asked.hex(),
-                    found: said.hex(),
-                    kept: None,
-                });
-            }
-        }
-        Ok(trust.max(super::plain::trust_of_user(&self.options.digests)))
-    }
-
-    /// With a key, the manifest must be signed by it, for the asked name, and must not have expired.
-    fn check_signature(&mut self, front: &Front, place: &ManifestPlace) -> Result<Trust, Error> {
-        let Some(key) = self.options.key.clone() else {
-            return Ok(Trust::None);
-        };
-        let place = place.to_string();
-        let checked = key.check(front.statement.bytes(), front.signature.as_ref());
-        checked.map_err(|cause| Error::NotSigned {
-            place: place.clone(),
-            cause,
-        })?;
-        let header = front.statement.header();
-        let asked = self.options.url.last_segment().unwrap_or_default();
-        if header.name != asked {
-            return Err(Error::OtherName {
-                place,
-                signed: header.name.clone(),
-                asked,
-            });
-        }
-        if header.expires != 0 && header.expires <= destination::unix_time() {
-            return Err(Error::Expired {
-                place,
-                at: header.expires,
-            });
-        }
-        match self.seen_sequence(&key, header) {
-            Some(seen) if seen > header.sequence => Err(Error::Older {
-                place,
-                found: header.sequence,
-                seen,
-            }),
-            _ => Ok(Trust::Signed),
-        }
-    }
-
-    /// The highest sequence of earlier runs; the one at hand is remembered.
-    fn seen_sequence(&mut self, key: &PublicKey, header: &Header) -> Option<u64> {
-        let folder = self.options.state.clone()?;
-        let remembered = State::open(&folder).and_then(|state| {
-            let seen = state.sequence(&key.id_hex(), &header.name)?;
-            state.remember_sequence(&key.id_hex(), &header.name, header.sequence)?;
-            Ok(seen)
-        });
-        remembered.unwrap_or_else(|error| {
-            self.warn_of_state(&error);
-            None
-        })
+    fn check_manifest(&mut self, front: &Front, place: &ManifestPlace) -> Result<Trust, Error> {
+        let asked = asked(&self.options);
+        let (statement, signature) = (&front.statement, front.signature.as_ref());
+        let trust = asked.of_manifest(statement, signature, &place.to_string(), self.events)?;
+        self.check_length(Some(statement.header().geometry.length()))?;
+        Ok(trust)
     }
 
     /// A block that is wrong everywhere: the manifest is asked again before anyone is blamed.

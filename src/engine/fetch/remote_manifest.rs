@@ -1,19 +1,13 @@
 //! Reading a manifest from where it is: a URL or a local file. First its front, then its leaves.
 
-use std::{
-    fmt,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
-
-use tokio::time::sleep;
+use std::{fmt, path::PathBuf};
 
 use crate::{
     core::{
         geometry::{BlockRange, ByteRange},
         layout::{FRONT_BYTES, Group},
-        reader::{LazyTree, TreeReader},
-        recovery::{self, Class, Failure},
+        reader::{InOrder, LazyTree, TreeReader},
+        recovery::{self, Failure},
         schedule::Limits,
         statement::{self, MAGIC, Refused, Signature, Statement},
         tree::Cv,
@@ -26,7 +20,10 @@ use crate::{
     },
 };
 
-use super::super::{error::Error, manifest_file::ManifestFile};
+use super::{
+    super::{error::Error, manifest_file::ManifestFile},
+    retried::retried,
+};
 
 /// Where a manifest is.
 #[derive(Clone, Debug)]
@@ -71,55 +68,6 @@ enum Rest {
     },
     /// All leaves are here already.
     Leaves(Vec<Cv>),
-}
-
-/// Repeats a request by the recovery policy, within tries and patience.
-pub async fn retried<T>(
-    limits: &Limits,
-    mut request: impl AsyncFnMut() -> Result<T, NetError>,
-) -> Result<T, Error> {
-    let began = Instant::now();
-    let mut tries = 0;
-    let mut random = limits.seed;
-    loop {
-        let error = match request().await {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        tries += u32::from(error.failure.counts_as_try());
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let wait_ms = match (error.failure.class(), error.failure) {
-            (Class::Again, Failure::Unreachable) => recovery::PROBE_EVERY_MS,
-            (Class::Again, _) => recovery::backoff_ms(tries.max(1), random >> 16),
-            (Class::Slower, Failure::TooMany { retry_after_ms, .. }) => {
-                recovery::cooldown_ms(1, retry_after_ms)
-            }
-            (Class::Elsewhere, _) => recovery::backoff_ms(tries, random >> 16),
-            _ => return Err(error.into()),
-        };
-        let spent_ms = began.elapsed().as_millis() as u64;
-        if error.failure.class() == Class::Slower && spent_ms + wait_ms > limits.patience_ms {
-            return Err(Error::MustWait {
-                place: error.location.to_string(),
-                wait_s: wait_ms.div_ceil(1000),
-            });
-        }
-        if tries >= limits.tries {
-            return Err(Error::Net {
-                cause: error,
-                tries,
-            });
-        }
-        if spent_ms + wait_ms > limits.patience_ms {
-            return Err(Error::Patience {
-                patience_s: limits.patience_ms / 1000,
-                last: Some(Box::new(error)),
-            });
-        }
-        sleep(Duration::from_millis(wait_ms)).await;
-    }
 }
 
 impl Front {
@@ -206,6 +154,30 @@ impl Front {
             Err(Refused::NotAManifest) if !must => Err(none(Refused::NotAManifest.to_string())),
             Err(cause) => Err(refuse(cause)),
         }
+    }
+
+    /// Reads everything that follows into a reader, front to end, in ranges of the version that the front is of.
+    pub async fn read_rest(
+        &self,
+        client: &Client,
+        url: &Location,
+        limits: &Limits,
+        reader: &mut impl InOrder,
+    ) -> Result<(), Error> {
+        let (Rest::Ranges(validators) | Rest::Stream { validators, .. }) = &self.rest else {
+            return Ok(());
+        };
+        let source = RangeSource {
+            client,
+            url,
+            validators,
+        };
+        let end = self.statement.header().file_length();
+        let given = retried(limits, async || source.give_rest(end, reader, &mut 0).await);
+        given.await?.map_err(|cause| Error::Manifest {
+            place: url.to_string(),
+            cause,
+        })
     }
 
     /// Reads tree and pages and proves them against the root.
@@ -396,7 +368,7 @@ impl RangeSource<'_> {
     async fn give_rest(
         &self,
         end: u64,
-        reader: &mut TreeReader,
+        reader: &mut impl InOrder,
         bytes_manifest: &mut u64,
     ) -> Result<Result<(), Refused>, NetError> {
         let Some(first) = reader.want() else {
@@ -448,7 +420,7 @@ impl RestOfManifest {
     /// Gives group by group, as it comes. What a body that breaks has brought is not asked for again.
     async fn give(
         &mut self,
-        reader: &mut TreeReader,
+        reader: &mut impl InOrder,
         bytes_manifest: &mut u64,
     ) -> Result<Result<(), Refused>, NetError> {
         while let Some(want) = reader.want() {

@@ -3,13 +3,16 @@
 // Not every subject uses all of it.
 #![allow(dead_code, reason = "each subject uses a part")]
 
+pub mod caddy;
 pub mod nginx;
 pub mod objects;
 pub mod origin;
 pub mod painted;
 pub mod program;
 pub mod programs;
+pub mod proxy;
 pub mod scene;
+pub mod tls;
 
 /// Whether the long forms run too: `SAPWOOD_LONG=1`, as `tools/test` sets it in its full mode.
 pub fn long() -> bool {

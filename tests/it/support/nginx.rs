@@ -1,4 +1,4 @@
-//! A real nginx as origin: unprivileged, in a folder of its own, on a free port, with a log of what it sent.
+//! A real nginx as origin: unprivileged, in a folder of its own, on free ports, with a log of what it sent.
 
 use std::{
     fs,
@@ -12,16 +12,28 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::tls::Authority;
+
 /// A running nginx. It ends when it is dropped.
 pub struct Nginx {
     child: Child,
-    port: u16,
+    ports: Ports,
     pub folder: TempDir,
+}
+
+/// Where it listens: HTTP/1.1 in the clear, and with an authority HTTP/2 in the clear, and both over TLS.
+#[derive(Clone, Copy)]
+struct Ports {
+    one: u16,
+    two_in_the_clear: u16,
+    tls: u16,
 }
 
 /// A line of its log.
 #[derive(Clone, Debug)]
 pub struct Sent {
+    /// As `HTTP/1.1`.
+    pub protocol: String,
     pub path: String,
     pub range: Option<Range<u64>>,
     pub status: u16,
@@ -43,18 +55,28 @@ pub fn program(name: &str) -> PathBuf {
 impl Nginx {
     /// Serves the folder `www` in its own one. `limit_rate`: bytes a second of each connection, 0 for no limit.
     pub fn start(limit_rate: u64) -> Nginx {
+        Nginx::with(limit_rate, None)
+    }
+
+    /// Speaks TLS too.
+    pub fn with_tls(authority: &Authority) -> Nginx {
+        Nginx::with(0, Some(authority))
+    }
+
+    fn with(limit_rate: u64, authority: Option<&Authority>) -> Nginx {
         let folder = TempDir::new().expect("a folder");
         fs::create_dir(folder.path().join("www")).expect("a folder");
         for _ in 0..10 {
             // Somebody else may take the port in between; then it is another one's turn.
-            let port = TcpListener::bind("127.0.0.1:0")
-                .and_then(|listener| listener.local_addr())
-                .expect("a free port")
-                .port();
-            if let Some(child) = try_start(folder.path(), port, limit_rate) {
+            let ports = Ports {
+                one: free_port(),
+                two_in_the_clear: free_port(),
+                tls: free_port(),
+            };
+            if let Some(child) = try_start(folder.path(), ports, limit_rate, authority) {
                 return Nginx {
                     child,
-                    port,
+                    ports,
                     folder,
                 };
             }
@@ -68,27 +90,65 @@ impl Nginx {
     }
 
     pub fn url(&self, name: &str) -> String {
-        format!("http://127.0.0.1:{}/{name}", self.port)
+        format!("http://127.0.0.1:{}/{name}", self.ports.one)
+    }
+
+    /// HTTP/1.1 and HTTP/2 over TLS.
+    pub fn url_over_tls(&self, name: &str) -> String {
+        format!("https://127.0.0.1:{}/{name}", self.ports.tls)
+    }
+
+    /// HTTP/2 in the clear, and nothing else.
+    pub fn url_of_two_in_the_clear(&self, name: &str) -> String {
+        format!("http://127.0.0.1:{}/{name}", self.ports.two_in_the_clear)
+    }
+
+    pub fn port_of_tls(&self) -> u16 {
+        self.ports.tls
+    }
+
+    pub fn port_of_two_in_the_clear(&self) -> u16 {
+        self.ports.two_in_the_clear
+    }
+
+    /// Ends it when all connections are closed and returns its whole log, path and query of each request together.
+    pub fn finish(mut self) -> Vec<Sent> {
+        kill_process(Pid::from_child(&self.child), Signal::QUIT).expect("it runs");
+        self.child.wait().expect("it is our child");
+        self.log()
+    }
+
+    fn log(&self) -> Vec<Sent> {
+        let log = fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
+        log.lines().filter_map(parse).collect()
     }
 
     /// What it sent so far of a name, without the first bytes asked for before a fetch. Connections that were killed are logged
     /// a little later.
     pub fn log_of(&self, name: &str) -> Vec<Sent> {
-        let log = fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
-        let all = log.lines().filter_map(parse);
+        let all = self.log().into_iter();
         all.filter(|sent| sent.path == format!("/{name}") && sent.range != Some(0..1))
             .collect()
     }
 }
 
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port()
+}
+
 fn parse(line: &str) -> Option<Sent> {
     let mut fields = line.split(' ');
+    let protocol = fields.next()?.to_owned();
     let (path, range) = (fields.next()?.to_owned(), fields.next()?);
     let range = range.strip_prefix("bytes=").and_then(|range| {
         let (first, last) = range.split_once('-')?;
         Some(first.parse().ok()?..last.parse::<u64>().ok()? + 1)
     });
     Some(Sent {
+        protocol,
         path,
         range,
         status: fields.next()?.parse().ok()?,
@@ -96,19 +156,34 @@ fn parse(line: &str) -> Option<Sent> {
     })
 }
 
-fn try_start(folder: &Path, port: u16, limit_rate: u64) -> Option<Child> {
+fn try_start(
+    folder: &Path,
+    ports: Ports,
+    limit_rate: u64,
+    authority: Option<&Authority>,
+) -> Option<Child> {
+    let port = ports.one;
+    let more = authority.map_or_else(String::new, |authority| {
+        format!(
+            "listen 127.0.0.1:{} http2; listen 127.0.0.1:{} ssl http2; ssl_certificate {}; ssl_certificate_key {};",
+            ports.two_in_the_clear,
+            ports.tls,
+            authority.chain().display(),
+            authority.key().display(),
+        )
+    });
     let configuration = format!(
         "daemon off; master_process off; pid nginx.pid; error_log error.log;
 events {{ worker_connections 256; }}
 http {{
     types {{}} default_type application/octet-stream;
-    log_format sent '$uri $http_range $status $body_bytes_sent';
+    log_format sent '$server_protocol $request_uri $http_range $status $body_bytes_sent';
     access_log access.log sent;
     client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
     sendfile on; keepalive_timeout 65;
     limit_rate {limit_rate};
     # What a killed client did not take must not hide in buffers.
-    server {{ listen 127.0.0.1:{port} sndbuf=128k; root {}/www; }}
+    server {{ listen 127.0.0.1:{port} sndbuf=128k; {more} root {}/www; }}
 }}
 ",
         folder.display()

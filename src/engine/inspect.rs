@@ -1,0 +1,45 @@
+//! Reading a remote manifest whole, with every check that needs no object.
+
+use crate::{
+    core::{
+        manifest,
+        reader::{Manifest, WholeReader},
+        schedule::Limits,
+    },
+    net::{client::Client, location::Location},
+};
+
+use super::{
+    error::Error,
+    fetch::{Front, ManifestPlace},
+};
+
+/// Reads the manifest at a URL, or the one beside the object that is there.
+pub async fn inspect(client: &Client, url: &Location, limits: &Limits) -> Result<Manifest, Error> {
+    let here = ManifestPlace::Beside(url.clone());
+    let (place, front) = match Front::read(client, &here, limits).await {
+        Ok(front) => (url.clone(), front),
+        Err(Error::NoManifest { why: why_here, .. }) => {
+            let beside = url.of_manifest();
+            let place = ManifestPlace::Beside(beside.clone());
+            let front = Front::read(client, &place, limits).await;
+            let front = front.map_err(|error| match error {
+                Error::NoManifest { place, why } => Error::NoManifest {
+                    place,
+                    why: format!("{why}; and at {url}: {why_here}"),
+                },
+                other => other,
+            })?;
+            (beside, front)
+        }
+        Err(other) => return Err(other),
+    };
+    let refuse = |cause| Error::Manifest {
+        place: place.to_string(),
+        cause,
+    };
+    let bytes = manifest::front(&front.statement, front.signature.as_ref());
+    let mut reader = WholeReader::new(&bytes, None).map_err(refuse)?;
+    front.read_rest(client, &place, limits, &mut reader).await?;
+    reader.finish().map_err(refuse)
+}

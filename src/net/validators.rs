@@ -1,0 +1,65 @@
+//! Which version of an object an answer is about, and how a request asks for that version.
+
+use std::time::Duration;
+
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// A date that is this much older than the answer cannot stand for two versions (RFC 9110, 8.8.2.2).
+const STRONG_DATE_AGE: Duration = Duration::from_secs(60);
+
+/// Which version of an object an answer is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Validators {
+    /// Only if it is strong.
+    pub etag: Option<String>,
+    /// Only if it is strong: at least a minute older than the answer (RFC 9110, 8.8.2.2).
+    pub last_modified: Option<String>,
+}
+
+impl Validators {
+    /// Those of an answer.
+    pub fn of(headers: &HeaderMap) -> Validators {
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        let strong =
+            |etag: &String| etag.len() >= 2 && etag.starts_with('"') && etag.ends_with('"');
+        let date = |text: &Option<String>| httpdate::parse_http_date(text.as_deref()?).ok();
+        let (last_modified, now) = (text(header::LAST_MODIFIED), text(header::DATE));
+        let age = date(&now)
+            .zip(date(&last_modified))
+            .and_then(|(now, modified)| now.duration_since(modified).ok());
+        let last_modified = last_modified.filter(|_| age.is_some_and(|age| age >= STRONG_DATE_AGE));
+        Validators {
+            etag: text(header::ETAG).filter(strong),
+            last_modified,
+        }
+    }
+
+    /// Whether two parts with these validators are of one version for certain.
+    pub fn are_strong(&self) -> bool {
+        self.etag.is_some() || self.last_modified.is_some()
+    }
+
+    /// Whether an answer with other validators is of another version.
+    pub fn differ(&self, answer: &Validators) -> bool {
+        match &self.etag {
+            Some(etag) => answer.etag.as_ref() != Some(etag),
+            None => self.last_modified.is_some() && self.last_modified != answer.last_modified,
+        }
+    }
+
+    /// The header that asks for this version only. Without a strong tag a date can only guard a range: another version then
+    /// comes as a whole, which is seen.
+    pub fn condition(&self, ranged: bool) -> Option<(HeaderName, HeaderValue)> {
+        let value = |text: &String| HeaderValue::try_from(text).ok();
+        match (&self.etag, &self.last_modified) {
+            (Some(etag), _) => Some((header::IF_MATCH, value(etag)?)),
+            (None, Some(date)) if ranged => Some((header::IF_RANGE, value(date)?)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,580 @@
+//! Signatures: made and checked by minisign too, and everything that must be refused before any byte of the body.
+
+use std::{fs, path::Path, process::Command};
+
+use sapwood::core::statement::Signature;
+use tempfile::TempDir;
+
+use crate::support::{
+    nginx,
+    objects::Content,
+    origin::Origin,
+    program::{self, Ended, sapwood},
+    scene::{MANIFEST, OBJECT, names},
+};
+
+const LENGTH: u64 = 200 * 1024 + 5;
+const STATEMENT_BYTES: usize = 1024;
+const FRONT_BYTES: usize = 1536;
+
+/// A publisher with two keys, an origin, and a place to fetch to.
+struct Signed {
+    publisher: TempDir,
+    origin: Origin,
+    reader: TempDir,
+}
+
+impl Signed {
+    fn new() -> Signed {
+        let signed = Signed {
+            publisher: TempDir::new().unwrap(),
+            origin: Origin::start(),
+            reader: TempDir::new().unwrap(),
+        };
+        let content = Content::Painted(LENGTH);
+        fs::write(signed.path("object.bin"), content.all()).unwrap();
+        signed.origin.put(OBJECT, content);
+        for key in ["ours", "other"] {
+            signed
+                .sapwood(&["keygen", "--no-password", "-o", key])
+                .must(0);
+        }
+        signed
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.publisher.path().join(name)
+    }
+
+    /// The program where the keys are.
+    fn sapwood(&self, args: &[&str]) -> Ended {
+        let mut command = sapwood(self.publisher.path());
+        command.args(args);
+        program::run(command)
+    }
+
+    fn minisign(&self, args: &[&str]) -> Ended {
+        let mut command = program::command(nginx::program("minisign"), self.publisher.path());
+        command.args(args);
+        program::run(command)
+    }
+
+    /// A manifest of the object, made with these arguments.
+    fn manifest(&self, more: &[&str]) -> Vec<u8> {
+        let _ = fs::remove_file(self.path("object.bin.sapwood"));
+        self.sapwood(&[&["manifest", "object.bin"], more].concat())
+            .must(0);
+        fs::read(self.path("object.bin.sapwood")).unwrap()
+    }
+
+    /// Signed with our key; sequence 5.
+    fn good(&self) -> Vec<u8> {
+        self.manifest(&["--sign", "ours.key", "--seq", "5"])
+    }
+
+    fn public(&self) -> String {
+        self.path("ours.pub").display().to_string()
+    }
+
+    fn command(&self, command: &str, more: &[&str]) -> Command {
+        let mut sapwood = sapwood(self.reader.path());
+        sapwood.args([
+            "--json",
+            command,
+            &self.origin.url(OBJECT),
+            "--key",
+            &self.public(),
+        ]);
+        if command == "fetch" {
+            sapwood.args(["-o", "out"]);
+        }
+        sapwood.args(more);
+        sapwood
+    }
+
+    /// With a memory of this name.
+    fn run(&self, command: &str, store: &str, more: &[&str]) -> Ended {
+        program::run(self.command(command, &[more, &["--store", store]].concat()))
+    }
+
+    /// Accepted, and what comes is the object.
+    #[track_caller]
+    fn must_accept(&self, store: &str) {
+        let ended = self.run("fetch", store, &[]).must(0);
+        assert_eq!(ended.event("published")["trust"], "signed");
+        let out = self.reader.path().join("out");
+        assert!(fs::read(&out).unwrap() == Content::Painted(LENGTH).all());
+        fs::remove_file(out).unwrap();
+        let mut cat = self.command("cat", &["--store", store]);
+        let output = cat.output().unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(output.stdout == Content::Painted(LENGTH).all());
+    }
+
+    /// Refused by fetch and cat, again in the next process, before any byte of the body; nothing is left.
+    #[track_caller]
+    fn must_refuse(&self, what: &str, store: &str, message: &str) {
+        self.origin.forget_log();
+        for command in ["fetch", "cat"] {
+            for run in ["first", "second"] {
+                let ended = self.run(command, store, &[]);
+                let said = format!("{}{}", ended.stdout, ended.stderr);
+                assert_eq!(ended.exit, Some(3), "{what}, {command}, {run} run: {said}");
+                assert!(
+                    said.contains(message),
+                    "{what}, {command}: {said} does not say {message:?}"
+                );
+                assert!(
+                    command == "fetch" || !ended.stdout.contains("sapwood"),
+                    "{what}: {}",
+                    ended.stdout
+                );
+            }
+        }
+        let bodies = self.origin.bodies_of(OBJECT);
+        assert!(
+            bodies.is_empty(),
+            "{what}: bytes of the body were asked for: {bodies:?}"
+        );
+        let left: Vec<String> = names(self.reader.path());
+        let left: Vec<&String> = left
+            .iter()
+            .filter(|name| !name.starts_with("store"))
+            .collect();
+        assert!(left.is_empty(), "{what}: {left:?} is left");
+    }
+}
+
+/// The statement with one byte of its header changed, sound again but for the signature.
+fn with_other_byte(manifest: &[u8], at: usize) -> Vec<u8> {
+    let mut changed = manifest.to_vec();
+    changed[at] ^= 1;
+    let sum = blake3::hash(&changed[..STATEMENT_BYTES - 32]);
+    changed[STATEMENT_BYTES - 32..STATEMENT_BYTES].copy_from_slice(sum.as_bytes());
+    changed
+}
+
+fn signature_of(manifest: &[u8]) -> Signature {
+    let area = manifest[STATEMENT_BYTES..FRONT_BYTES].try_into().unwrap();
+    Signature::from_area(area).unwrap().expect("it is signed")
+}
+
+fn with_signature(manifest: &[u8], change: impl FnOnce(&mut Signature)) -> Vec<u8> {
+    let mut signature = signature_of(manifest);
+    change(&mut signature);
+    let mut changed = manifest.to_vec();
+    changed[STATEMENT_BYTES..FRONT_BYTES].copy_from_slice(&signature.to_area());
+    changed
+}
+
+#[test]
+fn what_is_refused_before_any_byte_of_the_body() {
+    let signed = Signed::new();
+    let good = signed.good();
+    let name = good
+        .windows(10)
+        .position(|bytes| bytes == b"object.bin")
+        .expect("the name is in the statement");
+    let cut = {
+        // The second half of a signature is what a write that was cut short leaves.
+        let mut cut = good.clone();
+        cut[STATEMENT_BYTES + 74..FRONT_BYTES].fill(0);
+        cut
+    };
+    let ours = ["--sign", "ours.key", "--seq", "5"];
+    let cases = [
+        (
+            "a changed statement",
+            with_other_byte(&good, name + 11),
+            "signature is false",
+        ),
+        (
+            "a changed name",
+            with_other_byte(&good, name),
+            "signature is false",
+        ),
+        (
+            "another key",
+            signed.manifest(&["--sign", "other.key", "--seq", "5"]),
+            "another key",
+        ),
+        (
+            "another key under the id of ours",
+            with_signature(
+                &signed.manifest(&["--sign", "other.key", "--seq", "5"]),
+                |signature| {
+                    signature.key_id = signature_of(&good).key_id;
+                },
+            ),
+            "signature is false",
+        ),
+        (
+            "another signed name",
+            signed.manifest(&[&ours[..], &["--name", "other.bin"]].concat()),
+            "other.bin",
+        ),
+        (
+            "no signed name",
+            signed.manifest(&[&ours[..], &["--name", "object.bi"]].concat()),
+            "object.bi",
+        ),
+        (
+            "expired",
+            signed.manifest(&[&ours[..], &["--expires", "2020-01-01T00:00:00Z"]].concat()),
+            "expired",
+        ),
+        ("a truncated signature", cut, "refused"),
+        (
+            "a signature with a changed bit",
+            with_signature(&good, |s| s.signature[20] ^= 4),
+            "signature is false",
+        ),
+        (
+            "a changed global signature",
+            with_signature(&good, |s| s.global_signature[20] ^= 4),
+            "signature is false",
+        ),
+        (
+            "a changed trusted comment",
+            with_signature(&good, |s| s.trusted_comment.push('!')),
+            "signature is false",
+        ),
+        (
+            "no signature",
+            signed.manifest(&["--seq", "5"]),
+            "not signed",
+        ),
+        ("a cut manifest", good[..1300].to_vec(), "refused"),
+    ];
+    for (what, manifest, message) in cases {
+        signed.origin.put(MANIFEST, manifest.clone());
+        signed.must_refuse(what, "store-fresh", message);
+        // The same with a memory of the good one.
+        signed.origin.put(MANIFEST, good.clone());
+        signed.must_accept("store-used");
+        signed.origin.put(MANIFEST, manifest);
+        signed.must_refuse(what, "store-used", message);
+    }
+    signed.origin.put(MANIFEST, good);
+    signed.must_accept("store-fresh");
+}
+
+/// Found: without a manifest a fetch with --key went on as if none had been given, and published what nobody had signed.
+#[test]
+fn with_a_key_an_object_without_a_manifest_is_refused() {
+    let signed = Signed::new();
+    signed.origin.forget_log();
+    for more in [&[][..], &["--require", "none"], &["--root", &signed_root()]] {
+        let ended = signed.run("fetch", "store", more).must(3);
+        assert!(ended.stderr.contains("signed"), "{}", ended.stderr);
+    }
+    assert!(signed.origin.bodies_of(OBJECT).is_empty());
+    assert_eq!(names(signed.reader.path()), [""; 0]);
+    // A stream without a manifest is none at all.
+    signed.run("cat", "store", &[]).must(1);
+}
+
+fn signed_root() -> String {
+    blake3::hash(&Content::Painted(LENGTH).all())
+        .to_hex()
+        .to_string()
+}
+
+#[test]
+fn an_older_sequence_is_refused_by_every_process_that_remembers() {
+    let signed = Signed::new();
+    let (old, new) = (
+        signed.manifest(&["--sign", "ours.key", "--seq", "4"]),
+        signed.good(),
+    );
+    // Nothing is remembered yet.
+    signed.origin.put(MANIFEST, old.clone());
+    signed.must_accept("store");
+    signed.origin.put(MANIFEST, new.clone());
+    signed.must_accept("store");
+    signed.must_accept("store");
+    signed.origin.put(MANIFEST, old.clone());
+    signed.must_refuse("an older sequence", "store", "older than 5");
+    // One without any is older than all.
+    signed
+        .origin
+        .put(MANIFEST, signed.manifest(&["--sign", "ours.key"]));
+    signed.must_refuse("no sequence", "store", "older than 5");
+    // cat remembers too.
+    signed.origin.put(MANIFEST, new.clone());
+    signed
+        .run("cat", "store-of-cat", &["--range", "0-0"])
+        .must(0);
+    signed.origin.put(MANIFEST, old.clone());
+    signed.must_refuse(
+        "an older sequence after cat",
+        "store-of-cat",
+        "older than 5",
+    );
+    // Another memory, and none.
+    signed.must_accept("store-other");
+    for (manifest, _) in [(&new, 5), (&old, 4)] {
+        signed.origin.put(MANIFEST, manifest.clone());
+        let ended = signed.run("fetch", "store-unused", &["--no-store"]).must(0);
+        assert_eq!(ended.event("published")["trust"], "signed");
+        fs::remove_file(signed.reader.path().join("out")).unwrap();
+        signed
+            .run("cat", "store-unused", &["--no-store", "--range", "0-0"])
+            .must(0);
+    }
+    assert!(!signed.reader.path().join("store-unused").exists());
+}
+
+#[test]
+fn a_memory_that_cannot_be_opened_is_one_warning() {
+    let signed = Signed::new();
+    signed.origin.put(MANIFEST, signed.good());
+    fs::write(signed.reader.path().join("store"), b"a file").unwrap();
+    for command in ["fetch", "cat"] {
+        let ended = signed.run(command, "store", &[]).must(0);
+        assert!(
+            ended.stderr.contains("store"),
+            "{command}: {}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
+fn less_trust_than_required_is_refused() {
+    let signed = Signed::new();
+    signed.origin.put(MANIFEST, signed.good());
+    let root = signed_root();
+    for command in ["fetch", "cat"] {
+        for (require, more, exit) in [
+            ("signed", &[][..], 3),
+            ("signed", &["--root", &root], 3),
+            ("root", &[], 3),
+            ("root", &["--root", &root], 0),
+            ("manifest", &[], 0),
+            ("digest", &[], 0),
+        ] {
+            signed.origin.forget_log();
+            let mut sapwood = sapwood(signed.reader.path());
+            sapwood.args([
+                command,
+                &signed.origin.url(OBJECT),
+                "--require",
+                require,
+                "--no-store",
+            ]);
+            if command == "fetch" {
+                sapwood.args(["-o", "out"]);
+            }
+            sapwood.args(more);
+            let output = sapwood.output().unwrap();
+            assert_eq!(
+                output.status.code(),
+                Some(exit),
+                "{command} --require {require} {more:?}"
+            );
+            assert!(
+                exit == 0 || signed.origin.bodies_of(OBJECT).is_empty(),
+                "{command} {require}"
+            );
+            let _ = fs::remove_file(signed.reader.path().join("out"));
+        }
+    }
+}
+
+// ---- minisign
+
+/// `inspect --statement` and `--signature`, as files.
+fn taken_apart(signed: &Signed) {
+    for (part, file) in [("--statement", "s"), ("--signature", "s.minisig")] {
+        let mut command = sapwood(signed.publisher.path());
+        command.args(["inspect", "object.bin", part]);
+        let output = command.output().unwrap();
+        assert!(output.status.success());
+        fs::write(signed.path(file), output.stdout).unwrap();
+    }
+}
+
+#[test]
+fn minisign_accepts_what_we_sign() {
+    let signed = Signed::new();
+    let sign_later = |signed: &Signed| {
+        signed.manifest(&["--seq", "7"]);
+        signed
+            .sapwood(&["sign", "--key", "ours.key", "object.bin"])
+            .must(0);
+    };
+    let sign_at_once = |signed: &Signed| drop(signed.good());
+    for sign in [&sign_later as &dyn Fn(&Signed), &sign_at_once] {
+        sign(&signed);
+        taken_apart(&signed);
+        let check = ["-V", "-H", "-p", "ours.pub", "-m", "s", "-x", "s.minisig"];
+        signed.minisign(&check).must(0);
+        // It would not accept just anything.
+        signed
+            .minisign(&["-V", "-p", "other.pub", "-m", "s", "-x", "s.minisig"])
+            .must(1);
+        let mut statement = fs::read(signed.path("s")).unwrap();
+        statement[500] ^= 1;
+        fs::write(signed.path("s"), statement).unwrap();
+        signed.minisign(&check).must(1);
+    }
+}
+
+/// A manifest, its statement in the file `s`, and minisign's own keys in `mini.key` and `mini.pub`.
+fn with_keys_of_minisign() -> Signed {
+    let signed = Signed::new();
+    signed
+        .minisign(&["-G", "-W", "-p", "mini.pub", "-s", "mini.key"])
+        .must(0);
+    signed.manifest(&["--seq", "3"]);
+    let mut command = sapwood(signed.publisher.path());
+    let output = command
+        .args(["inspect", "object.bin", "--statement"])
+        .output()
+        .unwrap();
+    fs::write(signed.path("s"), output.stdout).unwrap();
+    signed
+}
+
+#[test]
+fn we_accept_what_minisign_signs() {
+    let signed = with_keys_of_minisign();
+    signed
+        .minisign(&[
+            "-S",
+            "-s",
+            "mini.key",
+            "-m",
+            "s",
+            "-x",
+            "s.minisig",
+            "-t",
+            "by minisign itself",
+        ])
+        .must(0);
+    signed
+        .sapwood(&["sign", "--attach", "s.minisig", "object.bin"])
+        .must(0);
+    let manifest = fs::read(signed.path("object.bin.sapwood")).unwrap();
+    assert_eq!(
+        signature_of(&manifest).trusted_comment,
+        "by minisign itself"
+    );
+    signed
+        .sapwood(&["verify", "object.bin", "--key", "mini.pub"])
+        .must(0);
+    signed
+        .sapwood(&["verify", "object.bin", "--key", "ours.pub"])
+        .must(3);
+    signed.origin.put(MANIFEST, manifest);
+    for (key, exit) in [("mini.pub", 0), ("ours.pub", 3)] {
+        let key = signed.path(key).display().to_string();
+        for command in ["fetch", "cat"] {
+            let mut sapwood = sapwood(signed.reader.path());
+            sapwood.args([
+                command,
+                &signed.origin.url(OBJECT),
+                "--no-store",
+                "--key",
+                &key,
+            ]);
+            assert_eq!(
+                sapwood.output().unwrap().status.code(),
+                Some(exit),
+                "{command} --key {key}"
+            );
+        }
+    }
+}
+
+#[test]
+fn signatures_that_do_not_fit_are_not_attached() {
+    let signed = with_keys_of_minisign();
+    let before = fs::read(signed.path("object.bin.sapwood")).unwrap();
+    let long = "c".repeat(373);
+    let fits = "c".repeat(372);
+    for (more, message) in [(&["-l"][..], "legacy"), (&["-t", &long], "too long")] {
+        let args = [
+            &["-S", "-s", "mini.key", "-m", "s", "-x", "s.minisig"],
+            more,
+        ]
+        .concat();
+        signed.minisign(&args).must(0);
+        let ended = signed
+            .sapwood(&["sign", "--attach", "s.minisig", "object.bin"])
+            .must(2);
+        assert!(ended.stderr.contains(message), "{}", ended.stderr);
+        assert!(
+            fs::read(signed.path("object.bin.sapwood")).unwrap() == before,
+            "the manifest changed"
+        );
+    }
+    signed
+        .minisign(&[
+            "-S",
+            "-s",
+            "mini.key",
+            "-m",
+            "s",
+            "-x",
+            "s.minisig",
+            "-t",
+            &fits,
+        ])
+        .must(0);
+    signed
+        .sapwood(&["sign", "--attach", "s.minisig", "object.bin"])
+        .must(0);
+    signed
+        .sapwood(&["verify", "object.bin", "--key", "mini.pub"])
+        .must(0);
+}
+
+/// Found: with --root, a missing manifest was no reason to miss its signature.
+#[test]
+fn verify_with_a_key_and_a_root_still_wants_the_signature() {
+    let signed = Signed::new();
+    let root = signed_root();
+    let verify = |more: &[&str]| {
+        let args = ["verify", "object.bin", "--root", &root, "--key", "ours.pub"];
+        signed.sapwood(&[&args[..], more].concat())
+    };
+    verify(&[]).must(3);
+    signed.manifest(&[]);
+    verify(&[]).must(3);
+    signed.manifest(&["--sign", "other.key"]);
+    verify(&[]).must(3);
+    fs::write(signed.path("object.bin.sapwood"), b"no manifest").unwrap();
+    verify(&[]).must(3);
+    signed.good();
+    verify(&[]).must(0);
+}
+
+#[test]
+fn keys_that_are_none_are_usage_errors() {
+    let signed = Signed::new();
+    signed.origin.put(MANIFEST, signed.good());
+    fs::write(
+        signed.path("bad.pub"),
+        b"untrusted comment: x\nRWnonsense\n",
+    )
+    .unwrap();
+    let bad = signed.path("bad.pub").display().to_string();
+    for command in ["fetch", "cat"] {
+        for key in [bad.as_str(), "not-there.pub"] {
+            let mut sapwood = sapwood(Path::new(signed.reader.path()));
+            sapwood.args([command, &signed.origin.url(OBJECT), "--key", key]);
+            assert_eq!(
+                sapwood.output().unwrap().status.code(),
+                Some(2),
+                "{command} --key {key}"
+            );
+        }
+    }
+}
