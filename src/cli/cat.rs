@@ -13,7 +13,8 @@ use super::{args::CatArgs, exit::Exit, fetch, keys, output::Output, signals};
 
 pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     output.stdout_is_data();
-    let options = match options(&args, store) {
+    let state = fetch::state_folder(args.no_store, store, output);
+    let options = match options(&args, state) {
         Ok(options) => options,
         Err(fetch::Refusal(exit, message)) => {
             let exit = output.fail(None, None, exit, &message, json!({}));
@@ -34,7 +35,7 @@ pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> 
     output.done(exit)
 }
 
-fn options(args: &CatArgs, store: Option<PathBuf>) -> Result<CatOptions, fetch::Refusal> {
+fn options(args: &CatArgs, state: Option<PathBuf>) -> Result<CatOptions, fetch::Refusal> {
     let network = &args.network;
     Ok(CatOptions {
         url: fetch::location(&args.url)?,
@@ -52,8 +53,8 @@ fn options(args: &CatArgs, store: Option<PathBuf>) -> Result<CatOptions, fetch::
             .transpose()
             .map_err(|message| fetch::Refusal(Exit::Usage, message))?,
         require: args.require,
-        state: fetch::state_folder(args.no_store, store),
-        client: fetch::client_options(network)?,
+        client: fetch::client_options(network, state.as_deref())?,
+        state,
         limits: fetch::limits(network),
     })
 }

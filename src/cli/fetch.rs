@@ -10,10 +10,15 @@ use serde_json::json;
 
 use crate::{
     core::{keys::PublicKey, reader, schedule::Limits},
-    disk::state,
-    engine::fetch::{Connections, FetchOptions, ManifestPlace},
+    disk::state::{self, State},
+    engine::{
+        events::{Event, Events},
+        fetch::{Connections, FetchOptions, ManifestPlace},
+        hosts,
+    },
     net::{
         client::{Client, ClientOptions, Http},
+        hosts::Hosts,
         location::Location,
         netrc::Netrc,
     },
@@ -31,8 +36,8 @@ use super::{
 pub struct Refusal(pub Exit, pub String);
 
 pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
-    let state = state_folder(args.no_store, store);
-    let ready = checked(&args).and_then(|given| Ok((given, list::jobs(&args)?)));
+    let state = state_folder(args.no_store, store, output);
+    let ready = checked(&args, state.as_deref()).and_then(|given| Ok((given, list::jobs(&args)?)));
     let (given, (jobs, refusals)) = match ready {
         Ok(ready) => ready,
         Err(Refusal(exit, message)) => {
@@ -82,14 +87,14 @@ struct Given {
     mirrors: Vec<Location>,
 }
 
-fn checked(args: &FetchArgs) -> Result<Given, Refusal> {
+fn checked(args: &FetchArgs, state: Option<&Path>) -> Result<Given, Refusal> {
     if args.output.as_deref() == Some(Path::new("-")) {
         let message = "-o - is not possible: nothing unproven is shown. Use sapwood cat URL for a stream of proven bytes";
         return Err(Refusal(Exit::Usage, message.to_owned()));
     }
     let key = args.key.as_deref().map(keys::public_key).transpose();
     Ok(Given {
-        client: Client::new(client_options(&args.network)?),
+        client: Client::new(client_options(&args.network, state)?),
         key: key.map_err(|message| Refusal(Exit::Usage, message))?,
         manifest: args.manifest.as_deref().map(manifest_place).transpose()?,
         mirrors: args
@@ -125,11 +130,24 @@ pub fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
     Ok(ManifestPlace::File(text.into()))
 }
 
-/// Where to remember what must be known in the next run.
-pub fn state_folder(no_store: bool, store: Option<PathBuf>) -> Option<PathBuf> {
-    match no_store {
-        true => None,
-        false => store.or_else(state::default_folder),
+/// The folder with what is remembered between runs, if it can be used. If not, that is one warning.
+pub fn state_folder(
+    no_store: bool,
+    store: Option<PathBuf>,
+    output: &mut Output,
+) -> Option<PathBuf> {
+    let folder = match no_store {
+        true => return None,
+        false => store.or_else(state::default_folder)?,
+    };
+    match State::open(&folder) {
+        Ok(_) => Some(folder),
+        Err(error) => {
+            output.event(Event::Warning {
+                message: format!("{error}; this run remembers nothing"),
+            });
+            None
+        }
     }
 }
 
@@ -144,7 +162,7 @@ pub fn limits(args: &NetworkArgs) -> Limits {
 }
 
 /// What the network flags mean.
-pub fn client_options(args: &NetworkArgs) -> Result<ClientOptions, Refusal> {
+pub fn client_options(args: &NetworkArgs, state: Option<&Path>) -> Result<ClientOptions, Refusal> {
     let mut headers = Vec::new();
     for text in &args.headers {
         match text.strip_prefix('@') {
@@ -191,6 +209,9 @@ pub fn client_options(args: &NetworkArgs) -> Result<ClientOptions, Refusal> {
         headers,
         limit_rate: args.limit_rate,
         allow_private: args.allow_private,
+        hosts: state.map_or_else(Hosts::default, |folder| {
+            hosts::remembered(folder.to_owned())
+        }),
     })
 }
 

@@ -32,7 +32,7 @@ async fn read(args: &InspectArgs, output: &mut Output) -> Result<Manifest, Exit>
         return read.map_err(|error| output.error(Some(&args.place), None, &error));
     }
     let typed = fetch::location(&args.place)
-        .and_then(|url| Ok((url, fetch::client_options(&args.network)?)));
+        .and_then(|url| Ok((url, fetch::client_options(&args.network, None)?)));
     let (url, options) = typed.map_err(|fetch::Refusal(exit, message)| {
         output.fail(None, None, exit, &message, json!({}))
     })?;

@@ -20,6 +20,8 @@ pub enum Failure {
         status: u16,
         retry_after_ms: Option<u64>,
     },
+    /// The host wanted fewer requests before, and is still left alone: it was not asked.
+    Resting { rest_ms: u64 },
     /// A status, header or body that breaks the rules: it is not used.
     BadAnswer(BadAnswer),
     /// Another version of the object is there now.
@@ -109,7 +111,7 @@ impl Failure {
             Failure::Unreachable | Failure::Broken | Failure::Stalled | Failure::Server { .. } => {
                 Class::Again
             }
-            Failure::TooMany { .. } => Class::Slower,
+            Failure::TooMany { .. } | Failure::Resting { .. } => Class::Slower,
             Failure::BadAnswer(_) => Class::Elsewhere,
             Failure::Changed(_) => Class::Changed,
             Failure::Refused { .. }

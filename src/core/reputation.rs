@@ -94,7 +94,9 @@ impl Reputation {
     /// Of two that are known of one host, what is more careful.
     #[must_use]
     pub fn joined(self, other: Reputation) -> Reputation {
-        let newer = if other.since_ms > self.since_ms {
+        // Of the same age are those from before the moment that both count from: then who complained counts.
+        let age = |one: &Reputation| (one.since_ms, one.connections.is_some());
+        let newer = if age(&other) > age(&self) {
             other
         } else {
             self
@@ -228,5 +230,13 @@ mod tests {
             assert_eq!((joined.connections, joined.until_ms), (Some(2), 100));
         }
         assert_eq!(older.counted_from(5).counted_to(5), older);
+        // From before a run began.
+        let before = older.counted_from(1000);
+        for joined in [
+            Reputation::default().joined(before),
+            before.joined(Reputation::default()),
+        ] {
+            assert_eq!(joined.connections, Some(4));
+        }
     }
 }

@@ -20,6 +20,7 @@ use super::{
     geometry::{BlockIndex, BlockRange, Geometry},
     judge::Verified,
     recovery::{self, Class, Failure},
+    reputation::Reputation,
 };
 
 use choose::STREAM_AFTER_MS;
@@ -103,7 +104,7 @@ impl Scheduler {
         Scheduler {
             geometry,
             limits,
-            sources: vec![Source::new(most); sources],
+            sources: vec![Source::new(); sources],
             held: BlockSet::empty(geometry.blocks()),
             claimed,
             todo,
@@ -146,16 +147,20 @@ impl Scheduler {
         self.length_proven
     }
 
-    /// A source may have earned fewer connections in earlier runs, and may be known to have no ranges.
-    pub fn source_is_known(&mut self, source: SourceId, connections: u32, ranges: bool) {
-        let source = &mut self.sources[source.0];
-        source.connections = connections.clamp(1, self.limits.connections.max(1));
-        source.ranges = ranges;
+    /// What the host of a source has earned, in earlier runs or beside this one; times are those of the run.
+    pub fn source_is_known(&mut self, source: SourceId, reputation: Reputation) {
+        self.sources[source.0].is_known(reputation);
+    }
+
+    /// The first answer of a source showed that it has no ranges.
+    pub fn source_has_no_ranges(&mut self, source: SourceId) {
+        self.sources[source.0].ranges = false;
     }
 
     /// From now on so many connections at a time, over all sources. Spans that run are left alone.
     pub fn allow(&mut self, connections: u32) {
         self.limits.connections = connections.max(1);
+        self.search.allow(self.limits.connections);
     }
 
     /// Takes note of what happened. What to do about it is asked with [`Scheduler::command`].
@@ -190,6 +195,7 @@ impl Scheduler {
             Event::Wrong { span, block } => self.came_wrong(now, span, block),
             Event::Ended { span } => {
                 if let Some(span) = self.remove_span(span) {
+                    self.sources[span.source.0].reputation.served(now);
                     self.give_back(&span);
                 }
             }
@@ -240,7 +246,7 @@ impl Scheduler {
             .sources
             .iter()
             .filter(|source| !source.dropped)
-            .map(|source| source.cooldown_until)
+            .map(|source| source.reputation.until_ms)
             .min()?;
         (self.spans.is_empty() && self.is_hungry() && first > self.patience_ends()).then_some(first)
     }
@@ -430,12 +436,16 @@ impl Scheduler {
                 }
             }
             Class::Slower => {
-                let Failure::TooMany { retry_after_ms, .. } = failure else {
-                    unreachable!("the only slower failure")
-                };
-                source.slow(now, self.search.connections(), retry_after_ms, random);
-                wait = source.rest_until - now;
-                let (connections, until) = (source.connections, source.rest_until);
+                match failure {
+                    Failure::Resting { rest_ms } => source.rest(now, rest_ms),
+                    Failure::TooMany { retry_after_ms, .. } => {
+                        source.slow(now, self.search.connections(), retry_after_ms, random);
+                    }
+                    _ => unreachable!("the only slower failures"),
+                }
+                wait = source.rest_until.saturating_sub(now);
+                let connections = source.connections().min(self.limits.connections);
+                let until = source.rest_until;
                 self.pending.push_back(Command::Slowed {
                     source: span.source,
                     connections,

@@ -92,6 +92,10 @@ pub async fn cat(
     mut out: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(Trust, u64), Error> {
     let client = Client::new(options.client);
+    let hosts = client.hosts().clone();
+    let refreshed = tokio::task::spawn_blocking(move || hosts.refresh());
+    // Not to know them is no reason to fail.
+    drop(refreshed.await);
     let place = options
         .manifest
         .unwrap_or_else(|| ManifestPlace::Beside(options.url.of_manifest()));

@@ -6,6 +6,7 @@ pub mod create;
 pub mod error;
 pub mod events;
 pub mod fetch;
+pub mod hosts;
 pub mod inspect;
 pub mod manifest_file;
 mod receipt;

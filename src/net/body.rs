@@ -13,12 +13,16 @@ use tokio::time::timeout;
 
 use crate::core::recovery::Failure;
 
-use super::{STALL_BYTES, STALL_MS, error::NetError, location::Location, pace::Pace};
+use super::{
+    STALL_BYTES, STALL_MS, error::NetError, hosts::Asking, location::Location, pace::Pace,
+};
 
 /// See the module.
 pub struct Body {
     response: reqwest::Response,
     location: Location,
+    /// Until it is read or dropped the host is at work for us.
+    _asking: Asking,
     pace: Arc<Pace>,
     /// Counts every byte of every body, wanted or not.
     counter: Arc<AtomicU64>,
@@ -33,12 +37,14 @@ impl Body {
     pub(super) fn new(
         response: reqwest::Response,
         location: Location,
+        asking: Asking,
         pace: Arc<Pace>,
         counter: Arc<AtomicU64>,
     ) -> Body {
         Body {
             response,
             location,
+            _asking: asking,
             pace,
             counter,
             ahead: None,

@@ -21,6 +21,7 @@ use crate::core::{
     geometry::ByteRange,
     offered,
     recovery::{BadAnswer, Changed, Failure},
+    reputation::Reputation,
 };
 
 pub use super::validators::Validators;
@@ -31,6 +32,7 @@ use super::{
     connectors::{Connectors, Protocol},
     content_range,
     error::NetError,
+    hosts::{Asking, Hosts},
     location::Location,
     netrc::Netrc,
     pace::Pace,
@@ -72,6 +74,8 @@ pub struct ClientOptions {
     pub limit_rate: Option<u64>,
     /// A server may lead to private addresses.
     pub allow_private: bool,
+    /// What hosts have earned.
+    pub hosts: Hosts,
 }
 
 /// An HTTP client; its clones share connections, pace and what was learnt of hosts.
@@ -177,13 +181,22 @@ impl Client {
 
     /// One GET. A 200 is a whole object even if a range was asked for; the caller decides what that means.
     pub async fn get(&self, request: Request<'_>) -> Result<Answer, NetError> {
-        let (response, location) = self.follow(request).await?;
+        let (response, location, asking) = self.follow(request).await?;
         let headers = response.headers();
         let bad = |how| NetError::new(&location, Failure::BadAnswer(how));
         let status = response.status().as_u16();
-        if let Some(failure) = Failure::of_status(status, retry_after_ms(headers)) {
+        if let Some(mut failure) = Failure::of_status(status, retry_after_ms(headers)) {
+            if let Failure::TooMany { retry_after_ms, .. } = &mut failure {
+                // From now on nobody asks there; so long it will be.
+                let rest_ms = self
+                    .options
+                    .hosts
+                    .too_many(&location.host(), *retry_after_ms);
+                *retry_after_ms = Some(rest_ms);
+            }
             return Err(NetError::new(&location, failure));
         }
+        self.options.hosts.served(&location.host());
         if headers
             .get(header::CONTENT_ENCODING)
             .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
@@ -226,7 +239,13 @@ impl Client {
             Some(offered::in_header(name.as_str(), value.to_str().ok()?))
         };
         let offered = headers.iter().filter_map(text).flatten().collect();
-        let body = Body::new(response, location, self.pace.clone(), self.counter.clone());
+        let body = Body::new(
+            response,
+            location,
+            asking,
+            self.pace.clone(),
+            self.counter.clone(),
+        );
         Ok(Answer {
             content,
             validators,
@@ -235,27 +254,43 @@ impl Client {
         })
     }
 
+    /// What the host has earned that requests for this place go to, as far as redirects are known; times are Unix milliseconds.
+    pub fn reputation(&self, location: &Location) -> Reputation {
+        let resolved = self.resolved().get(location.url().as_str()).cloned();
+        let place = resolved.as_ref().map_or(location, |(place, _)| place);
+        let own = self.options.hosts.reputation(&place.host());
+        match place == location {
+            true => own,
+            false => own.joined(self.options.hosts.reputation(&location.host())),
+        }
+    }
+
+    /// What is known of hosts, for this client and all that share it.
+    pub fn hosts(&self) -> &Hosts {
+        &self.options.hosts
+    }
+
     /// Sends the request to where its redirects led last, or follows them. A signed address expires: when it is refused, the
     /// first URL is asked once more.
-    async fn follow(&self, request: Request<'_>) -> Result<(Response, Location), NetError> {
+    async fn follow(&self, request: Request<'_>) -> Result<(Response, Location, Asking), NetError> {
         let known = self
             .resolved()
             .get(request.location.url().as_str())
             .cloned();
         if let Some((location, guarded)) = known {
-            let response = self.send(request, &location, guarded).await?;
+            let (response, asking) = self.send(request, &location, guarded).await?;
             if !matches!(
                 response.status().as_u16(),
                 301..=308 | 401 | 403 | 404 | 410
             ) {
-                return Ok((response, location));
+                return Ok((response, location, asking));
             }
             self.resolved().remove(request.location.url().as_str());
         }
         let mut location = request.location.clone();
         let mut guarded = false;
         for _ in 0..=REDIRECTS_MAX {
-            let response = self.send(request, &location, guarded).await?;
+            let (response, asking) = self.send(request, &location, guarded).await?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 if location != *request.location {
                     self.resolved().insert(
@@ -263,7 +298,7 @@ impl Client {
                         (location.clone(), guarded),
                     );
                 }
-                return Ok((response, location));
+                return Ok((response, location, asking));
             }
             (location, guarded) = self.next_step(&location, &response, guarded)?;
         }
@@ -335,7 +370,10 @@ impl Client {
         request: Request<'_>,
         location: &Location,
         guarded: bool,
-    ) -> Result<Response, NetError> {
+    ) -> Result<(Response, Asking), NetError> {
+        let asking = self.options.hosts.ask(location.host());
+        let asking =
+            asking.map_err(|rest_ms| NetError::new(location, Failure::Resting { rest_ms }))?;
         let guarded = match guarded && self.is_proxied(location) {
             true if !self.may_ask_proxy(request, location).await => {
                 return Err(NetError::new(location, Failure::Unsafe));
@@ -359,7 +397,7 @@ impl Client {
                 return Err(NetError::with_detail(location, Failure::Tls, detail));
             }
         };
-        match self.send_as(request, location, guarded, protocol).await {
+        let sent = match self.send_as(request, location, guarded, protocol).await {
             // Its TLS was fine but for the version: it does not offer HTTP/1.1.
             Err(error)
                 if error.failure == Failure::Tls
@@ -371,7 +409,8 @@ impl Client {
                 self.send_as(request, location, guarded, two).await
             }
             other => other,
-        }
+        };
+        sent.map(|response| (response, asking))
     }
 
     fn only_two(&self) -> MutexGuard<'_, HashSet<String>> {

@@ -102,6 +102,10 @@ fn describe(failure: Failure) -> String {
         Failure::TooMany { status, .. } => {
             format!("the server wants fewer requests (status {status})")
         }
+        Failure::Resting { rest_ms } => format!(
+            "its host wanted fewer requests and is left alone for {} s more",
+            rest_ms.div_ceil(1000)
+        ),
         Failure::BadAnswer(how) => how.to_string(),
         Failure::Changed(how) => format!("the object is another one now: {how}"),
         Failure::Refused {

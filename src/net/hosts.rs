@@ -68,6 +68,13 @@ impl Hosts {
         }
     }
 
+    /// Unix milliseconds, as reputations have them.
+    pub fn now_ms() -> u64 {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64)
+    }
+
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         self.known
             .lock()
@@ -85,7 +92,7 @@ impl Hosts {
     /// Reads what this or other processes wrote. Blocks as long as the memory does.
     pub fn refresh(&self) {
         let Some(memory) = &self.memory else { return };
-        let (all, now) = (memory.all(), unix_ms());
+        let (all, now) = (memory.all(), Hosts::now_ms());
         let mut known = self.known();
         for (host, remembered) in all {
             known.entry(host).or_default().reputation = remembered.repaired(now);
@@ -96,7 +103,7 @@ impl Hosts {
     pub(super) fn ask(&self, host: String) -> Result<Asking, u64> {
         let mut all = self.known();
         let known = all.entry(host.clone()).or_default();
-        match known.reputation.rest_ms(unix_ms()) {
+        match known.reputation.rest_ms(Hosts::now_ms()) {
             0 => {
                 known.running += 1;
                 drop(all);
@@ -109,7 +116,7 @@ impl Hosts {
 
     /// The host answered that it wants fewer requests. Returns how long it is left alone now.
     pub(super) fn too_many(&self, host: &str, retry_after_ms: Option<u64>) -> u64 {
-        let now = unix_ms();
+        let now = Hosts::now_ms();
         // The time of the complaint is random enough to spread those who complain together.
         let random = u64::from(std::process::id()) ^ now;
         let (running, rest_ms) = {
@@ -131,7 +138,7 @@ impl Hosts {
 
     /// The host served something well. Only what changes is written.
     pub(super) fn served(&self, host: &str) {
-        let now = unix_ms();
+        let now = Hosts::now_ms();
         let changed = {
             let mut all = self.known();
             let Some(known) = all.get_mut(host) else {
@@ -168,10 +175,4 @@ impl Hosts {
             }
         });
     }
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }

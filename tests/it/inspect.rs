@@ -132,7 +132,7 @@ fn servers_that_know_no_ranges_and_those_that_break_off() {
         .lie(MANIFEST, Asks::Anything, Of::Nth(2), Lie::CloseAfter(9000));
     scene.inspect(&url, &[]).must(0);
     let last = scene.origin.log_of(MANIFEST).pop().unwrap();
-    assert!(last.range.unwrap().start > 1536 + 9000 - 256 * 48);
+    assert!(last.range.unwrap().start > 1536);
 }
 
 /// Every bit of a manifest is covered by a check that needs no object: root, sections, nodes, anchors.

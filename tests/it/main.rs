@@ -10,6 +10,7 @@ mod cat;
 mod digests;
 mod fetch;
 mod golden;
+mod hosts;
 mod inspect;
 mod long;
 mod mistakes;

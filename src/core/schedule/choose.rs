@@ -211,8 +211,10 @@ impl Scheduler {
     fn span_blocks(&self, id: SourceId) -> u32 {
         let size = self.geometry.block_size().bytes();
         let serving = || self.sources.iter().filter(|source| !source.dropped);
-        let connections: u32 = serving().map(|source| source.connections).sum();
-        let connections = u64::from(connections.clamp(1, self.room() as u32));
+        let connections: u64 = serving()
+            .map(|source| u64::from(source.connections()))
+            .sum();
+        let connections = connections.clamp(1, self.room() as u64);
         let share = u64::from(self.todo.count()) * size / (2 * connections);
         let source = &self.sources[id.0];
         let bytes = match source.pace.rate() {

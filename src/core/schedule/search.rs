@@ -4,7 +4,7 @@
 //! them only share it. Nothing but trying tells the two apart: the number is doubled, and stays doubled when the rate grew
 //! with it.
 
-use super::protocol::Millis;
+use super::{CONNECTIONS_FIRST, protocol::Millis};
 
 /// A round is at least so long, and at least so many times as long as an answer takes to come.
 const ROUND_MS_MIN: Millis = 200;
@@ -86,6 +86,15 @@ impl Search {
     /// The number of connections to have now.
     pub fn connections(&self) -> u32 {
         self.connections
+    }
+
+    /// From now on there may be so many.
+    pub fn allow(&mut self, most: u32) {
+        if most != self.most {
+            self.most = most;
+            self.first = CONNECTIONS_FIRST.min(most);
+            self.change(self.connections, self.state);
+        }
     }
 
     /// How long a round is when an answer takes so long.

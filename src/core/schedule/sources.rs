@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    super::{geometry::BlockIndex, recovery},
+    super::{geometry::BlockIndex, reputation::Reputation},
     protocol::{Millis, SourceId},
 };
 
@@ -15,16 +15,13 @@ use super::{
 pub struct Source {
     pub dropped: bool,
     pub ranges: bool,
-    /// The most connections that it may be asked for: the user's limit, or less when the host has earned less.
-    pub connections: u32,
+    /// What its host has earned; times are those of the run.
+    pub reputation: Reputation,
     pub running: u32,
     /// It is not asked before this time.
     pub rest_until: Millis,
-    /// As far as it wants so itself.
-    pub cooldown_until: Millis,
     /// Nobody answers there: one request at a time finds out.
     pub unreachable: bool,
-    pub slowed: u32,
     pub bad_answers: u32,
     /// Failures in a row of its stream.
     pub stream_failures: u32,
@@ -37,16 +34,14 @@ pub struct Source {
 
 impl Source {
     /// One of which nothing is known yet.
-    pub fn new(connections: u32) -> Source {
+    pub fn new() -> Source {
         Source {
             dropped: false,
             ranges: true,
-            connections,
+            reputation: Reputation::default(),
             running: 0,
             rest_until: 0,
-            cooldown_until: 0,
             unreachable: false,
-            slowed: 0,
             bad_answers: 0,
             stream_failures: 0,
             lies: BTreeMap::new(),
@@ -60,17 +55,28 @@ impl Source {
         !self.dropped && self.ranges && !self.unreachable && self.rest_until <= now
     }
 
+    /// The most connections that its host bears, as far as is known.
+    pub fn connections(&self) -> u32 {
+        self.reputation.connections.unwrap_or(u32::MAX)
+    }
+
     /// Whether one more request may go there now.
     pub fn has_room(&self, now: Millis) -> bool {
         let most = if self.unreachable {
             1
         } else {
-            self.connections
+            self.connections()
         };
         !self.dropped && self.ranges && self.rest_until <= now && self.running < most
     }
 
-    /// It wants fewer connections than the ones it had. What is told together is one step, not one each.
+    /// Its host is known from elsewhere.
+    pub fn is_known(&mut self, reputation: Reputation) {
+        self.reputation = self.reputation.joined(reputation);
+        self.rest_until = self.rest_until.max(self.reputation.until_ms);
+    }
+
+    /// It wants fewer connections than the ones it had.
     pub fn slow(
         &mut self,
         now: Millis,
@@ -78,15 +84,15 @@ impl Source {
         retry_after_ms: Option<u64>,
         random: u64,
     ) {
-        if now >= self.rest_until {
-            self.slowed += 1;
-            self.connections = recovery::fewer_connections(self.connections.min(connections));
-        }
-        // A host that says "at once" each time is not asked at once each time.
-        let backoff = recovery::backoff_ms(self.slowed.max(1), random);
-        let cooldown = recovery::cooldown_ms(self.slowed, retry_after_ms).max(backoff);
-        self.cooldown_until = self.cooldown_until.max(now + cooldown);
-        self.rest_until = self.rest_until.max(self.cooldown_until);
+        self.reputation
+            .too_many(now, connections, retry_after_ms, random);
+        self.rest_until = self.rest_until.max(self.reputation.until_ms);
+    }
+
+    /// It was not asked, because its host wants to be left alone for so long.
+    pub fn rest(&mut self, now: Millis, rest_ms: u64) {
+        self.reputation.until_ms = self.reputation.until_ms.max(now + rest_ms);
+        self.rest_until = self.rest_until.max(self.reputation.until_ms);
     }
 }
 

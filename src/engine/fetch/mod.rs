@@ -143,7 +143,9 @@ pub async fn fetch(options: FetchOptions, events: &mut dyn Events) -> Result<Pub
     let began = Instant::now();
     let target = options.target.clone();
     let receipt = options.receipt.clone();
+    let hosts = options.client.hosts().clone();
     let locked = blocking(move || {
+        hosts.refresh();
         receipt.as_deref().map(Temporary::check).transpose()?;
         Destination::new(&target)?.lock()
     })

@@ -37,6 +37,7 @@ pub async fn retried<T>(
             (Class::Slower, Failure::TooMany { retry_after_ms, .. }) => {
                 recovery::cooldown_ms(1, retry_after_ms)
             }
+            (Class::Slower, Failure::Resting { rest_ms }) => rest_ms,
             (Class::Elsewhere, _) => recovery::backoff_ms(tries, random >> 16),
             _ => return Err(error.into()),
         };

@@ -21,14 +21,13 @@ use crate::{
         geometry::{BlockIndex, BlockRange},
         judge::{Leaves, Mismatch, Verified},
         recovery::Failure,
-        schedule::{
-            self, CONNECTIONS_FIRST, Command, Limits, Outcome, Scheduler, SourceId, SpanId,
-        },
+        schedule::{self, Command, Limits, Outcome, Scheduler, SourceId, SpanId},
     },
     disk::{destination::Opened, error::DiskError, journal::Journal, part::Part},
     net::{
         client::{Client, Validators},
         error::NetError,
+        hosts::Hosts,
         location::Location,
     },
 };
@@ -50,6 +49,8 @@ const CHECKPOINT_BYTES: u64 = 64 << 20;
 const CHECKPOINT_TIME: Duration = Duration::from_secs(2);
 /// Progress is told so often.
 const PROGRESS_TIME: Duration = Duration::from_secs(1);
+/// What others learnt of the hosts is looked up so often.
+const HOSTS_TIME: Duration = Duration::from_secs(1);
 /// Blocks that are not proven yet are kept in memory: block size times connections stays below this.
 const UNPROVEN_BYTES_MAX: u64 = 64 << 20;
 
@@ -130,7 +131,7 @@ impl Transfer<'_> {
             self.length_proven,
         );
         if !self.ranges {
-            scheduler.source_is_known(SourceId(0), CONNECTIONS_FIRST, false);
+            scheduler.source_has_no_ranges(SourceId(0));
         }
         if self.leaves.are_first_use() {
             journal.record_leaves(self.leaves.clone());
@@ -169,6 +170,7 @@ impl Transfer<'_> {
             checkpointed: Instant::now(),
             checkpoint: None,
             rate: Rate::new(),
+            looked: Instant::now(),
             progressed: None,
             resumed: 0,
             follower: Follower::new(&self.digests),
@@ -244,6 +246,8 @@ struct Running<'a> {
     checkpointed: Instant,
     checkpoint: Option<JoinHandle<Result<(), DiskError>>>,
     rate: Rate,
+    /// When the hosts were looked up last.
+    looked: Instant,
     progressed: Option<Instant>,
     /// Bytes of claims that proved.
     resumed: u64,
@@ -302,6 +306,7 @@ impl Running<'_> {
         reason = "done, and waiting for no time, are two different things"
     )]
     fn obey(&mut self) -> Result<Option<Option<schedule::Millis>>, Error> {
+        self.look_at_hosts();
         self.scheduler
             .allow(self.connections.of_each().min(self.worth));
         loop {
@@ -361,6 +366,21 @@ impl Running<'_> {
                 }
                 Command::Finish(outcome) => return Err(self.failure(outcome)),
             }
+        }
+    }
+
+    /// What other fetches and other processes learnt of the hosts counts here too.
+    fn look_at_hosts(&mut self) {
+        if self.looked.elapsed() >= HOSTS_TIME {
+            self.looked = Instant::now();
+            let hosts = self.shared.client.hosts().clone();
+            tokio::task::spawn_blocking(move || hosts.refresh());
+        }
+        let began_ms = Hosts::now_ms().saturating_sub(self.now());
+        for (index, source) in self.sources.iter().enumerate() {
+            let known = self.shared.client.reputation(source);
+            self.scheduler
+                .source_is_known(SourceId(index), known.counted_from(began_ms));
         }
     }
 

@@ -102,6 +102,8 @@ pub enum Lie {
     StallAfter(u64),
     /// Another status, with a short body of its own.
     Status(u16),
+    /// 429 with these headers, when more requests than this are being answered.
+    Crowded(u64, Vec<(&'static str, String)>),
     /// A status with these headers.
     StatusWith(u16, Vec<(&'static str, String)>),
     Redirect(u16, String),
@@ -339,6 +341,7 @@ impl Origin {
     }
 
     pub fn forget_log(&self) {
+        self.shared.asking_most.store(0, Ordering::SeqCst);
         lock(&self.shared.log).clear();
     }
 
@@ -511,7 +514,12 @@ fn answer(request: &Request, shared: &Shared) -> Option<Answer> {
         if matches!(lie, Lie::Refuse) {
             return None;
         }
-        lie.apply(&mut answer);
+        match lie {
+            Lie::Crowded(most, headers) if shared.asking.load(Ordering::SeqCst) > *most => {
+                Lie::StatusWith(429, headers.clone()).apply(&mut answer);
+            }
+            other => other.apply(&mut answer),
+        }
     }
     Some(answer)
 }
@@ -637,7 +645,7 @@ impl Answer {
 impl Lie {
     fn apply(&self, answer: &mut Answer) {
         match self {
-            Lie::Refuse | Lie::Instead(_) => (),
+            Lie::Refuse | Lie::Instead(_) | Lie::Crowded(..) => (),
             Lie::SilentHeaders => answer.silent = true,
             Lie::ResetAfter(bytes) => answer.cut = Some((*bytes, Cut::Reset)),
             Lie::CloseAfter(bytes) => answer.cut = Some((*bytes, Cut::Close)),

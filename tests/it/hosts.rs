@@ -1,0 +1,181 @@
+//! Hosts that want fewer requests: they get them, in this run and in the next ones, from all processes.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::support::{
+    origin::{Asks, Lie, Of},
+    program::{self, Ended, sapwood},
+    scene::{OBJECT, Scene},
+};
+
+const MIB: u64 = 1 << 20;
+const KIB: u64 = 1 << 10;
+
+/// The same store for all runs of a test.
+const STORE: &[&str] = &["--store", "store"];
+
+fn hosts(folder: &Path, more: &[&str]) -> Ended {
+    let mut command = sapwood(folder);
+    command.args(["--json", "hosts"]).args(more).args(STORE);
+    program::run(command)
+}
+
+fn retry_after(seconds: u32) -> Vec<(&'static str, String)> {
+    vec![("Retry-After", seconds.to_string())]
+}
+
+#[test]
+fn what_a_host_bears_is_found_and_kept() {
+    let scene = Scene::new(24 * MIB, 64 * KIB);
+    // Slow enough that its spans overlap.
+    scene.origin.pace(Some(24 * MIB));
+    let crowded = Lie::Crowded(2, retry_after(1));
+    scene.origin.lie(OBJECT, Asks::Anything, Of::All, crowded);
+    let ended = scene.fetch(STORE).must(0);
+    scene.must_be_published();
+    let slowed = ended.all("host_slowed");
+    assert!(!slowed.is_empty(), "{}", ended.stdout);
+    assert!(slowed.iter().all(|event| event["until_ms"].is_u64()));
+    assert_eq!(slowed.last().unwrap()["connections"], 2);
+    // The next run begins with what the host has earned.
+    let known = hosts(scene.folder.path(), &["list"]).must(0).event("host");
+    assert_eq!(
+        (&known["connections"], known["host"].as_str()),
+        (&2.into(), Some(&*scene.origin.address().to_string()))
+    );
+    fs::remove_file(scene.target()).unwrap();
+    scene.origin.forget_log();
+    let ended = scene.fetch(STORE).must(0);
+    assert!(ended.all("host_slowed").is_empty(), "{}", ended.stdout);
+    assert!(scene.origin.log().iter().all(|asked| asked.status != 429));
+    assert!(
+        scene.origin.most_at_a_time() <= 2,
+        "{}",
+        scene.origin.most_at_a_time()
+    );
+    // Forgotten, it is asked like any other.
+    hosts(
+        scene.folder.path(),
+        &["forget", &scene.origin.address().to_string()],
+    )
+    .must(0);
+    assert!(
+        hosts(scene.folder.path(), &["list"])
+            .must(0)
+            .all("host")
+            .is_empty()
+    );
+    fs::remove_file(scene.target()).unwrap();
+    let ended = scene.fetch(STORE).must(0);
+    assert!(!ended.all("host_slowed").is_empty());
+    hosts(scene.folder.path(), &["forget", "--all"]).must(0);
+    assert!(
+        hosts(scene.folder.path(), &["list"])
+            .must(0)
+            .all("host")
+            .is_empty()
+    );
+}
+
+#[test]
+fn nothing_is_asked_inside_a_cooldown() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    let slow_down = Lie::StatusWith(429, retry_after(4));
+    scene
+        .origin
+        .lie("*", Asks::Anything, Of::First(1), slow_down);
+    let began = Instant::now();
+    let patience = [STORE, &["--patience", "1s", "--connections", "1"]].concat();
+    let first = scene.fetch(&patience).must(5);
+    assert!(
+        first.event("failed")["retry_at"].is_string(),
+        "{}",
+        first.stdout
+    );
+    assert_eq!(scene.origin.log().len(), 1);
+    scene.origin.forget_log();
+    // Other processes, other objects of the host, and other commands: all of them wait.
+    let inside = |ended: Ended| {
+        let ended = ended.must(5);
+        if began.elapsed() < Duration::from_secs(4) {
+            assert!(scene.origin.log().is_empty(), "{:?}", scene.origin.log());
+        }
+        ended
+    };
+    inside(scene.fetch(&patience));
+    let mut cat = sapwood(scene.folder.path());
+    cat.args(["cat", &scene.url(), "--patience", "1s"])
+        .args(STORE);
+    inside(program::run(cat));
+    // A patient one waits for the end of it, and not much longer.
+    let ended = scene.fetch(STORE).must(0);
+    assert!(began.elapsed() >= Duration::from_secs(4));
+    assert!(
+        began.elapsed() < Duration::from_secs(60),
+        "it asked for 4 s"
+    );
+    scene.must_be_published();
+    assert!(ended.all("failed").is_empty());
+}
+
+#[test]
+fn without_a_store_every_run_begins_anew() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    let slow_down = Lie::StatusWith(429, retry_after(200));
+    scene
+        .origin
+        .lie("*", Asks::Anything, Of::First(1), slow_down);
+    scene
+        .fetch(&["--patience", "1s", "--no-store", "--connections", "1"])
+        .must(5);
+    scene.fetch(&["--no-store"]).must(0);
+    scene.must_be_published();
+}
+
+/// A run that is under way learns from another process that the host is to be left alone.
+#[test]
+fn a_cooldown_holds_for_runs_that_are_under_way() {
+    let scene = Scene::new(8 * MIB, 64 * KIB);
+    // Every request is short, and a new one comes soon.
+    let early = Lie::EndEarly(64 * KIB);
+    scene.origin.lie(OBJECT, Asks::Body, Of::All, early);
+    let late = Lie::Late(Duration::from_millis(100));
+    scene.origin.lie(OBJECT, Asks::Body, Of::All, late);
+    let mut running = program::start(scene.command(&[STORE, &["--connections", "1"]].concat()));
+    running.wait_until_verified(MIB / 4, scene.block, scene.length());
+    let slow_down = Lie::StatusWith(429, retry_after(4));
+    scene
+        .origin
+        .lie("/other", Asks::Anything, Of::All, slow_down);
+    let mut other = sapwood(scene.folder.path());
+    other
+        .args([
+            "fetch",
+            &scene.origin.url("/other"),
+            "-o",
+            "other",
+            "--patience",
+            "1s",
+        ])
+        .args(["--connections", "1"])
+        .args(STORE);
+    program::run(other).must(5);
+    let told = scene.origin.log_of("/other")[0].at;
+    let ended = running.finish().must(0);
+    scene.must_be_published();
+    // It looks once a second.
+    let inside = |asked: &&crate::support::origin::Asked| {
+        let since = asked.at.saturating_duration_since(told);
+        since > Duration::from_millis(1_500) && since < Duration::from_millis(3_900)
+    };
+    let asked: Vec<_> = scene.origin.log_of(OBJECT);
+    assert_eq!(asked.iter().filter(inside).count(), 0);
+    let failed: Vec<Value> = ended.all("failed");
+    assert!(failed.is_empty());
+}
