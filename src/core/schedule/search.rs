@@ -88,6 +88,11 @@ impl Search {
         self.connections
     }
 
+    /// Whether the number may fall back soon.
+    pub fn is_trying_more(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
     /// How long a round is when an answer takes so long.
     pub fn round_ms(answer_ms: u64) -> Millis {
         (answer_ms * ROUND_ANSWERS).clamp(ROUND_MS_MIN, ROUND_MS_MAX)
