@@ -11,6 +11,7 @@ mod golden;
 mod long;
 mod mistakes;
 mod nginx;
+mod pipes;
 mod python;
 mod roots;
 mod simulation;

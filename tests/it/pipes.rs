@@ -132,7 +132,6 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
                     ..
                 } => {
                     ran.requests += 1;
-                    if std::env::var_os("TRACE").is_some() { println!("{now} start {span:?} of {source}: {start}..{end}"); }
                     let request = Request {
                         source,
                         at: start,
@@ -146,7 +145,6 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
                     requests.insert(span, request);
                 }
                 Command::Shrink { span, end } => {
-                    if std::env::var_os("TRACE").is_some() { println!("{now} shrink {span:?} to {end}, at {}", requests[&span].at); }
                     let request = requests.get_mut(&span).expect("it runs");
                     request.end = end.0;
                     let pipe = &pipes[request.source];
@@ -234,8 +232,8 @@ fn arrive(
     request.told += count;
     if count > 0 {
         request.heard = now;
+        scheduler.handle(now, Event::Bytes { span, count });
     }
-    scheduler.handle(now, Event::Bytes { span, count });
     while request.told >= BLOCK_BYTES && request.at < request.end {
         (request.told, request.bytes) = (request.told - BLOCK_BYTES, request.bytes - BLOCK_BYTES as f64);
         let verified = verified(request.at);

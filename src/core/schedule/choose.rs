@@ -154,13 +154,16 @@ impl Scheduler {
     /// Of the sources with ranges and room, one that did not fail these blocks, or not lately; then the one whose connections
     /// are the fastest for their number, so that each source has some.
     fn free_source(&self, now: Millis, tried: &[Tried]) -> Option<SourceId> {
-        // Where there are more spans than there should be, those of a slow source must not keep the others from their share.
+        // Spans of a slow source that are left of a greater number must not keep the others from their share.
         let is_full = self.spans.len() >= self.room();
         let serving = self
             .sources
             .iter()
             .filter(|source| source.running > 0 || source.serves_ranges(now));
-        let share = (self.room() / serving.count().max(1)) as u32;
+        let share = match self.search.has_fallen() {
+            true => (self.room() / serving.count().max(1)) as u32,
+            false => 0,
+        };
         let rates = || self.sources.iter().filter_map(|source| source.pace.rate());
         let fastest = rates().max().unwrap_or(1);
         (0..self.sources.len())
