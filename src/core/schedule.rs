@@ -410,7 +410,9 @@ impl Scheduler {
         self.last_failure = Some(failure);
         let random = self.random();
         let source = &mut self.sources[span.source.0];
-        source.unreachable = failure == Failure::Unreachable;
+        // Who opens a connection and says nothing is as good as not there.
+        source.unreachable =
+            failure == Failure::Unreachable || (failure == Failure::Stalled && span.bytes == 0);
         if span.blocks.is_empty() && failure.class() == Class::Again {
             // All of it was decided, and only its end not seen: nothing is to be asked again.
             return;

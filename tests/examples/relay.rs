@@ -99,9 +99,14 @@ fn give(mut device: File, air: &Air) -> io::Result<()> {
 }
 
 fn main() -> io::Result<()> {
-    let numbers: Vec<f64> = env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let numbers: Vec<f64> = env::args()
+        .skip(1)
+        .filter_map(|word| word.parse().ok())
+        .collect();
     let [delay_ms, loss_permille, mbit_s, queue_kib, seed] = numbers[..] else {
-        return Err(io::Error::other("usage: relay DELAY_MS LOSS_PERMILLE MBIT_S QUEUE_KIB SEED"));
+        return Err(io::Error::other(
+            "usage: relay DELAY_MS LOSS_PERMILLE MBIT_S QUEUE_KIB SEED",
+        ));
     };
     let server = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let client = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -113,7 +118,13 @@ fn main() -> io::Result<()> {
         queue_bytes: queue_kib * 1024.0,
         random: seed as u64,
     };
-    let up = Way { delay, loss_permille: 0.0, bytes_per_second: None, queue_bytes: 0.0, random: 0 };
+    let up = Way {
+        delay,
+        loss_permille: 0.0,
+        bytes_per_second: None,
+        queue_bytes: 0.0,
+        random: 0,
+    };
     let mut threads = Vec::new();
     for (from, to, way) in [(&server, &client, down), (&client, &server, up)] {
         let (air, from, to) = (Arc::new(Air::default()), from.try_clone()?, to.try_clone()?);

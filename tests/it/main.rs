@@ -15,6 +15,7 @@ mod inspect;
 mod long;
 mod mistakes;
 mod nginx;
+mod pipes;
 mod proxies;
 mod python;
 mod roots;

@@ -7,22 +7,25 @@ use super::{
     super::geometry::{BlockIndex, BlockRange},
     super::recovery::PROBE_EVERY_MS,
     Command, Millis, Scheduler, SourceId, Span, SpanId, Waiting,
-    sources::{Source, Tried, may_try, note},
+    sources::{Source, Tried, may_try},
 };
 
-/// A span is never planned smaller, so that requests stay few, unless less is missing,
+/// A span is never planned smaller, so that requests stay few, unless less is missing.
 const SPAN_BYTES_MIN: u64 = 1 << 20;
-/// or its connection is so slow that this is worth many answers' time:
+/// Once the rate of its source is known it is so long that the wait for its answer is little beside it, between these bounds.
+const SPAN_ANSWERS: u64 = 16;
 const SPAN_BYTES_SLOW: u64 = 256 << 10;
-const SPAN_ANSWERS: u64 = 8;
+const SPAN_BYTES_FAR: u64 = 4 << 20;
 /// Nor larger: what a broken connection puts back into the queue stays local.
 const SPAN_BYTES_MAX: u64 = 64 << 20;
-/// Nor longer: how many connections there are changes with the spans that end.
+/// Nor longer, as far as the rate is known: the number of connections falls as spans end. It may have to soon while more of
+/// them are being tried.
 const SPAN_MS_MAX: u64 = 10_000;
+const SPAN_MS_TRIAL: u64 = 1_500;
 /// An idle connection takes a part of the slowest span when that one would need longer than this, and than so many answers:
 /// what is under way behind its new end arrives for nothing.
 const SPLIT_WORTH_MS: u64 = 300;
-const SPLIT_ANSWERS: u64 = 6;
+const SPLIT_ANSWERS: u64 = 10;
 /// A span with less left than this is not split.
 const SPLIT_BYTES_MIN: u64 = 256 << 10;
 /// A span that is silent for so long is given to another source, when that one has nothing else to do.
@@ -38,7 +41,7 @@ impl Scheduler {
         if let Some(command) = self.probe(now) {
             return Some(command);
         }
-        if self.spans.len() >= self.room() {
+        if self.spans.len() >= self.limits.connections as usize {
             return None;
         }
         if let Some((source, waiting)) = self.take_waiting(now) {
@@ -151,11 +154,25 @@ impl Scheduler {
     /// Of the sources with ranges and room, one that did not fail these blocks, or not lately; then the one whose connections
     /// are the fastest for their number, so that each source has some.
     fn free_source(&self, now: Millis, tried: &[Tried]) -> Option<SourceId> {
+        // Spans of a slow source that are left of a greater number must not keep the others from their share.
+        let is_full = self.spans.len() >= self.room();
+        let serving = self
+            .sources
+            .iter()
+            .filter(|source| source.running > 0 || source.serves_ranges(now));
+        let share = match self.search.has_fallen() {
+            true => (self.room() / serving.count().max(1)) as u32,
+            false => 0,
+        };
         let rates = || self.sources.iter().filter_map(|source| source.pace.rate());
         let fastest = rates().max().unwrap_or(1);
         (0..self.sources.len())
             .map(SourceId)
-            .filter(|id| self.sources[id.0].has_room(now) && may_try(tried, *id, now))
+            .filter(|id| {
+                let source = &self.sources[id.0];
+                (!is_full || source.running < share) && source.has_room(now)
+            })
+            .filter(|id| may_try(tried, *id, now))
             .min_by_key(|id| {
                 let source = &self.sources[id.0];
                 let rate = source.pace.rate().unwrap_or(fastest);
@@ -231,8 +248,12 @@ impl Scheduler {
                 let share = u128::from(share) * u128::from(rate) * running / rates;
                 let answer_ms = source.answer_ms.unwrap_or(0);
                 let least = (rate.saturating_mul(answer_ms * SPAN_ANSWERS) / 1000)
-                    .clamp(SPAN_BYTES_SLOW, SPAN_BYTES_MIN);
-                let most = (rate.saturating_mul(SPAN_MS_MAX) / 1000).clamp(least, SPAN_BYTES_MAX);
+                    .clamp(SPAN_BYTES_SLOW, SPAN_BYTES_FAR);
+                let most_ms = match self.search.is_trying_more() {
+                    true => SPAN_MS_TRIAL,
+                    false => SPAN_MS_MAX,
+                };
+                let most = (rate.saturating_mul(most_ms) / 1000).clamp(least, SPAN_BYTES_MAX);
                 u64::try_from(share).unwrap_or(u64::MAX).clamp(least, most)
             }
         };
@@ -241,17 +262,17 @@ impl Scheduler {
 
     /// Gives an idle connection a part of the span that would end last, so that both end together.
     pub(super) fn split(&mut self, now: Millis) -> Option<Command> {
-        if self.spans.len() >= self.room() || !self.length_proven || !self.todo.is_empty() {
+        let most = self.limits.connections as usize;
+        if self.spans.len() >= most || !self.length_proven || !self.todo.is_empty() {
             return None;
+        }
+        if let Some(command) = self.take_silent(now) {
+            return Some(command);
         }
         let source = self
             .free_source(now, &[])
             .filter(|source| !self.sources[source.0].unreachable)?;
-        if let Some(command) = self.take_silent(now, source) {
-            return Some(command);
-        }
-        let answer_ms = self.sources[source.0].answer_ms.unwrap_or(0);
-        let worth_ms = SPLIT_WORTH_MS.max(SPLIT_ANSWERS * answer_ms);
+        let worth_ms = worth_ms(&self.sources[source.0]);
         let (id, _) = self
             .spans
             .iter()
@@ -280,8 +301,7 @@ impl Scheduler {
     /// Where both would end at the same time, the span at the rate it had so far, the new one at that of its source.
     fn split_at(&self, now: Millis, span: &Span, source: SourceId) -> Option<u32> {
         let source = &self.sources[source.0];
-        let age = now.saturating_sub(span.since).max(1);
-        let before = span.bytes.saturating_mul(1000) / age;
+        let before = self.rate_of(now, span);
         let after = source.pace.rate().unwrap_or(before).max(1);
         let left = self.geometry.bytes_of_range(span.blocks).length();
         let until_then = before.saturating_mul(source.answer_ms.unwrap_or(0)) / 1000;
@@ -291,40 +311,56 @@ impl Scheduler {
         (moved > 0).then(|| span.blocks.end - moved.min(span.blocks.count() - 1))
     }
 
-    /// A span of another source of which nothing is heard is taken from it, once.
-    fn take_silent(&mut self, now: Millis, idle: SourceId) -> Option<Command> {
+    /// A span of which nothing is heard is taken from its source, once, when another has nothing else to do.
+    fn take_silent(&mut self, now: Millis) -> Option<Command> {
+        let taken_from = |span: &Span| Tried {
+            source: span.source,
+            failures: span.failures,
+            not_before: now + PROBE_EVERY_MS,
+        };
         let is_silent = |span: &Span| {
             let answer_ms = self.sources[span.source.0].answer_ms.unwrap_or(0);
             now.saturating_sub(span.heard) > SILENT_MS.max(SPLIT_ANSWERS * answer_ms)
         };
+        let another_is_idle = |span: &Span| {
+            self.free_source(now, &[taken_from(span)])
+                .is_some_and(|source| !self.sources[source.0].unreachable)
+        };
         let (id, _) = self.spans.iter().find(|(_, span)| {
-            !span.whole && span.source != idle && span.tried.is_empty() && is_silent(span)
+            !span.whole && span.tried.is_empty() && is_silent(span) && another_is_idle(span)
         })?;
         let (id, span) = (*id, self.remove_span(*id)?);
-        let mut tried = Vec::new();
-        note(
-            &mut tried,
-            Tried {
-                source: span.source,
-                failures: span.failures,
-                not_before: now + PROBE_EVERY_MS,
-            },
-        );
         self.waiting.push(Waiting {
             blocks: span.blocks,
-            tried,
+            tried: vec![taken_from(&span)],
         });
         Some(Command::Cancel { span: id })
     }
 
-    /// How long a span will still take at the rate it had so far.
+    /// How long a span will still take.
     fn left_ms(&self, now: Millis, span: &Span) -> u64 {
-        let age = now.saturating_sub(span.since);
         let left = self.geometry.bytes_of_range(span.blocks).length();
-        match span.bytes {
+        match self.rate_of(now, span) {
             // Nothing came yet: as long again as it has waited already.
-            0 => age,
-            bytes => (u128::from(left) * u128::from(age) / u128::from(bytes)) as u64,
+            0 => now.saturating_sub(span.since),
+            rate => left.saturating_mul(1000) / rate,
         }
     }
+
+    /// Bytes a second of a span: those it had so far, unless it began so lately that this says little.
+    fn rate_of(&self, now: Millis, span: &Span) -> u64 {
+        let source = &self.sources[span.source.0];
+        let age = now.saturating_sub(span.since).max(1);
+        let so_far = span.bytes.saturating_mul(1000) / age;
+        if age < worth_ms(source) {
+            source.pace.rate().unwrap_or(so_far)
+        } else {
+            so_far
+        }
+    }
+}
+
+/// An idle connection to this source is worth its request when it saves so much.
+fn worth_ms(source: &Source) -> u64 {
+    SPLIT_WORTH_MS.max(SPLIT_ANSWERS * source.answer_ms.unwrap_or(0))
 }

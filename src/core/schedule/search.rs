@@ -60,6 +60,8 @@ enum State {
 pub struct Search {
     first: u32,
     connections: u32,
+    /// The greatest number there was.
+    peak: u32,
     most: u32,
     state: State,
     /// Rounds since the number changed, and the rate of the latest.
@@ -75,6 +77,7 @@ impl Search {
         Search {
             first: connections,
             connections,
+            peak: connections,
             most,
             state: State::Settling,
             rounds: 0,
@@ -95,6 +98,16 @@ impl Search {
             self.first = CONNECTIONS_FIRST.min(most);
             self.change(self.connections, self.state);
         }
+    }
+
+    /// Whether the number may fall back soon.
+    pub fn is_trying_more(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
+    /// Whether there were more before, of which some may still be at work.
+    pub fn has_fallen(&self) -> bool {
+        self.connections < self.peak
     }
 
     /// How long a round is when an answer takes so long.
@@ -152,6 +165,7 @@ impl Search {
         let connections = connections.clamp(self.first, self.most);
         if connections != self.connections {
             (self.connections, self.rounds, self.rate) = (connections, 0, 0);
+            self.peak = self.peak.max(connections);
         }
         self.state = state;
     }

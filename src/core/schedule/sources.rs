@@ -7,11 +7,10 @@ use super::{
     protocol::{Millis, SourceId},
 };
 
+/// From less connection time than this no rate is told.
+const PACE_MS_MIN: u64 = 1_000;
+
 #[derive(Clone, Debug)]
-#[allow(
-    clippy::struct_field_names,
-    reason = "who is unreachable is the source"
-)]
 pub struct Source {
     pub dropped: bool,
     pub ranges: bool,
@@ -120,7 +119,7 @@ impl Pace {
 
     /// Bytes a second of one connection, once that is known.
     pub fn rate(&self) -> Option<u64> {
-        (self.bytes > 0 && self.connection_ms > 0)
+        (self.bytes > 0 && self.connection_ms >= PACE_MS_MIN)
             .then(|| (u128::from(self.bytes) * 1000 / u128::from(self.connection_ms)) as u64)
             .map(|rate| rate.max(1))
     }

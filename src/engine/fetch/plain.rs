@@ -36,8 +36,11 @@ use super::{
     transfer::{Transfer, Transferred},
 };
 
-/// Blocks of an object without a manifest, as long as they are not too many.
+/// Blocks of an object without a manifest are small as long as there are few, so that small objects can be shared out finely,
+/// and grow to this size before there may be many: 4,096 leaves are 128 KiB of journal.
+const BLOCK_SIZE_MIN: u64 = 64 << 10;
 const BLOCK_SIZE: u64 = 1 << 20;
+const BLOCKS: u64 = 4096;
 /// Smaller objects come over one connection.
 const ONE_SPAN_BYTES: u64 = 10_000_000;
 /// A digest file is never longer; one that lists a whole folder may be long.
@@ -387,9 +390,13 @@ pub fn root_as_digest(root: Root) -> Digest {
     Digest::new(Algorithm::Blake3, root.0.to_vec()).expect("a root is a BLAKE3 digest")
 }
 
-/// 1 MiB, doubled while there would be too many blocks.
+/// Up to 1 MiB, and doubled while there would be too many blocks.
 fn block_size(length: u64) -> BlockSize {
-    let mut size = BlockSize::new(BLOCK_SIZE).expect("a power of two in range");
+    let mut bytes = BLOCK_SIZE_MIN;
+    while bytes < BLOCK_SIZE && length / bytes > BLOCKS {
+        bytes *= 2;
+    }
+    let mut size = BlockSize::new(bytes).expect("a power of two in range");
     while Geometry::new(length, size).is_none() {
         match size.doubled() {
             Some(doubled) => size = doubled,
