@@ -1,0 +1,1 @@
+"""The sweeps of tools/torture, one file a subject."""
