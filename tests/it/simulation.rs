@@ -15,6 +15,7 @@ use sapwood::core::{
     judge::{self, Leaves, Verified},
     paint,
     recovery::{BadAnswer, COOLDOWN_MAX_MS, Changed, Class, Failure, PROBE_EVERY_MS},
+    reputation::RESTORE_AFTER_MS,
     schedule::{
         CONNECTIONS_FIRST, Command, Event, Limits, Millis, Outcome, Scheduler, SourceId, SpanId,
         Why,
@@ -355,6 +356,7 @@ struct Known {
     allowed: u32,
     rest_until: Millis,
     cooldown_until: Millis,
+    slowed_at: Option<Millis>,
     dropped: bool,
     unreachable: bool,
     no_ranges: bool,
@@ -589,6 +591,18 @@ impl World {
             self.arrive(span, request.source, request.whole, block);
         }
         if request.at >= request.end {
+            let known = &mut self.known[request.source];
+            // Successes restore slowly.
+            if known
+                .slowed_at
+                .is_some_and(|at| self.now - at >= RESTORE_AFTER_MS)
+            {
+                known.allowed = match known.allowed * 2 {
+                    more @ ..8 => more,
+                    _ => self.script.limits.connections,
+                };
+                known.slowed_at = (known.allowed < 8).then_some(self.now);
+            }
             self.leave(span);
             self.tell(Event::Ended { span });
             return;
@@ -743,6 +757,7 @@ impl World {
                     known.allowed = connections;
                     known.rest_until = known.rest_until.max(until);
                     known.cooldown_until = until;
+                    known.slowed_at = Some(self.now);
                 }
                 Command::Dropped {
                     source: SourceId(source),

@@ -72,8 +72,8 @@ impl Scheduler {
             .spans
             .values()
             .any(|span| span.source != lost && span.bytes > 0);
-        let last = self.todo.ranges().last().filter(|_| others_serve)?.end - 1;
-        let blocks = BlockRange::one(BlockIndex(last));
+        let end = self.todo.ranges().last().filter(|_| others_serve)?.end;
+        let blocks = BlockRange::one(BlockIndex(end - 1));
         Some(self.start_span(now, lost, blocks, Vec::new()))
     }
 

@@ -1,5 +1,7 @@
 //! Running the scheduler on real connections: starts spans, hears what they tell, keeps the journal, counts.
 
+mod ending;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
@@ -20,7 +22,6 @@ use crate::{
         digests::{Algorithm, Digest},
         geometry::{BlockIndex, BlockRange},
         judge::{Leaves, Mismatch, Verified},
-        recovery::Failure,
         schedule::{self, Command, Limits, Outcome, Scheduler, SourceId, SpanId},
     },
     disk::{destination::Opened, error::DiskError, journal::Journal, part::Part},
@@ -563,43 +564,6 @@ impl Running<'_> {
             bytes_proven: bytes_of_set(geometry, self.scheduler.held()),
             rate_bps: self.rate.bytes_per_second(),
         }));
-    }
-
-    /// The error that stands for the end of a run.
-    fn failure(&mut self, outcome: Outcome) -> Error {
-        let place = self.sources[0].to_string();
-        let error = |failure: Failure| {
-            self.last_error
-                .clone()
-                .filter(|error| error.failure == failure)
-                .unwrap_or_else(|| NetError::new(&self.sources[0], failure))
-        };
-        match outcome {
-            Outcome::Done => unreachable!("handled by the caller"),
-            Outcome::Wrong { block } => {
-                let (mismatch, source) = self.wrong[&block];
-                Error::Wrong {
-                    block,
-                    bytes: self.shared.leaves.geometry().bytes_of(block),
-                    expected: Box::new(mismatch.expected),
-                    found: Box::new(mismatch.found),
-                    source_name: self.sources[source.0].to_string(),
-                }
-            }
-            Outcome::Changed(failure) | Outcome::NoSource(failure) => error(failure).into(),
-            Outcome::Tries(failure) => Error::Net {
-                cause: error(failure),
-                tries: self.scheduler.limits().tries,
-            },
-            Outcome::Patience(failure) => Error::Patience {
-                patience_s: self.scheduler.limits().patience_ms / 1000,
-                last: failure.map(|failure| Box::new(error(failure))),
-            },
-            Outcome::MustWait { until } => Error::MustWait {
-                place,
-                wait_s: until.saturating_sub(self.now()).div_ceil(1000),
-            },
-        }
     }
 }
 
