@@ -63,7 +63,7 @@ fn amz_algorithm(name: &str) -> Option<Algorithm> {
 }
 
 /// The digest in a `.sha256` file, as `sha256sum` writes it: the hexadecimal digits alone, or before the name of this
-/// file. A file that lists several needs the name to match.
+/// file; or as BSD's `sha256` does: `SHA256 (NAME) = DIGITS`. A file that lists several needs the name to match.
 pub fn in_sidecar(text: &str, name: &str) -> Option<Digest> {
     let digest = |hex_digits: &str| {
         let value = hex::decode(hex_digits.trim_start_matches('\\')).ok()?;
@@ -74,10 +74,18 @@ pub fn in_sidecar(text: &str, name: &str) -> Option<Digest> {
         .map(str::trim)
         .filter(|line| !line.is_empty())
         .collect();
-    let named = lines.iter().find_map(|line| {
+    let tagged = |line: &&str| {
+        let (listed, hex_digits) = line.strip_prefix("SHA256 (")?.rsplit_once(") = ")?;
+        Some((hex_digits.to_owned(), listed.to_owned()))
+    };
+    let plain = |line: &&str| {
         let (hex_digits, rest) = line.split_once(char::is_whitespace)?;
         let listed = rest.trim_start().trim_start_matches('*');
-        (listed.rsplit('/').next() == Some(name)).then(|| digest(hex_digits))?
+        Some((hex_digits.to_owned(), listed.to_owned()))
+    };
+    let named = lines.iter().find_map(|line| {
+        let (hex_digits, listed) = tagged(line).or_else(|| plain(line))?;
+        (listed.rsplit('/').next() == Some(name)).then(|| digest(&hex_digits))?
     });
     match lines.as_slice() {
         [only] => named.or_else(|| digest(only.split_whitespace().next()?)),

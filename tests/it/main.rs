@@ -7,6 +7,7 @@
 )]
 
 mod cat;
+mod corpora;
 mod digests;
 mod fetch;
 mod golden;

@@ -1,0 +1,223 @@
+//! Every decoder of bytes that come from outside, as a function that tells whether it accepts them.
+//!
+//! None may panic, or take long or much memory, whatever it is given. What one accepts must mean the same when it is written
+//! and read once more. Where a checksum would keep the decoder behind it out of reach, it is mended first.
+
+use std::str::from_utf8;
+
+use sapwood::{
+    core::{
+        journal::{self, FILE_HEADER_BYTES, Place},
+        keys::PublicKey,
+        layout::{FRONT_BYTES, STATEMENT_BYTES},
+        offered,
+        reader::Manifest,
+        receipt::Receipt,
+        statement::{self, Signature, Statement},
+    },
+    net::{
+        content_range,
+        location::{self, Location},
+        netrc::Netrc,
+    },
+    serve::range,
+};
+
+/// Whether it accepts these bytes.
+type Decoder = fn(&[u8]) -> bool;
+
+/// By name, which is also that of the folder with its corpus.
+pub const DECODERS: &[(&str, Decoder)] = &[
+    ("manifest", manifest),
+    ("statement", mended_statement),
+    ("signature", signature),
+    ("journal", mended_journal),
+    ("receipt", receipt),
+    ("content-range", in_content_range),
+    ("digest-header", digest_header),
+    ("sidecar", sidecar),
+    ("minisig", minisig),
+    ("public-key", public_key),
+    ("netrc", netrc),
+    ("url", url),
+    ("redirect", redirect),
+    ("range", in_range),
+];
+
+fn manifest(bytes: &[u8]) -> bool {
+    let Ok(manifest) = Manifest::from_bytes(bytes) else {
+        return false;
+    };
+    let header = manifest.statement.header();
+    assert_eq!(header.file_length(), bytes.len() as u64);
+    assert_eq!(manifest.tree.root(), header.root);
+    true
+}
+
+/// With the checksum that it should have.
+fn mended_statement(bytes: &[u8]) -> bool {
+    let mut front = vec![0; FRONT_BYTES];
+    let count = bytes.len().min(FRONT_BYTES);
+    front[..count].copy_from_slice(&bytes[..count]);
+    let checked = STATEMENT_BYTES - blake3::OUT_LEN;
+    let checksum = blake3::hash(&front[..checked]);
+    front[checked..STATEMENT_BYTES].copy_from_slice(checksum.as_bytes());
+    let Ok((statement, _)) = statement::read_front(&front) else {
+        return false;
+    };
+    let again = Statement::new(statement.header().clone());
+    assert_eq!(again.bytes(), statement.bytes(), "one header, one form");
+    true
+}
+
+fn signature(bytes: &[u8]) -> bool {
+    let mut area = [0; FRONT_BYTES - STATEMENT_BYTES];
+    let count = bytes.len().min(area.len());
+    area[..count].copy_from_slice(&bytes[..count]);
+    match Signature::from_area(&area) {
+        Ok(Some(signature)) => {
+            assert_eq!(signature.to_area(), area);
+            // What it writes it reads.
+            assert_eq!(
+                Signature::from_minisig(&signature.to_minisig()).ok(),
+                Some(signature)
+            );
+            true
+        }
+        Ok(None) | Err(_) => false,
+    }
+}
+
+/// With the chain of checks that its records should have.
+fn mended_journal(bytes: &[u8]) -> bool {
+    let (header, _) = journal::RecordWriter::begin();
+    let mut mended = header.to_vec();
+    let mut check = header;
+    let mut rest = bytes.get(FILE_HEADER_BYTES..).unwrap_or_default();
+    while let Some((size, after)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*size) as usize;
+        let Some((payload, after)) = after.split_at_checked(length) else {
+            break;
+        };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&check).update(size).update(payload);
+        check.copy_from_slice(&hasher.finalize().as_bytes()[..FILE_HEADER_BYTES]);
+        mended.extend_from_slice(size);
+        mended.extend_from_slice(payload);
+        mended.extend_from_slice(&check);
+        rest = after.get(FILE_HEADER_BYTES..).unwrap_or_default();
+    }
+    let here = Place {
+        boot_id: [7; 16],
+        device: 1,
+        inode: 2,
+        local: true,
+    };
+    let Some(claims) = journal::read(&mended, &here) else {
+        return false;
+    };
+    assert!(claims.end <= mended.len() as u64);
+    let blocks = claims.identity.geometry.blocks();
+    assert!(claims.claimed.ranges().all(|range| range.end <= blocks));
+    // What was sound is sound by itself.
+    let end = claims.end as usize;
+    assert!(journal::read(&mended[..end], &here).is_some());
+    true
+}
+
+fn receipt(bytes: &[u8]) -> bool {
+    let Ok(receipt) = Receipt::from_json(bytes) else {
+        return false;
+    };
+    let again = Receipt::from_json(receipt.to_json().as_bytes());
+    assert_eq!(again.ok(), Some(receipt));
+    true
+}
+
+fn in_content_range(bytes: &[u8]) -> bool {
+    let Ok(text) = from_utf8(bytes) else {
+        return false;
+    };
+    let unsatisfied = content_range::parse_unsatisfied(text).is_some();
+    match content_range::parse(text) {
+        Some(part) => {
+            assert!(part.bytes.start < part.bytes.end);
+            assert!(part.total.is_none_or(|total| part.bytes.end <= total));
+            true
+        }
+        None => unsatisfied,
+    }
+}
+
+/// The name of a header, a colon, its value.
+fn digest_header(bytes: &[u8]) -> bool {
+    let Some((name, value)) = from_utf8(bytes).ok().and_then(|text| text.split_once(':')) else {
+        return false;
+    };
+    !offered::in_header(name, value.trim()).is_empty()
+}
+
+fn sidecar(bytes: &[u8]) -> bool {
+    from_utf8(bytes).is_ok_and(|text| offered::in_sidecar(text, "clip.mov").is_some())
+}
+
+fn minisig(bytes: &[u8]) -> bool {
+    let Some(signature) = from_utf8(bytes)
+        .ok()
+        .and_then(|text| Signature::from_minisig(text).ok())
+    else {
+        return false;
+    };
+    assert_eq!(
+        Signature::from_minisig(&signature.to_minisig()).ok(),
+        Some(signature)
+    );
+    true
+}
+
+fn public_key(bytes: &[u8]) -> bool {
+    from_utf8(bytes).is_ok_and(|text| PublicKey::from_text(text).is_ok())
+}
+
+fn netrc(bytes: &[u8]) -> bool {
+    from_utf8(bytes).is_ok_and(|text| Netrc::parse(text).login("media.example").is_some())
+}
+
+fn url(bytes: &[u8]) -> bool {
+    let Some(url) = from_utf8(bytes)
+        .ok()
+        .and_then(|text| Location::parse(text).ok())
+    else {
+        return false;
+    };
+    if let Some(name) = url.safe_name() {
+        assert!(location::is_safe_name(&name) && !name.contains('/') && !name.is_empty());
+    }
+    // What is shown of it has neither query nor login.
+    let shown = url.to_string();
+    assert!(!shown.contains('?') && !shown.contains('#'));
+    let authority = shown.split('/').nth(2).unwrap_or_default();
+    assert!(!authority.contains('@'));
+    let _ = url.of_manifest();
+    true
+}
+
+/// Where a Location header leads from a place.
+fn redirect(bytes: &[u8]) -> bool {
+    let from = Location::parse("https://media.example/a/b?c").expect("a URL");
+    let target = from_utf8(bytes).ok().and_then(|text| from.join(text));
+    target.and_then(Location::from_url).is_some()
+}
+
+fn in_range(bytes: &[u8]) -> bool {
+    let Ok(text) = from_utf8(bytes) else {
+        return false;
+    };
+    match range::wanted(Some(text), 1000) {
+        range::Wanted::Part(part) => {
+            assert!(part.start < part.end && part.end <= 1000);
+            true
+        }
+        _ => false,
+    }
+}
