@@ -32,8 +32,9 @@ fn verified(block: u32) -> Verified {
     static ALL: OnceLock<Vec<Verified>> = OnceLock::new();
     ALL.get_or_init(|| {
         let geometry = geometry();
-        let bytes =
-            |block: BlockIndex| paint::bytes(u64::from(block.0) * BLOCK_BYTES, BLOCK_BYTES as usize);
+        let bytes = |block: BlockIndex| {
+            paint::bytes(u64::from(block.0) * BLOCK_BYTES, BLOCK_BYTES as usize)
+        };
         let value = |block| tree::leaf_of(&geometry, block, &bytes(block));
         let leaves = Leaves::new(geometry, geometry.all().iter().map(value).collect());
         let judge = |block| judge::verify(&leaves, block, &bytes(block)).unwrap();
@@ -160,7 +161,11 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
                 _ => (),
             }
         }
-        assert!(requests.len() <= connections as usize, "{} spans", requests.len());
+        assert!(
+            requests.len() <= connections as usize,
+            "{} spans",
+            requests.len()
+        );
         // The first answers of all have to come before anything can be known.
         let first = requests.len() as u32 <= CONNECTIONS_FIRST;
         assert!(now >= 200 || first, "{} spans at {now} ms", requests.len());
@@ -196,11 +201,18 @@ fn pass_a_millisecond(
             }
             let failure = if pipe.away.contains(&now) {
                 // Who was connected hears of it.
-                Some(if request.opened { Failure::Broken } else { Failure::Unreachable })
+                Some(if request.opened {
+                    Failure::Broken
+                } else {
+                    Failure::Unreachable
+                })
             } else if too_many > 0 && !request.opened && request.opens <= now {
                 too_many -= 1;
                 let (status, retry_after_ms) = (429, Some(2_000));
-                Some(Failure::TooMany { status, retry_after_ms })
+                Some(Failure::TooMany {
+                    status,
+                    retry_after_ms,
+                })
             } else {
                 (now >= request.heard + STALL_MS).then_some(Failure::Stalled)
             };
@@ -235,7 +247,10 @@ fn arrive(
         scheduler.handle(now, Event::Bytes { span, count });
     }
     while request.told >= BLOCK_BYTES && request.at < request.end {
-        (request.told, request.bytes) = (request.told - BLOCK_BYTES, request.bytes - BLOCK_BYTES as f64);
+        (request.told, request.bytes) = (
+            request.told - BLOCK_BYTES,
+            request.bytes - BLOCK_BYTES as f64,
+        );
         let verified = verified(request.at);
         request.at += 1;
         scheduler.handle(now, Event::Proven { span, verified });
@@ -251,16 +266,24 @@ fn arrive(
 fn close_to(ran: &Run, best_rate: f64, share: f64) {
     let best = LENGTH as f64 / best_rate;
     let most = best * (1.0 + share);
-    assert!(ran.took as f64 <= most, "{} ms where {best:.0} ms would do", ran.took);
+    assert!(
+        ran.took as f64 <= most,
+        "{} ms where {best:.0} ms would do",
+        ran.took
+    );
     let wasted = ran.wasted / LENGTH as f64;
     assert!(wasted <= 0.02, "{wasted:.3} of it wasted");
 }
 
 #[test]
 fn loss_is_answered_with_more_connections() {
-    for (connections, answer_ms, share) in
-        [(16, 40, 0.1), (12, 40, 0.1), (64, 40, 0.8), (16, 1, 0.1), (3, 40, 0.05)]
-    {
+    for (connections, answer_ms, share) in [
+        (16, 40, 0.1),
+        (12, 40, 0.1),
+        (64, 40, 0.8),
+        (16, 1, 0.1),
+        (3, 40, 0.05),
+    ] {
         let lossy = Pipe::new(answer_ms, 1e9, 300.0);
         let ran = run(&[lossy], connections);
         assert_eq!(ran.running.iter().max(), Some(&(connections as usize)));
@@ -301,7 +324,11 @@ fn a_host_that_wants_fewer_is_not_asked_for_more() {
     };
     let ran = run(&[busy], 16);
     assert!(ran.running[50..].iter().all(|running| *running <= 6));
-    assert!(ran.running[ran.took as usize / 2..].iter().all(|running| *running <= 4));
+    assert!(
+        ran.running[ran.took as usize / 2..]
+            .iter()
+            .all(|running| *running <= 4)
+    );
     close_to(&ran, 4.0 * 300.0, 0.2);
     // Beside a mirror that takes any number.
     let busy = Pipe {
@@ -314,7 +341,12 @@ fn a_host_that_wants_fewer_is_not_asked_for_more() {
 
 #[test]
 fn two_mirrors_bring_the_sum_of_both() {
-    for (fast, slow) in [(5_000.0, 1_000.0), (3_000.0, 3_000.0), (1_000.0, 5_000.0), (5_000.0, 100.0)] {
+    for (fast, slow) in [
+        (5_000.0, 1_000.0),
+        (3_000.0, 3_000.0),
+        (1_000.0, 5_000.0),
+        (5_000.0, 100.0),
+    ] {
         let ran = run(&[Pipe::new(20, fast, fast), Pipe::new(20, slow, slow)], 16);
         close_to(&ran, fast + slow, 1.0 / 0.9 - 1.0);
     }
@@ -332,13 +364,24 @@ fn a_mirror_that_dies_is_used_again_when_it_is_back() {
         assert!(ran.rate(2_100..5_000, Some(1 - away)) >= 0.9 * other);
         // It is probed every second.
         let end = ran.took as usize - 200;
-        assert!(ran.rate(6_500..end, None) >= 0.9 * 4_800.0, "{}", ran.rate(6_500..end, None));
+        assert!(
+            ran.rate(6_500..end, None) >= 0.9 * 4_800.0,
+            "{}",
+            ran.rate(6_500..end, None)
+        );
     }
 }
 
 #[test]
 fn a_mirror_that_hangs_does_not_hold_the_end_back() {
     // It answers, and sends nothing.
-    let ran = run(&[Pipe::new(20, 3_000.0, 3_000.0), Pipe::new(20, 0.0, 0.0)], 16);
-    assert!((ran.took as f64) < LENGTH as f64 / 3_000.0 + 6_000.0, "{} ms", ran.took);
+    let ran = run(
+        &[Pipe::new(20, 3_000.0, 3_000.0), Pipe::new(20, 0.0, 0.0)],
+        16,
+    );
+    assert!(
+        (ran.took as f64) < LENGTH as f64 / 3_000.0 + 6_000.0,
+        "{} ms",
+        ran.took
+    );
 }

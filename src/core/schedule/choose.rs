@@ -229,9 +229,15 @@ impl Scheduler {
         let size = self.geometry.block_size().bytes();
         let serving = || self.sources.iter().filter(|source| !source.dropped);
         let connections: u32 = serving().map(|source| source.connections).sum();
-        let connections = u64::from(connections.clamp(1, self.room() as u32));
-        let share = u64::from(self.todo.count()) * size / (2 * connections);
         let source = &self.sources[id.0];
+        // As long as no rate is known there may soon be more connections, for which something must be left.
+        let room = match source.pace.rate() {
+            None => self.limits.connections.max(1),
+            Some(_) => self.room() as u32,
+        };
+        let connections = u64::from(connections.clamp(1, room));
+        // Two thirds of a fair share: fewer spans mean fewer waits for an answer, but the last ones must be short.
+        let share = u64::from(self.todo.count()) * size * 2 / (3 * connections);
         let bytes = match source.pace.rate() {
             None => share.clamp(SPAN_BYTES_MIN, SPAN_BYTES_MAX),
             Some(rate) => {
