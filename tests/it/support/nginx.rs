@@ -16,6 +16,7 @@ use tempfile::TempDir;
 pub struct Nginx {
     child: Child,
     port: u16,
+    limit_rate: u64,
     pub folder: TempDir,
 }
 
@@ -55,12 +56,25 @@ impl Nginx {
                 return Nginx {
                     child,
                     port,
+                    limit_rate,
                     folder,
                 };
             }
         }
         let log = fs::read_to_string(folder.path().join("error.log")).unwrap_or_default();
         panic!("nginx did not start: {log}");
+    }
+
+    /// It dies; nobody listens there any more.
+    pub fn stop(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// At the same address again.
+    pub fn start_again(&mut self) {
+        self.child =
+            try_start(self.folder.path(), self.port, self.limit_rate).expect("its port is free");
     }
 
     pub fn www(&self, name: &str) -> PathBuf {
