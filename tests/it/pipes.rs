@@ -86,7 +86,8 @@ struct Run {
     brought: Vec<Vec<f64>>,
     /// What was under way behind a new end.
     wasted: f64,
-    requests: u32,
+    /// When each span was started, of which source, and its blocks.
+    started: Vec<(Millis, usize, u32)>,
 }
 
 impl Run {
@@ -120,11 +121,12 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
         running: Vec::new(),
         brought: vec![Vec::new(); pipes.len()],
         wasted: 0.0,
-        requests: 0,
+        started: Vec::new(),
     };
     let mut held = 0;
-    for now in 0..600_000 {
-        loop {
+    for now in 0..200_000 {
+        for commands in 0.. {
+            assert!(commands < 500, "it does not stop commanding at {now} ms");
             match scheduler.command(now) {
                 Command::Start {
                     span,
@@ -132,7 +134,7 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
                     blocks: BlockRange { start, end },
                     ..
                 } => {
-                    ran.requests += 1;
+                    ran.started.push((now, source, end - start));
                     let request = Request {
                         source,
                         at: start,
@@ -349,6 +351,21 @@ fn two_mirrors_bring_the_sum_of_both() {
     ] {
         let ran = run(&[Pipe::new(20, fast, fast), Pipe::new(20, slow, slow)], 16);
         close_to(&ran, fast + slow, 1.0 / 0.9 - 1.0);
+        // Once their rates are known the slow one gets the smaller spans.
+        let mean = |source| {
+            let spans = ran
+                .started
+                .iter()
+                .filter(|(time, of, _)| *time > 1_000 && *of == source);
+            let blocks: Vec<u32> = spans.map(|(_, _, blocks)| *blocks).collect();
+            f64::from(blocks.iter().sum::<u32>()) / blocks.len().max(1) as f64
+        };
+        assert!(
+            fast <= 2.0 * slow || mean(1) < 0.6 * mean(0),
+            "{} and {}",
+            mean(0),
+            mean(1)
+        );
     }
 }
 

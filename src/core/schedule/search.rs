@@ -7,8 +7,8 @@
 use super::protocol::Millis;
 
 /// A round is at least so long, and at least so many times as long as an answer takes to come.
-const ROUND_MS_MIN: Millis = 200;
-const ROUND_ANSWERS: u64 = 4;
+const ROUND_MS_MIN: Millis = 120;
+const ROUND_ANSWERS: u64 = 3;
 /// And at most so long, however slow the answers are.
 const ROUND_MS_MAX: Millis = 4_000;
 /// With less left to do more connections are not tried: they take what the others have just got hold of, and before all have
@@ -16,8 +16,8 @@ const ROUND_MS_MAX: Millis = 4_000;
 const UP_WORTH_MS: u64 = 5_000;
 /// But where connections are held back by loss, which shows soon, they help soon.
 const AT_ONCE_WORTH_MS: u64 = 1_000;
-/// A connection that lost nothing would have got more than this under way by the end of the first round: it begins with ten
-/// packets of 1.4 kB, and doubles with each answer.
+/// A connection that lost nothing has more than this under way in its second round: it begins with ten packets of 1.4 kB, and
+/// doubles with each answer.
 const WINDOW_OF_LOSS: u64 = 100_000;
 /// With less left to do fewer are not tried: finding out may cost a second or two.
 const DOWN_WORTH_MS: u64 = 10_000;
@@ -97,6 +97,11 @@ impl Search {
         self.connections
     }
 
+    /// Whether there was no round of this number yet.
+    pub fn is_fresh(&self) -> bool {
+        self.rounds == 0
+    }
+
     /// Whether the number may fall back soon.
     pub fn is_trying_more(&self) -> bool {
         matches!(self.state, State::Up { .. })
@@ -127,7 +132,8 @@ impl Search {
             }
             State::Settling if self.connections < self.most => {
                 let window = rate * measured.answer_ms / 1000 / u64::from(self.connections);
-                let at_once = !self.unsure
+                let at_once = self.rounds == 2
+                    && !self.unsure
                     && measured.answer_ms >= FAR_MS
                     && window < WINDOW_OF_LOSS
                     && left_ms > AT_ONCE_WORTH_MS;
@@ -235,7 +241,7 @@ mod tests {
             search.round(round as u64 * 200, measured);
             numbers.push(search.connections());
         }
-        assert_eq!(numbers, [16, 16, 16, 16, 16, 8, 8, 8, 8, 8]);
+        assert_eq!(numbers, [8, 16, 16, 16, 16, 8, 8, 8, 8, 8]);
     }
 
     #[test]
