@@ -351,22 +351,28 @@ fn two_mirrors_bring_the_sum_of_both() {
     ] {
         let ran = run(&[Pipe::new(20, fast, fast), Pipe::new(20, slow, slow)], 16);
         close_to(&ran, fast + slow, 1.0 / 0.9 - 1.0);
-        // Once their rates are known the slow one gets the smaller spans.
-        let mean = |source| {
-            let spans = ran
-                .started
-                .iter()
-                .filter(|(time, of, _)| *time > 1_000 && *of == source);
-            let blocks: Vec<u32> = spans.map(|(_, _, blocks)| *blocks).collect();
-            f64::from(blocks.iter().sum::<u32>()) / blocks.len().max(1) as f64
-        };
-        assert!(
-            fast <= 2.0 * slow || mean(1) < 0.6 * mean(0),
-            "{} and {}",
-            mean(0),
-            mean(1)
-        );
     }
+}
+
+#[test]
+fn a_slow_mirror_gets_smaller_spans() {
+    let ran = run(
+        &[Pipe::new(20, 2_400.0, 600.0), Pipe::new(20, 800.0, 200.0)],
+        64,
+    );
+    // The first ones were cut before anything was known, the last ones are shared out in other ways.
+    let (mut of_fast, mut compared) = (0, 0);
+    for (_, source, blocks) in ran.started.iter().filter(|(time, ..)| *time > 1_000) {
+        match source {
+            0 => of_fast = *blocks,
+            _ if of_fast < 12 => (),
+            _ => {
+                compared += 1;
+                assert!(4 * blocks < 3 * of_fast, "{blocks} and {of_fast}");
+            }
+        }
+    }
+    assert!(compared > 0);
 }
 
 #[test]

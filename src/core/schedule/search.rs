@@ -14,7 +14,7 @@ const ROUND_MS_MAX: Millis = 4_000;
 /// With less left to do more connections are not tried: they take what the others have just got hold of, and before all have
 /// found their speed it is over.
 const UP_WORTH_MS: u64 = 5_000;
-/// But where connections are held back by loss, which shows soon, they help soon.
+/// But where connections are held back by loss, they help soon.
 const AT_ONCE_WORTH_MS: u64 = 1_000;
 /// A connection that lost nothing has more than this under way in its second round: it begins with ten packets of 1.4 kB, and
 /// doubles with each answer.
@@ -132,7 +132,7 @@ impl Search {
             }
             State::Settling if self.connections < self.most => {
                 let window = rate * measured.answer_ms / 1000 / u64::from(self.connections);
-                let at_once = self.rounds == 2
+                let at_once = self.rounds >= ROUNDS_MIN
                     && !self.unsure
                     && measured.answer_ms >= FAR_MS
                     && window < WINDOW_OF_LOSS
