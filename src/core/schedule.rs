@@ -51,7 +51,8 @@ struct Span {
     tried: Vec<Tried>,
     since: Millis,
     bytes: u64,
-    /// When anything came last.
+    /// An answer came; and when anything came last.
+    opened: bool,
     heard: Millis,
 }
 
@@ -310,12 +311,13 @@ impl Scheduler {
 
     fn opened(&mut self, now: Millis, span: SpanId) {
         if let Some(span) = self.spans.get_mut(&span) {
-            span.heard = now;
+            (span.opened, span.heard) = (true, now);
             let source = &mut self.sources[span.source.0];
             let answer_ms = now.saturating_sub(span.since);
             source.answer_ms = Some(source.answer_ms.map_or(answer_ms, |ms| ms.min(answer_ms)));
             source.unreachable = false;
             source.bad_answers = 0;
+            self.one_more_opened(now);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{fs, path::Path, process::Command, time::Instant};
 
 use sapwood::core::paint;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
@@ -90,6 +91,48 @@ fn a_killed_fetch_goes_on_and_no_proven_block_is_asked_for_again() {
     let again = verified(&events);
     assert!(again.is_disjoint(&held), "proven twice");
     assert!(nginx.log_of("object.bin").len() > before);
+}
+
+#[test]
+fn a_mirror_that_died_is_used_again_and_progress_never_steps_back() {
+    // Rates of a connection. The slow one alone would need many seconds, so the fast one is back before the end.
+    let (mut fast, slow) = (with_object(1_000_000), with_object(200_000));
+    let folder = TempDir::new().unwrap();
+    let mut running = program::start(fetch(
+        &fast,
+        folder.path(),
+        &["--mirror", &slow.url("object.bin")],
+    ));
+    let fast_name = fast.url("object.bin");
+    let of_fast = |event: &Value| event["source"] == *fast_name;
+    running.wait_until_verified(LENGTH / 4, BLOCK, LENGTH);
+    fast.stop();
+    running.wait_for("the dead mirror to be noticed", |events| {
+        events
+            .iter()
+            .any(|event| event["event"] == "retry" && of_fast(event))
+    });
+    let before = running.events().len();
+    fast.start_again();
+    running.wait_for("the mirror to be used again", |events| {
+        let mut after = events[before..].iter();
+        after.any(|event| event["event"] == "blocks_verified" && of_fast(event))
+    });
+    let ended = running.finish().must(0);
+    assert!(fs::read(folder.path().join("out")).unwrap() == paint::bytes(0, LENGTH as usize));
+    let events = ended.events();
+    let done: Vec<u64> = events
+        .iter()
+        .filter(|event| event["event"] == "progress")
+        .map(|event| event["bytes_done"].as_u64().unwrap())
+        .collect();
+    assert!(done.is_sorted(), "{done:?}");
+    let sources = |name: &str| {
+        events
+            .iter()
+            .any(|event| event["event"] == "blocks_verified" && event["source"] == name)
+    };
+    assert!(sources(&fast.url("object.bin")) && sources(&slow.url("object.bin")));
 }
 
 #[test]

@@ -86,7 +86,8 @@ struct Run {
     brought: Vec<Vec<f64>>,
     /// What was under way behind a new end.
     wasted: f64,
-    requests: u32,
+    /// When each span was started, of which source, and its blocks.
+    started: Vec<(Millis, usize, u32)>,
 }
 
 impl Run {
@@ -120,11 +121,12 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
         running: Vec::new(),
         brought: vec![Vec::new(); pipes.len()],
         wasted: 0.0,
-        requests: 0,
+        started: Vec::new(),
     };
     let mut held = 0;
-    for now in 0..600_000 {
-        loop {
+    for now in 0..200_000 {
+        for commands in 0.. {
+            assert!(commands < 500, "it does not stop commanding at {now} ms");
             match scheduler.command(now) {
                 Command::Start {
                     span,
@@ -132,7 +134,7 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
                     blocks: BlockRange { start, end },
                     ..
                 } => {
-                    ran.requests += 1;
+                    ran.started.push((now, source, end - start));
                     let request = Request {
                         source,
                         at: start,
@@ -350,6 +352,27 @@ fn two_mirrors_bring_the_sum_of_both() {
         let ran = run(&[Pipe::new(20, fast, fast), Pipe::new(20, slow, slow)], 16);
         close_to(&ran, fast + slow, 1.0 / 0.9 - 1.0);
     }
+}
+
+#[test]
+fn a_slow_mirror_gets_smaller_spans() {
+    let ran = run(
+        &[Pipe::new(20, 2_400.0, 600.0), Pipe::new(20, 800.0, 200.0)],
+        64,
+    );
+    // The first ones were cut before anything was known, the last ones are shared out in other ways.
+    let (mut of_fast, mut compared) = (0, 0);
+    for (_, source, blocks) in ran.started.iter().filter(|(time, ..)| *time > 1_000) {
+        match source {
+            0 => of_fast = *blocks,
+            _ if of_fast < 12 => (),
+            _ => {
+                compared += 1;
+                assert!(4 * blocks < 3 * of_fast, "{blocks} and {of_fast}");
+            }
+        }
+    }
+    assert!(compared > 0);
 }
 
 #[test]

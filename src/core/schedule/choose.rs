@@ -5,7 +5,6 @@
 
 use super::{
     super::geometry::{BlockIndex, BlockRange},
-    super::recovery::PROBE_EVERY_MS,
     Command, Millis, Scheduler, SourceId, Span, SpanId, Waiting,
     sources::{Source, Tried, may_try},
 };
@@ -28,8 +27,8 @@ const SPLIT_WORTH_MS: u64 = 300;
 const SPLIT_ANSWERS: u64 = 10;
 /// A span with less left than this is not split.
 const SPLIT_BYTES_MIN: u64 = 256 << 10;
-/// A span that is silent for so long is given to another source, when that one has nothing else to do.
-const SILENT_MS: u64 = 2_000;
+/// A span that is silent for so long is asked for once more, over another connection that has nothing else to do.
+const SILENT_MS: u64 = 1_000;
 /// A stream starts although others could serve when nothing was proven for so long: each byte of it may come twice.
 pub const STREAM_AFTER_MS: u64 = 10_000;
 /// With fewer connections than this none of them looks whether an unreachable source is back.
@@ -97,6 +96,7 @@ impl Scheduler {
             tried,
             since: now,
             bytes: 0,
+            opened: false,
             heard: now,
         })
     }
@@ -147,6 +147,7 @@ impl Scheduler {
             tried,
             since: now,
             bytes: 0,
+            opened: false,
             heard: now,
         }))
     }
@@ -231,9 +232,15 @@ impl Scheduler {
         let connections: u64 = serving()
             .map(|source| u64::from(source.connections()))
             .sum();
-        let connections = connections.clamp(1, self.room() as u64);
-        let share = u64::from(self.todo.count()) * size / (2 * connections);
         let source = &self.sources[id.0];
+        // As long as no rate is known there may soon be more connections, for which something must be left.
+        let room = match source.pace.rate() {
+            None => self.limits.connections.max(1),
+            Some(_) => self.room() as u32,
+        };
+        let connections = connections.clamp(1, u64::from(room));
+        // Two thirds of a fair share: fewer spans mean fewer waits for an answer, but the last ones must be short.
+        let share = u64::from(self.todo.count()) * size * 2 / (3 * connections);
         let bytes = match source.pace.rate() {
             None => share.clamp(SPAN_BYTES_MIN, SPAN_BYTES_MAX),
             Some(rate) => {
@@ -311,24 +318,23 @@ impl Scheduler {
         (moved > 0).then(|| span.blocks.end - moved.min(span.blocks.count() - 1))
     }
 
-    /// A span of which nothing is heard is taken from its source, once, when another has nothing else to do.
+    /// A span of which nothing is heard is asked for again, once, of another source if there is one with room.
     fn take_silent(&mut self, now: Millis) -> Option<Command> {
         let taken_from = |span: &Span| Tried {
             source: span.source,
             failures: span.failures,
-            not_before: now + PROBE_EVERY_MS,
+            not_before: now,
         };
         let is_silent = |span: &Span| {
             let answer_ms = self.sources[span.source.0].answer_ms.unwrap_or(0);
             now.saturating_sub(span.heard) > SILENT_MS.max(SPLIT_ANSWERS * answer_ms)
         };
-        let another_is_idle = |span: &Span| {
-            self.free_source(now, &[taken_from(span)])
-                .is_some_and(|source| !self.sources[source.0].unreachable)
-        };
-        let (id, _) = self.spans.iter().find(|(_, span)| {
-            !span.whole && span.tried.is_empty() && is_silent(span) && another_is_idle(span)
-        })?;
+        self.free_source(now, &[])
+            .filter(|source| !self.sources[source.0].unreachable)?;
+        let (id, _) = self
+            .spans
+            .iter()
+            .find(|(_, span)| !span.whole && span.tried.is_empty() && is_silent(span))?;
         let (id, span) = (*id, self.remove_span(*id)?);
         self.waiting.push(Waiting {
             blocks: span.blocks,

@@ -31,16 +31,28 @@ impl Scheduler {
         let passed = now.saturating_sub(self.round.until);
         if passed > 0 {
             for source in &mut self.sources {
-                let connection_ms = passed * u64::from(source.running);
-                source.pace.add_time(connection_ms);
-                self.round.connection_ms += connection_ms;
+                source.pace.add_time(passed * u64::from(source.running));
             }
+            self.round.connection_ms += passed * self.opened_spans();
             self.round.until = now;
         }
         if self.spans.is_empty() {
             self.begin_round(now);
         } else if now >= self.round_ends() {
             self.end_round(now);
+        }
+    }
+
+    /// Those of which an answer came.
+    fn opened_spans(&self) -> u64 {
+        self.spans.values().filter(|span| span.opened).count() as u64
+    }
+
+    /// A round begins when the connections of a new number have their first answers. One that is late is not waited for.
+    pub(super) fn one_more_opened(&mut self, now: Millis) {
+        let wanted = u64::from(self.search.connections());
+        if self.search.is_fresh() && self.opened_spans() == wanted - wanted / OFF_SHARE {
+            self.begin_round(now);
         }
     }
 

@@ -7,12 +7,18 @@
 use super::{CONNECTIONS_FIRST, protocol::Millis};
 
 /// A round is at least so long, and at least so many times as long as an answer takes to come.
-const ROUND_MS_MIN: Millis = 200;
-const ROUND_ANSWERS: u64 = 4;
+const ROUND_MS_MIN: Millis = 120;
+const ROUND_ANSWERS: u64 = 3;
 /// And at most so long, however slow the answers are.
 const ROUND_MS_MAX: Millis = 4_000;
-/// With less left to do more connections are not tried: before they are at full speed all is over.
-const UP_WORTH_MS: u64 = 1_000;
+/// With less left to do more connections are not tried: they take what the others have just got hold of, and before all have
+/// found their speed it is over.
+const UP_WORTH_MS: u64 = 5_000;
+/// But where connections are held back by loss, they help soon.
+const AT_ONCE_WORTH_MS: u64 = 1_000;
+/// A connection that lost nothing has more than this under way in its second round: it begins with ten packets of 1.4 kB, and
+/// doubles with each answer.
+const WINDOW_OF_LOSS: u64 = 100_000;
 /// With less left to do fewer are not tried: finding out may cost a second or two.
 const DOWN_WORTH_MS: u64 = 10_000;
 /// Answers that take so long come from afar. There connections take long to recover from a loss, and to wait until the rate
@@ -100,6 +106,11 @@ impl Search {
         }
     }
 
+    /// Whether there was no round of this number yet.
+    pub fn is_fresh(&self) -> bool {
+        self.rounds == 0
+    }
+
     /// Whether the number may fall back soon.
     pub fn is_trying_more(&self) -> bool {
         matches!(self.state, State::Up { .. })
@@ -128,9 +139,14 @@ impl Search {
                 let (from, before) = (self.connections, rate);
                 self.change(from / 2, State::Down { from, before });
             }
-            State::Settling if self.connections < self.most && left_ms > UP_WORTH_MS => {
-                let at_once = !self.unsure && measured.answer_ms >= FAR_MS;
-                if settled || at_once {
+            State::Settling if self.connections < self.most => {
+                let window = rate * measured.answer_ms / 1000 / u64::from(self.connections);
+                let at_once = self.rounds >= ROUNDS_MIN
+                    && !self.unsure
+                    && measured.answer_ms >= FAR_MS
+                    && window < WINDOW_OF_LOSS
+                    && left_ms > AT_ONCE_WORTH_MS;
+                if settled && left_ms > UP_WORTH_MS || at_once {
                     self.unsure |= !settled;
                     let (from, before) = (self.connections, rate);
                     self.change(from * 2, State::Up { from, before });
@@ -234,20 +250,23 @@ mod tests {
             search.round(round as u64 * 200, measured);
             numbers.push(search.connections());
         }
-        assert_eq!(numbers, [16, 16, 16, 16, 16, 8, 8, 8, 8, 8]);
+        assert_eq!(numbers, [8, 16, 16, 16, 16, 8, 8, 8, 8, 8]);
     }
 
     #[test]
     fn what_ends_soon_is_left_alone() {
         let mut search = Search::new(8, 16);
         for round in 0..10 {
-            let measured = Measured {
-                rate: 1_000,
-                left_ms: UP_WORTH_MS,
-                answer_ms: 40,
-            };
-            search.round(round * 200, measured);
-            assert_eq!(search.connections(), 8);
+            // One that loses, and one that does not.
+            for (rate, left_ms) in [(1_000, AT_ONCE_WORTH_MS), (1_000_000_000, UP_WORTH_MS)] {
+                let measured = Measured {
+                    rate,
+                    left_ms,
+                    answer_ms: 40,
+                };
+                search.round(round * 200, measured);
+                assert_eq!(search.connections(), 8);
+            }
         }
     }
 }

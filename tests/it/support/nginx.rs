@@ -18,6 +18,7 @@ use super::tls::Authority;
 pub struct Nginx {
     child: Child,
     ports: Ports,
+    limit_rate: u64,
     pub folder: TempDir,
 }
 
@@ -77,12 +78,25 @@ impl Nginx {
                 return Nginx {
                     child,
                     ports,
+                    limit_rate,
                     folder,
                 };
             }
         }
         let log = fs::read_to_string(folder.path().join("error.log")).unwrap_or_default();
         panic!("nginx did not start: {log}");
+    }
+
+    /// It dies; nobody listens there any more.
+    pub fn stop(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// At the same address again.
+    pub fn start_again(&mut self) {
+        self.child = try_start(self.folder.path(), self.ports, self.limit_rate, None)
+            .expect("its port is free");
     }
 
     pub fn www(&self, name: &str) -> PathBuf {
