@@ -31,7 +31,7 @@ use crate::{
     disk::{
         destination::{Destination, Found, Locked, Opened},
         error::DiskError,
-        journal::JournalKeeper,
+        journal::{Journal, JournalKeeper},
         part::Part,
     },
     net::{
@@ -313,7 +313,7 @@ impl Fetch<'_> {
     async fn publish(
         self,
         locked: Locked,
-        part: Part,
+        (part, journal): (Part, Journal),
         result: Proof,
         bytes_resumed: u64,
     ) -> Result<Published, Error> {
@@ -322,7 +322,7 @@ impl Fetch<'_> {
         let length = result.length;
         blocking(move || {
             part.set_length(length)?;
-            locked.publish(part, no_clobber)
+            locked.publish(&part, journal, no_clobber)
         })
         .await?;
         Ok(self.published(path, result, bytes_resumed, 0, false))

@@ -14,7 +14,7 @@ use crate::{
         tree::{self, Root},
         trust::Trust,
     },
-    disk::{destination::Locked, files::EntryKind, part::Part},
+    disk::{destination::Locked, files::EntryKind, journal::Journal, part::Part},
     net::{
         client::{Client, Request},
         location::Location,
@@ -197,6 +197,7 @@ impl Fetch<'_> {
             transferred:
                 Transferred {
                     part,
+                    journal,
                     bytes_resumed,
                     mut digests,
                 },
@@ -205,6 +206,7 @@ impl Fetch<'_> {
         } = whole;
         digests.push(root_as_digest(root));
         let proof = proof_of(root, length, trust, &digests);
+        let part = (part, journal);
         self.compare_and_publish(locked, part, proof, wanted, &digests, bytes_resumed)
             .await
     }
@@ -213,7 +215,7 @@ impl Fetch<'_> {
     pub(super) async fn compare_and_publish(
         self,
         locked: Locked,
-        part: Part,
+        (part, journal): (Part, Journal),
         proof: Proof,
         wanted: &[Digest],
         digests: &[Digest],
@@ -221,7 +223,10 @@ impl Fetch<'_> {
     ) -> Result<Published, Error> {
         match self.wrong_digest(wanted, digests) {
             Some(wrong) => Err(self.set_aside(locked, part, wrong).await),
-            None => self.publish(locked, part, proof, bytes_resumed).await,
+            None => {
+                self.publish(locked, (part, journal), proof, bytes_resumed)
+                    .await
+            }
         }
     }
 

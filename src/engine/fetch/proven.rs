@@ -87,6 +87,7 @@ impl Fetch<'_> {
         };
         let Transferred {
             part,
+            journal,
             bytes_resumed,
             digests,
         } = match transfer.run(opened).await {
@@ -97,7 +98,8 @@ impl Fetch<'_> {
             return Err(self.set_aside(locked, part, wrong).await);
         }
         let proof = proof_of(header.root, header.geometry.length(), trust, &digests);
-        self.publish(locked, part, proof, bytes_resumed).await
+        self.publish(locked, (part, journal), proof, bytes_resumed)
+            .await
     }
 
     /// A manifest whose length is that of the object. One that is not was perhaps replaced just now, so it is read once more.

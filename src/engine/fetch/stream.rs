@@ -116,6 +116,7 @@ impl Fetch<'_> {
         let root = Root(*root.finalize().as_bytes());
         let digests: Vec<Digest> = hashers.into_iter().map(DigestHasher::finish).collect();
         let proof = proof_of(root, length, trust, &digests);
+        let part = (part, opened.journal);
         self.compare_and_publish(locked, part, proof, &wanted, &digests, 0)
             .await
     }
