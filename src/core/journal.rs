@@ -294,6 +294,11 @@ pub struct Claims {
     pub writer: RecordWriter,
 }
 
+/// Whether these bytes began as a journal, of whatever version and in whatever state.
+pub fn is_journal(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC)
+}
+
 /// Reads a journal; `here` is where the part file is seen now. `None`: it claims nothing.
 pub fn read(bytes: &[u8], here: &Place) -> Option<Claims> {
     let (header, mut writer) = RecordWriter::begin();

@@ -180,8 +180,10 @@ impl Locked {
             }
         };
         let (place, time, length) = (part.place()?, unix_time(), part.length()?);
-        let read = journal::read(&keeper.read()?, &place);
-        let is_ours = read.is_some();
+        let bytes = keeper.read()?;
+        let read = journal::read(&bytes, &place);
+        // One that is damaged claims nothing, but it still tells whose part this is.
+        let is_ours = journal::is_journal(&bytes);
         let blocks = identity.geometry.blocks();
         let claims = read.filter(|claims| length > 0 && claims.identity.continues(identity));
         if let Some(claims) = claims {

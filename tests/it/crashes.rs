@@ -155,3 +155,17 @@ fn without_a_manifest_the_journal_is_on_the_disk_before_the_first_byte_of_the_pa
     scene.fetch(&[]).must(0);
     scene.must_be_published();
 }
+
+/// One flipped bit in the journal made the part a stranger's, and the run ended with exit 6 until somebody removed it.
+#[test]
+fn a_damaged_journal_still_tells_whose_part_it_is() {
+    let scene = Scene::new(4 * MIB, 64 * KIB);
+    scene.origin.remove(MANIFEST);
+    failing_on(&[&scene.part()], &scene, "fsync", "error=EIO:when=1").must(7);
+    let mut journal = fs::read(scene.journal()).unwrap();
+    journal[30] ^= 1;
+    fs::write(scene.journal(), journal).unwrap();
+    let ended = scene.fetch(&[]).must(0);
+    assert_eq!(ended.event("published")["bytes_resumed"], 0);
+    scene.must_be_published();
+}
