@@ -19,7 +19,7 @@ const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 /// A reader stops here: a run at a checkpoint every two seconds needs weeks to write as much.
 pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Runs of blocks in one record: 8 bytes each, so that a record stays far below its limit.
-const RUNS_PER_RECORD: usize = 32 * 1024;
+pub const RUNS_PER_RECORD: usize = 32 * 1024;
 /// Leaves in one record, 32 bytes each, for the same reason.
 const LEAVES_PER_RECORD: usize = 8 * 1024;
 /// What a server or user may put into a journal as text.
@@ -280,6 +280,10 @@ pub struct Claims {
     pub url: String,
     /// Blocks that should be in the part file.
     pub claimed: BlockSet,
+    /// Those of them that were synced.
+    pub durable: BlockSet,
+    /// Blocks that were dropped in this boot and not claimed since: what is read in their place may be on no disk.
+    pub dropped: BlockSet,
     /// Of blocks that are not complete, how many of their first bytes should be there.
     pub heads: BTreeMap<BlockIndex, u32>,
     /// Leaves of what arrived without a manifest.
@@ -288,6 +292,11 @@ pub struct Claims {
     pub end: u64,
     /// Goes on behind the last good record.
     pub writer: RecordWriter,
+}
+
+/// Whether these bytes began as a journal, of whatever version and in whatever state.
+pub fn is_journal(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC)
 }
 
 /// Reads a journal; `here` is where the part file is seen now. `None`: it claims nothing.
@@ -314,6 +323,8 @@ pub fn read(bytes: &[u8], here: &Place) -> Option<Claims> {
         identity,
         url,
         claimed,
+        durable,
+        dropped,
         heads,
         leaves,
         ..
@@ -322,6 +333,8 @@ pub fn read(bytes: &[u8], here: &Place) -> Option<Claims> {
         identity,
         url,
         claimed,
+        durable,
+        dropped,
         heads,
         leaves,
         end,
@@ -357,6 +370,7 @@ struct Replay {
     place: Option<Place>,
     claimed: BlockSet,
     durable: BlockSet,
+    dropped: BlockSet,
     /// Claims that no barrier covers yet, with the number of their record.
     unsynced: Vec<(u64, BlockRange)>,
     heads: BTreeMap<BlockIndex, u32>,
@@ -372,6 +386,7 @@ impl Replay {
             place: None,
             claimed: BlockSet::empty(blocks),
             durable: BlockSet::empty(blocks),
+            dropped: BlockSet::empty(blocks),
             unsynced: Vec::new(),
             heads: BTreeMap::new(),
             leaves: BTreeMap::new(),
@@ -422,6 +437,7 @@ impl Replay {
     fn claim(&mut self, number: u64, range: BlockRange) {
         let range = self.within(range);
         self.claimed.insert_range(range);
+        self.dropped.remove_range(range);
         self.unsynced.push((number, range));
         self.forget_heads(range);
     }
@@ -430,6 +446,7 @@ impl Replay {
         let range = self.within(range);
         self.claimed.remove_range(range);
         self.durable.remove_range(range);
+        self.dropped.insert_range(range);
         self.forget_heads(range);
         // What was dropped must not come back with a later barrier.
         let unsynced = std::mem::take(&mut self.unsynced);
@@ -461,6 +478,8 @@ impl Replay {
     fn moved_to(&mut self, place: &Place) {
         if !self.place.is_some_and(|last| last.same_boot(place)) {
             self.claimed = self.durable.clone();
+            // Whatever is read now comes from the disk.
+            self.dropped = BlockSet::empty(self.dropped.blocks());
             self.unsynced.clear();
             self.heads.clear();
         }
@@ -560,6 +579,28 @@ mod tests {
         ];
         assert_eq!(claimed(&journal(&records), &HERE), [0, 1, 4, 5]);
         assert_eq!(claimed(&journal(&records), &AFTER_REBOOT), [0, 1, 4, 5]);
+    }
+
+    #[test]
+    fn dropped_blocks_are_not_looked_for_until_they_are_claimed_again_or_the_machine_starts_anew() {
+        let records = [
+            blocks(0, 6),
+            Record::Barrier { records: 3 },
+            Record::Dropped(vec![BlockRange::new(2, 5)]),
+            blocks(3, 4),
+        ];
+        let claims = read(&journal(&records), &HERE).unwrap();
+        let ranges = |set: &BlockSet| set.ranges().collect::<Vec<_>>();
+        assert_eq!(
+            ranges(&claims.dropped),
+            [BlockRange::new(2, 3), BlockRange::new(4, 5)]
+        );
+        assert_eq!(
+            ranges(&claims.durable),
+            [BlockRange::new(0, 2), BlockRange::new(5, 6)]
+        );
+        let claims = read(&journal(&records), &AFTER_REBOOT).unwrap();
+        assert!(claims.dropped.is_empty());
     }
 
     #[test]

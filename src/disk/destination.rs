@@ -8,7 +8,8 @@ use std::{
     ffi::OsString,
     fs::File,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use crate::core::{
@@ -24,6 +25,10 @@ use super::{
     journal::{FileKeeper, Journal, JournalKeeper},
     part::Part,
 };
+
+/// A run that was killed keeps its lock until the kernel has taken it down. A next one that comes in the same moment waits
+/// for that; what is locked longer is in use.
+const DYING: Duration = Duration::from_millis(200);
 
 /// The target of a download.
 #[derive(Debug)]
@@ -83,10 +88,15 @@ impl Destination {
     /// Locks the destination for this run. The journal is its lock.
     pub fn lock(self) -> Result<Locked, DiskError> {
         let path = self.folder.path_of(&self.journal_name);
+        let began = Instant::now();
         loop {
             let file = self.folder.open_own_or_create(&self.journal_name)?;
             if !files::try_lock(&file, &path)? {
-                return Err(DiskError::Busy { path: self.path() });
+                if began.elapsed() >= DYING {
+                    return Err(DiskError::Busy { path: self.path() });
+                }
+                thread::sleep(DYING / 20);
+                continue;
             }
             // Whoever had the lock before may have finished and removed the file that we opened.
             if self.folder.is_still(&self.journal_name, &file)? {
@@ -170,16 +180,20 @@ impl Locked {
             }
         };
         let (place, time, length) = (part.place()?, unix_time(), part.length()?);
-        let read = journal::read(&keeper.read()?, &place);
-        let is_ours = read.is_some();
+        let bytes = keeper.read()?;
+        let read = journal::read(&bytes, &place);
+        // One that is damaged claims nothing, but it still tells whose part this is.
+        let is_ours = journal::is_journal(&bytes);
         let blocks = identity.geometry.blocks();
         let claims = read.filter(|claims| length > 0 && claims.identity.continues(identity));
         if let Some(claims) = claims {
             let mut claimed = believable(&claims, length);
             if identity.root.is_some() {
-                claimed.insert_all(&part.blocks_with_data(&identity.geometry)?);
+                let mut found = part.blocks_with_data(&identity.geometry)?;
+                found.remove_all(&claims.dropped);
+                claimed.insert_all(&found);
             }
-            let journal = Journal::resume(keeper, claims.writer, claims.end, blocks, place, time)?;
+            let journal = Journal::resume(keeper, &claims, place, time)?;
             return Ok(Opened {
                 part,
                 journal,
@@ -205,7 +219,12 @@ impl Locked {
                 });
             }
         };
-        let journal = Journal::begin(keeper, identity, url, place, time)?;
+        let mut journal = Journal::begin(keeper, identity, url, place, time)?;
+        if identity.root.is_none() {
+            // After a power cut a part with bytes in it and no journal would be a stranger's.
+            journal.sync()?;
+            folder.sync()?;
+        }
         Ok(Opened {
             part,
             journal,
@@ -216,7 +235,12 @@ impl Locked {
     }
 
     /// Gives the part its final name. Everything in it must be proven and its length right.
-    pub fn publish(mut self, part: Part, no_clobber: bool) -> Result<(), DiskError> {
+    pub fn publish(
+        mut self,
+        part: &Part,
+        mut journal: Journal,
+        no_clobber: bool,
+    ) -> Result<(), DiskError> {
         let Destination {
             folder,
             name,
@@ -228,7 +252,11 @@ impl Locked {
             .entry(name)?
             .map_or_else(files::default_mode, |entry| entry.mode);
         part.set_mode(mode)?;
-        part.sync_all()?;
+        if let Err(cause) = part.sync_all() {
+            // The next run would find all of it in memory, have it judged, and rename what is on no disk.
+            journal.sync_failed()?;
+            return Err(cause);
+        }
         folder.rename(part_name, name, !no_clobber)?;
         folder.sync()?;
         folder.remove(journal_name)?;
@@ -279,6 +307,10 @@ impl Locked {
             journal_name,
             ..
         } = &self.destination;
+        // The run that put it there may have been killed before it synced the name, and a copy of the user's may be in memory only.
+        let path = self.destination.path();
+        files::sync_all(&files::open_for_reading(&path)?, &path)?;
+        folder.sync()?;
         let part = folder.entry(part_name)?;
         if part.is_some_and(|part| part.suspicious().is_some()) {
             return Ok(());

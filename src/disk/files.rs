@@ -156,7 +156,8 @@ impl Folder {
                 let what = self.entry(name)?.and_then(|entry| entry.suspicious());
                 return Err(match what {
                     Some(what) => DiskError::Unsafe { path, what },
-                    None => self.error(Doing::Open, name, cause),
+                    // What cannot be opened for writing cannot be written: a disk that became read-only, for one.
+                    None => self.error(Doing::Write, name, cause),
                 });
             }
         };

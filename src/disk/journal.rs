@@ -11,7 +11,7 @@ use std::{
 use crate::core::{
     blockset::BlockSet,
     geometry::BlockRange,
-    journal::{self, Identity, JOURNAL_BYTES_MAX, Place, Record, RecordWriter},
+    journal::{self, Claims, Identity, JOURNAL_BYTES_MAX, Place, Record, RecordWriter},
     judge::{Leaves, Verified},
 };
 
@@ -117,6 +117,10 @@ pub struct Journal {
     noted: BlockSet,
     /// In a record that no barrier of this run covers, with the number of records up to it.
     unsynced: Vec<(u64, BlockRange)>,
+    /// In a record that a barrier covers.
+    durable: BlockSet,
+    /// A sync failed: what is noted now may be lost already, so nothing more is claimed.
+    ended: bool,
     /// Of an object without a manifest: what is noted is written with its leaves.
     leaves: Option<Arc<Leaves>>,
 }
@@ -148,26 +152,29 @@ impl Journal {
             writer,
             noted: BlockSet::empty(identity.geometry.blocks()),
             unsynced: Vec::new(),
+            durable: BlockSet::empty(identity.geometry.blocks()),
+            ended: false,
             leaves: None,
         })
     }
 
-    /// Goes on with a journal that was read: `end` is where its sound part ends.
+    /// Goes on with a journal that was read, behind its sound part.
     pub fn resume(
         mut keeper: Box<dyn JournalKeeper>,
-        mut writer: RecordWriter,
-        end: u64,
-        blocks: u32,
+        claims: &Claims,
         place: Place,
         time: u64,
     ) -> Result<Journal, DiskError> {
-        keeper.cut(end)?;
+        let mut writer = claims.writer.clone();
+        keeper.cut(claims.end)?;
         keeper.append(&writer.append(&Record::Run { place, time }))?;
         Ok(Journal {
             keeper,
             writer,
-            noted: BlockSet::empty(blocks),
+            noted: BlockSet::empty(claims.durable.blocks()),
             unsynced: Vec::new(),
+            durable: claims.durable.clone(),
+            ended: false,
             leaves: None,
         })
     }
@@ -184,7 +191,7 @@ impl Journal {
 
     /// Writes what was noted. Returns the number of records, for a barrier later.
     pub fn checkpoint(&mut self) -> Result<u64, DiskError> {
-        if !self.noted.is_empty() {
+        if !self.noted.is_empty() && !self.ended {
             let ranges: Vec<BlockRange> = self.noted.ranges().collect();
             let records: Vec<Record> = match &self.leaves {
                 None => journal::blocks_records(&ranges).collect(),
@@ -206,30 +213,44 @@ impl Journal {
 
     /// All that the first so many records name is on the disk, because a sync that began after them succeeded.
     pub fn barrier(&mut self, records: u64) -> Result<(), DiskError> {
-        if self
+        let covered = self
             .unsynced
-            .extract_if(.., |(number, _)| *number <= records)
-            .count()
-            > 0
-        {
+            .extract_if(.., |(number, _)| *number <= records);
+        let covered: Vec<BlockRange> = covered.map(|(_, range)| range).collect();
+        if !covered.is_empty() {
             self.append(&Record::Barrier { records })?;
             self.keeper.sync()?;
+            covered
+                .into_iter()
+                .for_each(|range| self.durable.insert_range(range));
         }
         Ok(())
     }
 
-    /// A sync failed: what it should have made durable may be lost.
+    /// A sync of the part failed: whatever no barrier covers may be lost, although reading it still shows it. That includes
+    /// what earlier runs wrote and what no record names yet.
     pub fn sync_failed(&mut self) -> Result<(), DiskError> {
-        let lost = self.unsynced.drain(..).map(|(_, range)| range).collect();
-        self.drop_claims(lost)
+        self.ended = true;
+        self.unsynced.clear();
+        let mut lost = BlockSet::full(self.durable.blocks());
+        lost.remove_all(&self.durable);
+        self.drop_claims(lost.ranges().collect())
     }
 
     /// These blocks are not there after all.
     pub fn drop_claims(&mut self, ranges: Vec<BlockRange>) -> Result<(), DiskError> {
-        match ranges.is_empty() {
-            true => Ok(()),
-            false => self.append(&Record::Dropped(ranges)),
+        for some in ranges.chunks(journal::RUNS_PER_RECORD) {
+            self.append(&Record::Dropped(some.to_vec()))?;
         }
+        ranges
+            .into_iter()
+            .for_each(|range| self.durable.remove_range(range));
+        Ok(())
+    }
+
+    /// Makes what was written so far durable.
+    pub fn sync(&mut self) -> Result<(), DiskError> {
+        self.keeper.sync()
     }
 
     fn append(&mut self, record: &Record) -> Result<(), DiskError> {

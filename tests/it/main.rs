@@ -8,6 +8,7 @@
 
 mod cat;
 mod corpora;
+mod crashes;
 mod digests;
 mod fetch;
 mod golden;

@@ -4,6 +4,7 @@ from .scene import MIB, Scene, Wrong
 from .sweep import Sweep
 
 BLOCK = 64 * 1024
+MAGIC_BITS = 64
 
 
 class BitFlips(Sweep):
@@ -28,7 +29,7 @@ class BitFlips(Sweep):
                 yield
 
     def half_done(self, scene, manifest):
-        """A run killed half way. Part and journal stay open, because their inodes are what the journal knows them by."""
+        """What a run that was killed half way left."""
         scene.reset(False)
         scene.origin.rate = (24 if manifest else 4) * MIB
         # Without a manifest only what was recorded counts.
@@ -38,7 +39,9 @@ class BitFlips(Sweep):
         return {path: path.read_bytes() for path in (scene.part, scene.journal)}
 
     def resumed_bytes(self, scene, saved, flip):
-        scene.target.unlink(missing_ok=True)
+        if scene.target.exists():
+            # The journal knows the part by its inode.
+            scene.target.replace(scene.part)
         for path, content in saved.items():
             content = bytearray(content)
             if flip and flip[0] == path:
@@ -51,7 +54,15 @@ class BitFlips(Sweep):
                         file.seek(at)
                         file.write(piece)
                 file.truncate(len(content))
-        return scene.must_finish().event("published")["bytes_resumed"]
+        ended = scene.fetch().must(0, 6)
+        if ended.exit == 6:
+            # Without a manifest and without the first bytes of the journal nobody can tell whose part it is: it is left alone.
+            if not (flip and flip[0] == scene.journal and flip[1] < MAGIC_BITS):
+                raise Wrong(f"exit 6: {ended.stderr}")
+            self.add("refused")
+            return None
+        scene.must_be("new")
+        return ended.event("published")["bytes_resumed"]
 
     def one(self, scene, saved, unflipped, manifest):
         path = self.random.choice(list(saved))
@@ -66,6 +77,8 @@ class BitFlips(Sweep):
         self.add("flips")
         self.add("flips_in_part" if in_part else "flips_in_journal")
         resumed = self.resumed_bytes(scene, saved, (path, bit))
+        if resumed is None:
+            return
         # A block without a manifest has 1 MiB.
         block = BLOCK if manifest else MIB
         lost = unflipped - resumed

@@ -67,13 +67,13 @@ class KillsAtRandom(Sweep):
         fetches = 0
         while True:
             fetches += 1
-            # Without a manifest what arrived counts once it is recorded: kills come less often there.
-            manifest, old = fetches % 8 != 0, fetches % 2 == 0
+            # Without a manifest a block has 1 MiB, and each of eight connections needs a second for one: kills come less often there.
+            manifest, old = fetches % 4 != 1, fetches // 2 % 2 == 0
             scene.with_manifest(manifest)
             scene.reset(old)
             try:
                 kills = 0
-                while scene.killed_after(self.random.uniform(0, 0.3 if manifest else 0.9)):
+                while scene.killed_after(self.random.uniform(0, 0.3 if manifest else 3)):
                     self.add("kills")
                     kills += 1
                     scene.must_be("new", "old" if old else "absent")

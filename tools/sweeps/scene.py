@@ -143,6 +143,8 @@ class Scene:
             found = self.target.read_bytes()
         except FileNotFoundError:
             return "absent"
+        except OSError as error:
+            raise Wrong(f"the final name cannot be read: {error.strerror}") from error
         if found == self.content:
             return "new"
         if found == self.old:

@@ -36,7 +36,7 @@ use crate::{
     disk::{
         destination::{Destination, Found, Locked, Opened, unix_time},
         error::DiskError,
-        journal::JournalKeeper,
+        journal::{Journal, JournalKeeper},
         part::Part,
         temporary::Temporary,
     },
@@ -345,7 +345,7 @@ impl Fetch<'_> {
     async fn publish(
         self,
         locked: Locked,
-        part: Part,
+        (part, journal): (Part, Journal),
         result: Proof,
         bytes_resumed: u64,
     ) -> Result<Published, Error> {
@@ -354,7 +354,7 @@ impl Fetch<'_> {
         let length = result.length;
         blocking(move || {
             part.set_length(length)?;
-            locked.publish(part, no_clobber)
+            locked.publish(&part, journal, no_clobber)
         })
         .await?;
         self.published(path, result, bytes_resumed, 0, false).await

@@ -18,6 +18,7 @@ use crate::{
     disk::{
         destination::Locked,
         files::{Entry, EntryKind},
+        journal::Journal,
         part::Part,
     },
     net::{
@@ -211,6 +212,7 @@ impl Fetch<'_> {
             transferred:
                 Transferred {
                     part,
+                    journal,
                     bytes_resumed,
                     mut digests,
                 },
@@ -226,6 +228,7 @@ impl Fetch<'_> {
             validators,
         };
         self.tree = Some(tree);
+        let part = (part, journal);
         self.compare_and_publish(locked, part, proof, wanted, bytes_resumed)
             .await
     }
@@ -234,7 +237,7 @@ impl Fetch<'_> {
     pub(super) async fn compare_and_publish(
         self,
         locked: Locked,
-        part: Part,
+        (part, journal): (Part, Journal),
         mut proof: Proof,
         wanted: &[Digest],
         bytes_resumed: u64,
@@ -243,6 +246,7 @@ impl Fetch<'_> {
             return Err(self.set_aside(locked, part, wrong).await);
         }
         proof.digests.retain(|digest| wanted.contains(digest));
+        let part = (part, journal);
         self.publish(locked, part, proof, bytes_resumed).await
     }
 

@@ -84,6 +84,7 @@ impl Fetch<'_> {
         };
         let Transferred {
             part,
+            journal,
             bytes_resumed,
             digests,
         } = match transfer.run(opened).await {
@@ -100,7 +101,8 @@ impl Fetch<'_> {
             digests,
             validators: preflight.validators,
         };
-        self.publish(locked, part, proof, bytes_resumed).await
+        self.publish(locked, (part, journal), proof, bytes_resumed)
+            .await
     }
 
     /// The user's digests, if the file under the final name is the object and has all of them.

@@ -125,6 +125,7 @@ impl Fetch<'_> {
             // Versions of such an object cannot be told apart.
             validators: Validators::default(),
         };
+        let part = (part, opened.journal);
         self.compare_and_publish(locked, part, proof, &wanted, 0)
             .await
     }

@@ -48,6 +48,8 @@ use super::{
 /// Claims are written when so much was proven since the last time, or after so long.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 const CHECKPOINT_TIME: Duration = Duration::from_secs(2);
+/// Without a manifest nothing but the journal knows what arrived, and a record costs next to nothing without a sync.
+const LEAVES_TIME: Duration = Duration::from_millis(250);
 /// Progress is told so often.
 const PROGRESS_TIME: Duration = Duration::from_secs(1);
 /// What others learnt of the hosts is looked up so often.
@@ -79,6 +81,7 @@ pub struct Transfer<'a> {
 /// A part that holds all of the object.
 pub struct Transferred {
     pub part: Part,
+    pub journal: Journal,
     /// Bytes that earlier runs had left.
     pub bytes_resumed: u64,
     pub digests: Vec<Digest>,
@@ -169,6 +172,7 @@ impl Transfer<'_> {
             last_error: None,
             unrecorded: 0,
             checkpointed: Instant::now(),
+            recorded: Instant::now(),
             checkpoint: None,
             rate: Rate::new(),
             looked: Instant::now(),
@@ -192,15 +196,20 @@ impl Transfer<'_> {
             resumed: bytes_resumed,
             follower,
             shared: running_shared,
+            journal: running_journal,
             ..
         } = running;
-        drop((running_shared, last_checkpoint));
+        drop((running_shared, running_journal));
+        let journal = last_checkpoint.journal.clone();
+        drop(last_checkpoint);
         outcome?;
         checkpointing?;
         let digests = follower.finish(&shared.part, geometry.length()).await?;
         let part = alone(alone(shared).await.part).await;
+        let journal = alone(journal).await.into_inner();
         Ok(Transferred {
             part,
+            journal: journal.unwrap_or_else(std::sync::PoisonError::into_inner),
             bytes_resumed,
             digests,
         })
@@ -245,6 +254,8 @@ struct Running<'a> {
     /// Bytes proven since the journal was written, and when that was.
     unrecorded: u64,
     checkpointed: Instant,
+    /// When leaves were last written.
+    recorded: Instant,
     checkpoint: Option<JoinHandle<Result<(), DiskError>>>,
     rate: Rate,
     /// When the hosts were looked up last.
@@ -514,6 +525,9 @@ impl Running<'_> {
             }
             let bytes_done = self.bytes_done();
             self.events.event(Event::Checkpoint { bytes_done });
+        } else if self.shared.leaves.are_first_use() && self.recorded.elapsed() >= LEAVES_TIME {
+            lock(&self.journal).checkpoint()?;
+            self.recorded = Instant::now();
         }
         let front = self
             .scheduler
