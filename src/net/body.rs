@@ -22,7 +22,7 @@ pub struct Body {
     response: reqwest::Response,
     location: Location,
     /// Until it is read or dropped the host is at work for us.
-    _asking: Asking,
+    asking: Asking,
     pace: Arc<Pace>,
     /// Counts every byte of every body, wanted or not.
     counter: Arc<AtomicU64>,
@@ -44,7 +44,7 @@ impl Body {
         Body {
             response,
             location,
-            _asking: asking,
+            asking,
             pace,
             counter,
             ahead: None,
@@ -64,7 +64,10 @@ impl Body {
         let chunk = match timeout(left, self.response.chunk()).await {
             Ok(Ok(chunk)) => chunk,
             Ok(Err(cause)) => return Err(NetError::from_reqwest(&self.location, &cause)),
-            Err(_) => return Err(NetError::new(&self.location, Failure::Stalled)),
+            Err(_) => {
+                self.asking.was_in_vain();
+                return Err(NetError::new(&self.location, Failure::Stalled));
+            }
         };
         let Some(chunk) = chunk else { return Ok(None) };
         self.waited += since.elapsed();

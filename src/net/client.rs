@@ -33,6 +33,7 @@ use super::{
     content_range,
     error::NetError,
     hosts::{Asking, Hosts},
+    knock::knock,
     location::Location,
     netrc::Netrc,
     pace::Pace,
@@ -397,6 +398,7 @@ impl Client {
                 return Err(NetError::with_detail(location, Failure::Tls, detail));
             }
         };
+        self.knock(location, guarded, &asking).await?;
         let sent = match self.send_as(request, location, guarded, protocol).await {
             // Its TLS was fine but for the version: it does not offer HTTP/1.1.
             Err(error)
@@ -410,7 +412,38 @@ impl Client {
             }
             other => other,
         };
-        sent.map(|response| (response, asking))
+        match sent {
+            Ok(response) => {
+                asking.was_heard();
+                Ok((response, asking))
+            }
+            Err(error) => {
+                if matches!(error.failure, Failure::Unreachable | Failure::Stalled) {
+                    asking.was_in_vain();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Of those who want something of a host in doubt one knocks, and the others wait for what becomes of that. Behind a proxy it
+    /// is not the host that we connect to.
+    async fn knock(
+        &self,
+        location: &Location,
+        guarded: bool,
+        asking: &Asking,
+    ) -> Result<(), NetError> {
+        if !asking.is_in_doubt() || self.is_proxied(location) {
+            return Ok(());
+        }
+        let door = asking.door();
+        let _one_at_a_time = door.lock().await;
+        if !asking.is_in_doubt() || knock(location, guarded).await {
+            asking.was_heard();
+            return Ok(());
+        }
+        Err(NetError::new(location, Failure::Unreachable))
     }
 
     fn only_two(&self) -> MutexGuard<'_, HashSet<String>> {

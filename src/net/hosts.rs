@@ -31,11 +31,15 @@ pub struct Hosts {
     memory: Option<Arc<dyn HostMemory>>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Known {
     reputation: Reputation,
     /// Requests that are under way.
     running: u32,
+    /// It was silent or out of reach the last time.
+    in_doubt: bool,
+    /// Held by who knocks.
+    door: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl fmt::Debug for Hosts {
@@ -49,6 +53,37 @@ impl fmt::Debug for Hosts {
 pub struct Asking {
     hosts: Hosts,
     host: String,
+}
+
+impl Asking {
+    /// Nothing came, or nobody was there: before it is asked again somebody knocks.
+    pub(super) fn was_in_vain(&self) {
+        if let Some(known) = self.hosts.known().get_mut(&self.host) {
+            known.in_doubt = true;
+        }
+    }
+
+    /// Whether that is so, of whomever.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        let known = self.hosts.known();
+        known.get(&self.host).is_some_and(|known| known.in_doubt)
+    }
+
+    /// Held by who knocks at this host.
+    pub(super) fn door(&self) -> Arc<tokio::sync::Mutex<()>> {
+        let known = self.hosts.known();
+        known
+            .get(&self.host)
+            .map(|known| known.door.clone())
+            .unwrap_or_default()
+    }
+
+    /// Somebody is there.
+    pub(super) fn was_heard(&self) {
+        if let Some(known) = self.hosts.known().get_mut(&self.host) {
+            known.in_doubt = false;
+        }
+    }
 }
 
 impl Drop for Asking {

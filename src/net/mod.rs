@@ -7,6 +7,7 @@ mod connectors;
 pub mod content_range;
 pub mod error;
 pub mod hosts;
+mod knock;
 pub mod location;
 pub mod netrc;
 pub mod pace;
