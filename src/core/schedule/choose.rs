@@ -66,14 +66,14 @@ impl Scheduler {
         }
         let is_lost =
             |source: &Source| source.unreachable && source.running == 0 && source.has_room(now);
-        let lost = SourceId(self.sources.iter().position(is_lost)?);
+        let unreachable = SourceId(self.sources.iter().position(is_lost)?);
         let others_serve = self
             .spans
             .values()
-            .any(|span| span.source != lost && span.bytes > 0);
-        let end = self.todo.ranges().last().filter(|_| others_serve)?.end;
-        let blocks = BlockRange::one(BlockIndex(end - 1));
-        Some(self.start_span(now, lost, blocks, Vec::new()))
+            .any(|span| span.source != unreachable && span.bytes > 0);
+        let last = self.todo.ranges().last().filter(|_| others_serve)?.end - 1;
+        let blocks = BlockRange::one(BlockIndex(last));
+        Some(self.start_span(now, unreachable, blocks, Vec::new()))
     }
 
     fn start_span(
