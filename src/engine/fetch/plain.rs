@@ -27,7 +27,7 @@ use super::{
         events::{Event, Published},
         verify,
     },
-    Fetch, Preflight, Proof, blocking,
+    Fetch, Preflight, Proof, blocking, joined,
     transfer::{Transfer, Transferred},
 };
 
@@ -261,11 +261,10 @@ impl Fetch<'_> {
             wanted.iter().map(Digest::algorithm).collect::<Vec<_>>(),
         );
         let found =
-            tokio::task::spawn_blocking(move || verify::digests_of_file(&path, &algorithms)).await;
-        let (root, digests) = match found {
-            Ok(Ok(found)) => found,
-            Ok(Err(_)) => return Ok(None),
-            Err(cause) => std::panic::resume_unwind(cause.into_panic()),
+            tokio::task::spawn_blocking(move || verify::digests_of_file(&path, &algorithms));
+        let (root, digests) = match joined(found).await {
+            Ok(found) => found,
+            Err(_) => return Ok(None),
         };
         let sha256 = digests
             .iter()

@@ -21,7 +21,7 @@ use super::{
         events::{Event, Published},
         verify,
     },
-    Fetch, Preflight,
+    Fetch, Preflight, joined,
     plain::proof_of,
     remote_manifest::{Front, ManifestPlace},
     transfer::{Transfer, Transferred},
@@ -234,10 +234,13 @@ async fn is_there_already(locked: &Locked, header: &Header) -> Result<bool, Erro
         return Ok(false);
     }
     let path = locked.destination().path();
-    match tokio::task::spawn_blocking(move || verify::root_of_file(&path)).await {
-        Ok(Ok(root)) => Ok(root == header.root),
+    match joined(tokio::task::spawn_blocking(move || {
+        verify::root_of_file(&path)
+    }))
+    .await
+    {
+        Ok(root) => Ok(root == header.root),
         // A file that cannot be read is no source; it is replaced when the object is proven.
-        Ok(Err(_)) => Ok(false),
-        Err(cause) => std::panic::resume_unwind(cause.into_panic()),
+        Err(_) => Ok(false),
     }
 }
