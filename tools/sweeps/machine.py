@@ -73,6 +73,10 @@ class Mounted:
 
     def mount(self, *options):
         run("mount", "-o", ",".join(["loop", *options]), self.image, self.at)
+        try:
+            os.listdir(self.at)
+        except OSError as error:
+            raise Missing(f"the file system that was cut off is still there, held by somebody else: {error}") from error
 
     def mount_memory(self, options):
         run("mount", "-t", "tmpfs", "-o", options, "tmpfs", self.at)

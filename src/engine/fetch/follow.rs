@@ -12,6 +12,8 @@ use crate::{
     },
 };
 
+use super::joined;
+
 /// It is not worth starting for fewer bytes.
 const STEP_BYTES: u64 = 4 << 20;
 const READ_BYTES: usize = 256 * 1024;
@@ -83,13 +85,10 @@ impl Follower {
     async fn wait(&mut self) -> Result<(), DiskError> {
         match self.work.take() {
             None => Ok(()),
-            Some(work) => match work.await {
-                Ok(state) => {
-                    self.idle = Some(state?);
-                    Ok(())
-                }
-                Err(cause) => std::panic::resume_unwind(cause.into_panic()),
-            },
+            Some(work) => {
+                self.idle = Some(joined(work).await?);
+                Ok(())
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     net::client::Validators,
 };
 
-use super::{super::events::Event, Fetch};
+use super::{super::events::Event, Fetch, joined};
 
 impl Fetch<'_> {
     /// The object that came from this URL as this version, in whichever run.
@@ -59,13 +59,12 @@ impl Fetch<'_> {
         work: impl FnOnce(PathBuf) -> Result<T, StateError> + Send + 'static,
     ) -> Option<T> {
         let folder = self.options.state.clone()?;
-        match tokio::task::spawn_blocking(move || work(folder)).await {
-            Ok(Ok(done)) => Some(done),
-            Ok(Err(error)) => {
+        match joined(tokio::task::spawn_blocking(move || work(folder))).await {
+            Ok(done) => Some(done),
+            Err(error) => {
                 self.warn_of_state(&error);
                 None
             }
-            Err(cause) => std::panic::resume_unwind(cause.into_panic()),
         }
     }
 

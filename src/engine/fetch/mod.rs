@@ -20,6 +20,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::task::JoinError;
+
 use crate::{
     core::{
         blockset::BlockSet,
@@ -167,9 +169,16 @@ pub async fn fetch(options: FetchOptions, events: &mut dyn Events) -> Result<Pub
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
 ) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(cause) => std::panic::resume_unwind(cause.into_panic()),
+    Ok(joined(tokio::task::spawn_blocking(work)).await?)
+}
+
+/// What work elsewhere returned; its panic goes on here.
+async fn joined<T>(work: impl Future<Output = Result<T, JoinError>>) -> T {
+    match work.await.map_err(JoinError::try_into_panic) {
+        Ok(outcome) => outcome,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // It was never begun, because the runtime is shutting down. So is this future: it will be dropped.
+        Err(Err(_)) => std::future::pending().await,
     }
 }
 
@@ -497,4 +506,18 @@ async fn preflight(client: &Client, url: &Location) -> Result<Preflight, NetErro
         validators: answer.validators,
         offered,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stop by a signal ended in a panic when a span was waiting for work that had not begun.
+    #[tokio::test]
+    async fn work_that_was_cancelled_before_it_began_is_no_panic() {
+        let work = tokio::spawn(std::future::pending::<()>());
+        work.abort();
+        let waited = tokio::time::timeout(Duration::from_millis(50), joined(work));
+        assert!(waited.await.is_err(), "it came back");
+    }
 }

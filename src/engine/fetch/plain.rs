@@ -33,7 +33,7 @@ use super::{
         events::{Event, Published},
         verify,
     },
-    Fetch, Preflight, Proof, blocking,
+    Fetch, Preflight, Proof, blocking, joined,
     transfer::{Transfer, Transferred},
 };
 
@@ -365,12 +365,9 @@ pub(super) async fn digests_of_existing(
     let mut algorithms: Vec<Algorithm> = wanted.iter().map(Digest::algorithm).collect();
     algorithms.sort();
     algorithms.dedup();
-    match tokio::task::spawn_blocking(move || verify::digests_of_file(&path, &algorithms)).await {
-        Ok(Ok(found)) => Ok(Some(found)),
-        // A file that cannot be read is no source; it is replaced when the object is proven.
-        Ok(Err(_)) => Ok(None),
-        Err(cause) => std::panic::resume_unwind(cause.into_panic()),
-    }
+    let found = tokio::task::spawn_blocking(move || verify::digests_of_file(&path, &algorithms));
+    // A file that cannot be read is no source; it is replaced when the object is proven.
+    Ok(joined(found).await.ok())
 }
 
 /// An object that is there and not yet compared with anything.

@@ -22,6 +22,7 @@ use crate::{
 
 use super::{
     super::{error::Error, manifest_file::ManifestFile},
+    joined,
     retried::retried,
 };
 
@@ -82,10 +83,8 @@ impl Front {
             ManifestPlace::Url(url) => Front::get(client, url, limits, true).await,
             ManifestPlace::File(path) => {
                 let path = path.clone();
-                match tokio::task::spawn_blocking(move || ManifestFile::open(&path)).await {
-                    Ok(file) => Ok(Front::of_whole(file?.manifest)),
-                    Err(cause) => std::panic::resume_unwind(cause.into_panic()),
-                }
+                let file = tokio::task::spawn_blocking(move || ManifestFile::open(&path));
+                Ok(Front::of_whole(joined(file).await?.manifest))
             }
             ManifestPlace::Bytes(bytes) => {
                 let manifest = crate::core::reader::Manifest::from_bytes(bytes);

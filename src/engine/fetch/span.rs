@@ -27,7 +27,10 @@ use crate::{
     },
 };
 
-use super::assemble::{Assembler, Judged};
+use super::{
+    assemble::{Assembler, Judged},
+    joined,
+};
 
 /// Bytes that are judged and written in one go; the next ones arrive meanwhile.
 const BATCH_BYTES: usize = 1 << 20;
@@ -236,10 +239,7 @@ impl Span {
         let Some(work) = work.take() else {
             return Ok(None);
         };
-        let (assembler, judged) = match work.await {
-            Ok(outcome) => outcome?,
-            Err(cause) => std::panic::resume_unwind(cause.into_panic()),
-        };
+        let (assembler, judged) = joined(work).await?;
         let mut run: Option<Verified> = None;
         for judged in judged {
             match judged {

@@ -41,6 +41,7 @@ use super::{
     Connections, bytes_of_set,
     claims::{Claim, judge_claims},
     follow::Follower,
+    joined,
     rate::Rate,
     span::{Shared, Span, Told},
 };
@@ -295,12 +296,9 @@ impl Running<'_> {
                     }
                 }
                 Some(claim) = self.claims.recv() => self.hear_claim(claim)?,
-                outcome = async { judging.as_mut().expect("guarded").await }, if judging.is_some() => {
+                outcome = async { joined(judging.as_mut().expect("guarded")).await }, if judging.is_some() => {
                     judging = None;
-                    match outcome {
-                        Ok(outcome) => outcome?,
-                        Err(cause) => std::panic::resume_unwind(cause.into_panic()),
-                    }
+                    outcome?;
                 }
                 Some(joined) = self.tasks.join_next() => {
                     if let Err(cause) = joined && cause.is_panic() {
@@ -548,10 +546,7 @@ impl Running<'_> {
     async fn finish_checkpoint(&mut self) -> Result<(), Error> {
         match self.checkpoint.take() {
             None => Ok(()),
-            Some(checkpoint) => match checkpoint.await {
-                Ok(outcome) => Ok(outcome?),
-                Err(cause) => std::panic::resume_unwind(cause.into_panic()),
-            },
+            Some(checkpoint) => Ok(joined(checkpoint).await?),
         }
     }
 
