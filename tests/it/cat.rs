@@ -68,7 +68,8 @@ fn random_ranges_cost_little_more_than_themselves() {
             0 => random.below(LENGTH),
             _ => random.below(LENGTH / (8 * MIB)) * 8 * MIB + random.below(MIB),
         };
-        let length = 1 + random.below(1 << (1 + random.below(19)));
+        let bits = 1 + random.below(19);
+        let length = 1 + random.below(1 << bits);
         ranges.push((start, (start + length).min(LENGTH)));
     }
     for (number, (start, end)) in ranges.iter().enumerate() {
