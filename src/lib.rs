@@ -93,7 +93,8 @@
 //! | the manifest's bytes | `manifest-spec/manifest.md` first, then [`core::statement`], [`core::layout`], [`core::manifest`], [`core::reader`] |
 //! | the journal's bytes | `manifest-spec/journal.md` first, then [`core::journal`]; when they are written: [`disk::journal`] |
 //! | how many connections, which span next, when to give up | [`core::schedule`]; how failures are classified: [`core::recovery`] |
-//! | requests, redirects, which addresses are allowed | [`net::client`], [`net::address`] |
+//! | requests, redirects, which addresses are allowed | [`net::client`], [`net::address`]; behind proxies: `net/proxies.rs` |
+//! | what must be true of a manifest before any byte of its object is asked for | `engine/asked.rs` |
 //! | the steps of a fetch | [`engine::fetch`] |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
 //! | an option of the program | `cli/args.rs` for what is typed, the command's file in `cli/` for what it means |
@@ -109,7 +110,8 @@
 //!
 //! # Features
 //!
-//! `cli` and `serve` are on by default. Without them (`default-features = false`) this is the library alone.
+//! `cli` and `serve` are on by default. Without them (`default-features = false`) this is the library alone. `http3` adds
+//! HTTP/3; it needs the flag in `.cargo/config.toml`, which who depends on this crate must give too.
 
 pub mod core;
 pub mod disk;

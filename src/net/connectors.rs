@@ -7,7 +7,7 @@ use std::{
 
 use reqwest::redirect;
 
-use super::{CONNECT_MS, address::PublicResolver, client::ClientOptions};
+use super::{CONNECT_MS, address::PublicResolver, client::ClientOptions, proxies};
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,9 @@ fn build(
         .redirect(redirect::Policy::none())
         .referer(false)
         .tcp_nodelay(true);
+    if proxies::are_off() {
+        builder = builder.no_proxy();
+    }
     if guarded {
         builder = builder.dns_resolver(Arc::new(PublicResolver));
     }

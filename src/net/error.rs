@@ -60,6 +60,8 @@ impl NetError {
         };
         let failure = if chain().any(|cause| cause.is::<OnlyPrivate>()) {
             Failure::Unsafe
+        } else if has(&[NO_TUNNEL]) {
+            Failure::Refused { status: 407 }
         } else if has(&[
             "certificate",
             "TLS",
@@ -78,13 +80,18 @@ impl NetError {
             Failure::Broken
         };
         let what = match failure {
-            Failure::Unsafe | Failure::Tls | Failure::Stalled => describe(failure),
+            Failure::Refused { .. } | Failure::Unsafe | Failure::Tls | Failure::Stalled => {
+                describe(failure)
+            }
             Failure::Unreachable => "cannot be reached".to_owned(),
             _ => describe(Failure::Broken),
         };
         NetError::with_detail(location, failure, format!("{what} ({innermost})"))
     }
 }
+
+/// What is told when a proxy wants a login before it makes a tunnel.
+const NO_TUNNEL: &str = "proxy authorization required";
 
 /// What is told when there is no QUIC connection, or none any more: the HTTP library knows no kind of error for it. The second
 /// one is for requests that waited for another one to connect.
@@ -118,6 +125,10 @@ fn describe(failure: Failure) -> String {
         Failure::Refused {
             status: status @ (404 | 410),
         } => format!("there is nothing (status {status}); check the URL"),
+        Failure::Refused { status: 407 } => {
+            "the proxy wants another login (status 407); check http_proxy, https_proxy and all_proxy"
+                .to_owned()
+        }
         Failure::Refused { status } => format!("the request was refused (status {status})"),
         Failure::Tls => "the secure connection was refused".to_owned(),
         Failure::Redirects => "it redirects too often or to nowhere".to_owned(),

@@ -9,21 +9,25 @@ use super::location::Location;
 
 /// The proxies of this process, by the rules that the HTTP client goes by.
 #[derive(Debug)]
-pub struct Proxies(Matcher);
+pub struct Proxies(Option<Matcher>);
 
 impl Default for Proxies {
     fn default() -> Proxies {
-        Proxies(Matcher::from_system())
+        Proxies((!are_off()).then(Matcher::from_system))
     }
 }
 
 impl Proxies {
     /// Whether requests for this place go through a proxy.
     pub fn carry(&self, location: &Location) -> bool {
-        location
-            .url()
-            .as_str()
-            .parse()
-            .is_ok_and(|uri| self.0.intercept(&uri).is_some())
+        let Some(matcher) = &self.0 else { return false };
+        let uri = location.url().as_str().parse();
+        uri.is_ok_and(|uri| matcher.intercept(&uri).is_some())
     }
+}
+
+/// `no_proxy=*` means every host, as for curl; the HTTP client would take it for every name, but for no address.
+pub fn are_off() -> bool {
+    let all = |name| std::env::var(name).is_ok_and(|value| value.trim() == "*");
+    all("no_proxy") || all("NO_PROXY")
 }

@@ -84,10 +84,12 @@ fn parse(line: &str) -> Option<Sent> {
 
 fn try_start(folder: &Path, port: u16, authority: &Authority) -> Option<Child> {
     let (here, chain, key) = (folder.display(), authority.chain(), authority.key());
+    // Addresses are no server names (RFC 6066), and over QUIC it finds no certificate without one.
     let configuration = format!(
         "{{
     admin off
     auto_https off
+    default_sni localhost
     skip_install_trust
     storage file_system {here}/storage
     servers {{
