@@ -439,11 +439,13 @@ impl Client {
         }
         let door = asking.door();
         let _one_at_a_time = door.lock().await;
-        if !asking.is_in_doubt() || knock(location, guarded).await {
+        if asking.is_in_doubt() {
+            knock(location, guarded)
+                .await
+                .map_err(|cause| NetError::unreachable(location, &cause))?;
             asking.was_heard();
-            return Ok(());
         }
-        Err(NetError::new(location, Failure::Unreachable))
+        Ok(())
     }
 
     fn only_two(&self) -> MutexGuard<'_, HashSet<String>> {

@@ -42,6 +42,12 @@ impl NetError {
         }
     }
 
+    /// Nobody is there.
+    pub(super) fn unreachable(location: &Location, cause: &std::io::Error) -> NetError {
+        let what = describe(Failure::Unreachable);
+        NetError::with_detail(location, Failure::Unreachable, format!("{what} ({cause})"))
+    }
+
     /// What was wrong, without the URL.
     pub fn detail(&self) -> &str {
         &self.detail

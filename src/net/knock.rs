@@ -1,7 +1,7 @@
 //! Knocking at the door of a host that did not answer: a new connection is begun every second, so that the first one after the
 //! line is back gets through at once. One that was begun before it went on asking in longer and longer steps.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
     net::{TcpStream, lookup_host},
@@ -13,13 +13,13 @@ use super::{CONNECT_MS, address::is_private, location::Location};
 
 const EVERY: Duration = Duration::from_millis(crate::core::recovery::PROBE_EVERY_MS);
 
-/// Whether somebody opened within the time that a connection may take. `guarded`: private addresses are not knocked at.
-pub async fn knock(location: &Location, guarded: bool) -> bool {
+/// Until somebody opens, within the time that a connection may take. `guarded`: private addresses are not knocked at.
+pub async fn knock(location: &Location, guarded: bool) -> io::Result<()> {
     let (Some(host), Some(port)) = (
         location.url().host_str(),
         location.url().port_or_known_default(),
     ) else {
-        return false;
+        return Err(io::ErrorKind::AddrNotAvailable.into());
     };
     let host = host
         .trim_start_matches('[')
@@ -34,11 +34,11 @@ pub async fn knock(location: &Location, guarded: bool) -> bool {
                 next += EVERY;
             }
             tokio::select! {
-                Some(opened) = attempts.join_next() => match opened {
-                    Ok(true) => return true,
+                Some(Ok(opened)) = attempts.join_next() => match opened {
                     // Refused, or no way there: that is an answer too.
-                    Ok(false) | Err(_) if attempts.is_empty() => return false,
-                    Ok(false) | Err(_) => (),
+                    Err(cause) if attempts.is_empty() => return Err(cause),
+                    Err(_) => (),
+                    Ok(()) => return Ok(()),
                 },
                 () = sleep_until(next) => (),
             }
@@ -46,14 +46,12 @@ pub async fn knock(location: &Location, guarded: bool) -> bool {
     };
     timeout(Duration::from_millis(CONNECT_MS), knocking)
         .await
-        .unwrap_or(false)
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// One connection to any of the addresses.
-async fn attempt(host: String, port: u16, guarded: bool) -> bool {
-    let Ok(found) = lookup_host((host, port)).await else {
-        return false;
-    };
+async fn attempt(host: String, port: u16, guarded: bool) -> io::Result<()> {
+    let found = lookup_host((host, port)).await?;
     let addresses: Vec<SocketAddr> = found
         .filter(|address| !guarded || !is_private(address.ip()))
         .collect();
@@ -61,11 +59,13 @@ async fn attempt(host: String, port: u16, guarded: bool) -> bool {
     for address in addresses {
         connecting.spawn(TcpStream::connect(address));
     }
-    loop {
-        match connecting.join_next().await {
-            Some(Ok(Ok(_))) => return true,
-            Some(_) => (),
-            None => return false,
+    let mut last = io::ErrorKind::AddrNotAvailable.into();
+    while let Some(connected) = connecting.join_next().await {
+        match connected {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(cause)) => last = cause,
+            Err(_) => (),
         }
     }
+    Err(last)
 }
