@@ -726,11 +726,14 @@ impl World {
                     ..
                 } => {
                     rule!(wait_ms <= COOLDOWN_MAX_MS, "it waits {wait_ms} ms");
-                    let stopped = self.stopped.take().ok_or("a retry after no failure")?;
                     let (known, time) = (&mut self.known[source], self.now + wait_ms);
-                    match stopped.whole {
-                        true => known.rest_until = known.rest_until.max(time),
-                        false => _ = known.not_before.insert(stopped.at, time),
+                    match self.stopped.take() {
+                        // It was only silent, and has been cancelled.
+                        None => rule!(wait_ms == 0, "a retry after no failure"),
+                        Some(stopped) if stopped.whole => {
+                            known.rest_until = known.rest_until.max(time);
+                        }
+                        Some(stopped) => _ = known.not_before.insert(stopped.at, time),
                     }
                 }
                 Command::Slowed {

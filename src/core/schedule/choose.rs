@@ -4,7 +4,10 @@
 //! connection takes over what a slower one would bring last.
 
 use super::{
-    super::geometry::{BlockIndex, BlockRange},
+    super::{
+        geometry::{BlockIndex, BlockRange},
+        recovery::Class,
+    },
     Command, Millis, Scheduler, SourceId, Span, SpanId, Waiting,
     sources::{Source, Tried, may_try},
 };
@@ -339,6 +342,12 @@ impl Scheduler {
         self.waiting.push(Waiting {
             blocks: span.blocks,
             tried: vec![taken_from(&span)],
+        });
+        self.pending.push_back(Command::Retry {
+            source: span.source,
+            class: Class::Again,
+            attempt: span.failures,
+            wait_ms: 0,
         });
         Some(Command::Cancel { span: id })
     }
