@@ -52,7 +52,7 @@ class IoErrors(Sweep):
                     return
             except Wrong as cause:
                 self.wrong(f"{error} from call {number}{'+' if ever else ''} of {call}, resumed: {resumed}, "
-                           f"manifest: {scene.origin.objects.keys()}: {cause}")
+                           f"manifest: {scene.has_manifest}: {cause}")
             yield
 
     def leave_a_part(self, scene):

@@ -54,7 +54,7 @@ class Scene:
         self.target = folder / "out"
         self.content = painted(length, seed)
         self.old = painted(length // 2 + 7, seed + 1)
-        self.manifest = b""
+        self.manifest, self.has_manifest = b"", True
         self.serve(self.content)
 
     def serve(self, content, version=0):
@@ -72,6 +72,7 @@ class Scene:
         self.origin.put(NAME + ".sapwood", self.manifest, version)
 
     def with_manifest(self, there):
+        self.has_manifest = there
         if there:
             self.origin.put(NAME + ".sapwood", self.manifest)
         else:
