@@ -9,6 +9,7 @@ use super::{
         recovery::Class,
     },
     Command, Millis, Scheduler, SourceId, Span, SpanId, Waiting,
+    search::FAR_MS,
     sources::{Source, Tried, may_try},
 };
 
@@ -28,6 +29,8 @@ const SPAN_MS_TRIAL: u64 = 1_500;
 /// what is under way behind its new end arrives for nothing.
 const SPLIT_WORTH_MS: u64 = 300;
 const SPLIT_ANSWERS: u64 = 10;
+/// What is slow although its answers are near is slow at our end, and its bytes are here already, waiting to be read.
+const SPLIT_NEAR_MS: u64 = 2_000;
 /// A span with less left than this is not split.
 const SPLIT_BYTES_MIN: u64 = 256 << 10;
 /// A span that is silent for so long is asked for once more, over another connection that has nothing else to do.
@@ -377,5 +380,8 @@ impl Scheduler {
 
 /// An idle connection to this source is worth its request when it saves so much.
 fn worth_ms(source: &Source) -> u64 {
-    SPLIT_WORTH_MS.max(SPLIT_ANSWERS * source.answer_ms.unwrap_or(0))
+    match source.answer_ms {
+        Some(answer_ms) if answer_ms >= FAR_MS => SPLIT_WORTH_MS.max(SPLIT_ANSWERS * answer_ms),
+        _ => SPLIT_NEAR_MS,
+    }
 }

@@ -23,7 +23,7 @@ const WINDOW_OF_LOSS: u64 = 100_000;
 const DOWN_WORTH_MS: u64 = 10_000;
 /// Answers that take so long come from afar. There connections take long to recover from a loss, and to wait until the rate
 /// has settled costs more than a few connections that bring nothing.
-const FAR_MS: u64 = 5;
+pub const FAR_MS: u64 = 5;
 /// What brought nothing is tried again after so long: other people's traffic comes and goes.
 const AGAIN_MS: Millis = 30_000;
 /// A rate has settled when it grows by less than an eighth in a round, but not in the first round, in which connections are
