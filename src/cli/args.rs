@@ -166,6 +166,9 @@ pub struct VerifyArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "sapwood fetch [OPTIONS] <URL>...\n       sapwood fetch [OPTIONS] -i <LIST>"
+)]
 pub struct FetchArgs {
     /// What to fetch: http or https URLs
     #[arg(required_unless_present = "input", value_name = "URL")]

@@ -45,6 +45,14 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
             return output.done(exit);
         }
     };
+    // Empty ones go again at the end.
+    let _made = match list::make_folders(&args) {
+        Ok(made) => made,
+        Err(cause) => {
+            let exit = output.error(None, None, &cause.into());
+            return output.done(exit);
+        }
+    };
     let mut exits: Vec<Exit> = refusals
         .into_iter()
         .map(|Refusal(exit, message)| output.fail(None, None, exit, &message, json!({})))

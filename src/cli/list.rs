@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::net::location::{self, Location};
+use crate::{
+    disk::{error::DiskError, files::MadeFolder},
+    net::location::{self, Location},
+};
 
 use super::{
     args::FetchArgs,
@@ -49,6 +52,19 @@ pub fn jobs(args: &FetchArgs) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
         }
     }
     Ok((jobs, refusals))
+}
+
+/// Makes the folders that were named with a slash at the end and are not there.
+pub fn make_folders(args: &FetchArgs) -> Result<Vec<MadeFolder>, DiskError> {
+    let named = [&args.output, &args.receipt].into_iter().flatten();
+    let made = named
+        .filter_map(|place| folder(Some(place)))
+        .map(|folder| MadeFolder::make(&folder));
+    Ok(made
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .flatten()
+        .collect())
 }
 
 /// What makes sense for one URL only.

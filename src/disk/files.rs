@@ -265,6 +265,28 @@ pub fn create_private_folder(path: &Path) -> io::Result<()> {
         .create(path)
 }
 
+/// A folder that was made for what is to come into it. If nothing came, it goes again when this is dropped.
+#[derive(Debug)]
+pub struct MadeFolder(PathBuf);
+
+impl MadeFolder {
+    /// Makes a folder; `None`: it was there. What is above it must be there.
+    pub fn make(path: &Path) -> Result<Option<MadeFolder>, DiskError> {
+        match std::fs::create_dir(path) {
+            Ok(()) => Ok(Some(MadeFolder(path.to_owned()))),
+            Err(_) if path.is_dir() => Ok(None),
+            Err(cause) => Err(DiskError::io(Doing::Create, path, cause)),
+        }
+    }
+}
+
+impl Drop for MadeFolder {
+    fn drop(&mut self) {
+        // Only an empty one can be removed, and that is what is wanted.
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
 /// Splits a path into its folder and its last segment; `None` if it has none (`/`, `..`).
 pub fn split(path: &Path) -> Option<(PathBuf, OsString)> {
     let name = path.file_name()?.to_owned();

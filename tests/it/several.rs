@@ -175,6 +175,22 @@ fn what_may_pass_is_queued_again() {
 }
 
 #[test]
+fn a_folder_with_a_slash_is_made_and_goes_again_if_nothing_came() {
+    let shelf = Shelf::new();
+    shelf
+        .fetch(&shelf.list(), &["-o", "new/", "--receipt", "receipts/"])
+        .must(0);
+    assert_eq!(names(&shelf.folder.path().join("new")).len(), 10);
+    assert_eq!(names(&shelf.folder.path().join("receipts")).len(), 10);
+    let nothing = shelf.origin.url("/nothing") + "\n";
+    shelf.fetch(&nothing, &["-o", "empty/"]).must(1);
+    assert!(!shelf.folder.path().join("empty").exists());
+    shelf.fetch(&nothing, &["-o", "no/such/"]).must(7);
+    fs::write(shelf.folder.path().join("file"), "x").unwrap();
+    shelf.fetch(&nothing, &["-o", "file/"]).must(7);
+}
+
+#[test]
 fn a_list_that_is_not_there_or_empty() {
     let shelf = Shelf::new();
     let mut command = sapwood(shelf.folder.path());
