@@ -389,7 +389,10 @@ impl Client {
         let protocol = match self.options.http {
             Http::Two => two,
             Http::Auto if self.only_two().contains(&location.host()) => two,
-            Http::Auto | Http::One => Protocol::One,
+            Http::Auto | Http::One if location.is_https() || self.is_proxied(location) => {
+                Protocol::One
+            }
+            Http::Auto | Http::One => Protocol::OneInTheClear,
             #[cfg(feature = "http3")]
             Http::Three if location.is_https() => Protocol::Three,
             #[cfg(feature = "http3")]

@@ -12,8 +12,10 @@ use super::{CONNECT_MS, address::PublicResolver, client::ClientOptions, proxies}
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/1.1.
+    /// HTTP/1.1 over TLS, or to a proxy.
     One,
+    /// HTTP/1.1 straight to the host.
+    OneInTheClear,
     /// HTTP/2 over TLS, where it is agreed on.
     Two,
     /// HTTP/2 in the clear has no way to ask for it: it must be known.
@@ -25,7 +27,7 @@ pub enum Protocol {
 
 /// The clients of the HTTP library, one for each way to connect.
 #[derive(Default)]
-pub struct Connectors([OnceLock<reqwest::Client>; 8]);
+pub struct Connectors([OnceLock<reqwest::Client>; 10]);
 
 impl Connectors {
     /// `guarded`: it does not connect to private addresses.
@@ -67,6 +69,8 @@ fn build(
     }
     match protocol {
         Protocol::One => builder.http1_only().build(),
+        // The system's authorities are read only where they are asked: that takes longer than the first answers.
+        Protocol::OneInTheClear => builder.tls_certs_only([]).http1_only().build(),
         // Without a window of their own size, streams that share a connection would be slow.
         Protocol::Two => builder.http2_adaptive_window(true).build(),
         Protocol::TwoInTheClear => builder.http2_prior_knowledge().build(),
