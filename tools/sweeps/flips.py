@@ -32,9 +32,13 @@ class BitFlips(Sweep):
         """What a run that was killed half way left."""
         scene.reset(False)
         scene.origin.rate = (24 if manifest else 4) * MIB
-        # Without a manifest only what was recorded counts.
-        if not scene.killed_after(self.random.uniform(0.1, 0.25) if manifest else 1.5):
-            raise Wrong("it ended too early")
+        # Without a manifest only what was recorded counts. A slow machine needs several runs to get somewhere.
+        while scene.killed_after(self.random.uniform(0.1, 0.25) if manifest else 1.5):
+            if scene.part.exists() and scene.part.stat().st_size >= MIB:
+                break
+        else:
+            # It got to its end at once.
+            return self.half_done(scene, manifest)
         scene.origin.rate = None
         return {path: path.read_bytes() for path in (scene.part, scene.journal)}
 
