@@ -160,11 +160,14 @@ class Scene:
     def must_finish(self, *more):
         """The same command, and all is as it should be."""
         ended = self.fetch(*more).must(0)
+        self.must_be_finished()
+        return ended
+
+    def must_be_finished(self):
         self.must_be("new")
         left = [path.name for path in (self.part, self.journal) if os.path.lexists(path)]
         if left:
             raise Wrong(f"left behind: {' '.join(left)}")
-        return ended
 
 
 def painted(length, seed):
