@@ -92,8 +92,8 @@
 //! |---|---|
 //! | the manifest's bytes | `manifest-spec/manifest.md` first, then [`core::statement`], [`core::layout`], [`core::manifest`], [`core::reader`] |
 //! | the journal's bytes | `manifest-spec/journal.md` first, then [`core::journal`]; when they are written: [`disk::journal`] |
-//! | how many connections, which span next, when to give up | [`core::schedule`]; how failures are classified: [`core::recovery`] |
-//! | requests, redirects, which addresses are allowed | [`net::client`], [`net::address`] |
+//! | how many connections, which span next, when to give up | [`core::schedule`]; what follows from which failure: [`core::recovery`] |
+//! | requests, redirects, which addresses are allowed | [`net::client`], [`net::address`]; which answers are used: [`net::answer`] |
 //! | the steps of a fetch | [`engine::fetch`] |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
 //! | an option of the program | `cli/args.rs` for what is typed, the command's file in `cli/` for what it means |

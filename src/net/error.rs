@@ -1,6 +1,6 @@
 //! What goes wrong on the network: what follows (a [`Failure`]) and what to tell the user.
 
-use crate::core::recovery::{Changed, Failure};
+use crate::core::recovery::{BadAnswer, Changed, Failure};
 
 use super::{address::OnlyPrivate, location::Location};
 
@@ -60,6 +60,11 @@ impl NetError {
         };
         let failure = if chain().any(|cause| cause.is::<OnlyPrivate>()) {
             Failure::Unsafe
+        } else if has(&["close_notify"]) {
+            // The end of a connection without the end of its TLS: perhaps somebody cut it, so it is no end of a body.
+            Failure::Broken
+        } else if has(&BAD_HEADERS) {
+            Failure::BadAnswer(BadAnswer::Headers)
         } else if has(&[
             "certificate",
             "TLS",
@@ -80,11 +85,15 @@ impl NetError {
         let what = match failure {
             Failure::Unsafe | Failure::Tls | Failure::Stalled => describe(failure),
             Failure::Unreachable => "cannot be reached".to_owned(),
+            Failure::BadAnswer(how) => how.to_string(),
             _ => describe(Failure::Broken),
         };
         NetError::with_detail(location, failure, format!("{what} ({innermost})"))
     }
 }
+
+/// What is told of headers beyond the bounds of the HTTP library, in number or size, or with bytes that none may have.
+const BAD_HEADERS: [&str; 2] = ["message head is too large", "invalid HTTP header parsed"];
 
 /// What is told when there is no QUIC connection, or none any more: the HTTP library knows no kind of error for it. The second
 /// one is for requests that waited for another one to connect.

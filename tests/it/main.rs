@@ -6,8 +6,10 @@
     reason = "it pays where code is called by others; a test is read from top to bottom"
 )]
 
+mod below;
 mod cat;
 mod digests;
+mod exits;
 mod fetch;
 mod golden;
 mod hosts;
@@ -21,6 +23,7 @@ mod python;
 mod roots;
 mod several;
 mod simulation;
+mod storms;
 mod support;
 mod tidy;
 mod trust;
