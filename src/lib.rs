@@ -92,9 +92,9 @@
 //! |---|---|
 //! | the manifest's bytes | `manifest-spec/manifest.md` first, then [`core::statement`], [`core::layout`], [`core::manifest`], [`core::reader`] |
 //! | the journal's bytes | `manifest-spec/journal.md` first, then [`core::journal`]; when they are written: [`disk::journal`] |
-//! | how many connections, which span next, when to give up | [`core::schedule`]; how failures are classified: [`core::recovery`] |
+//! | how many connections, which span next, when to give up | [`core::schedule`]; what follows from which failure: [`core::recovery`] |
 //! | what a host has earned that wanted fewer requests | [`core::reputation`]; [`net::hosts`] applies it, `disk::state` keeps it |
-//! | requests, redirects, which addresses are allowed | [`net::client`], [`net::address`]; behind proxies: `net/proxies.rs` |
+//! | requests, redirects, which addresses are allowed | [`net::client`], [`net::address`]; behind proxies: `net/proxies.rs`; which answers are used: [`net::answer`] |
 //! | what must be true of a manifest before any byte of its object is asked for | `engine/asked.rs` |
 //! | the steps of a fetch | [`engine::fetch`] |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |

@@ -74,6 +74,14 @@ pub struct Place {
 }
 
 impl Place {
+    /// Where no part was ever seen.
+    pub const NOWHERE: Place = Place {
+        boot_id: [0; 16],
+        device: 0,
+        inode: 0,
+        local: false,
+    };
+
     /// Whether what was written but not synced there is still to be seen here.
     fn same_boot(&self, other: &Place) -> bool {
         self == other && self.local && self.boot_id != [0; 16]

@@ -1,4 +1,21 @@
-//! What went wrong with a request, and what follows: every failure has one class, every class one treatment.
+//! What went wrong with a request, and what follows from it.
+//!
+//! [`remedy`] is the policy: one total function of the failure, of where in a fetch it happened, and of what happened before.
+//! Requests that are made one by one and the scheduler of a transfer both ask it, and nobody else decides.
+//!
+//! | failure | request by itself | span, another source is left | span of the last source | version as a whole |
+//! |---|---|---|---|---|
+//! | unreachable | probe every second | probe | probe | stop: later |
+//! | stalled | again, no try | again, no try | again, no try | stop: later |
+//! | broken, 5xx, 408, 425 | again, a try; then stop: later | again, a try; then drop | again, a try; then stop: later | stop: later |
+//! | 429, 503 with Retry-After, resting | rest | rest | rest | stop: later |
+//! | answer in several parts, to a range | again once; then stop: failed | one stream | one stream | stop: failed |
+//! | any other bad answer | again once; then stop: failed | again once; then drop | again once; then stop: failed | stop: failed |
+//! | changed | stop: changed | drop | stop: changed | start over once; then stop: changed |
+//! | other 4xx, TLS, redirects, unsafe, too large | stop: failed | drop | stop: failed | stop: failed |
+//!
+//! "Again" waits for a backoff that doubles, and for what a 5xx asks for in `Retry-After`. What is no try counts against
+//! patience only. 401, 403, 404 and 410 behind a redirect are failures only after the first URL was asked once more.
 
 /// Why a request, or the rest of its body, failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +71,16 @@ pub enum BadAnswer {
     Multipart,
     #[error("it does not tell the length of the object")]
     NoLength,
-    #[error("its headers are too large")]
+    #[error("its headers are too large or malformed")]
     Headers,
+    #[error("it tells the length of its body in two ways")]
+    TwoLengths,
+    #[error("it sent a part of the object although all of it was asked for")]
+    NotWhole,
+    #[error(
+        "it sent a web page or an XML message instead of the file; perhaps it wants a login, see the URL in a browser"
+    )]
+    Page,
     #[error("it sends the whole object with another length than the one expected")]
     WholeLength,
 }
@@ -74,6 +99,10 @@ pub enum Changed {
     Root,
     #[error("the same part came with other bytes")]
     Content,
+    #[error(
+        "it is a web page or an XML message instead of the file; perhaps it wants a login, see the URL in a browser"
+    )]
+    Page,
 }
 
 /// How a failure is treated.
@@ -154,6 +183,113 @@ impl Failure {
     }
 }
 
+/// Where in a fetch a failure happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// A request by itself: the first look at an object, its manifest, bytes for `cat`, an object of unknown length.
+    Single,
+    /// A span of a transfer.
+    Span {
+        /// Another source is left.
+        others: bool,
+        /// It is the whole object, because its source has no ranges.
+        whole: bool,
+    },
+    /// All that was asked of one version of an object or manifest.
+    Version {
+        /// It is not the first version that this run meets.
+        started_over: bool,
+    },
+}
+
+/// What happened to the same request before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    /// Failures in a row that count as tries, this one included.
+    pub tries: u32,
+    /// How many of them the user allows.
+    pub tries_max: u32,
+    /// Answers of the source in a row that broke the rules, this one included.
+    pub bad_answers: u32,
+}
+
+/// What to do about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// The same request again, after a backoff that is at least so long.
+    Again {
+        /// Milliseconds.
+        least_ms: u64,
+    },
+    /// The same request again every second.
+    Probe,
+    /// The host is left alone for as long as it asks for or has earned.
+    Rest,
+    /// No ranges of this source any more: the whole object in one answer.
+    OneStream,
+    /// This source is not asked any more.
+    Drop,
+    /// Once more from the start, whatever version is there now.
+    StartOver,
+    /// The end.
+    Stop(End),
+}
+
+/// How a run ends that a failure ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It may pass: the same command goes on later.
+    Later,
+    /// The object is another one now.
+    Changed,
+    /// Nobody serves what is asked for.
+    Failed,
+}
+
+/// A source whose answers broke the rules so often in a row is not asked any more.
+const BAD_ANSWERS_MAX: u32 = 2;
+
+/// The policy; see the module. Every failure has a remedy in every phase.
+pub fn remedy(failure: Failure, phase: Phase, before: Before) -> Remedy {
+    let give_up = |end| match phase {
+        Phase::Span { others: true, .. } => Remedy::Drop,
+        _ => Remedy::Stop(end),
+    };
+    if let Phase::Version { started_over } = phase {
+        return match failure.class() {
+            Class::Again | Class::Slower => Remedy::Stop(End::Later),
+            Class::Changed if !started_over => Remedy::StartOver,
+            Class::Changed => Remedy::Stop(End::Changed),
+            Class::Elsewhere | Class::Stop => Remedy::Stop(End::Failed),
+        };
+    }
+    match failure {
+        Failure::Unreachable => Remedy::Probe,
+        Failure::Stalled => Remedy::Again { least_ms: 0 },
+        Failure::Broken | Failure::Server { .. } if before.tries >= before.tries_max => {
+            give_up(End::Later)
+        }
+        Failure::Broken => Remedy::Again { least_ms: 0 },
+        Failure::Server { retry_after_ms, .. } => Remedy::Again {
+            least_ms: retry_after_ms.unwrap_or(0).min(COOLDOWN_MAX_MS),
+        },
+        Failure::TooMany { .. } | Failure::Resting { .. } => Remedy::Rest,
+        Failure::BadAnswer(BadAnswer::Multipart)
+            if matches!(phase, Phase::Span { whole: false, .. }) =>
+        {
+            Remedy::OneStream
+        }
+        Failure::BadAnswer(_) if before.bad_answers >= BAD_ANSWERS_MAX => give_up(End::Failed),
+        Failure::BadAnswer(_) => Remedy::Again { least_ms: 0 },
+        Failure::Changed(_) => give_up(End::Changed),
+        Failure::Refused { .. }
+        | Failure::Tls
+        | Failure::Redirects
+        | Failure::Unsafe
+        | Failure::TooLarge => give_up(End::Failed),
+    }
+}
+
 /// The first wait after a failure is up to this long; each further one up to twice as long.
 const BACKOFF_FIRST_MS: u64 = 500;
 /// No wait between two tries is longer.
@@ -217,6 +353,185 @@ mod tests {
             Failure::of_status(503, Some(1)).map(Failure::class),
             Some(Class::Slower)
         );
+    }
+
+    /// The table of the module, combination by combination, before the last try and at it.
+    #[test]
+    fn every_failure_has_a_remedy_in_every_phase() {
+        let again = Remedy::Again { least_ms: 0 };
+        let stop = Remedy::Stop;
+        let server = |retry_after_ms| Failure::Server {
+            status: 503,
+            retry_after_ms,
+        };
+        let rests = [
+            Failure::TooMany {
+                status: 429,
+                retry_after_ms: None,
+            },
+            Failure::Resting { rest_ms: 1 },
+        ];
+        let stops = [
+            Failure::Refused { status: 404 },
+            Failure::Tls,
+            Failure::Redirects,
+            Failure::Unsafe,
+            Failure::TooLarge,
+        ];
+        let bad = BAD_ANSWERS.map(Failure::BadAnswer);
+        let changed = CHANGES.map(Failure::Changed);
+        let multipart = Failure::BadAnswer(BadAnswer::Multipart);
+        let of = |failures: &[Failure], by: [Remedy; 4], spent: [Remedy; 4]| {
+            for failure in failures {
+                for (before, row) in [(1, by), (3, spent)] {
+                    let before = Before {
+                        tries: before,
+                        tries_max: 3,
+                        bad_answers: before,
+                    };
+                    for (phase, expected) in PHASES.into_iter().zip(row) {
+                        let found = remedy(*failure, phase, before);
+                        assert_eq!(found, expected, "{failure:?} in {phase:?} after {before:?}");
+                    }
+                }
+            }
+        };
+        let later = stop(End::Later);
+        let failed = stop(End::Failed);
+        let all = |remedy| [remedy, remedy, remedy, later];
+        of(
+            &[Failure::Unreachable],
+            all(Remedy::Probe),
+            all(Remedy::Probe),
+        );
+        of(&[Failure::Stalled], all(again), all(again));
+        let tried = [later, Remedy::Drop, later, later];
+        of(&[Failure::Broken, server(None)], all(again), tried);
+        of(
+            &[server(Some(7_000))],
+            all(Remedy::Again { least_ms: 7_000 }),
+            tried,
+        );
+        of(
+            &[server(Some(u64::MAX))],
+            all(Remedy::Again {
+                least_ms: COOLDOWN_MAX_MS,
+            }),
+            tried,
+        );
+        of(&rests, all(Remedy::Rest), all(Remedy::Rest));
+        let dropped = [failed, Remedy::Drop, failed, failed];
+        of(&bad, [again, again, again, failed], dropped);
+        let stream = Remedy::OneStream;
+        of(
+            &[multipart],
+            [again, stream, stream, failed],
+            [failed, stream, stream, failed],
+        );
+        let other = [
+            stop(End::Changed),
+            Remedy::Drop,
+            stop(End::Changed),
+            Remedy::StartOver,
+        ];
+        of(&changed, other, other);
+        of(&stops, dropped, dropped);
+        // What is not in the four columns: a stream, and a version after another one.
+        let before = Before::default();
+        for others in [false, true] {
+            let whole = Phase::Span {
+                others,
+                whole: true,
+            };
+            for failure in bad.into_iter().chain(changed).chain(rests).chain(stops) {
+                let ranged = Phase::Span {
+                    others,
+                    whole: false,
+                };
+                assert_eq!(
+                    remedy(failure, whole, before),
+                    remedy(failure, ranged, before)
+                );
+            }
+            assert_eq!(remedy(multipart, whole, before), again);
+        }
+        let again_changed = Phase::Version { started_over: true };
+        for failure in changed {
+            assert_eq!(
+                remedy(failure, again_changed, before),
+                stop(End::Changed),
+                "once"
+            );
+        }
+    }
+
+    const PHASES: [Phase; 4] = [
+        Phase::Single,
+        Phase::Span {
+            others: true,
+            whole: false,
+        },
+        Phase::Span {
+            others: false,
+            whole: false,
+        },
+        Phase::Version {
+            started_over: false,
+        },
+    ];
+    /// All but that of several parts.
+    const BAD_ANSWERS: [BadAnswer; 10] = [
+        BadAnswer::Status(204),
+        BadAnswer::ContentRange,
+        BadAnswer::LaterPart,
+        BadAnswer::Encoded,
+        BadAnswer::NoLength,
+        BadAnswer::Headers,
+        BadAnswer::TwoLengths,
+        BadAnswer::NotWhole,
+        BadAnswer::Page,
+        BadAnswer::WholeLength,
+    ];
+    const CHANGES: [Changed; 6] = [
+        Changed::Length,
+        Changed::Validator,
+        Changed::Precondition,
+        Changed::Root,
+        Changed::Content,
+        Changed::Page,
+    ];
+
+    /// A failure that is new has no row above; this does not compile without it, and says where to add one.
+    #[test]
+    fn the_rows_above_are_all_failures() {
+        for failure in BAD_ANSWERS.map(Failure::BadAnswer) {
+            let Failure::BadAnswer(how) = failure else {
+                continue;
+            };
+            match how {
+                BadAnswer::Status(_)
+                | BadAnswer::ContentRange
+                | BadAnswer::LaterPart
+                | BadAnswer::Encoded
+                | BadAnswer::Multipart
+                | BadAnswer::NoLength
+                | BadAnswer::Headers
+                | BadAnswer::TwoLengths
+                | BadAnswer::NotWhole
+                | BadAnswer::Page
+                | BadAnswer::WholeLength => (),
+            }
+        }
+        for how in CHANGES {
+            match how {
+                Changed::Length
+                | Changed::Validator
+                | Changed::Precondition
+                | Changed::Root
+                | Changed::Content
+                | Changed::Page => (),
+            }
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{
     blockset::BlockSet,
     geometry::{BlockIndex, BlockRange, Geometry},
     judge::Verified,
-    recovery::{self, Class, Failure},
+    recovery::{self, Before, Class, End, Failure, Phase, Remedy},
     reputation::Reputation,
 };
 
@@ -36,8 +36,6 @@ pub const CONNECTIONS_FIRST: u32 = 8;
 const LIES_MAX: usize = 2;
 /// A source is given up, even the last one, when it sent one block wrong so often.
 const WRONG_MAX: u32 = 4;
-/// A source whose answers broke the rules so often in a row is dropped.
-const BAD_ANSWERS_MAX: u32 = 2;
 
 #[derive(Clone, Debug)]
 struct Span {
@@ -420,66 +418,72 @@ impl Scheduler {
             return;
         }
         let failures = span.failures + u32::from(failure.counts_as_try());
+        source.bad_answers += u32::from(failure.class() == Class::Elsewhere);
+        let before = Before {
+            tries: failures,
+            tries_max: self.limits.tries,
+            bad_answers: source.bad_answers,
+        };
+        let (others, whole) = (self.another_is_left(span.source), span.whole);
+        let source = &mut self.sources[span.source.0];
         let mut wait = recovery::backoff_ms(failures.max(1), random);
-        let mut given_up = None;
-        match failure.class() {
-            Class::Again if failure == Failure::Unreachable => {
+        match recovery::remedy(failure, Phase::Span { others, whole }, before) {
+            Remedy::Again { least_ms } => wait = wait.max(least_ms),
+            Remedy::Probe => {
                 wait = recovery::PROBE_EVERY_MS;
                 source.rest_until = source.rest_until.max(now + wait);
             }
-            Class::Again if failures >= self.limits.tries => {
-                given_up = Some(Outcome::Tries(failure));
+            Remedy::Rest => wait = self.rest(now, span.source, failure, random),
+            Remedy::OneStream => {
+                source.ranges = false;
+                wait = 0;
             }
-            Class::Again => {
-                if let Failure::Server {
-                    retry_after_ms: Some(asked),
-                    ..
-                } = failure
-                {
-                    wait = wait.max(asked.min(recovery::COOLDOWN_MAX_MS));
-                }
+            Remedy::Drop => {
+                self.put_back_later(&span, failures, now + wait);
+                self.drop_source(span.source, Why::Failed(failure));
+                return;
             }
-            Class::Slower => {
-                match failure {
-                    Failure::Resting { rest_ms } => source.rest(now, rest_ms),
-                    Failure::TooMany { retry_after_ms, .. } => {
-                        source.slow(now, self.search.connections(), retry_after_ms, random);
-                    }
-                    _ => unreachable!("the only slower failures"),
-                }
-                wait = source.rest_until.saturating_sub(now);
-                let connections = source.connections().min(self.limits.connections);
-                let until = source.rest_until;
-                self.pending.push_back(Command::Slowed {
-                    source: span.source,
-                    connections,
-                    until,
+            Remedy::Stop(end) => {
+                self.put_back_later(&span, failures, now + wait);
+                self.outcome.get_or_insert(match end {
+                    End::Later => Outcome::Tries(failure),
+                    End::Changed => Outcome::Changed(failure),
+                    End::Failed => Outcome::NoSource(failure),
                 });
+                return;
             }
-            Class::Elsewhere => {
-                source.bad_answers += 1;
-                let too_many = source.bad_answers >= BAD_ANSWERS_MAX;
-                given_up = too_many.then_some(Outcome::NoSource(failure));
-            }
-            Class::Changed => given_up = Some(Outcome::Changed(failure)),
-            Class::Stop => given_up = Some(Outcome::NoSource(failure)),
+            Remedy::StartOver => unreachable!("a span is of one version"),
         }
         self.put_back_later(&span, failures, now + wait);
-        match given_up {
-            Some(outcome) if self.sources.iter().filter(|source| !source.dropped).count() <= 1 => {
-                self.outcome.get_or_insert(outcome);
+        self.pending.push_back(Command::Retry {
+            source: span.source,
+            class: failure.class(),
+            attempt: failures,
+            wait_ms: wait,
+        });
+    }
+
+    /// The host of a source wants to be left alone; for how long that is.
+    fn rest(&mut self, now: Millis, id: SourceId, failure: Failure, random: u64) -> Millis {
+        let source = &mut self.sources[id.0];
+        match failure {
+            Failure::Resting { rest_ms } => source.rest(now, rest_ms),
+            Failure::TooMany { retry_after_ms, .. } => {
+                source.slow(now, self.search.connections(), retry_after_ms, random);
             }
-            Some(_) => self.drop_source(span.source, Why::Failed(failure)),
-            None => {
-                let (source, class, attempt) = (span.source, failure.class(), failures);
-                self.pending.push_back(Command::Retry {
-                    source,
-                    class,
-                    attempt,
-                    wait_ms: wait,
-                });
-            }
+            _ => (),
         }
+        self.pending.push_back(Command::Slowed {
+            source: id,
+            connections: source.connections().min(self.limits.connections),
+            until: source.rest_until,
+        });
+        source.rest_until.saturating_sub(now)
+    }
+
+    fn another_is_left(&self, id: SourceId) -> bool {
+        let others = |(index, source): (usize, &Source)| index != id.0 && !source.dropped;
+        self.sources.iter().enumerate().any(others)
     }
 
     fn drop_source(&mut self, id: SourceId, why: Why) {

@@ -133,6 +133,17 @@ pub enum Found {
     Outdated { bytes: u64 },
 }
 
+/// What runs that ended left beside the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing of ours.
+    Nothing,
+    /// Blocks that are proven against a root.
+    Proven,
+    /// Bytes of an object without a manifest.
+    Unproven,
+}
+
 /// A part that can be written to.
 pub struct Opened {
     /// Open, and ours.
@@ -299,6 +310,30 @@ impl Locked {
         Ok(())
     }
 
+    /// What runs so far left in part and journal.
+    pub fn left(&self) -> Result<Left, DiskError> {
+        let Destination {
+            folder,
+            part_name,
+            journal_name,
+            ..
+        } = &self.destination;
+        let part = folder.entry(part_name)?;
+        if part.is_none_or(|part| part.suspicious().is_some() || part.length == 0) {
+            return Ok(Left::Nothing);
+        }
+        let clone = self
+            .journal
+            .try_clone()
+            .map_err(|cause| DiskError::io(Doing::Open, &folder.path_of(journal_name), cause))?;
+        let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
+        Ok(match journal::read(&bytes, &journal::Place::NOWHERE) {
+            None => Left::Nothing,
+            Some(claims) if claims.identity.root.is_some() => Left::Proven,
+            Some(_) => Left::Unproven,
+        })
+    }
+
     /// The object is at the target already: what an earlier run left of it beside it goes, anything else stays.
     pub fn discard_leftovers(self, identity: &Identity) -> Result<(), DiskError> {
         let Destination {
@@ -322,13 +357,7 @@ impl Locked {
             .map_err(|cause| DiskError::io(Doing::Open, &folder.path_of(journal_name), cause))?;
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
         // Where the part was last seen does not matter for whose it is.
-        let nowhere = journal::Place {
-            boot_id: [0; 16],
-            device: 0,
-            inode: 0,
-            local: false,
-        };
-        let ours = journal::read(&bytes, &nowhere)
+        let ours = journal::read(&bytes, &journal::Place::NOWHERE)
             .is_some_and(|claims| claims.identity.continues(identity));
         match part_bytes == 0 || ours {
             true => self.discard(),

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -17,20 +18,17 @@ use reqwest::{
 use tokio::time::timeout;
 
 use crate::core::{
-    digests::Digest,
     geometry::ByteRange,
-    offered,
     recovery::{BadAnswer, Changed, Failure},
     reputation::Reputation,
 };
 
-pub use super::validators::Validators;
 use super::{
     CONNECT_MS, STALL_MS,
     address::{is_private, leads_inside},
+    answer::Head,
     body::Body,
     connectors::{Connectors, Protocol},
-    content_range,
     error::NetError,
     hosts::{Asking, Hosts},
     knock::knock,
@@ -38,6 +36,10 @@ use super::{
     netrc::Netrc,
     pace::Pace,
     proxies::Proxies,
+};
+pub use super::{
+    answer::{Answer, Content},
+    validators::Validators,
 };
 
 /// More redirects than this are a loop.
@@ -93,6 +95,16 @@ pub struct Client {
     pace: Arc<Pace>,
     /// Where redirects from these URLs led last, and whether that place must be public.
     resolved: Arc<Mutex<HashMap<String, (Location, bool)>>>,
+    answered: Arc<Mutex<HashMap<String, Answered>>>,
+}
+
+/// What is known of a host that answered.
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    /// From a public address: it must not lead inside later.
+    public: bool,
+    /// No request to it broke since.
+    last: bool,
 }
 
 /// What to ask for.
@@ -124,31 +136,6 @@ impl<'a> Request<'a> {
             version: None,
         }
     }
-}
-
-/// What the body of an answer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "lengths are in bytes")]
-pub enum Content {
-    /// The whole object, of this length if the server says so.
-    Whole { length: Option<u64> },
-    /// These bytes of an object of this length, if the server says so.
-    Part {
-        bytes: ByteRange,
-        total: Option<u64>,
-    },
-}
-
-/// An answer that may be used.
-pub struct Answer {
-    /// What the body is.
-    pub content: Content,
-    /// Which version it is.
-    pub validators: Validators,
-    /// Digests of the whole object that came in headers; a `Content-MD5` may be that of the part.
-    pub offered: Vec<Digest>,
-    /// Not yet read.
-    pub body: Body,
 }
 
 impl Client {
@@ -183,9 +170,8 @@ impl Client {
     /// One GET. A 200 is a whole object even if a range was asked for; the caller decides what that means.
     pub async fn get(&self, request: Request<'_>) -> Result<Answer, NetError> {
         let (response, location, asking) = self.follow(request).await?;
-        let headers = response.headers();
-        let bad = |how| NetError::new(&location, Failure::BadAnswer(how));
         let status = response.status().as_u16();
+        let headers = response.headers();
         if let Some(mut failure) = Failure::of_status(status, retry_after_ms(headers)) {
             if let Failure::TooMany { retry_after_ms, .. } = &mut failure {
                 // From now on nobody asks there; so long it will be.
@@ -198,61 +184,21 @@ impl Client {
             return Err(NetError::new(&location, failure));
         }
         self.options.hosts.served(&location.host());
-        if headers
-            .get(header::CONTENT_ENCODING)
-            .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
-        {
-            return Err(bad(BadAnswer::Encoded));
-        }
-        let content_type = headers
-            .get(header::CONTENT_TYPE)
-            .map_or(&[][..], HeaderValue::as_bytes);
-        if status == 206 && content_type.to_ascii_lowercase().starts_with(b"multipart/") {
-            return Err(bad(BadAnswer::Multipart));
-        }
-        let ranges: Vec<_> = headers.get_all(header::CONTENT_RANGE).iter().collect();
-        let content = match (status, ranges.as_slice()) {
-            (200, []) => Content::Whole {
-                length: response.content_length(),
-            },
-            (206, [range]) => {
-                let parsed = range.to_str().ok().and_then(content_range::parse);
-                let part = parsed.ok_or_else(|| bad(BadAnswer::ContentRange))?;
-                let length = response.content_length();
-                if length.is_some_and(|length| length != part.bytes.length()) {
-                    return Err(bad(BadAnswer::ContentRange));
-                }
-                Content::Part {
-                    bytes: part.bytes,
-                    total: part.total,
-                }
-            }
-            _ => return Err(bad(BadAnswer::ContentRange)),
-        };
-        let validators = Validators::of(headers);
+        let head = Head::read(&response).map_err(|failure| NetError::new(&location, failure))?;
         if request
             .version
-            .is_some_and(|wanted| wanted.differ(&validators))
+            .is_some_and(|wanted| wanted.differ(&head.validators))
         {
-            return Err(NetError::changed(&location, Changed::Validator));
+            // A page without a tag of its own is no version of anything.
+            let page = head.is_page && !head.validators.are_strong();
+            return Err(match page {
+                true => NetError::new(&location, Failure::BadAnswer(BadAnswer::Page)),
+                false => NetError::changed(&location, Changed::Validator),
+            });
         }
-        let text = |(name, value): (&HeaderName, &HeaderValue)| {
-            Some(offered::in_header(name.as_str(), value.to_str().ok()?))
-        };
-        let offered = headers.iter().filter_map(text).flatten().collect();
-        let body = Body::new(
-            response,
-            location,
-            asking,
-            self.pace.clone(),
-            self.counter.clone(),
-        );
-        Ok(Answer {
-            content,
-            validators,
-            offered,
-            body,
-        })
+        let (pace, counter) = (self.pace.clone(), self.counter.clone());
+        let body = Body::new(response, location, asking, pace, counter);
+        Ok(head.with_body(body))
     }
 
     /// What the host has earned that requests for this place go to, as far as redirects are known; times are Unix milliseconds.
@@ -272,22 +218,34 @@ impl Client {
     }
 
     /// Sends the request to where its redirects led last, or follows them. A signed address expires: when it is refused, the
-    /// first URL is asked once more.
+    /// first URL is asked once more, and what that leads to counts.
     async fn follow(&self, request: Request<'_>) -> Result<(Response, Location, Asking), NetError> {
+        let refused = |status: u16| matches!(status, 401 | 403 | 404 | 410);
         let known = self
             .resolved()
             .get(request.location.url().as_str())
             .cloned();
         if let Some((location, guarded)) = known {
             let (response, asking) = self.send(request, &location, guarded).await?;
-            if !matches!(
-                response.status().as_u16(),
-                301..=308 | 401 | 403 | 404 | 410
-            ) {
+            let status = response.status().as_u16();
+            if !refused(status) && !matches!(status, 301..=308) {
                 return Ok((response, location, asking));
             }
             self.resolved().remove(request.location.url().as_str());
+            return self.follow_anew(request).await;
         }
+        let answer = self.follow_anew(request).await?;
+        match refused(answer.0.status().as_u16()) && answer.1 != *request.location {
+            true => self.follow_anew(request).await,
+            false => Ok(answer),
+        }
+    }
+
+    /// Follows redirects from the first URL on.
+    async fn follow_anew(
+        &self,
+        request: Request<'_>,
+    ) -> Result<(Response, Location, Asking), NetError> {
         let mut location = request.location.clone();
         let mut guarded = false;
         for _ in 0..=REDIRECTS_MAX {
@@ -402,6 +360,11 @@ impl Client {
             }
         };
         self.knock(location, guarded, &asking).await?;
+        let known = self.answered().get(&location.host()).copied();
+        let proxied = self.is_proxied(location);
+        // A name that led to a public address must not lead inside the next time.
+        let guarded = guarded
+            || (known.is_some_and(|known| known.public) && !proxied && !self.options.allow_private);
         let sent = match self.send_as(request, location, guarded, protocol).await {
             // Its TLS was fine but for the version: it does not offer HTTP/1.1.
             Err(error)
@@ -413,20 +376,39 @@ impl Client {
                 self.only_two().insert(location.host());
                 self.send_as(request, location, guarded, two).await
             }
+            // A connection that was kept may be closed just when it is used again: that says nothing of the server, once.
+            Err(error)
+                if error.failure == Failure::Broken && known.is_some_and(|known| known.last) =>
+            {
+                if let Some(known) = self.answered().get_mut(&location.host()) {
+                    known.last = false;
+                }
+                self.send_as(request, location, guarded, protocol).await
+            }
             other => other,
         };
-        match sent {
-            Ok(response) => {
-                asking.was_heard();
-                Ok((response, asking))
-            }
+        let response = match sent {
+            Ok(response) => response,
             Err(error) => {
                 if matches!(error.failure, Failure::Unreachable | Failure::Stalled) {
                     asking.was_in_vain();
                 }
-                Err(error)
+                return Err(error);
             }
-        }
+        };
+        asking.was_heard();
+        let is_public = |address: SocketAddr| !is_private(address.ip());
+        let public = !proxied && response.remote_addr().is_some_and(is_public);
+        let last = true;
+        self.answered()
+            .insert(location.host(), Answered { public, last });
+        Ok((response, asking))
+    }
+
+    fn answered(&self) -> MutexGuard<'_, HashMap<String, Answered>> {
+        self.answered
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Of those who want something of a host in doubt one knocks, and the others wait for what becomes of that. Behind a proxy it
@@ -541,6 +523,39 @@ fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
                 .duration_since(std::time::SystemTime::now())
                 .unwrap_or_default();
             Some(wait.as_millis().try_into().unwrap_or(u64::MAX))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server of another name may answer with an inside address the next time its name is looked up.
+    #[tokio::test]
+    async fn a_public_name_may_not_become_private() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let place = Location::parse(&format!("http://localhost:{port}/x")).unwrap();
+        for (allow_private, refused) in [(false, true), (true, false)] {
+            let client = Client::new(ClientOptions {
+                allow_private,
+                ..ClientOptions::default()
+            });
+            let known = Answered {
+                public: true,
+                last: true,
+            };
+            client.answered().insert(place.host(), known);
+            let asked = client.get(Request::whole(&place));
+            let failure = tokio::select! {
+                answer = asked => answer.err().map(|error| error.failure),
+                connection = listener.accept() => {
+                    connection.unwrap();
+                    None
+                }
+            };
+            assert_eq!(failure == Some(Failure::Unsafe), refused, "{failure:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What goes wrong on the network: what follows (a [`Failure`]) and what to tell the user.
 
-use crate::core::recovery::{Changed, Failure};
+use crate::core::recovery::{BadAnswer, Changed, Failure};
 
 use super::{address::OnlyPrivate, location::Location};
 
@@ -68,6 +68,11 @@ impl NetError {
             Failure::Unsafe
         } else if has(&[NO_TUNNEL]) {
             Failure::Refused { status: 407 }
+        } else if has(&["close_notify"]) {
+            // The end of a connection without the end of its TLS: perhaps somebody cut it, so it is no end of a body.
+            Failure::Broken
+        } else if has(&BAD_HEADERS) {
+            Failure::BadAnswer(BadAnswer::Headers)
         } else if has(&[
             "certificate",
             "TLS",
@@ -90,6 +95,7 @@ impl NetError {
                 describe(failure)
             }
             Failure::Unreachable => "cannot be reached".to_owned(),
+            Failure::BadAnswer(how) => how.to_string(),
             _ => describe(Failure::Broken),
         };
         NetError::with_detail(location, failure, format!("{what} ({innermost})"))
@@ -98,6 +104,8 @@ impl NetError {
 
 /// What is told when a proxy wants a login before it makes a tunnel.
 const NO_TUNNEL: &str = "proxy authorization required";
+/// What is told of headers beyond the bounds of the HTTP library, in number or size, or with bytes that none may have.
+const BAD_HEADERS: [&str; 2] = ["message head is too large", "invalid HTTP header parsed"];
 
 /// What is told when there is no QUIC connection, or none any more: the HTTP library knows no kind of error for it. The second
 /// one is for requests that waited for another one to connect.

@@ -1,6 +1,7 @@
 //! The HTTP client. Knows no disk.
 
 pub mod address;
+pub mod answer;
 pub mod body;
 pub mod client;
 mod connectors;

@@ -6,10 +6,12 @@
     reason = "it pays where code is called by others; a test is read from top to bottom"
 )]
 
+mod below;
 mod cat;
 mod corpora;
 mod crashes;
 mod digests;
+mod exits;
 mod fetch;
 mod golden;
 mod hosts;
@@ -23,6 +25,7 @@ mod python;
 mod roots;
 mod several;
 mod simulation;
+mod storms;
 mod support;
 mod tidy;
 mod trust;

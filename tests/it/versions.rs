@@ -9,7 +9,7 @@ use crate::support::{
     caddy::Caddy,
     nginx::{Nginx, Sent},
     program::{self, bytes_of, sapwood, verified},
-    tls::{Authority, OnlyTwo},
+    tls::{Authority, Front},
 };
 
 const LENGTH: u64 = 12 * 1024 * 1024 + 4321;
@@ -196,7 +196,7 @@ fn without_the_authority_the_connection_is_refused_at_once() {
 fn http_2_is_spoken_where_nothing_else_is_offered() {
     let (authority, nginx) = nginx();
     let cacert = authority.certificate();
-    let front = OnlyTwo::before(nginx.port_of_two_in_the_clear(), &authority);
+    let front = Front::only_two(nginx.port_of_two_in_the_clear(), &authority);
     let url = front.url("object.bin");
     killed_once("HTTP/2 alone", &url, &["--cacert", &cacert]);
     must_all_be(&nginx.log_of("object.bin"), "HTTP/2.0");

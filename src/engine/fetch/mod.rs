@@ -5,7 +5,9 @@ mod claims;
 mod connections;
 mod follow;
 mod keep;
+mod leftovers;
 mod plain;
+mod preflight;
 mod proven;
 mod rate;
 mod remote_manifest;
@@ -25,12 +27,11 @@ use tokio::task::JoinError;
 use crate::{
     core::{
         blockset::BlockSet,
-        digests::{Algorithm, Digest, DigestHasher},
-        geometry::{ByteRange, Geometry},
+        digests::{Algorithm, Digest},
+        geometry::Geometry,
         journal::Identity,
         keys::PublicKey,
         manifest::Tree,
-        recovery::Failure,
         schedule::Limits,
         tree::Root,
         trust::Trust,
@@ -43,8 +44,7 @@ use crate::{
         temporary::Temporary,
     },
     net::{
-        client::{Client, Content, Request, Validators},
-        error::NetError,
+        client::{Client, Validators},
         location::Location,
     },
 };
@@ -57,6 +57,7 @@ use super::{
 };
 pub use connections::Connections;
 pub(super) use plain::trust_of_user;
+use preflight::{Preflight, preflight};
 pub(super) use remote_manifest::Front;
 pub use remote_manifest::ManifestPlace;
 pub(super) use retried::retried;
@@ -146,23 +147,30 @@ pub async fn fetch(options: FetchOptions, events: &mut dyn Events) -> Result<Pub
     let target = options.target.clone();
     let receipt = options.receipt.clone();
     let hosts = options.client.hosts().clone();
-    let locked = blocking(move || {
-        hosts.refresh();
-        receipt.as_deref().map(Temporary::check).transpose()?;
-        Destination::new(&target)?.lock()
+    let locked = blocking({
+        let target = target.clone();
+        move || {
+            hosts.refresh();
+            receipt.as_deref().map(Temporary::check).transpose()?;
+            Destination::new(&target)?.lock()
+        }
     })
     .await?;
     let fetch = Fetch {
         client: options.client.counting(options.counter.clone()),
         options,
-        events,
+        events: &mut *events,
         began,
         started: unix_time(),
         bytes_manifest: 0,
         tree: None,
     };
     // On the heap: callers should not have to carry it around.
-    Box::pin(fetch.run(locked)).await
+    let outcome = Box::pin(fetch.run(locked)).await;
+    if let Err(error) = &outcome {
+        leftovers::after(error, target, events).await;
+    }
+    outcome
 }
 
 /// Runs file work where it may block.
@@ -194,15 +202,6 @@ struct Fetch<'a> {
     tree: Option<Tree>,
 }
 
-/// What the server says of the object before anything is asked for in earnest.
-struct Preflight {
-    /// `None`: it does not tell.
-    length: Option<u64>,
-    ranges: bool,
-    validators: Validators,
-    offered: Vec<Digest>,
-}
-
 impl Fetch<'_> {
     async fn run(mut self, locked: Locked) -> Result<Published, Error> {
         if self.options.no_clobber && locked.destination().existing()?.is_some() {
@@ -232,12 +231,19 @@ impl Fetch<'_> {
             };
             match (preflight, front) {
                 (Ok(preflight), Ok(front)) => {
-                    // The one that answered comes first: what is known of it is true.
-                    let mut sources = candidates.clone();
-                    sources.swap(0, index);
-                    return self
-                        .with_manifest(locked, sources, preflight, front, place)
-                        .await;
+                    match self.matching(front, &place, &preflight).await {
+                        Ok(front) => {
+                            // The one that answered comes first: what is known of it is true.
+                            let mut sources = candidates.clone();
+                            sources.swap(0, index);
+                            return self
+                                .with_manifest(locked, sources, preflight, front, place)
+                                .await;
+                        }
+                        Err(error) => {
+                            first_error.get_or_insert(error);
+                        }
+                    }
                 }
                 (Ok(preflight), Err(Error::NoManifest { .. }))
                     if matches!(place, ManifestPlace::Beside(_)) =>
@@ -465,47 +471,6 @@ fn bytes_of_set(geometry: &Geometry, blocks: &BlockSet) -> u64 {
     } else {
         full
     }
-}
-
-/// Asks for the first byte: whether the object is there, how long it is, whether ranges work, and which version it is.
-///
-/// S3 tells its checksums only to those who send `x-amz-checksum-mode: ENABLED`. It is not sent by itself: S3 refuses a signed
-/// URL whose request has an `x-amz-` header that was not signed (403, `HeadersNotSigned`), and whether a redirect ends at one
-/// is not known before. Who has an unsigned URL can give it with -H.
-async fn preflight(client: &Client, url: &Location) -> Result<Preflight, NetError> {
-    let mut answer = match client.get(Request::range(url, ByteRange::new(0, 1))).await {
-        // An empty object has no first byte.
-        Err(error) if error.failure == (Failure::Refused { status: 416 }) => {
-            client.get(Request::whole(url)).await?
-        }
-        other => other?,
-    };
-    let (length, ranges, first) = match answer.content {
-        Content::Whole { length } => (length, false, Vec::new()),
-        // Read to its end, so that the next request can have the connection. That it came is not needed.
-        Content::Part { bytes, total } if bytes.length() == 1 => (
-            total,
-            true,
-            answer.body.read_up_to(2).await.unwrap_or_default(),
-        ),
-        Content::Part { total, .. } => (total, true, Vec::new()),
-    };
-    // Some servers send the Content-MD5 of the part: then it is that of the one byte.
-    let of_first = |digest: &Digest| {
-        let mut hasher = DigestHasher::new(digest.algorithm());
-        hasher.update(&first);
-        hasher.finish() == *digest
-    };
-    answer
-        .offered
-        .retain(|digest| length == Some(1) || !of_first(digest));
-    let offered = answer.offered;
-    Ok(Preflight {
-        length,
-        ranges,
-        validators: answer.validators,
-        offered,
-    })
 }
 
 #[cfg(test)]

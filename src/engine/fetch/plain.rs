@@ -11,7 +11,8 @@ use crate::{
         judge::Leaves,
         manifest::Tree,
         offered,
-        recovery::Changed,
+        recovery::{self, BadAnswer, Before, Changed, Failure, Phase, Remedy},
+        schedule::Limits,
         tree::Root,
         trust::Trust,
     },
@@ -23,6 +24,7 @@ use crate::{
     },
     net::{
         client::{Client, Request, Validators},
+        error::NetError,
         location::Location,
     },
 };
@@ -44,6 +46,11 @@ const BLOCK_SIZE: u64 = 1 << 20;
 const BLOCKS: u64 = 4096;
 /// Smaller objects come over one connection.
 const ONE_SPAN_BYTES: u64 = 10_000_000;
+/// Endings of names under which a web page or an XML file may be meant.
+const PAGE_NAMES: [&str; 16] = [
+    "asp", "aspx", "atom", "cgi", "htm", "html", "jsp", "kml", "mpd", "php", "rss", "svg", "xhtml",
+    "xml", "xsd", "xsl",
+];
 /// A digest file is never longer; one that lists a whole folder may be long.
 const SIDECAR_BYTES_MAX: usize = 1 << 20;
 
@@ -71,6 +78,7 @@ impl Fetch<'_> {
         preflight: Preflight,
     ) -> Result<Published, Error> {
         self.options.url = url;
+        self.refuse_page(&preflight)?;
         let (wanted, trust) = self.wanted(&preflight).await?;
         let Some(length) = preflight.length else {
             return self.stream(locked, wanted, trust).await;
@@ -98,13 +106,18 @@ impl Fetch<'_> {
             .transfer_plain(locked, &identity, &preflight, parallel, &wanted, trust)
             .await?;
         match outcome {
-            Err(error @ (Error::Changed { .. } | Error::Wrong { .. })) => {
+            Err(error) if change_in(&error).is_some_and(|how| starts_over(how, false)) => {
                 // Once more from the start, in one answer, which is of one version.
                 tracing::info!("starting over: {error}");
-                let now = super::retried(&self.limits(), async || {
-                    super::preflight(&self.client, &self.options.url).await
-                })
-                .await?;
+                let limits = self.limits();
+                let mut now = look(&self.client, &self.options.url, &limits).await?;
+                let next = look(&self.client, &self.options.url, &limits).await?;
+                if next.validators != now.validators {
+                    // A server that names each answer differently: what came whole in one answer is of one version, and what
+                    // a broken answer had brought is compared with the next one.
+                    now.validators = Validators::default();
+                }
+                self.refuse_page(&now)?;
                 // What was offered for the other version proves nothing of this one.
                 let (wanted, trust) = self.wanted(&now).await?;
                 let Some(geometry) = now
@@ -113,20 +126,23 @@ impl Fetch<'_> {
                 else {
                     return self.stream(locked, wanted, trust).await;
                 };
-                let validators = &now.validators;
-                let (etag, last_modified) =
-                    (validators.etag.clone(), validators.last_modified.clone());
+                let validators = now.validators.clone();
+                // Validators under which other bytes came are worth nothing: no run goes on from there.
+                let of_identity = match change_in(&error) {
+                    Some(Changed::Content) => Validators::default(),
+                    _ => validators.clone(),
+                };
                 let identity = Identity {
                     root: None,
                     geometry,
-                    etag,
-                    last_modified,
+                    etag: of_identity.etag,
+                    last_modified: of_identity.last_modified,
                 };
                 let (locked, outcome) = self
                     .transfer_plain(locked, &identity, &now, false, &wanted, trust)
                     .await?;
                 let whole = outcome.map_err(as_changed)?;
-                self.finish_plain(locked, whole, now.validators, &wanted, trust)
+                self.finish_plain(locked, whole, validators, &wanted, trust)
                     .await
             }
             Err(error) => Err(error),
@@ -134,6 +150,29 @@ impl Fetch<'_> {
                 self.finish_plain(locked, whole, preflight.validators, &wanted, trust)
                     .await
             }
+        }
+    }
+
+    /// Names tell what is meant: what should be a film is no web page, whatever its status says.
+    fn refuse_page(&self, preflight: &Preflight) -> Result<(), Error> {
+        let may_be_page = |name: &str| match name.rsplit_once('.') {
+            Some((_, kind)) => PAGE_NAMES.contains(&kind.to_ascii_lowercase().as_str()),
+            None => true,
+        };
+        let target = self.options.target.file_name().unwrap_or_default();
+        let of_url = self.options.url.last_segment().unwrap_or_default();
+        let asked = may_be_page(&of_url)
+            || (target.to_string_lossy() != of_url
+                && target.to_string_lossy().contains('.')
+                && may_be_page(&target.to_string_lossy()))
+            || self.options.root.is_some()
+            || !self.options.digests.is_empty();
+        match preflight.is_page && !asked {
+            true => {
+                let page = Failure::BadAnswer(BadAnswer::Page);
+                Err(NetError::new(&self.options.url, page).into())
+            }
+            false => Ok(()),
         }
     }
 
@@ -374,6 +413,26 @@ pub(super) async fn digests_of_existing(
 struct Whole {
     transferred: Transferred,
     tree: Tree,
+}
+
+/// What is there now.
+async fn look(client: &Client, url: &Location, limits: &Limits) -> Result<Preflight, Error> {
+    super::retried(limits, async || super::preflight(client, url).await).await
+}
+
+/// What shows that the object is another one than before.
+fn change_in(error: &Error) -> Option<Changed> {
+    match error {
+        Error::Changed { how, .. } => Some(*how),
+        Error::Wrong { .. } => Some(Changed::Content),
+        _ => None,
+    }
+}
+
+/// Whether a version that is there no more is given up for the one that is there now.
+pub(super) fn starts_over(how: Changed, started_over: bool) -> bool {
+    let phase = Phase::Version { started_over };
+    recovery::remedy(Failure::Changed(how), phase, Before::default()) == Remedy::StartOver
 }
 
 /// A block that came differently twice: without a manifest that is another version.

@@ -14,7 +14,7 @@ use crate::{
 use super::{
     super::{error::Error, events::Published},
     Fetch, Preflight, Proof, asked,
-    plain::digests_of_existing,
+    plain::{digests_of_existing, starts_over},
     remote_manifest::{Front, ManifestPlace},
     transfer::{Transfer, Transferred},
 };
@@ -25,11 +25,10 @@ impl Fetch<'_> {
         locked: Locked,
         sources: Vec<Location>,
         preflight: Preflight,
-        front: Front,
+        mut front: Front,
         place: ManifestPlace,
     ) -> Result<Published, Error> {
-        let mut front = self.matching(front, &place, &preflight).await?;
-        let mut read_again = true;
+        let mut started_over = false;
         let (header, trust, identity, leaves) = loop {
             let header = front.statement.header().clone();
             let trust = self.check_manifest(&front, &place)?;
@@ -55,8 +54,8 @@ impl Fetch<'_> {
             match leaves.await {
                 Ok(leaves) => break (header, trust, identity, leaves),
                 // It was replaced after its front was read: once more from the front.
-                Err(Error::Changed { .. }) if read_again => {
-                    read_again = false;
+                Err(Error::Changed { how, .. }) if starts_over(how, started_over) => {
+                    started_over = true;
                     front = Front::read(&client, &place, &limits).await?;
                     front = self.matching(front, &place, &preflight).await?;
                 }
@@ -121,7 +120,7 @@ impl Fetch<'_> {
     }
 
     /// A manifest whose length is that of the object. One that is not was perhaps replaced just now, so it is read once more.
-    async fn matching(
+    pub(super) async fn matching(
         &mut self,
         front: Front,
         place: &ManifestPlace,
@@ -140,7 +139,10 @@ impl Fetch<'_> {
             true => Ok(front),
             false => Err(Error::Changed {
                 place: self.options.url.to_string(),
-                how: Changed::Length,
+                how: match preflight.is_page {
+                    true => Changed::Page,
+                    false => Changed::Length,
+                },
             }),
         }
     }

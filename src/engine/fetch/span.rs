@@ -128,8 +128,19 @@ impl Span {
         let wanted = geometry.bytes_of_range(self.blocks);
         match answer.content {
             Content::Part { bytes, total } => {
-                if total.is_some_and(|total| total != geometry.length()) {
-                    return Err(NetError::changed(answer.body.location(), Changed::Length).into());
+                let location = answer.body.location();
+                match total {
+                    Some(total) if total != geometry.length() => {
+                        return Err(NetError::changed(location, Changed::Length).into());
+                    }
+                    // Without a manifest nothing else shows that it is a part of the same object.
+                    None if self.shared.leaves.are_first_use() => {
+                        return Err(bad(BadAnswer::NoLength).into());
+                    }
+                    Some(_) | None => (),
+                }
+                if self.whole && bytes != wanted {
+                    return Err(bad(BadAnswer::NotWhole).into());
                 }
                 // Bytes go where the answer says they belong; more at the front is read over, less cannot be used.
                 let skip = wanted
@@ -137,20 +148,38 @@ impl Span {
                     .checked_sub(bytes.start)
                     .ok_or_else(|| bad(BadAnswer::LaterPart))?;
                 self.tell(Told::Opened);
+                if !self.whole
+                    && bytes == geometry.bytes_of_range(geometry.all())
+                    && bytes != wanted
+                {
+                    return Ok(self.take_whole());
+                }
                 Ok((BlockIndex(self.blocks.start), skip))
             }
             Content::Whole { length } => {
                 if length.is_some_and(|length| length != geometry.length()) {
-                    return Err(bad(BadAnswer::WholeLength).into());
+                    return Err(match self.shared.leaves.are_first_use() {
+                        _ if answer.is_page => bad(BadAnswer::Page),
+                        true => NetError::changed(answer.body.location(), Changed::Length),
+                        false => bad(BadAnswer::WholeLength),
+                    }
+                    .into());
                 }
                 self.tell(Told::Opened);
                 if !self.whole && wanted != geometry.bytes_of_range(geometry.all()) {
-                    self.end.store(geometry.blocks(), Ordering::Relaxed);
-                    self.tell(Told::WholeBody);
+                    return Ok(self.take_whole());
                 }
                 Ok((BlockIndex(0), 0))
             }
         }
+    }
+
+    /// The whole object comes, whatever was asked for: all of it is taken.
+    fn take_whole(&self) -> (BlockIndex, u64) {
+        let blocks = self.shared.leaves.geometry().blocks();
+        self.end.store(blocks, Ordering::Relaxed);
+        self.tell(Told::WholeBody);
+        (BlockIndex(0), 0)
     }
 
     async fn receive(&self, mut answer: Answer, first: BlockIndex, skip: u64) -> Result<(), Fault> {
@@ -209,6 +238,13 @@ impl Span {
                     work = Some(self.judge(ready, batch));
                     self.finish(&mut work).await?;
                     early?;
+                    // A server may send less than it is asked for, if it says so. What it never sends a block of, it breaks.
+                    let less =
+                        matches!(answer.content, Content::Part { bytes, .. } if bytes.end == at);
+                    let enough = at >= geometry.bytes_of(first).end;
+                    if less && enough && !self.whole {
+                        return Ok(());
+                    }
                     return Err(NetError::new(answer.body.location(), Failure::Broken).into());
                 }
             };

@@ -2,20 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
-
 use crate::{
     core::{
         digests::{Algorithm, Digest, DigestHasher},
         geometry::{BlockSize, Geometry},
         journal::Identity,
-        recovery::{self, Class, Failure},
+        recovery::{BadAnswer, Failure},
         tree::Root,
         trust::Trust,
     },
     disk::{destination::Locked, error::DiskError, part::Part},
     net::{
-        client::{Request, Validators},
+        client::{Content, Request, Validators},
         error::NetError,
     },
 };
@@ -26,6 +24,7 @@ use super::{
         events::{Event, Progress, Published},
     },
     Fetch, Proof,
+    retried::Failures,
 };
 
 /// Bytes that are hashed and written together.
@@ -82,32 +81,23 @@ impl Fetch<'_> {
         };
         let (locked, opened) = self.open(locked, &identity, trust).await?;
         let algorithms: Vec<Algorithm> = wanted.iter().map(Digest::algorithm).collect();
-        let limits = self.limits();
+        let mut failures = Failures::new(&self.limits());
         let mut part = opened.part;
-        let mut failures = 0;
         let writer = loop {
             let mut writer = Writer::new(part, &algorithms);
             let error = match self.stream_once(&mut writer).await {
                 Ok(()) => break writer,
-                Err(Error::Net { cause, .. }) if cause.failure.class() == Class::Again => cause,
+                Err(Error::Net { cause, .. }) => cause,
                 Err(other) => return Err(other),
             };
-            failures += 1;
-            if failures >= limits.tries {
-                return Err(Error::Net {
-                    cause: error,
-                    tries: failures,
-                });
+            if writer.at > 0 {
+                failures.something_came();
             }
+            failures.wait_after(error).await?;
             // Without a length and a validator there is nothing to go on from.
             self.started_over(&locked, writer.at);
             writer.part.set_length(0)?;
             part = writer.part;
-            sleep(Duration::from_millis(recovery::backoff_ms(
-                failures,
-                limits.seed >> failures,
-            )))
-            .await;
         };
         let Writer {
             part,
@@ -132,6 +122,14 @@ impl Fetch<'_> {
 
     async fn stream_once(&mut self, writer: &mut Writer) -> Result<(), Error> {
         let mut answer = self.client.get(Request::whole(&self.options.url)).await?;
+        let is_whole = match answer.content {
+            Content::Whole { .. } => true,
+            Content::Part { bytes, total } => bytes.start == 0 && total == Some(bytes.end),
+        };
+        if !is_whole {
+            let part = Failure::BadAnswer(BadAnswer::NotWhole);
+            return Err(NetError::new(&self.options.url, part).into());
+        }
         let mut batch = Vec::with_capacity(BATCH_BYTES);
         let mut told = Instant::now();
         while let Some(chunk) = answer.body.next().await? {

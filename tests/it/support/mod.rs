@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each subject uses a part")]
 
 pub mod caddy;
+pub mod faults;
+pub mod lies;
 pub mod nginx;
 pub mod objects;
 pub mod origin;
@@ -13,6 +15,7 @@ pub mod programs;
 pub mod proxy;
 pub mod scene;
 pub mod tls;
+pub mod two;
 
 /// Whether the long forms run too: `SAPWOOD_LONG=1`, as `tools/test` sets it in its full mode.
 pub fn long() -> bool {

@@ -1,6 +1,6 @@
 //! Objects and their manifests, in memory.
 
-use std::ops::Range;
+use std::{ops::Range, os::unix::fs::FileExt, path::PathBuf};
 
 use sapwood::core::{
     geometry::{BlockSize, Geometry},
@@ -17,13 +17,15 @@ pub enum Content {
     Painted(u64),
     /// So many zeros.
     Zeros(u64),
+    /// A file of this length.
+    File(PathBuf, u64),
 }
 
 impl Content {
     pub fn length(&self) -> u64 {
         match self {
             Content::Bytes(bytes) => bytes.len() as u64,
-            Content::Painted(length) | Content::Zeros(length) => *length,
+            Content::Painted(length) | Content::Zeros(length) | Content::File(_, length) => *length,
         }
     }
 
@@ -35,6 +37,13 @@ impl Content {
             Content::Bytes(bytes) => bytes[within.start as usize..within.end as usize].to_vec(),
             Content::Painted(_) => paint::bytes(within.start, count),
             Content::Zeros(_) => vec![0; count],
+            Content::File(path, _) => {
+                let mut bytes = vec![0; count];
+                // A file that became shorter reads as zeros there.
+                let _ = std::fs::File::open(path)
+                    .and_then(|file| file.read_exact_at(&mut bytes, within.start));
+                bytes
+            }
         };
         out.resize((range.end - range.start) as usize, 0xEE);
         out

@@ -3,13 +3,12 @@
 //! It speaks on raw sockets, so that it can break the protocol at any byte. What it does to which request is data: a [`Rule`] says
 //! for which requests, how often, and which [`Lie`]. Every rule that fits changes the [`Answer`] that an honest server would give,
 //! in the order in which the rules were added. Every request is logged with what was really sent.
-//!
-//! A new lie is a variant of [`Lie`] and a line in [`Lie::apply`].
 
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener as StdListener},
     ops::Range,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -24,6 +23,8 @@ use tokio::{
     sync::Notify,
 };
 
+pub use super::lies::Lie;
+use super::lies::{Answer, Chunks, Cut};
 use super::objects::Content;
 
 /// Bytes of a body that are written in one go.
@@ -89,90 +90,11 @@ pub struct Rule {
     seen: u32,
 }
 
-/// What is done to an honest answer.
-#[derive(Clone, Debug)]
-pub enum Lie {
-    /// The connection is reset instead of an answer.
-    Refuse,
-    /// Not even the headers come to an end.
-    SilentHeaders,
-    /// After so many bytes of the body: reset, orderly close, silence.
-    ResetAfter(u64),
-    CloseAfter(u64),
-    StallAfter(u64),
-    /// Another status, with a short body of its own.
-    Status(u16),
-    /// 429 with these headers, when more requests than this are being answered.
-    Crowded(u64, Vec<(&'static str, String)>),
-    /// A status with these headers.
-    StatusWith(u16, Vec<(&'static str, String)>),
-    Redirect(u16, String),
-    /// A header set or replaced.
-    Header(&'static str, String),
-    /// A header left out.
-    Without(&'static str),
-    /// The whole object with 200, whatever was asked for.
-    NoRanges,
-    /// What stands behind the slash of Content-Range.
-    Total(String),
-    /// The bytes of a place so far away.
-    Shift(i64),
-    /// One bit of the object at this place is wrong.
-    FlipAt(u64),
-    /// One bit in every so many bytes of the object is wrong, always the same ones.
-    FlipEach(u64),
-    /// One bit in every so many bytes that pass is wrong, like on a bad line.
-    FlipInPassing(u64),
-    /// A 206 that starts so much later, and says so.
-    Start(i64),
-    /// A 206 that ends after so many bytes, and says so.
-    EndEarly(u64),
-    /// So many bytes more than declared.
-    Longer(u64),
-    /// Without a length, in chunks.
-    Chunked,
-    /// The object of another path.
-    Instead(&'static str),
-    /// Exactly these bytes, then close.
-    Raw(Vec<u8>),
-    /// The answer comes so much later.
-    Late(Duration),
-}
-
-/// How a connection ends before the body does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cut {
-    Reset,
-    Close,
-    Stall,
-}
-
-/// An answer before it is sent.
-#[derive(Clone, Debug)]
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
-    /// What is sent, by places of the object.
-    content: Arc<Object>,
-    bytes: Range<u64>,
-    shift: i64,
-    flip_at: Vec<u64>,
-    flip_each: Option<u64>,
-    flip_in_passing: Option<u64>,
-    /// The total in Content-Range; `None`: the length of the object.
-    total: Option<String>,
-    longer: u64,
-    chunked: bool,
-    cut: Option<(u64, Cut)>,
-    raw: Option<Vec<u8>>,
-    silent: bool,
-    late: Duration,
-}
-
 /// A request, and what became of it.
 #[derive(Clone, Debug)]
 pub struct Asked {
     id: u64,
+    pub method: String,
     pub path: String,
     pub query: Option<String>,
     /// Of the request.
@@ -181,8 +103,12 @@ pub struct Asked {
     pub status: u16,
     /// Body bytes handed to the socket.
     pub bytes_sent: u64,
+    /// What was done to the honest answer.
+    pub lies: Vec<Lie>,
     pub at: Instant,
 }
+
+type Heard = Box<dyn Fn(&Asked) + Send + Sync>;
 
 impl Asked {
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -216,6 +142,10 @@ struct Shared {
     /// Requests that are being answered now, and the most that ever were.
     asking: AtomicU64,
     asking_most: AtomicU64,
+    /// Objects that nobody put are looked for here.
+    folder: Option<PathBuf>,
+    /// Is told of every request when its answer is over.
+    heard: Option<Heard>,
 }
 
 /// A request that is being answered. It ends just before the last bytes are sent: after them the next one may come at once.
@@ -251,7 +181,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Origin {
     /// On a free port of the loopback.
     pub fn start() -> Origin {
-        let listener = StdListener::bind("127.0.0.1:0").expect("a free port");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Origin::start_on(any, None, None).expect("a free port")
+    }
+
+    /// On this address, with the files of a folder as objects.
+    pub fn start_on(
+        address: SocketAddr,
+        folder: Option<PathBuf>,
+        heard: Option<Heard>,
+    ) -> std::io::Result<Origin> {
+        let listener = StdListener::bind(address)?;
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("it is bound");
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -259,7 +199,11 @@ impl Origin {
             .enable_all()
             .build()
             .expect("threads");
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            folder,
+            heard,
+            ..Shared::default()
+        });
         runtime.spawn({
             let shared = shared.clone();
             async move {
@@ -274,11 +218,11 @@ impl Origin {
                 }
             }
         });
-        Origin {
+        Ok(Origin {
             address,
             shared,
             runtime: Some(runtime),
-        }
+        })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -391,11 +335,22 @@ impl Drop for Origin {
 }
 
 /// A request as it came.
-struct Request {
-    path: String,
-    query: Option<String>,
-    headers: Vec<(String, String)>,
-    range: Option<Range<u64>>,
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub query: Option<String>,
+    pub headers: Vec<(String, String)>,
+    pub range: Option<Range<u64>>,
+}
+
+impl Request {
+    /// The value of a header, by its name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
 }
 
 /// Answers one connection until it ends.
@@ -404,22 +359,26 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     let mut buffer = Vec::new();
     while let Some(request) = read_request(&mut stream, &mut buffer).await {
         let mut asking = Some(Asking::new(&shared));
-        let answer = answer(&request, &shared);
+        let (answer, lies) = answer(&request, &shared);
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         lock(&shared.log).push(Asked {
             id,
+            method: request.method.clone(),
             path: request.path.clone(),
             query: request.query.clone(),
             range: request.range.clone(),
             headers: request.headers.clone(),
             status: answer.as_ref().map_or(0, |answer| answer.status),
             bytes_sent: 0,
+            lies,
             at: Instant::now(),
         });
         let Some(answer) = answer else {
+            shared.tell(id);
             let _ = stream.set_zero_linger();
             return;
         };
+        let close_on_reuse = answer.close_on_reuse;
         let sent = send(&mut stream, &request, answer, &mut asking, |bytes| {
             // A log that was forgotten meanwhile has no line for it.
             if let Some(asked) = lock(&shared.log)
@@ -430,7 +389,13 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
                 asked.bytes_sent += bytes;
             }
         });
-        match sent.await {
+        let sent = sent.await;
+        shared.tell(id);
+        match sent {
+            Ok(true) if close_on_reuse => {
+                read_request(&mut stream, &mut buffer).await;
+                return;
+            }
             Ok(true) => (),
             Ok(false) | Err(_) => return,
         }
@@ -451,7 +416,8 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Re
     let head: Vec<u8> = buffer.drain(..end + 4).collect();
     let head = String::from_utf8_lossy(&head).into_owned();
     let mut lines = head.split("\r\n");
-    let target = lines.next()?.split(' ').nth(1)?.to_owned();
+    let mut words = lines.next()?.split(' ').map(str::to_owned);
+    let (method, target) = (words.next()?, words.next()?);
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
         None => (target, None),
@@ -473,6 +439,7 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Re
             )
         });
     Some(Request {
+        method,
         path,
         query,
         headers,
@@ -481,8 +448,7 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Re
 }
 
 /// The honest answer, then what the rules make of it. `None`: no answer at all.
-fn answer(request: &Request, shared: &Shared) -> Option<Answer> {
-    let object = |path: &str| lock(&shared.objects).get(path).cloned();
+fn answer(request: &Request, shared: &Shared) -> (Option<Answer>, Vec<Lie>) {
     let mut lies = Vec::new();
     for rule in lock(&shared.rules)
         .iter_mut()
@@ -506,22 +472,55 @@ fn answer(request: &Request, shared: &Shared) -> Option<Answer> {
         Lie::Instead(path) => Some(*path),
         _ => None,
     });
-    let mut answer = match object(instead.unwrap_or(&request.path)) {
+    let mut answer = match shared.object(instead.unwrap_or(&request.path)) {
         Some(object) => Answer::honest(request, object),
         None => Answer::plain(404, b"there is nothing here"),
     };
     for lie in &lies {
         if matches!(lie, Lie::Refuse) {
-            return None;
+            return (None, lies);
         }
         match lie {
             Lie::Crowded(most, headers) if shared.asking.load(Ordering::SeqCst) > *most => {
-                Lie::StatusWith(429, headers.clone()).apply(&mut answer);
+                Lie::StatusWith(429, headers.clone()).apply(&mut answer, request);
             }
-            other => other.apply(&mut answer),
+            other => other.apply(&mut answer, request),
         }
     }
-    Some(answer)
+    if request.method == "HEAD" {
+        answer.headers.push((
+            "Content-Length".into(),
+            (answer.bytes.end - answer.bytes.start).to_string(),
+        ));
+        answer.bytes.end = answer.bytes.start;
+    }
+    (Some(answer), lies)
+}
+
+impl Shared {
+    fn object(&self, path: &str) -> Option<Arc<Object>> {
+        if let Some(object) = lock(&self.objects).get(path) {
+            return Some(object.clone());
+        }
+        let name = percent_encoding::percent_decode_str(path.trim_start_matches('/'))
+            .decode_utf8()
+            .ok()?;
+        let inside = |part: &str| !matches!(part, "" | "." | "..");
+        let file = self.folder.as_ref()?.join(&*name);
+        let length = std::fs::metadata(&file)
+            .ok()
+            .filter(|found| found.is_file() && name.split('/').all(inside))?
+            .len();
+        Some(Arc::new(Content::File(file, length).into()))
+    }
+
+    /// The answer to a request is over.
+    fn tell(&self, id: u64) {
+        let Some(heard) = &self.heard else { return };
+        if let Some(asked) = lock(&self.log).iter().find(|asked| asked.id == id) {
+            heard(asked);
+        }
+    }
 }
 
 fn fits(asks: Asks, request: &Request) -> bool {
@@ -536,169 +535,6 @@ fn fits(asks: Asks, request: &Request) -> bool {
                     .range
                     .as_ref()
                     .is_none_or(|range| range.contains(&byte))
-        }
-    }
-}
-
-impl Answer {
-    fn plain(status: u16, text: &[u8]) -> Answer {
-        let content = Content::Bytes(text.to_vec());
-        let bytes = 0..content.length();
-        Answer {
-            status,
-            headers: vec![("Content-Type".into(), "text/plain".into())],
-            content: Arc::new(Object {
-                content,
-                headers: Vec::new(),
-            }),
-            bytes,
-            shift: 0,
-            flip_at: Vec::new(),
-            flip_each: None,
-            flip_in_passing: None,
-            total: None,
-            longer: 0,
-            chunked: false,
-            cut: None,
-            raw: None,
-            silent: false,
-            late: Duration::ZERO,
-        }
-    }
-
-    fn honest(request: &Request, object: Arc<Object>) -> Answer {
-        let length = object.content.length();
-        let etag = object
-            .headers
-            .iter()
-            .find(|(name, _)| name == "ETag")
-            .map(|(_, value)| value.as_str());
-        let if_match = request
-            .headers
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case("if-match"));
-        if if_match.is_some_and(|(_, tag)| Some(tag.as_str()) != etag) {
-            return Answer::plain(412, b"it is another one now");
-        }
-        let mut answer = match &request.range {
-            Some(range) if range.start >= length => {
-                let mut answer = Answer::plain(416, b"");
-                answer
-                    .headers
-                    .push(("Content-Range".into(), format!("bytes */{length}")));
-                return answer;
-            }
-            Some(range) => Answer {
-                bytes: range.start..range.end.min(length),
-                status: 206,
-                ..Answer::plain(206, b"")
-            },
-            None => Answer {
-                bytes: 0..length,
-                ..Answer::plain(200, b"")
-            },
-        };
-        answer.headers = object.headers.clone();
-        answer
-            .headers
-            .push(("Accept-Ranges".into(), "bytes".into()));
-        answer.content = object;
-        answer
-    }
-
-    fn set(&mut self, name: &str, value: String) {
-        self.headers
-            .retain(|(other, _)| !other.eq_ignore_ascii_case(name));
-        self.headers.push((name.to_owned(), value));
-    }
-
-    fn head(&self) -> String {
-        let mut head = format!("HTTP/1.1 {} Whatever\r\n", self.status);
-        let has = |name: &str| {
-            self.headers
-                .iter()
-                .any(|(other, _)| other.eq_ignore_ascii_case(name))
-        };
-        if self.status == 206 && !has("Content-Range") {
-            let total = self
-                .total
-                .clone()
-                .unwrap_or_else(|| self.content.content.length().to_string());
-            head += &format!(
-                "Content-Range: bytes {}-{}/{total}\r\n",
-                self.bytes.start,
-                self.bytes.end.saturating_sub(1)
-            );
-        }
-        match self.chunked {
-            true => head += "Transfer-Encoding: chunked\r\n",
-            false if has("Content-Length") => (),
-            false => head += &format!("Content-Length: {}\r\n", self.bytes.end - self.bytes.start),
-        }
-        for (name, value) in self.headers.iter().filter(|(_, value)| !value.is_empty()) {
-            head += &format!("{name}: {value}\r\n");
-        }
-        head + "\r\n"
-    }
-}
-
-impl Lie {
-    fn apply(&self, answer: &mut Answer) {
-        match self {
-            Lie::Refuse | Lie::Instead(_) | Lie::Crowded(..) => (),
-            Lie::SilentHeaders => answer.silent = true,
-            Lie::ResetAfter(bytes) => answer.cut = Some((*bytes, Cut::Reset)),
-            Lie::CloseAfter(bytes) => answer.cut = Some((*bytes, Cut::Close)),
-            Lie::StallAfter(bytes) => answer.cut = Some((*bytes, Cut::Stall)),
-            Lie::Status(status) => {
-                *answer = Answer {
-                    late: answer.late,
-                    ..Answer::plain(*status, b"no")
-                }
-            }
-            Lie::StatusWith(status, headers) => {
-                *answer = Answer {
-                    late: answer.late,
-                    ..Answer::plain(*status, b"no")
-                };
-                headers
-                    .iter()
-                    .for_each(|(name, value)| answer.set(name, value.clone()));
-            }
-            Lie::Redirect(status, target) => {
-                *answer = Answer {
-                    late: answer.late,
-                    ..Answer::plain(*status, b"elsewhere")
-                };
-                answer.set("Location", target.clone());
-            }
-            Lie::Header(name, value) => answer.set(name, value.clone()),
-            // An empty value is not sent, and keeps the honest one away.
-            Lie::Without(name) => answer.set(name, String::new()),
-            Lie::NoRanges => {
-                answer.status = 200;
-                answer.bytes = 0..answer.content.content.length();
-                answer.headers.retain(|(name, _)| name != "Accept-Ranges");
-            }
-            Lie::Total(total) => answer.total = Some(total.clone()),
-            Lie::Shift(by) => answer.shift = *by,
-            Lie::FlipAt(place) => answer.flip_at.push(*place),
-            Lie::FlipEach(bytes) => answer.flip_each = Some(*bytes),
-            Lie::FlipInPassing(bytes) => answer.flip_in_passing = Some(*bytes),
-            Lie::Start(by) => {
-                answer.bytes.start = answer
-                    .bytes
-                    .start
-                    .saturating_add_signed(*by)
-                    .min(answer.bytes.end - 1)
-            }
-            Lie::EndEarly(bytes) => {
-                answer.bytes.end = answer.bytes.end.min(answer.bytes.start + bytes)
-            }
-            Lie::Longer(bytes) => answer.longer = *bytes,
-            Lie::Chunked => answer.chunked = true,
-            Lie::Raw(bytes) => answer.raw = Some(bytes.clone()),
-            Lie::Late(by) => answer.late = *by,
         }
     }
 }
@@ -719,16 +555,24 @@ async fn send(
         return Ok(false);
     }
     let head = answer.head();
+    for _ in 0..answer.informational {
+        stream
+            .write_all(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+            .await?;
+    }
     if answer.silent {
-        stream.write_all(&head.as_bytes()[..head.len() - 2]).await?;
+        stream.write_all(&head[..head.len() - 2]).await?;
         return silence(stream).await;
     }
-    let end = answer.bytes.end + answer.longer;
+    let end = match answer.endless {
+        true => u64::MAX,
+        false => answer.bytes.end + answer.longer,
+    };
     // Of an error nobody reads more than the head.
     if end == answer.bytes.start || answer.status >= 400 {
         asking.take();
     }
-    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&head).await?;
     let limited = request.range != Some(0..1);
     let mut at = answer.bytes.start;
     loop {
@@ -753,6 +597,19 @@ async fn send(
         if now == 0 {
             break;
         }
+        if let Some((after, apart)) = answer.trickle {
+            now = match after.saturating_sub(sent) {
+                0 => {
+                    tokio::time::sleep(apart).await;
+                    1
+                }
+                before => now.min(before),
+            };
+        }
+        if answer.chunks == Some(Chunks::BadSize) && sent > 0 {
+            stream.write_all(b"twelve\r\n").await?;
+            return silence(stream).await;
+        }
         if limited {
             now = tokio::select! {
                 allowed = allowance(shared, &request.path, now) => allowed,
@@ -764,20 +621,30 @@ async fn send(
         if at + now == end {
             asking.take();
         }
-        if answer.chunked {
+        if answer.chunks.is_some() {
             stream
                 .write_all(format!("{:x}\r\n", bytes.len()).as_bytes())
                 .await?;
         }
         stream.write_all(&bytes).await?;
-        if answer.chunked {
+        if answer.chunks.is_some() {
             stream.write_all(b"\r\n").await?;
         }
         count(now);
         at += now;
     }
-    if answer.chunked {
-        stream.write_all(b"0\r\n\r\n").await?;
+    match answer.chunks {
+        None => (),
+        Some(Chunks::NoEnd) => {
+            stream.shutdown().await?;
+            return Ok(false);
+        }
+        Some(_) => stream.write_all(b"0\r\n\r\n").await?,
+    }
+    if answer.leftover > 0 {
+        stream
+            .write_all(&vec![b'x'; answer.leftover as usize])
+            .await?;
     }
     Ok(answer.longer == 0)
 }

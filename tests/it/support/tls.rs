@@ -1,10 +1,13 @@
-//! Certificates for the loopback, made by openssl, and a TLS front that offers nothing but HTTP/2.
+//! Certificates for the loopback, made by openssl, and a TLS front for servers that speak none.
 
 use std::{
     fs,
     net::{SocketAddr, TcpListener as StdListener},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use rustls::{
@@ -13,7 +16,7 @@ use rustls::{
 };
 use tempfile::TempDir;
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncWriteExt, copy, copy_bidirectional, split},
     net::{TcpListener, TcpStream},
     runtime::Runtime,
 };
@@ -49,6 +52,29 @@ impl Authority {
         self.path("ca.pem").display().to_string()
     }
 
+    /// Another certificate from this authority, with this name, for so many days from now; -1: it expired yesterday.
+    pub fn certify(&self, name: &str, days: &str) -> Certificate {
+        let path = |name: &str| self.path(name).display().to_string();
+        fs::write(
+            self.path("extensions"),
+            format!("{name}\nbasicConstraints=CA:FALSE\n"),
+        )
+        .expect("a file");
+        let (number, out) = (CERTIFICATES.fetch_add(1, Ordering::Relaxed), "certified");
+        let chain = path(&format!("{out}-{number}.pem"));
+        let arguments =
+            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile extensions";
+        let mut command = program::command(nginx::program("openssl"), self.folder.path());
+        command
+            .args(arguments.split(' '))
+            .args(["-days", days, "-out", &chain]);
+        program::run(command).must(0);
+        Certificate {
+            chain: chain.into(),
+            key: self.key(),
+        }
+    }
+
     pub fn chain(&self) -> PathBuf {
         self.path("server.pem")
     }
@@ -62,23 +88,43 @@ impl Authority {
     }
 }
 
-/// Speaks TLS for a server that does not, and agrees to no other protocol than HTTP/2.
-pub struct OnlyTwo {
+static CERTIFICATES: AtomicU32 = AtomicU32::new(0);
+
+/// What a server shows, and its key.
+pub struct Certificate {
+    chain: PathBuf,
+    key: PathBuf,
+}
+
+/// Speaks TLS for a server that does not.
+pub struct Front {
     address: SocketAddr,
     runtime: Option<Runtime>,
 }
 
-impl OnlyTwo {
-    /// Before the server on this port of the loopback.
-    pub fn before(port: u16, authority: &Authority) -> OnlyTwo {
-        let chain = CertificateDer::pem_file_iter(authority.chain()).expect("a chain");
+impl Front {
+    /// Before the server on this port of the loopback; agrees to no other protocol than HTTP/2.
+    pub fn only_two(port: u16, authority: &Authority) -> Front {
+        let certificate = Certificate {
+            chain: authority.chain(),
+            key: authority.key(),
+        };
+        Front::before(port, &certificate, &["h2"], false)
+    }
+
+    /// Before the server on this port. `cuts`: when the server ends a connection, its TLS is not ended.
+    pub fn before(port: u16, certificate: &Certificate, protocols: &[&str], cuts: bool) -> Front {
+        let chain = CertificateDer::pem_file_iter(&certificate.chain).expect("a chain");
         let chain = chain.map(|certificate| certificate.expect("a certificate"));
-        let key = PrivateKeyDer::from_pem_file(authority.key()).expect("a key");
+        let key = PrivateKeyDer::from_pem_file(&certificate.key).expect("a key");
         let mut tls = ServerConfig::builder()
             .with_no_client_auth()
             .with_single_cert(chain.collect(), key)
             .expect("they belong together");
-        tls.alpn_protocols = vec![b"h2".to_vec()];
+        tls.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let listener = StdListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
@@ -92,11 +138,24 @@ impl OnlyTwo {
                     // A client that offers another version is refused here.
                     let mut stream = acceptor.accept(stream).await?;
                     let mut server = TcpStream::connect(("127.0.0.1", port)).await?;
-                    copy_bidirectional(&mut stream, &mut server).await
+                    if !cuts {
+                        copy_bidirectional(&mut stream, &mut server).await?;
+                        return Ok::<(), std::io::Error>(());
+                    }
+                    let (mut from_client, mut to_client) = split(stream);
+                    let (mut from_server, mut to_server) = split(server);
+                    tokio::select! {
+                        ended = copy(&mut from_client, &mut to_server) => ended?,
+                        ended = copy(&mut from_server, &mut to_client) => {
+                            to_client.flush().await?;
+                            ended?
+                        }
+                    };
+                    Ok(())
                 });
             }
         });
-        OnlyTwo {
+        Front {
             address,
             runtime: Some(runtime),
         }
@@ -107,7 +166,7 @@ impl OnlyTwo {
     }
 }
 
-impl Drop for OnlyTwo {
+impl Drop for Front {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
