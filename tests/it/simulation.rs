@@ -678,6 +678,10 @@ impl World {
                 false => *known.failures.entry(lacked).or_default() += 1,
             }
         }
+        // A server that answers in several parts is asked for the whole from then on.
+        if failure == Failure::BadAnswer(BadAnswer::Multipart) && !request.whole {
+            self.known[request.source].no_ranges = true;
+        }
         self.stopped = Some(request);
         self.tell(Event::Failed { span, failure });
     }
@@ -1093,6 +1097,8 @@ fn expected(failure: Failure, phase: Phase) -> &'static str {
             retry_after_ms: Some(u64::MAX),
             ..
         } => "Patience",
+        // From then on all comes in one answer, which never gets further than the first time.
+        Failure::BadAnswer(BadAnswer::Multipart) if progress => "Patience",
         _ if progress && matches!(failure.class(), Class::Again | Class::Elsewhere) => "Done",
         Failure::TooMany {
             retry_after_ms: Some(0 | 5_000),

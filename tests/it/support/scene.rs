@@ -139,12 +139,10 @@ impl Scene {
             content.length(),
             "the length of the target"
         );
-        if let Some(at) = found
-            .iter()
-            .zip(content.all())
-            .position(|(found, expected)| *found != expected)
-        {
-            panic!("the target differs at byte {at}");
+        let expected = content.all();
+        if found != expected {
+            let at = found.iter().zip(&expected).position(|(a, b)| a != b);
+            panic!("the target differs at byte {at:?}");
         }
     }
 
