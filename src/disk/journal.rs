@@ -220,9 +220,9 @@ impl Journal {
         if !covered.is_empty() {
             self.append(&Record::Barrier { records })?;
             self.keeper.sync()?;
-            covered
-                .into_iter()
-                .for_each(|range| self.durable.insert_range(range));
+            for range in covered {
+                self.durable.insert_range(range);
+            }
         }
         Ok(())
     }
@@ -242,9 +242,9 @@ impl Journal {
         for some in ranges.chunks(journal::RUNS_PER_RECORD) {
             self.append(&Record::Dropped(some.to_vec()))?;
         }
-        ranges
-            .into_iter()
-            .for_each(|range| self.durable.remove_range(range));
+        for range in ranges {
+            self.durable.remove_range(range);
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use crate::{
         geometry::BlockIndex,
         judge::{self, Leaves, Verified},
     },
-    disk::{error::DiskError, part::Part},
+    disk::part::Part,
 };
 
 /// What became of claims.
@@ -29,7 +29,7 @@ pub fn judge_claims(
     claimed: &BlockSet,
     stop: &AtomicBool,
     mut tell: impl FnMut(Claim),
-) -> Result<(), DiskError> {
+) {
     let geometry = leaves.geometry();
     let mut buffer = vec![0; geometry.block_size().bytes() as usize];
     let mut run: Option<Verified> = None;
@@ -78,5 +78,4 @@ pub fn judge_claims(
     if let Some(run) = run {
         tell(Claim::Held(run));
     }
-    Ok(())
 }

@@ -262,9 +262,8 @@ impl Fetch<'_> {
         );
         let found =
             tokio::task::spawn_blocking(move || verify::digests_of_file(&path, &algorithms));
-        let (root, digests) = match joined(found).await {
-            Ok(found) => found,
-            Err(_) => return Ok(None),
+        let Ok((root, digests)) = joined(found).await else {
+            return Ok(None);
         };
         let sha256 = digests
             .iter()

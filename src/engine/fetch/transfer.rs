@@ -176,7 +176,7 @@ impl Transfer<'_> {
             move || {
                 judge_claims(&shared.leaves, &shared.part, &claimed, &stop, |claim| {
                     let _ = tell_claim.send(claim);
-                })
+                });
             }
         });
         let outcome = running.until_finished(judging).await;
@@ -258,10 +258,7 @@ impl Running<'_> {
         self.began.elapsed().as_millis() as u64
     }
 
-    async fn until_finished(
-        &mut self,
-        judging: JoinHandle<Result<(), DiskError>>,
-    ) -> Result<(), Error> {
+    async fn until_finished(&mut self, judging: JoinHandle<()>) -> Result<(), Error> {
         let mut judging = Some(judging);
         self.progress(true);
         loop {
@@ -282,9 +279,8 @@ impl Running<'_> {
                     }
                 }
                 Some(claim) = self.claims.recv() => self.hear_claim(claim)?,
-                outcome = async { joined(judging.as_mut().expect("guarded")).await }, if judging.is_some() => {
+                () = async { joined(judging.as_mut().expect("guarded")).await }, if judging.is_some() => {
                     judging = None;
-                    outcome?;
                 }
                 Some(joined) = self.tasks.join_next() => {
                     if let Err(cause) = joined && cause.is_panic() {
