@@ -357,6 +357,7 @@ mod tests {
 
     /// The table of the module, combination by combination, before the last try and at it.
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a table, row by row")]
     fn every_failure_has_a_remedy_in_every_phase() {
         let again = Remedy::Again { least_ms: 0 };
         let stop = Remedy::Stop;
