@@ -27,21 +27,23 @@ pub enum Protocol {
 
 /// The clients of the HTTP library, one for each way to connect.
 #[derive(Default)]
-pub struct Connectors([OnceLock<reqwest::Client>; 10]);
+pub struct Connectors([OnceLock<reqwest::Client>; 20]);
 
 impl Connectors {
-    /// `guarded`: it does not connect to private addresses.
+    /// `guarded`: it does not connect to private addresses. `fresh`: it uses no connection twice.
     pub fn get(
         &self,
         options: &ClientOptions,
         guarded: bool,
+        fresh: bool,
         protocol: Protocol,
     ) -> Result<&reqwest::Client, reqwest::Error> {
-        let slot = &self.0[usize::from(guarded) | (protocol as usize) << 1];
+        let slot = usize::from(guarded) | usize::from(fresh) << 1 | (protocol as usize) << 2;
+        let slot = &self.0[slot];
         if let Some(client) = slot.get() {
             return Ok(client);
         }
-        let client = build(options, guarded, protocol)?;
+        let client = build(options, guarded, fresh, protocol)?;
         Ok(slot.get_or_init(|| client))
     }
 }
@@ -49,6 +51,7 @@ impl Connectors {
 fn build(
     options: &ClientOptions,
     guarded: bool,
+    fresh: bool,
     protocol: Protocol,
 ) -> Result<reqwest::Client, reqwest::Error> {
     let mut builder = reqwest::Client::builder()
@@ -57,6 +60,9 @@ fn build(
         .redirect(redirect::Policy::none())
         .referer(false)
         .tcp_nodelay(true);
+    if fresh {
+        builder = builder.pool_max_idle_per_host(0);
+    }
     if proxies::are_off() {
         builder = builder.no_proxy();
     }

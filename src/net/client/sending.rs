@@ -97,7 +97,10 @@ impl Client {
         // A name that led to a public address must not lead inside the next time.
         let guarded = guarded
             || (known.is_some_and(|known| known.public) && !proxied && !self.options.allow_private);
-        let sent = match self.send_as(request, location, guarded, protocol).await {
+        let sent = match self
+            .send_as(request, location, guarded, false, protocol)
+            .await
+        {
             // Its TLS was fine but for the version: it does not offer HTTP/1.1.
             Err(error)
                 if error.failure == Failure::Tls
@@ -106,7 +109,7 @@ impl Client {
                     && protocol == Protocol::One =>
             {
                 self.only_two().insert(location.host());
-                self.send_as(request, location, guarded, two).await
+                self.send_as(request, location, guarded, false, two).await
             }
             // A connection that was kept may be closed just when it is used again: that says nothing of the server, once.
             Err(error)
@@ -115,7 +118,8 @@ impl Client {
                 if let Some(known) = self.answered().get_mut(&location.host()) {
                     known.last = false;
                 }
-                self.send_as(request, location, guarded, protocol).await
+                self.send_as(request, location, guarded, true, protocol)
+                    .await
             }
             other => other,
         };
@@ -176,9 +180,10 @@ impl Client {
         request: Request<'_>,
         location: &Location,
         guarded: bool,
+        fresh: bool,
         protocol: Protocol,
     ) -> Result<Response, NetError> {
-        let client = self.connectors.get(&self.options, guarded, protocol);
+        let client = self.connectors.get(&self.options, guarded, fresh, protocol);
         let client = client
             .map_err(|cause| NetError::with_detail(location, Failure::Tls, cause.to_string()))?;
         let mut headers = HeaderMap::new();

@@ -111,7 +111,7 @@ pub fn all() -> Vec<Fault> {
         fault("S09d", Body, "two Content-Ranges", |_| vec![Lie::Also("Content-Range", "bytes 0-0/1".into())]),
         fault("S09e", Body, "Content-Range: another unit", |_| header("Content-Range", "items 0-5/10")),
         fault("S10a", Body, "sends the data of another place", |p| vec![Lie::Shift(1 + (p.seed % 1000) as i64)]),
-        fault("S10b", Body, "one bit is wrong, always the same one", |p| vec![Lie::FlipAt(p.length / 2 + p.seed % 1000)]),
+        fault("S10b", Body, "one bit is wrong, always the same one", |p| vec![Lie::FlipAt(p.length / 8 * 7 + p.seed % 1000)]),
         fault("S10c", Body, "one bit in 1 MB that pass is wrong", |_| vec![Lie::FlipInPassing(1_000_000)]),
         fault("S11", Body, "sends more than it declared", |_| vec![Lie::Longer(100)]),
         fault("S12a", Body, "416 inside the object", |p| vec![Lie::StatusWith(416, vec![("Content-Range", format!("bytes */{}", p.length))])]),
