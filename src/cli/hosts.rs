@@ -1,13 +1,13 @@
 //! `sapwood hosts`
 
-use std::{
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::disk::state::{self, State, StateError};
+use crate::{
+    disk::state::{self, State, StateError},
+    net::hosts::Hosts,
+};
 
 use super::{
     args::{HostsArgs, HostsCommand},
@@ -37,10 +37,7 @@ pub fn run(args: &HostsArgs, store: Option<PathBuf>, output: &mut Output) -> Exi
 }
 
 fn list(state: &State, output: &mut Output) -> Result<(), StateError> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_millis() as u64;
+    let now = Hosts::now_ms();
     for (host, known) in state.hosts()? {
         let known = known.repaired(now);
         let connections = known.connections.unwrap_or_default();

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{
     core::recovery::backoff_ms,
+    disk::error::DiskError,
     engine::{
         error::Error,
         events::{Event, Events, Published},
@@ -199,7 +200,9 @@ fn settle(
         Error::MustWait { wait_s, .. } => Duration::from_secs(*wait_s),
         _ => Duration::ZERO,
     };
-    if Exit::of(&error) != Exit::Again || turn.round >= rounds || asked > patience {
+    // Another run has it: that one is not waited for.
+    let busy = matches!(error, Error::Disk(DiskError::Busy { .. }));
+    if busy || Exit::of(&error) != Exit::Again || turn.round >= rounds || asked > patience {
         let exit = output.error(Some(&path), Some(&url), &error);
         return Settled::Ended(turn.job, exit);
     }

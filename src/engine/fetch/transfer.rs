@@ -176,7 +176,7 @@ impl Transfer<'_> {
             recorded: Instant::now(),
             checkpoint: None,
             rate: Rate::new(),
-            looked: Instant::now(),
+            looked: None,
             progressed: None,
             resumed: 0,
             follower: Follower::new(&self.digests),
@@ -260,7 +260,7 @@ struct Running<'a> {
     checkpoint: Option<JoinHandle<Result<(), DiskError>>>,
     rate: Rate,
     /// When the hosts were looked up last.
-    looked: Instant,
+    looked: Option<Instant>,
     progressed: Option<Instant>,
     /// Bytes of claims that proved.
     resumed: u64,
@@ -377,11 +377,12 @@ impl Running<'_> {
 
     /// What other fetches and other processes learnt of the hosts counts here too.
     fn look_at_hosts(&mut self) {
-        if self.looked.elapsed() >= HOSTS_TIME {
-            self.looked = Instant::now();
-            let hosts = self.shared.client.hosts().clone();
-            tokio::task::spawn_blocking(move || hosts.refresh());
+        if self.looked.is_some_and(|last| last.elapsed() < HOSTS_TIME) {
+            return;
         }
+        self.looked = Some(Instant::now());
+        let hosts = self.shared.client.hosts().clone();
+        tokio::task::spawn_blocking(move || hosts.refresh());
         let began_ms = Hosts::now_ms().saturating_sub(self.now());
         for (index, source) in self.sources.iter().enumerate() {
             let known = self.shared.client.reputation(source);
