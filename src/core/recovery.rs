@@ -65,6 +65,8 @@ pub enum BadAnswer {
     ContentRange,
     #[error("it sent a later part than was asked for")]
     LaterPart,
+    #[error("it sent a part that begins long before the one that was asked for")]
+    EarlierPart,
     #[error("it sent an encoded body although the plain one was asked for")]
     Encoded,
     #[error("it sent several parts although one was asked for")]
@@ -481,10 +483,11 @@ mod tests {
         },
     ];
     /// All but that of several parts.
-    const BAD_ANSWERS: [BadAnswer; 10] = [
+    const BAD_ANSWERS: [BadAnswer; 11] = [
         BadAnswer::Status(204),
         BadAnswer::ContentRange,
         BadAnswer::LaterPart,
+        BadAnswer::EarlierPart,
         BadAnswer::Encoded,
         BadAnswer::NoLength,
         BadAnswer::Headers,
@@ -513,6 +516,7 @@ mod tests {
                 BadAnswer::Status(_)
                 | BadAnswer::ContentRange
                 | BadAnswer::LaterPart
+                | BadAnswer::EarlierPart
                 | BadAnswer::Encoded
                 | BadAnswer::Multipart
                 | BadAnswer::NoLength

@@ -96,6 +96,7 @@ fn all_failures() -> Vec<Failure> {
         BadAnswer::Status(204),
         BadAnswer::ContentRange,
         BadAnswer::LaterPart,
+        BadAnswer::EarlierPart,
         BadAnswer::Encoded,
         BadAnswer::Multipart,
         BadAnswer::NoLength,

@@ -176,7 +176,7 @@ fn rows() -> Vec<Row> {
         both("S23a", All, ends(1).hint(page)),
         row("S23b", All, ends(4).hint(page), ends(1).hint(page)), row("S23c", All, ends(4).hint(page), ends(1).hint(page)),
         passes("S24a"), refused("S24a"), refused("S24b"),
-        row("S24c", All, ends(1).resume(0).costs(12.0, 12.0), ends(1).gone().whole()),
+        row("S24c", All, ends(1), ends(1).gone().whole()),
         both("S24d", All, ends(0)), passes("S24e"), refused("S24e"),
         passes("S25a"), refused("S25a"), passes("S25b"), refused("S25b"), passes("S25c"), passes("S25d"),
         row("S26a", All, ends(0).whole(), ends(1).gone().costs(11.0, 3.0 * WHOLE)), both("S26b", All, ends(0)), row("S26c", All, ends(4), ends(1)),

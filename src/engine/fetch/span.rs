@@ -36,6 +36,9 @@ use super::{
 const BATCH_BYTES: usize = 1 << 20;
 /// A slow connection's bytes do not wait longer than this for others.
 const BATCH_TIME: Duration = Duration::from_millis(50);
+/// A server may round the start of a range down, to a page or a sector. One that begins earlier than this ignores what it is
+/// asked for, and each span would read over the same bytes.
+const EARLY_BYTES_MAX: u64 = 1 << 20;
 
 /// What a span tells the transfer.
 pub enum Told {
@@ -147,11 +150,12 @@ impl Span {
                     .start
                     .checked_sub(bytes.start)
                     .ok_or_else(|| bad(BadAnswer::LaterPart))?;
+                let all = bytes == geometry.bytes_of_range(geometry.all());
+                if skip > EARLY_BYTES_MAX && !all {
+                    return Err(bad(BadAnswer::EarlierPart).into());
+                }
                 self.tell(Told::Opened);
-                if !self.whole
-                    && bytes == geometry.bytes_of_range(geometry.all())
-                    && bytes != wanted
-                {
+                if !self.whole && all && bytes != wanted {
                     return Ok(self.take_whole());
                 }
                 Ok((BlockIndex(self.blocks.start), skip))
