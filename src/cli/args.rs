@@ -205,6 +205,10 @@ pub struct FetchArgs {
         env = "SAPWOOD_REQUIRE"
     )]
     pub require: Trust,
+    /// A local file that may hold bytes of the object, or a folder of such files; may be given several times. The file that is to
+    /// be replaced is one by itself
+    #[arg(long, value_name = "PATH")]
+    pub seed: Vec<PathBuf>,
     /// Write what was fetched, from where and what it was proven against, as JSON: to a file, or to a folder
     #[arg(long, value_name = "FILE|DIR")]
     pub receipt: Option<PathBuf>,

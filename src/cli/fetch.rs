@@ -60,6 +60,7 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
     let connections = Connections::at_most(args.network.connections);
     let options = |job: &Job| FetchOptions {
         mirrors: given.mirrors.clone(),
+        seeds: args.seed.clone(),
         manifest: given.manifest.clone(),
         root: args.root,
         key: given.key.clone(),

@@ -131,6 +131,47 @@ impl Leaves {
     }
 }
 
+/// Leaves of an object that are proven one after another, until all are known.
+#[derive(Clone, Debug)]
+pub struct Gathered {
+    geometry: Geometry,
+    values: Vec<Option<Cv>>,
+}
+
+impl Gathered {
+    /// None is known.
+    pub fn new(geometry: Geometry) -> Gathered {
+        Gathered {
+            geometry,
+            values: vec![None; geometry.blocks() as usize],
+        }
+    }
+
+    /// Where the blocks are.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Takes proven leaves of neighbouring blocks.
+    pub fn insert(&mut self, first: BlockIndex, leaves: &[Cv]) {
+        let known = &mut self.values[first.0 as usize..];
+        for (known, leaf) in known.iter_mut().zip(leaves) {
+            *known = Some(*leaf);
+        }
+    }
+
+    /// The leaf of a block, if it is known.
+    pub fn leaf(&self, block: BlockIndex) -> Option<Cv> {
+        self.values.get(block.0 as usize).copied().flatten()
+    }
+
+    /// All of them; `None`: some are not known.
+    pub fn complete(self) -> Option<Leaves> {
+        let values: Option<Vec<Cv>> = self.values.into_iter().collect();
+        Some(Leaves::new(self.geometry, values?))
+    }
+}
+
 /// Judges the bytes of one block against its leaf.
 pub fn verify(leaves: &Leaves, block: BlockIndex, bytes: &[u8]) -> Result<Verified, Mismatch> {
     leaves.compare(block, tree::leaf_of(&leaves.geometry, block, bytes))
@@ -145,18 +186,36 @@ pub fn verify_hashed(
     leaves.compare(block, hasher.leaf(&leaves.geometry))
 }
 
-/// Judges the bytes of a range against the proven value of the node over exactly these blocks.
+/// Judges the bytes of one block against its leaf, when not all leaves are known. A block whose leaf is not known is never right.
+pub fn verify_gathered(
+    leaves: &Gathered,
+    block: BlockIndex,
+    bytes: &[u8],
+) -> Result<Verified, Mismatch> {
+    let expected = leaves.leaf(block);
+    let found = tree::leaf_of(&leaves.geometry, block, bytes);
+    let blocks = BlockRange::one(block);
+    match expected == Some(found) {
+        true => Ok(Verified { blocks }),
+        false => Err(Mismatch {
+            blocks,
+            expected: expected.unwrap_or_default(),
+            found,
+        }),
+    }
+}
+
+/// Judges blocks whose bytes were hashed to these values against the proven value of the node over exactly them.
 pub fn verify_node(
     geometry: &Geometry,
     blocks: BlockRange,
     node: Cv,
-    bytes: &[u8],
+    hashed: &[Cv],
 ) -> Result<Verified, Mismatch> {
-    let mut hasher = PartHasher::new(geometry.bytes_of_range(blocks).start);
-    hasher.update(bytes);
+    assert_eq!(hashed.len(), blocks.count() as usize, "one value a block");
     let found = match blocks == geometry.all() {
-        true => hasher.root().0,
-        false => hasher.value(),
+        true => tree::merge_root(hashed).0,
+        false => tree::merge(hashed),
     };
     match found == node {
         true => Ok(Verified { blocks }),
@@ -205,10 +264,16 @@ mod tests {
         );
         assert!(verify(&leaves, BlockIndex(2), &blocks[2][..8]).is_err());
         let two = BlockRange::new(0, 2);
-        assert!(verify_node(&geometry, two, first_two, &object[..2 * b]).is_ok());
-        assert!(verify_node(&geometry, two, first_two, &object[1..=2 * b]).is_err());
+        let hash = |range: std::ops::Range<usize>, bytes: &[&[u8]]| -> Vec<Cv> {
+            let blocks = range.zip(bytes);
+            blocks
+                .map(|(i, bytes)| tree::leaf_of(&geometry, BlockIndex(i as u32), bytes))
+                .collect()
+        };
+        assert!(verify_node(&geometry, two, first_two, &hash(0..2, &blocks)).is_ok());
+        assert!(verify_node(&geometry, two, first_two, &hash(0..2, &blocks[1..])).is_err());
         let root = *blake3::hash(&object).as_bytes();
-        assert!(verify_node(&geometry, geometry.all(), root, &object).is_ok());
+        assert!(verify_node(&geometry, geometry.all(), root, &hash(0..3, &blocks)).is_ok());
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod offered;
 #[doc(hidden)]
 pub mod paint;
 pub mod pieces;
+pub mod plan;
 pub mod reader;
 pub mod receipt;
 pub mod recovery;

@@ -135,10 +135,10 @@ impl TreeReader {
         };
     }
 
-    /// The proven leaves, when nothing more is wanted.
-    pub fn into_leaves(self) -> Vec<Cv> {
+    /// The proven leaves and their anchors, when nothing more is wanted.
+    pub fn into_pages(self) -> (Vec<Cv>, Vec<BlockAnchor>) {
         assert!(self.next.is_none(), "the reader still wants bytes");
-        self.current
+        (self.current, self.anchors)
     }
 
     /// The tree, refusing anchors that cannot be.

@@ -8,6 +8,7 @@ use std::{
     ffi::OsString,
     fs::File,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -147,7 +148,7 @@ pub enum Left {
 /// A part that can be written to.
 pub struct Opened {
     /// Open, and ours.
-    pub part: Part,
+    pub part: Arc<Part>,
     /// Open, and begun.
     pub journal: Journal,
     /// What is probably there, to be judged: what the journal names and other data in the part.
@@ -177,10 +178,10 @@ impl Locked {
             journal_name,
             ..
         } = &self.destination;
-        let part = Part::new(
+        let part = Arc::new(Part::new(
             folder.open_own_or_create(part_name)?,
             folder.path_of(part_name),
-        );
+        ));
         let mut keeper = match keeper {
             Some(keeper) => keeper,
             None => {

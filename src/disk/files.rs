@@ -287,6 +287,20 @@ impl Drop for MadeFolder {
     }
 }
 
+/// The regular files that lie in a folder, hidden ones left out.
+pub fn regular_files_in(path: &Path) -> Result<Vec<PathBuf>, DiskError> {
+    let failed = |cause| DiskError::io(Doing::Open, path, cause);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if !hidden && entry.file_type().map_err(failed)?.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
 /// Splits a path into its folder and its last segment; `None` if it has none (`/`, `..`).
 pub fn split(path: &Path) -> Option<(PathBuf, OsString)> {
     let name = path.file_name()?.to_owned();
@@ -347,6 +361,41 @@ pub fn write_slices_at(
         }
     }
     Ok(())
+}
+
+/// Copies bytes from one file to another inside the kernel, which shares them where the file system can and the places allow;
+/// returns how many, at least one. `None`: it cannot do it for these files, or the source ends before.
+pub fn copy_range(
+    from: &File,
+    place: u64,
+    to: &File,
+    path: &Path,
+    offset: u64,
+    length: u64,
+) -> Result<Option<u64>, DiskError> {
+    let (mut place, mut offset) = (place, offset);
+    let most = usize::try_from(length).unwrap_or(usize::MAX);
+    match fs::copy_file_range(from, Some(&mut place), to, Some(&mut offset), most) {
+        Ok(0) => Ok(None),
+        Ok(copied) => Ok(Some(copied as u64)),
+        Err(cause) => match io::Error::from(cause).kind() {
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge
+            | io::ErrorKind::ReadOnlyFilesystem => Err(DiskError::io(Doing::Write, path, cause)),
+            _ => Ok(None),
+        },
+    }
+}
+
+/// Makes a hole, which reads as zeros; `false` if the file system has none.
+pub fn punch_hole(file: &File, path: &Path, offset: u64, length: u64) -> Result<bool, DiskError> {
+    let flags = fs::FallocateFlags::PUNCH_HOLE | fs::FallocateFlags::KEEP_SIZE;
+    match fs::fallocate(file, flags, offset, length) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(false),
+        Err(cause) => Err(DiskError::io(Doing::Write, path, cause)),
+    }
 }
 
 /// Makes the file this long: cuts it, or adds a hole.

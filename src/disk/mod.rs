@@ -6,6 +6,7 @@ pub mod files;
 pub mod journal;
 pub mod part;
 pub mod regions;
+pub mod seed;
 pub mod state;
 pub mod temporary;
 pub mod whereabouts;

@@ -19,7 +19,11 @@ use crate::core::{
 use super::{
     error::{DiskError, Doing},
     files::{self, Entry},
+    seed::Seed,
 };
+
+/// Where the kernel cannot copy by itself, so many bytes are read and written at a time.
+const COPY_BYTES: u64 = 256 * 1024;
 
 /// `FILE.part`, open.
 #[derive(Debug)]
@@ -65,6 +69,70 @@ impl Part {
             Ok(()) => Ok(true),
             Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             Err(cause) => Err(DiskError::io(Doing::Read, &self.path, cause)),
+        }
+    }
+
+    /// Copies bytes of a seed to a place of the object, shared where the file system can; holes stay holes. `false`: the seed could
+    /// not be read there.
+    pub fn copy_from(&self, seed: &Seed, place: u64, into: ByteRange) -> Result<bool, DiskError> {
+        let end = place + into.length();
+        let mut at = place;
+        while at < end {
+            let here = |at: u64| into.start + (at - place);
+            let data = seed.data_from(at, end);
+            self.make_zeros(ByteRange::new(here(at), here(data.start)))?;
+            if !self.copy_data_from(seed, data, here(data.start))? {
+                return Ok(false);
+            }
+            at = data.end;
+        }
+        Ok(true)
+    }
+
+    fn copy_data_from(&self, seed: &Seed, data: ByteRange, to: u64) -> Result<bool, DiskError> {
+        let mut at = data.start;
+        while at < data.end {
+            let (to, length) = (to + (at - data.start), data.end - at);
+            let copied = files::copy_range(seed.file(), at, &self.file, &self.path, to, length)?;
+            at += match copied {
+                Some(copied) => copied,
+                None => {
+                    let mut buffer = vec![0; length.min(COPY_BYTES) as usize];
+                    if !seed.read(&mut buffer, at) {
+                        return Ok(false);
+                    }
+                    self.write(&buffer, to)?;
+                    buffer.len() as u64
+                }
+            };
+        }
+        Ok(true)
+    }
+
+    /// Makes bytes of the object zeros: a hole, where the file system has them.
+    pub fn make_zeros(&self, range: ByteRange) -> Result<(), DiskError> {
+        // Behind the end there is nothing to be made zero.
+        let end = range.end.min(self.length()?);
+        if end <= range.start
+            || files::punch_hole(&self.file, &self.path, range.start, end - range.start)?
+        {
+            return Ok(());
+        }
+        let zeros = vec![0; COPY_BYTES as usize];
+        let mut at = range.start;
+        while at < end {
+            let now = (end - at).min(COPY_BYTES);
+            self.write(&zeros[..now as usize], at)?;
+            at += now;
+        }
+        Ok(())
+    }
+
+    /// Gives a part that is shorter than the object its length, so that zeros at its end can be read.
+    pub fn lengthen(&self, length: u64) -> Result<(), DiskError> {
+        match self.length()? < length {
+            true => self.set_length(length),
+            false => Ok(()),
         }
     }
 

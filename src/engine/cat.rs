@@ -12,7 +12,7 @@ use crate::{
         reader::LazyTree,
         recovery::{BadAnswer, Changed, Failure},
         schedule::Limits,
-        tree::{Cv, Root},
+        tree::{self, Cv, Root},
         trust::Trust,
     },
     net::{
@@ -193,9 +193,9 @@ impl Remote {
                     break;
                 };
                 let leaf = leaves[(block.0 - blocks.start) as usize];
-                if let Err(mismatch) =
-                    judge::verify_node(&self.geometry, BlockRange::one(block), leaf, came)
-                {
+                let hashed = tree::leaf_of(&self.geometry, block, came);
+                let one = BlockRange::one(block);
+                if let Err(mismatch) = judge::verify_node(&self.geometry, one, leaf, &[hashed]) {
                     wrong += 1;
                     if wrong >= WRONG_MAX {
                         return Err(Error::Wrong {

@@ -91,6 +91,15 @@ impl ManifestFile {
         }
     }
 
+    /// Reads any bytes of it.
+    pub fn read(&self, range: ByteRange) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; range.length() as usize];
+        self.file
+            .read_exact_at(&mut bytes, range.start)
+            .map_err(|cause| DiskError::io(Doing::Read, &self.path, cause))?;
+        Ok(bytes)
+    }
+
     /// Reads bytes of the pieces section; `start` counts from its beginning.
     pub fn read_pieces(&self, start: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let at = self.manifest.tree.layout().pieces().start + start;

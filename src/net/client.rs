@@ -33,9 +33,11 @@ use super::{
     netrc::Netrc,
     pace::Pace,
     proxies::Proxies,
+    several::boundary_of,
 };
 pub use super::{
     answer::{Answer, Content},
+    several::{Parts, Several},
     validators::Validators,
 };
 
@@ -109,6 +111,8 @@ pub struct Request<'a> {
     pub location: &'a Location,
     /// `None`: all of it.
     pub range: Option<ByteRange>,
+    /// More ranges, for [`Client::get_several`].
+    pub more: &'a [ByteRange],
     /// The version that is wanted; another one is an error, as far as the server can tell.
     pub version: Option<&'a Validators>,
 }
@@ -119,6 +123,7 @@ impl<'a> Request<'a> {
         Request {
             location,
             range: None,
+            more: &[],
             version: None,
         }
     }
@@ -128,6 +133,7 @@ impl<'a> Request<'a> {
         Request {
             location,
             range: Some(range),
+            more: &[],
             version: None,
         }
     }
@@ -164,6 +170,34 @@ impl Client {
 
     /// One GET. A 200 is a whole object even if a range was asked for; the caller decides what that means.
     pub async fn get(&self, request: Request<'_>) -> Result<Answer, NetError> {
+        let (response, location, asking) = self.served(request).await?;
+        let head = Head::read(&response).map_err(|failure| NetError::new(&location, failure))?;
+        Self::check_version(request, &head, &location)?;
+        Ok(head.with_body(self.body(response, location, asking)))
+    }
+
+    /// One GET for several ranges. Many servers answer with one part, or with everything, instead.
+    pub async fn get_several(&self, request: Request<'_>) -> Result<Several, NetError> {
+        let (response, location, asking) = self.served(request).await?;
+        let Some((boundary, validators)) = boundary_of(&response) else {
+            let head =
+                Head::read(&response).map_err(|failure| NetError::new(&location, failure))?;
+            Self::check_version(request, &head, &location)?;
+            let body = self.body(response, location, asking);
+            return Ok(Several::One(Box::new(head.with_body(body))));
+        };
+        if request
+            .version
+            .is_some_and(|wanted| wanted.differ(&validators))
+        {
+            return Err(NetError::changed(&location, Changed::Validator));
+        }
+        let body = self.body(response, location, asking);
+        Ok(Several::Parts(Box::new(Parts::new(&boundary, body))))
+    }
+
+    /// Sends a request, and judges the status of the answer.
+    async fn served(&self, request: Request<'_>) -> Result<(Response, Location, Asking), NetError> {
         let (response, location, asking) = self.follow(request).await?;
         let status = response.status().as_u16();
         let headers = response.headers();
@@ -179,21 +213,31 @@ impl Client {
             return Err(NetError::new(&location, failure));
         }
         self.options.hosts.served(&location.host());
-        let head = Head::read(&response).map_err(|failure| NetError::new(&location, failure))?;
+        Ok((response, location, asking))
+    }
+
+    fn check_version(
+        request: Request<'_>,
+        head: &Head,
+        location: &Location,
+    ) -> Result<(), NetError> {
         if request
             .version
-            .is_some_and(|wanted| wanted.differ(&head.validators))
+            .is_none_or(|wanted| !wanted.differ(&head.validators))
         {
-            // A page without a tag of its own is no version of anything.
-            let page = head.is_page && !head.validators.are_strong();
-            return Err(match page {
-                true => NetError::new(&location, Failure::BadAnswer(BadAnswer::Page)),
-                false => NetError::changed(&location, Changed::Validator),
-            });
+            return Ok(());
         }
+        // A page without a tag of its own is no version of anything.
+        let page = head.is_page && !head.validators.are_strong();
+        Err(match page {
+            true => NetError::new(location, Failure::BadAnswer(BadAnswer::Page)),
+            false => NetError::changed(location, Changed::Validator),
+        })
+    }
+
+    fn body(&self, response: Response, location: Location, asking: Asking) -> Body {
         let (pace, counter) = (self.pace.clone(), self.counter.clone());
-        let body = Body::new(response, location, asking, pace, counter);
-        Ok(head.with_body(body))
+        Body::new(response, location, asking, pace, counter)
     }
 
     /// What the host has earned that requests for this place go to, as far as redirects are known; times are Unix milliseconds.

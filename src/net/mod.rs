@@ -10,9 +10,11 @@ pub mod error;
 pub mod hosts;
 mod knock;
 pub mod location;
+pub mod multipart;
 pub mod netrc;
 pub mod pace;
 mod proxies;
+pub mod several;
 pub mod validators;
 
 /// A stall: fewer than [`STALL_BYTES`] in so many milliseconds while we were reading and not limiting.

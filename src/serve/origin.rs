@@ -13,6 +13,7 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header, response},
     response::Response,
+    serve::ListenerExt,
 };
 use percent_encoding::percent_decode_str;
 use tokio::{
@@ -27,7 +28,10 @@ use crate::{
     disk::files::{Entry, EntryKind, Folder},
 };
 
-use super::range::{Wanted, wanted};
+use super::{
+    parts::Parts,
+    range::{Wanted, wanted},
+};
 
 /// Bytes that are read from a file at a time.
 const READ_BYTES: usize = 256 * 1024;
@@ -46,6 +50,10 @@ pub async fn run(
         shutdown.await;
         let _ = stopped.send(());
     };
+    // Small answers to small requests must not wait for each other.
+    let listener = listener.tap_io(|connection| {
+        let _ = connection.set_nodelay(true);
+    });
     let server = axum::serve(listener, app).with_graceful_shutdown(graceful);
     tokio::select! {
         outcome = server => outcome,
@@ -128,6 +136,17 @@ async fn file_answer(
     let (status, bytes) = match range {
         Wanted::Whole => (StatusCode::OK, ByteRange::new(0, entry.length)),
         Wanted::Part(bytes) => (StatusCode::PARTIAL_CONTENT, bytes),
+        Wanted::Parts(parts) => {
+            let parts = Parts::new(parts, entry.length);
+            let builder = base(StatusCode::PARTIAL_CONTENT)
+                .header(header::CONTENT_TYPE, parts.content_type())
+                .header(header::CONTENT_LENGTH, parts.length());
+            let body = match *method == Method::HEAD {
+                true => Body::empty(),
+                false => parts.body(file),
+            };
+            return builder.body(body).map_err(io::Error::other);
+        }
         Wanted::Unsatisfiable => {
             let builder = base(StatusCode::RANGE_NOT_SATISFIABLE);
             let builder =

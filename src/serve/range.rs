@@ -3,31 +3,59 @@
 use crate::core::geometry::ByteRange;
 
 /// What a request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// No range, several, or one that does not make sense: the whole object.
+    /// No range, or one that does not make sense: the whole object.
     Whole,
     /// These bytes, cut at the end of the object.
     Part(ByteRange),
+    /// Several parts, ascending.
+    Parts(Vec<ByteRange>),
     /// A range that lies behind the end.
     Unsatisfiable,
 }
 
-/// Reads `bytes=A-B`, `bytes=A-` and `bytes=-N` for an object of this length.
+/// More ranges than this in one request are no honest wish (RFC 9110, 17.15).
+const RANGES_MAX: usize = 256;
+
+/// Reads `bytes=A-B`, `bytes=A-`, `bytes=-N` and lists of them for an object of this length. A list that is not ascending, or
+/// that asks for bytes twice, is answered with everything.
 pub fn wanted(header: Option<&str>, length: u64) -> Wanted {
     let Some(set) = header.and_then(|header| header.trim().strip_prefix("bytes=")) else {
         return Wanted::Whole;
     };
-    let Some((first, last)) = set.trim().split_once('-') else {
+    let ranges: Option<Vec<(u64, u64)>> = set
+        .split(',')
+        .take(RANGES_MAX + 1)
+        .map(|range| bounds(range, length))
+        .collect();
+    let Some(ranges) = ranges.filter(|ranges| ranges.len() <= RANGES_MAX) else {
         return Wanted::Whole;
     };
+    let parts: Vec<ByteRange> = ranges
+        .into_iter()
+        .filter(|(start, end)| start < end)
+        .map(|(start, end)| ByteRange::new(start, end))
+        .collect();
+    let ascending = parts.windows(2).all(|pair| pair[0].end <= pair[1].start);
+    match parts.as_slice() {
+        [] => Wanted::Unsatisfiable,
+        [part] => Wanted::Part(*part),
+        _ if ascending => Wanted::Parts(parts),
+        _ => Wanted::Whole,
+    }
+}
+
+/// The first byte and the one after the last of one range, cut at the end of the object.
+fn bounds(range: &str, length: u64) -> Option<(u64, u64)> {
+    let (first, last) = range.trim().split_once('-')?;
     let number = |text: &str| {
         text.bytes()
             .all(|byte| byte.is_ascii_digit())
             .then(|| text.parse::<u64>().ok())
             .flatten()
     };
-    let range = match (first.trim(), last.trim()) {
+    match (first.trim(), last.trim()) {
         ("", last) => number(last).map(|count| (length.saturating_sub(count), length)),
         (first, "") => number(first).map(|first| (first, length)),
         (first, last) => match (number(first), number(last)) {
@@ -36,11 +64,6 @@ pub fn wanted(header: Option<&str>, length: u64) -> Wanted {
             }
             _ => None,
         },
-    };
-    match range {
-        None => Wanted::Whole,
-        Some((start, end)) if start < end => Wanted::Part(ByteRange::new(start, end)),
-        Some(_) => Wanted::Unsatisfiable,
     }
 }
 
@@ -62,7 +85,20 @@ mod tests {
             ("bytes=-0", 10, Wanted::Unsatisfiable),
             ("bytes=0-0", 0, Wanted::Unsatisfiable),
             ("bytes=5-3", 10, Wanted::Whole),
-            ("bytes=0-1,3-4", 10, Wanted::Whole),
+            (
+                "bytes=0-1, 3-4,8-99",
+                10,
+                Wanted::Parts(vec![
+                    ByteRange::new(0, 2),
+                    ByteRange::new(3, 5),
+                    ByteRange::new(8, 10),
+                ]),
+            ),
+            ("bytes=0-1,30-40", 10, part(0, 2)),
+            ("bytes=30-40,50-", 10, Wanted::Unsatisfiable),
+            ("bytes=3-4,0-1", 10, Wanted::Whole),
+            ("bytes=0-4,4-5", 10, Wanted::Whole),
+            ("bytes=0-1,x", 10, Wanted::Whole),
             ("items=0-1", 10, Wanted::Whole),
             ("bytes=a-b", 10, Wanted::Whole),
         ] {

@@ -280,7 +280,7 @@ fn land(finds: &[Find], tree: &Tree, old: &mut File, new: &File) -> Result<Lande
     };
     for find in finds {
         match find {
-            Find::Whole { blocks, from } => {
+            Find::Whole { blocks, from, .. } => {
                 see(*blocks)?;
                 for block in blocks.iter() {
                     let bytes = read_old(*from, geometry.bytes_of(block))?;

@@ -80,8 +80,12 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Find {
-    /// Bytes that hashed to the node over these blocks when they were looked at.
-    Whole { blocks: BlockRange, from: Source },
+    /// Bytes that hashed to `value`, the proven node over these blocks, when they were looked at.
+    Whole {
+        blocks: BlockRange,
+        value: Cv,
+        from: Source,
+    },
     /// A block that its pieces say can be put together. If the judge refuses it, a hint lied; then what came from here
     /// must be fetched too.
     Patched { block: BlockIndex, parts: Vec<Part> },
@@ -202,6 +206,8 @@ pub struct Descent {
     shifts: Shifts,
     stage: Stage,
     finds: Vec<Find>,
+    /// Leaves of the pages that were read and not taken yet.
+    leaves: Vec<(BlockIndex, Vec<Cv>)>,
     stopped: bool,
 }
 
@@ -226,6 +232,7 @@ impl Descent {
             shifts: Shifts::default(),
             stage: Stage::Done,
             finds: Vec::new(),
+            leaves: Vec::new(),
             stopped: false,
         };
         match same {
@@ -236,6 +243,7 @@ impl Descent {
                 });
                 descent.finds.push(Find::Whole {
                     blocks: layout.geometry.all(),
+                    value: root.0,
                     from,
                 });
             }
@@ -271,6 +279,12 @@ impl Descent {
         std::mem::take(&mut self.finds)
     }
 
+    /// The proven leaves of the pages that were read since the last call, each page with its first block. The blocks that are not
+    /// found whole under a node are all among them.
+    pub fn take_leaves(&mut self) -> Vec<(BlockIndex, Vec<Cv>)> {
+        std::mem::take(&mut self.leaves)
+    }
+
     /// Takes one wanted range. Groups are proven before they are used.
     ///
     /// # Panics
@@ -288,7 +302,8 @@ impl Descent {
                     .iter()
                     .position(|wanted| wanted.bytes() == range)
                     .expect("a wanted range");
-                level.take(at, bytes, &self.layout, self.root)?;
+                let page = level.take(at, bytes, &self.layout, self.root)?;
+                self.leaves.extend(page);
             }
             Stage::Blocks(blocks) => {
                 let at = blocks
@@ -355,7 +370,7 @@ impl Descent {
         let missing = level.missing;
         if missing.is_empty() {
             self.stage = Stage::Done;
-        } else if self.stopped || (level.level == 0 && !self.layout.hints) {
+        } else if level.level == 0 && (self.stopped || !self.layout.hints) {
             self.finds.extend(missing.iter().map(|node| Find::Missing {
                 blocks: node.blocks,
             }));
@@ -367,7 +382,10 @@ impl Descent {
                 patches: Vec::new(),
             });
         } else {
-            let bare = |node: &Node| level.level == 1 && self.layout.hints && node.unmoved;
+            // After the search has ended only the leaves are of use: what is fetched must be judged.
+            let bare = |node: &Node| {
+                self.layout.hints && (self.stopped || (level.level == 1 && node.unmoved))
+            };
             let groups = missing
                 .into_iter()
                 .map(|node| Unread {
@@ -415,6 +433,12 @@ impl Descent {
     /// Tries each node with what is known on its left, then those that are left over with what is known on their right.
     fn search_level(&mut self, level: &mut Level, local: &mut impl Local) {
         let mut nodes = std::mem::take(&mut level.nodes);
+        if self.stopped {
+            level.missing.append(&mut nodes);
+            level.bare.clear();
+            level.missing.sort_by_key(|node| node.index);
+            return;
+        }
         nodes.retain_mut(|node| !self.search(level.level, node, local));
         let mut from_right: Vec<Node> = Vec::new();
         for mut node in nodes.into_iter().rev() {
@@ -433,6 +457,7 @@ impl Descent {
         if self.is_zeros(node) {
             self.finds.push(Find::Whole {
                 blocks: node.blocks,
+                value: node.value,
                 from: Source::Zeros,
             });
             return true;
@@ -558,30 +583,15 @@ impl Descent {
         self.shifts.note_held(shift);
         self.finds.push(Find::Whole {
             blocks: node.blocks,
+            value: node.value,
             from: Source::Seed(shift),
         });
     }
 
     /// Whether the node is all zeros; hashed only when its anchor says so.
     fn is_zeros(&self, node: &Node) -> bool {
-        let suspected = match node.window {
-            Some(window) => window.place == node.bytes.start && window.tag == *table::ZERO_TAG,
-            None => node.bytes.length() < WINDOW as u64,
-        };
-        if !suspected {
-            return false;
-        }
-        let mut hasher = PartHasher::new(node.bytes.start);
-        let mut rest = node.bytes.length();
-        while rest > 0 {
-            let count = rest.min(ZEROS.len() as u64);
-            hasher.update(&ZEROS[..count as usize]);
-            rest -= count;
-        }
-        match node.blocks == self.layout.geometry.all() {
-            true => hasher.root().0 == node.value,
-            false => hasher.value() == node.value,
-        }
+        let whole = node.blocks == self.layout.geometry.all();
+        are_zeros(node.bytes, whole, node.window, node.value)
     }
 
     /// Puts blocks together from pieces, first to last and back.
@@ -639,14 +649,15 @@ impl Level {
         }
     }
 
-    /// Takes what is wanted at this place of the list.
+    /// Takes what is wanted at this place of the list, and returns the leaves of a page with their first block.
     fn take(
         &mut self,
         at: usize,
         bytes: &[u8],
         layout: &Layout,
         root: Root,
-    ) -> Result<(), Refused> {
+    ) -> Result<Option<(BlockIndex, Vec<Cv>)>, Refused> {
+        let mut page = None;
         match &self.wanted[at] {
             Wanted::Group(group, unread) => {
                 let (values, hints) = bytes.split_at(group.count as usize * 32);
@@ -664,6 +675,9 @@ impl Level {
                 if unread.bare {
                     self.bare.push(*group);
                 }
+                if group.level == 0 {
+                    page = Some((BlockIndex(group.index * FANOUT), values.to_vec()));
+                }
                 self.nodes.extend(nodes_of(layout, group, values, hints));
             }
             Wanted::Anchors(group) => {
@@ -680,7 +694,7 @@ impl Level {
             }
         }
         self.wanted.remove(at);
-        Ok(())
+        Ok(page)
     }
 
     /// Where much of a page that was read without anchors is missing, it moved after all: its anchors are wanted, and
@@ -703,6 +717,43 @@ impl Level {
         self.nodes = self.missing.extract_if(.., moved).collect();
         self.wanted = bare.into_iter().map(Wanted::Anchors).collect();
         !self.wanted.is_empty()
+    }
+}
+
+/// Whether a block is all zeros, by its proven leaf; its anchor only says whether that is worth a hash.
+pub fn is_zero_block(
+    geometry: &Geometry,
+    block: BlockIndex,
+    anchor: BlockAnchor,
+    leaf: Cv,
+) -> bool {
+    let bytes = geometry.bytes_of(block);
+    are_zeros(
+        bytes,
+        geometry.blocks() == 1,
+        block_window(anchor.0, bytes),
+        leaf,
+    )
+}
+
+fn are_zeros(bytes: ByteRange, whole: bool, window: Option<Window>, value: Cv) -> bool {
+    let suspected = match window {
+        Some(window) => window.place == bytes.start && window.tag == *table::ZERO_TAG,
+        None => bytes.length() < WINDOW as u64,
+    };
+    if !suspected {
+        return false;
+    }
+    let mut hasher = PartHasher::new(bytes.start);
+    let mut rest = bytes.length();
+    while rest > 0 {
+        let count = rest.min(ZEROS.len() as u64);
+        hasher.update(&ZEROS[..count as usize]);
+        rest -= count;
+    }
+    match whole {
+        true => hasher.root().0 == value,
+        false => hasher.value() == value,
     }
 }
 

@@ -143,7 +143,7 @@ fn delta(new: &[u8], files: &mut Files, tree: &Tree, manifest: &[u8]) -> Delta {
     };
     for find in finds {
         match find {
-            Find::Whole { blocks, from } => {
+            Find::Whole { blocks, from, .. } => {
                 for block in blocks.iter() {
                     let bytes = of(from, geometry.bytes_of(block));
                     judge::verify(&leaves, block, &bytes).expect("what was found whole was hashed");

@@ -3,6 +3,7 @@
 mod assemble;
 mod claims;
 mod connections;
+mod find;
 mod follow;
 mod keep;
 mod leftovers;
@@ -12,6 +13,7 @@ mod proven;
 mod rate;
 mod remote_manifest;
 mod retried;
+mod scattered;
 mod span;
 mod stream;
 mod transfer;
@@ -70,6 +72,8 @@ pub struct FetchOptions {
     pub target: PathBuf,
     /// Other places of the same object.
     pub mirrors: Vec<Location>,
+    /// Files that may hold some of its bytes, and folders of such files. One that is not there is no error.
+    pub seeds: Vec<PathBuf>,
     /// `None`: beside the object.
     pub manifest: Option<ManifestPlace>,
     /// The object must be this one.
@@ -111,6 +115,7 @@ impl FetchOptions {
             url,
             target: target.into(),
             mirrors: Vec::new(),
+            seeds: Vec::new(),
             manifest: None,
             root: None,
             key: None,
@@ -164,6 +169,7 @@ pub async fn fetch(options: FetchOptions, events: &mut dyn Events) -> Result<Pub
         started: unix_time(),
         bytes_manifest: 0,
         tree: None,
+        stop: find::StopWhenDropped::default(),
     };
     // On the heap: callers should not have to carry it around.
     let outcome = Box::pin(fetch.run(locked)).await;
@@ -200,6 +206,7 @@ struct Fetch<'a> {
     bytes_manifest: u64,
     /// Of an object that came without a manifest: its own, when all of it is here.
     tree: Option<Tree>,
+    stop: find::StopWhenDropped,
 }
 
 impl Fetch<'_> {
@@ -319,6 +326,7 @@ impl Fetch<'_> {
         locked: Locked,
         identity: &Identity,
         trust: Trust,
+        local: u64,
     ) -> Result<(Locked, Opened), Error> {
         let keeper = self.options.journal.take();
         let (identity_of_part, url) = (identity.clone(), self.options.url.to_string());
@@ -336,7 +344,9 @@ impl Fetch<'_> {
             Found::Seed { bytes } => self.events.event(Event::PartReused { path, bytes }),
             Found::Outdated { bytes } => self.events.event(Event::StartedOver { path, bytes }),
         }
-        self.plan(&locked, identity, held, 0, trust);
+        // What an earlier run left may have come from here too.
+        let local = local.min(geometry.length() - held);
+        self.plan(&locked, identity, held, local, trust);
         Self::check_room(&locked, geometry.length() - held)?;
         Ok((locked, opened))
     }
@@ -360,9 +370,9 @@ impl Fetch<'_> {
     async fn publish(
         self,
         locked: Locked,
-        (part, journal): (Part, Journal),
+        (part, journal): (Arc<Part>, Journal),
         result: Proof,
-        bytes_resumed: u64,
+        here: Here,
     ) -> Result<Published, Error> {
         let path = locked.destination().path();
         let no_clobber = self.options.no_clobber;
@@ -372,7 +382,7 @@ impl Fetch<'_> {
             locked.publish(&part, journal, no_clobber)
         })
         .await?;
-        self.published(path, result, bytes_resumed, 0, false).await
+        self.published(path, result, here, false).await
     }
 
     /// The object is at the target already.
@@ -386,8 +396,11 @@ impl Fetch<'_> {
         self.plan(&locked, identity, 0, result.length, result.trust);
         let identity = identity.clone();
         blocking(move || locked.discard_leftovers(&identity)).await?;
-        let length = result.length;
-        self.published(path, result, 0, length, true).await
+        let here = Here {
+            resumed: 0,
+            reused: result.length,
+        };
+        self.published(path, result, here, true).await
     }
 
     /// The end of a fetch that went well: the receipt, and the news.
@@ -395,8 +408,7 @@ impl Fetch<'_> {
         mut self,
         path: PathBuf,
         result: Proof,
-        bytes_resumed: u64,
-        bytes_reused: u64,
+        here: Here,
         unchanged: bool,
     ) -> Result<Published, Error> {
         if let Some(tree) = self.tree.take() {
@@ -423,8 +435,8 @@ impl Fetch<'_> {
             bytes_total: result.length,
             bytes_fetched: self.client.bytes_fetched(),
             bytes_manifest: self.bytes_manifest,
-            bytes_reused,
-            bytes_resumed,
+            bytes_reused: here.reused,
+            bytes_resumed: here.resumed,
             unchanged,
             elapsed_ms: self.began.elapsed().as_millis() as u64,
         };
@@ -459,6 +471,24 @@ struct Proof {
     /// Those that somebody gave or offered.
     digests: Vec<Digest>,
     validators: Validators,
+}
+
+/// Bytes of an object that were on this machine before.
+#[derive(Clone, Copy, Debug, Default)]
+struct Here {
+    /// Left by earlier runs.
+    resumed: u64,
+    /// In other files.
+    reused: u64,
+}
+
+impl Here {
+    fn resumed(bytes: u64) -> Here {
+        Here {
+            resumed: bytes,
+            reused: 0,
+        }
+    }
 }
 
 /// The bytes that a set of blocks has.

@@ -35,7 +35,7 @@ use super::{
         events::{Event, Published},
         verify,
     },
-    Fetch, Preflight, Proof, blocking, joined,
+    Fetch, Here, Preflight, Proof, blocking, joined,
     transfer::{Transfer, Transferred},
 };
 
@@ -202,7 +202,7 @@ impl Fetch<'_> {
         wanted: &[Digest],
         trust: Trust,
     ) -> Result<(Locked, Result<Whole, Error>), Error> {
-        let (locked, opened) = self.open(locked, identity, trust).await?;
+        let (locked, opened) = self.open(locked, identity, trust, 0).await?;
         let geometry = identity.geometry;
         let leaves = Arc::new(Leaves::first_use(geometry, opened.leaves.clone()));
         let worth = match geometry.length() < ONE_SPAN_BYTES {
@@ -221,6 +221,7 @@ impl Fetch<'_> {
             sources: vec![self.options.url.clone()],
             ranges: parallel,
             leaves: leaves.clone(),
+            landed: Vec::new(),
             limits: self.limits(),
             worth,
             connections: self.options.connections.clone(),
@@ -276,7 +277,7 @@ impl Fetch<'_> {
     pub(super) async fn compare_and_publish(
         self,
         locked: Locked,
-        (part, journal): (Part, Journal),
+        (part, journal): (Arc<Part>, Journal),
         mut proof: Proof,
         wanted: &[Digest],
         bytes_resumed: u64,
@@ -286,7 +287,8 @@ impl Fetch<'_> {
         }
         proof.digests.retain(|digest| wanted.contains(digest));
         let part = (part, journal);
-        self.publish(locked, part, proof, bytes_resumed).await
+        let here = Here::resumed(bytes_resumed);
+        self.publish(locked, part, proof, here).await
     }
 
     /// The digests that the server offers, in headers and beside the object.
@@ -348,7 +350,7 @@ impl Fetch<'_> {
     }
 
     /// What contradicts a digest does not get the final name: it is quarantined, or deleted.
-    pub(super) async fn set_aside(self, locked: Locked, part: Part, wrong: Error) -> Error {
+    pub(super) async fn set_aside(self, locked: Locked, part: Arc<Part>, wrong: Error) -> Error {
         let discard = self.options.discard;
         let done = blocking(move || {
             drop(part);

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     core::{
-        digests::Digest, journal::Identity, judge::Leaves, recovery::Changed, statement::Header,
-        trust::Trust,
+        digests::Digest, journal::Identity, recovery::Changed, statement::Header, trust::Trust,
     },
     disk::destination::Locked,
     net::location::Location,
@@ -13,7 +12,7 @@ use crate::{
 
 use super::{
     super::{error::Error, events::Published},
-    Fetch, Preflight, Proof, asked,
+    Fetch, Here, Preflight, Proof, asked,
     plain::{digests_of_existing, starts_over},
     remote_manifest::{Front, ManifestPlace},
     transfer::{Transfer, Transferred},
@@ -29,7 +28,7 @@ impl Fetch<'_> {
         place: ManifestPlace,
     ) -> Result<Published, Error> {
         let mut started_over = false;
-        let (header, trust, identity, leaves) = loop {
+        let (header, trust, identity, search) = loop {
             let header = front.statement.header().clone();
             let trust = self.check_manifest(&front, &place)?;
             let identity = Identity {
@@ -49,25 +48,32 @@ impl Fetch<'_> {
                 };
                 return self.unchanged(locked, &identity, proof).await;
             }
-            let (client, limits) = (self.client.clone(), self.limits());
-            let leaves = front.read_leaves(&client, &place, &limits, &mut self.bytes_manifest);
-            match leaves.await {
-                Ok(leaves) => break (header, trust, identity, leaves),
+            match self.look_around(&locked, &mut front, &place).await {
+                Ok(known) => break (header, trust, identity, known),
                 // It was replaced after its front was read: once more from the front.
                 Err(Error::Changed { how, .. }) if starts_over(how, started_over) => {
                     started_over = true;
+                    let (client, limits) = (self.client.clone(), self.limits());
                     front = Front::read(&client, &place, &limits).await?;
                     front = self.matching(front, &place, &preflight).await?;
                 }
                 Err(error) => return Err(error),
             }
         };
-        let (locked, opened) = self.open(locked, &identity, trust).await?;
+        let local = search.bytes_local(&header.geometry);
+        let (locked, mut opened) = self.open(locked, &identity, trust, local).await?;
+        let landing = self.land(search, &mut opened, &sources[0]).await?;
+        let leaves = match landing.leaves.complete() {
+            Some(leaves) => leaves,
+            // A file that was searched is another one now, and what it had is to be fetched after all.
+            None => self.all_leaves(&mut front, &place).await?,
+        };
         let transfer = Transfer {
             client: self.client.clone(),
             sources,
             ranges: preflight.ranges,
-            leaves: Arc::new(Leaves::new(header.geometry, leaves)),
+            leaves: Arc::new(leaves),
+            landed: landing.verified,
             limits: self.limits(),
             worth: self.worth(),
             connections: self.options.connections.clone(),
@@ -100,8 +106,11 @@ impl Fetch<'_> {
             digests,
             validators: preflight.validators,
         };
-        self.publish(locked, (part, journal), proof, bytes_resumed)
-            .await
+        let here = Here {
+            resumed: bytes_resumed + landing.bytes_resumed,
+            reused: landing.bytes_reused,
+        };
+        self.publish(locked, (part, journal), proof, here).await
     }
 
     /// The user's digests, if the file under the final name is the object and has all of them.

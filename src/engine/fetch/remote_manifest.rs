@@ -4,8 +4,10 @@ use std::{fmt, path::PathBuf};
 
 use crate::{
     core::{
+        anchors::BlockAnchor,
         geometry::{BlockRange, ByteRange},
         layout::{FRONT_BYTES, Group},
+        manifest::Tree,
         reader::{InOrder, LazyTree, TreeReader},
         recovery::{self, Failure},
         schedule::Limits,
@@ -24,6 +26,7 @@ use super::{
     super::{error::Error, manifest_file::ManifestFile},
     joined,
     retried::retried,
+    scattered::Scattered,
 };
 
 /// Where a manifest is.
@@ -67,8 +70,31 @@ enum Rest {
         body: Box<Body>,
         validators: Validators,
     },
-    /// All leaves are here already.
-    Leaves(Vec<Cv>),
+    /// All of it is here: the tree, and the bytes to read ranges of.
+    Here(Tree, Here),
+    /// It was read.
+    Nothing,
+}
+
+/// A manifest on this machine.
+enum Here {
+    File(ManifestFile),
+    Bytes(bytes::Bytes),
+}
+
+impl Here {
+    fn read(&self, range: ByteRange) -> Result<Vec<u8>, Error> {
+        match self {
+            Here::File(file) => file.read(range),
+            Here::Bytes(bytes) => Ok(bytes[range.start as usize..range.end as usize].to_vec()),
+        }
+    }
+}
+
+/// The proven leaves of a manifest, and their anchors if it has hints.
+pub struct Pages {
+    pub leaves: Vec<Cv>,
+    pub anchors: Vec<BlockAnchor>,
 }
 
 impl Front {
@@ -84,7 +110,9 @@ impl Front {
             ManifestPlace::File(path) => {
                 let path = path.clone();
                 let file = tokio::task::spawn_blocking(move || ManifestFile::open(&path));
-                Ok(Front::of_whole(joined(file).await?.manifest))
+                let file = joined(file).await?;
+                let manifest = file.manifest.clone();
+                Ok(Front::of_whole(manifest, Here::File(file)))
             }
             ManifestPlace::Bytes(bytes) => {
                 let manifest = crate::core::reader::Manifest::from_bytes(bytes);
@@ -92,19 +120,49 @@ impl Front {
                     place: place.to_string(),
                     cause,
                 };
-                Ok(Front::of_whole(manifest.map_err(refuse)?))
+                let manifest = manifest.map_err(refuse)?;
+                Ok(Front::of_whole(manifest, Here::Bytes(bytes.clone())))
             }
         }
     }
 
-    fn of_whole(manifest: crate::core::reader::Manifest) -> Front {
-        let leaves = manifest.tree.leaves().to_vec();
+    fn of_whole(manifest: crate::core::reader::Manifest, here: Here) -> Front {
         Front {
             statement: manifest.statement,
             signature: manifest.signature,
-            rest: Rest::Leaves(leaves),
+            rest: Rest::Here(manifest.tree, here),
             bytes_read: 0,
         }
+    }
+
+    /// Whether any part of it can be read by itself.
+    pub fn has_ranges(&self) -> bool {
+        matches!(self.rest, Rest::Ranges(_) | Rest::Here(..))
+    }
+
+    /// Reads these ascending ranges, of the version that the front is of.
+    pub async fn read_ranges(
+        &self,
+        client: &Client,
+        place: &ManifestPlace,
+        limits: &Limits,
+        wants: &[ByteRange],
+    ) -> Result<Vec<(ByteRange, Vec<u8>)>, Error> {
+        let mut given = Vec::with_capacity(wants.len());
+        match (&self.rest, place) {
+            (Rest::Here(_, here), _) => {
+                for want in wants {
+                    given.push((*want, here.read(*want)?));
+                }
+            }
+            (Rest::Ranges(validators), ManifestPlace::Beside(url) | ManifestPlace::Url(url)) => {
+                let source = Scattered::new(client, url, Some(validators), limits);
+                let take = |range, bytes| given.push((range, bytes));
+                source.read(wants, take).await?;
+            }
+            _ => unreachable!("asked only where there are ranges"),
+        }
+        Ok(given)
     }
 
     pub fn bytes_read(&self) -> u64 {
@@ -186,7 +244,7 @@ impl Front {
         place: &ManifestPlace,
         limits: &Limits,
         bytes_manifest: &mut u64,
-    ) -> Result<Vec<Cv>, Error> {
+    ) -> Result<Pages, Error> {
         let header = self.statement.header();
         let refuse = |cause| Error::Manifest {
             place: place.to_string(),
@@ -194,27 +252,30 @@ impl Front {
         };
         let mut reader = TreeReader::new(header.layout(), header.root);
         let end = header.layout().pages().end;
-        let (validators, streamed) =
-            match std::mem::replace(&mut self.rest, Rest::Leaves(Vec::new())) {
-                Rest::Leaves(leaves) => return Ok(leaves),
-                Rest::Ranges(validators) => (validators, None),
-                Rest::Stream {
+        let (validators, streamed) = match std::mem::replace(&mut self.rest, Rest::Nothing) {
+            Rest::Here(tree, _) => {
+                let (leaves, anchors) = (tree.leaves().to_vec(), tree.anchors().to_vec());
+                return Ok(Pages { leaves, anchors });
+            }
+            Rest::Nothing => unreachable!("leaves are read once"),
+            Rest::Ranges(validators) => (validators, None),
+            Rest::Stream {
+                buffered,
+                body,
+                validators,
+            } => {
+                let mut rest = RestOfManifest {
+                    body: *body,
                     buffered,
-                    body,
+                    skip: 0,
+                    whole: true,
+                };
+                (
                     validators,
-                } => {
-                    let mut rest = RestOfManifest {
-                        body: *body,
-                        buffered,
-                        skip: 0,
-                        whole: true,
-                    };
-                    (
-                        validators,
-                        Some(rest.give(&mut reader, bytes_manifest).await),
-                    )
-                }
-            };
+                    Some(rest.give(&mut reader, bytes_manifest).await),
+                )
+            }
+        };
         match (streamed, place) {
             (Some(Ok(given)), _) => given.map_err(refuse)?,
             // What a broken stream did not bring is asked for like anything else.
@@ -232,7 +293,8 @@ impl Front {
             }
             (None | Some(Err(_)), _) => unreachable!("only URLs are read piecewise"),
         }
-        Ok(reader.into_leaves())
+        let (leaves, anchors) = reader.into_pages();
+        Ok(Pages { leaves, anchors })
     }
 }
 
@@ -263,7 +325,10 @@ impl Front {
                     tree.give(group, &bytes).map_err(refuse)?;
                 }
                 // Everything comes at once, or is here.
-                _ => tree.fill(&self.read_leaves(client, place, limits, &mut 0).await?),
+                _ => {
+                    let pages = self.read_leaves(client, place, limits, &mut 0).await?;
+                    tree.fill(&pages.leaves);
+                }
             }
         }
         Ok(())
@@ -279,6 +344,7 @@ async fn get_group(
     let request = Request {
         location: url,
         range: Some(group.bytes),
+        more: &[],
         version: Some(validators),
     };
     let mut answer = client.get(request).await?;
@@ -377,6 +443,7 @@ impl RangeSource<'_> {
         let request = Request {
             location: self.url,
             range: Some(range),
+            more: &[],
             version: Some(self.validators),
         };
         let answer = self.client.get(request).await?;

@@ -117,6 +117,7 @@ impl Span {
         let request = Request {
             location: &self.location,
             range,
+            more: &[],
             version: self.shared.version.as_ref(),
         };
         let answer = self.shared.client.get(request).await?;

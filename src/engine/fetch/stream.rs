@@ -1,6 +1,9 @@
 //! Fetching an object whose length the server does not tell: one answer from front to end, nothing to resume.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     core::{
@@ -33,14 +36,14 @@ const PROGRESS_TIME: Duration = Duration::from_secs(1);
 
 /// Hashes what is written.
 struct Writer {
-    part: Part,
+    part: Arc<Part>,
     at: u64,
     root: blake3::Hasher,
     hashers: Vec<DigestHasher>,
 }
 
 impl Writer {
-    fn new(part: Part, algorithms: &[Algorithm]) -> Writer {
+    fn new(part: Arc<Part>, algorithms: &[Algorithm]) -> Writer {
         let hashers = algorithms
             .iter()
             .map(|algorithm| DigestHasher::new(*algorithm))
@@ -79,7 +82,7 @@ impl Fetch<'_> {
             etag: None,
             last_modified: None,
         };
-        let (locked, opened) = self.open(locked, &identity, trust).await?;
+        let (locked, opened) = self.open(locked, &identity, trust, 0).await?;
         let algorithms: Vec<Algorithm> = wanted.iter().map(Digest::algorithm).collect();
         let mut failures = Failures::new(&self.limits());
         let mut part = opened.part;

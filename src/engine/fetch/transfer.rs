@@ -65,6 +65,8 @@ pub struct Transfer<'a> {
     /// Whether the first answer showed that ranges work.
     pub ranges: bool,
     pub leaves: Arc<Leaves>,
+    /// What was found on this machine, and is in the part and judged.
+    pub landed: Vec<Verified>,
     pub limits: Limits,
     /// Connections beyond this are of no use, whatever is allowed.
     pub worth: u32,
@@ -81,7 +83,7 @@ pub struct Transfer<'a> {
 
 /// A part that holds all of the object.
 pub struct Transferred {
-    pub part: Part,
+    pub part: Arc<Part>,
     pub journal: Journal,
     /// Bytes that earlier runs had left.
     pub bytes_resumed: u64,
@@ -135,6 +137,10 @@ impl Transfer<'_> {
             claimed.clone(),
             self.length_proven,
         );
+        for verified in &self.landed {
+            scheduler.handle(0, schedule::Event::Held(*verified));
+            claimed.remove_range(verified.blocks());
+        }
         if !self.ranges {
             scheduler.source_has_no_ranges(SourceId(0));
         }
@@ -144,7 +150,7 @@ impl Transfer<'_> {
         let shared = Arc::new(Shared {
             client: self.client,
             leaves: self.leaves,
-            part: Arc::new(part),
+            part,
             version: self.version,
         });
         let stop = Arc::new(AtomicBool::new(false));
@@ -206,7 +212,7 @@ impl Transfer<'_> {
         outcome?;
         checkpointing?;
         let digests = follower.finish(&shared.part, geometry.length()).await?;
-        let part = alone(alone(shared).await.part).await;
+        let part = alone(shared).await.part;
         let journal = alone(journal).await.into_inner();
         Ok(Transferred {
             part,

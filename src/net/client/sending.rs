@@ -208,7 +208,10 @@ impl Client {
             HeaderValue::from_static("identity"),
         );
         if let Some(range) = request.range {
-            let value = format!("bytes={range}");
+            let mut value = format!("bytes={range}");
+            for more in request.more {
+                value.push_str(&format!(",{more}"));
+            }
             headers.insert(
                 header::RANGE,
                 HeaderValue::try_from(value).expect("digits are a header value"),

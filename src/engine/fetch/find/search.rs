@@ -1,0 +1,123 @@
+//! The descent in a manifest that is read range by range, over seeds on this machine.
+
+use std::sync::Arc;
+
+use crate::{
+    core::{
+        descent::{Descent, Find, Source},
+        geometry::{BlockRange, ByteRange},
+        judge::Gathered,
+        layout::Layout,
+        schedule::Limits,
+        tree::{Cv, Root},
+    },
+    net::client::Client,
+};
+
+use super::{
+    super::{
+        super::error::Error,
+        joined,
+        remote_manifest::{Front, ManifestPlace},
+    },
+    patch::Blocks,
+    seeds::Seeds,
+};
+
+/// Bytes that hash to the proven node over these blocks.
+pub struct Whole {
+    pub blocks: BlockRange,
+    pub value: Cv,
+    pub from: Source,
+}
+
+/// What the search found, and the seeds that it found it in.
+pub struct Search {
+    pub seeds: Seeds,
+    pub whole: Vec<Whole>,
+    /// Blocks that can be put together, some of it fetched.
+    pub patched: Blocks,
+    /// Of the blocks that were not found under a whole node.
+    pub leaves: Gathered,
+}
+
+/// Searches seeds for the object of a manifest.
+pub async fn search(
+    front: &Front,
+    client: &Client,
+    place: &ManifestPlace,
+    limits: &Limits,
+    (layout, root): (Layout, Root),
+    mut seeds: Seeds,
+) -> Result<Search, Error> {
+    let mut descent = {
+        let trees: Vec<Arc<_>> = seeds.trees();
+        // Sorting anchors of large seeds takes its time.
+        joined(tokio::task::spawn_blocking(move || {
+            Descent::new(layout, root, trees)
+        }))
+        .await
+    };
+    let mut leaves = Gathered::new(layout.geometry);
+    let (mut whole, mut patched): (_, Blocks) = (Vec::new(), Vec::new());
+    while !descent.is_done() {
+        let wants = descent.wants();
+        if !wants.is_empty() {
+            let mut ascending: Vec<ByteRange> = wants;
+            ascending.sort_unstable_by_key(|range| range.start);
+            let given = front.read_ranges(client, place, limits, &ascending).await?;
+            for (range, bytes) in given {
+                descent
+                    .give(range, &bytes)
+                    .map_err(|cause| Error::Manifest {
+                        place: place.to_string(),
+                        cause,
+                    })?;
+            }
+        }
+        (descent, seeds) = joined(tokio::task::spawn_blocking(move || {
+            descent.advance(&mut seeds);
+            (descent, seeds)
+        }))
+        .await;
+        for (first, page) in descent.take_leaves() {
+            leaves.insert(first, &page);
+        }
+        for find in descent.take_finds() {
+            match find {
+                Find::Whole {
+                    blocks,
+                    value,
+                    from,
+                } => whole.push(Whole {
+                    blocks,
+                    value,
+                    from,
+                }),
+                Find::Patched { block, parts } => patched.push((block, parts)),
+                Find::Missing { .. } => (),
+            }
+        }
+    }
+    for find in descent.take_finds() {
+        if let Find::Whole {
+            blocks,
+            value,
+            from,
+        } = find
+        {
+            whole.push(Whole {
+                blocks,
+                value,
+                from,
+            });
+        }
+    }
+    patched.sort_unstable_by_key(|(block, _)| block.0);
+    Ok(Search {
+        seeds,
+        whole,
+        patched,
+        leaves,
+    })
+}

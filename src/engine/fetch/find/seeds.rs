@@ -1,0 +1,152 @@
+//! The local files that are searched, and their trees.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use crate::{
+    core::{
+        descent::{Local, SeedIndex},
+        geometry::{BlockSize, ByteRange},
+        manifest::Tree,
+        tree::{self, Cv, PartHasher},
+    },
+    disk::{error::DiskError, files, regions::FileRegions, seed::Seed},
+};
+
+use super::super::super::{error::Error, survey::Survey};
+
+/// Files of a folder that is given as a seed.
+const FILES_MAX: usize = 64;
+/// A range is hashed in parts of this by all cores; smaller ones by one.
+const PART: u64 = 1 << 20;
+const READ: usize = 256 * 1024;
+
+/// Seeds that are open, and their trees; the likeliest first.
+pub struct Seeds {
+    files: Vec<Seed>,
+    trees: Vec<Arc<Tree>>,
+    stop: Arc<AtomicBool>,
+    /// The search is over then: fetching would have been faster.
+    until: Instant,
+}
+
+/// The files that the user's paths mean: a folder means the files in it.
+pub fn wanted_seeds(path: &Path) -> Result<Vec<PathBuf>, DiskError> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut found = files::regular_files_in(path)?;
+    found.sort();
+    found.truncate(FILES_MAX);
+    Ok(found)
+}
+
+impl Seeds {
+    /// None yet; `stop` ends all work on them.
+    pub fn new(stop: Arc<AtomicBool>, until: Instant) -> Seeds {
+        Seeds {
+            files: Vec::new(),
+            trees: Vec::new(),
+            stop,
+            until,
+        }
+    }
+
+    /// Adds a file whose tree is known.
+    pub fn add(&mut self, file: Seed, tree: Arc<Tree>) {
+        self.files.push(file);
+        self.trees.push(tree);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    pub fn trees(&self) -> Vec<Arc<Tree>> {
+        self.trees.clone()
+    }
+
+    pub fn file(&self, seed: SeedIndex) -> &Seed {
+        &self.files[usize::from(seed.0)]
+    }
+
+    pub fn stop(&self) -> &AtomicBool {
+        &self.stop
+    }
+
+    /// Makes the tree of a file in one pass.
+    pub fn survey(&self, path: &Path, block_size: BlockSize, hints: bool) -> Result<Tree, Error> {
+        let regions = FileRegions::open(path)?;
+        let survey = Survey {
+            block_size: block_size.max(BlockSize::auto(regions.length())),
+            may_grow: false,
+            hints,
+        };
+        let place = path.display().to_string();
+        let stopped = || Error::Disk(DiskError::ChangedWhileRead { path: path.into() });
+        let tree = survey.run(
+            &regions,
+            &place,
+            &mut |_| match self.stop.load(Ordering::Relaxed) {
+                true => Err(stopped()),
+                false => Ok(()),
+            },
+        )?;
+        regions.check_unchanged()?;
+        Ok(tree)
+    }
+
+    /// Hashes one part of a range.
+    fn value_of(&self, seed: SeedIndex, bytes: ByteRange, offset: u64) -> Option<PartHasher> {
+        let mut hasher = PartHasher::new(offset);
+        let mut buffer = vec![0; READ.min(bytes.length() as usize)];
+        let mut at = bytes.start;
+        while at < bytes.end {
+            let now = (bytes.end - at).min(buffer.len() as u64);
+            let buffer = &mut buffer[..now as usize];
+            if self.stop.load(Ordering::Relaxed) || !self.file(seed).read(buffer, at) {
+                return None;
+            }
+            hasher.update(buffer);
+            at += now;
+        }
+        Some(hasher)
+    }
+}
+
+impl Local for Seeds {
+    fn read(&mut self, seed: SeedIndex, place: u64, into: &mut [u8]) -> bool {
+        self.file(seed).read(into, place)
+    }
+
+    fn value(&mut self, seed: SeedIndex, bytes: ByteRange, offset: u64, root: bool) -> Option<Cv> {
+        if bytes.length() <= PART {
+            let hasher = self.value_of(seed, bytes, offset)?;
+            return Some(match root {
+                true => hasher.root().0,
+                false => hasher.value(),
+            });
+        }
+        let part = |index: u64| {
+            let start = bytes.start + index * PART;
+            let range = ByteRange::new(start, bytes.end.min(start + PART));
+            self.value_of(seed, range, offset + index * PART)
+                .map(|hasher| hasher.value())
+        };
+        let values = super::in_parallel(bytes.length().div_ceil(PART), part)?;
+        Some(match root {
+            true => tree::merge_root(&values).0,
+            false => tree::merge(&values),
+        })
+    }
+
+    fn go_on(&mut self) -> bool {
+        !self.stop.load(Ordering::Relaxed) && Instant::now() < self.until
+    }
+}
