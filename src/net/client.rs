@@ -102,6 +102,8 @@ struct Answered {
     public: bool,
     /// No request to it broke since.
     last: bool,
+    /// Whether it sends several ranges in one answer; `None`: nobody asked.
+    several: Option<bool>,
 }
 
 /// What to ask for.
@@ -179,7 +181,9 @@ impl Client {
     /// One GET for several ranges. Many servers answer with one part, or with everything, instead.
     pub async fn get_several(&self, request: Request<'_>) -> Result<Several, NetError> {
         let (response, location, asking) = self.served(request).await?;
-        let Some((boundary, validators)) = boundary_of(&response) else {
+        let parts = boundary_of(&response);
+        self.note_several(&location, parts.is_some());
+        let Some((boundary, validators)) = parts else {
             let head =
                 Head::read(&response).map_err(|failure| NetError::new(&location, failure))?;
             Self::check_version(request, &head, &location)?;
@@ -248,6 +252,19 @@ impl Client {
         match place == location {
             true => own,
             false => own.joined(self.options.hosts.reputation(&location.host())),
+        }
+    }
+
+    /// Whether the host of this place, as far as redirects are known, sends several ranges in one answer; `None`: nobody asked.
+    pub fn sends_several(&self, location: &Location) -> Option<bool> {
+        let resolved = self.resolved().get(location.url().as_str()).cloned();
+        let place = resolved.as_ref().map_or(location, |(place, _)| place);
+        self.answered().get(&place.host())?.several
+    }
+
+    fn note_several(&self, location: &Location, several: bool) {
+        if let Some(known) = self.answered().get_mut(&location.host()) {
+            known.several = Some(several);
         }
     }
 
@@ -384,6 +401,7 @@ mod tests {
             let known = Answered {
                 public: true,
                 last: true,
+                several: None,
             };
             client.answered().insert(place.host(), known);
             let asked = client.get(Request::whole(&place));

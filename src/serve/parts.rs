@@ -36,6 +36,7 @@ impl Parts {
         }
     }
 
+    /// As the header wants it.
     pub fn content_type(&self) -> String {
         format!("multipart/byteranges; boundary={BOUNDARY}")
     }

@@ -10,6 +10,7 @@ mod below;
 mod cat;
 mod corpora;
 mod crashes;
+mod delta;
 mod digests;
 mod exits;
 mod fetch;

@@ -92,12 +92,6 @@ fn ends(exit: i32) -> Expected {
 }
 
 impl Expected {
-    /// Another exit code in the middle of a resume.
-    fn resume(self, exit: i32) -> Expected {
-        let exits = [self.exits[0], exit];
-        Expected { exits, ..self }
-    }
-
     /// A resume has to take all of the object again.
     fn whole(self) -> Expected {
         self.costs(ONCE, WHOLE)

@@ -30,6 +30,9 @@ use super::{super::error::Error, joined, retried::Failures};
 /// An answer that begins earlier than what was asked for is read over so far, and no further.
 const EARLY_BYTES_MAX: u64 = 1 << 20;
 
+/// So few ranges are asked for one by one, unless it is known that the server sends several.
+const UNTRIED_MAX: usize = 8;
+
 /// Where the ranges are.
 pub struct Scattered {
     source: Arc<Source>,
@@ -40,7 +43,7 @@ struct Source {
     client: Client,
     location: Location,
     version: Option<Validators>,
-    /// It has not shown that it cannot send several ranges at once.
+    /// Several ranges are asked for at once.
     several: AtomicBool,
 }
 
@@ -65,7 +68,7 @@ impl Scattered {
                 client: client.clone(),
                 location: location.clone(),
                 version: version.cloned(),
-                several: AtomicBool::new(true),
+                several: AtomicBool::new(false),
             }),
             limits: *limits,
         }
@@ -79,6 +82,14 @@ impl Scattered {
     ) -> Result<(), Error> {
         let connections = self.connections() as usize;
         let mut queue: VecDeque<(Vec<ByteRange>, Failures)> = VecDeque::new();
+        let Source {
+            client, location, ..
+        } = &*self.source;
+        // A server that does not know how to send several ranges begins to send everything, which costs more than a few requests.
+        let several = client
+            .sends_several(location)
+            .unwrap_or_else(|| plan::merged(wants, Cost::SINGLE.gap).len() > UNTRIED_MAX);
+        self.source.several.store(several, Ordering::Relaxed);
         self.plan(wants, &mut queue);
         let mut running = JoinSet::new();
         loop {

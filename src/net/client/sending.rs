@@ -135,9 +135,13 @@ impl Client {
         asking.was_heard();
         let is_public = |address: SocketAddr| !is_private(address.ip());
         let public = !proxied && response.remote_addr().is_some_and(is_public);
-        let last = true;
-        self.answered()
-            .insert(location.host(), Answered { public, last });
+        let (last, several) = (true, known.and_then(|known| known.several));
+        let now = Answered {
+            public,
+            last,
+            several,
+        };
+        self.answered().insert(location.host(), now);
         Ok((response, asking))
     }
 

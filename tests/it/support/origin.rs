@@ -429,6 +429,8 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Re
     let range = headers
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case("range"))
+        // Several ranges at once are answered with everything, as many servers do.
+        .filter(|(_, value)| !value.contains(','))
         .and_then(|(_, value)| {
             let (first, last) = value.strip_prefix("bytes=")?.split_once('-')?;
             Some(

@@ -1,0 +1,360 @@
+//! Fetching over files that are here: only what is nowhere on this machine moves, whatever hints say, and the old version stays
+//! until the new one is whole.
+
+use std::{fs, path::Path};
+
+use sapwood::core::{
+    manifest::{self, Particulars},
+    paint, pieces,
+};
+
+use crate::support::{
+    lies::Lie,
+    nginx::Nginx,
+    objects::Content,
+    origin::{Asks, Of},
+    program::{self, Ended, sapwood},
+    scene::{MANIFEST, OBJECT, Scene},
+};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+const BLOCK: u64 = 16 * KIB as u64;
+/// Of a manifest of 8 MiB in blocks of 16 KiB: its front, tree and pages with anchors.
+const TREE: u64 = 1536 + 512 * 40 + 2 * 48;
+
+/// Bytes that no other place of any file has.
+fn fresh(seed: u64, length: usize) -> Vec<u8> {
+    paint::bytes(seed << 40, length)
+}
+
+/// Anything that may happen to a file between two versions.
+fn changes() -> Vec<(&'static str, Vec<u8>, u64)> {
+    let old = old();
+    let with = |at: usize, bytes: &[u8]| {
+        let mut new = old.clone();
+        new[at..at + bytes.len()].copy_from_slice(bytes);
+        new
+    };
+    let at = |range: std::ops::Range<usize>| &old[range];
+    let mut zeros = old.clone();
+    zeros[3 * MIB..5 * MIB].fill(0);
+    vec![
+        ("one page", with(3 * MIB + 4096, &fresh(1, 4096)), 4096),
+        ("one byte", with(5 * MIB + 77, b"!"), 1024),
+        (
+            "a few bytes in front",
+            [&fresh(2, 65), at(0..8 * MIB)].concat(),
+            17 * 1024,
+        ),
+        (
+            "a head that is gone",
+            at(100_001..8 * MIB).to_vec(),
+            17 * 1024,
+        ),
+        (
+            "an end that is gone",
+            at(0..5 * MIB + 5).to_vec(),
+            17 * 1024,
+        ),
+        (
+            "more at the end",
+            [at(0..8 * MIB), &fresh(3, 70_000)].concat(),
+            90_000,
+        ),
+        (
+            "halves that changed places",
+            [at(4 * MIB + 9..8 * MIB), at(0..4 * MIB + 9)].concat(),
+            40_000,
+        ),
+        ("zeros in the middle", zeros, 0),
+    ]
+}
+
+fn old() -> Vec<u8> {
+    fresh(9, 8 * MIB)
+}
+
+/// An object with a manifest with all hints.
+fn scene(new: &[u8]) -> Scene {
+    let content = Content::Bytes(new.to_vec());
+    let scene = Scene::of(content.clone(), BLOCK);
+    scene.origin.put(MANIFEST, manifest_with_hints(new, |_| ()));
+    scene
+}
+
+/// `lie` may change the checks of the pieces.
+fn manifest_with_hints(bytes: &[u8], lie: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("f"), bytes).unwrap();
+    let mut command = sapwood(folder.path());
+    command.args([
+        "--quiet",
+        "manifest",
+        "f",
+        "--block-size",
+        "16KiB",
+        "-o",
+        "m",
+    ]);
+    program::run(command).must(0);
+    let made = fs::read(folder.path().join("m")).unwrap();
+    let read = sapwood::core::reader::Manifest::from_bytes(&made).unwrap();
+    let mut checks = Vec::new();
+    pieces::append_pieces(bytes, &mut checks);
+    lie(&mut checks);
+    manifest::to_bytes(&read.tree, Some(&checks), Particulars::default())
+}
+
+fn number(ended: &Ended, name: &str) -> u64 {
+    ended.event("published")[name].as_u64().unwrap()
+}
+
+#[test]
+fn only_what_changed_moves() {
+    for (what, new, least) in changes() {
+        for several in [true, false] {
+            let nginx = Nginx::start(0);
+            let scene = scene(&new);
+            fs::write(nginx.www("object.bin"), &new).unwrap();
+            fs::write(
+                nginx.www("object.bin.sapwood"),
+                manifest_with_hints(&new, |_| ()),
+            )
+            .unwrap();
+            let url = if several {
+                nginx.url("object.bin")
+            } else {
+                scene.url()
+            };
+            fs::write(scene.target(), old()).unwrap();
+            let mut command = sapwood(scene.folder.path());
+            command.args(["--json", "fetch", &url, "-o", "out"]);
+            let ended = program::run(command).must(0);
+            scene.must_be_published();
+            let (fetched, manifest) = (
+                number(&ended, "bytes_fetched"),
+                number(&ended, "bytes_manifest"),
+            );
+            // Pieces are read of blocks that are nowhere whole: 32 bytes a block.
+            let most = TREE + least + 16 * 1024;
+            assert!(
+                fetched <= most,
+                "{what}, several ranges {several}: {fetched} bytes, {manifest} of them of the manifest, not {most}"
+            );
+            assert_eq!(number(&ended, "bytes_total"), new.len() as u64);
+            let reused = number(&ended, "bytes_reused");
+            assert!(
+                reused + fetched >= new.len() as u64,
+                "{what}: {reused} bytes reused"
+            );
+            let planned = ended.event("planned");
+            assert!(
+                planned["bytes_local"].as_u64().unwrap() >= reused,
+                "{what}: {planned}"
+            );
+        }
+    }
+}
+
+#[test]
+fn seeds_are_files_and_folders_and_none_must_be_there() {
+    let new = [fresh(5, 300_000), old()[MIB..7 * MIB].to_vec()].concat();
+    let scene = scene(&new);
+    fs::create_dir(scene.path("versions")).unwrap();
+    fs::write(scene.path("versions/1"), &old()[..4 * MIB]).unwrap();
+    fs::write(scene.path("versions/2"), &old()[3 * MIB..]).unwrap();
+    fs::write(scene.path("single"), fresh(5, 300_000)).unwrap();
+    let before: Vec<_> = ["versions/1", "versions/2", "single"]
+        .map(|name| fs::read(scene.path(name)).unwrap())
+        .into();
+    let ended = scene
+        .fetch(&["--seed", "versions", "--seed", "single", "--seed", "gone"])
+        .must(0);
+    scene.must_be_published();
+    assert!(
+        ended.stdout.contains("a seed is left out"),
+        "{}",
+        ended.stdout
+    );
+    // Of the piece in which two seeds meet neither has all.
+    assert!(scene.origin.sent(OBJECT) <= 1024);
+    let after: Vec<_> = ["versions/1", "versions/2", "single"]
+        .map(|name| fs::read(scene.path(name)).unwrap())
+        .into();
+    assert!(before == after, "a seed was written to");
+}
+
+#[test]
+fn an_unchanged_file_is_two_small_requests() {
+    let new = old();
+    let scene = scene(&new);
+    fs::write(scene.target(), &new).unwrap();
+    let ended = scene.fetch(&[]).must(0);
+    assert_eq!(scene.origin.log().len(), 2);
+    assert!(number(&ended, "bytes_fetched") < 3000);
+    assert_eq!(ended.event("published")["unchanged"], true);
+}
+
+#[test]
+fn damage_is_repaired_piece_by_piece() {
+    let new = old();
+    let scene = scene(&new);
+    let mut damaged = new.clone();
+    for at in [5, 2 * MIB + 3, 8 * MIB - 1] {
+        damaged[at] ^= 1;
+    }
+    fs::write(scene.target(), damaged).unwrap();
+    let ended = scene.fetch(&[]).must(0);
+    scene.must_be_published();
+    assert!(
+        scene.origin.sent(OBJECT) < 4 * 1024,
+        "{}",
+        scene.origin.sent(OBJECT)
+    );
+    assert!(number(&ended, "bytes_reused") > 8 * MIB as u64 - 4 * 1024);
+}
+
+/// What hints say is never believed, and costs no more than fetching.
+#[test]
+fn lying_hints_cost_bytes_and_nothing_else() {
+    let mut new = old();
+    for at in (0..8 * MIB).step_by(200 * KIB) {
+        new[at..at + 100].copy_from_slice(&fresh(7, 100));
+    }
+    let lies: [(&str, fn(&mut Vec<u8>)); 3] = [
+        ("all zeros", |checks| checks.fill(0)),
+        ("all of the old file", |checks| {
+            checks.clear();
+            pieces::append_pieces(&old(), checks);
+        }),
+        ("shifted by one", |checks| checks.rotate_left(2)),
+    ];
+    for (what, lie) in lies {
+        let scene = scene(&new);
+        scene.origin.put(MANIFEST, manifest_with_hints(&new, lie));
+        fs::write(scene.target(), old()).unwrap();
+        let ended = scene.fetch(&[]).must(0);
+        scene.must_be_published();
+        let fetched = number(&ended, "bytes_fetched");
+        // 41 of 512 blocks changed; each is fetched whole at the worst, after pieces of it.
+        assert!(fetched < 41 * 3 * BLOCK + TREE, "{what}: {fetched}");
+    }
+}
+
+/// Leaves and nodes of another object do not lead to the root, and nothing is taken from them.
+#[test]
+fn a_tree_that_does_not_lead_to_its_root_is_refused() {
+    let new = fresh(6, 2 * MIB);
+    let scene = scene(&new);
+    let mut lying = manifest_with_hints(&new, |_| ());
+    lying[1536 + 40] ^= 1;
+    scene.origin.put(MANIFEST, lying);
+    fs::write(scene.target(), old()).unwrap();
+    scene.fetch(&[]).must(3);
+    assert_eq!(fs::read(scene.target()).unwrap(), old());
+}
+
+#[test]
+fn a_delta_that_fails_leaves_the_old_version() {
+    let mut new = old();
+    new[..2 * MIB].copy_from_slice(&fresh(4, 2 * MIB));
+    let scene = scene(&new);
+    fs::write(scene.target(), old()).unwrap();
+    scene
+        .origin
+        .lie(OBJECT, Asks::Body, Of::All, Lie::Status(404));
+    scene.fetch(&[]).must(1);
+    assert!(
+        fs::read(scene.target()).unwrap() == old(),
+        "the old version is gone"
+    );
+    scene.origin.be_honest();
+    scene.origin.forget_log();
+    let ended = scene.fetch(&[]).must(0);
+    scene.must_be_published();
+    assert!(scene.origin.sent(OBJECT) < 2 * MIB as u64 + 64 * 1024);
+    let (resumed, reused) = (
+        number(&ended, "bytes_resumed"),
+        number(&ended, "bytes_reused"),
+    );
+    assert!(
+        resumed + reused >= 6 * MIB as u64 - 2 * BLOCK,
+        "{resumed} {reused}"
+    );
+}
+
+#[test]
+fn a_delta_that_was_killed_goes_on() {
+    let mut new = old();
+    new[..4 * MIB].copy_from_slice(&fresh(4, 4 * MIB));
+    let scene = scene(&new);
+    fs::write(scene.target(), old()).unwrap();
+    let running = scene.run_until(scene.command(&[]), MIB as u64);
+    running.kill();
+    scene.origin.wait_until_idle();
+    assert!(
+        fs::read(scene.target()).unwrap() == old(),
+        "the old version is gone"
+    );
+    let sent = scene.origin.sent(OBJECT);
+    scene.origin.allow_all();
+    scene.fetch(&[]).must(0);
+    scene.must_be_published();
+    let all = scene.origin.sent(OBJECT);
+    assert!(
+        all < 4 * MIB as u64 + scene.unproven() + 64 * 1024,
+        "{sent} bytes, then {all} in all"
+    );
+}
+
+/// A seed that is cut short while it is searched is no source any more, and no error.
+#[test]
+fn a_seed_that_vanishes_is_no_error() {
+    let new = [fresh(5, 100_000), old()].concat();
+    let scene = scene(&new);
+    fs::write(scene.path("seed"), old()).unwrap();
+    // It becomes shorter when the manifest is read, after its tree was made.
+    let mut running = program::start(scene.command(&["--seed", "seed"]));
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(scene.path("seed"))
+        .unwrap();
+    running.wait_for("a plan", |events| {
+        events.iter().any(|event| event["event"] == "planned")
+    });
+    file.set_len(1000).unwrap();
+    running.finish().must(0);
+    scene.must_be_published();
+}
+
+#[test]
+fn a_missing_hints_section_still_finds_what_stayed_in_place() {
+    let mut new = old();
+    new[MIB..MIB + 10].copy_from_slice(b"0123456789");
+    let scene = Scene::of(Content::Bytes(new), BLOCK);
+    fs::write(scene.target(), old()).unwrap();
+    scene.fetch(&[]).must(0);
+    scene.must_be_published();
+    assert_eq!(scene.origin.sent(OBJECT), BLOCK);
+}
+
+#[test]
+fn zeros_are_not_fetched() {
+    let mut new = fresh(8, 64 * KIB);
+    new.resize(4 * MIB, 0);
+    new.extend(fresh(9, 64 * KIB));
+    new.resize(8 * MIB, 0);
+    let scene = scene(&new);
+    scene.fetch(&[]).must(0);
+    scene.must_be_published();
+    assert!(scene.origin.sent(OBJECT) <= 128 * KIB as u64 + 1);
+    assert!(
+        blocks_on_disk(&scene.target()) < 1024 * KIB as u64,
+        "holes are data"
+    );
+}
+
+fn blocks_on_disk(path: &Path) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&fs::metadata(path).unwrap()) * 512
+}
