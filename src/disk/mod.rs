@@ -7,5 +7,6 @@ pub mod journal;
 pub mod part;
 pub mod regions;
 pub mod state;
+pub mod store;
 pub mod temporary;
 pub mod whereabouts;

@@ -198,7 +198,7 @@ struct Fetch<'a> {
     /// The same by the clock on the wall, in Unix seconds.
     started: u64,
     bytes_manifest: u64,
-    /// Of an object that came without a manifest: its own, when all of it is here.
+    /// Of the object, when all of it is here: for the store.
     tree: Option<Tree>,
 }
 
@@ -399,9 +399,6 @@ impl Fetch<'_> {
         bytes_reused: u64,
         unchanged: bool,
     ) -> Result<Published, Error> {
-        if let Some(tree) = self.tree.take() {
-            self.keep(tree, &result.validators).await;
-        }
         let sha256 = result
             .digests
             .iter()
@@ -410,6 +407,10 @@ impl Fetch<'_> {
         let key_id = (result.trust == Trust::Signed)
             .then(|| self.options.key.as_ref().map(PublicKey::id_hex))
             .flatten();
+        if let Some(tree) = self.tree.take() {
+            self.keep(&path, tree, &result.validators, key_id.clone())
+                .await;
+        }
         let published = Published {
             path,
             url: self.options.url.to_string(),

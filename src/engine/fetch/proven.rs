@@ -63,11 +63,12 @@ impl Fetch<'_> {
             }
         };
         let (locked, opened) = self.open(locked, &identity, trust).await?;
+        let leaves = Arc::new(Leaves::new(header.geometry, leaves));
         let transfer = Transfer {
             client: self.client.clone(),
             sources,
             ranges: preflight.ranges,
-            leaves: Arc::new(Leaves::new(header.geometry, leaves)),
+            leaves: leaves.clone(),
             limits: self.limits(),
             worth: self.worth(),
             connections: self.options.connections.clone(),
@@ -100,23 +101,27 @@ impl Fetch<'_> {
             digests,
             validators: preflight.validators,
         };
+        self.will_be_kept(&leaves);
         self.publish(locked, (part, journal), proof, bytes_resumed)
             .await
     }
 
     /// The user's digests, if the file under the final name is the object and has all of them.
     async fn is_there_unchanged(
-        &self,
+        &mut self,
         locked: &Locked,
         header: &Header,
     ) -> Result<Option<Vec<Digest>>, Error> {
         let wanted = &self.options.digests;
         let found = digests_of_existing(locked, header.geometry.length(), wanted).await?;
-        Ok(found.and_then(|(root, mut digests)| {
+        let same = found.and_then(|(tree, mut digests)| {
             digests.retain(|digest| wanted.contains(digest));
             let all = wanted.iter().all(|digest| digests.contains(digest));
-            (root == header.root && all).then_some(digests)
-        }))
+            (tree.root() == header.root && all).then_some((tree, digests))
+        });
+        let (tree, digests) = same.unzip();
+        self.tree = tree;
+        Ok(digests)
     }
 
     /// A manifest whose length is that of the object. One that is not was perhaps replaced just now, so it is read once more.
