@@ -93,7 +93,8 @@
 //! | the manifest's bytes | `manifest-spec/manifest.md` first, then [`core::statement`], [`core::layout`], [`core::manifest`], [`core::reader`] |
 //! | the journal's bytes | `manifest-spec/journal.md` first, then [`core::journal`]; when they are written: [`disk::journal`] |
 //! | how many connections, which span next, when to give up | [`core::schedule`]; what follows from which failure: [`core::recovery`] |
-//! | what a host has earned that wanted fewer requests | [`core::reputation`]; [`net::hosts`] applies it, `disk::state` keeps it |
+//! | what a host has earned that wanted fewer requests | [`core::reputation`]; [`net::hosts`] applies it, [`disk::state`] keeps it |
+//! | what the store knows, and which holding is tried first | [`disk::store`] for what it does, [`disk::state`] for the tables, [`core::samples`] for the choice |
 //! | requests, redirects, which addresses are allowed | [`net::client`], [`net::address`]; behind proxies: `net/proxies.rs`; which answers are used: [`net::answer`] |
 //! | what must be true of a manifest before any byte of its object is asked for | `engine/asked.rs` |
 //! | the steps of a fetch | [`engine::fetch`] |
@@ -105,7 +106,7 @@
 //!
 //! - `core` performs no I/O: no files, sockets, clocks, threads or async code. It is told what happened and what time it is.
 //! - `disk` and `net` never meet; only `engine` knows both.
-//! - Only [`core::codec`] names bincode, only [`disk::files`] changes files, only `cli` names clap, only `cli/exit.rs` maps
+//! - Only [`core::codec`] names bincode, only [`disk::state`] has SQL, only [`disk::files`] changes files, only `cli` names clap, only `cli/exit.rs` maps
 //!   errors to exit codes.
 //! - There is no `unsafe`, no panic on anything that came from outside, and no name of a file that a server chose.
 //!

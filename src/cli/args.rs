@@ -209,6 +209,9 @@ pub struct FetchArgs {
     /// be replaced is one by itself
     #[arg(long, value_name = "PATH")]
     pub seed: Vec<PathBuf>,
+    /// Look for bytes in all files that the store knows of, not only in those that came from the same server or under the same key
+    #[arg(long)]
+    pub seed_store: bool,
     /// Write what was fetched, from where and what it was proven against, as JSON: to a file, or to a folder
     #[arg(long, value_name = "FILE|DIR")]
     pub receipt: Option<PathBuf>,

@@ -61,6 +61,7 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
     let options = |job: &Job| FetchOptions {
         mirrors: given.mirrors.clone(),
         seeds: args.seed.clone(),
+        seed_store: args.seed_store,
         manifest: given.manifest.clone(),
         root: args.root,
         key: given.key.clone(),

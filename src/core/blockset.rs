@@ -27,6 +27,37 @@ impl BlockSet {
         set
     }
 
+    /// The set as bytes, one bit a block, the lowest first.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let bytes = self.words.iter().flat_map(|word| word.to_le_bytes());
+        bytes.take((self.blocks as usize).div_ceil(8)).collect()
+    }
+
+    /// The reverse of [`BlockSet::to_bytes`]; `None` if these cannot be the bytes of a set of so many blocks.
+    pub fn from_bytes(blocks: u32, bytes: &[u8]) -> Option<BlockSet> {
+        if bytes.len() != (blocks as usize).div_ceil(8) {
+            return None;
+        }
+        let words: Vec<u64> = bytes
+            .chunks(8)
+            .map(|chunk| {
+                let mut word = [0; 8];
+                word[..chunk.len()].copy_from_slice(chunk);
+                u64::from_le_bytes(word)
+            })
+            .collect();
+        let outside = match (words.last(), blocks % 64) {
+            (Some(last), rest) if rest > 0 => last >> rest,
+            _ => 0,
+        };
+        let count = words.iter().map(|word| word.count_ones()).sum();
+        (outside == 0).then_some(BlockSet {
+            words,
+            blocks,
+            count,
+        })
+    }
+
     /// The number of blocks of the object.
     pub fn blocks(&self) -> u32 {
         self.blocks
@@ -148,6 +179,29 @@ impl BlockSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sets_as_bytes() {
+        for blocks in [1u32, 7, 8, 9, 63, 64, 65, 200] {
+            let mut set = BlockSet::empty(blocks);
+            for block in (0..blocks).step_by(3) {
+                set.insert(BlockIndex(block));
+            }
+            let bytes = set.to_bytes();
+            assert_eq!(BlockSet::from_bytes(blocks, &bytes), Some(set));
+            assert_eq!(BlockSet::from_bytes(blocks, &bytes[1..]), None);
+            let full = BlockSet::full(blocks).to_bytes();
+            assert_eq!(
+                BlockSet::from_bytes(blocks, &full),
+                Some(BlockSet::full(blocks))
+            );
+            let wrong = vec![255; full.len()];
+            assert_eq!(
+                BlockSet::from_bytes(blocks, &wrong).is_some(),
+                blocks % 8 == 0
+            );
+        }
+    }
 
     #[test]
     fn ranges_and_counts() {

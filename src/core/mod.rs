@@ -20,6 +20,7 @@ pub mod reader;
 pub mod receipt;
 pub mod recovery;
 pub mod reputation;
+pub mod samples;
 pub mod schedule;
 pub mod statement;
 pub mod tree;

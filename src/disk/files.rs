@@ -39,6 +39,19 @@ pub struct Entry {
     pub changed: (i64, u64),
 }
 
+/// Which file, and which version of it: while this is the same, so is the content, as far as can be told without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// See [`Entry`].
+    pub device: u64,
+    /// See [`Entry`].
+    pub inode: u64,
+    /// In bytes.
+    pub length: u64,
+    /// When it was last written to: seconds and nanoseconds.
+    pub changed: (i64, u64),
+}
+
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryKind {
@@ -77,6 +90,16 @@ impl Entry {
         fs::fstat(file)
             .map(|stat| Entry::new(&stat))
             .map_err(|cause| DiskError::io(Doing::Inspect, path, cause))
+    }
+
+    /// Which version of which file this is.
+    pub fn stamp(&self) -> Stamp {
+        Stamp {
+            device: self.device,
+            inode: self.inode,
+            length: self.length,
+            changed: self.changed,
+        }
     }
 
     /// Why this is not a regular file of ours with one name; `None` if it is.
@@ -331,6 +354,33 @@ pub fn open_for_reading(path: &Path) -> Result<File, DiskError> {
             what: "not a regular file",
         }),
     }
+}
+
+/// Opens a file of somebody for reading that was noted earlier under this absolute path, with no link anywhere on it.
+/// `None`: nothing regular is there any more.
+pub fn open_noted(path: &Path) -> Option<(File, Entry)> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let links = fs::ResolveFlags::NO_SYMLINKS;
+    let opened = match fs::openat2(fs::CWD, path, flags, Mode::empty(), links) {
+        // A kernel, or a jail, without this call: at least the last segment is no link.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
+            fs::open(path, flags, Mode::empty())
+        }
+        opened => opened,
+    };
+    let file = File::from(opened.ok()?);
+    let entry = Entry::of(&file, path).ok()?;
+    (entry.kind == EntryKind::Regular).then_some((file, entry))
+}
+
+/// The path of a file under which it can be noted: absolute, and without links in its folder.
+pub fn noted_path(path: &Path) -> Option<PathBuf> {
+    let (folder, name) = split(path)?;
+    let folder = match folder.as_os_str().is_empty() {
+        true => PathBuf::from("."),
+        false => folder,
+    };
+    Some(folder.canonicalize().ok()?.join(name))
 }
 
 /// Writes all bytes at a place.

@@ -8,5 +8,6 @@ pub mod part;
 pub mod regions;
 pub mod seed;
 pub mod state;
+pub mod store;
 pub mod temporary;
 pub mod whereabouts;

@@ -13,7 +13,7 @@ use crate::core::geometry::ByteRange;
 
 use super::{
     error::DiskError,
-    files::{self, Entry},
+    files::{self, Entry, Stamp},
 };
 
 /// See the module. What cannot be read of it is just not there.
@@ -21,7 +21,7 @@ use super::{
 pub struct Seed {
     file: File,
     path: PathBuf,
-    length: u64,
+    stamp: Stamp,
 }
 
 impl Seed {
@@ -32,11 +32,11 @@ impl Seed {
 
     /// A file that is open already.
     pub fn of(file: File, path: &Path) -> Result<Seed, DiskError> {
-        let length = Entry::of(&file, path)?.length;
+        let stamp = Entry::of(&file, path)?.stamp();
         Ok(Seed {
             file,
             path: path.to_owned(),
-            length,
+            stamp,
         })
     }
 
@@ -47,7 +47,12 @@ impl Seed {
 
     /// Its bytes when it was opened.
     pub fn length(&self) -> u64 {
-        self.length
+        self.stamp.length
+    }
+
+    /// Which version of which file it is.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     pub(super) fn file(&self) -> &File {
@@ -68,7 +73,7 @@ impl Seed {
                 let stop = seek(SeekFrom::Hole(start)).unwrap_or(end);
                 ByteRange::new(start, stop.clamp(start, end))
             }
-            Err(rustix::io::Errno::NXIO) if at < self.length && end <= self.length => {
+            Err(rustix::io::Errno::NXIO) if at < self.length() && end <= self.length() => {
                 ByteRange::new(end, end)
             }
             // A file system that does not tell, or a file that became shorter: reading will show.

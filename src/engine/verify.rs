@@ -82,11 +82,11 @@ pub fn root_of_file(path: &Path) -> Result<Root, Error> {
     Ok(tree_of_file(path, &mut Digests::new([]))?.root())
 }
 
-/// The root of a file and some digests of it.
+/// The tree of a file, without hints, and some digests of it.
 pub fn digests_of_file(
     path: &Path,
     algorithms: &[Algorithm],
-) -> Result<(Root, Vec<Digest>), Error> {
+) -> Result<(Tree, Vec<Digest>), Error> {
     // The tree gives BLAKE3 by the way.
     let mut digests = Digests::new(
         algorithms
@@ -94,11 +94,11 @@ pub fn digests_of_file(
             .copied()
             .filter(|algorithm| *algorithm != Algorithm::Blake3),
     );
-    let root = tree_of_file(path, &mut digests)?.root();
+    let tree = tree_of_file(path, &mut digests)?;
+    let root = tree.root().0.to_vec();
     let mut digests = digests.finish();
-    digests
-        .push(Digest::new(Algorithm::Blake3, root.0.to_vec()).expect("a root is a BLAKE3 digest"));
-    Ok((root, digests))
+    digests.push(Digest::new(Algorithm::Blake3, root).expect("a root is a BLAKE3 digest"));
+    Ok((tree, digests))
 }
 
 /// The tree of a file of which nothing is known.

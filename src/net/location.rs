@@ -79,6 +79,11 @@ impl Location {
         self.0.origin() == other.0.origin()
     }
 
+    /// Scheme, host and port as a text.
+    pub fn origin(&self) -> String {
+        self.0.origin().ascii_serialization()
+    }
+
     /// Host and port, for messages and per-host state.
     pub fn host(&self) -> String {
         let host = self.0.host_str().unwrap_or_default();

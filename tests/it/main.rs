@@ -26,6 +26,7 @@ mod python;
 mod roots;
 mod several;
 mod simulation;
+mod store;
 mod storms;
 mod support;
 mod tidy;

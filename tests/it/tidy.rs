@@ -47,7 +47,7 @@ const OUTSIDE: [(&str, &[&str]); 34] = [
     // Headers that users type are parsed where they are typed.
     ("reqwest", &["net/", "cli/fetch.rs"]),
     ("rpassword", &["cli/"]),
-    ("rusqlite", &["disk/state.rs"]),
+    ("rusqlite", &["disk/state/"]),
     ("rustix", &["disk/"]),
     ("serde", &["core/receipt.rs", "cli/"]),
     ("serde_json", &["core/receipt.rs", "cli/"]),

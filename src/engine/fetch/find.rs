@@ -18,18 +18,23 @@ use std::{
 
 use crate::{
     core::{
-        anchors::BlockAnchor,
+        anchors::{BlockAnchor, NodeAnchor, Tag},
         blockset::BlockSet,
         descent::{self, Source},
         geometry::{BlockIndex, BlockRange, Geometry},
         judge::{Gathered, Leaves, Verified},
-        layout::Layout,
+        keys::PublicKey,
+        layout::{Group, Layout},
+        manifest::Tree,
+        samples,
         statement::Header,
         tree::Cv,
     },
     disk::{
         destination::{Locked, Opened},
         seed::Seed,
+        state::{Allowed, Wanted},
+        store::{self, Store},
     },
     net::location::Location,
 };
@@ -48,6 +53,8 @@ use patch::Patches;
 use search::{Search, Whole, search};
 use seeds::{Seeds, wanted_seeds};
 
+/// Holdings that are searched at the same time.
+const STORED_MAX: usize = 8;
 /// The least time that a search may take.
 const SEARCH_TIME_MIN: Duration = Duration::from_secs(2);
 /// And as long as fetching would take at this rate, for how fast that would be is not known yet.
@@ -92,20 +99,27 @@ impl Fetch<'_> {
     ) -> Result<Search, Error> {
         let header = front.statement.header().clone();
         let (client, limits) = (self.client.clone(), self.limits());
-        let seeds = match front.has_ranges() {
-            true => self.seeds(locked, &header).await,
-            false => self.no_seeds(),
-        };
-        if seeds.is_empty() {
-            let mut bytes_manifest = 0;
-            let pages = front.read_leaves(&client, place, &limits, &mut bytes_manifest);
-            let pages = pages.await;
-            self.bytes_manifest += bytes_manifest;
-            return Ok(without_seeds(&header, pages?, seeds));
-        }
         let before = self.client.bytes_fetched();
-        let what = (header.layout(), header.root);
-        let found = search(front, &client, place, &limits, what, seeds).await;
+        let (mut seeds, mut top) = (self.no_seeds(), None);
+        if front.has_ranges() {
+            let mut candidates = self.named_seeds(locked);
+            if self.store_has_any(&header).await {
+                let group = header.layout().group(header.geometry.levels(), 0);
+                let wants = [group.bytes];
+                let read = front.read_ranges(&client, place, &limits, &wants);
+                top = read.await?.pop();
+                let tags = top.as_ref().map(|(_, bytes)| tags_of(&group, bytes));
+                candidates.stored = self.stored_seeds(&header, tags.unwrap_or_default()).await;
+            }
+            seeds = self.open_seeds(candidates, header.layout()).await;
+        }
+        let found = if seeds.is_empty() {
+            let pages = front.read_leaves(&client, place, &limits, &mut 0).await;
+            pages.map(|pages| self.without_seeds(&header, pages, seeds))
+        } else {
+            let what = (header.layout(), header.root);
+            search(front, &client, place, &limits, what, seeds, top).await
+        };
         self.bytes_manifest += self.client.bytes_fetched() - before;
         found
     }
@@ -114,31 +128,111 @@ impl Fetch<'_> {
         Seeds::new(Arc::default(), Instant::now())
     }
 
-    /// The local files that may hold bytes of the object: the one that it is to replace, and those that the user names.
-    async fn seeds(&mut self, locked: &Locked, header: &Header) -> Seeds {
-        let mut paths: Vec<PathBuf> = Vec::new();
+    /// The file that the object is to replace, and those that the user names.
+    fn named_seeds(&mut self, locked: &Locked) -> Candidates {
+        let mut candidates = Candidates::default();
         if matches!(locked.destination().existing(), Ok(Some(_))) {
-            paths.push(locked.destination().path());
+            candidates.named.push(locked.destination().path());
         }
-        let mut missing = Vec::new();
         for path in &self.options.seeds {
             match wanted_seeds(path) {
-                Ok(found) => paths.extend(found),
-                Err(error) => missing.push(error.to_string()),
+                Ok(found) => candidates.named.extend(found),
+                Err(error) => candidates.failed.push(error.to_string()),
             }
         }
-        let (layout, length) = (header.layout(), header.geometry.length());
-        let stop = self.stop.0.clone();
+        candidates
+    }
+
+    /// What may be searched of what the store knows: hints are an oracle about local files for whoever writes them and sees our
+    /// requests, so only what came from the same origin, or under the same key, unless the user opens all. Who names the root
+    /// knows it from elsewhere.
+    fn allowed(&self) -> Allowed {
+        Allowed {
+            origin: Some(self.options.url.origin()),
+            key_id: self.options.key.as_ref().map(PublicKey::id_hex),
+            same_object: self.options.root.is_some() || self.options.key.is_some(),
+            all: self.options.seed_store,
+        }
+    }
+
+    fn looked_for(&self, header: &Header, tags: Vec<Tag>) -> Wanted {
+        Wanted {
+            root: header.root,
+            url: Some(self.options.url.to_string()),
+            tags,
+        }
+    }
+
+    /// Whether the store knows anything that may be searched.
+    async fn store_has_any(&mut self, header: &Header) -> bool {
+        let (allowed, wanted) = (self.allowed(), self.looked_for(header, Vec::new()));
+        let look = move |folder: PathBuf| Store::open(&folder)?.seeds(&allowed, &wanted, 1);
+        self.in_state(look)
+            .await
+            .is_some_and(|found| !found.is_empty())
+    }
+
+    /// The holdings that are worth a search. Of those without anchors nobody knows what is in them: they are worth one only if they
+    /// are the object, or came from the same URL, or the user says so.
+    async fn stored_seeds(&mut self, header: &Header, tags: Vec<Tag>) -> Vec<store::Seed> {
+        let (allowed, wanted) = (self.allowed(), self.looked_for(header, tags));
+        let look = move |folder: PathBuf| {
+            let mut found = Store::open(&folder)?.seeds(&allowed, &wanted, STORED_MAX)?;
+            found.retain(|seed| {
+                let holding = &seed.holding;
+                holding.has_anchors
+                    || allowed.all
+                    || holding.root == wanted.root
+                    || holding.provenance.url == wanted.url
+            });
+            Ok(found)
+        };
+        self.in_state(look).await.unwrap_or_default()
+    }
+
+    /// Opens candidates and gets their trees.
+    async fn open_seeds(&mut self, candidates: Candidates, layout: Layout) -> Seeds {
+        let length = layout.geometry.length();
+        let time = Duration::from_secs(length / FETCH_BYTES_PER_S).max(SEARCH_TIME_MIN);
+        let seeds = Seeds::new(self.stop.0.clone(), Instant::now() + time);
+        let state = self.options.state.clone();
         let opened = tokio::task::spawn_blocking(move || {
-            let time = Duration::from_secs(length / FETCH_BYTES_PER_S).max(SEARCH_TIME_MIN);
-            open_seeds(paths, layout, Seeds::new(stop, Instant::now() + time))
+            // A store that cannot be opened was told before.
+            let mut store = state.and_then(|folder| Store::open(&folder).ok());
+            open_seeds(candidates, layout, seeds, store.as_mut())
         });
         let (seeds, failed) = joined(opened).await;
-        for error in missing.into_iter().chain(failed) {
+        for error in failed {
             let message = format!("a seed is left out: {error}");
             self.events.event(Event::Warning { message });
         }
         seeds
+    }
+
+    /// Without any seed all leaves are read at once. Blocks of zeros need no source.
+    fn without_seeds(&mut self, header: &Header, pages: Pages, seeds: Seeds) -> Search {
+        let geometry = header.geometry;
+        let mut leaves = Gathered::new(geometry);
+        leaves.insert(BlockIndex(0), &pages.leaves);
+        let zeros = |(block, anchor): (u32, &BlockAnchor)| {
+            let value: Cv = pages.leaves[block as usize];
+            let block = BlockIndex(block);
+            descent::is_zero_block(&geometry, block, *anchor, value).then_some(Whole {
+                blocks: BlockRange::one(block),
+                value,
+                from: Source::Zeros,
+            })
+        };
+        let whole = (0..).zip(&pages.anchors).filter_map(zeros).collect();
+        if header.layout().hints {
+            self.anchors = Some(pages.anchors);
+        }
+        Search {
+            seeds,
+            whole,
+            patched: Vec::new(),
+            leaves,
+        }
     }
 
     /// Copies what was found into the part and judges it there, and puts blocks together whose pieces are partly here.
@@ -241,48 +335,91 @@ impl Fetch<'_> {
     }
 }
 
-/// Opens seeds and makes their trees. What cannot be used is left out, and told.
-fn open_seeds(paths: Vec<PathBuf>, layout: Layout, mut seeds: Seeds) -> (Seeds, Vec<String>) {
-    let mut failed = Vec::new();
-    for path in paths {
-        let opened = || -> Result<_, Error> {
-            let seed = Seed::open(&path)?;
-            if seed.length() == 0 {
-                return Ok(None);
-            }
-            let tree = seeds.survey(&path, layout.geometry.block_size(), layout.hints)?;
-            Ok(Some((seed, Arc::new(tree))))
+/// Local files that may be searched, the likeliest first.
+#[derive(Default)]
+struct Candidates {
+    named: Vec<PathBuf>,
+    stored: Vec<store::Seed>,
+    /// Why others are not among them.
+    failed: Vec<String>,
+}
+
+/// Opens files and gets their trees, from the store or in one pass over them. What cannot be used is left out, and told.
+fn open_seeds(
+    candidates: Candidates,
+    layout: Layout,
+    mut seeds: Seeds,
+    mut store: Option<&mut Store>,
+) -> (Seeds, Vec<String>) {
+    let mut failed = candidates.failed;
+    let named = candidates.named.into_iter().map(|path| (path, None));
+    let stored = candidates.stored.into_iter();
+    let stored = stored.map(|seed| (seed.holding.path.clone(), Some(seed.file)));
+    for (path, file) in named.chain(stored) {
+        let of_store = file.is_some();
+        let opened = match file {
+            Some(file) => Seed::of(file, &path),
+            None => Seed::open(&path),
         };
-        match opened() {
+        let opened = opened.map_err(Error::from).and_then(|seed| {
+            let known = seeds.has(&seed) || seed.length() == 0;
+            let tree = (!known).then(|| tree_of(&seed, layout, &seeds, store.as_deref_mut()));
+            Ok(tree.transpose()?.map(|tree| (seed, tree)))
+        });
+        match opened {
             Ok(Some((seed, tree))) if seed.length() == tree.geometry().length() => {
-                seeds.add(seed, tree);
+                seeds.add(seed, Arc::new(tree));
             }
             Ok(_) => (),
+            // What the store said is nobody's wish.
+            Err(_) if of_store => (),
             Err(error) => failed.push(error.to_string()),
         }
     }
     (seeds, failed)
 }
 
-/// Without any seed all leaves are read at once. Blocks of zeros need no source.
-fn without_seeds(header: &Header, pages: Pages, seeds: Seeds) -> Search {
-    let geometry = header.geometry;
-    let mut leaves = Gathered::new(geometry);
-    leaves.insert(BlockIndex(0), &pages.leaves);
-    let zeros = |(block, anchor): (u32, &BlockAnchor)| {
-        let value: Cv = pages.leaves[block as usize];
-        let block = BlockIndex(block);
-        descent::is_zero_block(&geometry, block, *anchor, value).then_some(Whole {
-            blocks: BlockRange::one(block),
-            value,
-            from: Source::Zeros,
-        })
+/// The tree that the store keeps of this very version of a file, else a new one, which it keeps from then on.
+fn tree_of(
+    seed: &Seed,
+    layout: Layout,
+    seeds: &Seeds,
+    store: Option<&mut Store>,
+) -> Result<Tree, Error> {
+    let Some(store) = store else {
+        return seeds.survey(seed.path(), layout.geometry.block_size(), layout.hints);
     };
-    Search {
-        seeds,
-        whole: (0..).zip(&pages.anchors).filter_map(zeros).collect(),
-        patched: Vec::new(),
-        leaves,
+    let kept = store.tree_of_file(&seed.stamp()).ok().flatten();
+    let enough = |tree: &Tree| !layout.hints || !tree.anchors().is_empty();
+    let block_size = match &kept {
+        Some(tree) => tree.geometry().block_size(),
+        None => layout.geometry.block_size(),
+    };
+    match kept.filter(enough) {
+        Some(tree) => Ok(tree),
+        None => {
+            let tree = seeds.survey(seed.path(), block_size, layout.hints)?;
+            // A store that cannot be written costs the same pass the next time.
+            let _ = store.keep_anchors(&tree);
+            Ok(tree)
+        }
+    }
+}
+
+/// The tags by which the store is asked for what is like an object, from the first group of its tree.
+fn tags_of(group: &Group, bytes: &[u8]) -> Vec<Tag> {
+    let hints = bytes.get(group.count as usize * 32..).unwrap_or_default();
+    let (words, _) = hints.as_chunks::<8>();
+    let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    match group.level {
+        0 => {
+            let anchors: Vec<BlockAnchor> = words.into_iter().map(BlockAnchor).collect();
+            samples::sampled(&anchors)
+        }
+        _ => samples::of_nodes(words.chunks_exact(2).map(|pair| NodeAnchor {
+            tag: pair[0],
+            place: pair[1],
+        })),
     }
 }
 

@@ -1,16 +1,14 @@
-//! Remembering what arrived without a manifest: its own manifest is kept, so that the same version is not fetched again, and
-//! a later one can be compared with it.
+//! Remembering what arrived: the store adopts the file, so that the same object is not fetched again and a later version can
+//! be compared with it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{
-    core::{
-        manifest::{self, Particulars, Tree},
-        tree::Root,
-    },
+    core::{anchors::BlockAnchor, geometry::BlockIndex, judge::Leaves, manifest::Tree, tree::Root},
     disk::{
         destination::unix_time,
-        state::{Arrived, State, StateError},
+        state::{Arrived, Provenance, State, StateError},
+        store::Store,
     },
     net::client::Validators,
 };
@@ -32,29 +30,55 @@ impl Fetch<'_> {
         self.in_state(look_up).await.flatten()
     }
 
-    /// Keeps the manifest of a file that has just got its name.
-    pub(super) async fn keep(&mut self, tree: Tree, validators: &Validators) {
+    /// The leaves of an object that is whole, for [`Fetch::keep`].
+    pub(super) fn will_be_kept(&mut self, leaves: &Leaves) {
+        if self.options.state.is_some() {
+            let (geometry, anchors) = (*leaves.geometry(), self.anchors.take());
+            // Nobody has checked them: one that leads out of its block is none.
+            let fits = |(block, anchor): (BlockIndex, BlockAnchor)| match anchor
+                .fits(geometry.bytes_of(block).length())
+            {
+                true => anchor,
+                false => BlockAnchor::NONE,
+            };
+            let anchors = anchors.map(|all| geometry.all().iter().zip(all).map(fits).collect());
+            let all = leaves.all();
+            self.tree = all.map(|all| Tree::new(geometry, all, anchors));
+        }
+    }
+
+    /// Keeps what is known of a file that has its name, or had it already.
+    pub(super) async fn keep(
+        &mut self,
+        path: &Path,
+        tree: Tree,
+        validators: &Validators,
+        key_id: Option<String>,
+    ) {
+        let (path, url, at) = (path.to_owned(), &self.options.url, unix_time());
         let arrived = Arrived {
             root: tree.root(),
-            url: self.options.url.to_string(),
+            url: url.to_string(),
             etag: validators.etag.clone(),
             last_modified: validators.last_modified.clone(),
-            at: unix_time(),
+            at,
         };
-        let name = self.options.url.safe_name().unwrap_or_default();
+        let provenance = Provenance {
+            origin: Some(url.origin()),
+            url: Some(url.to_string()),
+            key_id,
+            name: url.safe_name(),
+        };
         let keep = move |folder: PathBuf| {
-            let particulars = Particulars {
-                name,
-                ..Particulars::default()
-            };
-            let manifest = manifest::to_bytes(&tree, None, particulars);
-            State::open(&folder)?.keep_manifest(&arrived, &manifest)
+            let mut store = Store::open(&folder)?;
+            store.state().remember_arrival(&arrived)?;
+            store.adopt(&path, &tree, provenance, at)
         };
         self.in_state(keep).await;
     }
 
     /// Works with the state, if there is one. What goes wrong there is one warning and never an error of the fetch.
-    async fn in_state<T: Send + 'static>(
+    pub(super) async fn in_state<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(PathBuf) -> Result<T, StateError> + Send + 'static,
     ) -> Option<T> {

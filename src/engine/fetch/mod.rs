@@ -28,6 +28,7 @@ use tokio::task::JoinError;
 
 use crate::{
     core::{
+        anchors::BlockAnchor,
         blockset::BlockSet,
         digests::{Algorithm, Digest},
         geometry::Geometry,
@@ -74,6 +75,8 @@ pub struct FetchOptions {
     pub mirrors: Vec<Location>,
     /// Files that may hold some of its bytes, and folders of such files. One that is not there is no error.
     pub seeds: Vec<PathBuf>,
+    /// All that the store knows of may be searched, not only what came from the same origin or under the same key.
+    pub seed_store: bool,
     /// `None`: beside the object.
     pub manifest: Option<ManifestPlace>,
     /// The object must be this one.
@@ -116,6 +119,7 @@ impl FetchOptions {
             target: target.into(),
             mirrors: Vec::new(),
             seeds: Vec::new(),
+            seed_store: false,
             manifest: None,
             root: None,
             key: None,
@@ -169,6 +173,7 @@ pub async fn fetch(options: FetchOptions, events: &mut dyn Events) -> Result<Pub
         started: unix_time(),
         bytes_manifest: 0,
         tree: None,
+        anchors: None,
         stop: find::StopWhenDropped::default(),
     };
     // On the heap: callers should not have to carry it around.
@@ -204,8 +209,10 @@ struct Fetch<'a> {
     /// The same by the clock on the wall, in Unix seconds.
     started: u64,
     bytes_manifest: u64,
-    /// Of an object that came without a manifest: its own, when all of it is here.
+    /// Of the object, when all of it is here: for the store.
     tree: Option<Tree>,
+    /// The anchors of its blocks, as its manifest has them.
+    anchors: Option<Vec<BlockAnchor>>,
     stop: find::StopWhenDropped,
 }
 
@@ -411,9 +418,6 @@ impl Fetch<'_> {
         here: Here,
         unchanged: bool,
     ) -> Result<Published, Error> {
-        if let Some(tree) = self.tree.take() {
-            self.keep(tree, &result.validators).await;
-        }
         let sha256 = result
             .digests
             .iter()
@@ -422,6 +426,10 @@ impl Fetch<'_> {
         let key_id = (result.trust == Trust::Signed)
             .then(|| self.options.key.as_ref().map(PublicKey::id_hex))
             .flatten();
+        if let Some(tree) = self.tree.take() {
+            self.keep(&path, tree, &result.validators, key_id.clone())
+                .await;
+        }
         let published = Published {
             path,
             url: self.options.url.to_string(),

@@ -318,19 +318,21 @@ impl Fetch<'_> {
             return Ok(None);
         }
         let found = digests_of_existing(locked, length, wanted).await?;
-        Ok(found
-            .filter(|(root, _)| strong || Some(*root) == arrived)
-            .filter(|(_, digests)| wanted.iter().all(|digest| digests.contains(digest)))
-            .map(|(root, mut digests)| {
-                digests.retain(|digest| wanted.contains(digest));
-                Proof {
-                    root,
-                    length,
-                    trust,
-                    digests,
-                    validators: validators.clone(),
-                }
-            }))
+        let found = found
+            .filter(|(tree, _)| strong || Some(tree.root()) == arrived)
+            .filter(|(_, digests)| wanted.iter().all(|digest| digests.contains(digest)));
+        Ok(found.map(|(tree, mut digests)| {
+            digests.retain(|digest| wanted.contains(digest));
+            let root = tree.root();
+            self.tree = Some(tree);
+            Proof {
+                root,
+                length,
+                trust,
+                digests,
+                validators: validators.clone(),
+            }
+        }))
     }
 
     /// The first wanted digest that the object does not have.
@@ -392,12 +394,12 @@ impl Fetch<'_> {
     }
 }
 
-/// The root of the file under the final name, and its digests of the kinds that are wanted; `None`: there is none of this length.
+/// The tree of the file under the final name, and its digests of the kinds that are wanted; `None`: there is none of this length.
 pub(super) async fn digests_of_existing(
     locked: &Locked,
     length: u64,
     wanted: &[Digest],
-) -> Result<Option<(Root, Vec<Digest>)>, Error> {
+) -> Result<Option<(Tree, Vec<Digest>)>, Error> {
     let other = |entry: Entry| entry.kind != EntryKind::Regular || entry.length != length;
     if locked.destination().existing()?.is_none_or(other) {
         return Ok(None);

@@ -68,11 +68,12 @@ impl Fetch<'_> {
             // A file that was searched is another one now, and what it had is to be fetched after all.
             None => self.all_leaves(&mut front, &place).await?,
         };
+        let leaves = Arc::new(leaves);
         let transfer = Transfer {
             client: self.client.clone(),
             sources,
             ranges: preflight.ranges,
-            leaves: Arc::new(leaves),
+            leaves: leaves.clone(),
             landed: landing.verified,
             limits: self.limits(),
             worth: self.worth(),
@@ -106,6 +107,7 @@ impl Fetch<'_> {
             digests,
             validators: preflight.validators,
         };
+        self.will_be_kept(&leaves);
         let here = Here {
             resumed: bytes_resumed + landing.bytes_resumed,
             reused: landing.bytes_reused,
@@ -115,17 +117,20 @@ impl Fetch<'_> {
 
     /// The user's digests, if the file under the final name is the object and has all of them.
     async fn is_there_unchanged(
-        &self,
+        &mut self,
         locked: &Locked,
         header: &Header,
     ) -> Result<Option<Vec<Digest>>, Error> {
         let wanted = &self.options.digests;
         let found = digests_of_existing(locked, header.geometry.length(), wanted).await?;
-        Ok(found.and_then(|(root, mut digests)| {
+        let same = found.and_then(|(tree, mut digests)| {
             digests.retain(|digest| wanted.contains(digest));
             let all = wanted.iter().all(|digest| digests.contains(digest));
-            (root == header.root && all).then_some(digests)
-        }))
+            (tree.root() == header.root && all).then_some((tree, digests))
+        });
+        let (tree, digests) = same.unzip();
+        self.tree = tree;
+        Ok(digests)
     }
 
     /// A manifest whose length is that of the object. One that is not was perhaps replaced just now, so it is read once more.

@@ -41,7 +41,7 @@ pub struct Search {
     pub leaves: Gathered,
 }
 
-/// Searches seeds for the object of a manifest.
+/// Searches seeds for the object of a manifest. `top`: what was read of its tree already.
 pub async fn search(
     front: &Front,
     client: &Client,
@@ -49,6 +49,7 @@ pub async fn search(
     limits: &Limits,
     (layout, root): (Layout, Root),
     mut seeds: Seeds,
+    mut top: Option<(ByteRange, Vec<u8>)>,
 ) -> Result<Search, Error> {
     let mut descent = {
         let trees: Vec<Arc<_>> = seeds.trees();
@@ -65,7 +66,10 @@ pub async fn search(
         if !wants.is_empty() {
             let mut ascending: Vec<ByteRange> = wants;
             ascending.sort_unstable_by_key(|range| range.start);
-            let given = front.read_ranges(client, place, limits, &ascending).await?;
+            let given = match top.take().filter(|(range, _)| ascending == [*range]) {
+                Some(top) => vec![top],
+                None => front.read_ranges(client, place, limits, &ascending).await?,
+            };
             for (range, bytes) in given {
                 descent
                     .give(range, &bytes)

@@ -64,6 +64,11 @@ impl Seeds {
         self.trees.push(tree);
     }
 
+    /// Whether this very file is among them.
+    pub fn has(&self, file: &Seed) -> bool {
+        self.files.iter().any(|known| known.stamp() == file.stamp())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }

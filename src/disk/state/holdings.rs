@@ -1,0 +1,265 @@
+//! Holdings: local files of which it is known which blocks of which object they hold.
+
+use std::{
+    ffi::OsString,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+
+use crate::{
+    core::{blockset::BlockSet, geometry::Geometry, manifest::Tree, tree::Root},
+    disk::files::Stamp,
+};
+
+use super::{
+    State, StateError,
+    objects::{self, Description, ObjectId},
+};
+
+/// Where an object came from. What is not known is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// Scheme, host and port.
+    pub origin: Option<String>,
+    /// Without secrets.
+    pub url: Option<String>,
+    /// Of the key that signed its manifest.
+    pub key_id: Option<String>,
+    /// The name that it had there.
+    pub name: Option<String>,
+}
+
+/// A file of the user's that is all of an object.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    /// Absolute, without links.
+    pub path: PathBuf,
+    /// Of the version that is all of the object.
+    pub stamp: Stamp,
+    /// Where it came from.
+    pub provenance: Provenance,
+    /// Unix seconds.
+    pub at: u64,
+}
+
+/// A file that holds blocks of an object, as far as the index knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    pub(super) id: i64,
+    pub(super) object: ObjectId,
+    /// Absolute, without links.
+    pub path: PathBuf,
+    /// The store made the file, and may punch holes into it; else it is the user's.
+    pub own: bool,
+    /// The object.
+    pub root: Root,
+    /// Of the object.
+    pub geometry: Geometry,
+    /// Whether the index knows the anchors of the object.
+    pub has_anchors: bool,
+    /// `None`: all.
+    pub blocks: Option<BlockSet>,
+    /// Of the version that holds them.
+    pub stamp: Stamp,
+    /// Where the object came from.
+    pub provenance: Provenance,
+    /// Of the object that it holds.
+    pub bytes: u64,
+    /// Unix seconds.
+    pub used: u64,
+}
+
+/// What [`from_row`] reads, of `holdings` and `objects`.
+pub(super) const COLUMNS: &str = "holdings.id, object, path, own, root, objects.length, block_size,
+    anchors IS NOT NULL, device, inode, holdings.length, changed_s, changed_ns, origin, url, key_id, name, bytes, used, blocks
+    FROM holdings JOIN objects ON objects.id = object";
+
+/// `None`: the row is no holding; somebody else wrote it.
+pub(super) fn from_row(row: &Row) -> rusqlite::Result<Option<Holding>> {
+    let unsigned = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
+    let Some(geometry) = objects::geometry(row.get(5)?, row.get(6)?) else {
+        return Ok(None);
+    };
+    let blocks: Option<Vec<u8>> = row.get(19)?;
+    let blocks = match blocks {
+        None => None,
+        Some(bytes) => match BlockSet::from_bytes(geometry.blocks(), &bytes) {
+            None => return Ok(None),
+            some => some,
+        },
+    };
+    Ok(Some(Holding {
+        id: row.get(0)?,
+        object: row.get(1)?,
+        path: PathBuf::from(OsString::from_vec(row.get(2)?)),
+        own: row.get(3)?,
+        root: Root(row.get(4)?),
+        geometry,
+        has_anchors: row.get(7)?,
+        blocks,
+        stamp: Stamp {
+            device: unsigned(8)?,
+            inode: unsigned(9)?,
+            length: unsigned(10)?,
+            changed: (row.get(11)?, unsigned(12)?),
+        },
+        provenance: Provenance {
+            origin: row.get(13)?,
+            url: row.get(14)?,
+            key_id: row.get(15)?,
+            name: row.get(16)?,
+        },
+        bytes: unsigned(17)?,
+        used: unsigned(18)?,
+    }))
+}
+
+impl State {
+    /// Notes that a file of the user's is all of the object of this tree. What was noted of that path before is replaced; where
+    /// the same object came from is not forgotten.
+    pub fn adopt(&mut self, adopted: &Adopted, tree: &Tree) -> Result<(), StateError> {
+        let described = Description {
+            root: tree.root(),
+            geometry: *tree.geometry(),
+            tree: Some(tree),
+        };
+        self.change(|transaction| {
+            // Anchors that were made of this very file once are worth more than another block size.
+            let object = match known_better(transaction, adopted, tree)? {
+                Some(object) => object,
+                None => objects::describe(transaction, described)?,
+            };
+            put(transaction, adopted, object, &described.geometry)?;
+            objects::trim(transaction)
+        })
+    }
+
+    /// All holdings, the most recently used first.
+    pub fn holdings(&self) -> Result<Vec<Holding>, StateError> {
+        self.some_holdings("ORDER BY used DESC, holdings.id DESC", &[])
+    }
+
+    /// What is noted of a path.
+    pub fn holding_at(&self, path: &Path) -> Result<Option<Holding>, StateError> {
+        let path = path.as_os_str().as_bytes();
+        let found = self.some_holdings("WHERE path = ?1", &[&path])?;
+        Ok(found.into_iter().next())
+    }
+
+    /// A holding of this very file, under whatever name it was noted.
+    pub fn holding_with(&self, stamp: &Stamp) -> Result<Option<Holding>, StateError> {
+        let inode = stamp.inode.cast_signed();
+        let found = self.some_holdings(
+            "WHERE inode = ?1 ORDER BY anchors IS NOT NULL DESC",
+            &[&inode],
+        )?;
+        Ok(found
+            .into_iter()
+            .find(|one| !one.own && one.stamp == *stamp))
+    }
+
+    fn some_holdings(
+        &self,
+        condition: &str,
+        values: &[&dyn rusqlite::ToSql],
+    ) -> Result<Vec<Holding>, StateError> {
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(&format!("SELECT {COLUMNS} {condition}"))?;
+            let mut rows = query.query(values)?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                found.extend(from_row(row)?);
+            }
+            Ok(found)
+        })
+    }
+
+    /// Forgets a holding, unless it was noted anew meanwhile. Returns whether it was there.
+    pub fn forget(&mut self, holding: &Holding) -> Result<bool, StateError> {
+        self.change(|transaction| {
+            let delete = "DELETE FROM holdings WHERE id = ?1 AND object = ?2 AND inode = ?3
+                AND changed_s = ?4 AND changed_ns = ?5";
+            let Stamp { inode, changed, .. } = holding.stamp;
+            let gone = transaction.prepare_cached(delete)?.execute(params![
+                holding.id,
+                holding.object,
+                inode.cast_signed(),
+                changed.0,
+                changed.1.cast_signed()
+            ])?;
+            objects::drop_unheld(transaction, holding.object)?;
+            Ok(gone > 0)
+        })
+    }
+
+    /// Notes that a holding was of use.
+    pub fn note_used(&mut self, holding: &Holding, at: u64) -> Result<(), StateError> {
+        let update = "UPDATE holdings SET used = max(used, ?2) WHERE id = ?1 AND object = ?3";
+        self.change(|transaction| {
+            let row = params![holding.id, at.cast_signed(), holding.object];
+            transaction.prepare_cached(update)?.execute(row).map(drop)
+        })
+    }
+}
+
+fn known_better(
+    transaction: &Transaction,
+    adopted: &Adopted,
+    tree: &Tree,
+) -> rusqlite::Result<Option<ObjectId>> {
+    if !tree.anchors().is_empty() {
+        return Ok(None);
+    }
+    let query = "SELECT object FROM holdings JOIN objects ON objects.id = object
+        WHERE path = ?1 AND root = ?2 AND anchors IS NOT NULL";
+    let path = adopted.path.as_os_str().as_bytes();
+    transaction
+        .prepare_cached(query)?
+        .query_row(params![path, tree.root().0], |row| row.get(0))
+        .optional()
+}
+
+fn put(
+    transaction: &Transaction,
+    adopted: &Adopted,
+    object: ObjectId,
+    geometry: &Geometry,
+) -> rusqlite::Result<()> {
+    let path = adopted.path.as_os_str().as_bytes();
+    let before: Option<ObjectId> = transaction
+        .prepare_cached("SELECT object FROM holdings WHERE path = ?1")?
+        .query_row([path], |row| row.get(0))
+        .optional()?;
+    let insert = "INSERT INTO holdings (path, object, own, device, inode, length, changed_s, changed_ns,
+            origin, url, key_id, name, bytes, used, blocks)
+        VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, NULL)
+        ON CONFLICT (path) DO UPDATE SET object = excluded.object, own = 0, device = excluded.device,
+            inode = excluded.inode, length = excluded.length, changed_s = excluded.changed_s,
+            changed_ns = excluded.changed_ns, bytes = excluded.bytes, used = excluded.used, blocks = NULL,
+            origin = coalesce(excluded.origin, iif(object = excluded.object, origin, NULL)),
+            url = coalesce(excluded.url, iif(object = excluded.object, url, NULL)),
+            key_id = coalesce(excluded.key_id, iif(object = excluded.object, key_id, NULL)),
+            name = coalesce(excluded.name, iif(object = excluded.object, name, NULL))";
+    let (stamp, from) = (adopted.stamp, &adopted.provenance);
+    transaction.prepare_cached(insert)?.execute(params![
+        path,
+        object,
+        stamp.device.cast_signed(),
+        stamp.inode.cast_signed(),
+        stamp.length.cast_signed(),
+        stamp.changed.0,
+        stamp.changed.1.cast_signed(),
+        from.origin,
+        from.url,
+        from.key_id,
+        from.name,
+        geometry.length().cast_signed(),
+        adopted.at.cast_signed()
+    ])?;
+    match before.filter(|before| *before != object) {
+        Some(before) => objects::drop_unheld(transaction, before),
+        None => Ok(()),
+    }
+}
