@@ -169,6 +169,7 @@ pub struct VerifyArgs {
 #[command(
     override_usage = "sapwood fetch [OPTIONS] <URL>...\n       sapwood fetch [OPTIONS] -i <LIST>"
 )]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct FetchArgs {
     /// What to fetch: http or https URLs
     #[arg(required_unless_present = "input", value_name = "URL")]

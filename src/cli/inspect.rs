@@ -19,7 +19,7 @@ use super::{
 };
 
 pub async fn run(args: &InspectArgs, output: &mut Output) -> Exit {
-    match read(args, output).await {
+    match Box::pin(read(args, output)).await {
         Ok(manifest) => show(args, &manifest, output),
         Err(exit) => exit,
     }
@@ -38,7 +38,7 @@ async fn read(args: &InspectArgs, output: &mut Output) -> Result<Manifest, Exit>
     })?;
     let (client, limits) = (Client::new(options), fetch::limits(&args.network));
     let reading = inspect::inspect(&client, &url, &limits);
-    match signals::unless_stopped(reading).await {
+    match Box::pin(signals::unless_stopped(reading)).await {
         Some(read) => read.map_err(|error| output.error(None, Some(&url.to_string()), &error)),
         None => Err(Exit::Again),
     }

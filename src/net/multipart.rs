@@ -64,7 +64,7 @@ impl Multipart {
     }
 
     /// What the bytes so far say; `None`: more must come first.
-    pub fn next(&mut self) -> Result<Option<Next>, BadAnswer> {
+    pub fn take(&mut self) -> Result<Option<Next>, BadAnswer> {
         if self.ended {
             return Ok(Some(Next::End));
         }
@@ -147,7 +147,7 @@ mod tests {
         let mut parts: Vec<(u64, Vec<u8>)> = Vec::new();
         for bytes in body.chunks(step) {
             multipart.push(bytes);
-            while let Some(next) = multipart.next()? {
+            while let Some(next) = multipart.take()? {
                 match next {
                     Next::Part(part) => parts.push((part.bytes.start, Vec::new())),
                     Next::Bytes(bytes) => parts.last_mut().unwrap().1.extend_from_slice(&bytes),

@@ -49,7 +49,7 @@ impl Parts {
         loop {
             let next = self
                 .multipart
-                .next()
+                .take()
                 .map_err(|how| NetError::new(self.body.location(), Failure::BadAnswer(how)))?;
             match (next, self.part) {
                 (Some(Next::Part(part)), _) => (self.part, self.taken) = (Some(part), 0),

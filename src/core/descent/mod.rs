@@ -16,6 +16,7 @@ mod placed;
 mod rolling;
 mod shifts;
 mod table;
+mod zeros;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -25,12 +26,14 @@ use super::{
     layout::{Group, Layout},
     manifest::Tree,
     statement::Refused,
-    tree::{self, Cv, PartHasher, Root},
+    tree::{self, Cv, Root},
 };
 use patch::Patch;
 use placed::Placed;
 use shifts::Shifts;
 use table::Table;
+pub use zeros::is_zero_block;
+use zeros::{ZEROS, are_zeros};
 
 /// Groups that are asked for and searched together: their nodes take at most 20 MiB.
 const GROUPS_AT_ONCE: usize = 1024;
@@ -40,8 +43,6 @@ const PIECES_AT_ONCE: u64 = 1 << 20;
 const BARE_MISSING_MAX: u32 = 4;
 /// Places at which an anchor is tried.
 const PLACES_MAX: usize = 8;
-/// Zeros are hashed in steps of this.
-static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// A seed, by its number in the list that the descent was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -717,43 +718,6 @@ impl Level {
         self.nodes = self.missing.extract_if(.., moved).collect();
         self.wanted = bare.into_iter().map(Wanted::Anchors).collect();
         !self.wanted.is_empty()
-    }
-}
-
-/// Whether a block is all zeros, by its proven leaf; its anchor only says whether that is worth a hash.
-pub fn is_zero_block(
-    geometry: &Geometry,
-    block: BlockIndex,
-    anchor: BlockAnchor,
-    leaf: Cv,
-) -> bool {
-    let bytes = geometry.bytes_of(block);
-    are_zeros(
-        bytes,
-        geometry.blocks() == 1,
-        block_window(anchor.0, bytes),
-        leaf,
-    )
-}
-
-fn are_zeros(bytes: ByteRange, whole: bool, window: Option<Window>, value: Cv) -> bool {
-    let suspected = match window {
-        Some(window) => window.place == bytes.start && window.tag == *table::ZERO_TAG,
-        None => bytes.length() < WINDOW as u64,
-    };
-    if !suspected {
-        return false;
-    }
-    let mut hasher = PartHasher::new(bytes.start);
-    let mut rest = bytes.length();
-    while rest > 0 {
-        let count = rest.min(ZEROS.len() as u64);
-        hasher.update(&ZEROS[..count as usize]);
-        rest -= count;
-    }
-    match whole {
-        true => hasher.root().0 == value,
-        false => hasher.value() == value,
     }
 }
 

@@ -1,18 +1,11 @@
 //! The anchors of the seeds' blocks, by tag. Anchors of all levels are looked up here.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use super::{
-    super::{
-        anchors::{self, Tag, WINDOW},
-        geometry::BlockIndex,
-        manifest::Tree,
-    },
+    super::{geometry::BlockIndex, manifest::Tree},
     SeedIndex, Shift, Window,
 };
-
-/// The tag of 64 zeros.
-pub static ZERO_TAG: LazyLock<Tag> = LazyLock::new(|| Tag::of(anchors::gear(&[0; WINDOW])));
 
 /// For each seed its blocks as `tag << 24 | block`, sorted: 8 bytes a block. A block index has 24 bits.
 pub struct Table {

@@ -8,6 +8,7 @@ use crate::core::{
     judge::{self, Leaves},
     manifest::{self, Particulars},
     paint, pieces,
+    tree::PartHasher,
 };
 
 const B: usize = 16 * 1024;

@@ -231,7 +231,7 @@ mod tests {
         // What shares nothing is not looked at, unless nobody can know.
         let strange = Wanted {
             url: None,
-            ..super::tests::wanted(&tree_of(&paint::bytes(1 << 41, MIB), true), "")
+            ..self::wanted(&tree_of(&paint::bytes(1 << 41, MIB), true), "")
         };
         assert_eq!(scene.seeds(&all, &strange), [""; 0]);
         let unknown = Wanted {

@@ -100,7 +100,7 @@ impl Fetch<'_> {
         let header = front.statement.header().clone();
         let (client, limits) = (self.client.clone(), self.limits());
         let before = self.client.bytes_fetched();
-        let (mut seeds, mut top) = (self.no_seeds(), None);
+        let (mut seeds, mut top) = (Seeds::new(Arc::default(), Instant::now()), None);
         if front.has_ranges() {
             let mut candidates = self.named_seeds(locked);
             if self.store_has_any(&header).await {
@@ -122,10 +122,6 @@ impl Fetch<'_> {
         };
         self.bytes_manifest += self.client.bytes_fetched() - before;
         found
-    }
-
-    fn no_seeds(&self) -> Seeds {
-        Seeds::new(Arc::default(), Instant::now())
     }
 
     /// The file that the object is to replace, and those that the user names.

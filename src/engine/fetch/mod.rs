@@ -7,6 +7,8 @@ mod find;
 mod follow;
 mod keep;
 mod leftovers;
+mod manifest_stream;
+mod options;
 mod plain;
 mod preflight;
 mod proven;
@@ -18,11 +20,7 @@ mod span;
 mod stream;
 mod transfer;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicU64},
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::task::JoinError;
 
@@ -42,14 +40,11 @@ use crate::{
     disk::{
         destination::{Destination, Found, Locked, Opened, unix_time},
         error::DiskError,
-        journal::{Journal, JournalKeeper},
+        journal::Journal,
         part::Part,
         temporary::Temporary,
     },
-    net::{
-        client::{Client, Validators},
-        location::Location,
-    },
+    net::client::{Client, Validators},
 };
 
 use super::{
@@ -59,86 +54,12 @@ use super::{
     receipt,
 };
 pub use connections::Connections;
+pub use options::FetchOptions;
 pub(super) use plain::trust_of_user;
 use preflight::{Preflight, preflight};
 pub(super) use remote_manifest::Front;
 pub use remote_manifest::ManifestPlace;
 pub(super) use retried::retried;
-
-/// What to fetch, where to, and what to ask of it.
-pub struct FetchOptions {
-    /// The object.
-    pub url: Location,
-    /// The final name. An existing file is replaced when the object is proven.
-    pub target: PathBuf,
-    /// Other places of the same object.
-    pub mirrors: Vec<Location>,
-    /// Files that may hold some of its bytes, and folders of such files. One that is not there is no error.
-    pub seeds: Vec<PathBuf>,
-    /// All that the store knows of may be searched, not only what came from the same origin or under the same key.
-    pub seed_store: bool,
-    /// `None`: beside the object.
-    pub manifest: Option<ManifestPlace>,
-    /// The object must be this one.
-    pub root: Option<Root>,
-    /// The manifest must be signed by this key, for the name of the URL.
-    pub key: Option<PublicKey>,
-    /// Digests that the object must have.
-    pub digests: Vec<Digest>,
-    /// The least trust.
-    pub require: Trust,
-    /// Headers, pace and address rules; fetches with clones of one client share its connections and its pace.
-    pub client: Client,
-    /// Counts every body byte that arrives; who keeps a clone can read it even when the run was dropped.
-    pub counter: Arc<AtomicU64>,
-    /// The most at a time; fetches with clones of one ceiling share it.
-    pub connections: Connections,
-    /// Failures in a row of one span from a host that answers.
-    pub tries: u32,
-    /// Time without a newly proven byte.
-    pub patience: Duration,
-    /// The largest object, in bytes.
-    pub max_size: Option<u64>,
-    /// Fail if the target is there.
-    pub no_clobber: bool,
-    /// What does not verify is deleted, not kept as `FILE.quarantined`.
-    pub discard: bool,
-    /// Where the receipt goes. An existing one is replaced.
-    pub receipt: Option<PathBuf>,
-    /// The folder with what is remembered between runs; `None`: nothing is.
-    pub state: Option<PathBuf>,
-    /// Keeps the journal somewhere else than in `FILE.part.journal`.
-    pub journal: Option<Box<dyn JournalKeeper>>,
-}
-
-impl FetchOptions {
-    /// The defaults of the program.
-    pub fn new(url: Location, target: impl Into<PathBuf>) -> FetchOptions {
-        FetchOptions {
-            url,
-            target: target.into(),
-            mirrors: Vec::new(),
-            seeds: Vec::new(),
-            seed_store: false,
-            manifest: None,
-            root: None,
-            key: None,
-            digests: Vec::new(),
-            require: Trust::None,
-            client: Client::default(),
-            counter: Arc::default(),
-            connections: Connections::at_most(CONNECTIONS_MAX),
-            tries: 5,
-            patience: Duration::from_secs(5 * 60),
-            max_size: None,
-            no_clobber: false,
-            discard: false,
-            receipt: None,
-            state: None,
-            journal: None,
-        }
-    }
-}
 
 /// The ceiling on connections unless the caller says otherwise.
 pub const CONNECTIONS_MAX: u32 = 16;
@@ -514,6 +435,7 @@ fn bytes_of_set(geometry: &Geometry, blocks: &BlockSet) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     /// A stop by a signal ended in a panic when a span was waiting for work that had not begun.
     #[tokio::test]

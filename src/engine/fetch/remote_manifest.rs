@@ -25,6 +25,7 @@ use crate::{
 use super::{
     super::{error::Error, manifest_file::ManifestFile},
     joined,
+    manifest_stream::{RangeSource, RestOfManifest},
     retried::retried,
     scattered::Scattered,
 };
@@ -71,14 +72,14 @@ enum Rest {
         validators: Validators,
     },
     /// All of it is here: the tree, and the bytes to read ranges of.
-    Here(Tree, Here),
+    Here(Box<Tree>, Here),
     /// It was read.
     Nothing,
 }
 
 /// A manifest on this machine.
 enum Here {
-    File(ManifestFile),
+    File(Box<ManifestFile>),
     Bytes(bytes::Bytes),
 }
 
@@ -112,7 +113,7 @@ impl Front {
                 let file = tokio::task::spawn_blocking(move || ManifestFile::open(&path));
                 let file = joined(file).await?;
                 let manifest = file.manifest.clone();
-                Ok(Front::of_whole(manifest, Here::File(file)))
+                Ok(Front::of_whole(manifest, Here::File(Box::new(file))))
             }
             ManifestPlace::Bytes(bytes) => {
                 let manifest = crate::core::reader::Manifest::from_bytes(bytes);
@@ -130,7 +131,7 @@ impl Front {
         Front {
             statement: manifest.statement,
             signature: manifest.signature,
-            rest: Rest::Here(manifest.tree, here),
+            rest: Rest::Here(Box::new(manifest.tree), here),
             bytes_read: 0,
         }
     }
@@ -417,102 +418,5 @@ async fn get_front(
             };
             Ok((buffered, rest, length))
         }
-    }
-}
-
-/// Ranges of one version of one manifest.
-struct RangeSource<'a> {
-    client: &'a Client,
-    url: &'a Location,
-    validators: &'a Validators,
-}
-
-impl RangeSource<'_> {
-    /// Asks for all that the reader still wants, in one request, and gives it group by group, as it comes. What a broken
-    /// request brought is not asked for again.
-    async fn give_rest(
-        &self,
-        end: u64,
-        reader: &mut impl InOrder,
-        bytes_manifest: &mut u64,
-    ) -> Result<Result<(), Refused>, NetError> {
-        let Some(first) = reader.want() else {
-            return Ok(Ok(()));
-        };
-        let range = ByteRange::new(first.start, end);
-        let request = Request {
-            location: self.url,
-            range: Some(range),
-            more: &[],
-            version: Some(self.validators),
-        };
-        let answer = self.client.get(request).await?;
-        let (skip, whole) = match answer.content {
-            Content::Part { bytes, .. } if bytes.start <= range.start => {
-                (range.start - bytes.start, false)
-            }
-            Content::Part { .. } => {
-                return Err(NetError::new(
-                    self.url,
-                    Failure::BadAnswer(recovery::BadAnswer::LaterPart),
-                ));
-            }
-            // Never taken for the part that was asked for: what comes before that is read over.
-            Content::Whole { .. } => (range.start, true),
-        };
-        RestOfManifest {
-            body: answer.body,
-            buffered: Vec::new(),
-            skip,
-            whole,
-        }
-        .give(reader, bytes_manifest)
-        .await
-    }
-}
-
-/// A body that brings what a reader wants, in order.
-struct RestOfManifest {
-    body: Body,
-    /// Of it, what is here already.
-    buffered: Vec<u8>,
-    /// Bytes at its front that nobody wants.
-    skip: u64,
-    /// Its end is that of the manifest.
-    whole: bool,
-}
-
-impl RestOfManifest {
-    /// Gives group by group, as it comes. What a body that breaks has brought is not asked for again.
-    async fn give(
-        &mut self,
-        reader: &mut impl InOrder,
-        bytes_manifest: &mut u64,
-    ) -> Result<Result<(), Refused>, NetError> {
-        while let Some(want) = reader.want() {
-            let needed = want.length() as usize;
-            while self.buffered.len() < needed {
-                let Some(mut chunk) = self.body.next().await? else {
-                    let found = want.start + self.buffered.len() as u64;
-                    return match self.whole {
-                        true => Ok(Err(Refused::Length {
-                            expected: want.end,
-                            found,
-                        })),
-                        false => Err(NetError::new(self.body.location(), Failure::Broken)),
-                    };
-                };
-                *bytes_manifest += chunk.len() as u64;
-                let over = self.skip.min(chunk.len() as u64);
-                self.skip -= over;
-                self.buffered
-                    .extend_from_slice(&chunk.split_off(over as usize));
-            }
-            if let Err(refused) = reader.give(&self.buffered[..needed]) {
-                return Ok(Err(refused));
-            }
-            self.buffered.drain(..needed);
-        }
-        Ok(Ok(()))
     }
 }

@@ -19,6 +19,7 @@ use tokio::{
 
 use crate::{
     core::{
+        blockset::BlockSet,
         digests::{Algorithm, Digest},
         geometry::{BlockIndex, BlockRange},
         judge::{Leaves, Mismatch, Verified},
@@ -137,13 +138,7 @@ impl Transfer<'_> {
             claimed.clone(),
             self.length_proven,
         );
-        for verified in &self.landed {
-            scheduler.handle(0, schedule::Event::Held(*verified));
-            claimed.remove_range(verified.blocks());
-        }
-        if !self.ranges {
-            scheduler.source_has_no_ranges(SourceId(0));
-        }
+        self.tell_what_is_known(&mut scheduler, &mut claimed);
         if self.leaves.are_first_use() {
             journal.record_leaves(self.leaves.clone());
         }
@@ -220,6 +215,19 @@ impl Transfer<'_> {
             bytes_resumed,
             digests,
         })
+    }
+}
+
+impl Transfer<'_> {
+    /// What landed already, and what the first answer showed.
+    fn tell_what_is_known(&self, scheduler: &mut Scheduler, claimed: &mut BlockSet) {
+        for verified in &self.landed {
+            scheduler.handle(0, schedule::Event::Held(*verified));
+            claimed.remove_range(verified.blocks());
+        }
+        if !self.ranges {
+            scheduler.source_has_no_ranges(SourceId(0));
+        }
     }
 }
 

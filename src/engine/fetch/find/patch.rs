@@ -78,7 +78,7 @@ impl Patches {
                 Ok(()) => (),
                 // Whoever waited once for this host does not wait as long again.
                 Err(error @ (Error::Patience { .. } | Error::MustWait { .. })) => {
-                    ended = Some(error)
+                    ended = Some(error);
                 }
                 // What else went wrong is the transfer's to deal with, which has other sources too.
                 Err(_) => break,

@@ -1,0 +1,90 @@
+//! What a caller may ask of a fetch.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use crate::{
+    core::{digests::Digest, keys::PublicKey, tree::Root, trust::Trust},
+    disk::journal::JournalKeeper,
+    net::{client::Client, location::Location},
+};
+
+use super::{CONNECTIONS_MAX, Connections, ManifestPlace};
+
+/// What to fetch, where to, and what to ask of it.
+pub struct FetchOptions {
+    /// The object.
+    pub url: Location,
+    /// The final name. An existing file is replaced when the object is proven.
+    pub target: PathBuf,
+    /// Other places of the same object.
+    pub mirrors: Vec<Location>,
+    /// Files that may hold some of its bytes, and folders of such files. One that is not there is no error.
+    pub seeds: Vec<PathBuf>,
+    /// All that the store knows of may be searched, not only what came from the same origin or under the same key.
+    pub seed_store: bool,
+    /// `None`: beside the object.
+    pub manifest: Option<ManifestPlace>,
+    /// The object must be this one.
+    pub root: Option<Root>,
+    /// The manifest must be signed by this key, for the name of the URL.
+    pub key: Option<PublicKey>,
+    /// Digests that the object must have.
+    pub digests: Vec<Digest>,
+    /// The least trust.
+    pub require: Trust,
+    /// Headers, pace and address rules; fetches with clones of one client share its connections and its pace.
+    pub client: Client,
+    /// Counts every body byte that arrives; who keeps a clone can read it even when the run was dropped.
+    pub counter: Arc<AtomicU64>,
+    /// The most at a time; fetches with clones of one ceiling share it.
+    pub connections: Connections,
+    /// Failures in a row of one span from a host that answers.
+    pub tries: u32,
+    /// Time without a newly proven byte.
+    pub patience: Duration,
+    /// The largest object, in bytes.
+    pub max_size: Option<u64>,
+    /// Fail if the target is there.
+    pub no_clobber: bool,
+    /// What does not verify is deleted, not kept as `FILE.quarantined`.
+    pub discard: bool,
+    /// Where the receipt goes. An existing one is replaced.
+    pub receipt: Option<PathBuf>,
+    /// The folder with what is remembered between runs; `None`: nothing is.
+    pub state: Option<PathBuf>,
+    /// Keeps the journal somewhere else than in `FILE.part.journal`.
+    pub journal: Option<Box<dyn JournalKeeper>>,
+}
+
+impl FetchOptions {
+    /// The defaults of the program.
+    pub fn new(url: Location, target: impl Into<PathBuf>) -> FetchOptions {
+        FetchOptions {
+            url,
+            target: target.into(),
+            mirrors: Vec::new(),
+            seeds: Vec::new(),
+            seed_store: false,
+            manifest: None,
+            root: None,
+            key: None,
+            digests: Vec::new(),
+            require: Trust::None,
+            client: Client::default(),
+            counter: Arc::default(),
+            connections: Connections::at_most(CONNECTIONS_MAX),
+            tries: 5,
+            patience: Duration::from_secs(5 * 60),
+            max_size: None,
+            no_clobber: false,
+            discard: false,
+            receipt: None,
+            state: None,
+            journal: None,
+        }
+    }
+}
