@@ -153,7 +153,7 @@ mod tests {
         // A fast and long one: everything at once is best.
         assert_eq!(gap(2_000_000, way(100.0, 1e6)), 1500);
         // Between them the shorter gaps close.
-        assert_eq!(gap(2_100_000, way(1.0, 4000.0)), 1000);
+        assert_eq!(gap(2_100_000, way(0.75, 8000.0)), 1000);
     }
 
     #[test]

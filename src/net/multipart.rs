@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn parts_come_out_however_the_body_comes_in() {
         let expected = vec![(1, b"abc".to_vec()), (7, b"--".to_vec())];
-        for step in 1..BODY.len() + 1 {
+        for step in 1..=BODY.len() {
             assert_eq!(read(BODY, step), Ok(expected.clone()), "steps of {step}");
         }
         // The line break before the first boundary may be missing.

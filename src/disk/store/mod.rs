@@ -326,10 +326,11 @@ mod tests {
         );
     }
 
+    type Spoil = fn(&Path);
+
     #[test]
     fn what_is_not_what_it_was_is_forgotten() {
         let bytes = paint::bytes(0, MIB);
-        type Spoil = fn(&Path);
         let spoils: [(&str, Spoil); 6] = [
             ("removed", |path| fs::remove_file(path).unwrap()),
             ("written to", |path| {
