@@ -358,3 +358,122 @@ fn zeros_are_not_fetched() {
 fn blocks_on_disk(path: &Path) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(&fs::metadata(path).unwrap()) * 512
 }
+
+/// Two files that share stretches at odd places, as two films with the same trailer do.
+fn relatives() -> (Vec<u8>, Vec<u8>, u64) {
+    let shared: Vec<Vec<u8>> = (0..8)
+        .map(|i| fresh(100 + i, 300_000 + 41_011 * i as usize))
+        .collect();
+    let with = |first: u64, fresh_bytes: usize| -> Vec<u8> {
+        let parts = (0..).zip(&shared);
+        let parts = parts.map(|(i, shared)| {
+            [
+                fresh(first + i, fresh_bytes + 777 * i as usize),
+                shared.clone(),
+            ]
+            .concat()
+        });
+        parts.collect::<Vec<_>>().concat()
+    };
+    let bytes = shared.iter().map(|shared| shared.len() as u64).sum();
+    (with(200, 700_001), with(300, 650_003), bytes)
+}
+
+#[test]
+fn what_two_files_of_one_origin_share_is_fetched_once() {
+    let (one, two, shared) = relatives();
+    let scene = scene(&one);
+    scene.origin.put("/two.bin", Content::Bytes(two.clone()));
+    scene
+        .origin
+        .put("/two.bin.sapwood", manifest_with_hints(&two, |_| ()));
+    let fetch = |name: &str, more: &[&str]| {
+        let mut command = sapwood(scene.folder.path());
+        let url = scene.origin.url(name);
+        command
+            .args(["--json", "--store", "store", "fetch", &url])
+            .args(more);
+        program::run(command).must(0)
+    };
+    fetch("/object.bin", &[]);
+    let ended = fetch("/two.bin", &[]);
+    assert!(fs::read(scene.path("two.bin")).unwrap() == two);
+    let moved = number(&ended, "bytes_fetched");
+    let least = two.len() as u64 - shared;
+    assert!(
+        moved < least + two.len() as u64 / 50,
+        "{moved} bytes moved, {least} are new"
+    );
+    // The very object under another name: nothing of it moves.
+    scene
+        .origin
+        .put("/renamed.bin", Content::Bytes(one.clone()));
+    scene
+        .origin
+        .put("/renamed.bin.sapwood", manifest_with_hints(&one, |_| ()));
+    fetch("/renamed.bin", &[]);
+    assert!(fs::read(scene.path("renamed.bin")).unwrap() == one);
+    assert_eq!(scene.origin.sent("/renamed.bin"), 0);
+    // Without the store nothing is known.
+    scene.origin.forget_log();
+    fetch("/renamed.bin", &["--no-store", "-o", "again.bin"]);
+    assert_eq!(scene.origin.sent("/renamed.bin"), one.len() as u64);
+}
+
+/// Who writes a manifest and sees the requests could ask for what is on this machine.
+#[test]
+fn another_origin_learns_nothing_of_what_is_here() {
+    let object = old();
+    let scene = scene(&object);
+    let stranger = self::scene(&object);
+    let fetch = |origin: &Scene, name: &str, more: &[&str]| {
+        let mut command = sapwood(scene.folder.path());
+        command.args([
+            "--json",
+            "--store",
+            "store",
+            "fetch",
+            &origin.url(),
+            "-o",
+            name,
+        ]);
+        command.args(more);
+        program::run(command).must(0)
+    };
+    fetch(&scene, "secret", &[]);
+    fetch(&stranger, "probed", &[]);
+    assert_eq!(stranger.origin.sent(OBJECT), object.len() as u64);
+    stranger.origin.forget_log();
+    fs::remove_file(scene.path("probed")).unwrap();
+    // The user may open all, and who names the root knows it already.
+    let other = self::scene(&object);
+    fetch(&other, "opened", &["--seed-store"]);
+    assert_eq!(other.origin.sent(OBJECT), 0);
+    let named = self::scene(&object);
+    fetch(&named, "named", &["--root", &named.root()]);
+    assert_eq!(named.origin.sent(OBJECT), 0);
+}
+
+/// A file that changed behind the index is no source, and no error.
+#[test]
+fn a_holding_that_changed_is_dropped() {
+    let object = old();
+    let scene = scene(&object);
+    scene
+        .origin
+        .put("/next.bin", Content::Bytes(object.clone()));
+    scene
+        .origin
+        .put("/next.bin.sapwood", manifest_with_hints(&object, |_| ()));
+    let fetch = |name: &str| {
+        let mut command = sapwood(scene.folder.path());
+        let url = scene.origin.url(name);
+        command.args(["--json", "--store", "store", "fetch", &url]);
+        program::run(command).must(0)
+    };
+    fetch("/object.bin");
+    fs::write(scene.path("object.bin"), fresh(77, object.len())).unwrap();
+    fetch("/next.bin");
+    assert!(fs::read(scene.path("next.bin")).unwrap() == object);
+    assert_eq!(scene.origin.sent("/next.bin"), object.len() as u64);
+}
