@@ -53,7 +53,8 @@ class Scene:
         self.origin = Origin()
         self.target = folder / "out"
         self.content = painted(length, seed)
-        self.old = painted(length // 2 + 7, seed + 1)
+        # An older version: some of it is in the new one, at another place.
+        self.old = painted(length // 4 + 7, seed + 1) + self.content[length // 2 : length // 4 * 3]
         self.manifest, self.has_manifest = b"", True
         self.serve(self.content)
 
