@@ -5,6 +5,7 @@ use std::{
     fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use rustix::fs::{self, SeekFrom};
@@ -22,6 +23,8 @@ pub struct Seed {
     file: File,
     path: PathBuf,
     stamp: Stamp,
+    /// Where it has data and no holes.
+    data: OnceLock<Vec<ByteRange>>,
 }
 
 impl Seed {
@@ -37,6 +40,7 @@ impl Seed {
             file,
             path: path.to_owned(),
             stamp,
+            data: OnceLock::new(),
         })
     }
 
@@ -66,18 +70,40 @@ impl Seed {
 
     /// The first stretch of data from here on, up to `end`; before it is a hole. Empty at the end: only a hole is left.
     pub fn data_from(&self, at: u64, end: u64) -> ByteRange {
-        let seek = |from| fs::seek(&self.file, from).ok();
-        match fs::seek(&self.file, SeekFrom::Data(at)) {
-            Ok(start) if start >= end => ByteRange::new(end, end),
-            Ok(start) => {
-                let stop = seek(SeekFrom::Hole(start)).unwrap_or(end);
-                ByteRange::new(start, stop.clamp(start, end))
+        // Some file systems look at every page up to the next hole, so they are asked once.
+        let data = self.data.get_or_init(|| self.stretches_of_data());
+        let next = data.partition_point(|stretch| stretch.end <= at);
+        match data.get(next) {
+            Some(stretch) if stretch.start < end => {
+                ByteRange::new(stretch.start.max(at), stretch.end.min(end))
             }
-            Err(rustix::io::Errno::NXIO) if at < self.length() && end <= self.length() => {
-                ByteRange::new(end, end)
-            }
-            // A file system that does not tell, or a file that became shorter: reading will show.
-            Err(_) => ByteRange::new(at, end),
+            // What lies behind the end that it had is not there, and reading shows that.
+            None if end > self.length() => ByteRange::new(at, end),
+            Some(_) | None => ByteRange::new(end, end),
         }
+    }
+
+    fn stretches_of_data(&self) -> Vec<ByteRange> {
+        let mut stretches = Vec::new();
+        let (mut at, length) = (0, self.length());
+        while at < length {
+            let start = match fs::seek(&self.file, SeekFrom::Data(at)) {
+                Ok(start) => start.min(length),
+                // No data from here on.
+                Err(rustix::io::Errno::NXIO) => break,
+                // A file system that does not tell: all may be data.
+                Err(_) => at,
+            };
+            let end = match fs::seek(&self.file, SeekFrom::Hole(start)) {
+                Ok(end) => end.clamp(start, length),
+                Err(_) => length,
+            };
+            if end == start {
+                break;
+            }
+            stretches.push(ByteRange::new(start, end));
+            at = end;
+        }
+        stretches
     }
 }
