@@ -1,7 +1,5 @@
 //! Exit codes: the only file that maps errors to them.
 
-use std::io;
-
 use crate::{
     core::recovery::{Class, Failure},
     disk::error::{DiskError, Doing},
@@ -87,9 +85,7 @@ impl Exit {
                 doing: Doing::Create | Doing::Write | Doing::Sync | Doing::Rename | Doing::Remove,
                 ..
             } => Exit::Disk,
-            DiskError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Exit::Disk
-            }
+            DiskError::Io { .. } if cause.is_of_disk() => Exit::Disk,
             DiskError::Io { .. } => Exit::Failed,
         }
     }
@@ -118,7 +114,28 @@ impl Exit {
 
 #[cfg(test)]
 mod tests {
+    use std::{io, path::Path};
+
     use super::*;
+
+    /// A journal that cannot be read is as bad as one that cannot be written: the disk is to be looked after.
+    #[test]
+    fn a_disk_that_fails_is_told_apart_from_a_file_that_is_not_there() {
+        let exit = |doing, cause: io::Error| {
+            Exit::of_disk(&DiskError::io(doing, Path::new("x.part.journal"), cause))
+        };
+        // EIO, which has no kind.
+        let failed = || io::Error::from_raw_os_error(5);
+        for doing in [Doing::Open, Doing::Read, Doing::Lock, Doing::Inspect] {
+            assert_eq!(exit(doing, failed()), Exit::Disk, "{doing}");
+            let missing = io::ErrorKind::NotFound.into();
+            assert_eq!(exit(doing, missing), Exit::Failed, "{doing}");
+        }
+        // What cannot be written to is no target, whatever the reason.
+        let denied = || io::ErrorKind::PermissionDenied.into();
+        assert_eq!(exit(Doing::Create, denied()), Exit::Disk);
+        assert_eq!(exit(Doing::Open, denied()), Exit::Failed);
+    }
 
     #[test]
     fn the_first_in_the_order_counts() {

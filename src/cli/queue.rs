@@ -107,9 +107,8 @@ impl<'a> Queue<'a> {
 
     /// Runs all of them, or until the user stops it, and returns how each one ended. `options` is asked once a try.
     pub async fn run(mut self, options: impl Fn(&Job) -> FetchOptions) -> Vec<Exit> {
-        let stopped = signals::unless_stopped(self.rounds(options))
-            .await
-            .is_none();
+        // Stopped or not: what has no end by now is told as unfinished.
+        let _ = signals::unless_stopped(self.rounds(options)).await;
         let unfinished = self
             .jobs
             .iter()
@@ -121,7 +120,6 @@ impl<'a> Queue<'a> {
             let (path, url) = (job.path(), job.url.to_string());
             output.fail(Some(&path), Some(&url), Exit::Again, message, json!({}));
         }
-        debug_assert!(stopped || self.exits.iter().all(Option::is_some));
         for counter in &self.counters {
             output.count_fetched(counter.load(Ordering::Relaxed));
         }
@@ -131,6 +129,7 @@ impl<'a> Queue<'a> {
             .collect()
     }
 
+    /// Until every job has an end. One that went astray would end the program with a panic, since nothing would be left to wait for.
     async fn rounds(&mut self, options: impl Fn(&Job) -> FetchOptions) {
         let now = Instant::now();
         let at_a_time = FILES_AT_A_TIME.min(self.connections.most() as usize);
@@ -142,7 +141,7 @@ impl<'a> Queue<'a> {
             })
             .collect();
         let mut running = FuturesUnordered::new();
-        loop {
+        while self.exits.iter().any(Option::is_none) {
             let now = Instant::now();
             // Those that wait for another round still need theirs, so the number never grows.
             let left = waiting.len() + running.len();
@@ -172,7 +171,6 @@ impl<'a> Queue<'a> {
                     }
                 }
                 () = sleep_until(first.unwrap_or(now)), if first.is_some() && running.len() < at_a_time => (),
-                else => return,
             }
         }
     }

@@ -75,6 +75,24 @@ impl<Context> Decode<Context> for RawDigest {
 
 bincode::impl_borrow_decode!(RawDigest);
 
+/// What no record has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Never {}
+
+impl Encode for Never {
+    fn encode<E: Encoder>(&self, _: &mut E) -> Result<(), EncodeError> {
+        match *self {}
+    }
+}
+
+impl<Context> Decode<Context> for Never {
+    fn decode<D: Decoder<Context = Context>>(_: &mut D) -> Result<Self, DecodeError> {
+        Err(DecodeError::Other("a kind that is free"))
+    }
+}
+
+bincode::impl_borrow_decode!(Never);
+
 /// A record of the journal as it lies in the file; nothing is checked yet.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum RawRecord {
@@ -96,10 +114,8 @@ pub enum RawRecord {
     Blocks {
         runs: Vec<(u32, u32)>,
     },
-    Head {
-        block: u32,
-        bytes: u32,
-    },
+    /// Keeps the numbers of those behind it.
+    Free(Never),
     Leaves {
         first: u32,
         leaves: Vec<[u8; 32]>,

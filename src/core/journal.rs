@@ -95,7 +95,6 @@ pub enum Record {
     Begin { identity: Identity, url: String },
     Run { place: Place, time: u64 },
     Blocks(Vec<BlockRange>),
-    Head { block: BlockIndex, bytes: u32 },
     Leaves { first: BlockIndex, leaves: Vec<Cv> },
     Dropped(Vec<BlockRange>),
     Barrier { records: u64 },
@@ -126,10 +125,6 @@ impl Record {
                 time: *time,
             },
             Record::Blocks(ranges) => RawRecord::Blocks { runs: runs(ranges) },
-            Record::Head { block, bytes } => RawRecord::Head {
-                block: block.0,
-                bytes: *bytes,
-            },
             Record::Leaves { first, leaves } => RawRecord::Leaves {
                 first: first.0,
                 leaves: leaves.clone(),
@@ -183,10 +178,7 @@ impl Record {
                 time,
             },
             RawRecord::Blocks { runs } => Record::Blocks(ranges(runs)?),
-            RawRecord::Head { block, bytes } => Record::Head {
-                block: BlockIndex(block),
-                bytes,
-            },
+            RawRecord::Free(never) => match never {},
             RawRecord::Leaves { first, leaves } => {
                 first.checked_add(u32::try_from(leaves.len()).ok()?)?;
                 Record::Leaves {
@@ -292,8 +284,6 @@ pub struct Claims {
     pub durable: BlockSet,
     /// Blocks that were dropped in this boot and not claimed since: what is read in their place may be on no disk.
     pub dropped: BlockSet,
-    /// Of blocks that are not complete, how many of their first bytes should be there.
-    pub heads: BTreeMap<BlockIndex, u32>,
     /// Leaves of what arrived without a manifest.
     pub leaves: BTreeMap<BlockIndex, Cv>,
     /// Where the sound part of the file ends, and the writer that goes on there.
@@ -333,7 +323,6 @@ pub fn read(bytes: &[u8], here: &Place) -> Option<Claims> {
         claimed,
         durable,
         dropped,
-        heads,
         leaves,
         ..
     } = replay;
@@ -343,7 +332,6 @@ pub fn read(bytes: &[u8], here: &Place) -> Option<Claims> {
         claimed,
         durable,
         dropped,
-        heads,
         leaves,
         end,
         writer,
@@ -381,7 +369,6 @@ struct Replay {
     dropped: BlockSet,
     /// Claims that no barrier covers yet, with the number of their record.
     unsynced: Vec<(u64, BlockRange)>,
-    heads: BTreeMap<BlockIndex, u32>,
     leaves: BTreeMap<BlockIndex, Cv>,
 }
 
@@ -396,7 +383,6 @@ impl Replay {
             durable: BlockSet::empty(blocks),
             dropped: BlockSet::empty(blocks),
             unsynced: Vec::new(),
-            heads: BTreeMap::new(),
             leaves: BTreeMap::new(),
         }
     }
@@ -422,7 +408,6 @@ impl Replay {
                 );
                 self.leaves.extend((first.0..).map(BlockIndex).zip(leaves));
             }
-            Record::Head { block, bytes } => drop(self.heads.insert(block, bytes)),
             Record::Dropped(ranges) => ranges.into_iter().for_each(|range| self.drop_range(range)),
             Record::Barrier { records } => {
                 for (_, range) in self
@@ -447,7 +432,6 @@ impl Replay {
         self.claimed.insert_range(range);
         self.dropped.remove_range(range);
         self.unsynced.push((number, range));
-        self.forget_heads(range);
     }
 
     fn drop_range(&mut self, range: BlockRange) {
@@ -455,7 +439,6 @@ impl Replay {
         self.claimed.remove_range(range);
         self.durable.remove_range(range);
         self.dropped.insert_range(range);
-        self.forget_heads(range);
         // What was dropped must not come back with a later barrier.
         let unsynced = std::mem::take(&mut self.unsynced);
         for (number, claim) in unsynced {
@@ -476,12 +459,6 @@ impl Replay {
         }
     }
 
-    fn forget_heads(&mut self, range: BlockRange) {
-        if !self.heads.is_empty() {
-            self.heads.retain(|block, _| !range.contains(*block));
-        }
-    }
-
     /// The part is looked at from another place than the last run's: perhaps only what was synced survived.
     fn moved_to(&mut self, place: &Place) {
         if !self.place.is_some_and(|last| last.same_boot(place)) {
@@ -489,7 +466,6 @@ impl Replay {
             // Whatever is read now comes from the disk.
             self.dropped = BlockSet::empty(self.dropped.blocks());
             self.unsynced.clear();
-            self.heads.clear();
         }
     }
 }
@@ -612,29 +588,47 @@ mod tests {
     }
 
     #[test]
-    fn heads_and_leaves() {
-        let head = |block, bytes| Record::Head {
-            block: BlockIndex(block),
-            bytes,
-        };
-        let records = [
-            head(3, 10),
-            head(4, 20),
-            head(3, 5),
-            Record::Leaves {
-                first: BlockIndex(4),
-                leaves: vec![[8; 32]],
-            },
-        ];
-        let claims = read(&journal(&records), &HERE).unwrap();
-        assert_eq!(claims.heads, BTreeMap::from([(BlockIndex(3), 5)]));
+    fn leaves_are_claims_too() {
+        let records = [Record::Leaves {
+            first: BlockIndex(4),
+            leaves: vec![[8; 32]],
+        }];
+        let bytes = journal(&records);
+        let claims = read(&bytes, &HERE).unwrap();
         assert_eq!(claims.leaves, BTreeMap::from([(BlockIndex(4), [8; 32])]));
-        assert!(
-            read(&journal(&records), &AFTER_REBOOT)
-                .unwrap()
-                .heads
-                .is_empty()
-        );
+        assert_eq!(claimed(&bytes, &HERE), [4]);
+    }
+
+    /// The number of each kind is part of the format; 3 is free.
+    #[test]
+    fn kinds_have_the_numbers_of_the_document() {
+        let identity = Identity {
+            root: None,
+            geometry: Geometry::new(1, BlockSize::MIN).unwrap(),
+            etag: None,
+            last_modified: None,
+        };
+        let (place, time, url) = (HERE, 1, String::new());
+        let records = [
+            (0, Record::Begin { identity, url }),
+            (1, Record::Run { place, time }),
+            (2, Record::Blocks(vec![])),
+            (
+                4,
+                Record::Leaves {
+                    first: BlockIndex(0),
+                    leaves: vec![],
+                },
+            ),
+            (5, Record::Dropped(vec![])),
+            (6, Record::Barrier { records: 0 }),
+        ];
+        for (kind, record) in records {
+            let payload = codec::encode_record(&record.to_raw());
+            assert_eq!(payload[..4], u32::to_le_bytes(kind), "{record:?}");
+        }
+        let head = [3_u32, 7, 7].map(u32::to_le_bytes).concat();
+        assert!(codec::decode_record(&head).is_err());
     }
 
     #[test]

@@ -42,6 +42,8 @@ struct Span {
     source: SourceId,
     /// What is still to come; its start moves on as blocks are proven or found wrong.
     blocks: BlockRange,
+    /// The first block that was asked for.
+    first: BlockIndex,
     whole: bool,
     /// Failures in a row of the same blocks from the same source before this span.
     failures: u32,
@@ -141,6 +143,11 @@ impl Scheduler {
         self.spans.len()
     }
 
+    /// Whether this span runs, and was neither cancelled nor ended.
+    pub fn is_running(&self, span: SpanId) -> bool {
+        self.spans.contains_key(&span)
+    }
+
     /// Whether the length of the object may be believed.
     pub fn length_proven(&self) -> bool {
         self.length_proven
@@ -179,6 +186,7 @@ impl Scheduler {
             Event::Proven { span, verified } => {
                 let new = self.hold(now, verified);
                 if let Some(span) = self.spans.get_mut(&span) {
+                    self.sources[span.source.0].wrong_in_row = 0;
                     // What a ranged span lacks gets less in any case.
                     if new || !span.whole {
                         span.failures = 0;
@@ -357,6 +365,8 @@ impl Scheduler {
         };
         let (source, mut tried) = (span.source, span.tried.clone());
         span.pass(BlockRange::one(block));
+        let ranged = !span.whole;
+        self.sources[source.0].wrong_in_row += 1;
         let times = self.sources[source.0].lies.entry(block).or_default();
         *times += 1;
         let times = *times;
@@ -400,6 +410,9 @@ impl Scheduler {
             self.drop_source(source, Why::Lied { block });
         } else if wanted && times >= WRONG_MAX && others().count() == 0 {
             self.outcome = Some(Outcome::Wrong { block });
+        } else if ranged && self.sources[source.0].is_doubted() {
+            // The rest of it would be as wrong, and is only in the way of what will decide about the source.
+            self.cancel(id);
         }
     }
 

@@ -72,8 +72,44 @@ impl DiskError {
         }
     }
 
+    /// The disk itself failed, is full, or takes no writes, whatever was asked of it.
+    pub fn is_of_disk(&self) -> bool {
+        let is = |source: &io::Error| {
+            let kinds = [
+                io::ErrorKind::StorageFull,
+                io::ErrorKind::QuotaExceeded,
+                io::ErrorKind::ReadOnlyFilesystem,
+            ];
+            // EIO has no kind of its own.
+            let failed = Some(rustix::io::Errno::IO.raw_os_error());
+            kinds.contains(&source.kind()) || source.raw_os_error() == failed
+        };
+        matches!(self, DiskError::Io { source, .. } if is(source))
+    }
+
     /// The file, or a folder on its path, is not there.
     pub fn is_missing(&self) -> bool {
         matches!(self, DiskError::Io { source, .. } if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_the_disk_does_is_told_apart_from_what_is_not_there() {
+        let is_of_disk =
+            |errno: Errno| DiskError::io(Doing::Read, Path::new("x"), errno).is_of_disk();
+        for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::ROFS] {
+            assert!(is_of_disk(errno), "{errno}");
+        }
+        for errno in [Errno::NOENT, Errno::ACCESS, Errno::ISDIR] {
+            assert!(!is_of_disk(errno), "{errno}");
+        }
+        let other = io::Error::other("no call of the system");
+        assert!(!DiskError::io(Doing::Read, Path::new("x"), other).is_of_disk());
     }
 }

@@ -8,7 +8,7 @@ use crate::support::{
     origin::{Asks, Lie, Of},
     program::{self, Ended, sapwood},
     scene::{MANIFEST, OBJECT, Scene, names},
-    tls::{Authority, Front},
+    tls::{Authority, Front, OnlyOldTls},
     two::{Breaks, Two},
 };
 
@@ -65,6 +65,23 @@ fn tls_that_is_not_acceptable_is_refused_at_once() {
         assert!(scene.origin.log().is_empty(), "{what}");
         assert_eq!(names(scene.folder.path()), Vec::<String>::new(), "{what}");
     }
+}
+
+#[test]
+fn tls_of_the_last_century_is_refused_at_once() {
+    let authority = Authority::new();
+    let old = OnlyOldTls::start(&authority);
+    assert!(old.serves_the_old(&authority), "the server does not serve");
+    let scene = Scene::new(MIB, 16 * KIB);
+    let more = ["--cacert", &authority.certificate()];
+    let ended = fetch(&scene, &old.url("object.bin"), &more).must(1);
+    assert!(
+        ended.stderr.contains("secure connection was refused"),
+        "{}",
+        ended.stderr
+    );
+    assert!(ended.all("retry").is_empty(), "{}", ended.stdout);
+    assert_eq!(names(scene.folder.path()), Vec::<String>::new());
 }
 
 /// A connection that ends without the end of its TLS has perhaps been cut: what it brought is no whole body.

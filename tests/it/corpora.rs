@@ -47,10 +47,6 @@ fn journal() -> Vec<u8> {
                 first: BlockIndex(4),
                 leaves: vec![[9; 32]; 2],
             },
-            Record::Head {
-                block: BlockIndex(5),
-                bytes: 77,
-            },
             Record::Barrier { records: 4 },
             Record::Dropped(vec![BlockRange::new(1, 2)]),
             Record::Run { place, time: 2 },

@@ -1209,6 +1209,59 @@ fn a_block_that_is_wrong_on_all_mirrors_is_told() {
     );
 }
 
+/// Of a source that has another object, the first answers are wrong, which nobody can know before. Then it is asked for little.
+#[test]
+fn a_source_of_another_object_is_soon_asked_for_single_blocks() {
+    let another = Origin {
+        lies_permille: 1000,
+        lie_permille: 1000,
+        fair: false,
+        ..Origin::honest()
+    };
+    let mut script = Script::plain(BLOCKS_MAX, vec![another]);
+    (script.limits.connections, script.length_proven) = (8, true);
+    let mut world = World::new(script, false);
+    let outcome = world.run().unwrap();
+    assert!(matches!(outcome, Outcome::Wrong { .. }), "{outcome:?}");
+    assert!(world.wrongs < 50, "{} blocks came", world.wrongs);
+}
+
+/// Where the judge is slow, an idle connection takes over what is still to come, not what has come.
+#[test]
+fn bytes_that_wait_for_the_judge_are_not_fetched_again() {
+    const BLOCKS: u32 = 64;
+    let block = BlockSize::MIN.bytes();
+    let geometry = Geometry::new(u64::from(BLOCKS) * block, BlockSize::MIN).unwrap();
+    let limits = Limits {
+        connections: 2,
+        tries: 5,
+        patience_ms: 300_000,
+        seed: 1,
+    };
+    for arrived in [0, 1, BLOCKS / 2, BLOCKS - 16, BLOCKS - 15, BLOCKS] {
+        let mut scheduler = Scheduler::new(geometry, limits, 1, BlockSet::empty(BLOCKS), true);
+        let Command::Start { span, blocks, .. } = scheduler.command(0) else {
+            panic!("nothing is started");
+        };
+        assert_eq!(blocks, geometry.all());
+        scheduler.handle(10, Event::Opened { span });
+        let count = u64::from(arrived) * block;
+        scheduler.handle(3_000, Event::Bytes { span, count });
+        let end = match scheduler.command(3_000) {
+            Command::Shrink { end, .. } => end.0,
+            Command::Wait { .. } => BLOCKS,
+            other => panic!("{arrived} blocks arrived: {other:?}"),
+        };
+        assert!(end >= arrived, "{arrived} blocks arrived, {end} are left");
+        // Less than 256 KiB to come is left alone.
+        assert_eq!(
+            end < BLOCKS,
+            arrived <= BLOCKS - 16,
+            "{arrived} blocks arrived"
+        );
+    }
+}
+
 #[test]
 fn a_stream_that_always_breaks_at_one_place_ends() {
     for ranges_of_other in [None, Some(false)] {

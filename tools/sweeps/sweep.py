@@ -11,6 +11,8 @@ class Sweep:
     """The count that is aimed at; empty: until the steps end by themselves."""
     full = 0
     short = 0
+    in_short = True
+    """Whether the short form has it too."""
 
     def __init__(self, program, folder, counts, random, short):
         self.program, self.folder, self.counts, self.random = program, folder, counts, random

@@ -52,7 +52,9 @@ impl Scheduler {
         if let Some((source, waiting)) = self.take_waiting(now) {
             return Some(self.start_span(now, source, waiting.blocks, waiting.tried));
         }
-        let source = self.free_source(now, &[]);
+        // One that is doubted shows what it is worth with what it sent wrong, not with more.
+        let decides = |id: &SourceId| !self.sources[id.0].is_doubted() || self.waiting.is_empty();
+        let source = self.free_source(now, &[]).filter(decides);
         match source.and_then(|source| Some((source, self.take_todo(source)?))) {
             Some((source, blocks)) => Some(self.start_span(now, source, blocks, Vec::new())),
             None => self.start_stream(now),
@@ -97,6 +99,7 @@ impl Scheduler {
         self.run(Span {
             source,
             blocks,
+            first: BlockIndex(blocks.start),
             whole: false,
             failures,
             tried,
@@ -148,6 +151,7 @@ impl Scheduler {
         Some(self.run(Span {
             source: id,
             blocks,
+            first: BlockIndex(blocks.start),
             whole: true,
             failures,
             tried,
@@ -290,9 +294,7 @@ impl Scheduler {
             .spans
             .iter()
             .filter(|(_, span)| span.blocks.count() >= 2 && !span.whole)
-            .filter(|(_, span)| {
-                self.geometry.bytes_of_range(span.blocks).length() >= SPLIT_BYTES_MIN
-            })
+            .filter(|(_, span)| self.bytes_coming(span) >= SPLIT_BYTES_MIN)
             .map(|(id, span)| (*id, self.left_ms(now, span)))
             .filter(|(_, left)| *left > worth_ms)
             .max_by_key(|(_, left)| *left)?;
@@ -316,12 +318,22 @@ impl Scheduler {
         let source = &self.sources[source.0];
         let before = self.rate_of(now, span);
         let after = source.pace.rate().unwrap_or(before).max(1);
-        let left = self.geometry.bytes_of_range(span.blocks).length();
+        let left = self.bytes_coming(span);
         let until_then = before.saturating_mul(source.answer_ms.unwrap_or(0)) / 1000;
         let moved = u128::from(left.saturating_sub(until_then)) * u128::from(after)
             / (u128::from(before) + u128::from(after));
         let moved = (moved as u64 / self.geometry.block_size().bytes()) as u32;
         (moved > 0).then(|| span.blocks.end - moved.min(span.blocks.count() - 1))
+    }
+
+    /// What of a span has not even arrived: bytes that wait for the judge are not fetched again.
+    fn bytes_coming(&self, span: &Span) -> u64 {
+        let arrived = self.geometry.bytes_of(span.first).start + span.bytes;
+        let next = arrived.div_ceil(self.geometry.block_size().bytes());
+        let next = u32::try_from(next).unwrap_or(u32::MAX);
+        let BlockRange { start, end } = span.blocks;
+        let coming = BlockRange::new(next.clamp(start, end), end);
+        self.geometry.bytes_of_range(coming).length()
     }
 
     /// A span of which nothing is heard is asked for again, once, of another source if there is one with room.
@@ -357,7 +369,7 @@ impl Scheduler {
 
     /// How long a span will still take.
     fn left_ms(&self, now: Millis, span: &Span) -> u64 {
-        let left = self.geometry.bytes_of_range(span.blocks).length();
+        let left = self.bytes_coming(span);
         match self.rate_of(now, span) {
             // Nothing came yet: as long again as it has waited already.
             0 => now.saturating_sub(span.since),

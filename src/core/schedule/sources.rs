@@ -9,6 +9,8 @@ use super::{
 
 /// From less connection time than this no rate is told.
 const PACE_MS_MIN: u64 = 1_000;
+/// After so many wrong blocks in a row nothing is asked of a source but one of them, until a block proves.
+const DOUBTED_AFTER: u32 = 2;
 
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -26,6 +28,8 @@ pub struct Source {
     pub stream_failures: u32,
     /// How often it sent these blocks wrong.
     pub lies: BTreeMap<BlockIndex, u32>,
+    /// Blocks that came wrong since the last one that proved.
+    pub wrong_in_row: u32,
     /// The shortest time that an answer took to come.
     pub answer_ms: Option<u64>,
     pub pace: Pace,
@@ -44,6 +48,7 @@ impl Source {
             bad_answers: 0,
             stream_failures: 0,
             lies: BTreeMap::new(),
+            wrong_in_row: 0,
             answer_ms: None,
             pace: Pace::default(),
         }
@@ -59,9 +64,14 @@ impl Source {
         self.reputation.connections.unwrap_or(u32::MAX)
     }
 
+    /// Whether nothing but wrong blocks came lately: it may have another object. One bad line spoils a block here and there.
+    pub fn is_doubted(&self) -> bool {
+        self.wrong_in_row >= DOUBTED_AFTER
+    }
+
     /// Whether one more request may go there now.
     pub fn has_room(&self, now: Millis) -> bool {
-        let most = if self.unreachable {
+        let most = if self.unreachable || self.is_doubted() {
             1
         } else {
             self.connections()

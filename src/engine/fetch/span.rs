@@ -10,7 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{sync::mpsc::UnboundedSender, task::JoinHandle, time::sleep_until};
+use tokio::{
+    sync::{Notify, mpsc::UnboundedSender},
+    task::JoinHandle,
+    time::sleep_until,
+};
 
 use crate::{
     core::{
@@ -43,7 +47,7 @@ const EARLY_BYTES_MAX: u64 = 1 << 20;
 /// What a span tells the transfer.
 pub enum Told {
     Opened,
-    /// The whole object comes although a range was asked for.
+    /// The whole object comes although a range was asked for. It is not read before the span is let go on.
     WholeBody,
     Bytes(u64),
     Proven(Verified),
@@ -70,6 +74,8 @@ pub struct Span {
     pub whole: bool,
     /// Where it ends; may move forward while it runs.
     pub end: Arc<AtomicU32>,
+    /// Lets a span go on whose answer is the whole object.
+    pub go: Arc<Notify>,
     pub shared: Arc<Shared>,
     pub tell: UnboundedSender<(SpanId, Told)>,
 }
@@ -121,12 +127,12 @@ impl Span {
             version: self.shared.version.as_ref(),
         };
         let answer = self.shared.client.get(request).await?;
-        let (first, skip) = self.first_block(&answer)?;
+        let (first, skip) = self.first_block(&answer).await?;
         self.receive(answer, first, skip).await
     }
 
     /// The block that the body begins with, and how many bytes come before it.
-    fn first_block(&self, answer: &Answer) -> Result<(BlockIndex, u64), Fault> {
+    async fn first_block(&self, answer: &Answer) -> Result<(BlockIndex, u64), Fault> {
         let geometry = self.shared.leaves.geometry();
         let bad = |how| NetError::new(answer.body.location(), Failure::BadAnswer(how));
         let wanted = geometry.bytes_of_range(self.blocks);
@@ -157,7 +163,7 @@ impl Span {
                 }
                 self.tell(Told::Opened);
                 if !self.whole && all && bytes != wanted {
-                    return Ok(self.take_whole());
+                    return Ok(self.take_whole().await);
                 }
                 Ok((BlockIndex(self.blocks.start), skip))
             }
@@ -172,18 +178,20 @@ impl Span {
                 }
                 self.tell(Told::Opened);
                 if !self.whole && wanted != geometry.bytes_of_range(geometry.all()) {
-                    return Ok(self.take_whole());
+                    return Ok(self.take_whole().await);
                 }
                 Ok((BlockIndex(0), 0))
             }
         }
     }
 
-    /// The whole object comes, whatever was asked for: all of it is taken.
-    fn take_whole(&self) -> (BlockIndex, u64) {
+    /// The whole object comes, whatever was asked for: all of it is taken, by one of the spans to which that happens. The others
+    /// are cancelled before they have read any of it.
+    async fn take_whole(&self) -> (BlockIndex, u64) {
         let blocks = self.shared.leaves.geometry().blocks();
         self.end.store(blocks, Ordering::Relaxed);
         self.tell(Told::WholeBody);
+        self.go.notified().await;
         (BlockIndex(0), 0)
     }
 

@@ -1,5 +1,6 @@
 //! Running the scheduler on real connections: starts spans, hears what they tell, keeps the journal, counts.
 
+mod checkpoint;
 mod ending;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::{AbortHandle, JoinHandle, JoinSet},
     time::sleep,
 };
@@ -46,6 +47,7 @@ use super::{
     rate::Rate,
     span::{Shared, Span, Told},
 };
+use checkpoint::{LastCheckpoint, SharedJournal, lock, sync};
 
 /// Claims are written when so much was proven since the last time, or after so long.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
@@ -89,29 +91,6 @@ pub struct Transferred {
     /// Bytes that earlier runs had left.
     pub bytes_resumed: u64,
     pub digests: Vec<Digest>,
-}
-
-/// The journal, shared with the thread that syncs, and closed when the run is over.
-type SharedJournal = Arc<Mutex<Journal>>;
-
-/// Writes what is proven into the journal when the run ends in any way, also by being dropped.
-struct LastCheckpoint {
-    journal: SharedJournal,
-    stop: Arc<AtomicBool>,
-}
-
-impl Drop for LastCheckpoint {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // A journal that cannot be written costs fetching again, which the next run will see for itself.
-        let _ = lock(&self.journal).checkpoint();
-    }
-}
-
-fn lock(journal: &SharedJournal) -> std::sync::MutexGuard<'_, Journal> {
-    journal
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Transfer<'_> {
@@ -246,6 +225,7 @@ async fn alone<T>(mut shared: Arc<T>) -> T {
 struct Live {
     source: SourceId,
     end: Arc<AtomicU32>,
+    go: Arc<Notify>,
     abort: AbortHandle,
 }
 
@@ -406,18 +386,25 @@ impl Running<'_> {
     }
 
     fn start(&mut self, id: SpanId, source: SourceId, blocks: BlockRange, whole: bool) {
-        let end = Arc::new(AtomicU32::new(blocks.end));
+        let (end, go) = (Arc::new(AtomicU32::new(blocks.end)), Arc::default());
         let span = Span {
             id,
             location: self.sources[source.0].clone(),
             blocks,
             whole,
             end: end.clone(),
+            go: Arc::clone(&go),
             shared: self.shared.clone(),
             tell: self.tell.clone(),
         };
         let abort = self.tasks.spawn(span.run());
-        self.spans.insert(id, Live { source, end, abort });
+        let live = Live {
+            source,
+            end,
+            go,
+            abort,
+        };
+        self.spans.insert(id, live);
     }
 
     fn hear(&mut self, span: SpanId, told: Told) -> Result<(), Error> {
@@ -430,7 +417,18 @@ impl Running<'_> {
         };
         let event = match told {
             Told::Opened => schedule::Event::Opened { span },
-            Told::WholeBody => schedule::Event::WholeBody { span },
+            Told::WholeBody => {
+                let now = self.now();
+                self.scheduler
+                    .handle(now, schedule::Event::WholeBody { span });
+                // Of several to which it happens at a time the scheduler has cancelled all but one.
+                if let Some(live) = self.spans.get(&span)
+                    && self.scheduler.is_running(span)
+                {
+                    live.go.notify_one();
+                }
+                return Ok(());
+            }
             Told::Bytes(count) => {
                 self.rate.add(count);
                 schedule::Event::Bytes { span, count }
@@ -584,16 +582,5 @@ impl Running<'_> {
             bytes_proven: bytes_of_set(geometry, self.scheduler.held()),
             rate_bps: self.rate.bytes_per_second(),
         }));
-    }
-}
-
-/// Syncs the part and marks what the first so many records claim as durable. A sync that fails takes those claims back.
-fn sync(journal: &SharedJournal, part: &Part, records: u64) -> Result<(), DiskError> {
-    match part.sync_data() {
-        Ok(()) => lock(journal).barrier(records),
-        Err(cause) => {
-            lock(journal).sync_failed()?;
-            Err(cause)
-        }
     }
 }

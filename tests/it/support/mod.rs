@@ -14,6 +14,7 @@ pub mod program;
 pub mod programs;
 pub mod proxy;
 pub mod scene;
+pub mod secrets;
 pub mod tls;
 pub mod two;
 

@@ -63,6 +63,39 @@ pub fn run(mut command: Command) -> Ended {
     }
 }
 
+/// Starts what it is given, waits for it, and writes down the most memory it ever had: only a parent can ask the kernel for that.
+const MEASURED: &str = "import os, sys
+child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+_, status, used = os.wait4(child, 0)
+open(sys.argv[1], 'w').write(str(used.ru_maxrss))
+sys.exit(os.waitstatus_to_exitcode(status))";
+
+/// Runs to the end, and returns also the most memory that it had, in bytes; it is never less than that of a small Python.
+pub fn run_measured(command: &Command) -> (Ended, u64) {
+    let report = tempfile::NamedTempFile::new().expect("a file");
+    let mut parent = Command::new("python3");
+    parent
+        .args(["-c", MEASURED])
+        .args([report.path().as_os_str(), command.get_program()])
+        .args(command.get_args())
+        .stdin(Stdio::null());
+    if let Some(folder) = command.get_current_dir() {
+        parent.current_dir(folder);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => parent.env(name, value),
+            None => parent.env_remove(name),
+        };
+    }
+    let ended = run(parent);
+    let kib = std::fs::read_to_string(report.path()).expect("a file");
+    let kib: u64 = kib
+        .parse()
+        .unwrap_or_else(|_| panic!("no figure: {ended:?}"));
+    (ended, kib * 1024)
+}
+
 /// Runs to the end with this on its standard input.
 pub fn run_with_input(mut command: Command, input: &[u8]) -> Ended {
     let mut child = command

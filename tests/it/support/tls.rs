@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener as StdListener},
     path::PathBuf,
+    process::{Child, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -161,8 +163,63 @@ impl Front {
         }
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn url(&self, name: &str) -> String {
         format!("https://{}/{name}", self.address)
+    }
+}
+
+/// A server of openssl that speaks nothing newer than TLS 1.0, to whoever still does.
+pub struct OnlyOldTls {
+    server: Child,
+    address: String,
+}
+
+/// What makes openssl speak it at all.
+const OLD: [&str; 3] = ["-tls1", "-cipher", "ALL:@SECLEVEL=0"];
+
+impl OnlyOldTls {
+    pub fn start(authority: &Authority) -> OnlyOldTls {
+        let mut command = program::command(nginx::program("openssl"), authority.folder.path());
+        let mut server = command
+            .args("s_server -accept 127.0.0.1:0 -cert server.pem -key server.key -www".split(' '))
+            .args(OLD)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl starts");
+        let said = BufReader::new(server.stdout.take().expect("it is piped"));
+        let address = said.lines().find_map(|line| {
+            let line = line.expect("text");
+            line.strip_prefix("ACCEPT ").map(str::to_owned)
+        });
+        OnlyOldTls {
+            server,
+            address: address.expect("it listens"),
+        }
+    }
+
+    pub fn url(&self, name: &str) -> String {
+        format!("https://{}/{name}", self.address)
+    }
+
+    /// Whether who speaks TLS 1.0 gets through.
+    pub fn serves_the_old(&self, authority: &Authority) -> bool {
+        let mut command = program::command(nginx::program("openssl"), authority.folder.path());
+        command
+            .args(["s_client", "-connect", &self.address])
+            .args(OLD);
+        program::run(command).exit == Some(0)
+    }
+}
+
+impl Drop for OnlyOldTls {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
     }
 }
 

@@ -1,0 +1,126 @@
+//! The memory of the program does not grow with what a server sends.
+
+use std::{fs, process::Command};
+
+use crate::support::{
+    faults::{Fault, Place},
+    objects::{Content, manifest_of},
+    origin::{Asks, Lie, Of},
+    program::{run_measured, sapwood},
+    scene::{MANIFEST, OBJECT, Scene},
+};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const LENGTH: u64 = 2 * MIB + 17;
+const BLOCK: u64 = 16 * KIB;
+/// The program itself, bytes on their way of eight connections, and room. No header of 10 MB fits beside that, let alone a
+/// manifest of a gigabyte.
+const PEAK_MAX: u64 = 24 * MIB;
+
+fn fetch(scene: &Scene) -> Command {
+    let mut command = sapwood(scene.folder.path());
+    let url = scene.url();
+    command
+        .args(["--json", "fetch", &url, "-o", "out", "--tries", "2"])
+        .args(["--patience", "30s", "--max-size", "1GB"]);
+    command
+}
+
+/// Runs, and returns what the program had.
+#[track_caller]
+fn peak(what: &str, scene: &Scene, exit: i32) -> u64 {
+    let (ended, peak) = run_measured(&fetch(scene));
+    assert_eq!(ended.exit, Some(exit), "{what}: {ended:?}");
+    println!("{:3} MiB: {what}", peak / MIB);
+    peak
+}
+
+/// S25 and S26.
+#[test]
+fn headers_and_bodies_without_end_take_no_memory() {
+    for (id, manifest, exit) in [
+        ("S25a", true, 1),
+        ("S25a", false, 1),
+        ("S25b", true, 1),
+        ("S25b", false, 1),
+        ("S26a", true, 0),
+        // All that the user allows comes, and goes to the disk.
+        ("S26a", false, 1),
+        ("S26b", true, 0),
+    ] {
+        let scene = Scene::new(LENGTH, BLOCK);
+        if !manifest {
+            scene.origin.remove(MANIFEST);
+        }
+        let place = Place {
+            path: OBJECT.into(),
+            length: LENGTH,
+            at: LENGTH / 2,
+            seed: 1,
+            secret: "",
+        };
+        let fault = Fault::named(id).expect("it is in the list");
+        for lie in fault.lies(&place) {
+            scene.origin.lie(OBJECT, fault.asks, Of::All, lie);
+        }
+        let peak = peak(
+            &format!("{}, manifest: {manifest}", fault.does),
+            &scene,
+            exit,
+        );
+        assert!(peak <= PEAK_MAX, "{id}, {manifest}: {} MiB", peak / MIB);
+    }
+}
+
+/// S37.
+#[test]
+fn a_manifest_of_a_gigabyte_takes_no_memory() {
+    let giga = 1_000_000_000;
+    let whole = || vec![Lie::NoRanges];
+    let total = || vec![Lie::Total(giga.to_string())];
+    let content = Content::Painted(LENGTH);
+    for (what, manifest, lies, exit) in [
+        ("zeros", None, vec![], 0),
+        ("zeros, whole", None, whole(), 0),
+        ("zeros, endless", None, vec![Lie::NoRanges, Lie::Endless], 0),
+        (
+            "a longer one than it says",
+            Some(manifest_of(&content, BLOCK)),
+            total(),
+            3,
+        ),
+    ] {
+        let scene = Scene::of(content.clone(), BLOCK);
+        match manifest {
+            Some(manifest) => scene.origin.put(MANIFEST, manifest),
+            None => scene.origin.put(MANIFEST, Content::Zeros(giga)),
+        }
+        for lie in lies {
+            scene.origin.lie(MANIFEST, Asks::Anything, Of::All, lie);
+        }
+        let peak = peak(&format!("a manifest: {what}"), &scene, exit);
+        assert!(peak <= PEAK_MAX, "{what}: {} MiB", peak / MIB);
+    }
+}
+
+/// What these tests measure with sees what is taken.
+#[test]
+fn memory_that_is_taken_is_seen() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let path = folder.path().join("large");
+    fs::write(&path, vec![1; 2 * PEAK_MAX as usize]).expect("a file");
+    let python = std::env::var_os("PATH").into_iter();
+    let python = python
+        .flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>())
+        .map(|folder| folder.join("python3"))
+        .find(|path| path.exists())
+        .expect("a python");
+    let mut command = Command::new(python);
+    command
+        .args(["-c", "import sys; open(sys.argv[1], 'rb').read()"])
+        .arg(&path);
+    let (ended, peak) = run_measured(&command);
+    ended.must(0);
+    assert!(peak > 2 * PEAK_MAX, "{peak}");
+}
