@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    State, StateError,
+    Own, State, StateError,
     objects::{self, Description, ObjectId},
 };
 
@@ -116,6 +116,20 @@ pub(super) fn from_row(row: &Row) -> rusqlite::Result<Option<Holding>> {
     }))
 }
 
+impl Holding {
+    /// An own object, as it is noted.
+    pub fn noted(&self) -> Own {
+        Own {
+            path: self.path.clone(),
+            stamp: self.stamp,
+            root: self.root,
+            geometry: self.geometry,
+            provenance: self.provenance.clone(),
+            at: self.used,
+        }
+    }
+}
+
 impl State {
     /// Notes that a file of the user's is all of the object of this tree. What was noted of that path before is replaced; where
     /// the same object came from is not forgotten.
@@ -128,10 +142,12 @@ impl State {
         self.change(|transaction| {
             // Anchors that were made of this very file once are worth more than another block size.
             let object = match known_better(transaction, adopted, tree)? {
-                Some(object) => object,
+                Some(object) => Some(object),
                 None => objects::describe(transaction, described)?,
             };
-            put(transaction, adopted, object, &described.geometry)?;
+            if let Some(object) = object {
+                put(transaction, adopted, object, &described.geometry)?;
+            }
             objects::trim(transaction)
         })
     }
@@ -160,7 +176,7 @@ impl State {
             .find(|one| !one.own && one.stamp == *stamp))
     }
 
-    fn some_holdings(
+    pub(super) fn some_holdings(
         &self,
         condition: &str,
         values: &[&dyn rusqlite::ToSql],
