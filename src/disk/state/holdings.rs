@@ -71,9 +71,9 @@ pub struct Holding {
     pub used: u64,
 }
 
-/// What [`from_row`] reads, of `holdings` and `objects`.
+/// What [`from_row`] reads, of `holdings` and `objects`. The length of a blob is read without the blob; whether it is NULL is not.
 pub(super) const COLUMNS: &str = "holdings.id, object, path, own, root, objects.length, block_size,
-    anchors IS NOT NULL, device, inode, holdings.length, changed_s, changed_ns, origin, url, key_id, name, bytes, used, blocks
+    coalesce(length(anchors), 0) > 0, device, inode, holdings.length, changed_s, changed_ns, origin, url, key_id, name, bytes, used, blocks
     FROM holdings JOIN objects ON objects.id = object";
 
 /// `None`: the row is no holding; somebody else wrote it.
@@ -167,10 +167,8 @@ impl State {
     /// A holding of this very file, under whatever name it was noted.
     pub fn holding_with(&self, stamp: &Stamp) -> Result<Option<Holding>, StateError> {
         let inode = stamp.inode.cast_signed();
-        let found = self.some_holdings(
-            "WHERE inode = ?1 ORDER BY anchors IS NOT NULL DESC",
-            &[&inode],
-        )?;
+        let found =
+            self.some_holdings("WHERE inode = ?1 ORDER BY length(anchors) DESC", &[&inode])?;
         Ok(found
             .into_iter()
             .find(|one| !one.own && one.stamp == *stamp))
@@ -229,7 +227,7 @@ fn known_better(
         return Ok(None);
     }
     let query = "SELECT object FROM holdings JOIN objects ON objects.id = object
-        WHERE path = ?1 AND root = ?2 AND anchors IS NOT NULL";
+        WHERE path = ?1 AND root = ?2 AND length(anchors) > 0";
     let path = adopted.path.as_os_str().as_bytes();
     transaction
         .prepare_cached(query)?

@@ -85,7 +85,7 @@ fn find(
     transaction: &Transaction,
     described: Description,
 ) -> rusqlite::Result<Option<(ObjectId, u64, bool, bool)>> {
-    let query = "SELECT id, length, leaves IS NOT NULL, anchors IS NOT NULL FROM objects
+    let query = "SELECT id, length, coalesce(length(leaves), 0) > 0, coalesce(length(anchors), 0) > 0 FROM objects
         WHERE root = ?1 AND block_size = ?2";
     let size = described.geometry.block_size().bytes().cast_signed();
     transaction

@@ -309,7 +309,7 @@ impl Scene {
 
     fn object_path(&self, bytes: &[u8]) -> PathBuf {
         self.path("store/objects")
-            .join(blake3::hash(bytes).to_hex().as_str())
+            .join(tree_of(bytes, false).root().to_string())
     }
 
     fn own_blocks(&self, bytes: &[u8]) -> Option<BlockSet> {
