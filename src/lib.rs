@@ -71,7 +71,7 @@
 //!   already there differ in what they have ([`core::schedule`]).
 //! - **Hints from coarse to fine, untrusted.** A manifest also carries [`core::anchors`] and [`core::pieces`], by which content
 //!   that moved will be found again. They are made and checked now; fetching does not use them yet.
-//! - **No second copy.** What is here is used where it lies; the only file beside the finished one is its part.
+//! - **No second copy.** What is here is used where it lies ([`disk::store`]); the only file beside the finished one is its part.
 //!
 //! # Layers
 //!
@@ -93,6 +93,7 @@
 //! | the manifest's bytes | `manifest-spec/manifest.md` first, then [`core::statement`], [`core::layout`], [`core::manifest`], [`core::reader`] |
 //! | the journal's bytes | `manifest-spec/journal.md` first, then [`core::journal`]; when they are written: [`disk::journal`] |
 //! | how many connections, which span next, when to give up | [`core::schedule`]; what follows from which failure: [`core::recovery`] |
+//! | the files of the store's own objects | `manifest-spec/store.md` first, then `disk/store/leaves.rs` and `disk/store/own.rs` |
 //! | what a host has earned that wanted fewer requests | [`core::reputation`]; [`net::hosts`] applies it, [`disk::state`] keeps it |
 //! | what the store knows, and which holding is tried first | [`disk::store`] for what it does, [`disk::state`] for the tables, [`core::samples`] for the choice |
 //! | requests, redirects, which addresses are allowed | [`net::client`], [`net::address`]; behind proxies: `net/proxies.rs`; which answers are used: [`net::answer`] |

@@ -78,6 +78,8 @@ pub enum Command {
     Keygen(KeygenArgs),
     /// Sign a manifest, or put a signature into it that minisign made
     Sign(SignArgs),
+    /// Look after what is known of files on this machine, so that nothing in them is fetched again
+    Store(StoreArgs),
     /// Show or forget which hosts wanted fewer requests
     Hosts(HostsArgs),
     /// Serve a folder over HTTP, with ranges
@@ -364,6 +366,42 @@ pub enum HostsCommand {
         /// Forget all of them
         #[arg(long)]
         all: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    #[command(subcommand)]
+    pub command: StoreCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Print what the store knows and takes, in numbers
+    Status,
+    /// Print the files of which the store knows what they hold
+    List,
+    /// Note files, or all files in folders, so that later versions of them, and what is like them, are not fetched as a whole
+    ///
+    /// They are read once and stay where they are; one that is known in this very version is not read again. They are used for URLs of
+    /// which the store knows that they came from there, and for others with fetch --seed-store.
+    Add {
+        /// Files and folders
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+    /// Read all that the store knows of and compare
+    ///
+    /// What was removed or written to since is forgotten, and that is all: exit code 0. What nobody wrote to and is damaged all the
+    /// same, in your files or in the store's own, is named block by block and not used any more: exit code 3.
+    Verify,
+    /// Forget what is gone, and keep the store's own files within their limit
+    ///
+    /// Blocks that were not used for longest go first. Files of yours are never touched.
+    Gc {
+        /// The most that the store's own files may take (default: 20 GiB, and at most a tenth of the disk)
+        #[arg(long, value_name = "SIZE", value_parser = units::size)]
+        max_size: Option<u64>,
     },
 }
 

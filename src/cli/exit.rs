@@ -46,6 +46,7 @@ impl Exit {
     pub fn of(error: &Error) -> Exit {
         match error {
             Error::Disk(cause) => Exit::of_disk(cause),
+            Error::State(_) => Exit::Failed,
             Error::Net { cause, .. } => Exit::of_failure(cause.failure),
             Error::Manifest { .. }
             | Error::OtherRoot { .. }

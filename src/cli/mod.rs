@@ -15,6 +15,7 @@ mod queue;
 mod serve;
 mod shell;
 mod signals;
+mod store;
 mod units;
 mod verify;
 
@@ -46,6 +47,7 @@ pub fn run() -> ExitCode {
         Command::Sign(args) => keys::sign(&args, &mut output),
         Command::Fetch(args) => signals::block_on(fetch::run(*args, cli.output.store, &mut output)),
         Command::Hosts(args) => hosts::run(&args, cli.output.store, &mut output),
+        Command::Store(args) => store::run(&args, cli.output.store, &mut output),
         Command::Completions(args) => shell::completions(&args),
         Command::Man => shell::man(),
         Command::Serve(args) => signals::block_on(serve::run(args, &mut output)),

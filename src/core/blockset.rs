@@ -1,6 +1,6 @@
 //! Sets of blocks of one object, one bit a block: 2 MiB for the largest object.
 
-use super::geometry::{BlockIndex, BlockRange};
+use super::geometry::{BlockIndex, BlockRange, Geometry};
 
 /// A set of blocks with their number at hand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,18 @@ impl BlockSet {
     /// The number of blocks in the set.
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// The bytes that its blocks have in an object.
+    pub fn bytes(&self, geometry: &Geometry) -> u64 {
+        debug_assert_eq!(self.blocks, geometry.blocks());
+        let size = geometry.block_size().bytes();
+        let full = u64::from(self.count) * size;
+        let last = geometry.last();
+        match self.contains(last) {
+            true => full - (size - geometry.bytes_of(last).length()),
+            false => full,
+        }
     }
 
     /// Whether it has no block.

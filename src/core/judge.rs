@@ -186,23 +186,15 @@ pub fn verify_hashed(
     leaves.compare(block, hasher.leaf(&leaves.geometry))
 }
 
-/// Judges the bytes of one block against its leaf, when not all leaves are known. A block whose leaf is not known is never right.
-pub fn verify_gathered(
-    leaves: &Gathered,
+/// Judges the bytes of one block against its leaf, when that was proven but not all others are known.
+pub fn verify_one(
+    geometry: &Geometry,
     block: BlockIndex,
+    leaf: Cv,
     bytes: &[u8],
 ) -> Result<Verified, Mismatch> {
-    let expected = leaves.leaf(block);
-    let found = tree::leaf_of(&leaves.geometry, block, bytes);
-    let blocks = BlockRange::one(block);
-    match expected == Some(found) {
-        true => Ok(Verified { blocks }),
-        false => Err(Mismatch {
-            blocks,
-            expected: expected.unwrap_or_default(),
-            found,
-        }),
-    }
+    let hashed = tree::leaf_of(geometry, block, bytes);
+    verify_node(geometry, BlockRange::one(block), leaf, &[hashed])
 }
 
 /// Judges blocks whose bytes were hashed to these values against the proven value of the node over exactly them.

@@ -11,6 +11,8 @@ use std::{
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
 
+use crate::core::geometry::ByteRange;
+
 use super::error::{DiskError, Doing};
 
 /// A folder held open, so that nobody can put another one in its place while we work in it.
@@ -274,6 +276,25 @@ impl Folder {
         }
     }
 
+    /// The names in it, in any order; those that are no UTF-8 are none of ours and left out.
+    pub fn names(&self) -> Result<Vec<String>, DiskError> {
+        let failed = |cause| DiskError::io(Doing::Read, &self.path, cause);
+        let mut names = Vec::new();
+        for entry in fs::Dir::read_from(&self.fd).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_str().unwrap_or_default();
+            names.extend((!matches!(name, "" | "." | "..")).then(|| name.to_owned()));
+        }
+        Ok(names)
+    }
+
+    /// The size of this file system.
+    pub fn bytes_of_disk(&self) -> Result<u64, DiskError> {
+        let stat = fs::fstatvfs(&self.fd)
+            .map_err(|cause| DiskError::io(Doing::Inspect, &self.path, cause))?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
     /// Bytes that may still be written to this file system by us.
     pub fn bytes_free(&self) -> Result<u64, DiskError> {
         let stat = fs::fstatvfs(&self.fd)
@@ -438,20 +459,20 @@ pub fn copy_range(
     }
 }
 
-/// Makes a hole, which reads as zeros; `false` if the file system has none.
-pub fn punch_hole(file: &File, path: &Path, offset: u64, length: u64) -> Result<bool, DiskError> {
-    let flags = fs::FallocateFlags::PUNCH_HOLE | fs::FallocateFlags::KEEP_SIZE;
-    match fs::fallocate(file, flags, offset, length) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(false),
-        Err(cause) => Err(DiskError::io(Doing::Write, path, cause)),
-    }
-}
-
 /// Makes the file this long: cuts it, or adds a hole.
 pub fn set_length(file: &File, path: &Path, length: u64) -> Result<(), DiskError> {
     file.set_len(length)
         .map_err(|cause| DiskError::io(Doing::Write, path, cause))
+}
+
+/// Gives the disk back what these bytes took; they read as zeros from now on. `false`: this file system cannot do it.
+pub fn punch_hole(file: &File, path: &Path, bytes: ByteRange) -> Result<bool, DiskError> {
+    let flags = fs::FallocateFlags::PUNCH_HOLE | fs::FallocateFlags::KEEP_SIZE;
+    match fs::fallocate(file, flags, bytes.start, bytes.length()) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(false),
+        Err(cause) => Err(DiskError::io(Doing::Write, path, cause)),
+    }
 }
 
 /// Sets the permission bits.
@@ -474,7 +495,16 @@ pub fn sync_all(file: &File, path: &Path) -> Result<(), DiskError> {
 
 /// Takes the lock of a file for as long as it is open; `false` if somebody else has it.
 pub fn try_lock(file: &File, path: &Path) -> Result<bool, DiskError> {
-    match fs::flock(file, fs::FlockOperation::NonBlockingLockExclusive) {
+    lock(file, path, fs::FlockOperation::NonBlockingLockExclusive)
+}
+
+/// Takes a share in the lock of a file for as long as it is open; `false` if somebody has it for himself.
+pub fn try_lock_shared(file: &File, path: &Path) -> Result<bool, DiskError> {
+    lock(file, path, fs::FlockOperation::NonBlockingLockShared)
+}
+
+fn lock(file: &File, path: &Path, how: fs::FlockOperation) -> Result<bool, DiskError> {
+    match fs::flock(file, how) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(cause) => Err(DiskError::io(Doing::Lock, path, cause)),

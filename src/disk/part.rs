@@ -12,7 +12,7 @@ use rustix::fs::{self, SeekFrom};
 
 use crate::core::{
     blockset::BlockSet,
-    geometry::{ByteRange, Geometry},
+    geometry::{BlockRange, ByteRange, Geometry},
     journal::Place,
 };
 
@@ -114,7 +114,7 @@ impl Part {
         // Behind the end there is nothing to be made zero.
         let end = range.end.min(self.length()?);
         if end <= range.start
-            || files::punch_hole(&self.file, &self.path, range.start, end - range.start)?
+            || files::punch_hole(&self.file, &self.path, ByteRange::new(range.start, end))?
         {
             return Ok(());
         }
@@ -136,9 +136,14 @@ impl Part {
         }
     }
 
+    /// What it is on the disk.
+    pub fn entry(&self) -> Result<Entry, DiskError> {
+        Entry::of(&self.file, &self.path)
+    }
+
     /// Its bytes so far, holes included.
     pub fn length(&self) -> Result<u64, DiskError> {
-        Ok(Entry::of(&self.file, &self.path)?.length)
+        Ok(self.entry()?.length)
     }
 
     /// Cuts what is longer than the object, and gives a part that ends in a hole its length.
@@ -184,6 +189,22 @@ impl Part {
             at = end;
         }
         Ok(blocks)
+    }
+
+    /// Gives the disk back what all but these blocks took. `false`: this file system cannot do it.
+    pub fn keep_only(&self, blocks: &BlockSet, geometry: &Geometry) -> Result<bool, DiskError> {
+        let size = geometry.block_size().bytes();
+        let mut from = 0;
+        let end = BlockRange::new(geometry.blocks(), geometry.blocks());
+        for kept in blocks.ranges().chain([end]) {
+            // Whole blocks, beyond the end of the object too: of a page that is cut in two nothing is given back.
+            let hole = ByteRange::new(u64::from(from) * size, u64::from(kept.start) * size);
+            if !hole.is_empty() && !files::punch_hole(&self.file, &self.path, hole)? {
+                return Ok(false);
+            }
+            from = kept.end;
+        }
+        Ok(true)
     }
 
     /// Where the part is, for the journal.

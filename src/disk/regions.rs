@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     error::{DiskError, Doing},
-    files::{self, Entry},
+    files::{self, Entry, Stamp},
 };
 
 /// Bytes of a region: large enough that a system call costs little, small enough to stay in the cache of a core.
@@ -52,6 +52,11 @@ impl FileRegions {
     /// Its bytes when it was opened.
     pub fn length(&self) -> u64 {
         self.before.length
+    }
+
+    /// Which version of it that was.
+    pub fn stamp(&self) -> Stamp {
+        self.before.stamp()
     }
 
     /// The same file read from front to end, for somebody who wants to see its bytes in order.

@@ -7,14 +7,15 @@ use futures_util::{StreamExt, stream};
 use crate::{
     core::{
         geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
-        judge,
+        judge::{self, Verified},
         keys::PublicKey,
         reader::LazyTree,
         recovery::{BadAnswer, Changed, Failure},
         schedule::Limits,
-        tree::{self, Cv, Root},
+        tree::{Cv, Root},
         trust::Trust,
     },
+    disk::state::Provenance,
     net::{
         client::{Client, ClientOptions, Content, Request},
         error::NetError,
@@ -27,6 +28,7 @@ use super::{
     error::Error,
     events::Events,
     fetch::{Front, ManifestPlace, retried},
+    kept::Kept,
 };
 
 /// Bytes that one request asks for.
@@ -117,11 +119,22 @@ pub async fn cat(
         place: options.url.to_string(),
         length: geometry.length(),
     })?;
+    let provenance = Provenance {
+        origin: Some(options.url.origin()),
+        url: Some(options.url.to_string()),
+        key_id: (trust == Trust::Signed)
+            .then(|| options.key.as_ref().map(PublicKey::id_hex))
+            .flatten(),
+        name: options.url.safe_name(),
+    };
+    let object = (header.root, geometry);
+    let kept = Kept::open(options.state.as_deref(), object, provenance, events).await;
     let remote = Arc::new(Remote {
         client,
         url: options.url,
         geometry,
         limits: options.limits,
+        kept,
     });
     let mut tree = LazyTree::new(header.layout(), header.root);
     let mut at = geometry
@@ -170,15 +183,39 @@ struct Remote {
     url: Location,
     geometry: Geometry,
     limits: Limits,
+    kept: Kept,
 }
 
 impl Remote {
-    /// The bytes of some blocks and where they begin; every one of them proven.
+    /// The bytes of some blocks and where they begin; every one of them proven. What is not here is fetched, and kept.
     async fn proven(&self, blocks: BlockRange, leaves: &[Cv]) -> Result<(u64, Vec<u8>), Error> {
+        let start = self.geometry.bytes_of_range(blocks).start;
+        let mut here = self.kept.read(blocks, leaves).await;
+        for missing in here.missing {
+            let place = self.geometry.bytes_of_range(missing);
+            let bytes = (place.start - start) as usize..(place.end - start) as usize;
+            let bytes = &mut here.bytes[bytes];
+            let of = |block: u32| (block - blocks.start) as usize;
+            let leaves = &leaves[of(missing.start)..of(missing.end)];
+            let verified = self.fetched(missing, leaves, bytes).await?;
+            if let Some(verified) = verified {
+                self.kept.keep(verified, leaves, bytes).await;
+            }
+        }
+        Ok((start, here.bytes))
+    }
+
+    /// Fetches the bytes of some blocks; every one of them proven. `None`: there was nothing to fetch.
+    async fn fetched(
+        &self,
+        blocks: BlockRange,
+        leaves: &[Cv],
+        proven: &mut [u8],
+    ) -> Result<Option<Verified>, Error> {
         let range = self.geometry.bytes_of_range(blocks);
-        let mut proven = vec![0; range.length() as usize];
         let mut at = blocks.start;
         let mut wrong = 0;
+        let mut verified: Option<Verified> = None;
         while at < blocks.end {
             let rest = BlockRange::new(at, blocks.end);
             let bytes = retried(&self.limits, async || {
@@ -193,20 +230,24 @@ impl Remote {
                     break;
                 };
                 let leaf = leaves[(block.0 - blocks.start) as usize];
-                let hashed = tree::leaf_of(&self.geometry, block, came);
-                let one = BlockRange::one(block);
-                if let Err(mismatch) = judge::verify_node(&self.geometry, one, leaf, &[hashed]) {
-                    wrong += 1;
-                    if wrong >= WRONG_MAX {
-                        return Err(Error::Wrong {
-                            block,
-                            bytes: place,
-                            expected: Box::new(mismatch.expected),
-                            found: Box::new(mismatch.found),
-                            source_name: self.url.to_string(),
-                        });
+                match judge::verify_one(&self.geometry, block, leaf, came) {
+                    Ok(next) => {
+                        let before = verified.and_then(|before| before.joined(next));
+                        verified = before.or(Some(next));
                     }
-                    break;
+                    Err(mismatch) => {
+                        wrong += 1;
+                        if wrong >= WRONG_MAX {
+                            return Err(Error::Wrong {
+                                block,
+                                bytes: place,
+                                expected: Box::new(mismatch.expected),
+                                found: Box::new(mismatch.found),
+                                source_name: self.url.to_string(),
+                            });
+                        }
+                        break;
+                    }
                 }
                 let to = (place.start - range.start) as usize;
                 proven[to..to + came.len()].copy_from_slice(came);
@@ -214,7 +255,7 @@ impl Remote {
                 wrong = 0;
             }
         }
-        Ok((range.start, proven))
+        Ok(verified)
     }
 
     /// One answer, at least its whole blocks at the front.

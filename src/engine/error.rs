@@ -12,7 +12,7 @@ use crate::{
         tree::{Cv, Root},
         trust::Trust,
     },
-    disk::error::DiskError,
+    disk::{error::DiskError, state::StateError, store::StoreError},
     net::error::NetError,
 };
 
@@ -22,6 +22,8 @@ use crate::{
 pub enum Error {
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error(transparent)]
+    State(#[from] StateError),
     #[error("{cause}")]
     Net {
         cause: NetError,
@@ -109,6 +111,15 @@ fn where_it_is(kept: Option<&Path>) -> String {
     kept.map_or_else(String::new, |path| {
         format!("; what came is kept as {}", path.display())
     })
+}
+
+impl From<StoreError> for Error {
+    fn from(cause: StoreError) -> Error {
+        match cause {
+            StoreError::State(cause) => cause.into(),
+            StoreError::Disk(cause) => cause.into(),
+        }
+    }
 }
 
 impl From<NetError> for Error {

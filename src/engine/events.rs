@@ -78,8 +78,36 @@ pub enum Event {
         bytes_total: u64,
         trust: Trust,
     },
+    /// The store noted a file of the user's, or knew it already.
+    Added {
+        path: PathBuf,
+        root: Root,
+        bytes_total: u64,
+        is_known: bool,
+    },
+    /// The store forgot a holding.
+    Forgotten {
+        path: PathBuf,
+        root: Root,
+        why: Forgotten,
+    },
+    /// The store took blocks out of a file of its own, to make room.
+    Evicted {
+        path: PathBuf,
+        root: Root,
+        bytes: u64,
+    },
     /// A file appeared under its final name, or was there already.
     Published(Published),
+}
+
+/// Why a holding is of no use any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    /// No regular file is there.
+    Gone,
+    /// Another file is there, or it was written to.
+    Changed,
 }
 
 /// The work before a fetch.

@@ -2,8 +2,12 @@
 
 use std::{
     fs,
+    os::unix::fs::{FileExt, MetadataExt, symlink},
     path::{Path, PathBuf},
+    process::Output,
 };
+
+use serde_json::Value;
 
 use sapwood::{
     core::tree::Root,
@@ -15,7 +19,7 @@ use sapwood::{
 
 use crate::support::{
     objects::Content,
-    program::{self, sapwood},
+    program::{self, Ended, sapwood},
     scene::{MANIFEST, OBJECT, Scene, names},
 };
 
@@ -175,7 +179,7 @@ fn a_holding_that_is_gone_or_changed_is_no_error() {
         }),
         ("a link", |path| {
             fs::rename(&path, path.with_extension("moved")).unwrap();
-            std::os::unix::fs::symlink("out.moved", path).unwrap();
+            symlink("out.moved", path).unwrap();
         }),
     ];
     for (what, change) in changes {
@@ -195,4 +199,264 @@ fn a_holding_that_is_gone_or_changed_is_no_error() {
             "{what}"
         );
     }
+}
+
+// ---- the commands
+
+fn store(scene: &Scene, more: &[&str]) -> Ended {
+    let mut command = sapwood(scene.folder.path());
+    command.args(["--json", "store"]).args(more).args(STORE);
+    program::run(command)
+}
+
+fn bytes_of(event: &Value, name: &str) -> u64 {
+    event[name]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{name} in {event}"))
+}
+
+#[test]
+fn files_and_folders_are_added_listed_and_forgotten() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    let films = scene.path("films");
+    fs::create_dir_all(films.join("old")).unwrap();
+    for (name, length) in [
+        ("a.mp4", 3 * MIB),
+        ("old/b.mp4", MIB),
+        ("a.mp4.sapwood", 5),
+        ("c.part", 5),
+    ] {
+        fs::write(films.join(name), Content::Painted(length).all()).unwrap();
+    }
+    symlink("/etc/passwd", films.join("link")).unwrap();
+    let added = store(&scene, &["add", "films"]).must(0).all("added");
+    let paths: Vec<PathBuf> = added
+        .iter()
+        .map(|one| one["path"].as_str().unwrap().into())
+        .collect();
+    let films = films.canonicalize().unwrap();
+    assert_eq!(paths, [films.join("a.mp4"), films.join("old/b.mp4")]);
+    assert_eq!(
+        added[0]["root"],
+        blake3::hash(&Content::Painted(3 * MIB).all())
+            .to_hex()
+            .as_str()
+    );
+    assert!(added.iter().all(|one| one["known"] == false));
+    // Known in this very version, it is not read again.
+    let again = store(&scene, &["add", "films/a.mp4"])
+        .must(0)
+        .event("added");
+    assert_eq!(again["known"], true);
+    let listed = store(&scene, &["list"]).must(0).all("holding");
+    assert_eq!(listed.len(), 2);
+    assert!(
+        listed
+            .iter()
+            .all(|one| one["own"] == false && one["bytes_held"] == one["bytes_total"])
+    );
+    let status = store(&scene, &["status"]).must(0).event("store");
+    assert_eq!(
+        (
+            bytes_of(&status, "files"),
+            bytes_of(&status, "bytes_of_files")
+        ),
+        (2, 4 * MIB)
+    );
+    assert!(bytes_of(&status, "samples") >= 8 && bytes_of(&status, "own_objects") == 0);
+    fs::remove_file(films.join("a.mp4")).unwrap();
+    let forgotten = store(&scene, &["gc"]).must(0).event("forgotten");
+    assert_eq!(forgotten["reason"], "gone");
+    assert_eq!(store(&scene, &["list"]).must(0).all("holding").len(), 1);
+}
+
+#[test]
+fn what_cannot_be_added_says_why() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        scene.path("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    fs::write(scene.path("file"), b"something").unwrap();
+    store(&scene, &["add", "missing"]).must(1);
+    store(&scene, &["add", "fifo"]).must(6);
+    let mixed = store(&scene, &["add", "missing", "file", "fifo"]).must(6);
+    assert_eq!(
+        (mixed.all("added").len(), mixed.all("failed").len()),
+        (1, 2)
+    );
+    let mut command = sapwood(scene.folder.path());
+    command.args(["store", "add"]);
+    program::run(command).must(2);
+    fs::remove_dir_all(scene.path("store")).unwrap();
+    fs::write(scene.path("store"), b"a file").unwrap();
+    store(&scene, &["status"]).must(1);
+}
+
+/// Writes over a byte, and makes the file look as if nobody had.
+fn damage_silently(path: &Path, at: u64) {
+    let before = fs::metadata(path).unwrap();
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
+    file.set_modified(before.modified().unwrap()).unwrap();
+    assert_eq!(
+        fs::metadata(path).unwrap().mtime_nsec(),
+        before.mtime_nsec()
+    );
+}
+
+#[test]
+fn verify_tells_edits_from_damage() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    for name in ["sound", "edited", "gone", "damaged"] {
+        let mut bytes = Content::Painted(MIB).all();
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        fs::write(scene.path(name), bytes).unwrap();
+        store(&scene, &["add", name]).must(0);
+    }
+    assert_eq!(store(&scene, &["verify"]).must(0).all("verified").len(), 4);
+    fs::write(scene.path("edited"), b"by its owner").unwrap();
+    fs::remove_file(scene.path("gone")).unwrap();
+    damage_silently(&scene.path("damaged"), 5 * 64 * KIB + 9);
+    let ended = store(&scene, &["verify"]).must(3);
+    assert_eq!(ended.all("verified").len(), 1);
+    let damaged = ended.event("damaged");
+    assert_eq!(
+        (bytes_of(&damaged, "block"), bytes_of(&damaged, "offset")),
+        (5, 5 * 64 * KIB)
+    );
+    let mut reasons: Vec<String> = ended
+        .all("forgotten")
+        .iter()
+        .map(|one| one["reason"].to_string())
+        .collect();
+    reasons.sort();
+    assert_eq!(reasons, ["\"changed\"", "\"gone\""]);
+    // What is not right is not used any more; the files are as they were.
+    assert_eq!(store(&scene, &["verify"]).must(0).all("verified").len(), 1);
+    assert_eq!(fs::read(scene.path("edited")).unwrap(), b"by its owner");
+}
+
+// ---- cat and its own objects
+
+fn cat(scene: &Scene, more: &[&str]) -> Output {
+    let mut command = sapwood(scene.folder.path());
+    command.args(["cat", &scene.url()]).args(more);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    output
+}
+
+fn must_stream(scene: &Scene, start: u64, end: u64) {
+    let range = format!("{start}-{}", end - 1);
+    let output = cat(scene, &[STORE, &["--range", &range]].concat());
+    assert!(
+        output.stdout == scene.content.all()[start as usize..end as usize],
+        "{range}"
+    );
+}
+
+/// The bytes of the object that were sent since this was asked last.
+fn sent(scene: &Scene) -> u64 {
+    let length = |range: std::ops::Range<u64>| range.end - range.start;
+    let asked = scene.origin.bodies_of(OBJECT).into_iter();
+    let sent = asked.filter_map(|asked| asked.range).map(length).sum();
+    scene.origin.forget_log();
+    sent
+}
+
+fn own_object(scene: &Scene) -> PathBuf {
+    scene.path("store/objects").join(scene.root())
+}
+
+#[test]
+fn what_was_streamed_is_not_fetched_again() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    must_stream(&scene, 100_000, 300_000);
+    assert_eq!(sent(&scene), 4 * 64 * KIB, "the blocks that are touched");
+    must_stream(&scene, 100_000, 300_000);
+    must_stream(&scene, 65_536, 327_680);
+    assert_eq!(sent(&scene), 0);
+    must_stream(&scene, 0, MIB);
+    assert_eq!(sent(&scene), 12 * 64 * KIB);
+    let listed = store(&scene, &["list"]).must(0).event("holding");
+    assert_eq!(
+        (&listed["own"], bytes_of(&listed, "bytes_held")),
+        (&true.into(), MIB)
+    );
+    // The index is lost; what it knew is found again.
+    for name in ["state.sqlite", "state.sqlite-wal", "state.sqlite-shm"] {
+        let _ = fs::remove_file(scene.path("store").join(name));
+    }
+    must_stream(&scene, 0, MIB);
+    assert_eq!(sent(&scene), 0);
+    // Without the store all of it is fetched.
+    let all = cat(&scene, &["--no-store"]);
+    assert!(all.stdout == scene.content.all());
+    assert_eq!(sent(&scene), MIB);
+}
+
+#[test]
+fn a_flipped_bit_in_an_own_object_is_noticed() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    must_stream(&scene, 0, MIB);
+    sent(&scene);
+    damage_silently(&own_object(&scene), 7 * 64 * KIB + 1);
+    must_stream(&scene, 0, MIB);
+    assert_eq!(sent(&scene), 64 * KIB);
+    damage_silently(&own_object(&scene), 3 * 64 * KIB);
+    let ended = store(&scene, &["verify"]).must(3);
+    assert_eq!(bytes_of(&ended.event("damaged"), "block"), 3);
+    store(&scene, &["verify"]).must(0);
+    must_stream(&scene, 0, MIB);
+    assert_eq!(sent(&scene), 64 * KIB);
+    // A leaf beside it that is wrong costs its block, too.
+    let leaves = scene.path("store/objects").join(scene.root() + ".leaves");
+    damage_silently(&leaves, 4096 + 5 * 32);
+    store(&scene, &["verify"]).must(3);
+    must_stream(&scene, 0, MIB);
+    assert_eq!(sent(&scene), 64 * KIB);
+}
+
+#[test]
+fn own_objects_keep_within_their_limit() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    must_stream(&scene, 0, MIB);
+    let ended = store(&scene, &["gc", "--max-size", "256KiB"]).must(0);
+    assert_eq!(bytes_of(&ended.event("evicted"), "bytes"), 12 * 64 * KIB);
+    assert_eq!(bytes_of(&ended.event("store"), "bytes_own"), 256 * KIB);
+    let on_disk = fs::metadata(own_object(&scene)).unwrap().blocks() * 512;
+    assert!(on_disk <= 256 * KIB, "{on_disk}");
+    sent(&scene);
+    must_stream(&scene, 0, MIB);
+    assert_eq!(sent(&scene), 12 * 64 * KIB);
+    store(&scene, &["gc", "--max-size", "0"]).must(0);
+    assert_eq!(names(&scene.path("store/objects")), [""; 0]);
+}
+
+#[test]
+fn cat_reads_from_a_file_that_was_fetched() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    scene.fetch(STORE).must(0);
+    scene.origin.forget_log();
+    must_stream(&scene, 0, MIB);
+    assert_eq!(sent(&scene), 0);
+    // Its owner edits it, unnoticed: what is still right is used.
+    damage_silently(&scene.target(), 9 * 64 * KIB);
+    must_stream(&scene, 0, MIB);
+    assert_eq!(sent(&scene), 64 * KIB);
+    fs::remove_file(scene.target()).unwrap();
+    must_stream(&scene, 0, MIB);
+    assert_eq!(sent(&scene), MIB);
 }

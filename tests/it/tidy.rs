@@ -326,7 +326,9 @@ impl Source {
             if let Some((Some(name), _)) = &import {
                 names.insert(name.clone(), path.clone());
             }
-            let in_tests = inner.iter().any(|name| name == "tests");
+            // A file of tests is that module, without its name in it.
+            let in_tests =
+                self.path.ends_with("/tests.rs") || inner.iter().any(|name| name == "tests");
             named.push(Named {
                 path,
                 line,
@@ -1127,6 +1129,7 @@ fn changes_of_files_are_seen() {
         ("disk/part.rs", "use rustix::fs::{self, SeekFrom}; fn f() { fs::seek(file, SeekFrom::Hole(0)) }"),
         ("engine/create.rs", "use std::fs::File; use std::os::unix::fs::FileExt; fn f() { part.sync_all(); files::write_at(a) }"),
         ("engine/create.rs", "mod tests { fn f() { std::fs::write(a, b) } }"),
+        ("disk/store/tests.rs", "fn f() { std::fs::write(a, b) }"),
     ];
     check(mutations, &bad, &good);
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     core::{recovery::Failure, schedule::Why},
-    engine::events::{Damaged, Event, Events, Published},
+    engine::events::{Damaged, Event, Events, Forgotten, Published},
 };
 
 use super::{super::units, Output, basis, human_seconds, printable};
@@ -163,6 +163,44 @@ impl Events for Output {
                 self.json_event("verified", json!({
                     "path": path.to_string_lossy(), "root": root.to_string(), "bytes_total": bytes_total, "trust": trust.name(),
                 }));
+            }
+            Event::Added {
+                path,
+                root,
+                bytes_total,
+                is_known,
+            } => {
+                let shown = printable(&path.display().to_string());
+                let known = if is_known { ", known already" } else { "" };
+                let bytes = units::human_bytes(bytes_total);
+                self.result(&format!("{root}  {shown} ({bytes}{known})"));
+                self.json_event("added", json!({
+                    "path": path.to_string_lossy(), "root": root.to_string(), "bytes_total": bytes_total, "known": is_known,
+                }));
+            }
+            Event::Forgotten { path, root, why } => {
+                let (reason, what) = match why {
+                    Forgotten::Gone => ("gone", "is gone"),
+                    Forgotten::Changed => ("changed", "is another version now"),
+                };
+                let shown = printable(&path.display().to_string());
+                self.result(&format!("{shown}: {what}; it is not used any more"));
+                self.json_event(
+                    "forgotten",
+                    json!({
+                        "path": path.to_string_lossy(), "root": root.to_string(), "reason": reason,
+                    }),
+                );
+            }
+            Event::Evicted { path, root, bytes } => {
+                let shown = printable(&path.display().to_string());
+                self.result(&format!("{shown}: {} went", units::human_bytes(bytes)));
+                self.json_event(
+                    "evicted",
+                    json!({
+                        "path": path.to_string_lossy(), "root": root.to_string(), "bytes": bytes,
+                    }),
+                );
             }
             Event::Published(published) => self.published(&published),
         }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    State, StateError,
+    Own, State, StateError,
     objects::{self, Description, ObjectId},
 };
 
@@ -71,9 +71,9 @@ pub struct Holding {
     pub used: u64,
 }
 
-/// What [`from_row`] reads, of `holdings` and `objects`.
+/// What [`from_row`] reads, of `holdings` and `objects`. The length of a blob is read without the blob; whether it is NULL is not.
 pub(super) const COLUMNS: &str = "holdings.id, object, path, own, root, objects.length, block_size,
-    anchors IS NOT NULL, device, inode, holdings.length, changed_s, changed_ns, origin, url, key_id, name, bytes, used, blocks
+    coalesce(length(anchors), 0) > 0, device, inode, holdings.length, changed_s, changed_ns, origin, url, key_id, name, bytes, used, blocks
     FROM holdings JOIN objects ON objects.id = object";
 
 /// `None`: the row is no holding; somebody else wrote it.
@@ -116,6 +116,20 @@ pub(super) fn from_row(row: &Row) -> rusqlite::Result<Option<Holding>> {
     }))
 }
 
+impl Holding {
+    /// An own object, as it is noted.
+    pub fn noted(&self) -> Own {
+        Own {
+            path: self.path.clone(),
+            stamp: self.stamp,
+            root: self.root,
+            geometry: self.geometry,
+            provenance: self.provenance.clone(),
+            at: self.used,
+        }
+    }
+}
+
 impl State {
     /// Notes that a file of the user's is all of the object of this tree. What was noted of that path before is replaced; where
     /// the same object came from is not forgotten.
@@ -128,10 +142,12 @@ impl State {
         self.change(|transaction| {
             // Anchors that were made of this very file once are worth more than another block size.
             let object = match known_better(transaction, adopted, tree)? {
-                Some(object) => object,
+                Some(object) => Some(object),
                 None => objects::describe(transaction, described)?,
             };
-            put(transaction, adopted, object, &described.geometry)?;
+            if let Some(object) = object {
+                put(transaction, adopted, object, &described.geometry)?;
+            }
             objects::trim(transaction)
         })
     }
@@ -151,16 +167,14 @@ impl State {
     /// A holding of this very file, under whatever name it was noted.
     pub fn holding_with(&self, stamp: &Stamp) -> Result<Option<Holding>, StateError> {
         let inode = stamp.inode.cast_signed();
-        let found = self.some_holdings(
-            "WHERE inode = ?1 ORDER BY anchors IS NOT NULL DESC",
-            &[&inode],
-        )?;
+        let found =
+            self.some_holdings("WHERE inode = ?1 ORDER BY length(anchors) DESC", &[&inode])?;
         Ok(found
             .into_iter()
             .find(|one| !one.own && one.stamp == *stamp))
     }
 
-    fn some_holdings(
+    pub(super) fn some_holdings(
         &self,
         condition: &str,
         values: &[&dyn rusqlite::ToSql],
@@ -213,7 +227,7 @@ fn known_better(
         return Ok(None);
     }
     let query = "SELECT object FROM holdings JOIN objects ON objects.id = object
-        WHERE path = ?1 AND root = ?2 AND anchors IS NOT NULL";
+        WHERE path = ?1 AND root = ?2 AND length(anchors) > 0";
     let path = adopted.path.as_os_str().as_bytes();
     transaction
         .prepare_cached(query)?

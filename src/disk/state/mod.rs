@@ -7,6 +7,7 @@ mod arrivals;
 mod holdings;
 mod hosts;
 mod objects;
+mod own;
 mod samples;
 mod schema;
 mod seeds;
@@ -23,6 +24,7 @@ use super::files;
 
 pub use arrivals::Arrived;
 pub use holdings::{Adopted, Holding, Provenance};
+pub use own::Own;
 pub use seeds::{Allowed, Candidate, Wanted};
 
 /// Another process may hold the database for so long.
@@ -90,6 +92,16 @@ impl State {
             schema::VERSION => Ok(State { connection, path }),
             found => Err(StateError::Version { path, found }),
         }
+    }
+
+    /// What the database takes on the disk, without its log.
+    pub fn bytes(&self) -> Result<u64, StateError> {
+        let query = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        self.look(|connection| {
+            connection
+                .query_row(query, [], |row| row.get::<_, i64>(0))
+                .map(i64::cast_unsigned)
+        })
     }
 
     fn wrap(&self, source: rusqlite::Error) -> StateError {

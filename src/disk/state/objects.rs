@@ -85,7 +85,7 @@ fn find(
     transaction: &Transaction,
     described: Description,
 ) -> rusqlite::Result<Option<(ObjectId, u64, bool, bool)>> {
-    let query = "SELECT id, length, leaves IS NOT NULL, anchors IS NOT NULL FROM objects
+    let query = "SELECT id, length, coalesce(length(leaves), 0) > 0, coalesce(length(anchors), 0) > 0 FROM objects
         WHERE root = ?1 AND block_size = ?2";
     let size = described.geometry.block_size().bytes().cast_signed();
     transaction
@@ -103,11 +103,11 @@ fn find(
 }
 
 /// The row of an object, with all that is known of it now. A whole tree proves a length; where two are said of one object
-/// without one, the first is kept, and what is judged against it will show.
+/// without one, the first is kept, and the other is `None`.
 pub(super) fn describe(
     transaction: &Transaction,
     described: Description,
-) -> rusqlite::Result<ObjectId> {
+) -> rusqlite::Result<Option<ObjectId>> {
     let Description {
         root,
         geometry,
@@ -132,6 +132,7 @@ pub(super) fn describe(
             transaction.prepare_cached(insert)?.execute(row)?;
             (transaction.last_insert_rowid(), false)
         }
+        Some((_, other, ..)) if tree.is_none() && other != geometry.length() => return Ok(None),
         Some((id, _, has_leaves, has_anchors)) => {
             let more = (leaves.is_some() && !has_leaves) || (anchors.is_some() && !has_anchors);
             if more {
@@ -146,7 +147,7 @@ pub(super) fn describe(
     if let Some(tree) = tree.filter(|tree| !sampled && !tree.anchors().is_empty()) {
         samples::insert(transaction, id, tree.anchors())?;
     }
-    Ok(id)
+    Ok(Some(id))
 }
 
 /// Removes an object of which there is no holding any more.

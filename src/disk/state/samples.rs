@@ -9,12 +9,23 @@ use crate::core::{
     samples,
 };
 
-use super::objects::ObjectId;
+use super::{State, StateError, objects::ObjectId};
 
 /// A tag that so many objects have tells little: only the newest of them are looked at.
 const OBJECTS_OF_TAG_MAX: u32 = 64;
 /// So many tags of one object are looked up, evenly over all of it: enough for 64 GiB at one a node.
 const LOOK_UPS_MAX: usize = 4096;
+
+impl State {
+    /// How many tags the index has.
+    pub fn samples(&self) -> Result<u64, StateError> {
+        self.look(|connection| {
+            let query = "SELECT count(*) FROM samples";
+            let count = connection.query_row(query, [], |row| row.get::<_, i64>(0));
+            count.map(i64::cast_unsigned)
+        })
+    }
+}
 
 /// Adds an object that is not in the index yet. Sorted, so that neighbours come one after the other.
 pub(super) fn insert(

@@ -67,6 +67,7 @@ pub const STEPS: [&str; 4] = [
     CREATE INDEX holdings_by_url ON holdings (url, used);
     CREATE INDEX holdings_by_origin ON holdings (origin, used);
     CREATE INDEX holdings_by_key ON holdings (key_id, used);
+    CREATE INDEX holdings_by_use ON holdings (used);
     CREATE INDEX holdings_by_age ON holdings (own, used, bytes);
     CREATE TABLE samples (
         tag INTEGER NOT NULL,

@@ -4,14 +4,31 @@
 //! holding may be wrong (the user edits and deletes as he likes), so it is judged before it counts, and a holding that is
 //! gone, or is another file by now, is forgotten and no more is said.
 
-use std::{fs::File, path::Path};
+//!
+//! Blocks that were streamed are in sparse files of its own ([`own`]), which it keeps within limits.
 
-use crate::core::manifest::Tree;
+mod collect;
+mod leaves;
+mod own;
+mod room;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use crate::core::{geometry::Geometry, manifest::Tree, tree::Root};
 
 use super::{
+    error::DiskError,
     files::{self, Stamp},
     state::{Adopted, Allowed, Holding, Provenance, State, StateError, Wanted},
 };
+use leaves::Header;
+use own::Objects;
+
+pub use collect::News;
+pub use own::{Damage, OwnObject};
 
 /// So many candidates are looked at for each seed that is wanted: some of them may be gone.
 const CANDIDATES_A_SEED: usize = 4;
@@ -20,6 +37,18 @@ const CANDIDATES_A_SEED: usize = 4;
 #[derive(Debug)]
 pub struct Store {
     state: State,
+    folder: PathBuf,
+}
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Its index.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Its files.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
 }
 
 /// A holding that may have bytes of the wanted object, open.
@@ -32,10 +61,49 @@ pub struct Seed {
 }
 
 impl Store {
-    /// Opens the store in this folder, making it if it is not there.
+    /// Opens the store in this folder, making it if it is not there. An index that was lost is made anew from the own objects.
     pub fn open(folder: &Path) -> Result<Store, StateError> {
-        let state = State::open(folder)?;
-        Ok(Store { state })
+        let mut store = Store {
+            state: State::open(folder)?,
+            folder: folder.to_owned(),
+        };
+        if !store.state.has_own()? {
+            // What cannot be read now is found the next time, or never.
+            if let Err(StoreError::State(cause)) = store.look_through(&mut |_| ()) {
+                return Err(cause);
+            }
+        }
+        Ok(store)
+    }
+
+    /// Opens the own object of this root, or makes it, for blocks that are streamed. `None`: not now, or not with this geometry.
+    pub fn own_object(
+        &mut self,
+        root: Root,
+        geometry: Geometry,
+        provenance: Provenance,
+    ) -> Result<Option<OwnObject>, StoreError> {
+        let header = Header {
+            root,
+            geometry,
+            provenance,
+        };
+        let Some(objects) = Objects::open(&self.folder, true)? else {
+            return Ok(None);
+        };
+        let Some(own) = objects.open_or_create(&header)? else {
+            return Ok(None);
+        };
+        let path = objects.path_of(root.to_string().as_ref());
+        let noted = self.state.holding_at(&path)?;
+        if let Some(blocks) = noted
+            .filter(|noted| noted.geometry == geometry)
+            .and_then(|noted| noted.blocks)
+        {
+            own.claim(&blocks);
+        }
+        self.note_kept(&own)?;
+        Ok(Some(own))
     }
 
     /// What is remembered beside the holdings.
@@ -105,7 +173,18 @@ impl Store {
 
     /// The tree of a holding's object, if all of it is known; with anchors if they were ever made.
     pub fn tree_of(&self, holding: &Holding) -> Result<Option<Tree>, StateError> {
-        self.state.tree_of(holding)
+        match self.state.tree_of(holding)? {
+            None if holding.own => Ok(self.tree_of_own(holding)),
+            tree => Ok(tree),
+        }
+    }
+
+    /// Of an own object that became whole the leaves are all beside it.
+    fn tree_of_own(&self, holding: &Holding) -> Option<Tree> {
+        let objects = Objects::open(&self.folder, false).ok()??;
+        let leaves = objects.leaves_of(holding.root, &holding.geometry).ok()??;
+        let tree = Tree::new(holding.geometry, leaves, None);
+        (tree.root() == holding.root).then_some(tree)
     }
 
     /// The tree of a file of the user's that was noted in this very version, under whatever name.
@@ -134,275 +213,4 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::{
-        anchors,
-        geometry::{BlockSize, Geometry},
-        paint, samples, tree,
-    };
-    use std::{fs, os::unix::fs::symlink, path::PathBuf};
-    use tempfile::TempDir;
-
-    fn tree_of(bytes: &[u8], hints: bool) -> Tree {
-        let geometry = Geometry::new(bytes.len() as u64, BlockSize::MIN).unwrap();
-        let blocks = || bytes.chunks(BlockSize::MIN.bytes() as usize);
-        let leaves = geometry.all().iter().zip(blocks());
-        let leaves = leaves.map(|(block, bytes)| tree::leaf_of(&geometry, block, bytes));
-        let anchors = hints.then(|| blocks().map(anchors::anchor_of).collect());
-        Tree::new(geometry, leaves.collect(), anchors)
-    }
-
-    struct Scene {
-        folder: TempDir,
-        store: Store,
-    }
-
-    impl Scene {
-        fn new() -> Scene {
-            let folder = TempDir::new().unwrap();
-            let store = Store::open(&folder.path().join("store")).unwrap();
-            Scene { folder, store }
-        }
-
-        fn path(&self, name: &str) -> PathBuf {
-            self.folder.path().canonicalize().unwrap().join(name)
-        }
-
-        /// A file with this content, adopted as if it came from there.
-        fn adopt(&mut self, name: &str, bytes: &[u8], url: &str, at: u64) -> Tree {
-            fs::write(self.path(name), bytes).unwrap();
-            let tree = tree_of(bytes, true);
-            let provenance = Provenance {
-                origin: url.rsplit_once('/').map(|(origin, _)| origin.to_owned()),
-                url: Some(url.to_owned()),
-                ..Provenance::default()
-            };
-            let path = self.path(name);
-            assert!(self.store.adopt(&path, &tree, provenance, at).unwrap());
-            tree
-        }
-
-        fn seeds(&mut self, allowed: &Allowed, wanted: &Wanted) -> Vec<String> {
-            let seeds = self.store.seeds(allowed, wanted, 3).unwrap();
-            let name = |seed: Seed| seed.holding.path.file_name().unwrap().to_owned();
-            seeds
-                .into_iter()
-                .map(|seed| name(seed).into_string().unwrap())
-                .collect()
-        }
-    }
-
-    fn wanted(tree: &Tree, url: &str) -> Wanted {
-        Wanted {
-            root: tree.root(),
-            url: Some(url.to_owned()),
-            tags: samples::sampled(tree.anchors()),
-        }
-    }
-
-    const MIB: usize = 1 << 20;
-
-    #[test]
-    fn what_is_adopted_is_found_again() {
-        let mut scene = Scene::new();
-        let (old, other) = (paint::bytes(0, MIB), paint::bytes(1 << 40, MIB));
-        let tree = scene.adopt("old", &old, "http://a/film", 1);
-        scene.adopt("other", &other, "http://a/other", 2);
-        scene.adopt("elsewhere", &old[..MIB / 4 * 3], "http://b/film", 3);
-        let new = tree_of(&[&old[..MIB / 4 * 3], &other[..MIB / 4]].concat(), true);
-        let wanted = wanted(&new, "http://a/film");
-        let all = Allowed {
-            all: true,
-            ..Allowed::default()
-        };
-        let of_a = Allowed {
-            origin: Some("http://a".to_owned()),
-            ..Allowed::default()
-        };
-        let found = scene.seeds(&of_a, &wanted);
-        assert_eq!(found[0], "old", "the same URL first");
-        assert!(
-            !found.contains(&"elsewhere".to_owned()),
-            "it came from another host"
-        );
-        assert!(scene.seeds(&all, &wanted).contains(&"elsewhere".to_owned()));
-        assert_eq!(scene.seeds(&Allowed::default(), &wanted), [""; 0]);
-        // What shares nothing is not looked at, unless nobody can know.
-        let strange = Wanted {
-            url: None,
-            ..self::wanted(&tree_of(&paint::bytes(1 << 41, MIB), true), "")
-        };
-        assert_eq!(scene.seeds(&all, &strange), [""; 0]);
-        let unknown = Wanted {
-            tags: Vec::new(),
-            ..strange
-        };
-        assert_eq!(scene.seeds(&all, &unknown).len(), 3);
-        // The object itself, wherever it came from, if that is allowed.
-        let same = Allowed {
-            same_object: true,
-            ..Allowed::default()
-        };
-        let object = Wanted {
-            root: tree.root(),
-            ..unknown
-        };
-        assert_eq!(scene.seeds(&same, &object), ["old"]);
-        let holding = scene
-            .store
-            .state
-            .holding_at(&scene.path("old"))
-            .unwrap()
-            .unwrap();
-        assert_eq!(scene.store.tree_of(&holding).unwrap(), Some(tree.clone()));
-        assert_eq!(
-            scene.store.tree_of_file(&holding.stamp).unwrap(),
-            Some(tree)
-        );
-    }
-
-    #[test]
-    fn anchors_that_are_made_later_are_kept() {
-        let mut scene = Scene::new();
-        let bytes = paint::bytes(0, MIB);
-        fs::write(scene.path("file"), &bytes).unwrap();
-        let (bare, full) = (tree_of(&bytes, false), tree_of(&bytes, true));
-        let path = scene.path("file");
-        scene.store.keep_anchors(&full).unwrap();
-        assert_eq!(scene.store.state.holdings().unwrap(), []);
-        scene
-            .store
-            .adopt(&path, &bare, Provenance::default(), 1)
-            .unwrap();
-        let holding = |scene: &Scene| scene.store.state.holding_at(&path).unwrap().unwrap();
-        assert!(!holding(&scene).has_anchors);
-        scene.store.keep_anchors(&full).unwrap();
-        assert_eq!(
-            scene.store.tree_of(&holding(&scene)).unwrap(),
-            Some(full.clone())
-        );
-        let all = Allowed {
-            all: true,
-            ..Allowed::default()
-        };
-        let wanted = Wanted {
-            root: tree_of(b"x", false).root(),
-            ..wanted(&full, "")
-        };
-        assert_eq!(scene.seeds(&all, &wanted), ["file"]);
-        // Adopted again without them, from another place: they stay, and so does where it came from.
-        let url = Some("http://a/file".to_owned());
-        let provenance = Provenance {
-            url: url.clone(),
-            ..Provenance::default()
-        };
-        scene.store.adopt(&path, &bare, provenance, 2).unwrap();
-        scene
-            .store
-            .adopt(&path, &bare, Provenance::default(), 3)
-            .unwrap();
-        let noted = holding(&scene);
-        assert!(noted.has_anchors && noted.used == 3);
-        assert_eq!(noted.provenance.url, url);
-        // Another object under that name is another holding.
-        let other = tree_of(&bytes[1..], true);
-        fs::write(&path, &bytes[1..]).unwrap();
-        scene
-            .store
-            .adopt(&path, &other, Provenance::default(), 4)
-            .unwrap();
-        assert_eq!(holding(&scene).provenance, Provenance::default());
-        assert_eq!(
-            scene.seeds(&all, &wanted),
-            ["file"],
-            "it is like the other one"
-        );
-        scene.store.forget(&holding(&scene)).unwrap();
-        assert_eq!(
-            scene.seeds(&all, &wanted),
-            [""; 0],
-            "nothing is left of either"
-        );
-    }
-
-    type Spoil = fn(&Path);
-
-    #[test]
-    fn what_is_not_what_it_was_is_forgotten() {
-        let bytes = paint::bytes(0, MIB);
-        let spoils: [(&str, Spoil); 6] = [
-            ("removed", |path| fs::remove_file(path).unwrap()),
-            ("written to", |path| {
-                let mut bytes = fs::read(path).unwrap();
-                bytes[7] ^= 1;
-                fs::write(path, bytes).unwrap();
-            }),
-            ("replaced by a copy", |path| {
-                let copy = path.with_extension("copy");
-                fs::copy(path, &copy).unwrap();
-                fs::rename(copy, path).unwrap();
-            }),
-            ("a link", |path| {
-                let moved = path.with_extension("moved");
-                fs::rename(path, &moved).unwrap();
-                symlink(moved, path).unwrap();
-            }),
-            ("a folder", |path| {
-                fs::remove_file(path).unwrap();
-                fs::create_dir(path).unwrap();
-            }),
-            ("a FIFO", |path| {
-                fs::remove_file(path).unwrap();
-                let mode = rustix::fs::Mode::from_raw_mode(0o600);
-                let kind = rustix::fs::FileType::Fifo;
-                rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();
-            }),
-        ];
-        for (what, spoil) in spoils {
-            let mut scene = Scene::new();
-            let tree = scene.adopt("file", &bytes, "http://a/film", 1);
-            let wanted = wanted(&tree, "http://a/film");
-            let all = Allowed {
-                all: true,
-                ..Allowed::default()
-            };
-            assert_eq!(scene.seeds(&all, &wanted), ["file"], "{what}");
-            spoil(&scene.path("file"));
-            assert_eq!(scene.seeds(&all, &wanted), [""; 0], "{what}");
-            assert_eq!(scene.store.state.holdings().unwrap(), [], "{what}");
-        }
-    }
-
-    #[test]
-    fn a_link_in_the_path_is_not_followed() {
-        let mut scene = Scene::new();
-        fs::create_dir(scene.path("films")).unwrap();
-        let tree = scene.adopt("films/film", &paint::bytes(0, MIB), "http://a/film", 1);
-        fs::rename(scene.path("films"), scene.path("moved")).unwrap();
-        symlink(scene.path("moved"), scene.path("films")).unwrap();
-        let all = Allowed {
-            all: true,
-            ..Allowed::default()
-        };
-        assert_eq!(scene.seeds(&all, &wanted(&tree, "")), [""; 0]);
-    }
-
-    #[test]
-    fn files_that_are_not_the_object_are_not_adopted() {
-        let mut scene = Scene::new();
-        let tree = tree_of(&paint::bytes(0, MIB), false);
-        fs::write(scene.path("short"), b"short").unwrap();
-        symlink(scene.path("short"), scene.path("link")).unwrap();
-        for name in ["short", "link", "missing", "."] {
-            let path = scene.path(name);
-            assert!(
-                !scene
-                    .store
-                    .adopt(&path, &tree, Provenance::default(), 1)
-                    .unwrap(),
-                "{name}"
-            );
-        }
-    }
-}
+mod tests;

@@ -44,7 +44,7 @@ use super::{
         error::Error,
         events::{Event, Progress},
     },
-    Fetch, bytes_of_set, joined,
+    Fetch, joined,
     remote_manifest::{Front, ManifestPlace, Pages},
     scattered::Scattered,
 };
@@ -306,11 +306,10 @@ impl Fetch<'_> {
             let fetched = client.bytes_fetched();
             let seconds = began.elapsed().as_secs_f64().max(0.001);
             events.event(Event::Progress(Progress {
-                bytes_done: bytes_of_set(&geometry, &held)
-                    + bytes_of_set(&geometry, &opened.claimed),
+                bytes_done: held.bytes(&geometry) + opened.claimed.bytes(&geometry),
                 bytes_total: geometry.length(),
                 bytes_fetched: fetched,
-                bytes_proven: bytes_of_set(&geometry, &held),
+                bytes_proven: held.bytes(&geometry),
                 rate_bps: ((fetched - before) as f64 / seconds) as u64,
             }));
             Ok(())

@@ -27,9 +27,7 @@ use tokio::task::JoinError;
 use crate::{
     core::{
         anchors::BlockAnchor,
-        blockset::BlockSet,
         digests::{Algorithm, Digest},
-        geometry::Geometry,
         journal::Identity,
         keys::PublicKey,
         manifest::Tree,
@@ -264,7 +262,7 @@ impl Fetch<'_> {
         })
         .await?;
         let geometry = identity.geometry;
-        let held = bytes_of_set(&geometry, &opened.claimed);
+        let held = opened.claimed.bytes(&geometry);
         let path = locked.destination().part_path();
         match opened.found {
             Found::Nothing => (),
@@ -417,18 +415,6 @@ impl Here {
             resumed: bytes,
             reused: 0,
         }
-    }
-}
-
-/// The bytes that a set of blocks has.
-fn bytes_of_set(geometry: &Geometry, blocks: &BlockSet) -> u64 {
-    let full = u64::from(blocks.count()) * geometry.block_size().bytes();
-    let last = geometry.last();
-    let missing = geometry.block_size().bytes() - geometry.bytes_of(last).length();
-    if blocks.contains(last) {
-        full - missing
-    } else {
-        full
     }
 }
 

@@ -40,7 +40,7 @@ use super::{
         error::Error,
         events::{Event, Events, Progress},
     },
-    Connections, bytes_of_set,
+    Connections,
     claims::{Claim, judge_claims},
     follow::Follower,
     joined,
@@ -561,8 +561,7 @@ impl Running<'_> {
 
     fn bytes_done(&self) -> u64 {
         let geometry = self.shared.leaves.geometry();
-        bytes_of_set(geometry, self.scheduler.held())
-            + bytes_of_set(geometry, self.scheduler.claimed())
+        self.scheduler.held().bytes(geometry) + self.scheduler.claimed().bytes(geometry)
     }
 
     fn progress(&mut self, now: bool) {
@@ -579,7 +578,7 @@ impl Running<'_> {
             bytes_done: self.bytes_done(),
             bytes_total: geometry.length(),
             bytes_fetched: self.shared.client.bytes_fetched(),
-            bytes_proven: bytes_of_set(geometry, self.scheduler.held()),
+            bytes_proven: self.scheduler.held().bytes(geometry),
             rate_bps: self.rate.bytes_per_second(),
         }));
     }

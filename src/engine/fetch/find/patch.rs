@@ -105,7 +105,9 @@ impl Patches {
             {
                 continue;
             }
-            let Ok(verified) = judge::verify_gathered(&self.leaves, *block, buffer) else {
+            let leaf = self.leaves.leaf(*block);
+            let verified = leaf.map(|leaf| judge::verify_one(&self.geometry, *block, leaf, buffer));
+            let Some(Ok(verified)) = verified else {
                 continue;
             };
             self.part.write(buffer, place.start)?;

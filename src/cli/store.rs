@@ -1,0 +1,149 @@
+//! `sapwood store`
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::{
+    disk::{
+        state::{self, Holding},
+        store::Store,
+    },
+    engine::{
+        error::Error,
+        store::{self, Status},
+        verify::Verdict,
+    },
+};
+
+use super::{
+    args::{StoreArgs, StoreCommand},
+    exit::Exit,
+    output::{Output, printable},
+    units::human_bytes,
+};
+
+pub fn run(args: &StoreArgs, folder: Option<PathBuf>, output: &mut Output) -> Exit {
+    let Some(folder) = folder.or_else(state::default_folder) else {
+        let exit = output.usage("there is no home folder for a store; name one with --store");
+        return output.done(exit);
+    };
+    let opened = Store::open(&folder).map_err(Error::from);
+    let done = opened.and_then(|mut store| match &args.command {
+        StoreCommand::Status => status(&mut store, &folder, output),
+        StoreCommand::List => list(&mut store, output),
+        StoreCommand::Add { paths } => Ok(add(&mut store, paths, output)),
+        StoreCommand::Verify => verify(&mut store, output),
+        StoreCommand::Gc { max_size } => {
+            store::collect(&mut store, *max_size, output)?;
+            status(&mut store, &folder, output)
+        }
+    });
+    let exit = done.unwrap_or_else(|error| output.error(None, None, &error));
+    output.done(exit)
+}
+
+fn status(store: &mut Store, folder: &Path, output: &mut Output) -> Result<Exit, Error> {
+    let Status {
+        files,
+        bytes_of_files,
+        own_objects,
+        bytes_own,
+        bytes_own_max,
+        bytes_index,
+        samples,
+    } = store::status(store)?;
+    let shown = printable(&folder.display().to_string());
+    let bytes = human_bytes;
+    output.result(&format!("folder  {shown}"));
+    output.result(&format!(
+        "files   {files} of yours, {}",
+        bytes(bytes_of_files)
+    ));
+    output.result(&format!(
+        "own     {own_objects} object(s), {} of at most {}",
+        bytes(bytes_own),
+        bytes(bytes_own_max)
+    ));
+    output.result(&format!(
+        "index   {}, {samples} sample(s)",
+        bytes(bytes_index)
+    ));
+    output.json_event(
+        "store",
+        json!({
+            "folder": folder.to_string_lossy(), "files": files, "bytes_of_files": bytes_of_files, "own_objects": own_objects,
+            "bytes_own": bytes_own, "bytes_own_max": bytes_own_max, "bytes_index": bytes_index, "samples": samples,
+        }),
+    );
+    Ok(Exit::Ok)
+}
+
+fn list(store: &mut Store, output: &mut Output) -> Result<Exit, Error> {
+    for holding in store.state().holdings()? {
+        let Holding {
+            path,
+            own,
+            root,
+            geometry,
+            bytes,
+            used,
+            provenance,
+            ..
+        } = &holding;
+        let length = geometry.length();
+        let held = match *bytes == length {
+            true => human_bytes(length),
+            false => format!("{} of {}", human_bytes(*bytes), human_bytes(length)),
+        };
+        let whose = if *own { "  (own)" } else { "" };
+        let shown = printable(&path.display().to_string());
+        output.result(&format!("{root}  {held}  {shown}{whose}"));
+        output.json_event(
+            "holding",
+            json!({
+                "path": path.to_string_lossy(), "root": root.to_string(), "own": own, "bytes_held": bytes, "bytes_total": length,
+                "used": used, "url": provenance.url, "name": provenance.name,
+            }),
+        );
+    }
+    Ok(Exit::Ok)
+}
+
+fn add(store: &mut Store, paths: &[PathBuf], output: &mut Output) -> Exit {
+    let mut exits = Vec::new();
+    for path in paths {
+        match store::check_path(path).and_then(|()| store::files_of(path)) {
+            Ok(files) => exits.extend(files.iter().map(|file| add_one(store, file, output))),
+            Err(error) => exits.push(output.error(Some(&path.to_string_lossy()), None, &error)),
+        }
+    }
+    Exit::of_all(exits)
+}
+
+fn add_one(store: &mut Store, path: &Path, output: &mut Output) -> Exit {
+    match store::add(store, path, output) {
+        Ok(()) => Exit::Ok,
+        Err(error) => output.error(Some(&path.to_string_lossy()), None, &error),
+    }
+}
+
+fn verify(store: &mut Store, output: &mut Output) -> Result<Exit, Error> {
+    let mut exits = Vec::new();
+    for holding in store.state().holdings()? {
+        let path = holding.path.clone();
+        let shown = path.to_string_lossy();
+        exits.push(match store::verify(store, holding, output) {
+            Ok(None | Some(Verdict::Verified)) => Exit::Ok,
+            Ok(Some(Verdict::Damaged { blocks })) => {
+                let shown = printable(&shown);
+                let message = format!(
+                    "{shown}: {blocks} block(s) are damaged, although nobody wrote to it; the store does not use them any more"
+                );
+                output.fail(Some(&shown), None, Exit::NotVerified, &message, json!({}))
+            }
+            Err(error) => output.error(Some(&shown), None, &error),
+        });
+    }
+    Ok(Exit::of_all(exits))
+}

@@ -1,0 +1,157 @@
+//! Bringing index and files together: what is gone or was cut short goes, what was lost from the index is found again.
+
+use std::path::PathBuf;
+
+use crate::{
+    core::blockset::BlockSet,
+    disk::{
+        destination::unix_time,
+        files,
+        state::{Holding, Own},
+    },
+};
+
+use super::{
+    Store, StoreError,
+    own::{Damage, Exclusive, Objects},
+};
+
+/// What became of a holding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Nothing regular is there any more; it was forgotten.
+    Gone(Holding),
+    /// Another file, or another version, is there; it was forgotten.
+    Changed(Holding),
+    /// Blocks went, to make room: so many bytes.
+    Evicted(Holding, u64),
+    /// Files in the folder of own objects that are none went.
+    Removed(PathBuf),
+}
+
+impl Store {
+    /// Forgets what is gone, looks through the own objects, and makes them hold at most so many bytes (`None`: the default).
+    pub fn collect(
+        &mut self,
+        most: Option<u64>,
+        tell: &mut dyn FnMut(News),
+    ) -> Result<(), StoreError> {
+        for holding in self.state.holdings()? {
+            if !holding.own {
+                self.check(holding, tell)?;
+            }
+        }
+        self.look_through(tell)?;
+        let most = match most {
+            Some(most) => most,
+            None => self.own_bytes_max()?,
+        };
+        self.evict(most, &mut |holding, bytes| {
+            tell(News::Evicted(holding.clone(), bytes));
+        })?;
+        Ok(())
+    }
+
+    /// Whether a file of the user's is still the version that was noted. If not it is forgotten.
+    pub fn check(
+        &mut self,
+        holding: Holding,
+        tell: &mut dyn FnMut(News),
+    ) -> Result<bool, StoreError> {
+        let news = match files::open_noted(&holding.path) {
+            Some((_, entry)) if entry.stamp() == holding.stamp => return Ok(true),
+            Some(_) => News::Changed(holding.clone()),
+            None => News::Gone(holding.clone()),
+        };
+        // Noted anew meanwhile: then nothing is forgotten.
+        if self.state.forget(&holding)? {
+            tell(news);
+        }
+        Ok(false)
+    }
+
+    /// Looks through the folder of own objects: the index claims what is there, and nothing else is there.
+    pub(super) fn look_through(&mut self, tell: &mut dyn FnMut(News)) -> Result<(), StoreError> {
+        let objects = Objects::open(&self.folder, false)?;
+        let names = objects.as_ref().map(Objects::names).transpose()?;
+        let names = names.unwrap_or_default();
+        for holding in self.state.own_objects()? {
+            let name = holding.root.to_string();
+            let here = objects
+                .as_ref()
+                .is_some_and(|objects| objects.path_of(name.as_ref()) == holding.path);
+            if !(here && names.contains(&name)) && self.state.forget(&holding)? {
+                tell(News::Gone(holding));
+            }
+        }
+        let Some(objects) = objects else {
+            return Ok(());
+        };
+        for name in names {
+            if let Some(own) = objects.open_alone(&name)? {
+                self.look_at(&objects, own, tell)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at(
+        &mut self,
+        objects: &Objects,
+        own: Exclusive,
+        tell: &mut dyn FnMut(News),
+    ) -> Result<(), StoreError> {
+        let path = objects.path_of(&own.name);
+        let blocks = own.blocks()?.filter(|blocks| !blocks.is_empty());
+        let (Some(blocks), Some((_, header))) = (blocks, &own.header) else {
+            if let Some(holding) = self.state.holding_at(&path)? {
+                self.state.forget(&holding)?;
+            }
+            objects.remove(own)?;
+            tell(News::Removed(path));
+            return Ok(());
+        };
+        // As far as nobody knows better it was last of use when it was written.
+        let at = match self.state.holding_at(&path)? {
+            Some(known) => known.used,
+            None => u64::try_from(own.entry.changed.0).map_or(0, |at| at.min(unix_time())),
+        };
+        let noted = Own {
+            path,
+            stamp: own.entry.stamp(),
+            root: header.root,
+            geometry: header.geometry,
+            provenance: header.provenance.clone(),
+            at,
+        };
+        // Where holes cannot be punched the rest is as it is.
+        own.data.keep_only(&blocks, &header.geometry)?;
+        Ok(self.state.set_own(&noted, &blocks)?)
+    }
+
+    /// Judges all blocks of an own object, tells what is damaged, and takes it away. `None`: somebody has it open.
+    pub fn verify_own(
+        &mut self,
+        holding: &Holding,
+        tell: &mut dyn FnMut(Damage),
+    ) -> Result<Option<bool>, StoreError> {
+        let Some(objects) = Objects::open(&self.folder, false)? else {
+            return Ok(None);
+        };
+        let Some(own) = objects.open_alone(&holding.root.to_string())? else {
+            return Ok(None);
+        };
+        // What is claimed now, not when the list was read.
+        let Some(holding) = self.state.holding_at(&holding.path)? else {
+            return Ok(None);
+        };
+        let claimed = holding.blocks.clone();
+        let claimed = claimed.unwrap_or_else(|| BlockSet::full(holding.geometry.blocks()));
+        let sound = own.judge(&claimed, tell)?;
+        let is_sound = sound == claimed;
+        if !is_sound {
+            self.reduce(&objects, own, &holding, &sound)?;
+        }
+        Ok(Some(is_sound))
+    }
+}

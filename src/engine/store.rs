@@ -1,0 +1,271 @@
+//! What users do with the store: add files, check what it knows, clean up.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    core::{
+        geometry::{BlockSize, Geometry},
+        manifest::Tree,
+        trust::Trust,
+    },
+    disk::{
+        destination::unix_time,
+        error::{DiskError, Doing},
+        files,
+        regions::FileRegions,
+        state::{Holding, Provenance},
+        store::{News, Store},
+    },
+};
+
+use super::{
+    error::Error,
+    events::{Damaged, Event, Events, Forgotten},
+    survey::{Digests, Survey},
+    verify::Verdict,
+};
+
+/// Names of files that are no content of anybody's: unfinished downloads, and descriptions of other files.
+const NOT_CONTENT: [&str; 4] = [".part", ".part.journal", ".quarantined", ".sapwood"];
+
+/// The files that a path means: itself, or all regular files below a folder, links not followed, sorted.
+pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |cause| DiskError::io(Doing::Read, path, cause);
+    // Links are followed here and only here: the user named it.
+    let path = path.canonicalize().map_err(failed)?;
+    if !path.is_dir() {
+        return Ok(vec![path]);
+    }
+    let (mut found, mut folders) = (Vec::new(), vec![path]);
+    while let Some(folder) = folders.pop() {
+        let failed = |cause| DiskError::io(Doing::Read, &folder, cause);
+        for entry in std::fs::read_dir(&folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let kind = entry.file_type().map_err(failed)?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let content = !NOT_CONTENT.iter().any(|suffix| name.ends_with(suffix));
+            match (kind.is_dir(), kind.is_file() && content) {
+                (true, _) => folders.push(entry.path()),
+                (_, true) => found.push(entry.path()),
+                _ => (),
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Notes a file of the user's, with anchors, so that later versions of it and what is like it are found. One that is known in this
+/// very version is not read again.
+pub fn add(store: &mut Store, path: &Path, events: &mut dyn Events) -> Result<(), Error> {
+    let regions = FileRegions::open(path)?;
+    let known = store.state().holding_at(path)?;
+    let known = known.filter(|known| known.has_anchors && known.stamp == regions.stamp());
+    let (root, is_known) = match &known {
+        Some(holding) => {
+            store.note_used(holding, unix_time())?;
+            (holding.root, true)
+        }
+        None => {
+            let tree = tree_of(path, &regions, BlockSize::auto(regions.length()), true)?;
+            store.adopt(path, &tree, Provenance::default(), unix_time())?;
+            (tree.root(), false)
+        }
+    };
+    events.event(Event::Added {
+        path: path.to_owned(),
+        root,
+        bytes_total: regions.length(),
+        is_known,
+    });
+    Ok(())
+}
+
+fn tree_of(
+    path: &Path,
+    regions: &FileRegions,
+    block_size: BlockSize,
+    hints: bool,
+) -> Result<Tree, Error> {
+    let place = path.display().to_string();
+    if Geometry::new(regions.length(), block_size).is_none() {
+        return Err(Error::TooManyBlocks { place });
+    }
+    let survey = Survey {
+        block_size,
+        may_grow: false,
+        hints,
+    };
+    survey.run_file(regions, &place, &mut Digests::new([]), &mut |_| Ok(()))
+}
+
+/// Judges all that a holding is said to hold. What is damaged, gone or changed is forgotten; `None` where that is all there is
+/// to say, because the file is the user's, who may do with it as he likes, or because it is in use.
+pub fn verify(
+    store: &mut Store,
+    holding: Holding,
+    events: &mut dyn Events,
+) -> Result<Option<Verdict>, Error> {
+    let verdict = match holding.own {
+        true => verify_own(store, &holding, events)?,
+        false => verify_file(store, &holding, events)?,
+    };
+    if verdict == Some(Verdict::Verified) {
+        events.event(Event::Verified {
+            path: holding.path,
+            root: holding.root,
+            bytes_total: holding.bytes,
+            trust: Trust::Root,
+        });
+    }
+    Ok(verdict)
+}
+
+fn verify_own(
+    store: &mut Store,
+    holding: &Holding,
+    events: &mut dyn Events,
+) -> Result<Option<Verdict>, Error> {
+    let mut blocks = 0;
+    let judged = store.verify_own(holding, &mut |damage| {
+        blocks += 1;
+        events.event(Event::Damaged(Damaged {
+            path: holding.path.clone(),
+            block: Some(damage.block),
+            bytes: damage.bytes,
+            expected: Some(damage.expected),
+            found: damage.found,
+        }));
+    })?;
+    Ok(judged.map(|is_sound| match is_sound {
+        true => Verdict::Verified,
+        false => Verdict::Damaged { blocks },
+    }))
+}
+
+fn verify_file(
+    store: &mut Store,
+    holding: &Holding,
+    events: &mut dyn Events,
+) -> Result<Option<Verdict>, Error> {
+    let mut is_there = |store: &mut Store| {
+        let tell = &mut |news| tell(news, events);
+        store.check(holding.clone(), tell)
+    };
+    if !is_there(store)? {
+        return Ok(None);
+    }
+    let Some(expected) = store.tree_of(holding)? else {
+        // A damaged row: what it said of the file is lost, and the file may be added again.
+        store.forget(holding)?;
+        return Ok(None);
+    };
+    let found = FileRegions::open(&holding.path).map_err(Error::from);
+    let block_size = expected.geometry().block_size();
+    let found = found.and_then(|regions| tree_of(&holding.path, &regions, block_size, false));
+    let found = match found {
+        Ok(found) if found.geometry() == expected.geometry() => found,
+        // It was written to, or went, while it was read.
+        _ if !is_there(store)? => return Ok(None),
+        Ok(_) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut damaged = 0;
+    for block in expected.geometry().all().iter() {
+        let (expected_leaf, found_leaf) = (
+            expected.leaves()[block.0 as usize],
+            found.leaves()[block.0 as usize],
+        );
+        if expected_leaf != found_leaf {
+            damaged += 1;
+            events.event(Event::Damaged(Damaged {
+                path: holding.path.clone(),
+                block: Some(block),
+                bytes: expected.geometry().bytes_of(block),
+                expected: Some(expected_leaf),
+                found: Some(found_leaf),
+            }));
+        }
+    }
+    if damaged == 0 {
+        return Ok(Some(Verdict::Verified));
+    }
+    store.forget(holding)?;
+    Ok(Some(Verdict::Damaged { blocks: damaged }))
+}
+
+/// Forgets what is gone, looks through the own objects, and makes them hold at most so many bytes.
+pub fn collect(
+    store: &mut Store,
+    bytes_max: Option<u64>,
+    events: &mut dyn Events,
+) -> Result<(), Error> {
+    Ok(store.collect(bytes_max, &mut |news| tell(news, events))?)
+}
+
+fn tell(news: News, events: &mut dyn Events) {
+    let forgotten = |holding: Holding, why| Event::Forgotten {
+        path: holding.path,
+        root: holding.root,
+        why,
+    };
+    events.event(match news {
+        News::Gone(holding) => forgotten(holding, Forgotten::Gone),
+        News::Changed(holding) => forgotten(holding, Forgotten::Changed),
+        News::Evicted(holding, bytes) => Event::Evicted {
+            path: holding.path,
+            root: holding.root,
+            bytes,
+        },
+        News::Removed(path) => Event::Warning {
+            message: format!(
+                "{} was no object of the store; it was removed",
+                path.display()
+            ),
+        },
+    });
+}
+
+/// What the store has, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields are named after what they are")]
+pub struct Status {
+    /// The user's.
+    pub files: u64,
+    pub bytes_of_files: u64,
+    pub own_objects: u64,
+    pub bytes_own: u64,
+    pub bytes_own_max: u64,
+    /// Of the database.
+    pub bytes_index: u64,
+    /// Tags in the index over contents.
+    pub samples: u64,
+}
+
+/// What the store has.
+pub fn status(store: &mut Store) -> Result<Status, Error> {
+    let mut status = Status {
+        bytes_own_max: store.own_bytes_max()?,
+        bytes_index: store.state().bytes()?,
+        samples: store.state().samples()?,
+        ..Status::default()
+    };
+    for holding in store.state().holdings()? {
+        let (count, bytes) = match holding.own {
+            true => (&mut status.own_objects, &mut status.bytes_own),
+            false => (&mut status.files, &mut status.bytes_of_files),
+        };
+        *count += 1;
+        *bytes += holding.bytes;
+    }
+    Ok(status)
+}
+
+/// Fails, with the reason, if this is nothing that can be added.
+pub fn check_path(path: &Path) -> Result<(), Error> {
+    match path.is_dir() {
+        true => Ok(()),
+        false => Ok(files::open_for_reading(path).map(drop)?),
+    }
+}
