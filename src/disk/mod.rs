@@ -1,6 +1,7 @@
 //! Local files, synchronous. Knows no HTTP.
 
 pub mod destination;
+mod entry;
 pub mod error;
 pub mod files;
 pub mod journal;

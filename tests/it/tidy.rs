@@ -130,7 +130,9 @@ const MUTATING_METHODS: [&str; 8] = [
     "write_all_at",
 ];
 /// Of rustix, whose calls are many, those that only look.
-const LOOKING: [&str; 5] = ["fstat", "fstatfs", "seek", "SeekFrom", "statat"];
+const LOOKING: [&str; 7] = [
+    "FileType", "SeekFrom", "Stat", "fstat", "fstatfs", "seek", "statat",
+];
 /// Our own type with methods of these names, by the name that its variables have.
 const OUR_RECEIVERS: [&str; 1] = ["part"];
 

@@ -293,7 +293,7 @@ impl Scheduler {
         let (id, _) = self
             .spans
             .iter()
-            .filter(|(_, span)| span.blocks.count() >= 2 && !span.whole)
+            .filter(|(_, span)| self.not_begun(span).count() >= 1 && !span.whole)
             .filter(|(_, span)| self.bytes_coming(span) >= SPLIT_BYTES_MIN)
             .map(|(id, span)| (*id, self.left_ms(now, span)))
             .filter(|(_, left)| *left > worth_ms)
@@ -323,17 +323,24 @@ impl Scheduler {
         let moved = u128::from(left.saturating_sub(until_then)) * u128::from(after)
             / (u128::from(before) + u128::from(after));
         let moved = (moved as u64 / self.geometry.block_size().bytes()) as u32;
-        (moved > 0).then(|| span.blocks.end - moved.min(span.blocks.count() - 1))
+        let moved = moved.min(self.not_begun(span).count());
+        (moved > 0).then(|| span.blocks.end - moved)
     }
 
     /// What of a span has not even arrived: bytes that wait for the judge are not fetched again.
     fn bytes_coming(&self, span: &Span) -> u64 {
         let arrived = self.geometry.bytes_of(span.first).start + span.bytes;
+        let blocks = self.geometry.bytes_of_range(span.blocks);
+        blocks.end.saturating_sub(arrived.max(blocks.start))
+    }
+
+    /// Blocks of a span of which nothing has arrived, but for its first one.
+    fn not_begun(&self, span: &Span) -> BlockRange {
+        let arrived = self.geometry.bytes_of(span.first).start + span.bytes;
         let next = arrived.div_ceil(self.geometry.block_size().bytes());
         let next = u32::try_from(next).unwrap_or(u32::MAX);
         let BlockRange { start, end } = span.blocks;
-        let coming = BlockRange::new(next.clamp(start, end), end);
-        self.geometry.bytes_of_range(coming).length()
+        BlockRange::new(next.clamp((start + 1).min(end), end), end)
     }
 
     /// A span of which nothing is heard is asked for again, once, of another source if there is one with room.

@@ -7,7 +7,11 @@ use crate::core::{
     geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
     judge, paint, samples, tree,
 };
-use std::{fs, os::unix::fs::symlink, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::PathBuf,
+};
 use tempfile::TempDir;
 
 fn tree_of(bytes: &[u8], hints: bool) -> Tree {
@@ -196,10 +200,11 @@ fn anchors_that_are_made_later_are_kept() {
     );
 }
 
+type Spoil = fn(&Path);
+
 #[test]
 fn what_is_not_what_it_was_is_forgotten() {
     let bytes = paint::bytes(0, MIB);
-    type Spoil = fn(&Path);
     let spoils: [(&str, Spoil); 6] = [
         ("removed", |path| fs::remove_file(path).unwrap()),
         ("written to", |path| {
@@ -348,7 +353,6 @@ fn streamed_blocks_are_kept_and_judged() {
         scene.store.tree_of(&holding).unwrap(),
         Some(tree_of(&bytes, false))
     );
-    use std::os::unix::fs::PermissionsExt;
     let path = scene.object_path(&bytes);
     assert_eq!(
         fs::metadata(&path).unwrap().permissions().mode() & 0o777,

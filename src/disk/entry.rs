@@ -1,0 +1,104 @@
+//! What lies under a name: what kind of thing, and which version of it.
+
+use std::{fs::File, path::Path};
+
+use rustix::fs;
+
+use super::error::{DiskError, Doing};
+
+/// What lies under a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// A file, a folder, or something else.
+    pub kind: EntryKind,
+    /// In bytes.
+    pub length: u64,
+    /// The permission bits.
+    pub mode: u32,
+    /// With the inode: which file it is, whatever its name.
+    pub device: u64,
+    /// See the device.
+    pub inode: u64,
+    links: u64,
+    owner: u32,
+    /// Changes whenever content or attributes do.
+    pub changed: (i64, u64),
+}
+
+/// Which file, and which version of it: while this is the same, so is the content, as far as can be told without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// See [`Entry`].
+    pub device: u64,
+    /// See [`Entry`].
+    pub inode: u64,
+    /// In bytes.
+    pub length: u64,
+    /// When it was last written to: seconds and nanoseconds.
+    pub changed: (i64, u64),
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file.
+    Regular,
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Link,
+    /// A device, FIFO or socket.
+    Special,
+}
+
+impl Entry {
+    pub(super) fn new(stat: &fs::Stat) -> Entry {
+        let kind = match fs::FileType::from_raw_mode(stat.st_mode) {
+            fs::FileType::RegularFile => EntryKind::Regular,
+            fs::FileType::Directory => EntryKind::Folder,
+            fs::FileType::Symlink => EntryKind::Link,
+            _ => EntryKind::Special,
+        };
+        Entry {
+            kind,
+            length: stat.st_size as u64,
+            mode: stat.st_mode & 0o7777,
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            links: stat.st_nlink,
+            owner: stat.st_uid,
+            changed: (stat.st_mtime, stat.st_mtime_nsec),
+        }
+    }
+
+    /// What an open file is; `path` is for the message.
+    pub fn of(file: &File, path: &Path) -> Result<Entry, DiskError> {
+        fs::fstat(file)
+            .map(|stat| Entry::new(&stat))
+            .map_err(|cause| DiskError::io(Doing::Inspect, path, cause))
+    }
+
+    /// Which version of which file this is.
+    pub fn stamp(&self) -> Stamp {
+        Stamp {
+            device: self.device,
+            inode: self.inode,
+            length: self.length,
+            changed: self.changed,
+        }
+    }
+
+    /// Why this is not a regular file of ours with one name; `None` if it is.
+    pub fn suspicious(&self) -> Option<&'static str> {
+        match self.kind {
+            EntryKind::Folder => Some("a folder"),
+            EntryKind::Link => Some("a symbolic link"),
+            EntryKind::Special => Some("not a regular file"),
+            EntryKind::Regular if self.owner != rustix::process::geteuid().as_raw() => {
+                Some("owned by another user")
+            }
+            EntryKind::Regular if self.links != 1 => Some("a file with several names (hard links)"),
+            EntryKind::Regular => None,
+        }
+    }
+}
