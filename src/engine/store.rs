@@ -205,26 +205,18 @@ pub fn collect(
 }
 
 fn tell(news: News, events: &mut dyn Events) {
-    let forgotten = |holding: Holding, why| Event::Forgotten {
-        path: holding.path,
-        root: holding.root,
-        why,
+    let mut forgotten = |holding: Holding, why| {
+        let Holding { path, root, .. } = holding;
+        events.event(Event::Forgotten { path, root, why });
     };
-    events.event(match news {
+    match news {
         News::Gone(holding) => forgotten(holding, Forgotten::Gone),
         News::Changed(holding) => forgotten(holding, Forgotten::Changed),
-        News::Evicted(holding, bytes) => Event::Evicted {
-            path: holding.path,
-            root: holding.root,
-            bytes,
-        },
-        News::Removed(path) => Event::Warning {
-            message: format!(
-                "{} was no object of the store; it was removed",
-                path.display()
-            ),
-        },
-    });
+        News::Evicted(Holding { path, root, .. }, bytes) => {
+            events.event(Event::Evicted { path, root, bytes });
+        }
+        News::Removed(path) => tracing::debug!("{} had no blocks", path.display()),
+    }
 }
 
 /// What the store has, in numbers.

@@ -19,6 +19,7 @@ use sapwood::{
 
 use crate::support::{
     objects::Content,
+    origin::{Asks, Lie, Of},
     program::{self, Ended, sapwood},
     scene::{MANIFEST, OBJECT, Scene, names},
 };
@@ -83,6 +84,27 @@ fn a_file_that_was_there_already_is_adopted() {
     let ended = scene.fetch(STORE).must(0);
     assert_eq!(ended.event("published")["unchanged"], true);
     assert_eq!(holdings(&scene).len(), 1);
+}
+
+#[test]
+fn an_object_of_a_length_that_nobody_tells_is_adopted() {
+    for length in [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB] {
+        let scene = Scene::new(length, 64 * KIB);
+        scene.origin.remove(MANIFEST);
+        for lie in [Lie::NoRanges, Lie::Chunked] {
+            scene.origin.lie(OBJECT, Asks::Anything, Of::All, lie);
+        }
+        scene.fetch(STORE).must(0);
+        scene.must_be_published();
+        let holding = holdings(&scene).remove(0);
+        assert_eq!(holding.root, root_of(&scene), "{length}");
+        let store = Store::open(&scene.path("store")).unwrap();
+        let tree = store.tree_of(&holding).unwrap();
+        assert!(
+            tree.is_some_and(|tree| tree.root() == holding.root),
+            "{length}"
+        );
+    }
 }
 
 #[test]

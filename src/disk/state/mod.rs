@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::files;
 
@@ -34,7 +34,7 @@ const BUSY: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum StateError {
-    #[error("the state in {} cannot be used: {source}", .path.display())]
+    #[error("the state in {} cannot be used: {source}{}", .path.display(), what_next(source))]
     Database {
         path: PathBuf,
         source: rusqlite::Error,
@@ -46,6 +46,16 @@ pub enum StateError {
     },
     #[error("the state in {} was made by another version of sapwood (schema {found})", .path.display())]
     Version { path: PathBuf, found: u32 },
+}
+
+/// What helps when the database itself is broken.
+fn what_next(cause: &rusqlite::Error) -> &'static str {
+    match cause.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            "; remove it, and it is made anew (only which signed manifests are too old is forgotten)"
+        }
+        _ => "",
+    }
 }
 
 /// The open database.

@@ -25,7 +25,7 @@ pub enum News {
     Changed(Holding),
     /// Blocks went, to make room: so many bytes.
     Evicted(Holding, u64),
-    /// Files in the folder of own objects that are none went.
+    /// Files of an own object without a single block went: what a kill leaves, or garbage.
     Removed(PathBuf),
 }
 

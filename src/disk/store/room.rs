@@ -55,7 +55,11 @@ impl Store {
                 break;
             }
             let name = holding.root.to_string();
-            if let Some(own) = objects.open_alone(&name)? {
+            let Some(own) = objects.open_alone(&name)? else {
+                continue;
+            };
+            // What is claimed now: since the list was read somebody may have taken blocks away.
+            if let Some(holding) = self.state.holding_at(&holding.path)? {
                 let freed = self.shrink(&objects, own, &holding, held - most)?;
                 held = self.state.own_bytes()?;
                 tell(&holding, freed);

@@ -10,8 +10,9 @@ use crate::{
         digests::{Algorithm, Digest, DigestHasher},
         geometry::{BlockSize, Geometry},
         journal::Identity,
+        manifest::Tree,
         recovery::{BadAnswer, Failure},
-        tree::Root,
+        tree::{Cv, PartHasher, Root},
         trust::Trust,
     },
     disk::{destination::Locked, error::DiskError, part::Part},
@@ -34,11 +35,18 @@ use super::{
 const BATCH_BYTES: usize = 1 << 20;
 const PROGRESS_TIME: Duration = Duration::from_secs(1);
 
+/// Of the leaves that are made on the way: nobody knows how many there will be.
+const BLOCK_BYTES: u64 = 1 << 20;
+
 /// Hashes what is written.
 struct Writer {
     part: Arc<Part>,
     at: u64,
-    root: blake3::Hasher,
+    /// Of the blocks that are whole.
+    leaves: Vec<Cv>,
+    block: PartHasher,
+    /// What the first block is if there is no other.
+    only: Option<Root>,
     hashers: Vec<DigestHasher>,
 }
 
@@ -51,19 +59,56 @@ impl Writer {
         Writer {
             part,
             at: 0,
-            root: blake3::Hasher::new(),
+            leaves: Vec::new(),
+            block: PartHasher::new(0),
+            only: None,
             hashers,
         }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
-        self.root.update(bytes);
+        self.hash(bytes);
         self.hashers
             .iter_mut()
             .for_each(|hasher| hasher.update(bytes));
         self.part.write(bytes, self.at)?;
         self.at += bytes.len() as u64;
         Ok(())
+    }
+
+    fn hash(&mut self, mut bytes: &[u8]) {
+        let mut at = self.at;
+        while !bytes.is_empty() {
+            let room = BLOCK_BYTES - at % BLOCK_BYTES;
+            let (now, later) = bytes.split_at(bytes.len().min(room as usize));
+            self.block.update(now);
+            (at, bytes) = (at + now.len() as u64, later);
+            if at.is_multiple_of(BLOCK_BYTES) {
+                self.end_block(at);
+            }
+        }
+    }
+
+    fn end_block(&mut self, at: u64) {
+        if self.leaves.is_empty() {
+            self.only = Some(self.block.root());
+        }
+        self.leaves.push(self.block.value());
+        self.block = PartHasher::new(at);
+    }
+
+    /// The tree of all that was written; `None`: it is too long to have one.
+    fn tree(&mut self) -> Option<Tree> {
+        let block_size = BlockSize::new(BLOCK_BYTES)?;
+        let geometry = Geometry::new(self.at, block_size)?;
+        if self.leaves.len() < geometry.blocks() as usize {
+            self.end_block(self.at);
+        }
+        let mut leaves = std::mem::take(&mut self.leaves);
+        if let ([only], Some(root)) = (&mut leaves[..], self.only) {
+            *only = root.0;
+        }
+        Some(Tree::new(geometry, leaves, None))
     }
 }
 
@@ -86,7 +131,7 @@ impl Fetch<'_> {
         let algorithms: Vec<Algorithm> = wanted.iter().map(Digest::algorithm).collect();
         let mut failures = Failures::new(&self.limits());
         let mut part = opened.part;
-        let writer = loop {
+        let mut writer = loop {
             let mut writer = Writer::new(part, &algorithms);
             let error = match self.stream_once(&mut writer).await {
                 Ok(()) => break writer,
@@ -102,13 +147,14 @@ impl Fetch<'_> {
             writer.part.set_length(0)?;
             part = writer.part;
         };
-        let Writer {
-            part,
-            at: length,
-            root,
-            hashers,
-        } = writer;
-        let root = Root(*root.finalize().as_bytes());
+        let length = writer.at;
+        let tree = writer.tree().ok_or_else(|| Error::TooLarge {
+            place: self.options.url.to_string(),
+            bytes: length,
+        })?;
+        let Writer { part, hashers, .. } = writer;
+        let root = tree.root();
+        self.tree = Some(tree);
         let digests: Vec<Digest> = hashers.into_iter().map(DigestHasher::finish).collect();
         let proof = Proof {
             root,
