@@ -70,7 +70,7 @@
 //! - **One plan.** What is wanted, less what is here, is what is fetched: a first run, one after a kill, and one with the file
 //!   already there differ in what they have ([`core::schedule`]).
 //! - **Hints from coarse to fine, untrusted.** A manifest also carries [`core::anchors`] and [`core::pieces`], by which content
-//!   that moved will be found again. They are made and checked now; fetching does not use them yet.
+//!   that moved is found again ([`core::descent`]).
 //! - **No second copy.** What is here is used where it lies ([`disk::store`]); the only file beside the finished one is its part.
 //!
 //! # Layers

@@ -20,13 +20,13 @@ PEERS = {
     "rclone copyurl": (lambda url: ["rclone", "-q", "copyurl", url, NAME], []),
 }
 EVENTS = {
-    "killed": "SIGKILL at a random moment",
-    "changed": "the file changed on the server between the runs",
-    "whole": "200 in place of 206 after a kill",
-    "notes": "its notes lost after a kill",
-    "flip": "one bit flipped in flight",
-    "short": "a reply cut short",
-    "same-size": "a wrong file of the same size in place",
+    "killed": "killed",
+    "changed": "changed between two runs",
+    "whole": "200 for a range after a kill",
+    "notes": "notes lost after a kill",
+    "flip": "a bit flipped on the way",
+    "short": "an answer cut short",
+    "same-size": "another file of the same size there",
 }
 OURS = [peer for peer in PEERS if peer.startswith("sapwood")]
 # What cannot be noticed without anything to compare with.
@@ -124,10 +124,10 @@ class Peers(Sweep):
         return "\n".join(rows)
 
     def cell(self, record):
-        names = {"right": "right", "corrupt": "**corrupt, exit 0**", "left": "stops, unfinished or wrong file under the final name",
-                 "stopped": "stops, no file"}
+        # With exit 0 and a wrong file; stopped with a wrong file or a part of one under the final name; stopped without.
+        names = {"right": "right", "corrupt": "**corrupt**", "left": "stops, file wrong", "stopped": "stops"}
         runs = sum(record.get(outcome, 0) for outcome in names)
         said = [name if record[outcome] == runs else f"{name} ({record[outcome]} of {runs})"
                 for outcome, name in names.items() if record.get(outcome)]
         again = statistics.median(record["again"]) / 1e6 if record.get("again") else 0
-        return ", ".join(said) + (f"; {again:.1f} MB again" if again >= 0.05 else "")
+        return ", ".join(said) + (f", {again:.1f} MB again" if again >= 0.05 else "")

@@ -1,0 +1,1 @@
+"""The sections of tools/bench, one file each, and what they share."""
