@@ -181,7 +181,8 @@ impl Fetch<'_> {
                 (Ok(preflight), Err(Error::NoManifest { .. }))
                     if matches!(place, ManifestPlace::Beside(_)) =>
                 {
-                    return self.without_manifest(locked, url.clone(), preflight).await;
+                    let plain = self.without_manifest(locked, url.clone(), preflight);
+                    return Box::pin(plain).await;
                 }
                 // Of an object that is not there it does not matter that its manifest is not there either.
                 (Err(error), Ok(_) | Err(Error::NoManifest { .. }))
