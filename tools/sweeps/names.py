@@ -22,14 +22,16 @@ HOSTS = "/etc/hosts"
 
 # Serves /object on all addresses, leads from /to/NAME/object to http://NAME/object, and says who asked for what where.
 SERVER = """
-import http.server, socket
+import http.server, socket, sys
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         place = self.connection.getsockname()[0].removeprefix("::ffff:")
-        print(self.headers["Host"], place, self.path, flush=True)
+        # In one piece: there may be several requests at a time.
+        sys.stdout.write(f"{self.headers['Host']} {place} {self.path}\\n")
+        sys.stdout.flush()
         words = self.path.split("/")
         if words[1] == "to" and words[3] == "object":
             self.answer(302, b"", ("Location", f"http://{words[2]}/object"))
