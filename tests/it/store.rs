@@ -88,13 +88,14 @@ fn a_file_that_was_there_already_is_adopted() {
 
 #[test]
 fn an_object_of_a_length_that_nobody_tells_is_adopted() {
-    for length in [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB] {
+    for length in [1, MIB - 1, MIB, MIB + 1, 3 * MIB] {
         let scene = Scene::new(length, 64 * KIB);
         scene.origin.remove(MANIFEST);
         for lie in [Lie::NoRanges, Lie::Chunked] {
             scene.origin.lie(OBJECT, Asks::Anything, Of::All, lie);
         }
-        scene.fetch(STORE).must(0);
+        let ended = scene.fetch(STORE);
+        assert_eq!(ended.exit, Some(0), "{length}: {ended:?}");
         scene.must_be_published();
         let holding = holdings(&scene).remove(0);
         assert_eq!(holding.root, root_of(&scene), "{length}");
@@ -143,7 +144,7 @@ fn no_store_leaves_no_trace() {
 
 /// What can happen to the database, and whether it costs a warning.
 type Spoil = fn(&Path);
-const SPOILS: [(&str, bool, Spoil); 6] = [
+const SPOILS: [(&str, bool, Spoil); 7] = [
     ("removed", false, |path| fs::remove_file(path).unwrap()),
     ("empty", false, |path| fs::write(path, b"").unwrap()),
     ("cut", true, |path| {
@@ -158,6 +159,9 @@ const SPOILS: [(&str, bool, Spoil); 6] = [
         let mut bytes = fs::read(path).unwrap();
         bytes[60..64].copy_from_slice(&99u32.to_be_bytes());
         fs::write(path, bytes).unwrap();
+    }),
+    ("without a place for its log", true, |path| {
+        fs::create_dir(path.with_file_name("state.sqlite-wal")).unwrap();
     }),
     ("a folder", true, |path| {
         fs::remove_file(path).unwrap();

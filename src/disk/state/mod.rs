@@ -114,6 +114,21 @@ impl State {
         })
     }
 
+    /// Gives the disk back what was forgotten, where that is a good part of the database. Another process may be in the way; the
+    /// next time will do as well.
+    pub fn compact(&self) {
+        let of_pages = |name| {
+            self.connection
+                .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+        };
+        if let (Ok(free), Ok(all)) = (of_pages("freelist_count"), of_pages("page_count"))
+            && free * 4 > all
+            && let Err(error) = self.connection.execute_batch("VACUUM")
+        {
+            tracing::debug!("not compacted: {error}");
+        }
+    }
+
     fn wrap(&self, source: rusqlite::Error) -> StateError {
         StateError::Database {
             path: self.path.clone(),

@@ -49,6 +49,7 @@ impl Store {
         self.evict(most, &mut |holding, bytes| {
             tell(News::Evicted(holding.clone(), bytes));
         })?;
+        self.state.compact();
         Ok(())
     }
 
