@@ -84,17 +84,17 @@ impl Writer {
             self.block.update(now);
             (at, bytes) = (at + now.len() as u64, later);
             if at.is_multiple_of(BLOCK_BYTES) {
-                self.end_block(at);
+                self.end_block();
+                self.block = PartHasher::new(at);
             }
         }
     }
 
-    fn end_block(&mut self, at: u64) {
+    fn end_block(&mut self) {
         if self.leaves.is_empty() {
             self.only = Some(self.block.root());
         }
         self.leaves.push(self.block.value());
-        self.block = PartHasher::new(at);
     }
 
     /// The tree of all that was written; `None`: it is too long to have one.
@@ -102,7 +102,7 @@ impl Writer {
         let block_size = BlockSize::new(BLOCK_BYTES)?;
         let geometry = Geometry::new(self.at, block_size)?;
         if self.leaves.len() < geometry.blocks() as usize {
-            self.end_block(self.at);
+            self.end_block();
         }
         let mut leaves = std::mem::take(&mut self.leaves);
         if let ([only], Some(root)) = (&mut leaves[..], self.only) {

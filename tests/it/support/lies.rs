@@ -300,7 +300,9 @@ impl Lie {
             Lie::NoRanges => {
                 answer.status = 200;
                 answer.bytes = 0..answer.content.content.length();
-                answer.headers.retain(|(name, _)| name != "Accept-Ranges");
+                answer
+                    .headers
+                    .retain(|(name, _)| name != "Accept-Ranges" && name != "Content-Range");
             }
             Lie::Total(total) => answer.total = Some(total.clone()),
             Lie::Shift(by) => answer.shift = *by,
