@@ -40,6 +40,8 @@ pub enum Event {
     Warning { message: String },
     /// The journal was written: a kill from now on costs nothing of these bytes.
     Checkpoint { bytes_done: u64 },
+    /// Files on this machine, so long in all, are searched for what need not be fetched.
+    Searching { bytes: u64 },
     /// An earlier run left so many bytes.
     Resumed { bytes_held: u64 },
     /// A part that cannot be gone on from: what it holds is tried and kept where it proves.

@@ -4,7 +4,8 @@
 use std::{fs, path::Path};
 
 use sapwood::core::{
-    manifest::{self, Particulars},
+    anchors::{BlockAnchor, Tag},
+    manifest::{self, Particulars, Tree},
     paint, pieces,
 };
 
@@ -85,6 +86,15 @@ fn scene(new: &[u8]) -> Scene {
 
 /// `lie` may change the checks of the pieces.
 fn manifest_with_hints(bytes: &[u8], lie: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    manifest_with(bytes, |_| (), lie)
+}
+
+/// A manifest whose anchors and checks may lie; the rest of it is sound.
+fn manifest_with(
+    bytes: &[u8],
+    lie_of_anchors: impl Fn(&mut Vec<BlockAnchor>),
+    lie: impl Fn(&mut Vec<u8>),
+) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("f"), bytes).unwrap();
     let mut command = sapwood(folder.path());
@@ -103,7 +113,14 @@ fn manifest_with_hints(bytes: &[u8], lie: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
     let mut checks = Vec::new();
     pieces::append_pieces(bytes, &mut checks);
     lie(&mut checks);
-    manifest::to_bytes(&read.tree, Some(&checks), Particulars::default())
+    let mut anchors = read.tree.anchors().to_vec();
+    lie_of_anchors(&mut anchors);
+    let tree = Tree::new(
+        *read.tree.geometry(),
+        read.tree.leaves().to_vec(),
+        Some(anchors),
+    );
+    manifest::to_bytes(&tree, Some(&checks), Particulars::default())
 }
 
 fn number(ended: &Ended, name: &str) -> u64 {
@@ -239,6 +256,33 @@ fn lying_hints_cost_bytes_and_nothing_else() {
         let fetched = number(&ended, "bytes_fetched");
         // 41 of 512 blocks changed; each is fetched whole at the worst, after pieces of it.
         assert!(fetched < 41 * 3 * BLOCK + TREE, "{what}: {fetched}");
+    }
+}
+
+/// Anchors that lead elsewhere, nowhere, or all to one place: what is still found is found by neighbours and pieces.
+#[test]
+fn lying_anchors_cost_little_more() {
+    let new = [fresh(5, 70_000), old()].concat();
+    let tag = |hash: u64| BlockAnchor::new(Tag::of(hash), 77);
+    let lies: [(&str, Box<dyn Fn(&mut Vec<BlockAnchor>)>); 4] = [
+        ("turned round", Box::new(|anchors| anchors.reverse())),
+        ("none", Box::new(|anchors| anchors.fill(BlockAnchor::NONE))),
+        (
+            "all one",
+            Box::new(move |anchors| anchors.fill(tag(1 << 40))),
+        ),
+        ("of zeros", Box::new(move |anchors| anchors.fill(tag(1)))),
+    ];
+    for (what, lie) in lies {
+        let scene = scene(&new);
+        scene.origin.put(MANIFEST, manifest_with(&new, lie, |_| ()));
+        fs::write(scene.target(), old()).unwrap();
+        let ended = scene.fetch(&[]).must(0);
+        scene.must_be_published();
+        let fetched = number(&ended, "bytes_fetched");
+        // All of the object, all pieces and the tree: never more.
+        let most = new.len() as u64 + TREE * 2 + 512 * 40;
+        assert!(fetched <= most, "{what}: {fetched}");
     }
 }
 

@@ -11,6 +11,9 @@ use crate::{
 
 use super::{super::units, Output, basis, human_seconds, printable};
 
+/// Who searches less than this is done before he is read.
+const SEARCHED_BYTES_TOLD: u64 = 2_000_000_000;
+
 impl Events for Output {
     #[allow(clippy::too_many_lines, reason = "one arm an event, each by itself")]
     fn event(&mut self, event: Event) {
@@ -73,6 +76,15 @@ impl Events for Output {
                     units::human_bytes(bytes_held)
                 ));
                 self.json_event("resumed", json!({ "bytes_held": bytes_held }));
+            }
+            Event::Searching { bytes } => {
+                if bytes >= SEARCHED_BYTES_TOLD {
+                    let bytes = units::human_bytes(bytes);
+                    self.notice(&format!(
+                        "looking through {bytes} on this machine for what need not be fetched"
+                    ));
+                }
+                self.json_event("searching", json!({ "bytes": bytes }));
             }
             Event::PartReused { path, bytes } => {
                 let path = printable(&path.display().to_string());

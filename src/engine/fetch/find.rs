@@ -57,8 +57,8 @@ use seeds::{Seeds, wanted_seeds};
 const STORED_MAX: usize = 8;
 /// The least time that a search may take.
 const SEARCH_TIME_MIN: Duration = Duration::from_secs(2);
-/// And as long as fetching would take at this rate, for how fast that would be is not known yet.
-const FETCH_BYTES_PER_S: u64 = 100_000_000;
+/// And as long as fetching would take at this rate, for how fast that would be is not known yet: 100 Mbit/s.
+const FETCH_BYTES_PER_S: u64 = 12_500_000;
 
 /// Ends work on files when the fetch is dropped.
 #[derive(Default)]
@@ -100,7 +100,7 @@ impl Fetch<'_> {
         let header = front.statement.header().clone();
         let (client, limits) = (self.client.clone(), self.limits());
         let before = self.client.bytes_fetched();
-        let (mut seeds, mut top) = (Seeds::new(Arc::default(), Instant::now()), None);
+        let (mut seeds, mut top) = (Seeds::new(Arc::default(), Duration::ZERO), None);
         if front.has_ranges() {
             let mut candidates = self.named_seeds(locked);
             if self.store_has_any(&header).await {
@@ -190,7 +190,11 @@ impl Fetch<'_> {
     async fn open_seeds(&mut self, candidates: Candidates, layout: Layout) -> Seeds {
         let length = layout.geometry.length();
         let time = Duration::from_secs(length / FETCH_BYTES_PER_S).max(SEARCH_TIME_MIN);
-        let seeds = Seeds::new(self.stop.0.clone(), Instant::now() + time);
+        let seeds = Seeds::new(self.stop.0.clone(), time);
+        let bytes = candidates.bytes();
+        if bytes > 0 {
+            self.events.event(Event::Searching { bytes });
+        }
         let state = self.options.state.clone();
         let opened = tokio::task::spawn_blocking(move || {
             // A store that cannot be opened was told before.
@@ -337,6 +341,16 @@ struct Candidates {
     stored: Vec<store::Seed>,
     /// Why others are not among them.
     failed: Vec<String>,
+}
+
+impl Candidates {
+    /// Of all of them together.
+    fn bytes(&self) -> u64 {
+        let named = self.named.iter().filter_map(|path| Seed::open(path).ok());
+        let named: u64 = named.map(|seed| seed.length()).sum();
+        let stored = self.stored.iter().map(|seed| seed.holding.stamp.length);
+        named + stored.sum::<u64>()
+    }
 }
 
 /// Opens files and gets their trees, from the store or in one pass over them. What cannot be used is left out, and told.

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -32,8 +32,9 @@ pub struct Seeds {
     files: Vec<Seed>,
     trees: Vec<Arc<Tree>>,
     stop: Arc<AtomicBool>,
-    /// The search is over then: fetching would have been faster.
-    until: Instant,
+    /// How long a search may take, and when it began.
+    time: Duration,
+    began: Option<Instant>,
 }
 
 /// The files that the user's paths mean: a folder means the files in it.
@@ -48,13 +49,14 @@ pub fn wanted_seeds(path: &Path) -> Result<Vec<PathBuf>, DiskError> {
 }
 
 impl Seeds {
-    /// None yet; `stop` ends all work on them.
-    pub fn new(stop: Arc<AtomicBool>, until: Instant) -> Seeds {
+    /// None yet. `stop` ends all work on them; a search that takes longer than `time` ends too: fetching would have been faster.
+    pub fn new(stop: Arc<AtomicBool>, time: Duration) -> Seeds {
         Seeds {
             files: Vec::new(),
             trees: Vec::new(),
             stop,
-            until,
+            time,
+            began: None,
         }
     }
 
@@ -152,6 +154,7 @@ impl Local for Seeds {
     }
 
     fn go_on(&mut self) -> bool {
-        !self.stop.load(Ordering::Relaxed) && Instant::now() < self.until
+        let began = *self.began.get_or_insert_with(Instant::now);
+        !self.stop.load(Ordering::Relaxed) && began.elapsed() < self.time
     }
 }
