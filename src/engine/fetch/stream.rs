@@ -41,7 +41,8 @@ struct Writer {
     at: u64,
     /// Of the blocks that are whole.
     leaves: Vec<Cv>,
-    block: PartHasher,
+    /// Of the one that is begun.
+    block: Option<PartHasher>,
     /// What the first block is if there is no other.
     only: Option<Root>,
     hashers: Vec<DigestHasher>,
@@ -57,7 +58,7 @@ impl Writer {
             part,
             at: 0,
             leaves: Vec::new(),
-            block: PartHasher::new(0),
+            block: None,
             only: None,
             hashers,
         }
@@ -78,20 +79,22 @@ impl Writer {
         while !bytes.is_empty() {
             let room = BLOCK_BYTES - at % BLOCK_BYTES;
             let (now, later) = bytes.split_at(bytes.len().min(room as usize));
-            self.block.update(now);
+            let block = self.block.get_or_insert_with(|| PartHasher::new(at));
+            block.update(now);
             (at, bytes) = (at + now.len() as u64, later);
             if at.is_multiple_of(BLOCK_BYTES) {
-                self.end_block(at);
+                self.end_block();
             }
         }
     }
 
-    fn end_block(&mut self, at: u64) {
+    fn end_block(&mut self) {
+        // Only of an empty object none was begun.
+        let block = self.block.take().unwrap_or_else(|| PartHasher::new(0));
         if self.leaves.is_empty() {
-            self.only = Some(self.block.root());
+            self.only = Some(block.root());
         }
-        self.leaves.push(self.block.value());
-        self.block = PartHasher::new(at);
+        self.leaves.push(block.value());
     }
 
     /// The tree of all that was written; `None`: it is too long to have one.
@@ -99,7 +102,7 @@ impl Writer {
         let block_size = BlockSize::new(BLOCK_BYTES)?;
         let geometry = Geometry::new(self.at, block_size)?;
         if self.leaves.len() < geometry.blocks() as usize {
-            self.end_block(self.at);
+            self.end_block();
         }
         let mut leaves = std::mem::take(&mut self.leaves);
         if let ([only], Some(root)) = (&mut leaves[..], self.only) {
