@@ -7,7 +7,11 @@ use crate::core::{
     geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
     judge, paint, samples, tree,
 };
-use std::{fs, os::unix::fs::symlink, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::PathBuf,
+};
 use tempfile::TempDir;
 
 fn tree_of(bytes: &[u8], hints: bool) -> Tree {
@@ -198,8 +202,8 @@ fn anchors_that_are_made_later_are_kept() {
 
 #[test]
 fn what_is_not_what_it_was_is_forgotten() {
-    let bytes = paint::bytes(0, MIB);
     type Spoil = fn(&Path);
+    let bytes = paint::bytes(0, MIB);
     let spoils: [(&str, Spoil); 6] = [
         ("removed", |path| fs::remove_file(path).unwrap()),
         ("written to", |path| {
@@ -329,7 +333,6 @@ impl Scene {
 
     /// What the file takes on the disk.
     fn bytes_on_disk(&self, bytes: &[u8]) -> u64 {
-        use std::os::unix::fs::MetadataExt;
         fs::metadata(self.object_path(bytes)).map_or(0, |file| file.blocks() * 512)
     }
 }
@@ -347,7 +350,6 @@ fn streamed_blocks_are_kept_and_judged() {
         scene.store.tree_of(&holding).unwrap(),
         Some(tree_of(&bytes, false))
     );
-    use std::os::unix::fs::PermissionsExt;
     let path = scene.object_path(&bytes);
     assert_eq!(
         fs::metadata(&path).unwrap().permissions().mode() & 0o777,
