@@ -5,7 +5,7 @@
 //! gone, or is another file by now, is forgotten and no more is said.
 
 //!
-//! Blocks that were streamed are in sparse files of its own (`own`), which it keeps within limits.
+//! Blocks that were streamed are in sparse files of its own (`own.rs`), which it keeps within limits.
 
 mod collect;
 mod leaves;

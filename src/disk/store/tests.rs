@@ -9,7 +9,7 @@ use crate::core::{
 };
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::PathBuf,
 };
 use tempfile::TempDir;
@@ -335,7 +335,6 @@ impl Scene {
 
     /// What the file takes on the disk.
     fn bytes_on_disk(&self, bytes: &[u8]) -> u64 {
-        use std::os::unix::fs::MetadataExt;
         fs::metadata(self.object_path(bytes)).map_or(0, |file| file.blocks() * 512)
     }
 }
