@@ -99,6 +99,7 @@
 //! | requests, redirects, which addresses are allowed | [`net::client`], [`net::address`]; behind proxies: `net/proxies.rs`; which answers are used: [`net::answer`] |
 //! | what must be true of a manifest before any byte of its object is asked for | `engine/asked.rs` |
 //! | the steps of a fetch | [`engine::fetch`] |
+//! | what need not be fetched because it is here | [`core::descent`], `engine/fetch/find.rs` |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
 //! | an option of the program | `cli/args.rs` for what is typed, the command's file in `cli/` for what it means |
 //! | an exit code | `cli/exit.rs` |

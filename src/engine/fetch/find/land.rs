@@ -13,7 +13,7 @@ use crate::{
     disk::{error::DiskError, part::Part},
 };
 
-use super::{in_parallel, search::Whole, seeds::Seeds};
+use super::{parallel::in_parallel, search::Whole, seeds::Seeds};
 
 /// One worker copies and judges so much at a time, while it is in the cache.
 const SEGMENT_BYTES: u64 = 8 << 20;

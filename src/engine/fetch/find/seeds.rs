@@ -19,7 +19,10 @@ use crate::{
     disk::{error::DiskError, files, regions::FileRegions, seed::Seed},
 };
 
-use super::super::super::{error::Error, survey::Survey};
+use super::{
+    super::super::{error::Error, survey::Survey},
+    parallel::in_parallel,
+};
 
 /// Files of a folder that is given as a seed.
 const FILES_MAX: usize = 64;
@@ -146,7 +149,7 @@ impl Local for Seeds {
             self.value_of(seed, range, offset + index * PART)
                 .map(|hasher| hasher.value())
         };
-        let values = super::in_parallel(bytes.length().div_ceil(PART), part)?;
+        let values = in_parallel(bytes.length().div_ceil(PART), part)?;
         Some(match root {
             true => tree::merge_root(&values).0,
             false => tree::merge(&values),

@@ -1,0 +1,43 @@
+//! All cores at once.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+/// Does numbered work with all cores and returns what came of it in its order; `None` as soon as one says so.
+pub fn in_parallel<T: Send>(count: u64, work: impl Fn(u64) -> Option<T> + Sync) -> Option<Vec<T>> {
+    let (next, stopped) = (AtomicU64::new(0), AtomicU64::new(0));
+    let done: Mutex<Vec<(u64, T)>> = Mutex::new(Vec::with_capacity(count as usize));
+    let worker = || {
+        let mut mine = Vec::new();
+        while stopped.load(Ordering::Relaxed) == 0 {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                break;
+            }
+            match work(number) {
+                Some(outcome) => mine.push((number, outcome)),
+                None => stopped.store(1, Ordering::Relaxed),
+            }
+        }
+        done.lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .append(&mut mine);
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 1..workers.min(count as usize) {
+            scope.spawn(worker);
+        }
+        worker();
+    });
+    let mut done = done
+        .into_inner()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    done.sort_unstable_by_key(|(number, _)| *number);
+    (stopped.into_inner() == 0).then(|| done.into_iter().map(|(_, outcome)| outcome).collect())
+}
