@@ -11,6 +11,7 @@
 //! Without I/O: [`Descent::wants`] names ranges of the new manifest, [`Descent::give`] takes them, and
 //! [`Descent::advance`] searches the seeds through [`Local`] until more is wanted or all is found out.
 
+mod blocks;
 mod patch;
 mod placed;
 mod rolling;
@@ -28,6 +29,7 @@ use super::{
     statement::Refused,
     tree::{self, Cv, Root},
 };
+use blocks::Blocks;
 use patch::Patch;
 use placed::Placed;
 use shifts::Shifts;
@@ -184,13 +186,6 @@ struct Level {
     missing: Vec<Node>,
 }
 
-/// Blocks that are nowhere whole; their pieces are read in batches.
-struct Blocks {
-    later: VecDeque<Node>,
-    wanted: Vec<ByteRange>,
-    patches: Vec<Patch>,
-}
-
 enum Stage {
     Nodes(Level),
     Blocks(Blocks),
@@ -209,6 +204,8 @@ pub struct Descent {
     finds: Vec<Find>,
     /// Leaves of the pages that were read and not taken yet.
     leaves: Vec<(BlockIndex, Vec<Cv>)>,
+    /// Something was found in a seed.
+    found_any: bool,
     stopped: bool,
 }
 
@@ -234,6 +231,7 @@ impl Descent {
             stage: Stage::Done,
             finds: Vec::new(),
             leaves: Vec::new(),
+            found_any: false,
             stopped: false,
         };
         match same {
@@ -350,6 +348,8 @@ impl Descent {
             }
             Stage::Blocks(mut blocks) => {
                 self.patch(&mut blocks.patches, local);
+                self.stopped |= blocks.sample > 0 && !blocks.patches.iter().any(Patch::has_any);
+                blocks.sample = 0;
                 self.enter_blocks(blocks);
             }
             Stage::Done => {}
@@ -377,11 +377,7 @@ impl Descent {
             }));
             self.stage = Stage::Done;
         } else if level.level == 0 {
-            self.enter_blocks(Blocks {
-                later: missing.into(),
-                wanted: Vec::new(),
-                patches: Vec::new(),
-            });
+            self.enter_blocks(Blocks::new(missing, self.found_any));
         } else {
             // After the search has ended only the leaves are of use: what is fetched must be judged.
             let bare = |node: &Node| {
@@ -412,6 +408,9 @@ impl Descent {
         let pieces = self.layout.pieces();
         let mut room = PIECES_AT_ONCE;
         while let Some(node) = blocks.later.front() {
+            if blocks.sample > 0 && blocks.patches.len() == blocks.sample {
+                break;
+            }
             let checks = ByteRange::new(
                 node.bytes.start / PIECE * 2,
                 node.bytes.end.div_ceil(PIECE) * 2,
@@ -580,6 +579,7 @@ impl Descent {
     }
 
     fn found(&mut self, node: &Node, shift: Shift) {
+        self.found_any = true;
         self.placed.insert(node.bytes, shift);
         self.shifts.note_held(shift);
         self.finds.push(Find::Whole {

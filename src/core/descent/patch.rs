@@ -308,7 +308,12 @@ impl Patch {
         }
     }
 
-    /// What came of it.
+    /// Whether more of it is here than chance would have it.
+    pub fn has_any(&self) -> bool {
+        self.matches.iter().flatten().count() >= STRETCH_MIN as usize
+    }
+
+    /// What came of it. A piece that is here alone saves less than asking for what is on its two sides costs.
     pub fn find(&self) -> Find {
         let mut parts: Vec<Part> = Vec::new();
         for (index, found) in self.matches.iter().enumerate() {
@@ -318,13 +323,13 @@ impl Patch {
                 _ => parts.push(Part { bytes, from }),
             }
         }
-        match parts.iter().all(|part| part.from.is_none()) {
-            true => Find::Missing {
-                blocks: self.node.blocks,
-            },
-            false => Find::Patched {
+        match self.has_any() {
+            true => Find::Patched {
                 block: super::BlockIndex(self.node.blocks.start),
                 parts,
+            },
+            false => Find::Missing {
+                blocks: self.node.blocks,
             },
         }
     }
