@@ -349,6 +349,32 @@ fn a_delta_that_was_killed_goes_on() {
     assert!(all < 5 * MIB as u64, "{sent} bytes, then {all} in all");
 }
 
+/// A server that never sends a range to its end is given up, here like anywhere else.
+#[test]
+fn ranges_that_always_end_early_come_to_an_end() {
+    let mut new = old();
+    for at in (0..8 * MIB).step_by(300 * KIB) {
+        new[at..at + 10].copy_from_slice(&fresh(7, 10));
+    }
+    for path in [OBJECT, MANIFEST] {
+        let scene = scene(&new);
+        fs::write(scene.target(), old()).unwrap();
+        for lie in [Lie::EndEarly(1), Lie::CloseAfter(1)] {
+            scene.origin.be_honest();
+            scene.origin.lie(path, Asks::Body, Of::All, lie);
+            let ended = scene.fetch(&["--tries", "2", "--patience", "20s"]);
+            assert!(
+                matches!(ended.exit, Some(0 | 1 | 3 | 5)),
+                "{path}: {:?}",
+                ended.exit
+            );
+        }
+        scene.origin.be_honest();
+        scene.fetch(&[]).must(0);
+        scene.must_be_published();
+    }
+}
+
 /// A seed that is cut short while it is searched is no source any more, and no error.
 #[test]
 fn a_seed_that_vanishes_is_no_error() {

@@ -30,6 +30,8 @@ use super::{super::error::Error, joined, retried::Failures};
 /// An answer that begins earlier than what was asked for is read over so far, and no further.
 const EARLY_BYTES_MAX: u64 = 1 << 20;
 
+/// A server may put ranges with small gaps between them together. What comes beyond this is not read.
+const MORE_BYTES_MAX: u64 = 1 << 20;
 /// So few ranges are asked for one by one, unless it is known that the server sends several.
 const UNTRIED_MAX: usize = 8;
 
@@ -113,7 +115,10 @@ impl Scattered {
             match brought.error {
                 // A server that sent less than was asked for sends the rest when it is asked for that.
                 None if came => self.plan(&brought.rest, &mut queue),
-                None if !self.source.several.load(Ordering::Relaxed) && brought.rest.len() > 1 => {
+                // It was asked for several ranges, and showed that it cannot send them.
+                None if !self.source.several.load(Ordering::Relaxed)
+                    && plan::merged(&brought.rest, Cost::SINGLE.gap).len() > 1 =>
+                {
                     self.plan(&brought.rest, &mut queue);
                 }
                 error => {
@@ -185,8 +190,16 @@ impl Source {
         }
         match self.client.get_several(request).await? {
             Several::Parts(mut parts) => {
+                let wanted: u64 = ranges.iter().map(|range| range.length()).sum();
+                let mut came = 0;
                 while let Some((place, bytes, _)) = parts.next().await? {
                     filled.take(place, &bytes);
+                    came += bytes.len() as u64;
+                    // Parts that nobody asked for could go on for ever.
+                    if came > wanted + MORE_BYTES_MAX {
+                        let how = Failure::BadAnswer(BadAnswer::Multipart);
+                        return Err(NetError::new(&self.location, how));
+                    }
                 }
                 Ok(())
             }
