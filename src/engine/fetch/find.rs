@@ -192,7 +192,13 @@ impl Fetch<'_> {
             leaves: Arc::new(leaves),
             blocks,
         };
-        let source = Scattered::new(&self.client, source, None, &self.limits());
+        let source = Scattered::new(
+            &self.client,
+            source,
+            None,
+            &self.limits(),
+            geometry.length(),
+        );
         let mut held = BlockSet::empty(geometry.blocks());
         for verified in &landing.verified {
             held.insert_range(verified.blocks());

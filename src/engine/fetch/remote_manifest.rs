@@ -157,7 +157,8 @@ impl Front {
                 }
             }
             (Rest::Ranges(validators), ManifestPlace::Beside(url) | ManifestPlace::Url(url)) => {
-                let source = Scattered::new(client, url, Some(validators), limits);
+                let length = self.statement.header().file_length();
+                let source = Scattered::new(client, url, Some(validators), limits, length);
                 let take = |range, bytes| given.push((range, bytes));
                 source.read(wants, take).await?;
             }

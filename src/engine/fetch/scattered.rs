@@ -5,8 +5,9 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use tokio::task::JoinSet;
@@ -14,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::{
     core::{
         geometry::ByteRange,
-        plan::{self, Cost},
+        plan::{self, Cost, Way},
         recovery::{BadAnswer, Failure},
         schedule::{CONNECTIONS_FIRST, Limits},
     },
@@ -32,6 +33,8 @@ const EARLY_BYTES_MAX: u64 = 1 << 20;
 
 /// A server may put ranges with small gaps between them together. What comes beyond this is not read.
 const MORE_BYTES_MAX: u64 = 1 << 20;
+/// How fast everything would come, 100 Mbit/s; it is not known before it is tried.
+const BYTES_PER_MS: f64 = 12_500.0;
 /// So few ranges are asked for one by one, unless it is known that the server sends several.
 const UNTRIED_MAX: usize = 8;
 
@@ -39,6 +42,8 @@ const UNTRIED_MAX: usize = 8;
 pub struct Scattered {
     source: Arc<Source>,
     limits: Limits,
+    /// Of everything that is there.
+    length: u64,
 }
 
 struct Source {
@@ -47,6 +52,8 @@ struct Source {
     version: Option<Validators>,
     /// Several ranges are asked for at once.
     several: AtomicBool,
+    /// If not, gaps up to this many bytes are read along.
+    gap: AtomicU64,
 }
 
 /// What one request brought.
@@ -64,6 +71,7 @@ impl Scattered {
         location: &Location,
         version: Option<&Validators>,
         limits: &Limits,
+        length: u64,
     ) -> Scattered {
         Scattered {
             source: Arc::new(Source {
@@ -71,8 +79,10 @@ impl Scattered {
                 location: location.clone(),
                 version: version.cloned(),
                 several: AtomicBool::new(false),
+                gap: AtomicU64::new(Cost::SINGLE.gap),
             }),
             limits: *limits,
+            length,
         }
     }
 
@@ -82,16 +92,47 @@ impl Scattered {
         wants: &[ByteRange],
         mut take: impl FnMut(ByteRange, Vec<u8>),
     ) -> Result<(), Error> {
-        let connections = self.connections() as usize;
-        let mut queue: VecDeque<(Vec<ByteRange>, Failures)> = VecDeque::new();
         let Source {
             client, location, ..
         } = &*self.source;
+        let count = plan::merged(wants, Cost::SINGLE.gap).len();
         // A server that does not know how to send several ranges begins to send everything, which costs more than a few requests.
         let several = client
             .sends_several(location)
-            .unwrap_or_else(|| plan::merged(wants, Cost::SINGLE.gap).len() > UNTRIED_MAX);
+            .unwrap_or(count > UNTRIED_MAX);
         self.source.several.store(several, Ordering::Relaxed);
+        let rest = match wants.split_first() {
+            // One by one, many of them may take longer than everything would. The first one tells.
+            Some((first, rest)) if !several && count > UNTRIED_MAX => {
+                let began = Instant::now();
+                self.read_all(&[*first], &mut take).await?;
+                self.widen_gaps(rest, began.elapsed());
+                rest
+            }
+            _ => wants,
+        };
+        self.read_all(rest, &mut take).await
+    }
+
+    fn widen_gaps(&self, wants: &[ByteRange], answer: Duration) {
+        let way = Way {
+            answer_ms: answer.as_secs_f64() * 1000.0,
+            connections: self.connections(),
+            bytes_per_ms: BYTES_PER_MS,
+        };
+        let least = Cost::SINGLE.gap;
+        let ranges = plan::merged(wants, least);
+        let gap = plan::gap_in_time(&ranges, least, self.length, &way);
+        self.source.gap.store(gap, Ordering::Relaxed);
+    }
+
+    async fn read_all(
+        &self,
+        wants: &[ByteRange],
+        take: &mut impl FnMut(ByteRange, Vec<u8>),
+    ) -> Result<(), Error> {
+        let connections = self.connections() as usize;
+        let mut queue: VecDeque<(Vec<ByteRange>, Failures)> = VecDeque::new();
         self.plan(wants, &mut queue);
         let mut running = JoinSet::new();
         loop {
@@ -117,7 +158,7 @@ impl Scattered {
                 None if came => self.plan(&brought.rest, &mut queue),
                 // It was asked for several ranges, and showed that it cannot send them.
                 None if !self.source.several.load(Ordering::Relaxed)
-                    && plan::merged(&brought.rest, Cost::SINGLE.gap).len() > 1 =>
+                    && plan::merged(&brought.rest, self.source.cost().gap).len() > 1 =>
                 {
                     self.plan(&brought.rest, &mut queue);
                 }
@@ -157,7 +198,10 @@ impl Source {
     fn cost(&self) -> Cost {
         match self.several.load(Ordering::Relaxed) {
             true => Cost::SEVERAL,
-            false => Cost::SINGLE,
+            false => Cost {
+                gap: self.gap.load(Ordering::Relaxed),
+                ..Cost::SINGLE
+            },
         }
     }
 
