@@ -95,6 +95,14 @@ fn made() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
             ]),
         ),
         (
+            "multipart",
+            texts(&[
+                "\r\n--B\r\nContent-Type: a/b\r\nContent-Range: bytes 1-3/10\r\n\r\nabc\r\n--B\r\n\
+                 content-range: bytes 7-8/*\r\n\r\n--\r\n--B--\r\n",
+                "--B--",
+            ]),
+        ),
+        (
             "digest-header",
             texts(&[
                 "repr-digest:sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:, sha-512=:AA==:",

@@ -18,6 +18,7 @@ use sapwood::{
     net::{
         content_range,
         location::{self, Location},
+        multipart::{Multipart, Next},
         netrc::Netrc,
     },
     serve::range,
@@ -42,6 +43,7 @@ pub const DECODERS: &[(&str, Decoder)] = &[
     ("url", url),
     ("redirect", redirect),
     ("range", in_range),
+    ("multipart", in_parts),
 ];
 
 fn manifest(bytes: &[u8]) -> bool {
@@ -218,6 +220,43 @@ fn in_range(bytes: &[u8]) -> bool {
             assert!(part.start < part.end && part.end <= 1000);
             true
         }
+        range::Wanted::Parts(parts) => {
+            assert!(parts.windows(2).all(|pair| pair[0].end <= pair[1].start));
+            assert!(
+                parts
+                    .iter()
+                    .all(|part| part.start < part.end && part.end <= 1000)
+            );
+            true
+        }
         _ => false,
     }
+}
+
+/// In steps, as a connection brings it. Every part that has ended had all its bytes.
+fn in_parts(bytes: &[u8]) -> bool {
+    let mut multipart = Multipart::new("B");
+    let mut left = 0;
+    for step in bytes.chunks(7) {
+        multipart.push(step);
+        loop {
+            match multipart.take() {
+                Ok(Some(Next::Part(part))) => {
+                    assert_eq!(left, 0);
+                    left = part.bytes.length();
+                }
+                Ok(Some(Next::Bytes(bytes))) => {
+                    assert!(!bytes.is_empty());
+                    left -= bytes.len() as u64;
+                }
+                Ok(Some(Next::End)) => {
+                    assert_eq!(left, 0);
+                    return true;
+                }
+                Ok(None) => break,
+                Err(_) => return false,
+            }
+        }
+    }
+    false
 }
