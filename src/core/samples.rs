@@ -6,7 +6,10 @@
 
 use std::cmp::Reverse;
 
-use super::anchors::{self, BlockAnchor, NodeAnchor, Tag, WINDOW};
+use super::{
+    anchors::{self, BlockAnchor, NodeAnchor, Tag, WINDOW},
+    layout::Group,
+};
 
 /// Anchors with smaller hashes are in the index: 8 / 2^24 of all windows.
 const HASH_BELOW: u64 = 1 << (64 - 24 + 3);
@@ -45,6 +48,23 @@ pub fn of_nodes(nodes: impl IntoIterator<Item = NodeAnchor>) -> Vec<Tag> {
     tags.sort_unstable();
     tags.dedup();
     tags
+}
+
+/// The tags by which an object is looked up of whose manifest this group was read. Nobody has proven its hints, and nobody can.
+pub fn of_group(group: &Group, bytes: &[u8]) -> Vec<Tag> {
+    let hints = bytes.get(group.count as usize * 32..).unwrap_or_default();
+    let (words, _) = hints.as_chunks::<8>();
+    let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    match group.level {
+        0 => {
+            let anchors: Vec<BlockAnchor> = words.into_iter().map(BlockAnchor).collect();
+            sampled(&anchors)
+        }
+        _ => of_nodes(words.chunks_exact(2).map(|pair| NodeAnchor {
+            tag: pair[0],
+            place: pair[1],
+        })),
+    }
 }
 
 /// What speaks for a holding. The greater of two is the better one; what stands first counts first.

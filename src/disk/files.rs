@@ -235,20 +235,6 @@ impl Drop for MadeFolder {
     }
 }
 
-/// The regular files that lie in a folder, hidden ones left out.
-pub fn regular_files_in(path: &Path) -> Result<Vec<PathBuf>, DiskError> {
-    let failed = |cause| DiskError::io(Doing::Open, path, cause);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        if !hidden && entry.file_type().map_err(failed)?.is_file() {
-            files.push(entry.path());
-        }
-    }
-    Ok(files)
-}
-
 /// Splits a path into its folder and its last segment; `None` if it has none (`/`, `..`).
 pub fn split(path: &Path) -> Option<(PathBuf, OsString)> {
     let name = path.file_name()?.to_owned();

@@ -39,7 +39,11 @@ pub struct FileRegions {
 impl FileRegions {
     /// Opens a user's file for reading.
     pub fn open(path: &Path) -> Result<FileRegions, DiskError> {
-        let file = files::open_for_reading(path)?;
+        FileRegions::of(files::open_for_reading(path)?, path)
+    }
+
+    /// A file that is open already.
+    pub fn of(file: File, path: &Path) -> Result<FileRegions, DiskError> {
         let before = Entry::of(&file, path)?;
         Ok(FileRegions {
             file,

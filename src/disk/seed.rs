@@ -13,8 +13,9 @@ use rustix::fs::{self, SeekFrom};
 use crate::core::geometry::ByteRange;
 
 use super::{
-    error::DiskError,
+    error::{DiskError, Doing},
     files::{self, Entry, Stamp},
+    regions::FileRegions,
 };
 
 /// See the module. What cannot be read of it is just not there.
@@ -57,6 +58,13 @@ impl Seed {
     /// Which version of which file it is.
     pub fn stamp(&self) -> Stamp {
         self.stamp
+    }
+
+    /// All of it, to be read once.
+    pub fn regions(&self) -> Result<FileRegions, DiskError> {
+        let clone = self.file.try_clone();
+        let file = clone.map_err(|cause| DiskError::io(Doing::Open, &self.path, cause))?;
+        FileRegions::of(file, &self.path)
     }
 
     pub(super) fn file(&self) -> &File {

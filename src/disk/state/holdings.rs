@@ -146,7 +146,16 @@ impl State {
                 None => objects::describe(transaction, described)?,
             };
             if let Some(object) = object {
-                put(transaction, adopted, object, &described.geometry)?;
+                let noted = Noted {
+                    path: &adopted.path,
+                    own: false,
+                    stamp: adopted.stamp,
+                    provenance: &adopted.provenance,
+                    bytes: described.geometry.length(),
+                    at: adopted.at,
+                    blocks: None,
+                };
+                put(transaction, object, &noted)?;
             }
             objects::trim(transaction)
         })
@@ -235,31 +244,46 @@ fn known_better(
         .optional()
 }
 
-fn put(
+/// What is noted of a file.
+pub(super) struct Noted<'a> {
+    pub path: &'a Path,
+    pub own: bool,
+    pub stamp: Stamp,
+    pub provenance: &'a Provenance,
+    /// Of the object that it holds.
+    pub bytes: u64,
+    pub at: u64,
+    /// `None`: all.
+    pub blocks: Option<Vec<u8>>,
+}
+
+/// Notes a file, instead of what was noted of its path before. Where the same object came from is not forgotten.
+pub(super) fn put(
     transaction: &Transaction,
-    adopted: &Adopted,
     object: ObjectId,
-    geometry: &Geometry,
+    noted: &Noted,
 ) -> rusqlite::Result<()> {
-    let path = adopted.path.as_os_str().as_bytes();
+    let path = noted.path.as_os_str().as_bytes();
     let before: Option<ObjectId> = transaction
         .prepare_cached("SELECT object FROM holdings WHERE path = ?1")?
         .query_row([path], |row| row.get(0))
         .optional()?;
     let insert = "INSERT INTO holdings (path, object, own, device, inode, length, changed_s, changed_ns,
             origin, url, key_id, name, bytes, used, blocks)
-        VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, NULL)
-        ON CONFLICT (path) DO UPDATE SET object = excluded.object, own = 0, device = excluded.device,
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+        ON CONFLICT (path) DO UPDATE SET object = excluded.object, own = excluded.own, device = excluded.device,
             inode = excluded.inode, length = excluded.length, changed_s = excluded.changed_s,
-            changed_ns = excluded.changed_ns, bytes = excluded.bytes, used = excluded.used, blocks = NULL,
+            changed_ns = excluded.changed_ns, bytes = excluded.bytes, used = max(used, excluded.used),
+            blocks = excluded.blocks,
             origin = coalesce(excluded.origin, iif(object = excluded.object, origin, NULL)),
             url = coalesce(excluded.url, iif(object = excluded.object, url, NULL)),
             key_id = coalesce(excluded.key_id, iif(object = excluded.object, key_id, NULL)),
             name = coalesce(excluded.name, iif(object = excluded.object, name, NULL))";
-    let (stamp, from) = (adopted.stamp, &adopted.provenance);
+    let (stamp, from) = (noted.stamp, noted.provenance);
     transaction.prepare_cached(insert)?.execute(params![
         path,
         object,
+        noted.own,
         stamp.device.cast_signed(),
         stamp.inode.cast_signed(),
         stamp.length.cast_signed(),
@@ -269,8 +293,9 @@ fn put(
         from.url,
         from.key_id,
         from.name,
-        geometry.length().cast_signed(),
-        adopted.at.cast_signed()
+        noted.bytes.cast_signed(),
+        noted.at.cast_signed(),
+        noted.blocks
     ])?;
     match before.filter(|before| *before != object) {
         Some(before) => objects::drop_unheld(transaction, before),

@@ -2,7 +2,7 @@
 
 use std::{os::unix::ffi::OsStrExt, path::PathBuf};
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, Transaction};
 
 use crate::{
     core::{blockset::BlockSet, geometry::Geometry, tree::Root},
@@ -10,7 +10,7 @@ use crate::{
 };
 
 use super::{
-    Holding, Provenance, State, StateError,
+    Holding, Provenance, State, StateError, holdings,
     objects::{self, Description, ObjectId},
 };
 
@@ -105,32 +105,14 @@ fn put(
     let Some(object) = objects::describe(transaction, described)? else {
         return Ok(());
     };
-    let put = "INSERT INTO holdings (path, object, own, device, inode, length, changed_s, changed_ns,
-            origin, url, key_id, name, bytes, used, blocks)
-        VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
-        ON CONFLICT (path) DO UPDATE SET object = excluded.object, own = 1, device = excluded.device,
-            inode = excluded.inode, length = excluded.length, changed_s = excluded.changed_s,
-            changed_ns = excluded.changed_ns, bytes = excluded.bytes, used = max(used, excluded.used),
-            blocks = excluded.blocks";
-    let (stamp, from) = (own.stamp, &own.provenance);
-    transaction.prepare_cached(put)?.execute(params![
-        path,
-        object,
-        stamp.device.cast_signed(),
-        stamp.inode.cast_signed(),
-        stamp.length.cast_signed(),
-        stamp.changed.0,
-        stamp.changed.1.cast_signed(),
-        from.origin,
-        from.url,
-        from.key_id,
-        from.name,
-        blocks.bytes(&own.geometry).cast_signed(),
-        own.at.cast_signed(),
-        blocks.to_bytes()
-    ])?;
-    match noted {
-        Some((_, before, ..)) if before != object => objects::drop_unheld(transaction, before),
-        _ => Ok(()),
-    }
+    let noted = holdings::Noted {
+        path: &own.path,
+        own: true,
+        stamp: own.stamp,
+        provenance: &own.provenance,
+        bytes: blocks.bytes(&own.geometry),
+        at: own.at,
+        blocks: Some(blocks.to_bytes()),
+    };
+    holdings::put(transaction, object, &noted)
 }

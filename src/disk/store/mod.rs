@@ -3,7 +3,6 @@
 //! It holds no second copy of what the user has: his files are noted by reference and only read. Whatever is read from a
 //! holding may be wrong (the user edits and deletes as he likes), so it is judged before it counts, and a holding that is
 //! gone, or is another file by now, is forgotten and no more is said.
-
 //!
 //! Blocks that were streamed are in sparse files of its own (`own.rs`), which it keeps within limits.
 

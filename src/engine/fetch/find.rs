@@ -22,7 +22,8 @@ use crate::{
         blockset::BlockSet,
         descent::{self, Source},
         geometry::{BlockIndex, BlockRange, Geometry},
-        judge::{Gathered, Leaves, Verified},
+        judge::{Gathered, Leaves},
+        samples,
         statement::Header,
         tree::Cv,
     },
@@ -39,8 +40,7 @@ use super::{
     remote_manifest::{Front, ManifestPlace, Pages},
     scattered::Scattered,
 };
-use candidates::tags_of;
-use land::land;
+use land::{Landed, land};
 use patch::Patches;
 use search::{Search, Whole, search};
 use seeds::Seeds;
@@ -53,14 +53,6 @@ impl Drop for StopWhenDropped {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// What is in the part, and judged, before anything is transferred.
-pub struct Landing {
-    pub leaves: Gathered,
-    pub verified: Vec<Verified>,
-    pub bytes_reused: u64,
-    pub bytes_resumed: u64,
 }
 
 impl Search {
@@ -87,13 +79,15 @@ impl Fetch<'_> {
         let before = self.client.bytes_fetched();
         let (mut seeds, mut top) = (Seeds::new(Arc::default(), Duration::ZERO), None);
         if front.has_ranges() {
-            let mut candidates = self.named_seeds(locked);
+            let mut candidates = self.named_seeds(locked).await;
             if self.store_has_any(&header).await {
                 let group = header.layout().group(header.geometry.levels(), 0);
                 let wants = [group.bytes];
                 let read = front.read_ranges(&client, place, &limits, &wants);
                 top = read.await?.pop();
-                let tags = top.as_ref().map(|(_, bytes)| tags_of(&group, bytes));
+                let tags = top
+                    .as_ref()
+                    .map(|(_, bytes)| samples::of_group(&group, bytes));
                 candidates.stored = self.stored_seeds(&header, tags.unwrap_or_default()).await;
             }
             seeds = self.open_seeds(candidates, header.layout()).await;
@@ -135,27 +129,22 @@ impl Fetch<'_> {
         }
     }
 
-    /// Copies what was found into the part and judges it there, and puts blocks together whose pieces are partly here.
+    /// Copies what was found into the part and judges it there, and puts blocks together whose pieces are partly here. Returns the
+    /// leaves that are known then.
     pub(super) async fn land(
         &mut self,
         search: Search,
         opened: &mut Opened,
         source: &Location,
-    ) -> Result<Landing, Error> {
+    ) -> Result<(Landed, Gathered), Error> {
         let Search {
             seeds,
             whole,
             patched,
             mut leaves,
         } = search;
-        let mut landing = Landing {
-            verified: Vec::new(),
-            bytes_reused: 0,
-            bytes_resumed: 0,
-            leaves: leaves.clone(),
-        };
         if whole.is_empty() && patched.is_empty() {
-            return Ok(landing);
+            return Ok((Landed::default(), leaves));
         }
         let geometry = *leaves.geometry();
         let (part, claimed) = (opened.part.clone(), opened.claimed.clone());
@@ -163,33 +152,31 @@ impl Fetch<'_> {
             let landed = land(&part, &seeds, geometry, whole, &claimed, &mut leaves);
             landed.map(|landed| (landed, leaves, seeds))
         });
-        let (landed, leaves, seeds) = joined(landed).await?;
-        (landing.bytes_reused, landing.bytes_resumed) = (landed.bytes_reused, landed.bytes_resumed);
-        for verified in landed.verified {
-            opened.journal.note(verified);
-            landing.verified.push(verified);
+        let (mut landed, leaves, seeds) = joined(landed).await?;
+        for verified in &landed.verified {
+            opened.journal.note(*verified);
         }
         opened.journal.checkpoint()?;
-        self.patch((seeds, leaves, patched), opened, source, &mut landing)
-            .await?;
-        Ok(landing)
+        let leaves = Arc::new(leaves);
+        let search = (seeds, leaves.clone(), patched);
+        self.patch(search, opened, source, &mut landed).await?;
+        Ok((landed, Arc::unwrap_or_clone(leaves)))
     }
 
     async fn patch(
         &mut self,
-        (seeds, leaves, mut blocks): (Seeds, Gathered, patch::Blocks),
+        (seeds, leaves, mut blocks): (Seeds, Arc<Gathered>, patch::Blocks),
         opened: &mut Opened,
         source: &Location,
-        landing: &mut Landing,
+        landed: &mut Landed,
     ) -> Result<(), Error> {
-        landing.leaves = leaves.clone();
         blocks.retain(|(block, _)| !opened.claimed.contains(*block));
         let geometry = *leaves.geometry();
         let patches = Patches {
             geometry,
             seeds: Arc::new(seeds),
             part: opened.part.clone(),
-            leaves: Arc::new(leaves),
+            leaves,
             blocks,
         };
         let source = Scattered::new(
@@ -200,17 +187,17 @@ impl Fetch<'_> {
             geometry.length(),
         );
         let mut held = BlockSet::empty(geometry.blocks());
-        for verified in &landing.verified {
+        for verified in &landed.verified {
             held.insert_range(verified.blocks());
         }
         let (began, before) = (Instant::now(), self.client.bytes_fetched());
         let (client, events) = (&self.client, &mut *self.events);
         let done = |patched: patch::Patched| {
-            landing.bytes_reused += patched.bytes_reused;
+            landed.bytes_reused += patched.bytes_reused;
             for verified in patched.verified {
                 opened.journal.note(verified);
                 held.insert_range(verified.blocks());
-                landing.verified.push(verified);
+                landed.verified.push(verified);
             }
             opened.journal.checkpoint()?;
             let fetched = client.bytes_fetched();

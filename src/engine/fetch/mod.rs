@@ -63,6 +63,9 @@ pub(super) use retried::retried;
 pub const CONNECTIONS_MAX: u32 = 16;
 /// A limited transfer gets a connection for each so many bytes a second.
 const CONNECTION_RATE: u64 = 1_000_000;
+/// A server may round the start of a range down, to a page or a sector. One that begins earlier than this ignores what it is
+/// asked for, and each request would read over the same bytes.
+const EARLY_BYTES_MAX: u64 = 1 << 20;
 /// A mirror that has not answered by then is not asked for the manifest.
 const FIRST_CONTACT_MS: u64 = 15_000;
 

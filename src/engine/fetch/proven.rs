@@ -62,8 +62,8 @@ impl Fetch<'_> {
         };
         let local = search.bytes_local(&header.geometry);
         let (locked, mut opened) = self.open(locked, &identity, trust, local).await?;
-        let landing = self.land(search, &mut opened, &sources[0]).await?;
-        let leaves = match landing.leaves.complete() {
+        let (landed, leaves) = self.land(search, &mut opened, &sources[0]).await?;
+        let leaves = match leaves.complete() {
             Some(leaves) => leaves,
             // A file that was searched is another one now, and what it had is to be fetched after all.
             None => self.all_leaves(&mut front, &place).await?,
@@ -74,7 +74,7 @@ impl Fetch<'_> {
             sources,
             ranges: preflight.ranges,
             leaves: leaves.clone(),
-            landed: landing.verified,
+            landed: landed.verified,
             limits: self.limits(),
             worth: self.worth(),
             connections: self.options.connections.clone(),
@@ -109,8 +109,8 @@ impl Fetch<'_> {
         };
         self.will_be_kept(&leaves);
         let here = Here {
-            resumed: bytes_resumed + landing.bytes_resumed,
-            reused: landing.bytes_reused,
+            resumed: bytes_resumed + landed.bytes_resumed,
+            reused: landed.bytes_reused,
         };
         self.publish(locked, (part, journal), proof, here).await
     }

@@ -6,7 +6,7 @@ use crate::{
     core::{
         anchors::BlockAnchor,
         geometry::{BlockRange, ByteRange},
-        layout::{FRONT_BYTES, Group},
+        layout::FRONT_BYTES,
         manifest::Tree,
         reader::{InOrder, LazyTree, TreeReader},
         recovery::{self, Failure},
@@ -72,22 +72,22 @@ enum Rest {
         validators: Validators,
     },
     /// All of it is here: the tree, and the bytes to read ranges of.
-    Here(Box<Tree>, Here),
+    Here(Box<Tree>, Local),
     /// It was read.
     Nothing,
 }
 
 /// A manifest on this machine.
-enum Here {
+enum Local {
     File(Box<ManifestFile>),
     Bytes(bytes::Bytes),
 }
 
-impl Here {
+impl Local {
     fn read(&self, range: ByteRange) -> Result<Vec<u8>, Error> {
         match self {
-            Here::File(file) => file.read(range),
-            Here::Bytes(bytes) => Ok(bytes[range.start as usize..range.end as usize].to_vec()),
+            Local::File(file) => file.read(range),
+            Local::Bytes(bytes) => Ok(bytes[range.start as usize..range.end as usize].to_vec()),
         }
     }
 }
@@ -113,7 +113,7 @@ impl Front {
                 let file = tokio::task::spawn_blocking(move || ManifestFile::open(&path));
                 let file = joined(file).await?;
                 let manifest = file.manifest.clone();
-                Ok(Front::of_whole(manifest, Here::File(Box::new(file))))
+                Ok(Front::of_whole(manifest, Local::File(Box::new(file))))
             }
             ManifestPlace::Bytes(bytes) => {
                 let manifest = crate::core::reader::Manifest::from_bytes(bytes);
@@ -122,12 +122,12 @@ impl Front {
                     cause,
                 };
                 let manifest = manifest.map_err(refuse)?;
-                Ok(Front::of_whole(manifest, Here::Bytes(bytes.clone())))
+                Ok(Front::of_whole(manifest, Local::Bytes(bytes.clone())))
             }
         }
     }
 
-    fn of_whole(manifest: crate::core::reader::Manifest, here: Here) -> Front {
+    fn of_whole(manifest: crate::core::reader::Manifest, here: Local) -> Front {
         Front {
             statement: manifest.statement,
             signature: manifest.signature,
@@ -315,54 +315,20 @@ impl Front {
             cause,
         };
         while let Some(group) = tree.want(blocks) {
-            match (&self.rest, place) {
-                (
-                    Rest::Ranges(validators),
-                    ManifestPlace::Beside(url) | ManifestPlace::Url(url),
-                ) => {
-                    let bytes = retried(limits, async || {
-                        get_group(client, url, validators, group).await
-                    })
+            if matches!(self.rest, Rest::Ranges(_)) {
+                let given = self
+                    .read_ranges(client, place, limits, &[group.bytes])
                     .await?;
+                for (_, bytes) in given {
                     tree.give(group, &bytes).map_err(refuse)?;
                 }
+            } else {
                 // Everything comes at once, or is here.
-                _ => {
-                    let pages = self.read_leaves(client, place, limits, &mut 0).await?;
-                    tree.fill(&pages.leaves);
-                }
+                let pages = self.read_leaves(client, place, limits, &mut 0).await?;
+                tree.fill(&pages.leaves);
             }
         }
         Ok(())
-    }
-}
-
-async fn get_group(
-    client: &Client,
-    url: &Location,
-    validators: &Validators,
-    group: Group,
-) -> Result<Vec<u8>, NetError> {
-    let request = Request {
-        location: url,
-        range: Some(group.bytes),
-        more: &[],
-        version: Some(validators),
-    };
-    let mut answer = client.get(request).await?;
-    let skip = match answer.content {
-        Content::Part { bytes, .. } => group.bytes.start.checked_sub(bytes.start),
-        Content::Whole { .. } => Some(group.bytes.start),
-    };
-    let later = || NetError::new(url, Failure::BadAnswer(recovery::BadAnswer::LaterPart));
-    answer.body.skip(skip.ok_or_else(later)?).await?;
-    let bytes = answer
-        .body
-        .read_up_to(group.bytes.length() as usize)
-        .await?;
-    match bytes.len() as u64 == group.bytes.length() {
-        true => Ok(bytes),
-        false => Err(NetError::new(url, Failure::Broken)),
     }
 }
 

@@ -26,10 +26,7 @@ use crate::{
     },
 };
 
-use super::{super::error::Error, joined, retried::Failures};
-
-/// An answer that begins earlier than what was asked for is read over so far, and no further.
-const EARLY_BYTES_MAX: u64 = 1 << 20;
+use super::{super::error::Error, EARLY_BYTES_MAX, joined, retried::Failures};
 
 /// A server may put ranges with small gaps between them together. What comes beyond this is not read.
 const MORE_BYTES_MAX: u64 = 1 << 20;

@@ -32,6 +32,7 @@ use crate::{
 };
 
 use super::{
+    EARLY_BYTES_MAX,
     assemble::{Assembler, Judged},
     joined,
 };
@@ -40,9 +41,6 @@ use super::{
 const BATCH_BYTES: usize = 1 << 20;
 /// A slow connection's bytes do not wait longer than this for others.
 const BATCH_TIME: Duration = Duration::from_millis(50);
-/// A server may round the start of a range down, to a page or a sector. One that begins earlier than this ignores what it is
-/// asked for, and each span would read over the same bytes.
-const EARLY_BYTES_MAX: u64 = 1 << 20;
 
 /// What a span tells the transfer.
 pub enum Told {

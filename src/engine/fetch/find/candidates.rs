@@ -4,14 +4,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
-    core::{
-        anchors::{BlockAnchor, NodeAnchor, Tag},
-        keys::PublicKey,
-        layout::{Group, Layout},
-        manifest::Tree,
-        samples,
-        statement::Header,
-    },
+    core::{anchors::Tag, keys::PublicKey, layout::Layout, manifest::Tree, statement::Header},
     disk::{
         destination::Locked,
         seed::Seed,
@@ -22,14 +15,16 @@ use crate::{
 
 use super::{
     super::{
-        super::{error::Error, events::Event},
+        super::{error::Error, events::Event, store::files_of},
         Fetch, joined,
     },
-    seeds::{Seeds, wanted_seeds},
+    seeds::Seeds,
 };
 
 /// Holdings that are searched at the same time.
 const STORED_MAX: usize = 8;
+/// Files that the user may name, one by one or by their folders: all of them are read through.
+const NAMED_MAX: usize = 256;
 /// The least time that a search may take.
 const SEARCH_TIME_MIN: Duration = Duration::from_secs(2);
 /// And as long as fetching would take at this rate, for how fast that would be is not known yet: 100 Mbit/s.
@@ -38,7 +33,7 @@ const FETCH_BYTES_PER_S: u64 = 12_500_000;
 /// Local files that may be searched, the likeliest first.
 #[derive(Default)]
 pub struct Candidates {
-    named: Vec<PathBuf>,
+    named: Vec<Seed>,
     pub stored: Vec<store::Seed>,
     /// Why others are not among them.
     failed: Vec<String>,
@@ -46,18 +41,13 @@ pub struct Candidates {
 
 impl Fetch<'_> {
     /// The file that the object is to replace, and those that the user names.
-    pub(super) fn named_seeds(&mut self, locked: &Locked) -> Candidates {
-        let mut candidates = Candidates::default();
-        if matches!(locked.destination().existing(), Ok(Some(_))) {
-            candidates.named.push(locked.destination().path());
-        }
-        for path in &self.options.seeds {
-            match wanted_seeds(path) {
-                Ok(found) => candidates.named.extend(found),
-                Err(error) => candidates.failed.push(error.to_string()),
-            }
-        }
-        candidates
+    pub(super) async fn named_seeds(&self, locked: &Locked) -> Candidates {
+        let target = locked.destination().path();
+        let named = self.options.seeds.clone();
+        joined(tokio::task::spawn_blocking(move || {
+            Candidates::named(target, &named)
+        }))
+        .await
     }
 
     /// What may be searched of what the store knows: hints are an oracle about local files for whoever writes them and sees our
@@ -136,10 +126,37 @@ impl Fetch<'_> {
 }
 
 impl Candidates {
+    fn named(target: PathBuf, seeds: &[PathBuf]) -> Candidates {
+        let mut candidates = Candidates::default();
+        // Nothing there is the usual case, and what is no file is refused elsewhere.
+        candidates.named.extend(Seed::open(&target));
+        let mut left_out = 0;
+        for path in seeds {
+            let files = match files_of(path) {
+                Ok(files) => files,
+                Err(error) => {
+                    candidates.failed.push(error.to_string());
+                    continue;
+                }
+            };
+            for file in files {
+                match Seed::open(&file) {
+                    Ok(_) if candidates.named.len() >= NAMED_MAX => left_out += 1,
+                    Ok(seed) => candidates.named.push(seed),
+                    Err(error) => candidates.failed.push(error.to_string()),
+                }
+            }
+        }
+        if left_out > 0 {
+            let why = format!("{left_out} files; {NAMED_MAX} are enough, name the likeliest ones");
+            candidates.failed.push(why);
+        }
+        candidates
+    }
+
     /// Of all of them together.
     fn bytes(&self) -> u64 {
-        let named = self.named.iter().filter_map(|path| Seed::open(path).ok());
-        let named: u64 = named.map(|seed| seed.length()).sum();
+        let named: u64 = self.named.iter().map(Seed::length).sum();
         let stored = self.stored.iter().map(|seed| seed.holding.stamp.length);
         named + stored.sum::<u64>()
     }
@@ -153,28 +170,20 @@ fn open_seeds(
     mut store: Option<&mut Store>,
 ) -> (Seeds, Vec<String>) {
     let mut failed = candidates.failed;
-    let named = candidates.named.into_iter().map(|path| (path, None));
+    let named = candidates.named.into_iter().map(|seed| (seed, true));
     let stored = candidates.stored.into_iter();
-    let stored = stored.map(|seed| (seed.holding.path.clone(), Some(seed.file)));
-    for (path, file) in named.chain(stored) {
-        let of_store = file.is_some();
-        let opened = match file {
-            Some(file) => Seed::of(file, &path),
-            None => Seed::open(&path),
-        };
-        let opened = opened.map_err(Error::from).and_then(|seed| {
-            let known = seeds.has(&seed) || seed.length() == 0;
-            let tree = (!known).then(|| tree_of(&seed, layout, &seeds, store.as_deref_mut()));
-            Ok(tree.transpose()?.map(|tree| (seed, tree)))
-        });
-        match opened {
-            Ok(Some((seed, tree))) if seed.length() == tree.geometry().length() => {
+    let stored = stored.filter_map(|seed| Seed::of(seed.file, &seed.holding.path).ok());
+    for (seed, is_named) in named.chain(stored.map(|seed| (seed, false))) {
+        if seed.length() == 0 || seeds.has(&seed) {
+            continue;
+        }
+        match tree_of(&seed, layout, &seeds, store.as_deref_mut()) {
+            Ok(tree) if seed.length() == tree.geometry().length() => {
                 seeds.add(seed, Arc::new(tree));
             }
-            Ok(_) => (),
-            // What the store said is nobody's wish.
-            Err(_) if of_store => (),
-            Err(error) => failed.push(error.to_string()),
+            Err(error) if is_named => failed.push(error.to_string()),
+            // It changed meanwhile, and what the store said is nobody's wish.
+            Ok(_) | Err(_) => (),
         }
     }
     (seeds, failed)
@@ -188,7 +197,7 @@ fn tree_of(
     store: Option<&mut Store>,
 ) -> Result<Tree, Error> {
     let Some(store) = store else {
-        return seeds.survey(seed.path(), layout.geometry.block_size(), layout.hints);
+        return seeds.survey(seed, layout.geometry.block_size(), layout.hints);
     };
     let kept = store.tree_of_file(&seed.stamp()).ok().flatten();
     let enough = |tree: &Tree| !layout.hints || !tree.anchors().is_empty();
@@ -199,27 +208,10 @@ fn tree_of(
     match kept.filter(enough) {
         Some(tree) => Ok(tree),
         None => {
-            let tree = seeds.survey(seed.path(), block_size, layout.hints)?;
+            let tree = seeds.survey(seed, block_size, layout.hints)?;
             // A store that cannot be written costs the same pass the next time.
             let _ = store.keep_anchors(&tree);
             Ok(tree)
         }
-    }
-}
-
-/// The tags by which the store is asked for what is like an object, from the first group of its tree.
-pub fn tags_of(group: &Group, bytes: &[u8]) -> Vec<Tag> {
-    let hints = bytes.get(group.count as usize * 32..).unwrap_or_default();
-    let (words, _) = hints.as_chunks::<8>();
-    let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
-    match group.level {
-        0 => {
-            let anchors: Vec<BlockAnchor> = words.into_iter().map(BlockAnchor).collect();
-            samples::sampled(&anchors)
-        }
-        _ => samples::of_nodes(words.chunks_exact(2).map(|pair| NodeAnchor {
-            tag: pair[0],
-            place: pair[1],
-        })),
     }
 }

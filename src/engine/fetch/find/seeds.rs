@@ -1,7 +1,6 @@
 //! The local files that are searched, and their trees.
 
 use std::{
-    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +15,7 @@ use crate::{
         manifest::Tree,
         tree::{self, Cv, PartHasher},
     },
-    disk::{error::DiskError, files, regions::FileRegions, seed::Seed},
+    disk::{error::DiskError, seed::Seed},
 };
 
 use super::{
@@ -24,8 +23,6 @@ use super::{
     parallel::in_parallel,
 };
 
-/// Files of a folder that is given as a seed.
-const FILES_MAX: usize = 64;
 /// A range is hashed in parts of this by all cores; smaller ones by one.
 const PART: u64 = 1 << 20;
 const READ: usize = 256 * 1024;
@@ -38,17 +35,6 @@ pub struct Seeds {
     /// How long a search may take, and when it began.
     time: Duration,
     began: Option<Instant>,
-}
-
-/// The files that the user's paths mean: a folder means the files in it.
-pub fn wanted_seeds(path: &Path) -> Result<Vec<PathBuf>, DiskError> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut found = files::regular_files_in(path)?;
-    found.sort();
-    found.truncate(FILES_MAX);
-    Ok(found)
 }
 
 impl Seeds {
@@ -91,23 +77,22 @@ impl Seeds {
     }
 
     /// Makes the tree of a file in one pass.
-    pub fn survey(&self, path: &Path, block_size: BlockSize, hints: bool) -> Result<Tree, Error> {
-        let regions = FileRegions::open(path)?;
+    pub fn survey(&self, file: &Seed, block_size: BlockSize, hints: bool) -> Result<Tree, Error> {
         let survey = Survey {
-            block_size: block_size.max(BlockSize::auto(regions.length())),
+            block_size: block_size.max(BlockSize::auto(file.length())),
             may_grow: false,
             hints,
         };
-        let place = path.display().to_string();
-        let stopped = || Error::Disk(DiskError::ChangedWhileRead { path: path.into() });
-        let tree = survey.run(
-            &regions,
-            &place,
-            &mut |_| match self.stop.load(Ordering::Relaxed) {
-                true => Err(stopped()),
-                false => Ok(()),
-            },
-        )?;
+        let regions = file.regions()?;
+        let place = file.path().display().to_string();
+        let stopped = || DiskError::ChangedWhileRead {
+            path: file.path().into(),
+        };
+        let mut unless_stopped = |_: &[u8]| match self.stop.load(Ordering::Relaxed) {
+            true => Err(stopped().into()),
+            false => Ok(()),
+        };
+        let tree = survey.run(&regions, &place, &mut unless_stopped)?;
         regions.check_unchanged()?;
         Ok(tree)
     }
