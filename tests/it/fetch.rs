@@ -946,6 +946,68 @@ fn a_manifest_from_an_unreliable_server_is_read_unaided() {
     }
 }
 
+/// Leaves are read on several connections where there are many of them. Whatever one of them does, the others' work stays.
+#[test]
+fn a_long_manifest_comes_in_parts() {
+    let (blocks, pages) = (20_000, 20_000 * 32);
+    for (what, lies, most) in [
+        ("keeps to the rules", vec![], 0),
+        (
+            "breaks one, ends one early, starts one earlier",
+            vec![
+                (Of::Nth(2), Lie::CloseAfter(100_000)),
+                (Of::Nth(3), Lie::EndEarly(200_000)),
+                (Of::Nth(4), Lie::Start(-100)),
+            ],
+            2 * 64 * KIB,
+        ),
+        (
+            "has no ranges after the front",
+            vec![(Of::From(2), Lie::NoRanges)],
+            3 * pages,
+        ),
+        (
+            "has no ranges all of a sudden",
+            vec![(Of::From(3), Lie::NoRanges)],
+            3 * pages,
+        ),
+    ] {
+        let scene = Scene::of(Content::Zeros(blocks * 16 * KIB), 16 * KIB);
+        for (of, lie) in lies {
+            scene.origin.lie(MANIFEST, Asks::Anything, of, lie);
+        }
+        // All leaves are proven before the object is asked for more than its last block.
+        scene
+            .origin
+            .lie(OBJECT, Asks::Byte(0), Of::All, Lie::Status(404));
+        let ended = scene.fetch(&[]).must(1);
+        assert_eq!(ended.event("planned")["bytes_total"], scene.length());
+        let asked = scene.origin.bodies_of(MANIFEST);
+        assert!(asked.len() >= 4, "{what}: {} requests", asked.len());
+        let sent: u64 = asked.iter().map(|asked| asked.bytes_sent).sum();
+        let length = pages + pages / 256 + 1536;
+        assert!(
+            sent <= length + 32 * KIB + most,
+            "{what}: {sent} of {length}"
+        );
+    }
+}
+
+#[test]
+fn a_long_manifest_that_is_wrong_somewhere_is_refused() {
+    let scene = Scene::of(Content::Zeros(20_000 * 16 * KIB), 16 * KIB);
+    let mut manifest = manifest_of(&scene.content, 16 * KIB);
+    let last = manifest.len() - 1;
+    manifest[last] ^= 1;
+    scene.origin.put(MANIFEST, manifest);
+    let failed = scene.fetch(&[]).must(3).event("failed");
+    assert!(
+        failed["message"].as_str().unwrap().contains("level 0"),
+        "{failed}"
+    );
+    scene.must_be_empty();
+}
+
 #[test]
 fn too_many_requests_within_patience_and_beyond() {
     let slow = |seconds: &str| Lie::StatusWith(429, vec![("Retry-After", seconds.to_owned())]);

@@ -1,9 +1,21 @@
-//! A ceiling on connections that several fetches share.
+//! How many connections a fetch may have: a ceiling that several fetches share, and what a host has earned.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU32, Ordering},
 };
+
+use crate::{
+    core::schedule::{CONNECTIONS_FIRST, Limits},
+    net::{client::Client, location::Location},
+};
+
+/// For requests that run beside a transfer, or before it: what is allowed, and what the host has earned.
+pub fn of_single_requests(client: &Client, location: &Location, limits: &Limits) -> u32 {
+    let earned = client.reputation(location).connections;
+    let earned = earned.unwrap_or(CONNECTIONS_FIRST);
+    limits.connections.min(earned).clamp(1, CONNECTIONS_FIRST)
+}
 
 /// How many connections may be open at a time. Fetches whose options hold clones of one of these share it evenly.
 #[derive(Clone, Debug)]

@@ -287,11 +287,10 @@ impl Front {
                     url,
                     validators: &validators,
                 };
-                retried(limits, async || {
-                    source.give_rest(end, &mut reader, bytes_manifest).await
-                })
-                .await?
-                .map_err(refuse)?;
+                source
+                    .give_in_parts(end, limits, &mut reader, bytes_manifest)
+                    .await?
+                    .map_err(refuse)?;
             }
             (None | Some(Err(_)), _) => unreachable!("only URLs are read piecewise"),
         }

@@ -17,7 +17,7 @@ use crate::{
         geometry::ByteRange,
         plan::{self, Cost, Way},
         recovery::{BadAnswer, Failure},
-        schedule::{CONNECTIONS_FIRST, Limits},
+        schedule::Limits,
     },
     net::{
         client::{Answer, Client, Content, Request, Several, Validators},
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-use super::{super::error::Error, EARLY_BYTES_MAX, joined, retried::Failures};
+use super::{super::error::Error, EARLY_BYTES_MAX, connections, joined, retried::Failures};
 
 /// A server may put ranges with small gaps between them together. What comes beyond this is not read.
 const MORE_BYTES_MAX: u64 = 1 << 20;
@@ -171,14 +171,8 @@ impl Scattered {
         }
     }
 
-    /// What is allowed, and what the host has earned.
     fn connections(&self) -> u32 {
-        let earned = self.source.client.reputation(&self.source.location);
-        let earned = earned.connections.unwrap_or(CONNECTIONS_FIRST);
-        self.limits
-            .connections
-            .min(earned)
-            .clamp(1, CONNECTIONS_FIRST)
+        connections::of_single_requests(&self.source.client, &self.source.location, &self.limits)
     }
 
     fn plan(&self, wants: &[ByteRange], queue: &mut VecDeque<(Vec<ByteRange>, Failures)>) {
