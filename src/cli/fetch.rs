@@ -13,7 +13,7 @@ use crate::{
     disk::state::{self, State},
     engine::{
         events::{Event, Events},
-        fetch::{Connections, FetchOptions, ManifestPlace},
+        fetch::{Connections, FetchOptions, ManifestPlace, Threads},
         hosts,
     },
     net::{
@@ -76,6 +76,7 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
         discard: args.discard,
         receipt: job.receipt.clone(),
         state: state.clone(),
+        work_on: Threads::Runtime,
         ..FetchOptions::new(job.url.clone(), &job.target)
     };
     let rounds = if args.input.is_some() {

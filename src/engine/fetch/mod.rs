@@ -52,7 +52,7 @@ use super::{
     receipt,
 };
 pub use connections::Connections;
-pub use options::FetchOptions;
+pub use options::{FetchOptions, Threads};
 pub(super) use plain::trust_of_user;
 use preflight::{Preflight, preflight};
 pub(super) use remote_manifest::Front;

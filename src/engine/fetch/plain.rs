@@ -225,6 +225,7 @@ impl Fetch<'_> {
             limits: self.limits(),
             worth,
             connections: self.options.connections.clone(),
+            work_on: self.options.work_on,
             length_proven: true,
             version: Some(preflight.validators.clone()),
             digests: algorithms,

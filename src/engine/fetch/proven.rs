@@ -78,6 +78,7 @@ impl Fetch<'_> {
             limits: self.limits(),
             worth: self.worth(),
             connections: self.options.connections.clone(),
+            work_on: self.options.work_on,
             length_proven: trust == Trust::Signed,
             version: None,
             digests: self

@@ -32,13 +32,15 @@ use crate::{
 };
 
 use super::{
-    EARLY_BYTES_MAX,
+    EARLY_BYTES_MAX, Threads,
     assemble::{Assembler, Judged},
     joined,
 };
 
 /// Bytes that are judged and written in one go; the next ones arrive meanwhile.
 const BATCH_BYTES: usize = 1 << 20;
+/// The same where nothing arrives meanwhile.
+const BATCH_BYTES_ON_RUNTIME: usize = 256 << 10;
 /// A slow connection's bytes do not wait longer than this for others.
 const BATCH_TIME: Duration = Duration::from_millis(50);
 
@@ -62,6 +64,8 @@ pub struct Shared {
     pub part: Arc<Part>,
     /// Without a manifest: the version that all parts must be of.
     pub version: Option<Validators>,
+    /// Where bytes are judged and written.
+    pub work_on: Threads,
 }
 
 /// One request.
@@ -78,7 +82,7 @@ pub struct Span {
     pub tell: UnboundedSender<(SpanId, Told)>,
 }
 
-/// Bytes being judged and written.
+/// Bytes being judged and written elsewhere.
 type Work = JoinHandle<Result<(Assembler, Vec<Judged>), DiskError>>;
 
 enum Fault {
@@ -202,19 +206,19 @@ impl Span {
         let mut batch: Vec<Bytes> = Vec::new();
         let mut batched = 0;
         let mut since = Instant::now();
+        let batch_bytes = match self.shared.work_on {
+            Threads::Blocking => BATCH_BYTES,
+            Threads::Runtime => BATCH_BYTES_ON_RUNTIME,
+        };
         loop {
             // It may have been moved while we waited.
             let end = geometry
                 .bytes_of_range(BlockRange::new(0, self.end.load(Ordering::Relaxed)))
                 .end;
             let ended = at >= end;
-            if ended || batched >= BATCH_BYTES || (batched > 0 && since.elapsed() >= BATCH_TIME) {
-                let ready = self
-                    .finish(&mut work)
-                    .await?
-                    .or(assembler.take())
-                    .expect("it is either here or at work");
-                work = Some(self.judge(ready, std::mem::take(&mut batch)));
+            if ended || batched >= batch_bytes || (batched > 0 && since.elapsed() >= BATCH_TIME) {
+                let ready = self.ready(&mut work, &mut assembler).await?;
+                (assembler, work) = self.judge(ready, std::mem::take(&mut batch))?;
                 batched = 0;
             }
             if ended {
@@ -229,9 +233,9 @@ impl Span {
                         next = &mut next => break next,
                         // Nothing comes: what is here is not kept waiting, and a stop loses none of it.
                         () = sleep_until((since + BATCH_TIME).into()), if batched > 0 || work.is_some() => {
-                            let ready = self.finish(&mut work).await?.or(assembler.take()).expect("it is either here or at work");
-                            work = Some(self.judge(ready, std::mem::take(&mut batch)));
-                            assembler = self.finish(&mut work).await?;
+                            let ready = self.ready(&mut work, &mut assembler).await?;
+                            (assembler, work) = self.judge(ready, std::mem::take(&mut batch))?;
+                            assembler = Some(self.ready(&mut work, &mut assembler).await?);
                             batched = 0;
                         }
                     }
@@ -241,12 +245,8 @@ impl Span {
                 Ok(Some(chunk)) => chunk,
                 // The server ends early: what came whole counts, the rest is asked for again.
                 early => {
-                    let ready = self
-                        .finish(&mut work)
-                        .await?
-                        .or(assembler.take())
-                        .expect("it is either here or at work");
-                    work = Some(self.judge(ready, batch));
+                    let ready = self.ready(&mut work, &mut assembler).await?;
+                    (_, work) = self.judge(ready, batch)?;
                     self.finish(&mut work).await?;
                     early?;
                     // A server may send less than it is asked for, if it says so. What it never sends a block of, it breaks.
@@ -273,12 +273,35 @@ impl Span {
         }
     }
 
-    fn judge(&self, mut assembler: Assembler, batch: Vec<Bytes>) -> Work {
+    /// Judges and writes a batch. The assembler comes back at once, or with the work.
+    fn judge(
+        &self,
+        mut assembler: Assembler,
+        batch: Vec<Bytes>,
+    ) -> Result<(Option<Assembler>, Option<Work>), DiskError> {
+        if self.shared.work_on == Threads::Runtime {
+            let judged = assembler.take(batch, &self.shared.leaves, &self.shared.part)?;
+            self.tell_judged(judged);
+            return Ok((Some(assembler), None));
+        }
         let shared = self.shared.clone();
-        tokio::task::spawn_blocking(move || {
+        let work = tokio::task::spawn_blocking(move || {
             let judged = assembler.take(batch, &shared.leaves, &shared.part)?;
             Ok((assembler, judged))
-        })
+        });
+        Ok((None, Some(work)))
+    }
+
+    /// The assembler, as soon as it has nothing to do.
+    async fn ready(
+        &self,
+        work: &mut Option<Work>,
+        assembler: &mut Option<Assembler>,
+    ) -> Result<Assembler, Fault> {
+        let finished = self.finish(work).await?;
+        Ok(finished
+            .or(assembler.take())
+            .expect("it is either here or at work"))
     }
 
     /// Waits for bytes at work and tells what became of them.
@@ -287,6 +310,11 @@ impl Span {
             return Ok(None);
         };
         let (assembler, judged) = joined(work).await?;
+        self.tell_judged(judged);
+        Ok(Some(assembler))
+    }
+
+    fn tell_judged(&self, judged: Vec<Judged>) {
         let mut run: Option<Verified> = None;
         for judged in judged {
             match judged {
@@ -309,6 +337,5 @@ impl Span {
         if let Some(run) = run {
             self.tell(Told::Proven(run));
         }
-        Ok(Some(assembler))
     }
 }

@@ -40,7 +40,7 @@ use super::{
         error::Error,
         events::{Event, Events, Progress},
     },
-    Connections,
+    Connections, Threads,
     claims::{Claim, judge_claims},
     follow::Follower,
     joined,
@@ -75,6 +75,8 @@ pub struct Transfer<'a> {
     pub worth: u32,
     /// What is allowed while other fetches run.
     pub connections: Connections,
+    /// Where bytes are judged and written.
+    pub work_on: Threads,
     /// The length may be believed before the last block is proven.
     pub length_proven: bool,
     /// Without a manifest: the version that all parts must be of.
@@ -126,6 +128,7 @@ impl Transfer<'_> {
             leaves: self.leaves,
             part,
             version: self.version,
+            work_on: self.work_on,
         });
         let stop = Arc::new(AtomicBool::new(false));
         let journal = Arc::new(Mutex::new(journal));
