@@ -4,7 +4,8 @@ use std::{future::Future, pin::pin};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Runs a command on a few worker threads. What arrives is hashed and written there too; the rest of file work has threads of its own.
+/// Runs a command on a few worker threads. What a fetch brings is hashed and written there too; the rest of file work has threads of
+/// its own.
 pub fn block_on<T>(command: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(
