@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use sapwood::{
-//!     core::trust::Trust,
+//!     format::trust::Trust,
 //!     engine::{
 //!         create::{self, CreateOptions, Input, Output},
 //!         events::Event,
@@ -63,14 +63,14 @@
 //! # Five ideas
 //!
 //! - **One identity.** An object is named by its BLAKE3 hash, its *root*. A *block* is a power-of-two piece of it, a *leaf* the
-//!   block's value in the BLAKE3 tree; leaves merge up to the root, whatever the block size ([`core::tree`]).
+//!   block's value in the BLAKE3 tree; leaves merge up to the root, whatever the block size ([`format::tree`]).
 //! - **One judge, many finders.** Whatever suggests where bytes may be found may be wrong, stale or hostile. Bytes count only
-//!   when the judge has hashed them at their place: [`core::judge::Verified`] has no other maker. What a journal says is
+//!   when the judge has hashed them at their place: [`format::judge::Verified`] has no other maker. What a journal says is
 //!   *claimed*: not fetched again, but judged before anybody sees it.
 //! - **One plan.** What is wanted, less what is here, is what is fetched: a first run, one after a kill, and one with the file
-//!   already there differ in what they have ([`core::schedule`]).
-//! - **Hints from coarse to fine, untrusted.** A manifest also carries [`core::anchors`] and [`core::pieces`], by which content
-//!   that moved is found again ([`core::descent`]).
+//!   already there differ in what they have ([`policy::schedule`]).
+//! - **Hints from coarse to fine, untrusted.** A manifest also carries [`format::anchors`] and [`format::pieces`], by which content
+//!   that moved is found again ([`policy::descent`]).
 //! - **No second copy.** What is here is used where it lies ([`disk::store`]); the only file beside the finished one is its part.
 //!
 //! # Layers
@@ -80,35 +80,36 @@
 //! | layer | what it is | may name |
 //! |---|---|---|
 //! | `cli` | arguments, progress, JSON events, exit codes | all |
-//! | `serve` | HTTP servers | engine, disk, core |
-//! | [`engine`] | the use cases: typed options in, typed events out | net, disk, core |
-//! | [`net`] | the HTTP client | core |
-//! | [`disk`] | local files, synchronous | core |
-//! | [`core`] | formats, proof, plans and decisions | nothing |
+//! | `serve` | HTTP servers | engine, disk, policy, format |
+//! | [`engine`] | the use cases: typed options in, typed events out | net, disk, policy, format |
+//! | [`net`] | the HTTP client | policy, format |
+//! | [`disk`] | local files, synchronous | policy, format |
+//! | [`policy`] | decisions: failure and remedy, next span, where to search, what is trusted | format |
+//! | [`format`](mod@format) | every byte format that is written down, and the proof | nothing |
 //!
 //! # Where to change what
 //!
 //! | to change | look at |
 //! |---|---|
-//! | the manifest's bytes | `manifest-spec/manifest.md` first, then [`core::statement`], [`core::layout`], [`core::manifest`], [`core::reader`] |
-//! | the journal's bytes | `manifest-spec/journal.md` first, then [`core::journal`]; when they are written: [`disk::journal`] |
-//! | how many connections, which span next, when to give up | [`core::schedule`]; what follows from which failure: [`core::recovery`] |
+//! | the manifest's bytes | `manifest-spec/manifest.md` first, then [`format::statement`], [`format::layout`], [`format::manifest`], [`format::reader`] |
+//! | the journal's bytes | `manifest-spec/journal.md` first, then [`format::journal`]; when they are written: [`disk::journal`] |
+//! | how many connections, which span next, when to give up | [`policy::schedule`]; what follows from which failure: [`policy::recovery`] |
 //! | the files of the store's own objects | `manifest-spec/store.md` first, then `disk/store/leaves.rs` and `disk/store/own.rs` |
-//! | what a host has earned that wanted fewer requests | [`core::reputation`]; [`net::hosts`] applies it, [`disk::state`] keeps it |
-//! | what the store knows, and which holding is tried first | [`disk::store`] for what it does, [`disk::state`] for the tables, [`core::samples`] for the choice |
+//! | what a host has earned that wanted fewer requests | [`policy::reputation`]; [`net::hosts`] applies it, [`disk::state`] keeps it |
+//! | what the store knows, and which holding is tried first | [`disk::store`] for what it does, [`disk::state`] for the tables, [`policy::samples`] for the choice |
 //! | requests, redirects, which addresses are allowed | [`net::client`], [`net::address`]; behind proxies: `net/proxies.rs`; which answers are used: [`net::answer`] |
 //! | what must be true of a manifest before any byte of its object is asked for | `engine/asked.rs` |
 //! | the steps of a fetch | [`engine::fetch`] |
-//! | what need not be fetched because it is here | [`core::descent`], `engine/fetch/find.rs` |
+//! | what need not be fetched because it is here | [`policy::descent`], `engine/fetch/find.rs` |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
 //! | an option of the program | `cli/args.rs` for what is typed, the command's file in `cli/` for what it means |
 //! | an exit code | `cli/exit.rs` |
 //!
 //! # Absences
 //!
-//! - `core` performs no I/O: no files, sockets, clocks, threads or async code. It is told what happened and what time it is.
+//! - `format` and `policy` perform no I/O: no files, sockets, clocks, threads or async code. They are told what happened and what time it is.
 //! - `disk` and `net` never meet; only `engine` knows both.
-//! - Only [`core::codec`] names bincode, only [`disk::state`] has SQL, only [`disk::files`] changes files, only `cli` names clap, only `cli/exit.rs` maps
+//! - Only [`format::codec`] names bincode, only [`disk::state`] has SQL, only [`disk::files`] changes files, only `cli` names clap, only `cli/exit.rs` maps
 //!   errors to exit codes.
 //! - There is no `unsafe`, no panic on anything that came from outside, and no name of a file that a server chose.
 //!
@@ -117,10 +118,11 @@
 //! `cli` and `serve` are on by default. Without them (`default-features = false`) this is the library alone. `http3` adds
 //! HTTP/3; it needs the flag in `.cargo/config.toml`, which who depends on this crate must give too.
 
-pub mod core;
 pub mod disk;
 pub mod engine;
+pub mod format;
 pub mod net;
+pub mod policy;
 #[cfg(feature = "serve")]
 pub mod serve;
 

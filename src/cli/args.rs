@@ -5,13 +5,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    core::{
+    engine::cat::Wanted,
+    format::{
         digests::{Algorithm, Digest},
-        geometry::BlockSize,
         tree::Root,
         trust::Trust,
     },
-    engine::cat::Wanted,
 };
 
 use super::units;
@@ -100,7 +99,7 @@ pub struct ManifestArgs {
     pub output: Option<PathBuf>,
     /// Size of the blocks that are proven one by one: a power of two from 16KiB to 16MiB, or auto
     #[arg(long, value_name = "SIZE", default_value = "auto", env = "SAPWOOD_BLOCK_SIZE", value_parser = units::block_size)]
-    pub block_size: AutoBlockSize,
+    pub block_size: units::AutoBlockSize,
     /// Carry a digest of the whole file along; may be given several times
     #[arg(long, value_name = "ALG", value_parser = units::algorithm)]
     pub digest: Vec<Algorithm>,
@@ -125,10 +124,6 @@ pub struct ManifestArgs {
     #[arg(long, value_name = "TIME", value_parser = units::unix_time)]
     pub expires: Option<u64>,
 }
-
-/// `auto`, or a block size.
-#[derive(Clone, Copy, Debug)]
-pub struct AutoBlockSize(pub Option<BlockSize>);
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {

@@ -9,14 +9,14 @@ use serde_json::json;
 
 use crate::engine::cat::{self, CatOptions};
 
-use super::{args::CatArgs, exit::Exit, fetch, keys, output::Output, signals};
+use super::{args::CatArgs, exit::Exit, keys, network, output::Output, signals};
 
 pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     output.stdout_is_data();
-    let state = fetch::state_folder(args.no_store, store, output);
+    let state = network::state_folder(args.no_store, store, output);
     let options = match options(&args, state) {
         Ok(options) => options,
-        Err(fetch::Refusal(exit, message)) => {
+        Err(network::Refusal(exit, message)) => {
             let exit = output.fail(None, None, exit, &message, json!({}));
             return output.done(exit);
         }
@@ -35,15 +35,15 @@ pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> 
     output.done(exit)
 }
 
-fn options(args: &CatArgs, state: Option<PathBuf>) -> Result<CatOptions, fetch::Refusal> {
-    let network = &args.network;
+fn options(args: &CatArgs, state: Option<PathBuf>) -> Result<CatOptions, network::Refusal> {
+    let flags = &args.network;
     Ok(CatOptions {
-        url: fetch::location(&args.url)?,
+        url: network::location(&args.url)?,
         wanted: args.range,
         manifest: args
             .manifest
             .as_deref()
-            .map(fetch::manifest_place)
+            .map(network::manifest_place)
             .transpose()?,
         root: args.root,
         key: args
@@ -51,10 +51,10 @@ fn options(args: &CatArgs, state: Option<PathBuf>) -> Result<CatOptions, fetch::
             .as_deref()
             .map(keys::public_key)
             .transpose()
-            .map_err(|message| fetch::Refusal(Exit::Usage, message))?,
+            .map_err(|message| network::Refusal(Exit::Usage, message))?,
         require: args.require,
-        client: fetch::client_options(network, state.as_deref())?,
+        client: network::client_options(flags, state.as_deref())?,
         state,
-        limits: fetch::limits(network),
+        limits: network::limits(flags),
     })
 }

@@ -1,10 +1,10 @@
 //! Exit codes: the only file that maps errors to them.
 
 use crate::{
-    core::recovery::{Class, Failure},
     disk::error::{DiskError, Doing},
     engine::error::Error,
     net::location::BadUrl,
+    policy::recovery::{Class, Failure},
 };
 
 /// See `sapwood --help`.

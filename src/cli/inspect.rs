@@ -5,15 +5,15 @@ use std::{io::Write, path::Path};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    core::{keys::NotSigned, reader::Manifest, statement::Known},
     engine::{error::Error, inspect, manifest_file::ManifestFile},
+    format::{keys::NotSigned, reader::Manifest, statement::Known},
     net::{client::Client, location::Location},
 };
 
 use super::{
     args::InspectArgs,
     exit::Exit,
-    fetch,
+    network,
     output::{Output, printable},
     signals, units,
 };
@@ -31,12 +31,12 @@ async fn read(args: &InspectArgs, output: &mut Output) -> Result<Manifest, Exit>
         let read = ManifestFile::open_of(Path::new(&args.place)).map(|file| file.manifest);
         return read.map_err(|error| output.error(Some(&args.place), None, &error));
     }
-    let typed = fetch::location(&args.place)
-        .and_then(|url| Ok((url, fetch::client_options(&args.network, None)?)));
-    let (url, options) = typed.map_err(|fetch::Refusal(exit, message)| {
+    let typed = network::location(&args.place)
+        .and_then(|url| Ok((url, network::client_options(&args.network, None)?)));
+    let (url, options) = typed.map_err(|network::Refusal(exit, message)| {
         output.fail(None, None, exit, &message, json!({}))
     })?;
-    let (client, limits) = (Client::new(options), fetch::limits(&args.network));
+    let (client, limits) = (Client::new(options), network::limits(&args.network));
     let reading = inspect::inspect(&client, &url, &limits);
     match Box::pin(signals::unless_stopped(reading)).await {
         Some(read) => read.map_err(|error| output.error(None, Some(&url.to_string()), &error)),

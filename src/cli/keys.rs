@@ -9,11 +9,11 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    core::keys::PublicKey,
     engine::{
         error::Error,
-        sign::{self, BadSecret, Signer},
+        sign::{self, Signer},
     },
+    format::keys::{BadSecret, PublicKey},
 };
 
 use super::{

@@ -7,15 +7,15 @@ mod fetch;
 mod hosts;
 mod inspect;
 mod keys;
-mod list;
 mod manifest;
+mod network;
 mod output;
-mod progress;
 mod queue;
 mod serve;
 mod shell;
 mod signals;
 mod store;
+mod targets;
 mod units;
 mod verify;
 

@@ -14,14 +14,15 @@ use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    core::recovery::backoff_ms,
     disk::error::DiskError,
     engine::{
+        connections::Connections,
         error::Error,
         events::{Event, Events, Published},
-        fetch::{self, Connections, FetchOptions},
+        fetch::{self, FetchOptions},
     },
     net::location::Location,
+    policy::recovery::backoff_ms,
 };
 
 use super::{exit::Exit, output::Output, signals};

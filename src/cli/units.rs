@@ -5,15 +5,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::core::{
-    digests::{Algorithm, Digest, NotADigest},
-    geometry::BlockSize,
-    statement,
+use crate::{
+    engine::cat::Wanted,
+    format::{
+        digests::{Algorithm, Digest, NotADigest},
+        geometry::BlockSize,
+        statement,
+    },
 };
-
-use crate::engine::cat::Wanted;
-
-use super::args::AutoBlockSize;
 
 const UNITS: [(&str, u64); 8] = [
     ("B", 1),
@@ -168,6 +167,10 @@ pub fn rfc3339(seconds: u64) -> String {
         .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     time.map_or_else(|| seconds.to_string(), |time| time.to_string())
 }
+
+/// `auto`, or a block size.
+#[derive(Clone, Copy, Debug)]
+pub struct AutoBlockSize(pub Option<BlockSize>);
 
 #[cfg(test)]
 mod tests {

@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use crate::{
-    core::{
-        keys::{NotSigned, PublicKey},
-        tree::Root,
-        trust::Trust,
-    },
     disk::destination::quarantine,
     engine::{
         error::Error,
         manifest_file::{self, ManifestFile},
         verify::{self, Against, Verdict},
+    },
+    format::{
+        keys::{NotSigned, PublicKey},
+        tree::Root,
+        trust::Trust,
     },
 };
 

@@ -10,10 +10,10 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
-use crate::core::{
+use crate::format::{
     blockset::BlockSet,
     geometry::{BlockIndex, BlockRange, ByteRange},
     journal::{self, Claims, Identity},
@@ -24,6 +24,7 @@ use super::{
     error::{DiskError, Doing},
     files::{self, Entry, EntryKind, Folder},
     journal::{FileKeeper, Journal, JournalKeeper},
+    machine::unix_time,
     part::Part,
 };
 
@@ -430,11 +431,4 @@ pub fn quarantine(path: &Path) -> Result<PathBuf, DiskError> {
     folder.rename(&name, &quarantined, true)?;
     folder.sync()?;
     Ok(folder.path_of(&quarantined))
-}
-
-/// Seconds since 1970.
-pub fn unix_time() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

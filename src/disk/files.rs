@@ -11,10 +11,11 @@ use std::{
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
 
-use crate::core::geometry::ByteRange;
+use crate::format::geometry::ByteRange;
+
+use super::error::{DiskError, Doing};
 
 pub use super::entry::{Entry, EntryKind, Stamp};
-use super::error::{DiskError, Doing};
 
 /// A folder held open, so that nobody can put another one in its place while we work in it.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::core::{
+use crate::format::{
     blockset::BlockSet,
     geometry::BlockRange,
     journal::{self, Claims, Identity, JOURNAL_BYTES_MAX, Place, Record, RecordWriter},

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::{self, SeekFrom};
 
-use crate::core::{
+use crate::format::{
     blockset::BlockSet,
     geometry::{BlockRange, ByteRange, Geometry},
     journal::Place,

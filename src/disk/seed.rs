@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::{self, SeekFrom};
 
-use crate::core::geometry::ByteRange;
+use crate::format::geometry::ByteRange;
 
 use super::{
     error::{DiskError, Doing},

@@ -5,30 +5,35 @@ use std::{io, path::PathBuf, sync::Arc};
 use futures_util::{StreamExt, stream};
 
 use crate::{
-    core::{
+    disk::state::Provenance,
+    format::{
         geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
         judge::{self, Verified},
         keys::PublicKey,
         reader::LazyTree,
-        recovery::{BadAnswer, Changed, Failure},
-        schedule::Limits,
         tree::{Cv, Root},
         trust::Trust,
     },
-    disk::state::Provenance,
     net::{
         client::{Client, ClientOptions, Content, Request},
         error::NetError,
         location::Location,
     },
+    policy::{
+        recovery::{BadAnswer, Changed, Failure},
+        schedule::Limits,
+    },
 };
 
 use super::{
-    asked::Asked,
+    cache::Kept,
     error::Error,
     events::Events,
-    fetch::{Front, ManifestPlace, retried},
-    kept::Kept,
+    remote::{
+        manifest::{Front, ManifestPlace},
+        retry::retried,
+    },
+    trust::Asked,
 };
 
 /// Bytes that one request asks for.

@@ -8,25 +8,25 @@ use std::{
 };
 
 use crate::{
-    core::{
-        digests::{Algorithm, Digest},
-        geometry::{BlockSize, ByteRange, Geometry},
-        layout::FRONT_BYTES,
-        manifest::{self, Particulars, Tree},
-        statement::{Known, Section},
-    },
     disk::{
         error::{DiskError, Doing},
         files,
         regions::{FileRegions, StreamRegions},
         temporary::{self, Temporary},
     },
+    format::{
+        digests::{Algorithm, Digest},
+        geometry::{BlockSize, ByteRange, Geometry},
+        layout::FRONT_BYTES,
+        manifest::{self, Particulars, Tree},
+        statement::{Known, Section},
+    },
 };
 
 use super::{
     error::Error,
+    hashing::{Digests, Survey},
     sign::Signer,
-    survey::{Digests, Survey},
 };
 
 /// What the bytes come from.
@@ -141,7 +141,7 @@ fn survey(
     input: Input,
     place: &str,
     options: &CreateOptions,
-    sink: super::survey::PiecesSink,
+    sink: super::hashing::PiecesSink,
 ) -> Result<(Tree, Vec<Digest>), Error> {
     let mut digests = Digests::new(options.digests.iter().copied());
     let mut survey = Survey {

@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    core::{
+    disk::{error::DiskError, state::StateError, store::StoreError},
+    format::{
         digests::Algorithm,
         geometry::{BlockIndex, ByteRange},
         keys::{BadKey, NotSigned},
-        recovery::{Changed, Failure},
         statement::Refused,
         tree::{Cv, Root},
         trust::Trust,
     },
-    disk::{error::DiskError, state::StateError, store::StoreError},
     net::error::NetError,
+    policy::recovery::{Changed, Failure},
 };
 
 /// See the module. Places are printed without the secrets of URLs.
@@ -91,7 +91,7 @@ pub enum Error {
     #[error("{place}: {cause}")]
     Key {
         place: String,
-        cause: super::sign::BadSecret,
+        cause: crate::format::keys::BadSecret,
     },
     #[error("{place}: the {algorithm} digest is {found}, not {expected}{}", where_it_is(.kept.as_deref()))]
     OtherDigest {

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use crate::core::{
-    digests::Digest,
-    geometry::{BlockIndex, BlockSize, ByteRange},
-    recovery::Class,
-    schedule::Why,
-    tree::{Cv, Root},
-    trust::Trust,
+use crate::{
+    format::{
+        digests::Digest,
+        geometry::{BlockIndex, BlockSize, ByteRange},
+        tree::{Cv, Root},
+        trust::Trust,
+    },
+    policy::{recovery::Class, schedule::Why},
 };
 
 /// What happened.

@@ -1,17 +1,17 @@
 //! Reading a remote manifest whole, with every check that needs no object.
 
 use crate::{
-    core::{
+    format::{
         manifest,
         reader::{Manifest, WholeReader},
-        schedule::Limits,
     },
     net::{client::Client, location::Location},
+    policy::schedule::Limits,
 };
 
 use super::{
     error::Error,
-    fetch::{Front, ManifestPlace},
+    remote::manifest::{Front, ManifestPlace},
 };
 
 /// Reads the manifest at a URL, or the one beside the object that is there.

@@ -9,15 +9,15 @@ use std::{
 };
 
 use crate::{
-    core::{
+    disk::{
+        error::{DiskError, Doing},
+        files::{self, Entry},
+    },
+    format::{
         geometry::ByteRange,
         layout::FRONT_BYTES,
         reader::{Manifest, WholeReader},
         statement::{MAGIC, Refused},
-    },
-    disk::{
-        error::{DiskError, Doing},
-        files::{self, Entry},
     },
 };
 

@@ -1,17 +1,20 @@
 //! The use cases. Typed options in, typed events out; no terminal, no exit codes.
 
-mod asked;
+pub mod blocking;
+mod cache;
 pub mod cat;
+pub mod connections;
 pub mod create;
 pub mod error;
 pub mod events;
 pub mod fetch;
-pub mod hosts;
+pub mod hashing;
+pub mod host_memory;
 pub mod inspect;
-mod kept;
 pub mod manifest_file;
-mod receipt;
+mod remote;
 pub mod sign;
 pub mod store;
-pub mod survey;
+mod transfer;
+mod trust;
 pub mod verify;

@@ -10,20 +10,21 @@ use std::{
 use minisign::{KeyPair, SecretKey, SecretKeyBox};
 
 use crate::{
-    core::{
-        keys::{BadKey, PublicKey},
-        layout::FRONT_BYTES,
-        manifest,
-        statement::Signature,
-    },
     disk::{
         error::{DiskError, Doing},
         files,
         temporary::Temporary,
     },
+    format::{
+        keys::{BadKey, PublicKey},
+        layout::FRONT_BYTES,
+        manifest,
+        statement::Signature,
+    },
 };
 
 use super::{error::Error, manifest_file::ManifestFile};
+use crate::format::keys::BadSecret;
 
 /// Asks for the password of a key when it turns out to need one.
 pub type Password<'a> = &'a mut dyn FnMut() -> io::Result<String>;
@@ -64,20 +65,6 @@ fn with_suffix(name: &Path, suffix: &str) -> PathBuf {
     let mut path = name.as_os_str().to_owned();
     path.push(suffix);
     path.into()
-}
-
-/// Why a secret key cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
-pub enum BadSecret {
-    #[error("it is not a minisign secret key")]
-    Malformed,
-    #[error("the password is wrong")]
-    Password,
-    #[error("there is no password; set SAPWOOD_KEY_PASSWORD or run in a terminal")]
-    NoPassword,
-    #[error("the key could not be made")]
-    Unmade,
 }
 
 /// A secret key that can sign.

@@ -3,25 +3,25 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    core::{
-        geometry::{BlockSize, Geometry},
-        manifest::Tree,
-        trust::Trust,
-    },
     disk::{
-        destination::unix_time,
         error::{DiskError, Doing},
         files,
+        machine::unix_time,
         regions::FileRegions,
         state::{Holding, Provenance},
         store::{News, Store},
+    },
+    format::{
+        geometry::{BlockSize, Geometry},
+        manifest::Tree,
+        trust::Trust,
     },
 };
 
 use super::{
     error::Error,
     events::{Damaged, Event, Events, Forgotten},
-    survey::{Digests, Survey},
+    hashing::{Digests, Survey},
     verify::Verdict,
 };
 

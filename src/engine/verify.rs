@@ -3,7 +3,14 @@
 use std::{os::unix::fs::FileExt, path::Path, sync::Mutex};
 
 use crate::{
-    core::{
+    disk::{
+        destination::Locked,
+        error::{DiskError, Doing},
+        files::{self, Entry, EntryKind},
+        regions::FileRegions,
+    },
+    engine::blocking::joined,
+    format::{
         digests::{Algorithm, Digest},
         geometry::{BlockSize, ByteRange, Geometry},
         manifest::Tree,
@@ -11,18 +18,13 @@ use crate::{
         tree::{self, Root},
         trust::Trust,
     },
-    disk::{
-        error::{DiskError, Doing},
-        files,
-        regions::FileRegions,
-    },
 };
 
 use super::{
     error::Error,
     events::{Damaged, Event, Events},
+    hashing::{Digests, Survey},
     manifest_file::ManifestFile,
-    survey::{Digests, Survey},
 };
 
 /// What a file is checked against.
@@ -268,4 +270,23 @@ fn other_length(
         tell(None, ByteRange::new(geometry.length(), length), None, None);
     }
     Ok(Verdict::Damaged { blocks: damaged })
+}
+
+/// The tree of the file under the final name, and its digests of the kinds that are wanted; `None`: there is none of this length.
+pub async fn digests_of_existing(
+    locked: &Locked,
+    length: u64,
+    wanted: &[Digest],
+) -> Result<Option<(Tree, Vec<Digest>)>, Error> {
+    let other = |entry: Entry| entry.kind != EntryKind::Regular || entry.length != length;
+    if locked.destination().existing()?.is_none_or(other) {
+        return Ok(None);
+    }
+    let path = locked.destination().path();
+    let mut algorithms: Vec<Algorithm> = wanted.iter().map(Digest::algorithm).collect();
+    algorithms.sort();
+    algorithms.dedup();
+    let found = tokio::task::spawn_blocking(move || digests_of_file(&path, &algorithms));
+    // A file that cannot be read is no source; it is replaced when the object is proven.
+    Ok(joined(found).await.ok())
 }

@@ -11,10 +11,10 @@ use std::{
 use bytes::Bytes;
 use tokio::time::timeout;
 
-use crate::core::recovery::Failure;
+use crate::policy::recovery::Failure;
 
 use super::{
-    STALL_BYTES, STALL_MS, error::NetError, hosts::Asking, location::Location, pace::Pace,
+    STALL_BYTES, STALL_MS, error::NetError, hosts::Asking, location::Location, rate_limit::Pace,
 };
 
 /// See the module.

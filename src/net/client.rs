@@ -16,28 +16,31 @@ use reqwest::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 
-use crate::core::{
-    geometry::ByteRange,
-    recovery::{BadAnswer, Changed, Failure},
-    reputation::Reputation,
+use crate::{
+    format::geometry::ByteRange,
+    policy::{
+        recovery::{BadAnswer, Changed, Failure},
+        reputation::Reputation,
+    },
 };
 
 use super::{
     address::is_private,
-    answer::Head,
     body::Body,
     connectors::Connectors,
     error::NetError,
     hosts::{Asking, Hosts},
     location::Location,
+    multi_range::boundary_of,
     netrc::Netrc,
-    pace::Pace,
     proxies::Proxies,
-    several::boundary_of,
+    rate_limit::Pace,
+    response::Head,
 };
+
 pub use super::{
-    answer::{Answer, Content},
-    several::{Parts, Several},
+    multi_range::{Parts, Several},
+    response::{Answer, Content},
     validators::Validators,
 };
 

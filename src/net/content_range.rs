@@ -1,6 +1,6 @@
 //! `Content-Range` (RFC 9110, 14.4), read strictly: what it says decides where bytes are placed.
 
-use crate::core::geometry::ByteRange;
+use crate::format::geometry::ByteRange;
 
 /// A part of an object as a 206 declares it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

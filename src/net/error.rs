@@ -1,6 +1,6 @@
 //! What goes wrong on the network: what follows (a [`Failure`]) and what to tell the user.
 
-use crate::core::recovery::{BadAnswer, Changed, Failure};
+use crate::policy::recovery::{BadAnswer, Changed, Failure};
 
 use super::{address::OnlyPrivate, location::Location};
 

@@ -10,7 +10,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::core::reputation::Reputation;
+use crate::policy::reputation::Reputation;
 
 /// Keeps reputations between runs and shares them among processes. Its calls may block for as long as a disk does.
 pub trait HostMemory: Send + Sync {

@@ -1,20 +1,21 @@
 //! The HTTP client. Knows no disk.
 
 pub mod address;
-pub mod answer;
 pub mod body;
 pub mod client;
 mod connectors;
 pub mod content_range;
 pub mod error;
 pub mod hosts;
-mod knock;
 pub mod location;
+pub mod multi_range;
 pub mod multipart;
 pub mod netrc;
-pub mod pace;
+mod probe;
 mod proxies;
-pub mod several;
+pub mod rate_limit;
+pub mod repr_digest;
+pub mod response;
 pub mod validators;
 
 /// A stall: fewer than [`STALL_BYTES`] in so many milliseconds while we were reading and not limiting.

@@ -3,7 +3,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::core::recovery::BadAnswer;
+use crate::policy::recovery::BadAnswer;
 
 use super::content_range::{self, ContentRange};
 
@@ -135,7 +135,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::geometry::ByteRange;
+    use crate::format::geometry::ByteRange;
 
     const BODY: &[u8] =
         b"\r\n--xyz\r\nContent-Type: text/plain\r\nContent-Range: bytes 1-3/10\r\n\r\nabc\

@@ -1,5 +1,5 @@
 //! HTTP servers. Each takes its world as arguments: a listener, what it serves, and what stops it.
 
+pub mod multipart;
 pub mod origin;
-pub mod parts;
 pub mod range;

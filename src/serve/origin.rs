@@ -24,12 +24,12 @@ use tokio::{
 use tokio_util::io::ReaderStream;
 
 use crate::{
-    core::geometry::ByteRange,
     disk::files::{Entry, EntryKind, Folder},
+    format::geometry::ByteRange,
 };
 
 use super::{
-    parts::Parts,
+    multipart::Parts,
     range::{Wanted, wanted},
 };
 

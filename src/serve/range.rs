@@ -1,6 +1,6 @@
 //! The `Range` header of a request (RFC 9110, 14.2).
 
-use crate::core::geometry::ByteRange;
+use crate::format::geometry::ByteRange;
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,15 +14,17 @@ use std::{
     time::Instant,
 };
 
-use sapwood::core::{
-    anchors,
-    descent::{Descent, Find, Local, SeedIndex, Source},
-    geometry::{BlockIndex, BlockRange, BlockSize, ByteRange, Geometry},
-    judge::{self, Leaves},
-    layout::{FRONT_BYTES, Layout},
-    manifest::{self, Particulars, Tree},
-    pieces,
-    tree::{self, Cv, PartHasher},
+use sapwood::{
+    format::{
+        anchors,
+        geometry::{BlockIndex, BlockRange, BlockSize, ByteRange, Geometry},
+        judge::{self, Leaves},
+        layout::{FRONT_BYTES, Layout},
+        manifest::{self, Particulars, Tree},
+        pieces,
+        tree::{self, Cv, PartHasher},
+    },
+    policy::descent::{Descent, Find, Local, SeedIndex, Source},
 };
 
 /// What nginx sends around one answer, and around each part of an answer with several ranges.

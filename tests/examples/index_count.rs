@@ -8,17 +8,17 @@
 use std::{path::PathBuf, time::Instant};
 
 use sapwood::{
-    core::{
-        anchors::{BlockAnchor, Tag},
-        geometry::{BlockSize, Geometry},
-        manifest::Tree,
-        samples,
-        tree::Cv,
-    },
     disk::{
         files::Stamp,
         state::{Adopted, Allowed, Provenance, State, Wanted},
     },
+    format::{
+        anchors::{BlockAnchor, Tag},
+        geometry::{BlockSize, Geometry},
+        manifest::Tree,
+        tree::Cv,
+    },
+    policy::samples,
 };
 
 const BLOCKS_OF_OBJECT: u32 = 10_000;

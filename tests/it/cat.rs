@@ -2,7 +2,7 @@
 
 use std::{fs::File, os::unix::fs::FileExt};
 
-use sapwood::core::paint;
+use sapwood::format::paint;
 
 use crate::support::{
     nginx::Nginx,

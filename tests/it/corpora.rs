@@ -7,7 +7,7 @@ mod decoders;
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use sapwood::core::{
+use sapwood::format::{
     geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
     journal::{Identity, Place, Record, RecordWriter},
     layout::{FRONT_BYTES, STATEMENT_BYTES},
@@ -171,7 +171,7 @@ fn signature_area() -> Vec<u8> {
 }
 
 fn receipt() -> Vec<u8> {
-    use sapwood::core::{
+    use sapwood::format::{
         digests::{Algorithm, Digest},
         receipt::{Receipt, VERSION},
         trust::Trust,

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use sapwood::core::{
+use sapwood::format::{
     anchors::{BlockAnchor, Tag},
     manifest::{self, Particulars, Tree},
     paint, pieces,
@@ -109,7 +109,7 @@ fn manifest_with(
     ]);
     program::run(command).must(0);
     let made = fs::read(folder.path().join("m")).unwrap();
-    let read = sapwood::core::reader::Manifest::from_bytes(&made).unwrap();
+    let read = sapwood::format::reader::Manifest::from_bytes(&made).unwrap();
     let mut checks = Vec::new();
     pieces::append_pieces(bytes, &mut checks);
     lie(&mut checks);

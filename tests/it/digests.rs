@@ -3,7 +3,7 @@
 use std::fs;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use sapwood::core::digests::{Algorithm, DigestHasher};
+use sapwood::format::digests::{Algorithm, DigestHasher};
 
 use crate::support::{
     objects::Content,

@@ -1,7 +1,7 @@
 //! Fetching with a manifest: fresh, unchanged, interrupted, beside foreign files, and from origins that lie.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use sapwood::core::digests::{Algorithm, DigestHasher};
+use sapwood::format::digests::{Algorithm, DigestHasher};
 use std::{
     collections::BTreeSet,
     fs,
@@ -13,16 +13,16 @@ use std::{
 
 use rustix::process::Signal;
 use sapwood::{
-    core::{
-        geometry::{BlockIndex, BlockRange},
-        journal::{self, Claims, Identity, Record, RecordWriter},
-        trust::Trust,
-    },
     disk::{journal::MemoryKeeper, part::Part},
     engine::{
         error::Error,
         events::{Event, Published},
         fetch::{FetchOptions, ManifestPlace, fetch},
+    },
+    format::{
+        geometry::{BlockIndex, BlockRange},
+        journal::{self, Claims, Identity, Record, RecordWriter},
+        trust::Trust,
     },
     net::location::Location,
 };

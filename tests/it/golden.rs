@@ -1,6 +1,6 @@
 //! The golden manifest of version 1: made today as then, and refused with any damage, by both implementations.
 
-use sapwood::core::reader::Manifest;
+use sapwood::format::reader::Manifest;
 
 use super::support::{
     long,

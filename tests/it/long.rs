@@ -8,12 +8,12 @@ use std::{collections::BTreeSet, fs, io::Write, time::Duration};
 
 use rustix::process::Signal;
 use sapwood::{
-    core::{
+    disk::part::Part,
+    format::{
         geometry::BlockRange,
         journal::{Identity, Record, RecordWriter},
         paint,
     },
-    disk::part::Part,
 };
 use tempfile::TempDir;
 

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command, time::Instant};
 
-use sapwood::core::paint;
+use sapwood::format::paint;
 use serde_json::Value;
 use tempfile::TempDir;
 

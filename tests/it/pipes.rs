@@ -5,16 +5,19 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::OnceLock};
 
-use sapwood::core::{
-    blockset::BlockSet,
-    geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
-    judge::{self, Leaves, Verified},
-    paint,
-    recovery::Failure,
-    schedule::{
-        CONNECTIONS_FIRST, Command, Event, Limits, Millis, Outcome, Scheduler, SourceId, SpanId,
+use sapwood::{
+    format::{
+        blockset::BlockSet,
+        geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
+        judge::{self, Leaves, Verified},
+        paint, tree,
     },
-    tree,
+    policy::{
+        recovery::Failure,
+        schedule::{
+            CONNECTIONS_FIRST, Command, Event, Limits, Millis, Outcome, Scheduler, SourceId, SpanId,
+        },
+    },
 };
 
 const BLOCKS: u32 = 2_000;

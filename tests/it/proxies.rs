@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use sapwood::core::paint;
+use sapwood::format::paint;
 use tempfile::TempDir;
 
 use crate::support::{

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use sapwood::{
-    core::{
+    engine::manifest_file::ManifestFile,
+    format::{
         geometry::BlockSize,
         manifest::{self, Particulars},
         paint,
     },
-    engine::manifest_file::ManifestFile,
 };
 use serde_json::{Value, json};
 

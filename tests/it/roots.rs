@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sapwood::core::{
+use sapwood::format::{
     geometry::{BlockIndex, BlockSize, Geometry},
     paint,
     tree::{self, Cv},

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
-use sapwood::core::{receipt::Receipt, trust::Trust};
+use sapwood::format::{receipt::Receipt, trust::Trust};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -248,8 +248,9 @@ fn all_connections_of_a_run_stay_below_the_ceiling() {
 fn a_receipt_tells_what_landed() {
     let scene = Scene::new(200 * KIB + 3, 16 * KIB);
     let sha256 = {
-        let mut hasher =
-            sapwood::core::digests::DigestHasher::new(sapwood::core::digests::Algorithm::Sha256);
+        let mut hasher = sapwood::format::digests::DigestHasher::new(
+            sapwood::format::digests::Algorithm::Sha256,
+        );
         hasher.update(&scene.content.read(0..scene.length()));
         hasher.finish().hex()
     };

@@ -9,18 +9,21 @@ use std::{
     sync::OnceLock,
 };
 
-use sapwood::core::{
-    blockset::BlockSet,
-    geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
-    judge::{self, Leaves, Verified},
-    paint,
-    recovery::{BadAnswer, COOLDOWN_MAX_MS, Changed, Class, Failure, PROBE_EVERY_MS},
-    reputation::RESTORE_AFTER_MS,
-    schedule::{
-        CONNECTIONS_FIRST, Command, Event, Limits, Millis, Outcome, Scheduler, SourceId, SpanId,
-        Why,
+use sapwood::{
+    format::{
+        blockset::BlockSet,
+        geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
+        judge::{self, Leaves, Verified},
+        paint, tree,
     },
-    tree,
+    policy::{
+        recovery::{BadAnswer, COOLDOWN_MAX_MS, Changed, Class, Failure, PROBE_EVERY_MS},
+        reputation::RESTORE_AFTER_MS,
+        schedule::{
+            CONNECTIONS_FIRST, Command, Event, Limits, Millis, Outcome, Scheduler, SourceId,
+            SpanId, Why,
+        },
+    },
 };
 
 /// The largest simulated object.

@@ -10,11 +10,11 @@ use std::{
 use serde_json::Value;
 
 use sapwood::{
-    core::tree::Root,
     disk::{
         state::{Holding, State},
         store::Store,
     },
+    format::tree::Root,
 };
 
 use crate::support::{

@@ -15,7 +15,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use sapwood::core::digests::{Algorithm, DigestHasher};
+use sapwood::format::digests::{Algorithm, DigestHasher};
 
 use crate::support::{
     faults::{self, Fault, Place},

@@ -11,26 +11,30 @@ use std::{
 };
 
 /// Which layers a layer may name, besides itself. Imports point down only; disk and net never meet.
-const LAYERS: [(&str, &[&str]); 6] = [
-    ("core", &[]),
-    ("disk", &["core"]),
-    ("net", &["core"]),
-    ("engine", &["core", "disk", "net"]),
-    ("serve", &["core", "disk", "engine"]),
-    ("cli", &["core", "disk", "net", "engine", "serve"]),
+const LAYERS: [(&str, &[&str]); 7] = [
+    ("format", &[]),
+    ("policy", &["format"]),
+    ("disk", &["format", "policy"]),
+    ("net", &["format", "policy"]),
+    ("engine", &["format", "policy", "disk", "net"]),
+    ("serve", &["format", "policy", "disk", "engine"]),
+    (
+        "cli",
+        &["format", "policy", "disk", "net", "engine", "serve"],
+    ),
 ];
 
-/// Where the crates that we depend on may be named: folders or files below src. `core` is pure, so only computations are there.
+/// Where the crates that we depend on may be named: folders or files below src. `format` and `policy` are pure, so only computations are there.
 const OUTSIDE: [(&str, &[&str]); 34] = [
     ("axum", &["serve/"]),
-    ("base64", &["core/"]),
-    ("bincode", &["core/codec.rs"]),
-    ("blake3", &["core/", "engine/"]),
+    ("base64", &["format/", "net/repr_digest.rs"]),
+    ("bincode", &["format/codec.rs"]),
+    ("blake3", &["format/", "policy/", "engine/"]),
     ("bytes", &["net/", "engine/"]),
     ("clap", &["cli/"]),
     ("clap_complete", &["cli/"]),
     ("clap_mangen", &["cli/"]),
-    ("crc_fast", &["core/"]),
+    ("crc_fast", &["format/"]),
     (
         "futures_util",
         &["net/", "engine/", "serve/", "cli/queue.rs"],
@@ -39,54 +43,63 @@ const OUTSIDE: [(&str, &[&str]); 34] = [
     ("httpdate", &["net/", "serve/"]),
     ("hyper_util", &["net/proxies.rs"]),
     ("indicatif", &["cli/"]),
-    ("jiff", &["core/receipt.rs", "cli/"]),
-    ("md5", &["core/"]),
+    ("jiff", &["format/receipt.rs", "cli/"]),
+    ("md5", &["format/"]),
     ("minisign", &["engine/sign.rs"]),
-    ("minisign_verify", &["core/keys.rs"]),
+    ("minisign_verify", &["format/keys.rs"]),
     ("percent_encoding", &["net/", "serve/"]),
     // Headers that users type are parsed where they are typed.
-    ("reqwest", &["net/", "cli/fetch.rs"]),
+    ("reqwest", &["net/", "cli/network.rs"]),
     ("rpassword", &["cli/"]),
     ("rusqlite", &["disk/state/"]),
     ("rustix", &["disk/"]),
-    ("serde", &["core/receipt.rs", "cli/"]),
-    ("serde_json", &["core/receipt.rs", "cli/"]),
-    ("sha1", &["core/"]),
-    ("sha2", &["core/"]),
+    ("serde", &["format/receipt.rs", "cli/"]),
+    ("serde_json", &["format/receipt.rs", "cli/"]),
+    ("sha1", &["format/"]),
+    ("sha2", &["format/"]),
     ("thiserror", &[""]),
     ("tokio", &["net/", "engine/", "serve/", "cli/"]),
     ("tokio_util", &["serve/"]),
     ("tracing", &["disk/", "net/", "engine/", "serve/", "cli/"]),
     ("tracing_subscriber", &["cli/"]),
     ("url", &["net/"]),
-    ("uzers", &["disk/whereabouts.rs"]),
+    ("uzers", &["disk/machine.rs"]),
 ];
 
 /// What is named where, besides crates: a path and all below it.
 const ABSENCES: [(&str, &[&str], &str); 13] = [
-    ("std::fs", PURE_OR_NET, "core and net perform no file calls"),
-    ("std::io", &["core/"], "core performs no I/O"),
+    (
+        "std::fs",
+        PURE_OR_NET,
+        "format, policy and net perform no file calls",
+    ),
+    ("std::io", PURE, "format and policy perform no I/O"),
     (
         "std::net",
-        &["core/", "disk/"],
-        "core and disk know no network",
+        &["format/", "policy/", "disk/"],
+        "format, policy and disk know no network",
     ),
-    ("std::time", &["core/"], "core is told the time"),
-    ("std::thread", &["core/"], "core has no threads"),
-    ("std::process", &["core/"], "core knows no processes"),
-    ("std::env", &["core/"], "core knows no environment"),
-    ("std::os", PURE_OR_NET, "core and net perform no file calls"),
+    ("std::time", PURE, "format and policy are told the time"),
+    ("std::thread", PURE, "format and policy have no threads"),
+    ("std::process", PURE, "format and policy know no processes"),
+    ("std::env", PURE, "format and policy know no environment"),
+    (
+        "std::os",
+        PURE_OR_NET,
+        "format, policy and net perform no file calls",
+    ),
     (
         "tokio::fs",
         PURE_OR_NET,
-        "core and net perform no file calls",
+        "format, policy and net perform no file calls",
     ),
     ("tokio::process", &[""], "nothing is started"),
     ("std::process::exit", &[""], "only main ends the process"),
     ("std::process::abort", &[""], "only main ends the process"),
     ("std::process::Command", &[""], "nothing is started"),
 ];
-const PURE_OR_NET: &[&str] = &["core/", "net/"];
+const PURE: &[&str] = &["format/", "policy/"];
+const PURE_OR_NET: &[&str] = &["format/", "policy/", "net/"];
 
 /// The only file that changes the file system.
 const MUTATES: &str = "disk/files.rs";
@@ -141,17 +154,17 @@ const LINES_MAX: usize = 500;
 /// Longer files, each with its reason.
 const LONG: [(&str, usize, &str); 3] = [
     (
-        "core/descent/mod.rs",
+        "policy/descent/mod.rs",
         800,
         "one state machine; what could stand apart does, beside it",
     ),
     (
-        "core/schedule.rs",
+        "policy/schedule/mod.rs",
         620,
         "one state machine; apart, its halves would share all of their state",
     ),
     (
-        "engine/fetch/transfer.rs",
+        "engine/transfer/driver.rs",
         600,
         "one loop, which obeys the scheduler and tells it what happened",
     ),
@@ -647,8 +660,8 @@ fn outside(source: &Source) -> Wrong {
             ))
         };
         match token.text.as_str() {
-            "async" | "await" if source.is_in(&["core/", "disk/"]) => {
-                tell("core and disk are synchronous")
+            "async" | "await" if source.is_in(&["format/", "policy/", "disk/"]) => {
+                tell("format, policy and disk are synchronous")
             }
             "print" | "println" | "eprint" | "eprintln"
                 if source.starts(index + 1, &["!"]) && !source.is_in(&["cli/"]) =>
@@ -1013,29 +1026,29 @@ fn check(rule: fn(&Source) -> Wrong, bad: &[(&str, &str)], good: &[(&str, &str)]
 fn layers_are_seen_through_all_spellings() {
     #[rustfmt::skip] // One example a line.
     let bad = [
-        ("core/tree.rs", "use crate::disk;"),
-        ("core/tree.rs", "use crate::disk::files::Folder;"),
-        ("core/tree.rs", "use crate::{core::geometry, disk as d};"),
-        ("core/tree.rs", "use crate::{core::{geometry::{self}, tree}, engine::{error, fetch::{self as f}}};"),
-        ("core/tree.rs", "fn f() { crate::disk::files::open_for_reading(p) }"),
-        ("core/tree.rs", "fn f(a: &Vec<crate :: net::client::Client>) {}"),
-        ("core/tree.rs", "fn f() { super::super::disk::files::sync() }"),
-        ("core/tree.rs", "use super::super::disk::files;"),
-        ("core/tree.rs", "use self::super::super::{net};"),
-        ("core/tree.rs", "mod tests { use super::super::super::disk::files; }"),
-        ("core/tree.rs", "mod a { mod b {} fn f() { super::super::super::net::x() } }"),
-        ("core/tree.rs", "use crate as root;"),
-        ("core/tree.rs", "use crate::{self as root};"),
-        ("core/tree.rs", "use crate::*;"),
-        ("core/tree.rs", "use super::super::*;"),
-        ("core/tree.rs", "use super::super as up;"),
-        ("core/tree.rs", "use super::super::{self as up};"),
-        ("core/mod.rs", "use super::disk;"),
-        ("core/tree.rs", "macro_rules! m { () => { $crate::disk::files::x() } }"),
-        ("core/tree.rs", "extern crate self as sapwood;"),
-        ("core/tree.rs", "#[path = \"../disk/files.rs\"] mod files;"),
-        ("core/tree.rs", "include!(\"../disk/files.rs\");"),
-        ("core/tree.rs", "use crate::run;"),
+        ("format/tree.rs", "use crate::disk;"),
+        ("format/tree.rs", "use crate::disk::files::Folder;"),
+        ("format/tree.rs", "use crate::{format::geometry, disk as d};"),
+        ("format/tree.rs", "use crate::{format::{geometry::{self}, tree}, engine::{error, fetch::{self as f}}};"),
+        ("format/tree.rs", "fn f() { crate::disk::files::open_for_reading(p) }"),
+        ("format/tree.rs", "fn f(a: &Vec<crate :: net::client::Client>) {}"),
+        ("format/tree.rs", "fn f() { super::super::disk::files::sync() }"),
+        ("format/tree.rs", "use super::super::disk::files;"),
+        ("format/tree.rs", "use self::super::super::{net};"),
+        ("format/tree.rs", "mod tests { use super::super::super::disk::files; }"),
+        ("format/tree.rs", "mod a { mod b {} fn f() { super::super::super::net::x() } }"),
+        ("format/tree.rs", "use crate as root;"),
+        ("format/tree.rs", "use crate::{self as root};"),
+        ("format/tree.rs", "use crate::*;"),
+        ("format/tree.rs", "use super::super::*;"),
+        ("format/tree.rs", "use super::super as up;"),
+        ("format/tree.rs", "use super::super::{self as up};"),
+        ("format/mod.rs", "use super::disk;"),
+        ("format/tree.rs", "macro_rules! m { () => { $crate::disk::files::x() } }"),
+        ("format/tree.rs", "extern crate self as sapwood;"),
+        ("format/tree.rs", "#[path = \"../disk/files.rs\"] mod files;"),
+        ("format/tree.rs", "include!(\"../disk/files.rs\");"),
+        ("format/tree.rs", "use crate::run;"),
         ("disk/part.rs", "use crate::net::pace;"),
         ("net/client.rs", "use crate::disk::files;"),
         ("net/client.rs", "use crate::engine::fetch;"),
@@ -1047,18 +1060,18 @@ fn layers_are_seen_through_all_spellings() {
         ("engine/mod.rs", "pub use crate::disk::files::Folder;"),
         ("engine/mod.rs", "pub(crate) use crate::net::{client};"),
         ("engine/mod.rs", "pub use reqwest::Url;"),
-        ("disk/mod.rs", "use crate::core as c; pub use c::tree;"),
+        ("disk/mod.rs", "use crate::format as c; pub use c::tree;"),
         ("elsewhere/x.rs", ""),
     ];
     #[rustfmt::skip]
     let good = [
-        ("core/tree.rs", "use super::geometry::{BlockIndex, Geometry}; use core::fmt; use std::collections::*;"),
-        ("core/tree.rs", "mod tests { use super::*; use super::super::paint; }"),
-        ("core/tree.rs", "// use crate::disk;\nconst A: &str = \"crate::disk::x\"; /* crate::net::x */ const B: &str = r#\"\"crate::net::x\"#;"),
-        ("core/tree.rs", "fn f<'a>(c: char) -> bool { c == '\"' || c == '\\'' } // crate::disk::x"),
-        ("disk/part.rs", "use crate::core::{self, geometry}; fn f() { super::error::x() }"),
-        ("engine/fetch/mod.rs", "mod span; pub use span::Told; use crate::{core, disk, net}; use super::super::engine::error;"),
-        ("cli/fetch.rs", "use crate::{core, disk, net, engine, serve};"),
+        ("format/tree.rs", "use super::geometry::{BlockIndex, Geometry}; use core::fmt; use std::collections::*;"),
+        ("format/tree.rs", "mod tests { use super::*; use super::super::paint; }"),
+        ("format/tree.rs", "// use crate::disk;\nconst A: &str = \"crate::disk::x\"; /* crate::net::x */ const B: &str = r#\"\"crate::net::x\"#;"),
+        ("format/tree.rs", "fn f<'a>(c: char) -> bool { c == '\"' || c == '\\'' } // crate::disk::x"),
+        ("disk/part.rs", "use crate::format::{self, geometry}; fn f() { super::error::x() }"),
+        ("engine/fetch/mod.rs", "mod span; pub use span::Told; use crate::{format, disk, net}; use super::super::engine::error;"),
+        ("cli/fetch.rs", "use crate::{format, policy, disk, net, engine, serve};"),
         ("lib.rs", "pub use cli::run; pub use crate::engine::fetch;"),
     ];
     check(layers, &bad, &good);
@@ -1068,18 +1081,18 @@ fn layers_are_seen_through_all_spellings() {
 fn outside_things_are_seen() {
     #[rustfmt::skip] // One example a line.
     let bad = [
-        ("core/tree.rs", "use bincode::Encode;"),
-        ("core/statement.rs", "#[derive(bincode::Decode)] struct A;"),
-        ("core/tree.rs", "use std::{collections::BTreeMap, fs::File};"),
-        ("core/tree.rs", "use std as s; fn f() { s::fs::read(p) }"),
-        ("core/tree.rs", "fn f() { std::time::Instant::now() }"),
-        ("core/tree.rs", "use core::net::IpAddr;"),
-        ("core/tree.rs", "fn f() { std::thread::spawn(g) }"),
-        ("core/tree.rs", "use ::std::process;"),
-        ("core/tree.rs", "fn f() { ::std::process::id() }"),
-        ("core/tree.rs", "use tokio::sync::mpsc;"),
-        ("core/tree.rs", "use reqwest::Url;"),
-        ("core/tree.rs", "async fn f() {}"),
+        ("format/tree.rs", "use bincode::Encode;"),
+        ("format/statement.rs", "#[derive(bincode::Decode)] struct A;"),
+        ("format/tree.rs", "use std::{collections::BTreeMap, fs::File};"),
+        ("format/tree.rs", "use std as s; fn f() { s::fs::read(p) }"),
+        ("format/tree.rs", "fn f() { std::time::Instant::now() }"),
+        ("format/tree.rs", "use core::net::IpAddr;"),
+        ("format/tree.rs", "fn f() { std::thread::spawn(g) }"),
+        ("format/tree.rs", "use ::std::process;"),
+        ("format/tree.rs", "fn f() { ::std::process::id() }"),
+        ("format/tree.rs", "use tokio::sync::mpsc;"),
+        ("format/tree.rs", "use reqwest::Url;"),
+        ("format/tree.rs", "async fn f() {}"),
         ("disk/part.rs", "fn f() { g().await }"),
         ("disk/part.rs", "use std::net::TcpStream;"),
         ("net/client.rs", "use std::fs;"),
@@ -1092,14 +1105,14 @@ fn outside_things_are_seen() {
         ("cli/fetch.rs", "use std::process::ExitCode;"),
         ("cli/fetch.rs", "use axum::Router;"),
         ("disk/files.rs", "fn f() { unsafe { g() } }"),
-        ("core/tree.rs", "fn f() {\n x.unwrap() }\n mod tests {"),
+        ("format/tree.rs", "fn f() {\n x.unwrap() }\n mod tests {"),
     ];
     #[rustfmt::skip]
     let good = [
-        ("core/codec.rs", "use bincode::Encode; use core::fmt; fn f() { time::x() }"),
+        ("format/codec.rs", "use bincode::Encode; use core::fmt; fn f() { time::x() }"),
         ("cli/mod.rs", "use std::process::ExitCode; use clap::Parser;"),
         ("net/client.rs", "use reqwest::header; async fn f() {} // unsafe, println!()"),
-        ("core/tree.rs", "fn f() { x.unwrap_or(0).expect(\"a reason\") }\nmod tests {\n fn f() { x.unwrap() } }"),
+        ("format/tree.rs", "fn f() { x.unwrap_or(0).expect(\"a reason\") }\nmod tests {\n fn f() { x.unwrap() } }"),
     ];
     check(outside, &bad, &good);
 }
@@ -1140,19 +1153,19 @@ fn changes_of_files_are_seen() {
 fn leftovers_are_seen() {
     #[rustfmt::skip] // One example a line.
     let bad = [
-        ("core/tree.rs", "// TODO: later"),
-        ("core/tree.rs", "/* FIXME */ fn f() {}"),
-        ("core/tree.rs", "/// XXX\nfn f() {}"),
-        ("core/tree.rs", "fn f() { todo!() }"),
-        ("core/tree.rs", "fn f() { unimplemented!(\"x\") }"),
-        ("core/tree.rs", "fn f() { dbg!(x) }"),
-        ("core/tree.rs", "#[ignore = \"slow\"] fn f() {}"),
+        ("format/tree.rs", "// TODO: later"),
+        ("format/tree.rs", "/* FIXME */ fn f() {}"),
+        ("format/tree.rs", "/// XXX\nfn f() {}"),
+        ("format/tree.rs", "fn f() { todo!() }"),
+        ("format/tree.rs", "fn f() { unimplemented!(\"x\") }"),
+        ("format/tree.rs", "fn f() { dbg!(x) }"),
+        ("format/tree.rs", "#[ignore = \"slow\"] fn f() {}"),
     ];
     check(
         leftovers,
         &bad,
         &[(
-            "core/tree.rs",
+            "format/tree.rs",
             "fn f() { mktemp(\"a.XXX\", \"TODO\") } // a.XXXXXX, todos",
         )],
     );
@@ -1165,26 +1178,26 @@ fn long_files_and_empty_names_are_seen() {
     let tests = format!("mod tests {{\n{}}}\n", line.repeat(LINES_MAX));
     check(
         length,
-        &[("core/tree.rs", &line.repeat(LINES_MAX + 1))],
+        &[("format/tree.rs", &line.repeat(LINES_MAX + 1))],
         &[
-            ("core/tree.rs", &line.repeat(LINES_MAX)),
-            ("core/tree.rs", &tests),
-            ("core/schedule.rs", &line.repeat(LINES_MAX + 1)),
+            ("format/tree.rs", &line.repeat(LINES_MAX)),
+            ("format/tree.rs", &tests),
+            ("policy/schedule/mod.rs", &line.repeat(LINES_MAX + 1)),
         ],
     );
     #[rustfmt::skip] // One example a line.
     let bad = [
-        ("core/utils.rs", ""),
-        ("core/disk_helpers.rs", ""),
-        ("core/tree.rs", "struct PartManager;"),
-        ("core/tree.rs", "pub enum Common {}"),
-        ("core/tree.rs", "mod misc {}"),
+        ("format/utils.rs", ""),
+        ("format/disk_helpers.rs", ""),
+        ("format/tree.rs", "struct PartManager;"),
+        ("format/tree.rs", "pub enum Common {}"),
+        ("format/tree.rs", "mod misc {}"),
     ];
     check(
         names,
         &bad,
         &[(
-            "core/tree.rs",
+            "format/tree.rs",
             "struct Tree; fn helper_of() {} struct Commonality; struct Utile;",
         )],
     );

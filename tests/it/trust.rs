@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use sapwood::core::statement::Signature;
+use sapwood::format::statement::Signature;
 use tempfile::TempDir;
 
 use crate::support::{

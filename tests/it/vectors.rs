@@ -3,7 +3,12 @@
 use std::path::Path;
 
 use sapwood::{
-    core::{
+    engine::{
+        events::Event,
+        manifest_file::ManifestFile,
+        verify::{self, Against, Verdict},
+    },
+    format::{
         anchors::{self, BlockAnchor, GEAR, Tag},
         digests::{Algorithm, Digest, DigestHasher},
         geometry::{BlockSize, Geometry},
@@ -12,11 +17,6 @@ use sapwood::{
         pieces::append_pieces,
         reader::Manifest,
         trust::Trust,
-    },
-    engine::{
-        events::Event,
-        manifest_file::ManifestFile,
-        verify::{self, Against, Verdict},
     },
 };
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use sapwood::core::paint;
+use sapwood::format::paint;
 use tempfile::TempDir;
 
 use crate::support::{

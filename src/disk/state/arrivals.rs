@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use crate::core::tree::Root;
+use crate::format::tree::Root;
 
 use super::{State, StateError};
 

@@ -9,8 +9,8 @@ use std::{
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use crate::{
-    core::{blockset::BlockSet, geometry::Geometry, manifest::Tree, tree::Root},
     disk::files::Stamp,
+    format::{blockset::BlockSet, geometry::Geometry, manifest::Tree, tree::Root},
 };
 
 use super::{

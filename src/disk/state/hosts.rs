@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use crate::core::reputation::Reputation;
+use crate::policy::reputation::Reputation;
 
 use super::{State, StateError};
 

@@ -4,10 +4,10 @@
 //! unnoticed and what is in other files is not found.
 
 mod arrivals;
+mod cached;
 mod holdings;
 mod hosts;
 mod objects;
-mod own;
 mod samples;
 mod schema;
 mod seeds;
@@ -23,8 +23,8 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use super::files;
 
 pub use arrivals::Arrived;
+pub use cached::Own;
 pub use holdings::{Adopted, Holding, Provenance};
-pub use own::Own;
 pub use seeds::{Allowed, Candidate, Wanted};
 
 /// Another process may hold the database for so long.

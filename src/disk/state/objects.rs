@@ -3,7 +3,7 @@
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use crate::core::{
+use crate::format::{
     anchors::BlockAnchor,
     geometry::{BlockSize, Geometry},
     manifest::Tree,

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, Transaction, params};
 
-use crate::core::{
-    anchors::{BlockAnchor, Tag},
-    samples,
+use crate::{
+    format::anchors::{BlockAnchor, Tag},
+    policy::samples,
 };
 
 use super::{State, StateError, objects::ObjectId};

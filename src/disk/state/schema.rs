@@ -117,8 +117,8 @@ pub fn prepare(connection: &mut Connection) -> rusqlite::Result<u32> {
 mod tests {
     use super::*;
     use crate::{
-        core::tree::Root,
         disk::state::{State, StateError},
+        format::tree::Root,
     };
 
     #[test]

@@ -4,10 +4,9 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use rusqlite::{Connection, params};
 
-use crate::core::{
-    anchors::Tag,
-    samples::{self as sampling, Merit},
-    tree::Root,
+use crate::{
+    format::{anchors::Tag, tree::Root},
+    policy::{samples as sampling, samples::Merit},
 };
 
 use super::{Holding, State, StateError, holdings, samples};

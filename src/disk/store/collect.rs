@@ -3,17 +3,17 @@
 use std::path::PathBuf;
 
 use crate::{
-    core::blockset::BlockSet,
     disk::{
-        destination::unix_time,
         files,
+        machine::unix_time,
         state::{Holding, Own},
     },
+    format::blockset::BlockSet,
 };
 
 use super::{
     Store, StoreError,
-    own::{Damage, Exclusive, Objects},
+    cached::{Damage, Exclusive, Objects},
 };
 
 /// What became of a holding.

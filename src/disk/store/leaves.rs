@@ -3,14 +3,14 @@
 use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf};
 
 use crate::{
-    core::{
-        geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
-        tree::{self, Cv, Root},
-    },
     disk::{
         error::{DiskError, Doing},
         files,
         state::Provenance,
+    },
+    format::{
+        geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
+        tree::{self, Cv, Root},
     },
 };
 

@@ -6,9 +6,9 @@
 //!
 //! Blocks that were streamed are in sparse files of its own (`own.rs`), which it keeps within limits.
 
+mod cached;
 mod collect;
 mod leaves;
-mod own;
 mod room;
 
 use std::{
@@ -16,18 +16,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::core::{geometry::Geometry, manifest::Tree, tree::Root};
+use crate::format::{geometry::Geometry, manifest::Tree, tree::Root};
 
 use super::{
     error::DiskError,
     files::{self, Stamp},
     state::{Adopted, Allowed, Holding, Provenance, State, StateError, Wanted},
 };
-use leaves::Header;
-use own::Objects;
 
+use cached::Objects;
+use leaves::Header;
+
+pub use cached::{Damage, OwnObject};
 pub use collect::News;
-pub use own::{Damage, OwnObject};
 
 /// So many candidates are looked at for each seed that is wanted: some of them may be gone.
 const CANDIDATES_A_SEED: usize = 4;

@@ -1,13 +1,13 @@
 //! How much own objects may take, and which blocks go when it is too much. Files of the user are never touched.
 
 use crate::{
-    core::{blockset::BlockSet, geometry::BlockIndex},
-    disk::{destination::unix_time, files::Folder, state::Holding},
+    disk::{files::Folder, machine::unix_time, state::Holding},
+    format::{blockset::BlockSet, geometry::BlockIndex},
 };
 
 use super::{
     Store, StoreError,
-    own::{Exclusive, Objects, OwnObject},
+    cached::{Exclusive, Objects, OwnObject},
 };
 
 /// Own objects take at most so much,

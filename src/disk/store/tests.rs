@@ -1,12 +1,16 @@
 //! The store as a whole.
 
-use super::*;
-use crate::core::{
-    anchors,
-    blockset::BlockSet,
-    geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
-    judge, paint, samples, tree,
+use crate::{
+    format::{
+        anchors,
+        blockset::BlockSet,
+        geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
+        judge, paint, tree,
+    },
+    policy::samples,
 };
+
+use super::*;
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},

@@ -9,51 +9,42 @@ mod search;
 mod seeds;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
-    core::{
+    disk::destination::{Locked, Opened},
+    engine::{
+        blocking::joined,
+        error::Error,
+        events::{Event, Progress},
+        remote::{
+            manifest::{Front, ManifestPlace, Pages},
+            ranges::Scattered,
+        },
+    },
+    format::{
         anchors::BlockAnchor,
         blockset::BlockSet,
-        descent::{self, Source},
         geometry::{BlockIndex, BlockRange, Geometry},
         judge::{Gathered, Leaves},
-        samples,
         statement::Header,
         tree::Cv,
     },
-    disk::destination::{Locked, Opened},
     net::location::Location,
+    policy::{
+        descent::{self, Source},
+        samples,
+    },
 };
 
-use super::{
-    super::{
-        error::Error,
-        events::{Event, Progress},
-    },
-    Fetch, joined,
-    remote_manifest::{Front, ManifestPlace, Pages},
-    scattered::Scattered,
-};
+use super::Fetch;
+
 use land::{Landed, land};
 use patch::Patches;
 use search::{Search, Whole, search};
 use seeds::Seeds;
-
-/// Ends work on files when the fetch is dropped.
-#[derive(Default)]
-pub struct StopWhenDropped(Arc<AtomicBool>);
-
-impl Drop for StopWhenDropped {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 impl Search {
     /// Bytes of the object that it found.

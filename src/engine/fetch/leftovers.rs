@@ -3,16 +3,13 @@
 use std::path::PathBuf;
 
 use crate::{
-    core::recovery::{BadAnswer, Failure},
     disk::destination::{Destination, Left},
-};
-
-use super::{
-    super::{
+    engine::{
+        blocking::blocking,
         error::Error,
         events::{Event, Events},
     },
-    blocking,
+    policy::recovery::{BadAnswer, Failure},
 };
 
 /// Removes what no later run can go on from, and tells how to go on from what is kept. Proven blocks are always kept; so are

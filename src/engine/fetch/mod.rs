@@ -1,71 +1,43 @@
 //! Fetching an object: find its manifest, use what is here, move the rest in spans, prove, publish.
 
-mod assemble;
-mod claims;
-mod connections;
+mod adopt;
 mod find;
-mod follow;
-mod keep;
 mod leftovers;
-mod manifest_stream;
 mod options;
-mod plain;
-mod preflight;
-mod proven;
-mod rate;
-mod remote_manifest;
-mod retried;
-mod scattered;
-mod span;
-mod stream;
-mod transfer;
+mod publish;
+mod receipt;
+mod unknown_length;
+mod with_manifest;
+mod without_manifest;
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
-
-use tokio::task::JoinError;
+use std::time::Instant;
 
 use crate::{
-    core::{
-        anchors::BlockAnchor,
-        digests::{Algorithm, Digest},
-        journal::Identity,
-        keys::PublicKey,
-        manifest::Tree,
-        schedule::Limits,
-        tree::Root,
-        trust::Trust,
-    },
     disk::{
-        destination::{Destination, Found, Locked, Opened, unix_time},
+        destination::{Destination, Found, Locked, Opened},
         error::DiskError,
-        journal::Journal,
-        part::Part,
+        machine::unix_time,
         temporary::Temporary,
     },
-    net::client::{Client, Validators},
+    engine::{
+        blocking::{StopWhenDropped, blocking},
+        error::Error,
+        events::{Event, Events, Planned, Published},
+        remote::{manifest::Front, preflight, retry::retried},
+        trust::Asked,
+    },
+    format::{anchors::BlockAnchor, journal::Identity, manifest::Tree, trust::Trust},
+    net::client::Client,
+    policy::schedule::Limits,
 };
 
-use super::{
-    asked::Asked,
-    error::Error,
-    events::{Event, Events, Planned, Published},
-    receipt,
-};
-pub use connections::Connections;
-pub use options::{FetchOptions, Threads};
-pub(super) use plain::trust_of_user;
-use preflight::{Preflight, preflight};
-pub(super) use remote_manifest::Front;
-pub use remote_manifest::ManifestPlace;
-pub(super) use retried::retried;
+pub use super::{blocking::Threads, connections::Connections, remote::manifest::ManifestPlace};
+pub use options::FetchOptions;
 
 /// The ceiling on connections unless the caller says otherwise.
 pub const CONNECTIONS_MAX: u32 = 16;
 /// A limited transfer gets a connection for each so many bytes a second.
 const CONNECTION_RATE: u64 = 1_000_000;
-/// A server may round the start of a range down, to a page or a sector. One that begins earlier than this ignores what it is
-/// asked for, and each request would read over the same bytes.
-const EARLY_BYTES_MAX: u64 = 1 << 20;
 /// A mirror that has not answered by then is not asked for the manifest.
 const FIRST_CONTACT_MS: u64 = 15_000;
 
@@ -96,7 +68,7 @@ pub async fn fetch(options: FetchOptions, events: &mut dyn Events) -> Result<Pub
         bytes_manifest: 0,
         tree: None,
         anchors: None,
-        stop: find::StopWhenDropped::default(),
+        stop: StopWhenDropped::default(),
     };
     // On the heap: callers should not have to carry it around.
     let outcome = Box::pin(fetch.run(locked)).await;
@@ -104,23 +76,6 @@ pub async fn fetch(options: FetchOptions, events: &mut dyn Events) -> Result<Pub
         leftovers::after(error, target, events).await;
     }
     outcome
-}
-
-/// Runs file work where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
-) -> Result<T, Error> {
-    Ok(joined(tokio::task::spawn_blocking(work)).await?)
-}
-
-/// What work elsewhere returned; its panic goes on here.
-async fn joined<T>(work: impl Future<Output = Result<T, JoinError>>) -> T {
-    match work.await.map_err(JoinError::try_into_panic) {
-        Ok(outcome) => outcome,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // It was never begun, because the runtime is shutting down. So is this future: it will be dropped.
-        Err(Err(_)) => std::future::pending().await,
-    }
 }
 
 struct Fetch<'a> {
@@ -135,7 +90,7 @@ struct Fetch<'a> {
     tree: Option<Tree>,
     /// The anchors of its blocks, as its manifest has them.
     anchors: Option<Vec<BlockAnchor>>,
-    stop: find::StopWhenDropped,
+    stop: StopWhenDropped,
 }
 
 impl Fetch<'_> {
@@ -157,7 +112,7 @@ impl Fetch<'_> {
             let limits = self.limits_of_first_contact(candidates.len() > 1);
             let (preflight, front) = {
                 let client = &self.client;
-                let preflight = retried(&limits, async || preflight(client, url).await);
+                let preflight = retried(&limits, async || preflight::preflight(client, url).await);
                 let front = Front::read(client, &place, &limits);
                 match self.options.connections.of_each() {
                     1 => (preflight.await, front.await),
@@ -295,91 +250,6 @@ impl Fetch<'_> {
             trust,
         }));
     }
-
-    /// Gives a proven part its name and tells so.
-    async fn publish(
-        self,
-        locked: Locked,
-        (part, journal): (Arc<Part>, Journal),
-        result: Proof,
-        here: Here,
-    ) -> Result<Published, Error> {
-        let path = locked.destination().path();
-        let no_clobber = self.options.no_clobber;
-        let length = result.length;
-        blocking(move || {
-            part.set_length(length)?;
-            locked.publish(&part, journal, no_clobber)
-        })
-        .await?;
-        self.published(path, result, here, false).await
-    }
-
-    /// The object is at the target already.
-    async fn unchanged(
-        mut self,
-        locked: Locked,
-        identity: &Identity,
-        result: Proof,
-    ) -> Result<Published, Error> {
-        let path = locked.destination().path();
-        self.plan(&locked, identity, 0, result.length, result.trust);
-        let identity = identity.clone();
-        blocking(move || locked.discard_leftovers(&identity)).await?;
-        let here = Here {
-            resumed: 0,
-            reused: result.length,
-        };
-        self.published(path, result, here, true).await
-    }
-
-    /// The end of a fetch that went well: the receipt, and the news.
-    async fn published(
-        mut self,
-        path: PathBuf,
-        result: Proof,
-        here: Here,
-        unchanged: bool,
-    ) -> Result<Published, Error> {
-        let sha256 = result
-            .digests
-            .iter()
-            .find(|digest| digest.algorithm() == Algorithm::Sha256)
-            .map(Digest::hex);
-        let key_id = (result.trust == Trust::Signed)
-            .then(|| self.options.key.as_ref().map(PublicKey::id_hex))
-            .flatten();
-        if let Some(tree) = self.tree.take() {
-            self.keep(&path, tree, &result.validators, key_id.clone())
-                .await;
-        }
-        let published = Published {
-            path,
-            url: self.options.url.to_string(),
-            root: result.root,
-            sha256,
-            digests: result.digests,
-            trust: result.trust,
-            key_id,
-            etag: result.validators.etag,
-            last_modified: result.validators.last_modified,
-            bytes_total: result.length,
-            bytes_fetched: self.client.bytes_fetched(),
-            bytes_manifest: self.bytes_manifest,
-            bytes_reused: here.reused,
-            bytes_resumed: here.resumed,
-            unchanged,
-            elapsed_ms: self.began.elapsed().as_millis() as u64,
-        };
-        let (receipt, started, of) = (self.options.receipt, self.started, published.clone());
-        let written = match receipt {
-            Some(place) => blocking(move || receipt::write(&place, &of, started)).await,
-            None => Ok(()),
-        };
-        // The file is there, whatever became of its receipt.
-        self.events.event(Event::Published(published.clone()));
-        written.map(|()| published)
-    }
 }
 
 /// What the user asks of the object, as far as its manifest can tell.
@@ -391,48 +261,5 @@ fn asked(options: &FetchOptions) -> Asked<'_> {
         digests: &options.digests,
         require: options.require,
         state: options.state.as_deref(),
-    }
-}
-
-/// What is known of an object that is whole.
-struct Proof {
-    root: Root,
-    length: u64,
-    trust: Trust,
-    /// Those that somebody gave or offered.
-    digests: Vec<Digest>,
-    validators: Validators,
-}
-
-/// Bytes of an object that were on this machine before.
-#[derive(Clone, Copy, Debug, Default)]
-struct Here {
-    /// Left by earlier runs.
-    resumed: u64,
-    /// In other files.
-    reused: u64,
-}
-
-impl Here {
-    fn resumed(bytes: u64) -> Here {
-        Here {
-            resumed: bytes,
-            reused: 0,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    /// A stop by a signal ended in a panic when a span was waiting for work that had not begun.
-    #[tokio::test]
-    async fn work_that_was_cancelled_before_it_began_is_no_panic() {
-        let work = tokio::spawn(std::future::pending::<()>());
-        work.abort();
-        let waited = tokio::time::timeout(Duration::from_millis(50), joined(work));
-        assert!(waited.await.is_err(), "it came back");
     }
 }

@@ -7,22 +7,14 @@ use std::{
 };
 
 use crate::{
-    core::{digests::Digest, keys::PublicKey, tree::Root, trust::Trust},
     disk::journal::JournalKeeper,
+    engine::{connections::Connections, remote::manifest::ManifestPlace},
+    format::{digests::Digest, keys::PublicKey, tree::Root, trust::Trust},
     net::{client::Client, location::Location},
 };
 
-use super::{CONNECTIONS_MAX, Connections, ManifestPlace};
-
-/// Where work is done that needs the processor or may wait for the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Threads {
-    /// On threads for such work: nobody else waits.
-    Blocking,
-    /// On that thread of the runtime on which the bytes arrive, which takes a tenth less time than to hand them over. It is for
-    /// runtimes with several threads and nothing else to do.
-    Runtime,
-}
+use super::CONNECTIONS_MAX;
+use crate::engine::blocking::Threads;
 
 /// What to fetch, where to, and what to ask of it.
 pub struct FetchOptions {

@@ -13,20 +13,20 @@ use reqwest::{
 };
 use tokio::time::timeout;
 
-use crate::core::recovery::Failure;
-
-use super::{
-    super::{
+use crate::{
+    net::{
         CONNECT_MS, STALL_MS,
         address::{is_private, leads_inside},
         connectors::Protocol,
         error::NetError,
         hosts::Asking,
-        knock::knock,
         location::Location,
+        probe::knock,
     },
-    Answered, Client, Http, Request, is_private_literal,
+    policy::recovery::Failure,
 };
+
+use super::{Answered, Client, Http, Request, is_private_literal};
 
 /// Connecting and waiting for headers together: a connection that took long leaves less for the answer.
 const HEADERS_MS: u64 = STALL_MS + CONNECT_MS / 5;

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, os::unix::fs::FileExt, path::PathBuf};
 
-use sapwood::core::{
+use sapwood::format::{
     geometry::{BlockSize, Geometry},
     manifest::{self, Particulars, Tree},
     paint, statement,

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sapwood::{
-    core::{geometry::BlockSize, manifest::Tree, paint},
     disk::{
         error::DiskError,
         regions::{REGION, Regions},
     },
-    engine::survey::Survey,
+    engine::hashing::Survey,
+    format::{geometry::BlockSize, manifest::Tree, paint},
 };
 
 /// A painted object that is nowhere: its regions are painted when they are read.

@@ -6,11 +6,10 @@
 use std::str::from_utf8;
 
 use sapwood::{
-    core::{
+    format::{
         journal::{self, FILE_HEADER_BYTES, Place},
         keys::PublicKey,
         layout::{FRONT_BYTES, STATEMENT_BYTES},
-        offered,
         reader::Manifest,
         receipt::Receipt,
         statement::{self, Signature, Statement},
@@ -20,6 +19,7 @@ use sapwood::{
         location::{self, Location},
         multipart::{Multipart, Next},
         netrc::Netrc,
+        repr_digest,
     },
     serve::range,
 };
@@ -156,11 +156,11 @@ fn digest_header(bytes: &[u8]) -> bool {
     let Some((name, value)) = from_utf8(bytes).ok().and_then(|text| text.split_once(':')) else {
         return false;
     };
-    !offered::in_header(name, value.trim()).is_empty()
+    !repr_digest::in_header(name, value.trim()).is_empty()
 }
 
 fn sidecar(bytes: &[u8]) -> bool {
-    from_utf8(bytes).is_ok_and(|text| offered::in_sidecar(text, "clip.mov").is_some())
+    from_utf8(bytes).is_ok_and(|text| repr_digest::in_sidecar(text, "clip.mov").is_some())
 }
 
 fn minisig(bytes: &[u8]) -> bool {

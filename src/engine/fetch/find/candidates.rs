@@ -4,22 +4,17 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
-    core::{anchors::Tag, keys::PublicKey, layout::Layout, manifest::Tree, statement::Header},
     disk::{
         destination::Locked,
         seed::Seed,
         state::{Allowed, Wanted},
         store::{self, Store},
     },
+    engine::{blocking::joined, error::Error, events::Event, fetch::Fetch, store::files_of},
+    format::{anchors::Tag, keys::PublicKey, layout::Layout, manifest::Tree, statement::Header},
 };
 
-use super::{
-    super::{
-        super::{error::Error, events::Event, store::files_of},
-        Fetch, joined,
-    },
-    seeds::Seeds,
-};
+use super::seeds::Seeds;
 
 /// Holdings that are searched at the same time.
 const STORED_MAX: usize = 8;

@@ -3,14 +3,14 @@
 use std::sync::{Mutex, atomic::Ordering};
 
 use crate::{
-    core::{
+    disk::{error::DiskError, part::Part},
+    format::{
         blockset::BlockSet,
-        descent::Source,
         geometry::{BlockIndex, BlockRange, Geometry},
         judge::{self, Gathered, Verified},
         tree::{Cv, PartHasher},
     },
-    disk::{error::DiskError, part::Part},
+    policy::descent::Source,
 };
 
 use super::{parallel::in_parallel, search::Whole, seeds::Seeds};

@@ -4,18 +4,16 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    core::{
-        descent::{Part as PartOfBlock, Source},
+    disk::{error::DiskError, part::Part},
+    engine::{blocking::joined, error::Error, remote::ranges::Scattered},
+    format::{
         geometry::{BlockIndex, ByteRange, Geometry},
         judge::{self, Gathered, Verified},
     },
-    disk::{error::DiskError, part::Part},
+    policy::descent::{Part as PartOfBlock, Source},
 };
 
-use super::{
-    super::{super::error::Error, joined, scattered::Scattered},
-    seeds::Seeds,
-};
+use super::seeds::Seeds;
 
 /// Bytes that are fetched for one batch of blocks, which is then written: what a kill can cost.
 const BATCH_BYTES: u64 = 8 << 20;

@@ -3,26 +3,25 @@
 use std::sync::Arc;
 
 use crate::{
-    core::{
-        descent::{Descent, Find, Source},
+    engine::{
+        blocking::joined,
+        error::Error,
+        remote::manifest::{Front, ManifestPlace},
+    },
+    format::{
         geometry::{BlockRange, ByteRange},
         judge::Gathered,
         layout::Layout,
-        schedule::Limits,
         tree::{Cv, Root},
     },
     net::client::Client,
+    policy::{
+        descent::{Descent, Find, Source},
+        schedule::Limits,
+    },
 };
 
-use super::{
-    super::{
-        super::error::Error,
-        joined,
-        remote_manifest::{Front, ManifestPlace},
-    },
-    patch::Blocks,
-    seeds::Seeds,
-};
+use super::{patch::Blocks, seeds::Seeds};
 
 /// Bytes that hash to the proven node over these blocks.
 pub struct Whole {

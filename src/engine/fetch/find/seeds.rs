@@ -9,19 +9,17 @@ use std::{
 };
 
 use crate::{
-    core::{
-        descent::{Local, SeedIndex},
+    disk::{error::DiskError, seed::Seed},
+    engine::{error::Error, hashing::Survey},
+    format::{
         geometry::{BlockSize, ByteRange},
         manifest::Tree,
         tree::{self, Cv, PartHasher},
     },
-    disk::{error::DiskError, seed::Seed},
+    policy::descent::{Local, SeedIndex},
 };
 
-use super::{
-    super::super::{error::Error, survey::Survey},
-    parallel::in_parallel,
-};
+use super::parallel::in_parallel;
 
 /// A range is hashed in parts of this by all cores; smaller ones by one.
 const PART: u64 = 1 << 20;

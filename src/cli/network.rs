@@ -1,0 +1,171 @@
+//! What the network flags mean.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use reqwest::header::{HeaderName, HeaderValue};
+
+use crate::{
+    disk::state::{self, State},
+    engine::{
+        events::{Event, Events},
+        fetch::ManifestPlace,
+        host_memory,
+    },
+    format::reader,
+    net::{
+        client::{ClientOptions, Http},
+        hosts::Hosts,
+        location::Location,
+        netrc::Netrc,
+    },
+    policy::schedule::Limits,
+};
+
+use super::{
+    args::{HttpVersion, NetworkArgs},
+    exit::Exit,
+    output::Output,
+};
+
+/// Something that was typed and cannot be meant, with its exit code.
+pub struct Refusal(pub Exit, pub String);
+
+pub fn location(text: &str) -> Result<Location, Refusal> {
+    Location::parse(text).map_err(|cause| Refusal(Exit::of_bad_url(&cause), cause.to_string()))
+}
+
+pub fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
+    if text == "-" {
+        let mut bytes = Vec::new();
+        let most = reader::MANIFEST_BYTES_MAX;
+        std::io::stdin()
+            .take(most)
+            .read_to_end(&mut bytes)
+            .map_err(|cause| {
+                Refusal(
+                    Exit::Failed,
+                    format!("failed to read the manifest from standard input: {cause}"),
+                )
+            })?;
+        return Ok(ManifestPlace::Bytes(bytes.into()));
+    }
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return location(text).map(ManifestPlace::Url);
+    }
+    Ok(ManifestPlace::File(text.into()))
+}
+
+/// The folder with what is remembered between runs, if it can be used. If not, that is one warning.
+pub fn state_folder(
+    no_store: bool,
+    store: Option<PathBuf>,
+    output: &mut Output,
+) -> Option<PathBuf> {
+    let folder = match no_store {
+        true => return None,
+        false => store.or_else(state::default_folder)?,
+    };
+    match State::open(&folder) {
+        Ok(_) => Some(folder),
+        Err(error) => {
+            output.event(Event::Warning {
+                message: format!("{error}; this run remembers nothing"),
+            });
+            None
+        }
+    }
+}
+
+/// Tries and patience of requests that are made one by one.
+pub fn limits(args: &NetworkArgs) -> Limits {
+    Limits {
+        connections: args.connections,
+        tries: args.tries,
+        patience_ms: args.patience.as_millis() as u64,
+        seed: std::process::id().into(),
+    }
+}
+
+/// What the network flags mean.
+pub fn client_options(args: &NetworkArgs, state: Option<&Path>) -> Result<ClientOptions, Refusal> {
+    let mut headers = Vec::new();
+    for text in &args.headers {
+        match text.strip_prefix('@') {
+            None => headers.push(header(text)?),
+            Some(file) => {
+                let lines = std::fs::read_to_string(file).map_err(|cause| {
+                    Refusal(
+                        Exit::Failed,
+                        format!("failed to read the headers in {file}: {cause}"),
+                    )
+                })?;
+                for line in lines.lines().filter(|line| !line.trim().is_empty()) {
+                    headers.push(header(line)?);
+                }
+            }
+        }
+    }
+    let read = |file: &Path| {
+        std::fs::read(file).map_err(|cause| {
+            Refusal(
+                Exit::Failed,
+                format!("failed to read {}: {cause}", file.display()),
+            )
+        })
+    };
+    let netrc = match args.netrc.then(netrc_path).flatten() {
+        Some(path) => Netrc::parse(&String::from_utf8_lossy(&read(&path)?)),
+        None => Netrc::default(),
+    };
+    Ok(ClientOptions {
+        http: match args.http {
+            HttpVersion::Auto => Http::Auto,
+            HttpVersion::One => Http::One,
+            HttpVersion::Two => Http::Two,
+            HttpVersion::Three => http3()?,
+        },
+        authorities: args
+            .cacert
+            .as_deref()
+            .map(read)
+            .transpose()?
+            .unwrap_or_default(),
+        netrc,
+        headers,
+        limit_rate: args.limit_rate,
+        allow_private: args.allow_private,
+        hosts: state.map_or_else(Hosts::default, |folder| {
+            host_memory::remembered(folder.to_owned())
+        }),
+    })
+}
+
+#[cfg(feature = "http3")]
+#[allow(clippy::unnecessary_wraps, reason = "other builds refuse")]
+fn http3() -> Result<Http, Refusal> {
+    Ok(Http::Three)
+}
+
+#[cfg(not(feature = "http3"))]
+fn http3() -> Result<Http, Refusal> {
+    let message = "this build of sapwood has no HTTP/3; choose another --http, or build it with the feature http3";
+    Err(Refusal(Exit::Usage, message.to_owned()))
+}
+
+fn netrc_path() -> Option<PathBuf> {
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".netrc"));
+    std::env::var_os("NETRC").map(PathBuf::from).or_else(home)
+}
+
+/// A header as it is typed. Its value may be a secret, so it is not repeated in the message.
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), Refusal> {
+    let wrong = || Refusal(Exit::Usage, "headers are given as 'Name: value'".to_owned());
+    let (name, value) = text.split_once(':').ok_or_else(wrong)?;
+    let name = HeaderName::try_from(name.trim()).map_err(|_| wrong())?;
+    let mut value = HeaderValue::try_from(value.trim()).map_err(|_| wrong())?;
+    value.set_sensitive(true);
+    Ok((name, value))
+}

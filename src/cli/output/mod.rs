@@ -1,0 +1,277 @@
+//! Everything that is printed: events as JSON or for people, results on stdout, complaints on stderr.
+
+mod progress;
+mod text;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Map, Value, json};
+
+use crate::{engine::error::Error, policy::recovery::Class};
+
+use super::{args::OutputArgs, exit::Exit, units};
+
+use progress::Bars;
+
+/// Where output goes and how it looks.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "two flags that were typed and two facts of the run, each by itself"
+)]
+pub struct Output {
+    json: bool,
+    quiet: bool,
+    verbose: u8,
+    /// Standard output is taken by data, so events go to standard error.
+    stdout_is_data: bool,
+    bars: Option<Bars>,
+    /// The file that events are about.
+    path: Option<String>,
+    /// There are others, so that lines for people name it.
+    several: bool,
+    published: u64,
+    failed: u64,
+    bytes_fetched: u64,
+}
+
+impl Output {
+    pub fn new(args: &OutputArgs) -> Output {
+        let bars = (!args.json && !args.quiet && io::stderr().is_terminal()).then(Bars::new);
+        Output {
+            json: args.json,
+            quiet: args.quiet,
+            verbose: args.verbose,
+            stdout_is_data: false,
+            bars,
+            path: None,
+            several: false,
+            published: 0,
+            failed: 0,
+            bytes_fetched: 0,
+        }
+    }
+
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// What follows is about this file.
+    pub fn about(&mut self, path: Option<String>) {
+        self.path = path;
+    }
+
+    /// Whether there is more than one file.
+    pub fn is_about_several(&mut self, several: bool) {
+        self.several = several;
+    }
+
+    /// From now on standard output belongs to the data.
+    pub fn stdout_is_data(&mut self) {
+        self.stdout_is_data = true;
+    }
+
+    /// One line on standard output, or on standard error where the former belongs to data.
+    pub fn line(&mut self, text: &str) {
+        let text = format!("{text}\n");
+        // A reader that went away is no error of ours.
+        let _ = match self.stdout_is_data {
+            true => io::stderr().write_all(text.as_bytes()),
+            false => io::stdout().write_all(text.as_bytes()),
+        };
+    }
+
+    /// A result for people.
+    pub fn result(&mut self, text: &str) {
+        if !self.json && !self.quiet {
+            self.without_bars(|output| output.line(text));
+        }
+    }
+
+    /// Something that a person should know, on standard error.
+    fn notice(&mut self, text: &str) {
+        if !self.json && !self.quiet {
+            let about = match (&self.path, self.several) {
+                (Some(path), true) => format!("{}: ", printable(path)),
+                _ => String::new(),
+            };
+            self.without_bars(|_| eprintln!("sapwood: {about}{text}"));
+        }
+    }
+
+    fn without_bars(&mut self, print: impl FnOnce(&mut Output)) {
+        match self.bars.as_ref().map(Bars::screen) {
+            Some(screen) => screen.suspend(|| print(self)),
+            None => print(self),
+        }
+    }
+
+    pub fn json_event(&mut self, name: &str, fields: Value) {
+        if !self.json {
+            return;
+        }
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let mut object = Map::from_iter([
+            ("event".to_owned(), name.into()),
+            ("time_ms".to_owned(), (now.as_millis() as u64).into()),
+        ]);
+        if let Some(path) = &self.path {
+            object.insert("path".to_owned(), path.as_str().into());
+        }
+        if let Value::Object(fields) = fields {
+            object.extend(fields);
+        }
+        self.line(&Value::Object(object).to_string());
+    }
+
+    /// A mistake in the arguments that clap cannot see.
+    pub fn usage(&mut self, message: &str) -> Exit {
+        self.fail(None, None, Exit::Usage, message, json!({}))
+    }
+
+    /// One file failed. `url` without its secrets.
+    pub fn error(&mut self, path: Option<&str>, url: Option<&str>, error: &Error) -> Exit {
+        let exit = Exit::of(error);
+        let mut more = json!({});
+        match error {
+            Error::Wrong {
+                block,
+                bytes,
+                expected,
+                found,
+                ..
+            } => {
+                more = json!({
+                    "block": block.0, "offset": bytes.start, "length": bytes.length(),
+                    "expected": hex::encode(**expected), "found": hex::encode(**found),
+                });
+            }
+            Error::MustWait { wait_s, .. } => {
+                let now = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default()
+                    .as_secs();
+                more = json!({ "retry_at": units::rfc3339(now + wait_s) });
+            }
+            _ => (),
+        }
+        self.fail(path, url, exit, &error.to_string(), more)
+    }
+
+    /// A file failed and is tried again later.
+    pub fn queued_again(&mut self, url: &str, error: &Error, attempt: u32, wait: Duration) {
+        if let Some(bars) = &mut self.bars {
+            bars.finish(self.path.as_deref());
+        }
+        let wait_ms = wait.as_millis() as u64;
+        let text = printable(&error.to_string());
+        self.notice(&format!(
+            "{text}; once more in {} s",
+            wait_ms.div_ceil(1000)
+        ));
+        self.json_event(
+            "retry",
+            json!({ "source": url, "class": Class::Again.name(), "attempt": attempt, "wait_ms": wait_ms, "message": text }),
+        );
+    }
+
+    /// Tells a failure, in JSON and to people, and returns its exit code.
+    pub fn fail(
+        &mut self,
+        path: Option<&str>,
+        url: Option<&str>,
+        exit: Exit,
+        message: &str,
+        more: Value,
+    ) -> Exit {
+        self.failed += 1;
+        if let Some(bars) = &mut self.bars {
+            bars.finish(path);
+        }
+        let mut fields = json!({ "exit": exit as u8, "class": exit.class(), "message": message });
+        for (name, value) in [("path", path), ("url", url)] {
+            if let Some(value) = value {
+                fields[name] = value.into();
+            }
+        }
+        if let (Value::Object(fields), Value::Object(more)) = (&mut fields, more) {
+            fields.extend(more);
+        }
+        self.json_event("failed", fields);
+        self.without_bars(|_| eprintln!("sapwood: {}", printable(message)));
+        exit
+    }
+
+    /// The last line of a run.
+    pub fn done(&mut self, exit: Exit) -> Exit {
+        let (published, failed, bytes_fetched) = (self.published, self.failed, self.bytes_fetched);
+        let fields = json!({ "exit": exit as u8, "published": published, "failed": failed, "bytes_fetched": bytes_fetched });
+        self.json_event("done", fields);
+        exit
+    }
+
+    /// So many body bytes arrived for one URL, however it ended.
+    pub fn count_fetched(&mut self, bytes: u64) {
+        self.bytes_fetched += bytes;
+    }
+
+    pub fn flush(&mut self) {
+        if let Some(mut bars) = self.bars.take() {
+            bars.finish_all();
+        }
+        let _ = io::stdout().flush();
+    }
+}
+
+/// What trust rests on, in a sentence.
+fn basis(trust: crate::format::trust::Trust) -> &'static str {
+    use crate::format::trust::Trust;
+    match trust {
+        Trust::Signed => "signed manifest",
+        Trust::Root => "root",
+        Trust::Manifest => "manifest",
+        Trust::Digest => "digest",
+        Trust::None => "length only",
+    }
+}
+
+fn human_seconds(ms: u64) -> String {
+    match ms {
+        0..60_000 => format!("{:.1} s", ms as f64 / 1000.0),
+        _ => units::human_time(ms / 1000),
+    }
+}
+
+/// A text without anything that a terminal would obey.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect::<Vec<_>>()
+            } else {
+                vec![c]
+            }
+        })
+        .collect()
+}
+
+/// What -v shows: warnings, then what is done, then everything.
+pub fn init_log(verbose: u8) {
+    let level = match verbose {
+        0 => return,
+        1 => tracing::Level::INFO,
+        2 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .without_time()
+        .finish();
+    // Set once, at the start of the program; there is no other.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}

@@ -1,0 +1,212 @@
+//! What to fetch and where to: from URLs that were typed, or from a list.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    disk::{error::DiskError, files::MadeFolder},
+    net::location::{self, Location},
+};
+
+use super::{
+    args::FetchArgs,
+    exit::Exit,
+    network::{Refusal, location},
+    queue::Job,
+};
+
+/// One entry of a list: its URL, and the name of the file if it is given.
+struct Entry {
+    url: String,
+    name: Option<String>,
+}
+
+/// The jobs, and the entries that are none, each with its reason. An error: the command as a whole makes no sense.
+pub fn jobs(args: &FetchArgs) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
+    let entries = match &args.input {
+        Some(place) => read(place)?,
+        None => typed(&args.urls),
+    };
+    let several = entries.len() > 1;
+    let folder = folder(args.output.as_deref());
+    if several {
+        check_several(args, folder.as_deref())?;
+    }
+    let mut jobs = Vec::new();
+    let mut refusals = Vec::new();
+    let mut targets = BTreeSet::new();
+    for entry in entries {
+        match job(entry, args, folder.as_deref()) {
+            Ok(job) if targets.insert(job.target.clone()) => jobs.push(job),
+            Ok(job) => {
+                let message = format!(
+                    "two URLs would both become {}; fetch them one by one with -o",
+                    job.target.display()
+                );
+                return Err(Refusal(Exit::Usage, message));
+            }
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    Ok((jobs, refusals))
+}
+
+/// Makes the folders that were named with a slash at the end and are not there.
+pub fn make_folders(args: &FetchArgs) -> Result<Vec<MadeFolder>, DiskError> {
+    let named = [&args.output, &args.receipt].into_iter().flatten();
+    let made = named
+        .filter_map(|place| folder(Some(place)))
+        .map(|folder| MadeFolder::make(&folder));
+    Ok(made
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .flatten()
+        .collect())
+}
+
+/// What makes sense for one URL only.
+fn check_several(args: &FetchArgs, folder: Option<&Path>) -> Result<(), Refusal> {
+    let usage = |message: &str| Err(Refusal(Exit::Usage, message.to_owned()));
+    if args.root.is_some()
+        || args.manifest.is_some()
+        || !args.digest.is_empty()
+        || args.sha256.is_some()
+        || !args.mirror.is_empty()
+    {
+        return usage("--root, --manifest, --digest and --mirror go with one URL");
+    }
+    if args.output.is_some() && folder.is_none() {
+        return usage(
+            "several URLs need a folder as -o (an existing one, or with a slash at its end)",
+        );
+    }
+    if args.receipt.is_some() && self::folder(args.receipt.as_deref()).is_none() {
+        return usage(
+            "several URLs need a folder as --receipt (an existing one, or with a slash at its end)",
+        );
+    }
+    Ok(())
+}
+
+fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Refusal> {
+    let url = location(&entry.url)?;
+    let target = match (&args.output, folder, entry.name) {
+        (Some(file), None, _) => file.clone(),
+        (_, folder, name) => {
+            let name = match name {
+                Some(name) => safe(name)?,
+                None => own_name(&url)?,
+            };
+            folder.unwrap_or(Path::new("")).join(name)
+        }
+    };
+    let receipt = args
+        .receipt
+        .as_ref()
+        .map(|place| match self::folder(Some(place)) {
+            Some(folder) => {
+                let mut name = target.file_name().unwrap_or_default().to_owned();
+                name.push(".receipt.json");
+                folder.join(name)
+            }
+            None => place.clone(),
+        });
+    Ok(Job {
+        url,
+        target,
+        receipt,
+    })
+}
+
+fn own_name(url: &Location) -> Result<String, Refusal> {
+    url.safe_name().ok_or_else(|| {
+        let message = format!("{url} has no name that is safe for a file; choose one with -o FILE");
+        Refusal(Exit::Unsafe, message)
+    })
+}
+
+/// A list may come from somebody else, so what it says is no path.
+fn safe(name: String) -> Result<String, Refusal> {
+    match location::is_safe_name(&name) {
+        true => Ok(name),
+        false => Err(Refusal(
+            Exit::Unsafe,
+            format!("{name:?} in the list is not safe as the name of a file"),
+        )),
+    }
+}
+
+/// The folder that -o names, if it names one: it exists, or ends with a slash.
+fn folder(output: Option<&Path>) -> Option<PathBuf> {
+    let output = output?;
+    let slash = output.as_os_str().as_encoded_bytes().ends_with(b"/");
+    (slash || output.is_dir()).then(|| output.to_owned())
+}
+
+fn typed(urls: &[String]) -> Vec<Entry> {
+    let entry = |url: &String| Entry {
+        url: url.clone(),
+        name: None,
+    };
+    urls.iter().map(entry).collect()
+}
+
+/// Reads a list: a URL, or a URL, a tab and a name, a line. Empty lines, those that begin with # and the mark that some
+/// editors put first say nothing.
+fn read(place: &Path) -> Result<Vec<Entry>, Refusal> {
+    let mut text = String::new();
+    let read = match place == Path::new("-") {
+        true => io::stdin().read_to_string(&mut text),
+        false => std::fs::File::open(place).and_then(|mut file| file.read_to_string(&mut text)),
+    };
+    read.map_err(|cause| {
+        let message = format!("failed to read the list {}: {cause}", place.display());
+        Refusal(Exit::Failed, message)
+    })?;
+    Ok(entries(&text))
+}
+
+fn entries(text: &str) -> Vec<Entry> {
+    text.trim_start_matches('\u{feff}')
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| match line.split_once('\t') {
+            Some((url, name)) => Entry {
+                url: url.trim().to_owned(),
+                name: Some(name.trim().to_owned()),
+            },
+            None => Entry {
+                url: line.to_owned(),
+                name: None,
+            },
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_a_list() {
+        let text = "\u{feff}# films\n\nhttps://a.example/1\n  https://a.example/2\tsecond.mov \r\n";
+        let found: Vec<(String, Option<String>)> = entries(text)
+            .into_iter()
+            .map(|entry| (entry.url, entry.name))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("https://a.example/1".to_owned(), None),
+                (
+                    "https://a.example/2".to_owned(),
+                    Some("second.mov".to_owned())
+                ),
+            ]
+        );
+    }
+}

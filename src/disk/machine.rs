@@ -1,0 +1,27 @@
+//! Who runs the program, and where.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The name of the user, or his number where he has no name.
+pub fn user() -> String {
+    let number = uzers::get_current_uid();
+    match uzers::get_user_by_uid(number) {
+        Some(user) => user.name().to_string_lossy().into_owned(),
+        None => number.to_string(),
+    }
+}
+
+/// The name of the machine.
+pub fn host() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Seconds since 1970.
+pub fn unix_time() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,369 @@
+//! Own objects: sparse files that the store makes of blocks that were streamed, `objects/ROOT` and `objects/ROOT.leaves`.
+//!
+//! Whoever reads or writes one has a share in the lock of `objects/ROOT`; whoever takes blocks away has it for himself. The
+//! index claims a block only after it was written, and stops to claim it before it is taken away. What a kill leaves between
+//! is found when the folder is looked through.
+
+use std::{
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard},
+};
+
+use crate::{
+    disk::{
+        error::{DiskError, Doing},
+        files::{self, Entry, Folder},
+        part::Part,
+        state::Own,
+    },
+    format::{
+        blockset::BlockSet,
+        geometry::{BlockIndex, ByteRange, Geometry},
+        judge::{self, Verified},
+        tree::{Cv, Root},
+    },
+};
+
+use super::leaves::{Header, LeavesFile};
+
+/// What is added to the name of an own object.
+const LEAVES: &str = ".leaves";
+
+/// The folder of own objects.
+#[derive(Debug)]
+pub(super) struct Objects {
+    pub folder: Folder,
+    /// Without links.
+    path: PathBuf,
+}
+
+/// An own object, open for reading, and for adding what is proven.
+#[derive(Debug)]
+pub struct OwnObject {
+    pub(super) header: Header,
+    data: Part,
+    leaves: LeavesFile,
+    blocks: Mutex<Blocks>,
+}
+
+#[derive(Debug)]
+struct Blocks {
+    /// Claimed by the index, or written since.
+    held: BlockSet,
+    /// Written since the index was told.
+    new: BlockSet,
+    /// So many bytes may be written until the index is told,
+    allowance: u64,
+    /// which is due when this is left.
+    due_at: u64,
+}
+
+/// An own object that nobody else has open: blocks may be taken away.
+pub(super) struct Exclusive {
+    pub name: OsString,
+    pub entry: Entry,
+    pub header: Option<(LeavesFile, Header)>,
+    pub data: Part,
+}
+
+/// A block of an own object that is not what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields are named after what they are")]
+pub struct Damage {
+    pub block: BlockIndex,
+    pub bytes: ByteRange,
+    pub expected: Cv,
+    /// `None`: the bytes are missing.
+    pub found: Option<Cv>,
+}
+
+impl Objects {
+    /// Opens the folder, or makes it.
+    pub fn open(store: &Path, make: bool) -> Result<Option<Objects>, DiskError> {
+        let path = store.join("objects");
+        if make {
+            files::create_private_folder(&path)
+                .map_err(|cause| DiskError::io(Doing::Create, &path, cause))?;
+        }
+        match Folder::open(&path) {
+            Ok(folder) => Ok(Some(Objects {
+                folder,
+                path: path.canonicalize().unwrap_or(path),
+            })),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where an own object lies.
+    pub fn path_of(&self, name: &OsStr) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The roots whose files are there, wholly or in part.
+    pub fn names(&self) -> Result<Vec<String>, DiskError> {
+        let mut names = self.folder.names()?;
+        names.retain_mut(|name| {
+            name.truncate(name.strip_suffix(LEAVES).map_or(name.len(), str::len));
+            // Anything else is not ours.
+            name.parse::<Root>()
+                .is_ok_and(|root| root.to_string() == *name)
+        });
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Opens the own object of this root for reading and adding, or makes it. `None`: somebody is taking blocks away from it, or
+    /// what is there has another geometry.
+    pub fn open_or_create(&self, header: &Header) -> Result<Option<OwnObject>, DiskError> {
+        let name = OsString::from(header.root.to_string());
+        let path = self.path_of(&name);
+        loop {
+            let file = self.folder.open_own_or_create(&name)?;
+            if !files::try_lock_shared(&file, &path)? {
+                return Ok(None);
+            }
+            // Whoever had the lock before may have removed the file that we opened.
+            if !self.folder.is_still(&name, &file)? {
+                continue;
+            }
+            let Some((leaves, header)) = self.leaves(&name, header)? else {
+                return Ok(None);
+            };
+            let data = Part::new(file, path);
+            let geometry = header.geometry;
+            if data.length()? < geometry.length() {
+                data.set_length(geometry.length())?;
+            }
+            let none = BlockSet::empty(geometry.blocks());
+            let blocks = Blocks {
+                held: none.clone(),
+                new: none,
+                allowance: 0,
+                due_at: 0,
+            };
+            return Ok(Some(OwnObject {
+                header,
+                data,
+                leaves,
+                blocks: Mutex::new(blocks),
+            }));
+        }
+    }
+
+    fn leaves(
+        &self,
+        name: &OsStr,
+        wanted: &Header,
+    ) -> Result<Option<(LeavesFile, Header)>, DiskError> {
+        let name = files::with_suffix(name, LEAVES);
+        let path = self.path_of(&name);
+        let file = self.folder.open_own_or_create(&name)?;
+        if Entry::of(&file, &path)?.length == 0 {
+            // Two that begin at once write the same.
+            let leaves = LeavesFile::begin(file, path, wanted)?;
+            return Ok(Some((leaves, wanted.clone())));
+        }
+        let read = LeavesFile::read(file, path)?;
+        let fits = |found: &Header| (found.root, found.geometry) == (wanted.root, wanted.geometry);
+        Ok(read.filter(|(_, found)| fits(found)))
+    }
+
+    /// All leaves of an own object, if all are known.
+    pub fn leaves_of(&self, root: Root, geometry: &Geometry) -> Result<Option<Vec<Cv>>, DiskError> {
+        let name = OsString::from(root.to_string() + LEAVES);
+        let Some(file) = self.folder.open_own(&name)? else {
+            return Ok(None);
+        };
+        match LeavesFile::read(file, self.path_of(&name))? {
+            Some((leaves, header)) if header.geometry == *geometry => {
+                Ok(leaves.get(geometry.all())?.into_iter().collect())
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Opens what there is of this root, alone; `None`: there is nothing, or somebody else has it open.
+    pub fn open_alone(&self, name: &str) -> Result<Option<Exclusive>, DiskError> {
+        let name = OsString::from(name);
+        let path = self.path_of(&name);
+        // Leaves without data are the rest of an object whose making or removal was cut short: then the data is made, to be
+        // locked and removed.
+        let file = self.folder.open_own_or_create(&name)?;
+        if !files::try_lock(&file, &path)? || !self.folder.is_still(&name, &file)? {
+            return Ok(None);
+        }
+        let leaves = files::with_suffix(&name, LEAVES);
+        let header = match self.folder.open_own(&leaves)? {
+            Some(file) => LeavesFile::read(file, self.path_of(&leaves))?,
+            None => None,
+        };
+        let header = header.filter(|(_, header)| *header.root.to_string() == *name);
+        Ok(Some(Exclusive {
+            entry: Entry::of(&file, &path)?,
+            name,
+            header,
+            data: Part::new(file, path),
+        }))
+    }
+
+    /// Removes an own object.
+    pub fn remove(&self, own: Exclusive) -> Result<(), DiskError> {
+        // The data last: it is the lock.
+        self.folder.remove(&files::with_suffix(&own.name, LEAVES))?;
+        self.folder.remove(&own.name)
+    }
+}
+
+impl OwnObject {
+    fn blocks(&self) -> MutexGuard<'_, Blocks> {
+        self.blocks
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The blocks that are probably there.
+    pub fn held(&self) -> BlockSet {
+        self.blocks().held.clone()
+    }
+
+    /// Of the object.
+    pub fn geometry(&self) -> &Geometry {
+        &self.header.geometry
+    }
+
+    /// Fills the buffer with a block that hashes to this leaf; `None`: it is not here, or was damaged, and is not claimed any
+    /// more.
+    pub fn read(&self, block: BlockIndex, leaf: Cv, buffer: &mut [u8]) -> Option<Verified> {
+        if !self.blocks().held.contains(block) {
+            return None;
+        }
+        let geometry = &self.header.geometry;
+        let place = geometry.bytes_of(block);
+        let read = self.data.read(buffer, place.start).unwrap_or(false);
+        let verified = read
+            .then(|| judge::verify_one(geometry, block, leaf, buffer).ok())
+            .flatten();
+        if verified.is_none() {
+            let mut blocks = self.blocks();
+            blocks.held.remove(block);
+            blocks.new.remove(block);
+        }
+        verified
+    }
+
+    /// Writes blocks that the judge saw, with their leaves; `bytes` begin with the first of them. What finds no room is left out.
+    pub fn keep(&self, verified: Verified, leaves: &[Cv], bytes: &[u8]) -> Result<(), DiskError> {
+        let geometry = &self.header.geometry;
+        let start = geometry.bytes_of_range(verified.blocks()).start;
+        for (block, leaf) in verified.blocks().iter().zip(leaves) {
+            let place = geometry.bytes_of(block);
+            {
+                let mut blocks = self.blocks();
+                if blocks.held.contains(block) || blocks.allowance < place.length() {
+                    continue;
+                }
+                blocks.allowance -= place.length();
+            }
+            let bytes = &bytes[(place.start - start) as usize..(place.end - start) as usize];
+            self.data.write(bytes, place.start)?;
+            self.leaves.put(block, leaf)?;
+            let mut blocks = self.blocks();
+            blocks.held.insert(block);
+            blocks.new.insert(block);
+        }
+        Ok(())
+    }
+
+    /// What was written since the last time.
+    pub(super) fn take_new(&self) -> BlockSet {
+        let none = BlockSet::empty(self.header.geometry.blocks());
+        std::mem::replace(&mut self.blocks().new, none)
+    }
+
+    pub(super) fn claim(&self, held: &BlockSet) {
+        self.blocks().held.insert_all(held);
+    }
+
+    pub(super) fn allow(&self, bytes: u64, step: u64) {
+        let mut blocks = self.blocks();
+        blocks.allowance = bytes;
+        blocks.due_at = bytes.min(step / 2);
+    }
+
+    /// Whether so much was written that the index should be told ([`super::Store::note_kept`]).
+    pub fn is_due(&self) -> bool {
+        let blocks = self.blocks();
+        !blocks.new.is_empty() && blocks.allowance < blocks.due_at
+    }
+
+    /// As the index notes it.
+    pub(super) fn noted(&self, at: u64) -> Result<Own, DiskError> {
+        Ok(Own {
+            path: self.data.path().to_owned(),
+            stamp: self.data.entry()?.stamp(),
+            root: self.header.root,
+            geometry: self.header.geometry,
+            provenance: self.header.provenance.clone(),
+            at,
+        })
+    }
+}
+
+impl Exclusive {
+    /// The blocks that are there with their leaves. Whether they are right is for the judge. `None`: nobody can tell what this
+    /// is.
+    pub fn blocks(&self) -> Result<Option<BlockSet>, DiskError> {
+        let Some((leaves, header)) = &self.header else {
+            return Ok(None);
+        };
+        let geometry = &header.geometry;
+        let mut blocks = BlockSet::empty(geometry.blocks());
+        for range in self.data.blocks_with_data(geometry)?.ranges() {
+            for (block, leaf) in range.iter().zip(leaves.get(range)?) {
+                if leaf.is_some() {
+                    blocks.insert(block);
+                }
+            }
+        }
+        Ok(Some(blocks))
+    }
+
+    /// Judges these blocks, tells what is damaged, and returns the others.
+    pub fn judge(
+        &self,
+        blocks: &BlockSet,
+        tell: &mut dyn FnMut(Damage),
+    ) -> Result<BlockSet, DiskError> {
+        let mut sound = blocks.clone();
+        let Some((leaves, Header { geometry, .. })) = &self.header else {
+            return Ok(BlockSet::empty(blocks.blocks()));
+        };
+        let mut buffer = vec![0; geometry.block_size().bytes() as usize];
+        for range in blocks.ranges() {
+            for (block, leaf) in range.iter().zip(leaves.get(range)?) {
+                let place = geometry.bytes_of(block);
+                let buffer = &mut buffer[..place.length() as usize];
+                let leaf = leaf.unwrap_or_default();
+                let judged = match self.data.read(buffer, place.start)? {
+                    true => judge::verify_one(geometry, block, leaf, buffer)
+                        .map_err(|mismatch| Some(mismatch.found)),
+                    false => Err(None),
+                };
+                if let Err(found) = judged {
+                    sound.remove(block);
+                    let bytes = geometry.bytes_of(block);
+                    tell(Damage {
+                        block,
+                        bytes,
+                        expected: leaf,
+                        found,
+                    });
+                }
+            }
+        }
+        Ok(sound)
+    }
+}

@@ -1,0 +1,193 @@
+//! Fetching with a manifest: every block is proven on arrival.
+
+use std::sync::Arc;
+
+use crate::{
+    disk::destination::Locked,
+    engine::{
+        error::Error,
+        events::Published,
+        remote::{
+            manifest::{Front, ManifestPlace},
+            preflight::Preflight,
+        },
+        transfer::driver::{Transfer, Transferred},
+    },
+    format::{digests::Digest, journal::Identity, statement::Header, trust::Trust},
+    net::location::Location,
+    policy::recovery::Changed,
+};
+
+use super::{
+    Fetch, asked,
+    publish::{Here, Proof},
+};
+use crate::{engine::verify::digests_of_existing, policy::recovery::starts_over};
+
+impl Fetch<'_> {
+    pub(super) async fn with_manifest(
+        mut self,
+        locked: Locked,
+        sources: Vec<Location>,
+        preflight: Preflight,
+        mut front: Front,
+        place: ManifestPlace,
+    ) -> Result<Published, Error> {
+        let mut started_over = false;
+        let (header, trust, identity, search) = loop {
+            let header = front.statement.header().clone();
+            let trust = self.check_manifest(&front, &place)?;
+            let identity = Identity {
+                root: Some(header.root),
+                geometry: header.geometry,
+                etag: preflight.validators.etag.clone(),
+                last_modified: preflight.validators.last_modified.clone(),
+            };
+            self.bytes_manifest += front.bytes_read();
+            if let Some(digests) = self.is_there_unchanged(&locked, &header).await? {
+                let proof = Proof {
+                    root: header.root,
+                    length: header.geometry.length(),
+                    trust,
+                    digests,
+                    validators: preflight.validators,
+                };
+                return self.unchanged(locked, &identity, proof).await;
+            }
+            match self.look_around(&locked, &mut front, &place).await {
+                Ok(known) => break (header, trust, identity, known),
+                // It was replaced after its front was read: once more from the front.
+                Err(Error::Changed { how, .. }) if starts_over(how, started_over) => {
+                    started_over = true;
+                    let (client, limits) = (self.client.clone(), self.limits());
+                    front = Front::read(&client, &place, &limits).await?;
+                    front = self.matching(front, &place, &preflight).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let local = search.bytes_local(&header.geometry);
+        let (locked, mut opened) = self.open(locked, &identity, trust, local).await?;
+        let (landed, leaves) = self.land(search, &mut opened, &sources[0]).await?;
+        let leaves = match leaves.complete() {
+            Some(leaves) => leaves,
+            // A file that was searched is another one now, and what it had is to be fetched after all.
+            None => self.all_leaves(&mut front, &place).await?,
+        };
+        let leaves = Arc::new(leaves);
+        let transfer = Transfer {
+            client: self.client.clone(),
+            sources,
+            ranges: preflight.ranges,
+            leaves: leaves.clone(),
+            landed: landed.verified,
+            limits: self.limits(),
+            worth: self.worth(),
+            connections: self.options.connections.clone(),
+            work_on: self.options.work_on,
+            length_proven: trust == Trust::Signed,
+            version: None,
+            digests: self
+                .options
+                .digests
+                .iter()
+                .map(|digest| digest.algorithm())
+                .collect(),
+            events: self.events,
+        };
+        let Transferred {
+            part,
+            journal,
+            bytes_resumed,
+            digests,
+        } = match transfer.run(opened).await {
+            Ok(transferred) => transferred,
+            Err(error) => return Err(self.explain(error, &header, &place).await),
+        };
+        if let Some(wrong) = self.wrong_digest(&self.options.digests, &digests) {
+            return Err(self.set_aside(locked, part, wrong).await);
+        }
+        let proof = Proof {
+            root: header.root,
+            length: header.geometry.length(),
+            trust,
+            digests,
+            validators: preflight.validators,
+        };
+        self.will_be_kept(&leaves);
+        let here = Here {
+            resumed: bytes_resumed + landed.bytes_resumed,
+            reused: landed.bytes_reused,
+        };
+        self.publish(locked, (part, journal), proof, here).await
+    }
+
+    /// The user's digests, if the file under the final name is the object and has all of them.
+    async fn is_there_unchanged(
+        &mut self,
+        locked: &Locked,
+        header: &Header,
+    ) -> Result<Option<Vec<Digest>>, Error> {
+        let wanted = &self.options.digests;
+        let found = digests_of_existing(locked, header.geometry.length(), wanted).await?;
+        let same = found.and_then(|(tree, mut digests)| {
+            digests.retain(|digest| wanted.contains(digest));
+            let all = wanted.iter().all(|digest| digests.contains(digest));
+            (tree.root() == header.root && all).then_some((tree, digests))
+        });
+        let (tree, digests) = same.unzip();
+        self.tree = tree;
+        Ok(digests)
+    }
+
+    /// A manifest whose length is that of the object. One that is not was perhaps replaced just now, so it is read once more.
+    pub(super) async fn matching(
+        &mut self,
+        front: Front,
+        place: &ManifestPlace,
+        preflight: &Preflight,
+    ) -> Result<Front, Error> {
+        let fits = |front: &Front| {
+            preflight
+                .length
+                .is_none_or(|length| length == front.statement.header().geometry.length())
+        };
+        let front = match fits(&front) {
+            true => front,
+            false => Front::read(&self.client, place, &self.limits()).await?,
+        };
+        match fits(&front) {
+            true => Ok(front),
+            false => Err(Error::Changed {
+                place: self.options.url.to_string(),
+                how: match preflight.is_page {
+                    true => Changed::Page,
+                    false => Changed::Length,
+                },
+            }),
+        }
+    }
+
+    /// Everything about a manifest that can be refused before any byte of the body.
+    fn check_manifest(&mut self, front: &Front, place: &ManifestPlace) -> Result<Trust, Error> {
+        let asked = asked(&self.options);
+        let (statement, signature) = (&front.statement, front.signature.as_ref());
+        let trust = asked.of_manifest(statement, signature, &place.to_string(), self.events)?;
+        self.check_length(Some(statement.header().geometry.length()))?;
+        Ok(trust)
+    }
+
+    /// A block that is wrong everywhere: the manifest is asked again before anyone is blamed.
+    async fn explain(&self, error: Error, header: &Header, place: &ManifestPlace) -> Error {
+        if !matches!(error, Error::Wrong { .. }) {
+            return error;
+        }
+        match Front::read(&self.client, place, &self.limits()).await {
+            Ok(now) if now.statement.header().root != header.root => Error::Changed {
+                place: self.options.url.to_string(),
+                how: Changed::Root,
+            },
+            Ok(_) | Err(_) => error,
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! One pass over the bytes of an object: leaves, anchors and pieces, with all cores, each region while it is in the cache.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use crate::{
+    disk::regions::{self, FileRegions, REGION, Regions},
+    format::{
+        anchors::{self, BlockAnchor},
+        digests::{Algorithm, Digest, DigestHasher},
+        geometry::{BLOCKS_MAX, BlockSize, Geometry},
+        manifest::Tree,
+        pieces,
+        tree::{self, Cv, PartHasher, Root},
+    },
+};
+
+use super::error::Error;
+
+/// What a pass is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Survey {
+    /// Where it starts.
+    pub block_size: BlockSize,
+    /// The length is not known: blocks are doubled when the automatic size for what has come would be larger.
+    pub may_grow: bool,
+    /// Anchors and pieces too.
+    pub hints: bool,
+}
+
+/// Takes the bytes of the pieces section in order.
+pub type PiecesSink<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send);
+
+impl Survey {
+    /// Reads everything and returns the tree. `place` names the object in errors.
+    pub fn run(
+        self,
+        regions: &impl Regions,
+        place: &str,
+        pieces: PiecesSink,
+    ) -> Result<Tree, Error> {
+        // Parts of at most a region are hashed by the workers, then merged in order to blocks.
+        let part = self.block_size.bytes().min(REGION as u64) as usize;
+        let collector = Mutex::new(Collector::new(self, part as u64, place, pieces));
+        regions::for_each(regions, |start, bytes| {
+            let surveyed = Region::new(start, bytes, part, self.hints);
+            collector
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner())
+                .take(start, surveyed)
+        })?;
+        collector
+            .into_inner()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .finish()
+    }
+
+    /// Reads a file, which must not change meanwhile, and returns digests of the whole too. These want the bytes in order, so
+    /// with any of them the file is read like a stream.
+    pub fn run_file(
+        self,
+        regions: &FileRegions,
+        place: &str,
+        digests: &mut Digests,
+        pieces: PiecesSink,
+    ) -> Result<Tree, Error> {
+        let tree = match digests.is_empty() {
+            true => self.run(regions, place, pieces)?,
+            false => self.run(
+                &regions.in_order(|bytes| digests.update(bytes)),
+                place,
+                pieces,
+            )?,
+        };
+        regions.check_unchanged()?;
+        Ok(tree)
+    }
+}
+
+/// Digests of a whole object while it is read.
+pub struct Digests(Vec<DigestHasher>);
+
+impl Digests {
+    /// Each algorithm once.
+    pub fn new(algorithms: impl IntoIterator<Item = Algorithm>) -> Digests {
+        let mut algorithms: Vec<Algorithm> = algorithms.into_iter().collect();
+        algorithms.sort();
+        algorithms.dedup();
+        Digests(algorithms.into_iter().map(DigestHasher::new).collect())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        for hasher in &mut self.0 {
+            hasher.update(bytes);
+        }
+    }
+
+    /// Ascending by kind.
+    pub fn finish(self) -> Vec<Digest> {
+        self.0.into_iter().map(DigestHasher::finish).collect()
+    }
+}
+
+/// What one worker found in one region.
+struct Region {
+    length: u64,
+    parts: Vec<(Cv, BlockAnchor)>,
+    pieces: Vec<u8>,
+    /// The root of an object that ends within its first part.
+    root: Option<Root>,
+}
+
+impl Region {
+    fn new(start: u64, bytes: &[u8], part: usize, hints: bool) -> Region {
+        let mut region = Region {
+            length: bytes.len() as u64,
+            parts: Vec::new(),
+            pieces: Vec::new(),
+            root: None,
+        };
+        for (index, bytes) in bytes.chunks(part).enumerate() {
+            let mut hasher = PartHasher::new(start + (index * part) as u64);
+            hasher.update(bytes);
+            let anchor = if hints {
+                anchors::anchor_of(bytes)
+            } else {
+                BlockAnchor::NONE
+            };
+            region.parts.push((hasher.value(), anchor));
+            if start == 0 && index == 0 {
+                region.root = Some(hasher.root());
+            }
+        }
+        if hints {
+            pieces::append_pieces(bytes, &mut region.pieces);
+        }
+        region
+    }
+}
+
+/// Puts what the workers found back into order.
+struct Collector<'a> {
+    survey: Survey,
+    part: u64,
+    place: String,
+    pieces: PiecesSink<'a>,
+    /// The place of the next region in order, and those that came before their turn.
+    next: u64,
+    early: BTreeMap<u64, Region>,
+    block_size: BlockSize,
+    leaves: Vec<Cv>,
+    anchors: Vec<BlockAnchor>,
+    /// Parts of the block that is not complete, or that may still turn out to be the whole object.
+    open: Vec<(Cv, BlockAnchor)>,
+    root: Option<Root>,
+}
+
+impl<'a> Collector<'a> {
+    fn new(survey: Survey, part: u64, place: &str, pieces: PiecesSink<'a>) -> Collector<'a> {
+        Collector {
+            survey,
+            part,
+            place: place.to_owned(),
+            pieces,
+            next: 0,
+            early: BTreeMap::new(),
+            block_size: survey.block_size,
+            leaves: Vec::new(),
+            anchors: Vec::new(),
+            open: Vec::new(),
+            root: None,
+        }
+    }
+
+    fn take(&mut self, start: u64, region: Region) -> Result<(), Error> {
+        self.early.insert(start, region);
+        while let Some(region) = self.early.remove(&self.next) {
+            self.next += region.length;
+            self.root = self.root.or(region.root);
+            for part in region.parts {
+                self.push(part)?;
+            }
+            if !region.pieces.is_empty() {
+                (self.pieces)(&region.pieces)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, part: (Cv, BlockAnchor)) -> Result<(), Error> {
+        if self.open.len() as u64 * self.part == self.block_size.bytes() {
+            self.close_block()?;
+        }
+        self.open.push(part);
+        Ok(())
+    }
+
+    fn close_block(&mut self) -> Result<(), Error> {
+        let values: Vec<Cv> = self.open.iter().map(|(value, _)| *value).collect();
+        let anchor = (0u32..)
+            .zip(&self.open)
+            .map(|(index, (_, anchor))| (index * self.part as u32, *anchor))
+            .fold(BlockAnchor::NONE, |merged, (offset, anchor)| {
+                merged.merge(anchor, offset)
+            });
+        self.leaves.push(tree::merge(&values));
+        self.anchors.push(anchor);
+        self.open.clear();
+        if self.leaves.len() > BLOCKS_MAX as usize {
+            return Err(Error::TooManyBlocks {
+                place: self.place.clone(),
+            });
+        }
+        // Only whole pairs can be merged while more may come.
+        let length = self.leaves.len() as u64 * self.block_size.bytes();
+        if self.survey.may_grow
+            && self.leaves.len().is_multiple_of(2)
+            && BlockSize::auto(length) > self.block_size
+        {
+            self.leaves = self.leaves.chunks(2).map(tree::merge).collect();
+            self.anchors = anchors::coarsen(&self.anchors, self.block_size);
+            self.block_size = self
+                .block_size
+                .doubled()
+                .expect("auto is a larger block size");
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Tree, Error> {
+        let length = self.next;
+        if self.leaves.is_empty() {
+            // One block: its leaf is the root.
+            let root = match self.open.as_slice() {
+                [] => PartHasher::new(0).root(),
+                [_] => self.root.expect("the first region gave it"),
+                parts => {
+                    tree::merge_root(&parts.iter().map(|(value, _)| *value).collect::<Vec<_>>())
+                }
+            };
+            self.close_block_as(root);
+        } else if !self.open.is_empty() {
+            self.close_block()?;
+        }
+        let geometry =
+            Geometry::new(length, self.block_size).ok_or_else(|| Error::TooManyBlocks {
+                place: self.place.clone(),
+            })?;
+        let mut tree = Tree::new(
+            geometry,
+            self.leaves,
+            self.survey.hints.then_some(self.anchors),
+        );
+        while self.survey.may_grow && BlockSize::auto(length) > tree.geometry().block_size() {
+            tree = tree.coarser().expect("auto is a larger block size");
+        }
+        Ok(tree)
+    }
+
+    fn close_block_as(&mut self, root: Root) {
+        let anchor = (0u32..)
+            .zip(&self.open)
+            .fold(BlockAnchor::NONE, |merged, (index, (_, anchor))| {
+                merged.merge(*anchor, index * self.part as u32)
+            });
+        self.leaves.push(root.0);
+        self.anchors.push(anchor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        disk::regions::StreamRegions,
+        format::{judge, paint},
+    };
+    use std::path::Path;
+
+    fn survey(bytes: &[u8], survey: Survey) -> (Tree, Vec<u8>) {
+        let regions = StreamRegions::new(bytes, Path::new("-"), |_| ());
+        let mut pieces = Vec::new();
+        let tree = survey
+            .run(&regions, "-", &mut |some| {
+                pieces.extend_from_slice(some);
+                Ok(())
+            })
+            .unwrap();
+        (tree, pieces)
+    }
+
+    #[test]
+    fn all_block_sizes_agree_with_each_other_and_with_the_judge() {
+        let r = REGION;
+        for length in [
+            0,
+            1,
+            63,
+            64,
+            1023,
+            1024,
+            1025,
+            16383,
+            16384,
+            16385,
+            65536,
+            65537,
+            r - 1,
+            r,
+            r + 1,
+            2 * r,
+            5 * r + 77,
+        ] {
+            let bytes = paint::bytes(0, length);
+            let mut expected_pieces = Vec::new();
+            pieces::append_pieces(&bytes, &mut expected_pieces);
+            let mut coarser: Option<Tree> = None;
+            for bits in 14..=24 {
+                let block_size = BlockSize::new(1 << bits).unwrap();
+                let (tree, pieces) = survey(
+                    &bytes,
+                    Survey {
+                        block_size,
+                        may_grow: false,
+                        hints: true,
+                    },
+                );
+                assert_eq!(
+                    tree.root().0,
+                    *blake3::hash(&bytes).as_bytes(),
+                    "{length} at {block_size:?}"
+                );
+                assert_eq!(pieces, expected_pieces);
+                let leaves = judge::Leaves::new(*tree.geometry(), tree.leaves().to_vec());
+                for block in tree.geometry().all().iter() {
+                    let at = tree.geometry().bytes_of(block);
+                    assert!(
+                        judge::verify(&leaves, block, &bytes[at.start as usize..at.end as usize])
+                            .is_ok()
+                    );
+                }
+                if let Some(coarser) = coarser {
+                    assert_eq!(coarser, tree, "{length} at {block_size:?}");
+                }
+                coarser = tree.coarser();
+            }
+        }
+    }
+
+    #[test]
+    fn a_pipe_that_grows_ends_with_the_automatic_block_size() {
+        // 64 GiB and a little, as holes: only the parts count here, so they are pushed directly.
+        let mut sink = |_: &[u8]| Ok(());
+        let survey = Survey {
+            block_size: BlockSize::DEFAULT,
+            may_grow: true,
+            hints: true,
+        };
+        let part = BlockSize::DEFAULT.bytes();
+        for extra in [0u64, 1, 2, 3] {
+            let mut collector = Collector::new(survey, part, "-", &mut sink);
+            let mut plain = Vec::new();
+            for index in 0..(1 << 20) + extra {
+                let value = *blake3::hash(&index.to_le_bytes()).as_bytes();
+                collector.push((value, BlockAnchor::NONE)).unwrap();
+                collector.next += part;
+                plain.push(value);
+            }
+            let tree = collector.finish().unwrap();
+            assert_eq!(
+                tree.geometry().block_size(),
+                BlockSize::auto((1 << 36) + extra * part),
+                "{extra}"
+            );
+            assert_eq!(tree.root(), tree::root_of(&plain));
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Judging claimed blocks in the background, while the download goes on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::{
+    disk::part::Part,
+    format::{
+        blockset::BlockSet,
+        geometry::BlockIndex,
+        judge::{self, Leaves, Verified},
+    },
+};
+
+/// What became of claims.
+#[derive(Debug)]
+pub enum Claim {
+    Held(Verified),
+    Failed(BlockIndex),
+}
+
+/// Neighbouring blocks are reported together, up to so many.
+const TOGETHER: u32 = 256;
+
+/// Reads and judges every claimed block, the last one of the object first because it proves the length. Ends early when
+/// `stop` is set.
+pub fn judge_claims(
+    leaves: &Leaves,
+    part: &Part,
+    claimed: &BlockSet,
+    stop: &AtomicBool,
+    mut tell: impl FnMut(Claim),
+) {
+    let geometry = leaves.geometry();
+    let mut buffer = vec![0; geometry.block_size().bytes() as usize];
+    let mut run: Option<Verified> = None;
+    let last = Some(geometry.last()).filter(|last| claimed.contains(*last));
+    let others = claimed
+        .ranges()
+        .flat_map(|range| range.iter())
+        .filter(|block| Some(*block) != last);
+    for block in last.into_iter().chain(others) {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let bytes = geometry.bytes_of(block);
+        let buffer = &mut buffer[..bytes.length() as usize];
+        // A disk that cannot read a block may well be able to write it anew.
+        let verdict = match part.read(buffer, bytes.start) {
+            Ok(true) => judge::verify(leaves, block, buffer).ok(),
+            Ok(false) | Err(_) => None,
+        };
+        let Some(verified) = verdict else {
+            tell(Claim::Failed(block));
+            continue;
+        };
+        run = match run.map(|run| (run, run.joined(verified))) {
+            None => Some(verified),
+            Some((_, Some(joined)))
+                if joined.blocks().count() < TOGETHER && Some(block) != last =>
+            {
+                Some(joined)
+            }
+            Some((_, Some(joined))) => {
+                tell(Claim::Held(joined));
+                None
+            }
+            Some((run, None)) => {
+                tell(Claim::Held(run));
+                Some(verified)
+            }
+        };
+        if Some(block) == last
+            && let Some(run) = run.take()
+        {
+            tell(Claim::Held(run));
+        }
+    }
+    if let Some(run) = run {
+        tell(Claim::Held(run));
+    }
+}

@@ -1,0 +1,112 @@
+//! Digests of the whole object, computed behind the finished front of the part, so that little is left at the end.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use crate::{
+    disk::{
+        error::{DiskError, Doing},
+        part::Part,
+    },
+    engine::blocking::joined,
+    format::digests::{Algorithm, Digest, DigestHasher},
+};
+
+/// It is not worth starting for fewer bytes.
+const STEP_BYTES: u64 = 4 << 20;
+const READ_BYTES: usize = 256 * 1024;
+
+/// See the module.
+pub struct Follower {
+    /// `None` while it is at work.
+    idle: Option<State>,
+    work: Option<JoinHandle<Result<State, DiskError>>>,
+    at: u64,
+}
+
+struct State {
+    hashers: Vec<DigestHasher>,
+    at: u64,
+}
+
+impl State {
+    fn advance(mut self, part: &Part, to: u64) -> Result<State, DiskError> {
+        let mut buffer = vec![0; READ_BYTES];
+        while self.at < to {
+            let count = (to - self.at).min(READ_BYTES as u64) as usize;
+            if !part.read(&mut buffer[..count], self.at)? {
+                return Err(DiskError::io(
+                    Doing::Read,
+                    part.path(),
+                    std::io::ErrorKind::UnexpectedEof,
+                ));
+            }
+            self.hashers
+                .iter_mut()
+                .for_each(|hasher| hasher.update(&buffer[..count]));
+            self.at += count as u64;
+        }
+        Ok(self)
+    }
+}
+
+impl Follower {
+    pub fn new(algorithms: &[Algorithm]) -> Follower {
+        let hashers = algorithms
+            .iter()
+            .map(|algorithm| DigestHasher::new(*algorithm))
+            .collect();
+        Follower {
+            idle: Some(State { hashers, at: 0 }),
+            work: None,
+            at: 0,
+        }
+    }
+
+    /// Everything up to here is held now.
+    pub async fn follow(&mut self, part: &Arc<Part>, to: u64) -> Result<(), DiskError> {
+        if self.work.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.wait().await?;
+        }
+        if to >= self.at + STEP_BYTES
+            && let Some(state) = self.idle.take_if(|state| !state.hashers.is_empty())
+        {
+            self.at = to;
+            let part = part.clone();
+            self.work = Some(tokio::task::spawn_blocking(move || {
+                state.advance(&part, to)
+            }));
+        }
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> Result<(), DiskError> {
+        match self.work.take() {
+            None => Ok(()),
+            Some(work) => {
+                self.idle = Some(joined(work).await?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads what is left and returns the digests.
+    pub async fn finish(mut self, part: &Arc<Part>, length: u64) -> Result<Vec<Digest>, DiskError> {
+        self.wait().await?;
+        let Some(state) = self.idle.take().filter(|state| !state.hashers.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let part = part.clone();
+        self.work = Some(tokio::task::spawn_blocking(move || {
+            state.advance(&part, length)
+        }));
+        self.wait().await?;
+        let state = self.idle.take().expect("the work ended");
+        Ok(state
+            .hashers
+            .into_iter()
+            .map(DigestHasher::finish)
+            .collect())
+    }
+}

@@ -1,0 +1,326 @@
+//! Anchors: where in a block or node the gear hash is smallest (manifest.md, section 4). Hints only; they prove nothing.
+
+use std::sync::LazyLock;
+
+use super::geometry::{BlockSize, CELL};
+
+/// Bytes of a window.
+pub const WINDOW: usize = 64;
+/// Bits of a tag below its exponent.
+const TAG_FRACTION_BITS: u32 = 34;
+const TAG_BITS: u32 = 40;
+/// Runs of windows hashed side by side, because one chain of additions leaves most of a core idle.
+const LANES: usize = 4;
+
+/// `g[i]`, the first 8 bytes of BLAKE3 of "sapwood gear" and the byte i.
+pub static GEAR: LazyLock<[u64; 256]> = LazyLock::new(|| {
+    std::array::from_fn(|i| {
+        let mut input = *b"sapwood gear\0";
+        input[12] = i as u8;
+        let hash = blake3::hash(&input);
+        u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
+    })
+});
+
+/// The top 35 bits of a hash and their place: 40 bits that order as the hashes do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag(u64);
+
+impl Tag {
+    /// No window at all; larger than any tag.
+    pub const NONE: Tag = Tag(u64::MAX);
+
+    /// The tag of a window with this gear hash.
+    pub fn of(hash: u64) -> Tag {
+        let hash = hash.max(1);
+        let exponent = hash.ilog2();
+        let fraction = hash ^ (1 << exponent);
+        let fraction = match exponent >= TAG_FRACTION_BITS {
+            true => fraction >> (exponent - TAG_FRACTION_BITS),
+            false => fraction << (TAG_FRACTION_BITS - exponent),
+        };
+        Tag(u64::from(exponent) << TAG_FRACTION_BITS | fraction)
+    }
+
+    /// Its 40 bits.
+    pub fn value(self) -> u64 {
+        self.0
+    }
+
+    /// A tag from its 40 bits; `None` if there are more.
+    pub fn from_value(value: u64) -> Option<Tag> {
+        (value < 1 << TAG_BITS).then_some(Tag(value))
+    }
+
+    /// The smallest hash with this tag's bits, so that `hash < floor` means a smaller tag.
+    fn floor(hash: u64) -> u64 {
+        match 64 - hash.leading_zeros() {
+            0 | 1 => 0,
+            bits => hash & (u64::MAX << bits.saturating_sub(TAG_FRACTION_BITS + 1)),
+        }
+    }
+}
+
+/// The anchor of a block: `tag << 24 | offset of the window in the block`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockAnchor(pub u64);
+
+impl BlockAnchor {
+    /// Of a block of under 64 bytes, which has no window.
+    pub const NONE: BlockAnchor = BlockAnchor(u64::MAX);
+
+    /// A window with this tag, `offset` bytes after the start of its block.
+    pub fn new(tag: Tag, offset: u32) -> BlockAnchor {
+        BlockAnchor(tag.0 << 24 | u64::from(offset))
+    }
+
+    /// The tag and the offset of the window in the block.
+    pub fn window(self) -> Option<(Tag, u32)> {
+        (self != Self::NONE).then_some((Tag(self.0 >> 24), (self.0 & 0xFF_FFFF) as u32))
+    }
+
+    /// The anchor of this block and a right neighbour that begins `offset` bytes later, taken as one block.
+    #[must_use]
+    pub fn merge(self, right: BlockAnchor, offset: u32) -> BlockAnchor {
+        match (self.window(), right.window()) {
+            (None, None) => Self::NONE,
+            (Some((left, _)), Some((tag, at))) if tag < left => BlockAnchor::new(tag, at + offset),
+            (None, Some((tag, at))) => BlockAnchor::new(tag, at + offset),
+            _ => self,
+        }
+    }
+
+    /// Whether a block of this many bytes can have this anchor: a window in one cell, or none where there is no room for one.
+    pub fn fits(self, block_bytes: u64) -> bool {
+        match self.window() {
+            None => block_bytes < WINDOW as u64,
+            Some((_, offset)) => {
+                let offset = u64::from(offset);
+                offset + WINDOW as u64 <= block_bytes
+                    && offset % CELL as u64 + WINDOW as u64 <= CELL as u64
+            }
+        }
+    }
+
+    /// The same window, placed in the object.
+    pub fn in_object(self, block_start: u64) -> NodeAnchor {
+        match self.window() {
+            None => NodeAnchor::NONE,
+            Some((tag, offset)) => NodeAnchor {
+                tag: tag.0,
+                place: block_start + u64::from(offset),
+            },
+        }
+    }
+}
+
+/// The anchor of a node: the smallest (tag, place) of its blocks; the place counts from the start of the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeAnchor {
+    /// The smallest tag below the node.
+    pub tag: u64,
+    /// Where its window begins, in bytes from the start of the object.
+    pub place: u64,
+}
+
+impl NodeAnchor {
+    /// Of a node none of whose children has one.
+    pub const NONE: NodeAnchor = NodeAnchor {
+        tag: u64::MAX,
+        place: u64::MAX,
+    };
+
+    /// The smallest of some; none of none.
+    pub fn smallest(anchors: impl IntoIterator<Item = NodeAnchor>) -> NodeAnchor {
+        anchors.into_iter().min().unwrap_or(Self::NONE)
+    }
+}
+
+/// The anchor of a block, or of an aligned part of one, from its bytes.
+pub fn anchor_of(bytes: &[u8]) -> BlockAnchor {
+    let mut smallest = BlockAnchor::NONE;
+    for (index, cell) in bytes.chunks(CELL).enumerate() {
+        if let Some((tag, offset)) = smallest_window(cell) {
+            let here = BlockAnchor::new(tag, offset as u32);
+            smallest = smallest.merge(here, (index * CELL) as u32);
+        }
+    }
+    smallest
+}
+
+/// Anchors of the blocks of twice the size.
+pub fn coarsen(anchors: &[BlockAnchor], block_size: BlockSize) -> Vec<BlockAnchor> {
+    let step = block_size.bytes() as u32;
+    anchors
+        .chunks(2)
+        .map(|pair| {
+            pair.iter()
+                .skip(1)
+                .fold(pair[0], |left, right| left.merge(*right, step))
+        })
+        .collect()
+}
+
+/// The gear hash of one window.
+pub fn gear(window: &[u8; WINDOW]) -> u64 {
+    window.iter().fold(0, |hash, byte| step(&GEAR, hash, *byte))
+}
+
+#[allow(
+    clippy::inline_always,
+    reason = "the loop around it lives on its three instructions being inlined"
+)]
+#[inline(always)]
+fn step(gear: &[u64; 256], hash: u64, byte: u8) -> u64 {
+    (hash << 1).wrapping_add(gear[usize::from(byte)])
+}
+
+/// The first window with the smallest tag in a cell; `None` if there is no window.
+fn smallest_window(cell: &[u8]) -> Option<(Tag, usize)> {
+    let windows = (cell.len() + 1)
+        .checked_sub(WINDOW)
+        .filter(|count| *count > 0)?;
+    let gear = &*GEAR;
+    let lane_windows = windows / LANES;
+    let mut best = (Tag::NONE, 0);
+    if lane_windows > 0 {
+        best = side_by_side(gear, cell, lane_windows);
+    }
+    // What the lanes left over: fewer windows than lanes.
+    for offset in lane_windows * LANES..windows {
+        let hash = cell[offset..offset + WINDOW]
+            .iter()
+            .fold(0, |hash, byte| step(gear, hash, *byte));
+        best = best.min((Tag::of(hash), offset));
+    }
+    Some(best)
+}
+
+/// The smallest of the first `LANES * lane_windows` windows.
+fn side_by_side(gear: &[u64; 256], cell: &[u8], lane_windows: usize) -> (Tag, usize) {
+    // Hashing from nothing over 63 bytes, then one more a window: after 64 shifts older bytes are gone.
+    let lanes: [&[u8]; LANES] =
+        std::array::from_fn(|lane| &cell[lane * lane_windows..][..lane_windows + WINDOW - 1]);
+    let mut hashes = lanes.map(|lane| {
+        lane[..WINDOW - 1]
+            .iter()
+            .fold(0, |hash, byte| step(gear, hash, *byte))
+    });
+    let [a, b, c, d] = lanes.map(|lane| &lane[WINDOW - 1..][..lane_windows]);
+    let mut floors = [u64::MAX; LANES];
+    let mut places = [0; LANES];
+    for (place, (((a, b), c), d)) in a.iter().zip(b).zip(c).zip(d).enumerate() {
+        for (lane, byte) in [*a, *b, *c, *d].into_iter().enumerate() {
+            hashes[lane] = step(gear, hashes[lane], byte);
+            // Only a smaller *tag* counts, so that the first of equals stays; a lane sees few of them.
+            if hashes[lane] < floors[lane] {
+                floors[lane] = Tag::floor(hashes[lane]);
+                places[lane] = place;
+            }
+        }
+    }
+    (0..LANES)
+        .map(|lane| (Tag::of(floors[lane]), lane * lane_windows + places[lane]))
+        .min()
+        .expect("there are lanes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::paint;
+
+    /// The definition, word for word.
+    fn slow(bytes: &[u8]) -> BlockAnchor {
+        let mut smallest = BlockAnchor::NONE;
+        for (c, cell) in bytes.chunks(CELL).enumerate() {
+            for (offset, window) in cell.windows(WINDOW).enumerate() {
+                let tag = Tag::of(gear(window.try_into().unwrap()));
+                let here = BlockAnchor::new(tag, (c * CELL + offset) as u32);
+                if smallest.window().is_none_or(|(t, _)| tag < t) {
+                    smallest = here;
+                }
+            }
+        }
+        smallest
+    }
+
+    #[test]
+    fn tags_keep_the_order_of_hashes() {
+        let hashes = [
+            0,
+            1,
+            2,
+            3,
+            1 << 33,
+            (1 << 34) - 1,
+            1 << 34,
+            (1 << 35) - 1,
+            1 << 35,
+            1 << 63,
+            u64::MAX,
+        ];
+        assert_eq!(Tag::of(0), Tag::of(1));
+        assert!(hashes.is_sorted_by_key(|h| Tag::of(*h)));
+        assert!(Tag::of(u64::MAX).value() < 1 << 40);
+        for hash in hashes {
+            let floor = Tag::floor(hash);
+            assert_eq!(Tag::of(floor), Tag::of(hash), "{hash:#x}");
+            assert!(
+                floor == 0 || Tag::of(floor - 1) < Tag::of(hash) || floor == 1,
+                "{hash:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn fast_is_the_definition() {
+        for length in [
+            0,
+            1,
+            63,
+            64,
+            65,
+            66,
+            67,
+            68,
+            127,
+            1000,
+            CELL - 1,
+            CELL,
+            CELL + 1,
+            CELL + 63,
+            CELL + 64,
+            4 * CELL,
+        ] {
+            let painted = paint::bytes(3, length);
+            let periodic: Vec<u8> = (0..length).map(|i| (i % 7) as u8).collect();
+            for bytes in [painted, periodic, vec![0; length], vec![255; length]] {
+                assert_eq!(anchor_of(&bytes), slow(&bytes), "{length}");
+                assert!(anchor_of(&bytes).fits(length as u64));
+            }
+        }
+    }
+
+    #[test]
+    fn anchors_merge_exactly() {
+        let bytes = paint::bytes(0, 8 * CELL + 100);
+        for size in [BlockSize::MIN, BlockSize::new(2 * CELL as u64).unwrap()] {
+            let of = |size: u64| {
+                bytes
+                    .chunks(size as usize)
+                    .map(anchor_of)
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(coarsen(&of(size.bytes()), size), of(2 * size.bytes()));
+        }
+    }
+
+    #[test]
+    fn content_that_moved_keeps_its_anchor() {
+        let bytes = paint::bytes(0, 2 * CELL);
+        let (tag, offset) = anchor_of(&bytes[..CELL]).window().unwrap();
+        let window: [u8; WINDOW] = bytes[offset as usize..][..WINDOW].try_into().unwrap();
+        assert_eq!(Tag::of(gear(&window)), tag);
+    }
+}

@@ -1,0 +1,177 @@
+//! Keys and signatures as minisign writes them: text in, a checked signature over a statement out.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+use super::{
+    layout::STATEMENT_BYTES,
+    statement::{Signature, comment_is_allowed},
+};
+
+/// A public key whose signatures are believed.
+#[derive(Clone, Debug)]
+pub struct PublicKey {
+    key: minisign_verify::PublicKey,
+    id: [u8; 8],
+}
+
+/// Why a key, or a signature as text, cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum BadKey {
+    #[error("it is not a minisign public key")]
+    PublicKey,
+    #[error("it is not a minisign signature")]
+    Signature,
+    #[error("it is a signature of the legacy kind; sign again without -l")]
+    Legacy,
+    #[error("its trusted comment is too long for a manifest (372 bytes) or has control characters")]
+    Comment,
+}
+
+/// Why a statement is not signed by a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum NotSigned {
+    #[error("it is not signed")]
+    Unsigned,
+    #[error("it is signed by another key")]
+    OtherKey,
+    #[error("its signature is false")]
+    False,
+}
+
+impl PublicKey {
+    /// From the text of a key file, or its second line alone.
+    pub fn from_text(text: &str) -> Result<PublicKey, BadKey> {
+        let line = text
+            .lines()
+            .map(str::trim)
+            .rfind(|line| !line.is_empty())
+            .ok_or(BadKey::PublicKey)?;
+        let key = minisign_verify::PublicKey::from_base64(line).map_err(|_| BadKey::PublicKey)?;
+        let bytes = STANDARD.decode(line).map_err(|_| BadKey::PublicKey)?;
+        let id = *bytes
+            .get(2..)
+            .and_then(<[u8]>::first_chunk)
+            .ok_or(BadKey::PublicKey)?;
+        Ok(PublicKey { key, id })
+    }
+
+    /// The key id as minisign prints it.
+    pub fn id_hex(&self) -> String {
+        format!("{:016X}", u64::from_le_bytes(self.id))
+    }
+
+    /// Checks a signature over the exact bytes of a statement.
+    pub fn check(
+        &self,
+        statement: &[u8; STATEMENT_BYTES],
+        signature: Option<&Signature>,
+    ) -> Result<(), NotSigned> {
+        let signature = signature.ok_or(NotSigned::Unsigned)?;
+        if signature.key_id != self.id {
+            return Err(NotSigned::OtherKey);
+        }
+        let decoded = minisign_verify::Signature::decode(&signature.to_minisig())
+            .map_err(|_| NotSigned::False)?;
+        self.key
+            .verify(statement, &decoded, false)
+            .map_err(|_| NotSigned::False)
+    }
+}
+
+impl Signature {
+    /// As a `.minisig` file.
+    pub fn to_minisig(&self) -> String {
+        let head = [&b"ED"[..], &self.key_id, &self.signature].concat();
+        format!(
+            "untrusted comment: signature of a Sapwood statement\n{}\ntrusted comment: {}\n{}\n",
+            STANDARD.encode(head),
+            self.trusted_comment,
+            STANDARD.encode(self.global_signature)
+        )
+    }
+
+    /// From a `.minisig` file.
+    pub fn from_minisig(text: &str) -> Result<Signature, BadKey> {
+        let mut lines = text.lines();
+        let mut line = || lines.next().ok_or(BadKey::Signature);
+        let _untrusted = line()?;
+        let head = STANDARD
+            .decode(line()?.trim())
+            .map_err(|_| BadKey::Signature)?;
+        let comment = line()?
+            .strip_prefix("trusted comment: ")
+            .ok_or(BadKey::Signature)?
+            .to_owned();
+        let global = STANDARD
+            .decode(line()?.trim())
+            .map_err(|_| BadKey::Signature)?;
+        if head.len() != 74 {
+            return Err(BadKey::Signature);
+        }
+        match &head[..2] {
+            b"ED" => (),
+            b"Ed" => return Err(BadKey::Legacy),
+            _ => return Err(BadKey::Signature),
+        }
+        if !comment_is_allowed(&comment) {
+            return Err(BadKey::Comment);
+        }
+        Ok(Signature {
+            key_id: *head[2..].first_chunk().expect("its size was checked"),
+            signature: *head[10..].first_chunk().expect("its size was checked"),
+            global_signature: global.try_into().map_err(|_| BadKey::Signature)?,
+            trusted_comment: comment,
+        })
+    }
+}
+
+/// Why a secret key cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum BadSecret {
+    #[error("it is not a minisign secret key")]
+    Malformed,
+    #[error("the password is wrong")]
+    Password,
+    #[error("there is no password; set SAPWOOD_KEY_PASSWORD or run in a terminal")]
+    NoPassword,
+    #[error("the key could not be made")]
+    Unmade,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_there_and_back() {
+        let signature = Signature {
+            key_id: [1; 8],
+            signature: [2; 64],
+            global_signature: [3; 64],
+            trusted_comment: "timestamp:1\tfile:x\thashed".into(),
+        };
+        assert_eq!(
+            Signature::from_minisig(&signature.to_minisig()),
+            Ok(signature.clone())
+        );
+        assert_eq!(
+            Signature::from_area(&signature.to_area()),
+            Ok(Some(signature.clone()))
+        );
+        let legacy = signature.to_minisig().replace("RUQB", "RWQB");
+        assert_eq!(Signature::from_minisig(&legacy), Err(BadKey::Legacy));
+        let long = Signature {
+            trusted_comment: "c".repeat(373),
+            ..signature
+        };
+        assert_eq!(
+            Signature::from_minisig(&long.to_minisig()),
+            Err(BadKey::Comment)
+        );
+        assert_eq!(Signature::from_minisig("x\ny\n"), Err(BadKey::Signature));
+        assert!(PublicKey::from_text("untrusted comment: x\nnonsense").is_err());
+    }
+}

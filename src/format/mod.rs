@@ -1,0 +1,20 @@
+//! Every byte format that is written down, and the proof. Pure: no files, sockets, clocks, threads or async code.
+
+pub mod anchors;
+pub mod blockset;
+pub mod codec;
+pub mod digests;
+pub mod geometry;
+pub mod journal;
+pub mod judge;
+pub mod keys;
+pub mod layout;
+pub mod manifest;
+#[doc(hidden)]
+pub mod paint;
+pub mod pieces;
+pub mod reader;
+pub mod receipt;
+pub mod statement;
+pub mod tree;
+pub mod trust;

@@ -1,0 +1,444 @@
+//! Readers of manifests without I/O: they say which bytes they want next and judge what they are given.
+//!
+//! [`TreeReader`] proves groups against the root, from the top down; it is the ranged reader and the heart of
+//! [`WholeReader`], which checks everything that a manifest alone can show (manifest.md, section 5).
+
+use std::collections::BTreeMap;
+
+use super::{
+    anchors::{BlockAnchor, NodeAnchor},
+    geometry::{BlockIndex, BlockRange, ByteRange, FANOUT},
+    layout::{Group, Layout},
+    manifest::Tree,
+    statement::{Known, Refused, Signature, Statement, read_front},
+    tree::{self, Cv, Root},
+};
+
+/// Takes a manifest from front to end: says which bytes come next, and judges them.
+pub trait InOrder {
+    /// The bytes of the manifest that it must be given next; they follow those before.
+    fn want(&self) -> Option<ByteRange>;
+
+    /// Takes the wanted bytes.
+    ///
+    /// # Panics
+    /// If they are not as many as wanted.
+    fn give(&mut self, bytes: &[u8]) -> Result<(), Refused>;
+}
+
+impl InOrder for TreeReader {
+    fn want(&self) -> Option<ByteRange> {
+        TreeReader::want(self)
+    }
+
+    fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        TreeReader::give(self, bytes)
+    }
+}
+
+impl InOrder for WholeReader {
+    fn want(&self) -> Option<ByteRange> {
+        WholeReader::want(self)
+    }
+
+    fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        WholeReader::give(self, bytes)
+    }
+}
+
+/// Reads tree and pages in the order of the file, and proves each group before it keeps it.
+pub struct TreeReader {
+    layout: Layout,
+    root: Root,
+    /// The group to be read next; `None` at the end.
+    next: Option<Group>,
+    /// Proven values of the level above the next group; empty for the top group, which the root proves.
+    above: Vec<Cv>,
+    current: Vec<Cv>,
+    anchors: Vec<BlockAnchor>,
+    /// Anchors of nodes as the file gives them, the highest level first.
+    node_anchors: Vec<Vec<NodeAnchor>>,
+}
+
+impl TreeReader {
+    /// Reads the tree of this layout, which must lead to this root.
+    pub fn new(layout: Layout, root: Root) -> TreeReader {
+        let top = layout.geometry.levels();
+        TreeReader {
+            layout,
+            root,
+            next: Some(layout.group(top, 0)),
+            above: Vec::new(),
+            current: Vec::new(),
+            anchors: Vec::new(),
+            node_anchors: vec![Vec::new(); top as usize],
+        }
+    }
+
+    /// The bytes of the manifest that it must be given next.
+    pub fn want(&self) -> Option<ByteRange> {
+        self.next.map(|group| group.bytes)
+    }
+
+    /// Takes the wanted bytes.
+    ///
+    /// # Panics
+    /// If they are not as many as wanted.
+    pub fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        let group = self.next.expect("no more bytes are wanted");
+        assert_eq!(
+            bytes.len() as u64,
+            group.bytes.length(),
+            "exactly the wanted bytes"
+        );
+        let (values, hints) = bytes.split_at(group.count as usize * 32);
+        let (values, _) = values.as_chunks::<32>();
+        let proven = match group.level == self.layout.geometry.levels() {
+            true => tree::merge_root(values) == self.root,
+            false => tree::merge(values) == self.above[group.index as usize],
+        };
+        if !proven {
+            return Err(Refused::Tree {
+                level: group.level,
+                index: group.index,
+            });
+        }
+        self.current.extend_from_slice(values);
+        let (words, _) = hints.as_chunks::<8>();
+        match group.level {
+            0 => self.anchors.extend(
+                words
+                    .iter()
+                    .map(|word| BlockAnchor(u64::from_le_bytes(*word))),
+            ),
+            level => {
+                let (pairs, _) = words.as_chunks::<2>();
+                let depth = (self.layout.geometry.levels() - level) as usize;
+                self.node_anchors[depth].extend(pairs.iter().map(|[tag, place]| NodeAnchor {
+                    tag: u64::from_le_bytes(*tag),
+                    place: u64::from_le_bytes(*place),
+                }));
+            }
+        }
+        self.advance(group);
+        Ok(())
+    }
+
+    fn advance(&mut self, done: Group) {
+        self.next = if done.index + 1 < self.layout.groups(done.level) {
+            Some(self.layout.group(done.level, done.index + 1))
+        } else if done.level > 0 {
+            self.above = std::mem::take(&mut self.current);
+            Some(self.layout.group(done.level - 1, 0))
+        } else {
+            None
+        };
+    }
+
+    /// The proven leaves and their anchors, when nothing more is wanted.
+    pub fn into_pages(self) -> (Vec<Cv>, Vec<BlockAnchor>) {
+        assert!(self.next.is_none(), "the reader still wants bytes");
+        (self.current, self.anchors)
+    }
+
+    /// The tree, refusing anchors that cannot be.
+    fn into_tree(self) -> Result<Tree, Refused> {
+        let TreeReader {
+            layout,
+            current: leaves,
+            anchors,
+            node_anchors,
+            ..
+        } = self;
+        for (index, anchor) in anchors.iter().enumerate() {
+            let block = BlockIndex(index as u32);
+            if !anchor.fits(layout.geometry.bytes_of(block).length()) {
+                return Err(Refused::BlockAnchor(block.0));
+            }
+        }
+        let tree = Tree::new(layout.geometry, leaves, layout.hints.then_some(anchors));
+        for (level, (made, given)) in tree
+            .levels()
+            .iter()
+            .zip(node_anchors.iter().rev())
+            .enumerate()
+        {
+            if let Some(index) = made
+                .anchors
+                .iter()
+                .zip(given)
+                .position(|(made, given)| made != given)
+            {
+                return Err(Refused::NodeAnchor {
+                    level: level as u32 + 1,
+                    index: index as u32,
+                });
+            }
+        }
+        Ok(tree)
+    }
+}
+
+/// Reads only the groups that some blocks need, each proven by the one above it.
+pub struct LazyTree {
+    layout: Layout,
+    root: Root,
+    /// Proven values by level and index of their group.
+    groups: BTreeMap<(u32, u32), Vec<Cv>>,
+}
+
+impl LazyTree {
+    /// Nothing is read yet.
+    pub fn new(layout: Layout, root: Root) -> LazyTree {
+        LazyTree {
+            layout,
+            root,
+            groups: BTreeMap::new(),
+        }
+    }
+
+    /// The group that must be given next so that the leaves of these blocks are known; `None`: they are.
+    pub fn want(&self, blocks: BlockRange) -> Option<Group> {
+        (0..=self.layout.geometry.levels()).rev().find_map(|level| {
+            let group_of = |block: u32| block / FANOUT.pow(level + 1).max(1);
+            let mut indices =
+                group_of(blocks.start)..=group_of(blocks.end.max(blocks.start + 1) - 1);
+            let index = indices.find(|index| !self.groups.contains_key(&(level, *index)))?;
+            Some(self.layout.group(level, index))
+        })
+    }
+
+    /// Takes the bytes of a wanted group.
+    pub fn give(&mut self, group: Group, bytes: &[u8]) -> Result<(), Refused> {
+        let refuse = || Refused::Tree {
+            level: group.level,
+            index: group.index,
+        };
+        let values = bytes.get(..group.count as usize * 32).ok_or_else(refuse)?;
+        let (values, _) = values.as_chunks::<32>();
+        let proven = match group.level == self.layout.geometry.levels() {
+            true => tree::merge_root(values) == self.root,
+            false => Some(tree::merge(values)) == self.value(group.level + 1, group.index),
+        };
+        match proven {
+            true => {
+                self.groups
+                    .insert((group.level, group.index), values.to_vec());
+                Ok(())
+            }
+            false => Err(refuse()),
+        }
+    }
+
+    /// Takes all leaves, proven elsewhere.
+    pub fn fill(&mut self, leaves: &[Cv]) {
+        let levels = std::iter::once(leaves.to_vec()).chain(tree::nodes_above(leaves));
+        for (level, values) in (0..).zip(levels) {
+            let groups = (0..).zip(values.chunks(FANOUT as usize));
+            self.groups
+                .extend(groups.map(|(index, values)| ((level, index), values.to_vec())));
+        }
+    }
+
+    /// A proven value; level 0 are the leaves.
+    fn value(&self, level: u32, index: u32) -> Option<Cv> {
+        self.groups
+            .get(&(level, index / FANOUT))?
+            .get((index % FANOUT) as usize)
+            .copied()
+    }
+
+    /// The leaf of a block, if it is known.
+    pub fn leaf(&self, block: BlockIndex) -> Option<Cv> {
+        self.value(0, block.0)
+    }
+
+    /// Pages before this block are not needed any more.
+    pub fn forget_before(&mut self, block: BlockIndex) {
+        self.groups
+            .retain(|(level, index), _| *level > 0 || *index >= block.0 / FANOUT);
+    }
+}
+
+/// A manifest that passed every check that a manifest alone allows. Its pieces stay where they were read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// What is, or can be, signed.
+    pub statement: Statement,
+    /// Well-formed; whether it is valid depends on a key.
+    pub signature: Option<Signature>,
+    /// Leaves and anchors.
+    pub tree: Tree,
+}
+
+/// Reads a whole manifest from front to end.
+pub struct WholeReader {
+    statement: Statement,
+    signature: Option<Signature>,
+    tree: TreeReader,
+    /// The section that the next bytes belong to, its hash so far, and how much of it was seen.
+    section: usize,
+    hasher: blake3::Hasher,
+    at: u64,
+}
+
+/// No manifest is longer: 2^24 blocks with hints (672 MiB with their nodes), pieces of 2^24 blocks of 64 KiB (2 GiB), and room for more.
+pub const MANIFEST_BYTES_MAX: u64 = 4 << 30;
+
+/// Sections that are only hashed are asked for in steps of this size.
+const STEP: u64 = 256 * 1024;
+
+impl WholeReader {
+    /// `front` are the first 1,536 bytes, or fewer if there are fewer; `file_length` the length of the manifest, where it is known.
+    pub fn new(front: &[u8], file_length: Option<u64>) -> Result<WholeReader, Refused> {
+        let (statement, signature) = read_front(front)?;
+        let header = statement.header();
+        if let Some(found) = file_length.filter(|found| *found != header.file_length()) {
+            return Err(Refused::Length {
+                expected: header.file_length(),
+                found,
+            });
+        }
+        let tree = TreeReader::new(header.layout(), header.root);
+        let at = header.sections[0].bytes.start;
+        let mut reader = WholeReader {
+            statement,
+            signature,
+            tree,
+            section: 0,
+            hasher: blake3::Hasher::new(),
+            at,
+        };
+        reader.finish_sections()?;
+        Ok(reader)
+    }
+
+    /// What the front says.
+    pub fn statement(&self) -> &Statement {
+        &self.statement
+    }
+
+    /// The bytes that it must be given next; they follow those before.
+    pub fn want(&self) -> Option<ByteRange> {
+        let section = self.statement.header().sections.get(self.section)?;
+        if section.kind < Known::Pieces as u8 {
+            return self.tree.want();
+        }
+        Some(ByteRange::new(
+            self.at,
+            section.bytes.end.min(self.at + STEP),
+        ))
+    }
+
+    /// Takes the wanted bytes.
+    pub fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        let section = &self.statement.header().sections[self.section];
+        self.hasher.update(bytes);
+        self.at += bytes.len() as u64;
+        if section.kind < Known::Pieces as u8 {
+            self.tree.give(bytes)?;
+        }
+        self.finish_sections()
+    }
+
+    /// Closes every section whose end is reached; empty ones too.
+    fn finish_sections(&mut self) -> Result<(), Refused> {
+        while let Some(section) = self.statement.header().sections.get(self.section) {
+            if self.at < section.bytes.end {
+                break;
+            }
+            if self.hasher.finalize() != section.blake3 {
+                return Err(Refused::SectionChecksum(section.kind));
+            }
+            self.hasher.reset();
+            self.section += 1;
+        }
+        Ok(())
+    }
+
+    /// The manifest, when nothing more is wanted.
+    ///
+    /// # Panics
+    /// If something is.
+    pub fn finish(self) -> Result<Manifest, Refused> {
+        assert!(self.want().is_none(), "the reader still wants bytes");
+        Ok(Manifest {
+            statement: self.statement,
+            signature: self.signature,
+            tree: self.tree.into_tree()?,
+        })
+    }
+}
+
+impl Manifest {
+    /// Reads a manifest that is in memory.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Manifest, Refused> {
+        let mut reader = WholeReader::new(bytes, Some(bytes.len() as u64))?;
+        while let Some(want) = reader.want() {
+            reader.give(&bytes[want.start as usize..want.end as usize])?;
+        }
+        reader.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{
+        geometry::{BlockSize, Geometry},
+        manifest::{self, Particulars},
+        tree::Cv,
+    };
+
+    #[test]
+    fn a_lazy_tree_reads_only_what_is_needed() {
+        for blocks in [1u32, 2, 256, 257, 70_000] {
+            let geometry = Geometry::new(u64::from(blocks) << 14, BlockSize::MIN).unwrap();
+            let leaves: Vec<Cv> = (0..blocks)
+                .map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes())
+                .collect();
+            let tree = Tree::new(
+                geometry,
+                leaves.clone(),
+                Some(vec![BlockAnchor::NONE; blocks as usize]),
+            );
+            let root = tree.root();
+            let bytes = manifest::to_bytes(
+                &tree,
+                Some(&vec![0; geometry.pieces() as usize * 2]),
+                Particulars::default(),
+            );
+            for (start, end) in [
+                (0, 1),
+                (blocks - 1, blocks),
+                (blocks / 2, blocks / 2 + 1),
+                (0, blocks.min(600)),
+            ] {
+                let mut lazy = LazyTree::new(tree.layout(), root);
+                let wanted = BlockRange::new(start, end);
+                let mut read = 0;
+                while let Some(group) = lazy.want(wanted) {
+                    let at = group.bytes;
+                    let mut given = bytes[at.start as usize..at.end as usize].to_vec();
+                    given[5] ^= 1;
+                    assert!(lazy.give(group, &given).is_err());
+                    given[5] ^= 1;
+                    lazy.give(group, &given).unwrap();
+                    read += 1;
+                }
+                assert!(
+                    wanted
+                        .iter()
+                        .all(|block| lazy.leaf(block) == Some(leaves[block.0 as usize]))
+                );
+                let pages = (end - 1) / 256 - start / 256 + 1;
+                assert!(
+                    read <= pages + geometry.levels() + 2,
+                    "{blocks}: {read} groups for {start}-{end}"
+                );
+                lazy.forget_before(BlockIndex(end));
+                assert!(start + 256 > end || lazy.leaf(BlockIndex(start)).is_none());
+            }
+        }
+    }
+}

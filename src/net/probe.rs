@@ -1,0 +1,71 @@
+//! Knocking at the door of a host that did not answer: a new connection is begun every second, so that the first one after the
+//! line is back gets through at once. One that was begun before it went on asking in longer and longer steps.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    net::{TcpStream, lookup_host},
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{CONNECT_MS, address::is_private, location::Location};
+
+const EVERY: Duration = Duration::from_millis(crate::policy::recovery::PROBE_EVERY_MS);
+
+/// Until somebody opens, within the time that a connection may take. `guarded`: private addresses are not knocked at.
+pub async fn knock(location: &Location, guarded: bool) -> io::Result<()> {
+    let (Some(host), Some(port)) = (
+        location.url().host_str(),
+        location.url().port_or_known_default(),
+    ) else {
+        return Err(io::ErrorKind::AddrNotAvailable.into());
+    };
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    let knocking = async {
+        let mut attempts = JoinSet::new();
+        let mut next = Instant::now();
+        loop {
+            if next <= Instant::now() {
+                attempts.spawn(attempt(host.clone(), port, guarded));
+                next += EVERY;
+            }
+            tokio::select! {
+                Some(Ok(opened)) = attempts.join_next() => match opened {
+                    // Refused, or no way there: that is an answer too.
+                    Err(cause) if attempts.is_empty() => return Err(cause),
+                    Err(_) => (),
+                    Ok(()) => return Ok(()),
+                },
+                () = sleep_until(next) => (),
+            }
+        }
+    };
+    timeout(Duration::from_millis(CONNECT_MS), knocking)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// One connection to any of the addresses.
+async fn attempt(host: String, port: u16, guarded: bool) -> io::Result<()> {
+    let found = lookup_host((host, port)).await?;
+    let addresses: Vec<SocketAddr> = found
+        .filter(|address| !guarded || !is_private(address.ip()))
+        .collect();
+    let mut connecting = JoinSet::new();
+    for address in addresses {
+        connecting.spawn(TcpStream::connect(address));
+    }
+    let mut last = io::ErrorKind::AddrNotAvailable.into();
+    while let Some(connected) = connecting.join_next().await {
+        match connected {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(cause)) => last = cause,
+            Err(_) => (),
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,9 @@
+//! Decisions without I/O: which failure has which remedy, what is fetched next, where to search, what is trusted. Pure like [`crate::format`].
+
+pub mod conditions;
+pub mod descent;
+pub mod recovery;
+pub mod reputation;
+pub mod requests;
+pub mod samples;
+pub mod schedule;

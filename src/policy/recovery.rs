@@ -1,0 +1,563 @@
+//! What went wrong with a request, and what follows from it.
+//!
+//! [`remedy`] is the policy: one total function of the failure, of where in a fetch it happened, and of what happened before.
+//! Requests that are made one by one and the scheduler of a transfer both ask it, and nobody else decides.
+//!
+//! | failure | request by itself | span, another source is left | span of the last source | version as a whole |
+//! |---|---|---|---|---|
+//! | unreachable | probe every second | probe | probe | stop: later |
+//! | stalled | again, no try | again, no try | again, no try | stop: later |
+//! | broken, 5xx, 408, 425 | again, a try; then stop: later | again, a try; then drop | again, a try; then stop: later | stop: later |
+//! | 429, 503 with Retry-After, resting | rest | rest | rest | stop: later |
+//! | answer in several parts, to a range | again once; then stop: failed | one stream | one stream | stop: failed |
+//! | any other bad answer | again once; then stop: failed | again once; then drop | again once; then stop: failed | stop: failed |
+//! | changed | stop: changed | drop | stop: changed | start over once; then stop: changed |
+//! | other 4xx, TLS, redirects, unsafe, too large | stop: failed | drop | stop: failed | stop: failed |
+//!
+//! "Again" waits for a backoff that doubles, and for what a 5xx asks for in `Retry-After`. What is no try counts against
+//! patience only. 401, 403, 404 and 410 behind a redirect are failures only after the first URL was asked once more.
+
+/// Why a request, or the rest of its body, failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each message says what it is")]
+pub enum Failure {
+    /// No connection: name not found, refused, no route, no answer to the connect.
+    Unreachable,
+    /// The connection broke, or the answer was no HTTP, before the body was whole.
+    Broken,
+    /// Too few bytes for too long.
+    Stalled,
+    /// 5xx, 408 or 425.
+    Server {
+        status: u16,
+        retry_after_ms: Option<u64>,
+    },
+    /// 429, or 503 with Retry-After.
+    TooMany {
+        status: u16,
+        retry_after_ms: Option<u64>,
+    },
+    /// The host wanted fewer requests before, and is still left alone: it was not asked.
+    Resting { rest_ms: u64 },
+    /// A status, header or body that breaks the rules: it is not used.
+    BadAnswer(BadAnswer),
+    /// Another version of the object is there now.
+    Changed(Changed),
+    /// Any other 4xx.
+    Refused { status: u16 },
+    /// The server's certificate or its TLS is not acceptable.
+    Tls,
+    /// More redirects than are followed, or one that leads nowhere.
+    Redirects,
+    /// A server led to an address or a scheme that it may not lead to.
+    Unsafe,
+    /// More bytes than the user allows.
+    TooLarge,
+}
+
+/// How an answer broke the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
+pub enum BadAnswer {
+    #[error("it answered with status {0}, which fits no request of ours")]
+    Status(u16),
+    #[error("its Content-Range is missing or senseless")]
+    ContentRange,
+    #[error("it sent a later part than was asked for")]
+    LaterPart,
+    #[error("it sent a part that begins long before the one that was asked for")]
+    EarlierPart,
+    #[error("it sent an encoded body although the plain one was asked for")]
+    Encoded,
+    #[error("it sent several parts although one was asked for")]
+    Multipart,
+    #[error("it does not tell the length of the object")]
+    NoLength,
+    #[error("its headers are too large or malformed")]
+    Headers,
+    #[error("it tells the length of its body in two ways")]
+    TwoLengths,
+    #[error("it sent a part of the object although all of it was asked for")]
+    NotWhole,
+    #[error(
+        "it sent a web page or an XML message instead of the file; perhaps it wants a login, see the URL in a browser"
+    )]
+    Page,
+    #[error("it sends the whole object with another length than the one expected")]
+    WholeLength,
+}
+
+/// What shows that the object changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
+pub enum Changed {
+    #[error("its length is another")]
+    Length,
+    #[error("its entity tag is another")]
+    Validator,
+    #[error("the server says so (412)")]
+    Precondition,
+    #[error("its manifest names another root")]
+    Root,
+    #[error("the same part came with other bytes")]
+    Content,
+    #[error(
+        "it is a web page or an XML message instead of the file; perhaps it wants a login, see the URL in a browser"
+    )]
+    Page,
+}
+
+/// How a failure is treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The same request may succeed soon.
+    Again,
+    /// The host wants fewer requests, later.
+    Slower,
+    /// This source does not serve what is asked; another may.
+    Elsewhere,
+    /// The object is another one now.
+    Changed,
+    /// No repetition helps.
+    Stop,
+}
+
+impl Class {
+    /// Its word in events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Again => "again",
+            Class::Slower => "slower",
+            Class::Elsewhere => "elsewhere",
+            Class::Changed => "changed",
+            Class::Stop => "stop",
+        }
+    }
+}
+
+impl Failure {
+    /// Total: every failure has a class.
+    pub fn class(self) -> Class {
+        match self {
+            Failure::Unreachable | Failure::Broken | Failure::Stalled | Failure::Server { .. } => {
+                Class::Again
+            }
+            Failure::TooMany { .. } | Failure::Resting { .. } => Class::Slower,
+            Failure::BadAnswer(_) => Class::Elsewhere,
+            Failure::Changed(_) => Class::Changed,
+            Failure::Refused { .. }
+            | Failure::Tls
+            | Failure::Redirects
+            | Failure::Unsafe
+            | Failure::TooLarge => Class::Stop,
+        }
+    }
+
+    /// Whether it counts against the tries of its span. What says nothing about the host's answers counts against
+    /// patience only.
+    pub fn counts_as_try(self) -> bool {
+        matches!(
+            self,
+            Failure::Broken | Failure::Server { .. } | Failure::BadAnswer(_)
+        )
+    }
+
+    /// The failure that a status stands for, if it is one.
+    pub fn of_status(status: u16, retry_after_ms: Option<u64>) -> Option<Failure> {
+        match status {
+            200 | 206 => None,
+            429 => Some(Failure::TooMany {
+                status,
+                retry_after_ms,
+            }),
+            503 if retry_after_ms.is_some() => Some(Failure::TooMany {
+                status,
+                retry_after_ms,
+            }),
+            408 | 425 | 500..=599 => Some(Failure::Server {
+                status,
+                retry_after_ms,
+            }),
+            412 => Some(Failure::Changed(Changed::Precondition)),
+            400..=499 => Some(Failure::Refused { status }),
+            _ => Some(Failure::BadAnswer(BadAnswer::Status(status))),
+        }
+    }
+}
+
+/// Where in a fetch a failure happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// A request by itself: the first look at an object, its manifest, bytes for `cat`, an object of unknown length.
+    Single,
+    /// A span of a transfer.
+    Span {
+        /// Another source is left.
+        others: bool,
+        /// It is the whole object, because its source has no ranges.
+        whole: bool,
+    },
+    /// All that was asked of one version of an object or manifest.
+    Version {
+        /// It is not the first version that this run meets.
+        started_over: bool,
+    },
+}
+
+/// What happened to the same request before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    /// Failures in a row that count as tries, this one included.
+    pub tries: u32,
+    /// How many of them the user allows.
+    pub tries_max: u32,
+    /// Answers of the source in a row that broke the rules, this one included.
+    pub bad_answers: u32,
+}
+
+/// What to do about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// The same request again, after a backoff that is at least so long.
+    Again {
+        /// Milliseconds.
+        least_ms: u64,
+    },
+    /// The same request again every second.
+    Probe,
+    /// The host is left alone for as long as it asks for or has earned.
+    Rest,
+    /// No ranges of this source any more: the whole object in one answer.
+    OneStream,
+    /// This source is not asked any more.
+    Drop,
+    /// Once more from the start, whatever version is there now.
+    StartOver,
+    /// The end.
+    Stop(End),
+}
+
+/// How a run ends that a failure ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It may pass: the same command goes on later.
+    Later,
+    /// The object is another one now.
+    Changed,
+    /// Nobody serves what is asked for.
+    Failed,
+}
+
+/// A source whose answers broke the rules so often in a row is not asked any more.
+const BAD_ANSWERS_MAX: u32 = 2;
+
+/// The policy; see the module. Every failure has a remedy in every phase.
+pub fn remedy(failure: Failure, phase: Phase, before: Before) -> Remedy {
+    let give_up = |end| match phase {
+        Phase::Span { others: true, .. } => Remedy::Drop,
+        _ => Remedy::Stop(end),
+    };
+    if let Phase::Version { started_over } = phase {
+        return match failure.class() {
+            Class::Again | Class::Slower => Remedy::Stop(End::Later),
+            Class::Changed if !started_over => Remedy::StartOver,
+            Class::Changed => Remedy::Stop(End::Changed),
+            Class::Elsewhere | Class::Stop => Remedy::Stop(End::Failed),
+        };
+    }
+    match failure {
+        Failure::Unreachable => Remedy::Probe,
+        Failure::Stalled => Remedy::Again { least_ms: 0 },
+        Failure::Broken | Failure::Server { .. } if before.tries >= before.tries_max => {
+            give_up(End::Later)
+        }
+        Failure::Broken => Remedy::Again { least_ms: 0 },
+        Failure::Server { retry_after_ms, .. } => Remedy::Again {
+            least_ms: retry_after_ms.unwrap_or(0).min(COOLDOWN_MAX_MS),
+        },
+        Failure::TooMany { .. } | Failure::Resting { .. } => Remedy::Rest,
+        Failure::BadAnswer(BadAnswer::Multipart)
+            if matches!(phase, Phase::Span { whole: false, .. }) =>
+        {
+            Remedy::OneStream
+        }
+        Failure::BadAnswer(_) if before.bad_answers >= BAD_ANSWERS_MAX => give_up(End::Failed),
+        Failure::BadAnswer(_) => Remedy::Again { least_ms: 0 },
+        Failure::Changed(_) => give_up(End::Changed),
+        Failure::Refused { .. }
+        | Failure::Tls
+        | Failure::Redirects
+        | Failure::Unsafe
+        | Failure::TooLarge => give_up(End::Failed),
+    }
+}
+
+/// The first wait after a failure is up to this long; each further one up to twice as long.
+const BACKOFF_FIRST_MS: u64 = 500;
+/// No wait between two tries is longer.
+const BACKOFF_MAX_MS: u64 = 30_000;
+/// An unreachable host is asked again this often.
+pub const PROBE_EVERY_MS: u64 = 1_000;
+/// The shortest and the longest cooldown of a host that wants fewer requests.
+pub const COOLDOWN_MIN_MS: u64 = 60_000;
+/// No host is left alone for longer than five minutes, whatever it asks for.
+pub const COOLDOWN_MAX_MS: u64 = 300_000;
+
+/// Backoff with full jitter: evenly spread between nothing and a bound that doubles. `random` is any number.
+pub fn backoff_ms(failures: u32, random: u64) -> u64 {
+    let bound = BACKOFF_FIRST_MS
+        .saturating_mul(1 << failures.saturating_sub(1).min(16))
+        .min(BACKOFF_MAX_MS);
+    random % (bound + 1)
+}
+
+/// How long a host is left alone after its n-th "too many": what it asks for within a cap, else growing by a minute each time.
+pub fn cooldown_ms(times: u32, retry_after_ms: Option<u64>) -> u64 {
+    match retry_after_ms {
+        Some(asked) => asked.min(COOLDOWN_MAX_MS),
+        None => (COOLDOWN_MIN_MS * u64::from(times.max(1))).min(COOLDOWN_MAX_MS),
+    }
+}
+
+/// The number of connections after a host wanted fewer: 8, 4, 2, 1.
+pub fn fewer_connections(now: u32) -> u32 {
+    match now {
+        9.. => 8,
+        5..=8 => 4,
+        3..=4 => 2,
+        _ => 1,
+    }
+}
+
+/// Whether a version that is there no more is given up for the one that is there now.
+pub fn starts_over(how: Changed, started_over: bool) -> bool {
+    let phase = Phase::Version { started_over };
+    remedy(Failure::Changed(how), phase, Before::default()) == Remedy::StartOver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_is_decided() {
+        for status in 100..1000 {
+            let failure = Failure::of_status(status, None);
+            assert_eq!(
+                failure.is_none(),
+                status == 200 || status == 206,
+                "{status}"
+            );
+            let class = failure.map(Failure::class);
+            match status {
+                408 | 425 | 500..=599 => assert_eq!(class, Some(Class::Again)),
+                429 => assert_eq!(class, Some(Class::Slower)),
+                412 => assert_eq!(class, Some(Class::Changed)),
+                400..=499 => assert_eq!(class, Some(Class::Stop)),
+                _ => assert!(failure.is_none() || class == Some(Class::Elsewhere)),
+            }
+        }
+        assert_eq!(
+            Failure::of_status(503, Some(1)).map(Failure::class),
+            Some(Class::Slower)
+        );
+    }
+
+    /// The table of the module, combination by combination, before the last try and at it.
+    #[test]
+    #[allow(clippy::too_many_lines, reason = "a table, row by row")]
+    fn every_failure_has_a_remedy_in_every_phase() {
+        let again = Remedy::Again { least_ms: 0 };
+        let stop = Remedy::Stop;
+        let server = |retry_after_ms| Failure::Server {
+            status: 503,
+            retry_after_ms,
+        };
+        let rests = [
+            Failure::TooMany {
+                status: 429,
+                retry_after_ms: None,
+            },
+            Failure::Resting { rest_ms: 1 },
+        ];
+        let stops = [
+            Failure::Refused { status: 404 },
+            Failure::Tls,
+            Failure::Redirects,
+            Failure::Unsafe,
+            Failure::TooLarge,
+        ];
+        let bad = BAD_ANSWERS.map(Failure::BadAnswer);
+        let changed = CHANGES.map(Failure::Changed);
+        let multipart = Failure::BadAnswer(BadAnswer::Multipart);
+        let of = |failures: &[Failure], by: [Remedy; 4], spent: [Remedy; 4]| {
+            for failure in failures {
+                for (before, row) in [(1, by), (3, spent)] {
+                    let before = Before {
+                        tries: before,
+                        tries_max: 3,
+                        bad_answers: before,
+                    };
+                    for (phase, expected) in PHASES.into_iter().zip(row) {
+                        let found = remedy(*failure, phase, before);
+                        assert_eq!(found, expected, "{failure:?} in {phase:?} after {before:?}");
+                    }
+                }
+            }
+        };
+        let later = stop(End::Later);
+        let failed = stop(End::Failed);
+        let all = |remedy| [remedy, remedy, remedy, later];
+        of(
+            &[Failure::Unreachable],
+            all(Remedy::Probe),
+            all(Remedy::Probe),
+        );
+        of(&[Failure::Stalled], all(again), all(again));
+        let tried = [later, Remedy::Drop, later, later];
+        of(&[Failure::Broken, server(None)], all(again), tried);
+        of(
+            &[server(Some(7_000))],
+            all(Remedy::Again { least_ms: 7_000 }),
+            tried,
+        );
+        of(
+            &[server(Some(u64::MAX))],
+            all(Remedy::Again {
+                least_ms: COOLDOWN_MAX_MS,
+            }),
+            tried,
+        );
+        of(&rests, all(Remedy::Rest), all(Remedy::Rest));
+        let dropped = [failed, Remedy::Drop, failed, failed];
+        of(&bad, [again, again, again, failed], dropped);
+        let stream = Remedy::OneStream;
+        of(
+            &[multipart],
+            [again, stream, stream, failed],
+            [failed, stream, stream, failed],
+        );
+        let other = [
+            stop(End::Changed),
+            Remedy::Drop,
+            stop(End::Changed),
+            Remedy::StartOver,
+        ];
+        of(&changed, other, other);
+        of(&stops, dropped, dropped);
+        // What is not in the four columns: a stream, and a version after another one.
+        let before = Before::default();
+        for others in [false, true] {
+            let whole = Phase::Span {
+                others,
+                whole: true,
+            };
+            for failure in bad.into_iter().chain(changed).chain(rests).chain(stops) {
+                let ranged = Phase::Span {
+                    others,
+                    whole: false,
+                };
+                assert_eq!(
+                    remedy(failure, whole, before),
+                    remedy(failure, ranged, before)
+                );
+            }
+            assert_eq!(remedy(multipart, whole, before), again);
+        }
+        let again_changed = Phase::Version { started_over: true };
+        for failure in changed {
+            assert_eq!(
+                remedy(failure, again_changed, before),
+                stop(End::Changed),
+                "once"
+            );
+        }
+    }
+
+    const PHASES: [Phase; 4] = [
+        Phase::Single,
+        Phase::Span {
+            others: true,
+            whole: false,
+        },
+        Phase::Span {
+            others: false,
+            whole: false,
+        },
+        Phase::Version {
+            started_over: false,
+        },
+    ];
+    /// All but that of several parts.
+    const BAD_ANSWERS: [BadAnswer; 11] = [
+        BadAnswer::Status(204),
+        BadAnswer::ContentRange,
+        BadAnswer::LaterPart,
+        BadAnswer::EarlierPart,
+        BadAnswer::Encoded,
+        BadAnswer::NoLength,
+        BadAnswer::Headers,
+        BadAnswer::TwoLengths,
+        BadAnswer::NotWhole,
+        BadAnswer::Page,
+        BadAnswer::WholeLength,
+    ];
+    const CHANGES: [Changed; 6] = [
+        Changed::Length,
+        Changed::Validator,
+        Changed::Precondition,
+        Changed::Root,
+        Changed::Content,
+        Changed::Page,
+    ];
+
+    /// A failure that is new has no row above; this does not compile without it, and says where to add one.
+    #[test]
+    fn the_rows_above_are_all_failures() {
+        for failure in BAD_ANSWERS.map(Failure::BadAnswer) {
+            let Failure::BadAnswer(how) = failure else {
+                continue;
+            };
+            match how {
+                BadAnswer::Status(_)
+                | BadAnswer::ContentRange
+                | BadAnswer::LaterPart
+                | BadAnswer::EarlierPart
+                | BadAnswer::Encoded
+                | BadAnswer::Multipart
+                | BadAnswer::NoLength
+                | BadAnswer::Headers
+                | BadAnswer::TwoLengths
+                | BadAnswer::NotWhole
+                | BadAnswer::Page
+                | BadAnswer::WholeLength => (),
+            }
+        }
+        for how in CHANGES {
+            match how {
+                Changed::Length
+                | Changed::Validator
+                | Changed::Precondition
+                | Changed::Root
+                | Changed::Content
+                | Changed::Page => (),
+            }
+        }
+    }
+
+    #[test]
+    fn waits_are_bounded() {
+        for failures in 0..100 {
+            for random in [0, 1, 12345, u64::MAX] {
+                assert!(backoff_ms(failures, random) <= BACKOFF_MAX_MS);
+            }
+            assert!((COOLDOWN_MIN_MS..=COOLDOWN_MAX_MS).contains(&cooldown_ms(failures, None)));
+        }
+        assert_eq!(cooldown_ms(1, Some(5_000)), 5_000);
+        assert_eq!(cooldown_ms(1, Some(u64::MAX)), COOLDOWN_MAX_MS);
+        let steps: Vec<u32> = std::iter::successors(Some(16), |n| Some(fewer_connections(*n)))
+            .take(6)
+            .collect();
+        assert_eq!(steps, [16, 8, 4, 2, 1, 1]);
+    }
+}

@@ -1,0 +1,407 @@
+//! What is asked next, and of whom.
+//!
+//! Spans are so large that all connections end together, each at its own pace: a slow source gets smaller ones, and an idle
+//! connection takes over what a slower one would bring last.
+
+use crate::{
+    format::geometry::{BlockIndex, BlockRange},
+    policy::recovery::Class,
+};
+
+use super::{
+    Command, Millis, Scheduler, SourceId, Span, SpanId, Waiting,
+    search::FAR_MS,
+    sources::{Source, Tried, may_try},
+};
+
+/// A span is never planned smaller, so that requests stay few, unless less is missing.
+const SPAN_BYTES_MIN: u64 = 1 << 20;
+/// Once the rate of its source is known it is so long that the wait for its answer is little beside it, between these bounds.
+const SPAN_ANSWERS: u64 = 16;
+const SPAN_BYTES_SLOW: u64 = 256 << 10;
+const SPAN_BYTES_FAR: u64 = 4 << 20;
+/// Nor larger: what a broken connection puts back into the queue stays local.
+const SPAN_BYTES_MAX: u64 = 64 << 20;
+/// Nor longer, as far as the rate is known: the number of connections falls as spans end. It may have to soon while more of
+/// them are being tried.
+const SPAN_MS_MAX: u64 = 10_000;
+const SPAN_MS_TRIAL: u64 = 1_500;
+/// An idle connection takes a part of the slowest span when that one would need longer than this, and than so many answers:
+/// what is under way behind its new end arrives for nothing.
+const SPLIT_WORTH_MS: u64 = 300;
+const SPLIT_ANSWERS: u64 = 10;
+/// What is slow although its answers are near is slow at our end, and its bytes are here already, waiting to be read.
+const SPLIT_NEAR_MS: u64 = 2_000;
+/// A span with less left than this is not split.
+const SPLIT_BYTES_MIN: u64 = 256 << 10;
+/// A span that is silent for so long is asked for once more, over another connection that has nothing else to do.
+const SILENT_MS: u64 = 1_000;
+/// A stream starts although others could serve when nothing was proven for so long: each byte of it may come twice.
+pub const STREAM_AFTER_MS: u64 = 10_000;
+/// With fewer connections than this none of them looks whether an unreachable source is back.
+const PROBE_CONNECTIONS: u32 = 4;
+
+impl Scheduler {
+    /// Starts a span if a source is free and blocks are to be had; those that failed before come first.
+    pub(super) fn start(&mut self, now: Millis) -> Option<Command> {
+        if let Some(command) = self.probe(now) {
+            return Some(command);
+        }
+        if self.spans.len() >= self.limits.connections as usize {
+            return None;
+        }
+        if let Some((source, waiting)) = self.take_waiting(now) {
+            return Some(self.start_span(now, source, waiting.blocks, waiting.tried));
+        }
+        // One that is doubted shows what it is worth with what it sent wrong, not with more.
+        let decides = |id: &SourceId| !self.sources[id.0].is_doubted() || self.waiting.is_empty();
+        let source = self.free_source(now, &[]).filter(decides);
+        match source.and_then(|source| Some((source, self.take_todo(source)?))) {
+            Some((source, blocks)) => Some(self.start_span(now, source, blocks, Vec::new())),
+            None => self.start_stream(now),
+        }
+    }
+
+    /// The most spans at a time, now.
+    fn room(&self) -> usize {
+        self.limits.connections.min(self.search.connections()) as usize
+    }
+
+    /// A source that was unreachable is asked for a little beside what the others do, so that it serves again once it is back.
+    fn probe(&mut self, now: Millis) -> Option<Command> {
+        let most = self.limits.connections;
+        if most < PROBE_CONNECTIONS || self.spans.len() >= most as usize || !self.length_proven {
+            return None;
+        }
+        let is_lost =
+            |source: &Source| source.unreachable && source.running == 0 && source.has_room(now);
+        let unreachable = SourceId(self.sources.iter().position(is_lost)?);
+        let others_serve = self
+            .spans
+            .values()
+            .any(|span| span.source != unreachable && span.bytes > 0);
+        let last = self.todo.ranges().last().filter(|_| others_serve)?.end - 1;
+        let blocks = BlockRange::one(BlockIndex(last));
+        Some(self.start_span(now, unreachable, blocks, Vec::new()))
+    }
+
+    fn start_span(
+        &mut self,
+        now: Millis,
+        source: SourceId,
+        blocks: BlockRange,
+        tried: Vec<Tried>,
+    ) -> Command {
+        self.todo.remove_range(blocks);
+        let failures = tried
+            .iter()
+            .find(|tried| tried.source == source)
+            .map_or(0, |tried| tried.failures);
+        self.run(Span {
+            source,
+            blocks,
+            first: BlockIndex(blocks.start),
+            whole: false,
+            failures,
+            tried,
+            since: now,
+            bytes: 0,
+            opened: false,
+            heard: now,
+        })
+    }
+
+    fn run(&mut self, span: Span) -> Command {
+        let id = SpanId(self.next_span);
+        self.next_span += 1;
+        self.sources[span.source.0].running += 1;
+        let (source, blocks, whole) = (span.source, span.blocks, span.whole);
+        self.spans.insert(id, span);
+        Command::Start {
+            span: id,
+            source,
+            blocks,
+            whole,
+        }
+    }
+
+    /// A source without ranges sends the whole object over one connection, when nobody else gets on.
+    fn start_stream(&mut self, now: Millis) -> Option<Command> {
+        let served = self.spans.values().any(|span| span.whole)
+            || self.sources.iter().any(|source| source.serves_ranges(now));
+        if served && now < self.patient_since + STREAM_AFTER_MS {
+            return None;
+        }
+        let wants = |id| {
+            !self.todo.is_empty()
+                || self
+                    .waiting
+                    .iter()
+                    .any(|waiting| may_try(&waiting.tried, id, now))
+        };
+        let id = (0..self.sources.len()).map(SourceId).find(|id| {
+            let source = &self.sources[id.0];
+            !source.dropped
+                && !source.ranges
+                && source.running == 0
+                && source.rest_until <= now
+                && wants(*id)
+        })?;
+        let (blocks, failures) = (self.geometry.all(), self.sources[id.0].stream_failures);
+        let tried = Vec::new();
+        Some(self.run(Span {
+            source: id,
+            blocks,
+            first: BlockIndex(blocks.start),
+            whole: true,
+            failures,
+            tried,
+            since: now,
+            bytes: 0,
+            opened: false,
+            heard: now,
+        }))
+    }
+
+    /// Of the sources with ranges and room, one that did not fail these blocks, or not lately; then the one whose connections
+    /// are the fastest for their number, so that each source has some.
+    fn free_source(&self, now: Millis, tried: &[Tried]) -> Option<SourceId> {
+        // Spans of a slow source that are left of a greater number must not keep the others from their share.
+        let is_full = self.spans.len() >= self.room();
+        let serving = self
+            .sources
+            .iter()
+            .filter(|source| source.running > 0 || source.serves_ranges(now));
+        let share = match self.search.has_fallen() {
+            true => (self.room() / serving.count().max(1)) as u32,
+            false => 0,
+        };
+        let rates = || self.sources.iter().filter_map(|source| source.pace.rate());
+        let fastest = rates().max().unwrap_or(1);
+        (0..self.sources.len())
+            .map(SourceId)
+            .filter(|id| {
+                let source = &self.sources[id.0];
+                (!is_full || source.running < share) && source.has_room(now)
+            })
+            .filter(|id| may_try(tried, *id, now))
+            .min_by_key(|id| {
+                let source = &self.sources[id.0];
+                let rate = source.pace.rate().unwrap_or(fastest);
+                // Nobody there: that is to be found out only by who has nothing better to do.
+                (
+                    source.unreachable,
+                    tried.iter().position(|tried| tried.source == *id),
+                    (u128::from(source.running + 1) << 64) / u128::from(rate),
+                    id.0,
+                )
+            })
+    }
+
+    /// Blocks that may be asked again now, and of whom; those at the front first.
+    fn take_waiting(&mut self, now: Millis) -> Option<(SourceId, Waiting)> {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain_mut(|waiting| {
+            waiting.blocks = self.still_wanted(waiting.blocks);
+            !waiting.blocks.is_empty()
+        });
+        self.waiting = waiting;
+        let (index, source) = (0..self.waiting.len())
+            .filter(|index| self.may_be_asked(self.waiting[*index].blocks))
+            .filter_map(|index| Some((index, self.free_source(now, &self.waiting[index].tried)?)))
+            .min_by_key(|(index, _)| self.waiting[*index].blocks.start)?;
+        Some((source, self.waiting.swap_remove(index)))
+    }
+
+    /// Before the length is proven only the last block may be asked for.
+    fn may_be_asked(&self, blocks: BlockRange) -> bool {
+        self.length_proven || blocks == BlockRange::one(self.geometry.last())
+    }
+
+    /// The next missing blocks, as many as make a good span.
+    fn take_todo(&self, source: SourceId) -> Option<BlockRange> {
+        let last = self.geometry.last();
+        if !self.length_proven {
+            return self.todo.contains(last).then_some(BlockRange::one(last));
+        }
+        let start = self.todo.next(BlockIndex(0))?;
+        let end = self
+            .todo
+            .next_missing(start)
+            .unwrap_or(BlockIndex(self.geometry.blocks()));
+        let most = self.span_blocks(source);
+        Some(BlockRange::new(
+            start.0,
+            end.0.min(start.0.saturating_add(most)),
+        ))
+    }
+
+    /// Spans get smaller towards the end, so that all connections finish together; the slower the source, the smaller.
+    fn span_blocks(&self, id: SourceId) -> u32 {
+        let size = self.geometry.block_size().bytes();
+        let serving = || self.sources.iter().filter(|source| !source.dropped);
+        let connections: u64 = serving()
+            .map(|source| u64::from(source.connections()))
+            .sum();
+        let source = &self.sources[id.0];
+        // As long as no rate is known there may soon be more connections, for which something must be left.
+        let room = match source.pace.rate() {
+            None => self.limits.connections.max(1),
+            Some(_) => self.room() as u32,
+        };
+        let connections = connections.clamp(1, u64::from(room));
+        // Two thirds of a fair share: fewer spans mean fewer waits for an answer, but the last ones must be short.
+        let share = u64::from(self.todo.count()) * size * 2 / (3 * connections);
+        let bytes = match source.pace.rate() {
+            None => share.clamp(SPAN_BYTES_MIN, SPAN_BYTES_MAX),
+            Some(rate) => {
+                let (rates, running) = serving()
+                    .filter_map(|source| Some((source.pace.rate()?, source.running.max(1))))
+                    .fold((0, 0), |(rates, all), (rate, running)| {
+                        (
+                            rates + u128::from(rate) * u128::from(running),
+                            all + u128::from(running),
+                        )
+                    });
+                let share = u128::from(share) * u128::from(rate) * running / rates;
+                let answer_ms = source.answer_ms.unwrap_or(0);
+                let least = (rate.saturating_mul(answer_ms * SPAN_ANSWERS) / 1000)
+                    .clamp(SPAN_BYTES_SLOW, SPAN_BYTES_FAR);
+                let most_ms = match self.search.is_trying_more() {
+                    true => SPAN_MS_TRIAL,
+                    false => SPAN_MS_MAX,
+                };
+                let most = (rate.saturating_mul(most_ms) / 1000).clamp(least, SPAN_BYTES_MAX);
+                u64::try_from(share).unwrap_or(u64::MAX).clamp(least, most)
+            }
+        };
+        (bytes / size).max(1) as u32
+    }
+
+    /// Gives an idle connection a part of the span that would end last, so that both end together.
+    pub(super) fn split(&mut self, now: Millis) -> Option<Command> {
+        let most = self.limits.connections as usize;
+        if self.spans.len() >= most || !self.length_proven || !self.todo.is_empty() {
+            return None;
+        }
+        if let Some(command) = self.take_silent(now) {
+            return Some(command);
+        }
+        let source = self
+            .free_source(now, &[])
+            .filter(|source| !self.sources[source.0].unreachable)?;
+        let worth_ms = worth_ms(&self.sources[source.0]);
+        let (id, _) = self
+            .spans
+            .iter()
+            .filter(|(_, span)| self.not_begun(span).count() >= 1 && !span.whole)
+            .filter(|(_, span)| self.bytes_coming(span) >= SPLIT_BYTES_MIN)
+            .map(|(id, span)| (*id, self.left_ms(now, span)))
+            .filter(|(_, left)| *left > worth_ms)
+            .max_by_key(|(_, left)| *left)?;
+        let middle = self.split_at(now, &self.spans[&id], source)?;
+        let span = self.spans.get_mut(&id)?;
+        let rest = BlockRange::new(middle, span.blocks.end);
+        span.blocks.end = middle;
+        let rest = self.still_wanted(rest);
+        if !rest.is_empty() {
+            let start = self.start_span(now, source, rest, Vec::new());
+            self.pending.push_back(start);
+        }
+        Some(Command::Shrink {
+            span: id,
+            end: BlockIndex(middle),
+        })
+    }
+
+    /// Where both would end at the same time, the span at the rate it had so far, the new one at that of its source.
+    fn split_at(&self, now: Millis, span: &Span, source: SourceId) -> Option<u32> {
+        let source = &self.sources[source.0];
+        let before = self.rate_of(now, span);
+        let after = source.pace.rate().unwrap_or(before).max(1);
+        let left = self.bytes_coming(span);
+        let until_then = before.saturating_mul(source.answer_ms.unwrap_or(0)) / 1000;
+        let moved = u128::from(left.saturating_sub(until_then)) * u128::from(after)
+            / (u128::from(before) + u128::from(after));
+        let moved = (moved as u64 / self.geometry.block_size().bytes()) as u32;
+        let moved = moved.min(self.not_begun(span).count());
+        (moved > 0).then(|| span.blocks.end - moved)
+    }
+
+    /// What of a span has not even arrived: bytes that wait for the judge are not fetched again.
+    fn bytes_coming(&self, span: &Span) -> u64 {
+        let arrived = self.geometry.bytes_of(span.first).start + span.bytes;
+        let blocks = self.geometry.bytes_of_range(span.blocks);
+        blocks.end.saturating_sub(arrived.max(blocks.start))
+    }
+
+    /// Blocks of a span of which nothing has arrived, but for its first one.
+    fn not_begun(&self, span: &Span) -> BlockRange {
+        let arrived = self.geometry.bytes_of(span.first).start + span.bytes;
+        let next = arrived.div_ceil(self.geometry.block_size().bytes());
+        let next = u32::try_from(next).unwrap_or(u32::MAX);
+        let BlockRange { start, end } = span.blocks;
+        BlockRange::new(next.clamp((start + 1).min(end), end), end)
+    }
+
+    /// A span of which nothing is heard is asked for again, once, of another source if there is one with room.
+    fn take_silent(&mut self, now: Millis) -> Option<Command> {
+        let taken_from = |span: &Span| Tried {
+            source: span.source,
+            failures: span.failures,
+            not_before: now,
+        };
+        let is_silent = |span: &Span| {
+            let answer_ms = self.sources[span.source.0].answer_ms.unwrap_or(0);
+            now.saturating_sub(span.heard) > SILENT_MS.max(SPLIT_ANSWERS * answer_ms)
+        };
+        self.free_source(now, &[])
+            .filter(|source| !self.sources[source.0].unreachable)?;
+        let (id, _) = self
+            .spans
+            .iter()
+            .find(|(_, span)| !span.whole && span.tried.is_empty() && is_silent(span))?;
+        let (id, span) = (*id, self.remove_span(*id)?);
+        self.waiting.push(Waiting {
+            blocks: span.blocks,
+            tried: vec![taken_from(&span)],
+        });
+        self.pending.push_back(Command::Retry {
+            source: span.source,
+            class: Class::Again,
+            attempt: span.failures,
+            wait_ms: 0,
+        });
+        Some(Command::Cancel { span: id })
+    }
+
+    /// How long a span will still take.
+    fn left_ms(&self, now: Millis, span: &Span) -> u64 {
+        let left = self.bytes_coming(span);
+        match self.rate_of(now, span) {
+            // Nothing came yet: as long again as it has waited already.
+            0 => now.saturating_sub(span.since),
+            rate => left.saturating_mul(1000) / rate,
+        }
+    }
+
+    /// Bytes a second of a span: those it had so far, unless it began so lately that this says little.
+    fn rate_of(&self, now: Millis, span: &Span) -> u64 {
+        let source = &self.sources[span.source.0];
+        let age = now.saturating_sub(span.since).max(1);
+        let so_far = span.bytes.saturating_mul(1000) / age;
+        if age < worth_ms(source) {
+            source.pace.rate().unwrap_or(so_far)
+        } else {
+            so_far
+        }
+    }
+}
+
+/// An idle connection to this source is worth its request when it saves so much.
+fn worth_ms(source: &Source) -> u64 {
+    match source.answer_ms {
+        Some(answer_ms) if answer_ms >= FAR_MS => SPLIT_WORTH_MS.max(SPLIT_ANSWERS * answer_ms),
+        _ => SPLIT_NEAR_MS,
+    }
+}

@@ -1,0 +1,617 @@
+//! The transfer scheduler: which span is asked of which source, when, and when to end.
+//!
+//! It does no I/O and reads no clock. Events go in ([`Scheduler::handle`]), commands come out ([`Scheduler::command`]) until it
+//! says [`Command::Wait`] or [`Command::Finish`]. The engine on sockets and the simulation in the tests run this same code.
+//!
+//! Every block is in exactly one place: *held* (the judge saw it), *claimed* (a journal says so), *todo*, *waiting* (failed, to
+//! be asked again), or in one running span. A *stream*, the whole object from a source without ranges, runs beside that: it
+//! takes no block away from the other sources, and leaves nothing behind when it breaks.
+
+use std::collections::BTreeMap;
+
+mod choose;
+mod protocol;
+mod rounds;
+mod search;
+mod sources;
+
+use crate::format::{
+    blockset::BlockSet,
+    geometry::{BlockIndex, BlockRange, Geometry},
+    judge::Verified,
+};
+
+use super::{
+    recovery::{self, Before, Class, End, Failure, Phase, Remedy},
+    reputation::Reputation,
+};
+
+use choose::STREAM_AFTER_MS;
+use rounds::Round;
+use search::Search;
+use sources::{Source, Tried, note};
+
+pub use protocol::{Command, Event, Limits, Millis, Outcome, SourceId, SpanId, Why};
+
+/// A run starts with so many connections where more are allowed.
+pub const CONNECTIONS_FIRST: u32 = 8;
+/// A source that lied about so many blocks is dropped when another can serve.
+const LIES_MAX: usize = 2;
+/// A source is given up, even the last one, when it sent one block wrong so often.
+const WRONG_MAX: u32 = 4;
+
+#[derive(Clone, Debug)]
+struct Span {
+    source: SourceId,
+    /// What is still to come; its start moves on as blocks are proven or found wrong.
+    blocks: BlockRange,
+    /// The first block that was asked for.
+    first: BlockIndex,
+    whole: bool,
+    /// Failures in a row of the same blocks from the same source before this span.
+    failures: u32,
+    /// Who failed to bring these blocks before.
+    tried: Vec<Tried>,
+    since: Millis,
+    bytes: u64,
+    /// An answer came; and when anything came last.
+    opened: bool,
+    heard: Millis,
+}
+
+/// Blocks to be asked for again.
+#[derive(Clone, Debug)]
+struct Waiting {
+    blocks: BlockRange,
+    /// The latest last.
+    tried: Vec<Tried>,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    geometry: Geometry,
+    limits: Limits,
+    sources: Vec<Source>,
+    held: BlockSet,
+    claimed: BlockSet,
+    todo: BlockSet,
+    waiting: Vec<Waiting>,
+    spans: BTreeMap<SpanId, Span>,
+    search: Search,
+    round: Round,
+    /// The length is believed: the statement is signed or the last block was proven.
+    length_proven: bool,
+    next_span: u64,
+    random: u64,
+    /// When something new was proven last, or began to be missing.
+    patient_since: Millis,
+    last_failure: Option<Failure>,
+    /// Commands that are decided and not yet handed out.
+    pending: std::collections::VecDeque<Command>,
+    outcome: Option<Outcome>,
+}
+
+impl Scheduler {
+    /// A run over an object of which these blocks are claimed. `length_proven`: the length may be believed before the last
+    /// block is proven, because the statement is signed by a key that is trusted.
+    pub fn new(
+        geometry: Geometry,
+        limits: Limits,
+        sources: usize,
+        claimed: BlockSet,
+        length_proven: bool,
+    ) -> Scheduler {
+        let mut todo = BlockSet::full(geometry.blocks());
+        todo.remove_all(&claimed);
+        let most = limits.connections.max(1);
+        Scheduler {
+            geometry,
+            limits,
+            sources: vec![Source::new(); sources],
+            held: BlockSet::empty(geometry.blocks()),
+            claimed,
+            todo,
+            waiting: Vec::new(),
+            spans: BTreeMap::new(),
+            search: Search::new(most.min(CONNECTIONS_FIRST), most),
+            round: Round::default(),
+            length_proven,
+            next_span: 0,
+            random: limits.seed,
+            patient_since: 0,
+            last_failure: None,
+            pending: std::collections::VecDeque::new(),
+            outcome: None,
+        }
+    }
+
+    /// What the caller allowed.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Blocks that the judge saw.
+    pub fn held(&self) -> &BlockSet {
+        &self.held
+    }
+
+    /// Blocks that only the journal knows.
+    pub fn claimed(&self) -> &BlockSet {
+        &self.claimed
+    }
+
+    /// How many spans run.
+    pub fn running(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether this span runs, and was neither cancelled nor ended.
+    pub fn is_running(&self, span: SpanId) -> bool {
+        self.spans.contains_key(&span)
+    }
+
+    /// Whether the length of the object may be believed.
+    pub fn length_proven(&self) -> bool {
+        self.length_proven
+    }
+
+    /// What the host of a source has earned, in earlier runs or beside this one; times are those of the run.
+    pub fn source_is_known(&mut self, source: SourceId, reputation: Reputation) {
+        self.sources[source.0].is_known(reputation);
+    }
+
+    /// The first answer of a source showed that it has no ranges.
+    pub fn source_has_no_ranges(&mut self, source: SourceId) {
+        self.sources[source.0].ranges = false;
+    }
+
+    /// From now on so many connections at a time, over all sources. Spans that run are left alone.
+    pub fn allow(&mut self, connections: u32) {
+        self.limits.connections = connections.max(1);
+        self.search.allow(self.limits.connections);
+    }
+
+    /// Takes note of what happened. What to do about it is asked with [`Scheduler::command`].
+    pub fn handle(&mut self, now: Millis, event: Event) {
+        self.pass_time(now);
+        match event {
+            Event::Opened { span } => self.opened(now, span),
+            Event::WholeBody { span } => self.whole_body(span),
+            Event::Bytes { span, count } => {
+                if let Some(span) = self.spans.get_mut(&span) {
+                    span.bytes += count;
+                    span.heard = now;
+                    self.sources[span.source.0].pace.add_bytes(count);
+                    self.round.add_bytes(count);
+                }
+            }
+            Event::Proven { span, verified } => {
+                let new = self.hold(now, verified);
+                if let Some(span) = self.spans.get_mut(&span) {
+                    self.sources[span.source.0].wrong_in_row = 0;
+                    // What a ranged span lacks gets less in any case.
+                    if new || !span.whole {
+                        span.failures = 0;
+                        span.tried.clear();
+                    }
+                    span.pass(verified.blocks());
+                }
+            }
+            Event::Held(verified) => {
+                self.hold(now, verified);
+            }
+            Event::ClaimFailed { block } => self.claim_failed(now, block),
+            Event::Wrong { span, block } => self.came_wrong(now, span, block),
+            Event::Ended { span } => {
+                if let Some(span) = self.remove_span(span) {
+                    self.sources[span.source.0].reputation.served(now);
+                    self.give_back(&span);
+                }
+            }
+            Event::Failed { span, failure } => self.failed(now, span, failure),
+        }
+    }
+
+    /// The next thing to do. Call it until it says wait or finish.
+    pub fn command(&mut self, now: Millis) -> Command {
+        if let Some(command) = self.pending.pop_front() {
+            return command;
+        }
+        self.pass_time(now);
+        if self.held.is_full() {
+            self.outcome = Some(Outcome::Done);
+        }
+        if self.outcome.is_none() && self.is_hungry() && now >= self.patience_ends() {
+            self.outcome = Some(Outcome::Patience(self.last_failure));
+        }
+        if self.outcome.is_none() {
+            self.outcome = self.must_wait().map(|until| Outcome::MustWait { until });
+        }
+        if let Some(outcome) = &self.outcome {
+            return Command::Finish(outcome.clone());
+        }
+        self.start(now)
+            .or_else(|| self.split(now))
+            .unwrap_or_else(|| Command::Wait {
+                until: self.next_time(now),
+            })
+    }
+
+    /// Whether anything is wanted from the sources.
+    fn is_hungry(&self) -> bool {
+        // What a span still brings may have come another way.
+        let brings = |span: &Span| !span.whole && !self.still_wanted(span.blocks).is_empty();
+        !self.todo.is_empty() || !self.waiting.is_empty() || self.spans.values().any(brings)
+    }
+
+    fn patience_ends(&self) -> Millis {
+        self.patient_since.saturating_add(self.limits.patience_ms)
+    }
+
+    /// When the first source may be asked again, if all of them want to be left alone past the end of patience. Spans that
+    /// still run may prolong it.
+    fn must_wait(&self) -> Option<Millis> {
+        let first = self
+            .sources
+            .iter()
+            .filter(|source| !source.dropped)
+            .map(|source| source.reputation.until_ms)
+            .min()?;
+        (self.spans.is_empty() && self.is_hungry() && first > self.patience_ends()).then_some(first)
+    }
+
+    /// When time alone changes something.
+    fn next_time(&self, now: Millis) -> Option<Millis> {
+        let waits = self
+            .waiting
+            .iter()
+            .flat_map(|waiting| &waiting.tried)
+            .map(|tried| tried.not_before);
+        let rests = self
+            .sources
+            .iter()
+            .filter(|source| !source.dropped)
+            .map(|source| source.rest_until);
+        // A slow span may become worth splitting, and more connections worth having.
+        let round = (!self.spans.is_empty()).then(|| self.round_ends().max(now + 1));
+        let hungry = self.is_hungry();
+        let stream = hungry.then_some(self.patient_since + STREAM_AFTER_MS);
+        let patience = hungry.then(|| self.patience_ends());
+        waits
+            .chain(rests)
+            .chain(stream)
+            .filter(|time| *time > now)
+            .chain(round)
+            .chain(patience)
+            .min()
+    }
+
+    // ---- events
+
+    /// Whether any of it is new. Only that is progress: a stream that always breaks proves the same blocks again and again.
+    fn hold(&mut self, now: Millis, verified: Verified) -> bool {
+        let before = self.held.count();
+        for block in verified.blocks().iter() {
+            self.held.insert(block);
+            self.claimed.remove(block);
+            self.todo.remove(block);
+        }
+        if self.held.contains(self.geometry.last()) {
+            self.length_proven = true;
+        }
+        let new = self.held.count() > before;
+        if new {
+            self.patient_since = now;
+        }
+        new
+    }
+
+    fn claim_failed(&mut self, now: Millis, block: BlockIndex) {
+        if !self.claimed.remove(block) || self.is_under_way(block) {
+            return;
+        }
+        if !self.is_hungry() {
+            // As long as only claims were judged nobody was impatient.
+            self.patient_since = now;
+        }
+        self.todo.insert(block);
+    }
+
+    fn opened(&mut self, now: Millis, span: SpanId) {
+        if let Some(span) = self.spans.get_mut(&span) {
+            (span.opened, span.heard) = (true, now);
+            let source = &mut self.sources[span.source.0];
+            let answer_ms = now.saturating_sub(span.since);
+            source.answer_ms = Some(source.answer_ms.map_or(answer_ms, |ms| ms.min(answer_ms)));
+            source.unreachable = false;
+            source.bad_answers = 0;
+            self.one_more_opened(now);
+        }
+    }
+
+    fn whole_body(&mut self, id: SpanId) {
+        let Some(source) = self.spans.get(&id).map(|span| span.source) else {
+            return;
+        };
+        self.sources[source.0].ranges = false;
+        self.sources[source.0].unreachable = false;
+        let others: Vec<SpanId> = self
+            .spans
+            .iter()
+            .filter(|(other, span)| **other != id && span.source == source)
+            .map(|(other, _)| *other)
+            .collect();
+        for other in others {
+            self.cancel(other);
+        }
+        let (all, others_serve) = (
+            self.geometry.all(),
+            self.spans
+                .values()
+                .any(|span| span.source != source && span.bytes > 0),
+        );
+        let Some(span) = self.spans.get_mut(&id) else {
+            return;
+        };
+        let asked = span.clone();
+        (span.blocks, span.whole, span.tried) = (all, true, Vec::new());
+        self.give_back(&asked);
+        if others_serve {
+            self.cancel(id);
+        }
+    }
+
+    fn came_wrong(&mut self, now: Millis, id: SpanId, block: BlockIndex) {
+        let Some(span) = self.spans.get_mut(&id) else {
+            return;
+        };
+        let (source, mut tried) = (span.source, span.tried.clone());
+        span.pass(BlockRange::one(block));
+        let ranged = !span.whole;
+        self.sources[source.0].wrong_in_row += 1;
+        let times = self.sources[source.0].lies.entry(block).or_default();
+        *times += 1;
+        let times = *times;
+        let wait = if times == 1 {
+            0
+        } else {
+            recovery::backoff_ms(times - 1, self.random())
+        };
+        let wanted = self.is_wanted(block);
+        if wanted {
+            let latest = Tried {
+                source,
+                failures: 0,
+                not_before: now + wait,
+            };
+            match self
+                .waiting
+                .iter()
+                .position(|waiting| waiting.blocks.contains(block))
+            {
+                Some(index) => note(&mut self.waiting[index].tried, latest),
+                None if self.is_under_way(block) => (),
+                None => {
+                    note(&mut tried, latest);
+                    self.todo.remove(block);
+                    self.waiting.push(Waiting {
+                        blocks: BlockRange::one(block),
+                        tried,
+                    });
+                }
+            }
+        }
+        let others = || {
+            self.sources
+                .iter()
+                .enumerate()
+                .filter(|(other, state)| *other != source.0 && !state.dropped)
+        };
+        let another_serves = others().any(|(_, other)| !other.unreachable);
+        if another_serves && (times >= WRONG_MAX || self.sources[source.0].lies.len() >= LIES_MAX) {
+            self.drop_source(source, Why::Lied { block });
+        } else if wanted && times >= WRONG_MAX && others().count() == 0 {
+            self.outcome = Some(Outcome::Wrong { block });
+        } else if ranged && self.sources[source.0].is_doubted() {
+            // The rest of it would be as wrong, and is only in the way of what will decide about the source.
+            self.cancel(id);
+        }
+    }
+
+    fn failed(&mut self, now: Millis, id: SpanId, failure: Failure) {
+        let Some(span) = self.remove_span(id) else {
+            return;
+        };
+        self.last_failure = Some(failure);
+        let random = self.random();
+        let source = &mut self.sources[span.source.0];
+        // Who opens a connection and says nothing is as good as not there.
+        source.unreachable =
+            failure == Failure::Unreachable || (failure == Failure::Stalled && span.bytes == 0);
+        if span.blocks.is_empty() && failure.class() == Class::Again {
+            // All of it was decided, and only its end not seen: nothing is to be asked again.
+            return;
+        }
+        let failures = span.failures + u32::from(failure.counts_as_try());
+        source.bad_answers += u32::from(failure.class() == Class::Elsewhere);
+        let before = Before {
+            tries: failures,
+            tries_max: self.limits.tries,
+            bad_answers: source.bad_answers,
+        };
+        let (others, whole) = (self.another_is_left(span.source), span.whole);
+        let source = &mut self.sources[span.source.0];
+        let mut wait = recovery::backoff_ms(failures.max(1), random);
+        match recovery::remedy(failure, Phase::Span { others, whole }, before) {
+            Remedy::Again { least_ms } => wait = wait.max(least_ms),
+            Remedy::Probe => {
+                wait = recovery::PROBE_EVERY_MS;
+                source.rest_until = source.rest_until.max(now + wait);
+            }
+            Remedy::Rest => wait = self.rest(now, span.source, failure, random),
+            Remedy::OneStream => {
+                source.ranges = false;
+                wait = 0;
+            }
+            Remedy::Drop => {
+                self.put_back_later(&span, failures, now + wait);
+                self.drop_source(span.source, Why::Failed(failure));
+                return;
+            }
+            Remedy::Stop(end) => {
+                self.put_back_later(&span, failures, now + wait);
+                self.outcome.get_or_insert(match end {
+                    End::Later => Outcome::Tries(failure),
+                    End::Changed => Outcome::Changed(failure),
+                    End::Failed => Outcome::NoSource(failure),
+                });
+                return;
+            }
+            Remedy::StartOver => unreachable!("a span is of one version"),
+        }
+        self.put_back_later(&span, failures, now + wait);
+        self.pending.push_back(Command::Retry {
+            source: span.source,
+            class: failure.class(),
+            attempt: failures,
+            wait_ms: wait,
+        });
+    }
+
+    /// The host of a source wants to be left alone; for how long that is.
+    fn rest(&mut self, now: Millis, id: SourceId, failure: Failure, random: u64) -> Millis {
+        let source = &mut self.sources[id.0];
+        match failure {
+            Failure::Resting { rest_ms } => source.rest(now, rest_ms),
+            Failure::TooMany { retry_after_ms, .. } => {
+                source.slow(now, self.search.connections(), retry_after_ms, random);
+            }
+            _ => (),
+        }
+        self.pending.push_back(Command::Slowed {
+            source: id,
+            connections: source.connections().min(self.limits.connections),
+            until: source.rest_until,
+        });
+        source.rest_until.saturating_sub(now)
+    }
+
+    fn another_is_left(&self, id: SourceId) -> bool {
+        let others = |(index, source): (usize, &Source)| index != id.0 && !source.dropped;
+        self.sources.iter().enumerate().any(others)
+    }
+
+    fn drop_source(&mut self, id: SourceId, why: Why) {
+        self.sources[id.0].dropped = true;
+        self.pending.push_back(Command::Dropped { source: id, why });
+        let spans: Vec<SpanId> = self
+            .spans
+            .iter()
+            .filter(|(_, span)| span.source == id)
+            .map(|(span, _)| *span)
+            .collect();
+        for span in spans {
+            self.cancel(span);
+        }
+    }
+
+    fn cancel(&mut self, id: SpanId) {
+        if let Some(span) = self.remove_span(id) {
+            self.give_back(&span);
+            self.pending.push_back(Command::Cancel { span: id });
+        }
+    }
+
+    fn remove_span(&mut self, id: SpanId) -> Option<Span> {
+        let span = self.spans.remove(&id)?;
+        let source = &mut self.sources[span.source.0];
+        source.running -= 1;
+        if span.whole {
+            source.stream_failures = span.failures;
+        }
+        Some(span)
+    }
+
+    /// Puts blocks that a span did not bring back into the queue. What a stream did not bring never left it.
+    fn give_back(&mut self, span: &Span) {
+        if !span.whole && !span.tried.is_empty() {
+            self.waiting.push(Waiting {
+                blocks: span.blocks,
+                tried: span.tried.clone(),
+            });
+        } else if !span.whole {
+            for block in span.blocks.iter() {
+                if self.is_wanted(block) {
+                    self.todo.insert(block);
+                }
+            }
+        }
+    }
+
+    /// The same, for later. After a stream it is the source that rests.
+    fn put_back_later(&mut self, span: &Span, failures: u32, not_before: Millis) {
+        if span.whole {
+            let source = &mut self.sources[span.source.0];
+            source.stream_failures = failures;
+            source.rest_until = source.rest_until.max(not_before);
+        } else {
+            let mut tried = span.tried.clone();
+            note(
+                &mut tried,
+                Tried {
+                    source: span.source,
+                    failures,
+                    not_before,
+                },
+            );
+            self.waiting.push(Waiting {
+                blocks: span.blocks,
+                tried,
+            });
+        }
+    }
+
+    fn is_wanted(&self, block: BlockIndex) -> bool {
+        !self.held.contains(block) && !self.claimed.contains(block)
+    }
+
+    /// Whether a running span or a later one will bring it.
+    fn is_under_way(&self, block: BlockIndex) -> bool {
+        self.spans
+            .values()
+            .any(|span| !span.whole && span.blocks.contains(block))
+            || self
+                .waiting
+                .iter()
+                .any(|waiting| waiting.blocks.contains(block))
+    }
+
+    /// Without what came another way at both ends.
+    fn still_wanted(&self, mut blocks: BlockRange) -> BlockRange {
+        while !blocks.is_empty() && !self.is_wanted(BlockIndex(blocks.start)) {
+            blocks.start += 1;
+        }
+        while !blocks.is_empty() && !self.is_wanted(BlockIndex(blocks.end - 1)) {
+            blocks.end -= 1;
+        }
+        blocks
+    }
+
+    /// The next number of splitmix64, for jitter.
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}
+
+impl Span {
+    /// These blocks of it are decided.
+    fn pass(&mut self, blocks: BlockRange) {
+        if blocks.end > self.blocks.start && blocks.start <= self.blocks.start {
+            self.blocks.start = blocks.end.min(self.blocks.end);
+        }
+    }
+}
