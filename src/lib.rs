@@ -42,7 +42,7 @@
 //!
 //! ```no_run
 //! use sapwood::{
-//!     engine::{events::Event, fetch::{self, FetchOptions}},
+//!     engine::{context::Context, events::Event, fetch::{self, FetchOptions}},
 //!     net::location::Location,
 //! };
 //!
@@ -51,7 +51,7 @@
 //! let mut options = FetchOptions::new(url, "talk.mp4");
 //! // From a place that you trust. Without it, the manifest beside the object is believed.
 //! options.root = Some("af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262".parse()?);
-//! let published = fetch::fetch(options, &mut |event: Event| println!("{event:?}")).await?;
+//! let published = fetch::fetch(&Context::default(), options, &mut |event: Event| println!("{event:?}")).await?;
 //! println!("{} bytes, of them {} from an earlier run", published.bytes_total, published.bytes_resumed);
 //! # Ok(())
 //! # }

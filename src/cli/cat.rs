@@ -13,9 +13,11 @@ use super::{args::CatArgs, exit::Exit, keys, network, output::Output, signals};
 
 pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     output.stdout_is_data();
-    let state = network::state_folder(args.no_store, store, output);
-    let options = match options(&args, state) {
-        Ok(options) => options,
+    let store = network::store(args.no_store, store, output).await;
+    let ready =
+        network::context(&args.network, store).and_then(|context| Ok((context, options(&args)?)));
+    let (context, options) = match ready {
+        Ok(ready) => ready,
         Err(network::Refusal(exit, message)) => {
             let exit = output.fail(None, None, exit, &message, json!({}));
             return output.done(exit);
@@ -24,7 +26,8 @@ pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> 
     let url = options.url.to_string();
     let mut stdout = io::stdout();
     let mut write = |bytes: &[u8]| stdout.write_all(bytes);
-    let exit = match signals::unless_stopped(cat::cat(options, output, &mut write)).await {
+    let exit = match signals::unless_stopped(cat::cat(&context, options, output, &mut write)).await
+    {
         Some(Ok((_, fetched))) => {
             output.count_fetched(fetched);
             Exit::Ok
@@ -35,8 +38,7 @@ pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> 
     output.done(exit)
 }
 
-fn options(args: &CatArgs, state: Option<PathBuf>) -> Result<CatOptions, network::Refusal> {
-    let flags = &args.network;
+fn options(args: &CatArgs) -> Result<CatOptions, network::Refusal> {
     Ok(CatOptions {
         url: network::location(&args.url)?,
         wanted: args.range,
@@ -53,8 +55,5 @@ fn options(args: &CatArgs, state: Option<PathBuf>) -> Result<CatOptions, network
             .transpose()
             .map_err(|message| network::Refusal(Exit::Usage, message))?,
         require: args.require,
-        client: network::client_options(flags, state.as_deref())?,
-        state,
-        limits: network::limits(flags),
     })
 }

@@ -6,28 +6,26 @@ use serde_json::json;
 
 use crate::{
     engine::{
-        blocking::Threads,
-        connections::Connections,
+        context::{Context, StoreHandle},
         fetch::{FetchOptions, ManifestPlace},
     },
     format::keys::PublicKey,
-    net::{client::Client, location::Location},
+    net::location::Location,
 };
 
 use super::{
     args::FetchArgs,
     exit::Exit,
     keys,
-    network::{Refusal, client_options, location, manifest_place, state_folder},
+    network::{self, Refusal, location, manifest_place},
     output::Output,
     queue::{Job, Queue},
     targets,
 };
 
 pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
-    let state = state_folder(args.no_store, store, output);
-    let ready =
-        checked(&args, state.as_deref()).and_then(|given| Ok((given, targets::jobs(&args)?)));
+    let store = network::store(args.no_store, store, output).await;
+    let ready = checked(&args, store).and_then(|given| Ok((given, targets::jobs(&args)?)));
     let (given, (jobs, refusals)) = match ready {
         Ok(ready) => ready,
         Err(Refusal(exit, message)) => {
@@ -47,7 +45,6 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
         .into_iter()
         .map(|Refusal(exit, message)| output.fail(None, None, exit, &message, json!({})))
         .collect();
-    let connections = Connections::at_most(args.network.connections);
     let options = |job: &Job| FetchOptions {
         mirrors: given.mirrors.clone(),
         seeds: args.seed.clone(),
@@ -57,16 +54,10 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
         key: given.key.clone(),
         digests: args.digest.iter().chain(&args.sha256).cloned().collect(),
         require: args.require,
-        client: given.client.clone(),
-        connections: connections.clone(),
-        tries: args.network.tries,
-        patience: args.network.patience,
         max_size: args.network.max_size,
         no_clobber: args.no_clobber,
         discard: args.discard,
         receipt: job.receipt.clone(),
-        state: state.clone(),
-        work_on: Threads::Runtime,
         ..FetchOptions::new(job.url.clone(), &job.target)
     };
     let rounds = if args.input.is_some() {
@@ -74,7 +65,7 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
     } else {
         1
     };
-    let queue = Queue::new(&jobs, rounds, &connections, args.network.patience, output);
+    let queue = Queue::new(&jobs, rounds, &given.context, output);
     exits.extend(queue.run(options).await);
     let exit = Exit::of_all(exits);
     output.done(exit)
@@ -82,20 +73,20 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
 
 /// What was typed, as the library takes it.
 struct Given {
-    client: Client,
+    context: Context,
     key: Option<PublicKey>,
     manifest: Option<ManifestPlace>,
     mirrors: Vec<Location>,
 }
 
-fn checked(args: &FetchArgs, state: Option<&Path>) -> Result<Given, Refusal> {
+fn checked(args: &FetchArgs, store: StoreHandle) -> Result<Given, Refusal> {
     if args.output.as_deref() == Some(Path::new("-")) {
         let message = "-o - is not possible: nothing unproven is shown. Use sapwood cat URL for a stream of proven bytes";
         return Err(Refusal(Exit::Usage, message.to_owned()));
     }
     let key = args.key.as_deref().map(keys::public_key).transpose();
     Ok(Given {
-        client: Client::new(client_options(&args.network, state)?),
+        context: network::context(&args.network, store)?,
         key: key.map_err(|message| Refusal(Exit::Usage, message))?,
         manifest: args.manifest.as_deref().map(manifest_place).transpose()?,
         mirrors: args

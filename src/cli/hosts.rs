@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::{
-    disk::state::{self, State, StateError},
+    disk::state::{self, State},
+    engine::{context::open_store, error::Error},
     net::hosts::Hosts,
 };
 
@@ -21,10 +22,10 @@ pub fn run(args: &HostsArgs, store: Option<PathBuf>, output: &mut Output) -> Exi
             output.usage("there is no home folder to remember things in; name one with --store");
         return output.done(exit);
     };
-    let done = State::open(&folder).and_then(|state| match &args.command {
-        HostsCommand::List => list(&state, output),
+    let done = open_store(&folder).and_then(|mut store| match &args.command {
+        HostsCommand::List => list(store.state(), output),
         HostsCommand::Forget { host, .. } => {
-            let count = state.forget_hosts(host.as_deref())?;
+            let count = store.state().forget_hosts(host.as_deref())?;
             output.result(&format!("forgot {count} host(s)"));
             Ok(())
         }
@@ -36,7 +37,7 @@ pub fn run(args: &HostsArgs, store: Option<PathBuf>, output: &mut Output) -> Exi
     output.done(exit)
 }
 
-fn list(state: &State, output: &mut Output) -> Result<(), StateError> {
+fn list(state: &State, output: &mut Output) -> Result<(), Error> {
     let now = Hosts::now_ms();
     for (host, known) in state.hosts()? {
         let known = known.repaired(now);

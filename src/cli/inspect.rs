@@ -5,9 +5,9 @@ use std::{io::Write, path::Path};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    engine::{error::Error, inspect, manifest_file::ManifestFile},
+    engine::{context::StoreHandle, error::Error, inspect, manifest_file::ManifestFile},
     format::{keys::NotSigned, reader::Manifest, statement::Known},
-    net::{client::Client, location::Location},
+    net::location::Location,
 };
 
 use super::{
@@ -31,13 +31,16 @@ async fn read(args: &InspectArgs, output: &mut Output) -> Result<Manifest, Exit>
         let read = ManifestFile::open_of(Path::new(&args.place)).map(|file| file.manifest);
         return read.map_err(|error| output.error(Some(&args.place), None, &error));
     }
-    let typed = network::location(&args.place)
-        .and_then(|url| Ok((url, network::client_options(&args.network, None)?)));
-    let (url, options) = typed.map_err(|network::Refusal(exit, message)| {
+    let typed = network::location(&args.place).and_then(|url| {
+        Ok((
+            url,
+            network::context(&args.network, StoreHandle::default())?,
+        ))
+    });
+    let (url, context) = typed.map_err(|network::Refusal(exit, message)| {
         output.fail(None, None, exit, &message, json!({}))
     })?;
-    let (client, limits) = (Client::new(options), network::limits(&args.network));
-    let reading = inspect::inspect(&client, &url, &limits);
+    let reading = inspect::inspect(&context, &url);
     match Box::pin(signals::unless_stopped(reading)).await {
         Some(read) => read.map_err(|error| output.error(None, Some(&url.to_string()), &error)),
         None => Err(Exit::Again),

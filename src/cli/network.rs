@@ -8,15 +8,18 @@ use std::{
 use reqwest::header::{HeaderName, HeaderValue};
 
 use crate::{
-    disk::state::{self, State},
+    disk::state,
     engine::{
+        blocking::Threads,
+        connections::Connections,
+        context::{Context, StoreHandle},
         events::{Event, Events},
         fetch::ManifestPlace,
         host_memory,
     },
     format::reader,
     net::{
-        client::{ClientOptions, Http},
+        client::{Client, ClientOptions, Http},
         hosts::Hosts,
         location::Location,
         netrc::Netrc,
@@ -58,39 +61,40 @@ pub fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
     Ok(ManifestPlace::File(text.into()))
 }
 
-/// The folder with what is remembered between runs, if it can be used. If not, that is one warning.
-pub fn state_folder(
-    no_store: bool,
-    store: Option<PathBuf>,
-    output: &mut Output,
-) -> Option<PathBuf> {
+/// The store of this run. One that cannot be used is one warning, and the run remembers nothing.
+pub async fn store(no_store: bool, folder: Option<PathBuf>, output: &mut Output) -> StoreHandle {
     let folder = match no_store {
-        true => return None,
-        false => store.or_else(state::default_folder)?,
+        true => None,
+        false => folder.or_else(state::default_folder),
     };
-    match State::open(&folder) {
-        Ok(_) => Some(folder),
-        Err(error) => {
-            output.event(Event::Warning {
-                message: format!("{error}; this run remembers nothing"),
-            });
-            None
-        }
+    let store = folder.map_or_else(StoreHandle::default, StoreHandle::at);
+    if let Err(error) = store.with(|_| Ok(())).await {
+        output.event(Event::Warning {
+            message: format!("{error}; this run remembers nothing"),
+        });
     }
-}
-
-/// Tries and patience of requests that are made one by one.
-pub fn limits(args: &NetworkArgs) -> Limits {
-    Limits {
-        connections: args.connections,
-        tries: args.tries,
-        patience_ms: args.patience.as_millis() as u64,
-        seed: std::process::id().into(),
-    }
+    store
 }
 
 /// What the network flags mean.
-pub fn client_options(args: &NetworkArgs, state: Option<&Path>) -> Result<ClientOptions, Refusal> {
+pub fn context(args: &NetworkArgs, store: StoreHandle) -> Result<Context, Refusal> {
+    let client = Client::new(client_options(args, &store)?);
+    Ok(Context {
+        store,
+        limits: Limits {
+            connections: args.connections,
+            tries: args.tries,
+            patience_ms: args.patience.as_millis() as u64,
+            seed: std::process::id().into(),
+        },
+        connections: Connections::at_most(args.connections),
+        // The program has nothing else to do, and a thread for each processor.
+        threads: Threads::Runtime,
+        ..Context::new(client)
+    })
+}
+
+fn client_options(args: &NetworkArgs, store: &StoreHandle) -> Result<ClientOptions, Refusal> {
     let mut headers = Vec::new();
     for text in &args.headers {
         match text.strip_prefix('@') {
@@ -137,9 +141,10 @@ pub fn client_options(args: &NetworkArgs, state: Option<&Path>) -> Result<Client
         headers,
         limit_rate: args.limit_rate,
         allow_private: args.allow_private,
-        hosts: state.map_or_else(Hosts::default, |folder| {
-            host_memory::remembered(folder.to_owned())
-        }),
+        hosts: match store.is_some() {
+            true => host_memory::remembered(store.clone()),
+            false => Hosts::default(),
+        },
     })
 }
 

@@ -3,20 +3,21 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
     disk::error::DiskError,
     engine::{
-        connections::Connections,
+        context::Context,
         error::Error,
         events::{Event, Events, Published},
         fetch::{self, FetchOptions},
@@ -55,9 +56,7 @@ struct Turn {
 pub struct Queue<'a> {
     jobs: &'a [Job],
     rounds: u32,
-    connections: &'a Connections,
-    /// A host that wants to be left alone for longer is not waited for.
-    patience: Duration,
+    context: &'a Context,
     output: Mutex<&'a mut Output>,
     /// How each job ended.
     exits: Vec<Option<Exit>>,
@@ -81,25 +80,21 @@ impl Events for About<'_, '_> {
 }
 
 fn lock<'a, 'b>(output: &'a Mutex<&'b mut Output>) -> MutexGuard<'a, &'b mut Output> {
-    output
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    output.lock()
 }
 
 impl<'a> Queue<'a> {
     pub fn new(
         jobs: &'a [Job],
         rounds: u32,
-        connections: &'a Connections,
-        patience: Duration,
+        context: &'a Context,
         output: &'a mut Output,
     ) -> Queue<'a> {
         output.is_about_several(jobs.len() > 1);
         Queue {
             jobs,
             rounds,
-            connections,
-            patience,
+            context,
             output: Mutex::new(output),
             exits: vec![None; jobs.len()],
             counters: jobs.iter().map(|_| Arc::default()).collect(),
@@ -133,7 +128,7 @@ impl<'a> Queue<'a> {
     /// Until every job has an end. One that went astray would end the program with a panic, since nothing would be left to wait for.
     async fn rounds(&mut self, options: impl Fn(&Job) -> FetchOptions) {
         let now = Instant::now();
-        let at_a_time = FILES_AT_A_TIME.min(self.connections.most() as usize);
+        let at_a_time = FILES_AT_A_TIME.min(self.context.connections.most() as usize);
         let mut waiting: Vec<Turn> = (0..self.jobs.len())
             .map(|job| Turn {
                 job,
@@ -146,19 +141,19 @@ impl<'a> Queue<'a> {
             let now = Instant::now();
             // Those that wait for another round still need theirs, so the number never grows.
             let left = waiting.len() + running.len();
-            self.connections.share_among(left.min(at_a_time));
+            self.context.connections.share_among(left.min(at_a_time));
             while running.len() < at_a_time
                 && let Some(next) = waiting.iter().position(|turn| turn.not_before <= now)
             {
                 let turn = waiting.remove(next);
-                let mut options = options(&self.jobs[turn.job]);
-                options.counter = self.counters[turn.job].clone();
+                let options = options(&self.jobs[turn.job]);
+                let context = self.context.counting(self.counters[turn.job].clone());
                 let mut events = About {
                     output: &self.output,
                     path: self.jobs[turn.job].path(),
                 };
                 running.push(async move {
-                    let ended = fetch::fetch(options, &mut events).await;
+                    let ended = fetch::fetch(&context, options, &mut events).await;
                     (turn, ended)
                 });
             }
@@ -166,7 +161,8 @@ impl<'a> Queue<'a> {
             tokio::select! {
                 Some((turn, ended)) = running.next() => {
                     let (exits, queue) = (&mut self.exits, (self.jobs, &self.output));
-                    match settle(queue, (self.rounds, self.patience), turn, ended) {
+                    let patience = Duration::from_millis(self.context.limits.patience_ms);
+                    match settle(queue, (self.rounds, patience), turn, ended) {
                         Settled::Ended(job, exit) => exits[job] = Some(exit),
                         Settled::Again(turn) => waiting.push(turn),
                     }

@@ -10,6 +10,7 @@ use crate::{
         store::Store,
     },
     engine::{
+        context::open_store,
         error::Error,
         store::{self, Status},
         verify::Verdict,
@@ -28,7 +29,7 @@ pub fn run(args: &StoreArgs, folder: Option<PathBuf>, output: &mut Output) -> Ex
         let exit = output.usage("there is no home folder for a store; name one with --store");
         return output.done(exit);
     };
-    let opened = Store::open(&folder).map_err(Error::from);
+    let opened = open_store(&folder);
     let done = opened.and_then(|mut store| match &args.command {
         StoreCommand::Status => status(&mut store, &folder, output),
         StoreCommand::List => list(&mut store, output),

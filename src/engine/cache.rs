@@ -1,12 +1,7 @@
 //! What is on this machine of an object that is streamed, and what is added to it. Never an error of the stream: what cannot
 //! be read here is fetched, and what cannot be kept is not.
 
-use std::{
-    fs::File,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-};
+use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
 
 use crate::{
     disk::{
@@ -20,7 +15,7 @@ use crate::{
     },
 };
 
-use super::events::{Event, Events};
+use super::{blocking, context::StoreHandle, events::Events, trust::warned};
 
 /// So many holdings are looked at for one that has all of the object.
 const SEEDS_MAX: usize = 4;
@@ -43,18 +38,12 @@ enum Place {
 /// An own object. What was kept is noted at the latest when it is let go, however the stream ended.
 struct Own {
     object: OwnObject,
-    store: Mutex<Store>,
+    store: StoreHandle,
 }
 
 impl Own {
     fn note(&self) {
-        let mut store = self
-            .store
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Err(error) = store.note_kept(&self.object) {
-            tracing::debug!("not noted: {error}");
-        }
+        self.store.with_now(|store| store.note_kept(&self.object));
     }
 }
 
@@ -75,25 +64,19 @@ pub struct Here {
 impl Kept {
     /// Looks for what the store in this folder has. Trouble with it is one warning.
     pub async fn open(
-        folder: Option<&Path>,
+        store: &StoreHandle,
         (root, geometry): (Root, Geometry),
         provenance: Provenance,
         events: &mut dyn Events,
     ) -> Kept {
-        let place = match folder.map(Path::to_owned) {
-            None => Place::Nowhere,
-            Some(folder) => {
-                let find = move || find(folder, root, geometry, provenance);
-                match tokio::task::spawn_blocking(find).await {
-                    Ok(Ok(place)) => place,
-                    Ok(Err(error)) => {
-                        let message = error.to_string();
-                        events.event(Event::Warning { message });
-                        Place::Nowhere
-                    }
-                    Err(_) => Place::Nowhere,
-                }
-            }
+        let found = store.with(move |store| find(store, root, geometry, provenance));
+        let place = match warned(found.await, events) {
+            Some(Found::File(file)) => Place::File(Arc::new(file)),
+            Some(Found::Own(object)) => Place::Own(Arc::new(Own {
+                object: *object,
+                store: store.clone(),
+            })),
+            Some(Found::Nothing) | None => Place::Nowhere,
         };
         Kept { geometry, place }
     }
@@ -101,11 +84,7 @@ impl Kept {
     /// Reads and judges what is here of some blocks; `leaves` are theirs.
     pub async fn read(&self, blocks: BlockRange, leaves: &[Cv]) -> Here {
         let (kept, leaves) = (self.clone(), leaves.to_vec());
-        let read = move || kept.read_now(blocks, &leaves);
-        match tokio::task::spawn_blocking(read).await {
-            Ok(here) => here,
-            Err(_) => self.nothing(blocks),
-        }
+        blocking::run(move || kept.read_now(blocks, &leaves)).await
     }
 
     fn nothing(&self, blocks: BlockRange) -> Here {
@@ -161,17 +140,23 @@ impl Kept {
             }
         };
         // What was not kept is fetched again, and no more.
-        drop(tokio::task::spawn_blocking(keep).await);
+        blocking::run(keep).await;
     }
 }
 
+/// Where the blocks of an object are, or may be kept.
+enum Found {
+    File(File),
+    Own(Box<OwnObject>),
+    Nothing,
+}
+
 fn find(
-    folder: PathBuf,
+    store: &mut Store,
     root: Root,
     geometry: Geometry,
     provenance: Provenance,
-) -> Result<Place, StoreError> {
-    let mut store = Store::open(&folder)?;
+) -> Result<Found, StoreError> {
     let allowed = Allowed {
         origin: provenance.origin.clone(),
         key_id: provenance.key_id.clone(),
@@ -185,14 +170,8 @@ fn find(
     let mut seeds = store.seeds(&allowed, &wanted, SEEDS_MAX)?.into_iter();
     let whole = seeds.find(|seed| seed.holding.root == root && !seed.holding.own);
     if let Some(seed) = whole {
-        return Ok(Place::File(Arc::new(seed.file)));
+        return Ok(Found::File(seed.file));
     }
     let own = store.own_object(root, geometry, provenance)?;
-    Ok(match own {
-        Some(object) => {
-            let store = Mutex::new(store);
-            Place::Own(Arc::new(Own { object, store }))
-        }
-        None => Place::Nowhere,
-    })
+    Ok(own.map_or(Found::Nothing, |own| Found::Own(Box::new(own))))
 }

@@ -1,6 +1,6 @@
 //! Streaming proven bytes of a remote object, in order: nothing is handed on before the judge saw its block.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, sync::Arc};
 
 use futures_util::{StreamExt, stream};
 
@@ -15,25 +15,28 @@ use crate::{
         trust::Trust,
     },
     net::{
-        client::{Client, ClientOptions, Content, Request},
+        client::{Client, Content, Request},
         error::NetError,
         location::Location,
     },
     policy::{
+        conditions::Conditions,
         recovery::{BadAnswer, Changed, Failure},
         schedule::Limits,
     },
 };
 
 use super::{
+    blocking,
     cache::Kept,
+    context::Context,
     error::Error,
     events::Events,
     remote::{
         manifest::{Front, ManifestPlace},
         retry::retried,
     },
-    trust::Asked,
+    trust::{self, ManifestFront},
 };
 
 /// Bytes that one request asks for.
@@ -83,41 +86,38 @@ pub struct CatOptions {
     pub key: Option<PublicKey>,
     /// The least trust.
     pub require: Trust,
-    /// The folder with what is remembered between runs; `None`: nothing is.
-    pub state: Option<PathBuf>,
-    /// How requests are made.
-    pub client: ClientOptions,
-    /// Tries and patience.
-    pub limits: Limits,
 }
 
 /// Streams the wanted bytes to `out`, which is told when it is enough by an error. Returns what they were proven
 /// against and the bytes that were fetched.
 pub async fn cat(
+    context: &Context,
     options: CatOptions,
     events: &mut dyn Events,
     mut out: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(Trust, u64), Error> {
-    let client = Client::new(options.client);
+    let client = context.client.clone();
+    let limits = context.limits_now();
     let hosts = client.hosts().clone();
-    let refreshed = tokio::task::spawn_blocking(move || hosts.refresh());
-    // Not to know them is no reason to fail.
-    drop(refreshed.await);
+    blocking::run(move || hosts.refresh()).await;
     let place = options
         .manifest
         .unwrap_or_else(|| ManifestPlace::Beside(options.url.of_manifest()));
-    let mut front = Front::read(&client, &place, &options.limits).await?;
+    let mut front = Front::read(&client, &place, &limits).await?;
     let header = front.statement.header().clone();
-    let asked = Asked {
-        url: &options.url,
+    let conditions = Conditions {
         root: options.root,
-        key: options.key.as_ref(),
-        digests: &[],
+        digests: Vec::new(),
+        key: options.key.clone(),
+        name: Some(options.url.last_segment().unwrap_or_default()),
         require: options.require,
-        state: options.state.as_deref(),
     };
-    let (statement, signature) = (&front.statement, front.signature.as_ref());
-    let trust = asked.of_manifest(statement, signature, &place.to_string(), events)?;
+    let manifest = ManifestFront {
+        statement: &front.statement,
+        signature: front.signature.as_ref(),
+        place: &place.to_string(),
+    };
+    let trust = trust::check(context, &conditions, manifest, events).await?;
     let geometry = header.geometry;
     let bytes = options.wanted.within(geometry.length());
     let bytes = bytes.ok_or_else(|| Error::NoSuchRange {
@@ -133,12 +133,12 @@ pub async fn cat(
         name: options.url.safe_name(),
     };
     let object = (header.root, geometry);
-    let kept = Kept::open(options.state.as_deref(), object, provenance, events).await;
+    let kept = Kept::open(&context.store, object, provenance, events).await;
     let remote = Arc::new(Remote {
         client,
         url: options.url,
         geometry,
-        limits: options.limits,
+        limits,
         kept,
     });
     let mut tree = LazyTree::new(header.layout(), header.root);

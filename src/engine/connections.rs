@@ -10,6 +10,9 @@ use crate::{
     policy::schedule::{CONNECTIONS_FIRST, Limits},
 };
 
+/// The ceiling on connections unless the caller says otherwise.
+pub const CONNECTIONS_MAX: u32 = 16;
+
 /// For requests that run beside a transfer, or before it: what is allowed, and what the host has earned.
 pub fn of_single_requests(client: &Client, location: &Location, limits: &Limits) -> u32 {
     let earned = client.reputation(location).connections;

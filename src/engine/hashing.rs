@@ -1,6 +1,8 @@
 //! One pass over the bytes of an object: leaves, anchors and pieces, with all cores, each region while it is in the cache.
 
-use std::{collections::BTreeMap, sync::Mutex};
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
 
 use crate::{
     disk::regions::{self, FileRegions, REGION, Regions},
@@ -43,15 +45,9 @@ impl Survey {
         let collector = Mutex::new(Collector::new(self, part as u64, place, pieces));
         regions::for_each(regions, |start, bytes| {
             let surveyed = Region::new(start, bytes, part, self.hints);
-            collector
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner())
-                .take(start, surveyed)
+            collector.lock().take(start, surveyed)
         })?;
-        collector
-            .into_inner()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .finish()
+        collector.into_inner().finish()
     }
 
     /// Reads a file, which must not change meanwhile, and returns digests of the whole too. These want the bytes in order, so

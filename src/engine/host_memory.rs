@@ -1,53 +1,27 @@
-//! What hosts have earned, in the state that all processes of a user share.
+//! What hosts have earned, in the store that all processes of a user share.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use crate::{
-    disk::state::{State, StateError},
     net::hosts::{HostMemory, Hosts},
     policy::reputation::Reputation,
 };
 
-/// The database, opened when it is first needed. A state that cannot be used is as good as none.
-struct InState {
-    folder: PathBuf,
-    state: Mutex<Option<State>>,
+use super::context::StoreHandle;
+
+/// Hosts as this store knows them.
+pub fn remembered(store: StoreHandle) -> Hosts {
+    Hosts::remembered(Arc::new(InStore(store)))
 }
 
-/// Hosts as the state in this folder knows them.
-pub fn remembered(folder: PathBuf) -> Hosts {
-    Hosts::remembered(Arc::new(InState {
-        folder,
-        state: Mutex::default(),
-    }))
-}
+/// Without a store that can be used, nothing is remembered.
+struct InStore(StoreHandle);
 
-impl InState {
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> Result<T, StateError>) -> Option<T> {
-        let mut state = self
-            .state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let open = match state.take() {
-            Some(open) => Ok(open),
-            None => State::open(&self.folder),
-        };
-        match open.and_then(|open| work(state.insert(open))) {
-            Ok(done) => Some(done),
-            Err(error) => {
-                tracing::warn!("what hosts have earned is not remembered: {error}");
-                None
-            }
-        }
-    }
-}
-
-impl HostMemory for InState {
+impl HostMemory for InStore {
     fn all(&self) -> Vec<(String, Reputation)> {
-        self.with(|state| state.hosts()).unwrap_or_default()
+        self.0
+            .with_now(|store| Ok(store.state().hosts()?))
+            .unwrap_or_default()
     }
 
     fn change(
@@ -55,6 +29,7 @@ impl HostMemory for InState {
         host: &str,
         change: &mut dyn FnMut(Reputation) -> Reputation,
     ) -> Option<Reputation> {
-        self.with(|state| state.change_host(host, change))
+        self.0
+            .with_now(|store| Ok(store.state().change_host(host, change)?))
     }
 }

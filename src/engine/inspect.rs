@@ -5,17 +5,18 @@ use crate::{
         manifest,
         reader::{Manifest, WholeReader},
     },
-    net::{client::Client, location::Location},
-    policy::schedule::Limits,
+    net::location::Location,
 };
 
 use super::{
+    context::Context,
     error::Error,
     remote::manifest::{Front, ManifestPlace},
 };
 
 /// Reads the manifest at a URL, or the one beside the object that is there.
-pub async fn inspect(client: &Client, url: &Location, limits: &Limits) -> Result<Manifest, Error> {
+pub async fn inspect(context: &Context, url: &Location) -> Result<Manifest, Error> {
+    let (client, limits) = (&context.client, &context.limits_now());
     let here = ManifestPlace::Beside(url.clone());
     let (place, front) = match Front::read(client, &here, limits).await {
         Ok(front) => (url.clone(), front),

@@ -4,6 +4,7 @@ pub mod blocking;
 mod cache;
 pub mod cat;
 pub mod connections;
+pub mod context;
 pub mod create;
 pub mod error;
 pub mod events;

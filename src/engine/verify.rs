@@ -1,6 +1,8 @@
 //! Checking a local file against its manifest or a root.
 
-use std::{os::unix::fs::FileExt, path::Path, sync::Mutex};
+use std::{os::unix::fs::FileExt, path::Path};
+
+use parking_lot::Mutex;
 
 use crate::{
     disk::{
@@ -9,7 +11,7 @@ use crate::{
         files::{self, Entry, EntryKind},
         regions::FileRegions,
     },
-    engine::blocking::joined,
+    engine::blocking,
     format::{
         digests::{Algorithm, Digest},
         geometry::{BlockSize, ByteRange, Geometry},
@@ -159,9 +161,7 @@ fn against_manifest(
         manifest.read_pieces(at, &mut buffer)?;
         at += pieces.len() as u64;
         if buffer != pieces {
-            *wrong_piece
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner()) = true;
+            *wrong_piece.lock() = true;
         }
         Ok(())
     })?;
@@ -212,10 +212,7 @@ fn against_manifest(
     {
         return Err(refuse(Refused::BlockAnchor(block as u32)));
     }
-    if wrong_piece
-        .into_inner()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
-    {
+    if wrong_piece.into_inner() {
         return Err(refuse(Refused::Pieces));
     }
     let (root, bytes_total) = (tree.root(), length);
@@ -286,7 +283,8 @@ pub async fn digests_of_existing(
     let mut algorithms: Vec<Algorithm> = wanted.iter().map(Digest::algorithm).collect();
     algorithms.sort();
     algorithms.dedup();
-    let found = tokio::task::spawn_blocking(move || digests_of_file(&path, &algorithms));
     // A file that cannot be read is no source; it is replaced when the object is proven.
-    Ok(joined(found).await.ok())
+    Ok(blocking::run(move || digests_of_file(&path, &algorithms))
+        .await
+        .ok())
 }

@@ -3,9 +3,10 @@
 use std::{fmt, str::FromStr};
 
 /// From nothing to a signature by a known key; later ones are stronger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Trust {
     /// Nothing but the length, where it was known.
+    #[default]
     None,
     /// A digest that the server offered.
     Digest,

@@ -1,21 +1,169 @@
 //! What must be true of an object before any byte of it is asked for, and what is trusted then.
+//!
+//! INVARIANT: the only place where a manifest, or what a server offers, becomes a [`Trust`].
 
 use crate::format::{
     digests::{Algorithm, Digest},
+    keys::{NotSigned, PublicKey},
+    statement::{Header, Signature, Statement},
+    tree::Root,
     trust::Trust,
 };
 
-/// What the user's own digests prove: a strong one is as good as a root.
-pub fn trust_of_user(digests: &[Digest]) -> Trust {
-    let strong = |digest: &Digest| {
-        matches!(
-            digest.algorithm(),
-            Algorithm::Sha256 | Algorithm::Sha512 | Algorithm::Blake3
-        )
-    };
+/// What the user asks of an object.
+#[derive(Clone, Debug, Default)]
+pub struct Conditions {
+    /// The manifest must name this object.
+    pub root: Option<Root>,
+    /// The manifest must not contradict them.
+    pub digests: Vec<Digest>,
+    /// The manifest must be signed by this key.
+    pub key: Option<PublicKey>,
+    /// The name that must be signed, if there is a key; `None`: any.
+    pub name: Option<String>,
+    /// The least trust.
+    pub require: Trust,
+}
+
+/// What the conditions compare a signed manifest with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// Unix seconds.
+    pub now: u64,
+    /// The highest sequence of earlier runs under the same key and name.
+    pub sequence: Option<u64>,
+}
+
+/// The condition that a manifest does not meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields are named after what differs")]
+pub enum Distrust {
+    /// It describes another object.
+    OtherRoot { asked: Root, found: Root },
+    /// It names another digest of the whole.
+    OtherDigest { asked: Digest, found: Digest },
+    /// It has no signature, or none by the key.
+    NotSigned(NotSigned),
+    /// It is signed for another name.
+    OtherName { signed: String, asked: String },
+    /// Its signer wants it no longer to be believed.
+    Expired { at: u64 },
+    /// A newer one was seen under the same key and name.
+    Older { found: u64, seen: u64 },
+    /// It proves less than is asked.
+    BelowRequired { asked: Trust, found: Trust },
+}
+
+impl Conditions {
+    /// What a manifest proves, or the condition that it does not meet.
+    pub fn of_manifest(
+        &self,
+        statement: &Statement,
+        signature: Option<&Signature>,
+        seen: Seen,
+    ) -> Result<Trust, Distrust> {
+        let header = statement.header();
+        let of_root = self.of_root(header)?;
+        self.compare_digests(header)?;
+        let of_signature = self.of_signature(statement, signature, seen)?;
+        self.at_least(of_root.max(of_digests(&self.digests)).max(of_signature))
+    }
+
+    /// What an object without a manifest can be proven against: the user's own root and digests, or those that its server offers.
+    pub fn without_manifest(&self, offered: &[Digest]) -> Result<Trust, Distrust> {
+        let of_root = self.root.map_or(Trust::None, |_| Trust::Root);
+        let of_server = match offered {
+            [] => Trust::None,
+            _ => Trust::Digest,
+        };
+        self.at_least(of_root.max(of_digests(&self.digests)).max(of_server))
+    }
+
+    /// With a key nothing less than its signature is enough, whatever else is there or missing.
+    fn at_least(&self, found: Trust) -> Result<Trust, Distrust> {
+        let asked = match self.key {
+            Some(_) => Trust::Signed,
+            None => self.require,
+        };
+        match found < asked {
+            true => Err(Distrust::BelowRequired { asked, found }),
+            false => Ok(found),
+        }
+    }
+
+    fn of_root(&self, header: &Header) -> Result<Trust, Distrust> {
+        match self.root {
+            Some(asked) if asked != header.root => Err(Distrust::OtherRoot {
+                asked,
+                found: header.root,
+            }),
+            Some(_) => Ok(Trust::Root),
+            None => Ok(Trust::Manifest),
+        }
+    }
+
+    fn compare_digests(&self, header: &Header) -> Result<(), Distrust> {
+        for asked in &self.digests {
+            let other = |found: &&Digest| found.algorithm() == asked.algorithm() && *found != asked;
+            if let Some(found) = header.digests.iter().find(other) {
+                return Err(Distrust::OtherDigest {
+                    asked: asked.clone(),
+                    found: found.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// With a key, the manifest must be signed by it, for the asked name, and must be neither expired nor older than one that
+    /// was seen before. Name, times and sequence of an unsigned manifest mean nothing.
+    fn of_signature(
+        &self,
+        statement: &Statement,
+        signature: Option<&Signature>,
+        seen: Seen,
+    ) -> Result<Trust, Distrust> {
+        let Some(key) = &self.key else {
+            return Ok(Trust::None);
+        };
+        key.check(statement.bytes(), signature)
+            .map_err(Distrust::NotSigned)?;
+        let header = statement.header();
+        match &self.name {
+            Some(asked) if *asked != header.name => {
+                return Err(Distrust::OtherName {
+                    signed: header.name.clone(),
+                    asked: asked.clone(),
+                });
+            }
+            _ => (),
+        }
+        if header.expires != 0 && header.expires <= seen.now {
+            return Err(Distrust::Expired { at: header.expires });
+        }
+        match seen.sequence {
+            Some(seen) if seen > header.sequence => Err(Distrust::Older {
+                found: header.sequence,
+                seen,
+            }),
+            _ => Ok(Trust::Signed),
+        }
+    }
+}
+
+/// What the user's own digests prove: a strong one as much as a root.
+pub fn of_digests(digests: &[Digest]) -> Trust {
     match digests {
         [] => Trust::None,
-        digests if digests.iter().any(strong) => Trust::Root,
+        digests if digests.iter().any(is_strong) => Trust::Root,
         _ => Trust::Digest,
     }
+}
+
+/// Whether nobody can make another object with the same digest.
+pub fn is_strong(digest: &Digest) -> bool {
+    matches!(
+        digest.algorithm(),
+        Algorithm::Sha256 | Algorithm::Sha512 | Algorithm::Blake3
+    )
 }

@@ -25,6 +25,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::{
     disk::files::{Entry, EntryKind, Folder},
+    engine::blocking,
     format::geometry::ByteRange,
 };
 
@@ -77,11 +78,11 @@ async fn answer(State(folder): State<Arc<Folder>>, request: Request) -> Response
     else {
         return plain(StatusCode::BAD_REQUEST);
     };
-    let opened = tokio::task::spawn_blocking(move || folder.open_beneath(path.as_ref())).await;
+    let opened = blocking::run(move || folder.open_beneath(path.as_ref())).await;
     let (file, entry) = match opened {
-        Ok(Ok(Some((file, entry)))) if entry.kind == EntryKind::Regular => (file, entry),
-        Ok(Ok(_)) => return plain(StatusCode::NOT_FOUND),
-        Ok(Err(_)) | Err(_) => return plain(StatusCode::INTERNAL_SERVER_ERROR),
+        Ok(Some((file, entry))) if entry.kind == EntryKind::Regular => (file, entry),
+        Ok(_) => return plain(StatusCode::NOT_FOUND),
+        Err(_) => return plain(StatusCode::INTERNAL_SERVER_ERROR),
     };
     file_answer(
         File::from_std(file),

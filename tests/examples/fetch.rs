@@ -8,6 +8,7 @@ use std::{env, process::ExitCode};
 
 use sapwood::{
     engine::{
+        context::Context,
         events::{Event, Published},
         fetch::{self, FetchOptions},
     },
@@ -42,7 +43,7 @@ async fn main() -> ExitCode {
 
 async fn run(url: &str, file: &str) -> Result<Published, Box<dyn std::error::Error>> {
     let options = FetchOptions::new(Location::parse(url)?, file);
-    Ok(fetch::fetch(options, &mut tell).await?)
+    Ok(fetch::fetch(&Context::default(), options, &mut tell).await?)
 }
 
 /// Events come as they happen, progress at most once a second. What is not of interest is left alone.

@@ -15,6 +15,8 @@ use rustix::process::Signal;
 use sapwood::{
     disk::{journal::MemoryKeeper, part::Part},
     engine::{
+        connections::Connections,
+        context::Context,
         error::Error,
         events::{Event, Published},
         fetch::{FetchOptions, ManifestPlace, fetch},
@@ -188,11 +190,12 @@ fn check(length: u64, block: u64) {
 fn in_process(scene: &Scene, change: impl FnOnce(&mut FetchOptions)) -> Result<Published, Error> {
     let mut options = FetchOptions::new(Location::parse(&scene.url()).unwrap(), scene.target());
     change(&mut options);
+    let context = Context::default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(fetch(options, &mut |_event: Event| ()))
+    runtime.block_on(fetch(&context, options, &mut |_event: Event| ()))
 }
 
 // ---- interrupted runs
@@ -320,9 +323,12 @@ fn a_dropped_future_leaves_a_checkpoint() {
     let options = || {
         let mut options = FetchOptions::new(Location::parse(&scene.url()).unwrap(), scene.target());
         options.journal = Some(Box::new(keeper.clone()));
-        // With one connection it is certain how many of the bytes that were sent are proven.
-        options.connections = sapwood::engine::fetch::Connections::at_most(1);
         options
+    };
+    // With one connection it is certain how many of the bytes that were sent are proven.
+    let context = Context {
+        connections: Connections::at_most(1),
+        ..Context::default()
     };
     let point = scene.length() / 2;
     scene.origin.allow(OBJECT, point);
@@ -344,7 +350,7 @@ fn a_dropped_future_leaves_a_checkpoint() {
     };
     runtime.block_on(async {
         tokio::select! {
-            outcome = fetch(options(), &mut hear) => panic!("it ended: {outcome:?}"),
+            outcome = fetch(&context, options(), &mut hear) => panic!("it ended: {outcome:?}"),
             () = enough => (),
         }
     });
@@ -359,7 +365,7 @@ fn a_dropped_future_leaves_a_checkpoint() {
     scene.origin.allow_all();
     scene.origin.forget_log();
     let published = runtime
-        .block_on(fetch(options(), &mut |_: Event| ()))
+        .block_on(fetch(&context, options(), &mut |_: Event| ()))
         .unwrap();
     assert!(published.bytes_resumed >= point - scene.unproven());
     scene.must_not_have_asked_for(&held);

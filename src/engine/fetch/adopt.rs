@@ -1,15 +1,15 @@
 //! Remembering what arrived: the store adopts the file, so that the same object is not fetched again and a later version can
 //! be compared with it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::{
     disk::{
         machine::unix_time,
-        state::{Arrived, Provenance, State, StateError},
-        store::Store,
+        state::{Arrived, Provenance},
+        store::{Store, StoreError},
     },
-    engine::{blocking::joined, events::Event},
+    engine::trust::warned,
     format::{
         anchors::BlockAnchor, geometry::BlockIndex, judge::Leaves, manifest::Tree, tree::Root,
     },
@@ -25,17 +25,18 @@ impl Fetch<'_> {
         if !validators.are_strong() {
             return None;
         }
-        let look_up = move |folder: PathBuf| {
-            let state = State::open(&folder)?;
+        let look_up = move |store: &mut Store| {
             let (etag, date) = (&validators.etag, &validators.last_modified);
-            state.arrived(&url, etag.as_deref(), date.as_deref())
+            Ok(store
+                .state()
+                .arrived(&url, etag.as_deref(), date.as_deref())?)
         };
-        self.in_state(look_up).await.flatten()
+        self.in_store(look_up).await.flatten()
     }
 
     /// The leaves of an object that is whole, for [`Fetch::keep`].
     pub(super) fn will_be_kept(&mut self, leaves: &Leaves) {
-        if self.options.state.is_some() {
+        if self.context.store.is_some() {
             let (geometry, anchors) = (*leaves.geometry(), self.anchors.take());
             // Nobody has checked them: one that leads out of its block is none.
             let fits = |(block, anchor): (BlockIndex, BlockAnchor)| match anchor
@@ -72,34 +73,19 @@ impl Fetch<'_> {
             key_id,
             name: url.safe_name(),
         };
-        let keep = move |folder: PathBuf| {
-            let mut store = Store::open(&folder)?;
+        let keep = move |store: &mut Store| {
             store.state().remember_arrival(&arrived)?;
-            store.adopt(&path, &tree, provenance, at)
+            Ok(store.adopt(&path, &tree, provenance, at)?)
         };
-        self.in_state(keep).await;
+        self.in_store(keep).await;
     }
 
-    /// Works with the state, if there is one. What goes wrong there is one warning and never an error of the fetch.
-    pub(super) async fn in_state<T: Send + 'static>(
+    /// Works with the store, if there is one. What goes wrong there is one warning and never an error of the fetch.
+    pub(super) async fn in_store<T: Send + 'static>(
         &mut self,
-        work: impl FnOnce(PathBuf) -> Result<T, StateError> + Send + 'static,
+        work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Option<T> {
-        let folder = self.options.state.clone()?;
-        match joined(tokio::task::spawn_blocking(move || work(folder))).await {
-            Ok(done) => Some(done),
-            Err(error) => {
-                self.warn_of_state(&error);
-                None
-            }
-        }
-    }
-
-    /// Once a run: the same trouble need not be told again.
-    pub(super) fn warn_of_state(&mut self, error: &StateError) {
-        self.options.state = None;
-        self.events.event(Event::Warning {
-            message: error.to_string(),
-        });
+        let done = self.context.store.with(work).await;
+        warned(done, self.events)
     }
 }

@@ -16,7 +16,7 @@ use std::{
 use crate::{
     disk::destination::{Locked, Opened},
     engine::{
-        blocking::joined,
+        blocking,
         error::Error,
         events::{Event, Progress},
         remote::{
@@ -139,11 +139,11 @@ impl Fetch<'_> {
         }
         let geometry = *leaves.geometry();
         let (part, claimed) = (opened.part.clone(), opened.claimed.clone());
-        let landed = tokio::task::spawn_blocking(move || {
+        let landed = blocking::on_disk(move || {
             let landed = land(&part, &seeds, geometry, whole, &claimed, &mut leaves);
             landed.map(|landed| (landed, leaves, seeds))
         });
-        let (mut landed, leaves, seeds) = joined(landed).await?;
+        let (mut landed, leaves, seeds) = landed.await?;
         for verified in &landed.verified {
             opened.journal.note(*verified);
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::{
     disk::destination::{Destination, Left},
     engine::{
-        blocking::blocking,
+        blocking,
         error::Error,
         events::{Event, Events},
     },
@@ -27,7 +27,7 @@ pub async fn after(error: &Error, target: PathBuf, events: &mut dyn Events) {
         }
         _ => return,
     };
-    let left = blocking(move || {
+    let left = blocking::on_disk(move || {
         let locked = Destination::new(&target)?.lock()?;
         let path = locked.destination().part_path();
         let left = locked.left()?;

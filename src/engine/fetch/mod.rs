@@ -20,24 +20,20 @@ use crate::{
         temporary::Temporary,
     },
     engine::{
-        blocking::{StopWhenDropped, blocking},
+        blocking::{self, StopWhenDropped},
+        context::Context,
         error::Error,
         events::{Event, Events, Planned, Published},
         remote::{manifest::Front, preflight, retry::retried},
-        trust::Asked,
     },
     format::{anchors::BlockAnchor, journal::Identity, manifest::Tree, trust::Trust},
     net::client::Client,
-    policy::schedule::Limits,
+    policy::{conditions::Conditions, schedule::Limits},
 };
 
-pub use super::{blocking::Threads, connections::Connections, remote::manifest::ManifestPlace};
+pub use super::remote::manifest::ManifestPlace;
 pub use options::FetchOptions;
 
-/// The ceiling on connections unless the caller says otherwise.
-pub const CONNECTIONS_MAX: u32 = 16;
-/// A limited transfer gets a connection for each so many bytes a second.
-const CONNECTION_RATE: u64 = 1_000_000;
 /// A mirror that has not answered by then is not asked for the manifest.
 const FIRST_CONTACT_MS: u64 = 15_000;
 
@@ -45,12 +41,16 @@ const FIRST_CONTACT_MS: u64 = 15_000;
 ///
 /// Dropping the future is a clean stop: what is proven is in the part file and noted in its journal, and the same call goes on
 /// from there.
-pub async fn fetch(options: FetchOptions, events: &mut dyn Events) -> Result<Published, Error> {
+pub async fn fetch(
+    context: &Context,
+    options: FetchOptions,
+    events: &mut dyn Events,
+) -> Result<Published, Error> {
     let began = Instant::now();
     let target = options.target.clone();
     let receipt = options.receipt.clone();
-    let hosts = options.client.hosts().clone();
-    let locked = blocking({
+    let hosts = context.client.hosts().clone();
+    let locked = blocking::on_disk({
         let target = target.clone();
         move || {
             hosts.refresh();
@@ -60,7 +60,8 @@ pub async fn fetch(options: FetchOptions, events: &mut dyn Events) -> Result<Pub
     })
     .await?;
     let fetch = Fetch {
-        client: options.client.counting(options.counter.clone()),
+        context: context.clone(),
+        client: context.client.clone(),
         options,
         events: &mut *events,
         began,
@@ -80,6 +81,7 @@ pub async fn fetch(options: FetchOptions, events: &mut dyn Events) -> Result<Pub
 
 struct Fetch<'a> {
     options: FetchOptions,
+    context: Context,
     client: Client,
     events: &'a mut dyn Events,
     began: Instant,
@@ -114,7 +116,7 @@ impl Fetch<'_> {
                 let client = &self.client;
                 let preflight = retried(&limits, async || preflight::preflight(client, url).await);
                 let front = Front::read(client, &place, &limits);
-                match self.options.connections.of_each() {
+                match self.context.connections.of_each() {
                     1 => (preflight.await, front.await),
                     // Both at once: one round trip.
                     _ => tokio::join!(preflight, front),
@@ -166,19 +168,7 @@ impl Fetch<'_> {
     }
 
     fn limits(&self) -> Limits {
-        Limits {
-            connections: self.worth().min(self.options.connections.of_each()),
-            tries: self.options.tries.max(1),
-            patience_ms: self.options.patience.as_millis() as u64,
-            seed: std::process::id().into(),
-        }
-    }
-
-    /// The number of connections that are of use: below a rate that one of them carries easily, more of them only send what
-    /// nobody reads.
-    fn worth(&self) -> u32 {
-        let worth = |rate| u32::try_from(rate / CONNECTION_RATE).unwrap_or(u32::MAX);
-        self.client.limit_rate().map_or(u32::MAX, worth).max(1)
+        self.context.limits_now()
     }
 
     /// More than the user allows is refused before any byte of the body.
@@ -215,7 +205,7 @@ impl Fetch<'_> {
     ) -> Result<(Locked, Opened), Error> {
         let keeper = self.options.journal.take();
         let (identity_of_part, url) = (identity.clone(), self.options.url.to_string());
-        let (locked, opened) = blocking(move || {
+        let (locked, opened) = blocking::on_disk(move || {
             let opened = locked.open(&identity_of_part, &url, keeper)?;
             Ok((locked, opened))
         })
@@ -253,13 +243,12 @@ impl Fetch<'_> {
 }
 
 /// What the user asks of the object, as far as its manifest can tell.
-fn asked(options: &FetchOptions) -> Asked<'_> {
-    Asked {
-        url: &options.url,
+fn conditions(options: &FetchOptions) -> Conditions {
+    Conditions {
         root: options.root,
-        key: options.key.as_ref(),
-        digests: &options.digests,
+        digests: options.digests.clone(),
+        key: options.key.clone(),
+        name: Some(options.url.last_segment().unwrap_or_default()),
         require: options.require,
-        state: options.state.as_deref(),
     }
 }

@@ -1,20 +1,13 @@
 //! What a caller may ask of a fetch.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::path::PathBuf;
 
 use crate::{
     disk::journal::JournalKeeper,
-    engine::{connections::Connections, remote::manifest::ManifestPlace},
+    engine::remote::manifest::ManifestPlace,
     format::{digests::Digest, keys::PublicKey, tree::Root, trust::Trust},
-    net::{client::Client, location::Location},
+    net::location::Location,
 };
-
-use super::CONNECTIONS_MAX;
-use crate::engine::blocking::Threads;
 
 /// What to fetch, where to, and what to ask of it.
 pub struct FetchOptions {
@@ -38,16 +31,6 @@ pub struct FetchOptions {
     pub digests: Vec<Digest>,
     /// The least trust.
     pub require: Trust,
-    /// Headers, pace and address rules; fetches with clones of one client share its connections and its pace.
-    pub client: Client,
-    /// Counts every body byte that arrives; who keeps a clone can read it even when the run was dropped.
-    pub counter: Arc<AtomicU64>,
-    /// The most at a time; fetches with clones of one ceiling share it.
-    pub connections: Connections,
-    /// Failures in a row of one span from a host that answers.
-    pub tries: u32,
-    /// Time without a newly proven byte.
-    pub patience: Duration,
     /// The largest object, in bytes.
     pub max_size: Option<u64>,
     /// Fail if the target is there.
@@ -56,10 +39,6 @@ pub struct FetchOptions {
     pub discard: bool,
     /// Where the receipt goes. An existing one is replaced.
     pub receipt: Option<PathBuf>,
-    /// The folder with what is remembered between runs; `None`: nothing is.
-    pub state: Option<PathBuf>,
-    /// Where bytes are hashed and written.
-    pub work_on: Threads,
     /// Keeps the journal somewhere else than in `FILE.part.journal`.
     pub journal: Option<Box<dyn JournalKeeper>>,
 }
@@ -78,17 +57,10 @@ impl FetchOptions {
             key: None,
             digests: Vec::new(),
             require: Trust::None,
-            client: Client::default(),
-            counter: Arc::default(),
-            connections: Connections::at_most(CONNECTIONS_MAX),
-            tries: 5,
-            patience: Duration::from_secs(5 * 60),
             max_size: None,
             no_clobber: false,
             discard: false,
             receipt: None,
-            state: None,
-            work_on: Threads::Blocking,
             journal: None,
         }
     }

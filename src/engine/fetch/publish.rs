@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use crate::{
     disk::{destination::Locked, journal::Journal, part::Part},
     engine::{
-        blocking::blocking,
+        blocking,
         error::Error,
         events::{Event, Published},
     },
@@ -33,7 +33,7 @@ impl Fetch<'_> {
         let path = locked.destination().path();
         let no_clobber = self.options.no_clobber;
         let length = result.length;
-        blocking(move || {
+        blocking::on_disk(move || {
             part.set_length(length)?;
             locked.publish(&part, journal, no_clobber)
         })
@@ -51,7 +51,7 @@ impl Fetch<'_> {
         let path = locked.destination().path();
         self.plan(&locked, identity, 0, result.length, result.trust);
         let identity = identity.clone();
-        blocking(move || locked.discard_leftovers(&identity)).await?;
+        blocking::on_disk(move || locked.discard_leftovers(&identity)).await?;
         let here = Here {
             resumed: 0,
             reused: result.length,
@@ -99,12 +99,13 @@ impl Fetch<'_> {
         };
         let (receipt, started, of) = (self.options.receipt, self.started, published.clone());
         let written = match receipt {
-            Some(place) => blocking(move || receipt::write(&place, &of, started)).await,
+            Some(place) => blocking::on_disk(move || receipt::write(&place, &of, started)).await,
             None => Ok(()),
         };
         // The file is there, whatever became of its receipt.
         self.events.event(Event::Published(published.clone()));
-        written.map(|()| published)
+        written?;
+        Ok(published)
     }
 }
 

@@ -12,17 +12,18 @@ use crate::{
             preflight::Preflight,
         },
         transfer::driver::{Transfer, Transferred},
+        trust::{self, ManifestFront},
+        verify::digests_of_existing,
     },
     format::{digests::Digest, journal::Identity, statement::Header, trust::Trust},
     net::location::Location,
-    policy::recovery::Changed,
+    policy::recovery::{Changed, starts_over},
 };
 
 use super::{
-    Fetch, asked,
+    Fetch, conditions,
     publish::{Here, Proof},
 };
-use crate::{engine::verify::digests_of_existing, policy::recovery::starts_over};
 
 impl Fetch<'_> {
     pub(super) async fn with_manifest(
@@ -36,7 +37,7 @@ impl Fetch<'_> {
         let mut started_over = false;
         let (header, trust, identity, search) = loop {
             let header = front.statement.header().clone();
-            let trust = self.check_manifest(&front, &place)?;
+            let trust = self.check_manifest(&front, &place).await?;
             let identity = Identity {
                 root: Some(header.root),
                 geometry: header.geometry,
@@ -82,9 +83,9 @@ impl Fetch<'_> {
             leaves: leaves.clone(),
             landed: landed.verified,
             limits: self.limits(),
-            worth: self.worth(),
-            connections: self.options.connections.clone(),
-            work_on: self.options.work_on,
+            worth: self.context.useful_connections(),
+            connections: self.context.connections.clone(),
+            work_on: self.context.threads,
             length_proven: trust == Trust::Signed,
             version: None,
             digests: self
@@ -169,11 +170,19 @@ impl Fetch<'_> {
     }
 
     /// Everything about a manifest that can be refused before any byte of the body.
-    fn check_manifest(&mut self, front: &Front, place: &ManifestPlace) -> Result<Trust, Error> {
-        let asked = asked(&self.options);
-        let (statement, signature) = (&front.statement, front.signature.as_ref());
-        let trust = asked.of_manifest(statement, signature, &place.to_string(), self.events)?;
-        self.check_length(Some(statement.header().geometry.length()))?;
+    async fn check_manifest(
+        &mut self,
+        front: &Front,
+        place: &ManifestPlace,
+    ) -> Result<Trust, Error> {
+        let asked = conditions(&self.options);
+        let manifest = ManifestFront {
+            statement: &front.statement,
+            signature: front.signature.as_ref(),
+            place: &place.to_string(),
+        };
+        let trust = trust::check(&self.context, &asked, manifest, self.events).await?;
+        self.check_length(Some(front.statement.header().geometry.length()))?;
         Ok(trust)
     }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use crate::{
     disk::{destination::Locked, journal::Journal, part::Part},
     engine::{
-        blocking::blocking,
+        blocking,
         error::Error,
         events::{Event, Published},
         remote::preflight::{Preflight, look, sidecar},
         transfer::driver::{Transfer, Transferred},
+        trust::refused,
         verify::digests_of_existing,
     },
     format::{
@@ -23,13 +24,13 @@ use crate::{
     },
     net::{client::Validators, error::NetError, location::Location},
     policy::{
-        conditions::trust_of_user,
+        conditions::is_strong,
         recovery::{BadAnswer, Changed, Failure, starts_over},
     },
 };
 
 use super::{
-    Fetch,
+    Fetch, conditions,
     publish::{Here, Proof},
 };
 
@@ -157,15 +158,11 @@ impl Fetch<'_> {
     async fn wanted(&mut self, preflight: &Preflight) -> Result<(Vec<Digest>, Trust), Error> {
         let mut wanted = self.options.digests.clone();
         wanted.extend(self.options.root.map(root_as_digest));
-        let of_user = trust_of_user(&wanted);
         let offered = self.offered(preflight).await;
-        let of_server = if offered.is_empty() {
-            Trust::None
-        } else {
-            Trust::Digest
-        };
+        let trust = conditions(&self.options)
+            .without_manifest(&offered)
+            .map_err(|cause| refused(&self.options.url.to_string(), cause))?;
         wanted.extend(offered);
-        let trust = super::asked(&self.options).at_least(of_user.max(of_server))?;
         self.check_length(preflight.length)?;
         Ok((wanted, trust))
     }
@@ -184,7 +181,7 @@ impl Fetch<'_> {
         let leaves = Arc::new(Leaves::first_use(geometry, opened.leaves.clone()));
         let worth = match geometry.length() < ONE_SPAN_BYTES {
             true => 1,
-            false => self.worth(),
+            false => self.context.useful_connections(),
         };
         let mut algorithms: Vec<Algorithm> = wanted
             .iter()
@@ -201,8 +198,8 @@ impl Fetch<'_> {
             landed: Vec::new(),
             limits: self.limits(),
             worth,
-            connections: self.options.connections.clone(),
-            work_on: self.options.work_on,
+            connections: self.context.connections.clone(),
+            work_on: self.context.threads,
             length_proven: true,
             version: Some(preflight.validators.clone()),
             digests: algorithms,
@@ -288,9 +285,7 @@ impl Fetch<'_> {
         trust: Trust,
         validators: &Validators,
     ) -> Result<Option<Proof>, Error> {
-        let strong = wanted
-            .iter()
-            .any(|digest| trust_of_user(std::slice::from_ref(digest)) == Trust::Root);
+        let strong = wanted.iter().any(is_strong);
         let arrived = self.arrived_before(validators).await;
         if !strong && arrived.is_none() {
             return Ok(None);
@@ -332,7 +327,7 @@ impl Fetch<'_> {
     /// What contradicts a digest does not get the final name: it is quarantined, or deleted.
     pub(super) async fn set_aside(self, locked: Locked, part: Arc<Part>, wrong: Error) -> Error {
         let discard = self.options.discard;
-        let done = blocking(move || {
+        let done = blocking::on_disk(move || {
             drop(part);
             match discard {
                 true => locked.discard().map(|()| None),
@@ -341,7 +336,7 @@ impl Fetch<'_> {
         })
         .await;
         match (done, wrong) {
-            (Err(error), _) => error,
+            (Err(error), _) => error.into(),
             (
                 Ok(kept),
                 Error::OtherDigest {

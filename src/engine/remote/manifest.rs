@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf};
 
 use crate::{
-    engine::{blocking::joined, error::Error, manifest_file::ManifestFile},
+    engine::{blocking, error::Error, manifest_file::ManifestFile},
     format::{
         anchors::BlockAnchor,
         geometry::{BlockRange, ByteRange},
@@ -111,8 +111,7 @@ impl Front {
             ManifestPlace::Url(url) => Front::get(client, url, limits, true).await,
             ManifestPlace::File(path) => {
                 let path = path.clone();
-                let file = tokio::task::spawn_blocking(move || ManifestFile::open(&path));
-                let file = joined(file).await?;
+                let file = blocking::run(move || ManifestFile::open(&path)).await?;
                 let manifest = file.manifest.clone();
                 Ok(Front::of_whole(manifest, Local::File(Box::new(file))))
             }

@@ -1,9 +1,11 @@
 //! The journal of a running transfer: shared with the thread that syncs, and written at the end, whatever that is.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard,
+    Arc,
     atomic::{AtomicBool, Ordering},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::disk::{error::DiskError, journal::Journal, part::Part};
 
@@ -25,9 +27,7 @@ impl Drop for LastCheckpoint {
 }
 
 pub fn lock(journal: &SharedJournal) -> MutexGuard<'_, Journal> {
-    journal
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    journal.lock()
 }
 
 /// Syncs the part and marks what the first so many records claim as durable. A sync that fails takes those claims back.

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::task::JoinHandle;
-
 use crate::{
     disk::{
         error::{DiskError, Doing},
         part::Part,
     },
-    engine::blocking::joined,
+    engine::blocking::{Group, Threads, Work},
     format::digests::{Algorithm, Digest, DigestHasher},
 };
 
@@ -21,7 +19,7 @@ const READ_BYTES: usize = 256 * 1024;
 pub struct Follower {
     /// `None` while it is at work.
     idle: Option<State>,
-    work: Option<JoinHandle<Result<State, DiskError>>>,
+    work: Option<Work<Result<State, DiskError>>>,
     at: u64,
 }
 
@@ -65,8 +63,13 @@ impl Follower {
     }
 
     /// Everything up to here is held now.
-    pub async fn follow(&mut self, part: &Arc<Part>, to: u64) -> Result<(), DiskError> {
-        if self.work.as_ref().is_some_and(JoinHandle::is_finished) {
+    pub async fn follow(
+        &mut self,
+        group: &Group,
+        part: &Arc<Part>,
+        to: u64,
+    ) -> Result<(), DiskError> {
+        if self.work.as_ref().is_some_and(Work::is_finished) {
             self.wait().await?;
         }
         if to >= self.at + STEP_BYTES
@@ -74,9 +77,7 @@ impl Follower {
         {
             self.at = to;
             let part = part.clone();
-            self.work = Some(tokio::task::spawn_blocking(move || {
-                state.advance(&part, to)
-            }));
+            self.work = Some(group.start(Threads::Blocking, move || state.advance(&part, to)));
         }
         Ok(())
     }
@@ -85,22 +86,25 @@ impl Follower {
         match self.work.take() {
             None => Ok(()),
             Some(work) => {
-                self.idle = Some(joined(work).await?);
+                self.idle = Some(work.finish().await?);
                 Ok(())
             }
         }
     }
 
     /// Reads what is left and returns the digests.
-    pub async fn finish(mut self, part: &Arc<Part>, length: u64) -> Result<Vec<Digest>, DiskError> {
+    pub async fn finish(
+        mut self,
+        group: &Group,
+        part: &Arc<Part>,
+        length: u64,
+    ) -> Result<Vec<Digest>, DiskError> {
         self.wait().await?;
         let Some(state) = self.idle.take().filter(|state| !state.hashers.is_empty()) else {
             return Ok(Vec::new());
         };
         let part = part.clone();
-        self.work = Some(tokio::task::spawn_blocking(move || {
-            state.advance(&part, length)
-        }));
+        self.work = Some(group.start(Threads::Blocking, move || state.advance(&part, length)));
         self.wait().await?;
         let state = self.idle.take().expect("the work ended");
         Ok(state

@@ -3,22 +3,23 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, mpsc},
-    task::{AbortHandle, JoinHandle, JoinSet},
+    task::{AbortHandle, JoinSet},
     time::sleep,
 };
 
 use crate::{
     disk::{destination::Opened, error::DiskError, journal::Journal, part::Part},
     engine::{
-        blocking::{Threads, joined},
+        blocking::{self, Group, Threads, Work},
         connections::Connections,
         error::Error,
         events::{Event, Events, Progress},
@@ -120,12 +121,14 @@ impl Transfer<'_> {
         if self.leaves.are_first_use() {
             journal.record_leaves(self.leaves.clone());
         }
+        let (group, idle) = Group::new();
         let shared = Arc::new(Shared {
             client: self.client,
             leaves: self.leaves,
             part,
             version: self.version,
             work_on: self.work_on,
+            group: group.clone(),
         });
         let stop = Arc::new(AtomicBool::new(false));
         let journal = Arc::new(Mutex::new(journal));
@@ -155,13 +158,14 @@ impl Transfer<'_> {
             checkpointed: Instant::now(),
             recorded: Instant::now(),
             checkpoint: None,
+            judging: None,
             rate: Rate::new(),
             looked: None,
             progressed: None,
             resumed: 0,
             follower: Follower::new(&self.digests),
         };
-        let judging = tokio::task::spawn_blocking({
+        let judging = group.start(Threads::Blocking, {
             let (shared, stop) = (shared.clone(), stop.clone());
             move || {
                 judge_claims(&shared.leaves, &shared.part, &claimed, &stop, |claim| {
@@ -169,7 +173,8 @@ impl Transfer<'_> {
                 });
             }
         });
-        let outcome = running.until_finished(judging).await;
+        running.judging = Some(judging);
+        let outcome = running.until_finished().await;
         // The tasks hold the part; they end before it is published.
         running.tasks.shutdown().await;
         let checkpointing = running.finish_checkpoint().await;
@@ -185,12 +190,15 @@ impl Transfer<'_> {
         drop(last_checkpoint);
         outcome?;
         checkpointing?;
-        let digests = follower.finish(&shared.part, geometry.length()).await?;
-        let part = alone(shared).await.part;
-        let journal = alone(journal).await.into_inner();
+        let part = shared.part.clone();
+        let digests = follower.finish(&group, &part, geometry.length()).await?;
+        drop((shared, group));
+        // Work of a span that was stopped ends a little later; it holds the journal and the part.
+        idle.wait().await;
+        let journal = Arc::into_inner(journal).expect("all work has ended");
         Ok(Transferred {
             part,
-            journal: journal.unwrap_or_else(std::sync::PoisonError::into_inner),
+            journal: journal.into_inner(),
             bytes_resumed,
             digests,
         })
@@ -207,17 +215,6 @@ impl Transfer<'_> {
         if !self.ranges {
             scheduler.source_has_no_ranges(SourceId(0));
         }
-    }
-}
-
-/// Waits until nobody else holds it: blocking work of a span that was stopped ends a little later.
-async fn alone<T>(mut shared: Arc<T>) -> T {
-    loop {
-        shared = match Arc::try_unwrap(shared) {
-            Ok(alone) => return alone,
-            Err(shared) => shared,
-        };
-        sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -251,7 +248,8 @@ pub struct Running<'a> {
     pub checkpointed: Instant,
     /// When leaves were last written.
     pub recorded: Instant,
-    pub checkpoint: Option<JoinHandle<Result<(), DiskError>>>,
+    pub checkpoint: Option<Work<Result<(), DiskError>>>,
+    pub judging: Option<Work<()>>,
     pub rate: Rate,
     /// When the hosts were looked up last.
     pub looked: Option<Instant>,
@@ -266,8 +264,7 @@ impl Running<'_> {
         self.began.elapsed().as_millis() as u64
     }
 
-    async fn until_finished(&mut self, judging: JoinHandle<()>) -> Result<(), Error> {
-        let mut judging = Some(judging);
+    async fn until_finished(&mut self) -> Result<(), Error> {
         self.progress(true);
         loop {
             let Some(until) = self.obey()? else {
@@ -287,9 +284,6 @@ impl Running<'_> {
                     }
                 }
                 Some(claim) = self.claims.recv() => self.hear_claim(claim)?,
-                () = async { joined(judging.as_mut().expect("guarded")).await }, if judging.is_some() => {
-                    judging = None;
-                }
                 Some(joined) = self.tasks.join_next() => {
                     if let Err(cause) = joined && cause.is_panic() {
                         std::panic::resume_unwind(cause.into_panic());
@@ -376,7 +370,7 @@ impl Running<'_> {
         }
         self.looked = Some(Instant::now());
         let hosts = self.shared.client.hosts().clone();
-        tokio::task::spawn_blocking(move || hosts.refresh());
+        blocking::detach(move || hosts.refresh());
         let began_ms = Hosts::now_ms().saturating_sub(self.now());
         for (index, source) in self.sources.iter().enumerate() {
             let known = self.shared.client.reputation(source);
@@ -511,12 +505,11 @@ impl Running<'_> {
 
     /// Journal and progress, when their time has come.
     async fn housekeeping(&mut self) -> Result<(), Error> {
-        if self
-            .checkpoint
-            .as_ref()
-            .is_some_and(JoinHandle::is_finished)
-        {
+        if self.checkpoint.as_ref().is_some_and(Work::is_finished) {
             self.finish_checkpoint().await?;
+        }
+        if let Some(judging) = self.judging.take_if(|work| work.is_finished()) {
+            judging.finish().await;
         }
         let due = self.unrecorded >= CHECKPOINT_BYTES
             || (self.unrecorded > 0 && self.checkpointed.elapsed() >= CHECKPOINT_TIME);
@@ -526,8 +519,9 @@ impl Running<'_> {
             (self.unrecorded, self.checkpointed) = (0, Instant::now());
             if self.checkpoint.is_none() {
                 let (journal, shared) = (self.journal.clone(), self.shared.clone());
-                self.checkpoint = Some(tokio::task::spawn_blocking(move || {
-                    sync(&journal, &shared.part, records)
+                self.checkpoint = Some(self.shared.group.start(Threads::Blocking, {
+                    let part = shared.part.clone();
+                    move || sync(&journal, &part, records)
                 }));
             }
             let bytes_done = self.bytes_done();
@@ -547,7 +541,9 @@ impl Running<'_> {
             .geometry()
             .bytes_of_range(BlockRange::new(0, front.0))
             .end;
-        self.follower.follow(&self.shared.part, front).await?;
+        self.follower
+            .follow(&self.shared.group, &self.shared.part, front)
+            .await?;
         self.progress(false);
         Ok(())
     }
@@ -555,7 +551,7 @@ impl Running<'_> {
     async fn finish_checkpoint(&mut self) -> Result<(), Error> {
         match self.checkpoint.take() {
             None => Ok(()),
-            Some(checkpoint) => Ok(joined(checkpoint).await?),
+            Some(checkpoint) => Ok(checkpoint.finish().await?),
         }
     }
 

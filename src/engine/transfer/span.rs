@@ -12,14 +12,13 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     sync::{Notify, mpsc::UnboundedSender},
-    task::JoinHandle,
     time::sleep_until,
 };
 
 use crate::{
     disk::{error::DiskError, part::Part},
     engine::{
-        blocking::{Threads, joined},
+        blocking::{self, Group, Threads},
         remote::EARLY_BYTES_MAX,
     },
     format::{
@@ -66,8 +65,9 @@ pub struct Shared {
     pub part: Arc<Part>,
     /// Without a manifest: the version that all parts must be of.
     pub version: Option<Validators>,
-    /// Where bytes are judged and written.
+    /// Where bytes are judged and written, and what waits for the end of it.
     pub work_on: Threads,
+    pub group: Group,
 }
 
 /// One request.
@@ -85,7 +85,7 @@ pub struct Span {
 }
 
 /// Bytes being judged and written elsewhere.
-type Work = JoinHandle<Result<(Assembler, Vec<Judged>), DiskError>>;
+type Work = blocking::Work<Result<(Assembler, Vec<Judged>), DiskError>>;
 
 enum Fault {
     Net(NetError),
@@ -287,7 +287,7 @@ impl Span {
             return Ok((Some(assembler), None));
         }
         let shared = self.shared.clone();
-        let work = tokio::task::spawn_blocking(move || {
+        let work = self.shared.group.start(Threads::Blocking, move || {
             let judged = assembler.take(batch, &shared.leaves, &shared.part)?;
             Ok((assembler, judged))
         });
@@ -311,7 +311,7 @@ impl Span {
         let Some(work) = work.take() else {
             return Ok(None);
         };
-        let (assembler, judged) = joined(work).await?;
+        let (assembler, judged) = work.finish().await?;
         self.tell_judged(judged);
         Ok(Some(assembler))
     }

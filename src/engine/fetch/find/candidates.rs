@@ -6,11 +6,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use crate::{
     disk::{
         destination::Locked,
+        files::Stamp,
         seed::Seed,
         state::{Allowed, Wanted},
-        store::{self, Store},
+        store::Store,
     },
-    engine::{blocking::joined, error::Error, events::Event, fetch::Fetch, store::files_of},
+    engine::{blocking, events::Event, fetch::Fetch, store::files_of},
     format::{anchors::Tag, keys::PublicKey, layout::Layout, manifest::Tree, statement::Header},
 };
 
@@ -29,7 +30,7 @@ const FETCH_BYTES_PER_S: u64 = 12_500_000;
 #[derive(Default)]
 pub struct Candidates {
     named: Vec<Seed>,
-    pub stored: Vec<store::Seed>,
+    pub stored: Vec<Seed>,
     /// Why others are not among them.
     failed: Vec<String>,
 }
@@ -39,10 +40,7 @@ impl Fetch<'_> {
     pub(super) async fn named_seeds(&self, locked: &Locked) -> Candidates {
         let target = locked.destination().path();
         let named = self.options.seeds.clone();
-        joined(tokio::task::spawn_blocking(move || {
-            Candidates::named(target, &named)
-        }))
-        .await
+        blocking::run(move || Candidates::named(target, &named)).await
     }
 
     /// What may be searched of what the store knows: hints are an oracle about local files for whoever writes them and sees our
@@ -68,22 +66,18 @@ impl Fetch<'_> {
     /// Whether the store knows anything that may be searched.
     pub(super) async fn store_has_any(&mut self, header: &Header) -> bool {
         let (allowed, wanted) = (self.allowed(), self.looked_for(header, Vec::new()));
-        let look = move |folder: PathBuf| Store::open(&folder)?.seeds(&allowed, &wanted, 1);
-        self.in_state(look)
+        let look = move |store: &mut Store| Ok(store.seeds(&allowed, &wanted, 1)?);
+        self.in_store(look)
             .await
             .is_some_and(|found| !found.is_empty())
     }
 
     /// The holdings that are worth a search. Of those without anchors nobody knows what is in them: they are worth one only if they
     /// are the object, or came from the same URL, or the user says so.
-    pub(super) async fn stored_seeds(
-        &mut self,
-        header: &Header,
-        tags: Vec<Tag>,
-    ) -> Vec<store::Seed> {
+    pub(super) async fn stored_seeds(&mut self, header: &Header, tags: Vec<Tag>) -> Vec<Seed> {
         let (allowed, wanted) = (self.allowed(), self.looked_for(header, tags));
-        let look = move |folder: PathBuf| {
-            let mut found = Store::open(&folder)?.seeds(&allowed, &wanted, STORED_MAX)?;
+        let look = move |store: &mut Store| {
+            let mut found = store.seeds(&allowed, &wanted, STORED_MAX)?;
             found.retain(|seed| {
                 let holding = &seed.holding;
                 holding.has_anchors
@@ -91,9 +85,12 @@ impl Fetch<'_> {
                     || holding.root == wanted.root
                     || holding.provenance.url == wanted.url
             });
-            Ok(found)
+            let opened = found.into_iter();
+            Ok(opened
+                .filter_map(|seed| Seed::of(seed.file, &seed.holding.path).ok())
+                .collect())
         };
-        self.in_state(look).await.unwrap_or_default()
+        self.in_store(look).await.unwrap_or_default()
     }
 
     /// Opens candidates and gets their trees.
@@ -105,18 +102,39 @@ impl Fetch<'_> {
         if bytes > 0 {
             self.events.event(Event::Searching { bytes });
         }
-        let state = self.options.state.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            // A store that cannot be opened was told before.
-            let mut store = state.and_then(|folder| Store::open(&folder).ok());
-            open_seeds(candidates, layout, seeds, store.as_mut())
-        });
-        let (seeds, failed) = joined(opened).await;
+        let (candidates, known) = self.known_trees(candidates).await;
+        let opened = blocking::run(move || open_seeds(candidates, known, layout, seeds));
+        let (seeds, failed, made) = opened.await;
+        if !made.is_empty() {
+            // A store that cannot be written costs the same pass the next time.
+            let keep = move |store: &mut Store| {
+                made.iter().try_for_each(|tree| store.keep_anchors(tree))?;
+                Ok(())
+            };
+            self.in_store(keep).await;
+        }
         for error in failed {
             let message = format!("a seed is left out: {error}");
             self.events.event(Event::Warning { message });
         }
         seeds
+    }
+
+    /// The trees that the store keeps of these very versions of the candidates. Looked up at once: no file is hashed meanwhile.
+    async fn known_trees(&mut self, candidates: Candidates) -> (Candidates, Vec<Option<Tree>>) {
+        let stamps: Vec<Stamp> = candidates.files().map(Seed::stamp).collect();
+        let count = stamps.len();
+        let look = move |store: &mut Store| {
+            let trees = stamps
+                .iter()
+                .map(|stamp| store.tree_of_file(stamp).ok().flatten());
+            Ok(trees.collect::<Vec<_>>())
+        };
+        let known = match count {
+            0 => None,
+            _ => self.in_store(look).await,
+        };
+        (candidates, known.unwrap_or_else(|| vec![None; count]))
     }
 }
 
@@ -151,62 +169,48 @@ impl Candidates {
 
     /// Of all of them together.
     fn bytes(&self) -> u64 {
-        let named: u64 = self.named.iter().map(Seed::length).sum();
-        let stored = self.stored.iter().map(|seed| seed.holding.stamp.length);
-        named + stored.sum::<u64>()
+        self.files().map(Seed::length).sum()
+    }
+
+    fn files(&self) -> impl Iterator<Item = &Seed> {
+        self.named.iter().chain(&self.stored)
     }
 }
 
-/// Opens files and gets their trees, from the store or in one pass over them. What cannot be used is left out, and told.
+/// Gets the trees of files: known ones, or new ones in one pass over each file. What cannot be used is left out, with its reason.
+/// Returns the new trees too.
 fn open_seeds(
     candidates: Candidates,
+    known: Vec<Option<Tree>>,
     layout: Layout,
     mut seeds: Seeds,
-    mut store: Option<&mut Store>,
-) -> (Seeds, Vec<String>) {
-    let mut failed = candidates.failed;
+) -> (Seeds, Vec<String>, Vec<Arc<Tree>>) {
+    let (mut failed, mut made) = (candidates.failed, Vec::new());
     let named = candidates.named.into_iter().map(|seed| (seed, true));
-    let stored = candidates.stored.into_iter();
-    let stored = stored.filter_map(|seed| Seed::of(seed.file, &seed.holding.path).ok());
-    for (seed, is_named) in named.chain(stored.map(|seed| (seed, false))) {
+    let stored = candidates.stored.into_iter().map(|seed| (seed, false));
+    for ((seed, is_named), known) in named.chain(stored).zip(known) {
         if seed.length() == 0 || seeds.has(&seed) {
             continue;
         }
-        match tree_of(&seed, layout, &seeds, store.as_deref_mut()) {
-            Ok(tree) if seed.length() == tree.geometry().length() => {
-                seeds.add(seed, Arc::new(tree));
-            }
+        let block_size = match &known {
+            Some(tree) => tree.geometry().block_size(),
+            None => layout.geometry.block_size(),
+        };
+        let enough = |tree: &Tree| !layout.hints || !tree.anchors().is_empty();
+        let tree = match known.filter(enough) {
+            Some(tree) => Ok(Arc::new(tree)),
+            None => seeds.survey(&seed, block_size, layout.hints).map(|tree| {
+                let tree = Arc::new(tree);
+                made.push(tree.clone());
+                tree
+            }),
+        };
+        match tree {
+            Ok(tree) if seed.length() == tree.geometry().length() => seeds.add(seed, tree),
             Err(error) if is_named => failed.push(error.to_string()),
-            // It changed meanwhile, and what the store said is nobody's wish.
+            // It changed meanwhile. The user did not name it, so this is no news.
             Ok(_) | Err(_) => (),
         }
     }
-    (seeds, failed)
-}
-
-/// The tree that the store keeps of this very version of a file, else a new one, which it keeps from then on.
-fn tree_of(
-    seed: &Seed,
-    layout: Layout,
-    seeds: &Seeds,
-    store: Option<&mut Store>,
-) -> Result<Tree, Error> {
-    let Some(store) = store else {
-        return seeds.survey(seed, layout.geometry.block_size(), layout.hints);
-    };
-    let kept = store.tree_of_file(&seed.stamp()).ok().flatten();
-    let enough = |tree: &Tree| !layout.hints || !tree.anchors().is_empty();
-    let block_size = match &kept {
-        Some(tree) => tree.geometry().block_size(),
-        None => layout.geometry.block_size(),
-    };
-    match kept.filter(enough) {
-        Some(tree) => Ok(tree),
-        None => {
-            let tree = seeds.survey(seed, block_size, layout.hints)?;
-            // A store that cannot be written costs the same pass the next time.
-            let _ = store.keep_anchors(&tree);
-            Ok(tree)
-        }
-    }
+    (seeds, failed, made)
 }

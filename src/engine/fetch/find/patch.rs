@@ -5,7 +5,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     disk::{error::DiskError, part::Part},
-    engine::{blocking::joined, error::Error, remote::ranges::Scattered},
+    engine::{
+        blocking::{Group, Threads, Work},
+        error::Error,
+        remote::ranges::Scattered,
+    },
     format::{
         geometry::{BlockIndex, ByteRange, Geometry},
         judge::{self, Gathered, Verified},
@@ -56,7 +60,8 @@ impl Patches {
     ) -> Result<(), Error> {
         let blocks = std::mem::take(&mut self.blocks);
         let this = Arc::new(self);
-        let mut work: Option<tokio::task::JoinHandle<Result<Patched, DiskError>>> = None;
+        let (group, _idle) = Group::new();
+        let mut work: Option<Work<Result<Patched, DiskError>>> = None;
         let mut ended = None;
         for batch in batches(blocks) {
             let mut came = HashMap::new();
@@ -66,12 +71,10 @@ impl Patches {
                 })
                 .await;
             if let Some(work) = work.take() {
-                done(joined(work).await?)?;
+                done(work.finish().await?)?;
             }
             let this = this.clone();
-            work = Some(tokio::task::spawn_blocking(move || {
-                this.assemble(&batch, &came)
-            }));
+            work = Some(group.start(Threads::Blocking, move || this.assemble(&batch, &came)));
             match fetched {
                 Ok(()) => (),
                 // Whoever waited once for this host does not wait as long again.
@@ -86,7 +89,7 @@ impl Patches {
             }
         }
         if let Some(work) = work {
-            done(joined(work).await?)?;
+            done(work.finish().await?)?;
         }
         ended.map_or(Ok(()), Err)
     }

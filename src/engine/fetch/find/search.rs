@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     engine::{
-        blocking::joined,
+        blocking,
         error::Error,
         remote::manifest::{Front, ManifestPlace},
     },
@@ -53,10 +53,7 @@ pub async fn search(
     let mut descent = {
         let trees: Vec<Arc<_>> = seeds.trees();
         // Sorting anchors of large seeds takes its time.
-        joined(tokio::task::spawn_blocking(move || {
-            Descent::new(layout, root, trees)
-        }))
-        .await
+        blocking::run(move || Descent::new(layout, root, trees)).await
     };
     let mut leaves = Gathered::new(layout.geometry);
     let (mut whole, mut patched): (_, Blocks) = (Vec::new(), Vec::new());
@@ -78,10 +75,10 @@ pub async fn search(
                     })?;
             }
         }
-        (descent, seeds) = joined(tokio::task::spawn_blocking(move || {
+        (descent, seeds) = blocking::run(move || {
             descent.advance(&mut seeds);
             (descent, seeds)
-        }))
+        })
         .await;
         for (first, page) in descent.take_leaves() {
             leaves.insert(first, &page);

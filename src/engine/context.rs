@@ -1,0 +1,210 @@
+//! What every use case shares: the client, the store, limits and connections.
+//!
+//! A caller makes one [`Context`] a run; its clones share everything. INVARIANT: only [`StoreHandle`] opens the store, once, and only on
+//! threads where that may block.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    disk::store::{Store, StoreError},
+    net::client::Client,
+    policy::schedule::Limits,
+};
+
+use super::{
+    blocking::{self, Threads},
+    connections::{CONNECTIONS_MAX, Connections},
+    error::Error,
+};
+
+/// A transfer whose rate is limited gets one connection for so many bytes a second: more connections than the rate can use
+/// only hold responses that nobody reads.
+const CONNECTION_RATE: u64 = 1_000_000;
+/// Failures in a row of one span from a host that answers, unless the caller says otherwise.
+const TRIES: u32 = 5;
+/// Milliseconds without a newly proven byte, unless the caller says otherwise.
+const PATIENCE_MS: u64 = 5 * 60 * 1000;
+
+/// See the module.
+#[derive(Clone)]
+pub struct Context {
+    /// Makes the requests. Clones share connections, rate limit and what is known of hosts.
+    pub client: Client,
+    /// What is remembered between runs, and what is on this machine.
+    pub store: StoreHandle,
+    /// Tries and patience. `connections` is set anew from [`Context::connections`] where it is read.
+    pub limits: Limits,
+    /// The ceiling that all transfers of this context share.
+    pub connections: Connections,
+    /// Where bytes are hashed and written as they arrive.
+    pub threads: Threads,
+}
+
+impl Default for Context {
+    fn default() -> Context {
+        Context::new(Client::default())
+    }
+}
+
+impl Context {
+    /// The defaults of the program, but for the store: nothing is remembered.
+    pub fn new(client: Client) -> Context {
+        Context {
+            client,
+            store: StoreHandle::default(),
+            limits: Limits {
+                connections: CONNECTIONS_MAX,
+                tries: TRIES,
+                patience_ms: PATIENCE_MS,
+                seed: std::process::id().into(),
+            },
+            connections: Connections::at_most(CONNECTIONS_MAX),
+            threads: Threads::Blocking,
+        }
+    }
+
+    /// The same, with a byte counter of its own. Keep a clone of the counter to read it after the run was dropped.
+    #[must_use]
+    pub fn counting(&self, bytes: Arc<AtomicU64>) -> Context {
+        Context {
+            client: self.client.counting(bytes),
+            ..self.clone()
+        }
+    }
+
+    /// The limits of one transfer, or of requests beside it, as of now.
+    pub fn limits_now(&self) -> Limits {
+        Limits {
+            connections: self.useful_connections().min(self.connections.of_each()),
+            tries: self.limits.tries.max(1),
+            ..self.limits
+        }
+    }
+
+    /// The most connections that a rate limit can keep busy.
+    pub fn useful_connections(&self) -> u32 {
+        let useful = |rate| u32::try_from(rate / CONNECTION_RATE).unwrap_or(u32::MAX);
+        self.client.limit_rate().map_or(u32::MAX, useful).max(1)
+    }
+}
+
+/// The store of a run, opened when it is first needed; the default is none, which remembers nothing. Clones share it.
+#[derive(Clone, Default)]
+pub struct StoreHandle(Option<Arc<Mutex<Lazy>>>);
+
+enum Lazy {
+    Closed(PathBuf),
+    Open(Box<Store>),
+    /// Not used any more. Holds the reason until it was returned once.
+    Failed(Option<StoreError>),
+}
+
+impl StoreHandle {
+    /// The store in this folder.
+    pub fn at(folder: PathBuf) -> StoreHandle {
+        StoreHandle(Some(Arc::new(Mutex::new(Lazy::Closed(folder)))))
+    }
+
+    /// Whether there is one. It may still turn out to be unusable.
+    pub fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Works with the store on a thread where that may block. `None`: there is no store, or it failed before. The first failure
+    /// is returned once, and the store is not used from then on.
+    ///
+    /// The work holds the store alone: it must not hash files, since meanwhile no other task can note anything.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<Option<T>, StoreError> {
+        let Some(lazy) = self.0.clone() else {
+            return Ok(None);
+        };
+        blocking::run(move || lazy.lock().with(work)).await
+    }
+
+    /// The same on this thread, which may block. A failure is kept for the next [`StoreHandle::with`], which can report it.
+    pub fn with_now<T>(&self, work: impl FnOnce(&mut Store) -> Result<T, StoreError>) -> Option<T> {
+        let mut lazy = self.0.as_ref()?.lock();
+        match lazy.with(work) {
+            Ok(done) => done,
+            Err(cause) => {
+                tracing::warn!("the store is not used: {cause}");
+                *lazy = Lazy::Failed(Some(cause));
+                None
+            }
+        }
+    }
+}
+
+impl Lazy {
+    fn with<T>(
+        &mut self,
+        work: impl FnOnce(&mut Store) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        if let Lazy::Closed(folder) = self {
+            *self = match Store::open(folder) {
+                Ok(store) => Lazy::Open(Box::new(store)),
+                Err(cause) => Lazy::Failed(Some(cause.into())),
+            };
+        }
+        let done = match self {
+            Lazy::Open(store) => work(store),
+            Lazy::Closed(_) => return Ok(None),
+            Lazy::Failed(cause) => return cause.take().map_or(Ok(None), Err),
+        };
+        if done.is_err() {
+            *self = Lazy::Failed(None);
+        }
+        done.map(Some)
+    }
+}
+
+/// Opens the store in this folder for a command that does nothing else with it. Blocks.
+pub fn open_store(folder: &Path) -> Result<Store, Error> {
+    Ok(Store::open(folder)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_failure_of_a_store_is_reported_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, b"no folder").unwrap();
+        let store = StoreHandle::at(file);
+        assert!(store.with(|_| Ok(())).await.is_err());
+        assert!(matches!(store.with(|_| Ok(())).await, Ok(None)));
+        assert!(matches!(
+            StoreHandle::default().with(|_| Ok(())).await,
+            Ok(None)
+        ));
+        // One that nobody could report is kept.
+        let store = StoreHandle::at(folder.path().join("file"));
+        assert_eq!(store.with_now(|_| Ok(())), None);
+        assert!(store.with(|_| Ok(())).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn clones_share_one_open_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = StoreHandle::at(folder.path().join("store"));
+        assert_eq!(
+            store
+                .with(|store| Ok(store.state().holdings()?.len()))
+                .await
+                .unwrap(),
+            Some(0)
+        );
+        assert!(matches!(*store.0.as_ref().unwrap().lock(), Lazy::Open(_)));
+        assert_eq!(store.clone().with_now(|_| Ok(7)), Some(7));
+    }
+}
