@@ -14,16 +14,8 @@ use crate::{
         tree::{Cv, Root},
         trust::Trust,
     },
-    net::{
-        client::{Client, Content, Request},
-        error::NetError,
-        location::Location,
-    },
-    policy::{
-        conditions::Conditions,
-        recovery::{BadAnswer, Changed, Failure},
-        schedule::Limits,
-    },
+    net::{client::Client, error::NetError, location::Location},
+    policy::{conditions::Conditions, schedule::Limits},
 };
 
 use super::{
@@ -33,10 +25,11 @@ use super::{
     error::Error,
     events::Events,
     remote::{
-        manifest::{Front, ManifestPlace},
+        manifest::{ManifestPlace, OpenManifest},
         retry::retried,
+        source::{Ask, Source},
     },
-    trust::{self, ManifestFront},
+    trust,
 };
 
 /// Bytes that one request asks for.
@@ -103,8 +96,8 @@ pub async fn cat(
     let place = options
         .manifest
         .unwrap_or_else(|| ManifestPlace::Beside(options.url.of_manifest()));
-    let mut front = Front::read(&client, &place, &limits).await?;
-    let header = front.statement.header().clone();
+    let mut front = OpenManifest::open(context, &place, &limits).await?;
+    let header = front.header().clone();
     let conditions = Conditions {
         root: options.root,
         digests: Vec::new(),
@@ -112,12 +105,7 @@ pub async fn cat(
         name: Some(options.url.last_segment().unwrap_or_default()),
         require: options.require,
     };
-    let manifest = ManifestFront {
-        statement: &front.statement,
-        signature: front.signature.as_ref(),
-        place: &place.to_string(),
-    };
-    let trust = trust::check(context, &conditions, manifest, events).await?;
+    let trust = trust::check(context, &conditions, front.front(), events).await?;
     let geometry = header.geometry;
     let bytes = options.wanted.within(geometry.length());
     let bytes = bytes.ok_or_else(|| Error::NoSuchRange {
@@ -153,9 +141,7 @@ pub async fn cat(
     while at < end {
         // A page of leaves at a time; its blocks run ahead of the reader.
         let page = BlockRange::new(at, end.min((at / 256 + 1) * 256));
-        front
-            .read_groups(&remote.client, &place, &remote.limits, &mut tree, page)
-            .await?;
+        front.read_groups(context, &mut tree, page).await?;
         let step = (STEP_BYTES / geometry.block_size().bytes()).max(1) as u32;
         let steps = (page.start..page.end).step_by(step as usize).map(|start| {
             let blocks = BlockRange::new(start, page.end.min(start + step));
@@ -265,19 +251,15 @@ impl Remote {
 
     /// One answer, at least its whole blocks at the front.
     async fn get(&self, range: ByteRange) -> Result<Vec<u8>, NetError> {
-        let mut answer = self.client.get(Request::range(&self.url, range)).await?;
-        let skip = match answer.content {
-            Content::Part { bytes, total } => {
-                if total.is_some_and(|total| total != self.geometry.length()) {
-                    return Err(NetError::changed(&self.url, Changed::Length));
-                }
-                let later = || NetError::new(&self.url, Failure::BadAnswer(BadAnswer::LaterPart));
-                range.start.checked_sub(bytes.start).ok_or_else(later)?
-            }
-            Content::Whole { .. } => range.start,
+        let source = Source::http(&self.client, &self.url);
+        let ask = Ask {
+            range: Some(range),
+            length: Some(self.geometry.length()),
+            ..Ask::default()
         };
-        answer.body.skip(skip).await?;
-        answer.body.read_up_to(range.length() as usize).await
+        let mut arriving = source.open(ask).await?;
+        arriving.skip_to(range.start);
+        arriving.read_up_to(range.length() as usize).await
     }
 }
 

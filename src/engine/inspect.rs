@@ -11,19 +11,19 @@ use crate::{
 use super::{
     context::Context,
     error::Error,
-    remote::manifest::{Front, ManifestPlace},
+    remote::manifest::{ManifestPlace, OpenManifest},
 };
 
 /// Reads the manifest at a URL, or the one beside the object that is there.
 pub async fn inspect(context: &Context, url: &Location) -> Result<Manifest, Error> {
-    let (client, limits) = (&context.client, &context.limits_now());
+    let limits = &context.limits_now();
     let here = ManifestPlace::Beside(url.clone());
-    let (place, front) = match Front::read(client, &here, limits).await {
+    let (place, mut front) = match OpenManifest::open(context, &here, limits).await {
         Ok(front) => (url.clone(), front),
         Err(Error::NoManifest { why: why_here, .. }) => {
             let beside = url.of_manifest();
             let place = ManifestPlace::Beside(beside.clone());
-            let front = Front::read(client, &place, limits).await;
+            let front = OpenManifest::open(context, &place, limits).await;
             let front = front.map_err(|error| match error {
                 Error::NoManifest { place, why } => Error::NoManifest {
                     place,
@@ -41,6 +41,6 @@ pub async fn inspect(context: &Context, url: &Location) -> Result<Manifest, Erro
     };
     let bytes = manifest::front(&front.statement, front.signature.as_ref());
     let mut reader = WholeReader::new(&bytes, None).map_err(refuse)?;
-    front.read_rest(client, &place, limits, &mut reader).await?;
+    front.read_rest(context, &mut reader).await?;
     reader.finish().map_err(refuse)
 }

@@ -20,8 +20,9 @@ use crate::{
         error::Error,
         events::{Event, Progress},
         remote::{
-            manifest::{Front, ManifestPlace, Pages},
-            ranges::Scattered,
+            manifest::{OpenManifest, Pages},
+            ranges::RangeReader,
+            source::Source as Remote,
         },
     },
     format::{
@@ -62,19 +63,17 @@ impl Fetch<'_> {
     pub(super) async fn look_around(
         &mut self,
         locked: &Locked,
-        front: &mut Front,
-        place: &ManifestPlace,
+        manifest: &mut OpenManifest,
     ) -> Result<Search, Error> {
-        let header = front.statement.header().clone();
-        let (client, limits) = (self.client.clone(), self.limits());
+        let header = manifest.header().clone();
         let before = self.client.bytes_fetched();
         let (mut seeds, mut top) = (Seeds::new(Arc::default(), Duration::ZERO), None);
-        if front.has_ranges() {
+        if manifest.has_ranges() {
             let mut candidates = self.named_seeds(locked).await;
             if self.store_has_any(&header).await {
                 let group = header.layout().group(header.geometry.levels(), 0);
                 let wants = [group.bytes];
-                let read = front.read_ranges(&client, place, &limits, &wants);
+                let read = manifest.read_ranges(&self.context, &wants);
                 top = read.await?.pop();
                 let tags = top
                     .as_ref()
@@ -84,11 +83,11 @@ impl Fetch<'_> {
             seeds = self.open_seeds(candidates, header.layout()).await;
         }
         let found = if seeds.is_empty() {
-            let pages = front.read_leaves(&client, place, &limits, &mut 0).await;
+            let pages = manifest.all_leaves(&self.context).await;
             pages.map(|pages| self.without_seeds(&header, pages, seeds))
         } else {
             let what = (header.layout(), header.root);
-            search(front, &client, place, &limits, what, seeds, top).await
+            search(&self.context, manifest, what, seeds, top).await
         };
         self.bytes_manifest += self.client.bytes_fetched() - before;
         found
@@ -170,13 +169,8 @@ impl Fetch<'_> {
             leaves,
             blocks,
         };
-        let source = Scattered::new(
-            &self.client,
-            source,
-            None,
-            &self.limits(),
-            geometry.length(),
-        );
+        let source = Remote::http(&self.client, source);
+        let source = RangeReader::new(source, None, geometry.length());
         let mut held = BlockSet::empty(geometry.blocks());
         for verified in &landed.verified {
             held.insert_range(verified.blocks());
@@ -202,18 +196,17 @@ impl Fetch<'_> {
             }));
             Ok(())
         };
-        patches.run(&source, done).await
+        patches.run(&self.context, &source, done).await
     }
 
     /// All leaves, when some of what the search found is not there any more.
     pub(super) async fn all_leaves(
         &mut self,
-        front: &mut Front,
-        place: &ManifestPlace,
+        manifest: &mut OpenManifest,
     ) -> Result<Leaves, Error> {
-        let (client, limits) = (self.client.clone(), self.limits());
-        let geometry = front.statement.header().geometry;
-        let pages = front.read_leaves(&client, place, &limits, &mut self.bytes_manifest);
-        Ok(Leaves::new(geometry, pages.await?.leaves))
+        let before = self.client.bytes_fetched();
+        let pages = manifest.all_leaves(&self.context).await;
+        self.bytes_manifest += self.client.bytes_fetched() - before;
+        Ok(Leaves::new(manifest.header().geometry, pages?.leaves))
     }
 }

@@ -24,7 +24,7 @@ use crate::{
         context::Context,
         error::Error,
         events::{Event, Events, Planned, Published},
-        remote::{manifest::Front, preflight, retry::retried},
+        remote::{manifest::OpenManifest, preflight, retry::retried},
     },
     format::{anchors::BlockAnchor, journal::Identity, manifest::Tree, trust::Trust},
     net::client::Client,
@@ -112,10 +112,11 @@ impl Fetch<'_> {
                 .clone()
                 .unwrap_or_else(|| ManifestPlace::Beside(url.of_manifest()));
             let limits = self.limits_of_first_contact(candidates.len() > 1);
+            let context = &self.context;
             let (preflight, front) = {
                 let client = &self.client;
                 let preflight = retried(&limits, async || preflight::preflight(client, url).await);
-                let front = Front::read(client, &place, &limits);
+                let front = OpenManifest::open(context, &place, &limits);
                 match self.context.connections.of_each() {
                     1 => (preflight.await, front.await),
                     // Both at once: one round trip.

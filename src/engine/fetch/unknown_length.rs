@@ -10,7 +10,10 @@ use crate::{
     engine::{
         error::Error,
         events::{Event, Progress, Published},
-        remote::retry::Failures,
+        remote::{
+            retry::Failures,
+            source::{Ask, Source},
+        },
     },
     format::{
         digests::{Algorithm, Digest, DigestHasher},
@@ -20,11 +23,8 @@ use crate::{
         tree::{Cv, PartHasher, Root},
         trust::Trust,
     },
-    net::{
-        client::{Content, Request, Validators},
-        error::NetError,
-    },
-    policy::recovery::{BadAnswer, Failure},
+    net::{client::Validators, error::NetError},
+    policy::recovery::Failure,
 };
 
 use super::{Fetch, publish::Proof};
@@ -168,18 +168,11 @@ impl Fetch<'_> {
     }
 
     async fn stream_once(&mut self, writer: &mut Writer) -> Result<(), Error> {
-        let mut answer = self.client.get(Request::whole(&self.options.url)).await?;
-        let is_whole = match answer.content {
-            Content::Whole { .. } => true,
-            Content::Part { bytes, total } => bytes.start == 0 && total == Some(bytes.end),
-        };
-        if !is_whole {
-            let part = Failure::BadAnswer(BadAnswer::NotWhole);
-            return Err(NetError::new(&self.options.url, part).into());
-        }
+        let source = Source::http(&self.client, &self.options.url);
+        let mut arriving = source.open(Ask::default()).await?;
         let mut batch = Vec::with_capacity(BATCH_BYTES);
         let mut told = Instant::now();
-        while let Some(chunk) = answer.body.next().await? {
+        while let Some((_, chunk)) = arriving.next().await? {
             batch.extend_from_slice(&chunk);
             if batch.len() >= BATCH_BYTES {
                 writer.write(&batch)?;

@@ -8,11 +8,11 @@ use crate::{
         error::Error,
         events::Published,
         remote::{
-            manifest::{Front, ManifestPlace},
+            manifest::{ManifestPlace, OpenManifest},
             preflight::Preflight,
         },
         transfer::driver::{Transfer, Transferred},
-        trust::{self, ManifestFront},
+        trust,
         verify::digests_of_existing,
     },
     format::{digests::Digest, journal::Identity, statement::Header, trust::Trust},
@@ -31,13 +31,13 @@ impl Fetch<'_> {
         locked: Locked,
         sources: Vec<Location>,
         preflight: Preflight,
-        mut front: Front,
+        mut front: OpenManifest,
         place: ManifestPlace,
     ) -> Result<Published, Error> {
         let mut started_over = false;
         let (header, trust, identity, search) = loop {
-            let header = front.statement.header().clone();
-            let trust = self.check_manifest(&front, &place).await?;
+            let header = front.header().clone();
+            let trust = self.check_manifest(&front).await?;
             let identity = Identity {
                 root: Some(header.root),
                 geometry: header.geometry,
@@ -55,13 +55,12 @@ impl Fetch<'_> {
                 };
                 return self.unchanged(locked, &identity, proof).await;
             }
-            match self.look_around(&locked, &mut front, &place).await {
+            match self.look_around(&locked, &mut front).await {
                 Ok(known) => break (header, trust, identity, known),
                 // It was replaced after its front was read: once more from the front.
                 Err(Error::Changed { how, .. }) if starts_over(how, started_over) => {
                     started_over = true;
-                    let (client, limits) = (self.client.clone(), self.limits());
-                    front = Front::read(&client, &place, &limits).await?;
+                    front = OpenManifest::open(&self.context, &place, &self.limits()).await?;
                     front = self.matching(front, &place, &preflight).await?;
                 }
                 Err(error) => return Err(error),
@@ -73,7 +72,7 @@ impl Fetch<'_> {
         let leaves = match leaves.complete() {
             Some(leaves) => leaves,
             // A file that was searched is another one now, and what it had is to be fetched after all.
-            None => self.all_leaves(&mut front, &place).await?,
+            None => self.all_leaves(&mut front).await?,
         };
         let leaves = Arc::new(leaves);
         let transfer = Transfer {
@@ -144,18 +143,18 @@ impl Fetch<'_> {
     /// A manifest whose length is that of the object. One that is not was perhaps replaced just now, so it is read once more.
     pub(super) async fn matching(
         &mut self,
-        front: Front,
+        front: OpenManifest,
         place: &ManifestPlace,
         preflight: &Preflight,
-    ) -> Result<Front, Error> {
-        let fits = |front: &Front| {
+    ) -> Result<OpenManifest, Error> {
+        let fits = |front: &OpenManifest| {
             preflight
                 .length
-                .is_none_or(|length| length == front.statement.header().geometry.length())
+                .is_none_or(|length| length == front.header().geometry.length())
         };
         let front = match fits(&front) {
             true => front,
-            false => Front::read(&self.client, place, &self.limits()).await?,
+            false => OpenManifest::open(&self.context, place, &self.limits()).await?,
         };
         match fits(&front) {
             true => Ok(front),
@@ -170,19 +169,10 @@ impl Fetch<'_> {
     }
 
     /// Everything about a manifest that can be refused before any byte of the body.
-    async fn check_manifest(
-        &mut self,
-        front: &Front,
-        place: &ManifestPlace,
-    ) -> Result<Trust, Error> {
+    async fn check_manifest(&mut self, manifest: &OpenManifest) -> Result<Trust, Error> {
         let asked = conditions(&self.options);
-        let manifest = ManifestFront {
-            statement: &front.statement,
-            signature: front.signature.as_ref(),
-            place: &place.to_string(),
-        };
-        let trust = trust::check(&self.context, &asked, manifest, self.events).await?;
-        self.check_length(Some(front.statement.header().geometry.length()))?;
+        let trust = trust::check(&self.context, &asked, manifest.front(), self.events).await?;
+        self.check_length(Some(manifest.header().geometry.length()))?;
         Ok(trust)
     }
 
@@ -191,8 +181,8 @@ impl Fetch<'_> {
         if !matches!(error, Error::Wrong { .. }) {
             return error;
         }
-        match Front::read(&self.client, place, &self.limits()).await {
-            Ok(now) if now.statement.header().root != header.root => Error::Changed {
+        match OpenManifest::open(&self.context, place, &self.limits()).await {
+            Ok(now) if now.header().root != header.root => Error::Changed {
                 place: self.options.url.to_string(),
                 how: Changed::Root,
             },

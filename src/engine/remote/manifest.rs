@@ -1,34 +1,32 @@
-//! Reading a manifest from where it is: a URL or a local file. First its front, then its leaves.
+//! Opening a manifest where it is, at a URL, in a file or in memory: first its front, then its leaves and hints as they are needed.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use crate::{
-    engine::{blocking, error::Error, manifest_file::ManifestFile},
+    engine::{
+        blocking, context::Context, error::Error, manifest_file::ManifestFile, trust::ManifestFront,
+    },
     format::{
         anchors::BlockAnchor,
         geometry::{BlockRange, ByteRange},
         layout::FRONT_BYTES,
         manifest::Tree,
-        reader::{InOrder, LazyTree, TreeReader},
-        statement::{self, MAGIC, Refused, Signature, Statement},
+        reader::{InOrder, LazyTree, Manifest, TreeReader},
+        statement::{self, Header, MAGIC, Refused, Signature, Statement},
         tree::Cv,
     },
-    net::{
-        body::Body,
-        client::{Client, Content, Request, Validators},
-        error::NetError,
-        location::Location,
-    },
+    net::{error::NetError, location::Location},
     policy::{
-        recovery::{self, Failure},
+        recovery::{BadAnswer, Failure},
         schedule::Limits,
     },
 };
 
 use super::{
-    in_order::{RangeSource, RestOfManifest},
-    ranges::Scattered,
+    in_order::ManifestBody,
+    ranges::RangeReader,
     retry::retried,
+    source::{Arriving, Ask, Extent, Source},
 };
 
 /// Where a manifest is.
@@ -54,40 +52,37 @@ impl fmt::Display for ManifestPlace {
     }
 }
 
-/// The first 1,536 bytes of a manifest, and where the rest comes from.
-pub struct Front {
+/// A manifest whose front was read.
+pub struct OpenManifest {
     pub statement: Statement,
-    /// Well-formed; nobody has checked it yet.
+    /// Well-formed; [`crate::engine::trust`] checks it.
     pub signature: Option<Signature>,
-    rest: Rest,
+    place: String,
+    access: Access,
     bytes_read: u64,
 }
 
-enum Rest {
-    /// To be asked for by ranges, of this version.
-    Ranges(Validators),
-    /// The server sends everything at once; this is what follows the front, and the body it comes from.
-    Stream {
-        buffered: Vec<u8>,
-        body: Box<Body>,
-        validators: Validators,
-    },
-    /// All of it is here: the tree, and the bytes to read ranges of.
-    Here(Box<Tree>, Local),
-    /// It was read.
-    Nothing,
+/// How the rest is read.
+enum Access {
+    /// It is on this machine, and was read whole.
+    Local(Local, Box<Tree>),
+    /// By ranges.
+    Ranges(RangeReader),
+    /// The server sends everything at once: the rest of the body, as long as it was not read. Afterwards by requests.
+    Stream(Option<Box<ManifestBody>>, RangeReader),
 }
 
 /// A manifest on this machine.
+#[derive(Clone)]
 enum Local {
-    File(Box<ManifestFile>),
+    File(Arc<ManifestFile>),
     Bytes(bytes::Bytes),
 }
 
 impl Local {
-    fn read(&self, range: ByteRange) -> Result<Vec<u8>, Error> {
-        match self {
-            Local::File(file) => file.read(range),
+    async fn read(&self, range: ByteRange) -> Result<Vec<u8>, Error> {
+        match self.clone() {
+            Local::File(file) => blocking::run(move || file.read(range)).await,
             Local::Bytes(bytes) => Ok(bytes[range.start as usize..range.end as usize].to_vec()),
         }
     }
@@ -99,94 +94,58 @@ pub struct Pages {
     pub anchors: Vec<BlockAnchor>,
 }
 
-impl Front {
+impl OpenManifest {
     /// Reads and checks the front of a manifest.
-    pub async fn read(
-        client: &Client,
+    pub async fn open(
+        context: &Context,
         place: &ManifestPlace,
         limits: &Limits,
-    ) -> Result<Front, Error> {
+    ) -> Result<OpenManifest, Error> {
         match place {
-            ManifestPlace::Beside(url) => Front::get(client, url, limits, false).await,
-            ManifestPlace::Url(url) => Front::get(client, url, limits, true).await,
+            ManifestPlace::Beside(url) => Self::get(context, url, limits, false).await,
+            ManifestPlace::Url(url) => Self::get(context, url, limits, true).await,
             ManifestPlace::File(path) => {
                 let path = path.clone();
-                let file = blocking::run(move || ManifestFile::open(&path)).await?;
+                let file = Arc::new(blocking::run(move || ManifestFile::open(&path)).await?);
                 let manifest = file.manifest.clone();
-                Ok(Front::of_whole(manifest, Local::File(Box::new(file))))
+                Ok(Self::of_whole(place, manifest, Local::File(file)))
             }
             ManifestPlace::Bytes(bytes) => {
-                let manifest = crate::format::reader::Manifest::from_bytes(bytes);
                 let refuse = |cause| Error::Manifest {
                     place: place.to_string(),
                     cause,
                 };
-                let manifest = manifest.map_err(refuse)?;
-                Ok(Front::of_whole(manifest, Local::Bytes(bytes.clone())))
+                let manifest = Manifest::from_bytes(bytes).map_err(refuse)?;
+                Ok(Self::of_whole(place, manifest, Local::Bytes(bytes.clone())))
             }
         }
     }
 
-    fn of_whole(manifest: crate::format::reader::Manifest, here: Local) -> Front {
-        Front {
+    fn of_whole(place: &ManifestPlace, manifest: Manifest, local: Local) -> OpenManifest {
+        OpenManifest {
             statement: manifest.statement,
             signature: manifest.signature,
-            rest: Rest::Here(Box::new(manifest.tree), here),
+            place: place.to_string(),
+            access: Access::Local(local, Box::new(manifest.tree)),
             bytes_read: 0,
         }
     }
 
-    /// Whether any part of it can be read by itself.
-    pub fn has_ranges(&self) -> bool {
-        matches!(self.rest, Rest::Ranges(_) | Rest::Here(..))
-    }
-
-    /// Reads these ascending ranges, of the version that the front is of.
-    pub async fn read_ranges(
-        &self,
-        client: &Client,
-        place: &ManifestPlace,
-        limits: &Limits,
-        wants: &[ByteRange],
-    ) -> Result<Vec<(ByteRange, Vec<u8>)>, Error> {
-        let mut given = Vec::with_capacity(wants.len());
-        match (&self.rest, place) {
-            (Rest::Here(_, here), _) => {
-                for want in wants {
-                    given.push((*want, here.read(*want)?));
-                }
-            }
-            (Rest::Ranges(validators), ManifestPlace::Beside(url) | ManifestPlace::Url(url)) => {
-                let length = self.statement.header().file_length();
-                let source = Scattered::new(client, url, Some(validators), limits, length);
-                let take = |range, bytes| given.push((range, bytes));
-                source.read(wants, take).await?;
-            }
-            _ => unreachable!("asked only where there are ranges"),
-        }
-        Ok(given)
-    }
-
-    pub fn bytes_read(&self) -> u64 {
-        self.bytes_read
-    }
-
     /// `must`: something that is no manifest is an error of the manifest, not the absence of one.
     async fn get(
-        client: &Client,
+        context: &Context,
         url: &Location,
         limits: &Limits,
         must: bool,
-    ) -> Result<Front, Error> {
+    ) -> Result<OpenManifest, Error> {
         let none = |why: String| Error::NoManifest {
             place: url.to_string(),
             why,
         };
-        let (bytes, rest, total) = match retried(limits, async || get_front(client, url).await)
-            .await
-        {
+        let source = Source::http(&context.client, url);
+        let front = match retried(limits, async || Front::get(&source).await).await {
             Ok(front) => front,
-            // An answer that is final and no object: there is none. 5xx and silence never mean that.
+            // A final response that is no object: there is none. 5xx and silence never mean that.
             Err(Error::Net { cause, .. }) if matches!(cause.failure, Failure::Refused { status } if must || status < 500) =>
             {
                 return Err(none(cause.detail().to_owned()));
@@ -197,192 +156,220 @@ impl Front {
             place: url.to_string(),
             cause,
         };
-        match statement::read_front(&bytes) {
-            Ok((statement, signature)) => {
-                let expected = statement.header().file_length();
-                match total.filter(|total| *total != expected) {
-                    Some(found) => Err(refuse(Refused::Length { expected, found })),
-                    None => Ok(Front {
-                        statement,
-                        signature,
-                        rest,
-                        bytes_read: bytes.len() as u64,
-                    }),
-                }
+        let (statement, signature) = match statement::read_front(&front.bytes) {
+            Ok(front) => front,
+            Err(Refused::NotAManifest) if !must => {
+                return Err(none(Refused::NotAManifest.to_string()));
             }
-            Err(Refused::NotAManifest) if !must => Err(none(Refused::NotAManifest.to_string())),
-            Err(cause) => Err(refuse(cause)),
+            Err(cause) => return Err(refuse(cause)),
+        };
+        let expected = statement.header().file_length();
+        if let Some(found) = front.arriving.total.filter(|total| *total != expected) {
+            return Err(refuse(Refused::Length { expected, found }));
         }
-    }
-
-    /// Reads everything that follows into a reader, front to end, in ranges of the version that the front is of.
-    pub async fn read_rest(
-        &self,
-        client: &Client,
-        url: &Location,
-        limits: &Limits,
-        reader: &mut impl InOrder,
-    ) -> Result<(), Error> {
-        let (Rest::Ranges(validators) | Rest::Stream { validators, .. }) = &self.rest else {
-            return Ok(());
+        let version = Some(front.arriving.validators.clone());
+        let ranges = RangeReader::new(source, version, expected);
+        let access = match front.arriving.extent() {
+            Extent::Whole { .. } => {
+                let from = front.bytes.len() as u64;
+                let body = ManifestBody::new(front.arriving, front.rest, from);
+                Access::Stream(Some(Box::new(body)), ranges)
+            }
+            _ => Access::Ranges(ranges),
         };
-        let source = RangeSource {
-            client,
-            url,
-            validators,
-        };
-        let end = self.statement.header().file_length();
-        let given = retried(limits, async || source.give_rest(end, reader, &mut 0).await);
-        given.await?.map_err(|cause| Error::Manifest {
+        Ok(OpenManifest {
+            statement,
+            signature,
             place: url.to_string(),
-            cause,
+            access,
+            bytes_read: front.bytes.len() as u64,
         })
     }
 
-    /// Reads tree and pages and proves them against the root.
-    pub async fn read_leaves(
-        &mut self,
-        client: &Client,
-        place: &ManifestPlace,
-        limits: &Limits,
-        bytes_manifest: &mut u64,
-    ) -> Result<Pages, Error> {
-        let header = self.statement.header();
-        let refuse = |cause| Error::Manifest {
-            place: place.to_string(),
-            cause,
-        };
-        let mut reader = TreeReader::new(header.layout(), header.root);
-        let end = header.layout().pages().end;
-        let (validators, streamed) = match std::mem::replace(&mut self.rest, Rest::Nothing) {
-            Rest::Here(tree, _) => {
-                let (leaves, anchors) = (tree.leaves().to_vec(), tree.anchors().to_vec());
-                return Ok(Pages { leaves, anchors });
-            }
-            Rest::Nothing => unreachable!("leaves are read once"),
-            Rest::Ranges(validators) => (validators, None),
-            Rest::Stream {
-                buffered,
-                body,
-                validators,
-            } => {
-                let mut rest = RestOfManifest {
-                    body: *body,
-                    buffered,
-                    skip: 0,
-                    whole: true,
-                };
-                (
-                    validators,
-                    Some(rest.give(&mut reader, bytes_manifest).await),
-                )
-            }
-        };
-        match (streamed, place) {
-            (Some(Ok(given)), _) => given.map_err(refuse)?,
-            // What a broken stream did not bring is asked for like anything else.
-            (None | Some(Err(_)), ManifestPlace::Beside(url) | ManifestPlace::Url(url)) => {
-                let source = RangeSource {
-                    client,
-                    url,
-                    validators: &validators,
-                };
-                source
-                    .give_in_parts(end, limits, &mut reader, bytes_manifest)
-                    .await?
-                    .map_err(refuse)?;
-            }
-            (None | Some(Err(_)), _) => unreachable!("only URLs are read piecewise"),
+    /// What it says of its object.
+    pub fn header(&self) -> &Header {
+        self.statement.header()
+    }
+
+    /// Where it is, for events and errors.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// What [`crate::engine::trust::check`] judges.
+    pub fn front(&self) -> ManifestFront<'_> {
+        ManifestFront {
+            statement: &self.statement,
+            signature: self.signature.as_ref(),
+            place: &self.place,
         }
+    }
+
+    /// Bytes that were fetched for the front.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    /// Whether any part of it can be read by itself.
+    pub fn has_ranges(&self) -> bool {
+        !matches!(self.access, Access::Stream(..))
+    }
+
+    /// Reads these ascending ranges, of the version that the front is of.
+    pub async fn read_ranges(
+        &self,
+        context: &Context,
+        wants: &[ByteRange],
+    ) -> Result<Vec<(ByteRange, Vec<u8>)>, Error> {
+        let mut given = Vec::with_capacity(wants.len());
+        match &self.access {
+            Access::Local(local, _) => {
+                for want in wants {
+                    given.push((*want, local.read(*want).await?));
+                }
+            }
+            Access::Ranges(ranges) | Access::Stream(_, ranges) => {
+                let take = |range, bytes| given.push((range, bytes));
+                ranges.read(context, wants, take).await?;
+            }
+        }
+        Ok(given)
+    }
+
+    fn refuse(&self, cause: Refused) -> Error {
+        Error::Manifest {
+            place: self.place.clone(),
+            cause,
+        }
+    }
+
+    /// Reads tree and pages and proves them against the root.
+    pub async fn all_leaves(&mut self, context: &Context) -> Result<Pages, Error> {
+        let (layout, root) = (self.header().layout(), self.header().root);
+        let end = layout.pages().end;
+        let mut reader = TreeReader::new(layout, root);
+        let ranges = match &mut self.access {
+            Access::Local(_, tree) => {
+                return Ok(Pages {
+                    leaves: tree.leaves().to_vec(),
+                    anchors: tree.anchors().to_vec(),
+                });
+            }
+            Access::Ranges(ranges) => ranges,
+            Access::Stream(body, ranges) => {
+                // What a broken stream did not bring is asked for like anything else.
+                if let Some(mut body) = body.take()
+                    && let Ok(given) = body.give(&mut reader).await
+                {
+                    given.map_err(|cause| Error::Manifest {
+                        place: self.place.clone(),
+                        cause,
+                    })?;
+                }
+                ranges
+            }
+        };
+        let given = ranges.give_in_parts(context, end, &mut reader).await?;
+        given.map_err(|cause| self.refuse(cause))?;
         let (leaves, anchors) = reader.into_pages();
         Ok(Pages { leaves, anchors })
     }
-}
 
-impl Front {
+    /// Reads everything that follows the front into a reader, in order.
+    pub async fn read_rest(
+        &mut self,
+        context: &Context,
+        reader: &mut impl InOrder,
+    ) -> Result<(), Error> {
+        let end = self.header().file_length();
+        let given = match &self.access {
+            Access::Ranges(ranges) | Access::Stream(_, ranges) => {
+                let limits = context.limits_now();
+                ranges.give_rest(&limits, end, reader).await?
+            }
+            Access::Local(local, _) => {
+                while let Some(want) = reader.want() {
+                    let bytes = local.read(want).await?;
+                    reader.give(&bytes).map_err(|cause| self.refuse(cause))?;
+                }
+                Ok(())
+            }
+        };
+        given.map_err(|cause| self.refuse(cause))
+    }
+
     /// Reads the groups that some blocks need, and no others where the server has ranges.
     pub async fn read_groups(
         &mut self,
-        client: &Client,
-        place: &ManifestPlace,
-        limits: &Limits,
+        context: &Context,
         tree: &mut LazyTree,
         blocks: BlockRange,
     ) -> Result<(), Error> {
-        let refuse = |cause| Error::Manifest {
-            place: place.to_string(),
-            cause,
-        };
         while let Some(group) = tree.want(blocks) {
-            if matches!(self.rest, Rest::Ranges(_)) {
-                let given = self
-                    .read_ranges(client, place, limits, &[group.bytes])
-                    .await?;
-                for (_, bytes) in given {
-                    tree.give(group, &bytes).map_err(refuse)?;
+            if let Access::Ranges(_) = self.access {
+                for (_, bytes) in self.read_ranges(context, &[group.bytes]).await? {
+                    tree.give(group, &bytes)
+                        .map_err(|cause| self.refuse(cause))?;
                 }
             } else {
                 // Everything comes at once, or is here.
-                let pages = self.read_leaves(client, place, limits, &mut 0).await?;
-                tree.fill(&pages.leaves);
+                tree.fill(&self.all_leaves(context).await?.leaves);
             }
         }
         Ok(())
     }
 }
 
-/// The first bytes at a URL, how the rest can be had, and the length of it all if the server tells it.
-async fn get_front(
-    client: &Client,
-    url: &Location,
-) -> Result<(Vec<u8>, Rest, Option<u64>), NetError> {
-    let front = Request::range(url, ByteRange::new(0, FRONT_BYTES as u64));
-    let mut answer = match client.get(front).await {
-        // An empty file has no first byte, and some servers say so in strange ways; it is no manifest, but it is there.
-        Err(error)
-            if matches!(
-                error.failure,
-                Failure::Refused { status: 416 }
-                    | Failure::BadAnswer(recovery::BadAnswer::ContentRange)
-            ) =>
+/// The first bytes of a manifest on a server.
+struct Front {
+    bytes: Vec<u8>,
+    /// What came beyond the front, where everything comes at once.
+    rest: Vec<u8>,
+    arriving: Arriving,
+}
+
+impl Front {
+    async fn get(source: &Source) -> Result<Front, NetError> {
+        let front = Ask {
+            range: Some(ByteRange::new(0, FRONT_BYTES as u64)),
+            ..Ask::default()
+        };
+        let mut arriving = match source.open(front).await {
+            // An empty file has no first byte, and some servers say so in strange ways; it is no manifest, but it is there.
+            Err(error)
+                if matches!(
+                    error.failure,
+                    Failure::Refused { status: 416 } | Failure::BadAnswer(BadAnswer::ContentRange)
+                ) =>
+            {
+                source.open(Ask::default()).await?
+            }
+            other => other?,
+        };
+        let mut bytes = Vec::new();
+        while bytes.len() < FRONT_BYTES
+            && let Some((_, chunk)) = arriving.next().await?
         {
-            client.get(Request::whole(url)).await?
-        }
-        other => other?,
-    };
-    match answer.content {
-        Content::Part { bytes, total } if bytes.start == 0 => {
-            let front = answer.body.read_up_to(FRONT_BYTES).await?;
-            match total.is_some_and(|total| (front.len() as u64) < total.min(FRONT_BYTES as u64)) {
-                // It ended before the front did, although there is more.
-                true => Err(NetError::new(url, Failure::Broken)),
-                false => Ok((front, Rest::Ranges(answer.validators), total)),
+            bytes.extend_from_slice(&chunk);
+            // Whatever else this is, it need not be read to the end.
+            let seen = bytes.len().min(MAGIC.len());
+            if bytes[..seen] != MAGIC[..seen] {
+                break;
             }
         }
-        Content::Part { .. } => Err(NetError::new(
-            url,
-            Failure::BadAnswer(recovery::BadAnswer::LaterPart),
-        )),
-        Content::Whole { length } => {
-            let mut buffered = Vec::new();
-            while buffered.len() < FRONT_BYTES {
-                let Some(chunk) = answer.body.next().await? else {
-                    break;
-                };
-                buffered.extend_from_slice(&chunk);
-                // Whatever else this is, it need not be read to the end.
-                let seen = buffered.len().min(MAGIC.len());
-                if buffered[..seen] != MAGIC[..seen] {
-                    break;
-                }
-            }
-            let rest = buffered.split_off(buffered.len().min(FRONT_BYTES));
-            let rest = Rest::Stream {
-                buffered: rest,
-                body: Box::new(answer.body),
-                validators: answer.validators,
-            };
-            Ok((buffered, rest, length))
+        let rest = bytes.split_off(bytes.len().min(FRONT_BYTES));
+        let enough = arriving
+            .total
+            .is_none_or(|total| bytes.len() as u64 >= total.min(FRONT_BYTES as u64));
+        let is_part = matches!(arriving.extent(), Extent::Asked { .. });
+        if is_part && !enough && bytes.starts_with(&MAGIC) {
+            // The part ended before the front did, although there is more.
+            return Err(NetError::new(arriving.location(), Failure::Broken));
         }
+        Ok(Front {
+            bytes,
+            rest,
+            arriving,
+        })
     }
 }

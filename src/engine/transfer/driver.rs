@@ -23,6 +23,7 @@ use crate::{
         connections::Connections,
         error::Error,
         events::{Event, Events, Progress},
+        remote::source::Source,
     },
     format::{
         blockset::BlockSet,
@@ -383,7 +384,7 @@ impl Running<'_> {
         let (end, go) = (Arc::new(AtomicU32::new(blocks.end)), Arc::default());
         let span = Span {
             id,
-            location: self.sources[source.0].clone(),
+            source: Source::http(&self.shared.client, &self.sources[source.0]),
             blocks,
             whole,
             end: end.clone(),

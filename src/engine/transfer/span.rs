@@ -19,21 +19,17 @@ use crate::{
     disk::{error::DiskError, part::Part},
     engine::{
         blocking::{self, Group, Threads},
-        remote::EARLY_BYTES_MAX,
+        remote::source::{Arriving, Ask, Extent, Source},
     },
     format::{
         geometry::{BlockIndex, BlockRange},
         judge::{Leaves, Mismatch, Verified},
     },
     net::{
-        client::{Answer, Client, Content, Request, Validators},
+        client::{Client, Validators},
         error::NetError,
-        location::Location,
     },
-    policy::{
-        recovery::{BadAnswer, Changed, Failure},
-        schedule::SpanId,
-    },
+    policy::{recovery::Failure, schedule::SpanId},
 };
 
 use super::assembler::{Assembler, Judged};
@@ -73,7 +69,7 @@ pub struct Shared {
 /// One request.
 pub struct Span {
     pub id: SpanId,
-    pub location: Location,
+    pub source: Source,
     pub blocks: BlockRange,
     pub whole: bool,
     /// Where it ends; may move forward while it runs.
@@ -124,85 +120,43 @@ impl Span {
         let geometry = self.shared.leaves.geometry();
         let wanted = geometry.bytes_of_range(self.blocks);
         let range = (!self.whole && !wanted.is_empty()).then_some(wanted);
-        let request = Request {
-            location: &self.location,
-            range,
-            more: &[],
-            version: self.shared.version.as_ref(),
+        let mut arriving = self
+            .source
+            .open(Ask {
+                range,
+                length: Some(geometry.length()),
+                version: self.shared.version.as_ref(),
+                // Without a manifest only the length shows that parts belong to the same object.
+                unproven: self.shared.leaves.are_first_use(),
+                ..Ask::default()
+            })
+            .await?;
+        self.tell(Told::Opened);
+        let first = match arriving.extent() {
+            Extent::Whole { .. }
+                if !self.whole && wanted != geometry.bytes_of_range(geometry.all()) =>
+            {
+                self.take_whole().await
+            }
+            Extent::Whole { .. } => BlockIndex(0),
+            Extent::Asked { .. } | Extent::Parts | Extent::Joined => BlockIndex(self.blocks.start),
         };
-        let answer = self.shared.client.get(request).await?;
-        let (first, skip) = self.first_block(&answer).await?;
-        self.receive(answer, first, skip).await
-    }
-
-    /// The block that the body begins with, and how many bytes come before it.
-    async fn first_block(&self, answer: &Answer) -> Result<(BlockIndex, u64), Fault> {
-        let geometry = self.shared.leaves.geometry();
-        let bad = |how| NetError::new(answer.body.location(), Failure::BadAnswer(how));
-        let wanted = geometry.bytes_of_range(self.blocks);
-        match answer.content {
-            Content::Part { bytes, total } => {
-                let location = answer.body.location();
-                match total {
-                    Some(total) if total != geometry.length() => {
-                        return Err(NetError::changed(location, Changed::Length).into());
-                    }
-                    // Without a manifest nothing else shows that it is a part of the same object.
-                    None if self.shared.leaves.are_first_use() => {
-                        return Err(bad(BadAnswer::NoLength).into());
-                    }
-                    Some(_) | None => (),
-                }
-                if self.whole && bytes != wanted {
-                    return Err(bad(BadAnswer::NotWhole).into());
-                }
-                // Bytes go where the answer says they belong; more at the front is read over, less cannot be used.
-                let skip = wanted
-                    .start
-                    .checked_sub(bytes.start)
-                    .ok_or_else(|| bad(BadAnswer::LaterPart))?;
-                let all = bytes == geometry.bytes_of_range(geometry.all());
-                if skip > EARLY_BYTES_MAX && !all {
-                    return Err(bad(BadAnswer::EarlierPart).into());
-                }
-                self.tell(Told::Opened);
-                if !self.whole && all && bytes != wanted {
-                    return Ok(self.take_whole().await);
-                }
-                Ok((BlockIndex(self.blocks.start), skip))
-            }
-            Content::Whole { length } => {
-                if length.is_some_and(|length| length != geometry.length()) {
-                    return Err(match self.shared.leaves.are_first_use() {
-                        _ if answer.is_page => bad(BadAnswer::Page),
-                        true => NetError::changed(answer.body.location(), Changed::Length),
-                        false => bad(BadAnswer::WholeLength),
-                    }
-                    .into());
-                }
-                self.tell(Told::Opened);
-                if !self.whole && wanted != geometry.bytes_of_range(geometry.all()) {
-                    return Ok(self.take_whole().await);
-                }
-                Ok((BlockIndex(0), 0))
-            }
-        }
+        self.receive(&mut arriving, first).await
     }
 
     /// The whole object comes, whatever was asked for: all of it is taken, by one of the spans to which that happens. The others
     /// are cancelled before they have read any of it.
-    async fn take_whole(&self) -> (BlockIndex, u64) {
+    async fn take_whole(&self) -> BlockIndex {
         let blocks = self.shared.leaves.geometry().blocks();
         self.end.store(blocks, Ordering::Relaxed);
         self.tell(Told::WholeBody);
         self.go.notified().await;
-        (BlockIndex(0), 0)
+        BlockIndex(0)
     }
 
-    async fn receive(&self, mut answer: Answer, first: BlockIndex, skip: u64) -> Result<(), Fault> {
+    async fn receive(&self, arriving: &mut Arriving, first: BlockIndex) -> Result<(), Fault> {
         let geometry = self.shared.leaves.geometry();
-        let mut at = geometry.bytes_of(first).start - skip;
-        let start = at + skip;
+        let mut at = geometry.bytes_of(first).start;
         let mut work: Option<Work> = None;
         let mut assembler = Some(Assembler::new(geometry, first));
         let mut batch: Vec<Bytes> = Vec::new();
@@ -228,7 +182,7 @@ impl Span {
                 return Ok(());
             }
             let next = {
-                let mut next = pin!(answer.body.next());
+                let mut next = pin!(arriving.next());
                 loop {
                     tokio::select! {
                         biased;
@@ -244,7 +198,7 @@ impl Span {
                 }
             };
             let mut chunk = match next {
-                Ok(Some(chunk)) => chunk,
+                Ok(Some((_, chunk))) => chunk,
                 // The server ends early: what came whole counts, the rest is asked for again.
                 early => {
                     let ready = self.ready(&mut work, &mut assembler).await?;
@@ -252,21 +206,18 @@ impl Span {
                     self.finish(&mut work).await?;
                     early?;
                     // A server may send less than it is asked for, if it says so. What it never sends a block of, it breaks.
-                    let less =
-                        matches!(answer.content, Content::Part { bytes, .. } if bytes.end == at);
+                    let less = matches!(arriving.extent(), Extent::Asked { until } if until == at);
                     let enough = at >= geometry.bytes_of(first).end;
                     if less && enough && !self.whole {
                         return Ok(());
                     }
-                    return Err(NetError::new(answer.body.location(), Failure::Broken).into());
+                    return Err(NetError::new(arriving.location(), Failure::Broken).into());
                 }
             };
             self.tell(Told::Bytes(chunk.len() as u64));
-            // Nothing behind the end is wanted, and nothing before the start.
+            // Nothing behind the end is wanted.
             chunk.truncate(usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX));
-            let before = start.saturating_sub(at).min(chunk.len() as u64);
             at += chunk.len() as u64;
-            let chunk = chunk.split_off(before as usize);
             if batched == 0 {
                 since = Instant::now();
             }

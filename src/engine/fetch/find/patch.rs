@@ -7,8 +7,9 @@ use crate::{
     disk::{error::DiskError, part::Part},
     engine::{
         blocking::{Group, Threads, Work},
+        context::Context,
         error::Error,
-        remote::ranges::Scattered,
+        remote::ranges::RangeReader,
     },
     format::{
         geometry::{BlockIndex, ByteRange, Geometry},
@@ -55,7 +56,8 @@ impl Patches {
     /// the next one is fetched.
     pub async fn run(
         mut self,
-        source: &Scattered,
+        context: &Context,
+        source: &RangeReader,
         mut done: impl FnMut(Patched) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let blocks = std::mem::take(&mut self.blocks);
@@ -66,7 +68,7 @@ impl Patches {
         for batch in batches(blocks) {
             let mut came = HashMap::new();
             let fetched = source
-                .read(&missing(&batch), |range, bytes| {
+                .read(context, &missing(&batch), |range, bytes| {
                     came.insert(range.start, bytes);
                 })
                 .await;

@@ -3,22 +3,14 @@
 use std::sync::Arc;
 
 use crate::{
-    engine::{
-        blocking,
-        error::Error,
-        remote::manifest::{Front, ManifestPlace},
-    },
+    engine::{blocking, context::Context, error::Error, remote::manifest::OpenManifest},
     format::{
         geometry::{BlockRange, ByteRange},
         judge::Gathered,
         layout::Layout,
         tree::{Cv, Root},
     },
-    net::client::Client,
-    policy::{
-        descent::{Descent, Find, Source},
-        schedule::Limits,
-    },
+    policy::descent::{Descent, Find, Source},
 };
 
 use super::{patch::Blocks, seeds::Seeds};
@@ -42,10 +34,8 @@ pub struct Search {
 
 /// Searches seeds for the object of a manifest. `top`: what was read of its tree already.
 pub async fn search(
-    front: &Front,
-    client: &Client,
-    place: &ManifestPlace,
-    limits: &Limits,
+    context: &Context,
+    manifest: &OpenManifest,
     (layout, root): (Layout, Root),
     mut seeds: Seeds,
     mut top: Option<(ByteRange, Vec<u8>)>,
@@ -64,13 +54,13 @@ pub async fn search(
             ascending.sort_unstable_by_key(|range| range.start);
             let given = match top.take().filter(|(range, _)| ascending == [*range]) {
                 Some(top) => vec![top],
-                None => front.read_ranges(client, place, limits, &ascending).await?,
+                None => manifest.read_ranges(context, &ascending).await?,
             };
             for (range, bytes) in given {
                 descent
                     .give(range, &bytes)
                     .map_err(|cause| Error::Manifest {
-                        place: place.to_string(),
+                        place: manifest.place().to_owned(),
                         cause,
                     })?;
             }

@@ -1,0 +1,310 @@
+//! Where the bytes of a representation come from. The only place that decides where the bytes of a response belong.
+
+use bytes::Bytes;
+
+use crate::{
+    format::geometry::ByteRange,
+    net::{
+        body::Body,
+        client::{Answer, Client, Content, Request, Several, Validators},
+        error::NetError,
+        location::Location,
+        multi_range::Parts,
+    },
+    policy::recovery::{BadAnswer, Changed, Failure},
+};
+
+/// A server may round the start of a range down, to a page or a sector. A part that begins earlier than this ignores the
+/// request, and reading over its front each time would cost more than the range.
+const EARLY_BYTES_MAX: u64 = 1 << 20;
+/// A server may join ranges with small gaps between them. Reading stops where the parts of one response bring so many bytes
+/// more than were asked for.
+const MORE_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of one representation.
+///
+/// An enum rather than a trait, so that its futures need no boxes. A source of compressed blocks will be another variant; `s3://`
+/// is `Http` too, with signed requests.
+#[derive(Clone)]
+pub enum Source {
+    /// A URL.
+    Http(HttpSource),
+}
+
+/// A URL and the client that asks it.
+#[derive(Clone)]
+pub struct HttpSource {
+    client: Client,
+    location: Location,
+}
+
+/// What to ask a source for.
+#[derive(Clone, Copy, Default)]
+pub struct Ask<'a> {
+    /// `None`: the whole representation.
+    pub range: Option<ByteRange>,
+    /// More ranges, ascending, in the same request.
+    pub more: &'a [ByteRange],
+    /// The length that the representation must have, as far as the response tells it.
+    pub length: Option<u64>,
+    /// The version that it must be, as far as the response tells it.
+    pub version: Option<&'a Validators>,
+    /// Nothing but length and version shows that parts belong together: a part must tell the length of the whole.
+    pub unproven: bool,
+}
+
+/// What a response brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// From the start of the asked range to here, which may be less than was asked for.
+    Asked { until: u64 },
+    /// The whole representation, from its first byte, of this length if the response tells it.
+    Whole { length: Option<u64> },
+    /// Some of several ranges, in any order.
+    Parts,
+    /// One part that joins several asked ranges with what lies between them.
+    Joined,
+}
+
+/// A response whose body is being read. INVARIANT: its bytes carry the offset that the response declares for them.
+pub struct Arriving {
+    extent: Extent,
+    /// The length of the representation, if the response tells it.
+    pub total: Option<u64>,
+    /// Its version.
+    pub validators: Validators,
+    chunks: Chunks,
+}
+
+enum Chunks {
+    One {
+        body: Box<Body>,
+        /// The offset of the next byte of the body.
+        at: u64,
+        /// Bytes before this one are read over.
+        from: u64,
+        /// `None`: to the end of the body.
+        until: Option<u64>,
+    },
+    Parts {
+        parts: Box<Parts>,
+        location: Location,
+        /// Bytes that may still come.
+        left: u64,
+    },
+}
+
+impl Source {
+    /// The representation at a URL.
+    pub fn http(client: &Client, location: &Location) -> Source {
+        Source::Http(HttpSource {
+            client: client.clone(),
+            location: location.clone(),
+        })
+    }
+
+    /// How events and errors name it.
+    pub fn name(&self) -> String {
+        self.location().to_string()
+    }
+
+    /// Where it is.
+    pub fn location(&self) -> &Location {
+        let Source::Http(http) = self;
+        &http.location
+    }
+
+    /// The client that asks it.
+    pub fn client(&self) -> &Client {
+        let Source::Http(http) = self;
+        &http.client
+    }
+
+    /// Sends a request. A response that cannot be used for it is an error.
+    pub async fn open(&self, ask: Ask<'_>) -> Result<Arriving, NetError> {
+        let Source::Http(HttpSource { client, location }) = self;
+        let request = Request {
+            location,
+            range: ask.range,
+            more: ask.more,
+            version: ask.version,
+        };
+        if ask.more.is_empty() {
+            return Arriving::of_one(client.get(request).await?, &ask);
+        }
+        match client.get_several(request).await? {
+            Several::One(answer) => Arriving::of_one(*answer, &ask),
+            Several::Parts(parts) => Ok(Arriving::of_parts(parts, location.clone(), &ask)),
+        }
+    }
+}
+
+impl Arriving {
+    fn of_one(answer: Answer, ask: &Ask<'_>) -> Result<Arriving, NetError> {
+        let extent = extent(&answer, ask)?;
+        let (total, at, from, until) = match (extent, answer.content) {
+            (Extent::Asked { until }, Content::Part { bytes, total }) => {
+                let from = ask.range.map_or(0, |range| range.start);
+                (total, bytes.start, from, Some(until))
+            }
+            (Extent::Joined, Content::Part { bytes, total }) => {
+                (total, bytes.start, bytes.start, Some(bytes.end))
+            }
+            (_, Content::Part { total, .. }) => (total, 0, 0, total),
+            (_, Content::Whole { length }) => (length, 0, 0, length),
+        };
+        Ok(Arriving {
+            extent,
+            total,
+            validators: answer.validators,
+            chunks: Chunks::One {
+                body: Box::new(answer.body),
+                at,
+                from,
+                until,
+            },
+        })
+    }
+
+    fn of_parts(parts: Box<Parts>, location: Location, ask: &Ask<'_>) -> Arriving {
+        let asked = ask.range.iter().chain(ask.more);
+        let left = asked.map(|range| range.length()).sum::<u64>() + MORE_BYTES_MAX;
+        Arriving {
+            extent: Extent::Parts,
+            total: None,
+            validators: Validators::default(),
+            chunks: Chunks::Parts {
+                parts,
+                location,
+                left,
+            },
+        }
+    }
+
+    /// What the response brings.
+    pub fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// Where it comes from, after redirects.
+    pub fn location(&self) -> &Location {
+        match &self.chunks {
+            Chunks::One { body, .. } => body.location(),
+            Chunks::Parts { location, .. } => location,
+        }
+    }
+
+    /// Reads over what lies before this offset.
+    pub fn skip_to(&mut self, offset: u64) {
+        if let Chunks::One { from, .. } = &mut self.chunks {
+            *from = (*from).max(offset);
+        }
+    }
+
+    /// The next bytes and their offset; `None` at the end that the response declares, or at the end of what was asked for. A body that
+    /// ends earlier is an error.
+    pub async fn next(&mut self) -> Result<Option<(u64, Bytes)>, NetError> {
+        match &mut self.chunks {
+            Chunks::One {
+                body,
+                at,
+                from,
+                until,
+            } => loop {
+                let end = until.unwrap_or(u64::MAX);
+                if *at >= end {
+                    return Ok(None);
+                }
+                let Some(mut chunk) = body.next().await? else {
+                    return match until {
+                        Some(_) => Err(NetError::new(body.location(), Failure::Broken)),
+                        None => Ok(None),
+                    };
+                };
+                chunk.truncate(usize::try_from(end - *at).unwrap_or(usize::MAX));
+                let over = from.saturating_sub(*at).min(chunk.len() as u64);
+                let place = *at + over;
+                *at += chunk.len() as u64;
+                let chunk = chunk.split_off(over as usize);
+                if !chunk.is_empty() {
+                    return Ok(Some((place, chunk)));
+                }
+            },
+            Chunks::Parts {
+                parts,
+                location,
+                left,
+            } => {
+                let Some((place, bytes, _)) = parts.next().await? else {
+                    return Ok(None);
+                };
+                // Parts that were not asked for could go on without end.
+                *left = left
+                    .checked_sub(bytes.len() as u64)
+                    .ok_or_else(|| bad(location, BadAnswer::Multipart))?;
+                Ok(Some((place, bytes)))
+            }
+        }
+    }
+
+    /// The next bytes, at most so many, of a body that is then read no further.
+    pub async fn read_up_to(&mut self, most: usize) -> Result<Vec<u8>, NetError> {
+        let mut bytes = Vec::new();
+        while bytes.len() < most
+            && let Some((_, chunk)) = self.next().await?
+        {
+            bytes.extend_from_slice(&chunk[..chunk.len().min(most - bytes.len())]);
+        }
+        Ok(bytes)
+    }
+}
+
+fn bad(location: &Location, how: BadAnswer) -> NetError {
+    NetError::new(location, Failure::BadAnswer(how))
+}
+
+/// What a response with one body brings of what was asked for, or why it cannot be used.
+fn extent(answer: &Answer, ask: &Ask<'_>) -> Result<Extent, NetError> {
+    let location = answer.body.location();
+    let (bytes, total) = match answer.content {
+        Content::Whole { length } => return whole(answer, length, ask),
+        Content::Part { bytes, total } => (bytes, total),
+    };
+    match (total, ask.length) {
+        (Some(total), Some(length)) if total != length => {
+            return Err(NetError::changed(location, Changed::Length));
+        }
+        (None, _) if ask.unproven => return Err(bad(location, BadAnswer::NoLength)),
+        _ => (),
+    }
+    let is_all = bytes.start == 0 && total.or(ask.length) == Some(bytes.end);
+    match ask.range {
+        None if is_all => Ok(Extent::Whole {
+            length: Some(bytes.end),
+        }),
+        None => Err(bad(location, BadAnswer::NotWhole)),
+        Some(range) if bytes.start > range.start => Err(bad(location, BadAnswer::LaterPart)),
+        Some(range) if is_all && bytes != range => Ok(Extent::Whole {
+            length: Some(bytes.end),
+        }),
+        Some(range) if !ask.more.is_empty() && bytes.end > range.end => Ok(Extent::Joined),
+        Some(range) if range.start - bytes.start > EARLY_BYTES_MAX => {
+            Err(bad(location, BadAnswer::EarlierPart))
+        }
+        Some(range) => Ok(Extent::Asked {
+            until: bytes.end.min(range.end),
+        }),
+    }
+}
+
+fn whole(answer: &Answer, length: Option<u64>, ask: &Ask<'_>) -> Result<Extent, NetError> {
+    let location = answer.body.location();
+    match (length, ask.length) {
+        (Some(found), Some(length)) if found != length => Err(match ask.unproven {
+            _ if answer.is_page => bad(location, BadAnswer::Page),
+            true => NetError::changed(location, Changed::Length),
+            false => bad(location, BadAnswer::WholeLength),
+        }),
+        _ => Ok(Extent::Whole { length }),
+    }
+}
