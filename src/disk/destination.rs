@@ -206,7 +206,7 @@ impl Locked {
                 found.remove_all(&claims.dropped);
                 claimed.insert_all(&found);
             }
-            let journal = Journal::resume(keeper, &claims, place, time)?;
+            let journal = Journal::resume(keeper, identity, &claims, place, time)?;
             return Ok(Opened {
                 part,
                 journal,

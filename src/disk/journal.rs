@@ -1,23 +1,20 @@
 //! Keeping the journal: what is written when (journal.md, section 4).
 
-use std::{
-    fs::File,
-    io,
-    os::unix::fs::FileExt,
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
+use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
+
+use parking_lot::Mutex;
 
 use crate::format::{
     blockset::BlockSet,
     geometry::BlockRange,
     journal::{self, Claims, Identity, JOURNAL_BYTES_MAX, Place, Record, RecordWriter},
-    judge::{Leaves, Verified},
+    judge::{Leaves, ObjectKey},
 };
 
 use super::{
     error::{DiskError, Doing},
     files,
+    part::Stored,
 };
 
 /// Where a journal is kept: a file by default, memory in tests, anything of a caller's own.
@@ -81,26 +78,18 @@ impl JournalKeeper for FileKeeper {
 #[derive(Clone, Debug, Default)]
 pub struct MemoryKeeper(Arc<Mutex<Vec<u8>>>);
 
-impl MemoryKeeper {
-    fn bytes(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
 impl JournalKeeper for MemoryKeeper {
     fn read(&mut self) -> Result<Vec<u8>, DiskError> {
-        Ok(self.bytes().clone())
+        Ok(self.0.lock().clone())
     }
 
     fn cut(&mut self, length: u64) -> Result<(), DiskError> {
-        self.bytes().truncate(length as usize);
+        self.0.lock().truncate(length as usize);
         Ok(())
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
-        self.bytes().extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(())
     }
 
@@ -111,6 +100,7 @@ impl JournalKeeper for MemoryKeeper {
 
 /// The journal of one run.
 pub struct Journal {
+    object: ObjectKey,
     keeper: Box<dyn JournalKeeper>,
     writer: RecordWriter,
     /// Proven and written, in no record yet.
@@ -148,6 +138,7 @@ impl Journal {
         keeper.cut(0)?;
         keeper.append(&bytes)?;
         Ok(Journal {
+            object: identity.object(),
             keeper,
             writer,
             noted: BlockSet::empty(identity.geometry.blocks()),
@@ -158,9 +149,10 @@ impl Journal {
         })
     }
 
-    /// Goes on with a journal that was read, behind its sound part.
+    /// Goes on with a journal that was read, behind its sound part, for an object that its identity continues.
     pub fn resume(
         mut keeper: Box<dyn JournalKeeper>,
+        identity: &Identity,
         claims: &Claims,
         place: Place,
         time: u64,
@@ -169,6 +161,7 @@ impl Journal {
         keeper.cut(claims.end)?;
         keeper.append(&writer.append(&Record::Run { place, time }))?;
         Ok(Journal {
+            object: identity.object(),
             keeper,
             writer,
             noted: BlockSet::empty(claims.durable.blocks()),
@@ -184,9 +177,17 @@ impl Journal {
         self.leaves = Some(leaves);
     }
 
-    /// These blocks were proven and their write has returned.
-    pub fn note(&mut self, verified: Verified) {
-        self.noted.insert_range(verified.blocks());
+    /// These blocks are in the part now.
+    ///
+    /// # Panics
+    /// If they are of another object.
+    pub fn note(&mut self, stored: Stored) {
+        assert_eq!(
+            *stored.verified().object(),
+            self.object,
+            "a journal is of one object"
+        );
+        self.noted.insert_range(stored.blocks());
     }
 
     /// Writes what was noted. Returns the number of records, for a barrier later.

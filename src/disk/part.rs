@@ -5,15 +5,17 @@ use std::{
     io::{self, IoSlice},
     os::unix::fs::FileExt,
     path::PathBuf,
-    sync::Mutex,
 };
 
+use parking_lot::Mutex;
 use rustix::fs::{self, SeekFrom};
 
 use crate::format::{
     blockset::BlockSet,
-    geometry::{BlockRange, ByteRange, Geometry},
+    geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
     journal::Place,
+    judge::{self, Leaves, ObjectKey, Proven, Verified},
+    tree::{Cv, PartHasher},
 };
 
 use super::{
@@ -24,6 +26,35 @@ use super::{
 
 /// Where the kernel cannot copy by itself, so many bytes are read and written at a time.
 const COPY_BYTES: u64 = 256 * 1024;
+
+/// Proven blocks that are in a file now. INVARIANT: only [`Part`] makes it, after their write has returned or when it judged what
+/// lies there; journals and indexes note nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored(Verified);
+
+impl Stored {
+    /// What was judged.
+    pub fn verified(self) -> Verified {
+        self.0
+    }
+
+    /// The blocks that are there.
+    pub fn blocks(self) -> BlockRange {
+        self.0.blocks()
+    }
+
+    /// Both together, if the other follows directly in the same object.
+    pub fn joined(self, next: Stored) -> Option<Stored> {
+        self.0.joined(next.0).map(Stored)
+    }
+}
+
+/// What a block that lies in a part hashes to: for [`Part::judge_node`]. Only [`Part`] makes it.
+#[derive(Clone, Copy, Debug)]
+pub struct HashedBlock {
+    block: BlockIndex,
+    value: Cv,
+}
 
 /// `FILE.part`, open.
 #[derive(Debug)]
@@ -49,18 +80,74 @@ impl Part {
         &self.path
     }
 
-    /// Writes at a place of the object.
-    pub fn write(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+    /// Writes neighbouring blocks at their place, in one call where possible.
+    pub fn write(&self, run: &Proven) -> Result<Stored, DiskError> {
+        let verified = run.verified();
+        let chunks = run.chunks().iter();
+        let mut slices: Vec<IoSlice> = chunks.map(|bytes| IoSlice::new(bytes)).collect();
+        let _one = self.writing.lock();
+        files::write_slices_at(&self.file, &self.path, &mut slices, verified.bytes().start)?;
+        Ok(Stored(verified))
+    }
+
+    /// Writes bytes of which nothing is known until the object is whole: its length is not.
+    pub fn write_unproven(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
         files::write_at(&self.file, &self.path, bytes, offset)
     }
 
-    /// Writes several pieces one behind the other, in as few calls as possible.
-    pub fn write_slices(&self, slices: &mut [IoSlice], offset: u64) -> Result<(), DiskError> {
-        let _one = self
-            .writing
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        files::write_slices_at(&self.file, &self.path, slices, offset)
+    /// Judges a block that lies here; the buffer is at least as long as it. `None`: it is not here, or wrong, or its leaf is not
+    /// known and not learned from what comes first.
+    pub fn judge(
+        &self,
+        leaves: &Leaves,
+        block: BlockIndex,
+        buffer: &mut [u8],
+    ) -> Result<Option<Stored>, DiskError> {
+        let bytes = leaves.geometry().bytes_of(block);
+        let buffer = &mut buffer[..bytes.length() as usize];
+        let is_known = leaves.are_first_use() || leaves.leaf(block).is_some();
+        if !is_known || !self.read(buffer, bytes.start)? {
+            return Ok(None);
+        }
+        Ok(judge::verify(leaves, block, buffer).ok().map(Stored))
+    }
+
+    /// Hashes a block that lies here, a buffer at a time; `None`: it is not here.
+    pub fn hash(
+        &self,
+        geometry: &Geometry,
+        block: BlockIndex,
+        buffer: &mut [u8],
+    ) -> Result<Option<HashedBlock>, DiskError> {
+        let bytes = geometry.bytes_of(block);
+        let mut hasher = PartHasher::new(bytes.start);
+        let mut at = bytes.start;
+        while at < bytes.end {
+            let now = (bytes.end - at).min(buffer.len() as u64);
+            let buffer = &mut buffer[..now as usize];
+            if !self.read(buffer, at)? {
+                return Ok(None);
+            }
+            hasher.update(buffer);
+            at += now;
+        }
+        let value = hasher.leaf(geometry);
+        Ok(Some(HashedBlock { block, value }))
+    }
+
+    /// Judges blocks that lie here, all of them hashed, against the proven value of the node over them. They are hashed before,
+    /// because that is done by all cores. Returns their leaves too; `None`: they are others.
+    pub fn judge_node(
+        &self,
+        object: &ObjectKey,
+        blocks: BlockRange,
+        node: Cv,
+        hashed: &[HashedBlock],
+    ) -> Option<(Stored, Vec<Cv>)> {
+        let in_order = blocks.iter().eq(hashed.iter().map(|hashed| hashed.block));
+        let values: Vec<Cv> = hashed.iter().map(|hashed| hashed.value).collect();
+        let verified = in_order.then(|| judge::verify_node(object, blocks, node, &values))?;
+        verified.ok().map(|verified| (Stored(verified), values))
     }
 
     /// Reads from a place of the object; `false` if the part ends before the buffer is full.
@@ -101,7 +188,7 @@ impl Part {
                     if !seed.read(&mut buffer, at) {
                         return Ok(false);
                     }
-                    self.write(&buffer, to)?;
+                    files::write_at(&self.file, &self.path, &buffer, to)?;
                     buffer.len() as u64
                 }
             };
@@ -122,7 +209,7 @@ impl Part {
         let mut at = range.start;
         while at < end {
             let now = (end - at).min(COPY_BYTES);
-            self.write(&zeros[..now as usize], at)?;
+            files::write_at(&self.file, &self.path, &zeros[..now as usize], at)?;
             at += now;
         }
         Ok(())
@@ -247,4 +334,74 @@ fn boot_id() -> [u8; 16] {
         }
     }
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{geometry::BlockSize, paint, tree};
+
+    const B: usize = 16 << 10;
+
+    /// A part with nothing in it, an object, and its leaves.
+    fn part(length: usize) -> (Part, Vec<u8>, Leaves) {
+        let part = Part::new(tempfile::tempfile().unwrap(), PathBuf::from("-"));
+        let object = paint::bytes(0, length);
+        let geometry = Geometry::new(length as u64, BlockSize::MIN).unwrap();
+        let blocks = geometry.all().iter().zip(object.chunks(B));
+        let values = blocks.map(|(block, bytes)| tree::leaf_of(&geometry, block, bytes));
+        let leaves = Leaves::new(geometry, values.collect());
+        (part, object, leaves)
+    }
+
+    #[test]
+    fn what_is_written_is_judged_where_it_lies() {
+        let (part, object, leaves) = part(3 * B + 9);
+        let mut runs = Vec::new();
+        for block in 1..4 {
+            let bytes = object[block * B..object.len().min((block + 1) * B)].to_vec();
+            let proven = judge::prove(&leaves, BlockIndex(block as u32), bytes).unwrap();
+            proven.add_to(&mut runs);
+        }
+        let stored = part.write(&runs[0]).unwrap();
+        assert_eq!(stored.blocks(), BlockRange::new(1, 4));
+        let mut buffer = vec![0; B];
+        let mut judged = |block| part.judge(&leaves, BlockIndex(block), &mut buffer).unwrap();
+        assert_eq!(judged(0), None, "a hole");
+        let (two, three) = (judged(2).unwrap(), judged(3).unwrap());
+        assert_eq!(two.joined(three).unwrap().blocks(), BlockRange::new(2, 4));
+        assert_eq!(three.joined(two), None);
+        part.write_unproven(b"x", 2 * B as u64).unwrap();
+        assert_eq!(judged(2), None, "another byte");
+        part.set_length(object.len() as u64 - 1).unwrap();
+        assert_eq!(judged(3), None, "too short");
+        let unknown = Leaves::empty(*leaves.object());
+        let judged = part.judge(&unknown, BlockIndex(1), &mut buffer);
+        assert_eq!(judged.unwrap(), None, "its leaf is not known");
+    }
+
+    #[test]
+    fn nodes_are_judged_over_exactly_their_blocks() {
+        let (part, object, leaves) = part(4 * B);
+        part.write_unproven(&object, 0).unwrap();
+        let geometry = leaves.geometry();
+        let mut buffer = vec![0; 1000];
+        let hashes = geometry.all().iter();
+        let hashes = hashes.map(|block| part.hash(geometry, block, &mut buffer).unwrap().unwrap());
+        let hashes: Vec<HashedBlock> = hashes.collect();
+        let values = leaves.all().unwrap();
+        let node = tree::merge(&values[2..]);
+        let judge = |start, end, hashed: &[HashedBlock]| {
+            part.judge_node(leaves.object(), BlockRange::new(start, end), node, hashed)
+        };
+        let (stored, found) = judge(2, 4, &hashes[2..]).unwrap();
+        assert_eq!(stored.blocks(), BlockRange::new(2, 4));
+        assert_eq!(found, values[2..]);
+        assert!(judge(0, 2, &hashes[2..]).is_none(), "other places");
+        assert!(judge(0, 2, &hashes[..2]).is_none(), "other bytes");
+        assert!(judge(2, 4, &hashes[2..3]).is_none(), "too few");
+        part.set_length(object.len() as u64 - 1).unwrap();
+        let short = part.hash(geometry, BlockIndex(3), &mut buffer).unwrap();
+        assert!(short.is_none());
+    }
 }

@@ -10,8 +10,8 @@ use crate::{
     },
     format::{
         geometry::{BlockIndex, BlockRange, Geometry},
-        judge::{self, Verified},
-        tree::{Cv, Root},
+        judge::{self, Leaves, Proven},
+        tree::Root,
     },
 };
 
@@ -23,7 +23,7 @@ const SEEDS_MAX: usize = 4;
 /// See the module. Clones are of the same.
 #[derive(Clone)]
 pub struct Kept {
-    geometry: Geometry,
+    leaves: Arc<Leaves>,
     place: Place,
 }
 
@@ -54,21 +54,23 @@ impl Drop for Own {
 }
 
 /// Some blocks of an object, as far as they are here.
-pub struct Here {
-    /// Of all blocks that were asked for; what is missing is zeros.
-    pub bytes: Vec<u8>,
-    /// To be fetched.
+pub struct CacheRead {
+    /// Ascending.
+    pub proven: Vec<Proven>,
+    /// To be fetched, ascending.
     pub missing: Vec<BlockRange>,
 }
 
 impl Kept {
-    /// Looks for what the store in this folder has. Trouble with it is one warning.
+    /// Looks for what the store in this folder has of the object of these leaves. Trouble with it is one warning.
     pub async fn open(
         store: &StoreHandle,
-        (root, geometry): (Root, Geometry),
+        root: Root,
+        leaves: Arc<Leaves>,
         provenance: Provenance,
         events: &mut dyn Events,
     ) -> Kept {
+        let geometry = *leaves.geometry();
         let found = store.with(move |store| find(store, root, geometry, provenance));
         let place = match warned(found.await, events) {
             Some(Found::File(file)) => Place::File(Arc::new(file)),
@@ -78,31 +80,21 @@ impl Kept {
             })),
             Some(Found::Nothing) | None => Place::Nowhere,
         };
-        Kept { geometry, place }
+        Kept { leaves, place }
     }
 
-    /// Reads and judges what is here of some blocks; `leaves` are theirs.
-    pub async fn read(&self, blocks: BlockRange, leaves: &[Cv]) -> Here {
-        let (kept, leaves) = (self.clone(), leaves.to_vec());
-        blocking::run(move || kept.read_now(blocks, &leaves)).await
+    /// Reads and judges what is here of some blocks, whose leaves are known.
+    pub async fn read(&self, blocks: BlockRange) -> CacheRead {
+        let kept = self.clone();
+        blocking::run(move || kept.read_now(blocks)).await
     }
 
-    fn nothing(&self, blocks: BlockRange) -> Here {
-        let length = self.geometry.bytes_of_range(blocks).length();
-        Here {
-            bytes: vec![0; length as usize],
-            missing: vec![blocks],
-        }
-    }
-
-    fn read_now(&self, blocks: BlockRange, leaves: &[Cv]) -> Here {
-        let Here { mut bytes, .. } = self.nothing(blocks);
-        let start = self.geometry.bytes_of_range(blocks).start;
+    fn read_now(&self, blocks: BlockRange) -> CacheRead {
+        let mut proven = Vec::new();
         let mut missing: Vec<BlockRange> = Vec::new();
-        for (block, leaf) in blocks.iter().zip(leaves) {
-            let place = self.geometry.bytes_of(block);
-            let buffer = &mut bytes[(place.start - start) as usize..(place.end - start) as usize];
-            if self.read_block(block, *leaf, buffer).is_some() {
+        for block in blocks.iter() {
+            if let Some(read) = self.read_block(block) {
+                read.add_to(&mut proven);
                 continue;
             }
             match missing.last_mut() {
@@ -110,29 +102,30 @@ impl Kept {
                 _ => missing.push(BlockRange::one(block)),
             }
         }
-        Here { bytes, missing }
+        CacheRead { proven, missing }
     }
 
-    fn read_block(&self, block: BlockIndex, leaf: Cv, buffer: &mut [u8]) -> Option<Verified> {
+    fn read_block(&self, block: BlockIndex) -> Option<Proven> {
         match &self.place {
             Place::Nowhere => None,
-            Place::Own(own) => own.object.read(block, leaf, buffer),
+            Place::Own(own) => own.object.read(&self.leaves, block),
             Place::File(file) => {
-                let place = self.geometry.bytes_of(block);
-                file.read_exact_at(buffer, place.start).ok()?;
-                judge::verify_one(&self.geometry, block, leaf, buffer).ok()
+                let place = self.leaves.geometry().bytes_of(block);
+                let mut bytes = vec![0; place.length() as usize];
+                file.read_exact_at(&mut bytes, place.start).ok()?;
+                judge::prove(&self.leaves, block, bytes).ok()
             }
         }
     }
 
-    /// Keeps blocks that came and were proven; `bytes` and `leaves` are theirs.
-    pub async fn keep(&self, verified: Verified, leaves: &[Cv], bytes: &[u8]) {
+    /// Keeps blocks that came and were proven.
+    pub async fn keep(&self, proven: Proven) {
         let Place::Own(own) = &self.place else {
             return;
         };
-        let (own, leaves, bytes) = (own.clone(), leaves.to_vec(), bytes.to_vec());
+        let (own, leaves) = (own.clone(), self.leaves.clone());
         let keep = move || {
-            if let Err(error) = own.object.keep(verified, &leaves, &bytes) {
+            if let Err(error) = own.object.keep(&proven, &leaves) {
                 tracing::debug!("not kept: {error}");
             }
             if own.object.is_due() {

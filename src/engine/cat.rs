@@ -2,13 +2,14 @@
 
 use std::{io, sync::Arc};
 
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use crate::{
     disk::state::Provenance,
     format::{
-        geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
-        judge::{self, Verified},
+        geometry::{BlockIndex, BlockRange, ByteRange},
+        judge::{self, Leaves, ObjectKey, Proven},
         keys::PublicKey,
         reader::LazyTree,
         tree::{Cv, Root},
@@ -120,12 +121,13 @@ pub async fn cat(
             .flatten(),
         name: options.url.safe_name(),
     };
-    let object = (header.root, geometry);
-    let kept = Kept::open(&context.store, object, provenance, events).await;
+    let leaves = Arc::new(Leaves::empty(ObjectKey::of_root(header.root, geometry)));
+    let known = leaves.clone();
+    let kept = Kept::open(&context.store, header.root, known, provenance, events).await;
     let remote = Arc::new(Remote {
         client,
         url: options.url,
-        geometry,
+        leaves,
         limits,
         kept,
     });
@@ -142,29 +144,30 @@ pub async fn cat(
         // A page of leaves at a time; its blocks run ahead of the reader.
         let page = BlockRange::new(at, end.min((at / 256 + 1) * 256));
         front.read_groups(context, &mut tree, page).await?;
+        let leaves = page.iter().map(|block| tree.leaf(block));
+        let leaves: Vec<Cv> = leaves
+            .map(|leaf| leaf.expect("its page was read"))
+            .collect();
+        remote.leaves.insert(BlockIndex(page.start), &leaves);
         let step = (STEP_BYTES / geometry.block_size().bytes()).max(1) as u32;
         let steps = (page.start..page.end).step_by(step as usize).map(|start| {
             let blocks = BlockRange::new(start, page.end.min(start + step));
-            let leaves: Vec<Cv> = blocks
-                .iter()
-                .map(|block| tree.leaf(block).expect("its page was read"))
-                .collect();
             let remote = remote.clone();
-            async move { remote.proven(blocks, &leaves).await }
+            async move { remote.proven(blocks).await }
         });
         let mut steps = stream::iter(steps).buffered(STEPS_AHEAD);
         while let Some(step) = steps.next().await {
-            let (start, proven) = step?;
-            let from = bytes.start.saturating_sub(start).min(proven.len() as u64) as usize;
-            let to = bytes.end.saturating_sub(start).min(proven.len() as u64) as usize;
-            if out(&proven[from..to]).is_err() {
-                // The reader went away: that is how pipes end.
-                return Ok((trust, remote.client.bytes_fetched()));
+            for chunk in step?.iter().flat_map(|proven| proven.within(bytes)) {
+                if out(&chunk).is_err() {
+                    // The reader went away: that is how pipes end.
+                    return Ok((trust, remote.client.bytes_fetched()));
+                }
             }
         }
         drop(steps);
         at = page.end;
         tree.forget_before(BlockIndex(at));
+        remote.leaves.forget(page);
     }
     Ok((trust, remote.client.bytes_fetched()))
 }
@@ -172,60 +175,46 @@ pub async fn cat(
 struct Remote {
     client: Client,
     url: Location,
-    geometry: Geometry,
+    leaves: Arc<Leaves>,
     limits: Limits,
     kept: Kept,
 }
 
 impl Remote {
-    /// The bytes of some blocks and where they begin; every one of them proven. What is not here is fetched, and kept.
-    async fn proven(&self, blocks: BlockRange, leaves: &[Cv]) -> Result<(u64, Vec<u8>), Error> {
-        let start = self.geometry.bytes_of_range(blocks).start;
-        let mut here = self.kept.read(blocks, leaves).await;
+    /// Some blocks, in order. What is not here is fetched, and kept.
+    async fn proven(&self, blocks: BlockRange) -> Result<Vec<Proven>, Error> {
+        let mut here = self.kept.read(blocks).await;
         for missing in here.missing {
-            let place = self.geometry.bytes_of_range(missing);
-            let bytes = (place.start - start) as usize..(place.end - start) as usize;
-            let bytes = &mut here.bytes[bytes];
-            let of = |block: u32| (block - blocks.start) as usize;
-            let leaves = &leaves[of(missing.start)..of(missing.end)];
-            let verified = self.fetched(missing, leaves, bytes).await?;
-            if let Some(verified) = verified {
-                self.kept.keep(verified, leaves, bytes).await;
+            for proven in self.fetched(missing).await? {
+                self.kept.keep(proven.clone()).await;
+                here.proven.push(proven);
             }
         }
-        Ok((start, here.bytes))
+        here.proven
+            .sort_unstable_by_key(|run| run.verified().blocks().start);
+        Ok(here.proven)
     }
 
-    /// Fetches the bytes of some blocks; every one of them proven. `None`: there was nothing to fetch.
-    async fn fetched(
-        &self,
-        blocks: BlockRange,
-        leaves: &[Cv],
-        proven: &mut [u8],
-    ) -> Result<Option<Verified>, Error> {
-        let range = self.geometry.bytes_of_range(blocks);
+    /// Fetches some blocks.
+    async fn fetched(&self, blocks: BlockRange) -> Result<Vec<Proven>, Error> {
+        let geometry = self.leaves.geometry();
         let mut at = blocks.start;
         let mut wrong = 0;
-        let mut verified: Option<Verified> = None;
+        let mut proven = Vec::new();
         while at < blocks.end {
             let rest = BlockRange::new(at, blocks.end);
-            let bytes = retried(&self.limits, async || {
-                self.get(self.geometry.bytes_of_range(rest)).await
-            })
-            .await?;
+            let range = geometry.bytes_of_range(rest);
+            let bytes = retried(&self.limits, async || self.get(range).await).await?;
+            let bytes = Bytes::from(bytes);
             for block in rest.iter() {
-                let place = self.geometry.bytes_of(block);
-                let first = self.geometry.bytes_of_range(rest).start;
-                let (from, to) = ((place.start - first) as usize, (place.end - first) as usize);
-                let Some(came) = bytes.get(from..to) else {
+                let place = geometry.bytes_of(block);
+                let (from, to) = (place.start - range.start, place.end - range.start);
+                if to > bytes.len() as u64 {
                     break;
-                };
-                let leaf = leaves[(block.0 - blocks.start) as usize];
-                match judge::verify_one(&self.geometry, block, leaf, came) {
-                    Ok(next) => {
-                        let before = verified.and_then(|before| before.joined(next));
-                        verified = before.or(Some(next));
-                    }
+                }
+                let came = bytes.slice(from as usize..to as usize);
+                match judge::prove(&self.leaves, block, came) {
+                    Ok(next) => next.add_to(&mut proven),
                     Err(mismatch) => {
                         wrong += 1;
                         if wrong >= WRONG_MAX {
@@ -240,13 +229,11 @@ impl Remote {
                         break;
                     }
                 }
-                let to = (place.start - range.start) as usize;
-                proven[to..to + came.len()].copy_from_slice(came);
                 at = block.0 + 1;
                 wrong = 0;
             }
         }
-        Ok(verified)
+        Ok(proven)
     }
 
     /// One answer, at least its whole blocks at the front.
@@ -254,7 +241,7 @@ impl Remote {
         let source = Source::http(&self.client, &self.url);
         let ask = Ask {
             range: Some(range),
-            length: Some(self.geometry.length()),
+            length: Some(self.leaves.geometry().length()),
             ..Ask::default()
         };
         let mut arriving = source.open(ask).await?;

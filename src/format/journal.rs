@@ -6,7 +6,7 @@ use super::{
     blockset::BlockSet,
     codec::{self, RawRecord},
     geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
-    judge::Leaves,
+    judge::{Leaves, ObjectKey},
     tree::{Cv, Root},
 };
 
@@ -39,6 +39,15 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The object, as proofs name it.
+    pub fn object(&self) -> ObjectKey {
+        let (etag, last_modified) = (self.etag.as_deref(), self.last_modified.as_deref());
+        match self.root {
+            Some(root) => ObjectKey::of_root(root, self.geometry),
+            None => ObjectKey::of_version(self.geometry, etag, last_modified),
+        }
+    }
+
     /// Whether a part of this identity may be continued as the other: the same root, or, without roots,
     /// the same length and strong validator.
     pub fn continues(&self, other: &Identity) -> bool {

@@ -14,14 +14,14 @@ use crate::{
     disk::{
         error::{DiskError, Doing},
         files::{self, Entry, Folder},
-        part::Part,
+        part::{Part, Stored},
         state::Own,
     },
     format::{
         blockset::BlockSet,
-        geometry::{BlockIndex, ByteRange, Geometry},
-        judge::{self, Verified},
-        tree::{Cv, Root},
+        geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
+        judge::{self, Leaves, ObjectKey, Proven},
+        tree::{self, Cv, Root},
     },
 };
 
@@ -57,6 +57,13 @@ struct Blocks {
     allowance: u64,
     /// which is due when this is left.
     due_at: u64,
+}
+
+impl Blocks {
+    fn note(&mut self, stored: Stored) {
+        self.held.insert_range(stored.blocks());
+        self.new.insert_range(stored.blocks());
+    }
 }
 
 /// An own object that nobody else has open: blocks may be taken away.
@@ -234,47 +241,65 @@ impl OwnObject {
         &self.header.geometry
     }
 
-    /// Fills the buffer with a block that hashes to this leaf; `None`: it is not here, or was damaged, and is not claimed any
-    /// more.
-    pub fn read(&self, block: BlockIndex, leaf: Cv, buffer: &mut [u8]) -> Option<Verified> {
+    /// Whose blocks it holds.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::of_root(self.header.root, self.header.geometry)
+    }
+
+    /// Reads and judges a block; `None`: it is not here, or was damaged, and is not claimed any more.
+    pub fn read(&self, leaves: &Leaves, block: BlockIndex) -> Option<Proven> {
         if !self.blocks().held.contains(block) {
             return None;
         }
-        let geometry = &self.header.geometry;
-        let place = geometry.bytes_of(block);
-        let read = self.data.read(buffer, place.start).unwrap_or(false);
-        let verified = read
-            .then(|| judge::verify_one(geometry, block, leaf, buffer).ok())
+        let place = self.header.geometry.bytes_of(block);
+        let mut bytes = vec![0; place.length() as usize];
+        let read = self.data.read(&mut bytes, place.start).unwrap_or(false);
+        let proven = read
+            .then(|| judge::prove(leaves, block, bytes).ok())
             .flatten();
-        if verified.is_none() {
+        if proven.is_none() {
             let mut blocks = self.blocks();
             blocks.held.remove(block);
             blocks.new.remove(block);
         }
-        verified
+        proven
     }
 
-    /// Writes blocks that the judge saw, with their leaves; `bytes` begin with the first of them. What finds no room is left out.
-    pub fn keep(&self, verified: Verified, leaves: &[Cv], bytes: &[u8]) -> Result<(), DiskError> {
-        let geometry = &self.header.geometry;
-        let start = geometry.bytes_of_range(verified.blocks()).start;
-        for (block, leaf) in verified.blocks().iter().zip(leaves) {
-            let place = geometry.bytes_of(block);
-            {
-                let mut blocks = self.blocks();
-                if blocks.held.contains(block) || blocks.allowance < place.length() {
-                    continue;
+    /// Writes proven blocks, with their leaves. What is here already, or finds no room, is left out.
+    ///
+    /// # Panics
+    /// If they are of another object.
+    pub fn keep(&self, proven: &Proven, leaves: &Leaves) -> Result<(), DiskError> {
+        let verified = proven.verified();
+        assert_eq!(*verified.object(), self.key(), "a file is of one object");
+        for blocks in self.take_room(verified.blocks()) {
+            let stored = self.data.write(&proven.narrowed(blocks))?;
+            for block in blocks.iter() {
+                if let Some(leaf) = leaves.leaf(block) {
+                    self.leaves.put(block, &leaf)?;
                 }
-                blocks.allowance -= place.length();
             }
-            let bytes = &bytes[(place.start - start) as usize..(place.end - start) as usize];
-            self.data.write(bytes, place.start)?;
-            self.leaves.put(block, leaf)?;
-            let mut blocks = self.blocks();
-            blocks.held.insert(block);
-            blocks.new.insert(block);
+            self.blocks().note(stored);
         }
         Ok(())
+    }
+
+    /// Of these blocks, those that are not here and find room.
+    fn take_room(&self, wanted: BlockRange) -> Vec<BlockRange> {
+        let mut blocks = self.blocks();
+        let mut ranges: Vec<BlockRange> = Vec::new();
+        for block in wanted.iter() {
+            let length = self.header.geometry.bytes_of(block).length();
+            if blocks.held.contains(block) || blocks.allowance < length {
+                continue;
+            }
+            blocks.allowance -= length;
+            match ranges.last_mut() {
+                Some(last) if last.end == block.0 => last.end += 1,
+                _ => ranges.push(BlockRange::one(block)),
+            }
+        }
+        ranges
     }
 
     /// What was written since the last time.
@@ -331,7 +356,7 @@ impl Exclusive {
         Ok(Some(blocks))
     }
 
-    /// Judges these blocks, tells what is damaged, and returns the others.
+    /// Compares these blocks with the leaves beside them, tells what is damaged, and returns the others.
     pub fn judge(
         &self,
         blocks: &BlockSet,
@@ -347,12 +372,11 @@ impl Exclusive {
                 let place = geometry.bytes_of(block);
                 let buffer = &mut buffer[..place.length() as usize];
                 let leaf = leaf.unwrap_or_default();
-                let judged = match self.data.read(buffer, place.start)? {
-                    true => judge::verify_one(geometry, block, leaf, buffer)
-                        .map_err(|mismatch| Some(mismatch.found)),
-                    false => Err(None),
+                let found = match self.data.read(buffer, place.start)? {
+                    true => Some(tree::leaf_of(geometry, block, buffer)),
+                    false => None,
                 };
-                if let Err(found) = judged {
+                if found != Some(leaf) {
                     sound.remove(block);
                     let bytes = geometry.bytes_of(block);
                     tell(Damage {

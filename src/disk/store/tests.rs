@@ -5,7 +5,8 @@ use crate::{
         anchors,
         blockset::BlockSet,
         geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
-        judge, paint, tree,
+        judge::{self, Leaves},
+        paint, tree,
     },
     policy::samples,
 };
@@ -297,21 +298,18 @@ impl Scene {
             .store
             .own_object(tree.root(), geometry, Provenance::default());
         let own = own.unwrap().expect("nobody else has it");
+        let leaves = Leaves::new(geometry, tree.leaves().to_vec());
         let mut here = 0;
         for block in blocks.iter() {
-            let leaf = tree.leaves()[block.0 as usize];
             let place = geometry.bytes_of(block);
             let right = &bytes[place.start as usize..place.end as usize];
-            let mut buffer = vec![0; right.len()];
-            if own.read(block, leaf, &mut buffer).is_some() {
-                assert_eq!(buffer, right);
+            if let Some(read) = own.read(&leaves, block) {
+                assert_eq!(read.chunks().concat(), right);
                 here += 1;
                 continue;
             }
-            let one = BlockRange::one(block);
-            let verified =
-                judge::verify_one(&geometry, BlockIndex(one.start), leaf, right).unwrap();
-            own.keep(verified, &[leaf], right).unwrap();
+            let proven = judge::prove(&leaves, block, right.to_vec()).unwrap();
+            own.keep(&proven, &leaves).unwrap();
         }
         self.store.note_kept(&own).unwrap();
         here

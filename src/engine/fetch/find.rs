@@ -29,7 +29,7 @@ use crate::{
         anchors::BlockAnchor,
         blockset::BlockSet,
         geometry::{BlockIndex, BlockRange, Geometry},
-        judge::{Gathered, Leaves},
+        judge::{Leaves, ObjectKey},
         statement::Header,
         tree::Cv,
     },
@@ -96,7 +96,7 @@ impl Fetch<'_> {
     /// Without any seed all leaves are read at once. Blocks of zeros need no source.
     fn without_seeds(&mut self, header: &Header, pages: Pages, seeds: Seeds) -> Search {
         let geometry = header.geometry;
-        let mut leaves = Gathered::new(geometry);
+        let leaves = Leaves::empty(ObjectKey::of_root(header.root, geometry));
         leaves.insert(BlockIndex(0), &pages.leaves);
         let zeros = |(block, anchor): (u32, &BlockAnchor)| {
             let value: Cv = pages.leaves[block as usize];
@@ -126,36 +126,36 @@ impl Fetch<'_> {
         search: Search,
         opened: &mut Opened,
         source: &Location,
-    ) -> Result<(Landed, Gathered), Error> {
+    ) -> Result<(Landed, Arc<Leaves>), Error> {
         let Search {
             seeds,
             whole,
             patched,
-            mut leaves,
+            leaves,
         } = search;
+        let leaves = Arc::new(leaves);
         if whole.is_empty() && patched.is_empty() {
             return Ok((Landed::default(), leaves));
         }
-        let geometry = *leaves.geometry();
         let (part, claimed) = (opened.part.clone(), opened.claimed.clone());
+        let known = leaves.clone();
         let landed = blocking::on_disk(move || {
-            let landed = land(&part, &seeds, geometry, whole, &claimed, &mut leaves);
-            landed.map(|landed| (landed, leaves, seeds))
+            let landed = land(&part, &seeds, &known, whole, &claimed);
+            landed.map(|landed| (landed, seeds))
         });
-        let (mut landed, leaves, seeds) = landed.await?;
-        for verified in &landed.verified {
-            opened.journal.note(*verified);
+        let (mut landed, seeds) = landed.await?;
+        for stored in &landed.stored {
+            opened.journal.note(*stored);
         }
         opened.journal.checkpoint()?;
-        let leaves = Arc::new(leaves);
         let search = (seeds, leaves.clone(), patched);
         self.patch(search, opened, source, &mut landed).await?;
-        Ok((landed, Arc::unwrap_or_clone(leaves)))
+        Ok((landed, leaves))
     }
 
     async fn patch(
         &mut self,
-        (seeds, leaves, mut blocks): (Seeds, Arc<Gathered>, patch::Blocks),
+        (seeds, leaves, mut blocks): (Seeds, Arc<Leaves>, patch::Blocks),
         opened: &mut Opened,
         source: &Location,
         landed: &mut Landed,
@@ -163,7 +163,6 @@ impl Fetch<'_> {
         blocks.retain(|(block, _)| !opened.claimed.contains(*block));
         let geometry = *leaves.geometry();
         let patches = Patches {
-            geometry,
             seeds: Arc::new(seeds),
             part: opened.part.clone(),
             leaves,
@@ -172,17 +171,17 @@ impl Fetch<'_> {
         let source = Remote::http(&self.client, source);
         let source = RangeReader::new(source, None, geometry.length());
         let mut held = BlockSet::empty(geometry.blocks());
-        for verified in &landed.verified {
-            held.insert_range(verified.blocks());
+        for stored in &landed.stored {
+            held.insert_range(stored.blocks());
         }
         let (began, before) = (Instant::now(), self.client.bytes_fetched());
         let (client, events) = (&self.client, &mut *self.events);
         let done = |patched: patch::Patched| {
             landed.bytes_reused += patched.bytes_reused;
-            for verified in patched.verified {
-                opened.journal.note(verified);
-                held.insert_range(verified.blocks());
-                landed.verified.push(verified);
+            for stored in patched.stored {
+                opened.journal.note(stored);
+                held.insert_range(stored.blocks());
+                landed.stored.push(stored);
             }
             opened.journal.checkpoint()?;
             let fetched = client.bytes_fetched();
@@ -199,14 +198,16 @@ impl Fetch<'_> {
         patches.run(&self.context, &source, done).await
     }
 
-    /// All leaves, when some of what the search found is not there any more.
+    /// Reads all leaves, when some of what the search found is not there any more.
     pub(super) async fn all_leaves(
         &mut self,
         manifest: &mut OpenManifest,
-    ) -> Result<Leaves, Error> {
+        leaves: &Leaves,
+    ) -> Result<(), Error> {
         let before = self.client.bytes_fetched();
         let pages = manifest.all_leaves(&self.context).await;
         self.bytes_manifest += self.client.bytes_fetched() - before;
-        Ok(Leaves::new(manifest.header().geometry, pages?.leaves))
+        leaves.insert(BlockIndex(0), &pages?.leaves);
+        Ok(())
     }
 }

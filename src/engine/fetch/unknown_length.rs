@@ -69,7 +69,7 @@ impl Writer {
         self.hashers
             .iter_mut()
             .for_each(|hasher| hasher.update(bytes));
-        self.part.write(bytes, self.at)?;
+        self.part.write_unproven(bytes, self.at)?;
         self.at += bytes.len() as u64;
         Ok(())
     }

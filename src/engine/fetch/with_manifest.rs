@@ -1,7 +1,5 @@
 //! Fetching with a manifest: every block is proven on arrival.
 
-use std::sync::Arc;
-
 use crate::{
     disk::destination::Locked,
     engine::{
@@ -69,18 +67,16 @@ impl Fetch<'_> {
         let local = search.bytes_local(&header.geometry);
         let (locked, mut opened) = self.open(locked, &identity, trust, local).await?;
         let (landed, leaves) = self.land(search, &mut opened, &sources[0]).await?;
-        let leaves = match leaves.complete() {
-            Some(leaves) => leaves,
+        if !leaves.are_complete() {
             // A file that was searched is another one now, and what it had is to be fetched after all.
-            None => self.all_leaves(&mut front).await?,
-        };
-        let leaves = Arc::new(leaves);
+            self.all_leaves(&mut front, &leaves).await?;
+        }
         let transfer = Transfer {
             client: self.client.clone(),
             sources,
             ranges: preflight.ranges,
             leaves: leaves.clone(),
-            landed: landed.verified,
+            landed: landed.stored,
             limits: self.limits(),
             worth: self.context.useful_connections(),
             connections: self.context.connections.clone(),

@@ -178,7 +178,7 @@ impl Fetch<'_> {
     ) -> Result<(Locked, Result<Whole, Error>), Error> {
         let (locked, opened) = self.open(locked, identity, trust, 0).await?;
         let geometry = identity.geometry;
-        let leaves = Arc::new(Leaves::first_use(geometry, opened.leaves.clone()));
+        let leaves = Arc::new(Leaves::first_use(identity.object(), opened.leaves.clone()));
         let worth = match geometry.length() < ONE_SPAN_BYTES {
             true => 1,
             false => self.context.useful_connections(),

@@ -3,18 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{
-    disk::part::Part,
-    format::{
-        blockset::BlockSet,
-        geometry::BlockIndex,
-        judge::{self, Leaves, Verified},
-    },
+    disk::part::{Part, Stored},
+    format::{blockset::BlockSet, geometry::BlockIndex, judge::Leaves},
 };
 
 /// What became of claims.
 #[derive(Debug)]
 pub enum Claim {
-    Held(Verified),
+    Held(Stored),
     Failed(BlockIndex),
 }
 
@@ -32,7 +28,7 @@ pub fn judge_claims(
 ) {
     let geometry = leaves.geometry();
     let mut buffer = vec![0; geometry.block_size().bytes() as usize];
-    let mut run: Option<Verified> = None;
+    let mut run: Option<Stored> = None;
     let last = Some(geometry.last()).filter(|last| claimed.contains(*last));
     let others = claimed
         .ranges()
@@ -42,19 +38,14 @@ pub fn judge_claims(
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let bytes = geometry.bytes_of(block);
-        let buffer = &mut buffer[..bytes.length() as usize];
         // A disk that cannot read a block may well be able to write it anew.
-        let verdict = match part.read(buffer, bytes.start) {
-            Ok(true) => judge::verify(leaves, block, buffer).ok(),
-            Ok(false) | Err(_) => None,
-        };
-        let Some(verified) = verdict else {
+        let judged = part.judge(leaves, block, &mut buffer).ok().flatten();
+        let Some(stored) = judged else {
             tell(Claim::Failed(block));
             continue;
         };
-        run = match run.map(|run| (run, run.joined(verified))) {
-            None => Some(verified),
+        run = match run.map(|run| (run, run.joined(stored))) {
+            None => Some(stored),
             Some((_, Some(joined)))
                 if joined.blocks().count() < TOGETHER && Some(block) != last =>
             {
@@ -66,7 +57,7 @@ pub fn judge_claims(
             }
             Some((run, None)) => {
                 tell(Claim::Held(run));
-                Some(verified)
+                Some(stored)
             }
         };
         if Some(block) == last

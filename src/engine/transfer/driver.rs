@@ -17,7 +17,12 @@ use tokio::{
 };
 
 use crate::{
-    disk::{destination::Opened, error::DiskError, journal::Journal, part::Part},
+    disk::{
+        destination::Opened,
+        error::DiskError,
+        journal::Journal,
+        part::{Part, Stored},
+    },
     engine::{
         blocking::{self, Group, Threads, Work},
         connections::Connections,
@@ -29,7 +34,7 @@ use crate::{
         blockset::BlockSet,
         digests::{Algorithm, Digest},
         geometry::{BlockIndex, BlockRange},
-        judge::{Leaves, Mismatch, Verified},
+        judge::{Leaves, Mismatch},
     },
     net::{
         client::{Client, Validators},
@@ -68,7 +73,7 @@ pub struct Transfer<'a> {
     pub ranges: bool,
     pub leaves: Arc<Leaves>,
     /// What was found on this machine, and is in the part and judged.
-    pub landed: Vec<Verified>,
+    pub landed: Vec<Stored>,
     pub limits: Limits,
     /// Connections beyond this are of no use, whatever is allowed.
     pub worth: u32,
@@ -209,9 +214,9 @@ impl Transfer<'_> {
 impl Transfer<'_> {
     /// What landed already, and what the first answer showed.
     fn tell_what_is_known(&self, scheduler: &mut Scheduler, claimed: &mut BlockSet) {
-        for verified in &self.landed {
-            scheduler.handle(0, schedule::Event::Held(*verified));
-            claimed.remove_range(verified.blocks());
+        for stored in &self.landed {
+            scheduler.handle(0, schedule::Event::Held(stored.verified()));
+            claimed.remove_range(stored.blocks());
         }
         if !self.ranges {
             scheduler.source_has_no_ranges(SourceId(0));
@@ -405,8 +410,8 @@ impl Running<'_> {
     fn hear(&mut self, span: SpanId, told: Told) -> Result<(), Error> {
         let Some(source) = self.spans.get(&span).map(|live| live.source) else {
             // Of a span that was cancelled only what it proved still counts.
-            if let Told::Proven(verified) = told {
-                self.held(verified, schedule::Event::Held(verified));
+            if let Told::Proven(stored) = told {
+                self.held(stored, schedule::Event::Held(stored.verified()));
             }
             return Ok(());
         };
@@ -428,7 +433,8 @@ impl Running<'_> {
                 self.rate.add(count);
                 schedule::Event::Bytes { span, count }
             }
-            Told::Proven(verified) => {
+            Told::Proven(stored) => {
+                let verified = stored.verified();
                 let BlockRange { start, .. } = verified.blocks();
                 let (first, count) = (BlockIndex(start), verified.blocks().count());
                 let source = self.sources[source.0].to_string();
@@ -437,7 +443,7 @@ impl Running<'_> {
                     count,
                     source,
                 });
-                self.held(verified, schedule::Event::Proven { span, verified });
+                self.held(stored, schedule::Event::Proven { span, verified });
                 return Ok(());
             }
             Told::Wrong(mismatch) => {
@@ -473,14 +479,9 @@ impl Running<'_> {
 
     fn hear_claim(&mut self, claim: Claim) -> Result<(), Error> {
         match claim {
-            Claim::Held(verified) => {
-                self.resumed += self
-                    .shared
-                    .leaves
-                    .geometry()
-                    .bytes_of_range(verified.blocks())
-                    .length();
-                self.held(verified, schedule::Event::Held(verified));
+            Claim::Held(stored) => {
+                self.resumed += stored.verified().bytes().length();
+                self.held(stored, schedule::Event::Held(stored.verified()));
             }
             Claim::Failed(block) => {
                 lock(&self.journal).drop_claims(vec![BlockRange::one(block)])?;
@@ -492,14 +493,9 @@ impl Running<'_> {
         Ok(())
     }
 
-    fn held(&mut self, verified: Verified, event: schedule::Event) {
-        self.unrecorded += self
-            .shared
-            .leaves
-            .geometry()
-            .bytes_of_range(verified.blocks())
-            .length();
-        lock(&self.journal).note(verified);
+    fn held(&mut self, stored: Stored, event: schedule::Event) {
+        self.unrecorded += stored.verified().bytes().length();
+        lock(&self.journal).note(stored);
         let now = self.now();
         self.scheduler.handle(now, event);
     }

@@ -16,14 +16,17 @@ use tokio::{
 };
 
 use crate::{
-    disk::{error::DiskError, part::Part},
+    disk::{
+        error::DiskError,
+        part::{Part, Stored},
+    },
     engine::{
         blocking::{self, Group, Threads},
         remote::source::{Arriving, Ask, Extent, Source},
     },
     format::{
         geometry::{BlockIndex, BlockRange},
-        judge::{Leaves, Mismatch, Verified},
+        judge::{Leaves, Mismatch},
     },
     net::{
         client::{Client, Validators},
@@ -47,7 +50,7 @@ pub enum Told {
     /// The whole object comes although a range was asked for. It is not read before the span is let go on.
     WholeBody,
     Bytes(u64),
-    Proven(Verified),
+    Proven(Stored),
     Wrong(Mismatch),
     Ended,
     Failed(NetError),
@@ -268,27 +271,11 @@ impl Span {
     }
 
     fn tell_judged(&self, judged: Vec<Judged>) {
-        let mut run: Option<Verified> = None;
         for judged in judged {
-            match judged {
-                Judged::Proven(verified) => match run.map(|run| run.joined(verified).ok_or(run)) {
-                    None => run = Some(verified),
-                    Some(Ok(joined)) => run = Some(joined),
-                    Some(Err(before)) => {
-                        self.tell(Told::Proven(before));
-                        run = Some(verified);
-                    }
-                },
-                Judged::Wrong(mismatch) => {
-                    if let Some(run) = run.take() {
-                        self.tell(Told::Proven(run));
-                    }
-                    self.tell(Told::Wrong(mismatch));
-                }
-            }
-        }
-        if let Some(run) = run {
-            self.tell(Told::Proven(run));
+            self.tell(match judged {
+                Judged::Stored(stored) => Told::Proven(stored),
+                Judged::Wrong(mismatch) => Told::Wrong(mismatch),
+            });
         }
     }
 }

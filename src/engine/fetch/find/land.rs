@@ -5,12 +5,14 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use crate::{
-    disk::{error::DiskError, part::Part},
+    disk::{
+        error::DiskError,
+        part::{HashedBlock, Part, Stored},
+    },
     format::{
         blockset::BlockSet,
-        geometry::{BlockIndex, BlockRange, Geometry},
-        judge::{self, Gathered, Verified},
-        tree::{Cv, PartHasher},
+        geometry::{BlockIndex, BlockRange},
+        judge::Leaves,
     },
     policy::descent::Source,
 };
@@ -25,7 +27,7 @@ const READ: usize = 256 * 1024;
 #[derive(Debug, Default)]
 pub struct Landed {
     /// Blocks that are in the part now, and right.
-    pub verified: Vec<Verified>,
+    pub stored: Vec<Stored>,
     /// Of them, what was copied, and what an earlier run had left.
     pub bytes_reused: u64,
     pub bytes_resumed: u64,
@@ -42,7 +44,7 @@ struct Segment {
 struct Landing<'a> {
     part: &'a Part,
     seeds: &'a Seeds,
-    geometry: Geometry,
+    leaves: &'a Leaves,
     claimed: &'a BlockSet,
 }
 
@@ -51,23 +53,22 @@ struct Landing<'a> {
 pub fn land(
     part: &Part,
     seeds: &Seeds,
-    geometry: Geometry,
+    leaves: &Leaves,
     mut finds: Vec<Whole>,
     claimed: &BlockSet,
-    leaves: &mut Gathered,
 ) -> Result<Landed, DiskError> {
     let landing = Landing {
         part,
         seeds,
-        geometry,
+        leaves,
         claimed,
     };
     finds.sort_unstable_by_key(|find| find.blocks.start);
     if let Some(last) = finds.last() {
-        part.lengthen(geometry.bytes_of_range(last.blocks).end)?;
+        part.lengthen(leaves.geometry().bytes_of_range(last.blocks).end)?;
     }
     let mut landed = Landed::default();
-    let wrong = landing.round(finds, false, leaves, &mut landed)?;
+    let wrong = landing.round(finds, false, &mut landed)?;
     // What an earlier run left there was perhaps not right.
     let is_claimed = |find: &Whole| {
         claimed
@@ -75,7 +76,7 @@ pub fn land(
             .is_some_and(|block| find.blocks.contains(block))
     };
     let again = wrong.into_iter().filter(is_claimed).collect();
-    landing.round(again, true, leaves, &mut landed)?;
+    landing.round(again, true, &mut landed)?;
     Ok(landed)
 }
 
@@ -85,7 +86,6 @@ impl Landing<'_> {
         &self,
         finds: Vec<Whole>,
         again: bool,
-        leaves: &mut Gathered,
         landed: &mut Landed,
     ) -> Result<Vec<Whole>, DiskError> {
         let segments = self.segments(&finds, again);
@@ -120,21 +120,22 @@ impl Landing<'_> {
             });
         let mut wrong = Vec::new();
         for find in finds {
-            let hashed: Vec<Option<Cv>> =
+            let hashed: Vec<Option<HashedBlock>> =
                 values.by_ref().take(find.blocks.count() as usize).collect();
-            let hashed: Option<Vec<Cv>> = hashed.into_iter().collect();
-            let verdict = hashed.and_then(|hashed| {
-                let verified = judge::verify_node(&self.geometry, find.blocks, find.value, &hashed);
-                verified.ok().map(|verified| (verified, hashed))
+            let hashed: Option<Vec<HashedBlock>> = hashed.into_iter().collect();
+            let judged = hashed.and_then(|hashed| {
+                let object = self.leaves.object();
+                self.part
+                    .judge_node(object, find.blocks, find.value, &hashed)
             });
-            let Some((verified, hashed)) = verdict else {
+            let Some((stored, leaves)) = judged else {
                 wrong.push(find);
                 continue;
             };
-            leaves.insert(BlockIndex(find.blocks.start), &hashed);
-            landed.verified.push(verified);
+            self.leaves.insert(BlockIndex(find.blocks.start), &leaves);
+            landed.stored.push(stored);
             for block in find.blocks.iter() {
-                let bytes = self.geometry.bytes_of(block).length();
+                let bytes = self.leaves.geometry().bytes_of(block).length();
                 match self.claimed.contains(block) && !again {
                     true => landed.bytes_resumed += bytes,
                     false => landed.bytes_reused += bytes,
@@ -146,7 +147,7 @@ impl Landing<'_> {
 
     /// Joins neighbours from one place, so that a file system can share long stretches, and cuts what is long.
     fn segments(&self, finds: &[Whole], again: bool) -> Vec<Segment> {
-        let most = (SEGMENT_BYTES / self.geometry.block_size().bytes()).max(1) as u32;
+        let most = (SEGMENT_BYTES / self.leaves.geometry().block_size().bytes()).max(1) as u32;
         let mut segments: Vec<Segment> = Vec::new();
         for find in finds {
             let mut blocks = find.blocks;
@@ -175,7 +176,7 @@ impl Landing<'_> {
     }
 
     /// Copies a segment and hashes each of its blocks in the part. `None`: it could not be read.
-    fn place(&self, segment: &Segment) -> Result<Option<Vec<Cv>>, DiskError> {
+    fn place(&self, segment: &Segment) -> Result<Option<Vec<HashedBlock>>, DiskError> {
         let mut at = segment.blocks.start;
         while at < segment.blocks.end {
             let lacks = |block: u32| segment.again || !self.claimed.contains(BlockIndex(block));
@@ -191,15 +192,15 @@ impl Landing<'_> {
             at = end;
         }
         let mut buffer = vec![0; READ];
-        let hashes = segment
-            .blocks
-            .iter()
-            .map(|block| self.hash(block, &mut buffer));
-        hashes.collect()
+        let (part, geometry) = (self.part, self.leaves.geometry());
+        let blocks = segment.blocks.iter();
+        blocks
+            .map(|block| part.hash(geometry, block, &mut buffer))
+            .collect()
     }
 
     fn copy(&self, blocks: BlockRange, from: Source) -> Result<bool, DiskError> {
-        let bytes = self.geometry.bytes_of_range(blocks);
+        let bytes = self.leaves.geometry().bytes_of_range(blocks);
         match from {
             Source::Zeros => self.part.make_zeros(bytes).map(|()| true),
             Source::Seed(shift) => {
@@ -210,21 +211,5 @@ impl Landing<'_> {
                 }
             }
         }
-    }
-
-    fn hash(&self, block: BlockIndex, buffer: &mut [u8]) -> Result<Option<Cv>, DiskError> {
-        let bytes = self.geometry.bytes_of(block);
-        let mut hasher = PartHasher::new(bytes.start);
-        let mut at = bytes.start;
-        while at < bytes.end {
-            let now = (bytes.end - at).min(buffer.len() as u64);
-            let buffer = &mut buffer[..now as usize];
-            if !self.part.read(buffer, at)? {
-                return Ok(None);
-            }
-            hasher.update(buffer);
-            at += now;
-        }
-        Ok(Some(hasher.leaf(&self.geometry)))
     }
 }

@@ -4,7 +4,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    disk::{error::DiskError, part::Part},
+    disk::{
+        error::DiskError,
+        part::{Part, Stored},
+    },
     engine::{
         blocking::{Group, Threads, Work},
         context::Context,
@@ -12,8 +15,8 @@ use crate::{
         remote::ranges::RangeReader,
     },
     format::{
-        geometry::{BlockIndex, ByteRange, Geometry},
-        judge::{self, Gathered, Verified},
+        geometry::{BlockIndex, ByteRange},
+        judge::{self, Leaves},
     },
     policy::descent::{Part as PartOfBlock, Source},
 };
@@ -27,17 +30,16 @@ const BATCH_BLOCKS: usize = 1024;
 
 /// Blocks to be put together, and where.
 pub struct Patches {
-    pub geometry: Geometry,
     pub seeds: Arc<Seeds>,
     pub part: Arc<Part>,
-    pub leaves: Arc<Gathered>,
+    pub leaves: Arc<Leaves>,
     pub blocks: Blocks,
 }
 
 /// What became of some blocks: those that proved, and how many of their bytes were here.
 #[derive(Debug, Default)]
 pub struct Patched {
-    pub verified: Vec<Verified>,
+    pub stored: Vec<Stored>,
     pub bytes_reused: u64,
 }
 
@@ -98,23 +100,19 @@ impl Patches {
 
     fn assemble(&self, batch: &Blocks, came: &HashMap<u64, Vec<u8>>) -> Result<Patched, DiskError> {
         let mut patched = Patched::default();
-        let mut buffer = vec![0; self.geometry.block_size().bytes() as usize];
         for (block, parts) in batch {
-            let place = self.geometry.bytes_of(*block);
-            let buffer = &mut buffer[..place.length() as usize];
-            if !parts
+            let place = self.leaves.geometry().bytes_of(*block);
+            let mut bytes = vec![0; place.length() as usize];
+            let is_filled = parts
                 .iter()
-                .all(|part| self.fill(*part, place, buffer, came))
-            {
+                .all(|part| self.fill(*part, place, &mut bytes, came));
+            if !is_filled || self.leaves.leaf(*block).is_none() {
                 continue;
             }
-            let leaf = self.leaves.leaf(*block);
-            let verified = leaf.map(|leaf| judge::verify_one(&self.geometry, *block, leaf, buffer));
-            let Some(Ok(verified)) = verified else {
+            let Ok(proven) = judge::prove(&self.leaves, *block, bytes) else {
                 continue;
             };
-            self.part.write(buffer, place.start)?;
-            patched.verified.push(verified);
+            patched.stored.push(self.part.write(&proven)?);
             let local = parts.iter().filter(|part| part.from.is_some());
             patched.bytes_reused += local.map(|part| part.bytes.length()).sum::<u64>();
         }

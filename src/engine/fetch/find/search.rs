@@ -6,7 +6,7 @@ use crate::{
     engine::{blocking, context::Context, error::Error, remote::manifest::OpenManifest},
     format::{
         geometry::{BlockRange, ByteRange},
-        judge::Gathered,
+        judge::{Leaves, ObjectKey},
         layout::Layout,
         tree::{Cv, Root},
     },
@@ -29,7 +29,7 @@ pub struct Search {
     /// Blocks that can be put together, some of it fetched.
     pub patched: Blocks,
     /// Of the blocks that were not found under a whole node.
-    pub leaves: Gathered,
+    pub leaves: Leaves,
 }
 
 /// Searches seeds for the object of a manifest. `top`: what was read of its tree already.
@@ -45,7 +45,7 @@ pub async fn search(
         // Sorting anchors of large seeds takes its time.
         blocking::run(move || Descent::new(layout, root, trees)).await
     };
-    let mut leaves = Gathered::new(layout.geometry);
+    let leaves = Leaves::empty(ObjectKey::of_root(root, layout.geometry));
     let (mut whole, mut patched): (_, Blocks) = (Vec::new(), Vec::new());
     while !descent.is_done() {
         let wants = descent.wants();
