@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::format::geometry::ByteRange;
 
-use super::{Node, patch::Patch};
+use super::{level::Node, patch::Patch};
 
 /// Where nothing was found whole, the pieces of so many blocks tell whether those of the others are worth reading.
 const SAMPLE: usize = 32;

@@ -11,7 +11,14 @@ use crate::format::{
     pieces,
 };
 
-use super::{Find, Local, Node, Part, Placed, Shift, Shifts, Source, ZEROS, rolling};
+use super::{
+    level::Node,
+    placed::Placed,
+    protocol::{Find, Local, Part, Shift, Source},
+    rolling,
+    shifts::Shifts,
+    zeros::ZEROS,
+};
 
 /// Local bytes are read in steps of this.
 const STEP: u64 = 64 * 1024;

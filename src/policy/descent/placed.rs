@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::format::geometry::ByteRange;
 
-use super::Shift;
+use super::protocol::Shift;
 
 /// Ranges of the object with their shifts; neighbours with the same shift are one range.
 #[derive(Default)]

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::Shift;
+use super::protocol::Shift;
 
 /// A shift that failed so often and never held is dropped,
 const FAILURES_MAX: u32 = 4;

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use crate::format::{geometry::BlockIndex, manifest::Tree};
 
-use super::{SeedIndex, Shift, Window};
+use super::{
+    level::Window,
+    protocol::{SeedIndex, Shift},
+};
 
 /// For each seed its blocks as `tag << 24 | block`, sorted: 8 bytes a block. A block index has 24 bits.
 pub struct Table {

@@ -3,14 +3,15 @@ use std::{collections::HashSet, sync::Arc};
 use proptest::prelude::*;
 
 use crate::format::{
-    geometry::BlockSize,
+    anchors,
+    geometry::{BlockSize, Geometry},
     judge::{self, Leaves},
     manifest::{self, Particulars},
     paint, pieces,
-    tree::PartHasher,
+    tree::{self, PartHasher},
 };
 
-use super::*;
+use super::{search::PLACES_MAX, *};
 
 const B: usize = 16 * 1024;
 

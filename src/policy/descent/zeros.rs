@@ -8,7 +8,7 @@ use crate::format::{
     tree::{Cv, PartHasher},
 };
 
-use super::{Window, block_window};
+use super::level::{Window, block_window};
 
 /// Zeros are hashed in steps of this.
 pub static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];

@@ -1,0 +1,81 @@
+//! What goes into the descent and what comes out of it.
+
+use crate::format::{
+    geometry::{BlockIndex, BlockRange, ByteRange},
+    tree::Cv,
+};
+
+/// A seed, by its number in the list that the descent was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeedIndex(pub u16);
+
+/// Byte `p` of the object is expected at byte `p + by` of the seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shift {
+    /// The seed.
+    pub seed: SeedIndex,
+    /// How many bytes later the same bytes lie in the seed.
+    pub by: i64,
+}
+
+impl Shift {
+    /// Where these bytes of the object would lie in a seed of this length, if they can.
+    pub fn place(self, bytes: ByteRange, seed_length: u64) -> Option<ByteRange> {
+        let start = bytes.start.checked_add_signed(self.by)?;
+        let end = start
+            .checked_add(bytes.length())
+            .filter(|end| *end <= seed_length)?;
+        Some(ByteRange::new(start, end))
+    }
+}
+
+/// Where bytes come from that need not be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// They lie in a seed.
+    Seed(Shift),
+    /// They are zeros; a hole will do.
+    Zeros,
+}
+
+/// What the descent found out about some blocks. Together its finds cover every block exactly once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields are named after their types")]
+pub enum Find {
+    /// Bytes that hashed to `value`, the proven node over these blocks, when they were looked at.
+    Whole {
+        blocks: BlockRange,
+        value: Cv,
+        from: Source,
+    },
+    /// A block that its pieces say can be put together. If the judge refuses it, a hint lied; then what came from here
+    /// must be fetched too.
+    Patched { block: BlockIndex, parts: Vec<Part> },
+    /// Nowhere here.
+    Missing { blocks: BlockRange },
+}
+
+/// Neighbouring bytes of a patched block from one place; `None`: they must be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Of the object.
+    pub bytes: ByteRange,
+    /// `None`: to be fetched.
+    pub from: Option<Source>,
+}
+
+/// The seeds as the descent sees them. What cannot be read is just not found there.
+pub trait Local {
+    /// Fills the buffer with the bytes of a seed from this place; whether it could.
+    fn read(&mut self, seed: SeedIndex, place: u64, into: &mut [u8]) -> bool;
+
+    /// The value of the subtree over these bytes of a seed as if they lay at `offset` of the object; the root if they are
+    /// all of it.
+    fn value(&mut self, seed: SeedIndex, bytes: ByteRange, offset: u64, root: bool) -> Option<Cv>;
+
+    /// Asked before all work that costs time: one hash, or one block of pieces. After `false` the search ends and the
+    /// rest counts as missing. A hash may be of gigabytes; [`Local::value`] ends it early by saying `None`.
+    fn go_on(&mut self) -> bool {
+        true
+    }
+}

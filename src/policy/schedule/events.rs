@@ -1,0 +1,305 @@
+//! What each event changes: blocks move between the places of the module, sources gain or lose trust, spans end.
+
+use crate::{
+    format::{
+        geometry::{BlockIndex, BlockRange},
+        judge::Verified,
+    },
+    policy::recovery::{self, Before, Class, End, Failure, Phase, Remedy},
+};
+
+use super::{
+    Scheduler, Span, Waiting,
+    protocol::{Command, Millis, Outcome, SourceId, SpanId, Why},
+    sources::{Source, Tried, note},
+};
+
+/// A source that lied about so many blocks is dropped when another can serve.
+const LIES_MAX: usize = 2;
+/// A source is given up, even the last one, when it sent one block wrong so often.
+const WRONG_MAX: u32 = 4;
+
+impl Scheduler {
+    /// Whether any of it is new. Only that is progress: a stream that always breaks proves the same blocks again and again.
+    pub(super) fn hold(&mut self, now: Millis, verified: Verified) -> bool {
+        let before = self.held.count();
+        for block in verified.blocks().iter() {
+            self.held.insert(block);
+            self.claimed.remove(block);
+            self.todo.remove(block);
+        }
+        if self.held.contains(self.geometry.last()) {
+            self.length_proven = true;
+        }
+        let new = self.held.count() > before;
+        if new {
+            self.patient_since = now;
+        }
+        new
+    }
+
+    pub(super) fn claim_failed(&mut self, now: Millis, block: BlockIndex) {
+        if !self.claimed.remove(block) || self.is_under_way(block) {
+            return;
+        }
+        if !self.is_hungry() {
+            // As long as only claims were judged nobody was impatient.
+            self.patient_since = now;
+        }
+        self.todo.insert(block);
+    }
+
+    pub(super) fn opened(&mut self, now: Millis, span: SpanId) {
+        if let Some(span) = self.spans.get_mut(&span) {
+            (span.opened, span.heard) = (true, now);
+            let source = &mut self.sources[span.source.0];
+            let answer_ms = now.saturating_sub(span.since);
+            source.answer_ms = Some(source.answer_ms.map_or(answer_ms, |ms| ms.min(answer_ms)));
+            source.unreachable = false;
+            source.bad_answers = 0;
+            self.one_more_opened(now);
+        }
+    }
+
+    pub(super) fn whole_body(&mut self, id: SpanId) {
+        let Some(source) = self.spans.get(&id).map(|span| span.source) else {
+            return;
+        };
+        self.sources[source.0].ranges = false;
+        self.sources[source.0].unreachable = false;
+        let others: Vec<SpanId> = self
+            .spans
+            .iter()
+            .filter(|(other, span)| **other != id && span.source == source)
+            .map(|(other, _)| *other)
+            .collect();
+        for other in others {
+            self.cancel(other);
+        }
+        let (all, others_serve) = (
+            self.geometry.all(),
+            self.spans
+                .values()
+                .any(|span| span.source != source && span.bytes > 0),
+        );
+        let Some(span) = self.spans.get_mut(&id) else {
+            return;
+        };
+        let asked = span.clone();
+        (span.blocks, span.whole, span.tried) = (all, true, Vec::new());
+        self.give_back(&asked);
+        if others_serve {
+            self.cancel(id);
+        }
+    }
+
+    pub(super) fn came_wrong(&mut self, now: Millis, id: SpanId, block: BlockIndex) {
+        let Some(span) = self.spans.get_mut(&id) else {
+            return;
+        };
+        let (source, mut tried) = (span.source, span.tried.clone());
+        span.pass(BlockRange::one(block));
+        let ranged = !span.whole;
+        self.sources[source.0].wrong_in_row += 1;
+        let times = self.sources[source.0].lies.entry(block).or_default();
+        *times += 1;
+        let times = *times;
+        let wait = if times == 1 {
+            0
+        } else {
+            recovery::backoff_ms(times - 1, self.random())
+        };
+        let wanted = self.is_wanted(block);
+        if wanted {
+            let latest = Tried {
+                source,
+                failures: 0,
+                not_before: now + wait,
+            };
+            match self
+                .waiting
+                .iter()
+                .position(|waiting| waiting.blocks.contains(block))
+            {
+                Some(index) => note(&mut self.waiting[index].tried, latest),
+                None if self.is_under_way(block) => (),
+                None => {
+                    note(&mut tried, latest);
+                    self.todo.remove(block);
+                    self.waiting.push(Waiting {
+                        blocks: BlockRange::one(block),
+                        tried,
+                    });
+                }
+            }
+        }
+        let others = || {
+            self.sources
+                .iter()
+                .enumerate()
+                .filter(|(other, state)| *other != source.0 && !state.dropped)
+        };
+        let another_serves = others().any(|(_, other)| !other.unreachable);
+        if another_serves && (times >= WRONG_MAX || self.sources[source.0].lies.len() >= LIES_MAX) {
+            self.drop_source(source, Why::Lied { block });
+        } else if wanted && times >= WRONG_MAX && others().count() == 0 {
+            self.outcome = Some(Outcome::Wrong { block });
+        } else if ranged && self.sources[source.0].is_doubted() {
+            // The rest of it would be as wrong, and is only in the way of what will decide about the source.
+            self.cancel(id);
+        }
+    }
+
+    pub(super) fn failed(&mut self, now: Millis, id: SpanId, failure: Failure) {
+        let Some(span) = self.remove_span(id) else {
+            return;
+        };
+        self.last_failure = Some(failure);
+        let random = self.random();
+        let source = &mut self.sources[span.source.0];
+        // Who opens a connection and says nothing is as good as not there.
+        source.unreachable =
+            failure == Failure::Unreachable || (failure == Failure::Stalled && span.bytes == 0);
+        if span.blocks.is_empty() && failure.class() == Class::Again {
+            // All of it was decided, and only its end not seen: nothing is to be asked again.
+            return;
+        }
+        let failures = span.failures + u32::from(failure.counts_as_try());
+        source.bad_answers += u32::from(failure.class() == Class::Elsewhere);
+        let before = Before {
+            tries: failures,
+            tries_max: self.limits.tries,
+            bad_answers: source.bad_answers,
+        };
+        let (others, whole) = (self.another_is_left(span.source), span.whole);
+        let source = &mut self.sources[span.source.0];
+        let mut wait = recovery::backoff_ms(failures.max(1), random);
+        match recovery::remedy(failure, Phase::Span { others, whole }, before) {
+            Remedy::Again { least_ms } => wait = wait.max(least_ms),
+            Remedy::Probe => {
+                wait = recovery::PROBE_EVERY_MS;
+                source.rest_until = source.rest_until.max(now + wait);
+            }
+            Remedy::Rest => wait = self.rest(now, span.source, failure, random),
+            Remedy::OneStream => {
+                source.ranges = false;
+                wait = 0;
+            }
+            Remedy::Drop => {
+                self.put_back_later(&span, failures, now + wait);
+                self.drop_source(span.source, Why::Failed(failure));
+                return;
+            }
+            Remedy::Stop(end) => {
+                self.put_back_later(&span, failures, now + wait);
+                self.outcome.get_or_insert(match end {
+                    End::Later => Outcome::Tries(failure),
+                    End::Changed => Outcome::Changed(failure),
+                    End::Failed => Outcome::NoSource(failure),
+                });
+                return;
+            }
+            Remedy::StartOver => unreachable!("a span is of one version"),
+        }
+        self.put_back_later(&span, failures, now + wait);
+        self.pending.push_back(Command::Retry {
+            source: span.source,
+            class: failure.class(),
+            attempt: failures,
+            wait_ms: wait,
+        });
+    }
+
+    /// The host of a source wants to be left alone; for how long that is.
+    fn rest(&mut self, now: Millis, id: SourceId, failure: Failure, random: u64) -> Millis {
+        let source = &mut self.sources[id.0];
+        match failure {
+            Failure::Resting { rest_ms } => source.rest(now, rest_ms),
+            Failure::TooMany { retry_after_ms, .. } => {
+                source.slow(now, self.search.connections(), retry_after_ms, random);
+            }
+            _ => (),
+        }
+        self.pending.push_back(Command::Slowed {
+            source: id,
+            connections: source.connections().min(self.limits.connections),
+            until: source.rest_until,
+        });
+        source.rest_until.saturating_sub(now)
+    }
+
+    fn another_is_left(&self, id: SourceId) -> bool {
+        let others = |(index, source): (usize, &Source)| index != id.0 && !source.dropped;
+        self.sources.iter().enumerate().any(others)
+    }
+
+    fn drop_source(&mut self, id: SourceId, why: Why) {
+        self.sources[id.0].dropped = true;
+        self.pending.push_back(Command::Dropped { source: id, why });
+        let spans: Vec<SpanId> = self
+            .spans
+            .iter()
+            .filter(|(_, span)| span.source == id)
+            .map(|(span, _)| *span)
+            .collect();
+        for span in spans {
+            self.cancel(span);
+        }
+    }
+
+    fn cancel(&mut self, id: SpanId) {
+        if let Some(span) = self.remove_span(id) {
+            self.give_back(&span);
+            self.pending.push_back(Command::Cancel { span: id });
+        }
+    }
+
+    pub(super) fn remove_span(&mut self, id: SpanId) -> Option<Span> {
+        let span = self.spans.remove(&id)?;
+        let source = &mut self.sources[span.source.0];
+        source.running -= 1;
+        if span.whole {
+            source.stream_failures = span.failures;
+        }
+        Some(span)
+    }
+
+    /// Puts blocks that a span did not bring back into the queue. What a stream did not bring never left it.
+    pub(super) fn give_back(&mut self, span: &Span) {
+        if !span.whole && !span.tried.is_empty() {
+            self.waiting.push(Waiting {
+                blocks: span.blocks,
+                tried: span.tried.clone(),
+            });
+        } else if !span.whole {
+            for block in span.blocks.iter() {
+                if self.is_wanted(block) {
+                    self.todo.insert(block);
+                }
+            }
+        }
+    }
+
+    /// The same, for later. After a stream it is the source that rests.
+    fn put_back_later(&mut self, span: &Span, failures: u32, not_before: Millis) {
+        if span.whole {
+            let source = &mut self.sources[span.source.0];
+            source.stream_failures = failures;
+            source.rest_until = source.rest_until.max(not_before);
+        } else {
+            let mut tried = span.tried.clone();
+            note(
+                &mut tried,
+                Tried {
+                    source: span.source,
+                    failures,
+                    not_before,
+                },
+            );
+            self.waiting.push(Waiting {
+                blocks: span.blocks,
+                tried,
+            });
+        }
+    }
+}
