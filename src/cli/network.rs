@@ -16,10 +16,10 @@ use crate::{
     },
     format::reader,
     net::{
-        client::{ClientOptions, Http},
+        auth::{Credentials, netrc::Netrc},
         hosts::Hosts,
         location::Location,
-        netrc::Netrc,
+        options::{ClientOptions, Http},
     },
     policy::schedule::Limits,
 };
@@ -133,8 +133,10 @@ pub fn client_options(args: &NetworkArgs, state: Option<&Path>) -> Result<Client
             .map(read)
             .transpose()?
             .unwrap_or_default(),
-        netrc,
-        headers,
+        credentials: Credentials {
+            netrc,
+            fields: headers,
+        },
         limit_rate: args.limit_rate,
         allow_private: args.allow_private,
         hosts: state.map_or_else(Hosts::default, |folder| {

@@ -15,9 +15,8 @@ use crate::{
         trust::Trust,
     },
     net::{
-        client::{Client, ClientOptions, Content, Request},
-        error::NetError,
-        location::Location,
+        client::Client, error::NetError, location::Location, options::ClientOptions,
+        request::Request, response::Content,
     },
     policy::{
         recovery::{BadAnswer, Changed, Failure},
@@ -265,7 +264,7 @@ impl Remote {
 
     /// One answer, at least its whole blocks at the front.
     async fn get(&self, range: ByteRange) -> Result<Vec<u8>, NetError> {
-        let mut answer = self.client.get(Request::range(&self.url, range)).await?;
+        let mut answer = self.client.send(Request::range(&self.url, range)).await?;
         let skip = match answer.content {
             Content::Part { bytes, total } => {
                 if total.is_some_and(|total| total != self.geometry.length()) {

@@ -7,9 +7,12 @@ use std::{
 
 use crate::{
     disk::state::{State, StateError},
-    net::hosts::{HostMemory, Hosts},
+    net::hosts::{HostChange, HostChanged, HostMemory, Hosts},
     policy::reputation::Reputation,
 };
+
+/// The state, shared with work on blocking threads.
+struct Memory(Arc<InState>);
 
 /// The database, opened when it is first needed. A state that cannot be used is as good as none.
 struct InState {
@@ -19,10 +22,8 @@ struct InState {
 
 /// Hosts as the state in this folder knows them.
 pub fn remembered(folder: PathBuf) -> Hosts {
-    Hosts::remembered(Arc::new(InState {
-        folder,
-        state: Mutex::default(),
-    }))
+    let state = Mutex::default();
+    Hosts::remembered(Arc::new(Memory(Arc::new(InState { folder, state }))))
 }
 
 impl InState {
@@ -45,16 +46,18 @@ impl InState {
     }
 }
 
-impl HostMemory for InState {
-    fn all(&self) -> Vec<(String, Reputation)> {
-        self.with(|state| state.hosts()).unwrap_or_default()
+impl HostMemory for Memory {
+    fn load(&self) -> Vec<(String, Reputation)> {
+        self.0.with(|state| state.hosts()).unwrap_or_default()
     }
 
-    fn change(
-        &self,
-        host: &str,
-        change: &mut dyn FnMut(Reputation) -> Reputation,
-    ) -> Option<Reputation> {
-        self.with(|state| state.change_host(host, change))
+    fn change(&self, host: &str, change: HostChange, done: HostChanged) {
+        let (state, host) = (self.0.clone(), host.to_owned());
+        // A run that ends waits for it: the runtime waits for its blocking threads.
+        tokio::task::spawn_blocking(move || {
+            if let Some(after) = state.with(|state| state.change_host(&host, change)) {
+                done(after);
+            }
+        });
     }
 }

@@ -20,10 +20,7 @@ use crate::{
         tree::{Cv, PartHasher, Root},
         trust::Trust,
     },
-    net::{
-        client::{Content, Request, Validators},
-        error::NetError,
-    },
+    net::{error::NetError, request::Request, response::Content, validators::Validators},
     policy::recovery::{BadAnswer, Failure},
 };
 
@@ -168,7 +165,7 @@ impl Fetch<'_> {
     }
 
     async fn stream_once(&mut self, writer: &mut Writer) -> Result<(), Error> {
-        let mut answer = self.client.get(Request::whole(&self.options.url)).await?;
+        let mut answer = self.client.send(Request::whole(&self.options.url)).await?;
         let is_whole = match answer.content {
             Content::Whole { .. } => true,
             Content::Part { bytes, total } => bytes.start == 0 && total == Some(bytes.end),

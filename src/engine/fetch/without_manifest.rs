@@ -21,7 +21,7 @@ use crate::{
         manifest::Tree,
         trust::Trust,
     },
-    net::{client::Validators, error::NetError, location::Location},
+    net::{error::NetError, location::Location, validators::Validators},
     policy::{
         conditions::trust_of_user,
         recovery::{BadAnswer, Changed, Failure, starts_over},

@@ -8,9 +8,12 @@ use crate::{
     format::{geometry::ByteRange, reader::InOrder, statement::Refused},
     net::{
         body::Body,
-        client::{Answer, Client, Content, Request, Validators},
+        client::Client,
         error::NetError,
         location::Location,
+        request::Request,
+        response::{Content, Response},
+        validators::Validators,
     },
     policy::{
         recovery::{self, Failure},
@@ -98,14 +101,13 @@ impl RangeSource<'_> {
     }
 
     /// An answer that does not begin behind the range, nor long before it.
-    async fn ask(&self, range: ByteRange) -> Result<Answer, NetError> {
+    async fn ask(&self, range: ByteRange) -> Result<Response, NetError> {
         let request = Request {
-            location: self.url,
             range: Some(range),
-            more: &[],
             version: Some(self.validators),
+            ..Request::whole(self.url)
         };
-        let answer = self.client.get(request).await?;
+        let answer = self.client.send(request).await?;
         let bad = |how| Err(NetError::new(self.url, Failure::BadAnswer(how)));
         match answer.content {
             Content::Part { bytes, .. } if bytes.start > range.start => {

@@ -14,10 +14,8 @@ use crate::{
         tree::Cv,
     },
     net::{
-        body::Body,
-        client::{Client, Content, Request, Validators},
-        error::NetError,
-        location::Location,
+        body::Body, client::Client, error::NetError, location::Location, request::Request,
+        response::Content, validators::Validators,
     },
     policy::{
         recovery::{self, Failure},
@@ -338,7 +336,7 @@ async fn get_front(
     url: &Location,
 ) -> Result<(Vec<u8>, Rest, Option<u64>), NetError> {
     let front = Request::range(url, ByteRange::new(0, FRONT_BYTES as u64));
-    let mut answer = match client.get(front).await {
+    let mut answer = match client.send(front).await {
         // An empty file has no first byte, and some servers say so in strange ways; it is no manifest, but it is there.
         Err(error)
             if matches!(
@@ -347,7 +345,7 @@ async fn get_front(
                     | Failure::BadAnswer(recovery::BadAnswer::ContentRange)
             ) =>
         {
-            client.get(Request::whole(url)).await?
+            client.send(Request::whole(url)).await?
         }
         other => other?,
     };

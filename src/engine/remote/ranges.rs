@@ -16,9 +16,13 @@ use crate::{
     engine::{blocking::joined, connections, error::Error},
     format::geometry::ByteRange,
     net::{
-        client::{Answer, Client, Content, Request, Several, Validators},
+        client::Client,
         error::NetError,
         location::Location,
+        multi_range::Several,
+        request::Request,
+        response::{Content, Response},
+        validators::Validators,
     },
     policy::{
         recovery::{BadAnswer, Failure},
@@ -96,7 +100,7 @@ impl Scattered {
         let count = requests::merged(wants, Cost::SINGLE.gap).len();
         // A server that does not know how to send several ranges begins to send everything, which costs more than a few requests.
         let several = client
-            .sends_several(location)
+            .sends_multi_range(location)
             .unwrap_or(count > UNTRIED_MAX);
         self.source.several.store(several, Ordering::Relaxed);
         let rest = match wants.split_first() {
@@ -215,16 +219,16 @@ impl Source {
             return Ok(());
         };
         let request = Request {
-            location: &self.location,
             range: Some(*first),
             more,
             version: self.version.as_ref(),
+            ..Request::whole(&self.location)
         };
         if more.is_empty() {
-            let answer = self.client.get(request).await?;
+            let answer = self.client.send(request).await?;
             return self.fill_from_one(answer, *first, filled).await;
         }
-        match self.client.get_several(request).await? {
+        match self.client.send_multi_range(request).await? {
             Several::Parts(mut parts) => {
                 let wanted: u64 = ranges.iter().map(|range| range.length()).sum();
                 let mut came = 0;
@@ -254,7 +258,7 @@ impl Source {
 
     async fn fill_from_one(
         &self,
-        mut answer: Answer,
+        mut answer: Response,
         range: ByteRange,
         filled: &mut Filled,
     ) -> Result<(), NetError> {

@@ -27,9 +27,12 @@ use crate::{
         judge::{Leaves, Mismatch, Verified},
     },
     net::{
-        client::{Answer, Client, Content, Request, Validators},
+        client::Client,
         error::NetError,
         location::Location,
+        request::Request,
+        response::{Content, Response},
+        validators::Validators,
     },
     policy::{
         recovery::{BadAnswer, Changed, Failure},
@@ -125,18 +128,17 @@ impl Span {
         let wanted = geometry.bytes_of_range(self.blocks);
         let range = (!self.whole && !wanted.is_empty()).then_some(wanted);
         let request = Request {
-            location: &self.location,
             range,
-            more: &[],
             version: self.shared.version.as_ref(),
+            ..Request::whole(&self.location)
         };
-        let answer = self.shared.client.get(request).await?;
+        let answer = self.shared.client.send(request).await?;
         let (first, skip) = self.first_block(&answer).await?;
         self.receive(answer, first, skip).await
     }
 
     /// The block that the body begins with, and how many bytes come before it.
-    async fn first_block(&self, answer: &Answer) -> Result<(BlockIndex, u64), Fault> {
+    async fn first_block(&self, answer: &Response) -> Result<(BlockIndex, u64), Fault> {
         let geometry = self.shared.leaves.geometry();
         let bad = |how| NetError::new(answer.body.location(), Failure::BadAnswer(how));
         let wanted = geometry.bytes_of_range(self.blocks);
@@ -199,7 +201,12 @@ impl Span {
         (BlockIndex(0), 0)
     }
 
-    async fn receive(&self, mut answer: Answer, first: BlockIndex, skip: u64) -> Result<(), Fault> {
+    async fn receive(
+        &self,
+        mut answer: Response,
+        first: BlockIndex,
+        skip: u64,
+    ) -> Result<(), Fault> {
         let geometry = self.shared.leaves.geometry();
         let mut at = geometry.bytes_of(first).start - skip;
         let start = at + skip;
