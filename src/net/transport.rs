@@ -155,6 +155,10 @@ impl Transport {
         })
     }
 
+    #[allow(
+        clippy::unnecessary_wraps,
+        reason = "builds with HTTP/3 refuse it in the clear"
+    )]
     fn protocol(&self, location: &Location, proxied: bool) -> Result<Protocol, NetError> {
         Ok(match self.options.http {
             Http::Two => http2(location),
