@@ -38,7 +38,7 @@ pub struct Transport {
     connectors: Connectors,
     proxies: Proxies,
     /// Hosts that offer nothing but HTTP/2.
-    only_two: Mutex<HashSet<String>>,
+    http2_only: Mutex<HashSet<String>>,
     facts: Mutex<HashMap<String, HostFacts>>,
 }
 
@@ -70,7 +70,7 @@ impl Transport {
             options,
             connectors: Connectors::default(),
             proxies: Proxies::default(),
-            only_two: Mutex::default(),
+            http2_only: Mutex::default(),
             facts: Mutex::default(),
         }
     }
@@ -162,7 +162,7 @@ impl Transport {
     fn protocol(&self, location: &Location, proxied: bool) -> Result<Protocol, NetError> {
         Ok(match self.options.http {
             Http::Two => http2(location),
-            Http::Auto if self.only_two.lock().contains(&location.host()) => http2(location),
+            Http::Auto if self.http2_only.lock().contains(&location.host()) => http2(location),
             Http::Auto | Http::One if location.is_https() || proxied => Protocol::One,
             Http::Auto | Http::One => Protocol::OneInTheClear,
             #[cfg(feature = "http3")]
@@ -194,7 +194,7 @@ impl Transport {
             && self.options.http == Http::Auto
             && route.protocol == Protocol::One
         {
-            self.only_two.lock().insert(location.host());
+            self.http2_only.lock().insert(location.host());
             let protocol = http2(location);
             let route = Route { protocol, ..route };
             return self.send_by(route, request, location).await;

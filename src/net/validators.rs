@@ -52,8 +52,8 @@ impl Validators {
         }
     }
 
-    /// The field that asks for this version only. Without a strong entity tag there is a condition for ranges only: of another
-    /// version the server then sends all, with status 200.
+    /// The field that asks for this version only. A date alone is a condition for ranges only (`If-Range`): of another version
+    /// the server then sends all, with status 200.
     pub fn condition(&self, ranged: bool) -> Option<(HeaderName, HeaderValue)> {
         let value = |text: &String| HeaderValue::try_from(text).ok();
         match (&self.etag, &self.last_modified) {
