@@ -97,7 +97,7 @@
 //! | the files of the store's own objects | `manifest-spec/store.md` first, then `disk/store/leaves.rs` and `disk/store/own.rs` |
 //! | what a host has earned that wanted fewer requests | [`policy::reputation`]; [`net::hosts`] applies it, [`disk::state`] keeps it |
 //! | what the store knows, and which holding is tried first | [`disk::store`] for what it does, [`disk::state`] for the tables, [`policy::samples`] for the choice |
-//! | requests, redirects, which addresses are allowed | [`net::client`], [`net::address`]; behind proxies: `net/proxies.rs`; which answers are used: [`net::answer`] |
+//! | requests, redirects, which addresses are allowed | [`net::client`], [`net::request`], `net/redirect.rs`, [`net::address`]; protocol and connections: `net/transport.rs`; what is sent to the typed origin only: [`net::auth`]; which responses are used: [`net::response`] |
 //! | what must be true of a manifest before any byte of its object is asked for | `engine/asked.rs` |
 //! | the steps of a fetch | [`engine::fetch`] |
 //! | what need not be fetched because it is here | [`policy::descent`], `engine/fetch/find.rs` |

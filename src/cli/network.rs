@@ -19,10 +19,11 @@ use crate::{
     },
     format::reader,
     net::{
-        client::{Client, ClientOptions, Http},
+        auth::{Credentials, netrc::Netrc},
+        client::Client,
         hosts::Hosts,
         location::Location,
-        netrc::Netrc,
+        options::{ClientOptions, Http},
     },
     policy::schedule::Limits,
 };
@@ -137,8 +138,10 @@ fn client_options(args: &NetworkArgs, store: &StoreHandle) -> Result<ClientOptio
             .map(read)
             .transpose()?
             .unwrap_or_default(),
-        netrc,
-        headers,
+        credentials: Credentials {
+            netrc,
+            fields: headers,
+        },
         limit_rate: args.limit_rate,
         allow_private: args.allow_private,
         hosts: match store.is_some() {

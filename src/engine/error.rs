@@ -62,7 +62,9 @@ pub enum Error {
         patience_s: u64,
         last: Option<Box<NetError>>,
     },
-    #[error("{place} wants to be left alone for {wait_s} s; run the same command again after that")]
+    #[error(
+        "{place} asks clients to wait {wait_s} s (Retry-After); run the same command again after that"
+    )]
     MustWait { place: String, wait_s: u64 },
     #[error("{place} is {bytes} bytes long, more than --max-size allows")]
     TooLarge { place: String, bytes: u64 },

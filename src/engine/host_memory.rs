@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use crate::{
-    net::hosts::{HostMemory, Hosts},
+    net::hosts::{HostChange, HostChanged, HostMemory, Hosts},
     policy::reputation::Reputation,
 };
 
-use super::context::StoreHandle;
+use super::{blocking, context::StoreHandle};
 
 /// Hosts as this store knows them.
 pub fn remembered(store: StoreHandle) -> Hosts {
@@ -18,18 +18,20 @@ pub fn remembered(store: StoreHandle) -> Hosts {
 struct InStore(StoreHandle);
 
 impl HostMemory for InStore {
-    fn all(&self) -> Vec<(String, Reputation)> {
+    fn load(&self) -> Vec<(String, Reputation)> {
         self.0
             .with_now(|store| Ok(store.state().hosts()?))
             .unwrap_or_default()
     }
 
-    fn change(
-        &self,
-        host: &str,
-        change: &mut dyn FnMut(Reputation) -> Reputation,
-    ) -> Option<Reputation> {
-        self.0
-            .with_now(|store| Ok(store.state().change_host(host, change)?))
+    fn change(&self, host: &str, change: HostChange, done: HostChanged) {
+        let (store, host) = (self.0.clone(), host.to_owned());
+        // A run that ends waits for it: the runtime waits for its blocking threads.
+        blocking::detach(move || {
+            let changed = store.with_now(|store| Ok(store.state().change_host(&host, change)?));
+            if let Some(after) = changed {
+                done(after);
+            }
+        });
     }
 }

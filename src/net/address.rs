@@ -1,4 +1,4 @@
-//! Addresses that a server may not lead to: what the user typed may lead anywhere, what a public server says may not lead inside.
+//! Private addresses. A URL that the user typed may lead to one; a redirect from a public host may not.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -8,10 +8,10 @@ use std::{
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::timeout;
 
-use super::CONNECT_MS;
+use super::{CONNECT_MS, location::Location};
 
-/// Whether an address is one that the open internet does not reach: loopback, private, link-local (cloud metadata lives
-/// there), shared, reserved, or such an address inside an IPv6 one.
+/// Whether the public internet does not reach this address: loopback, private, link-local (cloud metadata services), shared,
+/// reserved, or such an address inside an IPv6 one.
 pub fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_private_v4(v4),
@@ -41,7 +41,7 @@ fn is_private_v4(address: Ipv4Addr) -> bool {
         || (a == 198 && (b == 18 || b == 19))
 }
 
-/// The IPv4 address that an IPv6 one leads to: mapped, NAT64 (`64:ff9b::/96`) or 6to4 (`2002::/16`).
+/// The IPv4 address inside an IPv6 one: mapped, NAT64 (`64:ff9b::/96`) or 6to4 (`2002::/16`).
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = address.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
@@ -53,12 +53,21 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// A name leads only to addresses that are not allowed.
+/// Whether the URL itself has a private address as its host.
+pub fn is_private_literal(location: &Location) -> bool {
+    match location.url().host() {
+        Some(url::Host::Ipv4(address)) => is_private(address.into()),
+        Some(url::Host::Ipv6(address)) => is_private(address.into()),
+        Some(url::Host::Domain(_)) | None => false,
+    }
+}
+
+/// A name resolves to private addresses only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it leads to a private address")]
+#[error("it resolves to a private address")]
 pub struct OnlyPrivate;
 
-/// Resolves names for requests that a server asked for: private addresses are left out.
+/// Resolves names for guarded requests: it leaves private addresses out.
 #[derive(Debug)]
 pub struct PublicResolver;
 
@@ -76,8 +85,8 @@ impl Resolve for PublicResolver {
     }
 }
 
-/// Whether a name leads to a private address, as far as it is known here.
-pub async fn leads_inside(name: &str) -> bool {
+/// Whether a name resolves to a private address; no, if it does not resolve here.
+pub async fn resolves_to_private(name: &str) -> bool {
     let limit = Duration::from_millis(CONNECT_MS);
     match timeout(limit, tokio::net::lookup_host((name, 0))).await {
         Ok(Ok(mut found)) => found.any(|address| is_private(address.ip())),

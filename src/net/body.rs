@@ -1,4 +1,4 @@
-//! The body of an answer, piece by piece, with an eye on stalls, the rate and the count of all that arrived.
+//! The body of a response, chunk by chunk: counted, within the rate limit, and with a timeout for stalls.
 
 use std::{
     sync::{
@@ -14,46 +14,47 @@ use tokio::time::timeout;
 use crate::policy::recovery::Failure;
 
 use super::{
-    STALL_BYTES, STALL_MS, error::NetError, hosts::Asking, location::Location, rate_limit::Pace,
+    STALL_BYTES, STALL_MS, error::NetError, hosts::InFlight, location::Location,
+    rate_limit::RateLimit,
 };
 
 /// See the module.
 pub struct Body {
     response: reqwest::Response,
     location: Location,
-    /// Until it is read or dropped the host is at work for us.
-    asking: Asking,
-    pace: Arc<Pace>,
+    /// The request counts as running until the body is dropped.
+    in_flight: InFlight,
+    rate_limit: Arc<RateLimit>,
     /// Counts every byte of every body, wanted or not.
     counter: Arc<AtomicU64>,
-    /// Bytes that came and were not handed out.
+    /// Bytes that arrived and were not returned yet.
     ahead: Option<Bytes>,
-    /// Time spent waiting for bytes, and bytes, since the last time enough had come.
+    /// Time spent waiting, and bytes that arrived in it, since the last time there were [`STALL_BYTES`].
     waited: Duration,
-    came: u64,
+    arrived: u64,
 }
 
 impl Body {
     pub(super) fn new(
         response: reqwest::Response,
         location: Location,
-        asking: Asking,
-        pace: Arc<Pace>,
+        in_flight: InFlight,
+        rate_limit: Arc<RateLimit>,
         counter: Arc<AtomicU64>,
     ) -> Body {
         Body {
             response,
             location,
-            asking,
-            pace,
+            in_flight,
+            rate_limit,
             counter,
             ahead: None,
             waited: Duration::ZERO,
-            came: 0,
+            arrived: 0,
         }
     }
 
-    /// The next bytes; `None` at the end that the server declared.
+    /// The next bytes; `None` at the end of the body as its framing declares it.
     pub async fn next(&mut self) -> Result<Option<Bytes>, NetError> {
         if let Some(ahead) = self.ahead.take() {
             return Ok(Some(ahead));
@@ -65,23 +66,23 @@ impl Body {
             Ok(Ok(chunk)) => chunk,
             Ok(Err(cause)) => return Err(NetError::from_reqwest(&self.location, &cause)),
             Err(_) => {
-                self.asking.was_in_vain();
+                self.in_flight.mark_unreachable();
                 return Err(NetError::new(&self.location, Failure::Stalled));
             }
         };
         let Some(chunk) = chunk else { return Ok(None) };
         self.waited += since.elapsed();
-        self.came += chunk.len() as u64;
-        if self.came >= STALL_BYTES {
-            (self.waited, self.came) = (Duration::ZERO, 0);
+        self.arrived += chunk.len() as u64;
+        if self.arrived >= STALL_BYTES {
+            (self.waited, self.arrived) = (Duration::ZERO, 0);
         }
         self.counter
             .fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        self.pace.take(chunk.len()).await;
+        self.rate_limit.take(chunk.len()).await;
         Ok(Some(chunk))
     }
 
-    /// All of the body, if it is not longer than this; cut there.
+    /// All of the body, cut at this length.
     pub async fn read_up_to(&mut self, most: usize) -> Result<Vec<u8>, NetError> {
         let mut bytes = Vec::new();
         while bytes.len() < most {
@@ -93,7 +94,7 @@ impl Body {
         Ok(bytes)
     }
 
-    /// Reads over so many bytes.
+    /// Skips so many bytes.
     pub async fn skip(&mut self, count: u64) -> Result<(), NetError> {
         let mut left = count;
         while left > 0 {

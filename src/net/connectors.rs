@@ -7,7 +7,7 @@ use std::{
 
 use reqwest::redirect;
 
-use super::{CONNECT_MS, address::PublicResolver, client::ClientOptions, proxies};
+use super::{CONNECT_MS, address::PublicResolver, options::ClientOptions, proxies};
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,68 +16,73 @@ pub enum Protocol {
     One,
     /// HTTP/1.1 straight to the host.
     OneInTheClear,
-    /// HTTP/2 over TLS, where it is agreed on.
+    /// HTTP/2 over TLS, negotiated by ALPN.
     Two,
-    /// HTTP/2 in the clear has no way to ask for it: it must be known.
+    /// HTTP/2 in the clear, by prior knowledge: nothing negotiates it.
     TwoInTheClear,
     /// HTTP/3: over QUIC, which is always encrypted, and past any proxy.
     #[cfg(feature = "http3")]
     Three,
 }
 
-/// The clients of the HTTP library, one for each way to connect.
+/// How a request is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// It does not connect to private addresses.
+    pub guarded: bool,
+    /// It reuses no connection.
+    pub fresh: bool,
+    /// What the connection speaks.
+    pub protocol: Protocol,
+}
+
+/// The clients of the HTTP library, one for each route, made when they are first needed.
 #[derive(Default)]
 pub struct Connectors([OnceLock<reqwest::Client>; 20]);
 
 impl Connectors {
-    /// `guarded`: it does not connect to private addresses. `fresh`: it uses no connection twice.
+    /// The client for this route. The options must be the same each time.
     pub fn get(
         &self,
         options: &ClientOptions,
-        guarded: bool,
-        fresh: bool,
-        protocol: Protocol,
+        route: Route,
     ) -> Result<&reqwest::Client, reqwest::Error> {
-        let slot = usize::from(guarded) | usize::from(fresh) << 1 | (protocol as usize) << 2;
+        let protocol = (route.protocol as usize) << 2;
+        let slot = usize::from(route.guarded) | usize::from(route.fresh) << 1 | protocol;
         let slot = &self.0[slot];
         if let Some(client) = slot.get() {
             return Ok(client);
         }
-        let client = build(options, guarded, fresh, protocol)?;
+        let client = build(options, route)?;
         Ok(slot.get_or_init(|| client))
     }
 }
 
-fn build(
-    options: &ClientOptions,
-    guarded: bool,
-    fresh: bool,
-    protocol: Protocol,
-) -> Result<reqwest::Client, reqwest::Error> {
+fn build(options: &ClientOptions, route: Route) -> Result<reqwest::Client, reqwest::Error> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("sapwood/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_millis(CONNECT_MS))
         .redirect(redirect::Policy::none())
         .referer(false)
         .tcp_nodelay(true);
-    if fresh {
+    if route.fresh {
         builder = builder.pool_max_idle_per_host(0);
     }
     if proxies::are_off() {
         builder = builder.no_proxy();
     }
-    if guarded {
+    if route.guarded {
         builder = builder.dns_resolver(Arc::new(PublicResolver));
     }
     if !options.authorities.is_empty() {
         builder =
             builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&options.authorities)?);
     }
-    match protocol {
+    match route.protocol {
         Protocol::One => builder.http1_only().build(),
-        // The system's authorities are read only where they are asked: that takes longer than the first answers.
+        // The system's authorities are not read: that takes longer than the first responses.
         Protocol::OneInTheClear => builder.tls_certs_only([]).http1_only().build(),
-        // Without a window of their own size, streams that share a connection would be slow.
+        // With windows of a fixed size, streams that share a connection would be slow.
         Protocol::Two => builder.http2_adaptive_window(true).build(),
         Protocol::TwoInTheClear => builder.http2_prior_knowledge().build(),
         #[cfg(feature = "http3")]
@@ -85,8 +90,7 @@ fn build(
     }
 }
 
-/// A dead QUIC connection says nothing: it is given up after as long as a silent answer is, so that the next request makes
-/// a new one.
+/// A dead QUIC connection sends nothing. Its idle timeout is that of a stalled response, so that the next request makes a new one.
 #[cfg(feature = "http3")]
 fn three(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
     builder

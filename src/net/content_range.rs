@@ -1,11 +1,11 @@
-//! `Content-Range` (RFC 9110, 14.4), read strictly: what it says decides where bytes are placed.
+//! `Content-Range` (RFC 9110, 14.4), parsed strictly: it decides where bytes are written.
 
 use crate::format::geometry::ByteRange;
 
-/// A part of an object as a 206 declares it.
+/// The part of an object that a 206 declares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentRange {
-    /// The bytes that the body holds.
+    /// The bytes in the body.
     pub bytes: ByteRange,
     /// The length of the whole object; `None` for `*`.
     pub total: Option<u64>,

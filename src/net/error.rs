@@ -1,10 +1,10 @@
-//! What goes wrong on the network: what follows (a [`Failure`]) and what to tell the user.
+//! Errors of requests: the [`Failure`] that decides what follows, and the text for the user.
 
 use crate::policy::recovery::{BadAnswer, Changed, Failure};
 
 use super::{address::OnlyPrivate, location::Location};
 
-/// A request that failed. Its text never has the secrets of a URL.
+/// A request that failed. Its text has no secrets of the URL.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{location}: {detail}")]
 #[allow(missing_docs, reason = "place and cause, as in its message")]
@@ -24,12 +24,12 @@ impl NetError {
         }
     }
 
-    /// The object is another one now.
+    /// The object changed.
     pub fn changed(location: &Location, how: Changed) -> NetError {
         NetError::new(location, Failure::Changed(how))
     }
 
-    /// A failure, with what the layers below say about it.
+    /// A failure with a text of its own, mostly from the libraries below.
     pub fn with_detail(
         location: &Location,
         failure: Failure,
@@ -42,7 +42,7 @@ impl NetError {
         }
     }
 
-    /// Nobody is there.
+    /// No connection could be made.
     pub(super) fn unreachable(location: &Location, cause: &std::io::Error) -> NetError {
         let what = describe(Failure::Unreachable);
         NetError::with_detail(location, Failure::Unreachable, format!("{what} ({cause})"))
@@ -53,7 +53,7 @@ impl NetError {
         &self.detail
     }
 
-    /// Sorts an error of the HTTP library.
+    /// Classifies an error of the HTTP library.
     pub fn from_reqwest(location: &Location, cause: &reqwest::Error) -> NetError {
         let chain = || {
             std::iter::successors(Some(cause as &(dyn std::error::Error + 'static)), |cause| {
@@ -69,7 +69,7 @@ impl NetError {
         } else if has(&[NO_TUNNEL]) {
             Failure::Refused { status: 407 }
         } else if has(&["close_notify"]) {
-            // The end of a connection without the end of its TLS: perhaps somebody cut it, so it is no end of a body.
+            // The connection ended without the end of its TLS: it may be truncated (RFC 8446, 6.1), so the body is incomplete.
             Failure::Broken
         } else if has(&BAD_HEADERS) {
             Failure::BadAnswer(BadAnswer::Headers)
@@ -102,13 +102,13 @@ impl NetError {
     }
 }
 
-/// What is told when a proxy wants a login before it makes a tunnel.
+/// The HTTP library's text for a proxy that requires a login for a tunnel.
 const NO_TUNNEL: &str = "proxy authorization required";
-/// What is told of headers beyond the bounds of the HTTP library, in number or size, or with bytes that none may have.
+/// Its texts for header fields beyond its limits, in number or size, or with invalid bytes.
 const BAD_HEADERS: [&str; 2] = ["message head is too large", "invalid HTTP header parsed"];
 
-/// What is told when there is no QUIC connection, or none any more: the HTTP library knows no kind of error for it. The second
-/// one is for requests that waited for another one to connect.
+/// Its texts for a QUIC connection that could not be made, or was lost: it has no kind of error for that. The second one is for
+/// requests that waited while another one connected.
 const NO_QUIC_CONNECTION: [&str; 2] = [
     "timed out",
     "failed to establish connection for HTTP/3 request",
@@ -117,18 +117,18 @@ const NO_QUIC_CONNECTION: [&str; 2] = [
 fn describe(failure: Failure) -> String {
     match failure {
         Failure::Unreachable => "cannot be reached".to_owned(),
-        Failure::Broken => "the connection broke before everything had come".to_owned(),
+        Failure::Broken => "the connection broke before the response was complete".to_owned(),
         Failure::Stalled => "stopped sending".to_owned(),
         Failure::Server { status, .. } => format!("the server has a problem (status {status})"),
         Failure::TooMany { status, .. } => {
-            format!("the server wants fewer requests (status {status})")
+            format!("the server limits requests (status {status})")
         }
         Failure::Resting { rest_ms } => format!(
-            "its host wanted fewer requests and is left alone for {} s more",
+            "its host limits requests; the next one is allowed in {} s",
             rest_ms.div_ceil(1000)
         ),
         Failure::BadAnswer(how) => how.to_string(),
-        Failure::Changed(how) => format!("the object is another one now: {how}"),
+        Failure::Changed(how) => format!("the object changed: {how}"),
         Failure::Refused {
             status: status @ (401 | 403),
         } => {
@@ -140,14 +140,14 @@ fn describe(failure: Failure) -> String {
             status: status @ (404 | 410),
         } => format!("there is nothing (status {status}); check the URL"),
         Failure::Refused { status: 407 } => {
-            "the proxy wants another login (status 407); check http_proxy, https_proxy and all_proxy"
+            "the proxy requires a login (status 407); check http_proxy, https_proxy and all_proxy"
                 .to_owned()
         }
         Failure::Refused { status } => format!("the request was refused (status {status})"),
         Failure::Tls => "the secure connection was refused".to_owned(),
-        Failure::Redirects => "it redirects too often or to nowhere".to_owned(),
+        Failure::Redirects => "too many redirects, or one without a valid target".to_owned(),
         Failure::Unsafe => {
-            "it leads where a server may not lead (a private address or another scheme)".to_owned()
+            "refused: it leads to a private address or to a scheme that is not allowed".to_owned()
         }
         Failure::TooLarge => "it is larger than --max-size allows".to_owned(),
     }

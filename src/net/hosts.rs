@@ -1,27 +1,31 @@
-//! What is known of the hosts that are asked: who wants fewer requests, and until when nobody is to ask.
+//! What is known of hosts: cooldowns, connections, and which of them were unreachable.
 //!
-//! Every request of a client passes here, whatever it is for, so nothing is asked inside a cooldown. What is learnt is handed
-//! to a memory that outlives the run and that other processes share, if there is one.
+//! Every request of a client begins here, whatever it is for, so none is sent during a cooldown. What a response shows goes to a
+//! memory that outlives the run and that other processes share, if there is one.
 
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::{Mutex, MutexGuard};
+
 use crate::policy::reputation::Reputation;
 
-/// Keeps reputations between runs and shares them among processes. Its calls may block for as long as a disk does.
+/// A change of what is known of a host.
+pub type HostChange = Box<dyn FnOnce(Reputation) -> Reputation + Send>;
+/// Called with what is known after a change.
+pub type HostChanged = Box<dyn FnOnce(Reputation) + Send>;
+
+/// Keeps reputations between runs and shares them among processes.
 pub trait HostMemory: Send + Sync {
-    /// Everything that is known; times are Unix milliseconds.
-    fn all(&self) -> Vec<(String, Reputation)>;
-    /// Changes what is known of a host and returns it.
-    fn change(
-        &self,
-        host: &str,
-        change: &mut dyn FnMut(Reputation) -> Reputation,
-    ) -> Option<Reputation>;
+    /// Everything that is known; times are Unix milliseconds. Blocks as long as a disk does.
+    fn load(&self) -> Vec<(String, Reputation)>;
+    /// Changes what is known of a host, then calls `done`; never, if the change could not be kept. Returns at once: the work runs
+    /// where it may block, and a run that ends waits for it.
+    fn change(&self, host: &str, change: HostChange, done: HostChanged);
 }
 
 /// See the module. Clones share what they know.
@@ -34,12 +38,12 @@ pub struct Hosts {
 #[derive(Clone, Debug, Default)]
 struct Known {
     reputation: Reputation,
-    /// Requests that are under way.
+    /// Requests that are running.
     running: u32,
-    /// It was silent or out of reach the last time.
-    in_doubt: bool,
-    /// Held by who knocks.
-    door: Arc<tokio::sync::Mutex<()>>,
+    /// The last request to it stalled or could not connect.
+    needs_probe: bool,
+    /// Held by the request that probes.
+    probe_lock: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl fmt::Debug for Hosts {
@@ -48,45 +52,47 @@ impl fmt::Debug for Hosts {
     }
 }
 
-/// A request that is under way.
+/// A request that is running; until it is dropped.
 #[derive(Debug)]
-pub struct Asking {
+pub struct InFlight {
     hosts: Hosts,
     host: String,
 }
 
-impl Asking {
-    /// Nothing came, or nobody was there: before it is asked again somebody knocks.
-    pub(super) fn was_in_vain(&self) {
+impl InFlight {
+    /// The host was silent or unreachable: the next request probes it first.
+    pub(super) fn mark_unreachable(&self) {
+        self.set_needs_probe(true);
+    }
+
+    /// The host responded, or accepted a connection.
+    pub(super) fn mark_reachable(&self) {
+        self.set_needs_probe(false);
+    }
+
+    fn set_needs_probe(&self, needs_probe: bool) {
         if let Some(known) = self.hosts.known().get_mut(&self.host) {
-            known.in_doubt = true;
+            known.needs_probe = needs_probe;
         }
     }
 
-    /// Whether that is so, of whomever.
-    pub(super) fn is_in_doubt(&self) -> bool {
+    /// Whether the host was unreachable the last time, for any request.
+    pub(super) fn needs_probe(&self) -> bool {
         let known = self.hosts.known();
-        known.get(&self.host).is_some_and(|known| known.in_doubt)
+        known.get(&self.host).is_some_and(|known| known.needs_probe)
     }
 
-    /// Held by who knocks at this host.
-    pub(super) fn door(&self) -> Arc<tokio::sync::Mutex<()>> {
+    /// To be held while this host is probed.
+    pub(super) fn probe_lock(&self) -> Arc<tokio::sync::Mutex<()>> {
         let known = self.hosts.known();
         known
             .get(&self.host)
-            .map(|known| known.door.clone())
+            .map(|known| known.probe_lock.clone())
             .unwrap_or_default()
-    }
-
-    /// Somebody is there.
-    pub(super) fn was_heard(&self) {
-        if let Some(known) = self.hosts.known().get_mut(&self.host) {
-            known.in_doubt = false;
-        }
     }
 }
 
-impl Drop for Asking {
+impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(known) = self.hosts.known().get_mut(&self.host) {
             known.running = known.running.saturating_sub(1);
@@ -95,7 +101,7 @@ impl Drop for Asking {
 }
 
 impl Hosts {
-    /// With a memory; [`Hosts::refresh`] reads it.
+    /// With a memory; [`Hosts::refresh`] loads it.
     pub fn remembered(memory: Arc<dyn HostMemory>) -> Hosts {
         Hosts {
             memory: Some(memory),
@@ -111,12 +117,10 @@ impl Hosts {
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
-        self.known
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.known.lock()
     }
 
-    /// What a host has earned; times are Unix milliseconds.
+    /// The reputation of a host; times are Unix milliseconds.
     pub fn reputation(&self, host: &str) -> Reputation {
         self.known()
             .get(host)
@@ -124,18 +128,18 @@ impl Hosts {
             .unwrap_or_default()
     }
 
-    /// Reads what this or other processes wrote. Blocks as long as the memory does.
+    /// Loads what this or other processes kept. Blocks as long as the memory does.
     pub fn refresh(&self) {
         let Some(memory) = &self.memory else { return };
-        let (all, now) = (memory.all(), Hosts::now_ms());
+        let (all, now) = (memory.load(), Hosts::now_ms());
         let mut known = self.known();
         for (host, remembered) in all {
             known.entry(host).or_default().reputation = remembered.repaired(now);
         }
     }
 
-    /// A request to this host begins, if it may be asked now; else how long it is still to be left alone.
-    pub(super) fn ask(&self, host: String) -> Result<Asking, u64> {
+    /// Begins a request to this host; during a cooldown fails with the rest of it, in milliseconds.
+    pub(super) fn begin(&self, host: String) -> Result<InFlight, u64> {
         let mut all = self.known();
         let known = all.entry(host.clone()).or_default();
         match known.reputation.rest_ms(Hosts::now_ms()) {
@@ -143,16 +147,16 @@ impl Hosts {
                 known.running += 1;
                 drop(all);
                 let hosts = self.clone();
-                Ok(Asking { hosts, host })
+                Ok(InFlight { hosts, host })
             }
             rest_ms => Err(rest_ms),
         }
     }
 
-    /// The host answered that it wants fewer requests. Returns how long it is left alone now.
+    /// The host limits requests (429 or 503). Returns the cooldown that follows, in milliseconds.
     pub(super) fn too_many(&self, host: &str, retry_after_ms: Option<u64>) -> u64 {
         let now = Hosts::now_ms();
-        // The time of the complaint is random enough to spread those who complain together.
+        // The time of the response is random enough to spread clients that were limited together.
         let random = u64::from(std::process::id()) ^ now;
         let (running, rest_ms) = {
             let mut all = self.known();
@@ -171,7 +175,7 @@ impl Hosts {
         rest_ms
     }
 
-    /// The host served something well. Only what changes is written.
+    /// The host sent a response that may be used. Only what changes is kept.
     pub(super) fn served(&self, host: &str) {
         let now = Hosts::now_ms();
         let changed = {
@@ -192,22 +196,15 @@ impl Hosts {
         }
     }
 
-    /// Writes where it may block. A run that ends waits for it.
-    fn remember(
-        &self,
-        host: &str,
-        mut change: impl FnMut(Reputation) -> Reputation + Send + 'static,
-    ) {
-        let Some(memory) = self.memory.clone() else {
-            return;
+    /// Hands a change to the memory, and takes over what other processes knew.
+    fn remember(&self, host: &str, change: impl FnOnce(Reputation) -> Reputation + Send + 'static) {
+        let Some(memory) = &self.memory else { return };
+        let (hosts, name) = (self.clone(), host.to_owned());
+        let done = move |after: Reputation| {
+            let mut all = hosts.known();
+            let known = all.entry(name).or_default();
+            known.reputation = known.reputation.joined(after);
         };
-        let (hosts, host) = (self.clone(), host.to_owned());
-        tokio::task::spawn_blocking(move || {
-            if let Some(after) = memory.change(&host, &mut change) {
-                let mut all = hosts.known();
-                let known = all.entry(host).or_default();
-                known.reputation = known.reputation.joined(after);
-            }
-        });
+        memory.change(host, Box::new(change), Box::new(done));
     }
 }

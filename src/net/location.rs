@@ -1,4 +1,4 @@
-//! URLs that never show their secrets: what is printed has no user, query or fragment.
+//! URLs that do not show their secrets: the printed form has no user, query or fragment.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use url::Url;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Location(Url);
 
-/// What was given is no URL that can be fetched.
+/// The text is no URL that can be fetched.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum BadUrl {
@@ -23,7 +23,7 @@ pub enum BadUrl {
 }
 
 impl Location {
-    /// Parses what a user typed.
+    /// Parses a URL as the user typed it.
     pub fn parse(text: &str) -> Result<Location, BadUrl> {
         let url = Url::parse(text).map_err(|cause| BadUrl::Malformed {
             text: without_secrets(text),
@@ -43,7 +43,7 @@ impl Location {
         &self.0
     }
 
-    /// Where a redirect from here leads; `None` if that is no URL. The scheme is for the caller to judge.
+    /// The target of a redirect from here; `None` if that is no URL. The caller checks the scheme.
     pub fn join(&self, target: &str) -> Option<Url> {
         let mut url = self.0.join(target).ok()?;
         url.set_fragment(None);
@@ -55,7 +55,7 @@ impl Location {
         (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(Location(url))
     }
 
-    /// The place of the manifest: `.sapwood` added to the path, before the query.
+    /// The URL of the manifest: `.sapwood` added to the path, before the query.
     #[must_use]
     pub fn of_manifest(&self) -> Location {
         self.with_suffix(".sapwood")
@@ -74,7 +74,7 @@ impl Location {
         self.0.scheme() == "https"
     }
 
-    /// Whether scheme, host and port are the same: whoever got a header there may get it here.
+    /// Whether scheme, host and port are the same (RFC 9110, 4.3.1).
     pub fn same_origin(&self, other: &Location) -> bool {
         self.0.origin() == other.0.origin()
     }
@@ -120,7 +120,7 @@ impl fmt::Debug for Location {
     }
 }
 
-/// Cuts a text that is no URL where secrets could begin, and takes out what stands before an `@`.
+/// Cuts a text that is no URL where secrets could begin, and removes what is before an `@`.
 fn without_secrets(text: &str) -> String {
     let text = text.split(['?', '#']).next().unwrap_or_default();
     match (text.find("://"), text.rfind('@')) {
@@ -135,8 +135,8 @@ fn without_secrets(text: &str) -> String {
 /// The longest name that still leaves room for `.part.journal` on file systems with names of 255 bytes.
 const NAME_BYTES_MAX: usize = 255 - ".part.journal".len();
 
-/// Whether a name that was not typed as a path may name a file here: one segment, nothing that a shell, a terminal or
-/// another system would take for something else, and none of our own names.
+/// Whether a name from a URL or a list may name a local file: one segment, nothing with a meaning to a shell, a terminal or
+/// another system, and none of our own names.
 pub fn is_safe_name(name: &str) -> bool {
     let hidden = name.starts_with('.');
     let own = [".part", ".journal", ".quarantined"]

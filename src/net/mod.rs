@@ -1,6 +1,11 @@
-//! The HTTP client. Knows no disk.
+//! The HTTP client. Knows no files and no database.
+//!
+//! [`client::Client::send`] is the entry point. It passes a [`request::Request`] to `redirect`, which follows redirects by our
+//! rules and sends each step by `transport`; there `auth` adds the fields that are for the typed origin only. What comes back
+//! is a [`response::Response`], whose head was checked and whose [`body::Body`] was not read yet.
 
 pub mod address;
+pub mod auth;
 pub mod body;
 pub mod client;
 mod connectors;
@@ -10,15 +15,18 @@ pub mod hosts;
 pub mod location;
 pub mod multi_range;
 pub mod multipart;
-pub mod netrc;
+pub mod options;
 mod probe;
 mod proxies;
-pub mod rate_limit;
+mod rate_limit;
+mod redirect;
 pub mod repr_digest;
+pub mod request;
 pub mod response;
+mod transport;
 pub mod validators;
 
-/// A stall: fewer than [`STALL_BYTES`] in so many milliseconds while we were reading and not limiting.
+/// A stall: fewer than [`STALL_BYTES`] in so many milliseconds of reading, time spent on the rate limit not counted.
 pub const STALL_MS: u64 = 10_000;
 /// See [`STALL_MS`].
 pub const STALL_BYTES: u64 = 1_000;

@@ -1,7 +1,7 @@
-//! An answer to a request for several ranges.
+//! The response to a request for several ranges.
 
 use bytes::Bytes;
-use reqwest::{Response, header};
+use reqwest::header;
 
 use crate::policy::recovery::Failure;
 
@@ -10,28 +10,28 @@ use super::{
     content_range::ContentRange,
     error::NetError,
     multipart::{self, Multipart, Next},
-    response::Answer,
+    response::Response,
     validators::Validators,
 };
 
-/// What may come after the last part.
-const AFTER_BYTES_MAX: usize = 4 * 1024;
+/// The longest epilogue after the last part that is read.
+const EPILOGUE_BYTES_MAX: usize = 4 * 1024;
 
-/// What a server makes of a request for several ranges.
+/// What a server sends for several ranges.
 pub enum Several {
     /// Several parts.
     Parts(Box<Parts>),
-    /// One part, or everything: it may put ranges together, or not know how to send several.
-    One(Box<Answer>),
+    /// One part, or everything: a server may join ranges, or not send several at all.
+    One(Box<Response>),
 }
 
-/// The parts of one answer, in the order in which they come.
+/// The parts of one response, in the order in which they arrive.
 pub struct Parts {
     body: Body,
     multipart: Multipart,
-    /// The part whose bytes come now.
+    /// The part whose bytes are next.
     part: Option<ContentRange>,
-    taken: u64,
+    returned: u64,
 }
 
 impl Parts {
@@ -40,11 +40,11 @@ impl Parts {
             body,
             multipart: Multipart::new(boundary),
             part: None,
-            taken: 0,
+            returned: 0,
         }
     }
 
-    /// The next bytes, with their place in the object and its length if the server tells it; `None` after the last part.
+    /// The next bytes, with their offset in the object and its length if the server declares it; `None` after the last part.
     pub async fn next(&mut self) -> Result<Option<(u64, Bytes, Option<u64>)>, NetError> {
         loop {
             let next = self
@@ -52,16 +52,16 @@ impl Parts {
                 .take()
                 .map_err(|how| NetError::new(self.body.location(), Failure::BadAnswer(how)))?;
             match (next, self.part) {
-                (Some(Next::Part(part)), _) => (self.part, self.taken) = (Some(part), 0),
+                (Some(Next::Part(part)), _) => (self.part, self.returned) = (Some(part), 0),
                 (Some(Next::Bytes(bytes)), Some(part)) => {
-                    let place = part.bytes.start + self.taken;
-                    self.taken += bytes.len() as u64;
-                    return Ok(Some((place, bytes, part.total)));
+                    let offset = part.bytes.start + self.returned;
+                    self.returned += bytes.len() as u64;
+                    return Ok(Some((offset, bytes, part.total)));
                 }
                 (Some(Next::Bytes(_)), None) => unreachable!("bytes follow their part"),
                 (Some(Next::End), _) => {
-                    // Read to its end, so that the next request can have the connection.
-                    self.body.read_up_to(AFTER_BYTES_MAX).await?;
+                    // A body that was read to its end frees the connection for the next request.
+                    self.body.read_up_to(EPILOGUE_BYTES_MAX).await?;
                     return Ok(None);
                 }
                 (None, _) => match self.body.next().await? {
@@ -73,8 +73,8 @@ impl Parts {
     }
 }
 
-/// The boundary and the version of an answer in several parts.
-pub(super) fn boundary_of(response: &Response) -> Option<(String, Validators)> {
+/// The boundary and the version of a response in several parts.
+pub(super) fn boundary_of(response: &reqwest::Response) -> Option<(String, Validators)> {
     let headers = response.headers();
     let encoded = headers.contains_key(header::CONTENT_ENCODING);
     let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;

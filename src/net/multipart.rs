@@ -1,4 +1,4 @@
-//! A body of several parts, `multipart/byteranges` (RFC 9110, 14.6), read as it comes. The length of each part is in its own
+//! A body of several parts, `multipart/byteranges` (RFC 9110, 14.6), parsed as it arrives. The length of each part is in its own
 //! `Content-Range`, so its bytes are counted and never searched for a boundary.
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -10,7 +10,7 @@ use super::content_range::{self, ContentRange};
 /// The lines between two parts are never longer.
 const BETWEEN_BYTES_MAX: usize = 8 * 1024;
 
-/// What comes next in the body.
+/// What is next in the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     /// A part begins; its bytes follow.
@@ -26,8 +26,8 @@ pub enum Next {
 pub struct Multipart {
     /// `--` and the boundary.
     delimiter: Vec<u8>,
-    came: BytesMut,
-    /// Bytes of the current part that have not come.
+    arrived: BytesMut,
+    /// Bytes of the current part that have not arrived.
     left: u64,
     ended: bool,
 }
@@ -48,11 +48,11 @@ pub fn boundary(content_type: &str) -> Option<String> {
 }
 
 impl Multipart {
-    /// Nothing of the body has come yet.
+    /// Before the first byte of the body.
     pub fn new(boundary: &str) -> Multipart {
         Multipart {
             delimiter: [b"--", boundary.as_bytes()].concat(),
-            came: BytesMut::new(),
+            arrived: BytesMut::new(),
             left: 0,
             ended: false,
         }
@@ -60,28 +60,30 @@ impl Multipart {
 
     /// Takes bytes of the body.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.came.extend_from_slice(bytes);
+        self.arrived.extend_from_slice(bytes);
     }
 
-    /// What the bytes so far say; `None`: more must come first.
+    /// What is next in the bytes so far; `None`: it needs more bytes.
     pub fn take(&mut self) -> Result<Option<Next>, BadAnswer> {
         if self.ended {
             return Ok(Some(Next::End));
         }
         if self.left > 0 {
-            if self.came.is_empty() {
+            if self.arrived.is_empty() {
                 return Ok(None);
             }
-            let now = (self.came.len() as u64).min(self.left);
+            let now = (self.arrived.len() as u64).min(self.left);
             self.left -= now;
-            return Ok(Some(Next::Bytes(self.came.split_to(now as usize).freeze())));
+            return Ok(Some(Next::Bytes(
+                self.arrived.split_to(now as usize).freeze(),
+            )));
         }
         self.between()
     }
 
-    /// Reads the lines before a part: what ends the part before, the delimiter, headers, an empty line.
+    /// Parses the lines before a part: the line break after the previous part, the delimiter, header fields, an empty line.
     fn between(&mut self) -> Result<Option<Next>, BadAnswer> {
-        let bytes = &self.came[..];
+        let bytes = &self.arrived[..];
         let long = bytes.len() > BETWEEN_BYTES_MAX;
         let start = match bytes {
             [b'\r', b'\n', ..] => 2,
@@ -108,13 +110,13 @@ impl Multipart {
         };
         let part = part_of(&after[..end]).ok_or(BadAnswer::ContentRange)?;
         let over = start + self.delimiter.len() + end + 4;
-        self.came.advance(over);
+        self.arrived.advance(over);
         self.left = part.bytes.length();
         Ok(Some(Next::Part(part)))
     }
 }
 
-/// The range that the header lines of a part declare, if they declare one.
+/// The range that the header fields of a part declare, if they declare one.
 fn part_of(lines: &[u8]) -> Option<ContentRange> {
     let lines = std::str::from_utf8(lines).ok()?;
     let mut ranges = lines.split("\r\n").filter_map(|line| {
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_come_out_however_the_body_comes_in() {
+    fn parts_do_not_depend_on_chunks() {
         let expected = vec![(1, b"abc".to_vec()), (7, b"--".to_vec())];
         for step in 1..=BODY.len() {
             assert_eq!(read(BODY, step), Ok(expected.clone()), "steps of {step}");
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_such_body_is_refused() {
+    fn invalid_bodies_are_refused() {
         let with = |from: &str, to: &str| {
             let body = String::from_utf8(BODY.to_vec()).unwrap();
             read(body.replacen(from, to, 1).as_bytes(), 5)
@@ -185,7 +187,7 @@ mod tests {
         let long = [b"--xyz\r\n".to_vec(), vec![b'a'; 10_000]].concat();
         assert_eq!(read(&long, 500), Err(BadAnswer::Multipart));
         assert_eq!(read(b"garbage", 1), Err(BadAnswer::Multipart));
-        // An end before its time is for the caller to see.
+        // The caller detects a body that ends early.
         assert_eq!(read(&BODY[..70], 9).map(|parts| parts.len()), Ok(1));
     }
 

@@ -1,5 +1,4 @@
-//! Knocking at the door of a host that did not answer: a new connection is begun every second, so that the first one after the
-//! line is back gets through at once. One that was begun before it went on asking in longer and longer steps.
+//! Probes an unreachable host with a new TCP connection every second: an older one retransmits its SYN after 1, 3, 7 s.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -13,8 +12,9 @@ use super::{CONNECT_MS, address::is_private, location::Location};
 
 const EVERY: Duration = Duration::from_millis(crate::policy::recovery::PROBE_EVERY_MS);
 
-/// Until somebody opens, within the time that a connection may take. `guarded`: private addresses are not knocked at.
-pub async fn knock(location: &Location, guarded: bool) -> io::Result<()> {
+/// Returns when the host accepts a connection, or fails after the time that a connection may take. `guarded`: it does not connect
+/// to private addresses.
+pub async fn probe(location: &Location, guarded: bool) -> io::Result<()> {
     let (Some(host), Some(port)) = (
         location.url().host_str(),
         location.url().port_or_known_default(),
@@ -25,7 +25,7 @@ pub async fn knock(location: &Location, guarded: bool) -> io::Result<()> {
         .trim_start_matches('[')
         .trim_end_matches(']')
         .to_owned();
-    let knocking = async {
+    let probing = async {
         let mut attempts = JoinSet::new();
         let mut next = Instant::now();
         loop {
@@ -34,8 +34,8 @@ pub async fn knock(location: &Location, guarded: bool) -> io::Result<()> {
                 next += EVERY;
             }
             tokio::select! {
-                Some(Ok(opened)) = attempts.join_next() => match opened {
-                    // Refused, or no way there: that is an answer too.
+                Some(Ok(connected)) = attempts.join_next() => match connected {
+                    // Refused, or no route: trying again at once is of no use.
                     Err(cause) if attempts.is_empty() => return Err(cause),
                     Err(_) => (),
                     Ok(()) => return Ok(()),
@@ -44,7 +44,7 @@ pub async fn knock(location: &Location, guarded: bool) -> io::Result<()> {
             }
         }
     };
-    timeout(Duration::from_millis(CONNECT_MS), knocking)
+    timeout(Duration::from_millis(CONNECT_MS), probing)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

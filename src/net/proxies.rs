@@ -1,13 +1,13 @@
 //! Proxies, as the environment names them: `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`.
 //!
-//! The HTTP client reads them by itself. What must be known here is whether one stands between us and a server: then the
-//! address that we are connected to is the proxy's, and says nothing about where the answer comes from.
+//! The HTTP library reads them by itself. We must know whether a proxy is between us and a host: then the address that we
+//! connect to is the proxy's, and does not tell where the response comes from.
 
 use hyper_util::client::proxy::matcher::Matcher;
 
 use super::location::Location;
 
-/// The proxies of this process, by the rules that the HTTP client goes by.
+/// The proxies of this process, by the rules of the HTTP library.
 #[derive(Debug)]
 pub struct Proxies(Option<Matcher>);
 
@@ -26,7 +26,7 @@ impl Proxies {
     }
 }
 
-/// `no_proxy=*` means every host, as for curl; the HTTP client would take it for every name, but for no address.
+/// `no_proxy=*` means every host, as for curl. The HTTP library takes it for every name, but for no address.
 pub fn are_off() -> bool {
     let all = |name| std::env::var(name).is_ok_and(|value| value.trim() == "*");
     all("no_proxy") || all("NO_PROXY")

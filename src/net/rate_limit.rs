@@ -1,38 +1,36 @@
-//! A ceiling on the rate of arriving bytes, shared by all connections of a run.
+//! A limit on the rate of arriving bytes, shared by all connections of a run.
 
-use std::{sync::Mutex, time::Duration};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 /// Unused allowance is kept for this long, so that a short pause does not slow the average.
 const BURST: Duration = Duration::from_millis(200);
 
-/// Hands out time slots: who took bytes waits until they would have arrived at the allowed rate.
+/// Gives out time slots: a caller waits until its bytes would have arrived at the allowed rate.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct RateLimit {
     bytes_per_second: Option<u64>,
     next: Mutex<Option<Instant>>,
 }
 
-impl Pace {
-    /// `None`: as fast as it goes.
-    pub fn new(bytes_per_second: Option<u64>) -> Pace {
-        Pace {
+impl RateLimit {
+    /// `None`: no limit.
+    pub fn new(bytes_per_second: Option<u64>) -> RateLimit {
+        RateLimit {
             bytes_per_second: bytes_per_second.map(|rate| rate.max(1)),
             next: Mutex::new(None),
         }
     }
 
-    /// So many bytes arrived; waits until more may.
+    /// Takes so many bytes that arrived, and waits until more are allowed.
     pub async fn take(&self, bytes: usize) {
         let Some(rate) = self.bytes_per_second else {
             return;
         };
         let until = {
-            let mut next = self
-                .next
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut next = self.next.lock();
             let now = Instant::now();
             let start = next.map_or(now, |next| next.max(now.checked_sub(BURST).unwrap_or(now)));
             let until = start + Duration::from_secs_f64(bytes as f64 / rate as f64);
@@ -48,14 +46,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn all_takers_together_keep_to_the_rate() {
-        let pace = Pace::new(Some(1000));
+    async fn all_callers_together_keep_to_the_rate() {
+        let limit = RateLimit::new(Some(1000));
         let start = Instant::now();
         for _ in 0..10 {
-            tokio::join!(pace.take(100), pace.take(400));
+            tokio::join!(limit.take(100), limit.take(400));
         }
         let took = start.elapsed().as_secs_f64();
         assert!((4.7..=5.3).contains(&took), "{took}");
-        Pace::new(None).take(usize::MAX).await;
+        RateLimit::new(None).take(usize::MAX).await;
     }
 }

@@ -1,10 +1,10 @@
-//! Digests of a whole object as servers offer them: in headers, or in a small file beside the object.
+//! Digests of a whole object as servers offer them: in header fields, or in a small file beside the object.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::format::digests::{Algorithm, Digest};
 
-/// The digests in one header; none for headers that carry no digest, or one that does not cover the whole object.
+/// The digests in one header field; none for a field without a digest, or with one that does not cover the whole object.
 pub fn in_header(name: &str, value: &str) -> Vec<Digest> {
     let base64 = |algorithm, text: &str| {
         let value = STANDARD.decode(text.trim()).ok()?;

@@ -1,53 +1,55 @@
-//! What the head of an answer says, checked before a byte of its body is used.
+//! A response: its head is checked before a byte of its body is used.
 
-use reqwest::{
-    Response,
-    header::{self, HeaderName, HeaderValue},
-};
+use std::time::SystemTime;
+
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
     format::{digests::Digest, geometry::ByteRange},
-    policy::recovery::{BadAnswer, Failure},
+    policy::recovery::{BadAnswer, Changed, Failure},
 };
 
-use super::{body::Body, content_range, repr_digest, validators::Validators};
+use super::{
+    body::Body, content_range, error::NetError, location::Location, repr_digest,
+    validators::Validators,
+};
 
-/// What the body of an answer is.
+/// What the body of a response is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "lengths are in bytes")]
 pub enum Content {
-    /// The whole object, of this length if the server says so.
+    /// The whole object, of this length if the server declares it.
     Whole { length: Option<u64> },
-    /// These bytes of an object of this length, if the server says so.
+    /// These bytes of an object of this length, if the server declares it.
     Part {
         bytes: ByteRange,
         total: Option<u64>,
     },
 }
 
-/// An answer that may be used.
-pub struct Answer {
+/// A response that may be used.
+pub struct Response {
     /// What the body is.
     pub content: Content,
     /// Which version it is.
     pub validators: Validators,
-    /// Digests of the whole object that came in headers; a `Content-MD5` may be that of the part.
+    /// Digests of the whole object in header fields; a `Content-MD5` may be that of the part.
     pub offered: Vec<Digest>,
-    /// The server says that it is a web page or XML: perhaps a login page or an error, and not what was asked for.
+    /// Its `Content-Type` is a web page or XML: perhaps a login page or an error, and not the object.
     pub is_page: bool,
     /// Not yet read.
     pub body: Body,
 }
 
-/// An answer without its body.
+/// A response without its body.
 pub struct Head {
     content: Content,
-    pub(super) validators: Validators,
+    validators: Validators,
     offered: Vec<Digest>,
-    pub(super) is_page: bool,
+    is_page: bool,
 }
 
-/// Types of pages and messages that servers send instead of what they were asked for.
+/// Media types of pages and messages that servers send instead of the object.
 const PAGES: [&[u8]; 4] = [
     b"text/html",
     b"application/xhtml+xml",
@@ -56,8 +58,8 @@ const PAGES: [&[u8]; 4] = [
 ];
 
 impl Head {
-    /// Reads the head of a 200 or 206; anything else breaks the rules.
-    pub fn read(response: &Response) -> Result<Head, Failure> {
+    /// Reads the head of a 200 or 206. Any other status that is no failure is a bad response.
+    pub fn read(response: &reqwest::Response) -> Result<Head, Failure> {
         let headers = response.headers();
         let bad = Failure::BadAnswer;
         if headers
@@ -66,7 +68,7 @@ impl Head {
         {
             return Err(bad(BadAnswer::Encoded));
         }
-        // Where the body ends is then a matter of taste, and somebody else's answer may begin where tastes differ.
+        // Both fields make the end of the body ambiguous and allow response smuggling (RFC 9112, 6.3): refuse.
         if headers.contains_key(header::TRANSFER_ENCODING)
             && headers.contains_key(header::CONTENT_LENGTH)
         {
@@ -108,14 +110,44 @@ impl Head {
         })
     }
 
-    /// The answer, when it is decided that its body will be read.
-    pub fn with_body(self, body: Body) -> Answer {
-        Answer {
+    /// Fails if the response is of another version than the wanted one.
+    pub fn check_version(
+        &self,
+        wanted: Option<&Validators>,
+        location: &Location,
+    ) -> Result<(), NetError> {
+        if wanted.is_none_or(|wanted| !wanted.differ(&self.validators)) {
+            return Ok(());
+        }
+        // A page without a strong validator is no version of the object.
+        let page = self.is_page && !self.validators.are_strong();
+        Err(match page {
+            true => NetError::new(location, Failure::BadAnswer(BadAnswer::Page)),
+            false => NetError::changed(location, Changed::Validator),
+        })
+    }
+
+    /// The response, once it is decided that its body will be read.
+    pub fn with_body(self, body: Body) -> Response {
+        Response {
             content: self.content,
             validators: self.validators,
             offered: self.offered,
             is_page: self.is_page,
             body,
+        }
+    }
+}
+
+/// `Retry-After` (RFC 9110, 10.2.3) in milliseconds from now: seconds or a date; an invalid value counts as none.
+pub fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    match text.parse::<u64>() {
+        Ok(seconds) => Some(seconds.saturating_mul(1000)),
+        Err(_) => {
+            let at = httpdate::parse_http_date(text).ok()?;
+            let wait = at.duration_since(SystemTime::now()).unwrap_or_default();
+            Some(wait.as_millis().try_into().unwrap_or(u64::MAX))
         }
     }
 }

@@ -1,23 +1,23 @@
-//! Which version of an object an answer is about, and how a request asks for that version.
+//! Validators: the version of an object that a response is about, and the condition that asks for that version.
 
 use std::time::Duration;
 
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// A date that is this much older than the answer cannot stand for two versions (RFC 9110, 8.8.2.2).
+/// A date that is this much older than the response cannot stand for two versions (RFC 9110, 8.8.2.2).
 const STRONG_DATE_AGE: Duration = Duration::from_secs(60);
 
-/// Which version of an object an answer is about.
+/// The version of an object that a response is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validators {
     /// Only if it is strong.
     pub etag: Option<String>,
-    /// Only if it is strong: at least a minute older than the answer (RFC 9110, 8.8.2.2).
+    /// Only if it is strong: at least a minute older than the response (RFC 9110, 8.8.2.2).
     pub last_modified: Option<String>,
 }
 
 impl Validators {
-    /// Those of an answer.
+    /// Those of a response.
     pub fn of(headers: &HeaderMap) -> Validators {
         let text = |name| {
             headers
@@ -39,21 +39,21 @@ impl Validators {
         }
     }
 
-    /// Whether two parts with these validators are of one version for certain.
+    /// Whether two parts with these validators are certainly of one version.
     pub fn are_strong(&self) -> bool {
         self.etag.is_some() || self.last_modified.is_some()
     }
 
-    /// Whether an answer with other validators is of another version.
-    pub fn differ(&self, answer: &Validators) -> bool {
+    /// Whether a response with these validators is of another version.
+    pub fn differ(&self, response: &Validators) -> bool {
         match &self.etag {
-            Some(etag) => answer.etag.as_ref() != Some(etag),
-            None => self.last_modified.is_some() && self.last_modified != answer.last_modified,
+            Some(etag) => response.etag.as_ref() != Some(etag),
+            None => self.last_modified.is_some() && self.last_modified != response.last_modified,
         }
     }
 
-    /// The header that asks for this version only. Without a strong tag a date can only guard a range: another version then
-    /// comes as a whole, which is seen.
+    /// The field that asks for this version only. A date alone is a condition for ranges only (`If-Range`): of another version
+    /// the server then sends all, with status 200.
     pub fn condition(&self, ranged: bool) -> Option<(HeaderName, HeaderValue)> {
         let value = |text: &String| HeaderValue::try_from(text).ok();
         match (&self.etag, &self.last_modified) {

@@ -122,7 +122,7 @@ impl Events for Output {
                 wait_ms,
             } => {
                 self.notice(&format!(
-                    "{host} wants fewer requests: {connections} connections, in {} s",
+                    "{host} limits requests: {connections} connections, in {} s",
                     wait_ms.div_ceil(1000)
                 ));
                 let now = SystemTime::now()

@@ -13,7 +13,7 @@ use crate::{
     format::{
         anchors::BlockAnchor, geometry::BlockIndex, judge::Leaves, manifest::Tree, tree::Root,
     },
-    net::client::Validators,
+    net::validators::Validators,
 };
 
 use super::Fetch;

@@ -16,7 +16,7 @@ use crate::{
         tree::Root,
         trust::Trust,
     },
-    net::client::Validators,
+    net::validators::Validators,
 };
 
 use super::{Fetch, receipt};

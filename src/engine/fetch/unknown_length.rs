@@ -23,7 +23,7 @@ use crate::{
         tree::{Cv, PartHasher, Root},
         trust::Trust,
     },
-    net::{client::Validators, error::NetError},
+    net::{error::NetError, validators::Validators},
     policy::recovery::Failure,
 };
 

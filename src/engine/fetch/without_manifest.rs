@@ -22,7 +22,7 @@ use crate::{
         manifest::Tree,
         trust::Trust,
     },
-    net::{client::Validators, error::NetError, location::Location},
+    net::{error::NetError, location::Location, validators::Validators},
     policy::{
         conditions::is_strong,
         recovery::{BadAnswer, Changed, Failure, starts_over},

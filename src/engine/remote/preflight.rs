@@ -8,9 +8,8 @@ use crate::{
         geometry::ByteRange,
     },
     net::{
-        client::{Client, Content, Request, Validators},
-        error::NetError,
-        location::Location,
+        client::Client, error::NetError, location::Location, request::Request, response::Content,
+        validators::Validators,
     },
     policy::recovery::{BadAnswer, Failure},
 };
@@ -32,7 +31,7 @@ pub struct Preflight {
 /// URL whose request has an `x-amz-` header that was not signed (403, `HeadersNotSigned`), and whether a redirect ends at one
 /// is not known before. Who has an unsigned URL can give it with -H.
 pub async fn preflight(client: &Client, url: &Location) -> Result<Preflight, NetError> {
-    let mut answer = match client.get(Request::range(url, ByteRange::new(0, 1))).await {
+    let mut answer = match client.send(Request::range(url, ByteRange::new(0, 1))).await {
         // An empty object has no first byte, and a server that answers in several parts has no ranges for us.
         Err(error)
             if matches!(
@@ -40,7 +39,7 @@ pub async fn preflight(client: &Client, url: &Location) -> Result<Preflight, Net
                 Failure::Refused { status: 416 } | Failure::BadAnswer(BadAnswer::Multipart)
             ) =>
         {
-            client.get(Request::whole(url)).await?
+            client.send(Request::whole(url)).await?
         }
         other => other?,
     };
@@ -86,7 +85,7 @@ pub async fn look(client: &Client, url: &Location, limits: &Limits) -> Result<Pr
 pub async fn sidecar(client: &Client, url: &Location) -> Option<Digest> {
     let name = url.safe_name()?;
     let place = url.with_suffix(".sha256");
-    let mut answer = client.get(Request::whole(&place)).await.ok()?;
+    let mut answer = client.send(Request::whole(&place)).await.ok()?;
     let bytes = answer.body.read_up_to(SIDECAR_BYTES_MAX).await.ok()?;
     repr_digest::in_sidecar(std::str::from_utf8(&bytes).ok()?, &name)
 }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::{
     engine::{blocking::joined, connections, context::Context, error::Error},
     format::geometry::ByteRange,
-    net::{client::Validators, error::NetError},
+    net::{error::NetError, validators::Validators},
     policy::{
         recovery::{BadAnswer, Failure},
         requests::{self, Cost, Way},
@@ -95,7 +95,7 @@ impl RangeReader {
         // A server that cannot send several ranges begins to send everything, which costs more than a few requests.
         let several = source
             .client()
-            .sends_several(source.location())
+            .sends_multi_range(source.location())
             .unwrap_or(count > UNTRIED_MAX);
         self.shared.several.store(several, Ordering::Relaxed);
         let rest = match wants.split_first() {

@@ -6,10 +6,13 @@ use crate::{
     format::geometry::ByteRange,
     net::{
         body::Body,
-        client::{Answer, Client, Content, Request, Several, Validators},
+        client::Client,
         error::NetError,
         location::Location,
-        multi_range::Parts,
+        multi_range::{Parts, Several},
+        request::Request,
+        response::{Content, Response},
+        validators::Validators,
     },
     policy::recovery::{BadAnswer, Changed, Failure},
 };
@@ -124,25 +127,25 @@ impl Source {
     pub async fn open(&self, ask: Ask<'_>) -> Result<Arriving, NetError> {
         let Source::Http(HttpSource { client, location }) = self;
         let request = Request {
-            location,
             range: ask.range,
             more: ask.more,
             version: ask.version,
+            ..Request::whole(location)
         };
         if ask.more.is_empty() {
-            return Arriving::of_one(client.get(request).await?, &ask);
+            return Arriving::of_one(client.send(request).await?, &ask);
         }
-        match client.get_several(request).await? {
-            Several::One(answer) => Arriving::of_one(*answer, &ask),
+        match client.send_multi_range(request).await? {
+            Several::One(response) => Arriving::of_one(*response, &ask),
             Several::Parts(parts) => Ok(Arriving::of_parts(parts, location.clone(), &ask)),
         }
     }
 }
 
 impl Arriving {
-    fn of_one(answer: Answer, ask: &Ask<'_>) -> Result<Arriving, NetError> {
-        let extent = extent(&answer, ask)?;
-        let (total, at, from, until) = match (extent, answer.content) {
+    fn of_one(response: Response, ask: &Ask<'_>) -> Result<Arriving, NetError> {
+        let extent = extent(&response, ask)?;
+        let (total, at, from, until) = match (extent, response.content) {
             (Extent::Asked { until }, Content::Part { bytes, total }) => {
                 let from = ask.range.map_or(0, |range| range.start);
                 (total, bytes.start, from, Some(until))
@@ -156,9 +159,9 @@ impl Arriving {
         Ok(Arriving {
             extent,
             total,
-            validators: answer.validators,
+            validators: response.validators,
             chunks: Chunks::One {
-                body: Box::new(answer.body),
+                body: Box::new(response.body),
                 at,
                 from,
                 until,
@@ -264,10 +267,10 @@ fn bad(location: &Location, how: BadAnswer) -> NetError {
 }
 
 /// What a response with one body brings of what was asked for, or why it cannot be used.
-fn extent(answer: &Answer, ask: &Ask<'_>) -> Result<Extent, NetError> {
-    let location = answer.body.location();
-    let (bytes, total) = match answer.content {
-        Content::Whole { length } => return whole(answer, length, ask),
+fn extent(response: &Response, ask: &Ask<'_>) -> Result<Extent, NetError> {
+    let location = response.body.location();
+    let (bytes, total) = match response.content {
+        Content::Whole { length } => return whole(response, length, ask),
         Content::Part { bytes, total } => (bytes, total),
     };
     match (total, ask.length) {
@@ -297,11 +300,11 @@ fn extent(answer: &Answer, ask: &Ask<'_>) -> Result<Extent, NetError> {
     }
 }
 
-fn whole(answer: &Answer, length: Option<u64>, ask: &Ask<'_>) -> Result<Extent, NetError> {
-    let location = answer.body.location();
+fn whole(response: &Response, length: Option<u64>, ask: &Ask<'_>) -> Result<Extent, NetError> {
+    let location = response.body.location();
     match (length, ask.length) {
         (Some(found), Some(length)) if found != length => Err(match ask.unproven {
-            _ if answer.is_page => bad(location, BadAnswer::Page),
+            _ if response.is_page => bad(location, BadAnswer::Page),
             true => NetError::changed(location, Changed::Length),
             false => bad(location, BadAnswer::WholeLength),
         }),

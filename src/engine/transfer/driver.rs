@@ -37,10 +37,7 @@ use crate::{
         judge::{Leaves, Mismatch},
     },
     net::{
-        client::{Client, Validators},
-        error::NetError,
-        hosts::Hosts,
-        location::Location,
+        client::Client, error::NetError, hosts::Hosts, location::Location, validators::Validators,
     },
     policy::schedule::{self, Command, Limits, Outcome, Scheduler, SourceId, SpanId},
 };

@@ -28,10 +28,7 @@ use crate::{
         geometry::{BlockIndex, BlockRange},
         judge::{Leaves, Mismatch},
     },
-    net::{
-        client::{Client, Validators},
-        error::NetError,
-    },
+    net::{client::Client, error::NetError, validators::Validators},
     policy::{recovery::Failure, schedule::SpanId},
 };
 

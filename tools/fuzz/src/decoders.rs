@@ -15,10 +15,10 @@ use sapwood::{
         statement::{self, Signature, Statement},
     },
     net::{
+        auth::netrc::Netrc,
         content_range,
         location::{self, Location},
         multipart::{Multipart, Next},
-        netrc::Netrc,
         repr_digest,
     },
     serve::range,

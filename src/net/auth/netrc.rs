@@ -19,7 +19,7 @@ impl std::fmt::Debug for Login {
 pub struct Netrc(Vec<(Option<String>, Login)>);
 
 impl Netrc {
-    /// Reads what it understands; `macdef` and `account` are passed over.
+    /// Parses the logins; `macdef` and `account` are ignored.
     pub fn parse(text: &str) -> Netrc {
         let mut entries: Vec<(Option<String>, Login)> = Vec::new();
         let mut tokens = tokens(text).into_iter();
@@ -52,7 +52,7 @@ impl Netrc {
         Netrc(entries)
     }
 
-    /// The login for this host; the first that fits, `default` last.
+    /// The login for this host: the first that names it, else `default`.
     pub fn login(&self, host: &str) -> Option<&Login> {
         let host = host.to_ascii_lowercase();
         let named = self
@@ -65,7 +65,7 @@ impl Netrc {
     }
 }
 
-/// Words between white space, or in double quotes; comments and the bodies of macros left out.
+/// Words between white space, or in double quotes, without comments and the bodies of macros.
 fn tokens(text: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut in_macro = false;
@@ -99,7 +99,7 @@ mod tests {
     fn logins_by_host() {
         let netrc = Netrc::parse(
             "# mine\nmachine a.example login me password \"two words\"\nmacdef init\nmachine evil login x password y\n\n\
-             machine B.example\n  login you\n  password pw # not a comment in curl's eyes either\ndefault login anonymous password guest\n",
+             machine B.example\n  login you\n  password pw # not a comment for curl either\ndefault login anonymous password guest\n",
         );
         let login = |host| {
             netrc

@@ -1,0 +1,126 @@
+//! Redirects by our rules: how many, to which schemes and addresses, and which targets are remembered.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+use reqwest::header;
+
+use crate::policy::recovery::Failure;
+
+use super::{
+    address::{is_private, is_private_literal},
+    error::NetError,
+    location::Location,
+    request::Request,
+    transport::{Exchange, Transport},
+};
+
+/// More redirects than this are a loop.
+const REDIRECTS_MAX: usize = 5;
+
+/// Where redirects led last, by the URL that was asked for.
+#[derive(Default)]
+pub struct Redirects(Mutex<HashMap<String, Step>>);
+
+/// A place to send a request to.
+#[derive(Clone)]
+struct Step {
+    location: Location,
+    /// A public host redirected here: its address must be public too.
+    guarded: bool,
+}
+
+impl Redirects {
+    /// Where requests for this URL go, as far as redirects are known.
+    pub fn resolved(&self, location: &Location) -> Location {
+        let known = self.0.lock();
+        let known = known.get(location.url().as_str());
+        known.map_or(location, |step| &step.location).clone()
+    }
+
+    /// Sends the request to where its redirects led last, or follows them. A signed URL expires: when it is refused, redirects are
+    /// followed once more from the first URL, and the second response counts.
+    pub async fn follow(
+        &self,
+        transport: &Transport,
+        request: &Request<'_>,
+    ) -> Result<Exchange, NetError> {
+        let refused = |status: u16| matches!(status, 401 | 403 | 404 | 410);
+        let known = self.0.lock().get(request.target.url().as_str()).cloned();
+        if let Some(step) = known {
+            let exchange = transport
+                .exchange(request, &step.location, step.guarded)
+                .await?;
+            let status = exchange.response.status().as_u16();
+            if !refused(status) && !matches!(status, 301..=308) {
+                return Ok(exchange);
+            }
+            self.0.lock().remove(request.target.url().as_str());
+            return self.follow_anew(transport, request).await;
+        }
+        let exchange = self.follow_anew(transport, request).await?;
+        let status = exchange.response.status().as_u16();
+        match refused(status) && exchange.location != *request.target {
+            true => self.follow_anew(transport, request).await,
+            false => Ok(exchange),
+        }
+    }
+
+    /// Follows redirects from the first URL on. Each step repeats the method, as it must for GET (RFC 9110, 15.4).
+    async fn follow_anew(
+        &self,
+        transport: &Transport,
+        request: &Request<'_>,
+    ) -> Result<Exchange, NetError> {
+        let mut step = Step {
+            location: request.target.clone(),
+            guarded: false,
+        };
+        for _ in 0..=REDIRECTS_MAX {
+            let exchange = transport
+                .exchange(request, &step.location, step.guarded)
+                .await?;
+            let status = exchange.response.status().as_u16();
+            if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+                if step.location != *request.target {
+                    let first = request.target.url().to_string();
+                    self.0.lock().insert(first, step);
+                }
+                return Ok(exchange);
+            }
+            step = next_step(transport, &step, &exchange.response)?;
+        }
+        Err(NetError::new(request.target, Failure::Redirects))
+    }
+}
+
+/// Where a redirect leads, if it may be followed.
+fn next_step(
+    transport: &Transport,
+    from: &Step,
+    response: &reqwest::Response,
+) -> Result<Step, NetError> {
+    let invalid = || NetError::new(&from.location, Failure::Redirects);
+    let refused = || NetError::new(&from.location, Failure::Unsafe);
+    let target = response
+        .headers()
+        .get(header::LOCATION)
+        .and_then(|value| value.to_str().ok())
+        .ok_or_else(invalid)?;
+    let target = from.location.join(target).ok_or_else(invalid)?;
+    let location = Location::from_url(target).ok_or_else(refused)?;
+    if from.location.is_https() && !location.is_https() {
+        return Err(refused());
+    }
+    // A private host may redirect to another one; a public host may not.
+    let from_public = !is_private_literal(&from.location)
+        && (transport.is_proxied(&from.location)
+            || response
+                .remote_addr()
+                .is_none_or(|address| !is_private(address.ip())));
+    let guarded = (from.guarded || from_public) && !transport.allows_private();
+    match guarded && is_private_literal(&location) {
+        true => Err(refused()),
+        false => Ok(Step { location, guarded }),
+    }
+}

@@ -1,0 +1,120 @@
+//! One request: method, target, range, version and body.
+
+use reqwest::header::{self, HeaderMap, HeaderValue};
+
+use crate::format::geometry::ByteRange;
+
+use super::{location::Location, validators::Validators};
+
+/// What the request does with its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Transfers a representation, or ranges of it.
+    Get,
+}
+
+/// The content of the request.
+///
+/// INVARIANT: it tells how its bytes are made, and they can be made again. So a request whose response was lost can be retried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// No content.
+    Empty,
+}
+
+/// A request, before it is known where redirects lead and what goes with it for each origin.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// See [`Method`].
+    pub method: Method,
+    /// The URL as the user typed it, or one made from it. Its origin alone gets credentials.
+    pub target: &'a Location,
+    /// `None`: the whole representation.
+    pub range: Option<ByteRange>,
+    /// More ranges, for [`super::client::Client::send_multi_range`].
+    pub more: &'a [ByteRange],
+    /// The version that is wanted; another one is an error, as far as the server can tell.
+    pub version: Option<&'a Validators>,
+    /// See [`Body`].
+    pub body: Body,
+}
+
+impl<'a> Request<'a> {
+    /// A GET of the whole representation, whatever its version.
+    pub fn whole(target: &'a Location) -> Request<'a> {
+        Request {
+            method: Method::Get,
+            target,
+            range: None,
+            more: &[],
+            version: None,
+            body: Body::Empty,
+        }
+    }
+
+    /// A GET of a range, whatever the version.
+    pub fn range(target: &'a Location, range: ByteRange) -> Request<'a> {
+        Request {
+            range: Some(range),
+            ..Request::whole(target)
+        }
+    }
+
+    /// The fields that say what is asked for. They are the same for every origin.
+    pub(super) fn fields(&self) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        // An encoding would change the bytes that ranges and digests count.
+        let identity = HeaderValue::from_static("identity");
+        fields.insert(header::ACCEPT_ENCODING, identity);
+        if let Some(range) = self.range {
+            let mut value = format!("bytes={range}");
+            for more in self.more {
+                value.push_str(&format!(",{more}"));
+            }
+            let value = HeaderValue::try_from(value).expect("digits are a field value");
+            fields.insert(header::RANGE, value);
+        }
+        let condition = self
+            .version
+            .and_then(|version| version.condition(self.range.is_some()));
+        fields.extend(condition);
+        fields
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_say_what_is_asked_for() {
+        let target = Location::parse("http://h/a").unwrap();
+        let fields = |request: &Request| {
+            let fields = request.fields();
+            let field = |name| Some(fields.get(name)?.to_str().unwrap().to_owned());
+            assert_eq!(field(header::ACCEPT_ENCODING).as_deref(), Some("identity"));
+            [header::RANGE, header::IF_MATCH, header::IF_RANGE].map(field)
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(fields(&Request::whole(&target)), [None, None, None]);
+        let mut request = Request::range(&target, ByteRange::new(3, 7));
+        assert_eq!(fields(&request), [some("bytes=3-6"), None, None]);
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let dated = Validators {
+            etag: None,
+            last_modified: some(date),
+        };
+        let tagged = Validators {
+            etag: some("\"t\""),
+            ..dated.clone()
+        };
+        let more = [ByteRange::new(9, 10), ByteRange::new(20, 30)];
+        (request.more, request.version) = (&more, Some(&tagged));
+        let ranges = some("bytes=3-6,9-9,20-29");
+        assert_eq!(fields(&request), [ranges, some("\"t\""), None]);
+        (request.more, request.version) = (&[], Some(&dated));
+        assert_eq!(fields(&request), [some("bytes=3-6"), None, some(date)]);
+        request.range = None;
+        assert_eq!(fields(&request), [None, None, None]);
+    }
+}

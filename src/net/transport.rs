@@ -1,0 +1,321 @@
+//! One request to one place: protocol, connection, fields, and the facts about the host that the exchange shows.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use reqwest::Response;
+use tokio::time::timeout;
+
+use crate::policy::recovery::Failure;
+
+use super::{
+    CONNECT_MS, STALL_MS,
+    address::{is_private, is_private_literal, resolves_to_private},
+    connectors::{Connectors, Protocol, Route},
+    error::NetError,
+    hosts::InFlight,
+    location::Location,
+    options::{ClientOptions, Http},
+    probe::probe,
+    proxies::Proxies,
+    request::{Body, Method, Request},
+};
+
+/// Connecting and waiting for the header section together: a connection that took long leaves less for the response.
+const HEADERS_MS: u64 = STALL_MS + CONNECT_MS / 5;
+/// What a TLS library says when client and server offer no common version of HTTP.
+const NO_COMMON_PROTOCOL: &str = "NoApplicationProtocol";
+
+/// Sends requests. Connectors and facts are shared by all requests of a client.
+pub struct Transport {
+    options: Arc<ClientOptions>,
+    /// Made when they are first needed.
+    connectors: Connectors,
+    proxies: Proxies,
+    /// Hosts that offer nothing but HTTP/2.
+    http2_only: Mutex<HashSet<String>>,
+    facts: Mutex<HashMap<String, HostFacts>>,
+}
+
+/// A response whose body was not read.
+pub struct Exchange {
+    /// As the HTTP library has it.
+    pub response: Response,
+    /// Where it comes from.
+    pub location: Location,
+    /// The request counts as running until this is dropped.
+    pub in_flight: InFlight,
+}
+
+/// What a response showed of its host.
+#[derive(Clone, Copy, Debug)]
+struct HostFacts {
+    /// It has a public address: its name must not resolve to a private one later.
+    public: bool,
+    /// No request broke since the last response.
+    unbroken: bool,
+    /// Whether it sends several ranges in one response; `None`: not tried.
+    multi_range: Option<bool>,
+}
+
+impl Transport {
+    /// Without connections or facts.
+    pub fn new(options: Arc<ClientOptions>) -> Transport {
+        Transport {
+            options,
+            connectors: Connectors::default(),
+            proxies: Proxies::default(),
+            http2_only: Mutex::default(),
+            facts: Mutex::default(),
+        }
+    }
+
+    /// Whether redirects may lead to private addresses.
+    pub fn allows_private(&self) -> bool {
+        self.options.allow_private
+    }
+
+    /// Whether requests for this place go through a proxy. The address that we connect to is then the proxy's, so that only an
+    /// address in the URL itself tells where a response comes from.
+    pub fn is_proxied(&self, location: &Location) -> bool {
+        match self.options.http {
+            // HTTP/3 ignores proxies.
+            #[cfg(feature = "http3")]
+            Http::Three => false,
+            _ => self.proxies.carry(location),
+        }
+    }
+
+    /// Whether the host of this place sends several ranges in one response; `None`: not tried.
+    pub fn sends_multi_range(&self, location: &Location) -> Option<bool> {
+        self.facts.lock().get(&location.host())?.multi_range
+    }
+
+    /// See [`Transport::sends_multi_range`].
+    pub fn note_multi_range(&self, location: &Location, multi_range: bool) {
+        if let Some(facts) = self.facts.lock().get_mut(&location.host()) {
+            facts.multi_range = Some(multi_range);
+        }
+    }
+
+    /// Sends the request to `location`: its target, or where redirects led from there. `guarded`: not to a private address.
+    pub async fn exchange(
+        &self,
+        request: &Request<'_>,
+        location: &Location,
+        guarded: bool,
+    ) -> Result<Exchange, NetError> {
+        let in_flight = self.options.hosts.begin(location.host());
+        let in_flight =
+            in_flight.map_err(|rest_ms| NetError::new(location, Failure::Resting { rest_ms }))?;
+        let proxied = self.is_proxied(location);
+        if guarded && proxied && !may_pass_proxy(request, location).await {
+            return Err(NetError::new(location, Failure::Unsafe));
+        }
+        let guarded = guarded && !proxied;
+        let protocol = self.protocol(location, proxied)?;
+        if !proxied {
+            probe_first(location, guarded, &in_flight).await?;
+        }
+        let known = self.facts.lock().get(&location.host()).copied();
+        // A name that resolved to a public address must not resolve to a private one the next time.
+        let was_public = known.is_some_and(|known| known.public);
+        let guarded = guarded || (was_public && !proxied && !self.options.allow_private);
+        let route = Route {
+            guarded,
+            fresh: false,
+            protocol,
+        };
+        let response = match self.send_or_adapt(request, location, route, known).await {
+            Ok(response) => response,
+            Err(error) => {
+                if matches!(error.failure, Failure::Unreachable | Failure::Stalled) {
+                    in_flight.mark_unreachable();
+                }
+                return Err(error);
+            }
+        };
+        in_flight.mark_reachable();
+        let is_public = |address: SocketAddr| !is_private(address.ip());
+        let facts = HostFacts {
+            public: !proxied && response.remote_addr().is_some_and(is_public),
+            unbroken: true,
+            multi_range: known.and_then(|known| known.multi_range),
+        };
+        self.facts.lock().insert(location.host(), facts);
+        Ok(Exchange {
+            response,
+            location: location.clone(),
+            in_flight,
+        })
+    }
+
+    #[allow(
+        clippy::unnecessary_wraps,
+        reason = "builds with HTTP/3 refuse it in the clear"
+    )]
+    fn protocol(&self, location: &Location, proxied: bool) -> Result<Protocol, NetError> {
+        Ok(match self.options.http {
+            Http::Two => http2(location),
+            Http::Auto if self.http2_only.lock().contains(&location.host()) => http2(location),
+            Http::Auto | Http::One if location.is_https() || proxied => Protocol::One,
+            Http::Auto | Http::One => Protocol::OneInTheClear,
+            #[cfg(feature = "http3")]
+            Http::Three if location.is_https() => Protocol::Three,
+            #[cfg(feature = "http3")]
+            Http::Three => {
+                let detail = "there is no HTTP/3 in the clear; ask for it by https";
+                return Err(NetError::with_detail(location, Failure::Tls, detail));
+            }
+        })
+    }
+
+    /// Sends the request, and once more in another way where that can help. The second try may repeat a request that the server
+    /// already processed: a GET changes nothing there, and every body can be made again.
+    async fn send_or_adapt(
+        &self,
+        request: &Request<'_>,
+        location: &Location,
+        route: Route,
+        known: Option<HostFacts>,
+    ) -> Result<Response, NetError> {
+        let error = match self.send_by(route, request, location).await {
+            Err(error) => error,
+            sent => return sent,
+        };
+        // Its TLS was fine but for the version: it does not offer HTTP/1.1.
+        if error.failure == Failure::Tls
+            && error.detail().contains(NO_COMMON_PROTOCOL)
+            && self.options.http == Http::Auto
+            && route.protocol == Protocol::One
+        {
+            self.http2_only.lock().insert(location.host());
+            let protocol = http2(location);
+            let route = Route { protocol, ..route };
+            return self.send_by(route, request, location).await;
+        }
+        // A server may close an idle connection just when it is used again. That says nothing of the server, once.
+        if error.failure == Failure::Broken && known.is_some_and(|known| known.unbroken) {
+            if let Some(facts) = self.facts.lock().get_mut(&location.host()) {
+                facts.unbroken = false;
+            }
+            let route = Route {
+                fresh: true,
+                ..route
+            };
+            return self.send_by(route, request, location).await;
+        }
+        Err(error)
+    }
+
+    async fn send_by(
+        &self,
+        route: Route,
+        request: &Request<'_>,
+        location: &Location,
+    ) -> Result<Response, NetError> {
+        let client = self.connectors.get(&self.options, route);
+        let client = client
+            .map_err(|cause| NetError::with_detail(location, Failure::Tls, cause.to_string()))?;
+        let method = match request.method {
+            Method::Get => reqwest::Method::GET,
+        };
+        // Our own fields come second: they replace typed fields of the same name.
+        let credentials = &self.options.credentials;
+        let builder = client
+            .request(method, location.url().clone())
+            .headers(credentials.fields_for(request.target, location))
+            .headers(request.fields());
+        #[cfg(feature = "http3")]
+        let builder = match route.protocol {
+            // Without it a request goes by TCP, in another version.
+            Protocol::Three => builder.version(reqwest::Version::HTTP_3),
+            _ => builder,
+        };
+        let builder = match request.body {
+            Body::Empty => builder,
+        };
+        match timeout(Duration::from_millis(HEADERS_MS), builder.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(cause)) => Err(NetError::from_reqwest(location, &cause)),
+            Err(_) => Err(NetError::new(location, Failure::Stalled)),
+        }
+    }
+}
+
+fn http2(location: &Location) -> Protocol {
+    match location.is_https() {
+        true => Protocol::Two,
+        false => Protocol::TwoInTheClear,
+    }
+}
+
+/// Behind a proxy we do not see the address it connects to. Refuse a redirect whose name resolves here to a private address; a
+/// name that does not resolve here is the proxy's decision. The origin the user typed is not checked.
+async fn may_pass_proxy(request: &Request<'_>, location: &Location) -> bool {
+    location.same_origin(request.target)
+        || match location.url().host() {
+            Some(url::Host::Domain(name)) => !resolves_to_private(name).await,
+            _ => !is_private_literal(location),
+        }
+}
+
+/// Probes a host that was unreachable. One request does, and the others wait for its outcome.
+async fn probe_first(
+    location: &Location,
+    guarded: bool,
+    in_flight: &InFlight,
+) -> Result<(), NetError> {
+    if !in_flight.needs_probe() {
+        return Ok(());
+    }
+    let probe_lock = in_flight.probe_lock();
+    let _one_at_a_time = probe_lock.lock().await;
+    if in_flight.needs_probe() {
+        probe(location, guarded)
+            .await
+            .map_err(|cause| NetError::unreachable(location, &cause))?;
+        in_flight.mark_reachable();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The name of a public host may resolve to a private address the next time.
+    #[tokio::test]
+    async fn a_public_name_may_not_become_private() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let place = Location::parse(&format!("http://localhost:{port}/x")).unwrap();
+        for (allow_private, refused) in [(false, true), (true, false)] {
+            let transport = Transport::new(Arc::new(ClientOptions {
+                allow_private,
+                ..ClientOptions::default()
+            }));
+            let known = HostFacts {
+                public: true,
+                unbroken: true,
+                multi_range: None,
+            };
+            transport.facts.lock().insert(place.host(), known);
+            let request = Request::whole(&place);
+            let sent = transport.exchange(&request, &place, false);
+            let failure = tokio::select! {
+                exchange = sent => exchange.err().map(|error| error.failure),
+                connection = listener.accept() => {
+                    connection.unwrap();
+                    None
+                }
+            };
+            assert_eq!(failure == Some(Failure::Unsafe), refused, "{failure:?}");
+        }
+    }
+}
