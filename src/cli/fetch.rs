@@ -1,6 +1,9 @@
 //! `sapwood fetch`
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, atomic::Ordering},
+};
 
 use serde_json::json;
 
@@ -8,7 +11,9 @@ use crate::{
     engine::{
         blocking::Threads,
         connections::Connections,
-        fetch::{FetchOptions, ManifestPlace},
+        events::{Event, Events},
+        fetch::{self, FetchOptions, ManifestPlace},
+        queue::{JobEvent, Queue},
     },
     format::keys::PublicKey,
     net::{client::Client, location::Location},
@@ -20,15 +25,18 @@ use super::{
     keys,
     network::{Refusal, client_options, location, manifest_place, state_folder},
     output::Output,
-    queue::{Job, Queue},
-    targets,
+    signals,
+    targets::{self, Job},
 };
+
+/// More files at a time would only take connections from each other.
+const FILES_AT_ONCE: usize = 4;
 
 pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     let state = state_folder(args.no_store, store, output);
     let ready =
-        checked(&args, state.as_deref()).and_then(|given| Ok((given, targets::jobs(&args)?)));
-    let (given, (jobs, refusals)) = match ready {
+        checked(&args, state.as_deref()).and_then(|input| Ok((input, targets::jobs(&args)?)));
+    let (input, (jobs, refusals)) = match ready {
         Ok(ready) => ready,
         Err(Refusal(exit, message)) => {
             let exit = output.fail(None, None, exit, &message, json!({}));
@@ -49,15 +57,16 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
         .collect();
     let connections = Connections::at_most(args.network.connections);
     let options = |job: &Job| FetchOptions {
-        mirrors: given.mirrors.clone(),
+        mirrors: input.mirrors.clone(),
         seeds: args.seed.clone(),
         seed_store: args.seed_store,
-        manifest: given.manifest.clone(),
+        manifest: input.manifest.clone(),
         root: args.root,
-        key: given.key.clone(),
+        key: input.key.clone(),
         digests: args.digest.iter().chain(&args.sha256).cloned().collect(),
         require: args.require,
-        client: given.client.clone(),
+        client: input.client.clone(),
+        counter: job.fetched.clone(),
         connections: connections.clone(),
         tries: args.network.tries,
         patience: args.network.patience,
@@ -69,32 +78,104 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
         work_on: Threads::Runtime,
         ..FetchOptions::new(job.url.clone(), &job.target)
     };
-    let rounds = if args.input.is_some() {
-        args.network.tries
-    } else {
-        1
+    let queue = Queue {
+        rounds: match args.input {
+            Some(_) => args.network.tries,
+            None => 1,
+        },
+        patience: args.network.patience,
+        at_once: FILES_AT_ONCE,
+        connections: connections.clone(),
     };
-    let queue = Queue::new(&jobs, rounds, &connections, args.network.patience, output);
-    exits.extend(queue.run(options).await);
+    exits.extend(fetch_all(&queue, &jobs, options, output).await);
     let exit = Exit::of_all(exits);
     output.done(exit)
 }
 
+/// Runs all jobs, or until the user stops it; how each one ended. `options` is called once an attempt.
+async fn fetch_all(
+    queue: &Queue,
+    jobs: &[Job],
+    options: impl Fn(&Job) -> FetchOptions,
+    output: &mut Output,
+) -> Vec<Exit> {
+    output.is_about_several(jobs.len() > 1);
+    let output = Mutex::new(output);
+    let mut exits = vec![None; jobs.len()];
+    let attempt = async |job: &Job| {
+        let path = job.path();
+        let output = &output;
+        fetch::fetch(options(job), &mut Labelled { output, path }).await
+    };
+    let each = |index: usize, event| {
+        let job: &Job = &jobs[index];
+        let (path, url) = (job.path(), job.url.to_string());
+        let mut output = lock(&output);
+        match event {
+            JobEvent::Ended(Ok(_)) => exits[index] = Some(Exit::Ok),
+            JobEvent::Ended(Err(error)) => {
+                exits[index] = Some(output.error(Some(&path), Some(&url), &error));
+            }
+            JobEvent::Again { error, round, wait } => {
+                output.about(Some(path));
+                output.queued_again(&url, &error, round, wait);
+                output.about(None);
+            }
+        }
+    };
+    // `None`: stopped.
+    let _ = signals::unless_stopped(queue.run(jobs, attempt, each)).await;
+    let mut output = lock(&output);
+    for (job, _) in jobs.iter().zip(&exits).filter(|(_, exit)| exit.is_none()) {
+        let message = "stopped; what is proven is kept. Run the same command again to go on";
+        let (path, url) = (job.path(), job.url.to_string());
+        output.fail(Some(&path), Some(&url), Exit::Again, message, json!({}));
+    }
+    for job in jobs {
+        output.count_fetched(job.fetched.load(Ordering::Relaxed));
+    }
+    exits
+        .into_iter()
+        .map(|exit| exit.unwrap_or(Exit::Again))
+        .collect()
+}
+
+/// Labels the events of one job with its path.
+struct Labelled<'q, 'o> {
+    output: &'q Mutex<&'o mut Output>,
+    path: String,
+}
+
+impl Events for Labelled<'_, '_> {
+    fn event(&mut self, event: Event) {
+        let mut output = lock(self.output);
+        output.about(Some(self.path.clone()));
+        output.event(event);
+        output.about(None);
+    }
+}
+
+fn lock<'a, 'b>(output: &'a Mutex<&'b mut Output>) -> MutexGuard<'a, &'b mut Output> {
+    output
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 /// What was typed, as the library takes it.
-struct Given {
+struct FetchInput {
     client: Client,
     key: Option<PublicKey>,
     manifest: Option<ManifestPlace>,
     mirrors: Vec<Location>,
 }
 
-fn checked(args: &FetchArgs, state: Option<&Path>) -> Result<Given, Refusal> {
+fn checked(args: &FetchArgs, state: Option<&Path>) -> Result<FetchInput, Refusal> {
     if args.output.as_deref() == Some(Path::new("-")) {
         let message = "-o - is not possible: nothing unproven is shown. Use sapwood cat URL for a stream of proven bytes";
         return Err(Refusal(Exit::Usage, message.to_owned()));
     }
     let key = args.key.as_deref().map(keys::public_key).transpose();
-    Ok(Given {
+    Ok(FetchInput {
         client: Client::new(client_options(&args.network, state)?),
         key: key.map_err(|message| Refusal(Exit::Usage, message))?,
         manifest: args.manifest.as_deref().map(manifest_place).transpose()?,
