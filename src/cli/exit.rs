@@ -4,7 +4,7 @@ use crate::{
     disk::error::{DiskError, Doing},
     engine::error::Error,
     net::location::BadUrl,
-    policy::recovery::{Class, Failure},
+    policy::recovery::Failure,
 };
 
 /// See `sapwood --help`.
@@ -45,6 +45,7 @@ impl Exit {
 
     pub fn of(error: &Error) -> Exit {
         match error {
+            _ if error.may_pass() => Exit::Again,
             Error::Disk(cause) => Exit::of_disk(cause),
             Error::State(_) => Exit::Failed,
             Error::Net { cause, .. } => Exit::of_failure(cause.failure),
@@ -68,11 +69,10 @@ impl Exit {
     }
 
     fn of_failure(failure: Failure) -> Exit {
-        match (failure, failure.class()) {
-            (Failure::Unsafe, _) => Exit::Unsafe,
-            (_, Class::Again | Class::Slower) => Exit::Again,
-            (_, Class::Changed) => Exit::Changed,
-            (_, Class::Elsewhere | Class::Stop) => Exit::Failed,
+        match failure {
+            Failure::Unsafe => Exit::Unsafe,
+            Failure::Changed(_) => Exit::Changed,
+            _ => Exit::Failed,
         }
     }
 

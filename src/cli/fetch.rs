@@ -1,13 +1,20 @@
 //! `sapwood fetch`
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use serde_json::json;
 
 use crate::{
     engine::{
         context::{Context, StoreHandle},
-        fetch::{FetchOptions, ManifestPlace},
+        events::{Event, Events},
+        fetch::{self, FetchOptions, ManifestPlace},
+        queue::{JobEvent, Queue},
     },
     format::keys::PublicKey,
     net::location::Location,
@@ -19,14 +26,17 @@ use super::{
     keys,
     network::{self, Refusal, location, manifest_place},
     output::Output,
-    queue::{Job, Queue},
-    targets,
+    signals,
+    targets::{self, Job},
 };
+
+/// More files at a time would only take connections from each other.
+const FILES_AT_ONCE: usize = 4;
 
 pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     let store = network::store(args.no_store, store, output).await;
-    let ready = checked(&args, store).and_then(|given| Ok((given, targets::jobs(&args)?)));
-    let (given, (jobs, refusals)) = match ready {
+    let ready = checked(&args, store).and_then(|input| Ok((input, targets::jobs(&args)?)));
+    let (input, (jobs, refusals)) = match ready {
         Ok(ready) => ready,
         Err(Refusal(exit, message)) => {
             let exit = output.fail(None, None, exit, &message, json!({}));
@@ -46,12 +56,12 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
         .map(|Refusal(exit, message)| output.fail(None, None, exit, &message, json!({})))
         .collect();
     let options = |job: &Job| FetchOptions {
-        mirrors: given.mirrors.clone(),
+        mirrors: input.mirrors.clone(),
         seeds: args.seed.clone(),
         seed_store: args.seed_store,
-        manifest: given.manifest.clone(),
+        manifest: input.manifest.clone(),
         root: args.root,
-        key: given.key.clone(),
+        key: input.key.clone(),
         digests: args.digest.iter().chain(&args.sha256).cloned().collect(),
         require: args.require,
         max_size: args.network.max_size,
@@ -60,32 +70,104 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
         receipt: job.receipt.clone(),
         ..FetchOptions::new(job.url.clone(), &job.target)
     };
-    let rounds = if args.input.is_some() {
-        args.network.tries
-    } else {
-        1
+    let queue = Queue {
+        rounds: match args.input {
+            Some(_) => args.network.tries,
+            None => 1,
+        },
+        patience: args.network.patience,
+        at_once: FILES_AT_ONCE,
+        connections: input.context.connections.clone(),
     };
-    let queue = Queue::new(&jobs, rounds, &given.context, output);
-    exits.extend(queue.run(options).await);
+    exits.extend(fetch_all(&input.context, &queue, &jobs, options, output).await);
     let exit = Exit::of_all(exits);
     output.done(exit)
 }
 
+/// Runs all jobs, or until the user stops it; how each one ended. `options` is called once an attempt.
+async fn fetch_all(
+    context: &Context,
+    queue: &Queue,
+    jobs: &[Job],
+    options: impl Fn(&Job) -> FetchOptions,
+    output: &mut Output,
+) -> Vec<Exit> {
+    output.is_about_several(jobs.len() > 1);
+    let output = Mutex::new(output);
+    let mut exits = vec![None; jobs.len()];
+    let attempt = async |job: &Job| {
+        let path = job.path();
+        let output = &output;
+        let context = context.counting(job.fetched.clone());
+        fetch::fetch(&context, options(job), &mut Labelled { output, path }).await
+    };
+    let each = |index: usize, event| {
+        let job: &Job = &jobs[index];
+        let (path, url) = (job.path(), job.url.to_string());
+        let mut output = lock(&output);
+        match event {
+            JobEvent::Ended(Ok(_)) => exits[index] = Some(Exit::Ok),
+            JobEvent::Ended(Err(error)) => {
+                exits[index] = Some(output.error(Some(&path), Some(&url), &error));
+            }
+            JobEvent::Again { error, round, wait } => {
+                output.about(Some(path));
+                output.queued_again(&url, &error, round, wait);
+                output.about(None);
+            }
+        }
+    };
+    // `None`: stopped.
+    let _ = signals::unless_stopped(queue.run(jobs, attempt, each)).await;
+    let mut output = lock(&output);
+    for (job, _) in jobs.iter().zip(&exits).filter(|(_, exit)| exit.is_none()) {
+        let message = "stopped; what is proven is kept. Run the same command again to go on";
+        let (path, url) = (job.path(), job.url.to_string());
+        output.fail(Some(&path), Some(&url), Exit::Again, message, json!({}));
+    }
+    for job in jobs {
+        output.count_fetched(job.fetched.load(Ordering::Relaxed));
+    }
+    exits
+        .into_iter()
+        .map(|exit| exit.unwrap_or(Exit::Again))
+        .collect()
+}
+
+/// Labels the events of one job with its path.
+struct Labelled<'q, 'o> {
+    output: &'q Mutex<&'o mut Output>,
+    path: String,
+}
+
+impl Events for Labelled<'_, '_> {
+    fn event(&mut self, event: Event) {
+        let mut output = lock(self.output);
+        output.about(Some(self.path.clone()));
+        output.event(event);
+        output.about(None);
+    }
+}
+
+fn lock<'a, 'b>(output: &'a Mutex<&'b mut Output>) -> MutexGuard<'a, &'b mut Output> {
+    output.lock()
+}
+
 /// What was typed, as the library takes it.
-struct Given {
+struct FetchInput {
     context: Context,
     key: Option<PublicKey>,
     manifest: Option<ManifestPlace>,
     mirrors: Vec<Location>,
 }
 
-fn checked(args: &FetchArgs, store: StoreHandle) -> Result<Given, Refusal> {
+fn checked(args: &FetchArgs, store: StoreHandle) -> Result<FetchInput, Refusal> {
     if args.output.as_deref() == Some(Path::new("-")) {
         let message = "-o - is not possible: nothing unproven is shown. Use sapwood cat URL for a stream of proven bytes";
         return Err(Refusal(Exit::Usage, message.to_owned()));
     }
     let key = args.key.as_deref().map(keys::public_key).transpose();
-    Ok(Given {
+    Ok(FetchInput {
         context: network::context(&args.network, store)?,
         key: key.map_err(|message| Refusal(Exit::Usage, message))?,
         manifest: args.manifest.as_deref().map(manifest_place).transpose()?,

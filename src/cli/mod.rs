@@ -10,7 +10,6 @@ mod keys;
 mod manifest;
 mod network;
 mod output;
-mod queue;
 mod serve;
 mod shell;
 mod signals;

@@ -54,9 +54,8 @@ fn status(store: &mut Store, folder: &Path, output: &mut Output) -> Result<Exit,
         bytes_index,
         samples,
     } = store::status(store)?;
-    let shown = printable(&folder.display().to_string());
     let bytes = human_bytes;
-    output.result(&format!("folder  {shown}"));
+    output.result(&format!("folder  {}", folder.display()));
     output.result(&format!(
         "files   {files} of yours, {}",
         bytes(bytes_of_files)
@@ -98,8 +97,7 @@ fn list(store: &mut Store, output: &mut Output) -> Result<Exit, Error> {
             false => format!("{} of {}", human_bytes(*bytes), human_bytes(length)),
         };
         let whose = if *own { "  (own)" } else { "" };
-        let shown = printable(&path.display().to_string());
-        output.result(&format!("{root}  {held}  {shown}{whose}"));
+        output.result(&format!("{root}  {held}  {}{whose}", path.display()));
         output.json_event(
             "holding",
             json!({

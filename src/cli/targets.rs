@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use crate::{
@@ -15,8 +16,22 @@ use super::{
     args::FetchArgs,
     exit::Exit,
     network::{Refusal, location},
-    queue::Job,
 };
+
+/// One object and its target.
+pub struct Job {
+    pub url: Location,
+    pub target: PathBuf,
+    pub receipt: Option<PathBuf>,
+    /// Body bytes that arrived for it, in all rounds.
+    pub fetched: Arc<AtomicU64>,
+}
+
+impl Job {
+    pub fn path(&self) -> String {
+        self.target.display().to_string()
+    }
+}
 
 /// One entry of a list: its URL, and the name of the file if it is given.
 struct Entry {
@@ -118,6 +133,7 @@ fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Ref
         url,
         target,
         receipt,
+        fetched: Arc::default(),
     })
 }
 

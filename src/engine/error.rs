@@ -13,7 +13,7 @@ use crate::{
         trust::Trust,
     },
     net::error::NetError,
-    policy::recovery::{Changed, Failure},
+    policy::recovery::{Changed, Class, Failure},
 };
 
 /// See the module. Places are printed without the secrets of URLs.
@@ -103,6 +103,20 @@ pub enum Error {
         found: String,
         kept: Option<PathBuf>,
     },
+}
+
+impl Error {
+    /// Whether the same call may succeed later although nothing else is done: a queue tries it again.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Error::Disk(cause) => matches!(cause, DiskError::Busy { .. }),
+            Error::Net { cause, .. } => {
+                matches!(cause.failure.class(), Class::Again | Class::Slower)
+            }
+            Error::Patience { .. } | Error::MustWait { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 fn last_failure(last: Option<&NetError>) -> String {

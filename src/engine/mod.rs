@@ -13,6 +13,7 @@ pub mod hashing;
 pub mod host_memory;
 pub mod inspect;
 pub mod manifest_file;
+pub mod queue;
 mod remote;
 pub mod sign;
 pub mod store;

@@ -35,10 +35,7 @@ const OUTSIDE: [(&str, &[&str]); 35] = [
     ("clap_complete", &["cli/"]),
     ("clap_mangen", &["cli/"]),
     ("crc_fast", &["format/"]),
-    (
-        "futures_util",
-        &["net/", "engine/", "serve/", "cli/queue.rs"],
-    ),
+    ("futures_util", &["net/", "engine/", "serve/"]),
     ("hex", &[""]),
     ("httpdate", &["net/", "serve/"]),
     ("hyper_util", &["net/proxies.rs"]),

@@ -1,20 +1,30 @@
-//! Everything that is printed: events as JSON or for people, results on stdout, complaints on stderr.
+//! Everything that is printed: events in words or as JSON, results on stdout, everything else on stderr.
 
+mod json;
 mod progress;
 mod text;
+mod words;
 
 use std::{
     io::{self, IsTerminal, Write},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::{engine::error::Error, policy::recovery::Class};
+use crate::{
+    engine::{
+        error::Error,
+        events::{Event, Events},
+    },
+    policy::recovery::Class,
+};
 
-use super::{args::OutputArgs, exit::Exit, units};
+use super::{args::OutputArgs, exit::Exit};
 
 use progress::Bars;
+use text::Line;
+pub use words::printable;
 
 /// Where output goes and how it looks.
 #[allow(
@@ -86,18 +96,19 @@ impl Output {
     /// A result for people.
     pub fn result(&mut self, text: &str) {
         if !self.json && !self.quiet {
-            self.without_bars(|output| output.line(text));
+            let text = printable(text);
+            self.without_bars(|output| output.line(&text));
         }
     }
 
     /// Something that a person should know, on standard error.
     fn notice(&mut self, text: &str) {
         if !self.json && !self.quiet {
-            let about = match (&self.path, self.several) {
-                (Some(path), true) => format!("{}: ", printable(path)),
-                _ => String::new(),
+            let text = match (&self.path, self.several) {
+                (Some(path), true) => printable(&format!("{path}: {text}")),
+                _ => printable(text),
             };
-            self.without_bars(|_| eprintln!("sapwood: {about}{text}"));
+            self.without_bars(|_| eprintln!("sapwood: {text}"));
         }
     }
 
@@ -109,23 +120,20 @@ impl Output {
     }
 
     pub fn json_event(&mut self, name: &str, fields: Value) {
-        if !self.json {
-            return;
+        if self.json {
+            let object = json::object(name, self.path.as_deref(), fields);
+            self.line(&object.to_string());
         }
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let mut object = Map::from_iter([
-            ("event".to_owned(), name.into()),
-            ("time_ms".to_owned(), (now.as_millis() as u64).into()),
-        ]);
-        if let Some(path) = &self.path {
-            object.insert("path".to_owned(), path.as_str().into());
+    }
+
+    fn update_bars(&mut self, event: &Event) {
+        let Some(bars) = &mut self.bars else { return };
+        match event {
+            Event::Planned(plan) => bars.start(self.path.clone(), plan),
+            Event::Progress(progress) => bars.update(self.path.as_deref(), progress),
+            Event::Published(_) => bars.finish(self.path.as_deref()),
+            _ => (),
         }
-        if let Value::Object(fields) = fields {
-            object.extend(fields);
-        }
-        self.line(&Value::Object(object).to_string());
     }
 
     /// A mistake in the arguments that clap cannot see.
@@ -135,31 +143,8 @@ impl Output {
 
     /// One file failed. `url` without its secrets.
     pub fn error(&mut self, path: Option<&str>, url: Option<&str>, error: &Error) -> Exit {
-        let exit = Exit::of(error);
-        let mut more = json!({});
-        match error {
-            Error::Wrong {
-                block,
-                bytes,
-                expected,
-                found,
-                ..
-            } => {
-                more = json!({
-                    "block": block.0, "offset": bytes.start, "length": bytes.length(),
-                    "expected": hex::encode(**expected), "found": hex::encode(**found),
-                });
-            }
-            Error::MustWait { wait_s, .. } => {
-                let now = SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .unwrap_or_default()
-                    .as_secs();
-                more = json!({ "retry_at": units::rfc3339(now + wait_s) });
-            }
-            _ => (),
-        }
-        self.fail(path, url, exit, &error.to_string(), more)
+        let more = json::fields_of_error(error);
+        self.fail(path, url, Exit::of(error), &error.to_string(), more)
     }
 
     /// A file failed and is tried again later.
@@ -227,36 +212,23 @@ impl Output {
     }
 }
 
-/// What trust rests on, in a sentence.
-fn basis(trust: crate::format::trust::Trust) -> &'static str {
-    use crate::format::trust::Trust;
-    match trust {
-        Trust::Signed => "signed manifest",
-        Trust::Root => "root",
-        Trust::Manifest => "manifest",
-        Trust::Digest => "digest",
-        Trust::None => "length only",
+impl Events for Output {
+    fn event(&mut self, event: Event) {
+        self.update_bars(&event);
+        if matches!(event, Event::Published(_)) {
+            self.published += 1;
+        }
+        match text::line(&event) {
+            Some(Line::Result(text)) => self.result(&text),
+            Some(Line::Notice(text)) => self.notice(&text),
+            Some(Line::Detail(text)) if self.verbose > 0 => self.notice(&text),
+            Some(Line::Detail(_)) | None => (),
+        }
+        if self.json {
+            let (name, fields) = json::fields(&event);
+            self.json_event(name, fields);
+        }
     }
-}
-
-fn human_seconds(ms: u64) -> String {
-    match ms {
-        0..60_000 => format!("{:.1} s", ms as f64 / 1000.0),
-        _ => units::human_time(ms / 1000),
-    }
-}
-
-/// A text without anything that a terminal would obey.
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            if c.is_control() {
-                c.escape_default().collect::<Vec<_>>()
-            } else {
-                vec![c]
-            }
-        })
-        .collect()
 }
 
 /// What -v shows: warnings, then what is done, then everything.

@@ -69,7 +69,7 @@ impl Bar {
                 .progress_chars("=> "),
         );
         let name = plan.path.file_name().unwrap_or(plan.path.as_os_str());
-        bar.set_prefix(super::printable(&name.to_string_lossy()));
+        bar.set_prefix(super::words::printable(&name.to_string_lossy()));
         let reused = plan.bytes_held + plan.bytes_local;
         bar.set_position(reused);
         Bar { bar, reused }

@@ -1,0 +1,151 @@
+//! Events as JSON. Names, fields and their order are part of the contract with scripts.
+
+use std::{
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    cli::units,
+    engine::{
+        error::Error,
+        events::{Damaged, Event, Forgotten, Planned, Published},
+    },
+    policy::schedule::Why,
+};
+
+use super::{text, words::printable};
+
+/// One line: the name of the event, the time, the file it is about, then its own fields.
+pub fn object(name: &str, path: Option<&str>, fields: Value) -> Value {
+    let mut object = Map::from_iter([
+        ("event".to_owned(), name.into()),
+        ("time_ms".to_owned(), now_ms().into()),
+    ]);
+    if let Some(path) = path {
+        object.insert("path".to_owned(), path.into());
+    }
+    if let Value::Object(fields) = fields {
+        object.extend(fields);
+    }
+    Value::Object(object)
+}
+
+/// The name and the fields of an event.
+#[rustfmt::skip] // One event a line, or a few.
+pub fn fields(event: &Event) -> (&'static str, Value) {
+    match event {
+        Event::Planned(plan) => ("planned", of_planned(plan)),
+        Event::Progress(progress) => ("progress", json!({
+            "bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total, "bytes_fetched": progress.bytes_fetched,
+            "rate_bps": progress.rate_bps, "bytes_proven": progress.bytes_proven,
+        })),
+        Event::BlocksVerified { first, count, source } =>
+            ("blocks_verified", json!({ "first": first.0, "count": count, "source": source })),
+        Event::BlockWrong { block, bytes, expected, found, source } => ("block_wrong", json!({
+            "block": block.0, "offset": bytes.start, "length": bytes.length(), "expected": hex::encode(expected),
+            "found": hex::encode(found), "source": source,
+        })),
+        Event::Warning { message } => ("warning", json!({ "message": message })),
+        Event::Checkpoint { bytes_done } => ("checkpoint", json!({ "bytes_done": bytes_done })),
+        Event::Resumed { bytes_held } => ("resumed", json!({ "bytes_held": bytes_held })),
+        Event::Searching { bytes } => ("searching", json!({ "bytes": bytes })),
+        Event::PartReused { path, bytes } =>
+            ("part_reused", json!({ "path": printable(&path.display().to_string()), "bytes": bytes })),
+        Event::StartedOver { bytes, .. } => ("started_over", json!({ "bytes": bytes })),
+        Event::Retry { source, class, attempt, wait_ms } => ("retry", json!({
+            "source": source, "class": class.name(), "attempt": attempt, "wait_ms": wait_ms,
+        })),
+        Event::HostSlowed { host, connections, wait_ms } => ("host_slowed", json!({
+            "host": host, "connections": connections, "until_ms": now_ms() + wait_ms,
+        })),
+        Event::SourceDropped { source, why } => {
+            let block = match why {
+                Why::Lied { block } => Some(block.0),
+                Why::Failed(_) => None,
+            };
+            ("source_dropped", json!({ "source": source, "reason": text::reason_of_drop(*why), "block": block }))
+        }
+        Event::Manifest { manifest, root, bytes_total, block_size, blocks } => ("manifest", json!({
+            "manifest": lossy(manifest), "root": root.to_string(), "bytes_total": bytes_total, "block_size": block_size.bytes(),
+            "blocks": blocks,
+        })),
+        Event::Damaged(damaged) => ("damaged", of_damaged(damaged)),
+        Event::Verified { path, root, bytes_total, trust } => ("verified", json!({
+            "path": lossy(path), "root": root.to_string(), "bytes_total": bytes_total, "trust": trust.name(),
+        })),
+        Event::Added { path, root, bytes_total, is_known } => ("added", json!({
+            "path": lossy(path), "root": root.to_string(), "bytes_total": bytes_total, "known": is_known,
+        })),
+        Event::Forgotten { path, root, why } => {
+            let reason = match why {
+                Forgotten::Gone => "gone",
+                Forgotten::Changed => "changed",
+            };
+            ("forgotten", json!({ "path": lossy(path), "root": root.to_string(), "reason": reason }))
+        }
+        Event::Evicted { path, root, bytes } =>
+            ("evicted", json!({ "path": lossy(path), "root": root.to_string(), "bytes": bytes })),
+        Event::Published(published) => ("published", of_published(published)),
+    }
+}
+
+/// What `failed` says of an error besides its message.
+pub fn fields_of_error(error: &Error) -> Value {
+    match error {
+        Error::Wrong {
+            block,
+            bytes,
+            expected,
+            found,
+            ..
+        } => json!({
+            "block": block.0, "offset": bytes.start, "length": bytes.length(), "expected": hex::encode(**expected),
+            "found": hex::encode(**found),
+        }),
+        Error::MustWait { wait_s, .. } => {
+            json!({ "retry_at": units::rfc3339(now().as_secs() + wait_s) })
+        }
+        _ => json!({}),
+    }
+}
+
+fn of_planned(plan: &Planned) -> Value {
+    json!({
+        "path": lossy(&plan.path), "url": plan.url, "root": plan.root.map(|root| root.to_string()),
+        "bytes_total": plan.bytes_total, "bytes_held": plan.bytes_held, "bytes_local": plan.bytes_local,
+        "bytes_to_fetch": plan.bytes_to_fetch, "block_size": plan.block_size.map(|size| size.bytes()), "trust": plan.trust.name(),
+    })
+}
+
+fn of_damaged(damaged: &Damaged) -> Value {
+    json!({
+        "path": lossy(&damaged.path), "block": damaged.block.map(|block| block.0), "offset": damaged.bytes.start,
+        "length": damaged.bytes.length(), "expected": damaged.expected.map(hex::encode), "found": damaged.found.map(hex::encode),
+    })
+}
+
+fn of_published(published: &Published) -> Value {
+    json!({
+        "path": lossy(&published.path), "url": published.url, "root": published.root.to_string(), "sha256": published.sha256,
+        "trust": published.trust.name(), "bytes_total": published.bytes_total, "bytes_fetched": published.bytes_fetched,
+        "bytes_manifest": published.bytes_manifest, "bytes_reused": published.bytes_reused,
+        "bytes_resumed": published.bytes_resumed, "unchanged": published.unchanged, "elapsed_ms": published.elapsed_ms,
+    })
+}
+
+fn lossy(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn now() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+fn now_ms() -> u64 {
+    now().as_millis() as u64
+}

@@ -1,0 +1,52 @@
+//! Words and numbers for people, in one form everywhere.
+
+use crate::{cli::units, format::trust::Trust};
+
+/// What trust rests on.
+pub fn basis(trust: Trust) -> &'static str {
+    match trust {
+        Trust::Signed => "signed manifest",
+        Trust::Root => "root",
+        Trust::Manifest => "manifest",
+        Trust::Digest => "digest",
+        Trust::None => "length only",
+    }
+}
+
+/// A duration, to a tenth of a second while it is short.
+pub fn human_seconds(ms: u64) -> String {
+    match ms {
+        0..60_000 => format!("{:.1} s", ms as f64 / 1000.0),
+        _ => units::human_time(ms / 1000),
+    }
+}
+
+/// A text without control characters: names come from anywhere, and a terminal would act on them.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown() {
+        let shown = printable("a\u{1b}[2J\nb\té");
+        assert_eq!(shown, "a\\u{1b}[2J\\nb\\té");
+        assert_eq!(printable(&shown), shown, "once more");
+    }
+
+    #[test]
+    fn durations() {
+        let shown = [0, 1449, 59_999, 60_000, 3_723_000].map(human_seconds);
+        assert_eq!(shown, ["0.0 s", "1.4 s", "60.0 s", "1:00", "1:02:03"]);
+    }
+}
