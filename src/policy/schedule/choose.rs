@@ -12,6 +12,7 @@ use super::{
     Command, Millis, Scheduler, SourceId, Span, SpanId, Waiting,
     search::FAR_MS,
     sources::{Source, Tried, may_try},
+    want::overlap,
 };
 
 /// A span is never planned smaller, so that requests stay few, unless less is missing.
@@ -41,6 +42,16 @@ pub const STREAM_AFTER_MS: u64 = 10_000;
 /// With fewer connections than this none of them looks whether an unreachable source is back.
 const PROBE_CONNECTIONS: u32 = 4;
 
+/// What may be asked for next.
+struct Next {
+    /// The place of its range among those that are wanted, 0 for the most urgent.
+    urgency: usize,
+    blocks: BlockRange,
+    source: SourceId,
+    /// Its place among those that failed before, if it did.
+    waiting: Option<usize>,
+}
+
 impl Scheduler {
     /// Starts a span if a source is free and blocks are to be had; those that failed before come first.
     pub(super) fn start(&mut self, now: Millis) -> Option<Command> {
@@ -50,14 +61,20 @@ impl Scheduler {
         if self.spans.len() >= self.limits.connections as usize {
             return None;
         }
-        if let Some((source, waiting)) = self.take_waiting(now) {
-            return Some(self.start_span(now, source, waiting.blocks, waiting.tried));
-        }
-        // One that is doubted shows what it is worth with what it sent wrong, not with more.
-        let decides = |id: &SourceId| !self.sources[id.0].is_doubted() || self.waiting.is_empty();
-        let source = self.free_source(now, &[]).filter(decides);
-        match source.and_then(|source| Some((source, self.take_todo(source)?))) {
-            Some((source, blocks)) => Some(self.start_span(now, source, blocks, Vec::new())),
+        let failed = self.next_waiting(now);
+        let fresh = self.next_todo(now);
+        let fresh_is_first = match (&failed, &fresh) {
+            (Some(failed), Some(fresh)) => fresh.urgency < failed.urgency,
+            (failed, _) => failed.is_none(),
+        };
+        match if fresh_is_first { fresh } else { failed } {
+            Some(next) => {
+                let tried = next
+                    .waiting
+                    .map(|index| self.take_waiting(index, next.blocks));
+                let tried = tried.unwrap_or_default();
+                Some(self.start_span(now, next.source, next.blocks, tried))
+            }
             None => self.start_stream(now),
         }
     }
@@ -80,8 +97,8 @@ impl Scheduler {
             .spans
             .values()
             .any(|span| span.source != unreachable && span.bytes > 0);
-        let last = self.todo.ranges().last().filter(|_| others_serve)?.end - 1;
-        let blocks = BlockRange::one(BlockIndex(last));
+        let last = self.least_urgent().filter(|_| others_serve)?;
+        let blocks = BlockRange::one(last);
         Some(self.start_span(now, unreachable, blocks, Vec::new()))
     }
 
@@ -134,10 +151,9 @@ impl Scheduler {
         }
         let wants = |id| {
             !self.todo.is_empty()
-                || self
-                    .waiting
-                    .iter()
-                    .any(|waiting| may_try(&waiting.tried, id, now))
+                || self.waiting.iter().any(|waiting| {
+                    may_try(&waiting.tried, id, now) && self.next_wanted(waiting.blocks).is_some()
+                })
         };
         let id = (0..self.sources.len()).map(SourceId).find(|id| {
             let source = &self.sources[id.0];
@@ -198,46 +214,112 @@ impl Scheduler {
             })
     }
 
-    /// Blocks that may be asked again now, and of whom; those at the front first.
-    fn take_waiting(&mut self, now: Millis) -> Option<(SourceId, Waiting)> {
+    /// Blocks that failed before and may be asked for again now: of the most urgent range those at the front.
+    fn next_waiting(&mut self, now: Millis) -> Option<Next> {
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain_mut(|waiting| {
-            waiting.blocks = self.still_wanted(waiting.blocks);
+            waiting.blocks = self.still_missing(waiting.blocks);
             !waiting.blocks.is_empty()
         });
         self.waiting = waiting;
-        let (index, source) = (0..self.waiting.len())
-            .filter(|index| self.may_be_asked(self.waiting[*index].blocks))
-            .filter_map(|index| Some((index, self.free_source(now, &self.waiting[index].tried)?)))
-            .min_by_key(|(index, _)| self.waiting[*index].blocks.start)?;
-        Some((source, self.waiting.swap_remove(index)))
+        let ranges = self.urgent_ranges();
+        let of_range = |(urgency, range): (usize, &BlockRange)| {
+            let parts = self.waiting.iter().enumerate();
+            let parts = parts.map(|(index, waiting)| (index, overlap(waiting.blocks, *range)));
+            let parts = parts.map(|(index, part)| (index, self.wanted_stretch(part)));
+            let parts = parts.filter(|(_, part)| !part.is_empty());
+            let next = parts.filter_map(|(index, blocks)| {
+                Some(Next {
+                    urgency,
+                    blocks,
+                    source: self.free_source(now, &self.waiting[index].tried)?,
+                    waiting: Some(index),
+                })
+            });
+            next.min_by_key(|next| next.blocks.start)
+        };
+        ranges.iter().enumerate().find_map(of_range)
     }
 
-    /// Before the length is proven only the last block may be asked for.
-    fn may_be_asked(&self, blocks: BlockRange) -> bool {
-        self.length_proven || blocks == BlockRange::one(self.geometry.last())
-    }
-
-    /// The next missing blocks, as many as make a good span.
-    fn take_todo(&self, source: SourceId) -> Option<BlockRange> {
-        let last = self.geometry.last();
-        if !self.length_proven {
-            return self.todo.contains(last).then_some(BlockRange::one(last));
+    /// Takes these blocks from what waits; those around them go on waiting. Returns the failures to bring them.
+    fn take_waiting(&mut self, index: usize, blocks: BlockRange) -> Vec<Tried> {
+        let Waiting { blocks: all, tried } = self.waiting.swap_remove(index);
+        for rest in [
+            BlockRange::new(all.start, blocks.start),
+            BlockRange::new(blocks.end, all.end),
+        ] {
+            if !rest.is_empty() {
+                self.waiting.push(Waiting {
+                    blocks: rest,
+                    tried: tried.clone(),
+                });
+            }
         }
-        let start = self.todo.next(BlockIndex(0))?;
-        let end = self
-            .todo
-            .next_missing(start)
-            .unwrap_or(BlockIndex(self.geometry.blocks()));
-        let most = self.span_blocks(source);
-        Some(BlockRange::new(
-            start.0,
-            end.0.min(start.0.saturating_add(most)),
-        ))
+        tried
     }
 
-    /// Spans get smaller towards the end, so that all connections finish together; the slower the source, the smaller.
-    fn span_blocks(&self, id: SourceId) -> u32 {
+    /// The next missing blocks of the most urgent range, as many as make a good span, and a source for them.
+    fn next_todo(&self, now: Millis) -> Option<Next> {
+        let ranges = self.urgent_ranges();
+        let first = |(urgency, range): (usize, &BlockRange)| {
+            let start = self.todo.next(BlockIndex(range.start))?;
+            (start.0 < range.end).then_some((urgency, *range, start))
+        };
+        let (urgency, range, start) = ranges.iter().enumerate().find_map(first)?;
+        // One that is doubted shows what it is worth with what it sent wrong, not with more.
+        let decides =
+            |id: &SourceId| !self.sources[id.0].is_doubted() || !self.has_wanted_waiting();
+        let source = self.free_source(now, &[]).filter(decides)?;
+        let end = self.todo.next_missing(start).map_or(range.end, |end| end.0);
+        let most = self.span_blocks(source, self.todo_in(range));
+        let end = end.min(range.end).min(start.0.saturating_add(most));
+        Some(Next {
+            urgency,
+            blocks: BlockRange::new(start.0, end),
+            source,
+            waiting: None,
+        })
+    }
+
+    /// Of these blocks the first wanted ones up to the next that is not wanted; some of them may have come another way.
+    fn wanted_stretch(&self, blocks: BlockRange) -> BlockRange {
+        let Some(first) = self.next_wanted(blocks) else {
+            return BlockRange::new(blocks.start, blocks.start);
+        };
+        let end = self.wanted.blocks.next_missing(first);
+        let end = end.map_or(blocks.end, |end| end.0.min(blocks.end));
+        self.still_wanted(BlockRange::new(first.0, end))
+    }
+
+    /// How many blocks of a range nobody was asked for yet.
+    fn todo_in(&self, range: BlockRange) -> u32 {
+        if range == self.geometry.all() {
+            return self.todo.count();
+        }
+        self.todo_runs(range).map(BlockRange::count).sum()
+    }
+
+    fn todo_runs(&self, range: BlockRange) -> impl Iterator<Item = BlockRange> {
+        let mut from = BlockIndex(range.start);
+        std::iter::from_fn(move || {
+            let start = self.todo.next(from)?;
+            let end = self.todo.next_missing(start).map_or(range.end, |end| end.0);
+            from = BlockIndex(end);
+            (start.0 < range.end).then(|| BlockRange::new(start.0, end.min(range.end)))
+        })
+    }
+
+    /// The block that is asked for last, of those that nobody was asked for yet.
+    fn least_urgent(&self) -> Option<BlockIndex> {
+        let ranges = self.urgent_ranges();
+        let last = |range: &BlockRange| self.todo_runs(*range).last();
+        let run = ranges.iter().rev().find_map(last)?;
+        Some(BlockIndex(run.end - 1))
+    }
+
+    /// How many blocks make a good span where so many are to be asked for. Spans get smaller towards the end, so that all
+    /// connections finish together; the slower the source, the smaller.
+    fn span_blocks(&self, id: SourceId, todo: u32) -> u32 {
         let size = self.geometry.block_size().bytes();
         let serving = || self.sources.iter().filter(|source| !source.dropped);
         let connections: u64 = serving()
@@ -251,7 +333,7 @@ impl Scheduler {
         };
         let connections = connections.clamp(1, u64::from(room));
         // Two thirds of a fair share: fewer spans mean fewer waits for an answer, but the last ones must be short.
-        let share = u64::from(self.todo.count()) * size * 2 / (3 * connections);
+        let share = u64::from(todo) * size * 2 / (3 * connections);
         let bytes = match source.pace.rate() {
             None => share.clamp(SPAN_BYTES_MIN, SPAN_BYTES_MAX),
             Some(rate) => {

@@ -24,7 +24,9 @@ impl Scheduler {
     pub(super) fn hold(&mut self, now: Millis, verified: Verified) -> bool {
         let before = self.held.count();
         for block in verified.blocks().iter() {
-            self.held.insert(block);
+            if self.held.insert(block) && self.wanted.blocks.contains(block) {
+                self.wanted.unheld -= 1;
+            }
             self.claimed.remove(block);
             self.todo.remove(block);
         }
@@ -42,7 +44,10 @@ impl Scheduler {
         if !self.claimed.remove(block) || self.is_under_way(block) {
             return;
         }
-        if !self.is_hungry() {
+        if !self.wanted.blocks.contains(block) {
+            return;
+        }
+        if !self.has_demand() {
             // As long as only claims were judged nobody was impatient.
             self.patient_since = now;
         }
@@ -110,7 +115,7 @@ impl Scheduler {
             recovery::backoff_ms(times - 1, self.random())
         };
         let wanted = self.is_wanted(block);
-        if wanted {
+        if self.is_missing(block) {
             let latest = Tried {
                 source,
                 failures: 0,
@@ -160,10 +165,15 @@ impl Scheduler {
         // Who opens a connection and says nothing is as good as not there.
         source.unreachable =
             failure == Failure::Unreachable || (failure == Failure::Stalled && span.bytes == 0);
-        if span.blocks.is_empty() && failure.class() == Class::Again {
-            // All of it was decided, and only its end not seen: nothing is to be asked again.
+        let is_needed = match span.whole {
+            true => self.next_wanted(span.blocks).is_some(),
+            false => !span.blocks.is_empty(),
+        };
+        if !is_needed && failure.class() == Class::Again {
+            // Only its end was not seen, or the rest of a whole body is not wanted: nothing is to be asked again.
             return;
         }
+        let source = &mut self.sources[span.source.0];
         let failures = span.failures + u32::from(failure.counts_as_try());
         source.bad_answers += u32::from(failure.class() == Class::Elsewhere);
         let before = Before {
@@ -247,11 +257,19 @@ impl Scheduler {
         }
     }
 
-    fn cancel(&mut self, id: SpanId) {
+    pub(super) fn cancel(&mut self, id: SpanId) {
         if let Some(span) = self.remove_span(id) {
             self.give_back(&span);
-            self.pending.push_back(Command::Cancel { span: id });
+            match self.start_not_handed_out(id) {
+                Some(_) => self.pending.retain(|command| !starts(command, id)),
+                None => self.pending.push_back(Command::Cancel { span: id }),
+            }
         }
+    }
+
+    /// The command that starts a span, if it is decided and not yet handed out.
+    pub(super) fn start_not_handed_out(&mut self, id: SpanId) -> Option<&mut Command> {
+        self.pending.iter_mut().find(|command| starts(command, id))
     }
 
     pub(super) fn remove_span(&mut self, id: SpanId) -> Option<Span> {
@@ -302,4 +320,8 @@ impl Scheduler {
             });
         }
     }
+}
+
+fn starts(command: &Command, id: SpanId) -> bool {
+    matches!(command, Command::Start { span, .. } if *span == id)
 }

@@ -3,8 +3,8 @@
 //! It does no I/O and reads no clock. Events go in ([`Scheduler::handle`]), commands come out ([`Scheduler::command`]) until it
 //! says [`Command::Wait`] or [`Command::Finish`]. The engine on sockets and the simulation in the tests run this same code.
 //!
-//! Every block is in exactly one place: *held* (the judge saw it), *claimed* (a journal says so), *todo*, *waiting* (failed, to
-//! be asked again), or in one running span. A *stream*, the whole object from a source without ranges, runs beside that: it
+//! Every wanted block is in exactly one place: *held* (the judge saw it), *claimed* (a journal says so), *todo*, *waiting*
+//! (failed, to be asked again), or in one running span; the others may be nowhere. A *stream*, the whole object from a source without ranges, runs beside that: it
 //! takes no block away from the other sources, and leaves nothing behind when it breaks.
 
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ mod protocol;
 mod rounds;
 mod search;
 mod sources;
+mod want;
 
 use crate::format::{
     blockset::BlockSet,
@@ -27,8 +28,10 @@ use choose::STREAM_AFTER_MS;
 use rounds::Round;
 use search::Search;
 use sources::{Source, Tried};
+use want::Wanted;
 
 pub use protocol::{Command, Event, Limits, Millis, Outcome, SourceId, SpanId, Why};
+pub use want::{READ_OVER_BYTES_MAX, Want};
 
 /// A run starts with so many connections where more are allowed.
 pub const CONNECTIONS_FIRST: u32 = 8;
@@ -68,6 +71,7 @@ pub struct Scheduler {
     sources: Vec<Source>,
     held: BlockSet,
     claimed: BlockSet,
+    wanted: Wanted,
     todo: BlockSet,
     waiting: Vec<Waiting>,
     spans: BTreeMap<SpanId, Span>,
@@ -87,7 +91,8 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// A run over an object of which these blocks are claimed. `length_proven`: the length may be believed before the last
-    /// block is proven, because the statement is signed by a key that is trusted.
+    /// block is proven, because the statement is signed by a key that is trusted. All of it is wanted, until
+    /// [`Scheduler::want`] says otherwise.
     pub fn new(
         geometry: Geometry,
         limits: Limits,
@@ -97,13 +102,16 @@ impl Scheduler {
     ) -> Scheduler {
         let mut todo = BlockSet::full(geometry.blocks());
         todo.remove_all(&claimed);
+        let held = BlockSet::empty(geometry.blocks());
+        let wanted = Wanted::new(Want::all(&geometry), &geometry, &held, length_proven);
         let most = limits.connections.max(1);
         Scheduler {
             geometry,
             limits,
             sources: vec![Source::new(); sources],
-            held: BlockSet::empty(geometry.blocks()),
+            held,
             claimed,
+            wanted,
             todo,
             waiting: Vec::new(),
             spans: BTreeMap::new(),
@@ -212,10 +220,10 @@ impl Scheduler {
             return command;
         }
         self.pass_time(now);
-        if self.held.is_full() {
+        if self.wanted.unheld == 0 && !self.wanted.more {
             self.outcome = Some(Outcome::Done);
         }
-        if self.outcome.is_none() && self.is_hungry() && now >= self.patience_ends() {
+        if self.outcome.is_none() && self.has_demand() && now >= self.patience_ends() {
             self.outcome = Some(Outcome::Patience(self.last_failure));
         }
         if self.outcome.is_none() {
@@ -224,18 +232,14 @@ impl Scheduler {
         if let Some(outcome) = &self.outcome {
             return Command::Finish(outcome.clone());
         }
-        self.start(now)
+        self.cancel_passed_streams(now);
+        self.pending
+            .pop_front()
+            .or_else(|| self.start(now))
             .or_else(|| self.split(now))
             .unwrap_or_else(|| Command::Wait {
                 until: self.next_time(now),
             })
-    }
-
-    /// Whether anything is wanted from the sources.
-    fn is_hungry(&self) -> bool {
-        // What a span still brings may have come another way.
-        let brings = |span: &Span| !span.whole && !self.still_wanted(span.blocks).is_empty();
-        !self.todo.is_empty() || !self.waiting.is_empty() || self.spans.values().any(brings)
     }
 
     fn patience_ends(&self) -> Millis {
@@ -251,7 +255,8 @@ impl Scheduler {
             .filter(|source| !source.dropped)
             .map(|source| source.reputation.until_ms)
             .min()?;
-        (self.spans.is_empty() && self.is_hungry() && first > self.patience_ends()).then_some(first)
+        (self.spans.is_empty() && self.has_demand() && first > self.patience_ends())
+            .then_some(first)
     }
 
     /// When time alone changes something.
@@ -259,6 +264,7 @@ impl Scheduler {
         let waits = self
             .waiting
             .iter()
+            .filter(|waiting| self.next_wanted(waiting.blocks).is_some())
             .flat_map(|waiting| &waiting.tried)
             .map(|tried| tried.not_before);
         let rests = self
@@ -266,11 +272,11 @@ impl Scheduler {
             .iter()
             .filter(|source| !source.dropped)
             .map(|source| source.rest_until);
+        let demand = self.has_demand();
         // A slow span may become worth splitting, and more connections worth having.
-        let round = (!self.spans.is_empty()).then(|| self.round_ends().max(now + 1));
-        let hungry = self.is_hungry();
-        let stream = hungry.then_some(self.patient_since + STREAM_AFTER_MS);
-        let patience = hungry.then(|| self.patience_ends());
+        let round = (demand && !self.spans.is_empty()).then(|| self.round_ends().max(now + 1));
+        let stream = demand.then_some(self.patient_since + STREAM_AFTER_MS);
+        let patience = demand.then(|| self.patience_ends());
         waits
             .chain(rests)
             .chain(stream)
@@ -278,10 +284,6 @@ impl Scheduler {
             .chain(round)
             .chain(patience)
             .min()
-    }
-
-    fn is_wanted(&self, block: BlockIndex) -> bool {
-        !self.held.contains(block) && !self.claimed.contains(block)
     }
 
     /// Whether a running span or a later one will bring it.
@@ -293,17 +295,6 @@ impl Scheduler {
                 .waiting
                 .iter()
                 .any(|waiting| waiting.blocks.contains(block))
-    }
-
-    /// Without what came another way at both ends.
-    fn still_wanted(&self, mut blocks: BlockRange) -> BlockRange {
-        while !blocks.is_empty() && !self.is_wanted(BlockIndex(blocks.start)) {
-            blocks.start += 1;
-        }
-        while !blocks.is_empty() && !self.is_wanted(BlockIndex(blocks.end - 1)) {
-            blocks.end -= 1;
-        }
-        blocks
     }
 
     /// The next number of splitmix64, for jitter.

@@ -100,6 +100,7 @@ impl Scheduler {
     fn bytes_left(&self) -> u64 {
         let running = self.spans.values().filter(|span| !span.whole);
         let waiting = self.waiting.iter().map(|waiting| waiting.blocks);
+        let waiting = waiting.filter(|blocks| self.next_wanted(*blocks).is_some());
         let apart = running.map(|span| span.blocks).chain(waiting);
         let todo = u64::from(self.todo.count()) * self.geometry.block_size().bytes();
         todo + apart

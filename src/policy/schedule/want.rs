@@ -1,0 +1,259 @@
+//! What the caller wants of the object, most urgent first, and how the scheduler follows when that changes.
+//!
+//! Three rules. Spans ask only for wanted blocks; the one exception is the last block of an object of which the length is not
+//! proven: it comes before all others. Patience runs only while something wanted is missing. The most urgent range comes
+//! first, and in a range the first missing block.
+
+use crate::format::{
+    blockset::BlockSet,
+    geometry::{BlockIndex, BlockRange, Geometry},
+};
+
+use super::{
+    Scheduler, Span, Waiting,
+    protocol::{Command, Millis, Outcome, SourceId, SpanId},
+    sources::may_try,
+};
+
+/// A running span reads over so many bytes that are not wanted any more, if wanted ones follow: a new request costs as much.
+pub const READ_OVER_BYTES_MAX: u64 = 256 << 10;
+
+/// What is wanted of an object from now on. Blocks that are held already may be among it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// The most urgent first. They may overlap, and no span crosses the end of the range that it is started for.
+    pub ranges: Vec<BlockRange>,
+    /// More will be wanted later: when all of this is held, the scheduler waits instead of finishing.
+    pub more: bool,
+}
+
+impl Want {
+    /// The whole object, and nothing after it.
+    pub fn all(geometry: &Geometry) -> Want {
+        Want {
+            ranges: vec![geometry.all()],
+            more: false,
+        }
+    }
+}
+
+/// A want with the blocks that it stands for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    ranges: Vec<BlockRange>,
+    pub more: bool,
+    /// The blocks of all ranges; and the last block, if the length was not proven when they became wanted.
+    pub blocks: BlockSet,
+    /// How many of these blocks are not held.
+    pub unheld: u32,
+}
+
+impl Wanted {
+    /// Ranges are cut to the object. If nothing is left of them, nothing is wanted, not even the last block.
+    pub fn new(want: Want, geometry: &Geometry, held: &BlockSet, length_proven: bool) -> Wanted {
+        let mut ranges = want.ranges;
+        for range in &mut ranges {
+            range.end = range.end.min(geometry.blocks());
+        }
+        ranges.retain(|range| !range.is_empty());
+        let mut blocks = BlockSet::empty(geometry.blocks());
+        for range in &ranges {
+            blocks.insert_range(*range);
+        }
+        if !length_proven && !ranges.is_empty() {
+            blocks.insert(geometry.last());
+        }
+        let mut unheld = blocks.clone();
+        unheld.remove_all(held);
+        Wanted {
+            ranges,
+            more: want.more,
+            unheld: unheld.count(),
+            blocks,
+        }
+    }
+}
+
+impl Scheduler {
+    /// From now on this is wanted, and nothing else. Spans of which nothing is wanted any more are cancelled, and the others
+    /// end where the wanted blocks end. A run that has finished with [`Outcome::Done`] goes on; one that has failed does not.
+    ///
+    /// Held blocks stay held, wanted or not: they are not fetched again. Failures of blocks that are not wanted for a while
+    /// are remembered, so that a want that comes and goes does not shorten any wait.
+    pub fn want(&mut self, now: Millis, want: Want) {
+        self.pass_time(now);
+        let had_demand = self.has_demand();
+        self.wanted = Wanted::new(want, &self.geometry, &self.held, self.length_proven);
+        let running = self.spans.iter();
+        // What is left of a span without blocks is only its end.
+        let ranged = running.filter(|(_, span)| !span.whole && !span.blocks.is_empty());
+        let ranged: Vec<(SpanId, BlockRange)> =
+            ranged.map(|(id, span)| (*id, span.blocks)).collect();
+        for (id, blocks) in ranged {
+            match self.end_of_use(blocks) {
+                None => self.cancel(id),
+                Some(end) if end < blocks.end => self.shrink(id, end),
+                Some(_) => (),
+            }
+        }
+        self.todo = self.not_under_way();
+        if !had_demand && self.has_demand() {
+            self.patient_since = now;
+        }
+        if self.outcome == Some(Outcome::Done) {
+            self.outcome = None;
+        }
+    }
+
+    /// Where a running span over these blocks has brought its first stretch of wanted ones. `None`: they are none, or so far
+    /// off that a new request for them costs less.
+    fn end_of_use(&self, blocks: BlockRange) -> Option<u32> {
+        let first = self.next_wanted(blocks)?;
+        let over = BlockRange::new(blocks.start, first.0);
+        if self.geometry.bytes_of_range(over).length() > READ_OVER_BYTES_MAX {
+            return None;
+        }
+        let end = self.wanted.blocks.next_missing(first);
+        Some(end.map_or(blocks.end, |end| end.0.min(blocks.end)))
+    }
+
+    /// Ends a span earlier. What is wanted behind its new end is to be asked for again.
+    fn shrink(&mut self, id: SpanId, end: u32) {
+        let Some(span) = self.spans.get_mut(&id) else {
+            return;
+        };
+        let rest = Span {
+            blocks: BlockRange::new(end, span.blocks.end),
+            ..span.clone()
+        };
+        span.blocks.end = end;
+        self.give_back(&rest);
+        match self.start_not_handed_out(id) {
+            Some(Command::Start { blocks, .. }) => blocks.end = end,
+            _ => self.pending.push_back(Command::Shrink {
+                span: id,
+                end: BlockIndex(end),
+            }),
+        }
+    }
+
+    /// The wanted blocks that no span brings and none failed to bring.
+    fn not_under_way(&self) -> BlockSet {
+        let mut todo = self.wanted.blocks.clone();
+        todo.remove_all(&self.held);
+        todo.remove_all(&self.claimed);
+        let ranged = self.spans.values().filter(|span| !span.whole);
+        let waiting = self.waiting.iter().map(|waiting| waiting.blocks);
+        for blocks in ranged.map(|span| span.blocks).chain(waiting) {
+            todo.remove_range(blocks);
+        }
+        todo
+    }
+
+    /// The ranges to be asked for now, the most urgent first.
+    pub(super) fn urgent_ranges(&self) -> Vec<BlockRange> {
+        match self.length_proven || self.wanted.ranges.is_empty() {
+            true => self.wanted.ranges.clone(),
+            // Before the length is proven only the last block may be asked for.
+            false => vec![BlockRange::one(self.geometry.last())],
+        }
+    }
+
+    /// Whether anything is wanted from the sources.
+    pub(super) fn has_demand(&self) -> bool {
+        // What a span still brings may have come another way.
+        let brings = |span: &Span| !span.whole && self.next_wanted(span.blocks).is_some();
+        !self.todo.is_empty() || self.has_wanted_waiting() || self.spans.values().any(brings)
+    }
+
+    /// Whether something that failed before is wanted.
+    pub(super) fn has_wanted_waiting(&self) -> bool {
+        let mut waiting = self.waiting.iter();
+        waiting.any(|waiting| self.next_wanted(waiting.blocks).is_some())
+    }
+
+    /// Neither held nor claimed.
+    pub(super) fn is_missing(&self, block: BlockIndex) -> bool {
+        !self.held.contains(block) && !self.claimed.contains(block)
+    }
+
+    /// Missing, and wanted.
+    pub(super) fn is_wanted(&self, block: BlockIndex) -> bool {
+        self.wanted.blocks.contains(block) && self.is_missing(block)
+    }
+
+    /// The first block of a range that is wanted and missing.
+    pub(super) fn next_wanted(&self, blocks: BlockRange) -> Option<BlockIndex> {
+        let mut at = BlockIndex(blocks.start);
+        loop {
+            at = self.wanted.blocks.next(at)?;
+            at = self.held.next_missing(at)?;
+            at = self.claimed.next_missing(at)?;
+            if at.0 >= blocks.end {
+                return None;
+            }
+            if self.is_wanted(at) {
+                return Some(at);
+            }
+        }
+    }
+
+    /// A range without the blocks at both ends that are not wanted, or came another way.
+    pub(super) fn still_wanted(&self, blocks: BlockRange) -> BlockRange {
+        self.trimmed(blocks, |block| self.is_wanted(block))
+    }
+
+    /// A range without the blocks at both ends that came another way.
+    pub(super) fn still_missing(&self, blocks: BlockRange) -> BlockRange {
+        self.trimmed(blocks, |block| self.is_missing(block))
+    }
+
+    fn trimmed(&self, mut blocks: BlockRange, stays: impl Fn(BlockIndex) -> bool) -> BlockRange {
+        while !blocks.is_empty() && !stays(BlockIndex(blocks.start)) {
+            blocks.start += 1;
+        }
+        while !blocks.is_empty() && !stays(BlockIndex(blocks.end - 1)) {
+            blocks.end -= 1;
+        }
+        blocks
+    }
+
+    /// Cancels streams that have passed all of the most urgent range that may be asked of their source now: what is behind them
+    /// comes sooner with a new stream than after the end of this one. As long as something of that range lies ahead, a stream
+    /// is read on.
+    pub(super) fn cancel_passed_streams(&mut self, now: Millis) {
+        let is_passed = |span: &Span| {
+            let ranges = self.urgent_ranges();
+            let mut due = ranges
+                .iter()
+                .filter(|range| self.is_due(**range, span.source, now));
+            let ahead = |urgent| self.is_due(overlap(urgent, span.blocks), span.source, now);
+            // What is left of a stream without blocks is only its end.
+            span.whole
+                && !span.blocks.is_empty()
+                && due.next().is_some_and(|urgent| !ahead(*urgent))
+        };
+        let running = self.spans.iter();
+        let passed = running.filter(|(_, span)| is_passed(span));
+        let passed: Vec<SpanId> = passed.map(|(id, _)| *id).collect();
+        for id in passed {
+            self.cancel(id);
+        }
+    }
+
+    /// Whether something of this range may be asked of this source now.
+    fn is_due(&self, range: BlockRange, source: SourceId, now: Millis) -> bool {
+        let todo = self.todo.next(BlockIndex(range.start));
+        let waits = |waiting: &Waiting| {
+            may_try(&waiting.tried, source, now)
+                && self.next_wanted(overlap(waiting.blocks, range)).is_some()
+        };
+        todo.is_some_and(|block| block.0 < range.end) || self.waiting.iter().any(waits)
+    }
+}
+
+/// The blocks that are in both.
+pub fn overlap(one: BlockRange, other: BlockRange) -> BlockRange {
+    let start = one.start.max(other.start);
+    BlockRange::new(start, one.end.min(other.end).max(start))
+}
