@@ -55,5 +55,6 @@ fn options(args: &CatArgs) -> Result<CatOptions, network::Refusal> {
             .transpose()
             .map_err(|message| network::Refusal(Exit::Usage, message))?,
         require: args.require,
+        max_size: args.network.max_size,
     })
 }

@@ -1,28 +1,31 @@
-//! What is on this machine of an object that is streamed, and what is added to it. Never an error of the stream: what cannot
-//! be read here is fetched, and what cannot be kept is not.
+//! What the store holds of an object that is streamed, and what is added to it. A cache error never fails the stream: unreadable
+//! blocks are fetched, unwritable blocks are not cached.
 
 use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
 
 use crate::{
     disk::{
+        error::DiskError,
         state::{Allowed, Provenance, Wanted},
         store::{OwnObject, Store, StoreError},
     },
     format::{
         geometry::{BlockIndex, BlockRange, Geometry},
-        judge::{self, Leaves, Proven},
+        judge::{self, Leaves, Proven, Verified},
         tree::Root,
     },
 };
 
-use super::{blocking, context::StoreHandle, events::Events, trust::warned};
+use super::{
+    blocking, context::StoreHandle, events::Events, transfer::sink::BlockSink, trust::warned,
+};
 
 /// So many holdings are looked at for one that has all of the object.
 const SEEDS_MAX: usize = 4;
 
 /// See the module. Clones are of the same.
 #[derive(Clone)]
-pub struct Kept {
+pub struct ObjectCache {
     leaves: Arc<Leaves>,
     place: Place,
 }
@@ -61,7 +64,7 @@ pub struct CacheRead {
     pub missing: Vec<BlockRange>,
 }
 
-impl Kept {
+impl ObjectCache {
     /// Looks for what the store in this folder has of the object of these leaves. Trouble with it is one warning.
     pub async fn open(
         store: &StoreHandle,
@@ -69,7 +72,7 @@ impl Kept {
         leaves: Arc<Leaves>,
         provenance: Provenance,
         events: &mut dyn Events,
-    ) -> Kept {
+    ) -> ObjectCache {
         let geometry = *leaves.geometry();
         let found = store.with(move |store| find(store, root, geometry, provenance));
         let place = match warned(found.await, events) {
@@ -80,7 +83,7 @@ impl Kept {
             })),
             Some(Found::Nothing) | None => Place::Nowhere,
         };
-        Kept { leaves, place }
+        ObjectCache { leaves, place }
     }
 
     /// Reads and judges what is here of some blocks, whose leaves are known.
@@ -118,22 +121,28 @@ impl Kept {
         }
     }
 
-    /// Keeps blocks that came and were proven.
-    pub async fn keep(&self, proven: Proven) {
-        let Place::Own(own) = &self.place else {
-            return;
-        };
-        let (own, leaves) = (own.clone(), self.leaves.clone());
-        let keep = move || {
-            if let Err(error) = own.object.keep(&proven, &leaves) {
+    /// Tells the index what was kept.
+    pub async fn note(&self) {
+        if let Place::Own(own) = &self.place {
+            let own = own.clone();
+            blocking::run(move || own.note()).await;
+        }
+    }
+}
+
+/// Keeps blocks as far as they can be kept: what cannot is fetched again, and no more.
+impl BlockSink for ObjectCache {
+    fn put(&self, run: Proven) -> Result<Verified, DiskError> {
+        if let Place::Own(own) = &self.place {
+            if let Err(error) = own.object.keep(&run, &self.leaves) {
                 tracing::debug!("not kept: {error}");
             }
             if own.object.is_due() {
-                own.note();
+                let own = own.clone();
+                blocking::detach(move || own.note());
             }
-        };
-        // What was not kept is fetched again, and no more.
-        blocking::run(keep).await;
+        }
+        Ok(run.verified())
     }
 }
 

@@ -1,44 +1,46 @@
-//! Streaming proven bytes of a remote object, in order: nothing is handed on before the judge saw its block.
+//! Streaming proven bytes of a remote object in order: a transfer into a window in memory, and into the store's cache.
 
 use std::{io, sync::Arc};
 
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
-
 use crate::{
-    disk::state::Provenance,
+    disk::{error::DiskError, state::Provenance},
     format::{
-        geometry::{BlockIndex, BlockRange, ByteRange},
-        judge::{self, Leaves, ObjectKey, Proven},
+        blockset::BlockSet,
+        geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
+        judge::{Leaves, ObjectKey, Proven, Verified},
         keys::PublicKey,
         reader::LazyTree,
         tree::{Cv, Root},
         trust::Trust,
     },
-    net::{client::Client, error::NetError, location::Location},
-    policy::{conditions::Conditions, schedule::Limits},
+    net::location::Location,
+    policy::{conditions::Conditions, schedule::Want},
 };
 
 use super::{
     blocking,
-    cache::Kept,
+    cache::ObjectCache,
     context::Context,
     error::Error,
-    events::Events,
+    events::{Event, Events},
     remote::{
-        manifest::{ManifestPlace, OpenManifest},
-        retry::retried,
-        source::{Ask, Source},
+        manifest::{self, ManifestPlace, OpenManifest},
+        source::Source,
+    },
+    transfer::{
+        driver::{Driver, TransferObject},
+        sink::{BlockSink, Tee},
+        window::Window,
     },
     trust,
 };
 
-/// Bytes that one request asks for.
+/// Bytes that are looked for in the cache together, and wanted together if they are not there.
 const STEP_BYTES: u64 = 4 << 20;
-/// So many requests run ahead of the reader: memory stays below their bytes.
-const STEPS_AHEAD: usize = 4;
-/// A block that came wrong so often is given up.
-const WRONG_MAX: u32 = 4;
+/// So many steps run ahead of the reader: memory stays below their bytes.
+const STEPS_AHEAD: u32 = 4;
+/// A reader in order gains little from more connections, which would bring what is needed last as soon as what is needed first.
+const CONNECTIONS_MAX: u32 = 4;
 
 /// What part of an object is wanted, as in HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,25 +82,25 @@ pub struct CatOptions {
     pub key: Option<PublicKey>,
     /// The least trust.
     pub require: Trust,
+    /// The largest object, in bytes.
+    pub max_size: Option<u64>,
 }
 
-/// Streams the wanted bytes to `out`, which is told when it is enough by an error. Returns what they were proven
-/// against and the bytes that were fetched.
+/// Streams the wanted bytes to `out`, whose error ends the stream without one. Returns what the bytes were proven against, and
+/// how many were fetched.
 pub async fn cat(
     context: &Context,
     options: CatOptions,
     events: &mut dyn Events,
     mut out: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(Trust, u64), Error> {
-    let client = context.client.clone();
-    let limits = context.limits_now();
-    let hosts = client.hosts().clone();
+    let hosts = context.client.hosts().clone();
     blocking::run(move || hosts.refresh()).await;
     let place = options
         .manifest
+        .clone()
         .unwrap_or_else(|| ManifestPlace::Beside(options.url.of_manifest()));
-    let mut front = OpenManifest::open(context, &place, &limits).await?;
-    let header = front.header().clone();
+    let manifest = OpenManifest::open(context, &place, &context.limits_now()).await?;
     let conditions = Conditions {
         root: options.root,
         digests: Vec::new(),
@@ -106,147 +108,206 @@ pub async fn cat(
         name: Some(options.url.last_segment().unwrap_or_default()),
         require: options.require,
     };
-    let trust = trust::check(context, &conditions, front.front(), events).await?;
-    let geometry = header.geometry;
+    let trust = trust::check(context, &conditions, manifest.front(), events).await?;
+    let (root, geometry) = (manifest.header().root, manifest.header().geometry);
+    let name = options.url.to_string();
+    if options
+        .max_size
+        .is_some_and(|most| geometry.length() > most)
+    {
+        return Err(Error::TooLarge {
+            place: name,
+            bytes: geometry.length(),
+        });
+    }
     let bytes = options.wanted.within(geometry.length());
     let bytes = bytes.ok_or_else(|| Error::NoSuchRange {
-        place: options.url.to_string(),
+        place: name,
         length: geometry.length(),
     })?;
     let provenance = Provenance {
         origin: Some(options.url.origin()),
         url: Some(options.url.to_string()),
-        key_id: (trust == Trust::Signed)
-            .then(|| options.key.as_ref().map(PublicKey::id_hex))
-            .flatten(),
+        key_id: options.key.as_ref().map(PublicKey::id_hex),
         name: options.url.safe_name(),
     };
-    let leaves = Arc::new(Leaves::empty(ObjectKey::of_root(header.root, geometry)));
-    let known = leaves.clone();
-    let kept = Kept::open(&context.store, header.root, known, provenance, events).await;
-    let remote = Arc::new(Remote {
-        client,
-        url: options.url,
-        leaves,
-        limits,
-        kept,
-    });
-    let mut tree = LazyTree::new(header.layout(), header.root);
-    let mut at = geometry
-        .block_at(bytes.start.min(geometry.length().saturating_sub(1)))
-        .0;
-    let end = if bytes.is_empty() {
-        at
-    } else {
-        geometry.block_at(bytes.end - 1).0 + 1
-    };
-    while at < end {
-        // A page of leaves at a time; its blocks run ahead of the reader.
-        let page = BlockRange::new(at, end.min((at / 256 + 1) * 256));
-        front.read_groups(context, &mut tree, page).await?;
-        let leaves = page.iter().map(|block| tree.leaf(block));
-        let leaves: Vec<Cv> = leaves
-            .map(|leaf| leaf.expect("its page was read"))
-            .collect();
-        remote.leaves.insert(BlockIndex(page.start), &leaves);
-        let step = (STEP_BYTES / geometry.block_size().bytes()).max(1) as u32;
-        let steps = (page.start..page.end).step_by(step as usize).map(|start| {
-            let blocks = BlockRange::new(start, page.end.min(start + step));
-            let remote = remote.clone();
-            async move { remote.proven(blocks).await }
-        });
-        let mut steps = stream::iter(steps).buffered(STEPS_AHEAD);
-        while let Some(step) = steps.next().await {
-            for chunk in step?.iter().flat_map(|proven| proven.within(bytes)) {
-                if out(&chunk).is_err() {
-                    // The reader went away: that is how pipes end.
-                    return Ok((trust, remote.client.bytes_fetched()));
-                }
-            }
-        }
-        drop(steps);
-        at = page.end;
-        tree.forget_before(BlockIndex(at));
-        remote.leaves.forget(page);
+    let leaves = Arc::new(Leaves::empty(ObjectKey::of_root(root, geometry)));
+    let cache = ObjectCache::open(&context.store, root, leaves.clone(), provenance, events).await;
+    let mut stream = Stream::new(context, manifest, &options.url, leaves, cache, bytes);
+    let streamed = stream.run(&mut ForReaders(events), &mut out).await;
+    stream.finish().await;
+    match streamed {
+        Ok(()) => Ok((trust, context.client.bytes_fetched())),
+        Err(error) => Err(manifest::explain(context, error, root, &place, &options.url).await),
     }
-    Ok((trust, remote.client.bytes_fetched()))
 }
 
-struct Remote {
-    client: Client,
-    url: Location,
+/// Passes on what matters to the user of a stream: trouble, not progress.
+struct ForReaders<'a>(&'a mut dyn Events);
+
+impl Events for ForReaders<'_> {
+    fn event(&mut self, event: Event) {
+        if matches!(
+            event,
+            Event::Warning { .. }
+                | Event::Retry { .. }
+                | Event::HostSlowed { .. }
+                | Event::SourceDropped { .. }
+                | Event::BlockWrong { .. }
+        ) {
+            self.0.event(event);
+        }
+    }
+}
+
+/// A transfer that runs ahead of a reader.
+struct Stream<'a> {
+    context: &'a Context,
+    manifest: OpenManifest,
+    tree: LazyTree,
     leaves: Arc<Leaves>,
-    limits: Limits,
-    kept: Kept,
+    cache: ObjectCache,
+    window: Arc<Window>,
+    driver: Driver,
+    bytes: ByteRange,
+    /// What was not in the cache, and may not have been read yet.
+    wanted: Vec<BlockRange>,
+    /// Blocks before this one are wanted, or were.
+    ahead: u32,
+    /// The end of the blocks that the bytes lie in.
+    end: u32,
 }
 
-impl Remote {
-    /// Some blocks, in order. What is not here is fetched, and kept.
-    async fn proven(&self, blocks: BlockRange) -> Result<Vec<Proven>, Error> {
-        let mut here = self.kept.read(blocks).await;
-        for missing in here.missing {
-            for proven in self.fetched(missing).await? {
-                self.kept.keep(proven.clone()).await;
-                here.proven.push(proven);
-            }
+impl Stream<'_> {
+    fn new<'a>(
+        context: &'a Context,
+        manifest: OpenManifest,
+        url: &Location,
+        leaves: Arc<Leaves>,
+        cache: ObjectCache,
+        bytes: ByteRange,
+    ) -> Stream<'a> {
+        let blocks = blocks_of(leaves.geometry(), bytes);
+        let window = Arc::new(Window::new(BlockIndex(blocks.start)));
+        let object = TransferObject {
+            leaves: leaves.clone(),
+            sources: vec![Source::http(&context.client, url)],
+            // Nothing is known of it: there was no preflight.
+            ranges: true,
+            // The blocks are proven against the manifest; none behind its length is ever asked for.
+            length_proven: true,
+            version: None,
+            connections_max: CONNECTIONS_MAX,
+        };
+        let sink = Tee {
+            first: SharedWindow(window.clone()),
+            then: cache.clone(),
+        };
+        let claimed = BlockSet::empty(leaves.geometry().blocks());
+        let driver = Driver::new(context, object, Arc::new(sink), claimed);
+        let header = manifest.header();
+        Stream {
+            context,
+            tree: LazyTree::new(header.layout(), header.root),
+            manifest,
+            leaves,
+            cache,
+            window,
+            driver,
+            bytes,
+            wanted: Vec::new(),
+            ahead: blocks.start,
+            end: blocks.end,
         }
-        here.proven
-            .sort_unstable_by_key(|run| run.verified().blocks().start);
-        Ok(here.proven)
     }
 
-    /// Fetches some blocks.
-    async fn fetched(&self, blocks: BlockRange) -> Result<Vec<Proven>, Error> {
-        let geometry = self.leaves.geometry();
-        let mut at = blocks.start;
-        let mut wrong = 0;
-        let mut proven = Vec::new();
-        while at < blocks.end {
-            let rest = BlockRange::new(at, blocks.end);
-            let range = geometry.bytes_of_range(rest);
-            let bytes = retried(&self.limits, async || self.get(range).await).await?;
-            let bytes = Bytes::from(bytes);
-            for block in rest.iter() {
-                let place = geometry.bytes_of(block);
-                let (from, to) = (place.start - range.start, place.end - range.start);
-                if to > bytes.len() as u64 {
-                    break;
-                }
-                let came = bytes.slice(from as usize..to as usize);
-                match judge::prove(&self.leaves, block, came) {
-                    Ok(next) => next.add_to(&mut proven),
-                    Err(mismatch) => {
-                        wrong += 1;
-                        if wrong >= WRONG_MAX {
-                            return Err(Error::Wrong {
-                                block,
-                                bytes: place,
-                                expected: Box::new(mismatch.expected),
-                                found: Box::new(mismatch.found),
-                                source_name: self.url.to_string(),
-                            });
-                        }
-                        break;
+    /// Until everything was read, or `out` wants no more.
+    async fn run(
+        &mut self,
+        events: &mut dyn Events,
+        out: &mut impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), Error> {
+        loop {
+            self.look_ahead().await?;
+            while let Some(run) = self.window.take() {
+                for chunk in run.within(self.bytes) {
+                    if out(&chunk).is_err() {
+                        // The reader went away: that is how pipes end.
+                        return Ok(());
                     }
                 }
-                at = block.0 + 1;
-                wrong = 0;
+                self.forget_read();
             }
+            if self.window.next().0 >= self.end {
+                return Ok(());
+            }
+            self.driver.next(events).await?;
         }
-        Ok(proven)
     }
 
-    /// One answer, at least its whole blocks at the front.
-    async fn get(&self, range: ByteRange) -> Result<Vec<u8>, NetError> {
-        let source = Source::http(&self.client, &self.url);
-        let ask = Ask {
-            range: Some(range),
-            length: Some(self.leaves.geometry().length()),
-            ..Ask::default()
-        };
-        let mut arriving = source.open(ask).await?;
-        arriving.skip_to(range.start);
-        arriving.read_up_to(range.length() as usize).await
+    /// Wants more as soon as a step was read.
+    async fn look_ahead(&mut self) -> Result<(), Error> {
+        let geometry = *self.leaves.geometry();
+        let step = (STEP_BYTES / geometry.block_size().bytes()).max(1) as u32;
+        let mut moved = false;
+        while self.ahead < self.end && self.ahead < self.window.next().0 + step * STEPS_AHEAD {
+            let blocks = BlockRange::new(self.ahead, self.end.min(self.ahead + step));
+            self.manifest
+                .read_groups(self.context, &mut self.tree, blocks)
+                .await?;
+            let leaves = blocks.iter().map(|block| self.tree.leaf(block));
+            let leaves: Vec<Cv> = leaves
+                .map(|leaf| leaf.expect("its page was read"))
+                .collect();
+            self.leaves.insert(BlockIndex(blocks.start), &leaves);
+            let cached = self.cache.read(blocks).await;
+            for run in cached.proven {
+                self.window.put(run)?;
+            }
+            self.wanted.extend(cached.missing);
+            (self.ahead, moved) = (blocks.end, true);
+        }
+        if moved {
+            let next = self.window.next().0;
+            self.wanted.retain(|blocks| blocks.end > next);
+            self.driver.want(Want {
+                ranges: self.wanted.clone(),
+                more: self.ahead < self.end,
+            });
+        }
+        Ok(())
+    }
+
+    /// Memory of a long stream stays bounded.
+    fn forget_read(&mut self) {
+        let next = self.window.next();
+        self.tree.forget_before(next);
+        self.leaves.forget(BlockRange::new(0, next.0));
+    }
+
+    /// Ends the transfer, and tells the index of the store what was kept.
+    async fn finish(self) {
+        self.driver.shutdown().await.wait().await;
+        self.cache.note().await;
+    }
+}
+
+/// The window of a stream, as a sink that its spans share.
+struct SharedWindow(Arc<Window>);
+
+impl BlockSink for SharedWindow {
+    fn put(&self, run: Proven) -> Result<Verified, DiskError> {
+        self.0.put(run)
+    }
+}
+
+/// The blocks that some bytes lie in.
+fn blocks_of(geometry: &Geometry, bytes: ByteRange) -> BlockRange {
+    let last = geometry.length().saturating_sub(1);
+    let first = geometry.block_at(bytes.start.min(last)).0;
+    match bytes.is_empty() {
+        true => BlockRange::new(first, first),
+        false => BlockRange::new(first, geometry.block_at(bytes.end - 1).0 + 1),
     }
 }
 

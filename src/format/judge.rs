@@ -237,6 +237,19 @@ impl BlockHasher {
         }
     }
 
+    /// Whether the current block can be judged.
+    pub fn is_known(&self, leaves: &Leaves) -> bool {
+        leaves.first_use || leaves.leaf(self.block).is_some()
+    }
+
+    /// Drops the current block, which is whole, and goes on with the next one. Returns the blocks that proved before it.
+    pub fn discard(&mut self) -> Option<Proven> {
+        (self.block, self.filled) = (BlockIndex(self.block.0 + 1), 0);
+        let before = self.take_proven();
+        self.chunks.clear();
+        before
+    }
+
     /// The blocks that proved since the last time.
     pub fn take_proven(&mut self) -> Option<Proven> {
         let (verified, count) = self.proven.take()?;

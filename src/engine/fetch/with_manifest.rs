@@ -6,10 +6,14 @@ use crate::{
         error::Error,
         events::Published,
         remote::{
-            manifest::{ManifestPlace, OpenManifest},
+            manifest::{ManifestPlace, OpenManifest, explain},
             preflight::Preflight,
+            source::Source,
         },
-        transfer::driver::{Transfer, Transferred},
+        transfer::{
+            driver::TransferObject,
+            part::{PartTransfer, Transferred},
+        },
         trust,
         verify::digests_of_existing,
     },
@@ -71,34 +75,30 @@ impl Fetch<'_> {
             // A file that was searched is another one now, and what it had is to be fetched after all.
             self.all_leaves(&mut front, &leaves).await?;
         }
-        let transfer = Transfer {
-            client: self.client.clone(),
-            sources,
-            ranges: preflight.ranges,
-            leaves: leaves.clone(),
-            landed: landed.stored,
-            limits: self.limits(),
-            worth: self.context.useful_connections(),
-            connections: self.context.connections.clone(),
-            work_on: self.context.threads,
-            length_proven: trust == Trust::Signed,
-            version: None,
-            digests: self
-                .options
-                .digests
-                .iter()
-                .map(|digest| digest.algorithm())
-                .collect(),
-            events: self.events,
+        let source = |url: &Location| Source::http(&self.client, url);
+        let transfer = PartTransfer {
+            object: TransferObject {
+                leaves: leaves.clone(),
+                sources: sources.iter().map(source).collect(),
+                ranges: preflight.ranges,
+                length_proven: trust == Trust::Signed,
+                version: None,
+                connections_max: self.context.useful_connections(),
+            },
+            copied: landed.stored,
+            digests: self.options.digests.iter().map(Digest::algorithm).collect(),
         };
         let Transferred {
             part,
             journal,
             bytes_resumed,
             digests,
-        } = match transfer.run(opened).await {
+        } = match transfer.run(&self.context, opened, self.events).await {
             Ok(transferred) => transferred,
-            Err(error) => return Err(self.explain(error, &header, &place).await),
+            Err(error) => {
+                let url = &self.options.url;
+                return Err(explain(&self.context, error, header.root, &place, url).await);
+            }
         };
         if let Some(wrong) = self.wrong_digest(&self.options.digests, &digests) {
             return Err(self.set_aside(locked, part, wrong).await);
@@ -170,19 +170,5 @@ impl Fetch<'_> {
         let trust = trust::check(&self.context, &asked, manifest.front(), self.events).await?;
         self.check_length(Some(manifest.header().geometry.length()))?;
         Ok(trust)
-    }
-
-    /// A block that is wrong everywhere: the manifest is asked again before anyone is blamed.
-    async fn explain(&self, error: Error, header: &Header, place: &ManifestPlace) -> Error {
-        if !matches!(error, Error::Wrong { .. }) {
-            return error;
-        }
-        match OpenManifest::open(&self.context, place, &self.limits()).await {
-            Ok(now) if now.header().root != header.root => Error::Changed {
-                place: self.options.url.to_string(),
-                how: Changed::Root,
-            },
-            Ok(_) | Err(_) => error,
-        }
     }
 }

@@ -9,8 +9,14 @@ use crate::{
         blocking,
         error::Error,
         events::{Event, Published},
-        remote::preflight::{Preflight, look, sidecar},
-        transfer::driver::{Transfer, Transferred},
+        remote::{
+            preflight::{Preflight, look, sidecar},
+            source::Source,
+        },
+        transfer::{
+            driver::TransferObject,
+            part::{PartTransfer, Transferred},
+        },
         trust::refused,
         verify::digests_of_existing,
     },
@@ -190,22 +196,20 @@ impl Fetch<'_> {
             .collect();
         algorithms.sort();
         algorithms.dedup();
-        let transfer = Transfer {
-            client: self.client.clone(),
-            sources: vec![self.options.url.clone()],
-            ranges: parallel,
-            leaves: leaves.clone(),
-            landed: Vec::new(),
-            limits: self.limits(),
-            worth,
-            connections: self.context.connections.clone(),
-            work_on: self.context.threads,
-            length_proven: true,
-            version: Some(preflight.validators.clone()),
+        let transfer = PartTransfer {
+            object: TransferObject {
+                leaves: leaves.clone(),
+                sources: vec![Source::http(&self.client, &self.options.url)],
+                ranges: parallel,
+                length_proven: true,
+                version: Some(preflight.validators.clone()),
+                connections_max: worth,
+            },
+            copied: Vec::new(),
             digests: algorithms,
-            events: self.events,
         };
-        let outcome = transfer.run(opened).await.map(|transferred| {
+        let outcome = transfer.run(&self.context, opened, self.events).await;
+        let outcome = outcome.map(|transferred| {
             let leaves = leaves.all().expect("every block came");
             Whole {
                 transferred,

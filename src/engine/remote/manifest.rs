@@ -13,11 +13,11 @@ use crate::{
         manifest::Tree,
         reader::{InOrder, LazyTree, Manifest, TreeReader},
         statement::{self, Header, MAGIC, Refused, Signature, Statement},
-        tree::Cv,
+        tree::{Cv, Root},
     },
     net::{error::NetError, location::Location},
     policy::{
-        recovery::{BadAnswer, Failure},
+        recovery::{BadAnswer, Changed, Failure},
         schedule::Limits,
     },
 };
@@ -371,5 +371,26 @@ impl Front {
             rest,
             arriving,
         })
+    }
+}
+
+/// A block that is wrong from every source: before the manifest or a source is blamed, the manifest is read again. One that names
+/// another root now shows that the object changed.
+pub async fn explain(
+    context: &Context,
+    error: Error,
+    root: Root,
+    place: &ManifestPlace,
+    url: &Location,
+) -> Error {
+    if !matches!(error, Error::Wrong { .. }) {
+        return error;
+    }
+    match OpenManifest::open(context, place, &context.limits_now()).await {
+        Ok(now) if now.header().root != root => Error::Changed {
+            place: url.to_string(),
+            how: Changed::Root,
+        },
+        Ok(_) | Err(_) => error,
     }
 }

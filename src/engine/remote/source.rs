@@ -249,17 +249,6 @@ impl Arriving {
             }
         }
     }
-
-    /// The next bytes, at most so many, of a body that is then read no further.
-    pub async fn read_up_to(&mut self, most: usize) -> Result<Vec<u8>, NetError> {
-        let mut bytes = Vec::new();
-        while bytes.len() < most
-            && let Some((_, chunk)) = self.next().await?
-        {
-            bytes.extend_from_slice(&chunk[..chunk.len().min(most - bytes.len())]);
-        }
-        Ok(bytes)
-    }
 }
 
 fn bad(location: &Location, how: BadAnswer) -> NetError {

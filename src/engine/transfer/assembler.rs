@@ -1,22 +1,21 @@
-//! From arriving bytes to proven blocks in the part file: hash, judge, write once.
+//! From arriving bytes to proven blocks in a sink: hash, judge, put once.
 
 use bytes::Bytes;
 
 use crate::{
-    disk::{
-        error::DiskError,
-        part::{Part, Stored},
-    },
+    disk::error::DiskError,
     format::{
         geometry::{BlockIndex, Geometry},
-        judge::{BlockHasher, Leaves, Mismatch, Wrong},
+        judge::{BlockHasher, Leaves, Mismatch, Verified, Wrong},
     },
 };
+
+use super::sink::BlockSink;
 
 /// What became of some bytes, in the order of the object.
 #[derive(Debug)]
 pub enum Judged {
-    Stored(Stored),
+    Held(Verified),
     Wrong(Mismatch),
 }
 
@@ -32,28 +31,36 @@ impl Assembler {
         Assembler { hasher }
     }
 
-    /// Takes the next bytes, judges every block that they complete, and writes those that proved, neighbours in one go. Nothing
-    /// else is ever written, so a late write of a span that was given up can only repeat what is there.
+    /// Takes the next bytes, judges every block that they complete, and puts those that proved into the sink, neighbours in one go.
+    /// A sink gets nothing else, so a late write of a span that was cancelled can only repeat what is there.
     pub fn take(
         &mut self,
         chunks: Vec<Bytes>,
         leaves: &Leaves,
-        part: &Part,
+        sink: &dyn BlockSink,
     ) -> Result<Vec<Judged>, DiskError> {
         let mut judged = Vec::new();
         for mut chunk in chunks {
             while !chunk.is_empty() {
-                let is_whole = self.hasher.push(&mut chunk);
-                if is_whole && let Err(Wrong { before, mismatch }) = self.hasher.finish(leaves) {
-                    if let Some(run) = before {
-                        judged.push(Judged::Stored(part.write(&run)?));
-                    }
-                    judged.push(Judged::Wrong(mismatch));
+                if !self.hasher.push(&mut chunk) {
+                    continue;
                 }
+                let (before, mismatch) = match self.hasher.is_known(leaves) {
+                    // A block that is not wanted any more, and whose leaf was forgotten.
+                    false => (self.hasher.discard(), None),
+                    true => match self.hasher.finish(leaves) {
+                        Ok(()) => continue,
+                        Err(Wrong { before, mismatch }) => (before, Some(mismatch)),
+                    },
+                };
+                if let Some(run) = before {
+                    judged.push(Judged::Held(sink.put(run)?));
+                }
+                judged.extend(mismatch.map(Judged::Wrong));
             }
         }
         if let Some(run) = self.hasher.take_proven() {
-            judged.push(Judged::Stored(part.write(&run)?));
+            judged.push(Judged::Held(sink.put(run)?));
         }
         Ok(judged)
     }

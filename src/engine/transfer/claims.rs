@@ -3,29 +3,35 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{
-    disk::part::{Part, Stored},
-    format::{blockset::BlockSet, geometry::BlockIndex, judge::Leaves},
+    disk::{error::DiskError, part::Stored},
+    format::{
+        blockset::BlockSet,
+        geometry::{BlockIndex, BlockRange},
+        judge::{Leaves, Verified},
+    },
 };
+
+use super::sink::PartSink;
 
 /// What became of claims.
 #[derive(Debug)]
 pub enum Claim {
-    Held(Stored),
+    Held(Verified),
     Failed(BlockIndex),
 }
 
 /// Neighbouring blocks are reported together, up to so many.
 const TOGETHER: u32 = 256;
 
-/// Reads and judges every claimed block, the last one of the object first because it proves the length. Ends early when
-/// `stop` is set.
+/// Reads and judges every claimed block, the last one of the object first because it proves the length, and notes in the journal
+/// what it found. Ends early when `stop` is set.
 pub fn judge_claims(
     leaves: &Leaves,
-    part: &Part,
+    sink: &PartSink,
     claimed: &BlockSet,
     stop: &AtomicBool,
     mut tell: impl FnMut(Claim),
-) {
+) -> Result<(), DiskError> {
     let geometry = leaves.geometry();
     let mut buffer = vec![0; geometry.block_size().bytes() as usize];
     let mut run: Option<Stored> = None;
@@ -34,39 +40,40 @@ pub fn judge_claims(
         .ranges()
         .flat_map(|range| range.iter())
         .filter(|block| Some(*block) != last);
+    let hold = |run: Stored, tell: &mut dyn FnMut(Claim)| {
+        sink.journal.lock().note(run);
+        tell(Claim::Held(run.verified()));
+    };
     for block in last.into_iter().chain(others) {
         if stop.load(Ordering::Relaxed) {
             break;
         }
         // A disk that cannot read a block may well be able to write it anew.
-        let judged = part.judge(leaves, block, &mut buffer).ok().flatten();
+        let judged = sink.part.judge(leaves, block, &mut buffer).ok().flatten();
         let Some(stored) = judged else {
+            let failed = vec![BlockRange::one(block)];
+            sink.journal.lock().drop_claims(failed)?;
             tell(Claim::Failed(block));
             continue;
         };
-        run = match run.map(|run| (run, run.joined(stored))) {
-            None => Some(stored),
-            Some((_, Some(joined)))
-                if joined.blocks().count() < TOGETHER && Some(block) != last =>
-            {
-                Some(joined)
-            }
-            Some((_, Some(joined))) => {
-                tell(Claim::Held(joined));
+        let joined = run.and_then(|run| run.joined(stored));
+        if joined.is_none()
+            && let Some(run) = run
+        {
+            hold(run, &mut tell);
+        }
+        let next = joined.unwrap_or(stored);
+        // The last block is reported at once.
+        run = match next.blocks().count() < TOGETHER && Some(block) != last {
+            true => Some(next),
+            false => {
+                hold(next, &mut tell);
                 None
             }
-            Some((run, None)) => {
-                tell(Claim::Held(run));
-                Some(stored)
-            }
         };
-        if Some(block) == last
-            && let Some(run) = run.take()
-        {
-            tell(Claim::Held(run));
-        }
     }
     if let Some(run) = run {
-        tell(Claim::Held(run));
+        hold(run, &mut tell);
     }
+    Ok(())
 }

@@ -16,7 +16,7 @@ const STEP_BYTES: u64 = 4 << 20;
 const READ_BYTES: usize = 256 * 1024;
 
 /// See the module.
-pub struct Follower {
+pub struct DigestFollower {
     /// `None` while it is at work.
     idle: Option<State>,
     work: Option<Work<Result<State, DiskError>>>,
@@ -49,13 +49,13 @@ impl State {
     }
 }
 
-impl Follower {
-    pub fn new(algorithms: &[Algorithm]) -> Follower {
+impl DigestFollower {
+    pub fn new(algorithms: &[Algorithm]) -> DigestFollower {
         let hashers = algorithms
             .iter()
             .map(|algorithm| DigestHasher::new(*algorithm))
             .collect();
-        Follower {
+        DigestFollower {
             idle: Some(State { hashers, at: 0 }),
             work: None,
             at: 0,

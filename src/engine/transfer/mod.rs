@@ -1,10 +1,14 @@
-//! Moving the blocks of an object into its part: the scheduler on real connections.
+//! Moving the blocks of an object from its sources into a sink: the scheduler on real connections.
+//!
+//! [`driver::Driver`] knows no files. [`part`] runs it into a part with a journal, for `fetch`; `cat` runs it into a window in memory.
 
 mod assembler;
-mod checkpoint;
 mod claims;
 mod digests;
 pub mod driver;
 mod outcome;
+pub mod part;
 mod rate;
+pub mod sink;
 mod span;
+pub mod window;

@@ -1,48 +1,64 @@
-//! What the end of a transfer means for whoever asked for it.
+//! What the end of a transfer means for the caller.
+
+use std::collections::BTreeMap;
 
 use crate::{
-    engine::error::Error,
+    engine::{error::Error, remote::source::Source},
+    format::{
+        geometry::{BlockIndex, Geometry},
+        judge::Mismatch,
+    },
     net::error::NetError,
-    policy::{recovery::Failure, schedule::Outcome},
+    policy::{
+        recovery::Failure,
+        schedule::{Limits, Millis, Outcome, SourceId},
+    },
 };
 
-use super::driver::Running;
+/// A transfer that has ended without all that was wanted.
+pub struct Ended<'a> {
+    pub outcome: Outcome,
+    pub sources: &'a [Source],
+    pub geometry: &'a Geometry,
+    pub limits: &'a Limits,
+    /// What came last in the place of a block, and from which source.
+    pub wrong: &'a BTreeMap<BlockIndex, (Mismatch, SourceId)>,
+    pub last: Option<&'a NetError>,
+    pub now: Millis,
+}
 
-impl Running<'_> {
-    /// The error that stands for the end of a run.
-    pub(super) fn failure(&mut self, outcome: Outcome) -> Error {
-        let place = self.sources[0].to_string();
-        let error = |failure: Failure| {
-            self.last_error
-                .clone()
-                .filter(|error| error.failure == failure)
-                .unwrap_or_else(|| NetError::new(&self.sources[0], failure))
-        };
-        match outcome {
-            Outcome::Done => unreachable!("handled by the caller"),
-            Outcome::Wrong { block } => {
-                let (mismatch, source) = self.wrong[&block];
-                Error::Wrong {
-                    block,
-                    bytes: self.shared.leaves.geometry().bytes_of(block),
-                    expected: Box::new(mismatch.expected),
-                    found: Box::new(mismatch.found),
-                    source_name: self.sources[source.0].to_string(),
-                }
+/// The error that stands for it.
+pub fn error(ended: Ended<'_>) -> Error {
+    let first = ended.sources[0].location();
+    let error = |failure: Failure| {
+        let last = ended.last.filter(|error| error.failure == failure);
+        last.cloned()
+            .unwrap_or_else(|| NetError::new(first, failure))
+    };
+    match ended.outcome {
+        Outcome::Done => unreachable!("it has not ended without what was wanted"),
+        Outcome::Wrong { block } => {
+            let (mismatch, source) = ended.wrong[&block];
+            Error::Wrong {
+                block,
+                bytes: ended.geometry.bytes_of(block),
+                expected: Box::new(mismatch.expected),
+                found: Box::new(mismatch.found),
+                source_name: ended.sources[source.0].name(),
             }
-            Outcome::Changed(failure) | Outcome::NoSource(failure) => error(failure).into(),
-            Outcome::Tries(failure) => Error::Net {
-                cause: error(failure),
-                tries: self.scheduler.limits().tries,
-            },
-            Outcome::Patience(failure) => Error::Patience {
-                patience_s: self.scheduler.limits().patience_ms / 1000,
-                last: failure.map(|failure| Box::new(error(failure))),
-            },
-            Outcome::MustWait { until } => Error::MustWait {
-                place,
-                wait_s: until.saturating_sub(self.now()).div_ceil(1000),
-            },
         }
+        Outcome::Changed(failure) | Outcome::NoSource(failure) => error(failure).into(),
+        Outcome::Tries(failure) => Error::Net {
+            cause: error(failure),
+            tries: ended.limits.tries,
+        },
+        Outcome::Patience(failure) => Error::Patience {
+            patience_s: ended.limits.patience_ms / 1000,
+            last: failure.map(|failure| Box::new(error(failure))),
+        },
+        Outcome::MustWait { until } => Error::MustWait {
+            place: first.to_string(),
+            wait_s: until.saturating_sub(ended.now).div_ceil(1000),
+        },
     }
 }

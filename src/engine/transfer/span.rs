@@ -11,28 +11,28 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Notify, mpsc::UnboundedSender},
+    sync::{Notify, mpsc::UnboundedSender, watch},
     time::sleep_until,
 };
 
 use crate::{
-    disk::{
-        error::DiskError,
-        part::{Part, Stored},
-    },
+    disk::error::DiskError,
     engine::{
         blocking::{self, Group, Threads},
         remote::source::{Arriving, Ask, Extent, Source},
     },
     format::{
-        geometry::{BlockIndex, BlockRange},
-        judge::{Leaves, Mismatch},
+        geometry::{BlockIndex, BlockRange, ByteRange},
+        judge::{Leaves, Mismatch, Verified},
     },
-    net::{client::Client, error::NetError, validators::Validators},
+    net::{error::NetError, validators::Validators},
     policy::{recovery::Failure, schedule::SpanId},
 };
 
-use super::assembler::{Assembler, Judged};
+use super::{
+    assembler::{Assembler, Judged},
+    sink::BlockSink,
+};
 
 /// Bytes that are judged and written in one go; the next ones arrive meanwhile.
 const BATCH_BYTES: usize = 1 << 20;
@@ -41,28 +41,27 @@ const BATCH_BYTES_ON_RUNTIME: usize = 256 << 10;
 /// A slow connection's bytes do not wait longer than this for others.
 const BATCH_TIME: Duration = Duration::from_millis(50);
 
-/// What a span tells the transfer.
-pub enum Told {
+/// What a span reports to the driver.
+pub enum SpanEvent {
     Opened,
-    /// The whole object comes although a range was asked for. It is not read before the span is let go on.
+    /// The body is the whole object although a range was asked for. It is not read before the span may proceed.
     WholeBody,
     Bytes(u64),
-    Proven(Stored),
+    Verified(Verified),
     Wrong(Mismatch),
     Ended,
     Failed(NetError),
     Disk(DiskError),
 }
 
-/// What all spans of a run share.
+/// What all spans of a transfer share.
 pub struct Shared {
-    pub client: Client,
     pub leaves: Arc<Leaves>,
-    pub part: Arc<Part>,
+    pub sink: Arc<dyn BlockSink>,
     /// Without a manifest: the version that all parts must be of.
     pub version: Option<Validators>,
-    /// Where bytes are judged and written, and what waits for the end of it.
-    pub work_on: Threads,
+    /// Where bytes are judged and put into the sink, and what waits for the end of that work.
+    pub threads: Threads,
     pub group: Group,
 }
 
@@ -74,14 +73,50 @@ pub struct Span {
     pub whole: bool,
     /// Where it ends; may move forward while it runs.
     pub end: Arc<AtomicU32>,
-    /// Lets a span go on whose answer is the whole object.
-    pub go: Arc<Notify>,
+    /// Lets a span proceed whose response is the whole object.
+    pub proceed: Arc<Notify>,
+    /// What a body of everything may bring now. It is read no further, so that memory stays bounded: TCP holds the rest.
+    pub reach: watch::Receiver<ByteRange>,
     pub shared: Arc<Shared>,
-    pub tell: UnboundedSender<(SpanId, Told)>,
+    pub sender: UnboundedSender<(SpanId, SpanEvent)>,
 }
 
-/// Bytes being judged and written elsewhere.
+/// Bytes being judged and put into the sink; the assembler comes back with the result.
 type Work = blocking::Work<Result<(Assembler, Vec<Judged>), DiskError>>;
+
+/// Bytes that arrived and wait to be judged together.
+struct Batch {
+    chunks: Vec<Bytes>,
+    bytes: usize,
+    /// When the first of them arrived.
+    since: Instant,
+    /// The work on the batch before. Always there, but while its end is awaited.
+    work: Option<Work>,
+}
+
+impl Batch {
+    fn new(assembler: Assembler) -> Batch {
+        Batch {
+            chunks: Vec::new(),
+            bytes: 0,
+            since: Instant::now(),
+            work: Some(Work::Done(Ok((assembler, Vec::new())))),
+        }
+    }
+
+    fn push(&mut self, chunk: Bytes) {
+        if self.bytes == 0 {
+            self.since = Instant::now();
+        }
+        self.bytes += chunk.len();
+        self.chunks.push(chunk);
+    }
+
+    /// Something waits to be judged, or to be reported.
+    fn is_pending(&self) -> bool {
+        self.bytes > 0 || matches!(self.work, Some(Work::Running(_)))
+    }
+}
 
 enum Fault {
     Net(NetError),
@@ -101,23 +136,23 @@ impl From<DiskError> for Fault {
 }
 
 impl Span {
-    /// Runs to its end and tells what happened. May be dropped at any time.
-    pub async fn run(self) {
-        let told = match self.fetch().await {
-            Ok(()) => Told::Ended,
-            Err(Fault::Net(cause)) => Told::Failed(cause),
-            Err(Fault::Disk(cause)) => Told::Disk(cause),
+    /// Runs to its end and reports what happened. May be dropped at any time.
+    pub async fn run(mut self) {
+        let event = match self.fetch().await {
+            Ok(()) => SpanEvent::Ended,
+            Err(Fault::Net(cause)) => SpanEvent::Failed(cause),
+            Err(Fault::Disk(cause)) => SpanEvent::Disk(cause),
         };
-        self.tell(told);
+        self.send(event);
     }
 
-    fn tell(&self, told: Told) {
-        // Nobody listens any more when the run has ended; then nothing is to be told.
-        let _ = self.tell.send((self.id, told));
+    fn send(&self, event: SpanEvent) {
+        // The receiver is gone when the transfer has ended; then nothing needs to be reported.
+        let _ = self.sender.send((self.id, event));
     }
 
-    async fn fetch(&self) -> Result<(), Fault> {
-        let geometry = self.shared.leaves.geometry();
+    async fn fetch(&mut self) -> Result<(), Fault> {
+        let geometry = *self.shared.leaves.geometry();
         let wanted = geometry.bytes_of_range(self.blocks);
         let range = (!self.whole && !wanted.is_empty()).then_some(wanted);
         let mut arriving = self
@@ -131,148 +166,144 @@ impl Span {
                 ..Ask::default()
             })
             .await?;
-        self.tell(Told::Opened);
+        self.send(SpanEvent::Opened);
         let first = match arriving.extent() {
-            Extent::Whole { .. }
-                if !self.whole && wanted != geometry.bytes_of_range(geometry.all()) =>
-            {
-                self.take_whole().await
+            Extent::Whole { .. } => {
+                if !self.whole && wanted != geometry.bytes_of_range(geometry.all()) {
+                    self.take_whole().await;
+                }
+                let from = self.reach.borrow().start;
+                let first = geometry.block_at(from.min(geometry.length().saturating_sub(1)));
+                arriving.skip_to(geometry.bytes_of(first).start);
+                first
             }
-            Extent::Whole { .. } => BlockIndex(0),
             Extent::Asked { .. } | Extent::Parts | Extent::Joined => BlockIndex(self.blocks.start),
         };
         self.receive(&mut arriving, first).await
     }
 
-    /// The whole object comes, whatever was asked for: all of it is taken, by one of the spans to which that happens. The others
-    /// are cancelled before they have read any of it.
-    async fn take_whole(&self) -> BlockIndex {
+    /// The whole object comes, whatever was asked for: one of the spans to which that happens takes it. The others are cancelled
+    /// before they have read any of it.
+    async fn take_whole(&self) {
         let blocks = self.shared.leaves.geometry().blocks();
         self.end.store(blocks, Ordering::Relaxed);
-        self.tell(Told::WholeBody);
-        self.go.notified().await;
-        BlockIndex(0)
+        self.send(SpanEvent::WholeBody);
+        self.proceed.notified().await;
     }
 
-    async fn receive(&self, arriving: &mut Arriving, first: BlockIndex) -> Result<(), Fault> {
-        let geometry = self.shared.leaves.geometry();
+    async fn receive(&mut self, arriving: &mut Arriving, first: BlockIndex) -> Result<(), Fault> {
+        let geometry = *self.shared.leaves.geometry();
+        let is_whole = matches!(arriving.extent(), Extent::Whole { .. });
         let mut at = geometry.bytes_of(first).start;
-        let mut work: Option<Work> = None;
-        let mut assembler = Some(Assembler::new(geometry, first));
-        let mut batch: Vec<Bytes> = Vec::new();
-        let mut batched = 0;
-        let mut since = Instant::now();
-        let batch_bytes = match self.shared.work_on {
+        let mut batch = Batch::new(Assembler::new(&geometry, first));
+        let batch_bytes = match self.shared.threads {
             Threads::Blocking => BATCH_BYTES,
             Threads::Runtime => BATCH_BYTES_ON_RUNTIME,
         };
+        // Bytes that came and lie beyond the reach.
+        let mut ahead = Bytes::new();
         loop {
-            // It may have been moved while we waited.
-            let end = geometry
-                .bytes_of_range(BlockRange::new(0, self.end.load(Ordering::Relaxed)))
-                .end;
-            let ended = at >= end;
-            if ended || batched >= batch_bytes || (batched > 0 && since.elapsed() >= BATCH_TIME) {
-                let ready = self.ready(&mut work, &mut assembler).await?;
-                (assembler, work) = self.judge(ready, std::mem::take(&mut batch))?;
-                batched = 0;
+            // The end may have moved forward meanwhile.
+            let blocks = BlockRange::new(0, self.end.load(Ordering::Relaxed));
+            let end = geometry.bytes_of_range(blocks).end;
+            if at >= end {
+                return self.flush(&mut batch, true).await;
             }
-            if ended {
-                self.finish(&mut work).await?;
-                return Ok(());
+            if is_whole && at >= self.reach.borrow_and_update().end {
+                self.flush(&mut batch, true).await?;
+                if at >= self.reach.borrow_and_update().end && self.reach.changed().await.is_err() {
+                    // The driver is gone, and so will this span be.
+                    return Ok(());
+                }
+                continue;
             }
-            let next = {
-                let mut next = pin!(arriving.next());
-                loop {
-                    tokio::select! {
-                        biased;
-                        next = &mut next => break next,
-                        // Nothing comes: what is here is not kept waiting, and a stop loses none of it.
-                        () = sleep_until((since + BATCH_TIME).into()), if batched > 0 || work.is_some() => {
-                            let ready = self.ready(&mut work, &mut assembler).await?;
-                            (assembler, work) = self.judge(ready, std::mem::take(&mut batch))?;
-                            assembler = Some(self.ready(&mut work, &mut assembler).await?);
-                            batched = 0;
-                        }
-                    }
-                }
+            if batch.bytes >= batch_bytes
+                || (batch.bytes > 0 && batch.since.elapsed() >= BATCH_TIME)
+            {
+                self.flush(&mut batch, false).await?;
+            }
+            let next = match ahead.is_empty() {
+                true => self.next(arriving, &mut batch).await?,
+                false => Ok(Some(std::mem::take(&mut ahead))),
             };
-            let mut chunk = match next {
-                Ok(Some((_, chunk))) => chunk,
-                // The server ends early: what came whole counts, the rest is asked for again.
-                early => {
-                    let ready = self.ready(&mut work, &mut assembler).await?;
-                    (_, work) = self.judge(ready, batch)?;
-                    self.finish(&mut work).await?;
-                    early?;
-                    // A server may send less than it is asked for, if it says so. What it never sends a block of, it breaks.
-                    let less = matches!(arriving.extent(), Extent::Asked { until } if until == at);
-                    let enough = at >= geometry.bytes_of(first).end;
-                    if less && enough && !self.whole {
-                        return Ok(());
-                    }
-                    return Err(NetError::new(arriving.location(), Failure::Broken).into());
-                }
+            let Ok(Some(mut chunk)) = next else {
+                // The body ends early: what came whole counts, the rest is asked for again.
+                self.flush(&mut batch, true).await?;
+                next?;
+                // A server may send less than was asked for, if it says so. If that is never a whole block, it fails.
+                let less = matches!(arriving.extent(), Extent::Asked { until } if until == at);
+                let enough = at >= geometry.bytes_of(first).end;
+                return match less && enough && !self.whole {
+                    true => Ok(()),
+                    false => Err(NetError::new(arriving.location(), Failure::Broken).into()),
+                };
             };
-            self.tell(Told::Bytes(chunk.len() as u64));
             // Nothing behind the end is wanted.
-            chunk.truncate(usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX));
-            at += chunk.len() as u64;
-            if batched == 0 {
-                since = Instant::now();
+            chunk.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
+            if is_whole {
+                let reach = self.reach.borrow().end.saturating_sub(at);
+                let within = usize::try_from(reach)
+                    .unwrap_or(usize::MAX)
+                    .min(chunk.len());
+                ahead = chunk.split_off(within);
             }
-            batched += chunk.len();
+            at += chunk.len() as u64;
             batch.push(chunk);
         }
     }
 
-    /// Judges and writes a batch. The assembler comes back at once, or with the work.
-    fn judge(
+    /// The next bytes. While none come, those that are here are judged, so that a stop loses none of them.
+    async fn next(
         &self,
-        mut assembler: Assembler,
-        batch: Vec<Bytes>,
-    ) -> Result<(Option<Assembler>, Option<Work>), DiskError> {
-        if self.shared.work_on == Threads::Runtime {
-            let judged = assembler.take(batch, &self.shared.leaves, &self.shared.part)?;
-            self.tell_judged(judged);
-            return Ok((Some(assembler), None));
-        }
-        let shared = self.shared.clone();
-        let work = self.shared.group.start(Threads::Blocking, move || {
-            let judged = assembler.take(batch, &shared.leaves, &shared.part)?;
-            Ok((assembler, judged))
-        });
-        Ok((None, Some(work)))
-    }
-
-    /// The assembler, as soon as it has nothing to do.
-    async fn ready(
-        &self,
-        work: &mut Option<Work>,
-        assembler: &mut Option<Assembler>,
-    ) -> Result<Assembler, Fault> {
-        let finished = self.finish(work).await?;
-        Ok(finished
-            .or(assembler.take())
-            .expect("it is either here or at work"))
-    }
-
-    /// Waits for bytes at work and tells what became of them.
-    async fn finish(&self, work: &mut Option<Work>) -> Result<Option<Assembler>, Fault> {
-        let Some(work) = work.take() else {
-            return Ok(None);
+        arriving: &mut Arriving,
+        batch: &mut Batch,
+    ) -> Result<Result<Option<Bytes>, NetError>, Fault> {
+        let mut next = pin!(arriving.next());
+        let next = loop {
+            tokio::select! {
+                biased;
+                next = &mut next => break next,
+                () = sleep_until((batch.since + BATCH_TIME).into()), if batch.is_pending() => {
+                    self.flush(batch, true).await?;
+                }
+            }
         };
-        let (assembler, judged) = work.finish().await?;
-        self.tell_judged(judged);
-        Ok(Some(assembler))
+        let chunk = next.map(|next| next.map(|(_, chunk)| chunk));
+        if let Ok(Some(chunk)) = &chunk {
+            self.send(SpanEvent::Bytes(chunk.len() as u64));
+        }
+        Ok(chunk)
     }
 
-    fn tell_judged(&self, judged: Vec<Judged>) {
+    /// Judges a batch and puts what proves into the sink, when the work on the one before has ended. With `wait`, that has happened
+    /// when this returns.
+    async fn flush(&self, batch: &mut Batch, wait: bool) -> Result<(), Fault> {
+        let assembler = self.settle(batch).await?;
+        let (chunks, shared) = (std::mem::take(&mut batch.chunks), self.shared.clone());
+        batch.bytes = 0;
+        let work = move || {
+            let mut assembler = assembler;
+            let judged = assembler.take(chunks, &shared.leaves, &*shared.sink)?;
+            Ok((assembler, judged))
+        };
+        batch.work = Some(self.shared.group.start(self.shared.threads, work));
+        if wait || self.shared.threads == Threads::Runtime {
+            let assembler = self.settle(batch).await?;
+            batch.work = Some(Work::Done(Ok((assembler, Vec::new()))));
+        }
+        Ok(())
+    }
+
+    /// Waits for the work on a batch and reports what became of it.
+    async fn settle(&self, batch: &mut Batch) -> Result<Assembler, Fault> {
+        let work = batch.work.take().expect("nothing else awaits its end");
+        let (assembler, judged) = work.finish().await?;
         for judged in judged {
-            self.tell(match judged {
-                Judged::Stored(stored) => Told::Proven(stored),
-                Judged::Wrong(mismatch) => Told::Wrong(mismatch),
+            self.send(match judged {
+                Judged::Held(verified) => SpanEvent::Verified(verified),
+                Judged::Wrong(mismatch) => SpanEvent::Wrong(mismatch),
             });
         }
+        Ok(assembler)
     }
 }

@@ -1,0 +1,354 @@
+//! A transfer into a part: claims judged in the background, the journal written while blocks come, and digests of the whole.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::{
+    disk::{
+        destination::Opened,
+        error::DiskError,
+        journal::Journal,
+        part::{Part, Stored},
+    },
+    engine::{
+        blocking::{Group, Threads, Work},
+        context::Context,
+        error::Error,
+        events::{Event, Events, Progress},
+    },
+    format::{
+        digests::{Algorithm, Digest},
+        geometry::{BlockIndex, BlockRange, Geometry},
+        judge::Verified,
+    },
+};
+
+use super::{
+    claims::{Claim, judge_claims},
+    digests::DigestFollower,
+    driver::{Driver, TransferObject, Turn},
+    sink::{PartSink, SharedJournal},
+};
+
+/// Claims are written when so much was proven since the last time, or after so long.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+const CHECKPOINT_TIME: Duration = Duration::from_secs(2);
+/// Without a manifest nothing but the journal knows what arrived, and a record costs next to nothing without a sync.
+const LEAVES_TIME: Duration = Duration::from_millis(250);
+/// Time between two progress events.
+const PROGRESS_TIME: Duration = Duration::from_secs(1);
+
+/// What is moved into a part.
+pub struct PartTransfer {
+    pub object: TransferObject,
+    /// Blocks that were found on this machine, and are in the part already.
+    pub copied: Vec<Stored>,
+    /// Digests of the whole that are wanted at the end.
+    pub digests: Vec<Algorithm>,
+}
+
+/// A part that holds all of the object.
+pub struct Transferred {
+    pub part: Arc<Part>,
+    pub journal: Journal,
+    /// Bytes that earlier runs had left.
+    pub bytes_resumed: u64,
+    pub digests: Vec<Digest>,
+}
+
+impl PartTransfer {
+    /// Runs until every block is held. Dropping the future is a clean stop: what is proven is in the journal.
+    pub async fn run(
+        self,
+        context: &Context,
+        opened: Opened,
+        events: &mut dyn Events,
+    ) -> Result<Transferred, Error> {
+        let Opened {
+            part,
+            mut journal,
+            mut claimed,
+            ..
+        } = opened;
+        let leaves = self.object.leaves.clone();
+        let geometry = *leaves.geometry();
+        if geometry.length() == 0 {
+            // Its only block has no bytes to fetch; the judge sees it like anything that is here already.
+            claimed.insert(geometry.last());
+        }
+        for stored in &self.copied {
+            claimed.remove_range(stored.blocks());
+        }
+        if leaves.are_first_use() {
+            journal.record_leaves(leaves.clone());
+        }
+        let journal = Arc::new(Mutex::new(journal));
+        let stop = Arc::new(AtomicBool::new(false));
+        let last_checkpoint = LastCheckpoint {
+            journal: journal.clone(),
+            stop: stop.clone(),
+        };
+        let sink = Arc::new(PartSink {
+            part: part.clone(),
+            journal: journal.clone(),
+        });
+        let mut driver = Driver::new(context, self.object, sink.clone(), claimed.clone());
+        for stored in &self.copied {
+            driver.held(stored.verified());
+        }
+        let group = driver.group().clone();
+        let (sender, claims) = mpsc::unbounded_channel();
+        let judging = group.start(Threads::Blocking, move || {
+            judge_claims(&leaves, &sink, &claimed, &stop, |claim| {
+                // The receiver is gone when the run has ended.
+                let _ = sender.send(claim);
+            })
+        });
+        let mut running = Running {
+            driver,
+            geometry,
+            group,
+            part: part.clone(),
+            journal,
+            claims,
+            judging: Some(judging),
+            notes: Notes::new(),
+            progressed: None,
+            bytes_resumed: 0,
+            follower: DigestFollower::new(&self.digests),
+        };
+        let outcome = running.until_done(events).await;
+        let noting = running.notes.finish().await;
+        let Running {
+            driver,
+            group,
+            journal,
+            bytes_resumed,
+            follower,
+            ..
+        } = running;
+        let idle = driver.shutdown().await;
+        drop(last_checkpoint);
+        outcome?;
+        noting?;
+        let digests = follower.finish(&group, &part, geometry.length()).await?;
+        drop(group);
+        // Work of a span that was cancelled ends a little later; it holds the journal and the part.
+        idle.wait().await;
+        let journal = Arc::into_inner(journal).expect("all work that holds it has ended");
+        Ok(Transferred {
+            part,
+            journal: journal.into_inner(),
+            bytes_resumed,
+            digests,
+        })
+    }
+}
+
+struct Running {
+    driver: Driver,
+    geometry: Geometry,
+    group: Group,
+    part: Arc<Part>,
+    journal: SharedJournal,
+    claims: mpsc::UnboundedReceiver<Claim>,
+    judging: Option<Work<Result<(), DiskError>>>,
+    notes: Notes,
+    progressed: Option<Instant>,
+    /// Bytes of claims that proved.
+    bytes_resumed: u64,
+    follower: DigestFollower,
+}
+
+impl Running {
+    async fn until_done(&mut self, events: &mut dyn Events) -> Result<(), Error> {
+        self.progress(events);
+        loop {
+            self.housekeeping(events).await?;
+            tokio::select! {
+                biased;
+                Some(claim) = self.claims.recv() => {
+                    self.on_claim(claim);
+                    while let Ok(claim) = self.claims.try_recv() {
+                        self.on_claim(claim);
+                    }
+                }
+                turn = self.driver.next(events) => match turn? {
+                    Turn::Verified(verified) => self.notes.add(verified),
+                    Turn::Idle => (),
+                    Turn::Done => {
+                        self.progress(events);
+                        return Ok(());
+                    }
+                },
+            }
+        }
+    }
+
+    fn on_claim(&mut self, claim: Claim) {
+        match claim {
+            Claim::Held(verified) => {
+                self.bytes_resumed += verified.bytes().length();
+                self.notes.add(verified);
+                self.driver.held(verified);
+            }
+            Claim::Failed(block) => self.driver.claim_failed(block),
+        }
+    }
+
+    /// Journal, digests and progress, when their time has come.
+    async fn housekeeping(&mut self, events: &mut dyn Events) -> Result<(), Error> {
+        if let Some(judging) = self.judging.take_if(|work| work.is_finished()) {
+            judging.finish().await?;
+        }
+        let first_use = self.driver.leaves().are_first_use();
+        let written = self
+            .notes
+            .advance(&self.group, &self.journal, &self.part, first_use);
+        if written.await? {
+            let bytes_done = self.bytes_done();
+            events.event(Event::Checkpoint { bytes_done });
+        }
+        let held = self.driver.held_blocks();
+        let front = held.next_missing(BlockIndex(0));
+        let front = front.map_or(held.blocks(), |block| block.0);
+        let front = self.geometry.bytes_of_range(BlockRange::new(0, front)).end;
+        self.follower.follow(&self.group, &self.part, front).await?;
+        if self
+            .progressed
+            .is_none_or(|last| last.elapsed() >= PROGRESS_TIME)
+        {
+            self.progress(events);
+        }
+        Ok(())
+    }
+
+    fn bytes_done(&self) -> u64 {
+        let claimed = self.driver.claimed_blocks().bytes(&self.geometry);
+        self.driver.held_blocks().bytes(&self.geometry) + claimed
+    }
+
+    fn progress(&mut self, events: &mut dyn Events) {
+        self.progressed = Some(Instant::now());
+        events.event(Event::Progress(Progress {
+            bytes_done: self.bytes_done(),
+            bytes_total: self.geometry.length(),
+            bytes_fetched: self.driver.bytes_fetched(),
+            bytes_proven: self.driver.held_blocks().bytes(&self.geometry),
+            rate_bps: self.driver.bytes_per_second(),
+        }));
+    }
+}
+
+/// When the journal is written, and the work that writes it.
+struct Notes {
+    /// Bytes proven since claims were written, and when that was.
+    unwritten: u64,
+    written: Instant,
+    /// When leaves were last written.
+    leaves_written: Instant,
+    /// Writes records; the claims in so many of them can be made durable.
+    writing: Option<Work<Result<u64, DiskError>>>,
+    /// What is written now are claims, not only leaves.
+    claims: bool,
+    /// Syncs the part, then marks claims as durable.
+    syncing: Option<Work<Result<(), DiskError>>>,
+}
+
+impl Notes {
+    fn new() -> Notes {
+        Notes {
+            unwritten: 0,
+            written: Instant::now(),
+            leaves_written: Instant::now(),
+            writing: None,
+            claims: false,
+            syncing: None,
+        }
+    }
+
+    fn add(&mut self, verified: Verified) {
+        self.unwritten += verified.bytes().length();
+    }
+
+    /// Starts what is due and ends what is done. Returns whether claims were written: a kill costs nothing of them from now on.
+    async fn advance(
+        &mut self,
+        group: &Group,
+        journal: &SharedJournal,
+        part: &Arc<Part>,
+        first_use: bool,
+    ) -> Result<bool, DiskError> {
+        if let Some(syncing) = self.syncing.take_if(|work| work.is_finished()) {
+            syncing.finish().await?;
+        }
+        let mut claims_written = false;
+        if let Some(writing) = self.writing.take_if(|work| work.is_finished()) {
+            let records = writing.finish().await?;
+            claims_written = self.claims;
+            // Claims are written at once, so that a kill costs little; the barrier follows when the disk is done.
+            if claims_written && self.syncing.is_none() {
+                let (journal, part) = (journal.clone(), part.clone());
+                let work = move || sync(&journal, &part, records);
+                self.syncing = Some(group.start(Threads::Blocking, work));
+            }
+        }
+        let due = self.unwritten >= CHECKPOINT_BYTES
+            || (self.unwritten > 0 && self.written.elapsed() >= CHECKPOINT_TIME);
+        let leaves_due = first_use && self.leaves_written.elapsed() >= LEAVES_TIME;
+        if (due || leaves_due) && self.writing.is_none() {
+            self.leaves_written = Instant::now();
+            self.claims = due;
+            if due {
+                (self.unwritten, self.written) = (0, Instant::now());
+            }
+            let journal = journal.clone();
+            let work = move || journal.lock().checkpoint();
+            self.writing = Some(group.start(Threads::Blocking, work));
+        }
+        Ok(claims_written)
+    }
+
+    async fn finish(&mut self) -> Result<(), DiskError> {
+        if let Some(writing) = self.writing.take() {
+            writing.finish().await?;
+        }
+        match self.syncing.take() {
+            Some(syncing) => syncing.finish().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Syncs the part and marks what the first so many records claim as durable. A sync that fails takes those claims back.
+fn sync(journal: &SharedJournal, part: &Part, records: u64) -> Result<(), DiskError> {
+    match part.sync_data() {
+        Ok(()) => journal.lock().barrier(records),
+        Err(cause) => {
+            journal.lock().sync_failed()?;
+            Err(cause)
+        }
+    }
+}
+
+/// Writes what is proven into the journal when the run ends in any way, also by being dropped.
+struct LastCheckpoint {
+    journal: SharedJournal,
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for LastCheckpoint {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // A journal that cannot be written costs fetching again, which the next run will see for itself.
+        let _ = self.journal.lock().checkpoint();
+    }
+}

@@ -1,0 +1,49 @@
+//! Where proven blocks go.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::{
+    disk::{error::DiskError, journal::Journal, part::Part},
+    format::judge::{Proven, Verified},
+};
+
+/// Takes proven blocks, in any order, and from several threads at a time. Synchronous: it is called where blocking is allowed.
+///
+/// No sink ever gets a byte that is not [`Proven`].
+pub trait BlockSink: Send + Sync {
+    /// Keeps a run of blocks. What it returns is held from then on.
+    fn put(&self, run: Proven) -> Result<Verified, DiskError>;
+}
+
+/// The journal of a part, shared by all that note in it.
+pub type SharedJournal = Arc<Mutex<Journal>>;
+
+/// Writes blocks into a part, and notes in its journal what was written.
+pub struct PartSink {
+    pub part: Arc<Part>,
+    pub journal: SharedJournal,
+}
+
+impl BlockSink for PartSink {
+    fn put(&self, run: Proven) -> Result<Verified, DiskError> {
+        let stored = self.part.write(&run)?;
+        self.journal.lock().note(stored);
+        Ok(stored.verified())
+    }
+}
+
+/// Gives each run to two sinks, first to `first`.
+pub struct Tee<A, B> {
+    pub first: A,
+    pub then: B,
+}
+
+impl<A: BlockSink, B: BlockSink> BlockSink for Tee<A, B> {
+    fn put(&self, run: Proven) -> Result<Verified, DiskError> {
+        let verified = self.first.put(run.clone())?;
+        self.then.put(run)?;
+        Ok(verified)
+    }
+}
