@@ -975,20 +975,48 @@ fn spans_follow_the_want() {
     assert_eq!(next, [range(317, 340)]);
 }
 
+/// A span that got nothing but a byte in three seconds, when another connection has nothing to do.
+fn slow_span(ranges: &[(u64, u64)]) -> (Scheduler, SpanId) {
+    let mut scheduler = scheduler(400, 1, true);
+    want(&mut scheduler, 0, ranges, true);
+    let span = starts(&mut scheduler, 0)[0].0;
+    scheduler.handle(2_999, Event::Opened { span });
+    scheduler.handle(2_999, Event::Bytes { span, count: 1 });
+    scheduler.allow(2);
+    (scheduler, span)
+}
+
 #[test]
-fn a_span_that_is_not_started_yet_is_not_cancelled() {
-    let mut scheduler = scheduler(400, 4, true);
-    want(&mut scheduler, 0, &[(0, 400)], true);
-    let spans = starts(&mut scheduler, 0);
-    assert!(spans.len() > 1);
-    // A source goes while others start: what is decided and not handed out yet is taken back.
-    want(&mut scheduler, 1, &[(0, 10)], true);
-    want(&mut scheduler, 1, &[(390, 400)], true);
-    let (followed, _) = commands(&mut scheduler, 1);
-    let cancelled = followed
+fn a_span_that_is_not_started_yet_is_taken_back() {
+    let (mut scheduler, span) = slow_span(&[(0, 18)]);
+    let end = BlockIndex(10);
+    assert_eq!(scheduler.command(3_000), Command::Shrink { span, end });
+    assert_eq!(scheduler.running(), 2);
+    want(&mut scheduler, 3_000, &[(0, 5)], true);
+    let end = BlockIndex(5);
+    assert_eq!(
+        commands(&mut scheduler, 3_000).0,
+        [Command::Shrink { span, end }]
+    );
+    // A part of it is enough.
+    let (mut scheduler, _) = slow_span(&[(0, 18)]);
+    scheduler.command(3_000);
+    want(&mut scheduler, 3_000, &[(0, 14)], true);
+    let parts: Vec<BlockRange> = starts(&mut scheduler, 3_000)
         .iter()
-        .filter(|command| matches!(command, Command::Cancel { .. }));
-    assert!(cancelled.count() <= spans.len(), "{followed:?}");
+        .map(|start| start.1)
+        .collect();
+    assert_eq!(parts, [range(10, 14)]);
+}
+
+#[test]
+fn a_span_that_only_reads_over_is_not_left_behind() {
+    let (mut scheduler, span) = slow_span(&[(0, 18)]);
+    want(&mut scheduler, 2_999, &[(14, 18)], true);
+    let (followed, _) = commands(&mut scheduler, 3_000);
+    assert_eq!(followed[0], Command::Cancel { span });
+    let is_rest = |command: &Command| matches!(command, Command::Start { blocks, .. } if *blocks == range(14, 18));
+    assert!(followed.len() == 2 && is_rest(&followed[1]), "{followed:?}");
 }
 
 /// A stream whose first block came, and whose second one came wrong.
