@@ -35,3 +35,4 @@ mod tidy;
 mod trust;
 mod vectors;
 mod versions;
+mod wants;

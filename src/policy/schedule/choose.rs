@@ -385,15 +385,21 @@ impl Scheduler {
         let span = self.spans.get_mut(&id)?;
         let rest = BlockRange::new(middle, span.blocks.end);
         span.blocks.end = middle;
+        let left = BlockIndex(span.blocks.start);
+        let wanted = self.wanted.blocks.next(left);
+        if wanted.is_some_and(|block| block.0 < middle) {
+            let end = BlockIndex(middle);
+            self.pending.push_back(Command::Shrink { span: id, end });
+        } else {
+            // What it read over to get to the rest.
+            self.cancel(id);
+        }
         let rest = self.still_wanted(rest);
         if !rest.is_empty() {
             let start = self.start_span(now, source, rest, Vec::new());
             self.pending.push_back(start);
         }
-        Some(Command::Shrink {
-            span: id,
-            end: BlockIndex(middle),
-        })
+        self.pending.pop_front()
     }
 
     /// Where both would end at the same time, the span at the rate it had so far, the new one at that of its source.
