@@ -21,7 +21,7 @@ use crate::format::{
 };
 
 use super::{
-    error::{DiskError, Doing},
+    error::{DiskError, FileOperation},
     files::{self, Entry, EntryKind, Folder},
     journal::{FileKeeper, Journal, JournalKeeper},
     machine::unix_time,
@@ -52,7 +52,9 @@ impl Destination {
         let destination = Destination {
             folder: Folder::open(&folder).map_err(|cause| match cause {
                 // The target cannot be made there.
-                DiskError::Io { source, .. } => DiskError::io(Doing::Create, target, source),
+                DiskError::Io { source, .. } => {
+                    DiskError::io(FileOperation::Create, target, source)
+                }
                 other => other,
             })?,
             part_name: files::with_suffix(&name, ".part"),
@@ -187,7 +189,7 @@ impl Locked {
             Some(keeper) => keeper,
             None => {
                 let file = self.journal.try_clone().map_err(|cause| {
-                    DiskError::io(Doing::Open, &folder.path_of(journal_name), cause)
+                    DiskError::io(FileOperation::Open, &folder.path_of(journal_name), cause)
                 })?;
                 Box::new(FileKeeper::new(file, folder.path_of(journal_name)))
             }
@@ -324,10 +326,9 @@ impl Locked {
         if part.is_none_or(|part| part.suspicious().is_some() || part.length == 0) {
             return Ok(Left::Nothing);
         }
-        let clone = self
-            .journal
-            .try_clone()
-            .map_err(|cause| DiskError::io(Doing::Open, &folder.path_of(journal_name), cause))?;
+        let clone = self.journal.try_clone().map_err(|cause| {
+            DiskError::io(FileOperation::Open, &folder.path_of(journal_name), cause)
+        })?;
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
         Ok(match journal::read(&bytes, &journal::Place::NOWHERE) {
             None => Left::Nothing,
@@ -353,10 +354,9 @@ impl Locked {
             return Ok(());
         }
         let part_bytes = part.map_or(0, |part| part.length);
-        let clone = self
-            .journal
-            .try_clone()
-            .map_err(|cause| DiskError::io(Doing::Open, &folder.path_of(journal_name), cause))?;
+        let clone = self.journal.try_clone().map_err(|cause| {
+            DiskError::io(FileOperation::Open, &folder.path_of(journal_name), cause)
+        })?;
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
         // Where the part was last seen does not matter for whose it is.
         let ours = journal::read(&bytes, &journal::Place::NOWHERE)

@@ -12,7 +12,7 @@ use crate::format::{
 };
 
 use super::{
-    error::{DiskError, Doing},
+    error::{DiskError, FileOperation},
     files,
     part::Stored,
 };
@@ -50,7 +50,7 @@ impl FileKeeper {
 
 impl JournalKeeper for FileKeeper {
     fn read(&mut self) -> Result<Vec<u8>, DiskError> {
-        let error = |cause: io::Error| DiskError::io(Doing::Read, &self.path, cause);
+        let error = |cause: io::Error| DiskError::io(FileOperation::Read, &self.path, cause);
         self.length = self.file.metadata().map_err(error)?.len();
         let mut bytes = vec![0; self.length.min(JOURNAL_BYTES_MAX) as usize];
         self.file.read_exact_at(&mut bytes, 0).map_err(error)?;

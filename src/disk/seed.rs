@@ -13,7 +13,7 @@ use rustix::fs::{self, SeekFrom};
 use crate::format::geometry::ByteRange;
 
 use super::{
-    error::{DiskError, Doing},
+    error::{DiskError, FileOperation},
     files::{self, Entry, Stamp},
     regions::FileRegions,
 };
@@ -63,7 +63,7 @@ impl Seed {
     /// All of it, to be read once.
     pub fn regions(&self) -> Result<FileRegions, DiskError> {
         let clone = self.file.try_clone();
-        let file = clone.map_err(|cause| DiskError::io(Doing::Open, &self.path, cause))?;
+        let file = clone.map_err(|cause| DiskError::io(FileOperation::Open, &self.path, cause))?;
         FileRegions::of(file, &self.path)
     }
 

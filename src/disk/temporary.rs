@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    error::{DiskError, Doing},
+    error::{DiskError, FileOperation},
     files::{self, EntryKind, Folder},
 };
 
@@ -115,7 +115,7 @@ fn create_unused(folder: &Folder, path: &Path) -> Result<(File, OsString), DiskE
         }
     }
     Err(DiskError::io(
-        Doing::Create,
+        FileOperation::Create,
         path,
         std::io::ErrorKind::AlreadyExists,
     ))

@@ -14,8 +14,9 @@ use crate::{
 };
 
 use super::{
-    Own, State, StateError,
-    objects::{self, Description, ObjectId},
+    State, StateError,
+    id::ObjectId,
+    objects::{self, Description},
 };
 
 /// Where an object came from. What is not known is `None`.
@@ -114,20 +115,6 @@ pub(super) fn from_row(row: &Row) -> rusqlite::Result<Option<Holding>> {
         bytes: unsigned(17)?,
         used: unsigned(18)?,
     }))
-}
-
-impl Holding {
-    /// An own object, as it is noted.
-    pub fn noted(&self) -> Own {
-        Own {
-            path: self.path.clone(),
-            stamp: self.stamp,
-            root: self.root,
-            geometry: self.geometry,
-            provenance: self.provenance.clone(),
-            at: self.used,
-        }
-    }
 }
 
 impl State {

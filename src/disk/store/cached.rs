@@ -7,12 +7,13 @@
 use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard},
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     disk::{
-        error::{DiskError, Doing},
+        error::{DiskError, FileOperation},
         files::{self, Entry, Folder},
         part::{Part, Stored},
         state::Own,
@@ -91,7 +92,7 @@ impl Objects {
         let path = store.join("objects");
         if make {
             files::create_private_folder(&path)
-                .map_err(|cause| DiskError::io(Doing::Create, &path, cause))?;
+                .map_err(|cause| DiskError::io(FileOperation::Create, &path, cause))?;
         }
         match Folder::open(&path) {
             Ok(folder) => Ok(Some(Objects {
@@ -225,15 +226,9 @@ impl Objects {
 }
 
 impl OwnObject {
-    fn blocks(&self) -> MutexGuard<'_, Blocks> {
-        self.blocks
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
     /// The blocks that are probably there.
     pub fn held(&self) -> BlockSet {
-        self.blocks().held.clone()
+        self.blocks.lock().held.clone()
     }
 
     /// Of the object.
@@ -248,7 +243,7 @@ impl OwnObject {
 
     /// Reads and judges a block; `None`: it is not here, or was damaged, and is not claimed any more.
     pub fn read(&self, leaves: &Leaves, block: BlockIndex) -> Option<Proven> {
-        if !self.blocks().held.contains(block) {
+        if !self.blocks.lock().held.contains(block) {
             return None;
         }
         let place = self.header.geometry.bytes_of(block);
@@ -258,7 +253,7 @@ impl OwnObject {
             .then(|| judge::prove(leaves, block, bytes).ok())
             .flatten();
         if proven.is_none() {
-            let mut blocks = self.blocks();
+            let mut blocks = self.blocks.lock();
             blocks.held.remove(block);
             blocks.new.remove(block);
         }
@@ -279,14 +274,14 @@ impl OwnObject {
                     self.leaves.put(block, &leaf)?;
                 }
             }
-            self.blocks().note(stored);
+            self.blocks.lock().note(stored);
         }
         Ok(())
     }
 
     /// Of these blocks, those that are not here and find room.
     fn take_room(&self, wanted: BlockRange) -> Vec<BlockRange> {
-        let mut blocks = self.blocks();
+        let mut blocks = self.blocks.lock();
         let mut ranges: Vec<BlockRange> = Vec::new();
         for block in wanted.iter() {
             let length = self.header.geometry.bytes_of(block).length();
@@ -305,22 +300,22 @@ impl OwnObject {
     /// What was written since the last time.
     pub(super) fn take_new(&self) -> BlockSet {
         let none = BlockSet::empty(self.header.geometry.blocks());
-        std::mem::replace(&mut self.blocks().new, none)
+        std::mem::replace(&mut self.blocks.lock().new, none)
     }
 
     pub(super) fn claim(&self, held: &BlockSet) {
-        self.blocks().held.insert_all(held);
+        self.blocks.lock().held.insert_all(held);
     }
 
     pub(super) fn allow(&self, bytes: u64, step: u64) {
-        let mut blocks = self.blocks();
+        let mut blocks = self.blocks.lock();
         blocks.allowance = bytes;
         blocks.due_at = bytes.min(step / 2);
     }
 
     /// Whether so much was written that the index should be told ([`super::Store::note_kept`]).
     pub fn is_due(&self) -> bool {
-        let blocks = self.blocks();
+        let blocks = self.blocks.lock();
         !blocks.new.is_empty() && blocks.allowance < blocks.due_at
     }
 

@@ -173,7 +173,7 @@ impl Store {
 
     /// The tree of a holding's object, if all of it is known; with anchors if they were ever made.
     pub fn tree_of(&self, holding: &Holding) -> Result<Option<Tree>, StateError> {
-        match self.state.tree_of(holding)? {
+        match self.state.tree_of(holding.root, holding.geometry)? {
             None if holding.own => Ok(self.tree_of_own(holding)),
             tree => Ok(tree),
         }
@@ -190,7 +190,7 @@ impl Store {
     /// The tree of a file of the user's that was noted in this very version, under whatever name.
     pub fn tree_of_file(&self, stamp: &Stamp) -> Result<Option<Tree>, StateError> {
         match self.state.holding_with(stamp)? {
-            Some(holding) => self.state.tree_of(&holding),
+            Some(holding) => self.state.tree_of(holding.root, holding.geometry),
             None => Ok(None),
         }
     }

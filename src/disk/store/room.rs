@@ -1,7 +1,11 @@
 //! How much own objects may take, and which blocks go when it is too much. Files of the user are never touched.
 
 use crate::{
-    disk::{files::Folder, machine::unix_time, state::Holding},
+    disk::{
+        files::Folder,
+        machine::unix_time,
+        state::{Holding, Own},
+    },
     format::{blockset::BlockSet, geometry::BlockIndex},
 };
 
@@ -103,7 +107,7 @@ impl Store {
         holding: &Holding,
         kept: &BlockSet,
     ) -> Result<(), StoreError> {
-        let noted = holding.noted();
+        let noted = Own::of(holding);
         self.state.set_own(&noted, kept)?;
         let punched = !kept.is_empty() && own.data.keep_only(kept, &holding.geometry)?;
         if !punched {

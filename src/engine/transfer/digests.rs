@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     disk::{
-        error::{DiskError, Doing},
+        error::{DiskError, FileOperation},
         part::Part,
     },
     engine::blocking::joined,
@@ -37,7 +37,7 @@ impl State {
             let count = (to - self.at).min(READ_BYTES as u64) as usize;
             if !part.read(&mut buffer[..count], self.at)? {
                 return Err(DiskError::io(
-                    Doing::Read,
+                    FileOperation::Read,
                     part.path(),
                     std::io::ErrorKind::UnexpectedEof,
                 ));

@@ -1,6 +1,8 @@
 //! What was found whole is copied into the part and judged there: what counts is what lies in the part, not what was read before.
 
-use std::sync::{Mutex, atomic::Ordering};
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
 
 use crate::{
     disk::{
@@ -95,18 +97,12 @@ impl Landing<'_> {
             match self.place(&segments[number as usize]) {
                 Ok(values) => Some(values),
                 Err(cause) => {
-                    let mut failed = failed
-                        .lock()
-                        .unwrap_or_else(|poisoned| poisoned.into_inner());
-                    failed.get_or_insert(cause);
+                    failed.lock().get_or_insert(cause);
                     None
                 }
             }
         });
-        let failed = failed
-            .into_inner()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(cause) = failed {
+        if let Some(cause) = failed.into_inner() {
             return Err(cause);
         }
         let Some(hashed) = hashed else {

@@ -1,12 +1,11 @@
 //! All cores at once.
 
 use std::{
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     thread,
 };
+
+use parking_lot::Mutex;
 
 /// Does numbered work with all cores and returns what came of it in its order; `None` as soon as one says so.
 pub fn in_parallel<T: Send>(count: u64, work: impl Fn(u64) -> Option<T> + Sync) -> Option<Vec<T>> {
@@ -24,9 +23,7 @@ pub fn in_parallel<T: Send>(count: u64, work: impl Fn(u64) -> Option<T> + Sync) 
                 None => stopped.store(1, Ordering::Relaxed),
             }
         }
-        done.lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .append(&mut mine);
+        done.lock().append(&mut mine);
     };
     let workers = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
@@ -35,9 +32,7 @@ pub fn in_parallel<T: Send>(count: u64, work: impl Fn(u64) -> Option<T> + Sync) 
         }
         worker();
     });
-    let mut done = done
-        .into_inner()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut done = done.into_inner();
     done.sort_unstable_by_key(|(number, _)| *number);
     (stopped.into_inner() == 0).then(|| done.into_iter().map(|(_, outcome)| outcome).collect())
 }
