@@ -1,7 +1,7 @@
 //! Where a download goes: the target, its part and its journal, and the order of steps that makes it whole or nothing.
 //!
 //! lock journal -> open part -> (prove, write, checkpoint, barrier) ... -> all proven -> sync part -> rename -> sync folder ->
-//! remove journal. A kill between any two of them leaves a state that the next run goes on from.
+//! remove journal. A kill between any two of them leaves a state that the next run continues.
 
 use std::{
     collections::BTreeMap,
@@ -28,9 +28,9 @@ use super::{
     part::Part,
 };
 
-/// A run that was killed keeps its lock until the kernel has taken it down. A next one that comes in the same moment waits
-/// for that; what is locked longer is in use.
-const DYING: Duration = Duration::from_millis(200);
+/// How long to wait for a lock: the kernel releases that of a killed run when the process has ended. A lock that is held longer is
+/// in use.
+const LOCK_WAIT: Duration = Duration::from_millis(200);
 
 /// The target of a download.
 #[derive(Debug)]
@@ -96,13 +96,13 @@ impl Destination {
         loop {
             let file = self.folder.open_own_or_create(&self.journal_name)?;
             if !files::try_lock(&file, &path)? {
-                if began.elapsed() >= DYING {
+                if began.elapsed() >= LOCK_WAIT {
                     return Err(DiskError::Busy { path: self.path() });
                 }
-                thread::sleep(DYING / 20);
+                thread::sleep(LOCK_WAIT / 20);
                 continue;
             }
-            // Whoever had the lock before may have finished and removed the file that we opened.
+            // The run that had the lock before may have finished and removed the file that we opened.
             if self.folder.is_still(&self.journal_name, &file)? {
                 return Ok(Locked {
                     destination: self,
@@ -197,7 +197,7 @@ impl Locked {
         let (place, time, length) = (part.place()?, unix_time(), part.length()?);
         let bytes = keeper.read()?;
         let read = journal::read(&bytes, &place);
-        // One that is damaged claims nothing, but it still tells whose part this is.
+        // A damaged journal claims nothing, but it still shows that the part is ours.
         let is_ours = journal::is_journal(&bytes);
         let blocks = identity.geometry.blocks();
         let claims = read.filter(|claims| length > 0 && claims.identity.continues(identity));
@@ -236,7 +236,7 @@ impl Locked {
         };
         let mut journal = Journal::begin(keeper, identity, url, place, time)?;
         if identity.root.is_none() {
-            // After a power cut a part with bytes in it and no journal would be a stranger's.
+            // After a power cut, a part with bytes and no journal would be taken for a file that is not ours.
             journal.sync()?;
             folder.sync()?;
         }

@@ -17,7 +17,7 @@ use super::error::{DiskError, FileOperation};
 
 pub use super::entry::{Entry, EntryKind, Stamp};
 
-/// A folder held open, so that nobody can put another one in its place while we work in it.
+/// A folder held open, so that no other folder takes its place while we work in it.
 #[derive(Debug)]
 pub struct Folder {
     fd: OwnedFd,
@@ -273,7 +273,7 @@ pub fn open_for_reading(path: &Path) -> Result<File, DiskError> {
     }
 }
 
-/// Opens a file of somebody for reading that was noted earlier under this absolute path, with no link anywhere on it.
+/// Opens a user's file for reading that was noted earlier under this absolute path. Links anywhere on the path are refused.
 /// `None`: nothing regular is there any more.
 pub fn open_noted(path: &Path) -> Option<(File, Entry)> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -397,12 +397,12 @@ pub fn sync_all(file: &File, path: &Path) -> Result<(), DiskError> {
         .map_err(|cause| DiskError::io(FileOperation::Sync, path, cause))
 }
 
-/// Takes the lock of a file for as long as it is open; `false` if somebody else has it.
+/// Takes the lock of a file for as long as it is open; `false` if another process has it.
 pub fn try_lock(file: &File, path: &Path) -> Result<bool, DiskError> {
     lock(file, path, fs::FlockOperation::NonBlockingLockExclusive)
 }
 
-/// Takes a share in the lock of a file for as long as it is open; `false` if somebody has it for himself.
+/// Takes a share in the lock of a file for as long as it is open; `false` if another process has it alone.
 pub fn try_lock_shared(file: &File, path: &Path) -> Result<bool, DiskError> {
     lock(file, path, fs::FlockOperation::NonBlockingLockShared)
 }

@@ -22,7 +22,7 @@ pub const REGION: usize = 256 * 1024;
 
 /// Something that is read region by region, from several threads.
 pub trait Regions: Sync {
-    /// Reads the next region that nobody has taken and returns its place; `None` at the end. The buffer is only
+    /// Reads the next region that no thread has taken and returns its place; `None` at the end. The buffer is only
     /// shorter than a region at the end.
     fn next(&self, buffer: &mut Vec<u8>) -> Result<Option<u64>, DiskError>;
 }
@@ -62,7 +62,7 @@ impl FileRegions {
         self.before.stamp()
     }
 
-    /// The same file read from front to end, for somebody who wants to see its bytes in order.
+    /// The same file read from front to end; `witness` sees its bytes in order.
     pub fn in_order<'a>(&'a self, witness: impl FnMut(&[u8]) + Send + 'a) -> StreamRegions<'a> {
         StreamRegions::new(&self.file, &self.path, witness)
     }
@@ -97,8 +97,8 @@ impl Regions for FileRegions {
     }
 }
 
-/// Something that can only be read in order: a pipe, or a file whose bytes somebody wants to see in order too. One worker
-/// reads while the others work.
+/// Something that is read in order: a pipe, or a file whose bytes are needed in order too. One worker reads while the others
+/// work.
 pub struct StreamRegions<'a> {
     path: PathBuf,
     state: Mutex<Stream<'a>>,

@@ -85,7 +85,7 @@ impl Seed {
             Some(stretch) if stretch.start < end => {
                 ByteRange::new(stretch.start.max(at), stretch.end.min(end))
             }
-            // What lies behind the end that it had is not there, and reading shows that.
+            // Behind the end that the file had, reading shows that there is nothing.
             None if end > self.length() => ByteRange::new(at, end),
             Some(_) | None => ByteRange::new(end, end),
         }

@@ -77,7 +77,7 @@ pub(super) const COLUMNS: &str = "holdings.id, object, path, own, root, objects.
     coalesce(length(anchors), 0) > 0, device, inode, holdings.length, changed_s, changed_ns, origin, url, key_id, name, bytes, used, blocks
     FROM holdings JOIN objects ON objects.id = object";
 
-/// `None`: the row is no holding; somebody else wrote it.
+/// `None`: the row is no holding of ours.
 pub(super) fn from_row(row: &Row) -> rusqlite::Result<Option<Holding>> {
     let unsigned = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
     let Some(geometry) = objects::geometry(row.get(5)?, row.get(6)?) else {

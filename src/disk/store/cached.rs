@@ -1,8 +1,8 @@
 //! Own objects: sparse files that the store makes of blocks that were streamed, `objects/ROOT` and `objects/ROOT.leaves`.
 //!
-//! Whoever reads or writes one has a share in the lock of `objects/ROOT`; whoever takes blocks away has it for himself. The
-//! index claims a block only after it was written, and stops to claim it before it is taken away. What a kill leaves between
-//! is found when the folder is looked through.
+//! To read or write one takes a shared lock of `objects/ROOT`; to take blocks away, the exclusive one. The index claims a block
+//! only after it was written, and no longer claims it before it is taken away. What a kill leaves in between is found when the
+//! folder is looked through.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -67,7 +67,7 @@ impl Blocks {
     }
 }
 
-/// An own object that nobody else has open: blocks may be taken away.
+/// An own object under the exclusive lock: blocks may be taken away.
 pub(super) struct Exclusive {
     pub name: OsString,
     pub entry: Entry,
@@ -123,7 +123,7 @@ impl Objects {
         Ok(names)
     }
 
-    /// Opens the own object of this root for reading and adding, or makes it. `None`: somebody is taking blocks away from it, or
+    /// Opens the own object of this root for reading and adding, or makes it. `None`: blocks are being taken away from it, or
     /// what is there has another geometry.
     pub fn open_or_create(&self, header: &Header) -> Result<Option<OwnObject>, DiskError> {
         let name = OsString::from(header.root.to_string());
@@ -133,7 +133,7 @@ impl Objects {
             if !files::try_lock_shared(&file, &path)? {
                 return Ok(None);
             }
-            // Whoever had the lock before may have removed the file that we opened.
+            // The process that had the lock before may have removed the file that we opened.
             if !self.folder.is_still(&name, &file)? {
                 continue;
             }
@@ -193,7 +193,7 @@ impl Objects {
         }
     }
 
-    /// Opens what there is of this root, alone; `None`: there is nothing, or somebody else has it open.
+    /// Opens what there is of this root, alone; `None`: there is nothing, or it is open elsewhere.
     pub fn open_alone(&self, name: &str) -> Result<Option<Exclusive>, DiskError> {
         let name = OsString::from(name);
         let path = self.path_of(&name);
@@ -333,8 +333,8 @@ impl OwnObject {
 }
 
 impl Exclusive {
-    /// The blocks that are there with their leaves. Whether they are right is for the judge. `None`: nobody can tell what this
-    /// is.
+    /// The blocks that are there with their leaves. Whether they are right is for the judge. `None`: there is no header
+    /// that says what this is.
     pub fn blocks(&self) -> Result<Option<BlockSet>, DiskError> {
         let Some((leaves, header)) = &self.header else {
             return Ok(None);

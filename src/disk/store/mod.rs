@@ -1,10 +1,10 @@
 //! The store: an index over files that hold objects, so that what is here is not fetched again.
 //!
-//! It holds no second copy of what the user has: his files are noted by reference and only read. Whatever is read from a
-//! holding may be wrong (the user edits and deletes as he likes), so it is judged before it counts, and a holding that is
-//! gone, or is another file by now, is forgotten and no more is said.
+//! It holds no second copy of the user's files: they are noted by reference and only read. Whatever is read from a holding may
+//! be wrong, because its file can change or go at any time. So it is judged before it counts, and a holding that is gone, or
+//! is another file by now, is forgotten silently.
 //!
-//! Blocks that were streamed are in sparse files of its own (`own.rs`), which it keeps within limits.
+//! Blocks that were streamed are in sparse files of its own (`cached.rs`), which it keeps within limits.
 
 mod cached;
 mod collect;
