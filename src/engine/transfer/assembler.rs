@@ -9,7 +9,7 @@ use crate::{
     },
     format::{
         geometry::{BlockIndex, Geometry},
-        judge::{BlockHasher, Leaves, Mismatch, Wrong},
+        judge::{BlockHasher, Leaves, Mismatch},
     },
 };
 
@@ -44,11 +44,11 @@ impl Assembler {
         for mut chunk in chunks {
             while !chunk.is_empty() {
                 let is_whole = self.hasher.push(&mut chunk);
-                if is_whole && let Err(Wrong { before, mismatch }) = self.hasher.finish(leaves) {
-                    if let Some(run) = before {
-                        judged.push(Judged::Stored(part.write(&run)?));
+                if is_whole && let Err(wrong) = self.hasher.finish(leaves) {
+                    if let Some(run) = &wrong.before {
+                        judged.push(Judged::Stored(part.write(run)?));
                     }
-                    judged.push(Judged::Wrong(mismatch));
+                    judged.push(Judged::Wrong(wrong.mismatch));
                 }
             }
         }
