@@ -1,7 +1,7 @@
 //! Exit codes: the only file that maps errors to them.
 
 use crate::{
-    disk::error::{DiskError, Doing},
+    disk::error::{DiskError, FileOperation},
     engine::error::Error,
     net::location::BadUrl,
     policy::recovery::Failure,
@@ -83,7 +83,12 @@ impl Exit {
             DiskError::ChangedWhileRead { .. } => Exit::Changed,
             DiskError::NoRoom { .. } => Exit::Disk,
             DiskError::Io {
-                doing: Doing::Create | Doing::Write | Doing::Sync | Doing::Rename | Doing::Remove,
+                operation:
+                    FileOperation::Create
+                    | FileOperation::Write
+                    | FileOperation::Sync
+                    | FileOperation::Rename
+                    | FileOperation::Remove,
                 ..
             } => Exit::Disk,
             DiskError::Io { .. } if cause.is_of_disk() => Exit::Disk,
@@ -122,20 +127,29 @@ mod tests {
     /// A journal that cannot be read is as bad as one that cannot be written: the disk is to be looked after.
     #[test]
     fn a_disk_that_fails_is_told_apart_from_a_file_that_is_not_there() {
-        let exit = |doing, cause: io::Error| {
-            Exit::of_disk(&DiskError::io(doing, Path::new("x.part.journal"), cause))
+        let exit = |operation, cause: io::Error| {
+            Exit::of_disk(&DiskError::io(
+                operation,
+                Path::new("x.part.journal"),
+                cause,
+            ))
         };
         // EIO, which has no kind.
         let failed = || io::Error::from_raw_os_error(5);
-        for doing in [Doing::Open, Doing::Read, Doing::Lock, Doing::Inspect] {
-            assert_eq!(exit(doing, failed()), Exit::Disk, "{doing}");
+        for operation in [
+            FileOperation::Open,
+            FileOperation::Read,
+            FileOperation::Lock,
+            FileOperation::Inspect,
+        ] {
+            assert_eq!(exit(operation, failed()), Exit::Disk, "{operation}");
             let missing = io::ErrorKind::NotFound.into();
-            assert_eq!(exit(doing, missing), Exit::Failed, "{doing}");
+            assert_eq!(exit(operation, missing), Exit::Failed, "{operation}");
         }
         // What cannot be written to is no target, whatever the reason.
         let denied = || io::ErrorKind::PermissionDenied.into();
-        assert_eq!(exit(Doing::Create, denied()), Exit::Disk);
-        assert_eq!(exit(Doing::Open, denied()), Exit::Failed);
+        assert_eq!(exit(FileOperation::Create, denied()), Exit::Disk);
+        assert_eq!(exit(FileOperation::Open, denied()), Exit::Failed);
     }
 
     #[test]

@@ -63,7 +63,11 @@ fn signed(args: &SignArgs) -> Result<String, Error> {
     let signature = match (&args.key, &args.attach) {
         (_, Some(minisig)) => {
             let text = fs::read_to_string(minisig).map_err(|cause| {
-                crate::disk::error::DiskError::io(crate::disk::error::Doing::Read, minisig, cause)
+                crate::disk::error::DiskError::io(
+                    crate::disk::error::FileOperation::Read,
+                    minisig,
+                    cause,
+                )
             })?;
             sign::attach(&args.file, &text, &minisig.display().to_string(), None)?
         }

@@ -5,7 +5,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     disk::{
-        error::{DiskError, Doing},
+        error::{DiskError, FileOperation},
         files::Folder,
     },
     serve::origin,
@@ -50,7 +50,7 @@ pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
         Err(cause) => output.error(
             None,
             None,
-            &DiskError::io(Doing::Read, &args.folder, cause).into(),
+            &DiskError::io(FileOperation::Read, &args.folder, cause).into(),
         ),
     }
 }

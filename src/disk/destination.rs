@@ -1,7 +1,7 @@
 //! Where a download goes: the target, its part and its journal, and the order of steps that makes it whole or nothing.
 //!
 //! lock journal -> open part -> (prove, write, checkpoint, barrier) ... -> all proven -> sync part -> rename -> sync folder ->
-//! remove journal. A kill between any two of them leaves a state that the next run goes on from.
+//! remove journal. A kill between any two of them leaves a state that the next run continues.
 
 use std::{
     collections::BTreeMap,
@@ -21,16 +21,16 @@ use crate::format::{
 };
 
 use super::{
-    error::{DiskError, Doing},
+    error::{DiskError, FileOperation},
     files::{self, Entry, EntryKind, Folder},
     journal::{FileKeeper, Journal, JournalKeeper},
     machine::unix_time,
     part::Part,
 };
 
-/// A run that was killed keeps its lock until the kernel has taken it down. A next one that comes in the same moment waits
-/// for that; what is locked longer is in use.
-const DYING: Duration = Duration::from_millis(200);
+/// How long to wait for a lock: the kernel releases that of a killed run when the process has ended. A lock that is held longer is
+/// in use.
+const LOCK_WAIT: Duration = Duration::from_millis(200);
 
 /// The target of a download.
 #[derive(Debug)]
@@ -52,7 +52,9 @@ impl Destination {
         let destination = Destination {
             folder: Folder::open(&folder).map_err(|cause| match cause {
                 // The target cannot be made there.
-                DiskError::Io { source, .. } => DiskError::io(Doing::Create, target, source),
+                DiskError::Io { source, .. } => {
+                    DiskError::io(FileOperation::Create, target, source)
+                }
                 other => other,
             })?,
             part_name: files::with_suffix(&name, ".part"),
@@ -94,13 +96,13 @@ impl Destination {
         loop {
             let file = self.folder.open_own_or_create(&self.journal_name)?;
             if !files::try_lock(&file, &path)? {
-                if began.elapsed() >= DYING {
+                if began.elapsed() >= LOCK_WAIT {
                     return Err(DiskError::Busy { path: self.path() });
                 }
-                thread::sleep(DYING / 20);
+                thread::sleep(LOCK_WAIT / 20);
                 continue;
             }
-            // Whoever had the lock before may have finished and removed the file that we opened.
+            // The run that had the lock before may have finished and removed the file that we opened.
             if self.folder.is_still(&self.journal_name, &file)? {
                 return Ok(Locked {
                     destination: self,
@@ -187,7 +189,7 @@ impl Locked {
             Some(keeper) => keeper,
             None => {
                 let file = self.journal.try_clone().map_err(|cause| {
-                    DiskError::io(Doing::Open, &folder.path_of(journal_name), cause)
+                    DiskError::io(FileOperation::Open, &folder.path_of(journal_name), cause)
                 })?;
                 Box::new(FileKeeper::new(file, folder.path_of(journal_name)))
             }
@@ -195,7 +197,7 @@ impl Locked {
         let (place, time, length) = (part.place()?, unix_time(), part.length()?);
         let bytes = keeper.read()?;
         let read = journal::read(&bytes, &place);
-        // One that is damaged claims nothing, but it still tells whose part this is.
+        // A damaged journal claims nothing, but it still shows that the part is ours.
         let is_ours = journal::is_journal(&bytes);
         let blocks = identity.geometry.blocks();
         let claims = read.filter(|claims| length > 0 && claims.identity.continues(identity));
@@ -234,7 +236,7 @@ impl Locked {
         };
         let mut journal = Journal::begin(keeper, identity, url, place, time)?;
         if identity.root.is_none() {
-            // After a power cut a part with bytes in it and no journal would be a stranger's.
+            // After a power cut, a part with bytes and no journal would be taken for a file that is not ours.
             journal.sync()?;
             folder.sync()?;
         }
@@ -324,10 +326,9 @@ impl Locked {
         if part.is_none_or(|part| part.suspicious().is_some() || part.length == 0) {
             return Ok(Left::Nothing);
         }
-        let clone = self
-            .journal
-            .try_clone()
-            .map_err(|cause| DiskError::io(Doing::Open, &folder.path_of(journal_name), cause))?;
+        let clone = self.journal.try_clone().map_err(|cause| {
+            DiskError::io(FileOperation::Open, &folder.path_of(journal_name), cause)
+        })?;
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
         Ok(match journal::read(&bytes, &journal::Place::NOWHERE) {
             None => Left::Nothing,
@@ -353,10 +354,9 @@ impl Locked {
             return Ok(());
         }
         let part_bytes = part.map_or(0, |part| part.length);
-        let clone = self
-            .journal
-            .try_clone()
-            .map_err(|cause| DiskError::io(Doing::Open, &folder.path_of(journal_name), cause))?;
+        let clone = self.journal.try_clone().map_err(|cause| {
+            DiskError::io(FileOperation::Open, &folder.path_of(journal_name), cause)
+        })?;
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
         // Where the part was last seen does not matter for whose it is.
         let ours = journal::read(&bytes, &journal::Place::NOWHERE)

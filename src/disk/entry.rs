@@ -4,7 +4,7 @@ use std::{fs::File, path::Path};
 
 use rustix::fs;
 
-use super::error::{DiskError, Doing};
+use super::error::{DiskError, FileOperation};
 
 /// What lies under a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Entry {
     pub fn of(file: &File, path: &Path) -> Result<Entry, DiskError> {
         fs::fstat(file)
             .map(|stat| Entry::new(&stat))
-            .map_err(|cause| DiskError::io(Doing::Inspect, path, cause))
+            .map_err(|cause| DiskError::io(FileOperation::Inspect, path, cause))
     }
 
     /// Which version of which file this is.

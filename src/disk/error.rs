@@ -8,7 +8,7 @@ use std::{
 /// What was being done to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each message says what it is")]
-pub enum Doing {
+pub enum FileOperation {
     Open,
     Create,
     Read,
@@ -20,18 +20,18 @@ pub enum Doing {
     Inspect,
 }
 
-impl fmt::Display for Doing {
+impl fmt::Display for FileOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Doing::Open => "open",
-            Doing::Create => "create",
-            Doing::Read => "read",
-            Doing::Write => "write",
-            Doing::Sync => "sync",
-            Doing::Rename => "rename",
-            Doing::Remove => "remove",
-            Doing::Lock => "lock",
-            Doing::Inspect => "inspect",
+            FileOperation::Open => "open",
+            FileOperation::Create => "create",
+            FileOperation::Read => "read",
+            FileOperation::Write => "write",
+            FileOperation::Sync => "sync",
+            FileOperation::Rename => "rename",
+            FileOperation::Remove => "remove",
+            FileOperation::Lock => "lock",
+            FileOperation::Inspect => "inspect",
         })
     }
 }
@@ -40,9 +40,9 @@ impl fmt::Display for Doing {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum DiskError {
-    #[error("failed to {doing} {}: {source}", .path.display())]
+    #[error("failed to {operation} {}: {source}", .path.display())]
     Io {
-        doing: Doing,
+        operation: FileOperation,
         path: PathBuf,
         source: io::Error,
     },
@@ -64,9 +64,9 @@ pub enum DiskError {
 
 impl DiskError {
     /// A call on this file failed.
-    pub fn io(doing: Doing, path: &Path, source: impl Into<io::Error>) -> DiskError {
+    pub fn io(operation: FileOperation, path: &Path, source: impl Into<io::Error>) -> DiskError {
         DiskError::Io {
-            doing,
+            operation,
             path: path.to_owned(),
             source: source.into(),
         }
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn what_the_disk_does_is_told_apart_from_what_is_not_there() {
         let is_of_disk =
-            |errno: Errno| DiskError::io(Doing::Read, Path::new("x"), errno).is_of_disk();
+            |errno: Errno| DiskError::io(FileOperation::Read, Path::new("x"), errno).is_of_disk();
         for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::ROFS] {
             assert!(is_of_disk(errno), "{errno}");
         }
@@ -110,6 +110,6 @@ mod tests {
             assert!(!is_of_disk(errno), "{errno}");
         }
         let other = io::Error::other("no call of the system");
-        assert!(!DiskError::io(Doing::Read, Path::new("x"), other).is_of_disk());
+        assert!(!DiskError::io(FileOperation::Read, Path::new("x"), other).is_of_disk());
     }
 }

@@ -13,11 +13,11 @@ use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
 
 use crate::format::geometry::ByteRange;
 
-use super::error::{DiskError, Doing};
+use super::error::{DiskError, FileOperation};
 
 pub use super::entry::{Entry, EntryKind, Stamp};
 
-/// A folder held open, so that nobody can put another one in its place while we work in it.
+/// A folder held open, so that no other folder takes its place while we work in it.
 #[derive(Debug)]
 pub struct Folder {
     fd: OwnedFd,
@@ -35,7 +35,7 @@ impl Folder {
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = fs::open(path, flags, Mode::empty())
-            .map_err(|cause| DiskError::io(Doing::Open, path, cause))?;
+            .map_err(|cause| DiskError::io(FileOperation::Open, path, cause))?;
         Ok(Folder {
             fd,
             path: path.to_owned(),
@@ -50,8 +50,13 @@ impl Folder {
         }
     }
 
-    fn error(&self, doing: Doing, name: &OsStr, cause: impl Into<io::Error>) -> DiskError {
-        DiskError::io(doing, &self.path_of(name), cause)
+    fn error(
+        &self,
+        operation: FileOperation,
+        name: &OsStr,
+        cause: impl Into<io::Error>,
+    ) -> DiskError {
+        DiskError::io(operation, &self.path_of(name), cause)
     }
 
     /// What lies under this name, links not followed.
@@ -59,7 +64,7 @@ impl Folder {
         match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(Entry::new(&stat))),
             Err(rustix::io::Errno::NOENT) => Ok(None),
-            Err(cause) => Err(self.error(Doing::Inspect, name, cause)),
+            Err(cause) => Err(self.error(FileOperation::Inspect, name, cause)),
         }
     }
 
@@ -70,7 +75,7 @@ impl Folder {
         match fs::openat(&self.fd, name, flags, Mode::from_raw_mode(mode)) {
             Ok(fd) => Ok(Some(fd.into())),
             Err(rustix::io::Errno::EXIST) => Ok(None),
-            Err(cause) => Err(self.error(Doing::Create, name, cause)),
+            Err(cause) => Err(self.error(FileOperation::Create, name, cause)),
         }
     }
 
@@ -87,7 +92,7 @@ impl Folder {
                 return Err(match what {
                     Some(what) => DiskError::Unsafe { path, what },
                     // What cannot be opened for writing cannot be written: a disk that became read-only, for one.
-                    None => self.error(Doing::Write, name, cause),
+                    None => self.error(FileOperation::Write, name, cause),
                 });
             }
         };
@@ -134,7 +139,7 @@ impl Folder {
             }
             Err(cause) => match io::Error::from(cause).kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory => {
-                    Err(self.error(Doing::Open, path.as_os_str(), cause))
+                    Err(self.error(FileOperation::Open, path.as_os_str(), cause))
                 }
                 _ => Ok(None),
             },
@@ -160,7 +165,7 @@ impl Folder {
                 }),
                 None => self.rename(from, to, true),
             },
-            Err(cause) => Err(self.error(Doing::Rename, to, cause)),
+            Err(cause) => Err(self.error(FileOperation::Rename, to, cause)),
         }
     }
 
@@ -168,7 +173,7 @@ impl Folder {
     pub fn remove(&self, name: &OsStr) -> Result<(), DiskError> {
         match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-            Err(cause) => Err(self.error(Doing::Remove, name, cause)),
+            Err(cause) => Err(self.error(FileOperation::Remove, name, cause)),
         }
     }
 
@@ -177,13 +182,13 @@ impl Folder {
         match fs::fsync(&self.fd) {
             // Some network file systems cannot sync a folder and say so; there is nothing more to do.
             Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
-            Err(cause) => Err(DiskError::io(Doing::Sync, &self.path, cause)),
+            Err(cause) => Err(DiskError::io(FileOperation::Sync, &self.path, cause)),
         }
     }
 
     /// The names in it, in any order; those that are no UTF-8 are none of ours and left out.
     pub fn names(&self) -> Result<Vec<String>, DiskError> {
-        let failed = |cause| DiskError::io(Doing::Read, &self.path, cause);
+        let failed = |cause| DiskError::io(FileOperation::Read, &self.path, cause);
         let mut names = Vec::new();
         for entry in fs::Dir::read_from(&self.fd).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -196,14 +201,14 @@ impl Folder {
     /// The size of this file system.
     pub fn bytes_of_disk(&self) -> Result<u64, DiskError> {
         let stat = fs::fstatvfs(&self.fd)
-            .map_err(|cause| DiskError::io(Doing::Inspect, &self.path, cause))?;
+            .map_err(|cause| DiskError::io(FileOperation::Inspect, &self.path, cause))?;
         Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
     }
 
     /// Bytes that may still be written to this file system by us.
     pub fn bytes_free(&self) -> Result<u64, DiskError> {
         let stat = fs::fstatvfs(&self.fd)
-            .map_err(|cause| DiskError::io(Doing::Inspect, &self.path, cause))?;
+            .map_err(|cause| DiskError::io(FileOperation::Inspect, &self.path, cause))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
@@ -224,7 +229,7 @@ impl MadeFolder {
         match std::fs::create_dir(path) {
             Ok(()) => Ok(Some(MadeFolder(path.to_owned()))),
             Err(_) if path.is_dir() => Ok(None),
-            Err(cause) => Err(DiskError::io(Doing::Create, path, cause)),
+            Err(cause) => Err(DiskError::io(FileOperation::Create, path, cause)),
         }
     }
 }
@@ -253,7 +258,7 @@ pub fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
 pub fn open_for_reading(path: &Path) -> Result<File, DiskError> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = fs::open(path, flags, Mode::empty())
-        .map_err(|cause| DiskError::io(Doing::Open, path, cause))?;
+        .map_err(|cause| DiskError::io(FileOperation::Open, path, cause))?;
     let file = File::from(fd);
     match Entry::of(&file, path)?.kind {
         EntryKind::Regular => Ok(file),
@@ -268,7 +273,7 @@ pub fn open_for_reading(path: &Path) -> Result<File, DiskError> {
     }
 }
 
-/// Opens a file of somebody for reading that was noted earlier under this absolute path, with no link anywhere on it.
+/// Opens a user's file for reading that was noted earlier under this absolute path. Links anywhere on the path are refused.
 /// `None`: nothing regular is there any more.
 pub fn open_noted(path: &Path) -> Option<(File, Entry)> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -298,7 +303,7 @@ pub fn noted_path(path: &Path) -> Option<PathBuf> {
 /// Writes all bytes at a place.
 pub fn write_at(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
     file.write_all_at(bytes, offset)
-        .map_err(|cause| DiskError::io(Doing::Write, path, cause))
+        .map_err(|cause| DiskError::io(FileOperation::Write, path, cause))
 }
 
 /// Writes all bytes of several slices at a place, one behind the other.
@@ -313,13 +318,19 @@ pub fn write_slices_at(
         // The kernel takes at most 1,024 slices a call (IOV_MAX).
         let now = slices.len().min(1024);
         match rustix::io::pwritev(file, &slices[..now], offset) {
-            Ok(0) => return Err(DiskError::io(Doing::Write, path, io::ErrorKind::WriteZero)),
+            Ok(0) => {
+                return Err(DiskError::io(
+                    FileOperation::Write,
+                    path,
+                    io::ErrorKind::WriteZero,
+                ));
+            }
             Ok(written) => {
                 offset += written as u64;
                 IoSlice::advance_slices(&mut slices, written);
             }
             Err(rustix::io::Errno::INTR) => (),
-            Err(cause) => return Err(DiskError::io(Doing::Write, path, cause)),
+            Err(cause) => return Err(DiskError::io(FileOperation::Write, path, cause)),
         }
     }
     Ok(())
@@ -344,7 +355,9 @@ pub fn copy_range(
             io::ErrorKind::StorageFull
             | io::ErrorKind::QuotaExceeded
             | io::ErrorKind::FileTooLarge
-            | io::ErrorKind::ReadOnlyFilesystem => Err(DiskError::io(Doing::Write, path, cause)),
+            | io::ErrorKind::ReadOnlyFilesystem => {
+                Err(DiskError::io(FileOperation::Write, path, cause))
+            }
             _ => Ok(None),
         },
     }
@@ -353,7 +366,7 @@ pub fn copy_range(
 /// Makes the file this long: cuts it, or adds a hole.
 pub fn set_length(file: &File, path: &Path, length: u64) -> Result<(), DiskError> {
     file.set_len(length)
-        .map_err(|cause| DiskError::io(Doing::Write, path, cause))
+        .map_err(|cause| DiskError::io(FileOperation::Write, path, cause))
 }
 
 /// Gives the disk back what these bytes took; they read as zeros from now on. `false`: this file system cannot do it.
@@ -362,34 +375,34 @@ pub fn punch_hole(file: &File, path: &Path, bytes: ByteRange) -> Result<bool, Di
     match fs::fallocate(file, flags, bytes.start, bytes.length()) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(false),
-        Err(cause) => Err(DiskError::io(Doing::Write, path, cause)),
+        Err(cause) => Err(DiskError::io(FileOperation::Write, path, cause)),
     }
 }
 
 /// Sets the permission bits.
 pub fn set_mode(file: &File, path: &Path, mode: u32) -> Result<(), DiskError> {
     fs::fchmod(file, Mode::from_raw_mode(mode))
-        .map_err(|cause| DiskError::io(Doing::Write, path, cause))
+        .map_err(|cause| DiskError::io(FileOperation::Write, path, cause))
 }
 
 /// Makes the data durable, and its length.
 pub fn sync_data(file: &File, path: &Path) -> Result<(), DiskError> {
     file.sync_data()
-        .map_err(|cause| DiskError::io(Doing::Sync, path, cause))
+        .map_err(|cause| DiskError::io(FileOperation::Sync, path, cause))
 }
 
 /// Makes data and attributes durable.
 pub fn sync_all(file: &File, path: &Path) -> Result<(), DiskError> {
     file.sync_all()
-        .map_err(|cause| DiskError::io(Doing::Sync, path, cause))
+        .map_err(|cause| DiskError::io(FileOperation::Sync, path, cause))
 }
 
-/// Takes the lock of a file for as long as it is open; `false` if somebody else has it.
+/// Takes the lock of a file for as long as it is open; `false` if another process has it.
 pub fn try_lock(file: &File, path: &Path) -> Result<bool, DiskError> {
     lock(file, path, fs::FlockOperation::NonBlockingLockExclusive)
 }
 
-/// Takes a share in the lock of a file for as long as it is open; `false` if somebody has it for himself.
+/// Takes a share in the lock of a file for as long as it is open; `false` if another process has it alone.
 pub fn try_lock_shared(file: &File, path: &Path) -> Result<bool, DiskError> {
     lock(file, path, fs::FlockOperation::NonBlockingLockShared)
 }
@@ -398,7 +411,7 @@ fn lock(file: &File, path: &Path, how: fs::FlockOperation) -> Result<bool, DiskE
     match fs::flock(file, how) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-        Err(cause) => Err(DiskError::io(Doing::Lock, path, cause)),
+        Err(cause) => Err(DiskError::io(FileOperation::Lock, path, cause)),
     }
 }
 

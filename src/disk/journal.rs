@@ -12,7 +12,7 @@ use crate::format::{
 };
 
 use super::{
-    error::{DiskError, Doing},
+    error::{DiskError, FileOperation},
     files,
     part::Stored,
 };
@@ -38,7 +38,7 @@ pub struct FileKeeper {
 }
 
 impl FileKeeper {
-    /// Keeps it in this file, which nobody else writes to; `path` is for messages.
+    /// Keeps it in this file, which is locked for this run; `path` is for messages.
     pub fn new(file: File, path: PathBuf) -> FileKeeper {
         FileKeeper {
             file,
@@ -50,7 +50,7 @@ impl FileKeeper {
 
 impl JournalKeeper for FileKeeper {
     fn read(&mut self) -> Result<Vec<u8>, DiskError> {
-        let error = |cause: io::Error| DiskError::io(Doing::Read, &self.path, cause);
+        let error = |cause: io::Error| DiskError::io(FileOperation::Read, &self.path, cause);
         self.length = self.file.metadata().map_err(error)?.len();
         let mut bytes = vec![0; self.length.min(JOURNAL_BYTES_MAX) as usize];
         self.file.read_exact_at(&mut bytes, 0).map_err(error)?;
@@ -74,7 +74,7 @@ impl JournalKeeper for FileKeeper {
     }
 }
 
-/// A journal in memory, which those who hold a clone see too.
+/// A journal in memory; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryKeeper(Arc<Mutex<Vec<u8>>>);
 
@@ -149,7 +149,7 @@ impl Journal {
         })
     }
 
-    /// Goes on with a journal that was read, behind its sound part, for an object that its identity continues.
+    /// Continues a journal that was read, behind its sound part, for an identity as which it may be continued.
     pub fn resume(
         mut keeper: Box<dyn JournalKeeper>,
         identity: &Identity,
@@ -172,7 +172,7 @@ impl Journal {
         })
     }
 
-    /// What is noted from now on is recorded with the leaves that were learned on its arrival.
+    /// From now on blocks are recorded with their leaves, which were learned when the blocks arrived.
     pub fn record_leaves(&mut self, leaves: Arc<Leaves>) {
         self.leaves = Some(leaves);
     }

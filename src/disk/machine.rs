@@ -1,8 +1,8 @@
-//! Who runs the program, and where.
+//! The user, the machine and the clock.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The name of the user, or his number where he has no name.
+/// The name of the user, or the number of a user without a name.
 pub fn user() -> String {
     let number = uzers::get_current_uid();
     match uzers::get_user_by_uid(number) {

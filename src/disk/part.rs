@@ -19,7 +19,7 @@ use crate::format::{
 };
 
 use super::{
-    error::{DiskError, Doing},
+    error::{DiskError, FileOperation},
     files::{self, Entry},
     seed::Seed,
 };
@@ -155,7 +155,7 @@ impl Part {
         match self.file.read_exact_at(buffer, offset) {
             Ok(()) => Ok(true),
             Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-            Err(cause) => Err(DiskError::io(Doing::Read, &self.path, cause)),
+            Err(cause) => Err(DiskError::io(FileOperation::Read, &self.path, cause)),
         }
     }
 
@@ -262,13 +262,15 @@ impl Part {
             let (start, end) = match fs::seek(&self.file, SeekFrom::Data(at)) {
                 Ok(start) => match fs::seek(&self.file, SeekFrom::Hole(start)) {
                     Ok(end) => (start, end),
-                    Err(cause) => return Err(DiskError::io(Doing::Read, &self.path, cause)),
+                    Err(cause) => {
+                        return Err(DiskError::io(FileOperation::Read, &self.path, cause));
+                    }
                 },
                 // No data from here on.
                 Err(rustix::io::Errno::NXIO) => break,
                 // A file system that does not tell: all may be data.
                 Err(rustix::io::Errno::INVAL) => (at, length),
-                Err(cause) => return Err(DiskError::io(Doing::Read, &self.path, cause)),
+                Err(cause) => return Err(DiskError::io(FileOperation::Read, &self.path, cause)),
             };
             blocks.insert_range(
                 geometry.blocks_within(ByteRange::new(start.min(length), end.min(length))),

@@ -6,15 +6,14 @@ use std::{
     io::{self, Read},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     thread,
 };
 
+use parking_lot::Mutex;
+
 use super::{
-    error::{DiskError, Doing},
+    error::{DiskError, FileOperation},
     files::{self, Entry, Stamp},
 };
 
@@ -23,7 +22,7 @@ pub const REGION: usize = 256 * 1024;
 
 /// Something that is read region by region, from several threads.
 pub trait Regions: Sync {
-    /// Reads the next region that nobody has taken and returns its place; `None` at the end. The buffer is only
+    /// Reads the next region that no thread has taken and returns its place; `None` at the end. The buffer is only
     /// shorter than a region at the end.
     fn next(&self, buffer: &mut Vec<u8>) -> Result<Option<u64>, DiskError>;
 }
@@ -63,7 +62,7 @@ impl FileRegions {
         self.before.stamp()
     }
 
-    /// The same file read from front to end, for somebody who wants to see its bytes in order.
+    /// The same file read from front to end; `witness` sees its bytes in order.
     pub fn in_order<'a>(&'a self, witness: impl FnMut(&[u8]) + Send + 'a) -> StreamRegions<'a> {
         StreamRegions::new(&self.file, &self.path, witness)
     }
@@ -93,13 +92,13 @@ impl Regions for FileRegions {
                     path: self.path.clone(),
                 })
             }
-            Err(cause) => Err(DiskError::io(Doing::Read, &self.path, cause)),
+            Err(cause) => Err(DiskError::io(FileOperation::Read, &self.path, cause)),
         }
     }
 }
 
-/// Something that can only be read in order: a pipe, or a file whose bytes somebody wants to see in order too. One worker
-/// reads while the others work.
+/// Something that is read in order: a pipe, or a file whose bytes are needed in order too. One worker reads while the others
+/// work.
 pub struct StreamRegions<'a> {
     path: PathBuf,
     state: Mutex<Stream<'a>>,
@@ -133,17 +132,11 @@ impl<'a> StreamRegions<'a> {
             state: Mutex::new(stream),
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, Stream<'a>> {
-        self.state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
 }
 
 impl Regions for StreamRegions<'_> {
     fn next(&self, buffer: &mut Vec<u8>) -> Result<Option<u64>, DiskError> {
-        let mut stream = self.lock();
+        let mut stream = self.state.lock();
         if stream.ended {
             return Ok(None);
         }
@@ -153,7 +146,7 @@ impl Regions for StreamRegions<'_> {
             .by_ref()
             .take(REGION as u64)
             .read_to_end(buffer);
-        read.map_err(|cause| DiskError::io(Doing::Read, &self.path, cause))?;
+        read.map_err(|cause| DiskError::io(FileOperation::Read, &self.path, cause))?;
         stream.ended = buffer.len() < REGION;
         (stream.witness)(buffer);
         let start = stream.at;
@@ -168,15 +161,10 @@ pub fn for_each<E: From<DiskError> + Send>(
     work: impl Fn(u64, &[u8]) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
     let failed: Mutex<Option<E>> = Mutex::new(None);
-    let failed_slot = || {
-        failed
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    };
     let worker = || {
         let mut buffer = Vec::new();
         loop {
-            if failed_slot().is_some() {
+            if failed.lock().is_some() {
                 return;
             }
             let outcome = match regions.next(&mut buffer) {
@@ -185,7 +173,7 @@ pub fn for_each<E: From<DiskError> + Send>(
                 Err(cause) => Err(cause.into()),
             };
             if let Err(cause) = outcome {
-                failed_slot().get_or_insert(cause);
+                failed.lock().get_or_insert(cause);
                 return;
             }
         }
@@ -197,10 +185,7 @@ pub fn for_each<E: From<DiskError> + Send>(
         }
         worker();
     });
-    match failed
-        .into_inner()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
-    {
+    match failed.into_inner() {
         Some(cause) => Err(cause),
         None => Ok(()),
     }

@@ -13,7 +13,7 @@ use rustix::fs::{self, SeekFrom};
 use crate::format::geometry::ByteRange;
 
 use super::{
-    error::{DiskError, Doing},
+    error::{DiskError, FileOperation},
     files::{self, Entry, Stamp},
     regions::FileRegions,
 };
@@ -63,7 +63,7 @@ impl Seed {
     /// All of it, to be read once.
     pub fn regions(&self) -> Result<FileRegions, DiskError> {
         let clone = self.file.try_clone();
-        let file = clone.map_err(|cause| DiskError::io(Doing::Open, &self.path, cause))?;
+        let file = clone.map_err(|cause| DiskError::io(FileOperation::Open, &self.path, cause))?;
         FileRegions::of(file, &self.path)
     }
 
@@ -85,7 +85,7 @@ impl Seed {
             Some(stretch) if stretch.start < end => {
                 ByteRange::new(stretch.start.max(at), stretch.end.min(end))
             }
-            // What lies behind the end that it had is not there, and reading shows that.
+            // Behind the end that the file had, reading shows that there is nothing.
             None if end > self.length() => ByteRange::new(at, end),
             Some(_) | None => ByteRange::new(end, end),
         }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    error::{DiskError, Doing},
+    error::{DiskError, FileOperation},
     files::{self, EntryKind, Folder},
 };
 
@@ -88,7 +88,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.published {
-            // Nothing to tell anybody: the next run uses another name.
+            // A failure does no harm: the next run uses another name.
             let _ = self.folder.remove(&self.name);
         }
     }
@@ -103,7 +103,7 @@ pub fn spool() -> Result<(File, PathBuf), DiskError> {
     Ok((file, path))
 }
 
-/// A new file of a name that nobody uses. The process is part of it, so only our own earlier leftovers can be in the way;
+/// A new file under an unused name. The process is part of it, so only our own earlier leftovers can be in the way;
 /// it is short, so that it fits wherever the final name fits.
 fn create_unused(folder: &Folder, path: &Path) -> Result<(File, OsString), DiskError> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -115,7 +115,7 @@ fn create_unused(folder: &Folder, path: &Path) -> Result<(File, OsString), DiskE
         }
     }
     Err(DiskError::io(
-        Doing::Create,
+        FileOperation::Create,
         path,
         std::io::ErrorKind::AlreadyExists,
     ))

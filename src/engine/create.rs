@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     disk::{
-        error::{DiskError, Doing},
+        error::{DiskError, FileOperation},
         files,
         regions::{FileRegions, StreamRegions},
         temporary::{self, Temporary},
@@ -113,13 +113,13 @@ pub fn create(
             let (file, path) = temporary::spool()?;
             let length = write(&tree, pieces, particulars, signer, &file, &path)?;
             copy(&file, &path, ByteRange::new(0, length), |bytes| {
-                stream
-                    .write_all(bytes)
-                    .map_err(|cause| DiskError::io(Doing::Write, Path::new("-"), cause).into())
+                stream.write_all(bytes).map_err(|cause| {
+                    DiskError::io(FileOperation::Write, Path::new("-"), cause).into()
+                })
             })?;
             stream
                 .flush()
-                .map_err(|cause| DiskError::io(Doing::Write, Path::new("-"), cause))?;
+                .map_err(|cause| DiskError::io(FileOperation::Write, Path::new("-"), cause))?;
         }
     }
     Ok(tree)
@@ -242,7 +242,7 @@ fn copy(
     while at < range.end {
         let count = buffer.len().min((range.end - at) as usize);
         let read = file.read_exact_at(&mut buffer[..count], at);
-        read.map_err(|cause: io::Error| DiskError::io(Doing::Read, path, cause))?;
+        read.map_err(|cause: io::Error| DiskError::io(FileOperation::Read, path, cause))?;
         take(&buffer[..count])?;
         at += count as u64;
     }

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     disk::{
-        error::{DiskError, Doing},
+        error::{DiskError, FileOperation},
         files::{self, Entry},
     },
     format::{
@@ -53,7 +53,7 @@ impl ManifestFile {
             file.read_exact_at(buffer, range.start)
                 .map_err(|cause| match cause.kind() {
                     io::ErrorKind::UnexpectedEof => refuse(Refused::Short { bytes: length }),
-                    _ => DiskError::io(Doing::Read, path, cause).into(),
+                    _ => DiskError::io(FileOperation::Read, path, cause).into(),
                 })
         };
         let mut buffer = Vec::new();
@@ -96,7 +96,7 @@ impl ManifestFile {
         let mut bytes = vec![0; range.length() as usize];
         self.file
             .read_exact_at(&mut bytes, range.start)
-            .map_err(|cause| DiskError::io(Doing::Read, &self.path, cause))?;
+            .map_err(|cause| DiskError::io(FileOperation::Read, &self.path, cause))?;
         Ok(bytes)
     }
 
@@ -105,7 +105,7 @@ impl ManifestFile {
         let at = self.manifest.tree.layout().pieces().start + start;
         self.file
             .read_exact_at(buffer, at)
-            .map_err(|cause| DiskError::io(Doing::Read, &self.path, cause).into())
+            .map_err(|cause| DiskError::io(FileOperation::Read, &self.path, cause).into())
     }
 }
 
@@ -116,6 +116,6 @@ pub fn starts_like_a_manifest(path: &Path) -> Result<bool, Error> {
     match file.read_exact_at(&mut magic, 0) {
         Ok(()) => Ok(magic == MAGIC),
         Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(cause) => Err(DiskError::io(Doing::Read, path, cause).into()),
+        Err(cause) => Err(DiskError::io(FileOperation::Read, path, cause).into()),
     }
 }

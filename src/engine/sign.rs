@@ -11,7 +11,7 @@ use minisign::{KeyPair, SecretKey, SecretKeyBox};
 
 use crate::{
     disk::{
-        error::{DiskError, Doing},
+        error::{DiskError, FileOperation},
         files,
         temporary::Temporary,
     },
@@ -152,7 +152,7 @@ fn copy_rest(original: &File, path: &Path, length: u64, to: &Temporary) -> Resul
         let count = buffer.len().min((length - at) as usize);
         original
             .read_exact_at(&mut buffer[..count], at)
-            .map_err(|cause| DiskError::io(Doing::Read, path, cause))?;
+            .map_err(|cause| DiskError::io(FileOperation::Read, path, cause))?;
         to.write_at(&buffer[..count], at)?;
         at += count as u64;
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     disk::{
-        error::{DiskError, Doing},
+        error::{DiskError, FileOperation},
         files,
         machine::unix_time,
         regions::FileRegions,
@@ -30,7 +30,7 @@ const NOT_CONTENT: [&str; 4] = [".part", ".part.journal", ".quarantined", ".sapw
 
 /// The files that a path means: itself, or all regular files below a folder, links not followed, sorted.
 pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |cause| DiskError::io(Doing::Read, path, cause);
+    let failed = |cause| DiskError::io(FileOperation::Read, path, cause);
     // Links are followed here and only here: the user named it.
     let path = path.canonicalize().map_err(failed)?;
     if !path.is_dir() {
@@ -38,7 +38,7 @@ pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
     }
     let (mut found, mut folders) = (Vec::new(), vec![path]);
     while let Some(folder) = folders.pop() {
-        let failed = |cause| DiskError::io(Doing::Read, &folder, cause);
+        let failed = |cause| DiskError::io(FileOperation::Read, &folder, cause);
         for entry in std::fs::read_dir(&folder).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let kind = entry.file_type().map_err(failed)?;

@@ -2,12 +2,10 @@
 
 use std::{os::unix::fs::FileExt, path::Path};
 
-use parking_lot::Mutex;
-
 use crate::{
     disk::{
         destination::Locked,
-        error::{DiskError, Doing},
+        error::{DiskError, FileOperation},
         files::{self, Entry, EntryKind},
         regions::FileRegions,
     },
@@ -153,7 +151,7 @@ fn against_manifest(
     };
     let place = path.display().to_string();
     // Pieces are compared as they come; whether a difference is the object's fault is known at the end.
-    let wrong_piece: Mutex<bool> = Mutex::new(false);
+    let mut wrong_piece = false;
     let mut at = 0;
     let mut buffer = Vec::new();
     let tree = survey.run_file(&regions, &place, &mut digests, &mut |pieces| {
@@ -161,7 +159,7 @@ fn against_manifest(
         manifest.read_pieces(at, &mut buffer)?;
         at += pieces.len() as u64;
         if buffer != pieces {
-            *wrong_piece.lock() = true;
+            wrong_piece = true;
         }
         Ok(())
     })?;
@@ -212,7 +210,7 @@ fn against_manifest(
     {
         return Err(refuse(Refused::BlockAnchor(block as u32)));
     }
-    if wrong_piece.into_inner() {
+    if wrong_piece {
         return Err(refuse(Refused::Pieces));
     }
     let (root, bytes_total) = (tree.root(), length);
@@ -257,7 +255,7 @@ fn other_length(
         }
         let buffer = &mut buffer[..bytes.length() as usize];
         file.read_exact_at(buffer, bytes.start)
-            .map_err(|cause| DiskError::io(Doing::Read, path, cause))?;
+            .map_err(|cause| DiskError::io(FileOperation::Read, path, cause))?;
         let found = tree::leaf_of(geometry, block, buffer);
         if found != leaf {
             tell(Some(block), bytes, Some(leaf), Some(found));

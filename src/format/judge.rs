@@ -124,6 +124,7 @@ impl Proven {
     ///
     /// # Panics
     /// If others are among them.
+    #[must_use]
     pub fn narrowed(&self, blocks: BlockRange) -> Proven {
         let (object, all) = (self.verified.object, self.verified.blocks);
         assert!(
@@ -215,7 +216,7 @@ impl BlockHasher {
     ///
     /// # Panics
     /// If bytes are missing, or if its leaf is not known and not learned from what comes first.
-    pub fn finish(&mut self, leaves: &Leaves) -> Result<(), Wrong> {
+    pub fn finish(&mut self, leaves: &Leaves) -> Result<(), Box<Wrong>> {
         let block = self.block;
         let length = self.geometry.bytes_of(block).length();
         assert_eq!(self.filled, length, "the bytes of block {block}");
@@ -232,7 +233,7 @@ impl BlockHasher {
             Err(mismatch) => {
                 let before = self.take_proven();
                 self.chunks.clear();
-                Err(Wrong { before, mismatch })
+                Err(Box::new(Wrong { before, mismatch }))
             }
         }
     }
@@ -602,10 +603,10 @@ mod tests {
             let mut chunk = Bytes::copy_from_slice(chunk);
             while !chunk.is_empty() {
                 if hasher.push(&mut chunk)
-                    && let Err(Wrong { before, mismatch }) = hasher.finish(leaves)
+                    && let Err(one) = hasher.finish(leaves)
                 {
-                    runs.extend(before);
-                    wrong.push(mismatch.blocks.start);
+                    runs.extend(one.before);
+                    wrong.push(one.mismatch.blocks.start);
                 }
             }
         }

@@ -11,7 +11,8 @@ use crate::{
 
 use super::{
     Holding, Provenance, State, StateError, holdings,
-    objects::{self, Description, ObjectId},
+    id::ObjectId,
+    objects::{self, Description},
 };
 
 /// An own object, as it is noted.
@@ -25,6 +26,20 @@ pub struct Own {
     pub provenance: Provenance,
     /// When it was last of use, in Unix seconds.
     pub at: u64,
+}
+
+impl Own {
+    /// An own object that is noted already.
+    pub fn of(holding: &Holding) -> Own {
+        Own {
+            path: holding.path.clone(),
+            stamp: holding.stamp,
+            root: holding.root,
+            geometry: holding.geometry,
+            provenance: holding.provenance.clone(),
+            at: holding.used,
+        }
+    }
 }
 
 impl State {

@@ -14,8 +14,9 @@ use crate::{
 };
 
 use super::{
-    Own, State, StateError,
-    objects::{self, Description, ObjectId},
+    State, StateError,
+    id::ObjectId,
+    objects::{self, Description},
 };
 
 /// Where an object came from. What is not known is `None`.
@@ -76,7 +77,7 @@ pub(super) const COLUMNS: &str = "holdings.id, object, path, own, root, objects.
     coalesce(length(anchors), 0) > 0, device, inode, holdings.length, changed_s, changed_ns, origin, url, key_id, name, bytes, used, blocks
     FROM holdings JOIN objects ON objects.id = object";
 
-/// `None`: the row is no holding; somebody else wrote it.
+/// `None`: the row is no holding of ours.
 pub(super) fn from_row(row: &Row) -> rusqlite::Result<Option<Holding>> {
     let unsigned = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
     let Some(geometry) = objects::geometry(row.get(5)?, row.get(6)?) else {
@@ -114,20 +115,6 @@ pub(super) fn from_row(row: &Row) -> rusqlite::Result<Option<Holding>> {
         bytes: unsigned(17)?,
         used: unsigned(18)?,
     }))
-}
-
-impl Holding {
-    /// An own object, as it is noted.
-    pub fn noted(&self) -> Own {
-        Own {
-            path: self.path.clone(),
-            stamp: self.stamp,
-            root: self.root,
-            geometry: self.geometry,
-            provenance: self.provenance.clone(),
-            at: self.used,
-        }
-    }
 }
 
 impl State {

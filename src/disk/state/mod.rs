@@ -7,6 +7,7 @@ mod arrivals;
 mod cached;
 mod holdings;
 mod hosts;
+mod id;
 mod objects;
 mod samples;
 mod schema;

@@ -10,14 +10,11 @@ use crate::format::{
     tree::{Cv, Root},
 };
 
-use super::{Holding, State, StateError, samples};
+use super::{State, StateError, id::ObjectId, samples};
 
 /// Leaves and anchors together take at most so much: those of 1.7 TB in blocks of 64 KiB. Beyond that the holdings that were
 /// not used for longest are forgotten.
 const DESCRIPTIONS_BYTES_MAX: u64 = 1 << 30;
-
-/// The row of an object.
-pub(super) type ObjectId = i64;
 
 /// What is known of an object from its whole tree, or only that it is there.
 #[derive(Clone, Copy)]
@@ -28,10 +25,9 @@ pub(super) struct Description<'a> {
 }
 
 impl State {
-    /// The tree of a holding's object, if it is known whole. What the database says is checked against the root.
-    pub fn tree_of(&self, holding: &Holding) -> Result<Option<Tree>, StateError> {
+    /// The tree of an object, if it is known whole. What the database says is checked against the root.
+    pub fn tree_of(&self, root: Root, geometry: Geometry) -> Result<Option<Tree>, StateError> {
         let query = "SELECT leaves, anchors FROM objects WHERE root = ?1 AND block_size = ?2";
-        let (root, geometry) = (holding.root, holding.geometry);
         let size = geometry.block_size().bytes().cast_signed();
         let found = self.look(|connection| {
             connection

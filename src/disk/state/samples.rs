@@ -9,7 +9,7 @@ use crate::{
     policy::samples,
 };
 
-use super::{State, StateError, objects::ObjectId};
+use super::{State, StateError, id::ObjectId};
 
 /// A tag that so many objects have tells little: only the newest of them are looked at.
 const OBJECTS_OF_TAG_MAX: u32 = 64;

@@ -31,8 +31,8 @@ pub const STEPS: [&str; 4] = [
         since_ms INTEGER NOT NULL,
         until_ms INTEGER NOT NULL
     ) WITHOUT ROWID;",
-    // What arrived without a manifest becomes one kind of holding among others. Of files that arrived before, nobody noted
-    // where they lie, so their leaves lead nowhere; which version came from where is still of use.
+    // What arrived without a manifest becomes one kind of holding among others. The paths of
+    // files that arrived before were not noted, so their leaves lead nowhere; which version came from where is still of use.
     "CREATE TABLE objects (
         id INTEGER PRIMARY KEY,
         root BLOB NOT NULL,

@@ -25,8 +25,8 @@ pub struct Wanted {
     pub tags: Vec<Tag>,
 }
 
-/// Which holdings may be used at all. Whoever writes a manifest and sees the requests learns what was not asked for, so files
-/// that came from elsewhere are not for him.
+/// Which holdings may be used at all. The author of a manifest, if it sees the requests too, learns from what is not requested
+/// which blocks are here: so files that came from elsewhere are not searched.
 #[derive(Clone, Debug, Default)]
 pub struct Allowed {
     /// Those from here: scheme, host and port.
@@ -44,7 +44,7 @@ pub struct Allowed {
 pub struct Candidate {
     /// Not opened yet: it may be gone, or have changed.
     pub holding: Holding,
-    /// What speaks for it.
+    /// Why it may have them.
     pub merit: Merit,
 }
 

@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, params};
 use super::{State, StateError};
 
 impl State {
-    /// The highest sequence that was ever believed for this name under this key.
+    /// The highest sequence that was ever accepted for this name under this key.
     pub fn sequence(&self, key_id: &str, name: &str) -> Result<Option<u64>, StateError> {
         let query = "SELECT sequence FROM sequences WHERE key_id = ?1 AND name = ?2";
         let row = self
@@ -17,7 +17,7 @@ impl State {
             .map_err(|cause| self.wrap(cause))
     }
 
-    /// Remembers a sequence that was believed. A smaller one than before changes nothing.
+    /// Remembers a sequence that was accepted. A smaller one than before changes nothing.
     pub fn remember_sequence(
         &self,
         key_id: &str,

@@ -1,18 +1,19 @@
 //! Own objects: sparse files that the store makes of blocks that were streamed, `objects/ROOT` and `objects/ROOT.leaves`.
 //!
-//! Whoever reads or writes one has a share in the lock of `objects/ROOT`; whoever takes blocks away has it for himself. The
-//! index claims a block only after it was written, and stops to claim it before it is taken away. What a kill leaves between
-//! is found when the folder is looked through.
+//! To read or write one takes a shared lock of `objects/ROOT`; to take blocks away, the exclusive one. The index claims a block
+//! only after it was written, and no longer claims it before it is taken away. What a kill leaves in between is found when the
+//! folder is looked through.
 
 use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard},
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     disk::{
-        error::{DiskError, Doing},
+        error::{DiskError, FileOperation},
         files::{self, Entry, Folder},
         part::{Part, Stored},
         state::Own,
@@ -66,7 +67,7 @@ impl Blocks {
     }
 }
 
-/// An own object that nobody else has open: blocks may be taken away.
+/// An own object under the exclusive lock: blocks may be taken away.
 pub(super) struct Exclusive {
     pub name: OsString,
     pub entry: Entry,
@@ -91,7 +92,7 @@ impl Objects {
         let path = store.join("objects");
         if make {
             files::create_private_folder(&path)
-                .map_err(|cause| DiskError::io(Doing::Create, &path, cause))?;
+                .map_err(|cause| DiskError::io(FileOperation::Create, &path, cause))?;
         }
         match Folder::open(&path) {
             Ok(folder) => Ok(Some(Objects {
@@ -122,7 +123,7 @@ impl Objects {
         Ok(names)
     }
 
-    /// Opens the own object of this root for reading and adding, or makes it. `None`: somebody is taking blocks away from it, or
+    /// Opens the own object of this root for reading and adding, or makes it. `None`: blocks are being taken away from it, or
     /// what is there has another geometry.
     pub fn open_or_create(&self, header: &Header) -> Result<Option<OwnObject>, DiskError> {
         let name = OsString::from(header.root.to_string());
@@ -132,7 +133,7 @@ impl Objects {
             if !files::try_lock_shared(&file, &path)? {
                 return Ok(None);
             }
-            // Whoever had the lock before may have removed the file that we opened.
+            // The process that had the lock before may have removed the file that we opened.
             if !self.folder.is_still(&name, &file)? {
                 continue;
             }
@@ -192,7 +193,7 @@ impl Objects {
         }
     }
 
-    /// Opens what there is of this root, alone; `None`: there is nothing, or somebody else has it open.
+    /// Opens what there is of this root, alone; `None`: there is nothing, or it is open elsewhere.
     pub fn open_alone(&self, name: &str) -> Result<Option<Exclusive>, DiskError> {
         let name = OsString::from(name);
         let path = self.path_of(&name);
@@ -225,15 +226,9 @@ impl Objects {
 }
 
 impl OwnObject {
-    fn blocks(&self) -> MutexGuard<'_, Blocks> {
-        self.blocks
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
     /// The blocks that are probably there.
     pub fn held(&self) -> BlockSet {
-        self.blocks().held.clone()
+        self.blocks.lock().held.clone()
     }
 
     /// Of the object.
@@ -248,7 +243,7 @@ impl OwnObject {
 
     /// Reads and judges a block; `None`: it is not here, or was damaged, and is not claimed any more.
     pub fn read(&self, leaves: &Leaves, block: BlockIndex) -> Option<Proven> {
-        if !self.blocks().held.contains(block) {
+        if !self.blocks.lock().held.contains(block) {
             return None;
         }
         let place = self.header.geometry.bytes_of(block);
@@ -258,7 +253,7 @@ impl OwnObject {
             .then(|| judge::prove(leaves, block, bytes).ok())
             .flatten();
         if proven.is_none() {
-            let mut blocks = self.blocks();
+            let mut blocks = self.blocks.lock();
             blocks.held.remove(block);
             blocks.new.remove(block);
         }
@@ -279,14 +274,14 @@ impl OwnObject {
                     self.leaves.put(block, &leaf)?;
                 }
             }
-            self.blocks().note(stored);
+            self.blocks.lock().note(stored);
         }
         Ok(())
     }
 
     /// Of these blocks, those that are not here and find room.
     fn take_room(&self, wanted: BlockRange) -> Vec<BlockRange> {
-        let mut blocks = self.blocks();
+        let mut blocks = self.blocks.lock();
         let mut ranges: Vec<BlockRange> = Vec::new();
         for block in wanted.iter() {
             let length = self.header.geometry.bytes_of(block).length();
@@ -305,22 +300,22 @@ impl OwnObject {
     /// What was written since the last time.
     pub(super) fn take_new(&self) -> BlockSet {
         let none = BlockSet::empty(self.header.geometry.blocks());
-        std::mem::replace(&mut self.blocks().new, none)
+        std::mem::replace(&mut self.blocks.lock().new, none)
     }
 
     pub(super) fn claim(&self, held: &BlockSet) {
-        self.blocks().held.insert_all(held);
+        self.blocks.lock().held.insert_all(held);
     }
 
     pub(super) fn allow(&self, bytes: u64, step: u64) {
-        let mut blocks = self.blocks();
+        let mut blocks = self.blocks.lock();
         blocks.allowance = bytes;
         blocks.due_at = bytes.min(step / 2);
     }
 
     /// Whether so much was written that the index should be told ([`super::Store::note_kept`]).
     pub fn is_due(&self) -> bool {
-        let blocks = self.blocks();
+        let blocks = self.blocks.lock();
         !blocks.new.is_empty() && blocks.allowance < blocks.due_at
     }
 
@@ -338,8 +333,8 @@ impl OwnObject {
 }
 
 impl Exclusive {
-    /// The blocks that are there with their leaves. Whether they are right is for the judge. `None`: nobody can tell what this
-    /// is.
+    /// The blocks that are there with their leaves. Whether they are right is for the judge. `None`: there is no header
+    /// that says what this is.
     pub fn blocks(&self) -> Result<Option<BlockSet>, DiskError> {
         let Some((leaves, header)) = &self.header else {
             return Ok(None);

@@ -112,7 +112,7 @@ impl Store {
             tell(News::Removed(path));
             return Ok(());
         };
-        // As far as nobody knows better it was last of use when it was written.
+        // Without a note of its last use: when it was written.
         let at = match self.state.holding_at(&path)? {
             Some(known) => known.used,
             None => u64::try_from(own.entry.changed.0).map_or(0, |at| at.min(unix_time())),
@@ -130,7 +130,7 @@ impl Store {
         Ok(self.state.set_own(&noted, &blocks)?)
     }
 
-    /// Judges all blocks of an own object, tells what is damaged, and takes it away. `None`: somebody has it open.
+    /// Judges all blocks of an own object, tells what is damaged, and takes it away. `None`: it is open elsewhere.
     pub fn verify_own(
         &mut self,
         holding: &Holding,

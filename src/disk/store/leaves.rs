@@ -4,7 +4,7 @@ use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf};
 
 use crate::{
     disk::{
-        error::{DiskError, Doing},
+        error::{DiskError, FileOperation},
         files,
         state::Provenance,
     },
@@ -126,7 +126,7 @@ impl LeavesFile {
         match file.read_exact_at(&mut bytes, 0) {
             Ok(()) => (),
             Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            Err(cause) => return Err(DiskError::io(Doing::Read, &path, cause)),
+            Err(cause) => return Err(DiskError::io(FileOperation::Read, &path, cause)),
         }
         Ok(Header::from_bytes(&bytes).map(|header| {
             let geometry = header.geometry;
@@ -160,7 +160,7 @@ impl LeavesFile {
                 Ok(0) => break,
                 Ok(count) => read += count,
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => (),
-                Err(cause) => return Err(DiskError::io(Doing::Read, &self.path, cause)),
+                Err(cause) => return Err(DiskError::io(FileOperation::Read, &self.path, cause)),
             }
         }
         let known = |leaf: Cv| (leaf != UNKNOWN).then_some(leaf);

@@ -1,10 +1,10 @@
 //! The store: an index over files that hold objects, so that what is here is not fetched again.
 //!
-//! It holds no second copy of what the user has: his files are noted by reference and only read. Whatever is read from a
-//! holding may be wrong (the user edits and deletes as he likes), so it is judged before it counts, and a holding that is
-//! gone, or is another file by now, is forgotten and no more is said.
+//! It holds no second copy of the user's files: they are noted by reference and only read. Whatever is read from a holding may
+//! be wrong, because its file can change or go at any time. So it is judged before it counts, and a holding that is gone, or
+//! is another file by now, is forgotten silently.
 //!
-//! Blocks that were streamed are in sparse files of its own (`own.rs`), which it keeps within limits.
+//! Blocks that were streamed are in sparse files of its own (`cached.rs`), which it keeps within limits.
 
 mod cached;
 mod collect;
@@ -173,7 +173,7 @@ impl Store {
 
     /// The tree of a holding's object, if all of it is known; with anchors if they were ever made.
     pub fn tree_of(&self, holding: &Holding) -> Result<Option<Tree>, StateError> {
-        match self.state.tree_of(holding)? {
+        match self.state.tree_of(holding.root, holding.geometry)? {
             None if holding.own => Ok(self.tree_of_own(holding)),
             tree => Ok(tree),
         }
@@ -190,7 +190,7 @@ impl Store {
     /// The tree of a file of the user's that was noted in this very version, under whatever name.
     pub fn tree_of_file(&self, stamp: &Stamp) -> Result<Option<Tree>, StateError> {
         match self.state.holding_with(stamp)? {
-            Some(holding) => self.state.tree_of(&holding),
+            Some(holding) => self.state.tree_of(holding.root, holding.geometry),
             None => Ok(None),
         }
     }

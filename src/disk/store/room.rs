@@ -1,7 +1,11 @@
 //! How much own objects may take, and which blocks go when it is too much. Files of the user are never touched.
 
 use crate::{
-    disk::{files::Folder, machine::unix_time, state::Holding},
+    disk::{
+        files::Folder,
+        machine::unix_time,
+        state::{Holding, Own},
+    },
     format::{blockset::BlockSet, geometry::BlockIndex},
 };
 
@@ -37,7 +41,7 @@ impl Store {
     }
 
     /// Takes blocks away from the own objects that were not used for longest until they hold at most so many bytes; returns what
-    /// they hold then. Those that somebody has open stay. `tell`: what went, in bytes.
+    /// they hold then. Those that are open elsewhere stay. `tell`: what went, in bytes.
     pub(super) fn evict(
         &mut self,
         most: u64,
@@ -58,7 +62,7 @@ impl Store {
             let Some(own) = objects.open_alone(&name)? else {
                 continue;
             };
-            // What is claimed now: since the list was read somebody may have taken blocks away.
+            // What is claimed now: another process may have taken blocks away since the list was read.
             if let Some(holding) = self.state.holding_at(&holding.path)? {
                 let freed = self.shrink(&objects, own, &holding, held - most)?;
                 held = self.state.own_bytes()?;
@@ -103,7 +107,7 @@ impl Store {
         holding: &Holding,
         kept: &BlockSet,
     ) -> Result<(), StoreError> {
-        let noted = holding.noted();
+        let noted = Own::of(holding);
         self.state.set_own(&noted, kept)?;
         let punched = !kept.is_empty() && own.data.keep_only(kept, &holding.geometry)?;
         if !punched {

@@ -1,6 +1,7 @@
 //! The store as a whole.
 
 use crate::{
+    disk::state::Own,
     format::{
         anchors,
         blockset::BlockSet,
@@ -415,13 +416,8 @@ fn what_was_not_used_for_longest_goes_first() {
     }
     for (at, bytes) in [(30, &objects[0]), (10, &objects[1]), (20, &objects[2])] {
         let path = scene.object_path(bytes);
-        let mut noted = scene
-            .store
-            .state
-            .holding_at(&path)
-            .unwrap()
-            .unwrap()
-            .noted();
+        let holding = scene.store.state.holding_at(&path).unwrap().unwrap();
+        let mut noted = Own::of(&holding);
         noted.at = at;
         // Times only grow, so it is noted anew.
         let blocks = BlockSet::full(8);
@@ -489,13 +485,8 @@ fn what_a_kill_left_is_brought_together() {
     scene.stream(&bytes, BlockRange::new(0, 4));
     let path = scene.object_path(&bytes);
     // Claimed, and taken away since; and written, but not claimed: whole with its leaf, and in part.
-    let noted = scene
-        .store
-        .state
-        .holding_at(&path)
-        .unwrap()
-        .unwrap()
-        .noted();
+    let holding = scene.store.state.holding_at(&path).unwrap().unwrap();
+    let noted = Own::of(&holding);
     let mut claimed = BlockSet::empty(10);
     claimed.insert_range(BlockRange::new(1, 4));
     claimed.insert(BlockIndex(9));

@@ -6,7 +6,7 @@ use crate::{
     disk::error::DiskError,
     format::{
         geometry::{BlockIndex, Geometry},
-        judge::{BlockHasher, Leaves, Mismatch, Verified, Wrong},
+        judge::{BlockHasher, Leaves, Mismatch, Verified},
     },
 };
 
@@ -50,7 +50,7 @@ impl Assembler {
                     false => (self.hasher.discard(), None),
                     true => match self.hasher.finish(leaves) {
                         Ok(()) => continue,
-                        Err(Wrong { before, mismatch }) => (before, Some(mismatch)),
+                        Err(wrong) => (wrong.before, Some(wrong.mismatch)),
                     },
                 };
                 if let Some(run) = before {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     disk::{
-        error::{DiskError, Doing},
+        error::{DiskError, FileOperation},
         part::Part,
     },
     engine::blocking::{Group, Threads, Work},
@@ -35,7 +35,7 @@ impl State {
             let count = (to - self.at).min(READ_BYTES as u64) as usize;
             if !part.read(&mut buffer[..count], self.at)? {
                 return Err(DiskError::io(
-                    Doing::Read,
+                    FileOperation::Read,
                     part.path(),
                     std::io::ErrorKind::UnexpectedEof,
                 ));

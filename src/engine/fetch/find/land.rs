@@ -97,14 +97,12 @@ impl Landing<'_> {
             match self.place(&segments[number as usize]) {
                 Ok(values) => Some(values),
                 Err(cause) => {
-                    let mut failed = failed.lock();
-                    failed.get_or_insert(cause);
+                    failed.lock().get_or_insert(cause);
                     None
                 }
             }
         });
-        let failed = failed.into_inner();
-        if let Some(cause) = failed {
+        if let Some(cause) = failed.into_inner() {
             return Err(cause);
         }
         let Some(hashed) = hashed else {

@@ -1,0 +1,4 @@
+//! How rows are named.
+
+/// The row of an object.
+pub(super) type ObjectId = i64;
