@@ -51,7 +51,7 @@ fn options(args: &CatArgs, state: Option<PathBuf>) -> Result<CatOptions, network
             .as_deref()
             .map(keys::public_key)
             .transpose()
-            .map_err(|message| network::Refusal(Exit::Usage, message))?,
+            .map_err(network::Refusal::usage)?,
         require: args.require,
         client: network::client_options(flags, state.as_deref())?,
         state,

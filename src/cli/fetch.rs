@@ -172,12 +172,12 @@ struct FetchInput {
 fn checked(args: &FetchArgs, state: Option<&Path>) -> Result<FetchInput, Refusal> {
     if args.output.as_deref() == Some(Path::new("-")) {
         let message = "-o - is not possible: nothing unproven is shown. Use sapwood cat URL for a stream of proven bytes";
-        return Err(Refusal(Exit::Usage, message.to_owned()));
+        return Err(Refusal::usage(message));
     }
     let key = args.key.as_deref().map(keys::public_key).transpose();
     Ok(FetchInput {
         client: Client::new(client_options(&args.network, state)?),
-        key: key.map_err(|message| Refusal(Exit::Usage, message))?,
+        key: key.map_err(Refusal::usage)?,
         manifest: args.manifest.as_deref().map(manifest_place).transpose()?,
         mirrors: args
             .mirror

@@ -61,7 +61,7 @@ pub fn jobs(args: &FetchArgs) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
                     "two URLs would both become {}; fetch them one by one with -o",
                     job.target.display()
                 );
-                return Err(Refusal(Exit::Usage, message));
+                return Err(Refusal::usage(message));
             }
             Err(refusal) => refusals.push(refusal),
         }
@@ -84,7 +84,7 @@ pub fn make_folders(args: &FetchArgs) -> Result<Vec<MadeFolder>, DiskError> {
 
 /// What makes sense for one URL only.
 fn check_several(args: &FetchArgs, folder: Option<&Path>) -> Result<(), Refusal> {
-    let usage = |message: &str| Err(Refusal(Exit::Usage, message.to_owned()));
+    let usage = |message: &str| Err(Refusal::usage(message));
     if args.root.is_some()
         || args.manifest.is_some()
         || !args.digest.is_empty()

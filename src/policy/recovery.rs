@@ -91,9 +91,9 @@ pub enum BadAnswer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum Changed {
-    #[error("its length is another")]
+    #[error("its length differs")]
     Length,
-    #[error("its entity tag is another")]
+    #[error("its entity tag differs")]
     Validator,
     #[error("the server says so (412)")]
     Precondition,

@@ -20,7 +20,7 @@ use crate::{
     policy::recovery::Class,
 };
 
-use super::{args::OutputArgs, exit::Exit};
+use super::{args::OutputArgs, exit::Exit, hints};
 
 use progress::Bars;
 use text::Line;
@@ -144,7 +144,7 @@ impl Output {
     /// One file failed. `url` without its secrets.
     pub fn error(&mut self, path: Option<&str>, url: Option<&str>, error: &Error) -> Exit {
         let more = json::fields_of_error(error);
-        self.fail(path, url, Exit::of(error), &error.to_string(), more)
+        self.fail(path, url, Exit::of(error), &hints::message(error), more)
     }
 
     /// A file failed and is tried again later.
