@@ -28,6 +28,11 @@ pub async fn blocking<T: Send + 'static>(
     Ok(joined(tokio::task::spawn_blocking(work)).await?)
 }
 
+/// Runs work on a thread where it may block.
+pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    joined(tokio::task::spawn_blocking(work)).await
+}
+
 /// What work elsewhere returned; its panic goes on here.
 pub async fn joined<T>(work: impl Future<Output = Result<T, JoinError>>) -> T {
     match work.await.map_err(JoinError::try_into_panic) {
