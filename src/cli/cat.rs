@@ -5,8 +5,6 @@ use std::{
     path::PathBuf,
 };
 
-use serde_json::json;
-
 use crate::engine::cat::{self, CatOptions};
 
 use super::{args::CatArgs, exit::Exit, keys, network, output::Output, signals};
@@ -17,7 +15,7 @@ pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> 
     let options = match options(&args, state) {
         Ok(options) => options,
         Err(network::Refusal(exit, message)) => {
-            let exit = output.fail(None, None, exit, &message, json!({}));
+            let exit = output.refuse(exit, &message);
             return output.done(exit);
         }
     };

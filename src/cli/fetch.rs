@@ -5,8 +5,6 @@ use std::{
     sync::{Mutex, MutexGuard, atomic::Ordering},
 };
 
-use serde_json::json;
-
 use crate::{
     engine::{
         blocking::Threads,
@@ -39,7 +37,7 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
     let (input, (jobs, refusals)) = match ready {
         Ok(ready) => ready,
         Err(Refusal(exit, message)) => {
-            let exit = output.fail(None, None, exit, &message, json!({}));
+            let exit = output.refuse(exit, &message);
             return output.done(exit);
         }
     };
@@ -53,7 +51,7 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
     };
     let mut exits: Vec<Exit> = refusals
         .into_iter()
-        .map(|Refusal(exit, message)| output.fail(None, None, exit, &message, json!({})))
+        .map(|Refusal(exit, message)| output.refuse(exit, &message))
         .collect();
     let connections = Connections::at_most(args.network.connections);
     let options = |job: &Job| FetchOptions {
@@ -127,9 +125,9 @@ async fn fetch_all(
     let _ = signals::unless_stopped(queue.run(jobs, attempt, each)).await;
     let mut output = lock(&output);
     for (job, _) in jobs.iter().zip(&exits).filter(|(_, exit)| exit.is_none()) {
-        let message = "stopped; what is proven is kept. Run the same command again to go on";
+        let message = "stopped; verified blocks are kept. Run the same command again to resume";
         let (path, url) = (job.path(), job.url.to_string());
-        output.fail(Some(&path), Some(&url), Exit::Again, message, json!({}));
+        output.fail(Some(&path), Some(&url), Exit::Again, message);
     }
     for job in jobs {
         output.count_fetched(job.fetched.load(Ordering::Relaxed));
@@ -171,7 +169,7 @@ struct FetchInput {
 
 fn checked(args: &FetchArgs, state: Option<&Path>) -> Result<FetchInput, Refusal> {
     if args.output.as_deref() == Some(Path::new("-")) {
-        let message = "-o - is not possible: nothing unproven is shown. Use sapwood cat URL for a stream of proven bytes";
+        let message = "-o - is not possible: fetch publishes whole files. Use sapwood cat URL for a stream of proven bytes";
         return Err(Refusal::usage(message));
     }
     let key = args.key.as_deref().map(keys::public_key).transpose();

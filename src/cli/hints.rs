@@ -1,10 +1,22 @@
-//! What to do about an error, with the flags of this program. The library's messages name no flags: other programs show them too.
+//! What to do about an error or a mistake, with the flags of this program. The library's messages name no flags: other programs show
+//! them too.
 
 use crate::{
     disk::error::DiskError, engine::error::Error, format::trust::Trust, policy::recovery::Failure,
 };
 
 use super::units;
+
+// What is typed and makes no sense, with the flag that does.
+pub const NO_STORE_FOLDER: &str =
+    "there is no home folder for the store; name a folder with --store";
+pub const VERIFY_ONE_FILE: &str = "--manifest and --root are for one file";
+pub const VERIFY_AGAINST: &str = "give a manifest with --manifest, or a root with --root";
+pub const MANIFEST_ONE_FILE: &str =
+    "-o and --name are for one file; without them each manifest is written beside its file";
+pub const NO_PASSWORD: &str =
+    "a password is needed: set SAPWOOD_KEY_PASSWORD, run in a terminal, or use --no-password";
+pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 finds a free one)";
 
 /// An error as it is printed: what happened, then what to do.
 pub fn message(error: &Error) -> String {

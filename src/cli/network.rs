@@ -76,7 +76,7 @@ pub fn state_folder(
         Ok(_) => Some(folder),
         Err(error) => {
             output.event(Event::Warning {
-                message: format!("{error}; this run remembers nothing"),
+                message: format!("{error}; this run goes on without it"),
             });
             None
         }

@@ -91,7 +91,7 @@ fn check_several(args: &FetchArgs, folder: Option<&Path>) -> Result<(), Refusal>
         || args.sha256.is_some()
         || !args.mirror.is_empty()
     {
-        return usage("--root, --manifest, --digest and --mirror go with one URL");
+        return usage("--root, --manifest, --digest, --sha256 and --mirror are for one URL");
     }
     if args.output.is_some() && folder.is_none() {
         return usage(
@@ -144,7 +144,7 @@ fn own_name(url: &Location) -> Result<String, Refusal> {
     })
 }
 
-/// A list may come from somebody else, so what it says is no path.
+/// A list may come from elsewhere, so a name in it may not be a path.
 fn safe(name: String) -> Result<String, Refusal> {
     match location::is_safe_name(&name) {
         true => Ok(name),
