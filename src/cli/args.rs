@@ -17,7 +17,7 @@ use super::units;
 
 /// Move files over plain HTTP so that they land whole and proven, or not at all
 ///
-/// Sapwood describes a file by a BLAKE3 tree (a manifest) and fetches it over any web server: broken transfers go on where they
+/// Sapwood describes a file by a BLAKE3 tree (a manifest) and fetches it over any web server: broken transfers resume where they
 /// stopped, every block is proven before it counts, and a file appears under its name only when all of it is right.
 #[derive(Debug, Parser)]
 #[command(
@@ -41,7 +41,7 @@ pub struct Cli {
 /// Of all commands.
 #[derive(Debug, Args)]
 pub struct OutputArgs {
-    /// Print one JSON object a line for every event
+    /// Print every event as one line of JSON
     #[arg(long, global = true, env = "SAPWOOD_JSON", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Output")]
     pub json: bool,
     /// Print nothing but errors (and JSON events, with --json)
@@ -56,7 +56,7 @@ pub struct OutputArgs {
         help_heading = "Output"
     )]
     pub store: Option<PathBuf>,
-    /// Tell more about what happens; -vv and -vvv still more
+    /// Print more about what happens; -vv and -vvv still more
     #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
 }
@@ -69,7 +69,7 @@ pub enum Command {
     Inspect(Box<InspectArgs>),
     /// Check files against their manifests and name every damaged block
     Verify(VerifyArgs),
-    /// Fetch a URL; go on where an earlier run stopped; publish only what is proven
+    /// Fetch a URL, resume where an earlier run stopped, publish only what is proven
     Fetch(Box<FetchArgs>),
     /// Write a range of a URL to standard output, every byte proven first
     Cat(Box<CatArgs>),
@@ -77,9 +77,9 @@ pub enum Command {
     Keygen(KeygenArgs),
     /// Sign a manifest, or put a signature into it that minisign made
     Sign(SignArgs),
-    /// Look after what is known of files on this machine, so that nothing in them is fetched again
+    /// Manage the store of known local files, whose blocks are not fetched again
     Store(StoreArgs),
-    /// Show or forget which hosts wanted fewer requests
+    /// Show or forget which hosts limit requests
     Hosts(HostsArgs),
     /// Serve a folder over HTTP, with ranges
     Serve(ServeArgs),
@@ -100,7 +100,7 @@ pub struct ManifestArgs {
     /// Size of the blocks that are proven one by one: a power of two from 16KiB to 16MiB, or auto
     #[arg(long, value_name = "SIZE", default_value = "auto", env = "SAPWOOD_BLOCK_SIZE", value_parser = units::block_size)]
     pub block_size: units::AutoBlockSize,
-    /// Carry a digest of the whole file along; may be given several times
+    /// Add a digest of the whole file; may be given several times
     #[arg(long, value_name = "ALG", value_parser = units::algorithm)]
     pub digest: Vec<Algorithm>,
     /// Leave out the hints that make updates small (anchors and pieces)
@@ -117,10 +117,10 @@ pub struct ManifestArgs {
         hide_env_values = true
     )]
     pub sign: Option<String>,
-    /// A number that grows with each version of the file
+    /// A number that grows with each version of the file: older versions are refused
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub seq: Option<u64>,
-    /// When this manifest must no longer be believed: a time (RFC 3339) or a duration from now (7d)
+    /// When the manifest expires: a time (RFC 3339) or a duration from now (7d)
     #[arg(long, value_name = "TIME", value_parser = units::unix_time)]
     pub expires: Option<u64>,
 }
@@ -180,7 +180,7 @@ pub struct FetchArgs {
     /// The manifest: a file, a URL, or - (default: .sapwood added to the path of the URL)
     #[arg(long, value_name = "M")]
     pub manifest: Option<String>,
-    /// Another place of the same object; may be given several times
+    /// Another URL of the same object; may be given several times
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,
     /// The root that the object must have, as b3sum prints it
@@ -203,8 +203,8 @@ pub struct FetchArgs {
         env = "SAPWOOD_REQUIRE"
     )]
     pub require: Trust,
-    /// A local file that may hold bytes of the object, or a folder of such files; may be given several times. The file that is to
-    /// be replaced is one by itself
+    /// A local file that may hold bytes of the object, or a folder of such files; may be given several times. The file that is
+    /// replaced is always one
     #[arg(long, value_name = "PATH")]
     pub seed: Vec<PathBuf>,
     /// Look for bytes in all files that the store knows of, not only in those that came from the same server or under the same key
@@ -213,7 +213,7 @@ pub struct FetchArgs {
     /// Write what was fetched, from where and what it was proven against, as JSON: to a file, or to a folder
     #[arg(long, value_name = "FILE|DIR")]
     pub receipt: Option<PathBuf>,
-    /// Leave an existing file alone and exit with 6
+    /// Do not replace an existing file: exit with 6
     #[arg(long)]
     pub no_clobber: bool,
     /// Remember nothing between runs
@@ -268,7 +268,7 @@ pub struct NetworkArgs {
     /// The most bytes a second, over all connections (5MB, 512KiB)
     #[arg(long, value_name = "RATE", env = "SAPWOOD_LIMIT_RATE", value_parser = units::size)]
     pub limit_rate: Option<u64>,
-    /// A header for the hosts that you name, 'Name: value', or @FILE with one a line
+    /// A header for the hosts in the command, 'Name: value', or @FILE with one a line
     #[arg(long = "header", short = 'H', value_name = "HEADER")]
     pub headers: Vec<String>,
     /// Use the logins in ~/.netrc, or in the file that NETRC names
@@ -285,7 +285,7 @@ pub struct NetworkArgs {
         env = "SAPWOOD_HTTP"
     )]
     pub http: HttpVersion,
-    /// Give up after so long without a newly proven byte
+    /// Give up after this time without a newly proven byte
     #[arg(long, value_name = "TIME", default_value = "5m", env = "SAPWOOD_PATIENCE", value_parser = units::duration)]
     pub patience: Duration,
     /// Give up after so many failures in a row of one request to a host that answers; with -i, after so many rounds
@@ -294,7 +294,7 @@ pub struct NetworkArgs {
     /// Refuse objects larger than this
     #[arg(long, value_name = "SIZE", env = "SAPWOOD_MAX_SIZE", value_parser = units::size)]
     pub max_size: Option<u64>,
-    /// Let servers lead to private addresses
+    /// Allow servers to redirect to private addresses
     #[arg(long, env = "SAPWOOD_ALLOW_PRIVATE", value_parser = clap::builder::FalseyValueParser::new())]
     pub allow_private: bool,
 }
@@ -350,9 +350,9 @@ pub struct HostsArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum HostsCommand {
-    /// Print the hosts that wanted fewer requests, the connections that each of them bears, and until when it is left alone
+    /// Print the hosts that limit requests, the connections that each accepts, and the time until the next request
     List,
-    /// Forget what is known of a host, so that the next run asks it like any other
+    /// Forget what is known of a host, so that the next run treats it like any other
     #[command(group = clap::ArgGroup::new("which").required(true).args(["host", "all"]))]
     Forget {
         /// The host as `hosts list` prints it
@@ -372,11 +372,11 @@ pub struct StoreArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
-    /// Print what the store knows and takes, in numbers
+    /// Print how many files the store knows and how much space it takes
     Status,
     /// Print the files of which the store knows what they hold
     List,
-    /// Note files, or all files in folders, so that later versions of them, and what is like them, are not fetched as a whole
+    /// Add files, or all files in folders, so that later versions of them, and similar files, are not fetched as a whole
     ///
     /// They are read once and stay where they are; one that is known in this very version is not read again. They are used for URLs of
     /// which the store knows that they came from there, and for others with fetch --seed-store.
@@ -387,12 +387,12 @@ pub enum StoreCommand {
     },
     /// Read all that the store knows of and compare
     ///
-    /// What was removed or written to since is forgotten, and that is all: exit code 0. What nobody wrote to and is damaged all the
-    /// same, in your files or in the store's own, is named block by block and not used any more: exit code 3.
+    /// What was removed or written to since is forgotten, and that is all: exit code 0. Damage in a file that
+    /// was not written to, yours or the store's own, is named block by block; these blocks are no longer used: exit code 3.
     Verify,
     /// Forget what is gone, and keep the store's own files within their limit
     ///
-    /// Blocks that were not used for longest go first. Files of yours are never touched.
+    /// The blocks unused for longest are evicted first. Your files are never touched.
     Gc {
         /// The most that the store's own files may take (default: 20 GiB, and at most a tenth of the disk)
         #[arg(long, value_name = "SIZE", value_parser = units::size)]

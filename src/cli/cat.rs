@@ -5,8 +5,6 @@ use std::{
     path::PathBuf,
 };
 
-use serde_json::json;
-
 use crate::engine::cat::{self, CatOptions};
 
 use super::{args::CatArgs, exit::Exit, keys, network, output::Output, signals};
@@ -19,7 +17,7 @@ pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> 
     let (context, options) = match ready {
         Ok(ready) => ready,
         Err(network::Refusal(exit, message)) => {
-            let exit = output.fail(None, None, exit, &message, json!({}));
+            let exit = output.refuse(exit, &message);
             return output.done(exit);
         }
     };
@@ -53,7 +51,7 @@ fn options(args: &CatArgs) -> Result<CatOptions, network::Refusal> {
             .as_deref()
             .map(keys::public_key)
             .transpose()
-            .map_err(|message| network::Refusal(Exit::Usage, message))?,
+            .map_err(network::Refusal::usage)?,
         require: args.require,
         max_size: args.network.max_size,
     })

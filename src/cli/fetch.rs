@@ -7,8 +7,6 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use serde_json::json;
-
 use crate::{
     engine::{
         context::{Context, StoreHandle},
@@ -39,7 +37,7 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
     let (input, (jobs, refusals)) = match ready {
         Ok(ready) => ready,
         Err(Refusal(exit, message)) => {
-            let exit = output.fail(None, None, exit, &message, json!({}));
+            let exit = output.refuse(exit, &message);
             return output.done(exit);
         }
     };
@@ -53,7 +51,7 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
     };
     let mut exits: Vec<Exit> = refusals
         .into_iter()
-        .map(|Refusal(exit, message)| output.fail(None, None, exit, &message, json!({})))
+        .map(|Refusal(exit, message)| output.refuse(exit, &message))
         .collect();
     let options = |job: &Job| FetchOptions {
         mirrors: input.mirrors.clone(),
@@ -121,9 +119,9 @@ async fn fetch_all(
     let _ = signals::unless_stopped(queue.run(jobs, attempt, each)).await;
     let mut output = lock(&output);
     for (job, _) in jobs.iter().zip(&exits).filter(|(_, exit)| exit.is_none()) {
-        let message = "stopped; what is proven is kept. Run the same command again to go on";
+        let message = "stopped; verified blocks are kept. Run the same command again to resume";
         let (path, url) = (job.path(), job.url.to_string());
-        output.fail(Some(&path), Some(&url), Exit::Again, message, json!({}));
+        output.fail(Some(&path), Some(&url), Exit::Again, message);
     }
     for job in jobs {
         output.count_fetched(job.fetched.load(Ordering::Relaxed));
@@ -163,13 +161,13 @@ struct FetchInput {
 
 fn checked(args: &FetchArgs, store: StoreHandle) -> Result<FetchInput, Refusal> {
     if args.output.as_deref() == Some(Path::new("-")) {
-        let message = "-o - is not possible: nothing unproven is shown. Use sapwood cat URL for a stream of proven bytes";
-        return Err(Refusal(Exit::Usage, message.to_owned()));
+        let message = "-o - is not possible: fetch publishes whole files. Use sapwood cat URL for a stream of proven bytes";
+        return Err(Refusal::usage(message));
     }
     let key = args.key.as_deref().map(keys::public_key).transpose();
     Ok(FetchInput {
         context: network::context(&args.network, store)?,
-        key: key.map_err(|message| Refusal(Exit::Usage, message))?,
+        key: key.map_err(Refusal::usage)?,
         manifest: args.manifest.as_deref().map(manifest_place).transpose()?,
         mirrors: args
             .mirror

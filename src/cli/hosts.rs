@@ -13,13 +13,13 @@ use crate::{
 use super::{
     args::{HostsArgs, HostsCommand},
     exit::Exit,
+    hints,
     output::Output,
 };
 
 pub fn run(args: &HostsArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     let Some(folder) = store.or_else(state::default_folder) else {
-        let exit =
-            output.usage("there is no home folder to remember things in; name one with --store");
+        let exit = output.usage(hints::NO_STORE_FOLDER);
         return output.done(exit);
     };
     let done = open_store(&folder).and_then(|mut store| match &args.command {
@@ -32,7 +32,7 @@ pub fn run(args: &HostsArgs, store: Option<PathBuf>, output: &mut Output) -> Exi
     });
     let exit = match done {
         Ok(()) => Exit::Ok,
-        Err(error) => output.fail(None, None, Exit::Failed, &error.to_string(), json!({})),
+        Err(error) => output.refuse(Exit::Failed, &error.to_string()),
     };
     output.done(exit)
 }
@@ -45,9 +45,11 @@ fn list(state: &State, output: &mut Output) -> Result<(), Error> {
         let rest_ms = known.rest_ms(now);
         let rest = match rest_ms {
             0 => String::new(),
-            _ => format!(", in {} s", rest_ms.div_ceil(1000)),
+            _ => format!(", the next request in {} s", rest_ms.div_ceil(1000)),
         };
-        output.result(&format!("{host}: {connections} connection(s){rest}"));
+        output.result(&format!(
+            "{host}: at most {connections} connection(s){rest}"
+        ));
         output.json_event(
             "host",
             json!({ "host": host, "connections": connections, "until_ms": known.until_ms }),

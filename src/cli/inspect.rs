@@ -25,21 +25,18 @@ pub async fn run(args: &InspectArgs, output: &mut Output) -> Exit {
     }
 }
 
-/// The manifest at a path or a URL; of one that cannot be read the reason is told.
+/// The manifest at a path or a URL. A failure is printed.
 async fn read(args: &InspectArgs, output: &mut Output) -> Result<Manifest, Exit> {
     if !(args.place.starts_with("http://") || args.place.starts_with("https://")) {
         let read = ManifestFile::open_of(Path::new(&args.place)).map(|file| file.manifest);
         return read.map_err(|error| output.error(Some(&args.place), None, &error));
     }
     let typed = network::location(&args.place).and_then(|url| {
-        Ok((
-            url,
-            network::context(&args.network, StoreHandle::default())?,
-        ))
+        let context = network::context(&args.network, StoreHandle::default())?;
+        Ok((url, context))
     });
-    let (url, context) = typed.map_err(|network::Refusal(exit, message)| {
-        output.fail(None, None, exit, &message, json!({}))
-    })?;
+    let (url, context) =
+        typed.map_err(|network::Refusal(exit, message)| output.refuse(exit, &message))?;
     let reading = inspect::inspect(&context, &url);
     match Box::pin(signals::unless_stopped(reading)).await {
         Some(read) => read.map_err(|error| output.error(None, Some(&url.to_string()), &error)),
@@ -49,7 +46,7 @@ async fn read(args: &InspectArgs, output: &mut Output) -> Result<Manifest, Exit>
 
 fn show(args: &InspectArgs, manifest: &Manifest, output: &mut Output) -> Exit {
     if args.statement {
-        // A reader that went away is no error of ours.
+        // A closed pipe is not an error.
         let _ = std::io::stdout().write_all(manifest.statement.bytes());
     } else if args.signature {
         match &manifest.signature {
@@ -155,11 +152,11 @@ fn for_people(manifest: &Manifest) -> Vec<String> {
     );
     lines.push(match &manifest.signature {
         Some(signature) => format!(
-            "signed by   key {} (not checked here), comment: {}",
+            "signature   of key {} (not checked here), comment: {}",
             signature.key_id_hex(),
             printable(&signature.trusted_comment)
         ),
-        None => "signed by   nobody".to_owned(),
+        None => "signature   none".to_owned(),
     });
     for section in &header.sections {
         let kind = match section.kind {

@@ -19,6 +19,7 @@ use crate::{
 use super::{
     args::{KeygenArgs, SignArgs},
     exit::Exit,
+    hints,
     output::Output,
 };
 
@@ -27,7 +28,7 @@ pub fn keygen(args: &KeygenArgs, output: &mut Output) -> Exit {
         true => None,
         false => match ask_password("Password for the new key: ") {
             Ok(password) => Some(password),
-            Err(_) => return output.usage("a password is needed: set SAPWOOD_KEY_PASSWORD, run in a terminal, or use --no-password"),
+            Err(_) => return output.usage(hints::NO_PASSWORD),
         },
     };
     match sign::keygen(&args.output, password) {

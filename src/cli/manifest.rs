@@ -13,12 +13,12 @@ use crate::engine::{
     sign::Signer,
 };
 
-use super::{args::ManifestArgs, exit::Exit, keys, output::Output};
+use super::{args::ManifestArgs, exit::Exit, hints, keys, output::Output};
 
 pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
     let is_stdio = |path: &Path| path == Path::new("-");
     if args.paths.len() > 1 && (args.output.is_some() || args.name.is_some()) {
-        let exit = output.usage("-o and --name go with one file; leave them out, and each manifest lies beside its file");
+        let exit = output.usage(hints::MANIFEST_ONE_FILE);
         return output.done(exit);
     }
     if args.paths.iter().any(|path| is_stdio(path)) && args.output.is_none() {

@@ -4,6 +4,7 @@ mod args;
 mod cat;
 mod exit;
 mod fetch;
+mod hints;
 mod hosts;
 mod inspect;
 mod keys;

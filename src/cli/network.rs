@@ -34,8 +34,19 @@ use super::{
     output::Output,
 };
 
-/// Something that was typed and cannot be meant, with its exit code.
+/// Something that was typed and makes no sense, or cannot be read: the exit code and the message.
 pub struct Refusal(pub Exit, pub String);
+
+impl Refusal {
+    pub fn usage(message: impl Into<String>) -> Refusal {
+        Refusal(Exit::Usage, message.into())
+    }
+
+    /// What was named could not be read.
+    fn unread(what: &str, cause: &std::io::Error) -> Refusal {
+        Refusal(Exit::Failed, format!("failed to read {what}: {cause}"))
+    }
+}
 
 pub fn location(text: &str) -> Result<Location, Refusal> {
     Location::parse(text).map_err(|cause| Refusal(Exit::of_bad_url(&cause), cause.to_string()))
@@ -44,16 +55,9 @@ pub fn location(text: &str) -> Result<Location, Refusal> {
 pub fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
     if text == "-" {
         let mut bytes = Vec::new();
-        let most = reader::MANIFEST_BYTES_MAX;
-        std::io::stdin()
-            .take(most)
-            .read_to_end(&mut bytes)
-            .map_err(|cause| {
-                Refusal(
-                    Exit::Failed,
-                    format!("failed to read the manifest from standard input: {cause}"),
-                )
-            })?;
+        let mut input = std::io::stdin().take(reader::MANIFEST_BYTES_MAX);
+        let read = input.read_to_end(&mut bytes);
+        read.map_err(|cause| Refusal::unread("the manifest from standard input", &cause))?;
         return Ok(ManifestPlace::Bytes(bytes.into()));
     }
     if text.starts_with("http://") || text.starts_with("https://") {
@@ -71,7 +75,7 @@ pub async fn store(no_store: bool, folder: Option<PathBuf>, output: &mut Output)
     let store = folder.map_or_else(StoreHandle::default, StoreHandle::at);
     if let Err(error) = store.with(|_| Ok(())).await {
         output.event(Event::Warning {
-            message: format!("{error}; this run remembers nothing"),
+            message: format!("{error}; this run goes on without it"),
         });
     }
     store
@@ -96,31 +100,6 @@ pub fn context(args: &NetworkArgs, store: StoreHandle) -> Result<Context, Refusa
 }
 
 fn client_options(args: &NetworkArgs, store: &StoreHandle) -> Result<ClientOptions, Refusal> {
-    let mut headers = Vec::new();
-    for text in &args.headers {
-        match text.strip_prefix('@') {
-            None => headers.push(header(text)?),
-            Some(file) => {
-                let lines = std::fs::read_to_string(file).map_err(|cause| {
-                    Refusal(
-                        Exit::Failed,
-                        format!("failed to read the headers in {file}: {cause}"),
-                    )
-                })?;
-                for line in lines.lines().filter(|line| !line.trim().is_empty()) {
-                    headers.push(header(line)?);
-                }
-            }
-        }
-    }
-    let read = |file: &Path| {
-        std::fs::read(file).map_err(|cause| {
-            Refusal(
-                Exit::Failed,
-                format!("failed to read {}: {cause}", file.display()),
-            )
-        })
-    };
     let netrc = match args.netrc.then(netrc_path).flatten() {
         Some(path) => Netrc::parse(&String::from_utf8_lossy(&read(&path)?)),
         None => Netrc::default(),
@@ -140,7 +119,7 @@ fn client_options(args: &NetworkArgs, store: &StoreHandle) -> Result<ClientOptio
             .unwrap_or_default(),
         credentials: Credentials {
             netrc,
-            fields: headers,
+            fields: headers(&args.headers)?,
         },
         limit_rate: args.limit_rate,
         allow_private: args.allow_private,
@@ -160,7 +139,7 @@ fn http3() -> Result<Http, Refusal> {
 #[cfg(not(feature = "http3"))]
 fn http3() -> Result<Http, Refusal> {
     let message = "this build of sapwood has no HTTP/3; choose another --http, or build it with the feature http3";
-    Err(Refusal(Exit::Usage, message.to_owned()))
+    Err(Refusal::usage(message))
 }
 
 fn netrc_path() -> Option<PathBuf> {
@@ -168,9 +147,30 @@ fn netrc_path() -> Option<PathBuf> {
     std::env::var_os("NETRC").map(PathBuf::from).or_else(home)
 }
 
-/// A header as it is typed. Its value may be a secret, so it is not repeated in the message.
+fn read(file: &Path) -> Result<Vec<u8>, Refusal> {
+    std::fs::read(file).map_err(|cause| Refusal::unread(&file.display().to_string(), &cause))
+}
+
+/// Headers as they are typed, or in files: `@FILE`, one a line.
+fn headers(typed: &[String]) -> Result<Vec<(HeaderName, HeaderValue)>, Refusal> {
+    let mut headers = Vec::new();
+    for text in typed {
+        let Some(file) = text.strip_prefix('@') else {
+            headers.push(header(text)?);
+            continue;
+        };
+        let lines = std::fs::read_to_string(file)
+            .map_err(|cause| Refusal::unread(&format!("the headers in {file}"), &cause))?;
+        for line in lines.lines().filter(|line| !line.trim().is_empty()) {
+            headers.push(header(line)?);
+        }
+    }
+    Ok(headers)
+}
+
+/// One header. Its value may be a secret, so it is not repeated in the message.
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), Refusal> {
-    let wrong = || Refusal(Exit::Usage, "headers are given as 'Name: value'".to_owned());
+    let wrong = || Refusal::usage("headers are given as 'Name: value'");
     let (name, value) = text.split_once(':').ok_or_else(wrong)?;
     let name = HeaderName::try_from(name.trim()).map_err(|_| wrong())?;
     let mut value = HeaderValue::try_from(value.trim()).map_err(|_| wrong())?;

@@ -11,7 +11,7 @@ use crate::{
     serve::origin,
 };
 
-use super::{args::ServeArgs, exit::Exit, output::Output, signals};
+use super::{args::ServeArgs, exit::Exit, hints, output::Output, signals};
 
 pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
     let folder = match Folder::open(&args.folder) {
@@ -33,10 +33,11 @@ pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
         Ok(bound) => bound,
         Err(cause) => {
             let message = format!(
-                "failed to listen on {}: {cause}; choose another address with --listen (port 0 finds a free one)",
-                args.listen
+                "failed to listen on {}: {cause}; {}",
+                args.listen,
+                hints::OTHER_ADDRESS
             );
-            return output.fail(None, None, Exit::Failed, &message, json!({}));
+            return output.refuse(Exit::Failed, &message);
         }
     };
     let url = format!("http://{address}/");

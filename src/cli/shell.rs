@@ -38,7 +38,7 @@ pub fn man() -> Exit {
     }
 }
 
-/// A reader that went away is no error of ours.
+/// A closed pipe is not an error.
 fn write(bytes: &[u8]) -> Exit {
     let _ = io::stdout().write_all(bytes);
     Exit::Ok

@@ -20,13 +20,14 @@ use crate::{
 use super::{
     args::{StoreArgs, StoreCommand},
     exit::Exit,
+    hints,
     output::{Output, printable},
     units::human_bytes,
 };
 
 pub fn run(args: &StoreArgs, folder: Option<PathBuf>, output: &mut Output) -> Exit {
     let Some(folder) = folder.or_else(state::default_folder) else {
-        let exit = output.usage("there is no home folder for a store; name one with --store");
+        let exit = output.usage(hints::NO_STORE_FOLDER);
         return output.done(exit);
     };
     let opened = open_store(&folder);
@@ -137,9 +138,9 @@ fn verify(store: &mut Store, output: &mut Output) -> Result<Exit, Error> {
             Ok(Some(Verdict::Damaged { blocks })) => {
                 let shown = printable(&shown);
                 let message = format!(
-                    "{shown}: {blocks} block(s) are damaged, although nobody wrote to it; the store does not use them any more"
+                    "{shown}: {blocks} block(s) are damaged, although nothing wrote to the file; the store no longer uses them"
                 );
-                output.fail(Some(&shown), None, Exit::NotVerified, &message, json!({}))
+                output.fail(Some(&shown), None, Exit::NotVerified, &message)
             }
             Err(error) => output.error(Some(&shown), None, &error),
         });

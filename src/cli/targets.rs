@@ -61,7 +61,7 @@ pub fn jobs(args: &FetchArgs) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
                     "two URLs would both become {}; fetch them one by one with -o",
                     job.target.display()
                 );
-                return Err(Refusal(Exit::Usage, message));
+                return Err(Refusal::usage(message));
             }
             Err(refusal) => refusals.push(refusal),
         }
@@ -84,14 +84,14 @@ pub fn make_folders(args: &FetchArgs) -> Result<Vec<MadeFolder>, DiskError> {
 
 /// What makes sense for one URL only.
 fn check_several(args: &FetchArgs, folder: Option<&Path>) -> Result<(), Refusal> {
-    let usage = |message: &str| Err(Refusal(Exit::Usage, message.to_owned()));
+    let usage = |message: &str| Err(Refusal::usage(message));
     if args.root.is_some()
         || args.manifest.is_some()
         || !args.digest.is_empty()
         || args.sha256.is_some()
         || !args.mirror.is_empty()
     {
-        return usage("--root, --manifest, --digest and --mirror go with one URL");
+        return usage("--root, --manifest, --digest, --sha256 and --mirror are for one URL");
     }
     if args.output.is_some() && folder.is_none() {
         return usage(
@@ -144,7 +144,7 @@ fn own_name(url: &Location) -> Result<String, Refusal> {
     })
 }
 
-/// A list may come from somebody else, so what it says is no path.
+/// A list may come from elsewhere, so a name in it may not be a path.
 fn safe(name: String) -> Result<String, Refusal> {
     match location::is_safe_name(&name) {
         true => Ok(name),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::{
-    disk::destination::quarantine,
+    disk::{destination::quarantine, files},
     engine::{
         error::Error,
         manifest_file::{self, ManifestFile},
@@ -16,11 +16,11 @@ use crate::{
     },
 };
 
-use super::{args::VerifyArgs, exit::Exit, keys, output::Output};
+use super::{args::VerifyArgs, exit::Exit, hints, keys, output::Output};
 
 pub fn run(args: VerifyArgs, output: &mut Output) -> Exit {
     if args.paths.len() > 1 && (args.manifest.is_some() || args.root.is_some()) {
-        let exit = output.usage("--manifest and --root go with one file");
+        let exit = output.usage(hints::VERIFY_ONE_FILE);
         return output.done(exit);
     }
     let key = match args.key.as_deref().map(keys::public_key).transpose() {
@@ -41,47 +41,36 @@ pub fn run(args: VerifyArgs, output: &mut Output) -> Exit {
 
 fn one(path: &Path, args: &VerifyArgs, key: Option<&PublicKey>, output: &mut Output) -> Exit {
     let shown = path.display().to_string();
-    if let Err(cause) = crate::disk::files::open_for_reading(path) {
-        return output.error(Some(&shown), None, &cause.into());
-    }
-    let against = match against(path, args.manifest.as_deref(), args.root, key) {
-        Ok(Some(against)) => against,
-        Ok(None) => {
-            let message = format!(
-                "{shown} has no manifest beside it; give one with --manifest, or a root with --root"
-            );
-            return output.fail(
-                Some(&shown),
-                None,
-                Exit::Usage,
-                &message,
-                serde_json::json!({}),
-            );
-        }
-        Err(error) => return output.error(Some(&shown), None, &error),
-    };
-    match verify::verify(path, &against, output) {
-        Ok(Verdict::Verified) => Exit::Ok,
-        Ok(Verdict::Damaged { blocks }) => {
-            let next = match args
-                .quarantine
-                .then(|| quarantine(path).map_err(Error::from))
-            {
-                None => "Fetch it again to repair it".to_owned(),
-                Some(Ok(kept)) => format!("It is kept as {}", kept.display()),
-                Some(Err(error)) => return output.error(Some(&shown), None, &error),
-            };
-            let message = format!("{shown} does not verify: {blocks} place(s) differ. {next}");
-            output.fail(
-                Some(&shown),
-                None,
-                Exit::NotVerified,
-                &message,
-                serde_json::json!({}),
-            )
+    match check(path, args, key, output) {
+        Ok(None) => Exit::Ok,
+        Ok(Some((exit, message))) => {
+            output.fail(Some(&shown), None, exit, &format!("{shown} {message}"))
         }
         Err(error) => output.error(Some(&shown), None, &error),
     }
+}
+
+/// `None`: it verifies.
+fn check(
+    path: &Path,
+    args: &VerifyArgs,
+    key: Option<&PublicKey>,
+    output: &mut Output,
+) -> Result<Option<(Exit, String)>, Error> {
+    files::open_for_reading(path)?;
+    let Some(against) = against(path, args.manifest.as_deref(), args.root, key)? else {
+        let message = format!("has no manifest beside it; {}", hints::VERIFY_AGAINST);
+        return Ok(Some((Exit::Usage, message)));
+    };
+    let Verdict::Damaged { blocks } = verify::verify(path, &against, output)? else {
+        return Ok(None);
+    };
+    let next = match args.quarantine {
+        true => format!("It is kept as {}", quarantine(path)?.display()),
+        false => "Fetch it again to repair it".to_owned(),
+    };
+    let message = format!("does not verify: {blocks} place(s) differ. {next}");
+    Ok(Some((Exit::NotVerified, message)))
 }
 
 /// What to compare with; `None`: nothing is known.

@@ -46,15 +46,15 @@ pub enum DiskError {
         path: PathBuf,
         source: io::Error,
     },
-    #[error("{} is in use by another run of sapwood; wait for it, then run the same command again", .path.display())]
+    #[error("{} is in use by another run of sapwood", .path.display())]
     Busy { path: PathBuf },
-    #[error("{} is {what}; it is left alone. Move it away or choose another target with -o", .path.display())]
+    #[error("refusing to use {}: it is {what}", .path.display())]
     Unsafe { path: PathBuf, what: &'static str },
-    #[error("{} exists and --no-clobber was given", .path.display())]
+    #[error("{} exists", .path.display())]
     Exists { path: PathBuf },
-    #[error("{} changed while it was read; try again when nobody writes to it", .path.display())]
+    #[error("{} changed while it was read", .path.display())]
     ChangedWhileRead { path: PathBuf },
-    #[error("{} needs {needed} more bytes and {available} are free on its disk; make room, then run the same command again", .path.display())]
+    #[error("{} needs {needed} more bytes, and {available} are free on its disk", .path.display())]
     NoRoom {
         path: PathBuf,
         needed: u64,

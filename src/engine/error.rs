@@ -32,19 +32,19 @@ pub enum Error {
     },
     #[error("the manifest {place} is refused: {cause}")]
     Manifest { place: String, cause: Refused },
-    #[error("there is no manifest at {place} ({why}); give its place with --manifest")]
+    #[error("there is no manifest at {place} ({why})")]
     NoManifest { place: String, why: String },
-    #[error("{place} describes the object {found}, not the one that --root asks for ({asked})")]
+    #[error("{place} describes the object {found}, not {asked}")]
     OtherRoot {
         place: String,
         asked: Root,
         found: Root,
     },
-    #[error("the result would be proven only against: {found}; --require asks for {asked}")]
+    #[error("the result would have the trust \"{found}\", and \"{asked}\" is required")]
     BelowRequired { asked: Trust, found: Trust },
     #[error(
-        "block {block} (bytes {bytes}) came wrong every time from {source_name}: it hashes to {}, the manifest says {}. The object and its \
-         manifest do not fit together, or something on the way damages bytes", hex::encode(**found), hex::encode(**expected)
+        "block {block} (bytes {bytes}) from {source_name} was wrong every time: it hashes to {}, the manifest says {}. The object and its \
+         manifest do not belong together, or something on the way damages bytes", hex::encode(**found), hex::encode(**expected)
     )]
     Wrong {
         block: BlockIndex,
@@ -53,24 +53,20 @@ pub enum Error {
         found: Box<Cv>,
         source_name: String,
     },
-    #[error(
-        "{place} is another object now: {how}. Run the same command again to fetch the new one"
-    )]
+    #[error("the object at {place} changed: {how}")]
     Changed { place: String, how: Changed },
-    #[error("nothing new came for {patience_s} s{}; run the same command again to go on", last_failure(.last.as_deref()))]
+    #[error("nothing new came for {patience_s} s{}", last_failure(.last.as_deref()))]
     Patience {
         patience_s: u64,
         last: Option<Box<NetError>>,
     },
-    #[error(
-        "{place} asks clients to wait {wait_s} s (Retry-After); run the same command again after that"
-    )]
+    #[error("{place} asks clients to wait {wait_s} s (Retry-After)")]
     MustWait { place: String, wait_s: u64 },
-    #[error("{place} is {bytes} bytes long, more than --max-size allows")]
+    #[error("{place} has {bytes} bytes, more than the limit")]
     TooLarge { place: String, bytes: u64 },
-    #[error("{place} has {length} bytes; the range lies behind its end")]
+    #[error("{place} has {length} bytes; the range begins after its end")]
     NoSuchRange { place: String, length: u64 },
-    #[error("{place} has too many blocks of this size; choose a larger --block-size")]
+    #[error("{place} has too many blocks of this size")]
     TooManyBlocks { place: String },
     #[error("{place}: {cause}")]
     BadKey { place: String, cause: BadKey },
@@ -82,9 +78,11 @@ pub enum Error {
         signed: String,
         asked: String,
     },
-    #[error("{place} expired at {at}; its publisher must sign a newer one")]
+    #[error("{place} expired at {at} (Unix time)")]
     Expired { place: String, at: u64 },
-    #[error("{place} has the sequence {found}, older than {seen}, which was seen before")]
+    #[error(
+        "{place} is an older version: its sequence number is {found}, and {seen} was seen before"
+    )]
     Older {
         place: String,
         found: u64,
@@ -125,7 +123,7 @@ fn last_failure(last: Option<&NetError>) -> String {
 
 fn where_it_is(kept: Option<&Path>) -> String {
     kept.map_or_else(String::new, |path| {
-        format!("; what came is kept as {}", path.display())
+        format!("; the received bytes are kept as {}", path.display())
     })
 }
 

@@ -1,11 +1,14 @@
 //! Many objects, a few at a time. A job that fails in a way that may pass goes to the end of the queue and is tried again in a later round.
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until};
 
-use crate::{disk::error::DiskError, policy::recovery::backoff_ms};
+use crate::{disk::error::DiskError, policy::recovery::backoff_bound_ms};
 
 use super::{connections::Connections, error::Error};
 
@@ -113,9 +116,10 @@ impl Queue {
 
 /// At least half of the bound: what just failed is not tried again at once.
 fn backoff(round: u32) -> Duration {
-    let random = u64::from(std::process::id()) ^ Instant::now().elapsed().as_nanos() as u64;
-    let bound = backoff_ms(round + 1, u64::MAX).max(1);
-    Duration::from_millis(bound / 2 + random % bound.div_ceil(2))
+    let bound = backoff_bound_ms(round + 1);
+    // The keys of a hasher are random.
+    let random = RandomState::new().hash_one(round);
+    Duration::from_millis(bound / 2 + random % (bound / 2 + 1))
 }
 
 #[cfg(test)]
@@ -204,6 +208,24 @@ mod tests {
         assert_eq!(waits, [Duration::from_secs(30); 2]);
         let took = began.elapsed();
         assert!(took >= Duration::from_secs(60), "{took:?}");
+    }
+
+    /// Found: the bound was taken from the random number, and a job was tried again after 8 ms.
+    #[tokio::test(start_paused = true)]
+    async fn waits_grow_from_round_to_round() {
+        for _ in 0..100 {
+            let mut waits = Vec::new();
+            let attempt = async |(): &()| Err::<(), _>(may_pass());
+            let each = |_, event| match event {
+                JobEvent::Again { wait, .. } => waits.push(wait.as_millis()),
+                JobEvent::Ended(_) => (),
+            };
+            queue(5, 1, 1).run(&[()], attempt, each).await;
+            for (wait, bound) in waits.iter().zip([1000, 2000, 4000, 8000]) {
+                assert!((bound / 2..=bound).contains(wait), "{waits:?}");
+            }
+            assert_eq!(waits.len(), 4);
+        }
     }
 
     /// A job that waits for its next round holds nothing up.

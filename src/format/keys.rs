@@ -36,7 +36,7 @@ pub enum NotSigned {
     Unsigned,
     #[error("it is signed by another key")]
     OtherKey,
-    #[error("its signature is false")]
+    #[error("its signature is not valid")]
     False,
 }
 

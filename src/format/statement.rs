@@ -33,7 +33,7 @@ pub enum Refused {
     Version(u16),
     #[error("its statement is damaged (checksum)")]
     Checksum,
-    #[error("its header does not decode")]
+    #[error("its header cannot be decoded")]
     Header,
     #[error("its length and block size are impossible")]
     Geometry,
@@ -53,7 +53,7 @@ pub enum Refused {
     Length { expected: u64, found: u64 },
     #[error("its section of kind {0} is damaged (checksum)")]
     SectionChecksum(u8),
-    #[error("group {index} of level {level} of its tree does not prove")]
+    #[error("group {index} of level {level} of its tree is damaged")]
     Tree { level: u32, index: u32 },
     #[error("the anchor of block {0} is impossible")]
     BlockAnchor(u32),

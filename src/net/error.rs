@@ -117,38 +117,32 @@ const NO_QUIC_CONNECTION: [&str; 2] = [
 fn describe(failure: Failure) -> String {
     match failure {
         Failure::Unreachable => "cannot be reached".to_owned(),
-        Failure::Broken => "the connection broke before the response was complete".to_owned(),
-        Failure::Stalled => "stopped sending".to_owned(),
-        Failure::Server { status, .. } => format!("the server has a problem (status {status})"),
+        Failure::Broken => "the connection broke before the end".to_owned(),
+        Failure::Stalled => "no data came for too long".to_owned(),
+        Failure::Server { status, .. } => format!("the server reported an error (status {status})"),
         Failure::TooMany { status, .. } => {
             format!("the server limits requests (status {status})")
         }
         Failure::Resting { rest_ms } => format!(
-            "its host limits requests; the next one is allowed in {} s",
+            "its host limits requests: the next one may follow in {} s",
             rest_ms.div_ceil(1000)
         ),
         Failure::BadAnswer(how) => how.to_string(),
         Failure::Changed(how) => format!("the object changed: {how}"),
         Failure::Refused {
             status: status @ (401 | 403),
-        } => {
-            format!(
-                "access was refused (status {status}); check the URL, or give credentials with -H"
-            )
-        }
+        } => format!("access was refused (status {status})"),
         Failure::Refused {
             status: status @ (404 | 410),
-        } => format!("there is nothing (status {status}); check the URL"),
-        Failure::Refused { status: 407 } => {
-            "the proxy requires a login (status 407); check http_proxy, https_proxy and all_proxy"
-                .to_owned()
-        }
+        } => format!("nothing is there (status {status})"),
+        Failure::Refused { status: 407 } => "the proxy refused the login (status 407)".to_owned(),
         Failure::Refused { status } => format!("the request was refused (status {status})"),
         Failure::Tls => "the secure connection was refused".to_owned(),
         Failure::Redirects => "too many redirects, or one without a valid target".to_owned(),
         Failure::Unsafe => {
-            "refused: it leads to a private address or to a scheme that is not allowed".to_owned()
+            "it leads to a private address or to another scheme, which a server may not do"
+                .to_owned()
         }
-        Failure::TooLarge => "it is larger than --max-size allows".to_owned(),
+        Failure::TooLarge => "it is larger than the limit".to_owned(),
     }
 }

@@ -13,7 +13,7 @@ pub struct Location(Url);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum BadUrl {
-    #[error("{text:?} is no URL ({cause}); URLs begin with http:// or https://")]
+    #[error("{text:?} is not a URL ({cause}); URLs begin with http:// or https://")]
     Malformed {
         text: String,
         cause: url::ParseError,

@@ -59,9 +59,9 @@ pub enum Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum BadAnswer {
-    #[error("it answered with status {0}, which fits no request of ours")]
+    #[error("it answered with the unexpected status {0}")]
     Status(u16),
-    #[error("its Content-Range is missing or senseless")]
+    #[error("its Content-Range is missing or invalid")]
     ContentRange,
     #[error("it sent a later part than was asked for")]
     LaterPart,
@@ -91,9 +91,9 @@ pub enum BadAnswer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum Changed {
-    #[error("its length is another")]
+    #[error("its length differs")]
     Length,
-    #[error("its entity tag is another")]
+    #[error("its entity tag differs")]
     Validator,
     #[error("the server says so (412)")]
     Precondition,
@@ -305,10 +305,14 @@ pub const COOLDOWN_MAX_MS: u64 = 300_000;
 
 /// Backoff with full jitter: evenly spread between nothing and a bound that doubles. `random` is any number.
 pub fn backoff_ms(failures: u32, random: u64) -> u64 {
-    let bound = BACKOFF_FIRST_MS
+    random % (backoff_bound_ms(failures) + 1)
+}
+
+/// The longest backoff after so many failures.
+pub fn backoff_bound_ms(failures: u32) -> u64 {
+    BACKOFF_FIRST_MS
         .saturating_mul(1 << failures.saturating_sub(1).min(16))
-        .min(BACKOFF_MAX_MS);
-    random % (bound + 1)
+        .min(BACKOFF_MAX_MS)
 }
 
 /// How long a host is left alone after its n-th "too many": what it asks for within a cap, else growing by a minute each time.

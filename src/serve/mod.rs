@@ -3,3 +3,4 @@
 pub mod multipart;
 pub mod origin;
 pub mod range;
+pub mod representation;

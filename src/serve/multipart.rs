@@ -1,43 +1,44 @@
-//! An answer with several parts of a file, `multipart/byteranges` (RFC 9110, 14.6).
+//! Several ranges in one body, `multipart/byteranges` (RFC 9110, 14.6).
 
-use std::io::{self, SeekFrom};
+use std::io;
 
-use axum::body::Body;
-use tokio::{
-    fs::File,
-    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, DuplexStream},
+use axum::body::Bytes;
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
 };
-use tokio_util::io::ReaderStream;
 
 use crate::format::geometry::ByteRange;
 
-/// It stands between parts whose lengths are known, so that it may well occur in them too.
+use super::representation::{About, Representation};
+
+/// It stands between parts whose lengths are known, so it may occur in them too.
 const BOUNDARY: &str = "sapwood-part";
-/// Bytes that are read ahead of the connection.
-const AHEAD_BYTES: usize = 256 * 1024;
 const END: &str = "\r\n--sapwood-part--\r\n";
 
-/// The parts of one answer.
-pub struct Parts {
+/// The head of each part, and the bytes that follow it.
+pub struct Multipart {
     parts: Vec<(String, ByteRange)>,
 }
 
-impl Parts {
-    /// These ranges of an object of this length.
-    pub fn new(ranges: Vec<ByteRange>, length: u64) -> Parts {
+impl Multipart {
+    /// These ranges of a representation.
+    pub fn new(ranges: Vec<ByteRange>, about: &About) -> Multipart {
+        let media_type = about.media_type.to_str().unwrap_or_default();
         let head = |range: &ByteRange| {
             format!(
-                "\r\n--{BOUNDARY}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes {range}/{length}\r\n\r\n"
+                "\r\n--{BOUNDARY}\r\nContent-Type: {media_type}\r\nContent-Range: bytes {range}/{}\r\n\r\n",
+                about.length
             )
         };
         let parts = ranges.into_iter().map(|range| (head(&range), range));
-        Parts {
+        Multipart {
             parts: parts.collect(),
         }
     }
 
-    /// As the header wants it.
-    pub fn content_type(&self) -> String {
+    /// `Content-Type` of the response.
+    pub fn media_type(&self) -> String {
         format!("multipart/byteranges; boundary={BOUNDARY}")
     }
 
@@ -50,21 +51,16 @@ impl Parts {
         parts + END.len() as u64
     }
 
-    /// Reads the file while the body is sent.
-    pub fn body(self, file: File) -> Body {
-        let (writer, reader) = tokio::io::duplex(AHEAD_BYTES);
-        // If it fails, the body ends early, and its length shows that.
-        tokio::spawn(self.write(file, writer));
-        Body::from_stream(ReaderStream::with_capacity(reader, AHEAD_BYTES))
-    }
-
-    async fn write(self, mut file: File, mut into: DuplexStream) -> io::Result<()> {
-        for (head, range) in self.parts {
-            into.write_all(head.as_bytes()).await?;
-            file.seek(SeekFrom::Start(range.start)).await?;
-            let part = &mut (&mut file).take(range.length());
-            tokio::io::copy(part, &mut into).await?;
-        }
-        into.write_all(END.as_bytes()).await
+    /// Part by part: bytes of one are asked for when those before are sent.
+    pub fn body(
+        self,
+        representation: impl Representation,
+    ) -> BoxStream<'static, io::Result<Bytes>> {
+        let parts = stream::iter(self.parts).flat_map(move |(head, range)| {
+            let head = stream::iter([Ok(Bytes::from(head))]);
+            head.chain(representation.body(range))
+        });
+        let end = stream::iter([Ok(Bytes::from_static(END.as_bytes()))]);
+        parts.chain(end).boxed()
     }
 }

@@ -1,27 +1,28 @@
-//! A folder as a plain web server: GET and HEAD with ranges, strong entity tags and conditions.
+//! A folder as a plain web server: the files below it, for GET and HEAD.
 
 use std::{
+    fs::File,
     future::Future,
-    io::{self, SeekFrom},
+    io,
+    os::unix::fs::FileExt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header, response},
-    response::Response,
+    http::{HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
     serve::ListenerExt,
 };
-use percent_encoding::percent_decode_str;
-use tokio::{
-    fs::File,
-    io::{AsyncReadExt, AsyncSeekExt},
-    net::TcpListener,
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
 };
-use tokio_util::io::ReaderStream;
+use percent_encoding::percent_decode_str;
+use tokio::net::TcpListener;
 
 use crate::{
     disk::files::{Entry, EntryKind, Folder},
@@ -29,13 +30,10 @@ use crate::{
     format::geometry::ByteRange,
 };
 
-use super::{
-    multipart::Parts,
-    range::{Wanted, wanted},
-};
+use super::representation::{About, Representation, respond};
 
 /// Bytes that are read from a file at a time.
-const READ_BYTES: usize = 256 * 1024;
+const READ_BYTES: u64 = 256 * 1024;
 /// How long open answers may go on after the stop.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
 
@@ -63,132 +61,82 @@ pub async fn run(
 }
 
 async fn answer(State(folder): State<Arc<Folder>>, request: Request) -> Response {
-    let plain = |status: StatusCode| {
-        response(status)
-            .body(Body::from(format!("{status}\n")))
-            .unwrap_or_default()
-    };
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let builder = response(StatusCode::METHOD_NOT_ALLOWED).header(header::ALLOW, "GET, HEAD");
-        return builder.body(Body::empty()).unwrap_or_default();
+    let (request, _) = request.into_parts();
+    if !matches!(request.method, Method::GET | Method::HEAD) {
+        let allowed = [(header::ALLOW, "GET, HEAD")];
+        return (StatusCode::METHOD_NOT_ALLOWED, allowed).into_response();
     }
-    let Ok(path) = percent_decode_str(request.uri().path().trim_start_matches('/'))
-        .decode_utf8()
-        .map(String::from)
-    else {
+    let path = request.uri.path().trim_start_matches('/');
+    let Ok(path) = percent_decode_str(path).decode_utf8().map(String::from) else {
         return plain(StatusCode::BAD_REQUEST);
     };
-    let opened = blocking::run(move || folder.open_beneath(path.as_ref())).await;
-    let (file, entry) = match opened {
-        Ok(Some((file, entry))) if entry.kind == EntryKind::Regular => (file, entry),
-        Ok(_) => return plain(StatusCode::NOT_FOUND),
-        Err(_) => return plain(StatusCode::INTERNAL_SERVER_ERROR),
-    };
-    file_answer(
-        File::from_std(file),
-        entry,
-        request.method(),
-        request.headers(),
-    )
-    .await
-    .unwrap_or_else(|_| plain(StatusCode::INTERNAL_SERVER_ERROR))
+    match blocking::run(move || folder.open_beneath(path.as_ref())).await {
+        Ok(Some((file, entry))) if entry.kind == EntryKind::Regular => {
+            respond(&request, ServedFile::new(file, &entry))
+        }
+        Ok(_) => plain(StatusCode::NOT_FOUND),
+        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR),
+    }
 }
 
-fn response(status: StatusCode) -> response::Builder {
-    Response::builder().status(status)
+fn plain(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::from(format!("{status}\n")));
+    *response.status_mut() = status;
+    response
 }
 
-async fn file_answer(
-    mut file: File,
-    entry: Entry,
-    method: &Method,
-    headers: &HeaderMap,
-) -> io::Result<Response> {
-    let etag = etag(&entry);
-    let modified = httpdate::fmt_http_date(
-        SystemTime::UNIX_EPOCH + Duration::from_secs(entry.changed.0.max(0) as u64),
-    );
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &HeaderValue| value.to_str().ok())
-    };
-    let base = |status| {
-        response(status)
-            .header(header::ETAG, &etag)
-            .header(header::LAST_MODIFIED, &modified)
-            .header(header::ACCEPT_RANGES, "bytes")
-    };
-    let empty = |status| base(status).body(Body::empty()).map_err(io::Error::other);
-    if text(header::IF_MATCH).is_some_and(|tags| !matches_tag(tags, &etag)) {
-        return empty(StatusCode::PRECONDITION_FAILED);
-    }
-    if text(header::IF_NONE_MATCH).is_some_and(|tags| matches_tag(tags, &etag)) {
-        return empty(StatusCode::NOT_MODIFIED);
-    }
-    // Only a strong tag, or the very date, lets a range of another version be told apart.
-    let same =
-        text(header::IF_RANGE).is_none_or(|validator| validator == etag || validator == modified);
-    let range = if same {
-        wanted(text(header::RANGE), entry.length)
-    } else {
-        Wanted::Whole
-    };
-    let (status, bytes) = match range {
-        Wanted::Whole => (StatusCode::OK, ByteRange::new(0, entry.length)),
-        Wanted::Part(bytes) => (StatusCode::PARTIAL_CONTENT, bytes),
-        Wanted::Parts(parts) => {
-            let parts = Parts::new(parts, entry.length);
-            let builder = base(StatusCode::PARTIAL_CONTENT)
-                .header(header::CONTENT_TYPE, parts.content_type())
-                .header(header::CONTENT_LENGTH, parts.length());
-            let body = match *method == Method::HEAD {
-                true => Body::empty(),
-                false => parts.body(file),
-            };
-            return builder.body(body).map_err(io::Error::other);
-        }
-        Wanted::Unsatisfiable => {
-            let builder = base(StatusCode::RANGE_NOT_SATISFIABLE);
-            let builder =
-                builder.header(header::CONTENT_RANGE, format!("bytes */{}", entry.length));
-            return builder.body(Body::empty()).map_err(io::Error::other);
-        }
-    };
-    let mut builder = base(status)
-        .header(header::CONTENT_TYPE, "application/octet-stream")
-        .header(header::CONTENT_LENGTH, bytes.length());
-    if status == StatusCode::PARTIAL_CONTENT {
-        builder = builder.header(
-            header::CONTENT_RANGE,
-            format!("bytes {bytes}/{}", entry.length),
+/// An open file: the version that it had when it was opened.
+struct ServedFile {
+    file: Arc<File>,
+    about: About,
+}
+
+impl ServedFile {
+    fn new(file: File, entry: &Entry) -> ServedFile {
+        let (seconds, nanoseconds) = entry.changed;
+        let changed = Duration::from_secs(seconds.max(0) as u64);
+        // Changes whenever the file does.
+        let etag = format!(
+            "\"{:x}-{:x}-{seconds:x}.{nanoseconds:x}\"",
+            entry.inode, entry.length
         );
-    }
-    let body = match *method == Method::HEAD {
-        true => Body::empty(),
-        false => {
-            file.seek(SeekFrom::Start(bytes.start)).await?;
-            Body::from_stream(ReaderStream::with_capacity(
-                file.take(bytes.length()),
-                READ_BYTES,
-            ))
+        ServedFile {
+            file: Arc::new(file),
+            about: About {
+                length: entry.length,
+                etag,
+                last_modified: Some(SystemTime::UNIX_EPOCH + changed),
+                media_type: HeaderValue::from_static("application/octet-stream"),
+            },
         }
-    };
-    builder.body(body).map_err(io::Error::other)
+    }
 }
 
-/// Changes whenever the file does.
-fn etag(entry: &Entry) -> String {
-    let (seconds, nanoseconds) = entry.changed;
-    format!(
-        "\"{:x}-{:x}-{seconds:x}.{nanoseconds:x}\"",
-        entry.inode, entry.length
-    )
+impl Representation for ServedFile {
+    fn about(&self) -> &About {
+        &self.about
+    }
+
+    fn body(&self, bytes: ByteRange) -> BoxStream<'static, io::Result<Bytes>> {
+        let file = self.file.clone();
+        stream::try_unfold(bytes.start, move |start| {
+            let file = file.clone();
+            async move {
+                if start == bytes.end {
+                    return Ok(None);
+                }
+                let end = bytes.end.min(start + READ_BYTES);
+                let read = move || read(&file, ByteRange::new(start, end));
+                Ok(Some((blocking::run(read).await?, end)))
+            }
+        })
+        .boxed()
+    }
 }
 
-/// Whether a list of tags has this one, or `*`.
-fn matches_tag(tags: &str, etag: &str) -> bool {
-    tags.split(',')
-        .map(str::trim)
-        .any(|tag| tag == "*" || tag == etag)
+/// A file that became shorter is an error: its length was announced.
+fn read(file: &File, bytes: ByteRange) -> io::Result<Bytes> {
+    let mut buffer = vec![0; bytes.length() as usize];
+    file.read_exact_at(&mut buffer, bytes.start)?;
+    Ok(buffer.into())
 }

@@ -191,12 +191,12 @@ fn what_is_refused_before_any_byte_of_the_body() {
         (
             "a changed statement",
             with_other_byte(&good, name + 11),
-            "signature is false",
+            "signature is not valid",
         ),
         (
             "a changed name",
             with_other_byte(&good, name),
-            "signature is false",
+            "signature is not valid",
         ),
         (
             "another key",
@@ -211,7 +211,7 @@ fn what_is_refused_before_any_byte_of_the_body() {
                     signature.key_id = signature_of(&good).key_id;
                 },
             ),
-            "signature is false",
+            "signature is not valid",
         ),
         (
             "another signed name",
@@ -228,21 +228,21 @@ fn what_is_refused_before_any_byte_of_the_body() {
             signed.manifest(&[&ours[..], &["--expires", "2020-01-01T00:00:00Z"]].concat()),
             "expired",
         ),
-        ("a truncated signature", cut, "signature is false"),
+        ("a truncated signature", cut, "signature is not valid"),
         (
             "a signature with a changed bit",
             with_signature(&good, |s| s.signature[20] ^= 4),
-            "signature is false",
+            "signature is not valid",
         ),
         (
             "a changed global signature",
             with_signature(&good, |s| s.global_signature[20] ^= 4),
-            "signature is false",
+            "signature is not valid",
         ),
         (
             "a changed trusted comment",
             with_signature(&good, |s| s.trusted_comment.push('!')),
-            "signature is false",
+            "signature is not valid",
         ),
         (
             "no signature",

@@ -20,7 +20,7 @@ use crate::{
     policy::recovery::Class,
 };
 
-use super::{args::OutputArgs, exit::Exit};
+use super::{args::OutputArgs, exit::Exit, hints};
 
 use progress::Bars;
 use text::Line;
@@ -86,7 +86,7 @@ impl Output {
     /// One line on standard output, or on standard error where the former belongs to data.
     pub fn line(&mut self, text: &str) {
         let text = format!("{text}\n");
-        // A reader that went away is no error of ours.
+        // A closed pipe is not an error.
         let _ = match self.stdout_is_data {
             true => io::stderr().write_all(text.as_bytes()),
             false => io::stdout().write_all(text.as_bytes()),
@@ -138,13 +138,18 @@ impl Output {
 
     /// A mistake in the arguments that clap cannot see.
     pub fn usage(&mut self, message: &str) -> Exit {
-        self.fail(None, None, Exit::Usage, message, json!({}))
+        self.refuse(Exit::Usage, message)
+    }
+
+    /// The command, or one of its arguments, cannot be done.
+    pub fn refuse(&mut self, exit: Exit, message: &str) -> Exit {
+        self.fail(None, None, exit, message)
     }
 
     /// One file failed. `url` without its secrets.
     pub fn error(&mut self, path: Option<&str>, url: Option<&str>, error: &Error) -> Exit {
         let more = json::fields_of_error(error);
-        self.fail(path, url, Exit::of(error), &error.to_string(), more)
+        self.fail_with(path, url, Exit::of(error), &hints::message(error), more)
     }
 
     /// A file failed and is tried again later.
@@ -153,19 +158,28 @@ impl Output {
             bars.finish(self.path.as_deref());
         }
         let wait_ms = wait.as_millis() as u64;
+        // Without the hint: the program itself tries again.
         let text = printable(&error.to_string());
-        self.notice(&format!(
-            "{text}; once more in {} s",
-            wait_ms.div_ceil(1000)
-        ));
+        self.notice(&format!("{text}; retrying in {} s", wait_ms.div_ceil(1000)));
         self.json_event(
             "retry",
             json!({ "source": url, "class": Class::Again.name(), "attempt": attempt, "wait_ms": wait_ms, "message": text }),
         );
     }
 
-    /// Tells a failure, in JSON and to people, and returns its exit code.
+    /// Prints a failure, in JSON and for people, and returns its exit code.
     pub fn fail(
+        &mut self,
+        path: Option<&str>,
+        url: Option<&str>,
+        exit: Exit,
+        message: &str,
+    ) -> Exit {
+        self.fail_with(path, url, exit, message, json!({}))
+    }
+
+    /// `more`: fields of its own.
+    fn fail_with(
         &mut self,
         path: Option<&str>,
         url: Option<&str>,

@@ -18,7 +18,7 @@ pub enum Line {
     Result(String),
     /// What a person should know: on standard error.
     Notice(String),
-    /// What only somebody wants to know who asks for more: on standard error.
+    /// With `--verbose`: on standard error.
     Detail(String),
 }
 
@@ -35,32 +35,32 @@ pub fn line(event: &Event) -> Option<Line> {
             source,
             ..
         } => notice(format!(
-            "block {block} (bytes {bytes}) came damaged from {source}; it is fetched again"
+            "block {block} (bytes {bytes}) from {source} is damaged; fetching it again"
         )),
         Event::Warning { message } => notice(format!("warning: {message}")),
         Event::Resumed { bytes_held } => notice(format!(
-            "going on from an earlier run: {} are here",
+            "resuming: {} already here",
             human_bytes(*bytes_held)
         )),
         Event::Searching { bytes } if *bytes < SEARCHED_BYTES_TOLD => None,
         Event::Searching { bytes } => notice(format!(
-            "looking through {} on this machine for what need not be fetched",
+            "searching {} of local files for matching blocks",
             human_bytes(*bytes)
         )),
         Event::PartReused { path, bytes } => notice(format!(
-            "{} ({}) is not a part of this object with its journal; what it holds is tried, the rest is fetched again",
+            "{} ({}) has no journal of this object; keeping the blocks that match, fetching the rest",
             path.display(),
             human_bytes(*bytes)
         )),
         Event::StartedOver { path, bytes } => notice(format!(
-            "{}: the object changed or cannot be resumed; starting over, {} are fetched again",
+            "{}: the object changed or cannot be resumed; starting over ({} are fetched again)",
             path.display(),
             human_bytes(*bytes)
         )),
         Event::Retry {
             source, wait_ms, ..
         } => Some(Line::Detail(format!(
-            "{source}: asking again in {:.1} s",
+            "{source}: retrying in {:.1} s",
             *wait_ms as f64 / 1000.0
         ))),
         Event::HostSlowed {
@@ -68,11 +68,11 @@ pub fn line(event: &Event) -> Option<Line> {
             connections,
             wait_ms,
         } => notice(format!(
-            "{host} limits requests: {connections} connections, in {} s",
+            "{host} limits requests: at most {connections} connection(s), the next request in {} s",
             wait_ms.div_ceil(1000)
         )),
         Event::SourceDropped { source, why } => notice(format!(
-            "{source} is not asked any more: {}",
+            "{source} is no longer used: {}",
             reason_of_drop(*why)
         )),
         Event::Manifest { manifest, root, .. } => result(format!("{root}  {}", manifest.display())),
@@ -100,16 +100,18 @@ pub fn line(event: &Event) -> Option<Line> {
             if *is_known { ", known already" } else { "" }
         )),
         Event::Forgotten { path, why, .. } => result(format!(
-            "{}: {}; it is not used any more",
+            "{} {} and is no longer used",
             path.display(),
             match why {
                 Forgotten::Gone => "is gone",
-                Forgotten::Changed => "is another version now",
+                Forgotten::Changed => "changed",
             }
         )),
-        Event::Evicted { path, bytes, .. } => {
-            result(format!("{}: {} went", path.display(), human_bytes(*bytes)))
-        }
+        Event::Evicted { path, bytes, .. } => result(format!(
+            "{}: evicted {}",
+            path.display(),
+            human_bytes(*bytes)
+        )),
         Event::Published(published) => result(of_published(published)),
     }
 }
@@ -138,7 +140,7 @@ fn of_damaged(damaged: &Damaged) -> String {
     let what = match (damaged.block, damaged.found) {
         (Some(block), Some(_)) => format!("block {block} is damaged (bytes {bytes})"),
         (Some(block), None) => format!("block {block} is missing (bytes {bytes})"),
-        (None, Some(_)) => "the content is another one".to_owned(),
+        (None, Some(_)) => "the content differs".to_owned(),
         (None, None) => format!("there are extra bytes ({bytes})"),
     };
     format!("{}: {what}", damaged.path.display())

@@ -53,7 +53,7 @@ pub enum StateError {
 fn what_next(cause: &rusqlite::Error) -> &'static str {
     match cause.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-            "; remove it, and it is made anew (only which signed manifests are too old is forgotten)"
+            "; remove it: a new one is made, and only the sequence numbers of signed manifests are forgotten"
         }
         _ => "",
     }

@@ -1,0 +1,154 @@
+//! What to do about an error or a mistake, with the flags of this program. The library's messages name no flags: other programs show
+//! them too.
+
+use crate::{
+    disk::error::DiskError, engine::error::Error, format::trust::Trust, policy::recovery::Failure,
+};
+
+use super::units;
+
+// What is typed and makes no sense, with the flag that does.
+pub const NO_STORE_FOLDER: &str =
+    "there is no home folder for the store; name a folder with --store";
+pub const VERIFY_ONE_FILE: &str = "--manifest and --root are for one file";
+pub const VERIFY_AGAINST: &str = "give a manifest with --manifest, or a root with --root";
+pub const MANIFEST_ONE_FILE: &str =
+    "-o and --name are for one file; without them each manifest is written beside its file";
+pub const NO_PASSWORD: &str =
+    "a password is needed: set SAPWOOD_KEY_PASSWORD, run in a terminal, or use --no-password";
+pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 finds a free one)";
+
+/// An error as it is printed: what happened, then what to do.
+pub fn message(error: &Error) -> String {
+    let what = match error {
+        Error::Expired { place, at } => format!("{place} expired at {}", units::rfc3339(*at)),
+        other => other.to_string(),
+    };
+    match hint(error) {
+        Some(hint) => format!("{what}; {hint}"),
+        None => what,
+    }
+}
+
+/// What to do; `None`: the message says all there is to say.
+fn hint(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::Disk(cause) => of_disk(cause),
+        Error::Net { cause, .. } => of_failure(cause.failure),
+        Error::NoManifest { .. } => Some("give its place with --manifest"),
+        Error::OtherRoot { .. } => Some("check --root"),
+        Error::BelowRequired { asked, .. } => of_required(*asked),
+        Error::Changed { .. } => Some("run the same command again to fetch the new version"),
+        Error::Patience { .. } => Some("run the same command again to resume"),
+        Error::MustWait { .. } => Some("run the same command again after that"),
+        Error::TooLarge { .. } => Some(LARGER),
+        Error::TooManyBlocks { .. } => Some("choose a larger --block-size"),
+        Error::Expired { .. } => Some("its publisher must sign a newer one"),
+        Error::State(_)
+        | Error::Manifest { .. }
+        | Error::Wrong { .. }
+        | Error::NoSuchRange { .. }
+        | Error::BadKey { .. }
+        | Error::NotSigned { .. }
+        | Error::OtherName { .. }
+        | Error::Older { .. }
+        | Error::Key { .. }
+        | Error::OtherDigest { .. } => None,
+    }
+}
+
+const LARGER: &str = "raise --max-size to fetch it";
+
+/// What gives at least this trust.
+fn of_required(trust: Trust) -> Option<&'static str> {
+    match trust {
+        Trust::Signed => {
+            Some("--key and --require signed need a signed manifest and the key of its publisher")
+        }
+        Trust::Root => Some("give the root with --root, or lower --require"),
+        Trust::Manifest => Some("give the place of a manifest with --manifest, or lower --require"),
+        Trust::Digest => Some("give a digest with --digest, or lower --require"),
+        Trust::None => None,
+    }
+}
+
+fn of_disk(cause: &DiskError) -> Option<&'static str> {
+    match cause {
+        DiskError::Io { .. } => None,
+        DiskError::Busy { .. } => Some("wait for it, then run the same command again"),
+        DiskError::Unsafe { .. } => {
+            Some("move it away, or name another file (with fetch: -o FILE)")
+        }
+        DiskError::Exists { .. } => Some("without --no-clobber it is replaced"),
+        DiskError::ChangedWhileRead { .. } => {
+            Some("run the same command again when no program writes to it")
+        }
+        DiskError::NoRoom { .. } => Some("make room, then run the same command again"),
+    }
+}
+
+fn of_failure(failure: Failure) -> Option<&'static str> {
+    match failure {
+        Failure::Refused { status: 401 | 403 } => {
+            Some("check the URL, or give credentials with -H or --netrc")
+        }
+        Failure::Refused { status: 404 | 410 } => Some("check the URL"),
+        Failure::Refused { status: 407 } => Some("check http_proxy, https_proxy and all_proxy"),
+        Failure::Refused { .. } | Failure::BadAnswer(_) | Failure::Redirects => None,
+        Failure::Tls => Some("--cacert FILE adds certificate authorities to trust"),
+        Failure::Unsafe => Some("--allow-private allows private addresses"),
+        Failure::TooLarge => Some(LARGER),
+        Failure::Changed(_) => Some("run the same command again to fetch the new version"),
+        Failure::Unreachable
+        | Failure::Broken
+        | Failure::Stalled
+        | Failure::Server { .. }
+        | Failure::TooMany { .. }
+        | Failure::Resting { .. } => Some("run the same command again to resume"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn what_happened_then_what_to_do() {
+        let place = || "p".to_owned();
+        let path = || PathBuf::from("f");
+        let (asked, found) = (Trust::Root, Trust::None);
+        for (error, expected) in [
+            (
+                Error::TooManyBlocks { place: place() },
+                "p has too many blocks of this size; choose a larger --block-size",
+            ),
+            (
+                Error::BelowRequired { asked, found },
+                "the result would have the trust \"none\", and \"root\" is required; give the root with --root, or lower --require",
+            ),
+            (
+                Error::Disk(DiskError::Exists { path: path() }),
+                "f exists; without --no-clobber it is replaced",
+            ),
+            (
+                Error::Expired {
+                    place: place(),
+                    at: 0,
+                },
+                "p expired at 1970-01-01T00:00:00Z; its publisher must sign a newer one",
+            ),
+            (
+                Error::OtherName {
+                    place: place(),
+                    signed: "a".to_owned(),
+                    asked: "b".to_owned(),
+                },
+                "p is signed for the name \"a\", not for \"b\"",
+            ),
+        ] {
+            assert_eq!(message(&error), expected);
+        }
+    }
+}

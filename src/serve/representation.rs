@@ -1,0 +1,384 @@
+//! From a request and a representation to a response: conditions, ranges and HEAD (RFC 9110, 13 and 14), for whatever has bytes.
+
+use std::{
+    io,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
+    response::Response,
+};
+use futures_util::stream::BoxStream;
+
+use crate::format::geometry::ByteRange;
+
+use super::{
+    multipart::Multipart,
+    range::{self, Wanted},
+};
+
+/// What is known of a representation before any of its bytes is read.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// In bytes.
+    pub length: u64,
+    /// A strong entity tag, with its quotation marks: other bytes have another one.
+    pub etag: String,
+    /// To the second, as HTTP has it.
+    pub last_modified: Option<SystemTime>,
+    /// `Content-Type`.
+    pub media_type: HeaderValue,
+}
+
+/// Bytes that can be sent, whole or in ranges.
+pub trait Representation: Send + 'static {
+    /// What its fields say. The same at every call.
+    fn about(&self) -> &About;
+
+    /// Exactly these bytes, in order. An error ends the connection, so that the client sees that bytes are missing.
+    fn body(&self, bytes: ByteRange) -> BoxStream<'static, io::Result<Bytes>>;
+}
+
+/// The response to a GET or HEAD.
+pub fn respond(request: &Parts, representation: impl Representation) -> Response {
+    let about = representation.about();
+    let fields = Fields::new(&request.headers, about);
+    let is_head = request.method == Method::HEAD;
+    let mut response = match fields.precondition() {
+        Precondition::Failed => empty(StatusCode::PRECONDITION_FAILED),
+        Precondition::NotModified => empty(StatusCode::NOT_MODIFIED),
+        // `Range` is defined for GET only.
+        Precondition::Passed if is_head => whole(about, Body::empty()),
+        Precondition::Passed => match fields.range() {
+            Wanted::Whole => {
+                let body = representation.body(ByteRange::new(0, about.length));
+                whole(about, Body::from_stream(body))
+            }
+            Wanted::Part(bytes) => {
+                let body = Body::from_stream(representation.body(bytes));
+                part(about, bytes, body)
+            }
+            Wanted::Parts(ranges) => return parts(ranges, representation),
+            Wanted::Unsatisfiable => unsatisfiable(about.length),
+        },
+    };
+    set_validators(&mut response, about);
+    response
+}
+
+fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+fn whole(about: &About, body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, about.media_type.clone());
+    headers.insert(header::CONTENT_LENGTH, about.length.into());
+    response
+}
+
+fn part(about: &About, bytes: ByteRange, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, about.media_type.clone());
+    headers.insert(header::CONTENT_LENGTH, bytes.length().into());
+    let range = format!("bytes {bytes}/{}", about.length);
+    set(headers, header::CONTENT_RANGE, &range);
+    response
+}
+
+fn parts(ranges: Vec<ByteRange>, representation: impl Representation) -> Response {
+    let about = representation.about().clone();
+    let multipart = Multipart::new(ranges, &about);
+    let (media_type, length) = (multipart.media_type(), multipart.length());
+    let mut response = Response::new(Body::from_stream(multipart.body(representation)));
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    let headers = response.headers_mut();
+    set(headers, header::CONTENT_TYPE, &media_type);
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    set_validators(&mut response, &about);
+    response
+}
+
+fn unsatisfiable(length: u64) -> Response {
+    let mut response = empty(StatusCode::RANGE_NOT_SATISFIABLE);
+    let range = format!("bytes */{length}");
+    set(response.headers_mut(), header::CONTENT_RANGE, &range);
+    response
+}
+
+fn set_validators(response: &mut Response, about: &About) {
+    let headers = response.headers_mut();
+    set(headers, header::ETAG, &about.etag);
+    if let Some(time) = about.last_modified {
+        set(
+            headers,
+            header::LAST_MODIFIED,
+            &httpdate::fmt_http_date(time),
+        );
+    }
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+}
+
+/// Leaves a field out whose value HTTP does not allow; ours are printable ASCII.
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// What the conditions of a request say (RFC 9110, 13.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Precondition {
+    Passed,
+    NotModified,
+    Failed,
+}
+
+/// The fields of a request that depend on the state of a representation.
+struct Fields<'a> {
+    headers: &'a HeaderMap,
+    about: &'a About,
+}
+
+impl<'a> Fields<'a> {
+    fn new(headers: &'a HeaderMap, about: &'a About) -> Fields<'a> {
+        Fields { headers, about }
+    }
+
+    /// In the order of RFC 9110, 13.2.2: a condition on the date counts only without one on the entity tag.
+    fn precondition(&self) -> Precondition {
+        let matched = self.has_tag(header::IF_MATCH, |tag| tag == self.about.etag);
+        let unmodified = || self.is_unmodified_since(header::IF_UNMODIFIED_SINCE);
+        if !matched.or_else(unmodified).unwrap_or(true) {
+            return Precondition::Failed;
+        }
+        // The weak comparison (8.8.3.2): a cache may have made the tag weak.
+        let strong = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag) == self.about.etag;
+        let matched = self.has_tag(header::IF_NONE_MATCH, strong);
+        let unmodified = || self.is_unmodified_since(header::IF_MODIFIED_SINCE);
+        match matched.or_else(unmodified).unwrap_or(false) {
+            true => Precondition::NotModified,
+            false => Precondition::Passed,
+        }
+    }
+
+    /// `Range`, if `If-Range` has the strong validator of this very version or is not there.
+    fn range(&self) -> Wanted {
+        let is_same = |validator: &str| {
+            let date = self.about.last_modified.map(httpdate::fmt_http_date);
+            validator == self.about.etag || Some(validator) == date.as_deref()
+        };
+        match self.text(header::IF_RANGE).is_none_or(is_same) {
+            true => range::wanted(self.text(header::RANGE), self.about.length),
+            false => Wanted::Whole,
+        }
+    }
+
+    /// Whether a list of entity tags has one that matches, or is `*`; `None`: there is no list.
+    fn has_tag(&self, name: HeaderName, matches: impl Fn(&str) -> bool) -> Option<bool> {
+        let mut lines = self.headers.get_all(name).iter().peekable();
+        lines.peek()?;
+        let tags = lines
+            .filter_map(|line| line.to_str().ok())
+            .flat_map(|line| line.split(','));
+        Some(tags.map(str::trim).any(|tag| tag == "*" || matches(tag)))
+    }
+
+    /// `None`: there is no such date, or nothing to compare it with.
+    fn is_unmodified_since(&self, name: HeaderName) -> Option<bool> {
+        let date = httpdate::parse_http_date(self.text(name)?).ok()?;
+        let modified = self.about.last_modified?;
+        // The date has whole seconds.
+        Some(modified < date + Duration::from_secs(1))
+    }
+
+    fn text(&self, name: HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+    use futures_util::{StreamExt, stream};
+
+    use super::*;
+
+    const CONTENT: &[u8] = b"0123456789";
+    const ETAG: &str = "\"v1\"";
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
+    const AFTER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+
+    struct Digits(About);
+
+    impl Digits {
+        fn new() -> Digits {
+            let date = SystemTime::UNIX_EPOCH + Duration::from_millis(784_111_777_500);
+            Digits(About {
+                length: CONTENT.len() as u64,
+                etag: ETAG.to_owned(),
+                last_modified: Some(date),
+                media_type: HeaderValue::from_static("text/plain"),
+            })
+        }
+    }
+
+    impl Representation for Digits {
+        fn about(&self) -> &About {
+            &self.0
+        }
+
+        fn body(&self, bytes: ByteRange) -> BoxStream<'static, io::Result<Bytes>> {
+            let bytes = &CONTENT[bytes.start as usize..bytes.end as usize];
+            // Byte by byte, so that nothing depends on how a body is cut.
+            stream::iter(bytes.chunks(1).map(|byte| Ok(Bytes::from_static(byte)))).boxed()
+        }
+    }
+
+    async fn answer(method: Method, fields: &[(&str, &str)]) -> (Response<()>, String) {
+        let mut request = Request::builder().method(method);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let (request, ()) = request.body(()).unwrap().into_parts();
+        let (head, body) = respond(&request, Digits::new()).into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        (Response::from_parts(head, ()), body)
+    }
+
+    fn field<'a>(response: &'a Response<()>, name: &str) -> &'a str {
+        let value = response.headers().get(name);
+        value.map_or("", |value| value.to_str().unwrap())
+    }
+
+    #[tokio::test]
+    async fn ranges() {
+        for (range, status, content_range, expected) in [
+            ("", 200, "", "0123456789"),
+            ("bytes=0-0", 206, "bytes 0-0/10", "0"),
+            ("bytes=3-5", 206, "bytes 3-5/10", "345"),
+            ("bytes=7-", 206, "bytes 7-9/10", "789"),
+            ("bytes=7-99", 206, "bytes 7-9/10", "789"),
+            ("bytes=-2", 206, "bytes 8-9/10", "89"),
+            ("bytes=-99", 206, "bytes 0-9/10", "0123456789"),
+            ("bytes=0-9", 206, "bytes 0-9/10", "0123456789"),
+            ("bytes=10-", 416, "bytes */10", ""),
+            ("bytes=-0", 416, "bytes */10", ""),
+            ("bytes=5-3", 200, "", "0123456789"),
+            ("lines=1-2", 200, "", "0123456789"),
+        ] {
+            let fields = [("range", range)];
+            let (response, body) =
+                answer(Method::GET, &fields[..usize::from(!range.is_empty())]).await;
+            assert_eq!(response.status(), status, "{range}");
+            assert_eq!(field(&response, "content-range"), content_range, "{range}");
+            assert_eq!(body, expected, "{range}");
+            assert_eq!(field(&response, "etag"), ETAG);
+            assert_eq!(field(&response, "last-modified"), DATE);
+            assert_eq!(field(&response, "accept-ranges"), "bytes");
+            if status != 416 {
+                assert_eq!(field(&response, "content-type"), "text/plain", "{range}");
+                let length = expected.len().to_string();
+                assert_eq!(field(&response, "content-length"), length, "{range}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn several_ranges_are_parts() {
+        let (response, body) = answer(Method::GET, &[("range", "bytes=0-1,4-4,8-")]).await;
+        assert_eq!(response.status(), 206);
+        assert_eq!(field(&response, "content-range"), "");
+        assert_eq!(field(&response, "etag"), ETAG);
+        assert_eq!(field(&response, "content-length"), body.len().to_string());
+        let media_type = field(&response, "content-type");
+        let boundary = media_type
+            .strip_prefix("multipart/byteranges; boundary=")
+            .unwrap();
+        let part = |range: &str, content: &str| {
+            format!(
+                "\r\n--{boundary}\r\nContent-Type: text/plain\r\nContent-Range: bytes {range}/10\r\n\r\n{content}"
+            )
+        };
+        let expected = [part("0-1", "01"), part("4-4", "4"), part("8-9", "89")].concat();
+        assert_eq!(body, format!("{expected}\r\n--{boundary}--\r\n"));
+    }
+
+    #[tokio::test]
+    async fn a_head_has_the_fields_and_no_body() {
+        for fields in [
+            &[][..],
+            &[("range", "bytes=3-5")],
+            &[("range", "bytes=90-")],
+        ] {
+            let (response, body) = answer(Method::HEAD, fields).await;
+            assert_eq!(response.status(), 200, "{fields:?}");
+            assert_eq!(field(&response, "content-length"), "10", "{fields:?}");
+            assert_eq!(body, "");
+        }
+    }
+
+    #[tokio::test]
+    async fn conditions() {
+        #[rustfmt::skip] // One case a line.
+        let cases: &[(&[(&str, &str)], u16)] = &[
+            (&[("if-match", ETAG)], 200),
+            (&[("if-match", "*")], 200),
+            (&[("if-match", "\"v0\", \"v1\"")], 200),
+            (&[("if-match", "\"v0\""), ("if-match", ETAG)], 200),
+            (&[("if-match", "\"v0\"")], 412),
+            (&[("if-match", "W/\"v1\"")], 412),
+            (&[("if-match", "")], 412),
+            (&[("if-unmodified-since", DATE)], 200),
+            (&[("if-unmodified-since", AFTER)], 200),
+            (&[("if-unmodified-since", BEFORE)], 412),
+            (&[("if-unmodified-since", "yesterday")], 200),
+            (&[("if-match", ETAG), ("if-unmodified-since", BEFORE)], 200),
+            (&[("if-none-match", ETAG)], 304),
+            (&[("if-none-match", "*")], 304),
+            (&[("if-none-match", "W/\"v1\"")], 304),
+            (&[("if-none-match", "\"v0\", \"v1\"")], 304),
+            (&[("if-none-match", "\"v0\"")], 200),
+            (&[("if-modified-since", DATE)], 304),
+            (&[("if-modified-since", AFTER)], 304),
+            (&[("if-modified-since", BEFORE)], 200),
+            (&[("if-modified-since", "yesterday")], 200),
+            (&[("if-none-match", "\"v0\""), ("if-modified-since", DATE)], 200),
+            (&[("if-match", "\"v0\""), ("if-none-match", ETAG)], 412),
+            (&[("if-match", "\"v0\""), ("range", "bytes=90-")], 412),
+            (&[("if-none-match", ETAG), ("range", "bytes=0-0")], 304),
+            (&[("range", "bytes=0-0"), ("if-range", ETAG)], 206),
+            (&[("range", "bytes=0-0"), ("if-range", DATE)], 206),
+            (&[("range", "bytes=0-0"), ("if-range", AFTER)], 200),
+            (&[("range", "bytes=0-0"), ("if-range", "\"v0\"")], 200),
+            (&[("range", "bytes=0-0"), ("if-range", "W/\"v1\"")], 200),
+            (&[("range", "bytes=90-"), ("if-range", "\"v0\"")], 200),
+            (&[("if-range", "\"v0\"")], 200),
+        ];
+        for (fields, status) in cases {
+            for method in [Method::GET, Method::HEAD] {
+                let (response, body) = answer(method.clone(), fields).await;
+                // A HEAD has no ranges.
+                let status = if method == Method::HEAD && *status == 206 {
+                    200
+                } else {
+                    *status
+                };
+                assert_eq!(response.status(), status, "{method} {fields:?}");
+                assert_eq!(field(&response, "etag"), ETAG, "{method} {fields:?}");
+                if status >= 300 {
+                    assert_eq!(body, "", "{method} {fields:?}");
+                }
+            }
+        }
+    }
+}
