@@ -53,7 +53,7 @@ def compress(cv, words, counter, length, flags):
     a, b = cv[0:4].copy(), cv[4:8].copy()
     c = np.repeat(IV[0:4, None], a.shape[1], axis=1)
     d = np.empty_like(c)
-    counter = np.asarray(counter, "<u8")
+    counter = np.atleast_1d(np.asarray(counter, "<u8"))
     d[0], d[1], d[2], d[3] = counter & 0xFFFFFFFF, counter >> 32, length, flags
     spare = np.empty_like(c)
 

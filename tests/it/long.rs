@@ -1,6 +1,6 @@
 //! Long runs and large objects: many kills, many records, bounded memory.
 //!
-//! With SAPWOOD_LONG=1 they have the sizes that are promised (a gigabyte and more, some minutes; release build). Without, the same
+//! With SAPWOOD_LONG=1 (`tools/torture --only long-tests`) they have the promised sizes: a gigabyte and more. Without, the same
 //! code runs on smaller objects, so that nothing is ever skipped. Figures are printed (`--nocapture`); only what does not
 //! depend on the speed of the machine, or is far beyond any machine's, can fail.
 

@@ -862,7 +862,8 @@ fn files_below(folder: &Path) -> Vec<String> {
             let entry = entry.expect("an entry");
             let path = inner.join(entry.file_name());
             match entry.file_type().expect("its type").is_dir() {
-                true if [".git", "target", "__pycache__"]
+                // In a working tree of its own, .git is a file.
+                _ if [".git", "target", "__pycache__"]
                     .iter()
                     .any(|skipped| path.ends_with(skipped)) => {}
                 true => open.push(path),

@@ -12,7 +12,7 @@ SECONDS_AT_A_TIME = 20
 
 class Decoders(Sweep):
     name = "decoders"
-    # tools/test runs the fuzzer by itself.
+    # tools/test replays the corpora, and changes to them, without a fuzzer (tests/it/corpora.rs).
     in_short = False
     unit = "least_s"
     full = MINUTES * 60

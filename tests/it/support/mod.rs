@@ -18,7 +18,7 @@ pub mod secrets;
 pub mod tls;
 pub mod two;
 
-/// Whether the long forms run too: `SAPWOOD_LONG=1`, as `tools/test` sets it in its full mode.
+/// Whether the long forms run too: `SAPWOOD_LONG=1`, as `tools/torture --only long-tests` sets it.
 pub fn long() -> bool {
     std::env::var_os("SAPWOOD_LONG").is_some_and(|value| value == "1")
 }
