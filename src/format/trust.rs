@@ -28,6 +28,11 @@ impl Trust {
         Trust::Signed,
     ];
 
+    /// A signature by a key that the user gave.
+    pub fn is_signed(self) -> bool {
+        self == Trust::Signed
+    }
+
     /// Its word in options and events.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! The end of a fetch that went well: the file gets its name, the store learns of it, the receipt is written, the news are told.
+//! The end of a fetch: the file gets its name, the store learns of it, the receipt is written; or what is wrong is set aside.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -13,100 +13,21 @@ use crate::{
         digests::{Algorithm, Digest},
         journal::Identity,
         keys::PublicKey,
+        manifest::Tree,
         tree::Root,
         trust::Trust,
     },
     net::validators::Validators,
 };
 
-use super::{Fetch, receipt};
+use super::{adopt, receipt, run::Run};
 
-impl Fetch<'_> {
-    /// Gives a proven part its name and tells so.
-    pub(super) async fn publish(
-        self,
-        locked: Locked,
-        (part, journal): (Arc<Part>, Journal),
-        result: Proof,
-        here: Here,
-    ) -> Result<Published, Error> {
-        let path = locked.destination().path();
-        let no_clobber = self.options.no_clobber;
-        let length = result.length;
-        blocking::on_disk(move || {
-            part.set_length(length)?;
-            locked.publish(&part, journal, no_clobber)
-        })
-        .await?;
-        self.published(path, result, here, false).await
-    }
-
-    /// The object is at the target already.
-    pub(super) async fn unchanged(
-        mut self,
-        locked: Locked,
-        identity: &Identity,
-        result: Proof,
-    ) -> Result<Published, Error> {
-        let path = locked.destination().path();
-        self.plan(&locked, identity, 0, result.length, result.trust);
-        let identity = identity.clone();
-        blocking::on_disk(move || locked.discard_leftovers(&identity)).await?;
-        let here = Here {
-            resumed: 0,
-            reused: result.length,
-        };
-        self.published(path, result, here, true).await
-    }
-
-    /// The end of a fetch that went well: the receipt, and the news.
-    async fn published(
-        mut self,
-        path: PathBuf,
-        result: Proof,
-        here: Here,
-        unchanged: bool,
-    ) -> Result<Published, Error> {
-        let sha256 = result
-            .digests
-            .iter()
-            .find(|digest| digest.algorithm() == Algorithm::Sha256)
-            .map(Digest::hex);
-        let key_id = (result.trust == Trust::Signed)
-            .then(|| self.options.key.as_ref().map(PublicKey::id_hex))
-            .flatten();
-        if let Some(tree) = self.tree.take() {
-            self.keep(&path, tree, &result.validators, key_id.clone())
-                .await;
-        }
-        let published = Published {
-            path,
-            url: self.options.url.to_string(),
-            root: result.root,
-            sha256,
-            digests: result.digests,
-            trust: result.trust,
-            key_id,
-            etag: result.validators.etag,
-            last_modified: result.validators.last_modified,
-            bytes_total: result.length,
-            bytes_fetched: self.client.bytes_fetched(),
-            bytes_manifest: self.bytes_manifest,
-            bytes_reused: here.reused,
-            bytes_resumed: here.resumed,
-            unchanged,
-            elapsed_ms: self.began.elapsed().as_millis() as u64,
-        };
-        let (receipt, started, of) = (self.options.receipt, self.started, published.clone());
-        let written = match receipt {
-            Some(place) => blocking::on_disk(move || receipt::write(&place, &of, started)).await,
-            None => Ok(()),
-        };
-        // The file is there, whatever became of its receipt.
-        self.events.event(Event::Published(published.clone()));
-        written?;
-        Ok(published)
-    }
+/// A part that holds all of its object.
+pub struct WholePart {
+    pub part: Arc<Part>,
+    pub journal: Journal,
+    pub proof: Proof,
+    pub local: LocalBytes,
 }
 
 /// What is known of an object that is whole.
@@ -114,25 +35,170 @@ pub struct Proof {
     pub root: Root,
     pub length: u64,
     pub trust: Trust,
-    /// Those that somebody gave or offered.
+    /// Those that the user gave or the server offered.
     pub digests: Vec<Digest>,
     pub validators: Validators,
+    /// For the store, if it is known.
+    pub tree: Option<Tree>,
 }
 
 /// Bytes of an object that were on this machine before.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Here {
+pub struct LocalBytes {
     /// Left by earlier runs.
     pub resumed: u64,
     /// In other files.
     pub reused: u64,
 }
 
-impl Here {
-    pub fn resumed(bytes: u64) -> Here {
-        Here {
+impl LocalBytes {
+    pub fn resumed(bytes: u64) -> LocalBytes {
+        LocalBytes {
             resumed: bytes,
             reused: 0,
         }
+    }
+}
+
+/// Gives a proven part its name.
+pub async fn publish(
+    run: &mut Run<'_>,
+    locked: Locked,
+    whole: WholePart,
+) -> Result<Published, Error> {
+    let path = locked.destination().path();
+    let WholePart {
+        part,
+        journal,
+        proof,
+        local,
+    } = whole;
+    let (no_clobber, length) = (run.options.no_clobber, proof.length);
+    blocking::on_disk(move || {
+        part.set_length(length)?;
+        locked.publish(&part, journal, no_clobber)
+    })
+    .await?;
+    let published = published(run, path, proof, local, false).await;
+    report(run, published).await
+}
+
+/// The object is at the target already.
+pub async fn unchanged(
+    run: &mut Run<'_>,
+    locked: Locked,
+    identity: Identity,
+    proof: Proof,
+) -> Result<Published, Error> {
+    let path = locked.destination().path();
+    run.report_plan(&locked, &identity, 0, proof.length, proof.trust);
+    blocking::on_disk(move || locked.discard_leftovers(&identity)).await?;
+    let local = LocalBytes {
+        resumed: 0,
+        reused: proof.length,
+    };
+    let published = published(run, path, proof, local, true).await;
+    report(run, published).await
+}
+
+/// The result of a fetch, after the store has learned of the file.
+async fn published(
+    run: &mut Run<'_>,
+    path: PathBuf,
+    proof: Proof,
+    local: LocalBytes,
+    unchanged: bool,
+) -> Published {
+    let sha256 = proof
+        .digests
+        .iter()
+        .find(|digest| digest.algorithm() == Algorithm::Sha256)
+        .map(Digest::hex);
+    let key_id = match proof.trust.is_signed() {
+        true => run.options.key.as_ref().map(PublicKey::id_hex),
+        false => None,
+    };
+    if let Some(tree) = proof.tree {
+        adopt::adopt(run, &path, tree, &proof.validators, key_id.clone()).await;
+    }
+    Published {
+        path,
+        url: run.options.url.to_string(),
+        root: proof.root,
+        sha256,
+        digests: proof.digests,
+        trust: proof.trust,
+        key_id,
+        etag: proof.validators.etag,
+        last_modified: proof.validators.last_modified,
+        bytes_total: proof.length,
+        bytes_fetched: run.context.client.bytes_fetched(),
+        bytes_manifest: run.bytes_manifest,
+        bytes_reused: local.reused,
+        bytes_resumed: local.resumed,
+        unchanged,
+        elapsed_ms: run.began.elapsed().as_millis() as u64,
+    }
+}
+
+/// Writes the receipt and tells the user.
+async fn report(run: &mut Run<'_>, published: Published) -> Result<Published, Error> {
+    let (started, of) = (run.started, published.clone());
+    let written = match run.options.receipt.take() {
+        Some(place) => blocking::on_disk(move || receipt::write(&place, &of, started)).await,
+        None => Ok(()),
+    };
+    // The file is there, whatever became of its receipt.
+    run.events.event(Event::Published(published.clone()));
+    written?;
+    Ok(published)
+}
+
+/// The first wanted digest that the object does not have, as an error.
+pub fn wrong_digest(run: &Run<'_>, wanted: &[Digest], found: &[Digest]) -> Option<Error> {
+    wanted.iter().find_map(|expected| {
+        let found = found
+            .iter()
+            .find(|digest| digest.algorithm() == expected.algorithm())?;
+        (found != expected).then(|| Error::OtherDigest {
+            place: run.options.url.to_string(),
+            algorithm: expected.algorithm(),
+            expected: expected.hex(),
+            found: found.hex(),
+            kept: None,
+        })
+    })
+}
+
+/// What contradicts a digest does not get the final name: it is quarantined, or deleted. Returns the error to end with.
+pub async fn set_aside(run: &Run<'_>, locked: Locked, part: Arc<Part>, wrong: Error) -> Error {
+    let discard = run.options.discard;
+    let done = blocking::on_disk(move || {
+        drop(part);
+        match discard {
+            true => locked.discard().map(|()| None),
+            false => locked.quarantine().map(Some),
+        }
+    })
+    .await;
+    match (done, wrong) {
+        (Err(error), _) => error.into(),
+        (
+            Ok(kept),
+            Error::OtherDigest {
+                place,
+                algorithm,
+                expected,
+                found,
+                ..
+            },
+        ) => Error::OtherDigest {
+            place,
+            algorithm,
+            expected,
+            found,
+            kept,
+        },
+        (Ok(_), other) => other,
     }
 }

@@ -8,6 +8,7 @@ use std::{
 use crate::{
     disk::{destination::Locked, error::DiskError, part::Part},
     engine::{
+        blocking::{self, Group},
         error::Error,
         events::{Event, Progress, Published},
         remote::{
@@ -21,13 +22,16 @@ use crate::{
         journal::Identity,
         manifest::Tree,
         tree::{Cv, PartHasher, Root},
-        trust::Trust,
     },
     net::{error::NetError, validators::Validators},
     policy::recovery::Failure,
 };
 
-use super::{Fetch, publish::Proof};
+use super::{
+    publish::{LocalBytes, Proof, WholePart},
+    run::Run,
+    without_manifest::{Expected, compare_and_publish},
+};
 
 /// Bytes that are hashed and written together.
 const BATCH_BYTES: usize = 1 << 20;
@@ -110,92 +114,113 @@ impl Writer {
     }
 }
 
-impl Fetch<'_> {
-    pub(super) async fn stream(
-        mut self,
-        locked: Locked,
-        wanted: Vec<Digest>,
-        trust: Trust,
-    ) -> Result<Published, Error> {
-        // A length that nobody knows makes an identity that nothing continues.
-        let geometry = Geometry::new(0, BlockSize::DEFAULT).expect("one empty block");
-        let identity = Identity {
-            root: None,
-            geometry,
-            etag: None,
-            last_modified: None,
+pub async fn fetch(
+    run: &mut Run<'_>,
+    locked: Locked,
+    expected: Expected,
+) -> Result<Published, Error> {
+    // An unknown length makes an identity that no later run continues.
+    let geometry = Geometry::new(0, BlockSize::DEFAULT).expect("one empty block");
+    let identity = Identity {
+        root: None,
+        geometry,
+        etag: None,
+        last_modified: None,
+    };
+    let trust = expected.trust;
+    let (locked, opened) = run.open_part(locked, &identity, trust, 0).await?;
+    let algorithms: Vec<Algorithm> = expected.digests.iter().map(Digest::algorithm).collect();
+    let mut failures = Failures::new(&run.context.limits_now());
+    let mut part = opened.part;
+    let mut writer = loop {
+        let mut writer = Some(Writer::new(part, &algorithms));
+        let outcome = stream_once(run, &mut writer).await;
+        let writer = writer.expect("the work on it has ended");
+        let error = match outcome {
+            Ok(()) => break writer,
+            Err(Error::Net { cause, .. }) => cause,
+            Err(other) => return Err(other),
         };
-        let (locked, opened) = self.open(locked, &identity, trust, 0).await?;
-        let algorithms: Vec<Algorithm> = wanted.iter().map(Digest::algorithm).collect();
-        let mut failures = Failures::new(&self.limits());
-        let mut part = opened.part;
-        let mut writer = loop {
-            let mut writer = Writer::new(part, &algorithms);
-            let error = match self.stream_once(&mut writer).await {
-                Ok(()) => break writer,
-                Err(Error::Net { cause, .. }) => cause,
-                Err(other) => return Err(other),
-            };
-            if writer.at > 0 {
-                failures.something_came();
-            }
-            failures.wait_after(error).await?;
-            // Without a length and a validator there is nothing to go on from.
-            self.started_over(&locked, writer.at);
+        if writer.at > 0 {
+            failures.something_came();
+        }
+        failures.wait_after(error).await?;
+        // Without a length and a validator there is nothing to go on from.
+        if writer.at > 0 {
+            run.events.event(Event::StartedOver {
+                path: locked.destination().part_path(),
+                bytes: writer.at,
+            });
+        }
+        part = blocking::on_disk(move || {
             writer.part.set_length(0)?;
-            part = writer.part;
-        };
-        let length = writer.at;
-        let tree = writer.tree().ok_or_else(|| Error::TooLarge {
-            place: self.options.url.to_string(),
-            bytes: length,
-        })?;
-        let Writer { part, hashers, .. } = writer;
-        let root = tree.root();
-        self.tree = Some(tree);
-        let digests: Vec<Digest> = hashers.into_iter().map(DigestHasher::finish).collect();
-        let proof = Proof {
-            root,
+            Ok(writer.part)
+        })
+        .await?;
+    };
+    let length = writer.at;
+    let tree = writer.tree().ok_or_else(|| Error::TooLarge {
+        place: run.options.url.to_string(),
+        bytes: length,
+    })?;
+    let Writer { part, hashers, .. } = writer;
+    let whole = WholePart {
+        part,
+        journal: opened.journal,
+        proof: Proof {
+            root: tree.root(),
             length,
             trust,
-            digests,
+            digests: hashers.into_iter().map(DigestHasher::finish).collect(),
             // Versions of such an object cannot be told apart.
             validators: Validators::default(),
-        };
-        let part = (part, opened.journal);
-        self.compare_and_publish(locked, part, proof, &wanted, 0)
-            .await
-    }
+            tree: Some(tree),
+        },
+        local: LocalBytes::default(),
+    };
+    compare_and_publish(run, locked, whole, &expected).await
+}
 
-    async fn stream_once(&mut self, writer: &mut Writer) -> Result<(), Error> {
-        let source = Source::http(&self.client, &self.options.url);
-        let mut arriving = source.open(Ask::default()).await?;
-        let mut batch = Vec::with_capacity(BATCH_BYTES);
-        let mut told = Instant::now();
-        while let Some((_, chunk)) = arriving.next().await? {
-            batch.extend_from_slice(&chunk);
-            if batch.len() >= BATCH_BYTES {
-                writer.write(&batch)?;
-                batch.clear();
-            }
-            if self
-                .options
-                .max_size
-                .is_some_and(|most| writer.at + batch.len() as u64 > most)
-            {
-                return Err(NetError::new(&self.options.url, Failure::TooLarge).into());
-            }
-            if told.elapsed() >= PROGRESS_TIME {
-                told = Instant::now();
-                self.events.event(Event::Progress(Progress {
-                    bytes_done: writer.at,
-                    bytes_total: 0,
-                    bytes_fetched: self.client.bytes_fetched(),
-                    bytes_proven: 0,
-                    rate_bps: 0,
-                }));
-            }
+/// Streams the object into the writer, which is always there when this returns.
+async fn stream_once(run: &mut Run<'_>, writer: &mut Option<Writer>) -> Result<(), Error> {
+    let source = Source::http(&run.context.client, &run.options.url);
+    let mut arriving = source.open(Ask::default()).await?;
+    let mut batch = Vec::with_capacity(BATCH_BYTES);
+    let (mut written, mut reported) = (0, Instant::now());
+    while let Some((_, chunk)) = arriving.next().await? {
+        batch.extend_from_slice(&chunk);
+        let came = written + batch.len() as u64;
+        if run.options.max_size.is_some_and(|most| came > most) {
+            return Err(NetError::new(&run.options.url, Failure::TooLarge).into());
         }
-        Ok(writer.write(&batch)?)
+        if batch.len() >= BATCH_BYTES {
+            written = came;
+            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_BYTES));
+            write(run, writer, full).await?;
+        }
+        if reported.elapsed() >= PROGRESS_TIME {
+            reported = Instant::now();
+            run.events.event(Event::Progress(Progress {
+                bytes_done: written,
+                bytes_total: 0,
+                bytes_fetched: run.context.client.bytes_fetched(),
+                bytes_proven: 0,
+                rate_bps: 0,
+            }));
+        }
     }
+    write(run, writer, batch).await
+}
+
+/// Hashes and writes a batch where that may block.
+async fn write(run: &Run<'_>, writer: &mut Option<Writer>, batch: Vec<u8>) -> Result<(), Error> {
+    let mut own = writer.take().expect("nothing else works on it");
+    let (group, _) = Group::new();
+    let work = group.start(run.context.threads, move || {
+        let outcome = own.write(&batch);
+        (own, outcome)
+    });
+    let (own, outcome) = work.finish().await;
+    *writer = Some(own);
+    Ok(outcome?)
 }

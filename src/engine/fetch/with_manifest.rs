@@ -5,9 +5,10 @@ use crate::{
     engine::{
         error::Error,
         events::Published,
+        local::{self, Copied, FindRequest, Found},
         remote::{
-            manifest::{ManifestPlace, OpenManifest, explain},
-            preflight::Preflight,
+            self, Object,
+            manifest::{OpenManifest, explain},
             source::Source,
         },
         transfer::{
@@ -17,158 +18,197 @@ use crate::{
         trust,
         verify::digests_of_existing,
     },
-    format::{digests::Digest, journal::Identity, statement::Header, trust::Trust},
-    net::location::Location,
-    policy::recovery::{Changed, starts_over},
+    format::{
+        digests::Digest, journal::Identity, keys::PublicKey, statement::Header, trust::Trust,
+    },
+    net::{location::Location, validators::Validators},
+    policy::recovery::starts_over,
 };
 
 use super::{
-    Fetch, conditions,
-    publish::{Here, Proof},
+    adopt::tree_to_keep,
+    publish::{LocalBytes, Proof, WholePart, publish, set_aside, unchanged, wrong_digest},
+    run::Run,
 };
 
-impl Fetch<'_> {
-    pub(super) async fn with_manifest(
-        mut self,
-        locked: Locked,
-        sources: Vec<Location>,
-        preflight: Preflight,
-        mut front: OpenManifest,
-        place: ManifestPlace,
-    ) -> Result<Published, Error> {
-        let mut started_over = false;
-        let (header, trust, identity, search) = loop {
-            let header = front.header().clone();
-            let trust = self.check_manifest(&front).await?;
-            let identity = Identity {
-                root: Some(header.root),
-                geometry: header.geometry,
-                etag: preflight.validators.etag.clone(),
-                last_modified: preflight.validators.last_modified.clone(),
-            };
-            self.bytes_manifest += front.bytes_read();
-            if let Some(digests) = self.is_there_unchanged(&locked, &header).await? {
-                let proof = Proof {
-                    root: header.root,
-                    length: header.geometry.length(),
-                    trust,
-                    digests,
-                    validators: preflight.validators,
-                };
-                return self.unchanged(locked, &identity, proof).await;
-            }
-            match self.look_around(&locked, &mut front).await {
-                Ok(known) => break (header, trust, identity, known),
-                // It was replaced after its front was read: once more from the front.
-                Err(Error::Changed { how, .. }) if starts_over(how, started_over) => {
-                    started_over = true;
-                    front = OpenManifest::open(&self.context, &place, &self.limits()).await?;
-                    front = self.matching(front, &place, &preflight).await?;
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        let local = search.bytes_local(&header.geometry);
-        let (locked, mut opened) = self.open(locked, &identity, trust, local).await?;
-        let (landed, leaves) = self.land(search, &mut opened, &sources[0]).await?;
-        if !leaves.are_complete() {
-            // A file that was searched is another one now, and what it had is to be fetched after all.
-            self.all_leaves(&mut front, &leaves).await?;
+pub async fn fetch(
+    run: &mut Run<'_>,
+    locked: Locked,
+    mut object: Object,
+) -> Result<Published, Error> {
+    let Described {
+        header,
+        trust,
+        identity,
+        found,
+    } = match describe(run, &locked, &mut object).await? {
+        Ok(described) => described,
+        Err((identity, proof)) => return unchanged(run, locked, identity, proof).await,
+    };
+    let Found { search, anchors } = found;
+    let bytes_local = search.bytes_local(&header.geometry);
+    let (locked, mut opened) = run.open_part(locked, &identity, trust, bytes_local).await?;
+    let (copied, leaves) = local::copy_found(
+        &run.context,
+        search,
+        &mut opened,
+        &object.sources[0],
+        run.events,
+    )
+    .await?;
+    if !leaves.are_complete() {
+        // A file that was searched has changed since, and what it had is to be fetched after all.
+        let before = run.context.client.bytes_fetched();
+        local::read_all_leaves(&run.context, &mut object.manifest, &leaves).await?;
+        run.bytes_manifest += run.context.client.bytes_fetched() - before;
+    }
+    let Copied {
+        stored,
+        bytes_reused,
+        bytes_resumed: resumed_elsewhere,
+    } = copied;
+    let source = |url: &Location| Source::http(&run.context.client, url);
+    let transfer = PartTransfer {
+        object: TransferObject {
+            leaves: leaves.clone(),
+            sources: object.sources.iter().map(source).collect(),
+            ranges: object.preflight.ranges,
+            length_proven: trust.is_signed(),
+            version: None,
+            connections_max: run.context.useful_connections(),
+        },
+        copied: stored,
+        digests: run.options.digests.iter().map(Digest::algorithm).collect(),
+    };
+    let Transferred {
+        part,
+        journal,
+        bytes_resumed,
+        digests,
+    } = match transfer.run(&run.context, opened, run.events).await {
+        Ok(transferred) => transferred,
+        Err(error) => {
+            let (url, place) = (&run.options.url, &object.place);
+            return Err(explain(&run.context, error, header.root, place, url).await);
         }
-        let source = |url: &Location| Source::http(&self.client, url);
-        let transfer = PartTransfer {
-            object: TransferObject {
-                leaves: leaves.clone(),
-                sources: sources.iter().map(source).collect(),
-                ranges: preflight.ranges,
-                length_proven: trust == Trust::Signed,
-                version: None,
-                connections_max: self.context.useful_connections(),
-            },
-            copied: landed.stored,
-            digests: self.options.digests.iter().map(Digest::algorithm).collect(),
-        };
-        let Transferred {
-            part,
-            journal,
-            bytes_resumed,
-            digests,
-        } = match transfer.run(&self.context, opened, self.events).await {
-            Ok(transferred) => transferred,
-            Err(error) => {
-                let url = &self.options.url;
-                return Err(explain(&self.context, error, header.root, &place, url).await);
-            }
-        };
-        if let Some(wrong) = self.wrong_digest(&self.options.digests, &digests) {
-            return Err(self.set_aside(locked, part, wrong).await);
-        }
-        let proof = Proof {
+    };
+    if let Some(wrong) = wrong_digest(run, &run.options.digests, &digests) {
+        return Err(set_aside(run, locked, part, wrong).await);
+    }
+    let whole = WholePart {
+        part,
+        journal,
+        proof: Proof {
             root: header.root,
             length: header.geometry.length(),
             trust,
             digests,
-            validators: preflight.validators,
-        };
-        self.will_be_kept(&leaves);
-        let here = Here {
-            resumed: bytes_resumed + landed.bytes_resumed,
-            reused: landed.bytes_reused,
-        };
-        self.publish(locked, (part, journal), proof, here).await
-    }
+            validators: object.preflight.validators,
+            tree: tree_to_keep(run, &leaves, anchors),
+        },
+        local: LocalBytes {
+            resumed: bytes_resumed + resumed_elsewhere,
+            reused: bytes_reused,
+        },
+    };
+    publish(run, locked, whole).await
+}
 
-    /// The user's digests, if the file under the final name is the object and has all of them.
-    async fn is_there_unchanged(
-        &mut self,
-        locked: &Locked,
-        header: &Header,
-    ) -> Result<Option<Vec<Digest>>, Error> {
-        let wanted = &self.options.digests;
-        let found = digests_of_existing(locked, header.geometry.length(), wanted).await?;
-        let same = found.and_then(|(tree, mut digests)| {
-            digests.retain(|digest| wanted.contains(digest));
-            let all = wanted.iter().all(|digest| digests.contains(digest));
-            (tree.root() == header.root && all).then_some((tree, digests))
-        });
-        let (tree, digests) = same.unzip();
-        self.tree = tree;
-        Ok(digests)
-    }
+/// A manifest that is believed, and what was found of its object on this machine.
+struct Described {
+    header: Header,
+    trust: Trust,
+    identity: Identity,
+    found: Found,
+}
 
-    /// A manifest whose length is that of the object. One that is not was perhaps replaced just now, so it is read once more.
-    pub(super) async fn matching(
-        &mut self,
-        front: OpenManifest,
-        place: &ManifestPlace,
-        preflight: &Preflight,
-    ) -> Result<OpenManifest, Error> {
-        let fits = |front: &OpenManifest| {
-            preflight
-                .length
-                .is_none_or(|length| length == front.header().geometry.length())
+/// Checks the manifest and searches this machine. `Err`: the object is at the target already.
+async fn describe(
+    run: &mut Run<'_>,
+    locked: &Locked,
+    object: &mut Object,
+) -> Result<Result<Described, (Identity, Proof)>, Error> {
+    let mut started_over = false;
+    loop {
+        let manifest = &mut object.manifest;
+        let header = manifest.header().clone();
+        let conditions = run.conditions();
+        let trust = trust::check(&run.context, &conditions, manifest.front(), run.events).await?;
+        run.check_length(Some(header.geometry.length()))?;
+        let validators = &object.preflight.validators;
+        let identity = Identity {
+            root: Some(header.root),
+            geometry: header.geometry,
+            etag: validators.etag.clone(),
+            last_modified: validators.last_modified.clone(),
         };
-        let front = match fits(&front) {
-            true => front,
-            false => OpenManifest::open(&self.context, place, &self.limits()).await?,
-        };
-        match fits(&front) {
-            true => Ok(front),
-            false => Err(Error::Changed {
-                place: self.options.url.to_string(),
-                how: match preflight.is_page {
-                    true => Changed::Page,
-                    false => Changed::Length,
-                },
-            }),
+        run.bytes_manifest += manifest.bytes_read();
+        if let Some(mut proof) = proof_of_existing(run, locked, &header, trust).await? {
+            proof.validators = validators.clone();
+            return Ok(Err((identity, proof)));
+        }
+        match find_local(run, locked, manifest).await {
+            Ok(found) => {
+                return Ok(Ok(Described {
+                    header,
+                    trust,
+                    identity,
+                    found,
+                }));
+            }
+            // It was replaced after its front was read: once more from the front.
+            Err(Error::Changed { how, .. }) if starts_over(how, started_over) => {
+                started_over = true;
+                let (context, place) = (&run.context, &object.place);
+                let now = OpenManifest::open(context, place, &context.limits_now()).await?;
+                let url = &run.options.url;
+                object.manifest =
+                    remote::matching(context, now, place, &object.preflight, url).await?;
+            }
+            Err(error) => return Err(error),
         }
     }
+}
 
-    /// Everything about a manifest that can be refused before any byte of the body.
-    async fn check_manifest(&mut self, manifest: &OpenManifest) -> Result<Trust, Error> {
-        let asked = conditions(&self.options);
-        let trust = trust::check(&self.context, &asked, manifest.front(), self.events).await?;
-        self.check_length(Some(manifest.header().geometry.length()))?;
-        Ok(trust)
-    }
+async fn find_local(
+    run: &mut Run<'_>,
+    locked: &Locked,
+    manifest: &mut OpenManifest,
+) -> Result<Found, Error> {
+    let before = run.context.client.bytes_fetched();
+    let request = FindRequest {
+        url: run.options.url.clone(),
+        target: locked.destination().path(),
+        seeds: run.options.seeds.clone(),
+        seed_store: run.options.seed_store,
+        root_given: run.options.root.is_some(),
+        key_id: run.options.key.as_ref().map(PublicKey::id_hex),
+    };
+    let found = local::find(&run.context, &request, &run.stop, manifest, run.events).await;
+    run.bytes_manifest += run.context.client.bytes_fetched() - before;
+    found
+}
+
+/// The file under the final name, if it is the object and has all of the user's digests.
+async fn proof_of_existing(
+    run: &Run<'_>,
+    locked: &Locked,
+    header: &Header,
+    trust: Trust,
+) -> Result<Option<Proof>, Error> {
+    let wanted = &run.options.digests;
+    let length = header.geometry.length();
+    let found = digests_of_existing(locked, length, wanted).await?;
+    Ok(found.and_then(|(tree, mut digests)| {
+        digests.retain(|digest| wanted.contains(digest));
+        let all = wanted.iter().all(|digest| digests.contains(digest));
+        (tree.root() == header.root && all).then(|| Proof {
+            root: header.root,
+            length,
+            trust,
+            digests,
+            validators: Validators::default(),
+            tree: Some(tree),
+        })
+    }))
 }

@@ -4,11 +4,10 @@
 use std::sync::Arc;
 
 use crate::{
-    disk::{destination::Locked, journal::Journal, part::Part},
+    disk::destination::Locked,
     engine::{
-        blocking,
         error::Error,
-        events::{Event, Published},
+        events::Published,
         remote::{
             preflight::{Preflight, look, sidecar},
             source::Source,
@@ -28,7 +27,7 @@ use crate::{
         manifest::Tree,
         trust::Trust,
     },
-    net::{error::NetError, location::Location, validators::Validators},
+    net::{error::NetError, validators::Validators},
     policy::{
         conditions::is_strong,
         recovery::{BadAnswer, Changed, Failure, starts_over},
@@ -36,8 +35,10 @@ use crate::{
 };
 
 use super::{
-    Fetch, conditions,
-    publish::{Here, Proof},
+    adopt::arrived_before,
+    publish::{LocalBytes, Proof, WholePart, publish, set_aside, unchanged, wrong_digest},
+    run::Run,
+    unknown_length,
 };
 
 /// Blocks of an object without a manifest are small as long as there are few, so that small objects can be shared out finely,
@@ -53,328 +54,254 @@ const PAGE_NAMES: [&str; 16] = [
     "xml", "xsd", "xsl",
 ];
 
-impl Fetch<'_> {
-    /// Versions of different mirrors cannot be told apart without a manifest, so all comes from one of them.
-    pub(super) async fn without_manifest(
-        mut self,
-        locked: Locked,
-        url: Location,
-        preflight: Preflight,
-    ) -> Result<Published, Error> {
-        self.options.url = url;
-        self.refuse_page(&preflight)?;
-        let (wanted, trust) = self.wanted(&preflight).await?;
-        let Some(length) = preflight.length else {
-            return self.stream(locked, wanted, trust).await;
-        };
-        let block_size = block_size(length);
-        let geometry = Geometry::new(length, block_size).ok_or(Error::TooLarge {
-            place: self.options.url.to_string(),
-            bytes: length,
-        })?;
-        let identity = Identity {
-            root: None,
-            geometry,
-            etag: preflight.validators.etag.clone(),
-            last_modified: preflight.validators.last_modified.clone(),
-        };
-        if let Some(proof) = self
-            .is_there_already(&locked, length, &wanted, trust, &preflight.validators)
-            .await?
-        {
-            return self.unchanged(locked, &identity, proof).await;
+pub async fn fetch(
+    run: &mut Run<'_>,
+    locked: Locked,
+    preflight: Preflight,
+) -> Result<Published, Error> {
+    // Versions of different mirrors cannot be told apart without a manifest, so all comes from one of them.
+    refuse_page(run, &preflight)?;
+    let expected = expected(run, &preflight).await?;
+    let Some(length) = preflight.length else {
+        return unknown_length::fetch(run, locked, expected).await;
+    };
+    let block_size = block_size(length);
+    let geometry = Geometry::new(length, block_size).ok_or(Error::TooLarge {
+        place: run.options.url.to_string(),
+        bytes: length,
+    })?;
+    let validators = &preflight.validators;
+    let identity = identity(geometry, validators.clone());
+    if let Some(proof) = proof_of_existing(run, &locked, length, &expected, validators).await? {
+        return unchanged(run, locked, identity, proof).await;
+    }
+    // Parts of two versions must never meet: without a strong validator all comes in one response.
+    let parallel = preflight.ranges && validators.are_strong();
+    let version = Version {
+        identity,
+        validators: validators.clone(),
+        parallel,
+    };
+    let (locked, outcome) = transfer(run, locked, &version, &expected).await?;
+    match outcome {
+        Err(error) if change_in(&error).is_some_and(|how| starts_over(how, false)) => {
+            start_over(run, locked, block_size, error).await
         }
-        // Parts of two versions must never meet: without a strong validator all comes in one answer.
-        let parallel = preflight.ranges && preflight.validators.are_strong();
-        let (locked, outcome) = self
-            .transfer_plain(locked, &identity, &preflight, parallel, &wanted, trust)
-            .await?;
-        match outcome {
-            Err(error) if change_in(&error).is_some_and(|how| starts_over(how, false)) => {
-                // Once more from the start, in one answer, which is of one version.
-                tracing::info!("starting over: {error}");
-                let limits = self.limits();
-                let mut now = look(&self.client, &self.options.url, &limits).await?;
-                let next = look(&self.client, &self.options.url, &limits).await?;
-                if next.validators != now.validators {
-                    // A server that names each answer differently: what came whole in one answer is of one version, and what
-                    // a broken answer had brought is compared with the next one.
-                    now.validators = Validators::default();
-                }
-                self.refuse_page(&now)?;
-                // What was offered for the other version proves nothing of this one.
-                let (wanted, trust) = self.wanted(&now).await?;
-                let Some(geometry) = now
-                    .length
-                    .and_then(|length| Geometry::new(length, block_size))
-                else {
-                    return self.stream(locked, wanted, trust).await;
-                };
-                let validators = now.validators.clone();
-                // Validators under which other bytes came are worth nothing: no run goes on from there.
-                let of_identity = match change_in(&error) {
-                    Some(Changed::Content) => Validators::default(),
-                    _ => validators.clone(),
-                };
-                let identity = Identity {
-                    root: None,
-                    geometry,
-                    etag: of_identity.etag,
-                    last_modified: of_identity.last_modified,
-                };
-                let (locked, outcome) = self
-                    .transfer_plain(locked, &identity, &now, false, &wanted, trust)
-                    .await?;
-                let whole = outcome.map_err(as_changed)?;
-                self.finish_plain(locked, whole, validators, &wanted, trust)
-                    .await
-            }
-            Err(error) => Err(error),
-            Ok(whole) => {
-                self.finish_plain(locked, whole, preflight.validators, &wanted, trust)
-                    .await
-            }
-        }
-    }
-
-    /// Names tell what is meant: what should be a film is no web page, whatever its status says.
-    fn refuse_page(&self, preflight: &Preflight) -> Result<(), Error> {
-        let may_be_page = |name: &str| match name.rsplit_once('.') {
-            Some((_, kind)) => PAGE_NAMES.contains(&kind.to_ascii_lowercase().as_str()),
-            None => true,
-        };
-        let target = self.options.target.file_name().unwrap_or_default();
-        let of_url = self.options.url.last_segment().unwrap_or_default();
-        let asked = may_be_page(&of_url)
-            || (target.to_string_lossy() != of_url
-                && target.to_string_lossy().contains('.')
-                && may_be_page(&target.to_string_lossy()))
-            || self.options.root.is_some()
-            || !self.options.digests.is_empty();
-        match preflight.is_page && !asked {
-            true => {
-                let page = Failure::BadAnswer(BadAnswer::Page);
-                Err(NetError::new(&self.options.url, page).into())
-            }
-            false => Ok(()),
-        }
-    }
-
-    /// The digests that the object must have, the user's and the server's, and what they prove.
-    async fn wanted(&mut self, preflight: &Preflight) -> Result<(Vec<Digest>, Trust), Error> {
-        let mut wanted = self.options.digests.clone();
-        wanted.extend(self.options.root.map(root_as_digest));
-        let offered = self.offered(preflight).await;
-        let trust = conditions(&self.options)
-            .without_manifest(&offered)
-            .map_err(|cause| refused(&self.options.url.to_string(), cause))?;
-        wanted.extend(offered);
-        self.check_length(preflight.length)?;
-        Ok((wanted, trust))
-    }
-
-    async fn transfer_plain(
-        &mut self,
-        locked: Locked,
-        identity: &Identity,
-        preflight: &Preflight,
-        parallel: bool,
-        wanted: &[Digest],
-        trust: Trust,
-    ) -> Result<(Locked, Result<Whole, Error>), Error> {
-        let (locked, opened) = self.open(locked, identity, trust, 0).await?;
-        let geometry = identity.geometry;
-        let leaves = Arc::new(Leaves::first_use(identity.object(), opened.leaves.clone()));
-        let worth = match geometry.length() < ONE_SPAN_BYTES {
-            true => 1,
-            false => self.context.useful_connections(),
-        };
-        let mut algorithms: Vec<Algorithm> = wanted
-            .iter()
-            .map(Digest::algorithm)
-            .filter(|a| *a != Algorithm::Blake3)
-            .collect();
-        algorithms.sort();
-        algorithms.dedup();
-        let transfer = PartTransfer {
-            object: TransferObject {
-                leaves: leaves.clone(),
-                sources: vec![Source::http(&self.client, &self.options.url)],
-                ranges: parallel,
-                length_proven: true,
-                version: Some(preflight.validators.clone()),
-                connections_max: worth,
-            },
-            copied: Vec::new(),
-            digests: algorithms,
-        };
-        let outcome = transfer.run(&self.context, opened, self.events).await;
-        let outcome = outcome.map(|transferred| {
-            let leaves = leaves.all().expect("every block came");
-            Whole {
-                transferred,
-                tree: Tree::new(geometry, leaves, None),
-            }
-        });
-        Ok((locked, outcome))
-    }
-
-    async fn finish_plain(
-        mut self,
-        locked: Locked,
-        whole: Whole,
-        validators: Validators,
-        wanted: &[Digest],
-        trust: Trust,
-    ) -> Result<Published, Error> {
-        let Whole {
-            transferred:
-                Transferred {
-                    part,
-                    journal,
-                    bytes_resumed,
-                    mut digests,
-                },
-            tree,
-        } = whole;
-        let (root, length) = (tree.root(), tree.geometry().length());
-        digests.push(root_as_digest(root));
-        let proof = Proof {
-            root,
-            length,
-            trust,
-            digests,
-            validators,
-        };
-        self.tree = Some(tree);
-        let part = (part, journal);
-        self.compare_and_publish(locked, part, proof, wanted, bytes_resumed)
-            .await
-    }
-
-    /// The end of a fetch without a manifest: what contradicts a wanted digest is set aside, the rest gets its name.
-    pub(super) async fn compare_and_publish(
-        self,
-        locked: Locked,
-        (part, journal): (Arc<Part>, Journal),
-        mut proof: Proof,
-        wanted: &[Digest],
-        bytes_resumed: u64,
-    ) -> Result<Published, Error> {
-        if let Some(wrong) = self.wrong_digest(wanted, &proof.digests) {
-            return Err(self.set_aside(locked, part, wrong).await);
-        }
-        proof.digests.retain(|digest| wanted.contains(digest));
-        let part = (part, journal);
-        let here = Here::resumed(bytes_resumed);
-        self.publish(locked, part, proof, here).await
-    }
-
-    /// The digests that the server offers, in headers and beside the object.
-    async fn offered(&mut self, preflight: &Preflight) -> Vec<Digest> {
-        let mut offered = preflight.offered.clone();
-        if let Some(digest) = sidecar(&self.client, &self.options.url).await {
-            offered.push(digest);
-        }
-        offered
-    }
-
-    /// Whether the file under the final name has a strong digest that is wanted, or is what came as the same version before, and
-    /// has all digests that are wanted.
-    async fn is_there_already(
-        &mut self,
-        locked: &Locked,
-        length: u64,
-        wanted: &[Digest],
-        trust: Trust,
-        validators: &Validators,
-    ) -> Result<Option<Proof>, Error> {
-        let strong = wanted.iter().any(is_strong);
-        let arrived = self.arrived_before(validators).await;
-        if !strong && arrived.is_none() {
-            return Ok(None);
-        }
-        let found = digests_of_existing(locked, length, wanted).await?;
-        let found = found
-            .filter(|(tree, _)| strong || Some(tree.root()) == arrived)
-            .filter(|(_, digests)| wanted.iter().all(|digest| digests.contains(digest)));
-        Ok(found.map(|(tree, mut digests)| {
-            digests.retain(|digest| wanted.contains(digest));
-            let root = tree.root();
-            self.tree = Some(tree);
-            Proof {
-                root,
-                length,
-                trust,
-                digests,
-                validators: validators.clone(),
-            }
-        }))
-    }
-
-    /// The first wanted digest that the object does not have.
-    pub(super) fn wrong_digest(&self, wanted: &[Digest], found: &[Digest]) -> Option<Error> {
-        wanted.iter().find_map(|expected| {
-            let found = found
-                .iter()
-                .find(|digest| digest.algorithm() == expected.algorithm())?;
-            (found != expected).then(|| Error::OtherDigest {
-                place: self.options.url.to_string(),
-                algorithm: expected.algorithm(),
-                expected: expected.hex(),
-                found: found.hex(),
-                kept: None,
-            })
-        })
-    }
-
-    /// What contradicts a digest does not get the final name: it is quarantined, or deleted.
-    pub(super) async fn set_aside(self, locked: Locked, part: Arc<Part>, wrong: Error) -> Error {
-        let discard = self.options.discard;
-        let done = blocking::on_disk(move || {
-            drop(part);
-            match discard {
-                true => locked.discard().map(|()| None),
-                false => locked.quarantine().map(Some),
-            }
-        })
-        .await;
-        match (done, wrong) {
-            (Err(error), _) => error.into(),
-            (
-                Ok(kept),
-                Error::OtherDigest {
-                    place,
-                    algorithm,
-                    expected,
-                    found,
-                    ..
-                },
-            ) => Error::OtherDigest {
-                place,
-                algorithm,
-                expected,
-                found,
-                kept,
-            },
-            (Ok(_), other) => other,
-        }
-    }
-
-    pub(super) fn started_over(&mut self, locked: &Locked, bytes: u64) {
-        if bytes > 0 {
-            self.events.event(Event::StartedOver {
-                path: locked.destination().part_path(),
-                bytes,
-            });
-        }
+        Err(error) => Err(error),
+        Ok(whole) => compare_and_publish(run, locked, whole, &expected).await,
     }
 }
 
-/// An object that is there and not yet compared with anything.
-struct Whole {
-    transferred: Transferred,
-    tree: Tree,
+/// What the object must be, and what it is proven against if it is that.
+pub struct Expected {
+    /// The user's digests and those that the server offers.
+    pub digests: Vec<Digest>,
+    pub trust: Trust,
+}
+
+/// One version of an object on its server.
+struct Version {
+    identity: Identity,
+    /// Those that all its responses must have.
+    validators: Validators,
+    parallel: bool,
+}
+
+fn identity(geometry: Geometry, validators: Validators) -> Identity {
+    Identity {
+        root: None,
+        geometry,
+        etag: validators.etag,
+        last_modified: validators.last_modified,
+    }
+}
+
+/// Once more from the start after the version changed, in one response, which is of one version.
+async fn start_over(
+    run: &mut Run<'_>,
+    locked: Locked,
+    block_size: BlockSize,
+    error: Error,
+) -> Result<Published, Error> {
+    tracing::info!("starting over: {error}");
+    let (client, limits) = (&run.context.client, run.context.limits_now());
+    let mut now = look(client, &run.options.url, &limits).await?;
+    let next = look(client, &run.options.url, &limits).await?;
+    if next.validators != now.validators {
+        // A server that names each response differently: what came whole in one response is of one version, and what a
+        // broken one had brought is compared with the next one.
+        now.validators = Validators::default();
+    }
+    refuse_page(run, &now)?;
+    // What was offered for the other version proves nothing of this one.
+    let expected = expected(run, &now).await?;
+    let geometry = now
+        .length
+        .and_then(|length| Geometry::new(length, block_size));
+    let Some(geometry) = geometry else {
+        return unknown_length::fetch(run, locked, expected).await;
+    };
+    // Validators under which other bytes came are worth nothing: no run goes on from there.
+    let of_identity = match change_in(&error) {
+        Some(Changed::Content) => Validators::default(),
+        _ => now.validators.clone(),
+    };
+    let version = Version {
+        identity: identity(geometry, of_identity),
+        validators: now.validators,
+        parallel: false,
+    };
+    let (locked, outcome) = transfer(run, locked, &version, &expected).await?;
+    let whole = outcome.map_err(as_changed)?;
+    compare_and_publish(run, locked, whole, &expected).await
+}
+
+/// Names tell what is meant: what should be a film is no web page, whatever its status says.
+fn refuse_page(run: &Run<'_>, preflight: &Preflight) -> Result<(), Error> {
+    let may_be_page = |name: &str| match name.rsplit_once('.') {
+        Some((_, kind)) => PAGE_NAMES.contains(&kind.to_ascii_lowercase().as_str()),
+        None => true,
+    };
+    let options = &run.options;
+    let target = options.target.file_name().unwrap_or_default();
+    let of_url = options.url.last_segment().unwrap_or_default();
+    let asked = may_be_page(&of_url)
+        || (target.to_string_lossy() != of_url
+            && target.to_string_lossy().contains('.')
+            && may_be_page(&target.to_string_lossy()))
+        || options.root.is_some()
+        || !options.digests.is_empty();
+    match preflight.is_page && !asked {
+        true => {
+            let page = Failure::BadAnswer(BadAnswer::Page);
+            Err(NetError::new(&options.url, page).into())
+        }
+        false => Ok(()),
+    }
+}
+
+/// The digests that the object must have, the user's and the server's, and what they prove.
+async fn expected(run: &Run<'_>, preflight: &Preflight) -> Result<Expected, Error> {
+    let url = &run.options.url;
+    let mut offered = preflight.offered.clone();
+    offered.extend(sidecar(&run.context.client, url).await);
+    let trust = run
+        .conditions()
+        .without_manifest(&offered)
+        .map_err(|cause| refused(&url.to_string(), cause))?;
+    let mut digests = run.options.digests.clone();
+    digests.extend(run.options.root.map(root_as_digest));
+    digests.extend(offered);
+    run.check_length(preflight.length)?;
+    Ok(Expected { digests, trust })
+}
+
+async fn transfer(
+    run: &mut Run<'_>,
+    locked: Locked,
+    version: &Version,
+    expected: &Expected,
+) -> Result<(Locked, Result<WholePart, Error>), Error> {
+    let identity = &version.identity;
+    let (locked, opened) = run.open_part(locked, identity, expected.trust, 0).await?;
+    let geometry = identity.geometry;
+    let leaves = Arc::new(Leaves::first_use(identity.object(), opened.leaves.clone()));
+    let mut algorithms: Vec<Algorithm> = expected
+        .digests
+        .iter()
+        .map(Digest::algorithm)
+        .filter(|algorithm| *algorithm != Algorithm::Blake3)
+        .collect();
+    algorithms.sort();
+    algorithms.dedup();
+    let transfer = PartTransfer {
+        object: TransferObject {
+            leaves: leaves.clone(),
+            sources: vec![Source::http(&run.context.client, &run.options.url)],
+            ranges: version.parallel,
+            length_proven: true,
+            version: Some(version.validators.clone()),
+            connections_max: match geometry.length() < ONE_SPAN_BYTES {
+                true => 1,
+                false => run.context.useful_connections(),
+            },
+        },
+        copied: Vec::new(),
+        digests: algorithms,
+    };
+    let outcome = transfer.run(&run.context, opened, run.events).await;
+    let outcome = outcome.map(|transferred| {
+        let Transferred {
+            part,
+            journal,
+            bytes_resumed,
+            mut digests,
+        } = transferred;
+        let leaves = leaves.all().expect("every block came");
+        let tree = Tree::new(geometry, leaves, None);
+        digests.push(root_as_digest(tree.root()));
+        WholePart {
+            part,
+            journal,
+            proof: Proof {
+                root: tree.root(),
+                length: geometry.length(),
+                trust: expected.trust,
+                digests,
+                validators: version.validators.clone(),
+                tree: Some(tree),
+            },
+            local: LocalBytes::resumed(bytes_resumed),
+        }
+    });
+    Ok((locked, outcome))
+}
+
+/// The end of a fetch without a manifest: what contradicts an expected digest is set aside, the rest gets its name.
+pub async fn compare_and_publish(
+    run: &mut Run<'_>,
+    locked: Locked,
+    mut whole: WholePart,
+    expected: &Expected,
+) -> Result<Published, Error> {
+    let found = &mut whole.proof.digests;
+    if let Some(wrong) = wrong_digest(run, &expected.digests, found) {
+        return Err(set_aside(run, locked, whole.part, wrong).await);
+    }
+    found.retain(|digest| expected.digests.contains(digest));
+    publish(run, locked, whole).await
+}
+
+/// The file under the final name, if it has a strong digest that is expected, or is what came as the same version before, and has
+/// all digests that are expected.
+async fn proof_of_existing(
+    run: &mut Run<'_>,
+    locked: &Locked,
+    length: u64,
+    expected: &Expected,
+    validators: &Validators,
+) -> Result<Option<Proof>, Error> {
+    let wanted = &expected.digests;
+    let strong = wanted.iter().any(is_strong);
+    let arrived = arrived_before(run, validators).await;
+    if !strong && arrived.is_none() {
+        return Ok(None);
+    }
+    let found = digests_of_existing(locked, length, wanted).await?;
+    let found = found
+        .filter(|(tree, _)| strong || Some(tree.root()) == arrived)
+        .filter(|(_, digests)| wanted.iter().all(|digest| digests.contains(digest)));
+    Ok(found.map(|(tree, mut digests)| {
+        digests.retain(|digest| wanted.contains(digest));
+        Proof {
+            root: tree.root(),
+            length,
+            trust: expected.trust,
+            digests,
+            validators: validators.clone(),
+            tree: Some(tree),
+        }
+    }))
 }
 
 /// What shows that the object is another one than before.

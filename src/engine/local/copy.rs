@@ -25,7 +25,7 @@ const READ: usize = 256 * 1024;
 
 /// What came of it.
 #[derive(Debug, Default)]
-pub struct Landed {
+pub struct Copied {
     /// Blocks that are in the part now, and right.
     pub stored: Vec<Stored>,
     /// Of them, what was copied, and what an earlier run had left.
@@ -41,7 +41,7 @@ struct Segment {
     again: bool,
 }
 
-struct Landing<'a> {
+struct Copying<'a> {
     part: &'a Part,
     seeds: &'a Seeds,
     leaves: &'a Leaves,
@@ -50,14 +50,14 @@ struct Landing<'a> {
 
 /// Copies what was found, but for what is claimed to be in the part already. What does not prove there is left for others. The leaves
 /// of what proved are known then.
-pub fn land(
+pub fn copy(
     part: &Part,
     seeds: &Seeds,
     leaves: &Leaves,
     mut finds: Vec<Whole>,
     claimed: &BlockSet,
-) -> Result<Landed, DiskError> {
-    let landing = Landing {
+) -> Result<Copied, DiskError> {
+    let copying = Copying {
         part,
         seeds,
         leaves,
@@ -67,8 +67,8 @@ pub fn land(
     if let Some(last) = finds.last() {
         part.lengthen(leaves.geometry().bytes_of_range(last.blocks).end)?;
     }
-    let mut landed = Landed::default();
-    let wrong = landing.round(finds, false, &mut landed)?;
+    let mut copied = Copied::default();
+    let wrong = copying.round(finds, false, &mut copied)?;
     // What an earlier run left there was perhaps not right.
     let is_claimed = |find: &Whole| {
         claimed
@@ -76,17 +76,17 @@ pub fn land(
             .is_some_and(|block| find.blocks.contains(block))
     };
     let again = wrong.into_iter().filter(is_claimed).collect();
-    landing.round(again, true, &mut landed)?;
-    Ok(landed)
+    copying.round(again, true, &mut copied)?;
+    Ok(copied)
 }
 
-impl Landing<'_> {
+impl Copying<'_> {
     /// Returns what did not prove.
     fn round(
         &self,
         finds: Vec<Whole>,
         again: bool,
-        landed: &mut Landed,
+        copied: &mut Copied,
     ) -> Result<Vec<Whole>, DiskError> {
         let segments = self.segments(&finds, again);
         let failed: Mutex<Option<DiskError>> = Mutex::new(None);
@@ -131,12 +131,12 @@ impl Landing<'_> {
                 continue;
             };
             self.leaves.insert(BlockIndex(find.blocks.start), &leaves);
-            landed.stored.push(stored);
+            copied.stored.push(stored);
             for block in find.blocks.iter() {
                 let bytes = self.leaves.geometry().bytes_of(block).length();
                 match self.claimed.contains(block) && !again {
-                    true => landed.bytes_resumed += bytes,
-                    false => landed.bytes_reused += bytes,
+                    true => copied.bytes_resumed += bytes,
+                    false => copied.bytes_reused += bytes,
                 }
             }
         }

@@ -1,0 +1,145 @@
+//! What the steps of one fetch share.
+
+use std::time::Instant;
+
+use crate::{
+    disk::{
+        destination::{Found, Locked, Opened},
+        error::DiskError,
+        machine::unix_time,
+        store::{Store, StoreError},
+    },
+    engine::{
+        blocking::{self, StopWhenDropped},
+        context::Context,
+        error::Error,
+        events::{Event, Events, Planned},
+        trust::warned,
+    },
+    format::{journal::Identity, trust::Trust},
+    policy::conditions::Conditions,
+};
+
+use super::options::FetchOptions;
+
+/// One fetch.
+pub struct Run<'a> {
+    pub context: Context,
+    pub options: FetchOptions,
+    pub events: &'a mut dyn Events,
+    /// Ends work on files when the fetch is dropped.
+    pub stop: StopWhenDropped,
+    pub began: Instant,
+    /// The same by the clock on the wall, in Unix seconds.
+    pub started: u64,
+    /// Bytes that were fetched of the manifest.
+    pub bytes_manifest: u64,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(context: &Context, options: FetchOptions, events: &'a mut dyn Events) -> Run<'a> {
+        Run {
+            context: context.clone(),
+            options,
+            events,
+            stop: StopWhenDropped::default(),
+            began: Instant::now(),
+            started: unix_time(),
+            bytes_manifest: 0,
+        }
+    }
+
+    /// What the user asks of the object, as far as its manifest can tell.
+    pub fn conditions(&self) -> Conditions {
+        Conditions {
+            root: self.options.root,
+            digests: self.options.digests.clone(),
+            key: self.options.key.clone(),
+            name: Some(self.options.url.last_segment().unwrap_or_default()),
+            require: self.options.require,
+        }
+    }
+
+    /// A larger object than the user allows is refused before any byte of the body.
+    pub fn check_length(&self, length: Option<u64>) -> Result<(), Error> {
+        let too_long = |length: &u64| self.options.max_size.is_some_and(|most| *length > most);
+        match length.filter(too_long) {
+            Some(bytes) => Err(Error::TooLarge {
+                place: self.options.url.to_string(),
+                bytes,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Works with the store, if there is one. Its failure is a warning and never an error of the fetch.
+    pub async fn in_store<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Option<T> {
+        let done = self.context.store.with(work).await;
+        warned(done, self.events)
+    }
+
+    /// Opens part and journal, and reports what was found and what is to be done. `local`: bytes that were found in other files.
+    pub async fn open_part(
+        &mut self,
+        locked: Locked,
+        identity: &Identity,
+        trust: Trust,
+        local: u64,
+    ) -> Result<(Locked, Opened), Error> {
+        let keeper = self.options.journal.take();
+        let (of_part, url) = (identity.clone(), self.options.url.to_string());
+        let (locked, opened, bytes_free) = blocking::on_disk(move || {
+            let opened = locked.open(&of_part, &url, keeper)?;
+            let bytes_free = locked.destination().bytes_free()?;
+            Ok((locked, opened, bytes_free))
+        })
+        .await?;
+        let geometry = identity.geometry;
+        let held = opened.claimed.bytes(&geometry);
+        let path = locked.destination().part_path();
+        match opened.found {
+            Found::Nothing => (),
+            Found::Part => self.events.event(Event::Resumed { bytes_held: held }),
+            Found::Seed { bytes } => self.events.event(Event::PartReused { path, bytes }),
+            Found::Outdated { bytes } => self.events.event(Event::StartedOver { path, bytes }),
+        }
+        // What an earlier run left may have come from other files too.
+        let local = local.min(geometry.length() - held);
+        self.report_plan(&locked, identity, held, local, trust);
+        let needed = geometry.length() - held;
+        match needed > bytes_free {
+            true => Err(DiskError::NoRoom {
+                path: locked.destination().path(),
+                needed,
+                available: bytes_free,
+            }
+            .into()),
+            false => Ok((locked, opened)),
+        }
+    }
+
+    pub fn report_plan(
+        &mut self,
+        locked: &Locked,
+        identity: &Identity,
+        held: u64,
+        local: u64,
+        trust: Trust,
+    ) {
+        let length = identity.geometry.length();
+        self.events.event(Event::Planned(Planned {
+            path: locked.destination().path(),
+            url: self.options.url.to_string(),
+            root: identity.root,
+            bytes_total: length,
+            bytes_held: held,
+            bytes_local: local,
+            bytes_to_fetch: length - held - local,
+            block_size: identity.root.map(|_| identity.geometry.block_size()),
+            trust,
+        }));
+    }
+}
