@@ -80,9 +80,7 @@ pub enum Error {
     },
     #[error("{place} expired at {at} (Unix time)")]
     Expired { place: String, at: u64 },
-    #[error(
-        "{place} is an older version: its sequence number is {found}, and {seen} was seen before"
-    )]
+    #[error("{place} has the sequence number {found}, older than {seen}, which was seen before")]
     Older {
         place: String,
         found: u64,
