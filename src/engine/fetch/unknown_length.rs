@@ -10,7 +10,7 @@ use crate::{
     engine::{
         error::Error,
         events::{Event, Progress, Published},
-        remote::retry::Failures,
+        remote::retry::Attempts,
     },
     format::{
         digests::{Algorithm, Digest, DigestHasher},
@@ -127,7 +127,7 @@ impl Fetch<'_> {
         };
         let (locked, opened) = self.open(locked, &identity, trust, 0).await?;
         let algorithms: Vec<Algorithm> = wanted.iter().map(Digest::algorithm).collect();
-        let mut failures = Failures::new(&self.limits());
+        let mut failures = Attempts::new(&self.limits());
         let mut part = opened.part;
         let mut writer = loop {
             let mut writer = Writer::new(part, &algorithms);
@@ -137,7 +137,7 @@ impl Fetch<'_> {
                 Err(other) => return Err(other),
             };
             if writer.at > 0 {
-                failures.something_came();
+                failures.progress();
             }
             failures.wait_after(error).await?;
             // Without a length and a validator there is nothing to go on from.

@@ -22,12 +22,12 @@ use crate::{
     },
     policy::{
         recovery::{BadAnswer, Failure},
-        requests::{self, Cost, Way},
+        requests::{self, Cost, Link},
         schedule::Limits,
     },
 };
 
-use super::{EARLY_BYTES_MAX, retry::Failures};
+use super::{EARLY_BYTES_MAX, retry::Attempts};
 
 /// A server may put ranges with small gaps between them together. What comes beyond this is not read.
 const MORE_BYTES_MAX: u64 = 1 << 20;
@@ -113,14 +113,14 @@ impl Scattered {
     }
 
     fn widen_gaps(&self, wants: &[ByteRange], answer: Duration) {
-        let way = Way {
+        let link = Link {
             answer_ms: answer.as_secs_f64() * 1000.0,
             connections: self.connections(),
             bytes_per_ms: BYTES_PER_MS,
         };
         let least = Cost::SINGLE.gap;
         let ranges = requests::merged(wants, least);
-        let gap = requests::gap_in_time(&ranges, least, self.length, &way);
+        let gap = requests::gap_in_time(&ranges, least, self.length, &link);
         self.source.gap.store(gap, Ordering::Relaxed);
     }
 
@@ -130,7 +130,7 @@ impl Scattered {
         take: &mut impl FnMut(ByteRange, Vec<u8>),
     ) -> Result<(), Error> {
         let connections = self.connections() as usize;
-        let mut queue: VecDeque<(Vec<ByteRange>, Failures)> = VecDeque::new();
+        let mut queue: VecDeque<(Vec<ByteRange>, Attempts)> = VecDeque::new();
         self.plan(wants, &mut queue);
         let mut running = JoinSet::new();
         loop {
@@ -162,7 +162,7 @@ impl Scattered {
                 }
                 error => {
                     if came {
-                        failures = Failures::new(&self.limits);
+                        failures = Attempts::new(&self.limits);
                     }
                     let broken = || NetError::new(&self.source.location, Failure::Broken);
                     failures.wait_after(error.unwrap_or_else(broken)).await?;
@@ -176,12 +176,12 @@ impl Scattered {
         connections::of_single_requests(&self.source.client, &self.source.location, &self.limits)
     }
 
-    fn plan(&self, wants: &[ByteRange], queue: &mut VecDeque<(Vec<ByteRange>, Failures)>) {
+    fn plan(&self, wants: &[ByteRange], queue: &mut VecDeque<(Vec<ByteRange>, Attempts)>) {
         let requests = requests::requests(wants, &self.source.cost());
         queue.extend(
             requests
                 .into_iter()
-                .map(|wants| (wants, Failures::new(&self.limits))),
+                .map(|wants| (wants, Attempts::new(&self.limits))),
         );
     }
 }

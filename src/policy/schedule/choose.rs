@@ -226,7 +226,7 @@ impl Scheduler {
         let of_range = |(urgency, range): (usize, &BlockRange)| {
             let parts = self.waiting.iter().enumerate();
             let parts = parts.map(|(index, waiting)| (index, overlap(waiting.blocks, *range)));
-            let parts = parts.map(|(index, part)| (index, self.wanted_stretch(part)));
+            let parts = parts.map(|(index, part)| (index, self.still_wanted(part)));
             let parts = parts.filter(|(_, part)| !part.is_empty());
             let next = parts.filter_map(|(index, blocks)| {
                 Some(Next {
@@ -279,16 +279,6 @@ impl Scheduler {
             source,
             waiting: None,
         })
-    }
-
-    /// Of these blocks the first wanted ones up to the next that is not wanted; some of them may have come another way.
-    fn wanted_stretch(&self, blocks: BlockRange) -> BlockRange {
-        let Some(first) = self.next_wanted(blocks) else {
-            return BlockRange::new(blocks.start, blocks.start);
-        };
-        let end = self.wanted.blocks.next_missing(first);
-        let end = end.map_or(blocks.end, |end| end.0.min(blocks.end));
-        self.still_wanted(BlockRange::new(first.0, end))
     }
 
     /// How many blocks of a range nobody was asked for yet.
