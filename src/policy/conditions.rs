@@ -1,4 +1,4 @@
-//! What must be true of an object before any byte of it is asked for, and what is trusted then.
+//! What must be true of an object before any byte of it is requested, and what is trusted then.
 
 use crate::format::{
     digests::{Algorithm, Digest},

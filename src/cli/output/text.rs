@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     cli::units,
     engine::events::{Damaged, Event, Events, Forgotten, Published},
-    policy::{recovery::Failure, schedule::Why},
+    policy::{recovery::Failure, schedule::DropReason},
 };
 
 use super::{Output, basis, human_seconds, printable};
@@ -136,9 +136,9 @@ impl Events for Output {
             }
             Event::SourceDropped { source, why } => {
                 let (reason, block) = match why {
-                    Why::Lied { block } => ("it sent wrong blocks", Some(block.0)),
-                    Why::Failed(Failure::Unreachable) => ("it cannot be reached", None),
-                    Why::Failed(_) => ("it failed", None),
+                    DropReason::WrongBlock { block } => ("it sent wrong blocks", Some(block.0)),
+                    DropReason::Failed(Failure::Unreachable) => ("it cannot be reached", None),
+                    DropReason::Failed(_) => ("it failed", None),
                 };
                 self.notice(&format!("{source} is not asked any more: {reason}"));
                 self.json_event(

@@ -200,22 +200,12 @@ impl Scheduler {
 
     /// A range without the blocks at both ends that are not wanted, or came another way.
     pub(super) fn still_wanted(&self, blocks: BlockRange) -> BlockRange {
-        self.trimmed(blocks, |block| self.is_wanted(block))
+        trimmed(blocks, |block| self.is_wanted(block))
     }
 
     /// A range without the blocks at both ends that came another way.
     pub(super) fn still_missing(&self, blocks: BlockRange) -> BlockRange {
-        self.trimmed(blocks, |block| self.is_missing(block))
-    }
-
-    fn trimmed(&self, mut blocks: BlockRange, stays: impl Fn(BlockIndex) -> bool) -> BlockRange {
-        while !blocks.is_empty() && !stays(BlockIndex(blocks.start)) {
-            blocks.start += 1;
-        }
-        while !blocks.is_empty() && !stays(BlockIndex(blocks.end - 1)) {
-            blocks.end -= 1;
-        }
-        blocks
+        trimmed(blocks, |block| self.is_missing(block))
     }
 
     /// Cancels streams that have passed all of the most urgent range that may be asked of their source now: what is behind them
@@ -256,4 +246,15 @@ impl Scheduler {
 pub fn overlap(one: BlockRange, other: BlockRange) -> BlockRange {
     let start = one.start.max(other.start);
     BlockRange::new(start, one.end.min(other.end).max(start))
+}
+
+/// A range without the blocks at both ends that do not stay.
+fn trimmed(mut blocks: BlockRange, stays: impl Fn(BlockIndex) -> bool) -> BlockRange {
+    while !blocks.is_empty() && !stays(BlockIndex(blocks.start)) {
+        blocks.start += 1;
+    }
+    while !blocks.is_empty() && !stays(BlockIndex(blocks.end - 1)) {
+        blocks.end -= 1;
+    }
+    blocks
 }
