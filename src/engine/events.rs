@@ -9,7 +9,7 @@ use crate::{
         tree::{Cv, Root},
         trust::Trust,
     },
-    policy::{recovery::Class, schedule::Why},
+    policy::{recovery::Class, schedule::DropReason},
 };
 
 /// What happened.
@@ -63,7 +63,7 @@ pub enum Event {
         wait_ms: u64,
     },
     /// A source is not asked any more in this run.
-    SourceDropped { source: String, why: Why },
+    SourceDropped { source: String, why: DropReason },
     /// A manifest was written.
     Manifest {
         manifest: PathBuf,

@@ -1,5 +1,6 @@
 //! Decisions without I/O: which failure has which remedy, what is fetched next, where to search, what is trusted. Pure like [`crate::format`].
 
+pub mod attempts;
 pub mod conditions;
 pub mod descent;
 pub mod recovery;

@@ -1,7 +1,7 @@
 //! What went wrong with a request, and what follows from it.
 //!
 //! [`remedy`] is the policy: one total function of the failure, of where in a fetch it happened, and of what happened before.
-//! Requests that are made one by one and the scheduler of a transfer both ask it, and nobody else decides.
+//! The scheduler of a transfer and the attempts of single requests both use it; nothing else decides.
 //!
 //! | failure | request by itself | span, another source is left | span of the last source | version as a whole |
 //! |---|---|---|---|---|
@@ -15,7 +15,7 @@
 //! | other 4xx, TLS, redirects, unsafe, too large | stop: failed | drop | stop: failed | stop: failed |
 //!
 //! "Again" waits for a backoff that doubles, and for what a 5xx asks for in `Retry-After`. What is no try counts against
-//! patience only. 401, 403, 404 and 410 behind a redirect are failures only after the first URL was asked once more.
+//! patience only. 401, 403, 404 and 410 behind a redirect are failures only after the first URL was requested once more.
 
 /// Why a request, or the rest of its body, failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub enum Failure {
         status: u16,
         retry_after_ms: Option<u64>,
     },
-    /// The host wanted fewer requests before, and is still left alone: it was not asked.
+    /// The host is in a cooldown after a 429: no request was sent.
     Resting { rest_ms: u64 },
     /// A status, header or body that breaks the rules: it is not used.
     BadAnswer(BadAnswer),
@@ -112,9 +112,9 @@ pub enum Changed {
 pub enum Class {
     /// The same request may succeed soon.
     Again,
-    /// The host wants fewer requests, later.
+    /// The host limits requests: the same one later.
     Slower,
-    /// This source does not serve what is asked; another may.
+    /// This source does not serve the request; another one may.
     Elsewhere,
     /// The object is another one now.
     Changed,
@@ -197,7 +197,7 @@ pub enum Phase {
         /// It is the whole object, because its source has no ranges.
         whole: bool,
     },
-    /// All that was asked of one version of an object or manifest.
+    /// Everything that was requested of one version of an object or manifest.
     Version {
         /// It is not the first version that this run meets.
         started_over: bool,
@@ -225,11 +225,11 @@ pub enum Remedy {
     },
     /// The same request again every second.
     Probe,
-    /// The host is left alone for as long as it asks for or has earned.
+    /// A cooldown of the host: as long as its Retry-After says, or as [`cooldown_ms`] says.
     Rest,
     /// No ranges of this source any more: the whole object in one answer.
     OneStream,
-    /// This source is not asked any more.
+    /// This source is no longer used.
     Drop,
     /// Once more from the start, whatever version is there now.
     StartOver,
@@ -244,11 +244,11 @@ pub enum End {
     Later,
     /// The object is another one now.
     Changed,
-    /// Nobody serves what is asked for.
+    /// No source serves the request.
     Failed,
 }
 
-/// A source whose answers broke the rules so often in a row is not asked any more.
+/// A source is no longer used after so many invalid responses in a row.
 const BAD_ANSWERS_MAX: u32 = 2;
 
 /// The policy; see the module. Every failure has a remedy in every phase.
@@ -296,11 +296,11 @@ pub fn remedy(failure: Failure, phase: Phase, before: Before) -> Remedy {
 const BACKOFF_FIRST_MS: u64 = 500;
 /// No wait between two tries is longer.
 const BACKOFF_MAX_MS: u64 = 30_000;
-/// An unreachable host is asked again this often.
+/// The interval at which an unreachable host is probed.
 pub const PROBE_EVERY_MS: u64 = 1_000;
-/// The shortest and the longest cooldown of a host that wants fewer requests.
+/// The first cooldown of a host that limits requests without a Retry-After.
 pub const COOLDOWN_MIN_MS: u64 = 60_000;
-/// No host is left alone for longer than five minutes, whatever it asks for.
+/// No cooldown is longer than five minutes, whatever Retry-After says.
 pub const COOLDOWN_MAX_MS: u64 = 300_000;
 
 /// Backoff with full jitter: evenly spread between nothing and a bound that doubles. `random` is any number.
@@ -315,7 +315,7 @@ pub fn backoff_bound_ms(failures: u32) -> u64 {
         .min(BACKOFF_MAX_MS)
 }
 
-/// How long a host is left alone after its n-th "too many": what it asks for within a cap, else growing by a minute each time.
+/// The cooldown after the n-th 429 of a host: its Retry-After up to a cap, otherwise a minute more each time.
 pub fn cooldown_ms(times: u32, retry_after_ms: Option<u64>) -> u64 {
     match retry_after_ms {
         Some(asked) => asked.min(COOLDOWN_MAX_MS),
@@ -323,7 +323,7 @@ pub fn cooldown_ms(times: u32, retry_after_ms: Option<u64>) -> u64 {
     }
 }
 
-/// The number of connections after a host wanted fewer: 8, 4, 2, 1.
+/// The number of connections after a 429: 8, 4, 2, 1.
 pub fn fewer_connections(now: u32) -> u32 {
     match now {
         9.. => 8,

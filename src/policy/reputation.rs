@@ -1,31 +1,31 @@
-//! What a host has earned: how many connections it bears, and until when it wants to be left alone.
+//! What is known of a host from its 429 responses: how many connections it accepts, and when its cooldown ends.
 //!
 //! Pure: times are milliseconds since any fixed moment, the same one for all calls. The scheduler uses it within a run; between
 //! runs, and for all processes of a user, it is kept in the state.
 
 use super::recovery::{COOLDOWN_MAX_MS, backoff_ms, cooldown_ms, fewer_connections};
 
-/// A host that never complained is taken to bear so many connections.
+/// A host without a 429 is assumed to accept so many connections.
 const CONNECTIONS_UNKNOWN: u32 = 8;
-/// After so long without a complaint, a success doubles what the host bears.
+/// After so long without a 429, a success doubles the connections that the host accepts.
 pub const RESTORE_AFTER_MS: u64 = 10 * 60_000;
 
-/// See the module. The default is a host that never complained.
+/// See the module. The default is a host without a 429.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reputation {
-    /// How many connections it bears; `None`: it never wanted fewer.
+    /// How many connections it accepts; `None`: it never limited them.
     pub connections: Option<u32>,
-    /// How often it complained; successes bring this down again.
+    /// How many 429 it sent; successes reduce this again.
     pub slowed: u32,
     /// When this changed last.
     pub since_ms: u64,
-    /// It is not asked before this time.
+    /// The end of its cooldown.
     pub until_ms: u64,
 }
 
 impl Reputation {
-    /// The host wants fewer requests. Complaints while it is left alone are about requests that were under way, and change
-    /// nothing but the time that it asks for. `running`: how many connections it had. `random`: any number.
+    /// Notes a 429 of the host. During a cooldown it concerns requests that were under way, and changes nothing but the end of
+    /// the cooldown. `running`: how many connections it had. `random`: any number.
     pub fn too_many(&mut self, now: u64, running: u32, retry_after_ms: Option<u64>, random: u64) {
         if now >= self.until_ms {
             self.slowed += 1;
@@ -35,14 +35,14 @@ impl Reputation {
             );
             self.connections = Some(fewer_connections(bore));
         }
-        // A host that says "at once" each time is not asked at once each time.
+        // A host whose Retry-After is always 0 still gets a growing pause.
         let backoff = backoff_ms(self.slowed.max(1), random);
         let rest = cooldown_ms(self.slowed, retry_after_ms).max(backoff);
         self.since_ms = now;
         self.until_ms = self.until_ms.max(now + rest.min(COOLDOWN_MAX_MS));
     }
 
-    /// The host served a span well.
+    /// Notes a span that the host served.
     pub fn served(&mut self, now: u64) {
         let Some(connections) = self.connections else {
             return;
@@ -58,13 +58,13 @@ impl Reputation {
         }
     }
 
-    /// How long it is still to be left alone.
+    /// How long its cooldown still lasts.
     pub fn rest_ms(&self, now: u64) -> u64 {
         self.until_ms.saturating_sub(now).min(COOLDOWN_MAX_MS)
     }
 
-    /// The same after the clock may have been set: what lies in the future was not written there by this clock, and nobody is
-    /// locked out for longer than a cooldown can last.
+    /// The same after the clock may have been set back: a time in the future was written by another clock, and no host is locked
+    /// out for longer than a cooldown can last.
     #[must_use]
     pub fn repaired(mut self, now: u64) -> Reputation {
         if self.since_ms > now {
@@ -91,10 +91,10 @@ impl Reputation {
         self
     }
 
-    /// Of two that are known of one host, what is more careful.
+    /// Merges two records of one host: the newer one, with the later end of the cooldown.
     #[must_use]
     pub fn joined(self, other: Reputation) -> Reputation {
-        // Of the same age are those from before the moment that both count from: then who complained counts.
+        // Times from before the common start are all equal: then the record with a 429 counts.
         let age = |one: &Reputation| (one.since_ms, one.connections.is_some());
         let newer = if age(&other) > age(&self) {
             other

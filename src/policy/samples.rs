@@ -50,7 +50,7 @@ pub fn of_nodes(nodes: impl IntoIterator<Item = NodeAnchor>) -> Vec<Tag> {
     tags
 }
 
-/// The tags by which an object is looked up of whose manifest this group was read. Nobody has proven its hints, and nobody can.
+/// The tags by which an object is looked up of whose manifest this group was read. Its hints are not proven, and cannot be.
 pub fn of_group(group: &Group, bytes: &[u8]) -> Vec<Tag> {
     let hints = bytes.get(group.count as usize * 32..).unwrap_or_default();
     let (words, _) = hints.as_chunks::<8>();

@@ -20,8 +20,8 @@ use sapwood::{
         recovery::{BadAnswer, COOLDOWN_MAX_MS, Changed, Class, Failure, PROBE_EVERY_MS},
         reputation::RESTORE_AFTER_MS,
         schedule::{
-            CONNECTIONS_FIRST, Command, Event, Limits, Millis, Outcome, Scheduler, SourceId,
-            SpanId, Why,
+            CONNECTIONS_FIRST, Command, DropReason, Event, Limits, Millis, Outcome, Scheduler,
+            SourceId, SpanId,
         },
     },
 };
@@ -923,14 +923,14 @@ impl World {
             >= tries
     }
 
-    fn dropped(&mut self, source: usize, why: Why) -> Rule {
+    fn dropped(&mut self, source: usize, why: DropReason) -> Rule {
         let known = &self.known[source];
         rule!(
             !known.dropped && self.others(source).count() > 0,
             "the last source is dropped"
         );
         match why {
-            Why::Lied { block } => {
+            DropReason::WrongBlock { block } => {
                 let times = known.wrong.get(&block.0).copied().unwrap_or(0);
                 rule!(
                     times >= WRONG_MAX || known.wrong.len() >= LIES_MAX,
@@ -941,7 +941,7 @@ impl World {
                     "dropped when nobody else serves"
                 );
             }
-            Why::Failed(failure) => match failure.class() {
+            DropReason::Failed(failure) => match failure.class() {
                 Class::Again => rule!(self.is_tried(source), "dropped for {failure:?} too early"),
                 Class::Elsewhere => rule!(known.bad_answers >= 2, "dropped for one bad answer"),
                 Class::Stop | Class::Changed => rule!(known.stopped, "dropped for nothing"),

@@ -13,7 +13,7 @@ use crate::{
         error::Error,
         events::{Damaged, Event, Forgotten, Planned, Published},
     },
-    policy::schedule::Why,
+    policy::schedule::DropReason,
 };
 
 use super::{text, words::printable};
@@ -63,8 +63,8 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
         })),
         Event::SourceDropped { source, why } => {
             let block = match why {
-                Why::Lied { block } => Some(block.0),
-                Why::Failed(_) => None,
+                DropReason::WrongBlock { block } => Some(block.0),
+                DropReason::Failed(_) => None,
             };
             ("source_dropped", json!({ "source": source, "reason": text::reason_of_drop(*why), "block": block }))
         }

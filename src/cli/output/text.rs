@@ -3,7 +3,7 @@
 use crate::{
     cli::units::human_bytes,
     engine::events::{Damaged, Event, Forgotten, Published},
-    policy::{recovery::Failure, schedule::Why},
+    policy::{recovery::Failure, schedule::DropReason},
 };
 
 use super::words::{basis, human_seconds};
@@ -127,11 +127,11 @@ fn notice(text: String) -> Option<Line> {
 }
 
 /// Why a source is not used any more; JSON has it too.
-pub fn reason_of_drop(why: Why) -> &'static str {
+pub fn reason_of_drop(why: DropReason) -> &'static str {
     match why {
-        Why::Lied { .. } => "it sent wrong blocks",
-        Why::Failed(Failure::Unreachable) => "it cannot be reached",
-        Why::Failed(_) => "it failed",
+        DropReason::WrongBlock { .. } => "it sent wrong blocks",
+        DropReason::Failed(Failure::Unreachable) => "it cannot be reached",
+        DropReason::Failed(_) => "it failed",
     }
 }
 

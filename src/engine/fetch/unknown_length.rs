@@ -12,7 +12,7 @@ use crate::{
         error::Error,
         events::{Event, Progress, Published},
         remote::{
-            retry::Failures,
+            retry::Attempts,
             source::{Ask, Source},
         },
     },
@@ -130,7 +130,7 @@ pub async fn fetch(
     let trust = expected.trust;
     let (locked, opened) = run.open_part(locked, &identity, trust, 0).await?;
     let algorithms: Vec<Algorithm> = expected.digests.iter().map(Digest::algorithm).collect();
-    let mut failures = Failures::new(&run.context.limits_now());
+    let mut attempts = Attempts::new(&run.context.limits_now());
     let mut part = opened.part;
     let mut writer = loop {
         let mut writer = Some(Writer::new(part, &algorithms));
@@ -142,9 +142,9 @@ pub async fn fetch(
             Err(other) => return Err(other),
         };
         if writer.at > 0 {
-            failures.something_came();
+            attempts.progress();
         }
-        failures.wait_after(error).await?;
+        attempts.wait_after(error).await?;
         // Without a length and a validator there is nothing to go on from.
         if writer.at > 0 {
             run.events.event(Event::StartedOver {

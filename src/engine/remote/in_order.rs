@@ -7,7 +7,7 @@ use crate::{
     engine::{context::Context, error::Error},
     format::{geometry::ByteRange, reader::InOrder, statement::Refused},
     net::error::NetError,
-    policy::{recovery::Failure, schedule::Limits},
+    policy::{recovery::Failure, requests, schedule::Limits},
 };
 
 use super::{
@@ -15,12 +15,6 @@ use super::{
     retry::retried,
     source::{Arriving, Ask, Extent},
 };
-
-/// A new connection brings so much in about five round trips. Of many short parts one loses a packet, and all wait for that one: on
-/// a line with 40 ms and 0.5 % loss, parts of 16 and 64 KiB were slower than one response of 120.
-const PART_BYTES_MIN: u64 = 256 << 10;
-/// Parts wait in memory until those before them are there: at most so much of each connection.
-const PART_BYTES_MAX: u64 = 1 << 20;
 
 impl RangeReader {
     /// Gives the reader all that it still wants, up to this end, as it comes. A long range comes in parts, on as many connections as
@@ -34,7 +28,7 @@ impl RangeReader {
         let limits = context.limits_now();
         let connections = self.connections(&limits);
         let first = reader.want().map_or(end, |want| want.start);
-        let parts = parts(ByteRange::new(first, end), connections);
+        let parts = requests::parts(ByteRange::new(first, end), connections);
         if connections > 1 && parts.len() > 1 {
             let arriving = parts.into_iter().map(|part| self.part(part, &limits));
             let mut arriving = stream::iter(arriving).buffered(connections as usize);
@@ -107,16 +101,6 @@ impl RangeReader {
     }
 }
 
-/// Cuts a range for so many connections.
-fn parts(range: ByteRange, connections: u32) -> Vec<ByteRange> {
-    let even = range.length().div_ceil(u64::from(connections.max(1)));
-    let most = even.clamp(PART_BYTES_MIN, PART_BYTES_MAX);
-    let starts = (range.start..range.end).step_by(most as usize);
-    starts
-        .map(|start| ByteRange::new(start, range.end.min(start + most)))
-        .collect()
-}
-
 /// Gives the reader what it wants of the front of the buffer.
 fn give_buffered(reader: &mut impl InOrder, buffered: &mut Vec<u8>) -> Result<(), Refused> {
     let mut given = 0;
@@ -177,32 +161,5 @@ impl ManifestBody {
             };
             self.buffered.extend_from_slice(&chunk);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_range_is_cut_for_connections() {
-        let cut = |length, connections| -> Vec<u64> {
-            let parts = parts(ByteRange::new(1536, 1536 + length), connections);
-            let mut next = 1536;
-            for part in &parts {
-                assert_eq!(part.start, next);
-                next = part.end;
-            }
-            assert_eq!(next, 1536 + length);
-            parts.iter().map(|part| part.length()).collect()
-        };
-        let (least, most) = (PART_BYTES_MIN, PART_BYTES_MAX);
-        assert!(cut(0, 8).is_empty());
-        assert_eq!(cut(1, 8), [1]);
-        assert_eq!(cut(least + 1, 8), [least, 1]);
-        assert_eq!(cut(8 * least + 8, 8), [least + 1; 8]);
-        assert_eq!(cut(3 * most, 1), [most; 3]);
-        assert_eq!(cut(9 * most, 8), [most; 9]);
-        assert_eq!(cut(2 * most, 4), [most / 2; 4]);
     }
 }

@@ -18,13 +18,13 @@ use crate::{
     net::{error::NetError, validators::Validators},
     policy::{
         recovery::{BadAnswer, Failure},
-        requests::{self, Cost, Way},
+        requests::{self, Cost, Link},
         schedule::Limits,
     },
 };
 
 use super::{
-    retry::Failures,
+    retry::Attempts,
     source::{Ask, Extent, Source},
 };
 
@@ -112,14 +112,14 @@ impl RangeReader {
     }
 
     fn widen_gaps(&self, context: &Context, wants: &[ByteRange], answer: Duration) {
-        let way = Way {
+        let link = Link {
             answer_ms: answer.as_secs_f64() * 1000.0,
             connections: self.connections(&context.limits_now()),
             bytes_per_ms: BYTES_PER_MS,
         };
         let least = Cost::SINGLE.gap;
         let ranges = requests::merged(wants, least);
-        let gap = requests::gap_in_time(&ranges, least, self.length, &way);
+        let gap = requests::gap_in_time(&ranges, least, self.length, &link);
         self.shared.gap.store(gap, Ordering::Relaxed);
     }
 
@@ -131,20 +131,20 @@ impl RangeReader {
     ) -> Result<(), Error> {
         let limits = context.limits_now();
         let connections = self.connections(&limits) as usize;
-        let mut queue: VecDeque<(Vec<ByteRange>, Failures)> = VecDeque::new();
+        let mut queue: VecDeque<(Vec<ByteRange>, Attempts)> = VecDeque::new();
         self.plan(&limits, wants, &mut queue);
         let mut running = JoinSet::new();
         loop {
             while running.len() < connections
-                && let Some((wants, failures)) = queue.pop_front()
+                && let Some((wants, attempts)) = queue.pop_front()
             {
                 let shared = self.shared.clone();
-                running.spawn(async move { (shared.bring(wants).await, failures) });
+                running.spawn(async move { (shared.bring(wants).await, attempts) });
             }
             let Some(ended) = running.join_next().await else {
                 return Ok(());
             };
-            let (response, mut failures) = joined(std::future::ready(ended)).await;
+            let (response, mut attempts) = joined(std::future::ready(ended)).await;
             let came = !response.whole.is_empty();
             for (range, bytes) in response.whole {
                 take(range, bytes);
@@ -163,11 +163,11 @@ impl RangeReader {
                 }
                 error => {
                     if came {
-                        failures = Failures::new(&limits);
+                        attempts = Attempts::new(&limits);
                     }
                     let broken = || NetError::new(self.shared.source.location(), Failure::Broken);
-                    failures.wait_after(error.unwrap_or_else(broken)).await?;
-                    queue.push_front((response.rest, failures));
+                    attempts.wait_after(error.unwrap_or_else(broken)).await?;
+                    queue.push_front((response.rest, attempts));
                 }
             }
         }
@@ -183,13 +183,13 @@ impl RangeReader {
         &self,
         limits: &Limits,
         wants: &[ByteRange],
-        queue: &mut VecDeque<(Vec<ByteRange>, Failures)>,
+        queue: &mut VecDeque<(Vec<ByteRange>, Attempts)>,
     ) {
         let requests = requests::requests(wants, &self.shared.cost());
         queue.extend(
             requests
                 .into_iter()
-                .map(|wants| (wants, Failures::new(limits))),
+                .map(|wants| (wants, Attempts::new(limits))),
         );
     }
 }

@@ -1,12 +1,12 @@
-//! The descent: which bytes of a new object are on this machine already, and which few must be fetched.
+//! The descent: which bytes of a new object are on this machine already, and which must be fetched.
 //!
 //! It compares the new manifest, from the root down and only where something differs, with *seeds*: local
 //! files with their trees. At each level, first to last and back, a node tries places that its hints and
 //! its neighbours suggest; what hashes to the node is found and nothing below it is read. A block that is
 //! nowhere whole is put together from pieces (`patch`).
 //!
-//! Everything that suggests a place may lie: anchors, pieces, the trees of seeds. A lie costs at most a few hashes a
-//! node, and never a wrong result, because the judge sees every block that comes of a [`Find`].
+//! Everything that suggests a place may be wrong: anchors, pieces, the trees of seeds. A wrong suggestion costs at most a few
+//! hashes a node, and never gives a wrong result, because the judge checks every block that comes of a [`Find`].
 //!
 //! Without I/O: [`Descent::wants`] names ranges of the new manifest, [`Descent::give`] takes them, and
 //! [`Descent::advance`] searches the seeds through [`Local`] until more is wanted or all is found out.
@@ -42,9 +42,9 @@ use table::Table;
 pub use protocol::{Find, Local, Part, SeedIndex, Shift, Source};
 pub use zeros::is_zero_block;
 
-/// Groups that are asked for and searched together: their nodes take at most 20 MiB.
+/// Groups that are requested and searched together: their nodes take at most 20 MiB.
 const GROUPS_AT_ONCE: usize = 1024;
-/// Bytes of pieces that are asked for and searched together; the search needs 16 times as much.
+/// Bytes of pieces that are requested and searched together; the search needs 16 times as much memory.
 const PIECES_AT_ONCE: u64 = 1 << 20;
 
 enum Stage {
@@ -217,7 +217,7 @@ impl Descent {
         }
     }
 
-    /// Asks for the next batch of a level, or goes on to what lies below it.
+    /// Wants the next batch of a level, or goes on to the level below.
     fn enter(&mut self, mut level: Level) {
         let batch = level.later.len().min(GROUPS_AT_ONCE);
         if batch > 0 {

@@ -48,10 +48,10 @@ pub enum Find {
         value: Cv,
         from: Source,
     },
-    /// A block that its pieces say can be put together. If the judge refuses it, a hint lied; then what came from here
-    /// must be fetched too.
+    /// A block that can be put together from pieces, according to its hints. If the judge refuses it, a hint was wrong; then the
+    /// local parts must be fetched too.
     Patched { block: BlockIndex, parts: Vec<Part> },
-    /// Nowhere here.
+    /// Not found in any seed.
     Missing { blocks: BlockRange },
 }
 

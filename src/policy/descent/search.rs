@@ -89,7 +89,7 @@ impl Descent {
         false
     }
 
-    /// Whether the tree of a seed has this very node at the same place; `None` if it does not tell.
+    /// Whether the tree of a seed has this very node at the same place; `None` if the trees cannot be compared.
     fn same_place(&self, seed: usize, level: u32, node: &Node) -> Option<bool> {
         let seed = &self.seeds[seed];
         let (old, new) = (seed.geometry(), &self.layout.geometry);

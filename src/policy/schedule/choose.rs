@@ -1,4 +1,4 @@
-//! What is asked next, and of whom.
+//! Which blocks are requested next, and from which source.
 //!
 //! Spans are so large that all connections end together, each at its own pace: a slow source gets smaller ones, and an idle
 //! connection takes over what a slower one would bring last.
@@ -17,29 +17,31 @@ use super::{
 
 /// A span is never planned smaller, so that requests stay few, unless less is missing.
 const SPAN_BYTES_MIN: u64 = 1 << 20;
-/// Once the rate of its source is known it is so long that the wait for its answer is little beside it, between these bounds.
+/// Once the rate of its source is known, a span is so long that the latency of its response is small beside it, between these
+/// bounds.
 const SPAN_ANSWERS: u64 = 16;
 const SPAN_BYTES_SLOW: u64 = 256 << 10;
 const SPAN_BYTES_FAR: u64 = 4 << 20;
-/// Nor larger: what a broken connection puts back into the queue stays local.
+/// A span is never larger: what a broken connection puts back into the queue stays local.
 const SPAN_BYTES_MAX: u64 = 64 << 20;
-/// Nor longer, as far as the rate is known: the number of connections falls as spans end. It may have to soon while more of
-/// them are being tried.
+/// A span takes no longer than this at a known rate, because the number of connections can fall only when spans end. While a
+/// larger number is being tried it may have to fall soon.
 const SPAN_MS_MAX: u64 = 10_000;
 const SPAN_MS_TRIAL: u64 = 1_500;
-/// An idle connection takes a part of the slowest span when that one would need longer than this, and than so many answers:
-/// what is under way behind its new end arrives for nothing.
+/// An idle connection takes a part of the slowest span when that span would need longer than this, and longer than so many times
+/// the latency: what is in flight behind its new end is wasted.
 const SPLIT_WORTH_MS: u64 = 300;
 const SPLIT_ANSWERS: u64 = 10;
-/// What is slow although its answers are near is slow at our end, and its bytes are here already, waiting to be read.
+/// A span that is slow at low latency is slow on this machine: its bytes have arrived and wait to be read.
 const SPLIT_NEAR_MS: u64 = 2_000;
 /// A span with less left than this is not split.
 const SPLIT_BYTES_MIN: u64 = 256 << 10;
-/// A span that is silent for so long is asked for once more, over another connection that has nothing else to do.
+/// A span without bytes for so long is requested once more, over another connection that is idle.
 const SILENT_MS: u64 = 1_000;
-/// A stream starts although others could serve when nothing was proven for so long: each byte of it may come twice.
+/// A stream starts beside sources that could serve only when nothing was proven for so long, because each of its bytes may arrive
+/// twice.
 pub const STREAM_AFTER_MS: u64 = 10_000;
-/// With fewer connections than this none of them looks whether an unreachable source is back.
+/// With fewer connections than this none of them probes whether an unreachable source is back.
 const PROBE_CONNECTIONS: u32 = 4;
 
 /// What may be asked for next.
@@ -53,7 +55,8 @@ struct Next {
 }
 
 impl Scheduler {
-    /// Starts a span if a source is free and blocks are to be had; those that failed before come first.
+    /// Starts a span if a source has room and blocks are to be requested. The most urgent range comes first, and in one range the
+    /// blocks that failed before.
     pub(super) fn start(&mut self, now: Millis) -> Option<Command> {
         if let Some(command) = self.probe(now) {
             return Some(command);
@@ -79,12 +82,12 @@ impl Scheduler {
         }
     }
 
-    /// The most spans at a time, now.
+    /// How many spans may run now.
     fn room(&self) -> usize {
         self.limits.connections.min(self.search.connections()) as usize
     }
 
-    /// A source that was unreachable is asked for a little beside what the others do, so that it serves again once it is back.
+    /// Probes an unreachable source with one block while other sources serve, so that it is used again once it is back.
     fn probe(&mut self, now: Millis) -> Option<Command> {
         let most = self.limits.connections;
         if most < PROBE_CONNECTIONS || self.spans.len() >= most as usize || !self.length_proven {
@@ -142,7 +145,7 @@ impl Scheduler {
         }
     }
 
-    /// A source without ranges sends the whole object over one connection, when nobody else gets on.
+    /// Starts a stream, the whole object from a source without ranges, when no other source makes progress.
     fn start_stream(&mut self, now: Millis) -> Option<Command> {
         let served = self.spans.values().any(|span| span.whole)
             || self.sources.iter().any(|source| source.serves_ranges(now));
@@ -179,10 +182,10 @@ impl Scheduler {
         }))
     }
 
-    /// Of the sources with ranges and room, one that did not fail these blocks, or not lately; then the one whose connections
-    /// are the fastest for their number, so that each source has some.
+    /// Chooses a source with ranges and room: first one that did not fail these blocks, or failed them longest ago; then the one
+    /// with the highest rate per connection, counting the new one, so that each source gets some.
     fn free_source(&self, now: Millis, tried: &[Tried]) -> Option<SourceId> {
-        // Spans of a slow source that are left of a greater number must not keep the others from their share.
+        // After the number of connections fell, spans of a slow source that still run must not keep the others from their share.
         let is_full = self.spans.len() >= self.room();
         let serving = self
             .sources
@@ -204,7 +207,7 @@ impl Scheduler {
             .min_by_key(|id| {
                 let source = &self.sources[id.0];
                 let rate = source.pace.rate().unwrap_or(fastest);
-                // Nobody there: that is to be found out only by who has nothing better to do.
+                // An unreachable source is tried last.
                 (
                     source.unreachable,
                     tried.iter().position(|tried| tried.source == *id),
@@ -226,7 +229,7 @@ impl Scheduler {
         let of_range = |(urgency, range): (usize, &BlockRange)| {
             let parts = self.waiting.iter().enumerate();
             let parts = parts.map(|(index, waiting)| (index, overlap(waiting.blocks, *range)));
-            let parts = parts.map(|(index, part)| (index, self.wanted_stretch(part)));
+            let parts = parts.map(|(index, part)| (index, self.still_wanted(part)));
             let parts = parts.filter(|(_, part)| !part.is_empty());
             let next = parts.filter_map(|(index, blocks)| {
                 Some(Next {
@@ -241,7 +244,7 @@ impl Scheduler {
         ranges.iter().enumerate().find_map(of_range)
     }
 
-    /// Takes these blocks from what waits; those around them go on waiting. Returns the failures to bring them.
+    /// Takes these blocks out of an entry that waits; the blocks around them go on waiting. Returns the sources that failed them.
     fn take_waiting(&mut self, index: usize, blocks: BlockRange) -> Vec<Tried> {
         let Waiting { blocks: all, tried } = self.waiting.swap_remove(index);
         for rest in [
@@ -266,9 +269,9 @@ impl Scheduler {
             (start.0 < range.end).then_some((urgency, *range, start))
         };
         let (urgency, range, start) = ranges.iter().enumerate().find_map(first)?;
-        // One that is doubted shows what it is worth with what it sent wrong, not with more.
+        // A suspect source repeats its wrong blocks before it gets others: they decide about it.
         let decides =
-            |id: &SourceId| !self.sources[id.0].is_doubted() || !self.has_wanted_waiting();
+            |id: &SourceId| !self.sources[id.0].is_suspect() || !self.has_wanted_waiting();
         let source = self.free_source(now, &[]).filter(decides)?;
         let end = self.todo.next_missing(start).map_or(range.end, |end| end.0);
         let most = self.span_blocks(source, self.todo_in(range));
@@ -281,17 +284,7 @@ impl Scheduler {
         })
     }
 
-    /// Of these blocks the first wanted ones up to the next that is not wanted; some of them may have come another way.
-    fn wanted_stretch(&self, blocks: BlockRange) -> BlockRange {
-        let Some(first) = self.next_wanted(blocks) else {
-            return BlockRange::new(blocks.start, blocks.start);
-        };
-        let end = self.wanted.blocks.next_missing(first);
-        let end = end.map_or(blocks.end, |end| end.0.min(blocks.end));
-        self.still_wanted(BlockRange::new(first.0, end))
-    }
-
-    /// How many blocks of a range nobody was asked for yet.
+    /// How many blocks of a range are to be requested and did not fail before.
     fn todo_in(&self, range: BlockRange) -> u32 {
         if range == self.geometry.all() {
             return self.todo.count();
@@ -309,7 +302,7 @@ impl Scheduler {
         })
     }
 
-    /// The block that is asked for last, of those that nobody was asked for yet.
+    /// The last block of the least urgent range, of those to be requested that did not fail before.
     fn least_urgent(&self) -> Option<BlockIndex> {
         let ranges = self.urgent_ranges();
         let last = |range: &BlockRange| self.todo_runs(*range).last();
@@ -317,7 +310,7 @@ impl Scheduler {
         Some(BlockIndex(run.end - 1))
     }
 
-    /// How many blocks make a good span where so many are to be asked for. Spans get smaller towards the end, so that all
+    /// How many blocks make a good span where so many are to be requested. Spans get smaller towards the end, so that all
     /// connections finish together; the slower the source, the smaller.
     fn span_blocks(&self, id: SourceId, todo: u32) -> u32 {
         let size = self.geometry.block_size().bytes();
@@ -326,13 +319,13 @@ impl Scheduler {
             .map(|source| u64::from(source.connections()))
             .sum();
         let source = &self.sources[id.0];
-        // As long as no rate is known there may soon be more connections, for which something must be left.
+        // While no rate is known the number of connections may still grow, and blocks must be left for the new ones.
         let room = match source.pace.rate() {
             None => self.limits.connections.max(1),
             Some(_) => self.room() as u32,
         };
         let connections = connections.clamp(1, u64::from(room));
-        // Two thirds of a fair share: fewer spans mean fewer waits for an answer, but the last ones must be short.
+        // Two thirds of a fair share: few spans cost few round trips, but the last ones must be short.
         let share = u64::from(todo) * size * 2 / (3 * connections);
         let bytes = match source.pace.rate() {
             None => share.clamp(SPAN_BYTES_MIN, SPAN_BYTES_MAX),
@@ -391,7 +384,7 @@ impl Scheduler {
             let end = BlockIndex(middle);
             self.pending.push_back(Command::Shrink { span: id, end });
         } else {
-            // What it read over to get to the rest.
+            // Only blocks that are not wanted are left of it: it read over them.
             self.cancel(id);
         }
         let rest = self.still_wanted(rest);
@@ -402,7 +395,8 @@ impl Scheduler {
         self.pending.pop_front()
     }
 
-    /// Where both would end at the same time, the span at the rate it had so far, the new one at that of its source.
+    /// The block at which to split so that both parts end together: the span at its rate so far, the new one at that of its
+    /// source.
     fn split_at(&self, now: Millis, span: &Span, source: SourceId) -> Option<u32> {
         let source = &self.sources[source.0];
         let before = self.rate_of(now, span);
@@ -416,14 +410,14 @@ impl Scheduler {
         (moved > 0).then(|| span.blocks.end - moved)
     }
 
-    /// What of a span has not even arrived: bytes that wait for the judge are not fetched again.
+    /// The bytes of a span that have not arrived. Those that wait for the judge are not requested again.
     fn bytes_coming(&self, span: &Span) -> u64 {
         let arrived = self.geometry.bytes_of(span.first).start + span.bytes;
         let blocks = self.geometry.bytes_of_range(span.blocks);
         blocks.end.saturating_sub(arrived.max(blocks.start))
     }
 
-    /// Blocks of a span of which nothing has arrived, but for its first one.
+    /// The blocks of a span of which nothing has arrived, never its first.
     fn not_begun(&self, span: &Span) -> BlockRange {
         let arrived = self.geometry.bytes_of(span.first).start + span.bytes;
         let next = arrived.div_ceil(self.geometry.block_size().bytes());
@@ -432,7 +426,7 @@ impl Scheduler {
         BlockRange::new(next.clamp((start + 1).min(end), end), end)
     }
 
-    /// A span of which nothing is heard is asked for again, once, of another source if there is one with room.
+    /// Requests a span without bytes again, once, preferably from another source with room.
     fn take_silent(&mut self, now: Millis) -> Option<Command> {
         let taken_from = |span: &Span| Tried {
             source: span.source,
@@ -463,17 +457,17 @@ impl Scheduler {
         Some(Command::Cancel { span: id })
     }
 
-    /// How long a span will still take.
+    /// The estimated time until a span ends.
     fn left_ms(&self, now: Millis, span: &Span) -> u64 {
         let left = self.bytes_coming(span);
         match self.rate_of(now, span) {
-            // Nothing came yet: as long again as it has waited already.
+            // Nothing arrived: as long again as it has waited already.
             0 => now.saturating_sub(span.since),
             rate => left.saturating_mul(1000) / rate,
         }
     }
 
-    /// Bytes a second of a span: those it had so far, unless it began so lately that this says little.
+    /// Bytes a second of a span so far; the rate of its source while the span is too young to tell.
     fn rate_of(&self, now: Millis, span: &Span) -> u64 {
         let source = &self.sources[span.source.0];
         let age = now.saturating_sub(span.since).max(1);
@@ -486,7 +480,7 @@ impl Scheduler {
     }
 }
 
-/// An idle connection to this source is worth its request when it saves so much.
+/// A split is worth a request to this source when it saves so much time.
 fn worth_ms(source: &Source) -> u64 {
     match source.answer_ms {
         Some(answer_ms) if answer_ms >= FAR_MS => SPLIT_WORTH_MS.max(SPLIT_ANSWERS * answer_ms),

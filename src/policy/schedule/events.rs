@@ -10,17 +10,18 @@ use crate::{
 
 use super::{
     Scheduler, Span, Waiting,
-    protocol::{Command, Millis, Outcome, SourceId, SpanId, Why},
+    protocol::{Command, DropReason, Millis, Outcome, SourceId, SpanId},
     sources::{Source, Tried, note},
 };
 
-/// A source that lied about so many blocks is dropped when another can serve.
-const LIES_MAX: usize = 2;
-/// A source is given up, even the last one, when it sent one block wrong so often.
-const WRONG_MAX: u32 = 4;
+/// A source that sent so many different blocks wrong is dropped when another one can serve.
+const WRONG_BLOCKS_MAX: usize = 2;
+/// After one block came wrong so often from one source, that source is given up, even if it is the last one.
+const WRONG_TIMES_MAX: u32 = 4;
 
 impl Scheduler {
-    /// Whether any of it is new. Only that is progress: a stream that always breaks proves the same blocks again and again.
+    /// Returns whether any of these blocks is new. Only new blocks are progress: a stream that always breaks proves the same
+    /// blocks again and again.
     pub(super) fn hold(&mut self, now: Millis, verified: Verified) -> bool {
         let before = self.held.count();
         for block in verified.blocks().iter() {
@@ -48,7 +49,7 @@ impl Scheduler {
             return;
         }
         if !self.has_demand() {
-            // As long as only claims were judged nobody was impatient.
+            // Patience did not run while only claims were being judged.
             self.patient_since = now;
         }
         self.todo.insert(block);
@@ -106,7 +107,10 @@ impl Scheduler {
         span.pass(BlockRange::one(block));
         let ranged = !span.whole;
         self.sources[source.0].wrong_in_row += 1;
-        let times = self.sources[source.0].lies.entry(block).or_default();
+        let times = self.sources[source.0]
+            .wrong_blocks
+            .entry(block)
+            .or_default();
         *times += 1;
         let times = *times;
         let wait = if times == 1 {
@@ -145,12 +149,15 @@ impl Scheduler {
                 .filter(|(other, state)| *other != source.0 && !state.dropped)
         };
         let another_serves = others().any(|(_, other)| !other.unreachable);
-        if another_serves && (times >= WRONG_MAX || self.sources[source.0].lies.len() >= LIES_MAX) {
-            self.drop_source(source, Why::Lied { block });
-        } else if wanted && times >= WRONG_MAX && others().count() == 0 {
+        if another_serves
+            && (times >= WRONG_TIMES_MAX
+                || self.sources[source.0].wrong_blocks.len() >= WRONG_BLOCKS_MAX)
+        {
+            self.drop_source(source, DropReason::WrongBlock { block });
+        } else if wanted && times >= WRONG_TIMES_MAX && others().count() == 0 {
             self.outcome = Some(Outcome::Wrong { block });
-        } else if ranged && self.sources[source.0].is_doubted() {
-            // The rest of it would be as wrong, and is only in the way of what will decide about the source.
+        } else if ranged && self.sources[source.0].is_suspect() {
+            // The rest of it would be wrong too, and delays the blocks that decide about the source.
             self.cancel(id);
         }
     }
@@ -162,7 +169,7 @@ impl Scheduler {
         self.last_failure = Some(failure);
         let random = self.random();
         let source = &mut self.sources[span.source.0];
-        // Who opens a connection and says nothing is as good as not there.
+        // A source that accepts a connection and sends nothing counts as unreachable.
         source.unreachable =
             failure == Failure::Unreachable || (failure == Failure::Stalled && span.bytes == 0);
         let is_needed = match span.whole {
@@ -170,7 +177,7 @@ impl Scheduler {
             false => !span.blocks.is_empty(),
         };
         if !is_needed && failure.class() == Class::Again {
-            // Only its end was not seen, or the rest of a whole body is not wanted: nothing is to be asked again.
+            // All its blocks are decided, or the rest of a stream is not wanted: nothing is to be requested again.
             return;
         }
         let source = &mut self.sources[span.source.0];
@@ -197,7 +204,7 @@ impl Scheduler {
             }
             Remedy::Drop => {
                 self.put_back_later(&span, failures, now + wait);
-                self.drop_source(span.source, Why::Failed(failure));
+                self.drop_source(span.source, DropReason::Failed(failure));
                 return;
             }
             Remedy::Stop(end) => {
@@ -220,7 +227,7 @@ impl Scheduler {
         });
     }
 
-    /// The host of a source wants to be left alone; for how long that is.
+    /// Starts the cooldown of a source and returns its length.
     fn rest(&mut self, now: Millis, id: SourceId, failure: Failure, random: u64) -> Millis {
         let source = &mut self.sources[id.0];
         match failure {
@@ -243,7 +250,7 @@ impl Scheduler {
         self.sources.iter().enumerate().any(others)
     }
 
-    fn drop_source(&mut self, id: SourceId, why: Why) {
+    fn drop_source(&mut self, id: SourceId, why: DropReason) {
         self.sources[id.0].dropped = true;
         self.pending.push_back(Command::Dropped { source: id, why });
         let spans: Vec<SpanId> = self
@@ -282,7 +289,7 @@ impl Scheduler {
         Some(span)
     }
 
-    /// Puts blocks that a span did not bring back into the queue. What a stream did not bring never left it.
+    /// Puts the blocks that a span did not bring back into the queue. The blocks of a stream never left it.
     pub(super) fn give_back(&mut self, span: &Span) {
         if !span.whole && !span.tried.is_empty() {
             self.waiting.push(Waiting {
@@ -298,7 +305,7 @@ impl Scheduler {
         }
     }
 
-    /// The same, for later. After a stream it is the source that rests.
+    /// The same after a failure: the blocks wait for this source until the given time. After a stream the source itself waits.
     fn put_back_later(&mut self, span: &Span, failures: u32, not_before: Millis) {
         if span.whole {
             let source = &mut self.sources[span.source.0];

@@ -1,11 +1,12 @@
-//! The transfer scheduler: which span is asked of which source, when, and when to end.
+//! The transfer scheduler: which span is requested from which source, when, and when the run ends.
 //!
 //! It does no I/O and reads no clock. Events go in ([`Scheduler::handle`]), commands come out ([`Scheduler::command`]) until it
 //! says [`Command::Wait`] or [`Command::Finish`]. The engine on sockets and the simulation in the tests run this same code.
 //!
 //! Every wanted block is in exactly one place: *held* (the judge saw it), *claimed* (a journal says so), *todo*, *waiting*
-//! (failed, to be asked again), or in one running span; the others may be nowhere. A *stream*, the whole object from a source without ranges, runs beside that: it
-//! takes no block away from the other sources, and leaves nothing behind when it breaks.
+//! (failed, to be requested again), or in one running span. A block that is not wanted may be in none. A *stream*, the whole
+//! object from a source without ranges, runs beside that: it takes no block away from other sources, and puts none back when it
+//! breaks.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +31,7 @@ use search::Search;
 use sources::{Source, Tried};
 use want::Wanted;
 
-pub use protocol::{Command, Event, Limits, Millis, Outcome, SourceId, SpanId, Why};
+pub use protocol::{Command, DropReason, Event, Limits, Millis, Outcome, SourceId, SpanId};
 pub use want::{READ_OVER_BYTES_MAX, Want};
 
 /// A run starts with so many connections where more are allowed.
@@ -39,27 +40,27 @@ pub const CONNECTIONS_FIRST: u32 = 8;
 #[derive(Clone, Debug)]
 struct Span {
     source: SourceId,
-    /// What is still to come; its start moves on as blocks are proven or found wrong.
+    /// What is still to arrive; the start moves on as blocks are proven or found wrong.
     blocks: BlockRange,
-    /// The first block that was asked for.
+    /// The first block that was requested.
     first: BlockIndex,
     whole: bool,
     /// Failures in a row of the same blocks from the same source before this span.
     failures: u32,
-    /// Who failed to bring these blocks before.
+    /// The sources that failed to bring these blocks before.
     tried: Vec<Tried>,
     since: Millis,
     bytes: u64,
-    /// An answer came; and when anything came last.
+    /// Whether a response has arrived, and when anything arrived last.
     opened: bool,
     heard: Millis,
 }
 
-/// Blocks to be asked for again.
+/// Blocks to be requested again.
 #[derive(Clone, Debug)]
 struct Waiting {
     blocks: BlockRange,
-    /// The latest last.
+    /// The latest failure is the last.
     tried: Vec<Tried>,
 }
 
@@ -77,11 +78,11 @@ pub struct Scheduler {
     spans: BTreeMap<SpanId, Span>,
     search: Search,
     round: Round,
-    /// The length is believed: the statement is signed or the last block was proven.
+    /// The length is trusted: the statement is signed or the last block is proven.
     length_proven: bool,
     next_span: u64,
     random: u64,
-    /// When something new was proven last, or began to be missing.
+    /// When a new block was proven last, or when something began to be missing.
     patient_since: Millis,
     last_failure: Option<Failure>,
     /// Commands that are decided and not yet handed out.
@@ -127,17 +128,17 @@ impl Scheduler {
         }
     }
 
-    /// What the caller allowed.
+    /// The limits of this run.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Blocks that the judge saw.
+    /// Blocks that are proven.
     pub fn held(&self) -> &BlockSet {
         &self.held
     }
 
-    /// Blocks that only the journal knows.
+    /// Blocks that a journal claims and the judge has not seen yet.
     pub fn claimed(&self) -> &BlockSet {
         &self.claimed
     }
@@ -157,23 +158,23 @@ impl Scheduler {
         self.length_proven
     }
 
-    /// What the host of a source has earned, in earlier runs or beside this one; times are those of the run.
+    /// Takes over what is known of the host of a source from earlier runs or parallel ones; times are those of this run.
     pub fn source_is_known(&mut self, source: SourceId, reputation: Reputation) {
         self.sources[source.0].is_known(reputation);
     }
 
-    /// The first answer of a source showed that it has no ranges.
+    /// Notes that a source serves no ranges, as its first response showed.
     pub fn source_has_no_ranges(&mut self, source: SourceId) {
         self.sources[source.0].ranges = false;
     }
 
-    /// From now on so many connections at a time, over all sources. Spans that run are left alone.
+    /// Changes the limit of connections over all sources. Running spans go on.
     pub fn allow(&mut self, connections: u32) {
         self.limits.connections = connections.max(1);
         self.search.allow(self.limits.connections);
     }
 
-    /// Takes note of what happened. What to do about it is asked with [`Scheduler::command`].
+    /// Takes note of an event. [`Scheduler::command`] then says what to do.
     pub fn handle(&mut self, now: Millis, event: Event) {
         self.pass_time(now);
         match event {
@@ -191,7 +192,7 @@ impl Scheduler {
                 let new = self.hold(now, verified);
                 if let Some(span) = self.spans.get_mut(&span) {
                     self.sources[span.source.0].wrong_in_row = 0;
-                    // What a ranged span lacks gets less in any case.
+                    // A block of a ranged span is progress of the span even if it is not new.
                     if new || !span.whole {
                         span.failures = 0;
                         span.tried.clear();
@@ -214,7 +215,7 @@ impl Scheduler {
         }
     }
 
-    /// The next thing to do. Call it until it says wait or finish.
+    /// The next command. Call it until it returns [`Command::Wait`] or [`Command::Finish`].
     pub fn command(&mut self, now: Millis) -> Command {
         if let Some(command) = self.pending.pop_front() {
             return command;
@@ -246,8 +247,8 @@ impl Scheduler {
         self.patient_since.saturating_add(self.limits.patience_ms)
     }
 
-    /// When the first source may be asked again, if all of them want to be left alone past the end of patience. Spans that
-    /// still run may prolong it.
+    /// The earliest end of a cooldown, if every source cools down beyond the patience limit. While spans run there is none: their
+    /// progress renews patience.
     fn must_wait(&self) -> Option<Millis> {
         let first = self
             .sources
@@ -259,7 +260,7 @@ impl Scheduler {
             .then_some(first)
     }
 
-    /// When time alone changes something.
+    /// The next time at which a decision may change without an event.
     fn next_time(&self, now: Millis) -> Option<Millis> {
         let waits = self
             .waiting
@@ -286,7 +287,7 @@ impl Scheduler {
             .min()
     }
 
-    /// Whether a running span or a later one will bring it.
+    /// Whether a block is part of a running span or waits to be requested again.
     fn is_under_way(&self, block: BlockIndex) -> bool {
         self.spans
             .values()
@@ -307,7 +308,7 @@ impl Scheduler {
 }
 
 impl Span {
-    /// These blocks of it are decided.
+    /// Moves the start behind these blocks: they are proven or wrong.
     fn pass(&mut self, blocks: BlockRange) {
         if blocks.end > self.blocks.start && blocks.start <= self.blocks.start {
             self.blocks.start = blocks.end.min(self.blocks.end);

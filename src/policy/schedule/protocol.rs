@@ -19,7 +19,7 @@ pub struct SpanId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(pub usize);
 
-/// What the user allows.
+/// The limits of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// The most connections at a time, over all sources.
@@ -36,11 +36,12 @@ pub struct Limits {
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Event {
-    /// An answer that can be used came: its host is there.
+    /// A usable response arrived: its host is reachable.
     Opened {
         span: SpanId,
     },
-    /// The answer is the whole object although a range was asked for: this source has no ranges.
+    /// The response is the whole object although a range was requested: this source has no ranges. From now on every block of it
+    /// is judged and reported, wanted or not.
     WholeBody {
         span: SpanId,
     },
@@ -54,12 +55,12 @@ pub enum Event {
         span: SpanId,
         verified: Verified,
     },
-    /// A block came, whole and wrong.
+    /// A block arrived complete and did not match its leaf.
     Wrong {
         span: SpanId,
         block: BlockIndex,
     },
-    /// The span came to its end.
+    /// The span ended as planned.
     Ended {
         span: SpanId,
     },
@@ -67,9 +68,9 @@ pub enum Event {
         span: SpanId,
         failure: Failure,
     },
-    /// Blocks were found at home: claimed ones that proved, or copies.
+    /// Blocks were proven without a request: claimed ones, or copies of local bytes.
     Held(Verified),
-    /// A claimed block is not there after all.
+    /// A claimed block is missing or wrong on disk.
     ClaimFailed {
         block: BlockIndex,
     },
@@ -79,44 +80,44 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Command {
-    /// Ask this source for these blocks; of a source without ranges, for the whole object.
+    /// Request these blocks from this source; of a source without ranges, the whole object.
     Start {
         span: SpanId,
         source: SourceId,
         blocks: BlockRange,
         whole: bool,
     },
-    /// Its end was moved forward: another span has the rest.
+    /// End the span earlier: another span brings the rest, or it is not wanted any more.
     Shrink { span: SpanId, end: BlockIndex },
-    /// Nothing of it is wanted any more.
+    /// Stop the span. What it proved before that still counts as [`Event::Held`].
     Cancel { span: SpanId },
-    /// For those who watch: a span will be asked again.
+    /// For display: a span will be requested again.
     Retry {
         source: SourceId,
         class: Class,
         attempt: u32,
         wait_ms: u64,
     },
-    /// For those who watch: a host wants fewer connections.
+    /// For display: a host limits connections.
     Slowed {
         source: SourceId,
         connections: u32,
         until: Millis,
     },
-    /// For those who watch: a source is not used any more.
-    Dropped { source: SourceId, why: Why },
-    /// Nothing to do until an event comes, or this time.
+    /// For display: a source is no longer used.
+    Dropped { source: SourceId, why: DropReason },
+    /// Nothing to do until an event or this time.
     Wait { until: Option<Millis> },
     /// The end; every running span is to be stopped.
     Finish(Outcome),
 }
 
-/// Why a source is dropped.
+/// The reason why a source is no longer used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "fields are named after their types")]
-pub enum Why {
+pub enum DropReason {
     /// This block came wrong.
-    Lied {
+    WrongBlock {
         block: BlockIndex,
     },
     Failed(Failure),
@@ -126,9 +127,9 @@ pub enum Why {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Outcome {
-    /// All blocks are held.
+    /// All wanted blocks are held, and no more will be wanted.
     Done,
-    /// A block came wrong from everywhere.
+    /// A block came wrong from every source.
     Wrong {
         block: BlockIndex,
     },
@@ -137,9 +138,9 @@ pub enum Outcome {
     NoSource(Failure),
     /// One span failed too often in a row.
     Tries(Failure),
-    /// Nothing new was proven for as long as the user is patient; the last failure, if there was one.
+    /// Nothing new was proven within the patience limit; the last failure, if there was one.
     Patience(Option<Failure>),
-    /// A host wants to be left alone for longer than the user is patient.
+    /// Every host is in a cooldown that ends after the patience limit.
     MustWait {
         until: Millis,
     },

@@ -1,4 +1,4 @@
-//! Rounds of measuring: what came in a while from how many connections, and what that says of their number.
+//! Measuring rounds: how many bytes arrived in an interval over how many connections, for [`Search`] to choose their number.
 
 use super::{
     Scheduler,
@@ -6,14 +6,14 @@ use super::{
     search::{Measured, Search},
 };
 
-/// A round in which fewer connections were at work than there should be, or more, by this share, shows nothing.
+/// A round is discarded when the connections at work differ from the intended number by more than this share.
 const OFF_SHARE: u64 = 8;
 
 /// The round that runs.
 #[derive(Clone, Debug, Default)]
 pub struct Round {
     since: Millis,
-    /// Up to when connection time is counted.
+    /// The time up to which connection time is counted.
     until: Millis,
     bytes: u64,
     connection_ms: u64,
@@ -43,12 +43,12 @@ impl Scheduler {
         }
     }
 
-    /// Those of which an answer came.
+    /// The spans of which a response has arrived.
     fn opened_spans(&self) -> u64 {
         self.spans.values().filter(|span| span.opened).count() as u64
     }
 
-    /// A round begins when the connections of a new number have their first answers. One that is late is not waited for.
+    /// Begins a round when the connections of a new number have their first responses. A late one is not waited for.
     pub(super) fn one_more_opened(&mut self, now: Millis) {
         let wanted = u64::from(self.search.connections());
         if self.search.is_fresh() && self.opened_spans() == wanted - wanted / OFF_SHARE {
@@ -60,7 +60,7 @@ impl Scheduler {
         self.round.since + Search::round_ms(self.answer_ms())
     }
 
-    /// How long an answer takes to come from the farthest source.
+    /// The latency of the farthest source.
     pub(super) fn answer_ms(&self) -> u64 {
         let known = self.sources.iter().filter(|source| !source.dropped);
         known
@@ -96,7 +96,7 @@ impl Scheduler {
         self.begin_round(now);
     }
 
-    /// What is still to come.
+    /// The bytes that are still to arrive.
     fn bytes_left(&self) -> u64 {
         let running = self.spans.values().filter(|span| !span.whole);
         let waiting = self.waiting.iter().map(|waiting| waiting.blocks);

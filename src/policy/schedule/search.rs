@@ -11,20 +11,19 @@ const ROUND_MS_MIN: Millis = 120;
 const ROUND_ANSWERS: u64 = 3;
 /// And at most so long, however slow the answers are.
 const ROUND_MS_MAX: Millis = 4_000;
-/// With less left to do more connections are not tried: they take what the others have just got hold of, and before all have
-/// found their speed it is over.
+/// With less left than this no further connections are tried: before all of them have reached their rate the transfer is over.
 const UP_WORTH_MS: u64 = 5_000;
-/// But where connections are held back by loss, they help soon.
+/// Where loss limits each connection, more of them help soon.
 const AT_ONCE_WORTH_MS: u64 = 1_000;
 /// A connection that lost nothing has more than this under way in its second round: it begins with ten packets of 1.4 kB, and
 /// doubles with each answer.
 const WINDOW_OF_LOSS: u64 = 100_000;
 /// With less left to do fewer are not tried: finding out may cost a second or two.
 const DOWN_WORTH_MS: u64 = 10_000;
-/// Answers that take so long come from afar. There connections take long to recover from a loss, and to wait until the rate
-/// has settled costs more than a few connections that bring nothing.
+/// A source with this latency is far away. There a connection takes long to recover from a loss, and waiting for a settled rate
+/// costs more than a few connections that bring nothing.
 pub const FAR_MS: u64 = 5;
-/// What brought nothing is tried again after so long: other people's traffic comes and goes.
+/// A number that brought nothing is tried again after so long, because other traffic on the link changes.
 const AGAIN_MS: Millis = 30_000;
 /// A rate has settled when it grows by less than an eighth in a round, but not in the first round, in which connections are
 /// made; after so many rounds it is taken as it is.

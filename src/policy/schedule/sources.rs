@@ -6,36 +6,37 @@ use crate::{format::geometry::BlockIndex, policy::reputation::Reputation};
 
 use super::protocol::{Millis, SourceId};
 
-/// From less connection time than this no rate is told.
+/// Less connection time than this gives no rate.
 const PACE_MS_MIN: u64 = 1_000;
-/// After so many wrong blocks in a row nothing is asked of a source but one of them, until a block proves.
-const DOUBTED_AFTER: u32 = 2;
+/// After so many wrong blocks in a row a source is suspect: it gets one request at a time, for one of them, until a block is
+/// proven.
+const SUSPECT_AFTER: u32 = 2;
 
 #[derive(Clone, Debug)]
 pub struct Source {
     pub dropped: bool,
     pub ranges: bool,
-    /// What its host has earned; times are those of the run.
+    /// What is known of its host; times are those of the run.
     pub reputation: Reputation,
     pub running: u32,
-    /// It is not asked before this time.
+    /// It gets no request before this time.
     pub rest_until: Millis,
-    /// Nobody answers there: one request at a time finds out.
+    /// Its host does not answer: it gets one request at a time, as a probe.
     pub unreachable: bool,
     pub bad_answers: u32,
     /// Failures in a row of its stream.
     pub stream_failures: u32,
-    /// How often it sent these blocks wrong.
-    pub lies: BTreeMap<BlockIndex, u32>,
-    /// Blocks that came wrong since the last one that proved.
+    /// How often each block came wrong from it.
+    pub wrong_blocks: BTreeMap<BlockIndex, u32>,
+    /// Blocks that came wrong since the last proven one.
     pub wrong_in_row: u32,
-    /// The shortest time that an answer took to come.
+    /// The shortest latency of its responses.
     pub answer_ms: Option<u64>,
     pub pace: Pace,
 }
 
 impl Source {
-    /// One of which nothing is known yet.
+    /// A source of which nothing is known yet.
     pub fn new() -> Source {
         Source {
             dropped: false,
@@ -46,7 +47,7 @@ impl Source {
             unreachable: false,
             bad_answers: 0,
             stream_failures: 0,
-            lies: BTreeMap::new(),
+            wrong_blocks: BTreeMap::new(),
             wrong_in_row: 0,
             answer_ms: None,
             pace: Pace::default(),
@@ -58,19 +59,19 @@ impl Source {
         !self.dropped && self.ranges && !self.unreachable && self.rest_until <= now
     }
 
-    /// The most connections that its host bears, as far as is known.
+    /// The most connections that its host accepts, as far as is known.
     pub fn connections(&self) -> u32 {
         self.reputation.connections.unwrap_or(u32::MAX)
     }
 
-    /// Whether nothing but wrong blocks came lately: it may have another object. One bad line spoils a block here and there.
-    pub fn is_doubted(&self) -> bool {
-        self.wrong_in_row >= DOUBTED_AFTER
+    /// Whether its latest blocks were all wrong: it may serve another object. A link that damages bytes spoils single blocks.
+    pub fn is_suspect(&self) -> bool {
+        self.wrong_in_row >= SUSPECT_AFTER
     }
 
-    /// Whether one more request may go there now.
+    /// Whether it may get one more request now.
     pub fn has_room(&self, now: Millis) -> bool {
-        let most = if self.unreachable || self.is_doubted() {
+        let most = if self.unreachable || self.is_suspect() {
             1
         } else {
             self.connections()
@@ -78,13 +79,13 @@ impl Source {
         !self.dropped && self.ranges && self.rest_until <= now && self.running < most
     }
 
-    /// Its host is known from elsewhere.
+    /// Takes over what is known of its host.
     pub fn is_known(&mut self, reputation: Reputation) {
         self.reputation = self.reputation.joined(reputation);
         self.rest_until = self.rest_until.max(self.reputation.until_ms);
     }
 
-    /// It wants fewer connections than the ones it had.
+    /// Notes a 429: its host accepts fewer connections than it had.
     pub fn slow(
         &mut self,
         now: Millis,
@@ -97,14 +98,14 @@ impl Source {
         self.rest_until = self.rest_until.max(self.reputation.until_ms);
     }
 
-    /// It was not asked, because its host wants to be left alone for so long.
+    /// Notes that its host is in a cooldown for so long.
     pub fn rest(&mut self, now: Millis, rest_ms: u64) {
         self.reputation.until_ms = self.reputation.until_ms.max(now + rest_ms);
         self.rest_until = self.rest_until.max(self.reputation.until_ms);
     }
 }
 
-/// How fast the connections to a source are: bytes and connection time, of which the older counts less.
+/// The rate of the connections to a source: bytes and connection time, the older ones with less weight.
 #[derive(Clone, Debug, Default)]
 pub struct Pace {
     bytes: u64,
@@ -120,13 +121,13 @@ impl Pace {
         self.connection_ms += connection_ms;
     }
 
-    /// Once a round.
+    /// Reduces the weight of what is counted so far; called once a round.
     pub fn fade(&mut self) {
         self.bytes -= self.bytes / 4;
         self.connection_ms -= self.connection_ms / 4;
     }
 
-    /// Bytes a second of one connection, once that is known.
+    /// Bytes a second of one connection; `None` while it is not known.
     pub fn rate(&self) -> Option<u64> {
         (self.bytes > 0 && self.connection_ms >= PACE_MS_MIN)
             .then(|| (u128::from(self.bytes) * 1000 / u128::from(self.connection_ms)) as u64)
@@ -134,7 +135,7 @@ impl Pace {
     }
 }
 
-/// A source that failed to bring some blocks. It waits before it is asked for them again; another need not.
+/// A source that failed to bring some blocks, and when it may be requested for them again. Other sources need not wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Tried {
     pub source: SourceId,
@@ -142,7 +143,7 @@ pub struct Tried {
     pub not_before: Millis,
 }
 
-/// Whether this source may be asked now for blocks that these failed to bring.
+/// Whether this source may be requested now for blocks with these failures.
 pub fn may_try(tried: &[Tried], source: SourceId, now: Millis) -> bool {
     tried
         .iter()
