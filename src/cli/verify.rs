@@ -12,7 +12,6 @@ use crate::{
     format::{
         keys::{NotSigned, PublicKey},
         tree::Root,
-        trust::Trust,
     },
 };
 
@@ -107,26 +106,11 @@ fn against(
             cause,
         })?;
     }
-    Ok(match (manifest, root) {
-        (Some(manifest), Some(asked)) if manifest.manifest.statement.header().root != asked => {
-            let found = manifest.manifest.statement.header().root;
-            return Err(Error::OtherRoot {
-                place: manifest.path.display().to_string(),
-                asked,
-                found,
-            });
-        }
-        (Some(manifest), root) => {
-            let trust = match (key, root) {
-                (Some(_), _) => Trust::Signed,
-                (None, Some(_)) => Trust::Root,
-                (None, None) => Trust::Manifest,
-            };
-            Some(Against::Manifest {
-                manifest: Box::new(manifest),
-                trust,
-            })
-        }
-        (None, root) => root.map(Against::Root),
+    Ok(match manifest {
+        Some(manifest) => Some(Against::Manifest {
+            trust: verify::trust_of(&manifest, root, key)?,
+            manifest: Box::new(manifest),
+        }),
+        None => root.map(Against::Root),
     })
 }

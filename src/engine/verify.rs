@@ -13,11 +13,13 @@ use crate::{
     format::{
         digests::{Algorithm, Digest},
         geometry::{BlockSize, ByteRange, Geometry},
+        keys::PublicKey,
         manifest::Tree,
         statement::Refused,
         tree::{self, Root},
         trust::Trust,
     },
+    policy::conditions::{BY_ROOT, Conditions, Seen},
 };
 
 use super::{
@@ -25,6 +27,7 @@ use super::{
     events::{Damaged, Event, Events},
     hashing::{Digests, Survey},
     manifest_file::ManifestFile,
+    trust::refused,
 };
 
 /// What a file is checked against.
@@ -49,6 +52,26 @@ pub enum Verdict {
     Damaged { blocks: u32 },
 }
 
+/// What a manifest on this machine proves under the user's root and key. Its name and times are not compared.
+pub fn trust_of(
+    manifest: &ManifestFile,
+    root: Option<Root>,
+    key: Option<&PublicKey>,
+) -> Result<Trust, Error> {
+    let conditions = Conditions {
+        root,
+        key: key.cloned(),
+        ..Conditions::default()
+    };
+    let (statement, signature) = (
+        &manifest.manifest.statement,
+        manifest.manifest.signature.as_ref(),
+    );
+    conditions
+        .of_manifest(statement, signature, Seen::default())
+        .map_err(|cause| refused(&manifest.path.display().to_string(), cause))
+}
+
 /// Reads the file once and compares. Damage is an event and a verdict, not an error.
 pub fn verify(path: &Path, against: &Against, events: &mut dyn Events) -> Result<Verdict, Error> {
     match against {
@@ -56,7 +79,7 @@ pub fn verify(path: &Path, against: &Against, events: &mut dyn Events) -> Result
             let tree = tree_of_file(path, &mut Digests::new([]))?;
             let bytes = ByteRange::new(0, tree.geometry().length());
             if tree.root() == *root {
-                let (path, root, trust) = (path.to_owned(), *root, Trust::Root);
+                let (path, root, trust) = (path.to_owned(), *root, BY_ROOT);
                 events.event(Event::Verified {
                     path,
                     root,
@@ -163,25 +186,7 @@ fn against_manifest(
         }
         Ok(())
     })?;
-    let mut damaged = 0;
-    for block in geometry.all().iter() {
-        let (expected, found) = (
-            expected.leaves()[block.0 as usize],
-            tree.leaves()[block.0 as usize],
-        );
-        if expected != found {
-            damaged += 1;
-            let bytes = geometry.bytes_of(block);
-            let (expected, found) = (Some(expected), Some(found));
-            events.event(Event::Damaged(Damaged {
-                path: path.to_owned(),
-                block: Some(block),
-                bytes,
-                expected,
-                found,
-            }));
-        }
-    }
+    let damaged = damaged_blocks(path, expected, &tree, events);
     if damaged > 0 {
         return Ok(Verdict::Damaged { blocks: damaged });
     }
@@ -198,21 +203,7 @@ fn against_manifest(
             kept: None,
         });
     }
-    let refuse = |cause| Error::Manifest {
-        place: manifest.path.display().to_string(),
-        cause,
-    };
-    if let Some(block) = expected
-        .anchors()
-        .iter()
-        .zip(tree.anchors())
-        .position(|(a, b)| a != b)
-    {
-        return Err(refuse(Refused::BlockAnchor(block as u32)));
-    }
-    if wrong_piece {
-        return Err(refuse(Refused::Pieces));
-    }
+    compare_hints(manifest, &tree, wrong_piece)?;
     let (root, bytes_total) = (tree.root(), length);
     events.event(Event::Verified {
         path: path.to_owned(),
@@ -221,6 +212,51 @@ fn against_manifest(
         trust,
     });
     Ok(Verdict::Verified)
+}
+
+/// Tells each block that differs, and returns how many do.
+fn damaged_blocks(path: &Path, expected: &Tree, found: &Tree, events: &mut dyn Events) -> u32 {
+    let geometry = expected.geometry();
+    let mut damaged = 0;
+    for block in geometry.all().iter() {
+        let (expected, found) = (
+            expected.leaves()[block.0 as usize],
+            found.leaves()[block.0 as usize],
+        );
+        if expected != found {
+            damaged += 1;
+            events.event(Event::Damaged(Damaged {
+                path: path.to_owned(),
+                block: Some(block),
+                bytes: geometry.bytes_of(block),
+                expected: Some(expected),
+                found: Some(found),
+            }));
+        }
+    }
+    damaged
+}
+
+/// The hints of a manifest, whose object is proven, are those of the object.
+fn compare_hints(manifest: &ManifestFile, found: &Tree, wrong_piece: bool) -> Result<(), Error> {
+    let refuse = |cause| Error::Manifest {
+        place: manifest.path.display().to_string(),
+        cause,
+    };
+    if let Some(block) = manifest
+        .manifest
+        .tree
+        .anchors()
+        .iter()
+        .zip(found.anchors())
+        .position(|(a, b)| a != b)
+    {
+        return Err(refuse(Refused::BlockAnchor(block as u32)));
+    }
+    match wrong_piece {
+        true => Err(refuse(Refused::Pieces)),
+        false => Ok(()),
+    }
 }
 
 /// A file of another length: every block is judged by itself, missing and extra bytes are named.

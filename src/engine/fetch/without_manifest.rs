@@ -25,7 +25,6 @@ use crate::{
         journal::Identity,
         judge::Leaves,
         manifest::Tree,
-        trust::Trust,
     },
     net::{error::NetError, validators::Validators},
     policy::{
@@ -36,7 +35,7 @@ use crate::{
 
 use super::{
     adopt::arrived_before,
-    publish::{LocalBytes, Proof, WholePart, publish, set_aside, unchanged, wrong_digest},
+    publish::{Expected, LocalBytes, Proof, WholePart, compare_and_publish, unchanged},
     run::Run,
     unknown_length,
 };
@@ -90,13 +89,6 @@ pub async fn fetch(
         Err(error) => Err(error),
         Ok(whole) => compare_and_publish(run, locked, whole, &expected).await,
     }
-}
-
-/// What the object must be, and what it is proven against if it is that.
-pub struct Expected {
-    /// The user's digests and those that the server offers.
-    pub digests: Vec<Digest>,
-    pub trust: Trust,
 }
 
 /// One version of an object on its server.
@@ -255,21 +247,6 @@ async fn transfer(
         }
     });
     Ok((locked, outcome))
-}
-
-/// The end of a fetch without a manifest: what contradicts an expected digest is set aside, the rest gets its name.
-pub async fn compare_and_publish(
-    run: &mut Run<'_>,
-    locked: Locked,
-    mut whole: WholePart,
-    expected: &Expected,
-) -> Result<Published, Error> {
-    let found = &mut whole.proof.digests;
-    if let Some(wrong) = wrong_digest(run, &expected.digests, found) {
-        return Err(set_aside(run, locked, whole.part, wrong).await);
-    }
-    found.retain(|digest| expected.digests.contains(digest));
-    publish(run, locked, whole).await
 }
 
 /// The file under the final name, if it has a strong digest that is expected, or is what came as the same version before, and has
