@@ -202,7 +202,7 @@ impl Locked {
         let blocks = identity.geometry.blocks();
         let claims = read.filter(|claims| length > 0 && claims.identity.continues(identity));
         if let Some(claims) = claims {
-            let mut claimed = believable(&claims, length);
+            let mut claimed = plausible_claims(&claims, length);
             if identity.root.is_some() {
                 let mut found = part.blocks_with_data(&identity.geometry)?;
                 found.remove_all(&claims.dropped);
@@ -398,7 +398,7 @@ impl Drop for Locked {
 }
 
 /// The claimed blocks that end within the part; without a manifest only those whose leaves are known.
-fn believable(claims: &Claims, length: u64) -> BlockSet {
+fn plausible_claims(claims: &Claims, length: u64) -> BlockSet {
     let mut claimed = claims.claimed.clone();
     if claims.identity.root.is_none() {
         let unknown: Vec<_> = claimed

@@ -46,7 +46,8 @@ struct Own {
 
 impl Own {
     fn note(&self) {
-        self.store.with_now(|store| store.note_kept(&self.object));
+        self.store
+            .with_blocking(|store| store.note_kept(&self.object));
     }
 }
 
@@ -88,8 +89,8 @@ impl ObjectCache {
 
     /// Reads and judges what is here of some blocks, whose leaves are known.
     pub async fn read(&self, blocks: BlockRange) -> CacheRead {
-        let kept = self.clone();
-        blocking::run(move || kept.read_now(blocks)).await
+        let cache = self.clone();
+        blocking::run(move || cache.read_now(blocks)).await
     }
 
     fn read_now(&self, blocks: BlockRange) -> CacheRead {
@@ -135,7 +136,7 @@ impl BlockSink for ObjectCache {
     fn put(&self, run: Proven) -> Result<Verified, DiskError> {
         if let Place::Own(own) = &self.place {
             if let Err(error) = own.object.keep(&run, &self.leaves) {
-                tracing::debug!("not kept: {error}");
+                tracing::debug!("not cached: {error}");
             }
             if own.object.is_due() {
                 let own = own.clone();

@@ -134,7 +134,7 @@ pub async fn cat(
     let leaves = Arc::new(Leaves::empty(ObjectKey::of_root(root, geometry)));
     let cache = ObjectCache::open(&context.store, root, leaves.clone(), provenance, events).await;
     let mut stream = Stream::new(context, manifest, &options.url, leaves, cache, bytes);
-    let streamed = stream.run(&mut ForReaders(events), &mut out).await;
+    let streamed = stream.run(&mut StreamEvents(events), &mut out).await;
     stream.finish().await;
     match streamed {
         Ok(()) => Ok((trust, context.client.bytes_fetched())),
@@ -143,9 +143,9 @@ pub async fn cat(
 }
 
 /// Passes on what matters to the user of a stream: trouble, not progress.
-struct ForReaders<'a>(&'a mut dyn Events);
+struct StreamEvents<'a>(&'a mut dyn Events);
 
-impl Events for ForReaders<'_> {
+impl Events for StreamEvents<'_> {
     fn event(&mut self, event: Event) {
         if matches!(
             event,
@@ -228,7 +228,7 @@ impl Stream<'_> {
         out: &mut impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), Error> {
         loop {
-            self.look_ahead().await?;
+            self.read_ahead().await?;
             while let Some(run) = self.window.take() {
                 for chunk in run.within(self.bytes) {
                     if out(&chunk).is_err() {
@@ -246,7 +246,7 @@ impl Stream<'_> {
     }
 
     /// Wants more as soon as a step was read.
-    async fn look_ahead(&mut self) -> Result<(), Error> {
+    async fn read_ahead(&mut self) -> Result<(), Error> {
         let geometry = *self.leaves.geometry();
         let step = (STEP_BYTES / geometry.block_size().bytes()).max(1) as u32;
         let mut moved = false;

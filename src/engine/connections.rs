@@ -49,7 +49,7 @@ impl Connections {
     }
 
     /// How many one fetch may have now. Every fetch needs one to get on.
-    pub fn of_each(&self) -> u32 {
+    pub fn per_fetch(&self) -> u32 {
         (self.most / self.fetches.load(Ordering::Relaxed)).max(1)
     }
 }
@@ -64,8 +64,8 @@ mod tests {
         let clone = connections.clone();
         for (fetches, each) in [(0, 7), (1, 7), (3, 2), (7, 1), (20, 1), (1, 7)] {
             connections.share_among(fetches);
-            assert_eq!(clone.of_each(), each, "{fetches}");
+            assert_eq!(clone.per_fetch(), each, "{fetches}");
         }
-        assert_eq!(Connections::at_most(0).of_each(), 1);
+        assert_eq!(Connections::at_most(0).per_fetch(), 1);
     }
 }

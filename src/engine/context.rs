@@ -80,7 +80,7 @@ impl Context {
     /// The limits of one transfer, or of requests beside it, as of now.
     pub fn limits_now(&self) -> Limits {
         Limits {
-            connections: self.useful_connections().min(self.connections.of_each()),
+            connections: self.useful_connections().min(self.connections.per_fetch()),
             tries: self.limits.tries.max(1),
             ..self.limits
         }
@@ -130,7 +130,10 @@ impl StoreHandle {
     }
 
     /// The same on this thread, which may block. A failure is kept for the next [`StoreHandle::with`], which can report it.
-    pub fn with_now<T>(&self, work: impl FnOnce(&mut Store) -> Result<T, StoreError>) -> Option<T> {
+    pub fn with_blocking<T>(
+        &self,
+        work: impl FnOnce(&mut Store) -> Result<T, StoreError>,
+    ) -> Option<T> {
         let mut lazy = self.0.as_ref()?.lock();
         match lazy.with(work) {
             Ok(done) => done,
@@ -189,7 +192,7 @@ mod tests {
         ));
         // One that nobody could report is kept.
         let store = StoreHandle::at(folder.path().join("file"));
-        assert_eq!(store.with_now(|_| Ok(())), None);
+        assert_eq!(store.with_blocking(|_| Ok(())), None);
         assert!(store.with(|_| Ok(())).await.is_err());
     }
 
@@ -205,6 +208,6 @@ mod tests {
             Some(0)
         );
         assert!(matches!(*store.0.as_ref().unwrap().lock(), Lazy::Open(_)));
-        assert_eq!(store.clone().with_now(|_| Ok(7)), Some(7));
+        assert_eq!(store.clone().with_blocking(|_| Ok(7)), Some(7));
     }
 }

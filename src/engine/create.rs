@@ -25,7 +25,7 @@ use crate::{
 
 use super::{
     error::Error,
-    hashing::{Digests, Survey},
+    hashing::{Digests, TreeHasher},
     sign::Signer,
 };
 
@@ -83,7 +83,7 @@ pub fn create(
         spooled += bytes.len() as u64;
         Ok(())
     };
-    let (tree, digests) = survey(input, &place, options, &mut sink)?;
+    let (tree, digests) = hash_input(input, &place, options, &mut sink)?;
     let particulars = Particulars {
         name,
         sequence: options.sequence,
@@ -137,14 +137,14 @@ fn default_name(input: &Input) -> String {
 }
 
 /// One pass over the input: the tree, the pieces into the sink, and the digests.
-fn survey(
+fn hash_input(
     input: Input,
     place: &str,
     options: &CreateOptions,
     sink: super::hashing::PiecesSink,
 ) -> Result<(Tree, Vec<Digest>), Error> {
     let mut digests = Digests::new(options.digests.iter().copied());
-    let mut survey = Survey {
+    let mut hasher = TreeHasher {
         block_size: options.block_size.unwrap_or(BlockSize::DEFAULT),
         may_grow: options.block_size.is_none(),
         hints: !options.no_hints,
@@ -152,20 +152,20 @@ fn survey(
     let tree = match input {
         Input::File(path) => {
             let regions = FileRegions::open(&path)?;
-            survey.block_size = options
+            hasher.block_size = options
                 .block_size
                 .unwrap_or_else(|| BlockSize::auto(regions.length()));
-            survey.may_grow = false;
-            if Geometry::new(regions.length(), survey.block_size).is_none() {
+            hasher.may_grow = false;
+            if Geometry::new(regions.length(), hasher.block_size).is_none() {
                 return Err(Error::TooManyBlocks {
                     place: place.to_owned(),
                 });
             }
-            survey.run_file(&regions, place, &mut digests, sink)?
+            hasher.run_file(&regions, place, &mut digests, sink)?
         }
         Input::Stream(stream) => {
             let witness = |bytes: &[u8]| digests.update(bytes);
-            survey.run(
+            hasher.run(
                 &StreamRegions::new(stream, Path::new(place), witness),
                 place,
                 sink,

@@ -91,19 +91,19 @@ pub enum Error {
         place: String,
         cause: crate::format::keys::BadSecret,
     },
-    #[error("{place}: the {algorithm} digest is {found}, not {expected}{}", where_it_is(.kept.as_deref()))]
+    #[error("{place}: the {algorithm} digest is {found}, not {expected}{}", where_it_is(.quarantined.as_deref()))]
     OtherDigest {
         place: String,
         algorithm: Algorithm,
         expected: String,
         found: String,
-        kept: Option<PathBuf>,
+        quarantined: Option<PathBuf>,
     },
 }
 
 impl Error {
     /// Whether the same call may succeed later although nothing else is done: a queue tries it again.
-    pub fn may_pass(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
             Error::Disk(cause) => matches!(cause, DiskError::Busy { .. }),
             Error::Net { cause, .. } => {
@@ -119,8 +119,8 @@ fn last_failure(last: Option<&NetError>) -> String {
     last.map_or_else(String::new, |cause| format!(" ({cause})"))
 }
 
-fn where_it_is(kept: Option<&Path>) -> String {
-    kept.map_or_else(String::new, |path| {
+fn where_it_is(quarantined: Option<&Path>) -> String {
+    quarantined.map_or_else(String::new, |path| {
         format!("; the received bytes are kept as {}", path.display())
     })
 }

@@ -20,7 +20,7 @@ use super::error::Error;
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug)]
-pub struct Survey {
+pub struct TreeHasher {
     /// Where it starts.
     pub block_size: BlockSize,
     /// The length is not known: blocks are doubled when the automatic size for what has come would be larger.
@@ -32,7 +32,7 @@ pub struct Survey {
 /// Takes the bytes of the pieces section in order.
 pub type PiecesSink<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send);
 
-impl Survey {
+impl TreeHasher {
     /// Reads everything and returns the tree. `place` names the object in errors.
     pub fn run(
         self,
@@ -44,8 +44,8 @@ impl Survey {
         let part = self.block_size.bytes().min(REGION as u64) as usize;
         let collector = Mutex::new(Collector::new(self, part as u64, place, pieces));
         regions::for_each(regions, |start, bytes| {
-            let surveyed = Region::new(start, bytes, part, self.hints);
-            collector.lock().take(start, surveyed)
+            let region = Region::new(start, bytes, part, self.hints);
+            collector.lock().take(start, region)
         })?;
         collector.into_inner().finish()
     }
@@ -140,7 +140,7 @@ impl Region {
 
 /// Puts what the workers found back into order.
 struct Collector<'a> {
-    survey: Survey,
+    settings: TreeHasher,
     part: u64,
     place: String,
     pieces: PiecesSink<'a>,
@@ -156,15 +156,15 @@ struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    fn new(survey: Survey, part: u64, place: &str, pieces: PiecesSink<'a>) -> Collector<'a> {
+    fn new(settings: TreeHasher, part: u64, place: &str, pieces: PiecesSink<'a>) -> Collector<'a> {
         Collector {
-            survey,
+            settings,
             part,
             place: place.to_owned(),
             pieces,
             next: 0,
             early: BTreeMap::new(),
-            block_size: survey.block_size,
+            block_size: settings.block_size,
             leaves: Vec::new(),
             anchors: Vec::new(),
             open: Vec::new(),
@@ -213,7 +213,7 @@ impl<'a> Collector<'a> {
         }
         // Only whole pairs can be merged while more may come.
         let length = self.leaves.len() as u64 * self.block_size.bytes();
-        if self.survey.may_grow
+        if self.settings.may_grow
             && self.leaves.len().is_multiple_of(2)
             && BlockSize::auto(length) > self.block_size
         {
@@ -249,9 +249,9 @@ impl<'a> Collector<'a> {
         let mut tree = Tree::new(
             geometry,
             self.leaves,
-            self.survey.hints.then_some(self.anchors),
+            self.settings.hints.then_some(self.anchors),
         );
-        while self.survey.may_grow && BlockSize::auto(length) > tree.geometry().block_size() {
+        while self.settings.may_grow && BlockSize::auto(length) > tree.geometry().block_size() {
             tree = tree.coarser().expect("auto is a larger block size");
         }
         Ok(tree)
@@ -277,10 +277,10 @@ mod tests {
     };
     use std::path::Path;
 
-    fn survey(bytes: &[u8], survey: Survey) -> (Tree, Vec<u8>) {
+    fn tree_of(bytes: &[u8], settings: TreeHasher) -> (Tree, Vec<u8>) {
         let regions = StreamRegions::new(bytes, Path::new("-"), |_| ());
         let mut pieces = Vec::new();
-        let tree = survey
+        let tree = settings
             .run(&regions, "-", &mut |some| {
                 pieces.extend_from_slice(some);
                 Ok(())
@@ -317,9 +317,9 @@ mod tests {
             let mut coarser: Option<Tree> = None;
             for bits in 14..=24 {
                 let block_size = BlockSize::new(1 << bits).unwrap();
-                let (tree, pieces) = survey(
+                let (tree, pieces) = tree_of(
                     &bytes,
-                    Survey {
+                    TreeHasher {
                         block_size,
                         may_grow: false,
                         hints: true,
@@ -351,14 +351,14 @@ mod tests {
     fn a_pipe_that_grows_ends_with_the_automatic_block_size() {
         // 64 GiB and a little, as holes: only the parts count here, so they are pushed directly.
         let mut sink = |_: &[u8]| Ok(());
-        let survey = Survey {
+        let settings = TreeHasher {
             block_size: BlockSize::DEFAULT,
             may_grow: true,
             hints: true,
         };
         let part = BlockSize::DEFAULT.bytes();
         for extra in [0u64, 1, 2, 3] {
-            let mut collector = Collector::new(survey, part, "-", &mut sink);
+            let mut collector = Collector::new(settings, part, "-", &mut sink);
             let mut plain = Vec::new();
             for index in 0..(1 << 20) + extra {
                 let value = *blake3::hash(&index.to_le_bytes()).as_bytes();

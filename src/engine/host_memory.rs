@@ -20,7 +20,7 @@ struct InStore(StoreHandle);
 impl HostMemory for InStore {
     fn load(&self) -> Vec<(String, Reputation)> {
         self.0
-            .with_now(|store| Ok(store.state().hosts()?))
+            .with_blocking(|store| Ok(store.state().hosts()?))
             .unwrap_or_default()
     }
 
@@ -28,7 +28,8 @@ impl HostMemory for InStore {
         let (store, host) = (self.0.clone(), host.to_owned());
         // A run that ends waits for it: the runtime waits for its blocking threads.
         blocking::detach(move || {
-            let changed = store.with_now(|store| Ok(store.state().change_host(&host, change)?));
+            let changed =
+                store.with_blocking(|store| Ok(store.state().change_host(&host, change)?));
             if let Some(after) = changed {
                 done(after);
             }

@@ -103,14 +103,14 @@ impl Queue {
     fn wait_after(&self, error: &Error, round: u32) -> Option<Duration> {
         // The run that holds the lock of a part may hold it for hours.
         let is_busy = matches!(error, Error::Disk(DiskError::Busy { .. }));
-        if is_busy || !error.may_pass() || round >= self.rounds {
+        if is_busy || !error.is_transient() || round >= self.rounds {
             return None;
         }
-        let asked = match error {
+        let required = match error {
             Error::MustWait { wait_s, .. } => Duration::from_secs(*wait_s),
             _ => Duration::ZERO,
         };
-        (asked <= self.patience).then(|| asked.max(backoff(round)))
+        (required <= self.patience).then(|| required.max(backoff(round)))
     }
 }
 
@@ -137,7 +137,7 @@ mod tests {
         }
     }
 
-    fn may_pass() -> Error {
+    fn is_transient() -> Error {
         Error::Patience {
             patience_s: 1,
             last: None,
@@ -181,7 +181,7 @@ mod tests {
         let three = &queue(3, 1, 1);
         let ok_in = |round| {
             move |now| match now < round {
-                true => Err(may_pass()),
+                true => Err(is_transient()),
                 false => Ok(()),
             }
         };
@@ -215,7 +215,7 @@ mod tests {
     async fn waits_grow_from_round_to_round() {
         for _ in 0..100 {
             let mut waits = Vec::new();
-            let attempt = async |(): &()| Err::<(), _>(may_pass());
+            let attempt = async |(): &()| Err::<(), _>(is_transient());
             let each = |_, event| match event {
                 JobEvent::Again { wait, .. } => waits.push(wait.as_millis()),
                 JobEvent::Ended(_) => (),
@@ -236,7 +236,7 @@ mod tests {
             let is_first = !order.borrow().contains(job);
             order.borrow_mut().push(*job);
             match *job == 0 && is_first {
-                true => Err(may_pass()),
+                true => Err(is_transient()),
                 false => Ok(()),
             }
         };
@@ -255,7 +255,7 @@ mod tests {
                     let (running, most, shares) = &mut *seen.borrow_mut();
                     *running += 1;
                     *most = (*most).max(*running);
-                    shares.push(queue.connections.of_each());
+                    shares.push(queue.connections.per_fetch());
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 seen.borrow_mut().0 -= 1;

@@ -21,7 +21,7 @@ use crate::{
 use super::{
     error::Error,
     events::{Damaged, Event, Events, Forgotten},
-    hashing::{Digests, Survey},
+    hashing::{Digests, TreeHasher},
     verify::Verdict,
 };
 
@@ -92,12 +92,12 @@ fn tree_of(
     if Geometry::new(regions.length(), block_size).is_none() {
         return Err(Error::TooManyBlocks { place });
     }
-    let survey = Survey {
+    let hasher = TreeHasher {
         block_size,
         may_grow: false,
         hints,
     };
-    survey.run_file(regions, &place, &mut Digests::new([]), &mut |_| Ok(()))
+    hasher.run_file(regions, &place, &mut Digests::new([]), &mut |_| Ok(()))
 }
 
 /// Judges all that a holding is said to hold. What is damaged, gone or changed is forgotten; `None` where that is all there is
@@ -150,8 +150,8 @@ fn verify_file(
     events: &mut dyn Events,
 ) -> Result<Option<Verdict>, Error> {
     let mut is_there = |store: &mut Store| {
-        let tell = &mut |news| tell(news, events);
-        store.check(holding.clone(), tell)
+        let forward = &mut |news| forward(news, events);
+        store.check(holding.clone(), forward)
     };
     if !is_there(store)? {
         return Ok(None);
@@ -201,10 +201,10 @@ pub fn collect(
     bytes_max: Option<u64>,
     events: &mut dyn Events,
 ) -> Result<(), Error> {
-    Ok(store.collect(bytes_max, &mut |news| tell(news, events))?)
+    Ok(store.collect(bytes_max, &mut |news| forward(news, events))?)
 }
 
-fn tell(news: News, events: &mut dyn Events) {
+fn forward(news: News, events: &mut dyn Events) {
     let mut forgotten = |holding: Holding, why| {
         let Holding { path, root, .. } = holding;
         events.event(Event::Forgotten { path, root, why });

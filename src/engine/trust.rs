@@ -91,7 +91,7 @@ pub fn refused(place: &str, cause: Distrust) -> Error {
             algorithm: asked.algorithm(),
             expected: asked.hex(),
             found: found.hex(),
-            kept: None,
+            quarantined: None,
         },
         Distrust::NotSigned(cause) => Error::NotSigned { place, cause },
         Distrust::OtherName { signed, asked } => Error::OtherName {

@@ -23,7 +23,7 @@ use crate::{
 use super::{
     error::Error,
     events::{Damaged, Event, Events},
-    hashing::{Digests, Survey},
+    hashing::{Digests, TreeHasher},
     manifest_file::ManifestFile,
 };
 
@@ -114,12 +114,12 @@ fn tree_of_file(path: &Path, digests: &mut Digests) -> Result<Tree, Error> {
             place: place.clone(),
         })?;
     }
-    let survey = Survey {
+    let hasher = TreeHasher {
         block_size,
         may_grow: false,
         hints: false,
     };
-    survey.run_file(&regions, &place, digests, &mut |_| Ok(()))
+    hasher.run_file(&regions, &place, digests, &mut |_| Ok(()))
 }
 
 fn against_manifest(
@@ -144,7 +144,7 @@ fn against_manifest(
             .filter(|digest| digest.algorithm() != Algorithm::Blake3)
     };
     let mut digests = Digests::new(claimed().map(Digest::algorithm));
-    let survey = Survey {
+    let hasher = TreeHasher {
         block_size: geometry.block_size(),
         may_grow: false,
         hints: header.hints(),
@@ -154,7 +154,7 @@ fn against_manifest(
     let mut wrong_piece = false;
     let mut at = 0;
     let mut buffer = Vec::new();
-    let tree = survey.run_file(&regions, &place, &mut digests, &mut |pieces| {
+    let tree = hasher.run_file(&regions, &place, &mut digests, &mut |pieces| {
         buffer.resize(pieces.len(), 0);
         manifest.read_pieces(at, &mut buffer)?;
         at += pieces.len() as u64;
@@ -195,7 +195,7 @@ fn against_manifest(
             algorithm,
             expected,
             found,
-            kept: None,
+            quarantined: None,
         });
     }
     let refuse = |cause| Error::Manifest {
@@ -234,7 +234,7 @@ fn other_length(
     let file = files::open_for_reading(path)?;
     let mut buffer = vec![0; geometry.block_size().bytes() as usize];
     let mut damaged = 0;
-    let mut tell = |block, bytes, expected, found| {
+    let mut report = |block, bytes, expected, found| {
         events.event(Event::Damaged(Damaged {
             path: path.to_owned(),
             block,
@@ -250,7 +250,7 @@ fn other_length(
             expected.leaves()[block.0 as usize],
         );
         if bytes.end > length {
-            tell(Some(block), bytes, Some(leaf), None);
+            report(Some(block), bytes, Some(leaf), None);
             continue;
         }
         let buffer = &mut buffer[..bytes.length() as usize];
@@ -258,11 +258,11 @@ fn other_length(
             .map_err(|cause| DiskError::io(FileOperation::Read, path, cause))?;
         let found = tree::leaf_of(geometry, block, buffer);
         if found != leaf {
-            tell(Some(block), bytes, Some(leaf), Some(found));
+            report(Some(block), bytes, Some(leaf), Some(found));
         }
     }
     if length > geometry.length() {
-        tell(None, ByteRange::new(geometry.length(), length), None, None);
+        report(None, ByteRange::new(geometry.length(), length), None, None);
     }
     Ok(Verdict::Damaged { blocks: damaged })
 }

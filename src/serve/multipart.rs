@@ -10,7 +10,7 @@ use futures_util::{
 
 use crate::format::geometry::ByteRange;
 
-use super::representation::{About, Representation};
+use super::representation::{Metadata, Representation};
 
 /// It stands between parts whose lengths are known, so it may occur in them too.
 const BOUNDARY: &str = "sapwood-part";
@@ -23,12 +23,12 @@ pub struct Multipart {
 
 impl Multipart {
     /// These ranges of a representation.
-    pub fn new(ranges: Vec<ByteRange>, about: &About) -> Multipart {
-        let media_type = about.media_type.to_str().unwrap_or_default();
+    pub fn new(ranges: Vec<ByteRange>, metadata: &Metadata) -> Multipart {
+        let media_type = metadata.media_type.to_str().unwrap_or_default();
         let head = |range: &ByteRange| {
             format!(
                 "\r\n--{BOUNDARY}\r\nContent-Type: {media_type}\r\nContent-Range: bytes {range}/{}\r\n\r\n",
-                about.length
+                metadata.length
             )
         };
         let parts = ranges.into_iter().map(|range| (head(&range), range));

@@ -30,7 +30,7 @@ use crate::{
     format::geometry::ByteRange,
 };
 
-use super::representation::{About, Representation, respond};
+use super::representation::{Metadata, Representation, respond};
 
 /// Bytes that are read from a file at a time.
 const READ_BYTES: u64 = 256 * 1024;
@@ -43,7 +43,9 @@ pub async fn run(
     folder: Folder,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let app = Router::new().fallback(answer).with_state(Arc::new(folder));
+    let app = Router::new()
+        .fallback(serve_file)
+        .with_state(Arc::new(folder));
     let (stopped, stop) = tokio::sync::oneshot::channel();
     let graceful = async move {
         shutdown.await;
@@ -60,7 +62,7 @@ pub async fn run(
     }
 }
 
-async fn answer(State(folder): State<Arc<Folder>>, request: Request) -> Response {
+async fn serve_file(State(folder): State<Arc<Folder>>, request: Request) -> Response {
     let (request, _) = request.into_parts();
     if !matches!(request.method, Method::GET | Method::HEAD) {
         let allowed = [(header::ALLOW, "GET, HEAD")];
@@ -88,7 +90,7 @@ fn plain(status: StatusCode) -> Response {
 /// An open file: the version that it had when it was opened.
 struct ServedFile {
     file: Arc<File>,
-    about: About,
+    metadata: Metadata,
 }
 
 impl ServedFile {
@@ -102,7 +104,7 @@ impl ServedFile {
         );
         ServedFile {
             file: Arc::new(file),
-            about: About {
+            metadata: Metadata {
                 length: entry.length,
                 etag,
                 last_modified: Some(SystemTime::UNIX_EPOCH + changed),
@@ -113,8 +115,8 @@ impl ServedFile {
 }
 
 impl Representation for ServedFile {
-    fn about(&self) -> &About {
-        &self.about
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
     fn body(&self, bytes: ByteRange) -> BoxStream<'static, io::Result<Bytes>> {

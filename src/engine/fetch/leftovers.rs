@@ -9,7 +9,7 @@ use crate::{
         error::Error,
         events::{Event, Events},
     },
-    policy::recovery::{BadAnswer, Failure},
+    policy::recovery::{BadResponse, Failure},
 };
 
 /// Removes what no later run can go on from, and tells how to go on from what is kept. Proven blocks are always kept; so are
@@ -22,9 +22,9 @@ pub async fn after(error: &Error, target: PathBuf, events: &mut dyn Events) {
         Failure::Refused {
             status: 401 | 403 | 410,
         } => true,
-        Failure::Refused { .. } | Failure::BadAnswer(BadAnswer::Encoded) | Failure::TooLarge => {
-            false
-        }
+        Failure::Refused { .. }
+        | Failure::BadResponse(BadResponse::Encoded)
+        | Failure::TooLarge => false,
         _ => return,
     };
     let left = blocking::on_disk(move || {

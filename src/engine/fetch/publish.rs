@@ -165,7 +165,7 @@ pub fn wrong_digest(run: &Run<'_>, wanted: &[Digest], found: &[Digest]) -> Optio
             algorithm: expected.algorithm(),
             expected: expected.hex(),
             found: found.hex(),
-            kept: None,
+            quarantined: None,
         })
     })
 }
@@ -184,7 +184,7 @@ pub async fn set_aside(run: &Run<'_>, locked: Locked, part: Arc<Part>, wrong: Er
     match (done, wrong) {
         (Err(error), _) => error.into(),
         (
-            Ok(kept),
+            Ok(quarantined),
             Error::OtherDigest {
                 place,
                 algorithm,
@@ -197,7 +197,7 @@ pub async fn set_aside(run: &Run<'_>, locked: Locked, part: Arc<Part>, wrong: Er
             algorithm,
             expected,
             found,
-            kept,
+            quarantined,
         },
         (Ok(_), other) => other,
     }

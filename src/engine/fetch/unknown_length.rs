@@ -13,7 +13,7 @@ use crate::{
         events::{Event, Progress, Published},
         remote::{
             retry::Attempts,
-            source::{Ask, Source},
+            source::{Source, SourceRequest},
         },
     },
     format::{
@@ -184,17 +184,17 @@ pub async fn fetch(
 /// Streams the object into the writer, which is always there when this returns.
 async fn stream_once(run: &mut Run<'_>, writer: &mut Option<Writer>) -> Result<(), Error> {
     let source = Source::http(&run.context.client, &run.options.url);
-    let mut arriving = source.open(Ask::default()).await?;
+    let mut response = source.open(SourceRequest::default()).await?;
     let mut batch = Vec::with_capacity(BATCH_BYTES);
     let (mut written, mut reported) = (0, Instant::now());
-    while let Some((_, chunk)) = arriving.next().await? {
+    while let Some((_, chunk)) = response.next().await? {
         batch.extend_from_slice(&chunk);
-        let came = written + batch.len() as u64;
-        if run.options.max_size.is_some_and(|most| came > most) {
+        let received = written + batch.len() as u64;
+        if run.options.max_size.is_some_and(|most| received > most) {
             return Err(NetError::new(&run.options.url, Failure::TooLarge).into());
         }
         if batch.len() >= BATCH_BYTES {
-            written = came;
+            written = received;
             let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_BYTES));
             write(run, writer, full).await?;
         }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 use super::{
-    adopt::tree_to_keep,
+    adopt::tree_to_store,
     publish::{LocalBytes, Proof, WholePart, publish, set_aside, unchanged, wrong_digest},
     run::Run,
 };
@@ -104,7 +104,7 @@ pub async fn fetch(
             trust,
             digests,
             validators: object.preflight.validators,
-            tree: tree_to_keep(run, &leaves, anchors),
+            tree: tree_to_store(run, &leaves, anchors),
         },
         local: LocalBytes {
             resumed: bytes_resumed + resumed_elsewhere,

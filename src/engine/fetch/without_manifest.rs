@@ -9,7 +9,7 @@ use crate::{
         error::Error,
         events::Published,
         remote::{
-            preflight::{Preflight, look, sidecar},
+            preflight::{Preflight, retried_preflight, sidecar},
             source::Source,
         },
         transfer::{
@@ -30,7 +30,7 @@ use crate::{
     net::{error::NetError, validators::Validators},
     policy::{
         conditions::is_strong,
-        recovery::{BadAnswer, Changed, Failure, starts_over},
+        recovery::{BadResponse, Changed, Failure, starts_over},
     },
 };
 
@@ -125,8 +125,8 @@ async fn start_over(
 ) -> Result<Published, Error> {
     tracing::info!("starting over: {error}");
     let (client, limits) = (&run.context.client, run.context.limits_now());
-    let mut now = look(client, &run.options.url, &limits).await?;
-    let next = look(client, &run.options.url, &limits).await?;
+    let mut now = retried_preflight(client, &run.options.url, &limits).await?;
+    let next = retried_preflight(client, &run.options.url, &limits).await?;
     if next.validators != now.validators {
         // A server that names each response differently: what came whole in one response is of one version, and what a
         // broken one had brought is compared with the next one.
@@ -165,15 +165,15 @@ fn refuse_page(run: &Run<'_>, preflight: &Preflight) -> Result<(), Error> {
     let options = &run.options;
     let target = options.target.file_name().unwrap_or_default();
     let of_url = options.url.last_segment().unwrap_or_default();
-    let asked = may_be_page(&of_url)
+    let may_mean_page = may_be_page(&of_url)
         || (target.to_string_lossy() != of_url
             && target.to_string_lossy().contains('.')
             && may_be_page(&target.to_string_lossy()))
         || options.root.is_some()
         || !options.digests.is_empty();
-    match preflight.is_page && !asked {
+    match preflight.is_page && !may_mean_page {
         true => {
-            let page = Failure::BadAnswer(BadAnswer::Page);
+            let page = Failure::BadResponse(BadResponse::Page);
             Err(NetError::new(&options.url, page).into())
         }
         false => Ok(()),

@@ -74,8 +74,8 @@ pub async fn store_has_any(
     events: &mut dyn Events,
 ) -> bool {
     let (allowed, wanted) = (allowed(request), wanted(request, header, Vec::new()));
-    let look = move |store: &mut Store| Ok(store.seeds(&allowed, &wanted, 1)?);
-    let found = warned(context.store.with(look).await, events);
+    let look_up = move |store: &mut Store| Ok(store.seeds(&allowed, &wanted, 1)?);
+    let found = warned(context.store.with(look_up).await, events);
     found.is_some_and(|found| !found.is_empty())
 }
 
@@ -89,7 +89,7 @@ pub async fn stored_seeds(
     events: &mut dyn Events,
 ) -> Vec<Seed> {
     let (allowed, wanted) = (allowed(request), wanted(request, header, tags));
-    let look = move |store: &mut Store| {
+    let look_up = move |store: &mut Store| {
         let mut found = store.seeds(&allowed, &wanted, STORED_MAX)?;
         found.retain(|seed| {
             let holding = &seed.holding;
@@ -102,7 +102,7 @@ pub async fn stored_seeds(
         let opened = opened.filter_map(|seed| Seed::of(seed.file, &seed.holding.path).ok());
         Ok(opened.collect())
     };
-    warned(context.store.with(look).await, events).unwrap_or_default()
+    warned(context.store.with(look_up).await, events).unwrap_or_default()
 }
 
 /// Opens candidates and gets their trees.
@@ -147,13 +147,13 @@ async fn known_trees(
 ) -> (Candidates, Vec<Option<Tree>>) {
     let stamps: Vec<Stamp> = candidates.files().map(Seed::stamp).collect();
     let count = stamps.len();
-    let look = move |store: &mut Store| {
+    let look_up = move |store: &mut Store| {
         let tree = |stamp| store.tree_of_file(stamp).ok().flatten();
         Ok(stamps.iter().map(tree).collect::<Vec<_>>())
     };
     let known = match count {
         0 => None,
-        _ => warned(context.store.with(look).await, events),
+        _ => warned(context.store.with(look_up).await, events),
     };
     (candidates, known.unwrap_or_else(|| vec![None; count]))
 }
@@ -219,11 +219,13 @@ fn trees_of(
         let enough = |tree: &Tree| !layout.hints || !tree.anchors().is_empty();
         let tree = match known.filter(enough) {
             Some(tree) => Ok(Arc::new(tree)),
-            None => seeds.survey(&seed, block_size, layout.hints).map(|tree| {
-                let tree = Arc::new(tree);
-                made.push(tree.clone());
-                tree
-            }),
+            None => seeds
+                .hash_tree(&seed, block_size, layout.hints)
+                .map(|tree| {
+                    let tree = Arc::new(tree);
+                    made.push(tree.clone());
+                    tree
+                }),
         };
         match tree {
             Ok(tree) if seed.length() == tree.geometry().length() => seeds.add(seed, tree),

@@ -68,17 +68,19 @@ impl Patches {
         let mut work: Option<Work<Result<Patched, DiskError>>> = None;
         let mut ended = None;
         for batch in batches(blocks) {
-            let mut came = HashMap::new();
+            let mut fetched_bytes = HashMap::new();
             let fetched = source
                 .read(context, &missing(&batch), |range, bytes| {
-                    came.insert(range.start, bytes);
+                    fetched_bytes.insert(range.start, bytes);
                 })
                 .await;
             if let Some(work) = work.take() {
                 done(work.finish().await?)?;
             }
             let this = this.clone();
-            work = Some(group.start(Threads::Blocking, move || this.assemble(&batch, &came)));
+            work = Some(group.start(Threads::Blocking, move || {
+                this.assemble(&batch, &fetched_bytes)
+            }));
             match fetched {
                 Ok(()) => (),
                 // Whoever waited once for this host does not wait as long again.
@@ -98,14 +100,18 @@ impl Patches {
         ended.map_or(Ok(()), Err)
     }
 
-    fn assemble(&self, batch: &Blocks, came: &HashMap<u64, Vec<u8>>) -> Result<Patched, DiskError> {
+    fn assemble(
+        &self,
+        batch: &Blocks,
+        fetched_bytes: &HashMap<u64, Vec<u8>>,
+    ) -> Result<Patched, DiskError> {
         let mut patched = Patched::default();
         for (block, parts) in batch {
             let place = self.leaves.geometry().bytes_of(*block);
             let mut bytes = vec![0; place.length() as usize];
             let is_filled = parts
                 .iter()
-                .all(|part| self.fill(*part, place, &mut bytes, came));
+                .all(|part| self.fill(*part, place, &mut bytes, fetched_bytes));
             if !is_filled || self.leaves.leaf(*block).is_none() {
                 continue;
             }
@@ -125,7 +131,7 @@ impl Patches {
         part: PartOfBlock,
         block: ByteRange,
         buffer: &mut [u8],
-        came: &HashMap<u64, Vec<u8>>,
+        fetched_bytes: &HashMap<u64, Vec<u8>>,
     ) -> bool {
         let within =
             (part.bytes.start - block.start) as usize..(part.bytes.end - block.start) as usize;
@@ -140,7 +146,7 @@ impl Patches {
                 let place = shift.place(part.bytes, seed.length());
                 place.is_some_and(|place| seed.read(buffer, place.start))
             }
-            None => match came.get(&part.bytes.start) {
+            None => match fetched_bytes.get(&part.bytes.start) {
                 Some(bytes) if bytes.len() == buffer.len() => {
                     buffer.copy_from_slice(bytes);
                     true

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     disk::{error::DiskError, seed::Seed},
-    engine::{error::Error, hashing::Survey},
+    engine::{error::Error, hashing::TreeHasher},
     format::{
         geometry::{BlockSize, ByteRange},
         manifest::Tree,
@@ -75,8 +75,13 @@ impl Seeds {
     }
 
     /// Makes the tree of a file in one pass.
-    pub fn survey(&self, file: &Seed, block_size: BlockSize, hints: bool) -> Result<Tree, Error> {
-        let survey = Survey {
+    pub fn hash_tree(
+        &self,
+        file: &Seed,
+        block_size: BlockSize,
+        hints: bool,
+    ) -> Result<Tree, Error> {
+        let hasher = TreeHasher {
             block_size: block_size.max(BlockSize::auto(file.length())),
             may_grow: false,
             hints,
@@ -90,7 +95,7 @@ impl Seeds {
             true => Err(stopped().into()),
             false => Ok(()),
         };
-        let tree = survey.run(&regions, &place, &mut unless_stopped)?;
+        let tree = hasher.run(&regions, &place, &mut unless_stopped)?;
         regions.check_unchanged()?;
         Ok(tree)
     }
@@ -139,7 +144,7 @@ impl Local for Seeds {
         })
     }
 
-    fn go_on(&mut self) -> bool {
+    fn may_continue(&mut self) -> bool {
         let began = *self.began.get_or_insert_with(Instant::now);
         !self.stop.load(Ordering::Relaxed) && began.elapsed() < self.time
     }

@@ -13,7 +13,7 @@ use crate::{
 use super::{
     ranges::RangeReader,
     retry::retried,
-    source::{Arriving, Ask, Extent},
+    source::{Extent, SourceRequest, SourceResponse},
 };
 
 impl RangeReader {
@@ -30,11 +30,11 @@ impl RangeReader {
         let first = reader.want().map_or(end, |want| want.start);
         let parts = requests::parts(ByteRange::new(first, end), connections);
         if connections > 1 && parts.len() > 1 {
-            let arriving = parts.into_iter().map(|part| self.part(part, &limits));
-            let mut arriving = stream::iter(arriving).buffered(connections as usize);
+            let response = parts.into_iter().map(|part| self.part(part, &limits));
+            let mut response = stream::iter(response).buffered(connections as usize);
             let mut buffered = Vec::new();
             // A server that ignores ranges all of a sudden sends everything: once, below.
-            while let Some(Some(part)) = arriving.next().await.transpose()? {
+            while let Some(Some(part)) = response.next().await.transpose()? {
                 buffered.extend_from_slice(&part);
                 if let Err(refused) = give_buffered(reader, &mut buffered) {
                     return Ok(Err(refused));
@@ -56,8 +56,8 @@ impl RangeReader {
             let Some(first) = reader.want() else {
                 return Ok(Ok(()));
             };
-            let arriving = self.ask(ByteRange::new(first.start, end)).await?;
-            ManifestBody::new(arriving, Vec::new(), first.start)
+            let response = self.ask(ByteRange::new(first.start, end)).await?;
+            ManifestBody::new(response, Vec::new(), first.start)
                 .give(reader)
                 .await
         })
@@ -78,24 +78,24 @@ impl RangeReader {
         if rest.is_empty() {
             return Ok(false);
         }
-        let mut arriving = self.ask(rest).await?;
-        let Extent::Asked { .. } = arriving.extent() else {
+        let mut response = self.ask(rest).await?;
+        let Extent::Range { .. } = response.extent() else {
             return Ok(true);
         };
         while (bytes.len() as u64) < range.length() {
-            let Some((_, chunk)) = arriving.next().await? else {
-                return Err(NetError::new(arriving.location(), Failure::Broken));
+            let Some((_, chunk)) = response.next().await? else {
+                return Err(NetError::new(response.location(), Failure::Broken));
             };
             bytes.extend_from_slice(&chunk);
         }
         Ok(false)
     }
 
-    async fn ask(&self, range: ByteRange) -> Result<Arriving, NetError> {
-        let ask = Ask {
+    async fn ask(&self, range: ByteRange) -> Result<SourceResponse, NetError> {
+        let ask = SourceRequest {
             range: Some(range),
             version: self.version(),
-            ..Ask::default()
+            ..SourceRequest::default()
         };
         self.source().open(ask).await
     }
@@ -117,7 +117,7 @@ fn give_buffered(reader: &mut impl InOrder, buffered: &mut Vec<u8>) -> Result<()
 
 /// A response that brings what a reader wants, in order.
 pub struct ManifestBody {
-    arriving: Arriving,
+    response: SourceResponse,
     /// What came and was not given yet.
     buffered: Vec<u8>,
     /// It brings the manifest to its end.
@@ -126,11 +126,11 @@ pub struct ManifestBody {
 
 impl ManifestBody {
     /// `buffered` came already, and begins at this offset; what a response of everything brings before it is read over.
-    pub fn new(mut arriving: Arriving, buffered: Vec<u8>, from: u64) -> ManifestBody {
-        arriving.skip_to(from);
-        let whole = matches!(arriving.extent(), Extent::Whole { .. });
+    pub fn new(mut response: SourceResponse, buffered: Vec<u8>, from: u64) -> ManifestBody {
+        response.skip_to(from);
+        let whole = matches!(response.extent(), Extent::Whole { .. });
         ManifestBody {
-            arriving,
+            response,
             buffered,
             whole,
         }
@@ -148,7 +148,7 @@ impl ManifestBody {
             let Some(want) = reader.want() else {
                 return Ok(Ok(()));
             };
-            let next: Option<(u64, Bytes)> = self.arriving.next().await?;
+            let next: Option<(u64, Bytes)> = self.response.next().await?;
             let Some((_, chunk)) = next else {
                 let found = want.start + self.buffered.len() as u64;
                 return match self.whole {
@@ -156,7 +156,7 @@ impl ManifestBody {
                         expected: want.end,
                         found,
                     })),
-                    false => Err(NetError::new(self.arriving.location(), Failure::Broken)),
+                    false => Err(NetError::new(self.response.location(), Failure::Broken)),
                 };
             };
             self.buffered.extend_from_slice(&chunk);

@@ -17,7 +17,7 @@ use crate::{
     },
     net::{error::NetError, location::Location},
     policy::{
-        recovery::{BadAnswer, Changed, Failure},
+        recovery::{BadResponse, Changed, Failure},
         schedule::Limits,
     },
 };
@@ -26,7 +26,7 @@ use super::{
     in_order::ManifestBody,
     ranges::RangeReader,
     retry::retried,
-    source::{Arriving, Ask, Extent, Source},
+    source::{Extent, Source, SourceRequest, SourceResponse},
 };
 
 /// Where a manifest is.
@@ -164,15 +164,15 @@ impl OpenManifest {
             Err(cause) => return Err(refuse(cause)),
         };
         let expected = statement.header().file_length();
-        if let Some(found) = front.arriving.total.filter(|total| *total != expected) {
+        if let Some(found) = front.response.total.filter(|total| *total != expected) {
             return Err(refuse(Refused::Length { expected, found }));
         }
-        let version = Some(front.arriving.validators.clone());
+        let version = Some(front.response.validators.clone());
         let ranges = RangeReader::new(source, version, expected);
-        let access = match front.arriving.extent() {
+        let access = match front.response.extent() {
             Extent::Whole { .. } => {
                 let from = front.bytes.len() as u64;
-                let body = ManifestBody::new(front.arriving, front.rest, from);
+                let body = ManifestBody::new(front.response, front.rest, from);
                 Access::Stream(Some(Box::new(body)), ranges)
             }
             _ => Access::Ranges(ranges),
@@ -325,30 +325,31 @@ struct Front {
     bytes: Vec<u8>,
     /// What came beyond the front, where everything comes at once.
     rest: Vec<u8>,
-    arriving: Arriving,
+    response: SourceResponse,
 }
 
 impl Front {
     async fn get(source: &Source) -> Result<Front, NetError> {
-        let front = Ask {
+        let front = SourceRequest {
             range: Some(ByteRange::new(0, FRONT_BYTES as u64)),
-            ..Ask::default()
+            ..SourceRequest::default()
         };
-        let mut arriving = match source.open(front).await {
+        let mut response = match source.open(front).await {
             // An empty file has no first byte, and some servers say so in strange ways; it is no manifest, but it is there.
             Err(error)
                 if matches!(
                     error.failure,
-                    Failure::Refused { status: 416 } | Failure::BadAnswer(BadAnswer::ContentRange)
+                    Failure::Refused { status: 416 }
+                        | Failure::BadResponse(BadResponse::ContentRange)
                 ) =>
             {
-                source.open(Ask::default()).await?
+                source.open(SourceRequest::default()).await?
             }
             other => other?,
         };
         let mut bytes = Vec::new();
         while bytes.len() < FRONT_BYTES
-            && let Some((_, chunk)) = arriving.next().await?
+            && let Some((_, chunk)) = response.next().await?
         {
             bytes.extend_from_slice(&chunk);
             // Whatever else this is, it need not be read to the end.
@@ -358,18 +359,18 @@ impl Front {
             }
         }
         let rest = bytes.split_off(bytes.len().min(FRONT_BYTES));
-        let enough = arriving
+        let enough = response
             .total
             .is_none_or(|total| bytes.len() as u64 >= total.min(FRONT_BYTES as u64));
-        let is_part = matches!(arriving.extent(), Extent::Asked { .. });
+        let is_part = matches!(response.extent(), Extent::Range { .. });
         if is_part && !enough && bytes.starts_with(&MAGIC) {
             // The part ended before the front did, although there is more.
-            return Err(NetError::new(arriving.location(), Failure::Broken));
+            return Err(NetError::new(response.location(), Failure::Broken));
         }
         Ok(Front {
             bytes,
             rest,
-            arriving,
+            response,
         })
     }
 }

@@ -59,11 +59,11 @@ pub async fn open(context: &Context, request: &OpenRequest<'_>) -> Result<Opened
         let place = request.manifest.cloned().unwrap_or_else(beside);
         let preflight = retried(&limits, async || preflight(&context.client, url).await);
         let manifest = OpenManifest::open(context, &place, &limits);
-        let answers = match context.connections.of_each() {
+        let responses = match context.connections.per_fetch() {
             1 => (preflight.await, manifest.await),
             _ => tokio::join!(preflight, manifest),
         };
-        let error = match answers {
+        let error = match responses {
             (Ok(preflight), Ok(manifest)) => {
                 match matching(context, manifest, &place, &preflight, url).await {
                     Ok(manifest) => {

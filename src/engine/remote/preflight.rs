@@ -11,7 +11,7 @@ use crate::{
         client::Client, error::NetError, location::Location, request::Request, response::Content,
         validators::Validators,
     },
-    policy::recovery::{BadAnswer, Failure},
+    policy::recovery::{BadResponse, Failure},
 };
 
 /// What the server says of the object before anything is asked for in earnest.
@@ -31,25 +31,25 @@ pub struct Preflight {
 /// URL whose request has an `x-amz-` header that was not signed (403, `HeadersNotSigned`), and whether a redirect ends at one
 /// is not known before. Who has an unsigned URL can give it with -H.
 pub async fn preflight(client: &Client, url: &Location) -> Result<Preflight, NetError> {
-    let mut answer = match client.send(Request::range(url, ByteRange::new(0, 1))).await {
+    let mut response = match client.send(Request::range(url, ByteRange::new(0, 1))).await {
         // An empty object has no first byte, and a server that answers in several parts has no ranges for us.
         Err(error)
             if matches!(
                 error.failure,
-                Failure::Refused { status: 416 } | Failure::BadAnswer(BadAnswer::Multipart)
+                Failure::Refused { status: 416 } | Failure::BadResponse(BadResponse::Multipart)
             ) =>
         {
             client.send(Request::whole(url)).await?
         }
         other => other?,
     };
-    let (length, ranges, first) = match answer.content {
+    let (length, ranges, first) = match response.content {
         Content::Whole { length } => (length, false, Vec::new()),
         // Read to its end, so that the next request can have the connection. That it came is not needed.
         Content::Part { bytes, total } if bytes.length() == 1 => (
             total,
             true,
-            answer.body.read_up_to(2).await.unwrap_or_default(),
+            response.body.read_up_to(2).await.unwrap_or_default(),
         ),
         Content::Part { total, .. } => (total, true, Vec::new()),
     };
@@ -59,17 +59,18 @@ pub async fn preflight(client: &Client, url: &Location) -> Result<Preflight, Net
         hasher.update(&first);
         hasher.finish() == *digest
     };
-    answer
+    response
         .offered
         .retain(|digest| length == Some(1) || !of_first(digest));
-    let offered = answer.offered;
+    let offered = response.offered;
     Ok(Preflight {
         length,
         ranges,
-        validators: answer.validators,
+        validators: response.validators,
         offered,
         // What begins like no markup is none, whatever it is called.
-        is_page: answer.is_page && matches!(first.first(), None | Some(b'<' | b' ' | b'\n' | 0xEF)),
+        is_page: response.is_page
+            && matches!(first.first(), None | Some(b'<' | b' ' | b'\n' | 0xEF)),
     })
 }
 
@@ -77,7 +78,11 @@ pub async fn preflight(client: &Client, url: &Location) -> Result<Preflight, Net
 const SIDECAR_BYTES_MAX: usize = 1 << 20;
 
 /// What is there now.
-pub async fn look(client: &Client, url: &Location, limits: &Limits) -> Result<Preflight, Error> {
+pub async fn retried_preflight(
+    client: &Client,
+    url: &Location,
+    limits: &Limits,
+) -> Result<Preflight, Error> {
     retried(limits, async || preflight(client, url).await).await
 }
 
@@ -85,7 +90,7 @@ pub async fn look(client: &Client, url: &Location, limits: &Limits) -> Result<Pr
 pub async fn sidecar(client: &Client, url: &Location) -> Option<Digest> {
     let name = url.safe_name()?;
     let place = url.with_suffix(".sha256");
-    let mut answer = client.send(Request::whole(&place)).await.ok()?;
-    let bytes = answer.body.read_up_to(SIDECAR_BYTES_MAX).await.ok()?;
+    let mut response = client.send(Request::whole(&place)).await.ok()?;
+    let bytes = response.body.read_up_to(SIDECAR_BYTES_MAX).await.ok()?;
     repr_digest::in_sidecar(std::str::from_utf8(&bytes).ok()?, &name)
 }

@@ -17,7 +17,7 @@ use crate::{
     format::geometry::ByteRange,
     net::{error::NetError, validators::Validators},
     policy::{
-        recovery::{BadAnswer, Failure},
+        recovery::{BadResponse, Failure},
         requests::{self, Cost, Link},
         schedule::Limits,
     },
@@ -25,7 +25,7 @@ use crate::{
 
 use super::{
     retry::Attempts,
-    source::{Ask, Extent, Source},
+    source::{Extent, Source, SourceRequest},
 };
 
 /// The rate that is assumed for reading everything, 100 Mbit/s: it is not known before it is tried.
@@ -111,9 +111,9 @@ impl RangeReader {
         self.read_all(context, rest, &mut take).await
     }
 
-    fn widen_gaps(&self, context: &Context, wants: &[ByteRange], answer: Duration) {
+    fn widen_gaps(&self, context: &Context, wants: &[ByteRange], first_response: Duration) {
         let link = Link {
-            answer_ms: answer.as_secs_f64() * 1000.0,
+            response_ms: first_response.as_secs_f64() * 1000.0,
             connections: self.connections(&context.limits_now()),
             bytes_per_ms: BYTES_PER_MS,
         };
@@ -139,13 +139,13 @@ impl RangeReader {
                 && let Some((wants, attempts)) = queue.pop_front()
             {
                 let shared = self.shared.clone();
-                running.spawn(async move { (shared.bring(wants).await, attempts) });
+                running.spawn(async move { (shared.fetch_ranges(wants).await, attempts) });
             }
             let Some(ended) = running.join_next().await else {
                 return Ok(());
             };
             let (response, mut attempts) = joined(std::future::ready(ended)).await;
-            let came = !response.whole.is_empty();
+            let progressed = !response.whole.is_empty();
             for (range, bytes) in response.whole {
                 take(range, bytes);
             }
@@ -154,7 +154,7 @@ impl RangeReader {
             }
             match response.error {
                 // A server that sent less than was asked for sends the rest when it is asked for that.
-                None if came => self.plan(&limits, &response.rest, &mut queue),
+                None if progressed => self.plan(&limits, &response.rest, &mut queue),
                 // It was asked for several ranges, and showed that it cannot send them.
                 None if !self.shared.several.load(Ordering::Relaxed)
                     && requests::merged(&response.rest, self.shared.cost().gap).len() > 1 =>
@@ -162,7 +162,7 @@ impl RangeReader {
                     self.plan(&limits, &response.rest, &mut queue);
                 }
                 error => {
-                    if came {
+                    if progressed {
                         attempts = Attempts::new(&limits);
                     }
                     let broken = || NetError::new(self.shared.source.location(), Failure::Broken);
@@ -206,7 +206,7 @@ impl Shared {
     }
 
     /// One request, and whatever comes of it.
-    async fn bring(&self, wants: Vec<ByteRange>) -> RangeResponse {
+    async fn fetch_ranges(&self, wants: Vec<ByteRange>) -> RangeResponse {
         let mut buffers = RangeBuffers::new(wants);
         let error = self.fill(&mut buffers).await.err();
         let (whole, rest) = buffers.into_whole_and_rest();
@@ -222,37 +222,37 @@ impl Shared {
             // Planned before the server showed that it cannot send several.
             return Ok(());
         };
-        let mut arriving = self
+        let mut response = self
             .source
-            .open(Ask {
+            .open(SourceRequest {
                 range: Some(*first),
                 more,
                 version: self.version.as_ref(),
-                ..Ask::default()
+                ..SourceRequest::default()
             })
             .await?;
-        let end = match arriving.extent() {
+        let end = match response.extent() {
             Extent::Parts => u64::MAX,
-            Extent::Asked { .. } => first.end,
+            Extent::Range { .. } => first.end,
             Extent::Whole { .. } if more.is_empty() && first.start <= WHOLE_SKIP_MAX => {
-                arriving.skip_to(first.start);
+                response.skip_to(first.start);
                 first.end
             }
             Extent::Whole { .. } if more.is_empty() => {
-                let how = Failure::BadAnswer(BadAnswer::EarlierPart);
+                let how = Failure::BadResponse(BadResponse::EarlierPart);
                 return Err(NetError::new(self.source.location(), how));
             }
             Extent::Whole { .. } | Extent::Joined => 0,
         };
-        if !more.is_empty() && arriving.extent() != Extent::Parts {
+        if !more.is_empty() && response.extent() != Extent::Parts {
             self.several.store(false, Ordering::Relaxed);
         }
         let mut place = 0;
         while place < end
-            && let Some((offset, bytes)) = arriving.next().await?
+            && let Some((offset, bytes)) = response.next().await?
         {
             buffers.take(offset, &bytes);
-            place = match arriving.extent() {
+            place = match response.extent() {
                 Extent::Parts => 0,
                 _ => offset + bytes.len() as u64,
             };

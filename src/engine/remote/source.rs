@@ -9,12 +9,12 @@ use crate::{
         client::Client,
         error::NetError,
         location::Location,
-        multi_range::{Parts, Several},
+        multi_range::{MultiRangeResponse, Parts},
         request::Request,
         response::{Content, Response},
         validators::Validators,
     },
-    policy::recovery::{BadAnswer, Changed, Failure},
+    policy::recovery::{BadResponse, Changed, Failure},
 };
 
 /// A server may round the start of a range down, to a page or a sector. A part that begins earlier than this ignores the
@@ -43,7 +43,7 @@ pub struct HttpSource {
 
 /// What to ask a source for.
 #[derive(Clone, Copy, Default)]
-pub struct Ask<'a> {
+pub struct SourceRequest<'a> {
     /// `None`: the whole representation.
     pub range: Option<ByteRange>,
     /// More ranges, ascending, in the same request.
@@ -60,7 +60,7 @@ pub struct Ask<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// From the start of the asked range to here, which may be less than was asked for.
-    Asked { until: u64 },
+    Range { until: u64 },
     /// The whole representation, from its first byte, of this length if the response tells it.
     Whole { length: Option<u64> },
     /// Some of several ranges, in any order.
@@ -70,7 +70,7 @@ pub enum Extent {
 }
 
 /// A response whose body is being read. INVARIANT: its bytes carry the offset that the response declares for them.
-pub struct Arriving {
+pub struct SourceResponse {
     extent: Extent,
     /// The length of the representation, if the response tells it.
     pub total: Option<u64>,
@@ -124,30 +124,32 @@ impl Source {
     }
 
     /// Sends a request. A response that cannot be used for it is an error.
-    pub async fn open(&self, ask: Ask<'_>) -> Result<Arriving, NetError> {
+    pub async fn open(&self, request: SourceRequest<'_>) -> Result<SourceResponse, NetError> {
         let Source::Http(HttpSource { client, location }) = self;
-        let request = Request {
-            range: ask.range,
-            more: ask.more,
-            version: ask.version,
+        let http_request = Request {
+            range: request.range,
+            more: request.more,
+            version: request.version,
             ..Request::whole(location)
         };
-        if ask.more.is_empty() {
-            return Arriving::of_one(client.send(request).await?, &ask);
+        if request.more.is_empty() {
+            return SourceResponse::of_one(client.send(http_request).await?, &request);
         }
-        match client.send_multi_range(request).await? {
-            Several::One(response) => Arriving::of_one(*response, &ask),
-            Several::Parts(parts) => Ok(Arriving::of_parts(parts, location.clone(), &ask)),
+        match client.send_multi_range(http_request).await? {
+            MultiRangeResponse::One(response) => SourceResponse::of_one(*response, &request),
+            MultiRangeResponse::Parts(parts) => {
+                Ok(SourceResponse::of_parts(parts, location.clone(), &request))
+            }
         }
     }
 }
 
-impl Arriving {
-    fn of_one(response: Response, ask: &Ask<'_>) -> Result<Arriving, NetError> {
-        let extent = extent(&response, ask)?;
+impl SourceResponse {
+    fn of_one(response: Response, request: &SourceRequest<'_>) -> Result<SourceResponse, NetError> {
+        let extent = extent(&response, request)?;
         let (total, at, from, until) = match (extent, response.content) {
-            (Extent::Asked { until }, Content::Part { bytes, total }) => {
-                let from = ask.range.map_or(0, |range| range.start);
+            (Extent::Range { until }, Content::Part { bytes, total }) => {
+                let from = request.range.map_or(0, |range| range.start);
                 (total, bytes.start, from, Some(until))
             }
             (Extent::Joined, Content::Part { bytes, total }) => {
@@ -156,7 +158,7 @@ impl Arriving {
             (_, Content::Part { total, .. }) => (total, 0, 0, total),
             (_, Content::Whole { length }) => (length, 0, 0, length),
         };
-        Ok(Arriving {
+        Ok(SourceResponse {
             extent,
             total,
             validators: response.validators,
@@ -169,10 +171,14 @@ impl Arriving {
         })
     }
 
-    fn of_parts(parts: Box<Parts>, location: Location, ask: &Ask<'_>) -> Arriving {
-        let asked = ask.range.iter().chain(ask.more);
-        let left = asked.map(|range| range.length()).sum::<u64>() + MORE_BYTES_MAX;
-        Arriving {
+    fn of_parts(
+        parts: Box<Parts>,
+        location: Location,
+        request: &SourceRequest<'_>,
+    ) -> SourceResponse {
+        let requested = request.range.iter().chain(request.more);
+        let left = requested.map(|range| range.length()).sum::<u64>() + MORE_BYTES_MAX;
+        SourceResponse {
             extent: Extent::Parts,
             total: None,
             validators: Validators::default(),
@@ -244,58 +250,62 @@ impl Arriving {
                 // Parts that were not asked for could go on without end.
                 *left = left
                     .checked_sub(bytes.len() as u64)
-                    .ok_or_else(|| bad(location, BadAnswer::Multipart))?;
+                    .ok_or_else(|| bad(location, BadResponse::Multipart))?;
                 Ok(Some((place, bytes)))
             }
         }
     }
 }
 
-fn bad(location: &Location, how: BadAnswer) -> NetError {
-    NetError::new(location, Failure::BadAnswer(how))
+fn bad(location: &Location, how: BadResponse) -> NetError {
+    NetError::new(location, Failure::BadResponse(how))
 }
 
 /// What a response with one body brings of what was asked for, or why it cannot be used.
-fn extent(response: &Response, ask: &Ask<'_>) -> Result<Extent, NetError> {
+fn extent(response: &Response, request: &SourceRequest<'_>) -> Result<Extent, NetError> {
     let location = response.body.location();
     let (bytes, total) = match response.content {
-        Content::Whole { length } => return whole(response, length, ask),
+        Content::Whole { length } => return whole(response, length, request),
         Content::Part { bytes, total } => (bytes, total),
     };
-    match (total, ask.length) {
+    match (total, request.length) {
         (Some(total), Some(length)) if total != length => {
             return Err(NetError::changed(location, Changed::Length));
         }
-        (None, _) if ask.unproven => return Err(bad(location, BadAnswer::NoLength)),
+        (None, _) if request.unproven => return Err(bad(location, BadResponse::NoLength)),
         _ => (),
     }
-    let is_all = bytes.start == 0 && total.or(ask.length) == Some(bytes.end);
-    match ask.range {
+    let is_all = bytes.start == 0 && total.or(request.length) == Some(bytes.end);
+    match request.range {
         None if is_all => Ok(Extent::Whole {
             length: Some(bytes.end),
         }),
-        None => Err(bad(location, BadAnswer::NotWhole)),
-        Some(range) if bytes.start > range.start => Err(bad(location, BadAnswer::LaterPart)),
+        None => Err(bad(location, BadResponse::NotWhole)),
+        Some(range) if bytes.start > range.start => Err(bad(location, BadResponse::LaterPart)),
         Some(range) if is_all && bytes != range => Ok(Extent::Whole {
             length: Some(bytes.end),
         }),
-        Some(range) if !ask.more.is_empty() && bytes.end > range.end => Ok(Extent::Joined),
+        Some(range) if !request.more.is_empty() && bytes.end > range.end => Ok(Extent::Joined),
         Some(range) if range.start - bytes.start > EARLY_BYTES_MAX => {
-            Err(bad(location, BadAnswer::EarlierPart))
+            Err(bad(location, BadResponse::EarlierPart))
         }
-        Some(range) => Ok(Extent::Asked {
+        Some(range) => Ok(Extent::Range {
             until: bytes.end.min(range.end),
         }),
     }
 }
 
-fn whole(response: &Response, length: Option<u64>, ask: &Ask<'_>) -> Result<Extent, NetError> {
+fn whole(
+    response: &Response,
+    length: Option<u64>,
+    request: &SourceRequest<'_>,
+) -> Result<Extent, NetError> {
     let location = response.body.location();
-    match (length, ask.length) {
-        (Some(found), Some(length)) if found != length => Err(match ask.unproven {
-            _ if response.is_page => bad(location, BadAnswer::Page),
+    match (length, request.length) {
+        (Some(found), Some(length)) if found != length => Err(match request.unproven {
+            _ if response.is_page => bad(location, BadResponse::Page),
             true => NetError::changed(location, Changed::Length),
-            false => bad(location, BadAnswer::WholeLength),
+            false => bad(location, BadResponse::WholeLength),
         }),
         _ => Ok(Extent::Whole { length }),
     }

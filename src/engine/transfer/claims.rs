@@ -30,7 +30,7 @@ pub fn judge_claims(
     sink: &PartSink,
     claimed: &BlockSet,
     stop: &AtomicBool,
-    mut tell: impl FnMut(Claim),
+    mut report: impl FnMut(Claim),
 ) -> Result<(), DiskError> {
     let geometry = leaves.geometry();
     let mut buffer = vec![0; geometry.block_size().bytes() as usize];
@@ -40,9 +40,9 @@ pub fn judge_claims(
         .ranges()
         .flat_map(|range| range.iter())
         .filter(|block| Some(*block) != last);
-    let hold = |run: Stored, tell: &mut dyn FnMut(Claim)| {
+    let hold = |run: Stored, report: &mut dyn FnMut(Claim)| {
         sink.journal.lock().note(run);
-        tell(Claim::Held(run.verified()));
+        report(Claim::Held(run.verified()));
     };
     for block in last.into_iter().chain(others) {
         if stop.load(Ordering::Relaxed) {
@@ -53,27 +53,27 @@ pub fn judge_claims(
         let Some(stored) = judged else {
             let failed = vec![BlockRange::one(block)];
             sink.journal.lock().drop_claims(failed)?;
-            tell(Claim::Failed(block));
+            report(Claim::Failed(block));
             continue;
         };
         let joined = run.and_then(|run| run.joined(stored));
         if joined.is_none()
             && let Some(run) = run
         {
-            hold(run, &mut tell);
+            hold(run, &mut report);
         }
         let next = joined.unwrap_or(stored);
         // The last block is reported at once.
         run = match next.blocks().count() < TOGETHER && Some(block) != last {
             true => Some(next),
             false => {
-                hold(next, &mut tell);
+                hold(next, &mut report);
                 None
             }
         };
     }
     if let Some(run) = run {
-        hold(run, &mut tell);
+        hold(run, &mut report);
     }
     Ok(())
 }

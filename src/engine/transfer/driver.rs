@@ -85,7 +85,7 @@ pub struct Driver {
     failures: Failures,
     rate: Rate,
     /// When the hosts were looked up last.
-    looked: Option<Instant>,
+    hosts_refreshed: Option<Instant>,
 }
 
 /// The running spans and their channel.
@@ -169,7 +169,7 @@ impl Driver {
             verified: VecDeque::new(),
             failures: Failures::default(),
             rate: Rate::new(),
-            looked: None,
+            hosts_refreshed: None,
         }
     }
 
@@ -276,7 +276,7 @@ impl Driver {
     /// Executes commands until the scheduler waits or finishes. Returns the time of the next timer.
     fn run_commands(&mut self, events: &mut dyn Events) -> Result<Next, Error> {
         self.refresh_hosts();
-        let allowed = self.context.connections.of_each();
+        let allowed = self.context.connections.per_fetch();
         self.scheduler.allow(allowed.min(self.connections_max));
         loop {
             let now = self.now();
@@ -343,10 +343,13 @@ impl Driver {
 
     /// Takes over what other transfers and processes learned of the hosts.
     fn refresh_hosts(&mut self) {
-        if self.looked.is_some_and(|last| last.elapsed() < HOSTS_TIME) {
+        if self
+            .hosts_refreshed
+            .is_some_and(|last| last.elapsed() < HOSTS_TIME)
+        {
             return;
         }
-        self.looked = Some(Instant::now());
+        self.hosts_refreshed = Some(Instant::now());
         let hosts = self.context.client.hosts().clone();
         blocking::detach(move || hosts.refresh());
         let began_ms = Hosts::now_ms().saturating_sub(self.now());

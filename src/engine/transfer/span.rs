@@ -19,7 +19,7 @@ use crate::{
     disk::error::DiskError,
     engine::{
         blocking::{self, Group, Threads},
-        remote::source::{Arriving, Ask, Extent, Source},
+        remote::source::{Extent, Source, SourceRequest, SourceResponse},
     },
     format::{
         geometry::{BlockIndex, BlockRange, ByteRange},
@@ -155,31 +155,31 @@ impl Span {
         let geometry = *self.shared.leaves.geometry();
         let wanted = geometry.bytes_of_range(self.blocks);
         let range = (!self.whole && !wanted.is_empty()).then_some(wanted);
-        let mut arriving = self
+        let mut response = self
             .source
-            .open(Ask {
+            .open(SourceRequest {
                 range,
                 length: Some(geometry.length()),
                 version: self.shared.version.as_ref(),
                 // Without a manifest only the length shows that parts belong to the same object.
                 unproven: self.shared.leaves.are_first_use(),
-                ..Ask::default()
+                ..SourceRequest::default()
             })
             .await?;
         self.send(SpanEvent::Opened);
-        let first = match arriving.extent() {
+        let first = match response.extent() {
             Extent::Whole { .. } => {
                 if !self.whole && wanted != geometry.bytes_of_range(geometry.all()) {
                     self.take_whole().await;
                 }
                 let from = self.reach.borrow().start;
                 let first = geometry.block_at(from.min(geometry.length().saturating_sub(1)));
-                arriving.skip_to(geometry.bytes_of(first).start);
+                response.skip_to(geometry.bytes_of(first).start);
                 first
             }
-            Extent::Asked { .. } | Extent::Parts | Extent::Joined => BlockIndex(self.blocks.start),
+            Extent::Range { .. } | Extent::Parts | Extent::Joined => BlockIndex(self.blocks.start),
         };
-        self.receive(&mut arriving, first).await
+        self.receive(&mut response, first).await
     }
 
     /// The whole object comes, whatever was asked for: one of the spans to which that happens takes it. The others are cancelled
@@ -191,9 +191,13 @@ impl Span {
         self.proceed.notified().await;
     }
 
-    async fn receive(&mut self, arriving: &mut Arriving, first: BlockIndex) -> Result<(), Fault> {
+    async fn receive(
+        &mut self,
+        response: &mut SourceResponse,
+        first: BlockIndex,
+    ) -> Result<(), Fault> {
         let geometry = *self.shared.leaves.geometry();
-        let is_whole = matches!(arriving.extent(), Extent::Whole { .. });
+        let is_whole = matches!(response.extent(), Extent::Whole { .. });
         let mut at = geometry.bytes_of(first).start;
         let mut batch = Batch::new(Assembler::new(&geometry, first));
         let batch_bytes = match self.shared.threads {
@@ -223,7 +227,7 @@ impl Span {
                 self.flush(&mut batch, false).await?;
             }
             let next = match ahead.is_empty() {
-                true => self.next(arriving, &mut batch).await?,
+                true => self.next(response, &mut batch).await?,
                 false => Ok(Some(std::mem::take(&mut ahead))),
             };
             let Ok(Some(mut chunk)) = next else {
@@ -231,11 +235,11 @@ impl Span {
                 self.flush(&mut batch, true).await?;
                 next?;
                 // A server may send less than was asked for, if it says so. If that is never a whole block, it fails.
-                let less = matches!(arriving.extent(), Extent::Asked { until } if until == at);
+                let less = matches!(response.extent(), Extent::Range { until } if until == at);
                 let enough = at >= geometry.bytes_of(first).end;
                 return match less && enough && !self.whole {
                     true => Ok(()),
-                    false => Err(NetError::new(arriving.location(), Failure::Broken).into()),
+                    false => Err(NetError::new(response.location(), Failure::Broken).into()),
                 };
             };
             // Nothing behind the end is wanted.
@@ -255,10 +259,10 @@ impl Span {
     /// The next bytes. While none come, those that are here are judged, so that a stop loses none of them.
     async fn next(
         &self,
-        arriving: &mut Arriving,
+        response: &mut SourceResponse,
         batch: &mut Batch,
     ) -> Result<Result<Option<Bytes>, NetError>, Fault> {
-        let mut next = pin!(arriving.next());
+        let mut next = pin!(response.next());
         let next = loop {
             tokio::select! {
                 biased;
