@@ -1,4 +1,4 @@
-//! Why a use case failed, shaped by what the caller will do next.
+//! Why a use case failed, with one variant for each way a caller can react.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::{
     policy::recovery::{Changed, Class, Failure},
 };
 
-/// See the module. Places are printed without the secrets of URLs.
+/// Why a use case failed. Places are printed without the secrets of URLs.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum Error {
@@ -27,7 +27,7 @@ pub enum Error {
     #[error("{cause}")]
     Net {
         cause: NetError,
-        /// How often it was tried, if more than once.
+        /// How many times the request was tried.
         tries: u32,
     },
     #[error("the manifest {place} is refused: {cause}")]
@@ -102,7 +102,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same call may succeed later although nothing else is done: a queue tries it again.
+    /// Whether the same call may succeed later without any other action. A queue tries such a job again.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Disk(cause) => matches!(cause, DiskError::Busy { .. }),

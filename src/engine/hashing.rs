@@ -1,4 +1,4 @@
-//! One pass over the bytes of an object: leaves, anchors and pieces, with all cores, each region while it is in the cache.
+//! One pass over the bytes of an object: leaves, anchors and pieces, on all cores, each region while it is in the CPU cache.
 
 use std::collections::BTreeMap;
 
@@ -18,18 +18,18 @@ use crate::{
 
 use super::error::Error;
 
-/// What a pass is for.
+/// Hashes an object into its tree.
 #[derive(Clone, Copy, Debug)]
 pub struct TreeHasher {
-    /// Where it starts.
+    /// The block size, or the first one if it may grow.
     pub block_size: BlockSize,
-    /// The length is not known: blocks are doubled when the automatic size for what has come would be larger.
+    /// The length is unknown: the block size doubles whenever the automatic size for the bytes so far is larger.
     pub may_grow: bool,
-    /// Anchors and pieces too.
+    /// Computes anchors and pieces too.
     pub hints: bool,
 }
 
-/// Takes the bytes of the pieces section in order.
+/// Receives the bytes of the pieces section in order.
 pub type PiecesSink<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send);
 
 impl TreeHasher {
@@ -40,7 +40,7 @@ impl TreeHasher {
         place: &str,
         pieces: PiecesSink,
     ) -> Result<Tree, Error> {
-        // Parts of at most a region are hashed by the workers, then merged in order to blocks.
+        // Workers hash parts of at most a region; the collector merges them in order into blocks.
         let part = self.block_size.bytes().min(REGION as u64) as usize;
         let collector = Mutex::new(Collector::new(self, part as u64, place, pieces));
         regions::for_each(regions, |start, bytes| {
@@ -50,8 +50,8 @@ impl TreeHasher {
         collector.into_inner().finish()
     }
 
-    /// Reads a file, which must not change meanwhile, and returns digests of the whole too. These want the bytes in order, so
-    /// with any of them the file is read like a stream.
+    /// Reads a file, which must not change meanwhile, and updates digests of the whole object too. A digest needs the bytes in
+    /// order, so with any of them the file is read like a stream.
     pub fn run_file(
         self,
         regions: &FileRegions,
@@ -72,11 +72,11 @@ impl TreeHasher {
     }
 }
 
-/// Digests of a whole object while it is read.
+/// Digests of a whole object, computed while it is read.
 pub struct Digests(Vec<DigestHasher>);
 
 impl Digests {
-    /// Each algorithm once.
+    /// Computes each algorithm once.
     pub fn new(algorithms: impl IntoIterator<Item = Algorithm>) -> Digests {
         let mut algorithms: Vec<Algorithm> = algorithms.into_iter().collect();
         algorithms.sort();
@@ -95,13 +95,13 @@ impl Digests {
         }
     }
 
-    /// Ascending by kind.
+    /// The digests, sorted by algorithm.
     pub fn finish(self) -> Vec<Digest> {
         self.0.into_iter().map(DigestHasher::finish).collect()
     }
 }
 
-/// What one worker found in one region.
+/// What one worker computed of one region.
 struct Region {
     length: u64,
     parts: Vec<(Cv, BlockAnchor)>,
@@ -138,19 +138,19 @@ impl Region {
     }
 }
 
-/// Puts what the workers found back into order.
+/// Puts the results of the workers into order.
 struct Collector<'a> {
     settings: TreeHasher,
     part: u64,
     place: String,
     pieces: PiecesSink<'a>,
-    /// The place of the next region in order, and those that came before their turn.
+    /// The start of the next region in order, and the regions that were finished before it.
     next: u64,
     early: BTreeMap<u64, Region>,
     block_size: BlockSize,
     leaves: Vec<Cv>,
     anchors: Vec<BlockAnchor>,
-    /// Parts of the block that is not complete, or that may still turn out to be the whole object.
+    /// Parts of the block that is incomplete, or may still turn out to be the whole object.
     open: Vec<(Cv, BlockAnchor)>,
     root: Option<Root>,
 }
@@ -211,7 +211,7 @@ impl<'a> Collector<'a> {
                 place: self.place.clone(),
             });
         }
-        // Only whole pairs can be merged while more may come.
+        // Only complete pairs can be merged while more blocks may come.
         let length = self.leaves.len() as u64 * self.block_size.bytes();
         if self.settings.may_grow
             && self.leaves.len().is_multiple_of(2)

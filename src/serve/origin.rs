@@ -1,4 +1,4 @@
-//! A folder as a plain web server: the files below it, for GET and HEAD.
+//! A plain web server for a folder: serves the files below it to GET and HEAD.
 
 use std::{
     fs::File,
@@ -34,7 +34,7 @@ use super::representation::{Metadata, Representation, respond};
 
 /// Bytes that are read from a file at a time.
 const READ_BYTES: u64 = 256 * 1024;
-/// How long open answers may go on after the stop.
+/// How long open responses may continue after the stop.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
 
 /// Serves the files below a folder until `shutdown` is done. Links that lead out of it are not followed.
@@ -51,7 +51,7 @@ pub async fn run(
         shutdown.await;
         let _ = stopped.send(());
     };
-    // Small answers to small requests must not wait for each other.
+    // Small responses must not wait for each other in Nagle's algorithm.
     let listener = listener.tap_io(|connection| {
         let _ = connection.set_nodelay(true);
     });
@@ -87,7 +87,7 @@ fn plain(status: StatusCode) -> Response {
     response
 }
 
-/// An open file: the version that it had when it was opened.
+/// An open file, with the metadata that it had when it was opened.
 struct ServedFile {
     file: Arc<File>,
     metadata: Metadata,
@@ -136,7 +136,7 @@ impl Representation for ServedFile {
     }
 }
 
-/// A file that became shorter is an error: its length was announced.
+/// A file that became shorter is an error, because the header section declared its length.
 fn read(file: &File, bytes: ByteRange) -> io::Result<Bytes> {
     let mut buffer = vec![0; bytes.length() as usize];
     file.read_exact_at(&mut buffer, bytes.start)?;

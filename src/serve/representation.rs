@@ -1,4 +1,4 @@
-//! From a request and a representation to a response: conditions, ranges and HEAD (RFC 9110, 13 and 14), for whatever has bytes.
+//! From a request and a representation to a response: conditions, ranges and HEAD (RFC 9110, 13 and 14), for any source of bytes.
 
 use std::{
     io,
@@ -19,14 +19,14 @@ use super::{
     range::{self, Wanted},
 };
 
-/// What is known of a representation before any of its bytes is read.
+/// The metadata of a representation, known before any of its bytes are read.
 #[derive(Clone, Debug)]
 pub struct Metadata {
     /// In bytes.
     pub length: u64,
-    /// A strong entity tag, with its quotation marks: other bytes have another one.
+    /// A strong entity tag, with its quotation marks: it changes when the bytes do.
     pub etag: String,
-    /// To the second, as HTTP has it.
+    /// Sent with a resolution of one second, as in HTTP.
     pub last_modified: Option<SystemTime>,
     /// `Content-Type`.
     pub media_type: HeaderValue,
@@ -34,10 +34,10 @@ pub struct Metadata {
 
 /// Bytes that can be sent, whole or in ranges.
 pub trait Representation: Send + 'static {
-    /// What its fields say. The same at every call.
+    /// Its metadata, the same at every call.
     fn metadata(&self) -> &Metadata;
 
-    /// Exactly these bytes, in order. An error ends the connection, so that the client sees that bytes are missing.
+    /// Exactly these bytes, in order. An error closes the connection, so that the client detects the missing bytes.
     fn body(&self, bytes: ByteRange) -> BoxStream<'static, io::Result<Bytes>>;
 }
 
@@ -126,14 +126,14 @@ fn set_validators(response: &mut Response, metadata: &Metadata) {
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
 }
 
-/// Leaves a field out whose value HTTP does not allow; ours are printable ASCII.
+/// Omits a field whose value HTTP does not allow; ours are printable ASCII.
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
 }
 
-/// What the conditions of a request say (RFC 9110, 13.2.2).
+/// The result of the preconditions of a request (RFC 9110, 13.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Precondition {
     Passed,
@@ -169,7 +169,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// `Range`, if `If-Range` has the strong validator of this very version or is not there.
+    /// `Range`, if there is no `If-Range` or it has a strong validator of this version.
     fn range(&self) -> Wanted {
         let is_same = |validator: &str| {
             let date = self.metadata.last_modified.map(httpdate::fmt_http_date);
@@ -181,7 +181,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether a list of entity tags has one that matches, or is `*`; `None`: there is no list.
+    /// Whether a list of entity tags has a match or is `*`; `None`: there is no list.
     fn has_tag(&self, name: HeaderName, matches: impl Fn(&str) -> bool) -> Option<bool> {
         let mut lines = self.headers.get_all(name).iter().peekable();
         lines.peek()?;
@@ -191,7 +191,7 @@ impl<'a> Fields<'a> {
         Some(tags.map(str::trim).any(|tag| tag == "*" || matches(tag)))
     }
 
-    /// `None`: there is no such date, or nothing to compare it with.
+    /// `None`: there is no such date, or the representation has none.
     fn is_unmodified_since(&self, name: HeaderName) -> Option<bool> {
         let date = httpdate::parse_http_date(self.text(name)?).ok()?;
         let modified = self.metadata.last_modified?;

@@ -1,4 +1,4 @@
-//! What a fetch that failed leaves behind.
+//! What a failed fetch leaves behind.
 
 use std::path::PathBuf;
 
@@ -12,8 +12,8 @@ use crate::{
     policy::recovery::{BadResponse, Failure},
 };
 
-/// Removes what no later run can go on from, and tells how to go on from what is kept. Proven blocks are always kept; so are
-/// bytes behind a link that expired, because they come from the next link too.
+/// Removes a part that no later run can resume, and tells the user how to resume a part that is kept. Proven blocks are always
+/// kept; so are bytes from a link that expired, because a fresh link serves the same bytes.
 pub async fn after(error: &Error, target: PathBuf, events: &mut dyn Events) {
     let Error::Net { cause, .. } = error else {
         return;
@@ -36,7 +36,7 @@ pub async fn after(error: &Error, target: PathBuf, events: &mut dyn Events) {
         }
         Ok((path, left))
     });
-    // A second failure would only hide the first one: what could not be removed is seen by the next run.
+    // A second error would only hide the first one; the next run reports a part that could not be removed.
     let Ok((path, left)) = left.await else {
         return;
     };

@@ -21,22 +21,23 @@ use crate::{
 
 use super::parallel::in_parallel;
 
-/// A range is hashed in parts of this by all cores; smaller ones by one.
+/// A longer range is hashed in parts of this size on all cores; a shorter one on one core.
 const PART: u64 = 1 << 20;
 const READ: usize = 256 * 1024;
 
-/// Seeds that are open, and their trees; the likeliest first.
+/// Open seeds and their trees, the likeliest first.
 pub struct Seeds {
     files: Vec<Seed>,
     trees: Vec<Arc<Tree>>,
     stop: Arc<AtomicBool>,
-    /// How long a search may take, and when it began.
+    /// The time limit of the search, and when it began.
     time: Duration,
     began: Option<Instant>,
 }
 
 impl Seeds {
-    /// None yet. `stop` ends all work on them; a search that takes longer than `time` ends too: fetching would have been faster.
+    /// No seeds yet. `stop` ends all work on them. A search that takes longer than `time` ends too, because fetching would have
+    /// been faster.
     pub fn new(stop: Arc<AtomicBool>, time: Duration) -> Seeds {
         Seeds {
             files: Vec::new(),
@@ -53,7 +54,7 @@ impl Seeds {
         self.trees.push(tree);
     }
 
-    /// Whether this very file is among them.
+    /// Whether this file, in this version, is among them.
     pub fn has(&self, file: &Seed) -> bool {
         self.files.iter().any(|known| known.stamp() == file.stamp())
     }
@@ -74,7 +75,7 @@ impl Seeds {
         &self.stop
     }
 
-    /// Makes the tree of a file in one pass.
+    /// Computes the tree of a file in one pass.
     pub fn hash_tree(
         &self,
         file: &Seed,

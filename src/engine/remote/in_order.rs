@@ -1,4 +1,4 @@
-//! Reading a manifest from front to end: in one response, or in parts on several connections.
+//! Reading a manifest from start to end: in one response, or in parts on several connections.
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
@@ -17,8 +17,9 @@ use super::{
 };
 
 impl RangeReader {
-    /// Gives the reader all that it still wants, up to this end, as it comes. A long range comes in parts, on as many connections as
-    /// are allowed: where packets get lost one connection is slow, and the transfer that follows finds the connections open.
+    /// Gives the reader everything that it still wants, up to this end, as it arrives. A long range is split into parts on as
+    /// many connections as allowed: one connection is slow where packets get lost, and the transfer that follows reuses the open
+    /// connections.
     pub async fn give_in_parts(
         &self,
         context: &Context,
@@ -33,7 +34,7 @@ impl RangeReader {
             let response = parts.into_iter().map(|part| self.part(part, &limits));
             let mut response = stream::iter(response).buffered(connections as usize);
             let mut buffered = Vec::new();
-            // A server that ignores ranges all of a sudden sends everything: once, below.
+            // A server that suddenly ignores ranges sends everything: read that once, below.
             while let Some(Some(part)) = response.next().await.transpose()? {
                 buffered.extend_from_slice(&part);
                 if let Err(refused) = give_buffered(reader, &mut buffered) {
@@ -44,8 +45,8 @@ impl RangeReader {
         self.give_rest(&limits, end, reader).await
     }
 
-    /// Gives the reader all that it still wants, up to this end, in one response. What a broken response brought is not asked
-    /// for again.
+    /// Gives the reader everything that it still wants, up to this end, in one response. After a broken response only the missing
+    /// bytes are requested.
     pub async fn give_rest(
         &self,
         limits: &Limits,
@@ -72,7 +73,7 @@ impl RangeReader {
             .map(|whole| (!whole).then_some(bytes))
     }
 
-    /// Reads of a range what is not here yet. `true`: the server sends everything.
+    /// Reads the missing end of a range. `true`: the server sends everything.
     async fn read_on(&self, range: ByteRange, bytes: &mut Vec<u8>) -> Result<bool, NetError> {
         let rest = ByteRange::new(range.start + bytes.len() as u64, range.end);
         if rest.is_empty() {
@@ -101,7 +102,7 @@ impl RangeReader {
     }
 }
 
-/// Gives the reader what it wants of the front of the buffer.
+/// Gives the reader the groups that the buffer holds completely, and removes them from the buffer.
 fn give_buffered(reader: &mut impl InOrder, buffered: &mut Vec<u8>) -> Result<(), Refused> {
     let mut given = 0;
     while let Some(want) = reader.want() {
@@ -115,17 +116,17 @@ fn give_buffered(reader: &mut impl InOrder, buffered: &mut Vec<u8>) -> Result<()
     Ok(())
 }
 
-/// A response that brings what a reader wants, in order.
+/// A response that delivers in order what a reader wants.
 pub struct ManifestBody {
     response: SourceResponse,
-    /// What came and was not given yet.
+    /// Received, and not given to the reader yet.
     buffered: Vec<u8>,
-    /// It brings the manifest to its end.
+    /// The body reaches to the end of the manifest.
     whole: bool,
 }
 
 impl ManifestBody {
-    /// `buffered` came already, and begins at this offset; what a response of everything brings before it is read over.
+    /// `buffered` was received before, and begins at `from`; a body of everything is skipped to there.
     pub fn new(mut response: SourceResponse, buffered: Vec<u8>, from: u64) -> ManifestBody {
         response.skip_to(from);
         let whole = matches!(response.extent(), Extent::Whole { .. });
@@ -136,7 +137,7 @@ impl ManifestBody {
         }
     }
 
-    /// Gives group by group, as it comes.
+    /// Gives group by group, as they arrive.
     pub async fn give(
         &mut self,
         reader: &mut impl InOrder,

@@ -1,5 +1,5 @@
-//! Reading ranges of one version of a representation, in as few requests as is sensible: the groups and pieces of a manifest that a
-//! search wants, and the pieces of an object that are nowhere on this machine.
+//! Reading ranges of one version of a representation in few requests: the groups and pieces of a manifest that a search needs,
+//! and the pieces of an object that no local file has.
 
 use std::{
     collections::VecDeque,
@@ -28,39 +28,39 @@ use super::{
     source::{Extent, Source, SourceRequest},
 };
 
-/// The rate that is assumed for reading everything, 100 Mbit/s: it is not known before it is tried.
+/// The assumed rate for reading everything, 100 Mbit/s: the real one is unknown before the first try.
 const BYTES_PER_MS: f64 = 12_500.0;
-/// Of a server that sends everything for a range, so much is read over at most.
+/// If a server sends the whole representation for a range, the most bytes that are discarded before the range.
 const WHOLE_SKIP_MAX: u64 = 1 << 20;
-/// Up to so many ranges are asked for one by one, unless the server is known to send several.
+/// Up to this many ranges go into separate requests, unless the server is known to send several ranges in one response.
 const UNTRIED_MAX: usize = 8;
 
-/// One version of a representation on a server, to be read by ranges.
+/// Reads ranges of one version of a representation.
 pub struct RangeReader {
     shared: Arc<Shared>,
-    /// Of the whole representation.
+    /// The length of the whole representation.
     length: u64,
 }
 
 struct Shared {
     source: Source,
     version: Option<Validators>,
-    /// Several ranges go into one request.
+    /// Put several ranges into one request.
     several: AtomicBool,
-    /// If not, gaps up to so many bytes are read along.
+    /// If not, join ranges with gaps up to this many bytes.
     gap: AtomicU64,
 }
 
-/// What one request brought.
+/// The result of one request.
 struct RangeResponse {
     whole: Vec<(ByteRange, Vec<u8>)>,
-    /// What it did not bring.
+    /// Ranges that did not arrive, or not completely.
     rest: Vec<ByteRange>,
     error: Option<NetError>,
 }
 
 impl RangeReader {
-    /// `version`: the only one that is wanted, as far as responses tell it.
+    /// `version`: the only acceptable one, if responses declare theirs.
     pub fn new(source: Source, version: Option<Validators>, length: u64) -> RangeReader {
         RangeReader {
             shared: Arc::new(Shared {
@@ -73,7 +73,7 @@ impl RangeReader {
         }
     }
 
-    /// Where the representation is.
+    /// The source of the representation.
     pub fn source(&self) -> &Source {
         &self.shared.source
     }
@@ -83,7 +83,7 @@ impl RangeReader {
         self.shared.version.as_ref()
     }
 
-    /// Reads these ascending ranges; `take` gets each when all of it is here, in any order.
+    /// Reads these ascending ranges; calls `take` with each when it is complete, in any order.
     pub async fn read(
         &self,
         context: &Context,
@@ -92,14 +92,14 @@ impl RangeReader {
     ) -> Result<(), Error> {
         let source = &self.shared.source;
         let count = requests::merged(wants, Cost::SINGLE.gap).len();
-        // A server that cannot send several ranges begins to send everything, which costs more than a few requests.
+        // A server without multi-range support begins to send everything, which costs more than a few requests.
         let several = source
             .client()
             .sends_multi_range(source.location())
             .unwrap_or(count > UNTRIED_MAX);
         self.shared.several.store(several, Ordering::Relaxed);
         let rest = match wants.split_first() {
-            // One by one, many of them may take longer than everything would. The first one tells.
+            // Many separate requests may take longer than reading everything. The time of the first one shows which is faster.
             Some((first, rest)) if !several && count > UNTRIED_MAX => {
                 let began = Instant::now();
                 self.read_all(context, &[*first], &mut take).await?;
@@ -153,9 +153,9 @@ impl RangeReader {
                 continue;
             }
             match response.error {
-                // A server that sent less than was asked for sends the rest when it is asked for that.
+                // A server that sent less than requested sends the rest when it is requested.
                 None if progressed => self.plan(&limits, &response.rest, &mut queue),
-                // It was asked for several ranges, and showed that it cannot send them.
+                // The response to several ranges showed that the server does not support them.
                 None if !self.shared.several.load(Ordering::Relaxed)
                     && requests::merged(&response.rest, self.shared.cost().gap).len() > 1 =>
                 {
@@ -205,7 +205,7 @@ impl Shared {
         }
     }
 
-    /// One request, and whatever comes of it.
+    /// Sends one request and collects its result.
     async fn fetch_ranges(&self, wants: Vec<ByteRange>) -> RangeResponse {
         let mut buffers = RangeBuffers::new(wants);
         let error = self.fill(&mut buffers).await.err();
@@ -219,7 +219,7 @@ impl Shared {
             ranges.split_first(),
             self.several.load(Ordering::Relaxed) || ranges.len() == 1,
         ) else {
-            // Planned before the server showed that it cannot send several.
+            // Planned before the server showed that it does not support several ranges.
             return Ok(());
         };
         let mut response = self
@@ -261,7 +261,7 @@ impl Shared {
     }
 }
 
-/// Ranges and what came of each so far.
+/// Ranges and the bytes received of each.
 struct RangeBuffers {
     wants: Vec<ByteRange>,
     bytes: Vec<Vec<u8>>,
@@ -275,7 +275,7 @@ impl RangeBuffers {
         }
     }
 
-    /// Takes bytes that lie at a place of the object. Bytes that do not follow what came before are left out.
+    /// Takes bytes at an offset of the object. Ignores bytes that do not continue what a range has.
     fn take(&mut self, place: u64, bytes: &[u8]) {
         let end = place + bytes.len() as u64;
         let first = self.wants.partition_point(|want| want.end <= place);

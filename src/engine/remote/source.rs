@@ -1,4 +1,4 @@
-//! Where the bytes of a representation come from. The only place that decides where the bytes of a response belong.
+//! Sources of the bytes of a representation. The only place that decides which offsets the bytes of a response have.
 
 use bytes::Bytes;
 
@@ -17,14 +17,14 @@ use crate::{
     policy::recovery::{BadResponse, Changed, Failure},
 };
 
-/// A server may round the start of a range down, to a page or a sector. A part that begins earlier than this ignores the
-/// request, and reading over its front each time would cost more than the range.
+/// A server may round the start of a range down, to a page or a sector. A part that begins earlier than this ignores the request:
+/// skipping its front each time would cost more than the range.
 const EARLY_BYTES_MAX: u64 = 1 << 20;
-/// A server may join ranges with small gaps between them. Reading stops where the parts of one response bring so many bytes
-/// more than were asked for.
+/// A server may join ranges with small gaps between them. A multipart response fails when its parts have more than this many
+/// bytes beyond the requested ones.
 const MORE_BYTES_MAX: u64 = 1 << 20;
 
-/// Bytes of one representation.
+/// A source of the bytes of one representation.
 ///
 /// An enum rather than a trait, so that its futures need no boxes. A source of compressed blocks will be another variant; `s3://`
 /// is `Http` too, with signed requests.
@@ -34,47 +34,47 @@ pub enum Source {
     Http(HttpSource),
 }
 
-/// A URL and the client that asks it.
+/// A URL and the client for it.
 #[derive(Clone)]
 pub struct HttpSource {
     client: Client,
     location: Location,
 }
 
-/// What to ask a source for.
+/// A request to a source.
 #[derive(Clone, Copy, Default)]
 pub struct SourceRequest<'a> {
     /// `None`: the whole representation.
     pub range: Option<ByteRange>,
-    /// More ranges, ascending, in the same request.
+    /// More ranges, ascending, for the same request.
     pub more: &'a [ByteRange],
-    /// The length that the representation must have, as far as the response tells it.
+    /// The length that the representation must have, if the response declares one.
     pub length: Option<u64>,
-    /// The version that it must be, as far as the response tells it.
+    /// The version that it must have, if the response declares one.
     pub version: Option<&'a Validators>,
-    /// Nothing but length and version shows that parts belong together: a part must tell the length of the whole.
+    /// Only length and version show that parts belong together: a part must declare the length of the whole.
     pub unproven: bool,
 }
 
-/// What a response brings.
+/// Which bytes a response contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// From the start of the asked range to here, which may be less than was asked for.
+    /// From the start of the requested range to here, which may be before its end.
     Range { until: u64 },
-    /// The whole representation, from its first byte, of this length if the response tells it.
+    /// The whole representation from its first byte, of this length if the response declares it.
     Whole { length: Option<u64> },
-    /// Some of several ranges, in any order.
+    /// Parts of several ranges, in any order.
     Parts,
-    /// One part that joins several asked ranges with what lies between them.
+    /// One part that covers several requested ranges and the gaps between them.
     Joined,
 }
 
 /// A response whose body is being read. INVARIANT: its bytes carry the offset that the response declares for them.
 pub struct SourceResponse {
     extent: Extent,
-    /// The length of the representation, if the response tells it.
+    /// The length of the representation, if the response declares it.
     pub total: Option<u64>,
-    /// Its version.
+    /// The version of the representation.
     pub validators: Validators,
     chunks: Chunks,
 }
@@ -84,7 +84,7 @@ enum Chunks {
         body: Box<Body>,
         /// The offset of the next byte of the body.
         at: u64,
-        /// Bytes before this one are read over.
+        /// Bytes before this offset are discarded.
         from: u64,
         /// `None`: to the end of the body.
         until: Option<u64>,
@@ -92,7 +92,7 @@ enum Chunks {
     Parts {
         parts: Box<Parts>,
         location: Location,
-        /// Bytes that may still come.
+        /// Bytes that may still arrive.
         left: u64,
     },
 }
@@ -106,18 +106,18 @@ impl Source {
         })
     }
 
-    /// How events and errors name it.
+    /// The name of the source in events and errors.
     pub fn name(&self) -> String {
         self.location().to_string()
     }
 
-    /// Where it is.
+    /// Its URL.
     pub fn location(&self) -> &Location {
         let Source::Http(http) = self;
         &http.location
     }
 
-    /// The client that asks it.
+    /// The client that sends its requests.
     pub fn client(&self) -> &Client {
         let Source::Http(http) = self;
         &http.client
@@ -195,7 +195,7 @@ impl SourceResponse {
         self.extent
     }
 
-    /// Where it comes from, after redirects.
+    /// The URL of the response, after redirects.
     pub fn location(&self) -> &Location {
         match &self.chunks {
             Chunks::One { body, .. } => body.location(),
@@ -203,14 +203,14 @@ impl SourceResponse {
         }
     }
 
-    /// Reads over what lies before this offset.
+    /// Discards the bytes before this offset.
     pub fn skip_to(&mut self, offset: u64) {
         if let Chunks::One { from, .. } = &mut self.chunks {
             *from = (*from).max(offset);
         }
     }
 
-    /// The next bytes and their offset; `None` at the end that the response declares, or at the end of what was asked for. A body that
+    /// The next bytes and their offset; `None` at the end that the response declares, or at the end of the request. A body that
     /// ends earlier is an error.
     pub async fn next(&mut self) -> Result<Option<(u64, Bytes)>, NetError> {
         match &mut self.chunks {
@@ -247,7 +247,7 @@ impl SourceResponse {
                 let Some((place, bytes, _)) = parts.next().await? else {
                     return Ok(None);
                 };
-                // Parts that were not asked for could go on without end.
+                // Unrequested parts could go on without end.
                 *left = left
                     .checked_sub(bytes.len() as u64)
                     .ok_or_else(|| bad(location, BadResponse::Multipart))?;
@@ -261,7 +261,7 @@ fn bad(location: &Location, how: BadResponse) -> NetError {
     NetError::new(location, Failure::BadResponse(how))
 }
 
-/// What a response with one body brings of what was asked for, or why it cannot be used.
+/// Which requested bytes a response with one body contains, or why it cannot be used.
 fn extent(response: &Response, request: &SourceRequest<'_>) -> Result<Extent, NetError> {
     let location = response.body.location();
     let (bytes, total) = match response.content {

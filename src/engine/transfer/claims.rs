@@ -1,4 +1,4 @@
-//! Judging claimed blocks in the background, while the download goes on.
+//! Judges claimed blocks in the background during the transfer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,18 +13,18 @@ use crate::{
 
 use super::sink::PartSink;
 
-/// What became of claims.
+/// The verdict on claims.
 #[derive(Debug)]
 pub enum Claim {
     Held(Verified),
     Failed(BlockIndex),
 }
 
-/// Neighbouring blocks are reported together, up to so many.
+/// The most neighbouring blocks that are reported together.
 const TOGETHER: u32 = 256;
 
-/// Reads and judges every claimed block, the last one of the object first because it proves the length, and notes in the journal
-/// what it found. Ends early when `stop` is set.
+/// Reads and judges every claimed block and records the results in the journal. Starts with the last block of the object, because
+/// it proves the length. Ends early when `stop` is set.
 pub fn judge_claims(
     leaves: &Leaves,
     sink: &PartSink,
@@ -48,7 +48,7 @@ pub fn judge_claims(
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        // A disk that cannot read a block may well be able to write it anew.
+        // A disk that cannot read a block may still be able to rewrite it.
         let judged = sink.part.judge(leaves, block, &mut buffer).ok().flatten();
         let Some(stored) = judged else {
             let failed = vec![BlockRange::one(block)];
