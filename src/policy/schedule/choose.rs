@@ -342,8 +342,8 @@ impl Scheduler {
                         )
                     });
                 let share = u128::from(share) * u128::from(rate) * running / rates;
-                let answer_ms = source.answer_ms.unwrap_or(0);
-                let least = (rate.saturating_mul(answer_ms * SPAN_ANSWERS) / 1000)
+                let response_ms = source.response_ms.unwrap_or(0);
+                let least = (rate.saturating_mul(response_ms * SPAN_ANSWERS) / 1000)
                     .clamp(SPAN_BYTES_SLOW, SPAN_BYTES_FAR);
                 let most_ms = match self.search.is_trying_more() {
                     true => SPAN_MS_TRIAL,
@@ -406,7 +406,7 @@ impl Scheduler {
         let before = self.rate_of(now, span);
         let after = source.pace.rate().unwrap_or(before).max(1);
         let left = self.bytes_coming(span);
-        let until_then = before.saturating_mul(source.answer_ms.unwrap_or(0)) / 1000;
+        let until_then = before.saturating_mul(source.response_ms.unwrap_or(0)) / 1000;
         let moved = u128::from(left.saturating_sub(until_then)) * u128::from(after)
             / (u128::from(before) + u128::from(after));
         let moved = (moved as u64 / self.geometry.block_size().bytes()) as u32;
@@ -438,8 +438,8 @@ impl Scheduler {
             not_before: now,
         };
         let is_silent = |span: &Span| {
-            let answer_ms = self.sources[span.source.0].answer_ms.unwrap_or(0);
-            now.saturating_sub(span.heard) > SILENT_MS.max(SPLIT_ANSWERS * answer_ms)
+            let response_ms = self.sources[span.source.0].response_ms.unwrap_or(0);
+            now.saturating_sub(span.heard) > SILENT_MS.max(SPLIT_ANSWERS * response_ms)
         };
         self.free_source(now, &[])
             .filter(|source| !self.sources[source.0].unreachable)?;
@@ -491,8 +491,10 @@ impl Scheduler {
 
 /// A split is worth a request to this source when it saves so much time.
 fn worth_ms(source: &Source) -> u64 {
-    match source.answer_ms {
-        Some(answer_ms) if answer_ms >= FAR_MS => SPLIT_WORTH_MS.max(SPLIT_ANSWERS * answer_ms),
+    match source.response_ms {
+        Some(response_ms) if response_ms >= FAR_MS => {
+            SPLIT_WORTH_MS.max(SPLIT_ANSWERS * response_ms)
+        }
         _ => SPLIT_NEAR_MS,
     }
 }
