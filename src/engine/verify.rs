@@ -13,7 +13,6 @@ use crate::{
     format::{
         digests::{Algorithm, Digest},
         geometry::{BlockSize, ByteRange, Geometry},
-        keys::PublicKey,
         manifest::Tree,
         statement::Refused,
         tree::{self, Root},
@@ -27,7 +26,6 @@ use super::{
     events::{Damaged, Event, Events},
     hashing::{Digests, TreeHasher},
     manifest_file::ManifestFile,
-    trust::refused,
 };
 
 /// What a file is checked against.
@@ -50,26 +48,6 @@ pub enum Verdict {
     Verified,
     /// Each damaged place was reported as an event.
     Damaged { blocks: u32 },
-}
-
-/// What a manifest on this machine proves under the user's root and key. Its name and times are not compared.
-pub fn trust_of(
-    manifest: &ManifestFile,
-    root: Option<Root>,
-    key: Option<&PublicKey>,
-) -> Result<Trust, Error> {
-    let conditions = Conditions {
-        root,
-        key: key.cloned(),
-        ..Conditions::default()
-    };
-    let (statement, signature) = (
-        &manifest.manifest.statement,
-        manifest.manifest.signature.as_ref(),
-    );
-    conditions
-        .of_manifest(statement, signature, Seen::default())
-        .map_err(|cause| refused(&manifest.path.display().to_string(), cause))
 }
 
 /// Reads the file once and compares. Damage is an event and a verdict, not an error.

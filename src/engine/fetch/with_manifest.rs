@@ -146,7 +146,13 @@ async fn describe(
         let manifest = &mut object.manifest;
         let header = manifest.header().clone();
         let conditions = run.conditions();
-        let trust = trust::check(&run.context, &conditions, manifest.front(), run.events).await?;
+        let trust = trust::check(
+            &run.context.store,
+            &conditions,
+            manifest.front(),
+            run.events,
+        )
+        .await?;
         run.check_length(Some(header.geometry.length()))?;
         let validators = &object.preflight.validators;
         let identity = Identity {
