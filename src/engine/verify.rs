@@ -18,7 +18,7 @@ use crate::{
         tree::{self, Root},
         trust::Trust,
     },
-    policy::conditions::{BY_ROOT, Conditions, Seen},
+    policy::conditions::BY_ROOT,
 };
 
 use super::{
