@@ -144,11 +144,11 @@ impl Streamed {
 
     /// Body bytes that it says it fetched, those of the manifest too.
     fn bytes_fetched(&self) -> u64 {
-        let events = self.stderr.lines().filter_map(|line| {
+        let mut events = self.stderr.lines().filter_map(|line| {
             let event: Value = serde_json::from_str(line).ok()?;
             (event["event"] == "done").then(|| event["bytes_fetched"].as_u64())?
         });
-        events.last().expect("it says how many it fetched")
+        events.next_back().expect("it says how many it fetched")
     }
 }
 

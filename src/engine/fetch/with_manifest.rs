@@ -197,7 +197,7 @@ async fn find_local(
 
 /// The file under the final name, if it is the object and has all of the user's digests.
 async fn proof_of_existing(
-    run: &Run<'_>,
+    run: &mut Run<'_>,
     locked: &Locked,
     header: &Header,
     trust: Trust,

@@ -181,7 +181,7 @@ fn refuse_page(run: &Run<'_>, preflight: &Preflight) -> Result<(), Error> {
 }
 
 /// The digests that the object must have, the user's and the server's, and what they prove.
-async fn expected(run: &Run<'_>, preflight: &Preflight) -> Result<Expected, Error> {
+async fn expected(run: &mut Run<'_>, preflight: &Preflight) -> Result<Expected, Error> {
     let url = &run.options.url;
     let mut offered = preflight.offered.clone();
     offered.extend(sidecar(&run.context.client, url).await);

@@ -78,7 +78,7 @@ const SIDECAR_BYTES_MAX: usize = 1 << 20;
 
 /// What is there now.
 pub async fn look(client: &Client, url: &Location, limits: &Limits) -> Result<Preflight, Error> {
-    retried(limits, async || preflight(client, url).await).await
+    retried!(limits, preflight(client, url))
 }
 
 /// The digest in `URL.sha256`, if there is such a file. Anything wrong with it is its absence: nobody asked for it.
