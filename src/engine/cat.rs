@@ -315,6 +315,19 @@ fn blocks_of(geometry: &Geometry, bytes: ByteRange) -> BlockRange {
 mod tests {
     use super::*;
 
+    fn is_send<T: Send>(_: T) {}
+
+    /// A server that streams spawns it as a task; this need only compile.
+    #[test]
+    fn the_future_of_cat_is_send() {
+        let _ = |context: Context, options: CatOptions| {
+            is_send(async move {
+                let mut events = |_: Event| ();
+                cat(&context, options, &mut events, |_: &[u8]| Ok(())).await
+            });
+        };
+    }
+
     #[test]
     fn ranges_as_in_http() {
         let range =

@@ -264,6 +264,21 @@ fn a_slow_reader_costs_no_memory() {
     }
 }
 
+/// Found: a whole body that was read from the middle on never counted as passed. With a wrong block in it, it waited for the
+/// reader and the reader for it, until patience ended.
+#[test]
+fn a_wrong_block_in_the_middle_of_a_whole_body_is_asked_for_again() {
+    let scene = without_ranges(32 * MIB);
+    let wrong = Lie::FlipAt(12 * MIB + 1);
+    scene
+        .origin
+        .lie(OBJECT, Asks::Anything, Of::First(4), wrong);
+    let range = format!("{}-{}", 10 * MIB, 31 * MIB - 1);
+    let ended = cat(&scene, &["--range", &range, "--patience", "20s"]).must(0);
+    assert!(ended.bytes == scene.content.read(10 * MIB..31 * MIB));
+    assert!(ended.stderr.contains("block_wrong"), "{}", ended.stderr);
+}
+
 #[test]
 fn the_size_limit_is_that_of_a_fetch() {
     let scene = Scene::new(MIB, BLOCK);
@@ -313,21 +328,23 @@ fn an_object_replaced_midway_is_told_as_changed() {
         for ranges in [true, false] {
             let what = format!("blocks of {block}, ranges: {ranges}");
             let scene = Scene::new(length, block);
+            let mut more = vec!["--tries", "2", "--patience", "60s"];
+            // What was under way before goes on with the bytes of before.
+            scene.origin.allow(OBJECT, 12 * MIB);
             if !ranges {
-                let origin = &scene.origin;
+                let (origin, cut) = (&scene.origin, Lie::CloseAfter(10 * MIB));
                 origin.lie(OBJECT, Asks::Anything, Of::All, Lie::NoRanges);
-                // What was under way before would go on with the bytes of before.
-                let cut = Lie::CloseAfter(10 * MIB);
-                origin.lie(OBJECT, Asks::Anything, Of::First(4), cut);
+                origin.lie(OBJECT, Asks::Anything, Of::First(1), cut);
+                origin.allow(OBJECT, 4 * MIB);
+                more.extend(["--connections", "1"]);
             }
-            scene.origin.allow(OBJECT, 4 * MIB);
-            let mut child = command(&scene, &["--tries", "2"])
+            let mut child = command(&scene, &more)
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .spawn()
                 .expect("it runs");
             let mut stdout = child.stdout.take().expect("it is piped");
-            let mut bytes = vec![0; MIB as usize];
+            let mut bytes = vec![0; KIB as usize];
             stdout.read_exact(&mut bytes).expect("the first bytes");
             let old = scene.content.clone();
             scene.origin.put(OBJECT, other.clone());

@@ -40,7 +40,7 @@ pub async fn fetch(
 ) -> Result<Published, Error> {
     let target = options.target.clone();
     let mut run = Run::new(context, options, &mut *events);
-    let locked = lock(&run).await?;
+    let locked = lock(&mut run).await?;
     // Boxed, to keep the futures of callers small.
     let outcome = Box::pin(steps(&mut run, locked)).await;
     drop(run);
@@ -66,7 +66,7 @@ async fn steps(run: &mut Run<'_>, locked: Locked) -> Result<Published, Error> {
 }
 
 /// Locks the target for this run, and makes the checks that need no request.
-async fn lock(run: &Run<'_>) -> Result<Locked, Error> {
+async fn lock(run: &mut Run<'_>) -> Result<Locked, Error> {
     let (target, receipt) = (run.options.target.clone(), run.options.receipt.clone());
     let (hosts, no_clobber) = (run.context.client.hosts().clone(), run.options.no_clobber);
     let locked = blocking::on_disk(move || {
@@ -81,4 +81,22 @@ async fn lock(run: &Run<'_>) -> Result<Locked, Error> {
         }
     });
     Ok(locked.await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_send<T: Send>(_: T) {}
+
+    /// A server that fetches spawns it as a task; this need only compile.
+    #[test]
+    fn the_futures_of_fetch_and_open_are_send() {
+        let _ = |context: &Context, options: FetchOptions, events: &mut dyn Events| {
+            is_send(fetch(context, options, events));
+        };
+        let _ = |context: &Context, request: &OpenRequest<'_>| {
+            is_send(remote::open(context, request));
+        };
+    }
 }

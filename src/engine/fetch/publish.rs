@@ -171,7 +171,7 @@ pub fn wrong_digest(run: &Run<'_>, wanted: &[Digest], found: &[Digest]) -> Optio
 }
 
 /// Quarantines or deletes a part that contradicts a digest. Returns the error of the fetch.
-pub async fn set_aside(run: &Run<'_>, locked: Locked, part: Arc<Part>, wrong: Error) -> Error {
+pub async fn set_aside(run: &mut Run<'_>, locked: Locked, part: Arc<Part>, wrong: Error) -> Error {
     let discard = run.options.discard;
     let done = blocking::on_disk(move || {
         drop(part);

@@ -22,7 +22,7 @@ use crate::{
 
 use super::options::FetchOptions;
 
-/// One fetch.
+/// One fetch. Async functions take it by `&mut`: events are `Send` and not `Sync`, and the future of a fetch is to be `Send`.
 pub struct Run<'a> {
     pub context: Context,
     pub options: FetchOptions,

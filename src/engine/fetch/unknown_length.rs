@@ -212,7 +212,11 @@ async fn stream_once(run: &mut Run<'_>, writer: &mut Option<Writer>) -> Result<(
 }
 
 /// Hashes and writes a batch, where that may block.
-async fn write(run: &Run<'_>, writer: &mut Option<Writer>, batch: Vec<u8>) -> Result<(), Error> {
+async fn write(
+    run: &mut Run<'_>,
+    writer: &mut Option<Writer>,
+    batch: Vec<u8>,
+) -> Result<(), Error> {
     let mut own = writer.take().expect("nothing else works on it");
     let (group, _) = Group::new();
     let work = group.start(run.context.threads, move || {

@@ -210,7 +210,7 @@ async fn find_local(
 
 /// The file under the final name, if it is the object and has all digests that the user gave.
 async fn proof_of_existing(
-    run: &Run<'_>,
+    run: &mut Run<'_>,
     locked: &Locked,
     header: &Header,
     trust: Trust,

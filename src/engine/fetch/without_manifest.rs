@@ -175,7 +175,7 @@ fn refuse_page(run: &Run<'_>, preflight: &Preflight) -> Result<(), Error> {
 }
 
 /// The digests that the object must have, from the user and from the server, and the trust that they give.
-async fn expected(run: &Run<'_>, preflight: &Preflight) -> Result<Expected, Error> {
+async fn expected(run: &mut Run<'_>, preflight: &Preflight) -> Result<Expected, Error> {
     let url = &run.options.url;
     let mut offered = preflight.offered.clone();
     offered.extend(sidecar(&run.context.client, url).await);

@@ -53,7 +53,7 @@ impl RangeReader {
         end: u64,
         reader: &mut impl InOrder,
     ) -> Result<Result<(), Refused>, Error> {
-        retried(limits, async || {
+        retried!(limits, async {
             let Some(first) = reader.want() else {
                 return Ok(Ok(()));
             };
@@ -62,15 +62,13 @@ impl RangeReader {
                 .give(reader)
                 .await
         })
-        .await
     }
 
     /// `None`: the server sends everything.
     async fn part(&self, range: ByteRange, limits: &Limits) -> Result<Option<Vec<u8>>, Error> {
         let mut bytes = Vec::with_capacity(range.length() as usize);
-        retried(limits, async || self.read_on(range, &mut bytes).await)
-            .await
-            .map(|whole| (!whole).then_some(bytes))
+        let whole = retried!(limits, self.read_on(range, &mut bytes));
+        whole.map(|whole| (!whole).then_some(bytes))
     }
 
     /// Reads the missing end of a range. `true`: the server sends everything.

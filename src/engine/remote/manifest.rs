@@ -143,7 +143,7 @@ impl OpenManifest {
             why,
         };
         let source = Source::http(&context.client, url);
-        let front = match retried(limits, async || Front::get(&source).await).await {
+        let front = match retried!(limits, Front::get(&source)) {
             Ok(front) => front,
             // A final error status means that there is no manifest. 5xx and timeouts never mean that.
             Err(Error::Net { cause, .. }) if matches!(cause.failure, Failure::Refused { status } if must || status < 500) =>

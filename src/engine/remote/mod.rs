@@ -57,7 +57,7 @@ pub async fn open(context: &Context, request: &OpenRequest<'_>) -> Result<Opened
     for (index, url) in sources.iter().enumerate() {
         let beside = || ManifestPlace::Beside(url.of_manifest());
         let place = request.manifest.cloned().unwrap_or_else(beside);
-        let preflight = retried(&limits, async || preflight(&context.client, url).await);
+        let preflight = async { retried!(&limits, preflight(&context.client, url)) };
         let manifest = OpenManifest::open(context, &place, &limits);
         let responses = match context.connections.per_fetch() {
             1 => (preflight.await, manifest.await),

@@ -83,7 +83,7 @@ pub async fn retried_preflight(
     url: &Location,
     limits: &Limits,
 ) -> Result<Preflight, Error> {
-    retried(limits, async || preflight(client, url).await).await
+    retried!(limits, preflight(client, url))
 }
 
 /// The digest in `URL.sha256`, if there is such a file. Any error counts as its absence, because the user did not request it.

@@ -13,19 +13,25 @@ use crate::{
     },
 };
 
-/// Retries a request by the recovery policy, within tries and patience.
-pub async fn retried<T>(
-    limits: &Limits,
-    mut request: impl AsyncFnMut() -> Result<T, NetError>,
-) -> Result<T, Error> {
-    let mut attempts = Attempts::new(limits);
-    loop {
-        match request().await {
-            Ok(value) => return Ok(value),
-            Err(error) => attempts.wait_after(error).await?,
+/// Repeats a request, an expression whose value is a future, by the recovery policy, within tries and patience. A macro, because
+/// of a function that takes an async closure the compiler does not see that its future is `Send`.
+macro_rules! retried {
+    ($limits:expr, $request:expr) => {{
+        let mut attempts = $crate::engine::remote::retry::Attempts::new($limits);
+        loop {
+            match $request.await {
+                Ok(value) => break Ok(value),
+                Err(error) => {
+                    if let Err(error) = attempts.wait_after(error).await {
+                        break Err(error);
+                    }
+                }
+            }
         }
-    }
+    }};
 }
+
+pub(crate) use retried;
 
 /// The failed attempts of one request. [`attempts::Attempts`] decides, this waits.
 pub struct Attempts {

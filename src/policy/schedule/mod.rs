@@ -308,9 +308,11 @@ impl Scheduler {
 }
 
 impl Span {
-    /// Moves the start behind these blocks: they are proven or wrong.
+    /// Moves the start behind these blocks: they are proven or wrong. A stream need not report what lies before them: it reads over
+    /// blocks that are not wanted, and none of them comes later.
     fn pass(&mut self, blocks: BlockRange) {
-        if blocks.end > self.blocks.start && blocks.start <= self.blocks.start {
+        let follows = self.whole || blocks.start <= self.blocks.start;
+        if blocks.end > self.blocks.start && follows {
             self.blocks.start = blocks.end.min(self.blocks.end);
         }
     }
