@@ -176,7 +176,7 @@ enum Written {
 use Written::{Below, Ends, Method, Text, Word};
 
 /// What only some files do, unit tests apart: how it is written, where it belongs, and why.
-const PLACES: [(Written, &[&str], &str); 14] = [
+const PLACES: [(Written, &[&str], &str); 15] = [
     (
         Word(&["spawn_blocking", "block_in_place"]),
         &["engine/blocking.rs"],
@@ -223,6 +223,16 @@ const PLACES: [(Written, &[&str], &str); 14] = [
         Ends(&[["Store", "open"], ["State", "open"]]),
         &["engine/context.rs", "disk/"],
         "a run has one connection to the store",
+    ),
+    (
+        Ends(&[["Content", "Part"]]),
+        &[
+            "net/",
+            "engine/remote/source.rs",
+            // What the first response says of the length; none of its bytes is used.
+            "engine/remote/preflight.rs",
+        ],
+        "where the bytes of a response belong is decided in one place",
     ),
     (
         Word(&["write_unproven"]),
@@ -1847,6 +1857,7 @@ fn things_out_of_place_are_seen() {
         ("engine/cat.rs", "fn f() { crate::disk::store::Store::open(p) }"),
         ("engine/cat.rs", "use crate::disk::state::State as S; fn f() { S::open(p) }"),
         ("engine/cat.rs", "fn f() { part.write_unproven(b, 0) }"),
+        ("engine/cat.rs", "use crate::net::response::Content; fn f() { Content::Part { bytes, total } }"),
         ("disk/store/mod.rs", "const A: &str = \"SELECT a FROM b\";"),
         ("disk/store/mod.rs", "const A: &str = r#\"\n  DELETE FROM b\"#;"),
         ("engine/error.rs", "const A: &str = \"give --root\";"),
@@ -1870,6 +1881,7 @@ fn things_out_of_place_are_seen() {
         ("policy/conditions.rs", "fn f() -> Trust { Trust::Signed }"),
         ("engine/cat.rs", "fn f() { header.sequence; File::open(p) } mod tests { fn f() { Trust::Root } }"),
         ("engine/context.rs", "fn f() { Store::open(p) }"),
+        ("engine/remote/source.rs", "use crate::net::response::Content; fn f() { Content::Part { bytes, total } }"),
         ("disk/state/seeds.rs", "const A: &str = \"SELECT a FROM b\";"),
         ("engine/error.rs", "// --root\nconst A: &str = \"a -- b, c--d, ---- x, {x}--{y}, Select the others\";"),
         ("cli/hints.rs", "const A: &str = \"give --root\";"),
