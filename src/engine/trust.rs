@@ -1,5 +1,5 @@
-//! Whether a manifest is believed: looks up the sequence of earlier runs, asks [`crate::policy::conditions`], and remembers the
-//! sequence of what was accepted. All of it happens before any byte of the object is asked for.
+//! Decides whether to trust a manifest: looks up the sequence number of earlier runs, applies [`crate::policy::conditions`], and
+//! remembers the sequence number of an accepted manifest. All of this happens before the first request for bytes of the object.
 
 use crate::{
     disk::machine::unix_time,
@@ -11,28 +11,30 @@ use crate::{
 };
 
 use super::{
-    context::Context,
+    context::StoreHandle,
     error::Error,
     events::{Event, Events},
 };
 
-/// The front of a manifest, and where it was found.
+/// The front of a manifest and its place.
 #[derive(Clone, Copy)]
+#[allow(missing_docs, reason = "fields are named after their types")]
 pub struct ManifestFront<'a> {
     pub statement: &'a Statement,
     pub signature: Option<&'a Signature>,
+    /// For messages.
     pub place: &'a str,
 }
 
-/// What a manifest proves, or why it is refused.
+/// The trust that a manifest gives, or the error that refuses it.
 pub async fn check(
-    context: &Context,
+    store: &StoreHandle,
     conditions: &Conditions,
     front: ManifestFront<'_>,
     events: &mut dyn Events,
 ) -> Result<Trust, Error> {
     let header = front.statement.header();
-    // Only a signed sequence means anything.
+    // A sequence number counts only if it is signed.
     let signed_as = conditions
         .key
         .as_ref()
@@ -42,9 +44,7 @@ pub async fn check(
         now: unix_time(),
         sequence: match signed_as.clone() {
             Some((key, name)) => {
-                let seen = context
-                    .store
-                    .with(move |store| Ok(store.state().sequence(&key, &name)?));
+                let seen = store.with(move |store| Ok(store.state().sequence(&key, &name)?));
                 warned(seen.await, events).flatten()
             }
             None => None,
@@ -55,7 +55,7 @@ pub async fn check(
         .map_err(|cause| refused(front.place, cause))?;
     if let Some((key, name)) = signed_as {
         let sequence = header.sequence;
-        let remembered = context.store.with(move |store| {
+        let remembered = store.with(move |store| {
             store.state().remember_sequence(&key, &name, sequence)?;
             Ok(())
         });
@@ -64,7 +64,7 @@ pub async fn check(
     Ok(trust)
 }
 
-/// What the store says; its failure is a warning and never an error of the use case.
+/// The result of the store. Its failure is a warning and never an error of the use case.
 pub fn warned<T>(
     outcome: Result<Option<T>, crate::disk::store::StoreError>,
     events: &mut dyn Events,
@@ -77,7 +77,7 @@ pub fn warned<T>(
     })
 }
 
-/// The error that names the place of what is refused.
+/// Adds the place of the manifest to the reason for its refusal.
 pub fn refused(place: &str, cause: Distrust) -> Error {
     let place = place.to_owned();
     match cause {
@@ -91,7 +91,7 @@ pub fn refused(place: &str, cause: Distrust) -> Error {
             algorithm: asked.algorithm(),
             expected: asked.hex(),
             found: found.hex(),
-            kept: None,
+            quarantined: None,
         },
         Distrust::NotSigned(cause) => Error::NotSigned { place, cause },
         Distrust::OtherName { signed, asked } => Error::OtherName {

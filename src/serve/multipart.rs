@@ -10,7 +10,7 @@ use futures_util::{
 
 use crate::format::geometry::ByteRange;
 
-/// It stands between parts whose lengths are known, so it may occur in them too.
+/// Separates parts whose lengths the receiver knows, so that it may occur inside them too.
 const BOUNDARY: &str = "sapwood-part";
 const END: &str = "\r\n--sapwood-part--\r\n";
 
@@ -48,7 +48,7 @@ impl Multipart {
         parts + END.len() as u64
     }
 
-    /// Part by part: bytes of one are asked for when those before are sent.
+    /// Part by part: the bytes of one part are read after those before were sent.
     pub fn body(
         self,
         body_of: impl Fn(ByteRange) -> BoxStream<'static, io::Result<Bytes>> + Send + 'static,

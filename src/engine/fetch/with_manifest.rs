@@ -29,7 +29,7 @@ use crate::{
 };
 
 use super::{
-    adopt::tree_to_keep,
+    adopt::tree_to_store,
     publish::{LocalBytes, Proof, WholePart, publish, set_aside, unchanged, wrong_digest},
     run::Run,
 };
@@ -60,7 +60,7 @@ pub async fn fetch(
     )
     .await?;
     if !leaves.are_complete() {
-        // A file that was searched has changed since, and what it had is to be fetched after all.
+        // A file changed after it was searched, so its blocks must be fetched after all.
         let before = run.context.client.bytes_fetched();
         local::read_all_leaves(&run.context, &mut object.manifest, &leaves).await?;
         run.bytes_manifest += run.context.client.bytes_fetched() - before;
@@ -95,7 +95,7 @@ pub async fn fetch(
             trust,
             digests,
             validators: object.preflight.validators,
-            tree: tree_to_keep(run, &leaves, anchors),
+            tree: tree_to_store(run, &leaves, anchors),
         },
         local: LocalBytes {
             resumed: bytes_resumed + resumed_elsewhere,
@@ -127,7 +127,7 @@ fn to_transfer(
     }
 }
 
-/// A manifest that is believed, and what was found of its object on this machine.
+/// A trusted manifest, and the local data found for its object.
 struct Described {
     header: Header,
     trust: Trust,
@@ -135,7 +135,7 @@ struct Described {
     found: Found,
 }
 
-/// Checks the manifest and searches this machine. `Err`: the object is at the target already.
+/// Checks the manifest and searches local files. `Err`: the object is at the target already.
 async fn describe(
     run: &mut Run<'_>,
     locked: &Locked,
@@ -146,7 +146,13 @@ async fn describe(
         let manifest = &mut object.manifest;
         let header = manifest.header().clone();
         let conditions = run.conditions();
-        let trust = trust::check(&run.context, &conditions, manifest.front(), run.events).await?;
+        let trust = trust::check(
+            &run.context.store,
+            &conditions,
+            manifest.front(),
+            run.events,
+        )
+        .await?;
         run.check_length(Some(header.geometry.length()))?;
         let validators = &object.preflight.validators;
         let identity = Identity {
@@ -169,7 +175,7 @@ async fn describe(
                     found,
                 }));
             }
-            // It was replaced after its front was read: once more from the front.
+            // The manifest was replaced after its front was read: start again from the front.
             Err(Error::Changed { how, .. }) if starts_over(how, started_over) => {
                 started_over = true;
                 let (context, place) = (&run.context, &object.place);
@@ -202,7 +208,7 @@ async fn find_local(
     found
 }
 
-/// The file under the final name, if it is the object and has all of the user's digests.
+/// The file under the final name, if it is the object and has all digests that the user gave.
 async fn proof_of_existing(
     run: &Run<'_>,
     locked: &Locked,
