@@ -100,7 +100,7 @@
 //! | `remote/` | opening an object and its manifest; reading ranges |
 //! | [`store`](engine::store) | files that the user adds to the store, and what is known of them |
 //! | [`verify`](engine::verify) | a local file against a manifest or a root |
-//! | `trust`, [`sign`](engine::sign), [`host_memory`](engine::host_memory) | whether a manifest is believed; keys; what hosts have earned |
+//! | [`trust`](engine::trust), [`sign`](engine::sign), [`host_memory`](engine::host_memory) | whether a manifest is believed; keys; what hosts have earned |
 //! | [`context`](engine::context) | client, store and limits, which every use case shares |
 //! | [`blocking`](engine::blocking), [`manifest_file`](engine::manifest_file), [`hashing`](engine::hashing), [`queue`](engine::queue) | tools |
 //! | [`error`](engine::error), [`events`](engine::events), [`connections`](engine::connections) | what all of them speak of |

@@ -45,7 +45,7 @@ pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) 
             digests: Vec::new(),
             key: key.clone(),
             name: Some(name_of(path)),
-            require: Trust::None,
+            require: Trust::default(),
         };
         exits.push(one(path, &args, &conditions, &store, output).await);
     }

@@ -64,7 +64,7 @@ const OUTSIDE: [(&str, &[&str]); 34] = [
 ];
 
 /// What is named where, besides crates: a path and all below it.
-const ABSENCES: [(&str, &[&str], &str); 13] = [
+const ABSENCES: [(&str, &[&str], &str); 16] = [
     (
         "std::fs",
         PURE_OR_NET,
@@ -91,10 +91,14 @@ const ABSENCES: [(&str, &[&str], &str); 13] = [
         "format, policy and net perform no file calls",
     ),
     ("tokio::process", &[""], "nothing is started"),
+    ("std::sync::Mutex", &[""], LOCKS),
+    ("std::sync::RwLock", &[""], LOCKS),
+    ("std::sync::Condvar", &[""], LOCKS),
     ("std::process::exit", &[""], "only main ends the process"),
     ("std::process::abort", &[""], "only main ends the process"),
     ("std::process::Command", &[""], "nothing is started"),
 ];
+const LOCKS: &str = "locks are those of parking_lot, which a panic does not poison";
 const PURE: &[&str] = &["format/", "policy/"];
 const PURE_OR_NET: &[&str] = &["format/", "policy/", "net/"];
 
@@ -176,7 +180,7 @@ enum Written {
 use Written::{Below, Ends, Method, Text, Word};
 
 /// What only some files do, unit tests apart: how it is written, where it belongs, and why.
-const PLACES: [(Written, &[&str], &str); 14] = [
+const PLACES: [(Written, &[&str], &str); 15] = [
     (
         Word(&["spawn_blocking", "block_in_place"]),
         &["engine/blocking.rs"],
@@ -225,6 +229,16 @@ const PLACES: [(Written, &[&str], &str); 14] = [
         "a run has one connection to the store",
     ),
     (
+        Ends(&[["Content", "Part"]]),
+        &[
+            "net/",
+            "engine/remote/source.rs",
+            // What the first response says of the length; none of its bytes is used.
+            "engine/remote/preflight.rs",
+        ],
+        "where the bytes of a response belong is decided in one place",
+    ),
+    (
         Word(&["write_unproven"]),
         &["engine/fetch/unknown_length.rs", "disk/"],
         "a part takes proven bytes, but where the length is not known",
@@ -270,11 +284,7 @@ const PLACES: [(Written, &[&str], &str); 14] = [
         &["net/auth/", "cli/network.rs", "cli/args.rs"],
         "secrets are added in one place",
     ),
-    (
-        Word(&["poisoned", "PoisonError"]),
-        &[],
-        "locks are those of parking_lot, which a panic does not poison",
-    ),
+    (Word(&["poisoned", "PoisonError"]), &[], LOCKS),
 ];
 
 /// Places that the code before them makes impossible to reach: how many in which file, and why.
@@ -1646,6 +1656,7 @@ fn outside_things_are_seen() {
         ("net/client.rs", "use std::fs;"),
         ("net/client.rs", "fn f() { tokio::fs::read(p) }"),
         ("net/client.rs", "use rustix::fs;"),
+        ("net/client.rs", "use std::sync::{Arc, Mutex};"),
         ("engine/verify.rs", "use clap::Parser;"),
         ("engine/verify.rs", "fn f() { println!(\"x\") }"),
         ("engine/verify.rs", "fn f() { std::process::exit(1) }"),
@@ -1847,6 +1858,7 @@ fn things_out_of_place_are_seen() {
         ("engine/cat.rs", "fn f() { crate::disk::store::Store::open(p) }"),
         ("engine/cat.rs", "use crate::disk::state::State as S; fn f() { S::open(p) }"),
         ("engine/cat.rs", "fn f() { part.write_unproven(b, 0) }"),
+        ("engine/cat.rs", "use crate::net::response::Content; fn f() { Content::Part { bytes, total } }"),
         ("disk/store/mod.rs", "const A: &str = \"SELECT a FROM b\";"),
         ("disk/store/mod.rs", "const A: &str = r#\"\n  DELETE FROM b\"#;"),
         ("engine/error.rs", "const A: &str = \"give --root\";"),
@@ -1870,6 +1882,7 @@ fn things_out_of_place_are_seen() {
         ("policy/conditions.rs", "fn f() -> Trust { Trust::Signed }"),
         ("engine/cat.rs", "fn f() { header.sequence; File::open(p) } mod tests { fn f() { Trust::Root } }"),
         ("engine/context.rs", "fn f() { Store::open(p) }"),
+        ("engine/remote/source.rs", "use crate::net::response::Content; fn f() { Content::Part { bytes, total } }"),
         ("disk/state/seeds.rs", "const A: &str = \"SELECT a FROM b\";"),
         ("engine/error.rs", "// --root\nconst A: &str = \"a -- b, c--d, ---- x, {x}--{y}, Select the others\";"),
         ("cli/hints.rs", "const A: &str = \"give --root\";"),
