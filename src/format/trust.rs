@@ -51,7 +51,7 @@ impl fmt::Display for Trust {
     }
 }
 
-/// What was given is none of the five words.
+/// The text is not one of the five words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("trust is one of signed, root, manifest, digest, none")]
 pub struct NotATrust;

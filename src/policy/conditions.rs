@@ -1,4 +1,4 @@
-//! What must be true of an object before any byte of it is asked for, and what is trusted then.
+//! The conditions that an object must meet before any byte of it is requested, and the trust that it then has.
 //!
 //! INVARIANT: the only place where a manifest, or what a server offers, becomes a [`Trust`].
 
@@ -46,11 +46,11 @@ pub enum Distrust {
     NotSigned(NotSigned),
     /// It is signed for another name.
     OtherName { signed: String, asked: String },
-    /// Its signer wants it no longer to be believed.
+    /// The signer no longer vouches for it.
     Expired { at: u64 },
     /// A newer one was seen under the same key and name.
     Older { found: u64, seen: u64 },
-    /// It proves less than is asked.
+    /// It proves less than required.
     BelowRequired { asked: Trust, found: Trust },
 }
 
@@ -160,7 +160,7 @@ pub fn of_digests(digests: &[Digest]) -> Trust {
     }
 }
 
-/// Whether nobody can make another object with the same digest.
+/// Whether it is infeasible to make another object with the same digest.
 pub fn is_strong(digest: &Digest) -> bool {
     matches!(
         digest.algorithm(),
