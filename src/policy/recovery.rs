@@ -9,8 +9,8 @@
 //! | stalled | again, no try | again, no try | again, no try | stop: later |
 //! | broken, 5xx, 408, 425 | again, a try; then stop: later | again, a try; then drop | again, a try; then stop: later | stop: later |
 //! | 429, 503 with Retry-After, resting | rest | rest | rest | stop: later |
-//! | answer in several parts, to a range | again once; then stop: failed | one stream | one stream | stop: failed |
-//! | any other bad answer | again once; then stop: failed | again once; then drop | again once; then stop: failed | stop: failed |
+//! | response in several parts, to one range | again once; then stop: failed | one stream | one stream | stop: failed |
+//! | any other bad response | again once; then stop: failed | again once; then drop | again once; then stop: failed | stop: failed |
 //! | changed | stop: changed | drop | stop: changed | start over once; then stop: changed |
 //! | other 4xx, TLS, redirects, unsafe, too large | stop: failed | drop | stop: failed | stop: failed |
 //!
