@@ -413,11 +413,11 @@ fn plausible_claims(claims: &Claims, length: u64) -> BlockSet {
             claimed.remove(block);
         }
     }
-    let there = claims
+    let within_part = claims
         .identity
         .geometry
         .blocks_within(ByteRange::new(0, length));
-    for block in (there.end..claims.identity.geometry.blocks()).map(BlockIndex) {
+    for block in (within_part.end..claims.identity.geometry.blocks()).map(BlockIndex) {
         claimed.remove(block);
     }
     claimed

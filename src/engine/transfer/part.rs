@@ -126,7 +126,7 @@ impl PartTransfer {
             bytes_resumed: 0,
             follower: DigestFollower::new(&self.digests),
         };
-        let outcome = running.until_done(events).await;
+        let outcome = running.run_until_done(events).await;
         let noting = running.notes.finish().await;
         let Running {
             driver,
@@ -170,7 +170,7 @@ struct Running {
 }
 
 impl Running {
-    async fn until_done(&mut self, events: &mut dyn Events) -> Result<(), Error> {
+    async fn run_until_done(&mut self, events: &mut dyn Events) -> Result<(), Error> {
         self.progress(events);
         loop {
             self.housekeeping(events).await?;
