@@ -154,7 +154,7 @@ pub enum Left {
 pub struct Opened {
     /// Open, and owned by this run.
     pub part: Arc<Part>,
-    /// Open, with the records of this run begun.
+    /// Open for this run.
     pub journal: Journal,
     /// Blocks that are probably in the part and must be judged: those that the journal names, and other data in the part.
     pub claimed: BlockSet,
