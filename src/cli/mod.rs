@@ -41,7 +41,9 @@ pub fn run() -> ExitCode {
     let exit = match cli.command {
         Command::Manifest(args) => manifest::run(args, &mut output),
         Command::Inspect(args) => signals::block_on(inspect::run(&args, &mut output)),
-        Command::Verify(args) => verify::run(args, &mut output),
+        Command::Verify(args) => {
+            signals::block_on(verify::run(args, cli.output.store, &mut output))
+        }
         Command::Cat(args) => signals::block_on(cat::run(*args, cli.output.store, &mut output)),
         Command::Keygen(args) => keys::keygen(&args, &mut output),
         Command::Sign(args) => keys::sign(&args, &mut output),

@@ -1,24 +1,30 @@
 //! `sapwood verify`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use tokio::sync::mpsc;
 
 use crate::{
     disk::{destination::quarantine, files},
     engine::{
+        blocking,
+        context::StoreHandle,
         error::Error,
+        events::{Event, Events},
         manifest_file::{self, ManifestFile},
+        trust::{self, ManifestFront},
         verify::{self, Against, Verdict},
     },
-    format::{
-        keys::{NotSigned, PublicKey},
-        tree::Root,
-        trust::Trust,
-    },
+    format::{keys::NotSigned, trust::Trust},
+    policy::conditions::Conditions,
 };
 
-use super::{args::VerifyArgs, exit::Exit, hints, keys, output::Output};
+use super::{args::VerifyArgs, exit::Exit, hints, keys, network, output::Output};
 
-pub fn run(args: VerifyArgs, output: &mut Output) -> Exit {
+/// Events that wait to be printed; then the hashing waits.
+const EVENTS_WAITING_MAX: usize = 256;
+
+pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     if args.paths.len() > 1 && (args.manifest.is_some() || args.root.is_some()) {
         let exit = output.usage(hints::VERIFY_ONE_FILE);
         return output.done(exit);
@@ -30,18 +36,38 @@ pub fn run(args: VerifyArgs, output: &mut Output) -> Exit {
             return output.done(exit);
         }
     };
-    let exits: Vec<Exit> = args
-        .paths
-        .iter()
-        .map(|path| one(path, &args, key.as_ref(), output))
-        .collect();
+    // Only sequences under a key are remembered.
+    let store = network::store(key.is_none(), store, output).await;
+    let mut exits = Vec::new();
+    for path in &args.paths {
+        let conditions = Conditions {
+            root: args.root,
+            digests: Vec::new(),
+            key: key.clone(),
+            name: Some(name_of(path)),
+            require: Trust::None,
+        };
+        exits.push(one(path, &args, &conditions, &store, output).await);
+    }
     let exit = Exit::of_all(exits);
     output.done(exit)
 }
 
-fn one(path: &Path, args: &VerifyArgs, key: Option<&PublicKey>, output: &mut Output) -> Exit {
+/// The name that must be signed: as `sapwood manifest` writes it.
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.unwrap_or_default().to_owned()
+}
+
+async fn one(
+    path: &Path,
+    args: &VerifyArgs,
+    conditions: &Conditions,
+    store: &StoreHandle,
+    output: &mut Output,
+) -> Exit {
     let shown = path.display().to_string();
-    match check(path, args, key, output) {
+    match check(path, args, conditions, store, output).await {
         Ok(None) => Exit::Ok,
         Ok(Some((exit, message))) => {
             output.fail(Some(&shown), None, exit, &format!("{shown} {message}"))
@@ -51,18 +77,25 @@ fn one(path: &Path, args: &VerifyArgs, key: Option<&PublicKey>, output: &mut Out
 }
 
 /// `None`: it verifies.
-fn check(
+async fn check(
     path: &Path,
     args: &VerifyArgs,
-    key: Option<&PublicKey>,
+    conditions: &Conditions,
+    store: &StoreHandle,
     output: &mut Output,
 ) -> Result<Option<(Exit, String)>, Error> {
-    files::open_for_reading(path)?;
-    let Some(against) = against(path, args.manifest.as_deref(), args.root, key)? else {
+    let (object, manifest) = (path.to_owned(), args.manifest.clone());
+    // With a root of the user's own, what lies beside the file is not needed; unless it must be signed.
+    let needed = conditions.root.is_none() || conditions.key.is_some();
+    let manifest = blocking::run(move || {
+        files::open_for_reading(&object)?;
+        open_manifest(&object, manifest.as_deref(), needed)
+    });
+    let Some(against) = against(path, manifest.await?, conditions, store, output).await? else {
         let message = format!("has no manifest beside it; {}", hints::VERIFY_AGAINST);
         return Ok(Some((Exit::Usage, message)));
     };
-    let Verdict::Damaged { blocks } = verify::verify(path, &against, output)? else {
+    let Verdict::Damaged { blocks } = compare(path, against, output).await? else {
         return Ok(None);
     };
     let next = match args.quarantine {
@@ -73,60 +106,67 @@ fn check(
     Ok(Some((Exit::NotVerified, message)))
 }
 
-/// What to compare with; `None`: nothing is known.
-fn against(
+/// The named manifest, or the one beside the file; `None`: there is none, or none that can be read and it is not needed.
+fn open_manifest(
     path: &Path,
-    manifest: Option<&Path>,
-    root: Option<Root>,
-    key: Option<&PublicKey>,
-) -> Result<Option<Against>, Error> {
-    let beside = manifest_file::beside(path);
-    let manifest = match manifest {
-        Some(manifest) => Some(ManifestFile::open(manifest)?),
-        None => match ManifestFile::open(&beside) {
-            Ok(manifest) => Some(manifest),
-            Err(Error::Disk(cause)) if cause.is_missing() => None,
-            // With a root of the user's own, what lies beside the file is not needed; unless it must be signed.
-            Err(_) if root.is_some() && key.is_none() => None,
-            Err(other) => return Err(other),
-        },
+    named: Option<&Path>,
+    needed: bool,
+) -> Result<Option<ManifestFile>, Error> {
+    let Some(named) = named else {
+        return match ManifestFile::open(&manifest_file::beside(path)) {
+            Ok(manifest) => Ok(Some(manifest)),
+            Err(Error::Disk(cause)) if cause.is_missing() => Ok(None),
+            Err(_) if !needed => Ok(None),
+            Err(other) => Err(other),
+        };
     };
-    if manifest.is_none() && key.is_some() && root.is_some() {
-        return Err(Error::NotSigned {
-            place: beside.display().to_string(),
+    ManifestFile::open(named).map(Some)
+}
+
+/// What to compare with; `None`: nothing is known.
+async fn against(
+    path: &Path,
+    manifest: Option<ManifestFile>,
+    conditions: &Conditions,
+    store: &StoreHandle,
+    output: &mut Output,
+) -> Result<Option<Against>, Error> {
+    if let Some(manifest) = manifest {
+        let front = ManifestFront {
+            statement: &manifest.manifest.statement,
+            signature: manifest.manifest.signature.as_ref(),
+            place: &manifest.path.display().to_string(),
+        };
+        let trust = trust::check(store, conditions, front, output).await?;
+        let manifest = Box::new(manifest);
+        return Ok(Some(Against::Manifest { manifest, trust }));
+    }
+    let Some(root) = conditions.root else {
+        return Ok(None);
+    };
+    match conditions.without_manifest(&[]) {
+        Ok(_) => Ok(Some(Against::Root(root))),
+        // A root is less than the signature that the key asks for.
+        Err(_) => Err(Error::NotSigned {
+            place: manifest_file::beside(path).display().to_string(),
             cause: NotSigned::Unsigned,
-        });
+        }),
     }
-    if let (Some(manifest), Some(key)) = (&manifest, key) {
-        let checked = key.check(
-            manifest.manifest.statement.bytes(),
-            manifest.manifest.signature.as_ref(),
-        );
-        checked.map_err(|cause| Error::NotSigned {
-            place: manifest.path.display().to_string(),
-            cause,
-        })?;
-    }
-    Ok(match (manifest, root) {
-        (Some(manifest), Some(asked)) if manifest.manifest.statement.header().root != asked => {
-            let found = manifest.manifest.statement.header().root;
-            return Err(Error::OtherRoot {
-                place: manifest.path.display().to_string(),
-                asked,
-                found,
-            });
+}
+
+/// Hashes the file on a thread where that may block, and prints what is told meanwhile.
+async fn compare(path: &Path, against: Against, output: &mut Output) -> Result<Verdict, Error> {
+    let (sender, mut receiver) = mpsc::channel(EVENTS_WAITING_MAX);
+    let path = path.to_owned();
+    let verdict = blocking::run(move || {
+        // The other end is there until this one is dropped.
+        let mut tell = |event: Event| drop(sender.blocking_send(event));
+        verify::verify(&path, &against, &mut tell)
+    });
+    let print = async {
+        while let Some(event) = receiver.recv().await {
+            output.event(event);
         }
-        (Some(manifest), root) => {
-            let trust = match (key, root) {
-                (Some(_), _) => Trust::Signed,
-                (None, Some(_)) => Trust::Root,
-                (None, None) => Trust::Manifest,
-            };
-            Some(Against::Manifest {
-                manifest: Box::new(manifest),
-                trust,
-            })
-        }
-        (None, root) => root.map(Against::Root),
-    })
+    };
+    tokio::join!(verdict, print).0
 }

@@ -201,7 +201,6 @@ impl Locked {
         let read = journal::read(&bytes, &place);
         // A damaged journal claims nothing, but it still shows that this program wrote the part.
         let is_ours = journal::is_journal(&bytes);
-        let blocks = identity.geometry.blocks();
         let claims = read.filter(|claims| length > 0 && claims.identity.continues(identity));
         if let Some(claims) = claims {
             let mut claimed = plausible_claims(&claims, length);
@@ -219,23 +218,7 @@ impl Locked {
                 found: Found::Part,
             });
         }
-        let (claimed, found) = match (length, identity.root) {
-            (0, _) => (BlockSet::empty(blocks), Found::Nothing),
-            (_, Some(_)) => (
-                part.blocks_with_data(&identity.geometry)?,
-                Found::Seed { bytes: length },
-            ),
-            (_, None) if is_ours => {
-                part.set_length(0)?;
-                (BlockSet::empty(blocks), Found::Outdated { bytes: length })
-            }
-            (_, None) => {
-                return Err(DiskError::Unsafe {
-                    path: folder.path_of(part_name),
-                    what: "not a download of ours",
-                });
-            }
-        };
+        let (claimed, found) = without_claims(&part, identity, is_ours)?;
         let mut journal = Journal::begin(keeper, identity, url, place, time)?;
         if identity.root.is_none() {
             // After a power cut, a part with bytes and no journal would look like a file of the user.
@@ -398,6 +381,32 @@ impl Drop for Locked {
             Ok(Some(_)) | Err(_) => (),
         }
     }
+}
+
+/// What a part holds for which no journal claims anything, and what it is then.
+fn without_claims(
+    part: &Part,
+    identity: &Identity,
+    is_ours: bool,
+) -> Result<(BlockSet, Found), DiskError> {
+    let blocks = identity.geometry.blocks();
+    Ok(match (part.length()?, identity.root) {
+        (0, _) => (BlockSet::empty(blocks), Found::Nothing),
+        (length, Some(_)) => (
+            part.blocks_with_data(&identity.geometry)?,
+            Found::Seed { bytes: length },
+        ),
+        (length, None) if is_ours => {
+            part.set_length(0)?;
+            (BlockSet::empty(blocks), Found::Outdated { bytes: length })
+        }
+        (_, None) => {
+            return Err(DiskError::Unsafe {
+                path: part.path().to_owned(),
+                what: "not a download of ours",
+            });
+        }
+    })
 }
 
 /// The claimed blocks that end within the part; without a manifest only those whose leaves are known.

@@ -108,7 +108,7 @@ pub async fn cat(
         name: Some(options.url.last_segment().unwrap_or_default()),
         require: options.require,
     };
-    let trust = trust::check(context, &conditions, manifest.front(), events).await?;
+    let trust = trust::check(&context.store, &conditions, manifest.front(), events).await?;
     let (root, geometry) = (manifest.header().root, manifest.header().geometry);
     let name = options.url.to_string();
     if options

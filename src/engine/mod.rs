@@ -19,5 +19,5 @@ mod remote;
 pub mod sign;
 pub mod store;
 mod transfer;
-mod trust;
+pub mod trust;
 pub mod verify;

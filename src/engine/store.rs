@@ -14,8 +14,8 @@ use crate::{
     format::{
         geometry::{BlockSize, Geometry},
         manifest::Tree,
-        trust::Trust,
     },
+    policy::conditions::BY_ROOT,
 };
 
 use super::{
@@ -116,7 +116,7 @@ pub fn verify(
             path: holding.path,
             root: holding.root,
             bytes_total: holding.bytes,
-            trust: Trust::Root,
+            trust: BY_ROOT,
         });
     }
     Ok(verdict)

@@ -11,22 +11,24 @@ use crate::{
 };
 
 use super::{
-    context::Context,
+    context::StoreHandle,
     error::Error,
     events::{Event, Events},
 };
 
 /// The front of a manifest and its place.
 #[derive(Clone, Copy)]
+#[allow(missing_docs, reason = "fields are named after their types")]
 pub struct ManifestFront<'a> {
     pub statement: &'a Statement,
     pub signature: Option<&'a Signature>,
+    /// For messages.
     pub place: &'a str,
 }
 
 /// The trust that a manifest gives, or the error that refuses it.
 pub async fn check(
-    context: &Context,
+    store: &StoreHandle,
     conditions: &Conditions,
     front: ManifestFront<'_>,
     events: &mut dyn Events,
@@ -42,9 +44,7 @@ pub async fn check(
         now: unix_time(),
         sequence: match signed_as.clone() {
             Some((key, name)) => {
-                let seen = context
-                    .store
-                    .with(move |store| Ok(store.state().sequence(&key, &name)?));
+                let seen = store.with(move |store| Ok(store.state().sequence(&key, &name)?));
                 warned(seen.await, events).flatten()
             }
             None => None,
@@ -55,7 +55,7 @@ pub async fn check(
         .map_err(|cause| refused(front.place, cause))?;
     if let Some((key, name)) = signed_as {
         let sequence = header.sequence;
-        let remembered = context.store.with(move |store| {
+        let remembered = store.with(move |store| {
             store.state().remember_sequence(&key, &name, sequence)?;
             Ok(())
         });

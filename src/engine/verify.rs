@@ -18,6 +18,7 @@ use crate::{
         tree::{self, Root},
         trust::Trust,
     },
+    policy::conditions::BY_ROOT,
 };
 
 use super::{
@@ -56,7 +57,7 @@ pub fn verify(path: &Path, against: &Against, events: &mut dyn Events) -> Result
             let tree = tree_of_file(path, &mut Digests::new([]))?;
             let bytes = ByteRange::new(0, tree.geometry().length());
             if tree.root() == *root {
-                let (path, root, trust) = (path.to_owned(), *root, Trust::Root);
+                let (path, root, trust) = (path.to_owned(), *root, BY_ROOT);
                 events.event(Event::Verified {
                     path,
                     root,
@@ -163,25 +164,7 @@ fn against_manifest(
         }
         Ok(())
     })?;
-    let mut damaged = 0;
-    for block in geometry.all().iter() {
-        let (expected, found) = (
-            expected.leaves()[block.0 as usize],
-            tree.leaves()[block.0 as usize],
-        );
-        if expected != found {
-            damaged += 1;
-            let bytes = geometry.bytes_of(block);
-            let (expected, found) = (Some(expected), Some(found));
-            events.event(Event::Damaged(Damaged {
-                path: path.to_owned(),
-                block: Some(block),
-                bytes,
-                expected,
-                found,
-            }));
-        }
-    }
+    let damaged = damaged_blocks(path, expected, &tree, events);
     if damaged > 0 {
         return Ok(Verdict::Damaged { blocks: damaged });
     }
@@ -198,21 +181,7 @@ fn against_manifest(
             quarantined: None,
         });
     }
-    let refuse = |cause| Error::Manifest {
-        place: manifest.path.display().to_string(),
-        cause,
-    };
-    if let Some(block) = expected
-        .anchors()
-        .iter()
-        .zip(tree.anchors())
-        .position(|(a, b)| a != b)
-    {
-        return Err(refuse(Refused::BlockAnchor(block as u32)));
-    }
-    if wrong_piece {
-        return Err(refuse(Refused::Pieces));
-    }
+    compare_hints(manifest, &tree, wrong_piece)?;
     let (root, bytes_total) = (tree.root(), length);
     events.event(Event::Verified {
         path: path.to_owned(),
@@ -223,7 +192,52 @@ fn against_manifest(
     Ok(Verdict::Verified)
 }
 
-/// A file of another length: every block is judged by itself; missing and extra bytes are reported.
+/// Tells each block that differs, and returns how many do.
+fn damaged_blocks(path: &Path, expected: &Tree, found: &Tree, events: &mut dyn Events) -> u32 {
+    let geometry = expected.geometry();
+    let mut damaged = 0;
+    for block in geometry.all().iter() {
+        let (expected, found) = (
+            expected.leaves()[block.0 as usize],
+            found.leaves()[block.0 as usize],
+        );
+        if expected != found {
+            damaged += 1;
+            events.event(Event::Damaged(Damaged {
+                path: path.to_owned(),
+                block: Some(block),
+                bytes: geometry.bytes_of(block),
+                expected: Some(expected),
+                found: Some(found),
+            }));
+        }
+    }
+    damaged
+}
+
+/// The hints of a manifest, whose object is proven, are those of the object.
+fn compare_hints(manifest: &ManifestFile, found: &Tree, wrong_piece: bool) -> Result<(), Error> {
+    let refuse = |cause| Error::Manifest {
+        place: manifest.path.display().to_string(),
+        cause,
+    };
+    if let Some(block) = manifest
+        .manifest
+        .tree
+        .anchors()
+        .iter()
+        .zip(found.anchors())
+        .position(|(a, b)| a != b)
+    {
+        return Err(refuse(Refused::BlockAnchor(block as u32)));
+    }
+    match wrong_piece {
+        true => Err(refuse(Refused::Pieces)),
+        false => Ok(()),
+    }
+}
+
+/// A file of another length: every block is judged by itself, missing and extra bytes are named.
 fn other_length(
     path: &Path,
     expected: &Tree,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use reqwest::header;
 
-use crate::policy::recovery::Failure;
+use crate::policy::recovery::{BadResponse, Failure};
 
 use super::{
     body::Body,
@@ -58,7 +58,10 @@ impl Parts {
                     self.returned += bytes.len() as u64;
                     return Ok(Some((offset, bytes, part.total)));
                 }
-                (Some(Next::Bytes(_)), None) => unreachable!("bytes follow their part"),
+                (Some(Next::Bytes(_)), None) => {
+                    let how = Failure::BadResponse(BadResponse::Multipart);
+                    return Err(NetError::new(self.body.location(), how));
+                }
                 (Some(Next::End), _) => {
                     // A body that was read to its end frees the connection for the next request.
                     self.body.read_up_to(EPILOGUE_BYTES_MAX).await?;

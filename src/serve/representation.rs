@@ -95,9 +95,11 @@ fn part(metadata: &Metadata, bytes: ByteRange, body: Body) -> Response {
 
 fn parts(ranges: Vec<ByteRange>, representation: impl Representation) -> Response {
     let metadata = representation.metadata().clone();
-    let multipart = Multipart::new(ranges, &metadata);
+    let multipart = Multipart::new(ranges, &metadata.media_type, metadata.length);
     let (media_type, length) = (multipart.media_type(), multipart.length());
-    let mut response = Response::new(Body::from_stream(multipart.body(representation)));
+    let mut response = Response::new(Body::from_stream(
+        multipart.body(move |range| representation.body(range)),
+    ));
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     let headers = response.headers_mut();
     set(headers, header::CONTENT_TYPE, &media_type);

@@ -1,12 +1,22 @@
 //! Ranges of a large remote object as a stream: every byte right, and little more fetched than asked for.
 
-use std::{fs::File, os::unix::fs::FileExt};
+use std::{
+    fs::{self, File},
+    io::Read,
+    os::unix::fs::FileExt,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use sapwood::format::paint;
+use serde_json::Value;
 
 use crate::support::{
     nginx::Nginx,
+    objects::{Content, manifest_of},
+    origin::{Asks, Lie, Of},
     program::{self, sapwood},
+    scene::{MANIFEST, OBJECT, Scene},
 };
 
 const KIB: u64 = 1024;
@@ -115,4 +125,222 @@ fn random_ranges_cost_little_more_than_themselves() {
         "{RANGES} ranges of {wanted} bytes in all: {sent} bytes sent, {} more a range",
         (sent - wanted) / RANGES as u64
     );
+}
+
+/// A cat that is over.
+struct Streamed {
+    exit: Option<i32>,
+    bytes: Vec<u8>,
+    /// Its events are told on standard error.
+    stderr: String,
+}
+
+impl Streamed {
+    #[track_caller]
+    fn must(self, exit: i32) -> Streamed {
+        assert_eq!(self.exit, Some(exit), "{}", self.stderr);
+        self
+    }
+
+    /// Body bytes that it says it fetched, those of the manifest too.
+    fn bytes_fetched(&self) -> u64 {
+        let mut events = self.stderr.lines().filter_map(|line| {
+            let event: Value = serde_json::from_str(line).ok()?;
+            (event["event"] == "done").then(|| event["bytes_fetched"].as_u64())?
+        });
+        events.next_back().expect("it says how many it fetched")
+    }
+}
+
+fn command(scene: &Scene, more: &[&str]) -> Command {
+    let mut command = sapwood(scene.folder.path());
+    command
+        .args(["--json", "cat", &scene.url(), "--no-store"])
+        .args(more);
+    command
+}
+
+fn cat(scene: &Scene, more: &[&str]) -> Streamed {
+    let output = command(scene, more).output().expect("it runs");
+    Streamed {
+        exit: output.status.code(),
+        bytes: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// So many painted bytes, with a manifest, from a server that answers every request with all of them.
+fn without_ranges(length: u64) -> Scene {
+    let scene = Scene::of(Content::Bytes(paint::bytes(0, length as usize)), BLOCK);
+    let origin = &scene.origin;
+    origin.lie(OBJECT, Asks::Anything, Of::All, Lie::NoRanges);
+    scene
+}
+
+/// Found: every step of 4 MiB asked anew for all of the object, so the bytes grew with the square of its length.
+#[test]
+fn a_server_without_ranges_sends_little_more_than_the_object_once() {
+    let length = 32 * MIB;
+    let scene = without_ranges(length);
+    let all = scene.content.all();
+    let most = |bytes: u64| bytes + bytes / 10;
+    // By itself the stream begins with several requests at a time, and all of them bring everything.
+    for connections in [&[][..], &["--connections", "1"]] {
+        scene.origin.forget_log();
+        let ended = cat(&scene, connections).must(0);
+        assert!(ended.bytes == all, "{connections:?}: other bytes");
+        let fetched = ended.bytes_fetched();
+        assert!(fetched <= most(length), "{connections:?}: {fetched}");
+    }
+    // No more is read than up to the end of the range.
+    for (start, end) in [(20 * MIB + 5, 21 * MIB + 7), (9 * MIB, 26 * MIB + 1)] {
+        scene.origin.forget_log();
+        let range = format!("{start}-{}", end - 1);
+        let ended = cat(&scene, &["--range", &range]).must(0);
+        assert!(
+            ended.bytes == all[start as usize..end as usize],
+            "{range}: other bytes"
+        );
+        let fetched = ended.bytes_fetched();
+        assert!(fetched <= most(end + BLOCK), "{range}: {fetched}");
+    }
+}
+
+/// All bodies have begun before the first of them is read on.
+#[test]
+fn of_several_whole_bodies_at_once_one_is_read() {
+    let scene = without_ranges(12 * MIB);
+    let late = Lie::Late(Duration::from_millis(300));
+    scene.origin.lie(OBJECT, Asks::Anything, Of::All, late);
+    for range in [None, Some((5 * MIB, 11 * MIB))] {
+        scene.origin.forget_log();
+        let (start, end) = range.unwrap_or((0, 12 * MIB));
+        let range = format!("{start}-{}", end - 1);
+        let ended = cat(&scene, &["--range", &range]).must(0);
+        assert!(
+            ended.bytes == scene.content.read(start..end),
+            "{range}: other bytes"
+        );
+        let requests = scene.origin.bodies_of(OBJECT).len();
+        assert!(requests > 1, "{range}: no several bodies at once");
+        let fetched = ended.bytes_fetched();
+        assert!(fetched <= 12 * MIB + 12 * MIB / 10, "{range}: {fetched}");
+    }
+}
+
+/// What a reader did not take yet waits at the server, with and without ranges.
+#[test]
+fn a_slow_reader_costs_no_memory() {
+    let length = 128 * MIB;
+    let mebibyte = paint::bytes(0, MIB as usize);
+    let content = Content::Bytes(mebibyte.repeat(128));
+    for ranges in [true, false] {
+        let scene = Scene::of(content.clone(), BLOCK);
+        if !ranges {
+            let origin = &scene.origin;
+            origin.lie(OBJECT, Asks::Anything, Of::All, Lie::NoRanges);
+        }
+        let mut child = command(&scene, &[])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it runs");
+        let mut stdout = child.stdout.take().expect("it is piped");
+        // A reader that does nothing for a while, and then reads slower than the server sends.
+        std::thread::sleep(Duration::from_secs(2));
+        let mut buffer = vec![0; MIB as usize];
+        for _ in 1..128 {
+            stdout.read_exact(&mut buffer).expect("the next bytes");
+            assert!(buffer == mebibyte, "other bytes");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // The rest is more than a pipe holds, so it still runs.
+        let peak = program::peak_memory_of(child.id()).expect("it runs");
+        stdout.read_exact(&mut buffer).expect("the last bytes");
+        assert!(child.wait().expect("it is our child").success());
+        println!("ranges: {ranges}: {} MiB", peak / MIB);
+        assert!(peak <= 64 * MIB, "ranges: {ranges}: {} MiB", peak / MIB);
+        assert!(scene.origin.sent(OBJECT) >= length);
+    }
+}
+
+#[test]
+fn the_size_limit_is_that_of_a_fetch() {
+    let scene = Scene::new(MIB, BLOCK);
+    for (limit, exit) in [("1MiB", 0), ("1048575", 1)] {
+        scene.origin.forget_log();
+        let ended = cat(&scene, &["--max-size", limit]).must(exit);
+        assert_eq!(ended.bytes.is_empty(), exit != 0, "{limit}");
+        let asked = !scene.origin.log_of(OBJECT).is_empty();
+        assert_eq!(asked, exit == 0, "{limit}: body requests");
+        scene.fetch(&["--max-size", limit, "--no-store"]).must(exit);
+        let _ = fs::remove_file(scene.target());
+    }
+    // It is about the object, not about the range of it.
+    cat(&scene, &["--max-size", "1000", "--range", "0-9"]).must(1);
+}
+
+#[test]
+fn a_stream_opens_no_more_connections_than_allowed() {
+    let scene = Scene::new(24 * MIB, BLOCK);
+    // Only bodies are counted: the manifest is a local file.
+    fs::write(scene.path("m"), manifest_of(&scene.content, BLOCK)).unwrap();
+    // Slow enough for several requests to be worth it.
+    scene.origin.pace(Some(12 * MIB));
+    let late = Lie::Late(Duration::from_millis(50));
+    scene.origin.lie(OBJECT, Asks::Anything, Of::All, late);
+    let most = |connections: &str| {
+        scene.origin.wait_until_idle();
+        scene.origin.forget_log();
+        let ended = cat(&scene, &["--manifest", "m", "--connections", connections]).must(0);
+        assert!(ended.bytes == scene.content.all(), "other bytes");
+        scene.origin.most_at_a_time()
+    };
+    assert_eq!(most("1"), 1);
+    assert_eq!(most("2"), 2);
+    // A reader in order has no use for more than four.
+    let many = most("16");
+    assert!((3..=4).contains(&many), "{many} requests at a time");
+}
+
+/// Found: it was exit 3, and the manifest was blamed.
+#[test]
+fn an_object_replaced_midway_is_told_as_changed() {
+    let length = 32 * MIB;
+    let other = Content::Bytes(vec![7; length as usize]);
+    // The manifest of the small blocks has pages that are read only later.
+    for block in [16 * KIB, 256 * KIB] {
+        for ranges in [true, false] {
+            let what = format!("blocks of {block}, ranges: {ranges}");
+            let scene = Scene::new(length, block);
+            if !ranges {
+                let origin = &scene.origin;
+                origin.lie(OBJECT, Asks::Anything, Of::All, Lie::NoRanges);
+                // What was under way before would go on with the bytes of before.
+                let cut = Lie::CloseAfter(10 * MIB);
+                origin.lie(OBJECT, Asks::Anything, Of::First(4), cut);
+            }
+            scene.origin.allow(OBJECT, 4 * MIB);
+            let mut child = command(&scene, &["--tries", "2"])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("it runs");
+            let mut stdout = child.stdout.take().expect("it is piped");
+            let mut bytes = vec![0; MIB as usize];
+            stdout.read_exact(&mut bytes).expect("the first bytes");
+            let old = scene.content.clone();
+            scene.origin.put(OBJECT, other.clone());
+            scene.origin.put(MANIFEST, manifest_of(&other, block));
+            scene.origin.allow_all();
+            stdout.read_to_end(&mut bytes).expect("the rest");
+            let ended = child.wait_with_output().expect("it is our child");
+            let said = String::from_utf8_lossy(&ended.stderr);
+            assert_eq!(ended.status.code(), Some(4), "{what}: {said}");
+            assert!(said.contains("changed"), "{what}: {said}");
+            // All that came is of the object that was there first.
+            assert!((bytes.len() as u64) < length, "{what}");
+            assert!(bytes == old.read(0..bytes.len() as u64), "{what}");
+        }
+    }
 }

@@ -554,6 +554,82 @@ fn verify_with_a_key_and_a_root_still_wants_the_signature() {
     verify(&[]).must(0);
 }
 
+/// Verifies a file of the publisher's with our key and this store.
+fn verify_with_key(signed: &Signed, file: &str, store: &str, more: &[&str]) -> Ended {
+    let args = ["verify", file, "--key", "ours.pub", "--store", store];
+    signed.sapwood(&[&args[..], more].concat())
+}
+
+/// Found: only the signature itself was looked at, so a manifest that expired in 2020, or one for another file, was "signed".
+#[test]
+fn verify_with_a_key_refuses_what_a_fetch_refuses() {
+    let signed = Signed::new();
+    let root = signed_root();
+    let ours = ["--sign", "ours.key", "--seq", "5"];
+    let cases = [
+        (&["--expires", "2020-01-01T00:00:00Z"], "expired"),
+        (&["--name", "other.bin"], "signed for the name"),
+    ];
+    for (more, message) in cases {
+        signed.manifest(&[&ours[..], more].concat());
+        for more in [&[][..], &["--root", &root]] {
+            let ended = verify_with_key(&signed, "object.bin", "store", more).must(3);
+            assert!(ended.stderr.contains(message), "{}", ended.stderr);
+        }
+        // Without the key neither means anything.
+        signed.sapwood(&["verify", "object.bin"]).must(0);
+        signed
+            .sapwood(&["verify", "object.bin", "--root", &root])
+            .must(0);
+    }
+    // The signed name is that of the file, wherever the file and its manifest are.
+    signed.manifest(&[&ours[..], &["--expires", "2999-01-01T00:00:00Z"]].concat());
+    let ended = verify_with_key(&signed, "object.bin", "store", &["--json"]).must(0);
+    assert_eq!(ended.event("verified")["trust"], "signed");
+    fs::create_dir(signed.path("folder")).unwrap();
+    for copy in ["folder/object.bin", "other.bin"] {
+        fs::copy(signed.path("object.bin"), signed.path(copy)).unwrap();
+    }
+    let of_object = ["--manifest", "object.bin.sapwood"];
+    verify_with_key(&signed, "folder/object.bin", "store", &of_object).must(0);
+    let ended = verify_with_key(&signed, "other.bin", "store", &of_object).must(3);
+    assert!(ended.stderr.contains("other.bin"), "{}", ended.stderr);
+}
+
+#[test]
+fn verify_refuses_a_manifest_older_than_one_that_was_seen() {
+    let signed = Signed::new();
+    let verify = |store: &str| verify_with_key(&signed, "object.bin", store, &[]);
+    let old = signed.manifest(&["--sign", "ours.key", "--seq", "4"]);
+    verify("store").must(0);
+    let new = signed.good();
+    verify("store").must(0);
+    verify("store").must(0);
+    signed.origin.put(MANIFEST, new);
+    let fetched = signed.path("store-of-fetch").display().to_string();
+    signed.run("fetch", &fetched, &[]).must(0);
+    fs::write(signed.path("object.bin.sapwood"), &old).unwrap();
+    // What verify saw, and what a fetch saw.
+    for store in ["store", "store-of-fetch"] {
+        let ended = verify(store).must(3);
+        assert!(ended.stderr.contains("older than 5"), "{}", ended.stderr);
+    }
+    // A fetch knows what verify saw.
+    signed.origin.put(MANIFEST, old);
+    let seen = signed.path("store").display().to_string();
+    fs::remove_file(signed.reader.path().join("out")).unwrap();
+    signed.must_refuse("an older sequence after verify", &seen, "older than 5");
+    // Another memory, and one that cannot be used.
+    verify("store-other").must(0);
+    fs::write(signed.path("no-store"), b"a file").unwrap();
+    let ended = verify("no-store").must(0);
+    assert!(ended.stderr.contains("warning"), "{}", ended.stderr);
+    // Without a key nothing is looked up, let alone warned of.
+    let args = ["verify", "object.bin", "--store", "no-store"];
+    let ended = signed.sapwood(&args).must(0);
+    assert!(!ended.stderr.contains("warning"), "{}", ended.stderr);
+}
+
 #[test]
 fn keys_that_are_none_are_usage_errors() {
     let signed = Signed::new();

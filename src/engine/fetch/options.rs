@@ -56,7 +56,7 @@ impl FetchOptions {
             root: None,
             key: None,
             digests: Vec::new(),
-            require: Trust::None,
+            require: Trust::default(),
             max_size: None,
             no_clobber: false,
             discard: false,

@@ -202,3 +202,25 @@ pub async fn set_aside(run: &Run<'_>, locked: Locked, part: Arc<Part>, wrong: Er
         (Ok(_), other) => other,
     }
 }
+
+/// What the object must be, and what it is proven against if it is that.
+pub struct Expected {
+    /// The user's digests and those that the server offers.
+    pub digests: Vec<Digest>,
+    pub trust: Trust,
+}
+
+/// The end of a fetch without a manifest: what contradicts an expected digest is set aside, the rest gets its name.
+pub async fn compare_and_publish(
+    run: &mut Run<'_>,
+    locked: Locked,
+    mut whole: WholePart,
+    expected: &Expected,
+) -> Result<Published, Error> {
+    let found = &mut whole.proof.digests;
+    if let Some(wrong) = wrong_digest(run, &expected.digests, found) {
+        return Err(set_aside(run, locked, whole.part, wrong).await);
+    }
+    found.retain(|digest| expected.digests.contains(digest));
+    publish(run, locked, whole).await
+}

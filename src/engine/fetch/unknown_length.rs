@@ -28,9 +28,8 @@ use crate::{
 };
 
 use super::{
-    publish::{LocalBytes, Proof, WholePart},
+    publish::{Expected, LocalBytes, Proof, WholePart, compare_and_publish},
     run::Run,
-    without_manifest::{Expected, compare_and_publish},
 };
 
 /// Bytes that are hashed and written together.

@@ -1,7 +1,9 @@
 //! Fetching with a manifest: every block is proven on arrival.
 
+use std::sync::Arc;
+
 use crate::{
-    disk::destination::Locked,
+    disk::{destination::Locked, part::Stored},
     engine::{
         error::Error,
         events::Published,
@@ -19,7 +21,8 @@ use crate::{
         verify::digests_of_existing,
     },
     format::{
-        digests::Digest, journal::Identity, keys::PublicKey, statement::Header, trust::Trust,
+        digests::Digest, journal::Identity, judge::Leaves, keys::PublicKey, statement::Header,
+        trust::Trust,
     },
     net::{location::Location, validators::Validators},
     policy::recovery::starts_over,
@@ -67,19 +70,7 @@ pub async fn fetch(
         bytes_reused,
         bytes_resumed: resumed_elsewhere,
     } = copied;
-    let source = |url: &Location| Source::http(&run.context.client, url);
-    let transfer = PartTransfer {
-        object: TransferObject {
-            leaves: leaves.clone(),
-            sources: object.sources.iter().map(source).collect(),
-            ranges: object.preflight.ranges,
-            length_proven: trust.is_signed(),
-            version: None,
-            connections_max: run.context.useful_connections(),
-        },
-        copied: stored,
-        digests: run.options.digests.iter().map(Digest::algorithm).collect(),
-    };
+    let transfer = to_transfer(run, &object, &leaves, trust, stored);
     let Transferred {
         part,
         journal,
@@ -114,6 +105,28 @@ pub async fn fetch(
     publish(run, locked, whole).await
 }
 
+fn to_transfer(
+    run: &Run<'_>,
+    object: &Object,
+    leaves: &Arc<Leaves>,
+    trust: Trust,
+    copied: Vec<Stored>,
+) -> PartTransfer {
+    let source = |url: &Location| Source::http(&run.context.client, url);
+    PartTransfer {
+        object: TransferObject {
+            leaves: leaves.clone(),
+            sources: object.sources.iter().map(source).collect(),
+            ranges: object.preflight.ranges,
+            length_proven: trust.is_signed(),
+            version: None,
+            connections_max: run.context.useful_connections(),
+        },
+        copied,
+        digests: run.options.digests.iter().map(Digest::algorithm).collect(),
+    }
+}
+
 /// A trusted manifest, and the local data found for its object.
 struct Described {
     header: Header,
@@ -133,7 +146,13 @@ async fn describe(
         let manifest = &mut object.manifest;
         let header = manifest.header().clone();
         let conditions = run.conditions();
-        let trust = trust::check(&run.context, &conditions, manifest.front(), run.events).await?;
+        let trust = trust::check(
+            &run.context.store,
+            &conditions,
+            manifest.front(),
+            run.events,
+        )
+        .await?;
         run.check_length(Some(header.geometry.length()))?;
         let validators = &object.preflight.validators;
         let identity = Identity {

@@ -26,7 +26,6 @@ use crate::{
         journal::Identity,
         judge::Leaves,
         manifest::Tree,
-        trust::Trust,
     },
     net::{error::NetError, validators::Validators},
     policy::{
@@ -37,7 +36,7 @@ use crate::{
 
 use super::{
     adopt::arrived_before,
-    publish::{LocalBytes, Proof, WholePart, publish, set_aside, unchanged, wrong_digest},
+    publish::{Expected, LocalBytes, Proof, WholePart, compare_and_publish, unchanged},
     run::Run,
     unknown_length,
 };
@@ -91,13 +90,6 @@ pub async fn fetch(
         Err(error) => Err(error),
         Ok(whole) => compare_and_publish(run, locked, whole, &expected).await,
     }
-}
-
-/// What the object must be, and the trust that it then has.
-pub struct Expected {
-    /// The user's digests and those that the server offers.
-    pub digests: Vec<Digest>,
-    pub trust: Trust,
 }
 
 /// One version of an object on its server.
@@ -257,21 +249,6 @@ async fn transfer(
         }
     });
     Ok((locked, outcome))
-}
-
-/// Ends a fetch without a manifest: sets aside a file that contradicts an expected digest, publishes any other.
-pub async fn compare_and_publish(
-    run: &mut Run<'_>,
-    locked: Locked,
-    mut whole: WholePart,
-    expected: &Expected,
-) -> Result<Published, Error> {
-    let found = &mut whole.proof.digests;
-    if let Some(wrong) = wrong_digest(run, &expected.digests, found) {
-        return Err(set_aside(run, locked, whole.part, wrong).await);
-    }
-    found.retain(|digest| expected.digests.contains(digest));
-    publish(run, locked, whole).await
 }
 
 /// The file under the final name, if it has all expected digests, and one of them is strong or the file is what arrived earlier

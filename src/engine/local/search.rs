@@ -74,34 +74,11 @@ pub async fn search(
             leaves.insert(first, &page);
         }
         for find in descent.take_finds() {
-            match find {
-                Find::Whole {
-                    blocks,
-                    value,
-                    from,
-                } => whole.push(Whole {
-                    blocks,
-                    value,
-                    from,
-                }),
-                Find::Patched { block, parts } => patched.push((block, parts)),
-                Find::Missing { .. } => (),
-            }
+            sort_find(find, &mut whole, &mut patched);
         }
     }
     for find in descent.take_finds() {
-        if let Find::Whole {
-            blocks,
-            value,
-            from,
-        } = find
-        {
-            whole.push(Whole {
-                blocks,
-                value,
-                from,
-            });
-        }
+        sort_find(find, &mut whole, &mut patched);
     }
     patched.sort_unstable_by_key(|(block, _)| block.0);
     Ok(Search {
@@ -110,4 +87,20 @@ pub async fn search(
         patched,
         leaves,
     })
+}
+
+fn sort_find(find: Find, whole: &mut Vec<Whole>, patched: &mut Blocks) {
+    match find {
+        Find::Whole {
+            blocks,
+            value,
+            from,
+        } => whole.push(Whole {
+            blocks,
+            value,
+            from,
+        }),
+        Find::Patched { block, parts } => patched.push((block, parts)),
+        Find::Missing { .. } => (),
+    }
 }

@@ -73,6 +73,38 @@ impl PartTransfer {
         opened: Opened,
         events: &mut dyn Events,
     ) -> Result<Transferred, Error> {
+        // The driver is dropped before it, so the last checkpoint has all that was proven.
+        let (last_checkpoint, mut running) = self.start(context, opened);
+        let outcome = running.run_until_done(events).await;
+        let noting = running.notes.finish().await;
+        let Running {
+            driver,
+            geometry,
+            group,
+            part,
+            journal,
+            bytes_resumed,
+            follower,
+            ..
+        } = running;
+        let idle = driver.shutdown().await;
+        drop(last_checkpoint);
+        outcome?;
+        noting?;
+        let digests = follower.finish(&group, &part, geometry.length()).await?;
+        drop(group);
+        // Work of a cancelled span ends a little later; it holds the journal and the part.
+        idle.wait().await;
+        let journal = Arc::into_inner(journal).expect("all work that holds it has ended");
+        Ok(Transferred {
+            part,
+            journal: journal.into_inner(),
+            bytes_resumed,
+            digests,
+        })
+    }
+
+    fn start(self, context: &Context, opened: Opened) -> (LastCheckpoint, Running) {
         let Opened {
             part,
             mut journal,
@@ -113,11 +145,11 @@ impl PartTransfer {
                 let _ = sender.send(claim);
             })
         });
-        let mut running = Running {
+        let running = Running {
             driver,
             geometry,
             group,
-            part: part.clone(),
+            part,
             journal,
             claims,
             judging: Some(judging),
@@ -126,31 +158,7 @@ impl PartTransfer {
             bytes_resumed: 0,
             follower: DigestFollower::new(&self.digests),
         };
-        let outcome = running.run_until_done(events).await;
-        let noting = running.notes.finish().await;
-        let Running {
-            driver,
-            group,
-            journal,
-            bytes_resumed,
-            follower,
-            ..
-        } = running;
-        let idle = driver.shutdown().await;
-        drop(last_checkpoint);
-        outcome?;
-        noting?;
-        let digests = follower.finish(&group, &part, geometry.length()).await?;
-        drop(group);
-        // Work of a cancelled span ends a little later; it holds the journal and the part.
-        idle.wait().await;
-        let journal = Arc::into_inner(journal).expect("all work that holds it has ended");
-        Ok(Transferred {
-            part,
-            journal: journal.into_inner(),
-            bytes_resumed,
-            digests,
-        })
+        (last_checkpoint, running)
     }
 }
 

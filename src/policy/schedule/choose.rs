@@ -34,6 +34,9 @@ const SPLIT_WORTH_MS: u64 = 300;
 const SPLIT_ANSWERS: u64 = 10;
 /// A span that is slow at low latency is slow on this machine: its bytes have arrived and wait to be read.
 const SPLIT_NEAR_MS: u64 = 2_000;
+/// The rate of a younger span says nothing yet: on a busy machine its first bytes wait for a thread. It is not split unless the rate
+/// of its source is known.
+const SPLIT_AGE_MS_MIN: u64 = 100;
 /// A span with less left than this is not split.
 const SPLIT_BYTES_MIN: u64 = 256 << 10;
 /// A span without bytes for so long is requested once more, over another connection that is idle.
@@ -371,6 +374,7 @@ impl Scheduler {
             .iter()
             .filter(|(_, span)| self.not_begun(span).count() >= 1 && !span.whole)
             .filter(|(_, span)| self.bytes_coming(span) >= SPLIT_BYTES_MIN)
+            .filter(|(_, span)| self.has_known_rate(now, span))
             .map(|(id, span)| (*id, self.left_ms(now, span)))
             .filter(|(_, left)| *left > worth_ms)
             .max_by_key(|(_, left)| *left)?;
@@ -455,6 +459,11 @@ impl Scheduler {
             wait_ms: 0,
         });
         Some(Command::Cancel { span: id })
+    }
+
+    fn has_known_rate(&self, now: Millis, span: &Span) -> bool {
+        let age = now.saturating_sub(span.since);
+        age >= SPLIT_AGE_MS_MIN || self.sources[span.source.0].pace.rate().is_some()
     }
 
     /// The estimated time until a span ends.
