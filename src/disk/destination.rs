@@ -383,7 +383,7 @@ impl Drop for Locked {
     }
 }
 
-/// What a part holds for which no journal claims anything, and what it is then.
+/// The claims and the kind of a part without a journal that claims anything.
 fn without_claims(
     part: &Part,
     identity: &Identity,

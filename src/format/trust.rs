@@ -33,7 +33,7 @@ impl Trust {
         self == Trust::Signed
     }
 
-    /// What it rests on, for people.
+    /// A description of it, for people.
     pub fn basis(self) -> &'static str {
         match self {
             Trust::None => "length only",

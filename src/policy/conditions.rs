@@ -10,7 +10,7 @@ use crate::format::{
     trust::Trust,
 };
 
-/// What bytes prove whose tree ends in the asked root.
+/// The trust of bytes whose tree has the required root.
 pub const BY_ROOT: Trust = Trust::Root;
 
 /// What the user asks of an object.

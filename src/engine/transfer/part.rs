@@ -73,7 +73,7 @@ impl PartTransfer {
         opened: Opened,
         events: &mut dyn Events,
     ) -> Result<Transferred, Error> {
-        // The driver is dropped before it, so the last checkpoint has all that was proven.
+        // The driver is dropped before `last_checkpoint`, which then records everything that was proven.
         let (last_checkpoint, mut running) = self.start(context, opened);
         let outcome = running.run_until_done(events).await;
         let noting = running.notes.finish().await;
