@@ -288,7 +288,7 @@ pub struct NetworkArgs {
     /// Give up after this time without a newly proven byte
     #[arg(long, value_name = "TIME", default_value = "5m", env = "SAPWOOD_PATIENCE", value_parser = units::duration)]
     pub patience: Duration,
-    /// Give up after so many failures in a row of one request to a host that answers; with -i, after so many rounds
+    /// Give up after so many failures in a row of one request to a host that responds; with -i, after so many rounds
     #[arg(long, value_name = "N", default_value = "5", env = "SAPWOOD_TRIES", value_parser = clap::value_parser!(u32).range(1..))]
     pub tries: u32,
     /// Refuse objects larger than this

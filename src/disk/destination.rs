@@ -154,7 +154,7 @@ pub enum Left {
 pub struct Opened {
     /// Open, and owned by this run.
     pub part: Arc<Part>,
-    /// Open, with the records of this run begun.
+    /// Open for this run.
     pub journal: Journal,
     /// Blocks that are probably in the part and must be judged: those that the journal names, and other data in the part.
     pub claimed: BlockSet,
@@ -383,7 +383,7 @@ impl Drop for Locked {
     }
 }
 
-/// What a part holds for which no journal claims anything, and what it is then.
+/// The claims and the kind of a part without a journal that claims anything.
 fn without_claims(
     part: &Part,
     identity: &Identity,
@@ -422,11 +422,11 @@ fn plausible_claims(claims: &Claims, length: u64) -> BlockSet {
             claimed.remove(block);
         }
     }
-    let there = claims
+    let within_part = claims
         .identity
         .geometry
         .blocks_within(ByteRange::new(0, length));
-    for block in (there.end..claims.identity.geometry.blocks()).map(BlockIndex) {
+    for block in (within_part.end..claims.identity.geometry.blocks()).map(BlockIndex) {
         claimed.remove(block);
     }
     claimed

@@ -1,4 +1,4 @@
-//! What lies under a name: what kind of thing, and which version of it.
+//! Directory entries: the kind of a file, and its version.
 
 use std::{fs::File, path::Path};
 
@@ -6,7 +6,7 @@ use rustix::fs;
 
 use super::error::{DiskError, FileOperation};
 
-/// What lies under a name.
+/// A directory entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// A file, a folder, or something else.
@@ -15,7 +15,7 @@ pub struct Entry {
     pub length: u64,
     /// The permission bits.
     pub mode: u32,
-    /// With the inode: which file it is, whatever its name.
+    /// With the inode: identifies the file under any name.
     pub device: u64,
     /// See the device.
     pub inode: u64,
@@ -25,7 +25,7 @@ pub struct Entry {
     pub changed: (i64, u64),
 }
 
-/// Which file, and which version of it: while this is the same, so is the content, as far as can be told without reading it.
+/// A file and its version: while this is unchanged, so is the content, as far as attributes show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// See [`Entry`].
@@ -34,11 +34,11 @@ pub struct Stamp {
     pub inode: u64,
     /// In bytes.
     pub length: u64,
-    /// When it was last written to: seconds and nanoseconds.
+    /// When it was last modified: seconds and nanoseconds.
     pub changed: (i64, u64),
 }
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryKind {
     /// A regular file.
@@ -71,14 +71,14 @@ impl Entry {
         }
     }
 
-    /// What an open file is; `path` is for the message.
+    /// The entry of an open file; `path` is for the message.
     pub fn of(file: &File, path: &Path) -> Result<Entry, DiskError> {
         fs::fstat(file)
             .map(|stat| Entry::new(&stat))
             .map_err(|cause| DiskError::io(FileOperation::Inspect, path, cause))
     }
 
-    /// Which version of which file this is.
+    /// The file and its version.
     pub fn stamp(&self) -> Stamp {
         Stamp {
             device: self.device,

@@ -1,11 +1,11 @@
-//! What goes wrong with local files, shaped by what the caller will do.
+//! Errors of local files, with one variant for each way a caller can react.
 
 use std::{
     fmt, io,
     path::{Path, PathBuf},
 };
 
-/// What was being done to a file.
+/// The operation on a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum FileOperation {
@@ -72,7 +72,7 @@ impl DiskError {
         }
     }
 
-    /// The disk itself failed, is full, or takes no writes, whatever was asked of it.
+    /// The disk itself failed, is full, or is read-only, for any operation.
     pub fn is_of_disk(&self) -> bool {
         let is = |source: &io::Error| {
             let kinds = [
@@ -80,14 +80,14 @@ impl DiskError {
                 io::ErrorKind::QuotaExceeded,
                 io::ErrorKind::ReadOnlyFilesystem,
             ];
-            // EIO has no kind of its own.
+            // EIO has no `ErrorKind`.
             let failed = Some(rustix::io::Errno::IO.raw_os_error());
             kinds.contains(&source.kind()) || source.raw_os_error() == failed
         };
         matches!(self, DiskError::Io { source, .. } if is(source))
     }
 
-    /// The file, or a folder on its path, is not there.
+    /// The file, or a folder on its path, does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(self, DiskError::Io { source, .. } if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
     }

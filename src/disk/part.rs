@@ -24,11 +24,11 @@ use super::{
     seed::Seed,
 };
 
-/// Where the kernel cannot copy by itself, so many bytes are read and written at a time.
+/// The buffer for copying if the kernel cannot copy by itself.
 const COPY_BYTES: u64 = 256 * 1024;
 
-/// Proven blocks that are in a file now. INVARIANT: only [`Part`] makes it, after their write has returned or when it judged what
-/// lies there; journals and indexes note nothing else.
+/// Proven blocks that are in a file now. INVARIANT: only [`Part`] makes it, after their write has returned or after it judged the
+/// bytes in the file; journals and indexes record nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored(Verified);
 
@@ -49,7 +49,7 @@ impl Stored {
     }
 }
 
-/// What a block that lies in a part hashes to: for [`Part::judge_node`]. Only [`Part`] makes it.
+/// The hash of a block in a part, for [`Part::judge_node`]. Only [`Part`] makes it.
 #[derive(Clone, Copy, Debug)]
 pub struct HashedBlock {
     block: BlockIndex,
@@ -61,7 +61,7 @@ pub struct HashedBlock {
 pub struct Part {
     file: File,
     path: PathBuf,
-    /// The kernel lets one write into a file at a time, and those that wait for it may spin: here they sleep.
+    /// The kernel allows one write into a file at a time, and waiting writers may spin: here they sleep.
     writing: Mutex<()>,
 }
 
@@ -75,12 +75,12 @@ impl Part {
         }
     }
 
-    /// Where it is.
+    /// The path of the part.
     pub fn path(&self) -> &std::path::Path {
         &self.path
     }
 
-    /// Writes neighbouring blocks at their place, in one call where possible.
+    /// Writes neighbouring blocks at their offset, in one call if possible.
     pub fn write(&self, run: &Proven) -> Result<Stored, DiskError> {
         let verified = run.verified();
         let chunks = run.chunks().iter();
@@ -90,13 +90,13 @@ impl Part {
         Ok(Stored(verified))
     }
 
-    /// Writes bytes of which nothing is known until the object is whole: its length is not.
+    /// Writes bytes of an object of unknown length, which cannot be proven before they are complete.
     pub fn write_unproven(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
         files::write_at(&self.file, &self.path, bytes, offset)
     }
 
-    /// Judges a block that lies here; the buffer is at least as long as it. `None`: it is not here, or wrong, or its leaf is not
-    /// known and not learned from what comes first.
+    /// Judges a block in the part; the buffer is at least as long as the block. `None`: the block is missing or wrong, or its
+    /// leaf is unknown and must not be learned from the part.
     pub fn judge(
         &self,
         leaves: &Leaves,
@@ -112,7 +112,7 @@ impl Part {
         Ok(judge::verify(leaves, block, buffer).ok().map(Stored))
     }
 
-    /// Hashes a block that lies here, a buffer at a time; `None`: it is not here.
+    /// Hashes a block in the part, a buffer at a time; `None`: the part ends before it does.
     pub fn hash(
         &self,
         geometry: &Geometry,
@@ -135,8 +135,8 @@ impl Part {
         Ok(Some(HashedBlock { block, value }))
     }
 
-    /// Judges blocks that lie here, all of them hashed, against the proven value of the node over them. They are hashed before,
-    /// because that is done by all cores. Returns their leaves too; `None`: they are others.
+    /// Judges blocks in the part against the proven value of the node over them. The blocks were hashed before, on all cores.
+    /// Returns their leaves too; `None`: they are wrong.
     pub fn judge_node(
         &self,
         object: &ObjectKey,
@@ -150,7 +150,7 @@ impl Part {
         verified.ok().map(|verified| (Stored(verified), values))
     }
 
-    /// Reads from a place of the object; `false` if the part ends before the buffer is full.
+    /// Reads at an offset of the object; `false` if the part ends before the buffer is full.
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<bool, DiskError> {
         match self.file.read_exact_at(buffer, offset) {
             Ok(()) => Ok(true),
@@ -159,8 +159,8 @@ impl Part {
         }
     }
 
-    /// Copies bytes of a seed to a place of the object, shared where the file system can; holes stay holes. `false`: the seed could
-    /// not be read there.
+    /// Copies bytes of a seed to an offset of the object, shared if the file system supports it; holes stay holes. `false`: the
+    /// seed could not be read there.
     pub fn copy_from(&self, seed: &Seed, place: u64, into: ByteRange) -> Result<bool, DiskError> {
         let end = place + into.length();
         let mut at = place;
@@ -196,9 +196,9 @@ impl Part {
         Ok(true)
     }
 
-    /// Makes bytes of the object zeros: a hole, where the file system has them.
+    /// Makes bytes of the object zeros: a hole, if the file system supports holes.
     pub fn make_zeros(&self, range: ByteRange) -> Result<(), DiskError> {
-        // Behind the end there is nothing to be made zero.
+        // After the end there is nothing to change.
         let end = range.end.min(self.length()?);
         if end <= range.start
             || files::punch_hole(&self.file, &self.path, ByteRange::new(range.start, end))?
@@ -215,7 +215,7 @@ impl Part {
         Ok(())
     }
 
-    /// Gives a part that is shorter than the object its length, so that zeros at its end can be read.
+    /// Extends a part that is shorter than the object, so that zeros at its end can be read.
     pub fn lengthen(&self, length: u64) -> Result<(), DiskError> {
         match self.length()? < length {
             true => self.set_length(length),
@@ -223,17 +223,17 @@ impl Part {
         }
     }
 
-    /// What it is on the disk.
+    /// Its entry on the disk.
     pub fn entry(&self) -> Result<Entry, DiskError> {
         Entry::of(&self.file, &self.path)
     }
 
-    /// Its bytes so far, holes included.
+    /// Its length so far, holes included.
     pub fn length(&self) -> Result<u64, DiskError> {
         Ok(self.entry()?.length)
     }
 
-    /// Cuts what is longer than the object, and gives a part that ends in a hole its length.
+    /// Sets the length of the object: truncates a longer part, and extends one that ends in a hole.
     pub fn set_length(&self, length: u64) -> Result<(), DiskError> {
         files::set_length(&self.file, &self.path, length)
     }
@@ -253,7 +253,7 @@ impl Part {
         files::sync_all(&self.file, &self.path)
     }
 
-    /// The blocks that lie wholly in data, not in holes. Whether they are right is for the judge.
+    /// The blocks that have only data, no holes. The judge decides whether they are right.
     pub fn blocks_with_data(&self, geometry: &Geometry) -> Result<BlockSet, DiskError> {
         let mut blocks = BlockSet::empty(geometry.blocks());
         let length = self.length()?.min(geometry.length());
@@ -268,7 +268,7 @@ impl Part {
                 },
                 // No data from here on.
                 Err(rustix::io::Errno::NXIO) => break,
-                // A file system that does not tell: all may be data.
+                // This file system cannot show holes: all may be data.
                 Err(rustix::io::Errno::INVAL) => (at, length),
                 Err(cause) => return Err(DiskError::io(FileOperation::Read, &self.path, cause)),
             };
@@ -280,7 +280,7 @@ impl Part {
         Ok(blocks)
     }
 
-    /// Gives the disk back what all but these blocks took. `false`: this file system cannot do it.
+    /// Frees the disk space of all but these blocks. `false`: this file system cannot do it.
     pub fn keep_only(&self, blocks: &BlockSet, geometry: &Geometry) -> Result<bool, DiskError> {
         let size = geometry.block_size().bytes();
         let mut from = 0;
@@ -326,7 +326,7 @@ const REMOTE_FILE_SYSTEMS: [u32; 11] = [
     0x7461_636F,
 ];
 
-/// Which boot of the machine this is; zeros if it cannot be told.
+/// The ID of this boot of the machine; zeros if it is unknown.
 fn boot_id() -> [u8; 16] {
     let mut id = [0; 16];
     if let Ok(text) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {

@@ -1,5 +1,5 @@
-//! A local file that may hold wanted bytes. It belongs to the user: it is read and never mapped, since one that is cut short while
-//! it is mapped would kill the process.
+//! A local file that may have wanted bytes. It belongs to the user: it is read and never mapped, because a file that is truncated
+//! while it is mapped would kill the process.
 
 use std::{
     fs::File,
@@ -18,13 +18,13 @@ use super::{
     regions::FileRegions,
 };
 
-/// See the module. What cannot be read of it is just not there.
+/// A local file that may have wanted bytes. Unreadable bytes count as missing.
 #[derive(Debug)]
 pub struct Seed {
     file: File,
     path: PathBuf,
     stamp: Stamp,
-    /// Where it has data and no holes.
+    /// The ranges that have data, not holes.
     data: OnceLock<Vec<ByteRange>>,
 }
 
@@ -34,7 +34,7 @@ impl Seed {
         Seed::of(files::open_for_reading(path)?, path)
     }
 
-    /// A file that is open already.
+    /// Uses an open file.
     pub fn of(file: File, path: &Path) -> Result<Seed, DiskError> {
         let stamp = Entry::of(&file, path)?.stamp();
         Ok(Seed {
@@ -45,17 +45,17 @@ impl Seed {
         })
     }
 
-    /// Where it was.
+    /// The path it was opened under.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its bytes when it was opened.
+    /// Its length when it was opened.
     pub fn length(&self) -> u64 {
         self.stamp.length
     }
 
-    /// Which version of which file it is.
+    /// The file and its version.
     pub fn stamp(&self) -> Stamp {
         self.stamp
     }
@@ -71,21 +71,21 @@ impl Seed {
         &self.file
     }
 
-    /// Fills the buffer from this place; whether it could.
+    /// Fills the buffer from this offset; returns whether it succeeded.
     pub fn read(&self, buffer: &mut [u8], place: u64) -> bool {
         self.file.read_exact_at(buffer, place).is_ok()
     }
 
     /// The first stretch of data from here on, up to `end`; before it is a hole. Empty at the end: only a hole is left.
     pub fn data_from(&self, at: u64, end: u64) -> ByteRange {
-        // Some file systems look at every page up to the next hole, so they are asked once.
+        // Some file systems scan every page up to the next hole, so they are queried once.
         let data = self.data.get_or_init(|| self.stretches_of_data());
         let next = data.partition_point(|stretch| stretch.end <= at);
         match data.get(next) {
             Some(stretch) if stretch.start < end => {
                 ByteRange::new(stretch.start.max(at), stretch.end.min(end))
             }
-            // Behind the end that the file had, reading shows that there is nothing.
+            // After the end that the file had, a read shows that there is nothing.
             None if end > self.length() => ByteRange::new(at, end),
             Some(_) | None => ByteRange::new(end, end),
         }
@@ -99,7 +99,7 @@ impl Seed {
                 Ok(start) => start.min(length),
                 // No data from here on.
                 Err(rustix::io::Errno::NXIO) => break,
-                // A file system that does not tell: all may be data.
+                // This file system cannot show holes: all may be data.
                 Err(_) => at,
             };
             let end = match fs::seek(&self.file, SeekFrom::Hole(start)) {

@@ -23,12 +23,12 @@ pub struct Temporary {
 }
 
 impl Temporary {
-    /// Whether a file may be called `target`: before work is done whose result would go there.
+    /// Checks that a file may be named `target`, before the work whose result goes there.
     pub fn check(target: &Path) -> Result<(), DiskError> {
         Temporary::place(target).map(drop)
     }
 
-    /// Begins a file that will be called `target`. An existing one is replaced when this one is published.
+    /// Creates a file that will be named `target`. An existing one is replaced when this one is published.
     pub fn create(target: &Path) -> Result<Temporary, DiskError> {
         let (folder, name) = Temporary::place(target)?;
         let (file, own) = create_unused(&folder, target)?;
@@ -58,7 +58,7 @@ impl Temporary {
         Ok((folder, name))
     }
 
-    /// Appends at this place; the caller keeps count.
+    /// Writes at this offset; the caller keeps count.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
         files::write_at(&self.file, &self.path(), bytes, offset)
     }
@@ -68,12 +68,13 @@ impl Temporary {
         &self.file
     }
 
-    /// Where it is while it is unfinished.
+    /// Its path while it is unfinished.
     pub fn path(&self) -> PathBuf {
         self.folder.path_of(&self.name)
     }
 
-    /// Makes it durable and gives it its name. `mode`: `None` keeps that of the file it replaces, else the user's default.
+    /// Makes it durable and gives it its final name. `mode`: `None` keeps the mode of the file it replaces, else uses the user's
+    /// default.
     pub fn publish(mut self, mode: Option<u32>, replace: bool) -> Result<(), DiskError> {
         let mode_before = self.folder.entry(&self.target)?.map(|entry| entry.mode);
         let mode = mode.or(mode_before).unwrap_or_else(files::default_mode);
@@ -88,13 +89,13 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.published {
-            // A failure does no harm: the next run uses another name.
+            // A failure is harmless: the next run uses another name.
             let _ = self.folder.remove(&self.name);
         }
     }
 }
 
-/// A file without a name, for bytes that do not fit into memory. It is gone when it is closed.
+/// A file without a name, for bytes that do not fit into memory. It disappears when it is closed.
 pub fn spool() -> Result<(File, PathBuf), DiskError> {
     let path = std::env::temp_dir();
     let folder = Folder::open(&path)?;
@@ -103,8 +104,8 @@ pub fn spool() -> Result<(File, PathBuf), DiskError> {
     Ok((file, path))
 }
 
-/// A new file under an unused name. The process is part of it, so only our own earlier leftovers can be in the way;
-/// it is short, so that it fits wherever the final name fits.
+/// Creates a file under an unused name. The name contains the process ID, so only our own earlier leftovers can collide; it is
+/// short, so that it fits wherever the final name fits.
 fn create_unused(folder: &Folder, path: &Path) -> Result<(File, OsString), DiskError> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     for _ in 0..100 {

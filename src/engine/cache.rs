@@ -48,7 +48,7 @@ struct Own {
 impl Own {
     fn note(&self) {
         self.store
-            .with_blocking(|store| store.note_kept(&self.object));
+            .with_blocking(|store| store.note_cached(&self.object));
     }
 }
 

@@ -15,10 +15,10 @@ pub const CONNECTIONS_MAX: u32 = 16;
 
 /// For requests before or beside a transfer: the least of the ceiling, the limit in the host's reputation, and
 /// [`CONNECTIONS_FIRST`].
-pub fn of_single_requests(client: &Client, location: &Location, limits: &Limits) -> u32 {
-    let earned = client.reputation(location).connections;
-    let earned = earned.unwrap_or(CONNECTIONS_FIRST);
-    limits.connections.min(earned).clamp(1, CONNECTIONS_FIRST)
+pub fn for_single_requests(client: &Client, location: &Location, limits: &Limits) -> u32 {
+    let learned = client.reputation(location).connections;
+    let learned = learned.unwrap_or(CONNECTIONS_FIRST);
+    limits.connections.min(learned).clamp(1, CONNECTIONS_FIRST)
 }
 
 /// A ceiling on open connections. Fetches that hold clones share it evenly.

@@ -22,8 +22,8 @@ use super::{
     error::Error,
 };
 
-/// A transfer with a rate limit gets one connection for every so many bytes per second: more connections than the rate can use
-/// only hold responses that are not read.
+/// A transfer with a rate limit gets one connection per this many bytes per second: more connections than the rate can use only
+/// hold responses that are not read.
 const CONNECTION_RATE: u64 = 1_000_000;
 /// Consecutive failures of one span from a host that responds, unless the caller says otherwise.
 const TRIES: u32 = 5;

@@ -80,7 +80,7 @@ impl ManifestFile {
             true => ManifestFile::open(path),
             false => ManifestFile::open(&beside(path)).map_err(|cause| match cause {
                 Error::Disk(cause) if cause.is_missing() => {
-                    let why = format!("and {} is none itself", path.display());
+                    let why = format!("and {} is not a manifest itself", path.display());
                     Error::NoManifest {
                         place: beside(path).display().to_string(),
                         why,

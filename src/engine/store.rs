@@ -9,7 +9,7 @@ use crate::{
         machine::unix_time,
         regions::FileRegions,
         state::{Holding, Provenance},
-        store::{News, Store},
+        store::{HoldingChange, Store},
     },
     format::{
         geometry::{BlockSize, Geometry},
@@ -150,7 +150,7 @@ fn verify_file(
     events: &mut dyn Events,
 ) -> Result<Option<Verdict>, Error> {
     let mut is_there = |store: &mut Store| {
-        let forward = &mut |news| forward(news, events);
+        let forward = &mut |change| forward(change, events);
         store.check(holding.clone(), forward)
     };
     if !is_there(store)? {
@@ -201,21 +201,21 @@ pub fn collect(
     bytes_max: Option<u64>,
     events: &mut dyn Events,
 ) -> Result<(), Error> {
-    Ok(store.collect(bytes_max, &mut |news| forward(news, events))?)
+    Ok(store.collect(bytes_max, &mut |change| forward(change, events))?)
 }
 
-fn forward(news: News, events: &mut dyn Events) {
+fn forward(change: HoldingChange, events: &mut dyn Events) {
     let mut forgotten = |holding: Holding, why| {
         let Holding { path, root, .. } = holding;
         events.event(Event::Forgotten { path, root, why });
     };
-    match news {
-        News::Gone(holding) => forgotten(holding, Forgotten::Gone),
-        News::Changed(holding) => forgotten(holding, Forgotten::Changed),
-        News::Evicted(Holding { path, root, .. }, bytes) => {
+    match change {
+        HoldingChange::Gone(holding) => forgotten(holding, Forgotten::Gone),
+        HoldingChange::Changed(holding) => forgotten(holding, Forgotten::Changed),
+        HoldingChange::Evicted(Holding { path, root, .. }, bytes) => {
             events.event(Event::Evicted { path, root, bytes });
         }
-        News::Removed(path) => tracing::debug!("{} had no blocks", path.display()),
+        HoldingChange::Removed(path) => tracing::debug!("{} had no blocks", path.display()),
     }
 }
 

@@ -192,7 +192,7 @@ fn against_manifest(
     Ok(Verdict::Verified)
 }
 
-/// Tells each block that differs, and returns how many do.
+/// Reports each block that differs, and returns how many do.
 fn damaged_blocks(path: &Path, expected: &Tree, found: &Tree, events: &mut dyn Events) -> u32 {
     let geometry = expected.geometry();
     let mut damaged = 0;
@@ -215,7 +215,7 @@ fn damaged_blocks(path: &Path, expected: &Tree, found: &Tree, events: &mut dyn E
     damaged
 }
 
-/// The hints of a manifest, whose object is proven, are those of the object.
+/// Checks that the hints of a manifest, whose object is verified, are those of the object.
 fn compare_hints(manifest: &ManifestFile, found: &Tree, wrong_piece: bool) -> Result<(), Error> {
     let refuse = |cause| Error::Manifest {
         place: manifest.path.display().to_string(),
@@ -237,7 +237,7 @@ fn compare_hints(manifest: &ManifestFile, found: &Tree, wrong_piece: bool) -> Re
     }
 }
 
-/// A file of another length: every block is judged by itself, missing and extra bytes are named.
+/// A file of another length: every block is judged by itself; missing and extra bytes are reported.
 fn other_length(
     path: &Path,
     expected: &Tree,

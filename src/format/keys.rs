@@ -7,7 +7,7 @@ use super::{
     statement::{Signature, comment_is_allowed},
 };
 
-/// A public key whose signatures are believed.
+/// A public key whose signatures are trusted.
 #[derive(Clone, Debug)]
 pub struct PublicKey {
     key: minisign_verify::PublicKey,

@@ -4,7 +4,7 @@ use super::geometry::{ByteRange, FANOUT, Geometry};
 
 /// Bytes of the statement, the signed part.
 pub const STATEMENT_BYTES: usize = 1024;
-/// Bytes of statement and signature; one read of them tells everything but the leaves.
+/// Bytes of statement and signature; one read of them gives everything but the leaves.
 pub const FRONT_BYTES: usize = 1536;
 
 /// The places of tree, pages and pieces.

@@ -37,18 +37,18 @@ pub struct Receipt {
     pub bytes_total: u64,
     #[serde(with = "text")]
     pub root: Root,
-    /// Digests that somebody gave or offered, and that the file has.
+    /// The digests that the user gave or the server offered, all of them verified.
     #[serde(with = "digests")]
     pub digests: Vec<Digest>,
     #[serde(with = "text")]
     pub trust: Trust,
-    /// The key whose signature the manifest has, if one was asked for.
+    /// The key that signed the manifest, if the user required one.
     pub key_id: Option<String>,
     #[serde(with = "time")]
     pub started: u64,
     #[serde(with = "time")]
     pub ended: u64,
-    /// Who ran it.
+    /// The user that ran the program.
     pub user: String,
     /// On which machine.
     pub host: String,

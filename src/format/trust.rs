@@ -33,7 +33,7 @@ impl Trust {
         self == Trust::Signed
     }
 
-    /// What it rests on, for people.
+    /// A description of it, for people.
     pub fn basis(self) -> &'static str {
         match self {
             Trust::None => "length only",
@@ -62,7 +62,7 @@ impl fmt::Display for Trust {
     }
 }
 
-/// What was given is none of the five words.
+/// The text is not one of the five words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("trust is one of signed, root, manifest, digest, none")]
 pub struct NotATrust;

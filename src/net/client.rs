@@ -73,7 +73,7 @@ impl Client {
         self.options.limit_rate
     }
 
-    /// Sends a request. A 200 is the whole representation even if a range was asked for; the caller decides what that means.
+    /// Sends a request. A 200 is the whole representation even if a range was requested; the caller decides what that means.
     pub async fn send(&self, request: Request<'_>) -> Result<Response, NetError> {
         let exchange = self.exchange(&request).await?;
         self.response(&request, exchange)

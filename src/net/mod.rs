@@ -26,7 +26,7 @@ pub mod response;
 mod transport;
 pub mod validators;
 
-/// A stall: fewer than [`STALL_BYTES`] in so many milliseconds of reading, time spent on the rate limit not counted.
+/// A stall: fewer than [`STALL_BYTES`] in this many milliseconds of reading, not counting time spent on the rate limit.
 pub const STALL_MS: u64 = 10_000;
 /// See [`STALL_MS`].
 pub const STALL_BYTES: u64 = 1_000;

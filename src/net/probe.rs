@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{CONNECT_MS, address::is_private, location::Location};
 
-const EVERY: Duration = Duration::from_millis(crate::policy::recovery::PROBE_EVERY_MS);
+const PROBE_INTERVAL: Duration = Duration::from_millis(crate::policy::recovery::PROBE_EVERY_MS);
 
 /// Returns when the host accepts a connection, or fails after the connect timeout. `guarded`: do not connect to private
 /// addresses.
@@ -31,7 +31,7 @@ pub async fn probe(location: &Location, guarded: bool) -> io::Result<()> {
         loop {
             if next <= Instant::now() {
                 attempts.spawn(attempt(host.clone(), port, guarded));
-                next += EVERY;
+                next += PROBE_INTERVAL;
             }
             tokio::select! {
                 Some(Ok(connected)) = attempts.join_next() => match connected {

@@ -24,7 +24,7 @@ impl RateLimit {
         }
     }
 
-    /// Takes so many bytes that arrived, and waits until more are allowed.
+    /// Counts arrived bytes, and waits until more are allowed.
     pub async fn take(&self, bytes: usize) {
         let Some(rate) = self.bytes_per_second else {
             return;

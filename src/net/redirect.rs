@@ -18,7 +18,7 @@ use super::{
 /// More redirects than this are a loop.
 const REDIRECTS_MAX: usize = 5;
 
-/// Where redirects led last, by the URL that was asked for.
+/// The last target of redirects, by the requested URL.
 #[derive(Default)]
 pub struct Redirects(Mutex<HashMap<String, Step>>);
 

@@ -33,7 +33,7 @@ pub struct Request<'a> {
     pub range: Option<ByteRange>,
     /// More ranges, for [`super::client::Client::send_multi_range`].
     pub more: &'a [ByteRange],
-    /// The version that is wanted; another one is an error, as far as the server can tell.
+    /// The wanted version; another one is an error, if the server declares it.
     pub version: Option<&'a Validators>,
     /// See [`Body`].
     pub body: Body,
@@ -60,7 +60,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The fields that say what is asked for. They are the same for every origin.
+    /// The fields of the request. They are the same for every origin.
     pub(super) fn fields(&self) -> HeaderMap {
         let mut fields = HeaderMap::new();
         // An encoding would change the bytes that ranges and digests count.

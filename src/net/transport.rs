@@ -169,7 +169,7 @@ impl Transport {
             Http::Three if location.is_https() => Protocol::Three,
             #[cfg(feature = "http3")]
             Http::Three => {
-                let detail = "there is no HTTP/3 in the clear; ask for it by https";
+                let detail = "HTTP/3 requires https";
                 return Err(NetError::with_detail(location, Failure::Tls, detail));
             }
         })

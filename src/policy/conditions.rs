@@ -1,4 +1,4 @@
-//! What must be true of an object before any byte of it is asked for, and what is trusted then.
+//! The conditions that an object must meet before any byte of it is requested, and the trust that it then has.
 //!
 //! INVARIANT: the only place where a manifest, or what a server offers, becomes a [`Trust`].
 
@@ -10,7 +10,7 @@ use crate::format::{
     trust::Trust,
 };
 
-/// What bytes prove whose tree ends in the asked root.
+/// The trust of bytes whose tree has the required root.
 pub const BY_ROOT: Trust = Trust::Root;
 
 /// What the user asks of an object.
@@ -49,11 +49,11 @@ pub enum Distrust {
     NotSigned(NotSigned),
     /// It is signed for another name.
     OtherName { signed: String, asked: String },
-    /// Its signer wants it no longer to be believed.
+    /// The signer no longer vouches for it.
     Expired { at: u64 },
     /// A newer one was seen under the same key and name.
     Older { found: u64, seen: u64 },
-    /// It proves less than is asked.
+    /// It proves less than required.
     BelowRequired { asked: Trust, found: Trust },
 }
 
@@ -163,7 +163,7 @@ pub fn of_digests(digests: &[Digest]) -> Trust {
     }
 }
 
-/// Whether nobody can make another object with the same digest.
+/// Whether it is infeasible to make another object with the same digest.
 pub fn is_strong(digest: &Digest) -> bool {
     matches!(
         digest.algorithm(),

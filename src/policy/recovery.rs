@@ -9,8 +9,8 @@
 //! | stalled | again, no try | again, no try | again, no try | stop: later |
 //! | broken, 5xx, 408, 425 | again, a try; then stop: later | again, a try; then drop | again, a try; then stop: later | stop: later |
 //! | 429, 503 with Retry-After, resting | rest | rest | rest | stop: later |
-//! | answer in several parts, to a range | again once; then stop: failed | one stream | one stream | stop: failed |
-//! | any other bad answer | again once; then stop: failed | again once; then drop | again once; then stop: failed | stop: failed |
+//! | response in several parts, to one range | again once; then stop: failed | one stream | one stream | stop: failed |
+//! | any other bad response | again once; then stop: failed | again once; then drop | again once; then stop: failed | stop: failed |
 //! | changed | stop: changed | drop | stop: changed | start over once; then stop: changed |
 //! | other 4xx, TLS, redirects, unsafe, too large | stop: failed | drop | stop: failed | stop: failed |
 //!
@@ -21,9 +21,9 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum Failure {
-    /// No connection: name not found, refused, no route, no answer to the connect.
+    /// No connection: name not found, refused, no route, connect timeout.
     Unreachable,
-    /// The connection broke, or the answer was no HTTP, before the body was whole.
+    /// The connection broke, or the response was not HTTP, before the body was complete.
     Broken,
     /// Too few bytes for too long.
     Stalled,
@@ -55,11 +55,11 @@ pub enum Failure {
     TooLarge,
 }
 
-/// How an answer broke the rules.
+/// How a response violates the protocol or the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum BadResponse {
-    #[error("it answered with the unexpected status {0}")]
+    #[error("it sent the unexpected status {0}")]
     Status(u16),
     #[error("its Content-Range is missing or invalid")]
     ContentRange,
@@ -71,16 +71,16 @@ pub enum BadResponse {
     Encoded,
     #[error("it sent several parts although one was asked for")]
     Multipart,
-    #[error("it does not tell the length of the object")]
+    #[error("it does not declare the length of the object")]
     NoLength,
     #[error("its headers are too large or malformed")]
     Headers,
-    #[error("it tells the length of its body in two ways")]
+    #[error("it declares the length of its body in two ways")]
     TwoLengths,
     #[error("it sent a part of the object although all of it was asked for")]
     NotWhole,
     #[error(
-        "it sent a web page or an XML message instead of the file; perhaps it wants a login, see the URL in a browser"
+        "it sent a web page or an XML message instead of the file; perhaps it requires a login, see the URL in a browser"
     )]
     Page,
     #[error("it sends the whole object with another length than the one expected")]
@@ -102,7 +102,7 @@ pub enum Changed {
     #[error("the same part came with other bytes")]
     Content,
     #[error(
-        "it is a web page or an XML message instead of the file; perhaps it wants a login, see the URL in a browser"
+        "it is a web page or an XML message instead of the file; perhaps it requires a login, see the URL in a browser"
     )]
     Page,
 }
@@ -211,7 +211,7 @@ pub struct Before {
     pub tries: u32,
     /// How many of them the user allows.
     pub tries_max: u32,
-    /// Answers of the source in a row that broke the rules, this one included.
+    /// Invalid responses of the source in a row, this one included.
     pub bad_answers: u32,
 }
 
@@ -227,7 +227,7 @@ pub enum Remedy {
     Probe,
     /// A cooldown of the host: as long as its Retry-After says, or as [`cooldown_ms`] says.
     Rest,
-    /// No ranges of this source any more: the whole object in one answer.
+    /// No more ranges of this source: the whole object in one response.
     OneStream,
     /// This source is no longer used.
     Drop,
@@ -240,7 +240,7 @@ pub enum Remedy {
 /// How a run ends that a failure ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It may pass: the same command goes on later.
+    /// Transient: the same command resumes later.
     Later,
     /// The object is another one now.
     Changed,
@@ -248,7 +248,7 @@ pub enum End {
     Failed,
 }
 
-/// A source is no longer used after so many invalid responses in a row.
+/// A source is no longer used after this many invalid responses in a row.
 const BAD_ANSWERS_MAX: u32 = 2;
 
 /// The policy; see the module. Every failure has a remedy in every phase.
@@ -308,7 +308,7 @@ pub fn backoff_ms(failures: u32, random: u64) -> u64 {
     random % (backoff_bound_ms(failures) + 1)
 }
 
-/// The longest backoff after so many failures.
+/// The longest backoff after this many failures.
 pub fn backoff_bound_ms(failures: u32) -> u64 {
     BACKOFF_FIRST_MS
         .saturating_mul(1 << failures.saturating_sub(1).min(16))

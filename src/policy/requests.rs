@@ -125,7 +125,7 @@ pub fn requests(wants: &[ByteRange], cost: &Cost) -> Vec<Vec<ByteRange>> {
     requests
 }
 
-/// Cuts a long range into parts for so many connections.
+/// Splits a long range into parts for this many connections.
 pub fn parts(range: ByteRange, connections: u32) -> Vec<ByteRange> {
     let even = range.length().div_ceil(u64::from(connections.max(1)));
     let most = even.clamp(PART_BYTES_MIN, PART_BYTES_MAX);

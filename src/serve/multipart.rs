@@ -20,7 +20,7 @@ pub struct Multipart {
 }
 
 impl Multipart {
-    /// These ranges of a representation of so many bytes.
+    /// These ranges of a representation of this length.
     pub fn new(ranges: Vec<ByteRange>, media_type: &HeaderValue, length: u64) -> Multipart {
         let media_type = media_type.to_str().unwrap_or_default();
         let head = |range: &ByteRange| {

@@ -70,18 +70,18 @@ async fn serve_file(State(folder): State<Arc<Folder>>, request: Request) -> Resp
     }
     let path = request.uri.path().trim_start_matches('/');
     let Ok(path) = percent_decode_str(path).decode_utf8().map(String::from) else {
-        return plain(StatusCode::BAD_REQUEST);
+        return status_response(StatusCode::BAD_REQUEST);
     };
     match blocking::run(move || folder.open_beneath(path.as_ref())).await {
         Ok(Some((file, entry))) if entry.kind == EntryKind::Regular => {
             respond(&request, ServedFile::new(file, &entry))
         }
-        Ok(_) => plain(StatusCode::NOT_FOUND),
-        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR),
+        Ok(_) => status_response(StatusCode::NOT_FOUND),
+        Err(_) => status_response(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 
-fn plain(status: StatusCode) -> Response {
+fn status_response(status: StatusCode) -> Response {
     let mut response = Response::new(Body::from(format!("{status}\n")));
     *response.status_mut() = status;
     response

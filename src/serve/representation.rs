@@ -162,8 +162,8 @@ impl<'a> Fields<'a> {
             return Precondition::Failed;
         }
         // The weak comparison (8.8.3.2): a cache may have made the tag weak.
-        let strong = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag) == self.metadata.etag;
-        let matched = self.has_tag(header::IF_NONE_MATCH, strong);
+        let weakly_equal = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag) == self.metadata.etag;
+        let matched = self.has_tag(header::IF_NONE_MATCH, weakly_equal);
         let unmodified = || self.is_unmodified_since(header::IF_MODIFIED_SINCE);
         match matched.or_else(unmodified).unwrap_or(false) {
             true => Precondition::NotModified,

@@ -141,7 +141,7 @@ fn rows() -> Vec<Row> {
     let refused = |id| both(id, All, ends(1));
     // Everything that came is wrong, and comes again when the fault is over.
     let useless = ends(3).digest().gone().costs(2.0 * ONCE, 2.0 * WHOLE);
-    let page = "perhaps it wants a login";
+    let page = "perhaps it requires a login";
     vec![
         // Silence is noticed after 10 s: these begin first.
         passes("S04a"), passes("S04b"), passes("S04c"),

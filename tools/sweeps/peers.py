@@ -25,7 +25,7 @@ EVENTS = {
     "whole": "200 for a range after a kill",
     "notes": "notes lost after a kill",
     "flip": "a bit flipped on the way",
-    "short": "an answer cut short",
+    "short": "a response cut short",
     "same-size": "another file of the same size there",
 }
 OURS = [peer for peer in PEERS if peer.startswith("sapwood")]

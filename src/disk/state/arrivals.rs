@@ -6,10 +6,10 @@ use crate::format::tree::Root;
 
 use super::{State, StateError};
 
-/// Beyond so many the oldest ones go.
+/// Beyond this many, the oldest ones are removed.
 const ARRIVALS_MAX: u32 = 100_000;
 
-/// An object that came from somewhere.
+/// An object that arrived from a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "fields are named after what they are")]
 pub struct Arrived {
@@ -23,12 +23,12 @@ pub struct Arrived {
 }
 
 impl State {
-    /// Remembers that an object came from a URL; what was noted of the same object there is replaced.
+    /// Remembers that an object arrived from a URL; replaces the record of the same object there.
     pub fn remember_arrival(&mut self, arrived: &Arrived) -> Result<(), StateError> {
         self.change(|transaction| remember(transaction, arrived, ARRIVALS_MAX))
     }
 
-    /// What came last from this URL as this version.
+    /// The object that last arrived from this URL as this version.
     pub fn arrived(
         &self,
         url: &str,

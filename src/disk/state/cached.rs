@@ -1,4 +1,4 @@
-//! Holdings that the store made itself.
+//! Holdings of the store's own files.
 
 use std::{os::unix::ffi::OsStrExt, path::PathBuf};
 
@@ -15,7 +15,7 @@ use super::{
     objects::{self, Description},
 };
 
-/// An own object, as it is noted.
+/// The record of an own object.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "fields are named after what they are")]
 pub struct Own {
@@ -24,12 +24,12 @@ pub struct Own {
     pub root: Root,
     pub geometry: Geometry,
     pub provenance: Provenance,
-    /// When it was last of use, in Unix seconds.
+    /// Its last use, in Unix seconds.
     pub at: u64,
 }
 
 impl Own {
-    /// An own object that is noted already.
+    /// A recorded own object.
     pub fn of(holding: &Holding) -> Own {
         Own {
             path: holding.path.clone(),
@@ -43,12 +43,12 @@ impl Own {
 }
 
 impl State {
-    /// Claims blocks in addition to those that are claimed. Does nothing if the object is said to have another length.
+    /// Claims blocks in addition to the claimed ones. Does nothing if the object is recorded with another length.
     pub fn add_own(&mut self, own: &Own, blocks: &BlockSet) -> Result<(), StateError> {
         self.change(|transaction| put(transaction, own, blocks, true))
     }
 
-    /// Claims exactly these blocks; none: the holding is forgotten.
+    /// Claims exactly these blocks; with none, forgets the holding.
     pub fn set_own(&mut self, own: &Own, blocks: &BlockSet) -> Result<(), StateError> {
         self.change(|transaction| put(transaction, own, blocks, false))
     }
@@ -58,7 +58,7 @@ impl State {
         self.some_holdings("WHERE own ORDER BY used, holdings.id", &[])
     }
 
-    /// What all own objects hold.
+    /// The bytes that all own objects hold.
     pub fn own_bytes(&self) -> Result<u64, StateError> {
         let query = "SELECT coalesce(sum(bytes), 0) FROM holdings WHERE own = 1";
         self.look(|connection| {
@@ -68,7 +68,7 @@ impl State {
         })
     }
 
-    /// Whether any own object is noted.
+    /// Whether any own object is recorded.
     pub fn has_own(&self) -> Result<bool, StateError> {
         let query = "SELECT EXISTS (SELECT 1 FROM holdings WHERE own = 1)";
         self.look(|connection| connection.query_row(query, [], |row| row.get(0)))

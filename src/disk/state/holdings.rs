@@ -1,4 +1,4 @@
-//! Holdings: local files of which it is known which blocks of which object they hold.
+//! Holdings: local files that are known to hold blocks of objects.
 
 use std::{
     ffi::OsString,
@@ -19,25 +19,25 @@ use super::{
     objects::{self, Description},
 };
 
-/// Where an object came from. What is not known is `None`.
+/// Where an object came from. `None`: unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Provenance {
     /// Scheme, host and port.
     pub origin: Option<String>,
     /// Without secrets.
     pub url: Option<String>,
-    /// Of the key that signed its manifest.
+    /// The key that signed its manifest.
     pub key_id: Option<String>,
-    /// The name that it had there.
+    /// Its name at that place.
     pub name: Option<String>,
 }
 
-/// A file of the user's that is all of an object.
+/// A file of the user that is all of an object.
 #[derive(Clone, Debug)]
 pub struct Adopted {
     /// Absolute, without links.
     pub path: PathBuf,
-    /// Of the version that is all of the object.
+    /// The version that is all of the object.
     pub stamp: Stamp,
     /// Where it came from.
     pub provenance: Provenance,
@@ -45,14 +45,14 @@ pub struct Adopted {
     pub at: u64,
 }
 
-/// A file that holds blocks of an object, as far as the index knows.
+/// A file that holds blocks of an object, according to the index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holding {
     pub(super) id: i64,
     pub(super) object: ObjectId,
     /// Absolute, without links.
     pub path: PathBuf,
-    /// The store made the file, and may punch holes into it; else it is the user's.
+    /// The store created the file, and may punch holes into it; otherwise it is a file of the user.
     pub own: bool,
     /// The object.
     pub root: Root,
@@ -62,7 +62,7 @@ pub struct Holding {
     pub has_anchors: bool,
     /// `None`: all.
     pub blocks: Option<BlockSet>,
-    /// Of the version that holds them.
+    /// The version that holds them.
     pub stamp: Stamp,
     /// Where the object came from.
     pub provenance: Provenance,
@@ -77,7 +77,7 @@ pub(super) const COLUMNS: &str = "holdings.id, object, path, own, root, objects.
     coalesce(length(anchors), 0) > 0, device, inode, holdings.length, changed_s, changed_ns, origin, url, key_id, name, bytes, used, blocks
     FROM holdings JOIN objects ON objects.id = object";
 
-/// `None`: the row is no holding of ours.
+/// `None`: the row is not a valid holding.
 pub(super) fn from_row(row: &Row) -> rusqlite::Result<Option<Holding>> {
     let unsigned = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
     let Some(geometry) = objects::geometry(row.get(5)?, row.get(6)?) else {
@@ -118,8 +118,8 @@ pub(super) fn from_row(row: &Row) -> rusqlite::Result<Option<Holding>> {
 }
 
 impl State {
-    /// Notes that a file of the user's is all of the object of this tree. What was noted of that path before is replaced; where
-    /// the same object came from is not forgotten.
+    /// Records that a file of the user is all of the object of this tree. Replaces the record of that path, and keeps where the
+    /// same object came from.
     pub fn adopt(&mut self, adopted: &Adopted, tree: &Tree) -> Result<(), StateError> {
         let described = Description {
             root: tree.root(),
@@ -127,7 +127,7 @@ impl State {
             tree: Some(tree),
         };
         self.change(|transaction| {
-            // Anchors that were made of this very file once are worth more than another block size.
+            // Anchors of this file are worth more than another block size.
             let object = match known_better(transaction, adopted, tree)? {
                 Some(object) => Some(object),
                 None => objects::describe(transaction, described)?,
@@ -153,14 +153,14 @@ impl State {
         self.some_holdings("ORDER BY used DESC, holdings.id DESC", &[])
     }
 
-    /// What is noted of a path.
+    /// The record of a path.
     pub fn holding_at(&self, path: &Path) -> Result<Option<Holding>, StateError> {
         let path = path.as_os_str().as_bytes();
         let found = self.some_holdings("WHERE path = ?1", &[&path])?;
         Ok(found.into_iter().next())
     }
 
-    /// A holding of this very file, under whatever name it was noted.
+    /// A holding of this file, recorded under any name.
     pub fn holding_with(&self, stamp: &Stamp) -> Result<Option<Holding>, StateError> {
         let inode = stamp.inode.cast_signed();
         let found =
@@ -186,7 +186,7 @@ impl State {
         })
     }
 
-    /// Forgets a holding, unless it was noted anew meanwhile. Returns whether it was there.
+    /// Forgets a holding, unless it was recorded again meanwhile. Returns whether it existed.
     pub fn forget(&mut self, holding: &Holding) -> Result<bool, StateError> {
         self.change(|transaction| {
             let delete = "DELETE FROM holdings WHERE id = ?1 AND object = ?2 AND inode = ?3
@@ -204,7 +204,7 @@ impl State {
         })
     }
 
-    /// Notes that a holding was of use.
+    /// Records a use of a holding.
     pub fn note_used(&mut self, holding: &Holding, at: u64) -> Result<(), StateError> {
         let update = "UPDATE holdings SET used = max(used, ?2) WHERE id = ?1 AND object = ?3";
         self.change(|transaction| {
@@ -231,7 +231,7 @@ fn known_better(
         .optional()
 }
 
-/// What is noted of a file.
+/// The record of a file.
 pub(super) struct Noted<'a> {
     pub path: &'a Path,
     pub own: bool,
@@ -244,7 +244,7 @@ pub(super) struct Noted<'a> {
     pub blocks: Option<Vec<u8>>,
 }
 
-/// Notes a file, instead of what was noted of its path before. Where the same object came from is not forgotten.
+/// Records a file, replacing the record of its path. Keeps where the same object came from.
 pub(super) fn put(
     transaction: &Transaction,
     object: ObjectId,

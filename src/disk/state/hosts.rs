@@ -1,4 +1,4 @@
-//! What hosts have earned that wanted fewer requests.
+//! The reputations of hosts that limited requests.
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
@@ -7,7 +7,7 @@ use crate::policy::reputation::Reputation;
 use super::{State, StateError};
 
 impl State {
-    /// What all hosts that ever complained have earned, by name. Times are Unix milliseconds.
+    /// The reputations of all hosts that ever limited requests, by name. Times are Unix milliseconds.
     pub fn hosts(&self) -> Result<Vec<(String, Reputation)>, StateError> {
         let all = || {
             let query =
@@ -21,7 +21,7 @@ impl State {
         all().map_err(|cause| self.wrap(cause))
     }
 
-    /// Changes what a host has earned, in one step that no other process can come between, and returns it.
+    /// Changes the reputation of a host atomically among processes, and returns it.
     pub fn change_host(
         &mut self,
         host: &str,

@@ -1,7 +1,7 @@
 //! What is remembered between runs, in one `SQLite` database that all processes of a user share. The only folder with SQL.
 //!
-//! It is a cache and a memory, never needed to be right: without it a fetch works, only rollbacks of signed manifests go
-//! unnoticed and what is in other files is not found.
+//! It is a cache, which a fetch does not need: without it only rollbacks of signed manifests go unnoticed, and blocks in other
+//! files are not found.
 
 mod arrivals;
 mod cached;
@@ -28,7 +28,7 @@ pub use cached::Own;
 pub use holdings::{Adopted, Holding, Provenance};
 pub use seeds::{Allowed, Candidate, Wanted};
 
-/// Another process may hold the database for so long.
+/// How long to wait for another process that holds the database.
 const BUSY: Duration = Duration::from_secs(10);
 
 /// Why the state cannot be used.
@@ -49,7 +49,7 @@ pub enum StateError {
     Version { path: PathBuf, found: u32 },
 }
 
-/// What helps when the database itself is broken.
+/// The advice for a broken database.
 fn what_next(cause: &rusqlite::Error) -> &'static str {
     match cause.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
@@ -66,7 +66,7 @@ pub struct State {
     path: PathBuf,
 }
 
-/// Where state lies unless the user says otherwise: `$XDG_STATE_HOME/sapwood`, else `~/.local/state/sapwood`.
+/// The default folder: `$XDG_STATE_HOME/sapwood`, else `~/.local/state/sapwood`.
 pub fn default_folder() -> Option<PathBuf> {
     let absolute = |name| {
         std::env::var_os(name)
@@ -79,7 +79,7 @@ pub fn default_folder() -> Option<PathBuf> {
 }
 
 impl State {
-    /// Opens the database in this folder, making both if they are not there.
+    /// Opens the database in this folder, creating both if they are missing.
     pub fn open(folder: &Path) -> Result<State, StateError> {
         files::create_private_folder(folder).map_err(|source| StateError::Folder {
             path: folder.to_owned(),
@@ -105,7 +105,7 @@ impl State {
         }
     }
 
-    /// What the database takes on the disk, without its log.
+    /// The size of the database on the disk, without its log.
     pub fn bytes(&self) -> Result<u64, StateError> {
         let query = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
         self.look(|connection| {
@@ -115,8 +115,8 @@ impl State {
         })
     }
 
-    /// Gives the disk back what was forgotten, where that is a good part of the database. Another process may be in the way; the
-    /// next time will do as well.
+    /// Frees the space of forgotten rows, if it is a large part of the database. If another process prevents it, the next time
+    /// will do.
     pub fn compact(&self) {
         let of_pages = |name| {
             self.connection
@@ -137,7 +137,7 @@ impl State {
         }
     }
 
-    /// Looks something up.
+    /// Runs a query.
     fn look<T>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -145,7 +145,7 @@ impl State {
         work(&self.connection).map_err(|cause| self.wrap(cause))
     }
 
-    /// Changes something in one step that no other process can come between.
+    /// Runs a change atomically among processes.
     fn change<T>(
         &mut self,
         work: impl FnOnce(&Transaction) -> rusqlite::Result<T>,

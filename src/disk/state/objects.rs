@@ -1,5 +1,5 @@
-//! Objects that holdings are of: their geometry, and of those that are known whole their leaves and anchors. An object is
-//! here for as long as a holding is of it.
+//! Objects with holdings: their geometry, and the leaves and anchors of those whose tree is known. An object has a row for as
+//! long as it has a holding.
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
@@ -12,11 +12,11 @@ use crate::format::{
 
 use super::{State, StateError, id::ObjectId, samples};
 
-/// Leaves and anchors together take at most so much: those of 1.7 TB in blocks of 64 KiB. Beyond that the holdings that were
-/// not used for longest are forgotten.
+/// Leaves and anchors together take at most this many bytes: those of 1.7 TB in blocks of 64 KiB. Beyond that the least recently
+/// used holdings are forgotten.
 const DESCRIPTIONS_BYTES_MAX: u64 = 1 << 30;
 
-/// What is known of an object from its whole tree, or only that it is there.
+/// The facts of an object: its whole tree, or only that it exists.
 #[derive(Clone, Copy)]
 pub(super) struct Description<'a> {
     pub root: Root,
@@ -25,7 +25,7 @@ pub(super) struct Description<'a> {
 }
 
 impl State {
-    /// The tree of an object, if it is known whole. What the database says is checked against the root.
+    /// The tree of an object, if all of it is known. The database row is checked against the root.
     pub fn tree_of(&self, root: Root, geometry: Geometry) -> Result<Option<Tree>, StateError> {
         let query = "SELECT leaves, anchors FROM objects WHERE root = ?1 AND block_size = ?2";
         let size = geometry.block_size().bytes().cast_signed();
@@ -44,7 +44,7 @@ impl State {
         Ok(tree(geometry, &leaves, anchors.as_deref()).filter(|tree| tree.root() == root))
     }
 
-    /// Keeps anchors that were made of an object, so that it is found by them. The tree must have them.
+    /// Stores anchors that were computed for an object, so that searches find it by them. The tree must have them.
     pub fn keep_anchors(&mut self, tree: &Tree) -> Result<(), StateError> {
         let (root, geometry) = (tree.root(), *tree.geometry());
         let described = Description {
@@ -53,7 +53,7 @@ impl State {
             tree: Some(tree),
         };
         self.change(|transaction| {
-            // Of an object that nothing holds any more they lead nowhere.
+            // For an object without a holding they are useless.
             match find(transaction, described)? {
                 Some(_) => describe(transaction, described).map(drop),
                 None => Ok(()),
@@ -98,8 +98,8 @@ fn find(
         .optional()
 }
 
-/// The row of an object, with all that is known of it now. A whole tree proves a length; where two are said of one object
-/// without one, the first is kept, and the other is `None`.
+/// The row of an object, with everything that is known of it now. A whole tree proves a length; if two lengths are claimed for
+/// one object without a tree, the first is kept, and the other is `None`.
 pub(super) fn describe(
     transaction: &Transaction,
     described: Description,
@@ -146,7 +146,7 @@ pub(super) fn describe(
     Ok(Some(id))
 }
 
-/// Removes an object of which there is no holding any more.
+/// Removes an object that has no holding any more.
 pub(super) fn drop_unheld(transaction: &Transaction, id: ObjectId) -> rusqlite::Result<()> {
     let query = "SELECT anchors FROM objects WHERE id = ?1
         AND NOT EXISTS (SELECT 1 FROM holdings WHERE object = ?1)";
@@ -171,7 +171,7 @@ pub(super) fn drop_unheld(transaction: &Transaction, id: ObjectId) -> rusqlite::
         .map(drop)
 }
 
-/// Forgets what was not used for longest while descriptions take too much.
+/// Forgets the least recently used holdings while descriptions take too much space.
 pub(super) fn trim(transaction: &Transaction) -> rusqlite::Result<()> {
     trim_to(transaction, DESCRIPTIONS_BYTES_MAX)
 }
@@ -200,7 +200,7 @@ fn trim_to(transaction: &Transaction, most: u64) -> rusqlite::Result<()> {
     }
 }
 
-/// A geometry as it stands in a row; `None` if there can be none.
+/// A geometry from a row; `None` if it is invalid.
 pub(super) fn geometry(length: i64, block_size: i64) -> Option<Geometry> {
     Geometry::new(
         length.cast_unsigned(),

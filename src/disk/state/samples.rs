@@ -11,13 +11,13 @@ use crate::{
 
 use super::{State, StateError, id::ObjectId};
 
-/// A tag that so many objects have tells little: only the newest of them are looked at.
+/// A tag that this many objects have distinguishes little: only the newest of them are considered.
 const OBJECTS_OF_TAG_MAX: u32 = 64;
-/// So many tags of one object are looked up, evenly over all of it: enough for 64 GiB at one a node.
+/// Tags of one object that are looked up, evenly over all of it: enough for 64 GiB at one per node.
 const LOOK_UPS_MAX: usize = 4096;
 
 impl State {
-    /// How many tags the index has.
+    /// The number of tags in the index.
     pub fn samples(&self) -> Result<u64, StateError> {
         self.look(|connection| {
             let query = "SELECT count(*) FROM samples";
@@ -41,7 +41,7 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// Takes an object out again. Its tags follow from its anchors, so that the index needs no second order.
+/// Removes an object. Its tags follow from its anchors, so that the index needs no second order.
 pub(super) fn remove(
     transaction: &Transaction,
     object: ObjectId,

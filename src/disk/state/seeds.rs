@@ -11,38 +11,38 @@ use crate::{
 
 use super::{Holding, State, StateError, holdings, samples};
 
-/// So many of the objects with the most hits are looked at.
+/// Objects with the most hits that are considered.
 const OBJECTS_MAX: usize = 64;
 
-/// What is wanted, as far as it is known before anything was found.
+/// The wanted object, as far as it is known before the search.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The object.
     pub root: Root,
     /// Where it comes from, without secrets.
     pub url: Option<String>,
-    /// What it is looked up by; empty: its manifest has no hints.
+    /// The tags to look up; empty: its manifest has no hints.
     pub tags: Vec<Tag>,
 }
 
-/// Which holdings may be used at all. The author of a manifest, if it sees the requests too, learns from what is not requested
-/// which blocks are here: so files that came from elsewhere are not searched.
+/// Which holdings may be used at all. If the author of a manifest sees the requests too, the blocks that are not requested reveal
+/// which blocks are here: so files from other origins are not searched.
 #[derive(Clone, Debug, Default)]
 pub struct Allowed {
-    /// Those from here: scheme, host and port.
+    /// Holdings from this origin: scheme, host and port.
     pub origin: Option<String>,
-    /// Those that this key signed.
+    /// Holdings signed by this key.
     pub key_id: Option<String>,
-    /// Those of the wanted object itself, wherever they came from.
+    /// Holdings of the wanted object itself, from any origin.
     pub same_object: bool,
-    /// All.
+    /// All holdings.
     pub all: bool,
 }
 
 /// A holding that may have bytes of the wanted object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Not opened yet: it may be gone, or have changed.
+    /// Not opened yet: its file may be missing or changed.
     pub holding: Holding,
     /// Why it may have them.
     pub merit: Merit,
@@ -60,7 +60,7 @@ impl Allowed {
 }
 
 impl State {
-    /// The best holdings for a wanted object, at most so many, best first.
+    /// The best holdings for a wanted object, best first, at most `most`.
     pub fn candidates(
         &self,
         allowed: &Allowed,

@@ -11,7 +11,7 @@ impl State {
         let row = self
             .connection
             .query_row(query, params![key_id, name], |row| row.get::<_, i64>(0));
-        // SQLite knows signed numbers only; the bits are kept.
+        // SQLite has only signed numbers; the bits are preserved.
         row.optional()
             .map(|found| found.map(|sequence| sequence.cast_unsigned()))
             .map_err(|cause| self.wrap(cause))

@@ -1,8 +1,8 @@
-//! Own objects: sparse files that the store makes of blocks that were streamed, `objects/ROOT` and `objects/ROOT.leaves`.
+//! Own objects: sparse files `objects/ROOT` and `objects/ROOT.leaves`, in which the store caches streamed blocks.
 //!
-//! To read or write one takes a shared lock of `objects/ROOT`; to take blocks away, the exclusive one. The index claims a block
-//! only after it was written, and no longer claims it before it is taken away. What a kill leaves in between is found when the
-//! folder is looked through.
+//! Reading or writing one takes a shared lock of `objects/ROOT`; evicting blocks takes the exclusive one. The index claims a
+//! block only after it was written, and drops the claim before the block is evicted. A scan of the folder finds what a kill
+//! leaves in between.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -28,7 +28,7 @@ use crate::{
 
 use super::leaves::{Header, LeavesFile};
 
-/// What is added to the name of an own object.
+/// The suffix of the file of leaves.
 const LEAVES: &str = ".leaves";
 
 /// The folder of own objects.
@@ -39,7 +39,7 @@ pub(super) struct Objects {
     path: PathBuf,
 }
 
-/// An own object, open for reading, and for adding what is proven.
+/// An own object, open for reading, and for adding proven blocks.
 #[derive(Debug)]
 pub struct OwnObject {
     pub(super) header: Header,
@@ -52,11 +52,11 @@ pub struct OwnObject {
 struct Blocks {
     /// Claimed by the index, or written since.
     held: BlockSet,
-    /// Written since the index was told.
+    /// Blocks written since the last update of the index.
     new: BlockSet,
-    /// So many bytes may be written until the index is told,
+    /// Bytes that may be written until the next update of the index,
     allowance: u64,
-    /// which is due when this is left.
+    /// which is due when none are left.
     due_at: u64,
 }
 
@@ -67,7 +67,7 @@ impl Blocks {
     }
 }
 
-/// An own object under the exclusive lock: blocks may be taken away.
+/// An own object under the exclusive lock: blocks may be evicted.
 pub(super) struct Exclusive {
     pub name: OsString,
     pub entry: Entry,
@@ -75,7 +75,7 @@ pub(super) struct Exclusive {
     pub data: Part,
 }
 
-/// A block of an own object that is not what it was.
+/// A damaged block of an own object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "fields are named after what they are")]
 pub struct Damage {
@@ -87,7 +87,7 @@ pub struct Damage {
 }
 
 impl Objects {
-    /// Opens the folder, or makes it.
+    /// Opens the folder, or creates it.
     pub fn open(store: &Path, make: bool) -> Result<Option<Objects>, DiskError> {
         let path = store.join("objects");
         if make {
@@ -104,17 +104,17 @@ impl Objects {
         }
     }
 
-    /// Where an own object lies.
+    /// The path of an own object.
     pub fn path_of(&self, name: &OsStr) -> PathBuf {
         self.path.join(name)
     }
 
-    /// The roots whose files are there, wholly or in part.
+    /// The roots of which at least one file exists.
     pub fn names(&self) -> Result<Vec<String>, DiskError> {
         let mut names = self.folder.names()?;
         names.retain_mut(|name| {
             name.truncate(name.strip_suffix(LEAVES).map_or(name.len(), str::len));
-            // Anything else is not ours.
+            // Other files are not ours.
             name.parse::<Root>()
                 .is_ok_and(|root| root.to_string() == *name)
         });
@@ -123,8 +123,8 @@ impl Objects {
         Ok(names)
     }
 
-    /// Opens the own object of this root for reading and adding, or makes it. `None`: blocks are being taken away from it, or
-    /// what is there has another geometry.
+    /// Opens the own object of this root for reading and adding, or creates it. `None`: blocks are being evicted from it, or the
+    /// existing object has another geometry.
     pub fn open_or_create(&self, header: &Header) -> Result<Option<OwnObject>, DiskError> {
         let name = OsString::from(header.root.to_string());
         let path = self.path_of(&name);
@@ -133,7 +133,7 @@ impl Objects {
             if !files::try_lock_shared(&file, &path)? {
                 return Ok(None);
             }
-            // The process that had the lock before may have removed the file that we opened.
+            // The process that held the lock before may have removed the file that we opened.
             if !self.folder.is_still(&name, &file)? {
                 continue;
             }
@@ -170,7 +170,7 @@ impl Objects {
         let path = self.path_of(&name);
         let file = self.folder.open_own_or_create(&name)?;
         if Entry::of(&file, &path)?.length == 0 {
-            // Two that begin at once write the same.
+            // Two processes that begin at once write the same.
             let leaves = LeavesFile::begin(file, path, wanted)?;
             return Ok(Some((leaves, wanted.clone())));
         }
@@ -193,12 +193,12 @@ impl Objects {
         }
     }
 
-    /// Opens what there is of this root, alone; `None`: there is nothing, or it is open elsewhere.
-    pub fn open_alone(&self, name: &str) -> Result<Option<Exclusive>, DiskError> {
+    /// Opens the files of this root exclusively; `None`: there are none, or another process has them open.
+    pub fn open_exclusive(&self, name: &str) -> Result<Option<Exclusive>, DiskError> {
         let name = OsString::from(name);
         let path = self.path_of(&name);
-        // Leaves without data are the rest of an object whose making or removal was cut short: then the data is made, to be
-        // locked and removed.
+        // Leaves without data are left from an object whose creation or removal was interrupted: create the data, to lock and
+        // remove it.
         let file = self.folder.open_own_or_create(&name)?;
         if !files::try_lock(&file, &path)? || !self.folder.is_still(&name, &file)? {
             return Ok(None);
@@ -219,29 +219,29 @@ impl Objects {
 
     /// Removes an own object.
     pub fn remove(&self, own: Exclusive) -> Result<(), DiskError> {
-        // The data last: it is the lock.
+        // The data last, because it carries the lock.
         self.folder.remove(&files::with_suffix(&own.name, LEAVES))?;
         self.folder.remove(&own.name)
     }
 }
 
 impl OwnObject {
-    /// The blocks that are probably there.
+    /// The blocks that are probably present.
     pub fn held(&self) -> BlockSet {
         self.blocks.lock().held.clone()
     }
 
-    /// Of the object.
+    /// The geometry of the object.
     pub fn geometry(&self) -> &Geometry {
         &self.header.geometry
     }
 
-    /// Whose blocks it holds.
+    /// The root of the object.
     pub fn key(&self) -> ObjectKey {
         ObjectKey::of_root(self.header.root, self.header.geometry)
     }
 
-    /// Reads and judges a block; `None`: it is not here, or was damaged, and is not claimed any more.
+    /// Reads and judges a block; `None`: it is missing, or was damaged and its claim is dropped.
     pub fn read(&self, leaves: &Leaves, block: BlockIndex) -> Option<Proven> {
         if !self.blocks.lock().held.contains(block) {
             return None;
@@ -260,7 +260,7 @@ impl OwnObject {
         proven
     }
 
-    /// Writes proven blocks, with their leaves. What is here already, or finds no room, is left out.
+    /// Writes proven blocks with their leaves. Leaves out those that are present, or for which there is no space.
     ///
     /// # Panics
     /// If they are of another object.
@@ -279,7 +279,7 @@ impl OwnObject {
         Ok(())
     }
 
-    /// Of these blocks, those that are not here and find room.
+    /// Of these blocks, those that are missing and for which there is space.
     fn take_room(&self, wanted: BlockRange) -> Vec<BlockRange> {
         let mut blocks = self.blocks.lock();
         let mut ranges: Vec<BlockRange> = Vec::new();
@@ -297,7 +297,7 @@ impl OwnObject {
         ranges
     }
 
-    /// What was written since the last time.
+    /// The blocks written since the last call.
     pub(super) fn take_new(&self) -> BlockSet {
         let none = BlockSet::empty(self.header.geometry.blocks());
         std::mem::replace(&mut self.blocks.lock().new, none)
@@ -313,13 +313,13 @@ impl OwnObject {
         blocks.due_at = bytes.min(step / 2);
     }
 
-    /// Whether so much was written that the index should be told ([`super::Store::note_kept`]).
+    /// Whether the index is due to be updated ([`super::Store::note_cached`]).
     pub fn is_due(&self) -> bool {
         let blocks = self.blocks.lock();
         !blocks.new.is_empty() && blocks.allowance < blocks.due_at
     }
 
-    /// As the index notes it.
+    /// The record for the index.
     pub(super) fn noted(&self, at: u64) -> Result<Own, DiskError> {
         Ok(Own {
             path: self.data.path().to_owned(),
@@ -333,8 +333,7 @@ impl OwnObject {
 }
 
 impl Exclusive {
-    /// The blocks that are there with their leaves. Whether they are right is for the judge. `None`: there is no header
-    /// that says what this is.
+    /// The blocks that are present with their leaves; the judge decides whether they are right. `None`: there is no valid header.
     pub fn blocks(&self) -> Result<Option<BlockSet>, DiskError> {
         let Some((leaves, header)) = &self.header else {
             return Ok(None);
@@ -351,7 +350,7 @@ impl Exclusive {
         Ok(Some(blocks))
     }
 
-    /// Compares these blocks with the leaves beside them, tells what is damaged, and returns the others.
+    /// Compares these blocks with their stored leaves, reports damaged ones, and returns the others.
     pub fn judge(
         &self,
         blocks: &BlockSet,

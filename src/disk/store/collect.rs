@@ -1,4 +1,4 @@
-//! Bringing index and files together: what is gone or was cut short goes, what was lost from the index is found again.
+//! Reconciling index and files: forgets missing and truncated files, and finds own objects that the index lost.
 
 use std::path::PathBuf;
 
@@ -16,63 +16,66 @@ use super::{
     cached::{Damage, Exclusive, Objects},
 };
 
-/// What became of a holding.
+/// What happened to a holding.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
-    /// Nothing regular is there any more; it was forgotten.
+pub enum HoldingChange {
+    /// There is no regular file any more; the holding was forgotten.
     Gone(Holding),
-    /// Another file, or another version, is there; it was forgotten.
+    /// The file was replaced or modified; the holding was forgotten.
     Changed(Holding),
-    /// Blocks went, to make room: so many bytes.
+    /// This many bytes of blocks were evicted, to make space.
     Evicted(Holding, u64),
-    /// Files of an own object without a single block went: what a kill leaves, or garbage.
+    /// The files of an own object without any block were removed: left by a kill, or garbage.
     Removed(PathBuf),
 }
 
 impl Store {
-    /// Forgets what is gone, looks through the own objects, and makes them hold at most so many bytes (`None`: the default).
+    /// Forgets missing files, scans the own objects, and makes them hold at most this many bytes (`None`: the default).
     pub fn collect(
         &mut self,
         most: Option<u64>,
-        report: &mut dyn FnMut(News),
+        report: &mut dyn FnMut(HoldingChange),
     ) -> Result<(), StoreError> {
         for holding in self.state.holdings()? {
             if !holding.own {
                 self.check(holding, report)?;
             }
         }
-        self.look_through(report)?;
+        self.scan_objects(report)?;
         let most = match most {
             Some(most) => most,
             None => self.own_bytes_max()?,
         };
         self.evict(most, &mut |holding, bytes| {
-            report(News::Evicted(holding.clone(), bytes));
+            report(HoldingChange::Evicted(holding.clone(), bytes));
         })?;
         self.state.compact();
         Ok(())
     }
 
-    /// Whether a file of the user's is still the version that was noted. If not it is forgotten.
+    /// Whether a file of the user is still the recorded version. If not, forgets it.
     pub fn check(
         &mut self,
         holding: Holding,
-        report: &mut dyn FnMut(News),
+        report: &mut dyn FnMut(HoldingChange),
     ) -> Result<bool, StoreError> {
-        let news = match files::open_noted(&holding.path) {
+        let change = match files::open_noted(&holding.path) {
             Some((_, entry)) if entry.stamp() == holding.stamp => return Ok(true),
-            Some(_) => News::Changed(holding.clone()),
-            None => News::Gone(holding.clone()),
+            Some(_) => HoldingChange::Changed(holding.clone()),
+            None => HoldingChange::Gone(holding.clone()),
         };
-        // Noted anew meanwhile: then nothing is forgotten.
+        // Recorded again meanwhile: forget nothing.
         if self.state.forget(&holding)? {
-            report(news);
+            report(change);
         }
         Ok(false)
     }
 
-    /// Looks through the folder of own objects: the index claims what is there, and nothing else is there.
-    pub(super) fn look_through(&mut self, report: &mut dyn FnMut(News)) -> Result<(), StoreError> {
+    /// Scans the folder of own objects, so that the index claims what is present and nothing else is present.
+    pub(super) fn scan_objects(
+        &mut self,
+        report: &mut dyn FnMut(HoldingChange),
+    ) -> Result<(), StoreError> {
         let objects = Objects::open(&self.folder, false)?;
         let names = objects.as_ref().map(Objects::names).transpose()?;
         let names = names.unwrap_or_default();
@@ -82,25 +85,25 @@ impl Store {
                 .as_ref()
                 .is_some_and(|objects| objects.path_of(name.as_ref()) == holding.path);
             if !(here && names.contains(&name)) && self.state.forget(&holding)? {
-                report(News::Gone(holding));
+                report(HoldingChange::Gone(holding));
             }
         }
         let Some(objects) = objects else {
             return Ok(());
         };
         for name in names {
-            if let Some(own) = objects.open_alone(&name)? {
-                self.look_at(&objects, own, report)?;
+            if let Some(own) = objects.open_exclusive(&name)? {
+                self.scan_object(&objects, own, report)?;
             }
         }
         Ok(())
     }
 
-    fn look_at(
+    fn scan_object(
         &mut self,
         objects: &Objects,
         own: Exclusive,
-        report: &mut dyn FnMut(News),
+        report: &mut dyn FnMut(HoldingChange),
     ) -> Result<(), StoreError> {
         let path = objects.path_of(&own.name);
         let blocks = own.blocks()?.filter(|blocks| !blocks.is_empty());
@@ -109,10 +112,10 @@ impl Store {
                 self.state.forget(&holding)?;
             }
             objects.remove(own)?;
-            report(News::Removed(path));
+            report(HoldingChange::Removed(path));
             return Ok(());
         };
-        // Without a note of its last use: when it was written.
+        // Without a record of its last use: the time it was written.
         let at = match self.state.holding_at(&path)? {
             Some(known) => known.used,
             None => u64::try_from(own.entry.changed.0).map_or(0, |at| at.min(unix_time())),
@@ -125,12 +128,12 @@ impl Store {
             provenance: header.provenance.clone(),
             at,
         };
-        // Where holes cannot be punched the rest is as it is.
+        // If holes cannot be punched, the rest stays as it is.
         own.data.keep_only(&blocks, &header.geometry)?;
         Ok(self.state.set_own(&noted, &blocks)?)
     }
 
-    /// Judges all blocks of an own object, tells what is damaged, and takes it away. `None`: it is open elsewhere.
+    /// Judges all blocks of an own object, and reports and evicts the damaged ones. `None`: another process has it open.
     pub fn verify_own(
         &mut self,
         holding: &Holding,
@@ -139,10 +142,10 @@ impl Store {
         let Some(objects) = Objects::open(&self.folder, false)? else {
             return Ok(None);
         };
-        let Some(own) = objects.open_alone(&holding.root.to_string())? else {
+        let Some(own) = objects.open_exclusive(&holding.root.to_string())? else {
             return Ok(None);
         };
-        // What is claimed now, not when the list was read.
+        // The current claims, not those when the list was read.
         let Some(holding) = self.state.holding_at(&holding.path)? else {
             return Ok(None);
         };

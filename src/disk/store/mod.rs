@@ -1,10 +1,10 @@
-//! The store: an index over files that hold objects, so that what is here is not fetched again.
+//! The store: an index of local files that hold objects, so that local blocks are not fetched again.
 //!
-//! It holds no second copy of the user's files: they are noted by reference and only read. Whatever is read from a holding may
-//! be wrong, because its file can change or go at any time. So it is judged before it counts, and a holding that is gone, or
-//! is another file by now, is forgotten silently.
+//! It holds no second copy of the user's files: it records references to them and only reads them. Bytes read from a holding may
+//! be wrong, because its file can change or disappear at any time. So they are judged before they count, and a holding whose file
+//! is missing or replaced is forgotten silently.
 //!
-//! Blocks that were streamed are in sparse files of its own (`cached.rs`), which it keeps within limits.
+//! Streamed blocks are cached in the store's own sparse files (`cached.rs`), which it keeps within limits.
 
 mod cached;
 mod collect;
@@ -28,9 +28,9 @@ use cached::Objects;
 use leaves::Header;
 
 pub use cached::{Damage, OwnObject};
-pub use collect::News;
+pub use collect::HoldingChange;
 
-/// So many candidates are looked at for each seed that is wanted: some of them may be gone.
+/// Candidates that are checked for each wanted seed: the files of some may be missing.
 const CANDIDATES_A_SEED: usize = 4;
 
 /// The open store of a folder.
@@ -43,25 +43,25 @@ pub struct Store {
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Its index.
+    /// The index failed.
     #[error(transparent)]
     State(#[from] StateError),
-    /// Its files.
+    /// A file failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
 }
 
-/// A holding that may have bytes of the wanted object, open.
+/// An open holding that may have bytes of the wanted object.
 #[derive(Debug)]
 pub struct Seed {
-    /// What the index knows of it.
+    /// The record in the index.
     pub holding: Holding,
-    /// Regular, and the version that was noted. It can change at any time; it is to be read, not mapped.
+    /// A regular file in the recorded version. It can change at any time: read it, do not map it.
     pub file: File,
 }
 
 impl Store {
-    /// Opens the store in this folder, making it if it is not there. An index that was lost is made anew from the own objects.
+    /// Opens the store in this folder, or creates it. A lost index is rebuilt from the own objects.
     pub fn open(folder: &Path) -> Result<Store, StateError> {
         let mut store = Store {
             state: State::open(folder)?,
@@ -69,14 +69,15 @@ impl Store {
         };
         if !store.state.has_own()? {
             // What cannot be read now is found the next time, or never.
-            if let Err(StoreError::State(cause)) = store.look_through(&mut |_| ()) {
+            if let Err(StoreError::State(cause)) = store.scan_objects(&mut |_| ()) {
                 return Err(cause);
             }
         }
         Ok(store)
     }
 
-    /// Opens the own object of this root, or makes it, for blocks that are streamed. `None`: not now, or not with this geometry.
+    /// Opens the own object of this root, or creates it, to cache streamed blocks. `None`: not possible now, or not with this
+    /// geometry.
     pub fn own_object(
         &mut self,
         root: Root,
@@ -102,17 +103,17 @@ impl Store {
         {
             own.claim(&blocks);
         }
-        self.note_kept(&own)?;
+        self.note_cached(&own)?;
         Ok(Some(own))
     }
 
-    /// What is remembered beside the holdings.
+    /// The index, with everything else that is remembered.
     pub fn state(&mut self) -> &mut State {
         &mut self.state
     }
 
-    /// Notes that a file of the user's is all of the object of this tree. Returns whether it could be: a file that is gone by
-    /// now, or has another length, cannot.
+    /// Records that a file of the user is all of the object of this tree. Returns `false` if the file is missing by now or has
+    /// another length.
     pub fn adopt(
         &mut self,
         path: &Path,
@@ -138,7 +139,7 @@ impl Store {
         Ok(true)
     }
 
-    /// The holdings that are most likely to have bytes of a wanted object, best first and open; at most so many.
+    /// The open holdings that are most likely to have bytes of a wanted object, best first, at most `most`.
     pub fn seeds(
         &mut self,
         allowed: &Allowed,
@@ -160,7 +161,7 @@ impl Store {
         Ok(seeds)
     }
 
-    /// Opens a holding. One that is gone, is no regular file, or was written to since it was noted is forgotten.
+    /// Opens a holding. Forgets it if its file is missing, is not regular, or was modified since it was recorded.
     pub fn open_holding(&mut self, holding: &Holding) -> Result<Option<File>, StateError> {
         match files::open_noted(&holding.path) {
             Some((file, entry)) if holding.own || entry.stamp() == holding.stamp => Ok(Some(file)),
@@ -171,7 +172,7 @@ impl Store {
         }
     }
 
-    /// The tree of a holding's object, if all of it is known; with anchors if they were ever made.
+    /// The tree of a holding's object, if all of it is known; with anchors if they were ever computed.
     pub fn tree_of(&self, holding: &Holding) -> Result<Option<Tree>, StateError> {
         match self.state.tree_of(holding.root, holding.geometry)? {
             None if holding.own => Ok(self.tree_of_own(holding)),
@@ -179,7 +180,7 @@ impl Store {
         }
     }
 
-    /// Of an own object that became whole the leaves are all beside it.
+    /// A complete own object has all its leaves in its file of leaves.
     fn tree_of_own(&self, holding: &Holding) -> Option<Tree> {
         let objects = Objects::open(&self.folder, false).ok()??;
         let leaves = objects.leaves_of(holding.root, &holding.geometry).ok()??;
@@ -187,7 +188,7 @@ impl Store {
         (tree.root() == holding.root).then_some(tree)
     }
 
-    /// The tree of a file of the user's that was noted in this very version, under whatever name.
+    /// The tree of a file of the user that was recorded in this version, under any name.
     pub fn tree_of_file(&self, stamp: &Stamp) -> Result<Option<Tree>, StateError> {
         match self.state.holding_with(stamp)? {
             Some(holding) => self.state.tree_of(holding.root, holding.geometry),
@@ -195,18 +196,18 @@ impl Store {
         }
     }
 
-    /// Keeps the anchors of an object that were made for the first time, so that it is found by them from now on. Does nothing
-    /// if there is no holding of it with this block size.
+    /// Stores the anchors of an object that were computed for the first time, so that searches find the object by them. Does
+    /// nothing if there is no holding of it with this block size.
     pub fn keep_anchors(&mut self, tree: &Tree) -> Result<(), StateError> {
         self.state.keep_anchors(tree)
     }
 
-    /// Forgets a holding that turned out not to be what the index says.
+    /// Forgets a holding that differs from its record in the index.
     pub fn forget(&mut self, holding: &Holding) -> Result<(), StateError> {
         self.state.forget(holding).map(drop)
     }
 
-    /// Notes that a holding was of use.
+    /// Records a use of a holding.
     pub fn note_used(&mut self, holding: &Holding, at: u64) -> Result<(), StateError> {
         self.state.note_used(holding, at)
     }

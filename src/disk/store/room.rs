@@ -1,4 +1,4 @@
-//! How much own objects may take, and which blocks go when it is too much. Files of the user are never touched.
+//! The space of own objects, and which blocks to evict when it is used up. Files of the user are never touched.
 
 use crate::{
     disk::{
@@ -14,22 +14,22 @@ use super::{
     cached::{Exclusive, Objects, OwnObject},
 };
 
-/// Own objects take at most so much,
+/// Own objects take at most this many bytes,
 const OWN_BYTES_MAX: u64 = 20 << 30;
 /// and at most this part of the disk.
 const DISK_SHARE: u64 = 10;
-/// A process writes at most so much before it tells the index, and makes room for the next so much.
+/// A process writes at most this many bytes before it updates the index and makes space for the next ones.
 const STEP_BYTES: u64 = 64 << 20;
 
 impl Store {
-    /// What own objects may take unless the user says otherwise.
+    /// The default limit of own objects.
     pub fn own_bytes_max(&self) -> Result<u64, StoreError> {
         let folder = Folder::open(&self.folder)?;
         Ok((folder.bytes_of_disk()? / DISK_SHARE).min(OWN_BYTES_MAX))
     }
 
-    /// Tells the index what was written into an own object, and makes room for more.
-    pub fn note_kept(&mut self, own: &OwnObject) -> Result<(), StoreError> {
+    /// Records in the index what was written into an own object, and makes space for more.
+    pub fn note_cached(&mut self, own: &OwnObject) -> Result<(), StoreError> {
         let new = own.take_new();
         let noted = own.noted(unix_time())?;
         self.state.add_own(&noted, &new)?;
@@ -40,8 +40,8 @@ impl Store {
         Ok(())
     }
 
-    /// Takes blocks away from the own objects that were not used for longest until they hold at most so many bytes; returns what
-    /// they hold then. Those that are open elsewhere stay. `tell`: what went, in bytes.
+    /// Evicts blocks of the least recently used own objects until all of them hold at most `most` bytes; returns what they hold
+    /// then. Keeps those that another process has open. Calls `report` with each object and its evicted bytes.
     pub(super) fn evict(
         &mut self,
         most: u64,
@@ -59,10 +59,10 @@ impl Store {
                 break;
             }
             let name = holding.root.to_string();
-            let Some(own) = objects.open_alone(&name)? else {
+            let Some(own) = objects.open_exclusive(&name)? else {
                 continue;
             };
-            // What is claimed now: another process may have taken blocks away since the list was read.
+            // The current claims: another process may have evicted blocks since the list was read.
             if let Some(holding) = self.state.holding_at(&holding.path)? {
                 let freed = self.shrink(&objects, own, &holding, held - most)?;
                 held = self.state.own_bytes()?;
@@ -72,7 +72,7 @@ impl Store {
         Ok(held)
     }
 
-    /// Takes so many bytes or a little more away from an own object, from its end.
+    /// Evicts this many bytes or a little more of an own object, from its end.
     fn shrink(
         &mut self,
         objects: &Objects,
@@ -99,7 +99,7 @@ impl Store {
         Ok(bytes - kept.bytes(&holding.geometry))
     }
 
-    /// Takes away all but these blocks, from the index first: what it claims is there.
+    /// Evicts all but these blocks, from the index first, so that everything it claims is present.
     pub(super) fn reduce(
         &mut self,
         objects: &Objects,
@@ -111,7 +111,7 @@ impl Store {
         self.state.set_own(&noted, kept)?;
         let punched = !kept.is_empty() && own.data.keep_only(kept, &holding.geometry)?;
         if !punched {
-            // Nothing is left, or this file system knows no holes.
+            // No block is left, or this file system does not support holes.
             self.state
                 .set_own(&noted, &BlockSet::empty(kept.blocks()))?;
             objects.remove(own)?;

@@ -312,7 +312,7 @@ impl Scene {
             let proven = judge::prove(&leaves, block, right.to_vec()).unwrap();
             own.keep(&proven, &leaves).unwrap();
         }
-        self.store.note_kept(&own).unwrap();
+        self.store.note_cached(&own).unwrap();
         here
     }
 
@@ -330,10 +330,12 @@ impl Scene {
         holding.map(|holding| holding.blocks.expect("own objects list their blocks"))
     }
 
-    fn collect(&mut self, most: Option<u64>) -> Vec<News> {
-        let mut news = Vec::new();
-        self.store.collect(most, &mut |one| news.push(one)).unwrap();
-        news
+    fn collect(&mut self, most: Option<u64>) -> Vec<HoldingChange> {
+        let mut change = Vec::new();
+        self.store
+            .collect(most, &mut |one| change.push(one))
+            .unwrap();
+        change
     }
 
     /// What the file takes on the disk.
@@ -500,7 +502,10 @@ fn what_a_kill_left_is_brought_together() {
     assert_eq!(scene.bytes_on_disk(&bytes), 4 * BLOCK);
     // Its files are gone.
     fs::remove_file(&path).unwrap();
-    assert!(matches!(scene.collect(None)[..], [News::Removed(_)]));
+    assert!(matches!(
+        scene.collect(None)[..],
+        [HoldingChange::Removed(_)]
+    ));
     assert_eq!(scene.own_blocks(&bytes), None);
     assert_eq!(
         fs::read_dir(scene.path("store/objects")).unwrap().count(),

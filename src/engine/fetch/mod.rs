@@ -42,7 +42,7 @@ pub async fn fetch(
     let mut run = Run::new(context, options, &mut *events);
     let locked = lock(&mut run).await?;
     // Boxed, to keep the futures of callers small.
-    let outcome = Box::pin(steps(&mut run, locked)).await;
+    let outcome = Box::pin(fetch_locked(&mut run, locked)).await;
     drop(run);
     if let Err(error) = &outcome {
         leftovers::after(error, target, events).await;
@@ -50,7 +50,7 @@ pub async fn fetch(
     outcome
 }
 
-async fn steps(run: &mut Run<'_>, locked: Locked) -> Result<Published, Error> {
+async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Error> {
     let request = OpenRequest {
         url: &run.options.url,
         mirrors: &run.options.mirrors,

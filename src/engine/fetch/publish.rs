@@ -203,14 +203,14 @@ pub async fn set_aside(run: &mut Run<'_>, locked: Locked, part: Arc<Part>, wrong
     }
 }
 
-/// What the object must be, and what it is proven against if it is that.
+/// What the object must be, and the trust that it then has.
 pub struct Expected {
-    /// The user's digests and those that the server offers.
+    /// The digests that the user gave and those that the server offers.
     pub digests: Vec<Digest>,
     pub trust: Trust,
 }
 
-/// The end of a fetch without a manifest: what contradicts an expected digest is set aside, the rest gets its name.
+/// Ends a fetch without a manifest: sets aside a file that contradicts an expected digest, publishes any other.
 pub async fn compare_and_publish(
     run: &mut Run<'_>,
     locked: Locked,

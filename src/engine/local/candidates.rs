@@ -181,7 +181,9 @@ impl Candidates {
             }
         }
         if left_out > 0 {
-            let why = format!("{left_out} files; {NAMED_MAX} are enough, name the likeliest ones");
+            let why = format!(
+                "{left_out} files: at most {NAMED_MAX} are searched; name the likeliest ones"
+            );
             candidates.failed.push(why);
         }
         candidates

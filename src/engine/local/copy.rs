@@ -21,7 +21,7 @@ use super::{parallel::in_parallel, search::Whole, seeds::Seeds};
 
 /// The bytes that one worker copies and judges at a time, while they are in the CPU cache.
 const SEGMENT_BYTES: u64 = 8 << 20;
-const READ: usize = 256 * 1024;
+const READ_BYTES: usize = 256 * 1024;
 
 /// The result of copying.
 #[derive(Debug, Default)]
@@ -189,7 +189,7 @@ impl Copying<'_> {
             }
             at = end;
         }
-        let mut buffer = vec![0; READ];
+        let mut buffer = vec![0; READ_BYTES];
         let (part, geometry) = (self.part, self.leaves.geometry());
         let blocks = segment.blocks.iter();
         blocks

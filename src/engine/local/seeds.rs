@@ -22,8 +22,8 @@ use crate::{
 use super::parallel::in_parallel;
 
 /// A longer range is hashed in parts of this size on all cores; a shorter one on one core.
-const PART: u64 = 1 << 20;
-const READ: usize = 256 * 1024;
+const PART_BYTES: u64 = 1 << 20;
+const READ_BYTES: usize = 256 * 1024;
 
 /// Open seeds and their trees, the likeliest first.
 pub struct Seeds {
@@ -104,7 +104,7 @@ impl Seeds {
     /// Hashes one part of a range.
     fn value_of(&self, seed: SeedIndex, bytes: ByteRange, offset: u64) -> Option<PartHasher> {
         let mut hasher = PartHasher::new(offset);
-        let mut buffer = vec![0; READ.min(bytes.length() as usize)];
+        let mut buffer = vec![0; READ_BYTES.min(bytes.length() as usize)];
         let mut at = bytes.start;
         while at < bytes.end {
             let now = (bytes.end - at).min(buffer.len() as u64);
@@ -125,7 +125,7 @@ impl Local for Seeds {
     }
 
     fn value(&mut self, seed: SeedIndex, bytes: ByteRange, offset: u64, root: bool) -> Option<Cv> {
-        if bytes.length() <= PART {
+        if bytes.length() <= PART_BYTES {
             let hasher = self.value_of(seed, bytes, offset)?;
             return Some(match root {
                 true => hasher.root().0,
@@ -133,12 +133,12 @@ impl Local for Seeds {
             });
         }
         let part = |index: u64| {
-            let start = bytes.start + index * PART;
-            let range = ByteRange::new(start, bytes.end.min(start + PART));
-            self.value_of(seed, range, offset + index * PART)
+            let start = bytes.start + index * PART_BYTES;
+            let range = ByteRange::new(start, bytes.end.min(start + PART_BYTES));
+            self.value_of(seed, range, offset + index * PART_BYTES)
                 .map(|hasher| hasher.value())
         };
-        let values = in_parallel(bytes.length().div_ceil(PART), part)?;
+        let values = in_parallel(bytes.length().div_ceil(PART_BYTES), part)?;
         Some(match root {
             true => tree::merge_root(&values).0,
             false => tree::merge(&values),

@@ -176,7 +176,7 @@ impl RangeReader {
     /// How many requests may run at a time.
     pub fn connections(&self, limits: &Limits) -> u32 {
         let source = &self.shared.source;
-        connections::of_single_requests(source.client(), source.location(), limits)
+        connections::for_single_requests(source.client(), source.location(), limits)
     }
 
     fn plan(

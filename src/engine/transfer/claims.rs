@@ -21,7 +21,7 @@ pub enum Claim {
 }
 
 /// The most neighbouring blocks that are reported together.
-const TOGETHER: u32 = 256;
+const RUN_BLOCKS_MAX: u32 = 256;
 
 /// Reads and judges every claimed block and records the results in the journal. Starts with the last block of the object, because
 /// it proves the length. Ends early when `stop` is set.
@@ -64,7 +64,7 @@ pub fn judge_claims(
         }
         let next = joined.unwrap_or(stored);
         // The last block is reported at once.
-        run = match next.blocks().count() < TOGETHER && Some(block) != last {
+        run = match next.blocks().count() < RUN_BLOCKS_MAX && Some(block) != last {
             true => Some(next),
             false => {
                 hold(next, &mut report);

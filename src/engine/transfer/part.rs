@@ -73,9 +73,9 @@ impl PartTransfer {
         opened: Opened,
         events: &mut dyn Events,
     ) -> Result<Transferred, Error> {
-        // The driver is dropped before it, so the last checkpoint has all that was proven.
+        // The driver is dropped before `last_checkpoint`, which then records everything that was proven.
         let (last_checkpoint, mut running) = self.start(context, opened);
-        let outcome = running.until_done(events).await;
+        let outcome = running.run_until_done(events).await;
         let noting = running.notes.finish().await;
         let Running {
             driver,
@@ -93,7 +93,7 @@ impl PartTransfer {
         noting?;
         let digests = follower.finish(&group, &part, geometry.length()).await?;
         drop(group);
-        // Work of a span that was cancelled ends a little later; it holds the journal and the part.
+        // Work of a cancelled span ends a little later; it holds the journal and the part.
         idle.wait().await;
         let journal = Arc::into_inner(journal).expect("all work that holds it has ended");
         Ok(Transferred {
@@ -178,7 +178,7 @@ struct Running {
 }
 
 impl Running {
-    async fn until_done(&mut self, events: &mut dyn Events) -> Result<(), Error> {
+    async fn run_until_done(&mut self, events: &mut dyn Events) -> Result<(), Error> {
         self.progress(events);
         loop {
             self.housekeeping(events).await?;

@@ -34,8 +34,8 @@ const SPLIT_WORTH_MS: u64 = 300;
 const SPLIT_ANSWERS: u64 = 10;
 /// A span that is slow at low latency is slow on this machine: its bytes have arrived and wait to be read.
 const SPLIT_NEAR_MS: u64 = 2_000;
-/// The rate of a younger span says nothing yet: on a busy machine its first bytes wait for a thread. It is not split unless the rate
-/// of its source is known.
+/// The rate of a younger span is not meaningful yet: on a busy machine its first bytes wait for a thread. It is not split unless
+/// the rate of its source is known.
 const SPLIT_AGE_MS_MIN: u64 = 100;
 /// A span with less left than this is not split.
 const SPLIT_BYTES_MIN: u64 = 256 << 10;

@@ -24,7 +24,7 @@ pub struct SourceId(pub usize);
 pub struct Limits {
     /// The most connections at a time, over all sources.
     pub connections: u32,
-    /// Failures in a row of one span from a host that answers.
+    /// Consecutive failures of one span from a host that responds.
     pub tries: u32,
     /// Time without a newly proven byte.
     pub patience_ms: u64,

@@ -6,10 +6,10 @@
 
 use super::{CONNECTIONS_FIRST, protocol::Millis};
 
-/// A round is at least so long, and at least so many times as long as an answer takes to come.
+/// A round lasts at least this long, and at least this many times the response time.
 const ROUND_MS_MIN: Millis = 120;
 const ROUND_ANSWERS: u64 = 3;
-/// And at most so long, however slow the answers are.
+/// And at most this long, however slow the responses are.
 const ROUND_MS_MAX: Millis = 4_000;
 /// With less left than this no further connections are tried: before all of them have reached their rate the transfer is over.
 const UP_WORTH_MS: u64 = 5_000;
@@ -37,7 +37,7 @@ pub struct Measured {
     pub rate: u64,
     /// How long the rest takes at this rate.
     pub left_ms: u64,
-    /// How long an answer takes to come.
+    /// The response time.
     pub response_ms: u64,
 }
 
@@ -120,7 +120,7 @@ impl Search {
         self.connections < self.peak
     }
 
-    /// How long a round is when an answer takes so long.
+    /// The length of a round at this response time.
     pub fn round_ms(response_ms: u64) -> Millis {
         (response_ms * ROUND_ANSWERS).clamp(ROUND_MS_MIN, ROUND_MS_MAX)
     }

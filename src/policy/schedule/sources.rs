@@ -21,7 +21,7 @@ pub struct Source {
     pub running: u32,
     /// It gets no request before this time.
     pub rest_until: Millis,
-    /// Its host does not answer: it gets one request at a time, as a probe.
+    /// Its host does not respond: it gets one request at a time, as a probe.
     pub unreachable: bool,
     pub bad_answers: u32,
     /// Failures in a row of its stream.
