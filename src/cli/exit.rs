@@ -45,7 +45,7 @@ impl Exit {
 
     pub fn of(error: &Error) -> Exit {
         match error {
-            _ if error.may_pass() => Exit::Again,
+            _ if error.is_transient() => Exit::Again,
             Error::Disk(cause) => Exit::of_disk(cause),
             Error::State(_) => Exit::Failed,
             Error::Net { cause, .. } => Exit::of_failure(cause.failure),

@@ -94,7 +94,7 @@ fn of_failure(failure: Failure) -> Option<&'static str> {
         }
         Failure::Refused { status: 404 | 410 } => Some("check the URL"),
         Failure::Refused { status: 407 } => Some("check http_proxy, https_proxy and all_proxy"),
-        Failure::Refused { .. } | Failure::BadAnswer(_) | Failure::Redirects => None,
+        Failure::Refused { .. } | Failure::BadResponse(_) | Failure::Redirects => None,
         Failure::Tls => Some("--cacert FILE adds certificate authorities to trust"),
         Failure::Unsafe => Some("--allow-private allows private addresses"),
         Failure::TooLarge => Some(LARGER),

@@ -1,7 +1,8 @@
-//! Where a download goes: the target, its part and its journal, and the order of steps that makes it whole or nothing.
+//! The destination of a download: the target, its part and its journal, and the order of steps that publishes a complete file or
+//! nothing.
 //!
 //! lock journal -> open part -> (prove, write, checkpoint, barrier) ... -> all proven -> sync part -> rename -> sync folder ->
-//! remove journal. A kill between any two of them leaves a state that the next run continues.
+//! remove journal. A kill between any two steps leaves a state that the next run continues.
 
 use std::{
     collections::BTreeMap,
@@ -28,8 +29,8 @@ use super::{
     part::Part,
 };
 
-/// How long to wait for a lock: the kernel releases that of a killed run when the process has ended. A lock that is held longer is
-/// in use.
+/// How long to wait for a lock: after a kill the kernel releases the lock only when the process has ended. A lock that is held
+/// longer is in use.
 const LOCK_WAIT: Duration = Duration::from_millis(200);
 
 /// The target of a download.
@@ -42,7 +43,7 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// `target` must name a regular file or nothing, in a folder that is there.
+    /// `target` must name a regular file or nothing, in an existing folder.
     pub fn new(target: &Path) -> Result<Destination, DiskError> {
         let unsafe_target = |what| DiskError::Unsafe {
             path: target.to_owned(),
@@ -51,7 +52,7 @@ impl Destination {
         let (folder, name) = files::split(target).ok_or(unsafe_target("no file name"))?;
         let destination = Destination {
             folder: Folder::open(&folder).map_err(|cause| match cause {
-                // The target cannot be made there.
+                // Name the target: it cannot be created in this folder.
                 DiskError::Io { source, .. } => {
                     DiskError::io(FileOperation::Create, target, source)
                 }
@@ -84,12 +85,12 @@ impl Destination {
         self.folder.entry(&self.name)
     }
 
-    /// Bytes that may still be written where the target is.
+    /// Free bytes in the file system of the target.
     pub fn bytes_free(&self) -> Result<u64, DiskError> {
         self.folder.bytes_free()
     }
 
-    /// Locks the destination for this run. The journal is its lock.
+    /// Locks the destination for this run. The journal is the lock file.
     pub fn lock(self) -> Result<Locked, DiskError> {
         let path = self.folder.path_of(&self.journal_name);
         let began = Instant::now();
@@ -102,7 +103,7 @@ impl Destination {
                 thread::sleep(LOCK_WAIT / 20);
                 continue;
             }
-            // The run that had the lock before may have finished and removed the file that we opened.
+            // The run that held the lock before may have finished and removed the file that we opened.
             if self.folder.is_still(&self.journal_name, &file)? {
                 return Ok(Locked {
                     destination: self,
@@ -114,16 +115,17 @@ impl Destination {
     }
 }
 
-/// A destination that no other run can use. Dropping it leaves what is worth going on from, and nothing else.
+/// A destination that no other run can use. Dropping it removes an empty part and its journal, and keeps a part that the next run
+/// can resume.
 #[derive(Debug)]
 pub struct Locked {
     destination: Destination,
     journal: File,
-    /// Published or discarded: the names may belong to another run by now.
+    /// Published or discarded: another run may use the names already.
     released: bool,
 }
 
-/// What was found in the place of the part.
+/// What was found under the name of the part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the size is in bytes")]
 pub enum Found {
@@ -131,13 +133,13 @@ pub enum Found {
     Nothing,
     /// A part of this object with its journal.
     Part,
-    /// A part of something else, or without a journal: what it holds is tried, and it is ours now.
+    /// A part of another object, or without a journal: its blocks are judged, and the file is ours from now on.
     Seed { bytes: u64 },
-    /// A part of another version, of no use without a manifest: so many bytes were dropped.
+    /// A part of another version, useless without a manifest: this many bytes were dropped.
     Outdated { bytes: u64 },
 }
 
-/// What runs that ended left beside the target.
+/// What earlier runs left beside the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
     /// Nothing of ours.
@@ -150,13 +152,13 @@ pub enum Left {
 
 /// A part that can be written to.
 pub struct Opened {
-    /// Open, and ours.
+    /// Open, and owned by this run.
     pub part: Arc<Part>,
-    /// Open, and begun.
+    /// Open, with the records of this run begun.
     pub journal: Journal,
-    /// What is probably there, to be judged: what the journal names and other data in the part.
+    /// Blocks that are probably in the part and must be judged: those that the journal names, and other data in the part.
     pub claimed: BlockSet,
-    /// Of an object without a manifest: the leaves of what is claimed.
+    /// Of an object without a manifest: the leaves of the claimed blocks.
     pub leaves: BTreeMap<BlockIndex, Cv>,
     /// What an earlier run left.
     pub found: Found,
@@ -168,7 +170,7 @@ impl Locked {
         &self.destination
     }
 
-    /// Opens the part and its journal for this object. `keeper`: another place for the journal than its file.
+    /// Opens the part and its journal for this object. `keeper`: where to keep the journal instead of its file.
     pub fn open(
         &self,
         identity: &Identity,
@@ -197,12 +199,11 @@ impl Locked {
         let (place, time, length) = (part.place()?, unix_time(), part.length()?);
         let bytes = keeper.read()?;
         let read = journal::read(&bytes, &place);
-        // A damaged journal claims nothing, but it still shows that the part is ours.
+        // A damaged journal claims nothing, but it still shows that this program wrote the part.
         let is_ours = journal::is_journal(&bytes);
-        let blocks = identity.geometry.blocks();
         let claims = read.filter(|claims| length > 0 && claims.identity.continues(identity));
         if let Some(claims) = claims {
-            let mut claimed = believable(&claims, length);
+            let mut claimed = plausible_claims(&claims, length);
             if identity.root.is_some() {
                 let mut found = part.blocks_with_data(&identity.geometry)?;
                 found.remove_all(&claims.dropped);
@@ -217,26 +218,10 @@ impl Locked {
                 found: Found::Part,
             });
         }
-        let (claimed, found) = match (length, identity.root) {
-            (0, _) => (BlockSet::empty(blocks), Found::Nothing),
-            (_, Some(_)) => (
-                part.blocks_with_data(&identity.geometry)?,
-                Found::Seed { bytes: length },
-            ),
-            (_, None) if is_ours => {
-                part.set_length(0)?;
-                (BlockSet::empty(blocks), Found::Outdated { bytes: length })
-            }
-            (_, None) => {
-                return Err(DiskError::Unsafe {
-                    path: folder.path_of(part_name),
-                    what: "not a download of ours",
-                });
-            }
-        };
+        let (claimed, found) = without_claims(&part, identity, is_ours)?;
         let mut journal = Journal::begin(keeper, identity, url, place, time)?;
         if identity.root.is_none() {
-            // After a power cut, a part with bytes and no journal would be taken for a file that is not ours.
+            // After a power cut, a part with bytes and no journal would look like a file of the user.
             journal.sync()?;
             folder.sync()?;
         }
@@ -249,7 +234,7 @@ impl Locked {
         })
     }
 
-    /// Gives the part its final name. Everything in it must be proven and its length right.
+    /// Gives the part its final name. All of it must be proven, and its length right.
     pub fn publish(
         mut self,
         part: &Part,
@@ -268,7 +253,7 @@ impl Locked {
             .map_or_else(files::default_mode, |entry| entry.mode);
         part.set_mode(mode)?;
         if let Err(cause) = part.sync_all() {
-            // The next run would find all of it in memory, have it judged, and rename what is on no disk.
+            // The next run would read all of it from memory, judge it right, and rename a file that is not on the disk.
             journal.sync_failed()?;
             return Err(cause);
         }
@@ -279,7 +264,7 @@ impl Locked {
         Ok(())
     }
 
-    /// Sets aside a part that turned out wrong, as `FILE.quarantined`, and returns where it is.
+    /// Renames a part that is wrong to `FILE.quarantined`, and returns that path.
     pub fn quarantine(mut self) -> Result<PathBuf, DiskError> {
         let Destination {
             folder,
@@ -297,7 +282,7 @@ impl Locked {
         Ok(path)
     }
 
-    /// Removes part and journal: what they are for is at the target already, or they are worth nothing.
+    /// Removes part and journal: the object is at the target already, or the part is useless.
     pub fn discard(mut self) -> Result<(), DiskError> {
         let Destination {
             folder,
@@ -314,7 +299,7 @@ impl Locked {
         Ok(())
     }
 
-    /// What runs so far left in part and journal.
+    /// What earlier runs left in part and journal.
     pub fn left(&self) -> Result<Left, DiskError> {
         let Destination {
             folder,
@@ -337,7 +322,7 @@ impl Locked {
         })
     }
 
-    /// The object is at the target already: what an earlier run left of it beside it goes, anything else stays.
+    /// The object is at the target already: removes what earlier runs left of it; other files stay.
     pub fn discard_leftovers(self, identity: &Identity) -> Result<(), DiskError> {
         let Destination {
             folder,
@@ -345,7 +330,8 @@ impl Locked {
             journal_name,
             ..
         } = &self.destination;
-        // The run that put it there may have been killed before it synced the name, and a copy of the user's may be in memory only.
+        // The run that published it may have been killed before it synced the name, and a copy made by the user may not be synced
+        // either.
         let path = self.destination.path();
         files::sync_all(&files::open_for_reading(&path)?, &path)?;
         folder.sync()?;
@@ -358,7 +344,7 @@ impl Locked {
             DiskError::io(FileOperation::Open, &folder.path_of(journal_name), cause)
         })?;
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
-        // Where the part was last seen does not matter for whose it is.
+        // Whether the part is ours does not depend on where it was last seen.
         let ours = journal::read(&bytes, &journal::Place::NOWHERE)
             .is_some_and(|claims| claims.identity.continues(identity));
         match part_bytes == 0 || ours {
@@ -384,7 +370,7 @@ impl Drop for Locked {
             .journal
             .metadata()
             .is_ok_and(|journal| journal.len() == 0);
-        // Without a byte in the part there is nothing to go on from. What is not ours stays, without an empty journal beside it.
+        // An empty part has nothing to resume from. A file that is not ours stays, without an empty journal beside it.
         match folder.entry(part_name) {
             Ok(Some(part)) if ours_and_empty(part) => {
                 let _ = folder.remove(part_name);
@@ -397,8 +383,34 @@ impl Drop for Locked {
     }
 }
 
+/// What a part holds for which no journal claims anything, and what it is then.
+fn without_claims(
+    part: &Part,
+    identity: &Identity,
+    is_ours: bool,
+) -> Result<(BlockSet, Found), DiskError> {
+    let blocks = identity.geometry.blocks();
+    Ok(match (part.length()?, identity.root) {
+        (0, _) => (BlockSet::empty(blocks), Found::Nothing),
+        (length, Some(_)) => (
+            part.blocks_with_data(&identity.geometry)?,
+            Found::Seed { bytes: length },
+        ),
+        (length, None) if is_ours => {
+            part.set_length(0)?;
+            (BlockSet::empty(blocks), Found::Outdated { bytes: length })
+        }
+        (_, None) => {
+            return Err(DiskError::Unsafe {
+                path: part.path().to_owned(),
+                what: "not a download of ours",
+            });
+        }
+    })
+}
+
 /// The claimed blocks that end within the part; without a manifest only those whose leaves are known.
-fn believable(claims: &Claims, length: u64) -> BlockSet {
+fn plausible_claims(claims: &Claims, length: u64) -> BlockSet {
     let mut claimed = claims.claimed.clone();
     if claims.identity.root.is_none() {
         let unknown: Vec<_> = claimed
@@ -420,7 +432,7 @@ fn believable(claims: &Claims, length: u64) -> BlockSet {
     claimed
 }
 
-/// Gives a file that does not verify a name that says so, and returns it.
+/// Renames a file that does not verify to `FILE.quarantined`, and returns that path.
 pub fn quarantine(path: &Path) -> Result<PathBuf, DiskError> {
     let (folder, name) = files::split(path).ok_or(DiskError::Unsafe {
         path: path.to_owned(),

@@ -1,5 +1,5 @@
-//! Every call that changes the file system, and the safe ways to open. The order in which they may be used is that of
-//! journal.md and of [`super::destination`]; nothing outside this file writes, syncs, renames or removes.
+//! Every call that changes the file system, and the safe ways to open files. Their order of use is that of journal.md and of
+//! [`super::destination`]; nothing outside this file writes, syncs, renames or removes.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -17,7 +17,7 @@ use super::error::{DiskError, FileOperation};
 
 pub use super::entry::{Entry, EntryKind, Stamp};
 
-/// A folder held open, so that no other folder takes its place while we work in it.
+/// A folder held open, so that no other folder can take its place while we work in it.
 #[derive(Debug)]
 pub struct Folder {
     fd: OwnedFd,
@@ -42,7 +42,7 @@ impl Folder {
         })
     }
 
-    /// The path of a name in it, for messages.
+    /// The path of a name in this folder, for messages.
     pub fn path_of(&self, name: &OsStr) -> PathBuf {
         match self.path == Path::new(".") {
             true => PathBuf::from(name),
@@ -59,7 +59,7 @@ impl Folder {
         DiskError::io(operation, &self.path_of(name), cause)
     }
 
-    /// What lies under this name, links not followed.
+    /// The entry under this name; links are not followed.
     pub fn entry(&self, name: &OsStr) -> Result<Option<Entry>, DiskError> {
         match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(Entry::new(&stat))),
@@ -68,7 +68,7 @@ impl Folder {
         }
     }
 
-    /// Makes a file that must not be there yet; `None` if it is.
+    /// Creates a file; `None` if the name exists.
     pub fn create(&self, name: &OsStr, mode: u32) -> Result<Option<File>, DiskError> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -79,9 +79,10 @@ impl Folder {
         }
     }
 
-    /// Opens a file of ours for reading and writing: regular, one link, no link followed. `None` if there is none.
+    /// Opens a file of ours for reading and writing: it must be regular, with one link; no link is followed. `None` if there is
+    /// none.
     pub fn open_own(&self, name: &OsStr) -> Result<Option<File>, DiskError> {
-        // Not blocking, so that a FIFO under our name cannot hold us.
+        // Non-blocking, so that a FIFO under our name cannot block us.
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let path = self.path_of(name);
         let file: File = match fs::openat(&self.fd, name, flags, Mode::empty()) {
@@ -91,7 +92,7 @@ impl Folder {
                 let what = self.entry(name)?.and_then(|entry| entry.suspicious());
                 return Err(match what {
                     Some(what) => DiskError::Unsafe { path, what },
-                    // What cannot be opened for writing cannot be written: a disk that became read-only, for one.
+                    // A file that cannot be opened for writing cannot be written, for example on a disk that became read-only.
                     None => self.error(FileOperation::Write, name, cause),
                 });
             }
@@ -102,7 +103,7 @@ impl Folder {
         }
     }
 
-    /// Opens what is there, or makes it.
+    /// Opens a file of ours, or creates it.
     pub fn open_own_or_create(&self, name: &OsStr) -> Result<File, DiskError> {
         loop {
             if let Some(file) = self.open_own(name)? {
@@ -114,7 +115,7 @@ impl Folder {
         }
     }
 
-    /// Whether the name still leads to this very file.
+    /// Whether the name still refers to this file.
     pub fn is_still(&self, name: &OsStr, file: &File) -> Result<bool, DiskError> {
         let open = Entry::of(file, &self.path_of(name))?;
         Ok(self
@@ -122,7 +123,8 @@ impl Folder {
             .is_some_and(|now| (now.device, now.inode) == (open.device, open.inode)))
     }
 
-    /// Opens a file below this folder for reading; links may lead about inside it, not out of it. `None`: nothing to be had.
+    /// Opens a file below this folder for reading; links may lead to places inside the folder, not out of it. `None`: there is no
+    /// file that may be opened.
     pub fn open_beneath(&self, path: &Path) -> Result<Option<(File, Entry)>, DiskError> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match fs::openat2(
@@ -146,7 +148,7 @@ impl Folder {
         }
     }
 
-    /// Gives a file another name in this folder. `replace: false` fails with [`DiskError::Exists`] if that name is taken.
+    /// Renames a file in this folder. `replace: false` fails with [`DiskError::Exists`] if the new name exists.
     pub fn rename(&self, from: &OsStr, to: &OsStr, replace: bool) -> Result<(), DiskError> {
         let flags = if replace {
             RenameFlags::empty()
@@ -158,7 +160,7 @@ impl Folder {
             Err(rustix::io::Errno::EXIST) if !replace => Err(DiskError::Exists {
                 path: self.path_of(to),
             }),
-            // A file system that cannot do it in one step: look first.
+            // This file system cannot do it in one step: check first.
             Err(rustix::io::Errno::INVAL) if !replace => match self.entry(to)? {
                 Some(_) => Err(DiskError::Exists {
                     path: self.path_of(to),
@@ -169,7 +171,7 @@ impl Folder {
         }
     }
 
-    /// Removes a name; fine if it is not there.
+    /// Removes a name; succeeds if it does not exist.
     pub fn remove(&self, name: &OsStr) -> Result<(), DiskError> {
         match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
@@ -180,13 +182,13 @@ impl Folder {
     /// Makes renames and removals in this folder durable.
     pub fn sync(&self) -> Result<(), DiskError> {
         match fs::fsync(&self.fd) {
-            // Some network file systems cannot sync a folder and say so; there is nothing more to do.
+            // Some network file systems report that they cannot sync a folder; there is nothing more to do.
             Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
             Err(cause) => Err(DiskError::io(FileOperation::Sync, &self.path, cause)),
         }
     }
 
-    /// The names in it, in any order; those that are no UTF-8 are none of ours and left out.
+    /// The names in this folder, in any order, without those that are not UTF-8, because none of ours are.
     pub fn names(&self) -> Result<Vec<String>, DiskError> {
         let failed = |cause| DiskError::io(FileOperation::Read, &self.path, cause);
         let mut names = Vec::new();
@@ -205,7 +207,7 @@ impl Folder {
         Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
     }
 
-    /// Bytes that may still be written to this file system by us.
+    /// Bytes of this file system that this process may still write.
     pub fn bytes_free(&self) -> Result<u64, DiskError> {
         let stat = fs::fstatvfs(&self.fd)
             .map_err(|cause| DiskError::io(FileOperation::Inspect, &self.path, cause))?;
@@ -213,18 +215,18 @@ impl Folder {
     }
 }
 
-/// Makes a folder that only its owner can look into, and those above it; fine if it is there.
+/// Creates a folder that only its owner can access, and the missing folders above it; succeeds if it exists.
 pub fn create_private_folder(path: &Path) -> io::Result<()> {
     std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)
         .create(path)
 }
 
-/// A folder that was made for what is to come into it. If nothing came, it goes again when this is dropped.
+/// A folder that was created for files to come. It is removed when this is dropped, if it is still empty.
 #[derive(Debug)]
 pub struct MadeFolder(PathBuf);
 
 impl MadeFolder {
-    /// Makes a folder; `None`: it was there. What is above it must be there.
+    /// Creates a folder; `None`: it exists. The folder above it must exist.
     pub fn make(path: &Path) -> Result<Option<MadeFolder>, DiskError> {
         match std::fs::create_dir(path) {
             Ok(()) => Ok(Some(MadeFolder(path.to_owned()))),
@@ -236,7 +238,7 @@ impl MadeFolder {
 
 impl Drop for MadeFolder {
     fn drop(&mut self) {
-        // Only an empty one can be removed, and that is what is wanted.
+        // Only an empty folder can be removed, as intended.
         let _ = std::fs::remove_dir(&self.0);
     }
 }
@@ -247,14 +249,14 @@ pub fn split(path: &Path) -> Option<(PathBuf, OsString)> {
     Some((path.parent().unwrap_or(Path::new("")).to_owned(), name))
 }
 
-/// The name with something added at its end.
+/// The name with this suffix.
 pub fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
     let mut name = name.to_owned();
     name.push(suffix);
     name
 }
 
-/// Opens a user's file for reading. Links are followed, since the user named it; it must be a regular file.
+/// Opens a file of the user for reading. Links are followed, because the user named the path; it must be a regular file.
 pub fn open_for_reading(path: &Path) -> Result<File, DiskError> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = fs::open(path, flags, Mode::empty())
@@ -273,13 +275,13 @@ pub fn open_for_reading(path: &Path) -> Result<File, DiskError> {
     }
 }
 
-/// Opens a user's file for reading that was noted earlier under this absolute path. Links anywhere on the path are refused.
-/// `None`: nothing regular is there any more.
+/// Opens for reading a file of the user that was recorded earlier under this absolute path. Links anywhere on the path are
+/// refused. `None`: there is no regular file any more.
 pub fn open_noted(path: &Path) -> Option<(File, Entry)> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let links = fs::ResolveFlags::NO_SYMLINKS;
     let opened = match fs::openat2(fs::CWD, path, flags, Mode::empty(), links) {
-        // A kernel, or a jail, without this call: at least the last segment is no link.
+        // The kernel, or a sandbox, does not have this call: refuse a link at least as the last segment.
         Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
             fs::open(path, flags, Mode::empty())
         }
@@ -290,7 +292,7 @@ pub fn open_noted(path: &Path) -> Option<(File, Entry)> {
     (entry.kind == EntryKind::Regular).then_some((file, entry))
 }
 
-/// The path of a file under which it can be noted: absolute, and without links in its folder.
+/// The path under which a file can be recorded: absolute, and without links in its folder.
 pub fn noted_path(path: &Path) -> Option<PathBuf> {
     let (folder, name) = split(path)?;
     let folder = match folder.as_os_str().is_empty() {
@@ -300,13 +302,13 @@ pub fn noted_path(path: &Path) -> Option<PathBuf> {
     Some(folder.canonicalize().ok()?.join(name))
 }
 
-/// Writes all bytes at a place.
+/// Writes all bytes at an offset.
 pub fn write_at(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
     file.write_all_at(bytes, offset)
         .map_err(|cause| DiskError::io(FileOperation::Write, path, cause))
 }
 
-/// Writes all bytes of several slices at a place, one behind the other.
+/// Writes all bytes of several slices at an offset, one after the other.
 pub fn write_slices_at(
     file: &File,
     path: &Path,
@@ -336,8 +338,8 @@ pub fn write_slices_at(
     Ok(())
 }
 
-/// Copies bytes from one file to another inside the kernel, which shares them where the file system can and the places allow;
-/// returns how many, at least one. `None`: it cannot do it for these files, or the source ends before.
+/// Copies bytes from one file to another inside the kernel, which shares them if the file system and the offsets allow it;
+/// returns how many, at least one. `None`: the kernel cannot do it for these files, or the source ends before.
 pub fn copy_range(
     from: &File,
     place: u64,
@@ -363,13 +365,13 @@ pub fn copy_range(
     }
 }
 
-/// Makes the file this long: cuts it, or adds a hole.
+/// Sets the length of a file: truncates it, or adds a hole.
 pub fn set_length(file: &File, path: &Path, length: u64) -> Result<(), DiskError> {
     file.set_len(length)
         .map_err(|cause| DiskError::io(FileOperation::Write, path, cause))
 }
 
-/// Gives the disk back what these bytes took; they read as zeros from now on. `false`: this file system cannot do it.
+/// Frees the disk space of these bytes; they read as zeros from now on. `false`: this file system cannot do it.
 pub fn punch_hole(file: &File, path: &Path, bytes: ByteRange) -> Result<bool, DiskError> {
     let flags = fs::FallocateFlags::PUNCH_HOLE | fs::FallocateFlags::KEEP_SIZE;
     match fs::fallocate(file, flags, bytes.start, bytes.length()) {
@@ -397,12 +399,12 @@ pub fn sync_all(file: &File, path: &Path) -> Result<(), DiskError> {
         .map_err(|cause| DiskError::io(FileOperation::Sync, path, cause))
 }
 
-/// Takes the lock of a file for as long as it is open; `false` if another process has it.
+/// Locks a file exclusively for as long as it is open; `false` if another process holds a lock.
 pub fn try_lock(file: &File, path: &Path) -> Result<bool, DiskError> {
     lock(file, path, fs::FlockOperation::NonBlockingLockExclusive)
 }
 
-/// Takes a share in the lock of a file for as long as it is open; `false` if another process has it alone.
+/// Takes a shared lock of a file for as long as it is open; `false` if another process holds it exclusively.
 pub fn try_lock_shared(file: &File, path: &Path) -> Result<bool, DiskError> {
     lock(file, path, fs::FlockOperation::NonBlockingLockShared)
 }
@@ -415,9 +417,9 @@ fn lock(file: &File, path: &Path, how: fs::FlockOperation) -> Result<bool, DiskE
     }
 }
 
-/// The mode of a new file of the user's.
+/// The permission bits of a new file of the user.
 pub fn default_mode() -> u32 {
-    // Asking the kernel for the umask means setting it, which another thread could see; /proc tells it without.
+    // The system call that reads the umask also sets it, which another thread could see; /proc shows it without that.
     let umask = std::fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|status| {

@@ -75,8 +75,8 @@ impl Temporary {
 
     /// Makes it durable and gives it its name. `mode`: `None` keeps that of the file it replaces, else the user's default.
     pub fn publish(mut self, mode: Option<u32>, replace: bool) -> Result<(), DiskError> {
-        let kept = self.folder.entry(&self.target)?.map(|entry| entry.mode);
-        let mode = mode.or(kept).unwrap_or_else(files::default_mode);
+        let mode_before = self.folder.entry(&self.target)?.map(|entry| entry.mode);
+        let mode = mode.or(mode_before).unwrap_or_else(files::default_mode);
         files::set_mode(&self.file, &self.path(), mode)?;
         files::sync_all(&self.file, &self.path())?;
         self.folder.rename(&self.name, &self.target, replace)?;

@@ -1,8 +1,8 @@
-//! The border between async code and files: the only place that names `spawn_blocking`.
+//! The boundary between async code and files: the only place that names `spawn_blocking`.
 //!
-//! Work that waits for a disk, hashes, or opens `SQLite` runs here, so that the runtime's threads stay free for sockets. A panic of the
-//! work continues in the task that waits for it. At shutdown of the runtime, work that has not started never returns; the
-//! future that waits for it is dropped at that moment too.
+//! Work that waits for a disk, hashes, or opens `SQLite` runs here, so that the runtime's threads stay free for sockets. If the
+//! work panics, the panic resumes in the task that awaits it. When the runtime shuts down, work that has not started never
+//! returns; the runtime drops the awaiting future at the same time.
 
 use std::{
     convert::Infallible,
@@ -19,17 +19,17 @@ use tokio::{
 
 use crate::disk::error::DiskError;
 
-/// Where hashing and writing of arriving bytes runs.
+/// Where arriving bytes are hashed and written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
     /// On the runtime's threads for blocking work. The right choice for a runtime that other tasks share.
     Blocking,
-    /// On the runtime thread that received the bytes, which saves the hand-over (a tenth of the time on loopback). For a runtime with
-    /// several threads that has nothing else to do.
+    /// On the runtime thread that received the bytes, which saves the hand-over (a tenth of the time on loopback). For a runtime
+    /// with several threads that runs nothing else.
     Runtime,
 }
 
-/// Runs work on a thread where it may block.
+/// Runs work on a thread that may block.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     joined(spawn_blocking(work)).await
 }
@@ -41,25 +41,25 @@ pub async fn on_disk<T: Send + 'static>(
     run(work).await
 }
 
-/// Starts work on a thread where it may block. Nobody waits for its end but the runtime, when it shuts down.
+/// Starts work on a thread that may block. Only the shutdown of the runtime waits for its end.
 pub fn detach(work: impl FnOnce() + Send + 'static) {
     spawn_blocking(work);
 }
 
-/// The result of a task; its panic continues here.
+/// The result of a task. If the task panicked, the panic resumes here.
 pub async fn joined<T>(work: impl Future<Output = Result<T, JoinError>>) -> T {
     match work.await.map_err(JoinError::try_into_panic) {
         Ok(outcome) => outcome,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // It was cancelled before it started: the runtime shuts down, and drops this future too.
+        // The task was cancelled before it started: the runtime shuts down, and drops this future too.
         Err(Err(_)) => std::future::pending().await,
     }
 }
 
-/// Work that shares something, whose end can be waited for even after the tasks that started it are gone.
+/// A group of blocking work, whose end can be awaited even after the tasks that started the work are gone.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// Cloned into each work; the channel closes when the last clone is dropped.
+    /// Cloned into each piece of work; the channel closes when the last clone is dropped.
     alive: mpsc::Sender<Infallible>,
 }
 
@@ -68,13 +68,13 @@ pub struct Group {
 pub struct Idle(mpsc::Receiver<Infallible>);
 
 impl Group {
-    /// An empty group, and the end of its work.
+    /// An empty group and a handle that waits for the end of its work.
     pub fn new() -> (Group, Idle) {
         let (alive, ended) = mpsc::channel(1);
         (Group { alive }, Idle(ended))
     }
 
-    /// Starts work. With [`Threads::Runtime`] it has ended when this returns.
+    /// Starts work. With [`Threads::Runtime`] the work has ended when this returns.
     pub fn start<T: Send + 'static>(
         &self,
         on: Threads,
@@ -85,7 +85,7 @@ impl Group {
             Threads::Blocking => {
                 let alive = self.alive.clone();
                 Work::Running(spawn_blocking(move || {
-                    // What the work holds is let go before the group learns of its end.
+                    // Everything that the work holds is dropped before the group counts the work as ended.
                     let outcome = work();
                     drop(alive);
                     outcome
@@ -98,7 +98,7 @@ impl Group {
 impl Idle {
     /// Returns when all clones of the group are dropped and all its work has ended.
     pub async fn wait(mut self) {
-        // Nothing is ever sent, so this ends when the channel closes.
+        // Nothing is ever sent: this returns when the channel closes.
         if let Some(never) = self.0.recv().await {
             match never {}
         }
@@ -108,9 +108,9 @@ impl Idle {
 /// Work that was started.
 #[derive(Debug)]
 pub enum Work<T> {
-    /// It ended on the thread that started it.
+    /// It ran to its end on the thread that started it.
     Done(T),
-    /// It runs on a thread for blocking work, or will.
+    /// It runs, or is queued to run, on a thread for blocking work.
     Running(JoinHandle<T>),
 }
 
@@ -132,7 +132,7 @@ impl<T> Work<T> {
     }
 }
 
-/// Ends work on files when the use case that started it is dropped: the work reads the flag.
+/// Stops work on files when the use case that started it is dropped: the work checks the flag.
 #[derive(Debug, Default)]
 pub struct StopWhenDropped(pub Arc<AtomicBool>);
 
@@ -167,7 +167,7 @@ mod tests {
                 done.store(true, Ordering::Relaxed);
             }
         });
-        // The task that started it is gone.
+        // The task that started the work is gone.
         drop((work, group));
         idle.wait().await;
         assert!(done.load(Ordering::Relaxed));

@@ -1,5 +1,5 @@
-//! What the store holds of an object that is streamed, and what is added to it. A cache error never fails the stream: unreadable
-//! blocks are fetched, unwritable blocks are not cached.
+//! Cached blocks of an object that is streamed. A cache error never fails the stream: unreadable blocks are fetched, unwritable
+//! blocks are not cached.
 
 use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
 
@@ -20,10 +20,10 @@ use super::{
     blocking, context::StoreHandle, events::Events, transfer::sink::BlockSink, trust::warned,
 };
 
-/// So many holdings are looked at for one that has all of the object.
+/// The most holdings that are checked for a complete copy of the object.
 const SEEDS_MAX: usize = 4;
 
-/// See the module. Clones are of the same.
+/// The blocks of one object in the store. Clones share them.
 #[derive(Clone)]
 pub struct ObjectCache {
     leaves: Arc<Leaves>,
@@ -33,12 +33,13 @@ pub struct ObjectCache {
 #[derive(Clone)]
 enum Place {
     Nowhere,
-    /// A file of the user's that is all of it.
+    /// A file of the user that is the complete object.
     File(Arc<File>),
     Own(Arc<Own>),
 }
 
-/// An own object. What was kept is noted at the latest when it is let go, however the stream ended.
+/// A cache file of the store. Its new blocks are recorded in the index when this is dropped at the latest, however the stream
+/// ended.
 struct Own {
     object: OwnObject,
     store: StoreHandle,
@@ -46,7 +47,8 @@ struct Own {
 
 impl Own {
     fn note(&self) {
-        self.store.with_now(|store| store.note_kept(&self.object));
+        self.store
+            .with_blocking(|store| store.note_kept(&self.object));
     }
 }
 
@@ -56,7 +58,7 @@ impl Drop for Own {
     }
 }
 
-/// Some blocks of an object, as far as they are here.
+/// The result of a read: proven blocks and missing ones.
 pub struct CacheRead {
     /// Ascending.
     pub proven: Vec<Proven>,
@@ -65,7 +67,7 @@ pub struct CacheRead {
 }
 
 impl ObjectCache {
-    /// Looks for what the store in this folder has of the object of these leaves. Trouble with it is one warning.
+    /// Finds the object of these leaves in the store. A store error is one warning.
     pub async fn open(
         store: &StoreHandle,
         root: Root,
@@ -86,10 +88,10 @@ impl ObjectCache {
         ObjectCache { leaves, place }
     }
 
-    /// Reads and judges what is here of some blocks, whose leaves are known.
+    /// Reads and judges the cached ones of these blocks, whose leaves are known.
     pub async fn read(&self, blocks: BlockRange) -> CacheRead {
-        let kept = self.clone();
-        blocking::run(move || kept.read_now(blocks)).await
+        let cache = self.clone();
+        blocking::run(move || cache.read_now(blocks)).await
     }
 
     fn read_now(&self, blocks: BlockRange) -> CacheRead {
@@ -121,7 +123,7 @@ impl ObjectCache {
         }
     }
 
-    /// Tells the index what was kept.
+    /// Records the new blocks in the index.
     pub async fn note(&self) {
         if let Place::Own(own) = &self.place {
             let own = own.clone();
@@ -130,12 +132,12 @@ impl ObjectCache {
     }
 }
 
-/// Keeps blocks as far as they can be kept: what cannot is fetched again, and no more.
+/// A block that cannot be written is not cached, and is fetched again the next time.
 impl BlockSink for ObjectCache {
     fn put(&self, run: Proven) -> Result<Verified, DiskError> {
         if let Place::Own(own) = &self.place {
             if let Err(error) = own.object.keep(&run, &self.leaves) {
-                tracing::debug!("not kept: {error}");
+                tracing::debug!("not cached: {error}");
             }
             if own.object.is_due() {
                 let own = own.clone();
@@ -146,7 +148,7 @@ impl BlockSink for ObjectCache {
     }
 }
 
-/// Where the blocks of an object are, or may be kept.
+/// Where the blocks of an object are, or may be written.
 enum Found {
     File(File),
     Own(Box<OwnObject>),

@@ -35,26 +35,26 @@ use super::{
     trust,
 };
 
-/// Bytes that are looked for in the cache together, and wanted together if they are not there.
+/// Bytes that are looked up in the cache together, and requested together if they are missing.
 const STEP_BYTES: u64 = 4 << 20;
-/// So many steps run ahead of the reader: memory stays below their bytes.
+/// Steps that run ahead of the reader: they bound the memory.
 const STEPS_AHEAD: u32 = 4;
-/// A reader in order gains little from more connections, which would bring what is needed last as soon as what is needed first.
+/// A reader in order gains little from more connections: they would deliver the last bytes as early as the first.
 const CONNECTIONS_MAX: u32 = 4;
 
-/// What part of an object is wanted, as in HTTP.
+/// The range of an object, as in HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// From front to end.
+    /// All bytes.
     All,
-    /// From the first to the last byte, or to the end.
+    /// From the first to the last byte, inclusive, or to the end.
     From(u64, Option<u64>),
-    /// So many bytes at the end.
+    /// This many bytes at the end.
     Last(u64),
 }
 
 impl Wanted {
-    /// The bytes of an object of this length; `None`: it has none there.
+    /// The range in an object of this length; `None`: the object has no such bytes.
     fn within(self, length: u64) -> Option<ByteRange> {
         let (start, end) = match self {
             Wanted::All => return Some(ByteRange::new(0, length)),
@@ -70,9 +70,9 @@ impl Wanted {
 
 /// What to stream.
 pub struct CatOptions {
-    /// Where the object is.
+    /// The URL of the object.
     pub url: Location,
-    /// Which bytes of it.
+    /// The range to stream.
     pub wanted: Wanted,
     /// `None`: beside the object.
     pub manifest: Option<ManifestPlace>,
@@ -80,14 +80,14 @@ pub struct CatOptions {
     pub root: Option<Root>,
     /// The manifest must be signed by this key, for the name of the URL.
     pub key: Option<PublicKey>,
-    /// The least trust.
+    /// The least trust that is accepted.
     pub require: Trust,
     /// The largest object, in bytes.
     pub max_size: Option<u64>,
 }
 
-/// Streams the wanted bytes to `out`, whose error ends the stream without one. Returns what the bytes were proven against, and
-/// how many were fetched.
+/// Streams the wanted bytes to `out`. An error of `out` ends the stream with success. Returns the trust of the bytes, and how
+/// many were fetched.
 pub async fn cat(
     context: &Context,
     options: CatOptions,
@@ -134,7 +134,7 @@ pub async fn cat(
     let leaves = Arc::new(Leaves::empty(ObjectKey::of_root(root, geometry)));
     let cache = ObjectCache::open(&context.store, root, leaves.clone(), provenance, events).await;
     let mut stream = Stream::new(context, manifest, &options.url, leaves, cache, bytes);
-    let streamed = stream.run(&mut ForReaders(events), &mut out).await;
+    let streamed = stream.run(&mut StreamEvents(events), &mut out).await;
     stream.finish().await;
     match streamed {
         Ok(()) => Ok((trust, context.client.bytes_fetched())),
@@ -142,10 +142,10 @@ pub async fn cat(
     }
 }
 
-/// Passes on what matters to the user of a stream: trouble, not progress.
-struct ForReaders<'a>(&'a mut dyn Events);
+/// Forwards events about problems, not about progress.
+struct StreamEvents<'a>(&'a mut dyn Events);
 
-impl Events for ForReaders<'_> {
+impl Events for StreamEvents<'_> {
     fn event(&mut self, event: Event) {
         if matches!(
             event,
@@ -170,11 +170,11 @@ struct Stream<'a> {
     window: Arc<Window>,
     driver: Driver,
     bytes: ByteRange,
-    /// What was not in the cache, and may not have been read yet.
+    /// Blocks that were not in the cache, and may not have been read yet.
     wanted: Vec<BlockRange>,
-    /// Blocks before this one are wanted, or were.
+    /// Blocks before this one are, or were, requested.
     ahead: u32,
-    /// The end of the blocks that the bytes lie in.
+    /// The end of the blocks that contain the bytes.
     end: u32,
 }
 
@@ -192,9 +192,9 @@ impl Stream<'_> {
         let object = TransferObject {
             leaves: leaves.clone(),
             sources: vec![Source::http(&context.client, url)],
-            // Nothing is known of it: there was no preflight.
+            // Whether the source serves ranges is unknown: there was no preflight.
             ranges: true,
-            // The blocks are proven against the manifest; none behind its length is ever asked for.
+            // The blocks are proven against the manifest; bytes after its length are never requested.
             length_proven: true,
             version: None,
             connections_max: CONNECTIONS_MAX,
@@ -221,18 +221,18 @@ impl Stream<'_> {
         }
     }
 
-    /// Until everything was read, or `out` wants no more.
+    /// Runs until everything was read, or `out` fails.
     async fn run(
         &mut self,
         events: &mut dyn Events,
         out: &mut impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), Error> {
         loop {
-            self.look_ahead().await?;
+            self.read_ahead().await?;
             while let Some(run) = self.window.take() {
                 for chunk in run.within(self.bytes) {
                     if out(&chunk).is_err() {
-                        // The reader went away: that is how pipes end.
+                        // The reader closed the pipe, which is a normal end.
                         return Ok(());
                     }
                 }
@@ -245,8 +245,8 @@ impl Stream<'_> {
         }
     }
 
-    /// Wants more as soon as a step was read.
-    async fn look_ahead(&mut self) -> Result<(), Error> {
+    /// Requests more blocks as soon as a step was read.
+    async fn read_ahead(&mut self) -> Result<(), Error> {
         let geometry = *self.leaves.geometry();
         let step = (STEP_BYTES / geometry.block_size().bytes()).max(1) as u32;
         let mut moved = false;
@@ -278,14 +278,14 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Memory of a long stream stays bounded.
+    /// Drops the tree pages and leaves that were read, so that a long stream uses bounded memory.
     fn forget_read(&mut self) {
         let next = self.window.next();
         self.tree.forget_before(next);
         self.leaves.forget(BlockRange::new(0, next.0));
     }
 
-    /// Ends the transfer, and tells the index of the store what was kept.
+    /// Ends the transfer, and records the new blocks in the index of the store.
     async fn finish(self) {
         self.driver.shutdown().await.wait().await;
         self.cache.note().await;
@@ -301,7 +301,7 @@ impl BlockSink for SharedWindow {
     }
 }
 
-/// The blocks that some bytes lie in.
+/// The blocks that contain these bytes.
 fn blocks_of(geometry: &Geometry, bytes: ByteRange) -> BlockRange {
     let last = geometry.length().saturating_sub(1);
     let first = geometry.block_at(bytes.start.min(last)).0;

@@ -1,4 +1,4 @@
-//! How many connections a fetch may have: a ceiling that several fetches share, and what a host has earned.
+//! How many connections a fetch may use: a ceiling that several fetches share, and the reputation of the host.
 
 use std::sync::{
     Arc,
@@ -13,14 +13,15 @@ use crate::{
 /// The ceiling on connections unless the caller says otherwise.
 pub const CONNECTIONS_MAX: u32 = 16;
 
-/// For requests that run beside a transfer, or before it: what is allowed, and what the host has earned.
+/// For requests before or beside a transfer: the least of the ceiling, the limit in the host's reputation, and
+/// [`CONNECTIONS_FIRST`].
 pub fn of_single_requests(client: &Client, location: &Location, limits: &Limits) -> u32 {
     let earned = client.reputation(location).connections;
     let earned = earned.unwrap_or(CONNECTIONS_FIRST);
     limits.connections.min(earned).clamp(1, CONNECTIONS_FIRST)
 }
 
-/// How many connections may be open at a time. Fetches whose options hold clones of one of these share it evenly.
+/// A ceiling on open connections. Fetches that hold clones share it evenly.
 #[derive(Clone, Debug)]
 pub struct Connections {
     most: u32,
@@ -28,7 +29,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// So many at a time, at least one, for one fetch.
+    /// This many connections, at least one, for one fetch.
     pub fn at_most(most: u32) -> Connections {
         Connections {
             most: most.max(1),
@@ -41,15 +42,15 @@ impl Connections {
         self.most
     }
 
-    /// From now on so many fetches run at a time, also as far as they run already. As long as it does not grow, and there are not
-    /// more of them than connections, the ceiling holds at every moment.
+    /// Divides the ceiling among this many fetches from now on, including the running ones. The ceiling holds at every moment as
+    /// long as the number does not grow and does not exceed the connections.
     pub fn share_among(&self, fetches: usize) {
         let fetches = u32::try_from(fetches).unwrap_or(u32::MAX);
         self.fetches.store(fetches.max(1), Ordering::Relaxed);
     }
 
-    /// How many one fetch may have now. Every fetch needs one to get on.
-    pub fn of_each(&self) -> u32 {
+    /// The connections that one fetch may use now. Every fetch gets at least one, to make progress.
+    pub fn per_fetch(&self) -> u32 {
         (self.most / self.fetches.load(Ordering::Relaxed)).max(1)
     }
 }
@@ -64,8 +65,8 @@ mod tests {
         let clone = connections.clone();
         for (fetches, each) in [(0, 7), (1, 7), (3, 2), (7, 1), (20, 1), (1, 7)] {
             connections.share_among(fetches);
-            assert_eq!(clone.of_each(), each, "{fetches}");
+            assert_eq!(clone.per_fetch(), each, "{fetches}");
         }
-        assert_eq!(Connections::at_most(0).of_each(), 1);
+        assert_eq!(Connections::at_most(0).per_fetch(), 1);
     }
 }

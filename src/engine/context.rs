@@ -1,7 +1,7 @@
 //! What every use case shares: the client, the store, limits and connections.
 //!
-//! A caller makes one [`Context`] a run; its clones share everything. INVARIANT: only [`StoreHandle`] opens the store, once, and only on
-//! threads where that may block.
+//! A caller makes one [`Context`] per run; its clones share everything. INVARIANT: only [`StoreHandle`] opens the store, once,
+//! and only on threads that may block.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,26 +22,26 @@ use super::{
     error::Error,
 };
 
-/// A transfer whose rate is limited gets one connection for so many bytes a second: more connections than the rate can use
-/// only hold responses that nobody reads.
+/// A transfer with a rate limit gets one connection for every so many bytes per second: more connections than the rate can use
+/// only hold responses that are not read.
 const CONNECTION_RATE: u64 = 1_000_000;
-/// Failures in a row of one span from a host that answers, unless the caller says otherwise.
+/// Consecutive failures of one span from a host that responds, unless the caller says otherwise.
 const TRIES: u32 = 5;
 /// Milliseconds without a newly proven byte, unless the caller says otherwise.
 const PATIENCE_MS: u64 = 5 * 60 * 1000;
 
-/// See the module.
+/// The client, the store, limits and connections of a run.
 #[derive(Clone)]
 pub struct Context {
-    /// Makes the requests. Clones share connections, rate limit and what is known of hosts.
+    /// Sends the requests. Clones share connections, rate limit and the reputations of hosts.
     pub client: Client,
-    /// What is remembered between runs, and what is on this machine.
+    /// Remembers local files, cached blocks and hosts between runs.
     pub store: StoreHandle,
-    /// Tries and patience. `connections` is set anew from [`Context::connections`] where it is read.
+    /// Tries and patience. `connections` is ignored here: [`Context::limits_now`] computes it from [`Context::connections`].
     pub limits: Limits,
     /// The ceiling that all transfers of this context share.
     pub connections: Connections,
-    /// Where bytes are hashed and written as they arrive.
+    /// Where arriving bytes are hashed and written.
     pub threads: Threads,
 }
 
@@ -52,7 +52,7 @@ impl Default for Context {
 }
 
 impl Context {
-    /// The defaults of the program, but for the store: nothing is remembered.
+    /// The defaults of the program, without a store: nothing is remembered.
     pub fn new(client: Client) -> Context {
         Context {
             client,
@@ -68,7 +68,7 @@ impl Context {
         }
     }
 
-    /// The same, with a byte counter of its own. Keep a clone of the counter to read it after the run was dropped.
+    /// The same context with a byte counter of its own. Keep a clone of the counter to read it after the run is dropped.
     #[must_use]
     pub fn counting(&self, bytes: Arc<AtomicU64>) -> Context {
         Context {
@@ -77,10 +77,10 @@ impl Context {
         }
     }
 
-    /// The limits of one transfer, or of requests beside it, as of now.
+    /// The current limits of one transfer, or of requests beside it.
     pub fn limits_now(&self) -> Limits {
         Limits {
-            connections: self.useful_connections().min(self.connections.of_each()),
+            connections: self.useful_connections().min(self.connections.per_fetch()),
             tries: self.limits.tries.max(1),
             ..self.limits
         }
@@ -93,14 +93,14 @@ impl Context {
     }
 }
 
-/// The store of a run, opened when it is first needed; the default is none, which remembers nothing. Clones share it.
+/// The store of a run, opened at its first use. The default has no store and remembers nothing. Clones share the store.
 #[derive(Clone, Default)]
 pub struct StoreHandle(Option<Arc<Mutex<Lazy>>>);
 
 enum Lazy {
     Closed(PathBuf),
     Open(Box<Store>),
-    /// Not used any more. Holds the reason until it was returned once.
+    /// No longer used. Holds the error until it is returned, once.
     Failed(Option<StoreError>),
 }
 
@@ -110,15 +110,16 @@ impl StoreHandle {
         StoreHandle(Some(Arc::new(Mutex::new(Lazy::Closed(folder)))))
     }
 
-    /// Whether there is one. It may still turn out to be unusable.
+    /// Whether there is a store. It may still turn out to be unusable.
     pub fn is_some(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Works with the store on a thread where that may block. `None`: there is no store, or it failed before. The first failure
-    /// is returned once, and the store is not used from then on.
+    /// Runs `work` on the store, on a thread that may block. `None`: there is no store, or it failed before. The first failure is
+    /// returned once; after it the store is no longer used.
     ///
-    /// The work holds the store alone: it must not hash files, since meanwhile no other task can note anything.
+    /// `work` has exclusive access to the store. It must not hash files: until it returns, every other task that needs the store
+    /// waits.
     pub async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
@@ -129,8 +130,12 @@ impl StoreHandle {
         blocking::run(move || lazy.lock().with(work)).await
     }
 
-    /// The same on this thread, which may block. A failure is kept for the next [`StoreHandle::with`], which can report it.
-    pub fn with_now<T>(&self, work: impl FnOnce(&mut Store) -> Result<T, StoreError>) -> Option<T> {
+    /// The same on this thread, which may block. An error is stored and returned by the next [`StoreHandle::with`], which can
+    /// report it.
+    pub fn with_blocking<T>(
+        &self,
+        work: impl FnOnce(&mut Store) -> Result<T, StoreError>,
+    ) -> Option<T> {
         let mut lazy = self.0.as_ref()?.lock();
         match lazy.with(work) {
             Ok(done) => done,
@@ -166,7 +171,7 @@ impl Lazy {
     }
 }
 
-/// Opens the store in this folder for a command that does nothing else with it. Blocks.
+/// Opens the store in this folder for a command that works on the store only. Blocks.
 pub fn open_store(folder: &Path) -> Result<Store, Error> {
     Ok(Store::open(folder)?)
 }
@@ -187,9 +192,9 @@ mod tests {
             StoreHandle::default().with(|_| Ok(())).await,
             Ok(None)
         ));
-        // One that nobody could report is kept.
+        // An error of `with_blocking` is kept for the next `with`.
         let store = StoreHandle::at(folder.path().join("file"));
-        assert_eq!(store.with_now(|_| Ok(())), None);
+        assert_eq!(store.with_blocking(|_| Ok(())), None);
         assert!(store.with(|_| Ok(())).await.is_err());
     }
 
@@ -205,6 +210,6 @@ mod tests {
             Some(0)
         );
         assert!(matches!(*store.0.as_ref().unwrap().lock(), Lazy::Open(_)));
-        assert_eq!(store.clone().with_now(|_| Ok(7)), Some(7));
+        assert_eq!(store.clone().with_blocking(|_| Ok(7)), Some(7));
     }
 }

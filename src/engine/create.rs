@@ -25,15 +25,15 @@ use crate::{
 
 use super::{
     error::Error,
-    hashing::{Digests, Survey},
+    hashing::{Digests, TreeHasher},
     sign::Signer,
 };
 
-/// What the bytes come from.
+/// Where the bytes come from.
 pub enum Input {
-    /// A regular file; it is read by several threads.
+    /// A regular file, read by several threads.
     File(PathBuf),
-    /// Anything that is read once from front to end.
+    /// A stream, read once from start to end.
     Stream(Box<dyn Read + Send>),
 }
 
@@ -41,20 +41,20 @@ pub enum Input {
 pub enum Output {
     /// This file. It appears, or is replaced, when the manifest is complete.
     File(PathBuf),
-    /// Anything that is written once from front to end.
+    /// A stream, written once from start to end.
     Stream(Box<dyn Write + Send>),
 }
 
-/// How a manifest is made.
+/// The options of a manifest.
 #[derive(Clone, Debug, Default)]
 pub struct CreateOptions {
-    /// `None`: by the length.
+    /// `None`: chosen by the length.
     pub block_size: Option<BlockSize>,
     /// Leave out anchors and pieces.
     pub no_hints: bool,
-    /// Digests of the whole object to be carried along.
+    /// Digests of the whole object that the manifest lists.
     pub digests: Vec<Algorithm>,
-    /// `None`: the last segment of a file's path.
+    /// `None`: the last segment of the path of the file.
     pub name: Option<String>,
     /// Grows with each version; 0: not given.
     pub sequence: u64,
@@ -64,7 +64,7 @@ pub struct CreateOptions {
     pub expires: u64,
 }
 
-/// Makes the manifest of `input`, signs it if there is a signer, and returns its tree. The output appears whole or not at all.
+/// Makes the manifest of `input`, signs it if there is a signer, and returns its tree. The output appears complete or not at all.
 pub fn create(
     input: Input,
     output: Output,
@@ -83,7 +83,7 @@ pub fn create(
         spooled += bytes.len() as u64;
         Ok(())
     };
-    let (tree, digests) = survey(input, &place, options, &mut sink)?;
+    let (tree, digests) = hash_input(input, &place, options, &mut sink)?;
     let particulars = Particulars {
         name,
         sequence: options.sequence,
@@ -136,15 +136,15 @@ fn default_name(input: &Input) -> String {
     }
 }
 
-/// One pass over the input: the tree, the pieces into the sink, and the digests.
-fn survey(
+/// Reads the input once: returns the tree and the digests, and writes the pieces to the sink.
+fn hash_input(
     input: Input,
     place: &str,
     options: &CreateOptions,
     sink: super::hashing::PiecesSink,
 ) -> Result<(Tree, Vec<Digest>), Error> {
     let mut digests = Digests::new(options.digests.iter().copied());
-    let mut survey = Survey {
+    let mut hasher = TreeHasher {
         block_size: options.block_size.unwrap_or(BlockSize::DEFAULT),
         may_grow: options.block_size.is_none(),
         hints: !options.no_hints,
@@ -152,20 +152,20 @@ fn survey(
     let tree = match input {
         Input::File(path) => {
             let regions = FileRegions::open(&path)?;
-            survey.block_size = options
+            hasher.block_size = options
                 .block_size
                 .unwrap_or_else(|| BlockSize::auto(regions.length()));
-            survey.may_grow = false;
-            if Geometry::new(regions.length(), survey.block_size).is_none() {
+            hasher.may_grow = false;
+            if Geometry::new(regions.length(), hasher.block_size).is_none() {
                 return Err(Error::TooManyBlocks {
                     place: place.to_owned(),
                 });
             }
-            survey.run_file(&regions, place, &mut digests, sink)?
+            hasher.run_file(&regions, place, &mut digests, sink)?
         }
         Input::Stream(stream) => {
             let witness = |bytes: &[u8]| digests.update(bytes);
-            survey.run(
+            hasher.run(
                 &StreamRegions::new(stream, Path::new(place), witness),
                 place,
                 sink,
@@ -175,7 +175,7 @@ fn survey(
     Ok((tree, digests.finish()))
 }
 
-/// The bytes of the pieces section, spooled.
+/// The bytes of the pieces section, spooled in a file.
 #[derive(Clone, Copy)]
 struct Pieces<'a> {
     spool: &'a File,
@@ -183,7 +183,7 @@ struct Pieces<'a> {
     length: u64,
 }
 
-/// Writes a whole manifest into a new file and returns its length.
+/// Writes a complete manifest into a new file and returns its length.
 fn write(
     tree: &Tree,
     pieces: Option<Pieces>,
@@ -230,7 +230,7 @@ fn write(
     Ok(at)
 }
 
-/// Hands a range of a file to `take`, piecewise.
+/// Passes a range of a file to `take` in buffers.
 fn copy(
     file: &File,
     path: &Path,

@@ -1,4 +1,4 @@
-//! Why a use case failed, shaped by what the caller will do next.
+//! Why a use case failed, with one variant for each way a caller can react.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::{
     policy::recovery::{Changed, Class, Failure},
 };
 
-/// See the module. Places are printed without the secrets of URLs.
+/// Why a use case failed. Places are printed without the secrets of URLs.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum Error {
@@ -27,7 +27,7 @@ pub enum Error {
     #[error("{cause}")]
     Net {
         cause: NetError,
-        /// How often it was tried, if more than once.
+        /// How many times the request was tried.
         tries: u32,
     },
     #[error("the manifest {place} is refused: {cause}")]
@@ -91,19 +91,19 @@ pub enum Error {
         place: String,
         cause: crate::format::keys::BadSecret,
     },
-    #[error("{place}: the {algorithm} digest is {found}, not {expected}{}", where_it_is(.kept.as_deref()))]
+    #[error("{place}: the {algorithm} digest is {found}, not {expected}{}", where_it_is(.quarantined.as_deref()))]
     OtherDigest {
         place: String,
         algorithm: Algorithm,
         expected: String,
         found: String,
-        kept: Option<PathBuf>,
+        quarantined: Option<PathBuf>,
     },
 }
 
 impl Error {
-    /// Whether the same call may succeed later although nothing else is done: a queue tries it again.
-    pub fn may_pass(&self) -> bool {
+    /// Whether the same call may succeed later without any other action. A queue tries such a job again.
+    pub fn is_transient(&self) -> bool {
         match self {
             Error::Disk(cause) => matches!(cause, DiskError::Busy { .. }),
             Error::Net { cause, .. } => {
@@ -119,8 +119,8 @@ fn last_failure(last: Option<&NetError>) -> String {
     last.map_or_else(String::new, |cause| format!(" ({cause})"))
 }
 
-fn where_it_is(kept: Option<&Path>) -> String {
-    kept.map_or_else(String::new, |path| {
+fn where_it_is(quarantined: Option<&Path>) -> String {
+    quarantined.map_or_else(String::new, |path| {
         format!("; the received bytes are kept as {}", path.display())
     })
 }

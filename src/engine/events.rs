@@ -1,4 +1,5 @@
-//! What a use case tells while it runs. The program prints them as progress or as JSON; a library's caller does as it likes.
+//! Events that a use case reports while it runs. The program prints them as progress or as JSON; a caller of the library uses
+//! them as it needs.
 
 use std::path::PathBuf;
 
@@ -19,17 +20,17 @@ use crate::{
     reason = "fields are named after their types; sizes are in bytes"
 )]
 pub enum Event {
-    /// What is to be done is known.
+    /// The length and the work to be done are known.
     Planned(Planned),
     /// At most once a second.
     Progress(Progress),
-    /// Blocks came and the judge accepted them.
+    /// Blocks arrived and the judge accepted them.
     BlocksVerified {
         first: BlockIndex,
         count: u32,
         source: String,
     },
-    /// A block came whole and wrong; it is asked for again.
+    /// A complete block was wrong; it is requested again.
     BlockWrong {
         block: BlockIndex,
         bytes: ByteRange,
@@ -37,32 +38,32 @@ pub enum Event {
         found: Cv,
         source: String,
     },
-    /// Something that does not stop the work but should be known.
+    /// A problem that does not stop the work.
     Warning { message: String },
-    /// The journal was written: a kill from now on costs nothing of these bytes.
+    /// The journal was written: a kill after this event loses none of these bytes.
     Checkpoint { bytes_done: u64 },
-    /// Files on this machine, so long in all, are searched for what need not be fetched.
+    /// Local files with this many bytes in all are searched for blocks that need not be fetched.
     Searching { bytes: u64 },
-    /// An earlier run left so many bytes.
+    /// An earlier run left this many bytes.
     Resumed { bytes_held: u64 },
-    /// A part that cannot be gone on from: what it holds is tried and kept where it proves.
+    /// A part file that does not belong to this object: its blocks are judged, and kept where they verify.
     PartReused { path: PathBuf, bytes: u64 },
-    /// What was there is of no use any more: so many bytes are fetched again.
+    /// The existing part is useless: this many bytes are fetched again.
     StartedOver { path: PathBuf, bytes: u64 },
-    /// A span failed and will be asked for again.
+    /// A span failed; it is requested again.
     Retry {
         source: String,
         class: Class,
         attempt: u32,
         wait_ms: u64,
     },
-    /// A host asked for fewer requests.
+    /// A host limits requests.
     HostSlowed {
         host: String,
         connections: u32,
         wait_ms: u64,
     },
-    /// A source is not asked any more in this run.
+    /// A source is no longer used in this run.
     SourceDropped { source: String, why: DropReason },
     /// A manifest was written.
     Manifest {
@@ -72,7 +73,7 @@ pub enum Event {
         block_size: BlockSize,
         blocks: u32,
     },
-    /// A place of a local file is wrong.
+    /// Part of a local file is wrong.
     Damaged(Damaged),
     /// A local file is the object.
     Verified {
@@ -81,7 +82,7 @@ pub enum Event {
         bytes_total: u64,
         trust: Trust,
     },
-    /// The store noted a file of the user's, or knew it already.
+    /// The store recorded a file of the user, or knew it already.
     Added {
         path: PathBuf,
         root: Root,
@@ -94,7 +95,7 @@ pub enum Event {
         root: Root,
         why: Forgotten,
     },
-    /// The store took blocks out of a file of its own, to make room.
+    /// The store removed blocks from one of its own files, to free space.
     Evicted {
         path: PathBuf,
         root: Root,
@@ -104,31 +105,31 @@ pub enum Event {
     Published(Published),
 }
 
-/// Why a holding is of no use any more.
+/// Why a holding is no longer usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forgotten {
-    /// No regular file is there.
+    /// There is no regular file at the path.
     Gone,
-    /// Another file is there, or it was written to.
+    /// The path has another file, or the file was modified.
     Changed,
 }
 
-/// The work before a fetch.
+/// The plan of a fetch.
 #[derive(Clone, Debug)]
 pub struct Planned {
     /// The final name.
     pub path: PathBuf,
     /// Without secrets.
     pub url: String,
-    /// The name of the object, if it is known before.
+    /// The root of the object, if it is known before the fetch.
     pub root: Option<Root>,
     /// The length of the object.
     pub bytes_total: u64,
-    /// Claimed by an earlier run.
+    /// Claimed by the journal of an earlier run.
     pub bytes_held: u64,
-    /// Found in other files here.
+    /// Found in other local files.
     pub bytes_local: u64,
-    /// What is neither held nor found here.
+    /// What is neither held nor found locally.
     pub bytes_to_fetch: u64,
     /// With a manifest.
     pub block_size: Option<BlockSize>,
@@ -136,37 +137,37 @@ pub struct Planned {
     pub trust: Trust,
 }
 
-/// How far a fetch is.
+/// The progress of a fetch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Proven or claimed.
     pub bytes_done: u64,
     /// The length of the object.
     pub bytes_total: u64,
-    /// Body bytes that arrived in this run, of everything.
+    /// Body bytes that arrived in this run, from all requests.
     pub bytes_fetched: u64,
-    /// Of the done ones, those that the judge saw in this run.
+    /// The part of `bytes_done` that the judge verified in this run.
     pub bytes_proven: u64,
-    /// Bytes a second, over the last few seconds.
+    /// Bytes per second, over the last few seconds.
     pub rate_bps: u64,
 }
 
-/// A block that is not what its manifest says.
+/// A block that differs from its manifest.
 #[derive(Clone, Debug)]
 pub struct Damaged {
     /// The file that was checked.
     pub path: PathBuf,
-    /// `None`: bytes behind the end of the object.
+    /// `None`: bytes after the end of the object.
     pub block: Option<BlockIndex>,
     /// The place.
     pub bytes: ByteRange,
-    /// What the manifest says, where it says something.
+    /// The leaf in the manifest, if there is one for these bytes.
     pub expected: Option<Cv>,
     /// `None`: the bytes are missing.
     pub found: Option<Cv>,
 }
 
-/// A file that landed whole and proven.
+/// A file that was published whole and proven.
 #[derive(Clone, Debug)]
 pub struct Published {
     /// The final name.
@@ -175,37 +176,37 @@ pub struct Published {
     pub url: String,
     /// The name of the object.
     pub root: Root,
-    /// As hexadecimal digits, where it is known.
+    /// In hexadecimal, if it is known.
     pub sha256: Option<String>,
-    /// Digests that somebody gave or offered, and that it has.
+    /// The digests that the user gave or the server offered, all of them verified.
     pub digests: Vec<Digest>,
     /// What the result is proven against.
     pub trust: Trust,
-    /// The key whose signature the manifest has, if one was asked for.
+    /// The key that signed the manifest, if the user required one.
     pub key_id: Option<String>,
-    /// The server's strong entity tag.
+    /// The strong entity tag of the representation.
     pub etag: Option<String>,
-    /// The server's date, where it can stand for one version.
+    /// `Last-Modified`, if it is a strong validator.
     pub last_modified: Option<String>,
     /// The length of the object.
     pub bytes_total: u64,
-    /// Body bytes that arrived in this run, wasted ones and those of the manifest included.
+    /// Body bytes that arrived in this run, including discarded ones and those of the manifest.
     pub bytes_fetched: u64,
-    /// Of these, those of the manifest.
+    /// The part of `bytes_fetched` that is the manifest.
     pub bytes_manifest: u64,
-    /// Found in other files here.
+    /// Found in other local files.
     pub bytes_reused: u64,
     /// Left by an earlier run, and proven.
     pub bytes_resumed: u64,
-    /// It was there already.
+    /// The file was complete before this run.
     pub unchanged: bool,
-    /// Of this run.
+    /// The duration of this run.
     pub elapsed_ms: u64,
 }
 
-/// Takes events; called from the task that runs the use case.
+/// Receives events, in the task that runs the use case.
 pub trait Events: Send {
-    /// Called for each event, as it happens; what takes long here holds the transfer up.
+    /// Called for each event as it happens. A slow implementation delays the transfer.
     fn event(&mut self, event: Event);
 }
 

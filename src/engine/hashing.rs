@@ -1,4 +1,4 @@
-//! One pass over the bytes of an object: leaves, anchors and pieces, with all cores, each region while it is in the cache.
+//! One pass over the bytes of an object: leaves, anchors and pieces, on all cores, each region while it is in the CPU cache.
 
 use std::collections::BTreeMap;
 
@@ -18,21 +18,21 @@ use crate::{
 
 use super::error::Error;
 
-/// What a pass is for.
+/// Hashes an object into its tree.
 #[derive(Clone, Copy, Debug)]
-pub struct Survey {
-    /// Where it starts.
+pub struct TreeHasher {
+    /// The block size, or the first one if it may grow.
     pub block_size: BlockSize,
-    /// The length is not known: blocks are doubled when the automatic size for what has come would be larger.
+    /// The length is unknown: the block size doubles whenever the automatic size for the bytes so far is larger.
     pub may_grow: bool,
-    /// Anchors and pieces too.
+    /// Computes anchors and pieces too.
     pub hints: bool,
 }
 
-/// Takes the bytes of the pieces section in order.
+/// Receives the bytes of the pieces section in order.
 pub type PiecesSink<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send);
 
-impl Survey {
+impl TreeHasher {
     /// Reads everything and returns the tree. `place` names the object in errors.
     pub fn run(
         self,
@@ -40,18 +40,18 @@ impl Survey {
         place: &str,
         pieces: PiecesSink,
     ) -> Result<Tree, Error> {
-        // Parts of at most a region are hashed by the workers, then merged in order to blocks.
+        // Workers hash parts of at most a region; the collector merges them in order into blocks.
         let part = self.block_size.bytes().min(REGION as u64) as usize;
         let collector = Mutex::new(Collector::new(self, part as u64, place, pieces));
         regions::for_each(regions, |start, bytes| {
-            let surveyed = Region::new(start, bytes, part, self.hints);
-            collector.lock().take(start, surveyed)
+            let region = Region::new(start, bytes, part, self.hints);
+            collector.lock().take(start, region)
         })?;
         collector.into_inner().finish()
     }
 
-    /// Reads a file, which must not change meanwhile, and returns digests of the whole too. These want the bytes in order, so
-    /// with any of them the file is read like a stream.
+    /// Reads a file, which must not change meanwhile, and updates digests of the whole object too. A digest needs the bytes in
+    /// order, so with any of them the file is read like a stream.
     pub fn run_file(
         self,
         regions: &FileRegions,
@@ -72,11 +72,11 @@ impl Survey {
     }
 }
 
-/// Digests of a whole object while it is read.
+/// Digests of a whole object, computed while it is read.
 pub struct Digests(Vec<DigestHasher>);
 
 impl Digests {
-    /// Each algorithm once.
+    /// Computes each algorithm once.
     pub fn new(algorithms: impl IntoIterator<Item = Algorithm>) -> Digests {
         let mut algorithms: Vec<Algorithm> = algorithms.into_iter().collect();
         algorithms.sort();
@@ -95,13 +95,13 @@ impl Digests {
         }
     }
 
-    /// Ascending by kind.
+    /// The digests, sorted by algorithm.
     pub fn finish(self) -> Vec<Digest> {
         self.0.into_iter().map(DigestHasher::finish).collect()
     }
 }
 
-/// What one worker found in one region.
+/// What one worker computed of one region.
 struct Region {
     length: u64,
     parts: Vec<(Cv, BlockAnchor)>,
@@ -138,33 +138,33 @@ impl Region {
     }
 }
 
-/// Puts what the workers found back into order.
+/// Puts the results of the workers into order.
 struct Collector<'a> {
-    survey: Survey,
+    settings: TreeHasher,
     part: u64,
     place: String,
     pieces: PiecesSink<'a>,
-    /// The place of the next region in order, and those that came before their turn.
+    /// The start of the next region in order, and the regions that were finished before it.
     next: u64,
     early: BTreeMap<u64, Region>,
     block_size: BlockSize,
     leaves: Vec<Cv>,
     anchors: Vec<BlockAnchor>,
-    /// Parts of the block that is not complete, or that may still turn out to be the whole object.
+    /// Parts of the block that is incomplete, or may still turn out to be the whole object.
     open: Vec<(Cv, BlockAnchor)>,
     root: Option<Root>,
 }
 
 impl<'a> Collector<'a> {
-    fn new(survey: Survey, part: u64, place: &str, pieces: PiecesSink<'a>) -> Collector<'a> {
+    fn new(settings: TreeHasher, part: u64, place: &str, pieces: PiecesSink<'a>) -> Collector<'a> {
         Collector {
-            survey,
+            settings,
             part,
             place: place.to_owned(),
             pieces,
             next: 0,
             early: BTreeMap::new(),
-            block_size: survey.block_size,
+            block_size: settings.block_size,
             leaves: Vec::new(),
             anchors: Vec::new(),
             open: Vec::new(),
@@ -211,9 +211,9 @@ impl<'a> Collector<'a> {
                 place: self.place.clone(),
             });
         }
-        // Only whole pairs can be merged while more may come.
+        // Only complete pairs can be merged while more blocks may come.
         let length = self.leaves.len() as u64 * self.block_size.bytes();
-        if self.survey.may_grow
+        if self.settings.may_grow
             && self.leaves.len().is_multiple_of(2)
             && BlockSize::auto(length) > self.block_size
         {
@@ -249,9 +249,9 @@ impl<'a> Collector<'a> {
         let mut tree = Tree::new(
             geometry,
             self.leaves,
-            self.survey.hints.then_some(self.anchors),
+            self.settings.hints.then_some(self.anchors),
         );
-        while self.survey.may_grow && BlockSize::auto(length) > tree.geometry().block_size() {
+        while self.settings.may_grow && BlockSize::auto(length) > tree.geometry().block_size() {
             tree = tree.coarser().expect("auto is a larger block size");
         }
         Ok(tree)
@@ -277,10 +277,10 @@ mod tests {
     };
     use std::path::Path;
 
-    fn survey(bytes: &[u8], survey: Survey) -> (Tree, Vec<u8>) {
+    fn tree_of(bytes: &[u8], settings: TreeHasher) -> (Tree, Vec<u8>) {
         let regions = StreamRegions::new(bytes, Path::new("-"), |_| ());
         let mut pieces = Vec::new();
-        let tree = survey
+        let tree = settings
             .run(&regions, "-", &mut |some| {
                 pieces.extend_from_slice(some);
                 Ok(())
@@ -317,9 +317,9 @@ mod tests {
             let mut coarser: Option<Tree> = None;
             for bits in 14..=24 {
                 let block_size = BlockSize::new(1 << bits).unwrap();
-                let (tree, pieces) = survey(
+                let (tree, pieces) = tree_of(
                     &bytes,
-                    Survey {
+                    TreeHasher {
                         block_size,
                         may_grow: false,
                         hints: true,
@@ -351,14 +351,14 @@ mod tests {
     fn a_pipe_that_grows_ends_with_the_automatic_block_size() {
         // 64 GiB and a little, as holes: only the parts count here, so they are pushed directly.
         let mut sink = |_: &[u8]| Ok(());
-        let survey = Survey {
+        let settings = TreeHasher {
             block_size: BlockSize::DEFAULT,
             may_grow: true,
             hints: true,
         };
         let part = BlockSize::DEFAULT.bytes();
         for extra in [0u64, 1, 2, 3] {
-            let mut collector = Collector::new(survey, part, "-", &mut sink);
+            let mut collector = Collector::new(settings, part, "-", &mut sink);
             let mut plain = Vec::new();
             for index in 0..(1 << 20) + extra {
                 let value = *blake3::hash(&index.to_le_bytes()).as_bytes();

@@ -1,4 +1,4 @@
-//! What hosts have earned, in the store that all processes of a user share.
+//! The reputations of hosts, in the store that all processes of a user share.
 
 use std::sync::Arc;
 
@@ -9,26 +9,27 @@ use crate::{
 
 use super::{blocking, context::StoreHandle};
 
-/// Hosts as this store knows them.
+/// The hosts that this store remembers.
 pub fn remembered(store: StoreHandle) -> Hosts {
     Hosts::remembered(Arc::new(InStore(store)))
 }
 
-/// Without a store that can be used, nothing is remembered.
+/// Without a usable store nothing is remembered.
 struct InStore(StoreHandle);
 
 impl HostMemory for InStore {
     fn load(&self) -> Vec<(String, Reputation)> {
         self.0
-            .with_now(|store| Ok(store.state().hosts()?))
+            .with_blocking(|store| Ok(store.state().hosts()?))
             .unwrap_or_default()
     }
 
     fn change(&self, host: &str, change: HostChange, done: HostChanged) {
         let (store, host) = (self.0.clone(), host.to_owned());
-        // A run that ends waits for it: the runtime waits for its blocking threads.
+        // The end of a run waits for this: the runtime waits for its blocking threads.
         blocking::detach(move || {
-            let changed = store.with_now(|store| Ok(store.state().change_host(&host, change)?));
+            let changed =
+                store.with_blocking(|store| Ok(store.state().change_host(&host, change)?));
             if let Some(after) = changed {
                 done(after);
             }

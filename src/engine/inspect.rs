@@ -14,7 +14,7 @@ use super::{
     remote::manifest::{ManifestPlace, OpenManifest},
 };
 
-/// Reads the manifest at a URL, or the one beside the object that is there.
+/// Reads the manifest at a URL; if the URL is an object, the manifest beside it.
 pub async fn inspect(context: &Context, url: &Location) -> Result<Manifest, Error> {
     let limits = &context.limits_now();
     let here = ManifestPlace::Beside(url.clone());

@@ -1,4 +1,4 @@
-//! Manifests as local files: found, read whole, checked.
+//! Manifests as local files: finding, reading and checking them.
 
 use std::{
     ffi::OsString,
@@ -23,16 +23,16 @@ use crate::{
 
 use super::error::Error;
 
-/// A manifest file, open and read; its pieces can still be read from it.
+/// An open manifest file whose statement and tree are read; its pieces can still be read from it.
 pub struct ManifestFile {
-    /// What it says.
+    /// The statement and the tree.
     pub manifest: Manifest,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     file: File,
 }
 
-/// Where the manifest of a file is looked for.
+/// The default path of the manifest of a file.
 pub fn beside(object: &Path) -> PathBuf {
     let mut path = OsString::from(object);
     path.push(".sapwood");
@@ -40,7 +40,7 @@ pub fn beside(object: &Path) -> PathBuf {
 }
 
 impl ManifestFile {
-    /// Opens and reads a manifest with every check that needs no object.
+    /// Opens and reads a manifest, with every check that does not need the object.
     pub fn open(path: &Path) -> Result<ManifestFile, Error> {
         let file = files::open_for_reading(path)?;
         let length = Entry::of(&file, path)?.length;
@@ -91,7 +91,7 @@ impl ManifestFile {
         }
     }
 
-    /// Reads any bytes of it.
+    /// Reads these bytes of the manifest.
     pub fn read(&self, range: ByteRange) -> Result<Vec<u8>, Error> {
         let mut bytes = vec![0; range.length() as usize];
         self.file
@@ -100,7 +100,7 @@ impl ManifestFile {
         Ok(bytes)
     }
 
-    /// Reads bytes of the pieces section; `start` counts from its beginning.
+    /// Reads bytes of the pieces section; `start` counts from the start of the section.
     pub fn read_pieces(&self, start: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let at = self.manifest.tree.layout().pieces().start + start;
         self.file

@@ -1,4 +1,4 @@
-//! The use cases. Typed options in, typed events out; no terminal, no exit codes.
+//! The use cases. Typed options in, typed events out; no terminal and no exit codes.
 
 pub mod blocking;
 mod cache;

@@ -1,4 +1,5 @@
-//! Many objects, a few at a time. A job that fails in a way that may pass goes to the end of the queue and is tried again in a later round.
+//! Many objects, a few at a time. A job with a transient failure goes to the end of the queue and is tried again in a later
+//! round.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -17,26 +18,26 @@ use super::{connections::Connections, error::Error};
 pub struct Queue {
     /// Attempts of one job.
     pub rounds: u32,
-    /// A job whose host asks for a longer wait has failed.
+    /// A job fails if its host requires a longer wait than this.
     pub patience: Duration,
-    /// The most jobs at a time; never more than there are connections.
+    /// The most jobs at a time. Never more than there are connections.
     pub at_once: usize,
-    /// What the jobs of this queue share.
+    /// The connections that the jobs of this queue share.
     pub connections: Connections,
 }
 
-/// What became of an attempt.
+/// The outcome of an attempt.
 #[derive(Debug)]
 pub enum JobEvent<T> {
-    /// The job has ended, and so.
+    /// The job ended with this result.
     Ended(Result<T, Error>),
-    /// The attempt of this round (from one on) failed; the next one begins after the wait.
+    /// The attempt of this round (counted from one) failed; the next one begins after the wait.
     Again {
         /// Why it failed.
         error: Error,
         /// The round that failed.
         round: u32,
-        /// Until the next attempt, at least.
+        /// The least time until the next attempt.
         wait: Duration,
     },
 }
@@ -44,15 +45,15 @@ pub enum JobEvent<T> {
 /// A job that waits for its next attempt.
 struct QueueEntry {
     job: usize,
-    /// From one on.
+    /// Counted from one.
     round: u32,
     not_before: Instant,
 }
 
 impl Queue {
-    /// Runs all jobs to their ends. `each` is told what became of every attempt, with the index of its job.
+    /// Runs all jobs to their ends. Calls `each` with the index of the job and the outcome of every attempt.
     ///
-    /// Dropping the future stops all attempts; jobs of which `each` was not told an end have none.
+    /// Dropping the future stops all attempts; a job whose end was not reported to `each` has not ended.
     pub async fn run<J, T>(
         &self,
         jobs: &[J],
@@ -70,7 +71,7 @@ impl Queue {
         let mut running = FuturesUnordered::new();
         while !(waiting.is_empty() && running.is_empty()) {
             let now = Instant::now();
-            // Jobs that wait for another round still need their share, so the number of shares never grows.
+            // Jobs that wait for another round still need a share, so the number of shares never grows.
             let left = waiting.len() + running.len();
             self.connections.share_among(left.min(at_once));
             while running.len() < at_once
@@ -99,22 +100,22 @@ impl Queue {
         }
     }
 
-    /// How long to wait before the next attempt; `None`: there is none.
+    /// How long to wait before the next attempt; `None`: the job ends.
     fn wait_after(&self, error: &Error, round: u32) -> Option<Duration> {
-        // The run that holds the lock of a part may hold it for hours.
+        // Another run may hold the lock of a part for hours.
         let is_busy = matches!(error, Error::Disk(DiskError::Busy { .. }));
-        if is_busy || !error.may_pass() || round >= self.rounds {
+        if is_busy || !error.is_transient() || round >= self.rounds {
             return None;
         }
-        let asked = match error {
+        let required = match error {
             Error::MustWait { wait_s, .. } => Duration::from_secs(*wait_s),
             _ => Duration::ZERO,
         };
-        (asked <= self.patience).then(|| asked.max(backoff(round)))
+        (required <= self.patience).then(|| required.max(backoff(round)))
     }
 }
 
-/// At least half of the bound: what just failed is not tried again at once.
+/// A random wait of at least half of the bound: an immediate retry would most likely fail too.
 fn backoff(round: u32) -> Duration {
     let bound = backoff_bound_ms(round + 1);
     // The keys of a hasher are random.
@@ -137,7 +138,7 @@ mod tests {
         }
     }
 
-    fn may_pass() -> Error {
+    fn is_transient() -> Error {
         Error::Patience {
             patience_s: 1,
             last: None,
@@ -159,7 +160,7 @@ mod tests {
         Error::TooManyBlocks { place }
     }
 
-    /// One job whose attempts end so, the last one again and again: its rounds, and whether it ended well.
+    /// Runs one job with these outcomes, the last one repeated. Returns its rounds and whether it succeeded.
     async fn rounds(queue: &Queue, outcome: impl Fn(u32) -> Result<(), Error>) -> (u32, bool) {
         let tried = RefCell::new(0);
         let attempt = async |(): &()| {
@@ -181,7 +182,7 @@ mod tests {
         let three = &queue(3, 1, 1);
         let ok_in = |round| {
             move |now| match now < round {
-                true => Err(may_pass()),
+                true => Err(is_transient()),
                 false => Ok(()),
             }
         };
@@ -215,7 +216,7 @@ mod tests {
     async fn waits_grow_from_round_to_round() {
         for _ in 0..100 {
             let mut waits = Vec::new();
-            let attempt = async |(): &()| Err::<(), _>(may_pass());
+            let attempt = async |(): &()| Err::<(), _>(is_transient());
             let each = |_, event| match event {
                 JobEvent::Again { wait, .. } => waits.push(wait.as_millis()),
                 JobEvent::Ended(_) => (),
@@ -228,7 +229,7 @@ mod tests {
         }
     }
 
-    /// A job that waits for its next round holds nothing up.
+    /// A job that waits for its next round delays no other job.
     #[tokio::test(start_paused = true)]
     async fn a_failed_job_goes_to_the_end() {
         let order = RefCell::new(Vec::new());
@@ -236,7 +237,7 @@ mod tests {
             let is_first = !order.borrow().contains(job);
             order.borrow_mut().push(*job);
             match *job == 0 && is_first {
-                true => Err(may_pass()),
+                true => Err(is_transient()),
                 false => Ok(()),
             }
         };
@@ -255,7 +256,7 @@ mod tests {
                     let (running, most, shares) = &mut *seen.borrow_mut();
                     *running += 1;
                     *most = (*most).max(*running);
-                    shares.push(queue.connections.of_each());
+                    shares.push(queue.connections.per_fetch());
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 seen.borrow_mut().0 -= 1;
@@ -269,7 +270,7 @@ mod tests {
         }
     }
 
-    /// What was told stays told; the rest has no end.
+    /// Reported ends stay reported; the other jobs have no end.
     #[tokio::test(start_paused = true)]
     async fn dropping_it_stops_all() {
         let mut ended = Vec::new();

@@ -26,11 +26,11 @@ use crate::{
 use super::{error::Error, manifest_file::ManifestFile};
 use crate::format::keys::BadSecret;
 
-/// Asks for the password of a key when it turns out to need one.
+/// Prompts for the password of an encrypted key.
 pub type Password<'a> = &'a mut dyn FnMut() -> io::Result<String>;
 
-/// Makes a key pair: NAME.key, readable by its owner only, and NAME.pub. Never over a file that is there.
-/// Without a password the key is not encrypted.
+/// Makes a key pair: NAME.key, readable by its owner only, and NAME.pub. Never replaces an existing file. Without a password the
+/// key is not encrypted.
 pub fn keygen(name: &Path, password: Option<String>) -> Result<(PathBuf, PathBuf), Error> {
     let (secret_path, public_path) = (with_suffix(name, ".key"), with_suffix(name, ".pub"));
     let failed = |path: &Path| {
@@ -71,7 +71,7 @@ fn with_suffix(name: &Path, suffix: &str) -> PathBuf {
 pub struct Signer(SecretKey);
 
 impl Signer {
-    /// From the text of a key file. The password is asked for only if the key is encrypted.
+    /// Parses a key file. Prompts for the password only if the key is encrypted.
     pub fn from_text(text: &str, password: Password) -> Result<Signer, BadSecret> {
         let boxed = || SecretKeyBox::from_string(text).map_err(|_| BadSecret::Malformed);
         if let Ok(key) = SecretKey::from_unencrypted_box(boxed()?) {
@@ -106,7 +106,8 @@ pub fn sign(path: &Path, signer: &Signer) -> Result<Signature, Error> {
     Ok(signature)
 }
 
-/// Puts a signature that was made elsewhere into a manifest. It must be one over its statement if `key` is known.
+/// Puts a signature made by another program into a manifest. If `key` is known, the signature must be a valid one of its
+/// statement.
 pub fn attach(
     path: &Path,
     minisig: &str,

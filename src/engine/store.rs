@@ -1,4 +1,4 @@
-//! What users do with the store: add files, check what it knows, clean up.
+//! The commands of the store: add files, verify what it knows, clean up.
 
 use std::path::{Path, PathBuf};
 
@@ -14,24 +14,24 @@ use crate::{
     format::{
         geometry::{BlockSize, Geometry},
         manifest::Tree,
-        trust::Trust,
     },
+    policy::conditions::BY_ROOT,
 };
 
 use super::{
     error::Error,
     events::{Damaged, Event, Events, Forgotten},
-    hashing::{Digests, Survey},
+    hashing::{Digests, TreeHasher},
     verify::Verdict,
 };
 
-/// Names of files that are no content of anybody's: unfinished downloads, and descriptions of other files.
+/// Suffixes of files that are not content: unfinished downloads and manifests.
 const NOT_CONTENT: [&str; 4] = [".part", ".part.journal", ".quarantined", ".sapwood"];
 
-/// The files that a path means: itself, or all regular files below a folder, links not followed, sorted.
+/// The files that a path stands for: the file itself, or all regular files below a folder, sorted, without following links.
 pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |cause| DiskError::io(FileOperation::Read, path, cause);
-    // Links are followed here and only here: the user named it.
+    // Links are followed only here, because the user named this path.
     let path = path.canonicalize().map_err(failed)?;
     if !path.is_dir() {
         return Ok(vec![path]);
@@ -56,8 +56,8 @@ pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-/// Notes a file of the user's, with anchors, so that later versions of it and what is like it are found. One that is known in this
-/// very version is not read again.
+/// Records a file of the user with its anchors, so that later fetches find its blocks. A file that is known in this version is
+/// not read again.
 pub fn add(store: &mut Store, path: &Path, events: &mut dyn Events) -> Result<(), Error> {
     let regions = FileRegions::open(path)?;
     let known = store.state().holding_at(path)?;
@@ -92,16 +92,16 @@ fn tree_of(
     if Geometry::new(regions.length(), block_size).is_none() {
         return Err(Error::TooManyBlocks { place });
     }
-    let survey = Survey {
+    let hasher = TreeHasher {
         block_size,
         may_grow: false,
         hints,
     };
-    survey.run_file(regions, &place, &mut Digests::new([]), &mut |_| Ok(()))
+    hasher.run_file(regions, &place, &mut Digests::new([]), &mut |_| Ok(()))
 }
 
-/// Judges all that a holding is said to hold. What is damaged, gone or changed is forgotten; `None` where that is all there is
-/// to say, because the file is the user's, who may do with it as he likes, or because it is in use.
+/// Judges everything that a holding claims to have. A damaged, missing or changed one is forgotten. `None`: there is no verdict,
+/// because the user changed or removed the file, or because it is in use.
 pub fn verify(
     store: &mut Store,
     holding: Holding,
@@ -116,7 +116,7 @@ pub fn verify(
             path: holding.path,
             root: holding.root,
             bytes_total: holding.bytes,
-            trust: Trust::Root,
+            trust: BY_ROOT,
         });
     }
     Ok(verdict)
@@ -150,14 +150,14 @@ fn verify_file(
     events: &mut dyn Events,
 ) -> Result<Option<Verdict>, Error> {
     let mut is_there = |store: &mut Store| {
-        let tell = &mut |news| tell(news, events);
-        store.check(holding.clone(), tell)
+        let forward = &mut |news| forward(news, events);
+        store.check(holding.clone(), forward)
     };
     if !is_there(store)? {
         return Ok(None);
     }
     let Some(expected) = store.tree_of(holding)? else {
-        // A damaged row: what it said of the file is lost, and the file may be added again.
+        // A damaged row in the database: its facts about the file are lost; the file may be added again.
         store.forget(holding)?;
         return Ok(None);
     };
@@ -166,7 +166,7 @@ fn verify_file(
     let found = found.and_then(|regions| tree_of(&holding.path, &regions, block_size, false));
     let found = match found {
         Ok(found) if found.geometry() == expected.geometry() => found,
-        // It was written to, or went, while it was read.
+        // The file was modified or removed while it was read.
         _ if !is_there(store)? => return Ok(None),
         Ok(_) => return Ok(None),
         Err(error) => return Err(error),
@@ -195,16 +195,16 @@ fn verify_file(
     Ok(Some(Verdict::Damaged { blocks: damaged }))
 }
 
-/// Forgets what is gone, looks through the own objects, and makes them hold at most so many bytes.
+/// Forgets missing files, checks the store's own objects, and evicts blocks until they take at most `bytes_max`.
 pub fn collect(
     store: &mut Store,
     bytes_max: Option<u64>,
     events: &mut dyn Events,
 ) -> Result<(), Error> {
-    Ok(store.collect(bytes_max, &mut |news| tell(news, events))?)
+    Ok(store.collect(bytes_max, &mut |news| forward(news, events))?)
 }
 
-fn tell(news: News, events: &mut dyn Events) {
+fn forward(news: News, events: &mut dyn Events) {
     let mut forgotten = |holding: Holding, why| {
         let Holding { path, root, .. } = holding;
         events.event(Event::Forgotten { path, root, why });
@@ -219,23 +219,23 @@ fn tell(news: News, events: &mut dyn Events) {
     }
 }
 
-/// What the store has, in numbers.
+/// The contents of the store, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "fields are named after what they are")]
 pub struct Status {
-    /// The user's.
+    /// Files of the user.
     pub files: u64,
     pub bytes_of_files: u64,
     pub own_objects: u64,
     pub bytes_own: u64,
     pub bytes_own_max: u64,
-    /// Of the database.
+    /// The size of the database.
     pub bytes_index: u64,
-    /// Tags in the index over contents.
+    /// Tags in the content index.
     pub samples: u64,
 }
 
-/// What the store has.
+/// Counts the contents of the store.
 pub fn status(store: &mut Store) -> Result<Status, Error> {
     let mut status = Status {
         bytes_own_max: store.own_bytes_max()?,
@@ -254,7 +254,7 @@ pub fn status(store: &mut Store) -> Result<Status, Error> {
     Ok(status)
 }
 
-/// Fails, with the reason, if this is nothing that can be added.
+/// Returns an error if this path cannot be added.
 pub fn check_path(path: &Path) -> Result<(), Error> {
     match path.is_dir() {
         true => Ok(()),

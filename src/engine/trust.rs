@@ -1,5 +1,5 @@
-//! Whether a manifest is believed: looks up the sequence of earlier runs, asks [`crate::policy::conditions`], and remembers the
-//! sequence of what was accepted. All of it happens before any byte of the object is asked for.
+//! Decides whether to trust a manifest: looks up the sequence number of earlier runs, applies [`crate::policy::conditions`], and
+//! remembers the sequence number of an accepted manifest. All of this happens before the first request for bytes of the object.
 
 use crate::{
     disk::machine::unix_time,
@@ -16,7 +16,7 @@ use super::{
     events::{Event, Events},
 };
 
-/// The front of a manifest, and where it was found.
+/// The front of a manifest and its place.
 #[derive(Clone, Copy)]
 #[allow(missing_docs, reason = "fields are named after their types")]
 pub struct ManifestFront<'a> {
@@ -26,7 +26,7 @@ pub struct ManifestFront<'a> {
     pub place: &'a str,
 }
 
-/// What a manifest proves, or why it is refused.
+/// The trust that a manifest gives, or the error that refuses it.
 pub async fn check(
     store: &StoreHandle,
     conditions: &Conditions,
@@ -34,7 +34,7 @@ pub async fn check(
     events: &mut dyn Events,
 ) -> Result<Trust, Error> {
     let header = front.statement.header();
-    // Only a signed sequence means anything.
+    // A sequence number counts only if it is signed.
     let signed_as = conditions
         .key
         .as_ref()
@@ -64,7 +64,7 @@ pub async fn check(
     Ok(trust)
 }
 
-/// What the store says; its failure is a warning and never an error of the use case.
+/// The result of the store. Its failure is a warning and never an error of the use case.
 pub fn warned<T>(
     outcome: Result<Option<T>, crate::disk::store::StoreError>,
     events: &mut dyn Events,
@@ -77,7 +77,7 @@ pub fn warned<T>(
     })
 }
 
-/// The error that names the place of what is refused.
+/// Adds the place of the manifest to the reason for its refusal.
 pub fn refused(place: &str, cause: Distrust) -> Error {
     let place = place.to_owned();
     match cause {
@@ -91,7 +91,7 @@ pub fn refused(place: &str, cause: Distrust) -> Error {
             algorithm: asked.algorithm(),
             expected: asked.hex(),
             found: found.hex(),
-            kept: None,
+            quarantined: None,
         },
         Distrust::NotSigned(cause) => Error::NotSigned { place, cause },
         Distrust::OtherName { signed, asked } => Error::OtherName {

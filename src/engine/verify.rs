@@ -18,34 +18,35 @@ use crate::{
         tree::{self, Root},
         trust::Trust,
     },
+    policy::conditions::BY_ROOT,
 };
 
 use super::{
     error::Error,
     events::{Damaged, Event, Events},
-    hashing::{Digests, Survey},
+    hashing::{Digests, TreeHasher},
     manifest_file::ManifestFile,
 };
 
 /// What a file is checked against.
 #[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Against {
-    /// Only the root is known: damage is found, not placed.
+    /// Only the root is known: damage is detected, but not located.
     Root(Root),
-    /// Every damaged block is named, and the manifest's own digests and hints are checked too.
+    /// Every damaged block is reported, and the digests and hints in the manifest are checked too.
     Manifest {
         manifest: Box<ManifestFile>,
         trust: Trust,
     },
 }
 
-/// How a file compares.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Verdict {
-    /// It is the object.
+    /// The file is the object.
     Verified,
-    /// Each place was told as an event.
+    /// Each damaged place was reported as an event.
     Damaged { blocks: u32 },
 }
 
@@ -56,7 +57,7 @@ pub fn verify(path: &Path, against: &Against, events: &mut dyn Events) -> Result
             let tree = tree_of_file(path, &mut Digests::new([]))?;
             let bytes = ByteRange::new(0, tree.geometry().length());
             if tree.root() == *root {
-                let (path, root, trust) = (path.to_owned(), *root, Trust::Root);
+                let (path, root, trust) = (path.to_owned(), *root, BY_ROOT);
                 events.event(Event::Verified {
                     path,
                     root,
@@ -79,17 +80,17 @@ pub fn verify(path: &Path, against: &Against, events: &mut dyn Events) -> Result
     }
 }
 
-/// The root of a file, with its length.
+/// The root of a file.
 pub fn root_of_file(path: &Path) -> Result<Root, Error> {
     Ok(tree_of_file(path, &mut Digests::new([]))?.root())
 }
 
-/// The tree of a file, without hints, and some digests of it.
+/// The tree of a file, without hints, and its digests by these algorithms.
 pub fn digests_of_file(
     path: &Path,
     algorithms: &[Algorithm],
 ) -> Result<(Tree, Vec<Digest>), Error> {
-    // The tree gives BLAKE3 by the way.
+    // The root of the tree is the BLAKE3 digest.
     let mut digests = Digests::new(
         algorithms
             .iter()
@@ -103,23 +104,23 @@ pub fn digests_of_file(
     Ok((tree, digests))
 }
 
-/// The tree of a file of which nothing is known.
+/// The tree of a file without a manifest.
 fn tree_of_file(path: &Path, digests: &mut Digests) -> Result<Tree, Error> {
     let regions = FileRegions::open(path)?;
     let place = path.display().to_string();
-    // Larger blocks where so many of this size would not be an object.
+    // Double the block size while the file would have too many blocks.
     let mut block_size = BlockSize::DEFAULT;
     while Geometry::new(regions.length(), block_size).is_none() {
         block_size = block_size.doubled().ok_or_else(|| Error::TooManyBlocks {
             place: place.clone(),
         })?;
     }
-    let survey = Survey {
+    let hasher = TreeHasher {
         block_size,
         may_grow: false,
         hints: false,
     };
-    survey.run_file(&regions, &place, digests, &mut |_| Ok(()))
+    hasher.run_file(&regions, &place, digests, &mut |_| Ok(()))
 }
 
 fn against_manifest(
@@ -136,7 +137,7 @@ fn against_manifest(
         return other_length(path, expected, length, events);
     }
     let header = manifest.manifest.statement.header();
-    // A blake3 digest is the root, which the manifest itself showed.
+    // A blake3 digest equals the root, which the reader of the manifest has checked.
     let claimed = || {
         header
             .digests
@@ -144,17 +145,17 @@ fn against_manifest(
             .filter(|digest| digest.algorithm() != Algorithm::Blake3)
     };
     let mut digests = Digests::new(claimed().map(Digest::algorithm));
-    let survey = Survey {
+    let hasher = TreeHasher {
         block_size: geometry.block_size(),
         may_grow: false,
         hints: header.hints(),
     };
     let place = path.display().to_string();
-    // Pieces are compared as they come; whether a difference is the object's fault is known at the end.
+    // Pieces are compared as they come; only at the end is it known whether the object or the manifest is wrong.
     let mut wrong_piece = false;
     let mut at = 0;
     let mut buffer = Vec::new();
-    let tree = survey.run_file(&regions, &place, &mut digests, &mut |pieces| {
+    let tree = hasher.run_file(&regions, &place, &mut digests, &mut |pieces| {
         buffer.resize(pieces.len(), 0);
         manifest.read_pieces(at, &mut buffer)?;
         at += pieces.len() as u64;
@@ -163,25 +164,7 @@ fn against_manifest(
         }
         Ok(())
     })?;
-    let mut damaged = 0;
-    for block in geometry.all().iter() {
-        let (expected, found) = (
-            expected.leaves()[block.0 as usize],
-            tree.leaves()[block.0 as usize],
-        );
-        if expected != found {
-            damaged += 1;
-            let bytes = geometry.bytes_of(block);
-            let (expected, found) = (Some(expected), Some(found));
-            events.event(Event::Damaged(Damaged {
-                path: path.to_owned(),
-                block: Some(block),
-                bytes,
-                expected,
-                found,
-            }));
-        }
-    }
+    let damaged = damaged_blocks(path, expected, &tree, events);
     if damaged > 0 {
         return Ok(Verdict::Damaged { blocks: damaged });
     }
@@ -195,24 +178,10 @@ fn against_manifest(
             algorithm,
             expected,
             found,
-            kept: None,
+            quarantined: None,
         });
     }
-    let refuse = |cause| Error::Manifest {
-        place: manifest.path.display().to_string(),
-        cause,
-    };
-    if let Some(block) = expected
-        .anchors()
-        .iter()
-        .zip(tree.anchors())
-        .position(|(a, b)| a != b)
-    {
-        return Err(refuse(Refused::BlockAnchor(block as u32)));
-    }
-    if wrong_piece {
-        return Err(refuse(Refused::Pieces));
-    }
+    compare_hints(manifest, &tree, wrong_piece)?;
     let (root, bytes_total) = (tree.root(), length);
     events.event(Event::Verified {
         path: path.to_owned(),
@@ -221,6 +190,51 @@ fn against_manifest(
         trust,
     });
     Ok(Verdict::Verified)
+}
+
+/// Tells each block that differs, and returns how many do.
+fn damaged_blocks(path: &Path, expected: &Tree, found: &Tree, events: &mut dyn Events) -> u32 {
+    let geometry = expected.geometry();
+    let mut damaged = 0;
+    for block in geometry.all().iter() {
+        let (expected, found) = (
+            expected.leaves()[block.0 as usize],
+            found.leaves()[block.0 as usize],
+        );
+        if expected != found {
+            damaged += 1;
+            events.event(Event::Damaged(Damaged {
+                path: path.to_owned(),
+                block: Some(block),
+                bytes: geometry.bytes_of(block),
+                expected: Some(expected),
+                found: Some(found),
+            }));
+        }
+    }
+    damaged
+}
+
+/// The hints of a manifest, whose object is proven, are those of the object.
+fn compare_hints(manifest: &ManifestFile, found: &Tree, wrong_piece: bool) -> Result<(), Error> {
+    let refuse = |cause| Error::Manifest {
+        place: manifest.path.display().to_string(),
+        cause,
+    };
+    if let Some(block) = manifest
+        .manifest
+        .tree
+        .anchors()
+        .iter()
+        .zip(found.anchors())
+        .position(|(a, b)| a != b)
+    {
+        return Err(refuse(Refused::BlockAnchor(block as u32)));
+    }
+    match wrong_piece {
+        true => Err(refuse(Refused::Pieces)),
+        false => Ok(()),
+    }
 }
 
 /// A file of another length: every block is judged by itself, missing and extra bytes are named.
@@ -234,7 +248,7 @@ fn other_length(
     let file = files::open_for_reading(path)?;
     let mut buffer = vec![0; geometry.block_size().bytes() as usize];
     let mut damaged = 0;
-    let mut tell = |block, bytes, expected, found| {
+    let mut report = |block, bytes, expected, found| {
         events.event(Event::Damaged(Damaged {
             path: path.to_owned(),
             block,
@@ -250,7 +264,7 @@ fn other_length(
             expected.leaves()[block.0 as usize],
         );
         if bytes.end > length {
-            tell(Some(block), bytes, Some(leaf), None);
+            report(Some(block), bytes, Some(leaf), None);
             continue;
         }
         let buffer = &mut buffer[..bytes.length() as usize];
@@ -258,16 +272,17 @@ fn other_length(
             .map_err(|cause| DiskError::io(FileOperation::Read, path, cause))?;
         let found = tree::leaf_of(geometry, block, buffer);
         if found != leaf {
-            tell(Some(block), bytes, Some(leaf), Some(found));
+            report(Some(block), bytes, Some(leaf), Some(found));
         }
     }
     if length > geometry.length() {
-        tell(None, ByteRange::new(geometry.length(), length), None, None);
+        report(None, ByteRange::new(geometry.length(), length), None, None);
     }
     Ok(Verdict::Damaged { blocks: damaged })
 }
 
-/// The tree of the file under the final name, and its digests of the kinds that are wanted; `None`: there is none of this length.
+/// The tree of the file under the final name, and its digests by the algorithms of `wanted`; `None`: there is no file of this
+/// length.
 pub async fn digests_of_existing(
     locked: &Locked,
     length: u64,
@@ -281,7 +296,7 @@ pub async fn digests_of_existing(
     let mut algorithms: Vec<Algorithm> = wanted.iter().map(Digest::algorithm).collect();
     algorithms.sort();
     algorithms.dedup();
-    // A file that cannot be read is no source; it is replaced when the object is proven.
+    // A file that cannot be read is no source of blocks; it is replaced when the object is proven.
     Ok(blocking::run(move || digests_of_file(&path, &algorithms))
         .await
         .ok())

@@ -1,4 +1,4 @@
-//! The journal's records and what they claim (journal.md). Reading and writing the file is in `disk`.
+//! The journal's records and what they claim (journal.md). `disk` reads and writes the file.
 
 use std::collections::BTreeMap;
 
@@ -16,16 +16,16 @@ const VERSION: u16 = 1;
 pub const FILE_HEADER_BYTES: usize = 16;
 const CHECK_BYTES: usize = 16;
 const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
-/// A reader stops here: a run at a checkpoint every two seconds needs weeks to write as much.
+/// A reader stops here: a run that writes a checkpoint every two seconds needs weeks to write as much.
 pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Runs of blocks in one record: 8 bytes each, so that a record stays far below its limit.
 pub const RUNS_PER_RECORD: usize = 32 * 1024;
 /// Leaves in one record, 32 bytes each, for the same reason.
 const LEAVES_PER_RECORD: usize = 8 * 1024;
-/// What a server or user may put into a journal as text.
+/// The longest text from a server or user in a journal.
 const TEXT_BYTES_MAX: usize = 4096;
 
-/// What a journal belongs to.
+/// The object that a journal belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// `None`: fetched without a manifest.
@@ -34,12 +34,12 @@ pub struct Identity {
     pub geometry: Geometry,
     /// The strong entity tag, if there was one.
     pub etag: Option<String>,
-    /// Only if it is a strong validator too (RFC 9110, 8.8.2.2).
+    /// Only if it is a strong validator (RFC 9110, 8.8.2.2).
     pub last_modified: Option<String>,
 }
 
 impl Identity {
-    /// The object, as proofs name it.
+    /// The key of the object in proofs.
     pub fn object(&self) -> ObjectKey {
         let (etag, last_modified) = (self.etag.as_deref(), self.last_modified.as_deref());
         match self.root {
@@ -48,8 +48,8 @@ impl Identity {
         }
     }
 
-    /// Whether a part of this identity may be continued as the other: the same root, or, without roots,
-    /// the same length and strong validator.
+    /// Whether a part of this identity may be continued as the other: both have the same root, or, without roots, the same length
+    /// and strong validator.
     pub fn continues(&self, other: &Identity) -> bool {
         match (self.root, other.root) {
             (Some(mine), Some(theirs)) => mine == theirs && self.geometry == other.geometry,
@@ -69,7 +69,7 @@ impl Identity {
     }
 }
 
-/// Where a run of the program saw the part file: what must be the same for unsynced claims to hold.
+/// Where a run of the program saw the part file. Unsynced claims hold only while this is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// All zeros: unknown.
@@ -78,12 +78,12 @@ pub struct Place {
     pub device: u64,
     /// Its inode there.
     pub inode: u64,
-    /// Whether that file system is of this machine, so that a kill loses no write.
+    /// Whether the file system is local, so that a kill loses no write.
     pub local: bool,
 }
 
 impl Place {
-    /// Where no part was ever seen.
+    /// Matches no place of a part.
     pub const NOWHERE: Place = Place {
         boot_id: [0; 16],
         device: 0,
@@ -91,7 +91,7 @@ impl Place {
         local: false,
     };
 
-    /// Whether what was written but not synced there is still to be seen here.
+    /// Whether unsynced writes at the other place are still visible here.
     fn same_boot(&self, other: &Place) -> bool {
         self == other && self.local && self.boot_id != [0; 16]
     }
@@ -201,7 +201,7 @@ impl Record {
     }
 }
 
-/// A text that is too long is left out: it would only be compared, and must not fill a record.
+/// A text that is too long is left out: it is only compared, and must not fill a record.
 fn shortened(text: Option<&str>) -> String {
     text.filter(|text| text.len() <= TEXT_BYTES_MAX)
         .unwrap_or_default()
@@ -228,7 +228,7 @@ pub fn leaves_records(range: BlockRange, leaves: &Leaves) -> impl Iterator<Item 
         .into_iter()
 }
 
-/// Writes records one after another, each bound to those before it.
+/// Writes records one after another; the checksum of each depends on all before it.
 #[derive(Clone, Debug)]
 pub struct RecordWriter {
     check: [u8; CHECK_BYTES],
@@ -236,7 +236,7 @@ pub struct RecordWriter {
 }
 
 impl RecordWriter {
-    /// The first bytes of a new journal, and the writer that goes on behind them.
+    /// The first bytes of a new journal, and the writer that continues after them.
     pub fn begin() -> ([u8; FILE_HEADER_BYTES], RecordWriter) {
         let mut header = [0; FILE_HEADER_BYTES];
         header[..8].copy_from_slice(&MAGIC);
@@ -280,33 +280,34 @@ fn check(previous: &[u8; CHECK_BYTES], size: &[u8; 4], payload: &[u8]) -> [u8; C
         .expect("a hash has 32 bytes")
 }
 
-/// What a journal says, read from the front up to the first record that is not sound.
+/// What a journal claims, read from the start up to the first invalid record.
 #[derive(Debug)]
 pub struct Claims {
     /// The object.
     pub identity: Identity,
-    /// Where it came from, without secrets.
+    /// The URL of the object, without secrets.
     pub url: String,
     /// Blocks that should be in the part file.
     pub claimed: BlockSet,
-    /// Those of them that were synced.
+    /// The ones of them that were synced.
     pub durable: BlockSet,
-    /// Blocks that were dropped in this boot and not claimed since: what is read in their place may be on no disk.
+    /// Blocks that were dropped since the machine booted and not claimed again: reads in their place may return bytes that are on
+    /// no disk.
     pub dropped: BlockSet,
-    /// Leaves of what arrived without a manifest.
+    /// The leaves of blocks that arrived without a manifest.
     pub leaves: BTreeMap<BlockIndex, Cv>,
-    /// Where the sound part of the file ends, and the writer that goes on there.
+    /// The end of the valid records.
     pub end: u64,
-    /// Goes on behind the last good record.
+    /// Continues after the last valid record.
     pub writer: RecordWriter,
 }
 
-/// Whether these bytes began as a journal, of whatever version and in whatever state.
+/// Whether these bytes begin like a journal, of any version and in any state.
 pub fn is_journal(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 
-/// Reads a journal; `here` is where the part file is seen now. `None`: it claims nothing.
+/// Reads a journal; `here` is where the part file is now. `None`: the journal claims nothing.
 pub fn read(bytes: &[u8], here: &Place) -> Option<Claims> {
     let (header, mut writer) = RecordWriter::begin();
     let mut rest = bytes.strip_prefix(&header)?;
@@ -316,7 +317,7 @@ pub fn read(bytes: &[u8], here: &Place) -> Option<Claims> {
         match (&mut replay, record) {
             (None, Record::Begin { identity, url }) => replay = Some(Replay::new(identity, url)),
             (None, _) => return None,
-            // Not a record that can come here: it and all that follows is ignored.
+            // This record is not allowed here: ignore it and everything after it.
             (Some(_), Record::Begin { .. }) => break,
             (Some(replay), record) => replay.apply(record, writer.records() - 1)?,
         }
@@ -347,7 +348,7 @@ pub fn read(bytes: &[u8], here: &Place) -> Option<Claims> {
     })
 }
 
-/// The next sound record and the bytes after it; the writer moves past it.
+/// The next valid record and the bytes after it; the writer advances past it.
 fn next_record<'a>(bytes: &'a [u8], writer: &mut RecordWriter) -> Option<(Record, &'a [u8])> {
     let (size, rest) = bytes.split_first_chunk::<4>()?;
     let length = u32::from_le_bytes(*size) as usize;
@@ -448,7 +449,7 @@ impl Replay {
         self.claimed.remove_range(range);
         self.durable.remove_range(range);
         self.dropped.insert_range(range);
-        // What was dropped must not come back with a later barrier.
+        // A later barrier must not bring back what was dropped.
         let unsynced = std::mem::take(&mut self.unsynced);
         for (number, claim) in unsynced {
             let before = BlockRange {
@@ -468,11 +469,11 @@ impl Replay {
         }
     }
 
-    /// The part is looked at from another place than the last run's: perhaps only what was synced survived.
+    /// The part is now at another place than in the last run: perhaps only synced bytes survived.
     fn moved_to(&mut self, place: &Place) {
         if !self.place.is_some_and(|last| last.same_boot(place)) {
             self.claimed = self.durable.clone();
-            // Whatever is read now comes from the disk.
+            // From now on every read comes from the disk.
             self.dropped = BlockSet::empty(self.dropped.blocks());
             self.unsynced.clear();
         }

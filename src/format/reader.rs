@@ -1,4 +1,4 @@
-//! Readers of manifests without I/O: they say which bytes they want next and judge what they are given.
+//! Readers of manifests without I/O: they report which bytes they want next and judge the bytes that they are given.
 //!
 //! [`TreeReader`] proves groups against the root, from the top down; it is the ranged reader and the heart of
 //! [`WholeReader`], which checks everything that a manifest alone can show (manifest.md, section 5).
@@ -14,9 +14,9 @@ use super::{
     tree::{self, Cv, Root},
 };
 
-/// Takes a manifest from front to end: says which bytes come next, and judges them.
+/// Reads a manifest from start to end: reports which bytes come next, and judges them.
 pub trait InOrder {
-    /// The bytes of the manifest that it must be given next; they follow those before.
+    /// The bytes of the manifest to give next; they follow those before.
     fn want(&self) -> Option<ByteRange>;
 
     /// Takes the wanted bytes.
@@ -61,7 +61,7 @@ pub struct TreeReader {
 }
 
 impl TreeReader {
-    /// Reads the tree of this layout, which must lead to this root.
+    /// Reads the tree of this layout, which must have this root.
     pub fn new(layout: Layout, root: Root) -> TreeReader {
         let top = layout.geometry.levels();
         TreeReader {
@@ -75,7 +75,7 @@ impl TreeReader {
         }
     }
 
-    /// The bytes of the manifest that it must be given next.
+    /// The bytes of the manifest to give next.
     pub fn want(&self) -> Option<ByteRange> {
         self.next.map(|group| group.bytes)
     }
@@ -141,7 +141,7 @@ impl TreeReader {
         (self.current, self.anchors)
     }
 
-    /// The tree, refusing anchors that cannot be.
+    /// The tree; refuses impossible anchors.
     fn into_tree(self) -> Result<Tree, Refused> {
         let TreeReader {
             layout,
@@ -188,7 +188,7 @@ pub struct LazyTree {
 }
 
 impl LazyTree {
-    /// Nothing is read yet.
+    /// An empty tree.
     pub fn new(layout: Layout, root: Root) -> LazyTree {
         LazyTree {
             layout,
@@ -197,7 +197,7 @@ impl LazyTree {
         }
     }
 
-    /// The group that must be given next so that the leaves of these blocks are known; `None`: they are.
+    /// The group to give next so that the leaves of these blocks are known; `None`: they are known.
     pub fn want(&self, blocks: BlockRange) -> Option<Group> {
         (0..=self.layout.geometry.levels()).rev().find_map(|level| {
             let group_of = |block: u32| block / FANOUT.pow(level + 1).max(1);
@@ -240,7 +240,7 @@ impl LazyTree {
         }
     }
 
-    /// A proven value; level 0 are the leaves.
+    /// A proven value; level 0 has the leaves.
     fn value(&self, level: u32, index: u32) -> Option<Cv> {
         self.groups
             .get(&(level, index / FANOUT))?
@@ -253,17 +253,17 @@ impl LazyTree {
         self.value(0, block.0)
     }
 
-    /// Pages before this block are not needed any more.
+    /// Drops the pages before this block.
     pub fn forget_before(&mut self, block: BlockIndex) {
         self.groups
             .retain(|(level, index), _| *level > 0 || *index >= block.0 / FANOUT);
     }
 }
 
-/// A manifest that passed every check that a manifest alone allows. Its pieces stay where they were read from.
+/// A manifest that passed every check that needs no object. Its pieces stay in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// What is, or can be, signed.
+    /// The bytes that are, or can be, signed.
     pub statement: Statement,
     /// Well-formed; whether it is valid depends on a key.
     pub signature: Option<Signature>,
@@ -285,11 +285,12 @@ pub struct WholeReader {
 /// No manifest is longer: 2^24 blocks with hints (672 MiB with their nodes), pieces of 2^24 blocks of 64 KiB (2 GiB), and room for more.
 pub const MANIFEST_BYTES_MAX: u64 = 4 << 30;
 
-/// Sections that are only hashed are asked for in steps of this size.
+/// Sections that are only hashed are read in steps of this size.
 const STEP: u64 = 256 * 1024;
 
 impl WholeReader {
-    /// `front` are the first 1,536 bytes, or fewer if there are fewer; `file_length` the length of the manifest, where it is known.
+    /// `front` is the first 1,536 bytes, or the whole file if it is shorter; `file_length` is the length of the manifest, if it
+    /// is known.
     pub fn new(front: &[u8], file_length: Option<u64>) -> Result<WholeReader, Refused> {
         let (statement, signature) = read_front(front)?;
         let header = statement.header();
@@ -313,12 +314,12 @@ impl WholeReader {
         Ok(reader)
     }
 
-    /// What the front says.
+    /// The statement in the front.
     pub fn statement(&self) -> &Statement {
         &self.statement
     }
 
-    /// The bytes that it must be given next; they follow those before.
+    /// The bytes to give next; they follow those before.
     pub fn want(&self) -> Option<ByteRange> {
         let section = self.statement.header().sections.get(self.section)?;
         if section.kind < Known::Pieces as u8 {
@@ -341,7 +342,7 @@ impl WholeReader {
         self.finish_sections()
     }
 
-    /// Closes every section whose end is reached; empty ones too.
+    /// Closes every section whose end is reached, including empty ones.
     fn finish_sections(&mut self) -> Result<(), Refused> {
         while let Some(section) = self.statement.header().sections.get(self.section) {
             if self.at < section.bytes.end {
@@ -359,7 +360,7 @@ impl WholeReader {
     /// The manifest, when nothing more is wanted.
     ///
     /// # Panics
-    /// If something is.
+    /// If more bytes are wanted.
     pub fn finish(self) -> Result<Manifest, Refused> {
         assert!(self.want().is_none(), "the reader still wants bytes");
         Ok(Manifest {
@@ -371,7 +372,7 @@ impl WholeReader {
 }
 
 impl Manifest {
-    /// Reads a manifest that is in memory.
+    /// Reads a manifest in memory.
     pub fn from_bytes(bytes: &[u8]) -> Result<Manifest, Refused> {
         let mut reader = WholeReader::new(bytes, Some(bytes.len() as u64))?;
         while let Some(want) = reader.want() {

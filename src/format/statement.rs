@@ -11,9 +11,9 @@ use super::{
 /// The first bytes of every manifest.
 pub const MAGIC: [u8; 8] = *b"\x89SAPWOOD";
 const VERSION: u16 = 1;
-/// Where the header begins, behind magic, version and its own length.
+/// The start of the header, after magic, version and its own length.
 const HEADER_START: usize = 12;
-/// What is left for the header before the checksum.
+/// The space for the header before the checksum.
 const HEADER_BYTES_MAX: usize = CHECKED_BYTES - HEADER_START;
 /// Bytes that the checksum at the end of the statement covers.
 const CHECKED_BYTES: usize = STATEMENT_BYTES - 32;
@@ -81,7 +81,7 @@ impl Refused {
             Refused::SectionChecksum(_) => 12,
             Refused::BlockAnchor(_) => 13,
             Refused::NodeAnchor { .. } => 14,
-            // Seen only with the object: the paragraph below the table.
+            // Seen only with the object: the paragraph after the table.
             Refused::Pieces => 15,
         }
     }
@@ -121,7 +121,7 @@ impl Section {
     }
 }
 
-/// What a manifest says of its object. One that exists is consistent in itself.
+/// The description of an object in its manifest. A value of this type is consistent in itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Length and block size of the object.
@@ -130,13 +130,13 @@ pub struct Header {
     pub root: Root,
     /// Empty: not given. Never used to name a file.
     pub name: String,
-    /// Zero: not given, as with the times, which are Unix seconds.
+    /// 0: not given.
     pub sequence: u64,
     /// Unix seconds; 0: not given.
     pub published: u64,
     /// Unix seconds; 0: not given.
     pub expires: u64,
-    /// Of the whole object, at most one of each algorithm, in their order.
+    /// Digests of the whole object, at most one per algorithm, sorted by it.
     pub digests: Vec<Digest>,
     /// In the order of the file.
     pub sections: Vec<Section>,
@@ -299,7 +299,7 @@ fn sections_from_raw(raw: &[RawSection], geometry: Geometry) -> Result<Vec<Secti
 }
 
 impl Statement {
-    /// Writes a header as a statement.
+    /// Encodes a header as a statement.
     pub fn new(header: Header) -> Statement {
         let encoded = codec::encode_header(&header.to_raw());
         assert!(
@@ -316,7 +316,7 @@ impl Statement {
         Statement { header, bytes }
     }
 
-    /// Reads a statement, checking everything that it alone can show.
+    /// Reads a statement, with every check that needs nothing else.
     pub fn from_bytes(bytes: &[u8; STATEMENT_BYTES]) -> Result<Statement, Refused> {
         if bytes[..8] != MAGIC {
             return Err(Refused::NotAManifest);
@@ -346,7 +346,7 @@ impl Statement {
         })
     }
 
-    /// What it says.
+    /// The header.
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -357,21 +357,21 @@ impl Statement {
     }
 }
 
-/// A signature over a statement, as minisign makes them. Not checked by having this type.
+/// A signature of a statement, in the format of minisign. Not verified yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
-    /// Which key made it.
+    /// The ID of the key that made it.
     pub key_id: [u8; 8],
-    /// Over the statement.
+    /// Signs the statement.
     pub signature: [u8; 64],
-    /// Over the signature and the comment.
+    /// Signs the signature and the comment.
     pub global_signature: [u8; 64],
-    /// Covered by the global signature.
+    /// Signed by the global signature.
     pub trusted_comment: String,
 }
 
 impl Signature {
-    /// Reads the signature area; all zeros are no signature.
+    /// Reads the signature area; all zeros mean no signature.
     pub fn from_area(
         area: &[u8; FRONT_BYTES - STATEMENT_BYTES],
     ) -> Result<Option<Signature>, Refused> {
@@ -414,12 +414,13 @@ impl Signature {
     }
 }
 
-/// Whether a manifest has room for this trusted comment. Minisign's own has tabs; no other control character is let in.
+/// Whether a manifest allows this trusted comment. The default comment of minisign has tabs; no other control character is
+/// allowed.
 pub fn comment_is_allowed(comment: &str) -> bool {
     comment.len() <= COMMENT_BYTES_MAX && !comment.contains(|c: char| c.is_control() && c != '\t')
 }
 
-/// Statement and signature from the first 1,536 bytes of a manifest, or fewer if it has fewer.
+/// Statement and signature from the first 1,536 bytes of a manifest, or from all of a shorter one.
 pub fn read_front(bytes: &[u8]) -> Result<(Statement, Option<Signature>), Refused> {
     let known = bytes.len().min(MAGIC.len());
     if known == 0 || bytes[..known] != MAGIC[..known] {

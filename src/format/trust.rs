@@ -33,6 +33,17 @@ impl Trust {
         self == Trust::Signed
     }
 
+    /// What it rests on, for people.
+    pub fn basis(self) -> &'static str {
+        match self {
+            Trust::None => "length only",
+            Trust::Digest => "digest",
+            Trust::Manifest => "manifest",
+            Trust::Root => "root",
+            Trust::Signed => "signed manifest",
+        }
+    }
+
     /// Its word in options and events.
     pub fn name(self) -> &'static str {
         match self {

@@ -18,7 +18,7 @@ use super::{
     rate_limit::RateLimit,
 };
 
-/// See the module.
+/// The body of a response.
 pub struct Body {
     response: reqwest::Response,
     location: Location,
@@ -29,7 +29,7 @@ pub struct Body {
     counter: Arc<AtomicU64>,
     /// Bytes that arrived and were not returned yet.
     ahead: Option<Bytes>,
-    /// Time spent waiting, and bytes that arrived in it, since the last time there were [`STALL_BYTES`].
+    /// Time spent waiting, and the bytes that arrived in it, since the last [`STALL_BYTES`] were complete.
     waited: Duration,
     arrived: u64,
 }
@@ -82,7 +82,7 @@ impl Body {
         Ok(Some(chunk))
     }
 
-    /// All of the body, cut at this length.
+    /// The body, cut at this length.
     pub async fn read_up_to(&mut self, most: usize) -> Result<Vec<u8>, NetError> {
         let mut bytes = Vec::new();
         while bytes.len() < most {
@@ -94,7 +94,7 @@ impl Body {
         Ok(bytes)
     }
 
-    /// Skips so many bytes.
+    /// Skips this many bytes.
     pub async fn skip(&mut self, count: u64) -> Result<(), NetError> {
         let mut left = count;
         while left > 0 {
@@ -111,7 +111,7 @@ impl Body {
         Ok(())
     }
 
-    /// Where it comes from, after redirects.
+    /// The URL of the response, after redirects.
     pub fn location(&self) -> &Location {
         &self.location
     }

@@ -15,7 +15,7 @@ use super::{
     error::NetError,
     hosts::Hosts,
     location::Location,
-    multi_range::{Parts, Several, boundary_of},
+    multi_range::{MultiRangeResponse, Parts, boundary_of},
     options::ClientOptions,
     rate_limit::RateLimit,
     redirect::Redirects,
@@ -80,14 +80,17 @@ impl Client {
     }
 
     /// Sends a request for several ranges. Many servers send one part, or everything, instead.
-    pub async fn send_multi_range(&self, request: Request<'_>) -> Result<Several, NetError> {
+    pub async fn send_multi_range(
+        &self,
+        request: Request<'_>,
+    ) -> Result<MultiRangeResponse, NetError> {
         let exchange = self.exchange(&request).await?;
         let parts = boundary_of(&exchange.response);
         self.transport
             .note_multi_range(&exchange.location, parts.is_some());
         let Some((boundary, validators)) = parts else {
             let response = self.response(&request, exchange)?;
-            return Ok(Several::One(Box::new(response)));
+            return Ok(MultiRangeResponse::One(Box::new(response)));
         };
         if request
             .version
@@ -96,7 +99,7 @@ impl Client {
             return Err(NetError::changed(&exchange.location, Changed::Validator));
         }
         let parts = Parts::new(&boundary, self.body(exchange));
-        Ok(Several::Parts(Box::new(parts)))
+        Ok(MultiRangeResponse::Parts(Box::new(parts)))
     }
 
     /// Sends a request, follows its redirects, and checks the status.

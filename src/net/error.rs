@@ -1,6 +1,6 @@
 //! Errors of requests: the [`Failure`] that decides what follows, and the text for the user.
 
-use crate::policy::recovery::{BadAnswer, Changed, Failure};
+use crate::policy::recovery::{BadResponse, Changed, Failure};
 
 use super::{address::OnlyPrivate, location::Location};
 
@@ -72,7 +72,7 @@ impl NetError {
             // The connection ended without the end of its TLS: it may be truncated (RFC 8446, 6.1), so the body is incomplete.
             Failure::Broken
         } else if has(&BAD_HEADERS) {
-            Failure::BadAnswer(BadAnswer::Headers)
+            Failure::BadResponse(BadResponse::Headers)
         } else if has(&[
             "certificate",
             "TLS",
@@ -95,7 +95,7 @@ impl NetError {
                 describe(failure)
             }
             Failure::Unreachable => "cannot be reached".to_owned(),
-            Failure::BadAnswer(how) => how.to_string(),
+            Failure::BadResponse(how) => how.to_string(),
             _ => describe(Failure::Broken),
         };
         NetError::with_detail(location, failure, format!("{what} ({innermost})"))
@@ -127,7 +127,7 @@ fn describe(failure: Failure) -> String {
             "its host limits requests: the next one may follow in {} s",
             rest_ms.div_ceil(1000)
         ),
-        Failure::BadAnswer(how) => how.to_string(),
+        Failure::BadResponse(how) => how.to_string(),
         Failure::Changed(how) => format!("the object changed: {how}"),
         Failure::Refused {
             status: status @ (401 | 403),

@@ -1,6 +1,6 @@
-//! What is known of hosts: cooldowns, connections, and which of them were unreachable.
+//! What is known of hosts: cooldowns, connection limits, and which of them were unreachable.
 //!
-//! Every request of a client begins here, whatever it is for, so none is sent during a cooldown. What a response shows goes to a
+//! Every request of a client begins here, so that none is sent during a cooldown. The facts that a response shows are stored in a
 //! memory that outlives the run and that other processes share, if there is one.
 
 use std::{
@@ -14,21 +14,21 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::policy::reputation::Reputation;
 
-/// A change of what is known of a host.
+/// A change of the reputation of a host.
 pub type HostChange = Box<dyn FnOnce(Reputation) -> Reputation + Send>;
-/// Called with what is known after a change.
+/// Called with the reputation after a change.
 pub type HostChanged = Box<dyn FnOnce(Reputation) + Send>;
 
 /// Keeps reputations between runs and shares them among processes.
 pub trait HostMemory: Send + Sync {
-    /// Everything that is known; times are Unix milliseconds. Blocks as long as a disk does.
+    /// All reputations; times are Unix milliseconds. Blocks for as long as the disk does.
     fn load(&self) -> Vec<(String, Reputation)>;
-    /// Changes what is known of a host, then calls `done`; never, if the change could not be kept. Returns at once: the work runs
-    /// where it may block, and a run that ends waits for it.
+    /// Changes the reputation of a host, then calls `done`, unless the change could not be stored. Returns at once: the work runs
+    /// where it may block, and the end of a run waits for it.
     fn change(&self, host: &str, change: HostChange, done: HostChanged);
 }
 
-/// See the module. Clones share what they know.
+/// What is known of hosts. Clones share it.
 #[derive(Clone, Default)]
 pub struct Hosts {
     known: Arc<Mutex<HashMap<String, Known>>>,
@@ -38,9 +38,9 @@ pub struct Hosts {
 #[derive(Clone, Debug, Default)]
 struct Known {
     reputation: Reputation,
-    /// Requests that are running.
+    /// The number of running requests.
     running: u32,
-    /// The last request to it stalled or could not connect.
+    /// The last request to the host stalled or could not connect.
     needs_probe: bool,
     /// Held by the request that probes.
     probe_lock: Arc<tokio::sync::Mutex<()>>,
@@ -52,7 +52,7 @@ impl fmt::Debug for Hosts {
     }
 }
 
-/// A request that is running; until it is dropped.
+/// A request; it counts as running until this is dropped.
 #[derive(Debug)]
 pub struct InFlight {
     hosts: Hosts,
@@ -60,7 +60,7 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// The host was silent or unreachable: the next request probes it first.
+    /// The host stalled or was unreachable: the next request probes it first.
     pub(super) fn mark_unreachable(&self) {
         self.set_needs_probe(true);
     }
@@ -76,13 +76,13 @@ impl InFlight {
         }
     }
 
-    /// Whether the host was unreachable the last time, for any request.
+    /// Whether the last request to the host, of any kind, found it unreachable.
     pub(super) fn needs_probe(&self) -> bool {
         let known = self.hosts.known();
         known.get(&self.host).is_some_and(|known| known.needs_probe)
     }
 
-    /// To be held while this host is probed.
+    /// To be held while the host is probed.
     pub(super) fn probe_lock(&self) -> Arc<tokio::sync::Mutex<()>> {
         let known = self.hosts.known();
         known
@@ -128,7 +128,7 @@ impl Hosts {
             .unwrap_or_default()
     }
 
-    /// Loads what this or other processes kept. Blocks as long as the memory does.
+    /// Loads the reputations that this or other processes stored. Blocks for as long as the memory does.
     pub fn refresh(&self) {
         let Some(memory) = &self.memory else { return };
         let (all, now) = (memory.load(), Hosts::now_ms());
@@ -138,7 +138,7 @@ impl Hosts {
         }
     }
 
-    /// Begins a request to this host; during a cooldown fails with the rest of it, in milliseconds.
+    /// Begins a request to this host; during a cooldown, fails with the remaining milliseconds.
     pub(super) fn begin(&self, host: String) -> Result<InFlight, u64> {
         let mut all = self.known();
         let known = all.entry(host.clone()).or_default();
@@ -175,7 +175,7 @@ impl Hosts {
         rest_ms
     }
 
-    /// The host sent a response that may be used. Only what changes is kept.
+    /// The host sent a usable response. Only a change is stored.
     pub(super) fn served(&self, host: &str) {
         let now = Hosts::now_ms();
         let changed = {
@@ -196,7 +196,7 @@ impl Hosts {
         }
     }
 
-    /// Hands a change to the memory, and takes over what other processes knew.
+    /// Stores a change in the memory, and takes over what other processes learned.
     fn remember(&self, host: &str, change: impl FnOnce(Reputation) -> Reputation + Send + 'static) {
         let Some(memory) = &self.memory else { return };
         let (hosts, name) = (self.clone(), host.to_owned());

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use reqwest::header;
 
-use crate::policy::recovery::Failure;
+use crate::policy::recovery::{BadResponse, Failure};
 
 use super::{
     body::Body,
@@ -18,7 +18,7 @@ use super::{
 const EPILOGUE_BYTES_MAX: usize = 4 * 1024;
 
 /// What a server sends for several ranges.
-pub enum Several {
+pub enum MultiRangeResponse {
     /// Several parts.
     Parts(Box<Parts>),
     /// One part, or everything: a server may join ranges, or not send several at all.
@@ -50,7 +50,7 @@ impl Parts {
             let next = self
                 .multipart
                 .take()
-                .map_err(|how| NetError::new(self.body.location(), Failure::BadAnswer(how)))?;
+                .map_err(|how| NetError::new(self.body.location(), Failure::BadResponse(how)))?;
             match (next, self.part) {
                 (Some(Next::Part(part)), _) => (self.part, self.returned) = (Some(part), 0),
                 (Some(Next::Bytes(bytes)), Some(part)) => {
@@ -58,7 +58,10 @@ impl Parts {
                     self.returned += bytes.len() as u64;
                     return Ok(Some((offset, bytes, part.total)));
                 }
-                (Some(Next::Bytes(_)), None) => unreachable!("bytes follow their part"),
+                (Some(Next::Bytes(_)), None) => {
+                    let how = Failure::BadResponse(BadResponse::Multipart);
+                    return Err(NetError::new(self.body.location(), how));
+                }
                 (Some(Next::End), _) => {
                     // A body that was read to its end frees the connection for the next request.
                     self.body.read_up_to(EPILOGUE_BYTES_MAX).await?;

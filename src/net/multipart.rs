@@ -3,7 +3,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::policy::recovery::BadAnswer;
+use crate::policy::recovery::BadResponse;
 
 use super::content_range::{self, ContentRange};
 
@@ -64,7 +64,7 @@ impl Multipart {
     }
 
     /// What is next in the bytes so far; `None`: it needs more bytes.
-    pub fn take(&mut self) -> Result<Option<Next>, BadAnswer> {
+    pub fn take(&mut self) -> Result<Option<Next>, BadResponse> {
         if self.ended {
             return Ok(Some(Next::End));
         }
@@ -82,7 +82,7 @@ impl Multipart {
     }
 
     /// Parses the lines before a part: the line break after the previous part, the delimiter, header fields, an empty line.
-    fn between(&mut self) -> Result<Option<Next>, BadAnswer> {
+    fn between(&mut self) -> Result<Option<Next>, BadResponse> {
         let bytes = &self.arrived[..];
         let long = bytes.len() > BETWEEN_BYTES_MAX;
         let start = match bytes {
@@ -92,7 +92,7 @@ impl Multipart {
         let rest = &bytes[start..];
         let seen = rest.len().min(self.delimiter.len());
         if rest[..seen] != self.delimiter[..seen] && !b"\r\n".starts_with(bytes) {
-            return Err(BadAnswer::Multipart);
+            return Err(BadResponse::Multipart);
         }
         let Some(after) = rest.get(self.delimiter.len()..) else {
             return Ok(None);
@@ -103,12 +103,12 @@ impl Multipart {
         }
         let Some(end) = find(after, b"\r\n\r\n") else {
             return if long {
-                Err(BadAnswer::Multipart)
+                Err(BadResponse::Multipart)
             } else {
                 Ok(None)
             };
         };
-        let part = part_of(&after[..end]).ok_or(BadAnswer::ContentRange)?;
+        let part = part_of(&after[..end]).ok_or(BadResponse::ContentRange)?;
         let over = start + self.delimiter.len() + end + 4;
         self.arrived.advance(over);
         self.left = part.bytes.length();
@@ -144,7 +144,7 @@ mod tests {
         \r\n--xyz\r\ncontent-range: bytes 7-8/10\r\nContent-Type: a/b\r\n\r\n--\r\n--xyz--\r\n";
 
     /// All parts with their bytes, the body given in steps.
-    fn read(body: &[u8], step: usize) -> Result<Vec<(u64, Vec<u8>)>, BadAnswer> {
+    fn read(body: &[u8], step: usize) -> Result<Vec<(u64, Vec<u8>)>, BadResponse> {
         let mut multipart = Multipart::new("xyz");
         let mut parts: Vec<(u64, Vec<u8>)> = Vec::new();
         for bytes in body.chunks(step) {
@@ -176,17 +176,17 @@ mod tests {
             let body = String::from_utf8(BODY.to_vec()).unwrap();
             read(body.replacen(from, to, 1).as_bytes(), 5)
         };
-        assert_eq!(with("--xyz", "--xyy"), Err(BadAnswer::Multipart));
-        assert_eq!(with("1-3/10", "3-1/10"), Err(BadAnswer::ContentRange));
+        assert_eq!(with("--xyz", "--xyy"), Err(BadResponse::Multipart));
+        assert_eq!(with("1-3/10", "3-1/10"), Err(BadResponse::ContentRange));
         assert_eq!(
             with("Content-Range", "X-Range"),
-            Err(BadAnswer::ContentRange)
+            Err(BadResponse::ContentRange)
         );
-        assert_eq!(with("bytes 1-3", "bytes 1-4"), Err(BadAnswer::Multipart));
-        assert_eq!(with("abc", "abcd"), Err(BadAnswer::Multipart));
+        assert_eq!(with("bytes 1-3", "bytes 1-4"), Err(BadResponse::Multipart));
+        assert_eq!(with("abc", "abcd"), Err(BadResponse::Multipart));
         let long = [b"--xyz\r\n".to_vec(), vec![b'a'; 10_000]].concat();
-        assert_eq!(read(&long, 500), Err(BadAnswer::Multipart));
-        assert_eq!(read(b"garbage", 1), Err(BadAnswer::Multipart));
+        assert_eq!(read(&long, 500), Err(BadResponse::Multipart));
+        assert_eq!(read(b"garbage", 1), Err(BadResponse::Multipart));
         // The caller detects a body that ends early.
         assert_eq!(read(&BODY[..70], 9).map(|parts| parts.len()), Ok(1));
     }

@@ -12,8 +12,8 @@ use super::{CONNECT_MS, address::is_private, location::Location};
 
 const EVERY: Duration = Duration::from_millis(crate::policy::recovery::PROBE_EVERY_MS);
 
-/// Returns when the host accepts a connection, or fails after the time that a connection may take. `guarded`: it does not connect
-/// to private addresses.
+/// Returns when the host accepts a connection, or fails after the connect timeout. `guarded`: do not connect to private
+/// addresses.
 pub async fn probe(location: &Location, guarded: bool) -> io::Result<()> {
     let (Some(host), Some(port)) = (
         location.url().host_str(),
@@ -35,7 +35,7 @@ pub async fn probe(location: &Location, guarded: bool) -> io::Result<()> {
             }
             tokio::select! {
                 Some(Ok(connected)) = attempts.join_next() => match connected {
-                    // Refused, or no route: trying again at once is of no use.
+                    // Refused, or no route: an immediate retry is useless.
                     Err(cause) if attempts.is_empty() => return Err(cause),
                     Err(_) => (),
                     Ok(()) => return Ok(()),
@@ -49,7 +49,7 @@ pub async fn probe(location: &Location, guarded: bool) -> io::Result<()> {
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// One connection to any of the addresses.
+/// One connection attempt to each of the addresses.
 async fn attempt(host: String, port: u16, guarded: bool) -> io::Result<()> {
     let found = lookup_host((host, port)).await?;
     let addresses: Vec<SocketAddr> = found

@@ -6,7 +6,7 @@ use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
     format::{digests::Digest, geometry::ByteRange},
-    policy::recovery::{BadAnswer, Changed, Failure},
+    policy::recovery::{BadResponse, Changed, Failure},
 };
 
 use super::{
@@ -61,18 +61,18 @@ impl Head {
     /// Reads the head of a 200 or 206. Any other status that is no failure is a bad response.
     pub fn read(response: &reqwest::Response) -> Result<Head, Failure> {
         let headers = response.headers();
-        let bad = Failure::BadAnswer;
+        let bad = Failure::BadResponse;
         if headers
             .get(header::CONTENT_ENCODING)
             .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
         {
-            return Err(bad(BadAnswer::Encoded));
+            return Err(bad(BadResponse::Encoded));
         }
         // Both fields make the end of the body ambiguous and allow response smuggling (RFC 9112, 6.3): refuse.
         if headers.contains_key(header::TRANSFER_ENCODING)
             && headers.contains_key(header::CONTENT_LENGTH)
         {
-            return Err(bad(BadAnswer::TwoLengths));
+            return Err(bad(BadResponse::TwoLengths));
         }
         let status = response.status().as_u16();
         let content_type = headers
@@ -80,7 +80,7 @@ impl Head {
             .map_or(&[][..], HeaderValue::as_bytes)
             .to_ascii_lowercase();
         if status == 206 && content_type.starts_with(b"multipart/") {
-            return Err(bad(BadAnswer::Multipart));
+            return Err(bad(BadResponse::Multipart));
         }
         let ranges: Vec<_> = headers.get_all(header::CONTENT_RANGE).iter().collect();
         let length = response.content_length();
@@ -88,16 +88,16 @@ impl Head {
             (200, []) => Content::Whole { length },
             (206, [range]) => {
                 let parsed = range.to_str().ok().and_then(content_range::parse);
-                let part = parsed.ok_or(bad(BadAnswer::ContentRange))?;
+                let part = parsed.ok_or(bad(BadResponse::ContentRange))?;
                 if length.is_some_and(|length| length != part.bytes.length()) {
-                    return Err(bad(BadAnswer::ContentRange));
+                    return Err(bad(BadResponse::ContentRange));
                 }
                 Content::Part {
                     bytes: part.bytes,
                     total: part.total,
                 }
             }
-            _ => return Err(bad(BadAnswer::ContentRange)),
+            _ => return Err(bad(BadResponse::ContentRange)),
         };
         let text = |(name, value): (&HeaderName, &HeaderValue)| {
             Some(repr_digest::in_header(name.as_str(), value.to_str().ok()?))
@@ -122,7 +122,7 @@ impl Head {
         // A page without a strong validator is no version of the object.
         let page = self.is_page && !self.validators.are_strong();
         Err(match page {
-            true => NetError::new(location, Failure::BadAnswer(BadAnswer::Page)),
+            true => NetError::new(location, Failure::BadResponse(BadResponse::Page)),
             false => NetError::changed(location, Changed::Validator),
         })
     }

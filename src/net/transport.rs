@@ -1,4 +1,4 @@
-//! One request to one place: protocol, connection, fields, and the facts about the host that the exchange shows.
+//! One request to one URL: protocol, connection, fields, and the facts about the host that the response shows.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,15 +26,15 @@ use super::{
     request::{Body, Method, Request},
 };
 
-/// Connecting and waiting for the header section together: a connection that took long leaves less for the response.
+/// The time limit for connecting and the header section together: a slow connection leaves less for the response.
 const HEADERS_MS: u64 = STALL_MS + CONNECT_MS / 5;
-/// What a TLS library says when client and server offer no common version of HTTP.
+/// The message of the TLS library when client and server have no common version of HTTP.
 const NO_COMMON_PROTOCOL: &str = "NoApplicationProtocol";
 
 /// Sends requests. Connectors and facts are shared by all requests of a client.
 pub struct Transport {
     options: Arc<ClientOptions>,
-    /// Made when they are first needed.
+    /// Created at their first use.
     connectors: Connectors,
     proxies: Proxies,
     /// Hosts that offer nothing but HTTP/2.
@@ -44,18 +44,18 @@ pub struct Transport {
 
 /// A response whose body was not read.
 pub struct Exchange {
-    /// As the HTTP library has it.
+    /// The response of the HTTP library.
     pub response: Response,
-    /// Where it comes from.
+    /// The URL of the response.
     pub location: Location,
     /// The request counts as running until this is dropped.
     pub in_flight: InFlight,
 }
 
-/// What a response showed of its host.
+/// What a response showed about its host.
 #[derive(Clone, Copy, Debug)]
 struct HostFacts {
-    /// It has a public address: its name must not resolve to a private one later.
+    /// The host has a public address: its name must not resolve to a private one later.
     public: bool,
     /// No request broke since the last response.
     unbroken: bool,
@@ -80,8 +80,8 @@ impl Transport {
         self.options.allow_private
     }
 
-    /// Whether requests for this place go through a proxy. The address that we connect to is then the proxy's, so that only an
-    /// address in the URL itself tells where a response comes from.
+    /// Whether requests to this URL go through a proxy. The connection is then to the proxy's address, so that only an address
+    /// literal in the URL shows where a response comes from.
     pub fn is_proxied(&self, location: &Location) -> bool {
         match self.options.http {
             // HTTP/3 ignores proxies.
@@ -91,7 +91,7 @@ impl Transport {
         }
     }
 
-    /// Whether the host of this place sends several ranges in one response; `None`: not tried.
+    /// Whether the host of this URL sends several ranges in one response; `None`: not tried.
     pub fn sends_multi_range(&self, location: &Location) -> Option<bool> {
         self.facts.lock().get(&location.host())?.multi_range
     }
@@ -103,7 +103,7 @@ impl Transport {
         }
     }
 
-    /// Sends the request to `location`: its target, or where redirects led from there. `guarded`: not to a private address.
+    /// Sends the request to `location`: its target, or the URL of a redirect. `guarded`: refuse private addresses.
     pub async fn exchange(
         &self,
         request: &Request<'_>,
@@ -123,7 +123,7 @@ impl Transport {
             probe_first(location, guarded, &in_flight).await?;
         }
         let known = self.facts.lock().get(&location.host()).copied();
-        // A name that resolved to a public address must not resolve to a private one the next time.
+        // A name that resolved to a public address must not resolve to a private one later.
         let was_public = known.is_some_and(|known| known.public);
         let guarded = guarded || (was_public && !proxied && !self.options.allow_private);
         let route = Route {
@@ -175,8 +175,8 @@ impl Transport {
         })
     }
 
-    /// Sends the request, and once more in another way where that can help. The second try may repeat a request that the server
-    /// already processed: a GET changes nothing there, and every body can be made again.
+    /// Sends the request, and once more in another way if that can help. The second try may repeat a request that the server
+    /// already processed: a GET changes nothing there, and every request body can be produced again.
     async fn send_or_adapt(
         &self,
         request: &Request<'_>,
@@ -188,7 +188,7 @@ impl Transport {
             Err(error) => error,
             sent => return sent,
         };
-        // Its TLS was fine but for the version: it does not offer HTTP/1.1.
+        // TLS failed only for the protocol: the server does not offer HTTP/1.1.
         if error.failure == Failure::Tls
             && error.detail().contains(NO_COMMON_PROTOCOL)
             && self.options.http == Http::Auto
@@ -199,7 +199,7 @@ impl Transport {
             let route = Route { protocol, ..route };
             return self.send_by(route, request, location).await;
         }
-        // A server may close an idle connection just when it is used again. That says nothing of the server, once.
+        // A server may close an idle connection just when it is reused. One such break says nothing about the server.
         if error.failure == Failure::Broken && known.is_some_and(|known| known.unbroken) {
             if let Some(facts) = self.facts.lock().get_mut(&location.host()) {
                 facts.unbroken = false;
@@ -225,7 +225,7 @@ impl Transport {
         let method = match request.method {
             Method::Get => reqwest::Method::GET,
         };
-        // Our own fields come second: they replace typed fields of the same name.
+        // Our own fields come second: they replace fields of the user with the same name.
         let credentials = &self.options.credentials;
         let builder = client
             .request(method, location.url().clone())
@@ -233,7 +233,7 @@ impl Transport {
             .headers(request.fields());
         #[cfg(feature = "http3")]
         let builder = match route.protocol {
-            // Without it a request goes by TCP, in another version.
+            // Without the version the request goes over TCP, in another version of HTTP.
             Protocol::Three => builder.version(reqwest::Version::HTTP_3),
             _ => builder,
         };
@@ -265,7 +265,7 @@ async fn may_pass_proxy(request: &Request<'_>, location: &Location) -> bool {
         }
 }
 
-/// Probes a host that was unreachable. One request does, and the others wait for its outcome.
+/// Probes a host that was unreachable. One request probes; the others wait for the result.
 async fn probe_first(
     location: &Location,
     guarded: bool,

@@ -10,6 +10,9 @@ use crate::format::{
     trust::Trust,
 };
 
+/// What bytes prove whose tree ends in the asked root.
+pub const BY_ROOT: Trust = Trust::Root;
+
 /// What the user asks of an object.
 #[derive(Clone, Debug, Default)]
 pub struct Conditions {

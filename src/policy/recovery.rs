@@ -40,7 +40,7 @@ pub enum Failure {
     /// The host is in a cooldown after a 429: no request was sent.
     Resting { rest_ms: u64 },
     /// A status, header or body that breaks the rules: it is not used.
-    BadAnswer(BadAnswer),
+    BadResponse(BadResponse),
     /// Another version of the object is there now.
     Changed(Changed),
     /// Any other 4xx.
@@ -58,7 +58,7 @@ pub enum Failure {
 /// How an answer broke the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
-pub enum BadAnswer {
+pub enum BadResponse {
     #[error("it answered with the unexpected status {0}")]
     Status(u16),
     #[error("its Content-Range is missing or invalid")]
@@ -143,7 +143,7 @@ impl Failure {
                 Class::Again
             }
             Failure::TooMany { .. } | Failure::Resting { .. } => Class::Slower,
-            Failure::BadAnswer(_) => Class::Elsewhere,
+            Failure::BadResponse(_) => Class::Elsewhere,
             Failure::Changed(_) => Class::Changed,
             Failure::Refused { .. }
             | Failure::Tls
@@ -158,7 +158,7 @@ impl Failure {
     pub fn counts_as_try(self) -> bool {
         matches!(
             self,
-            Failure::Broken | Failure::Server { .. } | Failure::BadAnswer(_)
+            Failure::Broken | Failure::Server { .. } | Failure::BadResponse(_)
         )
     }
 
@@ -180,7 +180,7 @@ impl Failure {
             }),
             412 => Some(Failure::Changed(Changed::Precondition)),
             400..=499 => Some(Failure::Refused { status }),
-            _ => Some(Failure::BadAnswer(BadAnswer::Status(status))),
+            _ => Some(Failure::BadResponse(BadResponse::Status(status))),
         }
     }
 }
@@ -276,13 +276,13 @@ pub fn remedy(failure: Failure, phase: Phase, before: Before) -> Remedy {
             least_ms: retry_after_ms.unwrap_or(0).min(COOLDOWN_MAX_MS),
         },
         Failure::TooMany { .. } | Failure::Resting { .. } => Remedy::Rest,
-        Failure::BadAnswer(BadAnswer::Multipart)
+        Failure::BadResponse(BadResponse::Multipart)
             if matches!(phase, Phase::Span { whole: false, .. }) =>
         {
             Remedy::OneStream
         }
-        Failure::BadAnswer(_) if before.bad_answers >= BAD_ANSWERS_MAX => give_up(End::Failed),
-        Failure::BadAnswer(_) => Remedy::Again { least_ms: 0 },
+        Failure::BadResponse(_) if before.bad_answers >= BAD_ANSWERS_MAX => give_up(End::Failed),
+        Failure::BadResponse(_) => Remedy::Again { least_ms: 0 },
         Failure::Changed(_) => give_up(End::Changed),
         Failure::Refused { .. }
         | Failure::Tls
@@ -391,9 +391,9 @@ mod tests {
             Failure::Unsafe,
             Failure::TooLarge,
         ];
-        let bad = BAD_ANSWERS.map(Failure::BadAnswer);
+        let bad = BAD_ANSWERS.map(Failure::BadResponse);
         let changed = CHANGES.map(Failure::Changed);
-        let multipart = Failure::BadAnswer(BadAnswer::Multipart);
+        let multipart = Failure::BadResponse(BadResponse::Multipart);
         let of = |failures: &[Failure], by: [Remedy; 4], spent: [Remedy; 4]| {
             for failure in failures {
                 for (before, row) in [(1, by), (3, spent)] {
@@ -493,18 +493,18 @@ mod tests {
         },
     ];
     /// All but that of several parts.
-    const BAD_ANSWERS: [BadAnswer; 11] = [
-        BadAnswer::Status(204),
-        BadAnswer::ContentRange,
-        BadAnswer::LaterPart,
-        BadAnswer::EarlierPart,
-        BadAnswer::Encoded,
-        BadAnswer::NoLength,
-        BadAnswer::Headers,
-        BadAnswer::TwoLengths,
-        BadAnswer::NotWhole,
-        BadAnswer::Page,
-        BadAnswer::WholeLength,
+    const BAD_ANSWERS: [BadResponse; 11] = [
+        BadResponse::Status(204),
+        BadResponse::ContentRange,
+        BadResponse::LaterPart,
+        BadResponse::EarlierPart,
+        BadResponse::Encoded,
+        BadResponse::NoLength,
+        BadResponse::Headers,
+        BadResponse::TwoLengths,
+        BadResponse::NotWhole,
+        BadResponse::Page,
+        BadResponse::WholeLength,
     ];
     const CHANGES: [Changed; 6] = [
         Changed::Length,
@@ -518,23 +518,23 @@ mod tests {
     /// A failure that is new has no row above; this does not compile without it, and says where to add one.
     #[test]
     fn the_rows_above_are_all_failures() {
-        for failure in BAD_ANSWERS.map(Failure::BadAnswer) {
-            let Failure::BadAnswer(how) = failure else {
+        for failure in BAD_ANSWERS.map(Failure::BadResponse) {
+            let Failure::BadResponse(how) = failure else {
                 continue;
             };
             match how {
-                BadAnswer::Status(_)
-                | BadAnswer::ContentRange
-                | BadAnswer::LaterPart
-                | BadAnswer::EarlierPart
-                | BadAnswer::Encoded
-                | BadAnswer::Multipart
-                | BadAnswer::NoLength
-                | BadAnswer::Headers
-                | BadAnswer::TwoLengths
-                | BadAnswer::NotWhole
-                | BadAnswer::Page
-                | BadAnswer::WholeLength => (),
+                BadResponse::Status(_)
+                | BadResponse::ContentRange
+                | BadResponse::LaterPart
+                | BadResponse::EarlierPart
+                | BadResponse::Encoded
+                | BadResponse::Multipart
+                | BadResponse::NoLength
+                | BadResponse::Headers
+                | BadResponse::TwoLengths
+                | BadResponse::NotWhole
+                | BadResponse::Page
+                | BadResponse::WholeLength => (),
             }
         }
         for how in CHANGES {

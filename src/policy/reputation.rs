@@ -144,14 +144,14 @@ mod tests {
 
     #[test]
     fn what_it_asks_for_is_kept_within_a_cap() {
-        for (asked, rest) in [
+        for (retry_after_ms, rest) in [
             (0, 0),
             (5_000, 5_000),
             (300_000, 300_000),
             (u64::MAX, 300_000),
         ] {
             let mut host = Reputation::default();
-            host.too_many(1000, 8, Some(asked), 0);
+            host.too_many(1000, 8, Some(retry_after_ms), 0);
             assert_eq!(host.rest_ms(1000), rest);
         }
         let mut host = Reputation::default();

@@ -48,7 +48,7 @@ impl Cost {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Link {
     /// From the request to the first byte of the response.
-    pub answer_ms: f64,
+    pub response_ms: f64,
     /// Requests that run at the same time.
     pub connections: u32,
     /// All of them together.
@@ -57,7 +57,7 @@ pub struct Link {
 
 impl Link {
     fn predict_ms(&self, requests: usize, bytes: u64) -> f64 {
-        requests as f64 * self.answer_ms / f64::from(self.connections.max(1))
+        requests as f64 * self.response_ms / f64::from(self.connections.max(1))
             + bytes as f64 / self.bytes_per_ms
     }
 }
@@ -180,8 +180,8 @@ mod tests {
         let wants: Vec<ByteRange> = (0..1000)
             .map(|i| ByteRange::new(i * 2000 + (i % 2) * 500, i * 2000 + 1000))
             .collect();
-        let link = |answer_ms, bytes_per_ms| Link {
-            answer_ms,
+        let link = |response_ms, bytes_per_ms| Link {
+            response_ms,
             connections: 4,
             bytes_per_ms,
         };

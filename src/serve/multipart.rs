@@ -2,7 +2,7 @@
 
 use std::io;
 
-use axum::body::Bytes;
+use axum::{body::Bytes, http::HeaderValue};
 use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
@@ -10,9 +10,7 @@ use futures_util::{
 
 use crate::format::geometry::ByteRange;
 
-use super::representation::{About, Representation};
-
-/// It stands between parts whose lengths are known, so it may occur in them too.
+/// Separates parts whose lengths the receiver knows, so that it may occur inside them too.
 const BOUNDARY: &str = "sapwood-part";
 const END: &str = "\r\n--sapwood-part--\r\n";
 
@@ -22,13 +20,12 @@ pub struct Multipart {
 }
 
 impl Multipart {
-    /// These ranges of a representation.
-    pub fn new(ranges: Vec<ByteRange>, about: &About) -> Multipart {
-        let media_type = about.media_type.to_str().unwrap_or_default();
+    /// These ranges of a representation of so many bytes.
+    pub fn new(ranges: Vec<ByteRange>, media_type: &HeaderValue, length: u64) -> Multipart {
+        let media_type = media_type.to_str().unwrap_or_default();
         let head = |range: &ByteRange| {
             format!(
-                "\r\n--{BOUNDARY}\r\nContent-Type: {media_type}\r\nContent-Range: bytes {range}/{}\r\n\r\n",
-                about.length
+                "\r\n--{BOUNDARY}\r\nContent-Type: {media_type}\r\nContent-Range: bytes {range}/{length}\r\n\r\n"
             )
         };
         let parts = ranges.into_iter().map(|range| (head(&range), range));
@@ -51,14 +48,14 @@ impl Multipart {
         parts + END.len() as u64
     }
 
-    /// Part by part: bytes of one are asked for when those before are sent.
+    /// Part by part: the bytes of one part are read after those before were sent.
     pub fn body(
         self,
-        representation: impl Representation,
+        body_of: impl Fn(ByteRange) -> BoxStream<'static, io::Result<Bytes>> + Send + 'static,
     ) -> BoxStream<'static, io::Result<Bytes>> {
         let parts = stream::iter(self.parts).flat_map(move |(head, range)| {
             let head = stream::iter([Ok(Bytes::from(head))]);
-            head.chain(representation.body(range))
+            head.chain(body_of(range))
         });
         let end = stream::iter([Ok(Bytes::from_static(END.as_bytes()))]);
         parts.chain(end).boxed()

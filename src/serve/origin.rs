@@ -1,4 +1,4 @@
-//! A folder as a plain web server: the files below it, for GET and HEAD.
+//! A plain web server for a folder: serves the files below it to GET and HEAD.
 
 use std::{
     fs::File,
@@ -30,11 +30,11 @@ use crate::{
     format::geometry::ByteRange,
 };
 
-use super::representation::{About, Representation, respond};
+use super::representation::{Metadata, Representation, respond};
 
 /// Bytes that are read from a file at a time.
 const READ_BYTES: u64 = 256 * 1024;
-/// How long open answers may go on after the stop.
+/// How long open responses may continue after the stop.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
 
 /// Serves the files below a folder until `shutdown` is done. Links that lead out of it are not followed.
@@ -43,13 +43,15 @@ pub async fn run(
     folder: Folder,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let app = Router::new().fallback(answer).with_state(Arc::new(folder));
+    let app = Router::new()
+        .fallback(serve_file)
+        .with_state(Arc::new(folder));
     let (stopped, stop) = tokio::sync::oneshot::channel();
     let graceful = async move {
         shutdown.await;
         let _ = stopped.send(());
     };
-    // Small answers to small requests must not wait for each other.
+    // Small responses must not wait for each other in Nagle's algorithm.
     let listener = listener.tap_io(|connection| {
         let _ = connection.set_nodelay(true);
     });
@@ -60,7 +62,7 @@ pub async fn run(
     }
 }
 
-async fn answer(State(folder): State<Arc<Folder>>, request: Request) -> Response {
+async fn serve_file(State(folder): State<Arc<Folder>>, request: Request) -> Response {
     let (request, _) = request.into_parts();
     if !matches!(request.method, Method::GET | Method::HEAD) {
         let allowed = [(header::ALLOW, "GET, HEAD")];
@@ -85,10 +87,10 @@ fn plain(status: StatusCode) -> Response {
     response
 }
 
-/// An open file: the version that it had when it was opened.
+/// An open file, with the metadata that it had when it was opened.
 struct ServedFile {
     file: Arc<File>,
-    about: About,
+    metadata: Metadata,
 }
 
 impl ServedFile {
@@ -102,7 +104,7 @@ impl ServedFile {
         );
         ServedFile {
             file: Arc::new(file),
-            about: About {
+            metadata: Metadata {
                 length: entry.length,
                 etag,
                 last_modified: Some(SystemTime::UNIX_EPOCH + changed),
@@ -113,8 +115,8 @@ impl ServedFile {
 }
 
 impl Representation for ServedFile {
-    fn about(&self) -> &About {
-        &self.about
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
     fn body(&self, bytes: ByteRange) -> BoxStream<'static, io::Result<Bytes>> {
@@ -134,7 +136,7 @@ impl Representation for ServedFile {
     }
 }
 
-/// A file that became shorter is an error: its length was announced.
+/// A file that became shorter is an error, because the header section declared its length.
 fn read(file: &File, bytes: ByteRange) -> io::Result<Bytes> {
     let mut buffer = vec![0; bytes.length() as usize];
     file.read_exact_at(&mut buffer, bytes.start)?;

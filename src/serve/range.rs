@@ -2,24 +2,24 @@
 
 use crate::format::geometry::ByteRange;
 
-/// What a request asks for.
+/// The ranges that a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// No range, or one that does not make sense: the whole object.
+    /// No range, or an invalid one: the whole representation.
     Whole,
-    /// These bytes, cut at the end of the object.
+    /// These bytes, cut at the end of the representation.
     Part(ByteRange),
     /// Several parts, ascending.
     Parts(Vec<ByteRange>),
-    /// A range that lies behind the end.
+    /// A range that begins after the end.
     Unsatisfiable,
 }
 
-/// More ranges than this in one request are no honest wish (RFC 9110, 17.15).
+/// The most ranges in one request: more of them are probably an attack (RFC 9110, 17.15).
 const RANGES_MAX: usize = 256;
 
-/// Reads `bytes=A-B`, `bytes=A-`, `bytes=-N` and lists of them for an object of this length. A list that is not ascending, or
-/// that asks for bytes twice, is answered with everything.
+/// Parses `bytes=A-B`, `bytes=A-`, `bytes=-N` and lists of them for a representation of this length. The response to a list that
+/// is not ascending, or has overlapping ranges, is the whole representation.
 pub fn wanted(header: Option<&str>, length: u64) -> Wanted {
     let Some(set) = header.and_then(|header| header.trim().strip_prefix("bytes=")) else {
         return Wanted::Whole;
@@ -46,7 +46,7 @@ pub fn wanted(header: Option<&str>, length: u64) -> Wanted {
     }
 }
 
-/// The first byte and the one after the last of one range, cut at the end of the object.
+/// The first byte and the one after the last of one range, cut at the end of the representation.
 fn bounds(range: &str, length: u64) -> Option<(u64, u64)> {
     let (first, last) = range.trim().split_once('-')?;
     let number = |text: &str| {

@@ -1,4 +1,4 @@
-//! From a request and a representation to a response: conditions, ranges and HEAD (RFC 9110, 13 and 14), for whatever has bytes.
+//! From a request and a representation to a response: conditions, ranges and HEAD (RFC 9110, 13 and 14), for any source of bytes.
 
 use std::{
     io,
@@ -19,14 +19,14 @@ use super::{
     range::{self, Wanted},
 };
 
-/// What is known of a representation before any of its bytes is read.
+/// The metadata of a representation, known before any of its bytes are read.
 #[derive(Clone, Debug)]
-pub struct About {
+pub struct Metadata {
     /// In bytes.
     pub length: u64,
-    /// A strong entity tag, with its quotation marks: other bytes have another one.
+    /// A strong entity tag, with its quotation marks: it changes when the bytes do.
     pub etag: String,
-    /// To the second, as HTTP has it.
+    /// Sent with a resolution of one second, as in HTTP.
     pub last_modified: Option<SystemTime>,
     /// `Content-Type`.
     pub media_type: HeaderValue,
@@ -34,37 +34,37 @@ pub struct About {
 
 /// Bytes that can be sent, whole or in ranges.
 pub trait Representation: Send + 'static {
-    /// What its fields say. The same at every call.
-    fn about(&self) -> &About;
+    /// Its metadata, the same at every call.
+    fn metadata(&self) -> &Metadata;
 
-    /// Exactly these bytes, in order. An error ends the connection, so that the client sees that bytes are missing.
+    /// Exactly these bytes, in order. An error closes the connection, so that the client detects the missing bytes.
     fn body(&self, bytes: ByteRange) -> BoxStream<'static, io::Result<Bytes>>;
 }
 
 /// The response to a GET or HEAD.
 pub fn respond(request: &Parts, representation: impl Representation) -> Response {
-    let about = representation.about();
-    let fields = Fields::new(&request.headers, about);
+    let metadata = representation.metadata();
+    let fields = Fields::new(&request.headers, metadata);
     let is_head = request.method == Method::HEAD;
     let mut response = match fields.precondition() {
         Precondition::Failed => empty(StatusCode::PRECONDITION_FAILED),
         Precondition::NotModified => empty(StatusCode::NOT_MODIFIED),
         // `Range` is defined for GET only.
-        Precondition::Passed if is_head => whole(about, Body::empty()),
+        Precondition::Passed if is_head => whole(metadata, Body::empty()),
         Precondition::Passed => match fields.range() {
             Wanted::Whole => {
-                let body = representation.body(ByteRange::new(0, about.length));
-                whole(about, Body::from_stream(body))
+                let body = representation.body(ByteRange::new(0, metadata.length));
+                whole(metadata, Body::from_stream(body))
             }
             Wanted::Part(bytes) => {
                 let body = Body::from_stream(representation.body(bytes));
-                part(about, bytes, body)
+                part(metadata, bytes, body)
             }
             Wanted::Parts(ranges) => return parts(ranges, representation),
-            Wanted::Unsatisfiable => unsatisfiable(about.length),
+            Wanted::Unsatisfiable => unsatisfiable(metadata.length),
         },
     };
-    set_validators(&mut response, about);
+    set_validators(&mut response, metadata);
     response
 }
 
@@ -74,35 +74,37 @@ fn empty(status: StatusCode) -> Response {
     response
 }
 
-fn whole(about: &About, body: Body) -> Response {
+fn whole(metadata: &Metadata, body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, about.media_type.clone());
-    headers.insert(header::CONTENT_LENGTH, about.length.into());
+    headers.insert(header::CONTENT_TYPE, metadata.media_type.clone());
+    headers.insert(header::CONTENT_LENGTH, metadata.length.into());
     response
 }
 
-fn part(about: &About, bytes: ByteRange, body: Body) -> Response {
+fn part(metadata: &Metadata, bytes: ByteRange, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, about.media_type.clone());
+    headers.insert(header::CONTENT_TYPE, metadata.media_type.clone());
     headers.insert(header::CONTENT_LENGTH, bytes.length().into());
-    let range = format!("bytes {bytes}/{}", about.length);
+    let range = format!("bytes {bytes}/{}", metadata.length);
     set(headers, header::CONTENT_RANGE, &range);
     response
 }
 
 fn parts(ranges: Vec<ByteRange>, representation: impl Representation) -> Response {
-    let about = representation.about().clone();
-    let multipart = Multipart::new(ranges, &about);
+    let metadata = representation.metadata().clone();
+    let multipart = Multipart::new(ranges, &metadata.media_type, metadata.length);
     let (media_type, length) = (multipart.media_type(), multipart.length());
-    let mut response = Response::new(Body::from_stream(multipart.body(representation)));
+    let mut response = Response::new(Body::from_stream(
+        multipart.body(move |range| representation.body(range)),
+    ));
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     let headers = response.headers_mut();
     set(headers, header::CONTENT_TYPE, &media_type);
     headers.insert(header::CONTENT_LENGTH, length.into());
-    set_validators(&mut response, &about);
+    set_validators(&mut response, &metadata);
     response
 }
 
@@ -113,10 +115,10 @@ fn unsatisfiable(length: u64) -> Response {
     response
 }
 
-fn set_validators(response: &mut Response, about: &About) {
+fn set_validators(response: &mut Response, metadata: &Metadata) {
     let headers = response.headers_mut();
-    set(headers, header::ETAG, &about.etag);
-    if let Some(time) = about.last_modified {
+    set(headers, header::ETAG, &metadata.etag);
+    if let Some(time) = metadata.last_modified {
         set(
             headers,
             header::LAST_MODIFIED,
@@ -126,14 +128,14 @@ fn set_validators(response: &mut Response, about: &About) {
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
 }
 
-/// Leaves a field out whose value HTTP does not allow; ours are printable ASCII.
+/// Omits a field whose value HTTP does not allow; ours are printable ASCII.
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
 }
 
-/// What the conditions of a request say (RFC 9110, 13.2.2).
+/// The result of the preconditions of a request (RFC 9110, 13.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Precondition {
     Passed,
@@ -144,23 +146,23 @@ enum Precondition {
 /// The fields of a request that depend on the state of a representation.
 struct Fields<'a> {
     headers: &'a HeaderMap,
-    about: &'a About,
+    metadata: &'a Metadata,
 }
 
 impl<'a> Fields<'a> {
-    fn new(headers: &'a HeaderMap, about: &'a About) -> Fields<'a> {
-        Fields { headers, about }
+    fn new(headers: &'a HeaderMap, metadata: &'a Metadata) -> Fields<'a> {
+        Fields { headers, metadata }
     }
 
     /// In the order of RFC 9110, 13.2.2: a condition on the date counts only without one on the entity tag.
     fn precondition(&self) -> Precondition {
-        let matched = self.has_tag(header::IF_MATCH, |tag| tag == self.about.etag);
+        let matched = self.has_tag(header::IF_MATCH, |tag| tag == self.metadata.etag);
         let unmodified = || self.is_unmodified_since(header::IF_UNMODIFIED_SINCE);
         if !matched.or_else(unmodified).unwrap_or(true) {
             return Precondition::Failed;
         }
         // The weak comparison (8.8.3.2): a cache may have made the tag weak.
-        let strong = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag) == self.about.etag;
+        let strong = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag) == self.metadata.etag;
         let matched = self.has_tag(header::IF_NONE_MATCH, strong);
         let unmodified = || self.is_unmodified_since(header::IF_MODIFIED_SINCE);
         match matched.or_else(unmodified).unwrap_or(false) {
@@ -169,19 +171,19 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// `Range`, if `If-Range` has the strong validator of this very version or is not there.
+    /// `Range`, if there is no `If-Range` or it has a strong validator of this version.
     fn range(&self) -> Wanted {
         let is_same = |validator: &str| {
-            let date = self.about.last_modified.map(httpdate::fmt_http_date);
-            validator == self.about.etag || Some(validator) == date.as_deref()
+            let date = self.metadata.last_modified.map(httpdate::fmt_http_date);
+            validator == self.metadata.etag || Some(validator) == date.as_deref()
         };
         match self.text(header::IF_RANGE).is_none_or(is_same) {
-            true => range::wanted(self.text(header::RANGE), self.about.length),
+            true => range::wanted(self.text(header::RANGE), self.metadata.length),
             false => Wanted::Whole,
         }
     }
 
-    /// Whether a list of entity tags has one that matches, or is `*`; `None`: there is no list.
+    /// Whether a list of entity tags has a match or is `*`; `None`: there is no list.
     fn has_tag(&self, name: HeaderName, matches: impl Fn(&str) -> bool) -> Option<bool> {
         let mut lines = self.headers.get_all(name).iter().peekable();
         lines.peek()?;
@@ -191,10 +193,10 @@ impl<'a> Fields<'a> {
         Some(tags.map(str::trim).any(|tag| tag == "*" || matches(tag)))
     }
 
-    /// `None`: there is no such date, or nothing to compare it with.
+    /// `None`: there is no such date, or the representation has none.
     fn is_unmodified_since(&self, name: HeaderName) -> Option<bool> {
         let date = httpdate::parse_http_date(self.text(name)?).ok()?;
-        let modified = self.about.last_modified?;
+        let modified = self.metadata.last_modified?;
         // The date has whole seconds.
         Some(modified < date + Duration::from_secs(1))
     }
@@ -217,12 +219,12 @@ mod tests {
     const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
     const AFTER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
 
-    struct Digits(About);
+    struct Digits(Metadata);
 
     impl Digits {
         fn new() -> Digits {
             let date = SystemTime::UNIX_EPOCH + Duration::from_millis(784_111_777_500);
-            Digits(About {
+            Digits(Metadata {
                 length: CONTENT.len() as u64,
                 etag: ETAG.to_owned(),
                 last_modified: Some(date),
@@ -232,7 +234,7 @@ mod tests {
     }
 
     impl Representation for Digits {
-        fn about(&self) -> &About {
+        fn metadata(&self) -> &Metadata {
             &self.0
         }
 
@@ -243,7 +245,7 @@ mod tests {
         }
     }
 
-    async fn answer(method: Method, fields: &[(&str, &str)]) -> (Response<()>, String) {
+    async fn response_to(method: Method, fields: &[(&str, &str)]) -> (Response<()>, String) {
         let mut request = Request::builder().method(method);
         for (name, value) in fields {
             request = request.header(*name, *value);
@@ -278,7 +280,7 @@ mod tests {
         ] {
             let fields = [("range", range)];
             let (response, body) =
-                answer(Method::GET, &fields[..usize::from(!range.is_empty())]).await;
+                response_to(Method::GET, &fields[..usize::from(!range.is_empty())]).await;
             assert_eq!(response.status(), status, "{range}");
             assert_eq!(field(&response, "content-range"), content_range, "{range}");
             assert_eq!(body, expected, "{range}");
@@ -295,7 +297,7 @@ mod tests {
 
     #[tokio::test]
     async fn several_ranges_are_parts() {
-        let (response, body) = answer(Method::GET, &[("range", "bytes=0-1,4-4,8-")]).await;
+        let (response, body) = response_to(Method::GET, &[("range", "bytes=0-1,4-4,8-")]).await;
         assert_eq!(response.status(), 206);
         assert_eq!(field(&response, "content-range"), "");
         assert_eq!(field(&response, "etag"), ETAG);
@@ -320,7 +322,7 @@ mod tests {
             &[("range", "bytes=3-5")],
             &[("range", "bytes=90-")],
         ] {
-            let (response, body) = answer(Method::HEAD, fields).await;
+            let (response, body) = response_to(Method::HEAD, fields).await;
             assert_eq!(response.status(), 200, "{fields:?}");
             assert_eq!(field(&response, "content-length"), "10", "{fields:?}");
             assert_eq!(body, "");
@@ -366,7 +368,7 @@ mod tests {
         ];
         for (fields, status) in cases {
             for method in [Method::GET, Method::HEAD] {
-                let (response, body) = answer(method.clone(), fields).await;
+                let (response, body) = response_to(method.clone(), fields).await;
                 // A HEAD has no ranges.
                 let status = if method == Method::HEAD && *status == 206 {
                     200

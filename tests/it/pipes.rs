@@ -48,7 +48,7 @@ fn verified(block: u32) -> Verified {
 /// A source; rates are in bytes a millisecond.
 #[derive(Clone, Debug)]
 struct Pipe {
-    answer_ms: Millis,
+    response_ms: Millis,
     all: f64,
     each: f64,
     /// More connections than this are answered with 429.
@@ -58,9 +58,9 @@ struct Pipe {
 }
 
 impl Pipe {
-    fn new(answer_ms: Millis, all: f64, each: f64) -> Pipe {
+    fn new(response_ms: Millis, all: f64, each: f64) -> Pipe {
         Pipe {
-            answer_ms,
+            response_ms,
             all,
             each,
             connections: usize::MAX,
@@ -142,7 +142,7 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
                         source,
                         at: start,
                         end,
-                        opens: now + pipes[source].answer_ms,
+                        opens: now + pipes[source].response_ms,
                         opened: false,
                         heard: now,
                         bytes: 0.0,
@@ -154,7 +154,7 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
                     let request = requests.get_mut(&span).expect("it runs");
                     request.end = end.0;
                     let pipe = &pipes[request.source];
-                    ran.wasted += pipe.each.min(pipe.all) * pipe.answer_ms as f64;
+                    ran.wasted += pipe.each.min(pipe.all) * pipe.response_ms as f64;
                 }
                 Command::Cancel { span } => _ = requests.remove(&span),
                 Command::Wait { .. } => break,
@@ -282,14 +282,14 @@ fn close_to(ran: &Run, best_rate: f64, share: f64) {
 
 #[test]
 fn loss_is_answered_with_more_connections() {
-    for (connections, answer_ms, share) in [
+    for (connections, response_ms, share) in [
         (16, 40, 0.1),
         (12, 40, 0.1),
         (64, 40, 0.8),
         (16, 1, 0.1),
         (3, 40, 0.05),
     ] {
-        let lossy = Pipe::new(answer_ms, 1e9, 300.0);
+        let lossy = Pipe::new(response_ms, 1e9, 300.0);
         let ran = run(&[lossy], connections);
         assert_eq!(ran.running.iter().max(), Some(&(connections as usize)));
         close_to(&ran, f64::from(connections) * 300.0, share);
@@ -298,8 +298,8 @@ fn loss_is_answered_with_more_connections() {
 
 #[test]
 fn one_full_pipe_keeps_the_number_it_began_with() {
-    for answer_ms in [0, 1, 40, 200] {
-        let ran = run(&[Pipe::new(answer_ms, 2_000.0, 2_000.0)], 16);
+    for response_ms in [0, 1, 40, 200] {
+        let ran = run(&[Pipe::new(response_ms, 2_000.0, 2_000.0)], 16);
         let mean = ran.mean(0..ran.running.len());
         assert!(mean <= 10.0, "{mean} connections");
         close_to(&ran, 2_000.0, 0.05);

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::support::{
     long,
-    painted::{block_sizes, lengths, survey},
+    painted::{block_sizes, lengths, tree_and_pieces},
     programs::{b3sum, output_of, repository, sapwood},
 };
 
@@ -46,7 +46,7 @@ fn of_all_block_sizes_up_to_80_mib_and_with_sapwood_long_up_to_257_blocks_of_16_
     let expected = blake3_of_painted(block_sizes().flat_map(lengths).collect());
     for size in block_sizes() {
         for length in lengths(size) {
-            let (tree, _) = survey(length, size, false);
+            let (tree, _) = tree_and_pieces(length, size, false);
             assert_eq!(
                 tree.root().0,
                 *expected[&length].as_bytes(),

@@ -17,7 +17,7 @@ use sapwood::{
         paint, tree,
     },
     policy::{
-        recovery::{BadAnswer, COOLDOWN_MAX_MS, Changed, Class, Failure, PROBE_EVERY_MS},
+        recovery::{BadResponse, COOLDOWN_MAX_MS, Changed, Class, Failure, PROBE_EVERY_MS},
         reputation::RESTORE_AFTER_MS,
         schedule::{
             CONNECTIONS_FIRST, Command, DropReason, Event, Limits, Millis, Outcome, Scheduler,
@@ -96,17 +96,17 @@ fn all_failures() -> Vec<Failure> {
         });
     }
     for how in [
-        BadAnswer::Status(204),
-        BadAnswer::ContentRange,
-        BadAnswer::LaterPart,
-        BadAnswer::EarlierPart,
-        BadAnswer::Encoded,
-        BadAnswer::Multipart,
-        BadAnswer::NoLength,
-        BadAnswer::Headers,
-        BadAnswer::WholeLength,
+        BadResponse::Status(204),
+        BadResponse::ContentRange,
+        BadResponse::LaterPart,
+        BadResponse::EarlierPart,
+        BadResponse::Encoded,
+        BadResponse::Multipart,
+        BadResponse::NoLength,
+        BadResponse::Headers,
+        BadResponse::WholeLength,
     ] {
-        all.push(Failure::BadAnswer(how));
+        all.push(Failure::BadResponse(how));
     }
     all.extend(
         [
@@ -683,7 +683,7 @@ impl World {
             }
         }
         // A server that answers in several parts is asked for the whole from then on.
-        if failure == Failure::BadAnswer(BadAnswer::Multipart) && !request.whole {
+        if failure == Failure::BadResponse(BadResponse::Multipart) && !request.whole {
             self.known[request.source].no_ranges = true;
         }
         self.stopped = Some(request);
@@ -1102,7 +1102,7 @@ fn expected(failure: Failure, phase: Phase) -> &'static str {
             ..
         } => "Patience",
         // From then on all comes in one answer, which never gets further than the first time.
-        Failure::BadAnswer(BadAnswer::Multipart) if progress => "Patience",
+        Failure::BadResponse(BadResponse::Multipart) if progress => "Patience",
         _ if progress && matches!(failure.class(), Class::Again | Class::Elsewhere) => "Done",
         Failure::TooMany {
             retry_after_ms: Some(0 | 5_000),

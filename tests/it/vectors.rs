@@ -21,7 +21,7 @@ use sapwood::{
 };
 use serde_json::Value;
 
-use super::support::{painted::survey, programs::repository};
+use super::support::{painted::tree_and_pieces, programs::repository};
 
 fn read(name: &str) -> Value {
     let path = repository("fixtures/vectors").join(name);
@@ -76,7 +76,7 @@ fn paint_hashes_and_digests() {
         assert_eq!(painted(case), bytes(case, "hex"));
     }
     for case in list(&parts, "blake3") {
-        let (tree, _) = survey(number(case, "length"), BlockSize::MIN, false);
+        let (tree, _) = tree_and_pieces(number(case, "length"), BlockSize::MIN, false);
         assert_eq!(tree.root().to_string(), text(case, "root"), "{case}");
     }
     let digests = &parts["digests"];
@@ -125,7 +125,7 @@ fn anchors_and_pieces() {
             BlockAnchor(hexadecimal(case, "anchor")),
             "{case}"
         );
-        let (tree, _) = survey(number(case, "length"), BlockSize::MAX, true);
+        let (tree, _) = tree_and_pieces(number(case, "length"), BlockSize::MAX, true);
         assert_eq!(
             tree.anchors(),
             [BlockAnchor(hexadecimal(case, "anchor"))],
@@ -164,7 +164,7 @@ fn anchors_and_pieces() {
 fn leaves_and_nodes() {
     let parts = read("parts.json");
     let cases = list(&parts, "nodes");
-    let (tree, _) = survey(
+    let (tree, _) = tree_and_pieces(
         number(&cases[0], "length"),
         BlockSize::new(number(&cases[0], "block_size")).unwrap(),
         true,
@@ -201,7 +201,7 @@ fn leaves_and_nodes() {
     }
 }
 
-/// Two levels of nodes; one survey of a GiB serves all that is asked of it.
+/// Two levels of nodes; one pass over a GiB serves all cases.
 const LARGE: u64 = 1 << 30;
 
 #[test]
@@ -216,7 +216,7 @@ fn manifests_of_65537_blocks() {
 
 fn manifests(wanted: impl Fn(u64) -> bool) {
     let all = read("manifests.json");
-    let mut surveyed: Option<(Tree, Vec<u8>)> = None;
+    let mut painted_tree: Option<(Tree, Vec<u8>)> = None;
     let folder = tempfile::tempdir().unwrap();
     let mut count = 0;
     for case in all
@@ -227,13 +227,13 @@ fn manifests(wanted: impl Fn(u64) -> bool) {
     {
         let block_size = BlockSize::new(number(case, "block_size")).unwrap();
         let geometry = Geometry::new(number(case, "length"), block_size).unwrap();
-        if surveyed
+        if painted_tree
             .as_ref()
             .is_none_or(|(tree, _)| *tree.geometry() != geometry)
         {
-            surveyed = Some(survey(geometry.length(), block_size, true));
+            painted_tree = Some(tree_and_pieces(geometry.length(), block_size, true));
         }
-        let (tree, pieces) = surveyed.as_ref().unwrap();
+        let (tree, pieces) = painted_tree.as_ref().unwrap();
         let manifest = made(case, tree, pieces);
         refused(case, &manifest);
         accepted(case, &manifest, folder.path());

@@ -6,7 +6,7 @@ use crate::{
     policy::{recovery::Failure, schedule::DropReason},
 };
 
-use super::words::{basis, human_seconds};
+use super::words::human_seconds;
 
 /// A search of fewer bytes is over before a line about it is read.
 const SEARCHED_BYTES_TOLD: u64 = 2_000_000_000;
@@ -86,7 +86,7 @@ pub fn line(event: &Event) -> Option<Line> {
             "{}: verified, {} proven against its {}",
             path.display(),
             human_bytes(*bytes_total),
-            basis(*trust)
+            trust.basis()
         )),
         Event::Added {
             path,
@@ -156,7 +156,7 @@ fn of_published(published: &Published) -> String {
         "{}: {unchanged}{} proven against its {}; fetched {}",
         published.path.display(),
         human_bytes(published.bytes_total),
-        basis(published.trust),
+        published.trust.basis(),
         human_bytes(published.bytes_fetched)
     );
     if published.unchanged {

@@ -1,17 +1,6 @@
 //! Words and numbers for people, in one form everywhere.
 
-use crate::{cli::units, format::trust::Trust};
-
-/// What trust rests on.
-pub fn basis(trust: Trust) -> &'static str {
-    match trust {
-        Trust::Signed => "signed manifest",
-        Trust::Root => "root",
-        Trust::Manifest => "manifest",
-        Trust::Digest => "digest",
-        Trust::None => "length only",
-    }
-}
+use crate::cli::units;
 
 /// A duration, to a tenth of a second while it is short.
 pub fn human_seconds(ms: u64) -> String {

@@ -355,7 +355,7 @@ impl Exclusive {
     pub fn judge(
         &self,
         blocks: &BlockSet,
-        tell: &mut dyn FnMut(Damage),
+        report: &mut dyn FnMut(Damage),
     ) -> Result<BlockSet, DiskError> {
         let mut sound = blocks.clone();
         let Some((leaves, Header { geometry, .. })) = &self.header else {
@@ -374,7 +374,7 @@ impl Exclusive {
                 if found != Some(leaf) {
                     sound.remove(block);
                     let bytes = geometry.bytes_of(block);
-                    tell(Damage {
+                    report(Damage {
                         block,
                         bytes,
                         expected: leaf,

@@ -34,20 +34,20 @@ impl Store {
     pub fn collect(
         &mut self,
         most: Option<u64>,
-        tell: &mut dyn FnMut(News),
+        report: &mut dyn FnMut(News),
     ) -> Result<(), StoreError> {
         for holding in self.state.holdings()? {
             if !holding.own {
-                self.check(holding, tell)?;
+                self.check(holding, report)?;
             }
         }
-        self.look_through(tell)?;
+        self.look_through(report)?;
         let most = match most {
             Some(most) => most,
             None => self.own_bytes_max()?,
         };
         self.evict(most, &mut |holding, bytes| {
-            tell(News::Evicted(holding.clone(), bytes));
+            report(News::Evicted(holding.clone(), bytes));
         })?;
         self.state.compact();
         Ok(())
@@ -57,7 +57,7 @@ impl Store {
     pub fn check(
         &mut self,
         holding: Holding,
-        tell: &mut dyn FnMut(News),
+        report: &mut dyn FnMut(News),
     ) -> Result<bool, StoreError> {
         let news = match files::open_noted(&holding.path) {
             Some((_, entry)) if entry.stamp() == holding.stamp => return Ok(true),
@@ -66,13 +66,13 @@ impl Store {
         };
         // Noted anew meanwhile: then nothing is forgotten.
         if self.state.forget(&holding)? {
-            tell(news);
+            report(news);
         }
         Ok(false)
     }
 
     /// Looks through the folder of own objects: the index claims what is there, and nothing else is there.
-    pub(super) fn look_through(&mut self, tell: &mut dyn FnMut(News)) -> Result<(), StoreError> {
+    pub(super) fn look_through(&mut self, report: &mut dyn FnMut(News)) -> Result<(), StoreError> {
         let objects = Objects::open(&self.folder, false)?;
         let names = objects.as_ref().map(Objects::names).transpose()?;
         let names = names.unwrap_or_default();
@@ -82,7 +82,7 @@ impl Store {
                 .as_ref()
                 .is_some_and(|objects| objects.path_of(name.as_ref()) == holding.path);
             if !(here && names.contains(&name)) && self.state.forget(&holding)? {
-                tell(News::Gone(holding));
+                report(News::Gone(holding));
             }
         }
         let Some(objects) = objects else {
@@ -90,7 +90,7 @@ impl Store {
         };
         for name in names {
             if let Some(own) = objects.open_alone(&name)? {
-                self.look_at(&objects, own, tell)?;
+                self.look_at(&objects, own, report)?;
             }
         }
         Ok(())
@@ -100,7 +100,7 @@ impl Store {
         &mut self,
         objects: &Objects,
         own: Exclusive,
-        tell: &mut dyn FnMut(News),
+        report: &mut dyn FnMut(News),
     ) -> Result<(), StoreError> {
         let path = objects.path_of(&own.name);
         let blocks = own.blocks()?.filter(|blocks| !blocks.is_empty());
@@ -109,7 +109,7 @@ impl Store {
                 self.state.forget(&holding)?;
             }
             objects.remove(own)?;
-            tell(News::Removed(path));
+            report(News::Removed(path));
             return Ok(());
         };
         // Without a note of its last use: when it was written.
@@ -134,7 +134,7 @@ impl Store {
     pub fn verify_own(
         &mut self,
         holding: &Holding,
-        tell: &mut dyn FnMut(Damage),
+        report: &mut dyn FnMut(Damage),
     ) -> Result<Option<bool>, StoreError> {
         let Some(objects) = Objects::open(&self.folder, false)? else {
             return Ok(None);
@@ -148,7 +148,7 @@ impl Store {
         };
         let claimed = holding.blocks.clone();
         let claimed = claimed.unwrap_or_else(|| BlockSet::full(holding.geometry.blocks()));
-        let sound = own.judge(&claimed, tell)?;
+        let sound = own.judge(&claimed, report)?;
         let is_sound = sound == claimed;
         if !is_sound {
             self.reduce(&objects, own, &holding, &sound)?;

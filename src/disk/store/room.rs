@@ -45,7 +45,7 @@ impl Store {
     pub(super) fn evict(
         &mut self,
         most: u64,
-        tell: &mut dyn FnMut(&Holding, u64),
+        report: &mut dyn FnMut(&Holding, u64),
     ) -> Result<u64, StoreError> {
         let mut held = self.state.own_bytes()?;
         if held <= most {
@@ -66,7 +66,7 @@ impl Store {
             if let Some(holding) = self.state.holding_at(&holding.path)? {
                 let freed = self.shrink(&objects, own, &holding, held - most)?;
                 held = self.state.own_bytes()?;
-                tell(&holding, freed);
+                report(&holding, freed);
             }
         }
         Ok(held)

@@ -1,5 +1,4 @@
-//! Remembering what arrived: the store adopts the file, so that the same object is not fetched again and a later version can
-//! be compared with it.
+//! The store remembers a published file, so that the same object is not fetched again, and a later version can reuse its blocks.
 
 use std::path::Path;
 
@@ -17,7 +16,7 @@ use crate::{
 
 use super::run::Run;
 
-/// The object that came from this URL as this version, in whichever run.
+/// The object that arrived from this URL under these validators in any earlier run.
 pub async fn arrived_before(run: &mut Run<'_>, validators: &Validators) -> Option<Root> {
     let (url, validators) = (run.options.url.to_string(), validators.clone());
     if !validators.are_strong() {
@@ -32,9 +31,9 @@ pub async fn arrived_before(run: &mut Run<'_>, validators: &Validators) -> Optio
     run.in_store(look_up).await.flatten()
 }
 
-/// The tree of an object whose leaves are all known, with the anchors of its manifest, if there is a store to keep it.
-pub fn tree_to_keep(
-    run: &mut Run<'_>,
+/// The tree of an object whose leaves are all known, with the anchors of its manifest. `None`: there is no store to keep it.
+pub fn tree_to_store(
+    run: &Run<'_>,
     leaves: &Leaves,
     anchors: Option<Vec<BlockAnchor>>,
 ) -> Option<Tree> {
@@ -42,7 +41,7 @@ pub fn tree_to_keep(
         return None;
     }
     let geometry = *leaves.geometry();
-    // Anchors are hints that nothing proves: one that leads out of its block is none.
+    // Anchors are unproven hints: drop one that points outside its block.
     let fits = |(block, anchor): (BlockIndex, BlockAnchor)| match anchor
         .fits(geometry.bytes_of(block).length())
     {
@@ -53,7 +52,7 @@ pub fn tree_to_keep(
     Some(Tree::new(geometry, leaves.all()?, anchors))
 }
 
-/// Notes in the store what is known of a file that has its name now, or had it already.
+/// Records in the store a file that was published now, or was at the target already.
 pub async fn adopt(
     run: &mut Run<'_>,
     path: &Path,

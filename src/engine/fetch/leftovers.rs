@@ -1,4 +1,4 @@
-//! What a fetch that failed leaves behind.
+//! What a failed fetch leaves behind.
 
 use std::path::PathBuf;
 
@@ -9,11 +9,11 @@ use crate::{
         error::Error,
         events::{Event, Events},
     },
-    policy::recovery::{BadAnswer, Failure},
+    policy::recovery::{BadResponse, Failure},
 };
 
-/// Removes what no later run can go on from, and tells how to go on from what is kept. Proven blocks are always kept; so are
-/// bytes behind a link that expired, because they come from the next link too.
+/// Removes a part that no later run can resume, and tells the user how to resume a part that is kept. Proven blocks are always
+/// kept; so are bytes from a link that expired, because a fresh link serves the same bytes.
 pub async fn after(error: &Error, target: PathBuf, events: &mut dyn Events) {
     let Error::Net { cause, .. } = error else {
         return;
@@ -22,9 +22,9 @@ pub async fn after(error: &Error, target: PathBuf, events: &mut dyn Events) {
         Failure::Refused {
             status: 401 | 403 | 410,
         } => true,
-        Failure::Refused { .. } | Failure::BadAnswer(BadAnswer::Encoded) | Failure::TooLarge => {
-            false
-        }
+        Failure::Refused { .. }
+        | Failure::BadResponse(BadResponse::Encoded)
+        | Failure::TooLarge => false,
         _ => return,
     };
     let left = blocking::on_disk(move || {
@@ -36,7 +36,7 @@ pub async fn after(error: &Error, target: PathBuf, events: &mut dyn Events) {
         }
         Ok((path, left))
     });
-    // A second failure would only hide the first one: what could not be removed is seen by the next run.
+    // A second error would only hide the first one; the next run reports a part that could not be removed.
     let Ok((path, left)) = left.await else {
         return;
     };

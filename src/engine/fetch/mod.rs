@@ -1,4 +1,4 @@
-//! Fetching an object: lock the target, open the object, find what is on this machine, transfer the rest, publish.
+//! Fetching an object: lock the target, open the object, find local data, transfer the rest, publish.
 
 mod adopt;
 mod leftovers;
@@ -29,9 +29,9 @@ pub use super::remote::manifest::ManifestPlace;
 pub use options::FetchOptions;
 use run::Run;
 
-/// Fetches one object to its target. The file appears there whole and proven, or not at all.
+/// Fetches one object to its target. The file appears there complete and proven, or not at all.
 ///
-/// Dropping the future is a clean stop: what is proven is in the part file and noted in its journal, and the same call goes on
+/// Dropping the future is a clean stop: proven blocks are in the part file and recorded in its journal, and the same call resumes
 /// from there.
 pub async fn fetch(
     context: &Context,
@@ -41,7 +41,7 @@ pub async fn fetch(
     let target = options.target.clone();
     let mut run = Run::new(context, options, &mut *events);
     let locked = lock(&mut run).await?;
-    // On the heap: callers should not have to carry it around.
+    // Boxed, to keep the futures of callers small.
     let outcome = Box::pin(steps(&mut run, locked)).await;
     drop(run);
     if let Err(error) = &outcome {
@@ -65,7 +65,7 @@ async fn steps(run: &mut Run<'_>, locked: Locked) -> Result<Published, Error> {
     }
 }
 
-/// Locks the target for this run, and refuses what can be refused before the first request.
+/// Locks the target for this run, and makes the checks that need no request.
 async fn lock(run: &mut Run<'_>) -> Result<Locked, Error> {
     let (target, receipt) = (run.options.target.clone(), run.options.receipt.clone());
     let (hosts, no_clobber) = (run.context.client.hosts().clone(), run.options.no_clobber);

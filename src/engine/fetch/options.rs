@@ -1,4 +1,4 @@
-//! What a caller may ask of a fetch.
+//! The options of a fetch.
 
 use std::path::PathBuf;
 
@@ -9,17 +9,17 @@ use crate::{
     net::location::Location,
 };
 
-/// What to fetch, where to, and what to ask of it.
+/// What to fetch, where to put it, and what the object must be.
 pub struct FetchOptions {
-    /// The object.
+    /// The URL of the object.
     pub url: Location,
     /// The final name. An existing file is replaced when the object is proven.
     pub target: PathBuf,
-    /// Other places of the same object.
+    /// Other URLs of the same object.
     pub mirrors: Vec<Location>,
-    /// Files that may hold some of its bytes, and folders of such files. One that is not there is no error.
+    /// Files that may contain some of its bytes, and folders of such files. A missing one is not an error.
     pub seeds: Vec<PathBuf>,
-    /// All that the store knows of may be searched, not only what came from the same origin or under the same key.
+    /// Search everything that the store knows, not only files from the same origin or under the same key.
     pub seed_store: bool,
     /// `None`: beside the object.
     pub manifest: Option<ManifestPlace>,
@@ -29,17 +29,17 @@ pub struct FetchOptions {
     pub key: Option<PublicKey>,
     /// Digests that the object must have.
     pub digests: Vec<Digest>,
-    /// The least trust.
+    /// The least trust that is accepted.
     pub require: Trust,
     /// The largest object, in bytes.
     pub max_size: Option<u64>,
-    /// Fail if the target is there.
+    /// Fail if the target exists.
     pub no_clobber: bool,
-    /// What does not verify is deleted, not kept as `FILE.quarantined`.
+    /// Delete a file that does not verify, instead of keeping it as `FILE.quarantined`.
     pub discard: bool,
-    /// Where the receipt goes. An existing one is replaced.
+    /// Where to write the receipt. An existing one is replaced.
     pub receipt: Option<PathBuf>,
-    /// Keeps the journal somewhere else than in `FILE.part.journal`.
+    /// Where to keep the journal instead of `FILE.part.journal`.
     pub journal: Option<Box<dyn JournalKeeper>>,
 }
 
@@ -56,7 +56,7 @@ impl FetchOptions {
             root: None,
             key: None,
             digests: Vec::new(),
-            require: Trust::None,
+            require: Trust::default(),
             max_size: None,
             no_clobber: false,
             discard: false,

@@ -1,4 +1,4 @@
-//! The end of a fetch: the file gets its name, the store learns of it, the receipt is written; or what is wrong is set aside.
+//! The end of a fetch: the file gets its final name, the store records it, the receipt is written; or a wrong file is set aside.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -30,12 +30,12 @@ pub struct WholePart {
     pub local: LocalBytes,
 }
 
-/// What is known of an object that is whole.
+/// What is known of a complete object.
 pub struct Proof {
     pub root: Root,
     pub length: u64,
     pub trust: Trust,
-    /// Those that the user gave or the server offered.
+    /// The digests that the user gave or the server offered.
     pub digests: Vec<Digest>,
     pub validators: Validators,
     /// For the store, if it is known.
@@ -47,7 +47,7 @@ pub struct Proof {
 pub struct LocalBytes {
     /// Left by earlier runs.
     pub resumed: u64,
-    /// In other files.
+    /// Found in other files.
     pub reused: u64,
 }
 
@@ -60,7 +60,7 @@ impl LocalBytes {
     }
 }
 
-/// Gives a proven part its name.
+/// Gives a proven part its final name.
 pub async fn publish(
     run: &mut Run<'_>,
     locked: Locked,
@@ -101,7 +101,7 @@ pub async fn unchanged(
     report(run, published).await
 }
 
-/// The result of a fetch, after the store has learned of the file.
+/// The result of a fetch, after the store has recorded the file.
 async fn published(
     run: &mut Run<'_>,
     path: PathBuf,
@@ -141,20 +141,20 @@ async fn published(
     }
 }
 
-/// Writes the receipt and tells the user.
+/// Writes the receipt and reports the result.
 async fn report(run: &mut Run<'_>, published: Published) -> Result<Published, Error> {
     let (started, of) = (run.started, published.clone());
     let written = match run.options.receipt.take() {
         Some(place) => blocking::on_disk(move || receipt::write(&place, &of, started)).await,
         None => Ok(()),
     };
-    // The file is there, whatever became of its receipt.
+    // The file is published even if writing the receipt failed.
     run.events.event(Event::Published(published.clone()));
     written?;
     Ok(published)
 }
 
-/// The first wanted digest that the object does not have, as an error.
+/// The first expected digest that the object does not have, as an error.
 pub fn wrong_digest(run: &Run<'_>, wanted: &[Digest], found: &[Digest]) -> Option<Error> {
     wanted.iter().find_map(|expected| {
         let found = found
@@ -165,12 +165,12 @@ pub fn wrong_digest(run: &Run<'_>, wanted: &[Digest], found: &[Digest]) -> Optio
             algorithm: expected.algorithm(),
             expected: expected.hex(),
             found: found.hex(),
-            kept: None,
+            quarantined: None,
         })
     })
 }
 
-/// What contradicts a digest does not get the final name: it is quarantined, or deleted. Returns the error to end with.
+/// Quarantines or deletes a part that contradicts a digest. Returns the error of the fetch.
 pub async fn set_aside(run: &mut Run<'_>, locked: Locked, part: Arc<Part>, wrong: Error) -> Error {
     let discard = run.options.discard;
     let done = blocking::on_disk(move || {
@@ -184,7 +184,7 @@ pub async fn set_aside(run: &mut Run<'_>, locked: Locked, part: Arc<Part>, wrong
     match (done, wrong) {
         (Err(error), _) => error.into(),
         (
-            Ok(kept),
+            Ok(quarantined),
             Error::OtherDigest {
                 place,
                 algorithm,
@@ -197,8 +197,30 @@ pub async fn set_aside(run: &mut Run<'_>, locked: Locked, part: Arc<Part>, wrong
             algorithm,
             expected,
             found,
-            kept,
+            quarantined,
         },
         (Ok(_), other) => other,
     }
+}
+
+/// What the object must be, and what it is proven against if it is that.
+pub struct Expected {
+    /// The user's digests and those that the server offers.
+    pub digests: Vec<Digest>,
+    pub trust: Trust,
+}
+
+/// The end of a fetch without a manifest: what contradicts an expected digest is set aside, the rest gets its name.
+pub async fn compare_and_publish(
+    run: &mut Run<'_>,
+    locked: Locked,
+    mut whole: WholePart,
+    expected: &Expected,
+) -> Result<Published, Error> {
+    let found = &mut whole.proof.digests;
+    if let Some(wrong) = wrong_digest(run, &expected.digests, found) {
+        return Err(set_aside(run, locked, whole.part, wrong).await);
+    }
+    found.retain(|digest| expected.digests.contains(digest));
+    publish(run, locked, whole).await
 }

@@ -1,4 +1,4 @@
-//! Writing the receipt of a file that landed.
+//! Writing the receipt of a published file.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::{
     format::receipt::{Receipt, VERSION},
 };
 
-/// Writes the receipt of a run that started then. It appears whole or not at all, like everything else.
+/// Writes the receipt of a run that started at this time. Like the file itself it appears complete or not at all.
 pub fn write(place: &Path, of: &Published, started: u64) -> Result<(), DiskError> {
     let receipt = Receipt {
         receipt: VERSION,

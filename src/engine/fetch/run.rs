@@ -1,4 +1,4 @@
-//! What the steps of one fetch share.
+//! The state that the steps of one fetch share.
 
 use std::time::Instant;
 
@@ -27,12 +27,12 @@ pub struct Run<'a> {
     pub context: Context,
     pub options: FetchOptions,
     pub events: &'a mut dyn Events,
-    /// Ends work on files when the fetch is dropped.
+    /// Stops work on files when the fetch is dropped.
     pub stop: StopWhenDropped,
     pub began: Instant,
-    /// The same by the clock on the wall, in Unix seconds.
+    /// The start in Unix seconds.
     pub started: u64,
-    /// Bytes that were fetched of the manifest.
+    /// Bytes of the manifest that were fetched.
     pub bytes_manifest: u64,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What the user asks of the object, as far as its manifest can tell.
+    /// What the user requires of the object, as far as its manifest can show it.
     pub fn conditions(&self) -> Conditions {
         Conditions {
             root: self.options.root,
@@ -60,7 +60,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// A larger object than the user allows is refused before any byte of the body.
+    /// Refuses an object larger than the user allows, before any byte of its body arrives.
     pub fn check_length(&self, length: Option<u64>) -> Result<(), Error> {
         let too_long = |length: &u64| self.options.max_size.is_some_and(|most| *length > most);
         match length.filter(too_long) {
@@ -72,7 +72,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Works with the store, if there is one. Its failure is a warning and never an error of the fetch.
+    /// Runs `work` on the store, if there is one. A store failure is a warning and never an error of the fetch.
     pub async fn in_store<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
@@ -81,7 +81,7 @@ impl<'a> Run<'a> {
         warned(done, self.events)
     }
 
-    /// Opens part and journal, and reports what was found and what is to be done. `local`: bytes that were found in other files.
+    /// Opens part and journal, and reports what was found and the plan. `local`: bytes that were found in other files.
     pub async fn open_part(
         &mut self,
         locked: Locked,
@@ -106,7 +106,7 @@ impl<'a> Run<'a> {
             Found::Seed { bytes } => self.events.event(Event::PartReused { path, bytes }),
             Found::Outdated { bytes } => self.events.event(Event::StartedOver { path, bytes }),
         }
-        // What an earlier run left may have come from other files too.
+        // The part of an earlier run may include bytes from other files too.
         let local = local.min(geometry.length() - held);
         self.report_plan(&locked, identity, held, local, trust);
         let needed = geometry.length() - held;

@@ -1,4 +1,4 @@
-//! Fetching an object whose length the server does not tell: one answer from front to end, nothing to resume.
+//! Fetching an object whose length the server does not declare: one response from start to end, which cannot be resumed.
 
 use std::{
     sync::Arc,
@@ -13,7 +13,7 @@ use crate::{
         events::{Event, Progress, Published},
         remote::{
             retry::Attempts,
-            source::{Ask, Source},
+            source::{Source, SourceRequest},
         },
     },
     format::{
@@ -28,26 +28,25 @@ use crate::{
 };
 
 use super::{
-    publish::{LocalBytes, Proof, WholePart},
+    publish::{Expected, LocalBytes, Proof, WholePart, compare_and_publish},
     run::Run,
-    without_manifest::{Expected, compare_and_publish},
 };
 
 /// Bytes that are hashed and written together.
 const BATCH_BYTES: usize = 1 << 20;
 const PROGRESS_TIME: Duration = Duration::from_secs(1);
 
-/// Of the leaves that are made on the way: nobody knows how many there will be.
+/// The block size of the leaves, fixed because the length is unknown.
 const BLOCK_BYTES: u64 = 1 << 20;
 
-/// Hashes what is written.
+/// Hashes and writes the bytes.
 struct Writer {
     part: Arc<Part>,
     at: u64,
-    /// Of the blocks that are whole.
+    /// The leaves of complete blocks.
     leaves: Vec<Cv>,
     block: PartHasher,
-    /// What the first block is if there is no other.
+    /// The root of the object if the first block is its only one.
     only: Option<Root>,
     hashers: Vec<DigestHasher>,
 }
@@ -99,7 +98,7 @@ impl Writer {
         self.leaves.push(self.block.value());
     }
 
-    /// The tree of all that was written; `None`: it is too long to have one.
+    /// The tree of everything that was written; `None`: the object is too long to have one.
     fn tree(&mut self) -> Option<Tree> {
         let block_size = BlockSize::new(BLOCK_BYTES)?;
         let geometry = Geometry::new(self.at, block_size)?;
@@ -145,7 +144,7 @@ pub async fn fetch(
             attempts.progress();
         }
         attempts.wait_after(error).await?;
-        // Without a length and a validator there is nothing to go on from.
+        // Without a length and a validator there is nothing to resume from.
         if writer.at > 0 {
             run.events.event(Event::StartedOver {
                 path: locked.destination().part_path(),
@@ -172,7 +171,7 @@ pub async fn fetch(
             length,
             trust,
             digests: hashers.into_iter().map(DigestHasher::finish).collect(),
-            // Versions of such an object cannot be told apart.
+            // Versions of such an object cannot be distinguished.
             validators: Validators::default(),
             tree: Some(tree),
         },
@@ -181,20 +180,20 @@ pub async fn fetch(
     compare_and_publish(run, locked, whole, &expected).await
 }
 
-/// Streams the object into the writer, which is always there when this returns.
+/// Streams the object into the writer. `writer` is `Some` again when this returns.
 async fn stream_once(run: &mut Run<'_>, writer: &mut Option<Writer>) -> Result<(), Error> {
     let source = Source::http(&run.context.client, &run.options.url);
-    let mut arriving = source.open(Ask::default()).await?;
+    let mut response = source.open(SourceRequest::default()).await?;
     let mut batch = Vec::with_capacity(BATCH_BYTES);
     let (mut written, mut reported) = (0, Instant::now());
-    while let Some((_, chunk)) = arriving.next().await? {
+    while let Some((_, chunk)) = response.next().await? {
         batch.extend_from_slice(&chunk);
-        let came = written + batch.len() as u64;
-        if run.options.max_size.is_some_and(|most| came > most) {
+        let received = written + batch.len() as u64;
+        if run.options.max_size.is_some_and(|most| received > most) {
             return Err(NetError::new(&run.options.url, Failure::TooLarge).into());
         }
         if batch.len() >= BATCH_BYTES {
-            written = came;
+            written = received;
             let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_BYTES));
             write(run, writer, full).await?;
         }
@@ -212,7 +211,7 @@ async fn stream_once(run: &mut Run<'_>, writer: &mut Option<Writer>) -> Result<(
     write(run, writer, batch).await
 }
 
-/// Hashes and writes a batch where that may block.
+/// Hashes and writes a batch, where that may block.
 async fn write(
     run: &mut Run<'_>,
     writer: &mut Option<Writer>,

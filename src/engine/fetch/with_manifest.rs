@@ -1,7 +1,9 @@
 //! Fetching with a manifest: every block is proven on arrival.
 
+use std::sync::Arc;
+
 use crate::{
-    disk::destination::Locked,
+    disk::{destination::Locked, part::Stored},
     engine::{
         error::Error,
         events::Published,
@@ -19,14 +21,15 @@ use crate::{
         verify::digests_of_existing,
     },
     format::{
-        digests::Digest, journal::Identity, keys::PublicKey, statement::Header, trust::Trust,
+        digests::Digest, journal::Identity, judge::Leaves, keys::PublicKey, statement::Header,
+        trust::Trust,
     },
     net::{location::Location, validators::Validators},
     policy::recovery::starts_over,
 };
 
 use super::{
-    adopt::tree_to_keep,
+    adopt::tree_to_store,
     publish::{LocalBytes, Proof, WholePart, publish, set_aside, unchanged, wrong_digest},
     run::Run,
 };
@@ -57,7 +60,7 @@ pub async fn fetch(
     )
     .await?;
     if !leaves.are_complete() {
-        // A file that was searched has changed since, and what it had is to be fetched after all.
+        // A file changed after it was searched, so its blocks must be fetched after all.
         let before = run.context.client.bytes_fetched();
         local::read_all_leaves(&run.context, &mut object.manifest, &leaves).await?;
         run.bytes_manifest += run.context.client.bytes_fetched() - before;
@@ -67,19 +70,7 @@ pub async fn fetch(
         bytes_reused,
         bytes_resumed: resumed_elsewhere,
     } = copied;
-    let source = |url: &Location| Source::http(&run.context.client, url);
-    let transfer = PartTransfer {
-        object: TransferObject {
-            leaves: leaves.clone(),
-            sources: object.sources.iter().map(source).collect(),
-            ranges: object.preflight.ranges,
-            length_proven: trust.is_signed(),
-            version: None,
-            connections_max: run.context.useful_connections(),
-        },
-        copied: stored,
-        digests: run.options.digests.iter().map(Digest::algorithm).collect(),
-    };
+    let transfer = to_transfer(run, &object, &leaves, trust, stored);
     let Transferred {
         part,
         journal,
@@ -104,7 +95,7 @@ pub async fn fetch(
             trust,
             digests,
             validators: object.preflight.validators,
-            tree: tree_to_keep(run, &leaves, anchors),
+            tree: tree_to_store(run, &leaves, anchors),
         },
         local: LocalBytes {
             resumed: bytes_resumed + resumed_elsewhere,
@@ -114,7 +105,29 @@ pub async fn fetch(
     publish(run, locked, whole).await
 }
 
-/// A manifest that is believed, and what was found of its object on this machine.
+fn to_transfer(
+    run: &Run<'_>,
+    object: &Object,
+    leaves: &Arc<Leaves>,
+    trust: Trust,
+    copied: Vec<Stored>,
+) -> PartTransfer {
+    let source = |url: &Location| Source::http(&run.context.client, url);
+    PartTransfer {
+        object: TransferObject {
+            leaves: leaves.clone(),
+            sources: object.sources.iter().map(source).collect(),
+            ranges: object.preflight.ranges,
+            length_proven: trust.is_signed(),
+            version: None,
+            connections_max: run.context.useful_connections(),
+        },
+        copied,
+        digests: run.options.digests.iter().map(Digest::algorithm).collect(),
+    }
+}
+
+/// A trusted manifest, and the local data found for its object.
 struct Described {
     header: Header,
     trust: Trust,
@@ -122,7 +135,7 @@ struct Described {
     found: Found,
 }
 
-/// Checks the manifest and searches this machine. `Err`: the object is at the target already.
+/// Checks the manifest and searches local files. `Err`: the object is at the target already.
 async fn describe(
     run: &mut Run<'_>,
     locked: &Locked,
@@ -162,7 +175,7 @@ async fn describe(
                     found,
                 }));
             }
-            // It was replaced after its front was read: once more from the front.
+            // The manifest was replaced after its front was read: start again from the front.
             Err(Error::Changed { how, .. }) if starts_over(how, started_over) => {
                 started_over = true;
                 let (context, place) = (&run.context, &object.place);
@@ -195,7 +208,7 @@ async fn find_local(
     found
 }
 
-/// The file under the final name, if it is the object and has all of the user's digests.
+/// The file under the final name, if it is the object and has all digests that the user gave.
 async fn proof_of_existing(
     run: &mut Run<'_>,
     locked: &Locked,

@@ -1,5 +1,6 @@
-//! Fetching without a manifest: any URL. What arrives first is trusted and noted block by block, versions are never
-//! mixed, and at the end the whole is compared with what the user gave or the server offers.
+//! Fetching any URL without a manifest. The first bytes of each block that arrive are trusted and their leaf is recorded, bytes
+//! of different versions are never mixed, and at the end the whole object is compared with the digests that the user gave or the
+//! server offers.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use crate::{
         error::Error,
         events::Published,
         remote::{
-            preflight::{Preflight, look, sidecar},
+            preflight::{Preflight, retried_preflight, sidecar},
             source::Source,
         },
         transfer::{
@@ -25,30 +26,29 @@ use crate::{
         journal::Identity,
         judge::Leaves,
         manifest::Tree,
-        trust::Trust,
     },
     net::{error::NetError, validators::Validators},
     policy::{
         conditions::is_strong,
-        recovery::{BadAnswer, Changed, Failure, starts_over},
+        recovery::{BadResponse, Changed, Failure, starts_over},
     },
 };
 
 use super::{
     adopt::arrived_before,
-    publish::{LocalBytes, Proof, WholePart, publish, set_aside, unchanged, wrong_digest},
+    publish::{Expected, LocalBytes, Proof, WholePart, compare_and_publish, unchanged},
     run::Run,
     unknown_length,
 };
 
-/// Blocks of an object without a manifest are small as long as there are few, so that small objects can be shared out finely,
-/// and grow to this size before there may be many: 4,096 leaves are 128 KiB of journal.
+/// Blocks of an object without a manifest are small as long as there are few, so that a small object divides into many spans.
+/// They grow to this size before their number exceeds [`BLOCKS`]: 4,096 leaves are 128 KiB of journal.
 const BLOCK_SIZE_MIN: u64 = 64 << 10;
 const BLOCK_SIZE: u64 = 1 << 20;
 const BLOCKS: u64 = 4096;
-/// Smaller objects come over one connection.
+/// Smaller objects are fetched over one connection.
 const ONE_SPAN_BYTES: u64 = 10_000_000;
-/// Endings of names under which a web page or an XML file may be meant.
+/// File name extensions under which a web page or an XML file may be expected.
 const PAGE_NAMES: [&str; 16] = [
     "asp", "aspx", "atom", "cgi", "htm", "html", "jsp", "kml", "mpd", "php", "rss", "svg", "xhtml",
     "xml", "xsd", "xsl",
@@ -59,7 +59,7 @@ pub async fn fetch(
     locked: Locked,
     preflight: Preflight,
 ) -> Result<Published, Error> {
-    // Versions of different mirrors cannot be told apart without a manifest, so all comes from one of them.
+    // Without a manifest, versions from different mirrors cannot be distinguished, so everything comes from one of them.
     refuse_page(run, &preflight)?;
     let expected = expected(run, &preflight).await?;
     let Some(length) = preflight.length else {
@@ -75,7 +75,7 @@ pub async fn fetch(
     if let Some(proof) = proof_of_existing(run, &locked, length, &expected, validators).await? {
         return unchanged(run, locked, identity, proof).await;
     }
-    // Parts of two versions must never meet: without a strong validator all comes in one response.
+    // Parts of two versions must never be mixed: without a strong validator everything comes in one response.
     let parallel = preflight.ranges && validators.are_strong();
     let version = Version {
         identity,
@@ -92,17 +92,10 @@ pub async fn fetch(
     }
 }
 
-/// What the object must be, and what it is proven against if it is that.
-pub struct Expected {
-    /// The user's digests and those that the server offers.
-    pub digests: Vec<Digest>,
-    pub trust: Trust,
-}
-
 /// One version of an object on its server.
 struct Version {
     identity: Identity,
-    /// Those that all its responses must have.
+    /// All responses must have these validators.
     validators: Validators,
     parallel: bool,
 }
@@ -116,7 +109,7 @@ fn identity(geometry: Geometry, validators: Validators) -> Identity {
     }
 }
 
-/// Once more from the start after the version changed, in one response, which is of one version.
+/// Fetches again from the start after the version changed, in one response, which has one version.
 async fn start_over(
     run: &mut Run<'_>,
     locked: Locked,
@@ -125,15 +118,15 @@ async fn start_over(
 ) -> Result<Published, Error> {
     tracing::info!("starting over: {error}");
     let (client, limits) = (&run.context.client, run.context.limits_now());
-    let mut now = look(client, &run.options.url, &limits).await?;
-    let next = look(client, &run.options.url, &limits).await?;
+    let mut now = retried_preflight(client, &run.options.url, &limits).await?;
+    let next = retried_preflight(client, &run.options.url, &limits).await?;
     if next.validators != now.validators {
-        // A server that names each response differently: what came whole in one response is of one version, and what a
-        // broken one had brought is compared with the next one.
+        // This server sends different validators in each response. One complete response has one version; if it breaks, its
+        // blocks are compared with those of the next response.
         now.validators = Validators::default();
     }
     refuse_page(run, &now)?;
-    // What was offered for the other version proves nothing of this one.
+    // Digests offered for the other version prove nothing about this one.
     let expected = expected(run, &now).await?;
     let geometry = now
         .length
@@ -141,7 +134,7 @@ async fn start_over(
     let Some(geometry) = geometry else {
         return unknown_length::fetch(run, locked, expected).await;
     };
-    // Validators under which other bytes came are worth nothing: no run goes on from there.
+    // Other bytes arrived under the same validators, so these are useless: no run resumes by them.
     let of_identity = match change_in(&error) {
         Some(Changed::Content) => Validators::default(),
         _ => now.validators.clone(),
@@ -156,7 +149,8 @@ async fn start_over(
     compare_and_publish(run, locked, whole, &expected).await
 }
 
-/// Names tell what is meant: what should be a film is no web page, whatever its status says.
+/// Refuses a web page in place of a file. The names show what is expected: a page under the name of a film is an error page,
+/// whatever its status code is.
 fn refuse_page(run: &Run<'_>, preflight: &Preflight) -> Result<(), Error> {
     let may_be_page = |name: &str| match name.rsplit_once('.') {
         Some((_, kind)) => PAGE_NAMES.contains(&kind.to_ascii_lowercase().as_str()),
@@ -165,22 +159,22 @@ fn refuse_page(run: &Run<'_>, preflight: &Preflight) -> Result<(), Error> {
     let options = &run.options;
     let target = options.target.file_name().unwrap_or_default();
     let of_url = options.url.last_segment().unwrap_or_default();
-    let asked = may_be_page(&of_url)
+    let may_mean_page = may_be_page(&of_url)
         || (target.to_string_lossy() != of_url
             && target.to_string_lossy().contains('.')
             && may_be_page(&target.to_string_lossy()))
         || options.root.is_some()
         || !options.digests.is_empty();
-    match preflight.is_page && !asked {
+    match preflight.is_page && !may_mean_page {
         true => {
-            let page = Failure::BadAnswer(BadAnswer::Page);
+            let page = Failure::BadResponse(BadResponse::Page);
             Err(NetError::new(&options.url, page).into())
         }
         false => Ok(()),
     }
 }
 
-/// The digests that the object must have, the user's and the server's, and what they prove.
+/// The digests that the object must have, from the user and from the server, and the trust that they give.
 async fn expected(run: &mut Run<'_>, preflight: &Preflight) -> Result<Expected, Error> {
     let url = &run.options.url;
     let mut offered = preflight.offered.clone();
@@ -257,23 +251,8 @@ async fn transfer(
     Ok((locked, outcome))
 }
 
-/// The end of a fetch without a manifest: what contradicts an expected digest is set aside, the rest gets its name.
-pub async fn compare_and_publish(
-    run: &mut Run<'_>,
-    locked: Locked,
-    mut whole: WholePart,
-    expected: &Expected,
-) -> Result<Published, Error> {
-    let found = &mut whole.proof.digests;
-    if let Some(wrong) = wrong_digest(run, &expected.digests, found) {
-        return Err(set_aside(run, locked, whole.part, wrong).await);
-    }
-    found.retain(|digest| expected.digests.contains(digest));
-    publish(run, locked, whole).await
-}
-
-/// The file under the final name, if it has a strong digest that is expected, or is what came as the same version before, and has
-/// all digests that are expected.
+/// The file under the final name, if it has all expected digests, and one of them is strong or the file is what arrived earlier
+/// under the same validators.
 async fn proof_of_existing(
     run: &mut Run<'_>,
     locked: &Locked,
@@ -304,7 +283,7 @@ async fn proof_of_existing(
     }))
 }
 
-/// What shows that the object is another one than before.
+/// The kind of change, if the error shows that the object changed.
 fn change_in(error: &Error) -> Option<Changed> {
     match error {
         Error::Changed { how, .. } => Some(*how),
@@ -313,7 +292,7 @@ fn change_in(error: &Error) -> Option<Changed> {
     }
 }
 
-/// A block that came differently twice: without a manifest that is another version.
+/// Without a manifest, a block that twice arrives with other bytes is another version.
 fn as_changed(error: Error) -> Error {
     match error {
         Error::Wrong { source_name, .. } => Error::Changed {
@@ -324,7 +303,7 @@ fn as_changed(error: Error) -> Error {
     }
 }
 
-/// Up to 1 MiB, and doubled while there would be too many blocks.
+/// Up to 1 MiB, then doubled while there would be too many blocks.
 fn block_size(length: u64) -> BlockSize {
     let mut bytes = BLOCK_SIZE_MIN;
     while bytes < BLOCK_SIZE && length / bytes > BLOCKS {

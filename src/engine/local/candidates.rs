@@ -1,5 +1,5 @@
-//! Which local files are searched: the one that is to be replaced, those that the user names, and what the store knows and may be asked
-//! for.
+//! Chooses the local files to search: the one to be replaced, those that the user names, and those in the store that may be
+//! searched.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -22,33 +22,33 @@ use crate::{
 
 use super::{FindRequest, seeds::Seeds};
 
-/// Holdings that are searched at the same time.
+/// The most holdings of the store that are searched.
 const STORED_MAX: usize = 8;
-/// Files that the user may name, one by one or by their folders: all of them are read through.
+/// The most files that the user may name, singly or by their folders: each is read completely.
 const NAMED_MAX: usize = 256;
-/// The least time that a search may take.
+/// The least time limit of a search.
 const SEARCH_TIME_MIN: Duration = Duration::from_secs(2);
-/// And as long as fetching would take at this rate, for how fast that would be is not known yet: 100 Mbit/s.
+/// A longer search may take as long as fetching would at this rate. The real rate is unknown yet: 100 Mbit/s is assumed.
 const FETCH_BYTES_PER_S: u64 = 12_500_000;
 
-/// Local files that may be searched, the likeliest first.
+/// Local files to search, the likeliest first.
 #[derive(Default)]
 pub struct Candidates {
     named: Vec<Seed>,
     pub stored: Vec<Seed>,
-    /// Why others are not among them.
+    /// Why other files are not among them.
     failed: Vec<String>,
 }
 
-/// The file that the object is to replace, and those that the user names.
+/// The file that the object will replace, and those that the user names.
 pub async fn named_seeds(request: &FindRequest) -> Candidates {
     let (target, named) = (request.target.clone(), request.seeds.clone());
     blocking::run(move || Candidates::named(target, &named)).await
 }
 
-/// What may be searched of what the store knows. Hints are an oracle about local files for whoever writes them and sees our
-/// requests, so only what came from the same origin, or under the same key, unless the user opens all. A user who gives the root
-/// knows it from elsewhere.
+/// Which holdings of the store may be searched. Hints are an oracle about local files for a publisher that sees our requests. So
+/// only files from the same origin or under the same key are searched, unless the user allows all. A user that gives the root got
+/// it from a trusted place.
 fn allowed(request: &FindRequest) -> Allowed {
     Allowed {
         origin: Some(request.url.origin()),
@@ -66,7 +66,7 @@ fn wanted(request: &FindRequest, header: &Header, tags: Vec<Tag>) -> Wanted {
     }
 }
 
-/// Whether the store knows anything that may be searched.
+/// Whether the store knows any file that may be searched.
 pub async fn store_has_any(
     context: &Context,
     request: &FindRequest,
@@ -74,13 +74,13 @@ pub async fn store_has_any(
     events: &mut dyn Events,
 ) -> bool {
     let (allowed, wanted) = (allowed(request), wanted(request, header, Vec::new()));
-    let look = move |store: &mut Store| Ok(store.seeds(&allowed, &wanted, 1)?);
-    let found = warned(context.store.with(look).await, events);
+    let look_up = move |store: &mut Store| Ok(store.seeds(&allowed, &wanted, 1)?);
+    let found = warned(context.store.with(look_up).await, events);
     found.is_some_and(|found| !found.is_empty())
 }
 
-/// The holdings that are worth a search. Nothing tells what is in those without anchors: they are worth one only if they are the
-/// object, or came from the same URL, or the user opens all.
+/// The holdings that are worth a search. The content of those without anchors is unknown: they are searched only if they are the
+/// object, or came from the same URL, or the user allows all.
 pub async fn stored_seeds(
     context: &Context,
     request: &FindRequest,
@@ -89,7 +89,7 @@ pub async fn stored_seeds(
     events: &mut dyn Events,
 ) -> Vec<Seed> {
     let (allowed, wanted) = (allowed(request), wanted(request, header, tags));
-    let look = move |store: &mut Store| {
+    let look_up = move |store: &mut Store| {
         let mut found = store.seeds(&allowed, &wanted, STORED_MAX)?;
         found.retain(|seed| {
             let holding = &seed.holding;
@@ -102,10 +102,10 @@ pub async fn stored_seeds(
         let opened = opened.filter_map(|seed| Seed::of(seed.file, &seed.holding.path).ok());
         Ok(opened.collect())
     };
-    warned(context.store.with(look).await, events).unwrap_or_default()
+    warned(context.store.with(look_up).await, events).unwrap_or_default()
 }
 
-/// Opens candidates and gets their trees.
+/// Opens the candidates and gets their trees.
 pub async fn open_seeds(
     context: &Context,
     candidates: Candidates,
@@ -124,7 +124,7 @@ pub async fn open_seeds(
     let (seeds, failed, made) =
         blocking::run(move || trees_of(candidates, known, layout, seeds)).await;
     if !made.is_empty() {
-        // A store that cannot be written costs the same pass the next time.
+        // If the store cannot be written, the next run hashes these files again.
         let keep = move |store: &mut Store| {
             made.iter().try_for_each(|tree| store.keep_anchors(tree))?;
             Ok(())
@@ -138,8 +138,8 @@ pub async fn open_seeds(
     seeds
 }
 
-/// The trees that the store keeps of these very versions of the candidates. They are looked up at once, since no other task can
-/// use the store meanwhile; files are hashed afterwards.
+/// The trees that the store has of these versions of the candidates. They are looked up together, because no other task can use
+/// the store meanwhile; files are hashed afterwards.
 async fn known_trees(
     context: &Context,
     candidates: Candidates,
@@ -147,13 +147,13 @@ async fn known_trees(
 ) -> (Candidates, Vec<Option<Tree>>) {
     let stamps: Vec<Stamp> = candidates.files().map(Seed::stamp).collect();
     let count = stamps.len();
-    let look = move |store: &mut Store| {
+    let look_up = move |store: &mut Store| {
         let tree = |stamp| store.tree_of_file(stamp).ok().flatten();
         Ok(stamps.iter().map(tree).collect::<Vec<_>>())
     };
     let known = match count {
         0 => None,
-        _ => warned(context.store.with(look).await, events),
+        _ => warned(context.store.with(look_up).await, events),
     };
     (candidates, known.unwrap_or_else(|| vec![None; count]))
 }
@@ -161,7 +161,7 @@ async fn known_trees(
 impl Candidates {
     fn named(target: PathBuf, seeds: &[PathBuf]) -> Candidates {
         let mut candidates = Candidates::default();
-        // Nothing there is the usual case, and what is no file is refused elsewhere.
+        // A missing target is the usual case; a target that is not a file is refused elsewhere.
         candidates.named.extend(Seed::open(&target));
         let mut left_out = 0;
         for path in seeds {
@@ -187,7 +187,7 @@ impl Candidates {
         candidates
     }
 
-    /// Of all of them together.
+    /// The total size of the files.
     fn bytes(&self) -> u64 {
         self.files().map(Seed::length).sum()
     }
@@ -197,7 +197,7 @@ impl Candidates {
     }
 }
 
-/// Gets the trees of files: known ones, or new ones in one pass over each file. What cannot be used is left out, with its reason.
+/// Gets the trees of files: known ones, or new ones in one pass over each file. An unusable file is left out, with its reason.
 /// Returns the new trees too.
 fn trees_of(
     candidates: Candidates,
@@ -219,16 +219,18 @@ fn trees_of(
         let enough = |tree: &Tree| !layout.hints || !tree.anchors().is_empty();
         let tree = match known.filter(enough) {
             Some(tree) => Ok(Arc::new(tree)),
-            None => seeds.survey(&seed, block_size, layout.hints).map(|tree| {
-                let tree = Arc::new(tree);
-                made.push(tree.clone());
-                tree
-            }),
+            None => seeds
+                .hash_tree(&seed, block_size, layout.hints)
+                .map(|tree| {
+                    let tree = Arc::new(tree);
+                    made.push(tree.clone());
+                    tree
+                }),
         };
         match tree {
             Ok(tree) if seed.length() == tree.geometry().length() => seeds.add(seed, tree),
             Err(error) if is_named => failed.push(error.to_string()),
-            // It changed meanwhile. The user did not name it, so this is no news.
+            // The file changed meanwhile. The user did not name it, so there is no warning.
             Ok(_) | Err(_) => (),
         }
     }

@@ -1,4 +1,4 @@
-//! What was found whole is copied into the part and judged there: what counts is what lies in the part, not what was read before.
+//! Copies what was found into the part and judges it there: only the bytes in the part count, not those that the search read.
 
 use std::sync::atomic::Ordering;
 
@@ -19,25 +19,25 @@ use crate::{
 
 use super::{parallel::in_parallel, search::Whole, seeds::Seeds};
 
-/// One worker copies and judges so much at a time, while it is in the cache.
+/// The bytes that one worker copies and judges at a time, while they are in the CPU cache.
 const SEGMENT_BYTES: u64 = 8 << 20;
 const READ: usize = 256 * 1024;
 
-/// What came of it.
+/// The result of copying.
 #[derive(Debug, Default)]
 pub struct Copied {
-    /// Blocks that are in the part now, and right.
+    /// Blocks that are in the part now and verified.
     pub stored: Vec<Stored>,
-    /// Of them, what was copied, and what an earlier run had left.
+    /// Their bytes: copied ones, and those that an earlier run left.
     pub bytes_reused: u64,
     pub bytes_resumed: u64,
 }
 
-/// Neighbouring blocks from one place.
+/// Neighbouring blocks from one source.
 struct Segment {
     blocks: BlockRange,
     from: Source,
-    /// Copied even where an earlier run claims to have left the right bytes.
+    /// Copy even blocks that an earlier run claims.
     again: bool,
 }
 
@@ -48,8 +48,8 @@ struct Copying<'a> {
     claimed: &'a BlockSet,
 }
 
-/// Copies what was found, but for what is claimed to be in the part already. What does not prove there is left for others. The leaves
-/// of what proved are known then.
+/// Copies what was found, except blocks that are claimed to be in the part already. What does not verify is left to the transfer.
+/// The leaves of what verified are known then.
 pub fn copy(
     part: &Part,
     seeds: &Seeds,
@@ -69,7 +69,7 @@ pub fn copy(
     }
     let mut copied = Copied::default();
     let wrong = copying.round(finds, false, &mut copied)?;
-    // What an earlier run left there was perhaps not right.
+    // Claimed blocks of an earlier run may be wrong: copy them too.
     let is_claimed = |find: &Whole| {
         claimed
             .next(BlockIndex(find.blocks.start))
@@ -81,7 +81,7 @@ pub fn copy(
 }
 
 impl Copying<'_> {
-    /// Returns what did not prove.
+    /// Returns what did not verify.
     fn round(
         &self,
         finds: Vec<Whole>,
@@ -108,7 +108,7 @@ impl Copying<'_> {
         let Some(hashed) = hashed else {
             return Ok(finds);
         };
-        // Segments are in the order of the blocks, and so are the finds.
+        // Segments and finds are in the order of the blocks.
         let mut values = segments
             .iter()
             .zip(hashed)
@@ -143,7 +143,7 @@ impl Copying<'_> {
         Ok(wrong)
     }
 
-    /// Joins neighbours from one place, so that a file system can share long stretches, and cuts what is long.
+    /// Joins neighbours from one source, so that a file system can share long extents, and splits long ones.
     fn segments(&self, finds: &[Whole], again: bool) -> Vec<Segment> {
         let most = (SEGMENT_BYTES / self.leaves.geometry().block_size().bytes()).max(1) as u32;
         let mut segments: Vec<Segment> = Vec::new();

@@ -1,5 +1,5 @@
-//! Finding on this machine what need not be fetched: the descent in the new manifest over local files, what it found copied into
-//! the part and judged there, and blocks put together from pieces.
+//! Finding blocks in local files, so that they need not be fetched: descends in the new manifest over the files, copies what it
+//! finds into the part, judges it there, and assembles blocks from pieces.
 
 mod candidates;
 mod copy;
@@ -49,30 +49,30 @@ pub use search::Search;
 use search::{Whole, search};
 use seeds::Seeds;
 
-/// What may be searched for the object of a manifest.
+/// Where to search for the object of a manifest.
 pub struct FindRequest {
-    /// Where the object is.
+    /// The URL of the object.
     pub url: Location,
-    /// The file that the object is to replace.
+    /// The file that the object will replace.
     pub target: PathBuf,
     /// Files that the user names, and folders of files.
     pub seeds: Vec<PathBuf>,
-    /// All that the store knows may be searched.
+    /// Search everything that the store knows.
     pub seed_store: bool,
-    /// The user named the root.
+    /// The user gave the root.
     pub root_given: bool,
-    /// The user named the key.
+    /// The user gave the key with this ID.
     pub key_id: Option<String>,
 }
 
-/// What was found, and the anchors of all blocks, where they were read anyway.
+/// What was found, and the anchors of all blocks, if they were read anyway.
 pub struct Found {
     pub search: Search,
     pub anchors: Option<Vec<BlockAnchor>>,
 }
 
 impl Search {
-    /// Bytes of the object that it found.
+    /// Bytes of the object that were found.
     pub fn bytes_local(&self, geometry: &Geometry) -> u64 {
         let whole = self.whole.iter();
         let whole: u64 = whole
@@ -82,7 +82,7 @@ impl Search {
     }
 }
 
-/// Reads of the manifest what is needed to find what is here, and to judge what is not.
+/// Reads the parts of the manifest that are needed to find local blocks and to judge the others.
 pub async fn find(
     context: &Context,
     request: &FindRequest,
@@ -116,7 +116,7 @@ pub async fn find(
     })
 }
 
-/// Without any seed all leaves are read at once. Blocks of zeros need no source.
+/// Without seeds, all leaves were read at once. Blocks of zeros need no source.
 fn without_seeds(header: &Header, pages: Pages, seeds: Seeds) -> Found {
     let geometry = header.geometry;
     let leaves = Leaves::empty(ObjectKey::of_root(header.root, geometry));
@@ -142,8 +142,8 @@ fn without_seeds(header: &Header, pages: Pages, seeds: Seeds) -> Found {
     }
 }
 
-/// Copies what was found into the part and judges it there, and puts blocks together whose pieces are partly here. Returns the
-/// leaves that are known then.
+/// Copies what was found into the part, judges it there, and assembles blocks whose pieces are partly local. Returns the leaves
+/// that are known then.
 pub async fn copy_found(
     context: &Context,
     search: Search,
@@ -182,7 +182,7 @@ pub async fn copy_found(
     Ok((copied, leaves))
 }
 
-/// Puts blocks together, reporting progress.
+/// Assembles blocks, and reports progress.
 async fn patch_blocks(
     context: &Context,
     mut patches: Patches,
@@ -227,7 +227,7 @@ async fn patch_blocks(
     patches.run(context, &source, done).await
 }
 
-/// Reads all leaves, when some of what the search found is not there any more.
+/// Reads all leaves, because local data that the search found is no longer there.
 pub async fn read_all_leaves(
     context: &Context,
     manifest: &mut OpenManifest,

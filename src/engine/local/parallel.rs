@@ -1,4 +1,4 @@
-//! All cores at once.
+//! Parallel work on all cores.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,7 +7,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// Does numbered work with all cores and returns what came of it in its order; `None` as soon as one says so.
+/// Runs numbered work on all cores and returns the results in order; `None` as soon as one of them is `None`.
 pub fn in_parallel<T: Send>(count: u64, work: impl Fn(u64) -> Option<T> + Sync) -> Option<Vec<T>> {
     let (next, stopped) = (AtomicU64::new(0), AtomicU64::new(0));
     let done: Mutex<Vec<(u64, T)>> = Mutex::new(Vec::with_capacity(count as usize));

@@ -1,5 +1,5 @@
-//! Blocks that are put together: most of their pieces lie on this machine, the others are fetched, and the judge sees the whole. A
-//! block for which a hint lied is left for the transfer.
+//! Assembling blocks: most of their pieces are local, the others are fetched, and the judge checks the result. A block with a
+//! wrong hint is left to the transfer.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -23,12 +23,12 @@ use crate::{
 
 use super::seeds::Seeds;
 
-/// Bytes that are fetched for one batch of blocks, which is then written: what a kill can cost.
+/// Bytes that are fetched for one batch of blocks before it is written: a kill costs at most these.
 const BATCH_BYTES: u64 = 8 << 20;
-/// Blocks of one batch; their bytes are in memory one by one only.
+/// The most blocks of one batch; only one block at a time is in memory.
 const BATCH_BLOCKS: usize = 1024;
 
-/// Blocks to be put together, and where.
+/// Blocks to assemble, and where to put them.
 pub struct Patches {
     pub seeds: Arc<Seeds>,
     pub part: Arc<Part>,
@@ -36,17 +36,17 @@ pub struct Patches {
     pub blocks: Blocks,
 }
 
-/// What became of some blocks: those that proved, and how many of their bytes were here.
+/// The result of a batch: the blocks that verified, and how many of their bytes were local.
 #[derive(Debug, Default)]
 pub struct Patched {
     pub stored: Vec<Stored>,
     pub bytes_reused: u64,
 }
 
-/// Blocks and where their bytes come from, ascending.
+/// Blocks and the sources of their bytes, ascending.
 pub type Blocks = Vec<(BlockIndex, Vec<PartOfBlock>)>;
 
-/// Bytes of these blocks that are here.
+/// The local bytes of these blocks.
 pub fn bytes_local(blocks: &Blocks) -> u64 {
     let parts = blocks.iter().flat_map(|(_, parts)| parts);
     let local = parts.filter(|part| part.from.is_some());
@@ -54,8 +54,8 @@ pub fn bytes_local(blocks: &Blocks) -> u64 {
 }
 
 impl Patches {
-    /// Fetches what is missing and puts the blocks together, batch by batch; `done` hears of each. While one is put together
-    /// the next one is fetched.
+    /// Fetches the missing pieces and assembles the blocks, batch by batch; calls `done` after each. Fetches the next batch while
+    /// it assembles one.
     pub async fn run(
         mut self,
         context: &Context,
@@ -68,24 +68,26 @@ impl Patches {
         let mut work: Option<Work<Result<Patched, DiskError>>> = None;
         let mut ended = None;
         for batch in batches(blocks) {
-            let mut came = HashMap::new();
+            let mut fetched_bytes = HashMap::new();
             let fetched = source
                 .read(context, &missing(&batch), |range, bytes| {
-                    came.insert(range.start, bytes);
+                    fetched_bytes.insert(range.start, bytes);
                 })
                 .await;
             if let Some(work) = work.take() {
                 done(work.finish().await?)?;
             }
             let this = this.clone();
-            work = Some(group.start(Threads::Blocking, move || this.assemble(&batch, &came)));
+            work = Some(group.start(Threads::Blocking, move || {
+                this.assemble(&batch, &fetched_bytes)
+            }));
             match fetched {
                 Ok(()) => (),
-                // Whoever waited once for this host does not wait as long again.
+                // Patience with this host is used up: end the fetch, rather than wait as long again.
                 Err(error @ (Error::Patience { .. } | Error::MustWait { .. })) => {
                     ended = Some(error);
                 }
-                // What else went wrong is the transfer's to deal with, which has other sources too.
+                // The transfer handles any other error: it has other sources too.
                 Err(_) => break,
             }
             if ended.is_some() {
@@ -98,14 +100,18 @@ impl Patches {
         ended.map_or(Ok(()), Err)
     }
 
-    fn assemble(&self, batch: &Blocks, came: &HashMap<u64, Vec<u8>>) -> Result<Patched, DiskError> {
+    fn assemble(
+        &self,
+        batch: &Blocks,
+        fetched_bytes: &HashMap<u64, Vec<u8>>,
+    ) -> Result<Patched, DiskError> {
         let mut patched = Patched::default();
         for (block, parts) in batch {
             let place = self.leaves.geometry().bytes_of(*block);
             let mut bytes = vec![0; place.length() as usize];
             let is_filled = parts
                 .iter()
-                .all(|part| self.fill(*part, place, &mut bytes, came));
+                .all(|part| self.fill(*part, place, &mut bytes, fetched_bytes));
             if !is_filled || self.leaves.leaf(*block).is_none() {
                 continue;
             }
@@ -119,13 +125,13 @@ impl Patches {
         Ok(patched)
     }
 
-    /// Whether the bytes of a part of a block could be had.
+    /// Fills a part of a block. `false`: its bytes are not available.
     fn fill(
         &self,
         part: PartOfBlock,
         block: ByteRange,
         buffer: &mut [u8],
-        came: &HashMap<u64, Vec<u8>>,
+        fetched_bytes: &HashMap<u64, Vec<u8>>,
     ) -> bool {
         let within =
             (part.bytes.start - block.start) as usize..(part.bytes.end - block.start) as usize;
@@ -140,7 +146,7 @@ impl Patches {
                 let place = shift.place(part.bytes, seed.length());
                 place.is_some_and(|place| seed.read(buffer, place.start))
             }
-            None => match came.get(&part.bytes.start) {
+            None => match fetched_bytes.get(&part.bytes.start) {
                 Some(bytes) if bytes.len() == buffer.len() => {
                     buffer.copy_from_slice(bytes);
                     true
@@ -151,7 +157,7 @@ impl Patches {
     }
 }
 
-/// What must be fetched for these blocks, ascending.
+/// The ranges to fetch for these blocks, ascending.
 fn missing(batch: &Blocks) -> Vec<ByteRange> {
     let parts = batch.iter().flat_map(|(_, parts)| parts);
     parts

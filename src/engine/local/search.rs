@@ -1,4 +1,4 @@
-//! The descent in a manifest that is read range by range, over seeds on this machine.
+//! The descent in a manifest that is read range by range, over local seeds.
 
 use std::sync::Arc;
 
@@ -15,24 +15,24 @@ use crate::{
 
 use super::{patch::Blocks, seeds::Seeds};
 
-/// Bytes that hash to the proven node over these blocks.
+/// Blocks whose bytes hash to the proven node over them.
 pub struct Whole {
     pub blocks: BlockRange,
     pub value: Cv,
     pub from: Source,
 }
 
-/// What the search found, and the seeds that it found it in.
+/// What the search found, and the seeds that contain it.
 pub struct Search {
     pub seeds: Seeds,
     pub whole: Vec<Whole>,
-    /// Blocks that can be put together, some of it fetched.
+    /// Blocks that can be assembled, partly from fetched pieces.
     pub patched: Blocks,
-    /// Of the blocks that were not found under a whole node.
+    /// The leaves of the blocks that were not found under a whole node.
     pub leaves: Leaves,
 }
 
-/// Searches seeds for the object of a manifest. `top`: what was read of its tree already.
+/// Searches seeds for the object of a manifest. `top`: the part of its tree that was read already.
 pub async fn search(
     context: &Context,
     manifest: &OpenManifest,
@@ -42,7 +42,7 @@ pub async fn search(
 ) -> Result<Search, Error> {
     let mut descent = {
         let trees: Vec<Arc<_>> = seeds.trees();
-        // Sorting anchors of large seeds takes its time.
+        // Sorting the anchors of large seeds takes long.
         blocking::run(move || Descent::new(layout, root, trees)).await
     };
     let leaves = Leaves::empty(ObjectKey::of_root(root, layout.geometry));
@@ -74,34 +74,11 @@ pub async fn search(
             leaves.insert(first, &page);
         }
         for find in descent.take_finds() {
-            match find {
-                Find::Whole {
-                    blocks,
-                    value,
-                    from,
-                } => whole.push(Whole {
-                    blocks,
-                    value,
-                    from,
-                }),
-                Find::Patched { block, parts } => patched.push((block, parts)),
-                Find::Missing { .. } => (),
-            }
+            sort_find(find, &mut whole, &mut patched);
         }
     }
     for find in descent.take_finds() {
-        if let Find::Whole {
-            blocks,
-            value,
-            from,
-        } = find
-        {
-            whole.push(Whole {
-                blocks,
-                value,
-                from,
-            });
-        }
+        sort_find(find, &mut whole, &mut patched);
     }
     patched.sort_unstable_by_key(|(block, _)| block.0);
     Ok(Search {
@@ -110,4 +87,20 @@ pub async fn search(
         patched,
         leaves,
     })
+}
+
+fn sort_find(find: Find, whole: &mut Vec<Whole>, patched: &mut Blocks) {
+    match find {
+        Find::Whole {
+            blocks,
+            value,
+            from,
+        } => whole.push(Whole {
+            blocks,
+            value,
+            from,
+        }),
+        Find::Patched { block, parts } => patched.push((block, parts)),
+        Find::Missing { .. } => (),
+    }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     disk::{error::DiskError, seed::Seed},
-    engine::{error::Error, hashing::Survey},
+    engine::{error::Error, hashing::TreeHasher},
     format::{
         geometry::{BlockSize, ByteRange},
         manifest::Tree,
@@ -21,22 +21,23 @@ use crate::{
 
 use super::parallel::in_parallel;
 
-/// A range is hashed in parts of this by all cores; smaller ones by one.
+/// A longer range is hashed in parts of this size on all cores; a shorter one on one core.
 const PART: u64 = 1 << 20;
 const READ: usize = 256 * 1024;
 
-/// Seeds that are open, and their trees; the likeliest first.
+/// Open seeds and their trees, the likeliest first.
 pub struct Seeds {
     files: Vec<Seed>,
     trees: Vec<Arc<Tree>>,
     stop: Arc<AtomicBool>,
-    /// How long a search may take, and when it began.
+    /// The time limit of the search, and when it began.
     time: Duration,
     began: Option<Instant>,
 }
 
 impl Seeds {
-    /// None yet. `stop` ends all work on them; a search that takes longer than `time` ends too: fetching would have been faster.
+    /// No seeds yet. `stop` ends all work on them. A search that takes longer than `time` ends too, because fetching would have
+    /// been faster.
     pub fn new(stop: Arc<AtomicBool>, time: Duration) -> Seeds {
         Seeds {
             files: Vec::new(),
@@ -53,7 +54,7 @@ impl Seeds {
         self.trees.push(tree);
     }
 
-    /// Whether this very file is among them.
+    /// Whether this file, in this version, is among them.
     pub fn has(&self, file: &Seed) -> bool {
         self.files.iter().any(|known| known.stamp() == file.stamp())
     }
@@ -74,9 +75,14 @@ impl Seeds {
         &self.stop
     }
 
-    /// Makes the tree of a file in one pass.
-    pub fn survey(&self, file: &Seed, block_size: BlockSize, hints: bool) -> Result<Tree, Error> {
-        let survey = Survey {
+    /// Computes the tree of a file in one pass.
+    pub fn hash_tree(
+        &self,
+        file: &Seed,
+        block_size: BlockSize,
+        hints: bool,
+    ) -> Result<Tree, Error> {
+        let hasher = TreeHasher {
             block_size: block_size.max(BlockSize::auto(file.length())),
             may_grow: false,
             hints,
@@ -90,7 +96,7 @@ impl Seeds {
             true => Err(stopped().into()),
             false => Ok(()),
         };
-        let tree = survey.run(&regions, &place, &mut unless_stopped)?;
+        let tree = hasher.run(&regions, &place, &mut unless_stopped)?;
         regions.check_unchanged()?;
         Ok(tree)
     }
@@ -139,7 +145,7 @@ impl Local for Seeds {
         })
     }
 
-    fn go_on(&mut self) -> bool {
+    fn may_continue(&mut self) -> bool {
         let began = *self.began.get_or_insert_with(Instant::now);
         !self.stop.load(Ordering::Relaxed) && began.elapsed() < self.time
     }

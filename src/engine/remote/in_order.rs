@@ -1,4 +1,4 @@
-//! Reading a manifest from front to end: in one response, or in parts on several connections.
+//! Reading a manifest from start to end: in one response, or in parts on several connections.
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
@@ -13,12 +13,13 @@ use crate::{
 use super::{
     ranges::RangeReader,
     retry::retried,
-    source::{Arriving, Ask, Extent},
+    source::{Extent, SourceRequest, SourceResponse},
 };
 
 impl RangeReader {
-    /// Gives the reader all that it still wants, up to this end, as it comes. A long range comes in parts, on as many connections as
-    /// are allowed: where packets get lost one connection is slow, and the transfer that follows finds the connections open.
+    /// Gives the reader everything that it still wants, up to this end, as it arrives. A long range is split into parts on as
+    /// many connections as allowed: one connection is slow where packets get lost, and the transfer that follows reuses the open
+    /// connections.
     pub async fn give_in_parts(
         &self,
         context: &Context,
@@ -30,11 +31,11 @@ impl RangeReader {
         let first = reader.want().map_or(end, |want| want.start);
         let parts = requests::parts(ByteRange::new(first, end), connections);
         if connections > 1 && parts.len() > 1 {
-            let arriving = parts.into_iter().map(|part| self.part(part, &limits));
-            let mut arriving = stream::iter(arriving).buffered(connections as usize);
+            let response = parts.into_iter().map(|part| self.part(part, &limits));
+            let mut response = stream::iter(response).buffered(connections as usize);
             let mut buffered = Vec::new();
-            // A server that ignores ranges all of a sudden sends everything: once, below.
-            while let Some(Some(part)) = arriving.next().await.transpose()? {
+            // A server that suddenly ignores ranges sends everything: read that once, below.
+            while let Some(Some(part)) = response.next().await.transpose()? {
                 buffered.extend_from_slice(&part);
                 if let Err(refused) = give_buffered(reader, &mut buffered) {
                     return Ok(Err(refused));
@@ -44,8 +45,8 @@ impl RangeReader {
         self.give_rest(&limits, end, reader).await
     }
 
-    /// Gives the reader all that it still wants, up to this end, in one response. What a broken response brought is not asked
-    /// for again.
+    /// Gives the reader everything that it still wants, up to this end, in one response. After a broken response only the missing
+    /// bytes are requested.
     pub async fn give_rest(
         &self,
         limits: &Limits,
@@ -56,8 +57,8 @@ impl RangeReader {
             let Some(first) = reader.want() else {
                 return Ok(Ok(()));
             };
-            let arriving = self.ask(ByteRange::new(first.start, end)).await?;
-            ManifestBody::new(arriving, Vec::new(), first.start)
+            let response = self.ask(ByteRange::new(first.start, end)).await?;
+            ManifestBody::new(response, Vec::new(), first.start)
                 .give(reader)
                 .await
         })
@@ -70,36 +71,36 @@ impl RangeReader {
         whole.map(|whole| (!whole).then_some(bytes))
     }
 
-    /// Reads of a range what is not here yet. `true`: the server sends everything.
+    /// Reads the missing end of a range. `true`: the server sends everything.
     async fn read_on(&self, range: ByteRange, bytes: &mut Vec<u8>) -> Result<bool, NetError> {
         let rest = ByteRange::new(range.start + bytes.len() as u64, range.end);
         if rest.is_empty() {
             return Ok(false);
         }
-        let mut arriving = self.ask(rest).await?;
-        let Extent::Asked { .. } = arriving.extent() else {
+        let mut response = self.ask(rest).await?;
+        let Extent::Range { .. } = response.extent() else {
             return Ok(true);
         };
         while (bytes.len() as u64) < range.length() {
-            let Some((_, chunk)) = arriving.next().await? else {
-                return Err(NetError::new(arriving.location(), Failure::Broken));
+            let Some((_, chunk)) = response.next().await? else {
+                return Err(NetError::new(response.location(), Failure::Broken));
             };
             bytes.extend_from_slice(&chunk);
         }
         Ok(false)
     }
 
-    async fn ask(&self, range: ByteRange) -> Result<Arriving, NetError> {
-        let ask = Ask {
+    async fn ask(&self, range: ByteRange) -> Result<SourceResponse, NetError> {
+        let ask = SourceRequest {
             range: Some(range),
             version: self.version(),
-            ..Ask::default()
+            ..SourceRequest::default()
         };
         self.source().open(ask).await
     }
 }
 
-/// Gives the reader what it wants of the front of the buffer.
+/// Gives the reader the groups that the buffer holds completely, and removes them from the buffer.
 fn give_buffered(reader: &mut impl InOrder, buffered: &mut Vec<u8>) -> Result<(), Refused> {
     let mut given = 0;
     while let Some(want) = reader.want() {
@@ -113,28 +114,28 @@ fn give_buffered(reader: &mut impl InOrder, buffered: &mut Vec<u8>) -> Result<()
     Ok(())
 }
 
-/// A response that brings what a reader wants, in order.
+/// A response that delivers in order what a reader wants.
 pub struct ManifestBody {
-    arriving: Arriving,
-    /// What came and was not given yet.
+    response: SourceResponse,
+    /// Received, and not given to the reader yet.
     buffered: Vec<u8>,
-    /// It brings the manifest to its end.
+    /// The body reaches to the end of the manifest.
     whole: bool,
 }
 
 impl ManifestBody {
-    /// `buffered` came already, and begins at this offset; what a response of everything brings before it is read over.
-    pub fn new(mut arriving: Arriving, buffered: Vec<u8>, from: u64) -> ManifestBody {
-        arriving.skip_to(from);
-        let whole = matches!(arriving.extent(), Extent::Whole { .. });
+    /// `buffered` was received before, and begins at `from`; a body of everything is skipped to there.
+    pub fn new(mut response: SourceResponse, buffered: Vec<u8>, from: u64) -> ManifestBody {
+        response.skip_to(from);
+        let whole = matches!(response.extent(), Extent::Whole { .. });
         ManifestBody {
-            arriving,
+            response,
             buffered,
             whole,
         }
     }
 
-    /// Gives group by group, as it comes.
+    /// Gives group by group, as they arrive.
     pub async fn give(
         &mut self,
         reader: &mut impl InOrder,
@@ -146,7 +147,7 @@ impl ManifestBody {
             let Some(want) = reader.want() else {
                 return Ok(Ok(()));
             };
-            let next: Option<(u64, Bytes)> = self.arriving.next().await?;
+            let next: Option<(u64, Bytes)> = self.response.next().await?;
             let Some((_, chunk)) = next else {
                 let found = want.start + self.buffered.len() as u64;
                 return match self.whole {
@@ -154,7 +155,7 @@ impl ManifestBody {
                         expected: want.end,
                         found,
                     })),
-                    false => Err(NetError::new(self.arriving.location(), Failure::Broken)),
+                    false => Err(NetError::new(self.response.location(), Failure::Broken)),
                 };
             };
             self.buffered.extend_from_slice(&chunk);

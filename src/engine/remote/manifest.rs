@@ -1,4 +1,4 @@
-//! Opening a manifest where it is, at a URL, in a file or in memory: first its front, then its leaves and hints as they are needed.
+//! Opening a manifest at a URL, in a file or in memory: first its front, then its leaves and hints as they are needed.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     },
     net::{error::NetError, location::Location},
     policy::{
-        recovery::{BadAnswer, Changed, Failure},
+        recovery::{BadResponse, Changed, Failure},
         schedule::Limits,
     },
 };
@@ -26,19 +26,19 @@ use super::{
     in_order::ManifestBody,
     ranges::RangeReader,
     retry::retried,
-    source::{Arriving, Ask, Extent, Source},
+    source::{Extent, Source, SourceRequest, SourceResponse},
 };
 
-/// Where a manifest is.
+/// The place of a manifest.
 #[derive(Clone, Debug)]
 pub enum ManifestPlace {
     /// Beside the object, where there may be none.
     Beside(Location),
-    /// The user says that it is there.
+    /// At a URL that the user gave.
     Url(Location),
     /// A local file.
     File(PathBuf),
-    /// Read already, for example from a pipe.
+    /// Already read, for example from a pipe.
     Bytes(bytes::Bytes),
 }
 
@@ -64,15 +64,15 @@ pub struct OpenManifest {
 
 /// How the rest is read.
 enum Access {
-    /// It is on this machine, and was read whole.
+    /// The manifest is local and was read completely.
     Local(Local, Box<Tree>),
-    /// By ranges.
+    /// By range requests.
     Ranges(RangeReader),
-    /// The server sends everything at once: the rest of the body, as long as it was not read. Afterwards by requests.
+    /// The server sends everything at once: the rest of the body, until it was read; after that, range requests.
     Stream(Option<Box<ManifestBody>>, RangeReader),
 }
 
-/// A manifest on this machine.
+/// A local manifest.
 #[derive(Clone)]
 enum Local {
     File(Arc<ManifestFile>),
@@ -131,7 +131,7 @@ impl OpenManifest {
         }
     }
 
-    /// `must`: something that is no manifest is an error of the manifest, not the absence of one.
+    /// `must`: a file that is not a manifest is an invalid manifest, not a missing one.
     async fn get(
         context: &Context,
         url: &Location,
@@ -145,7 +145,7 @@ impl OpenManifest {
         let source = Source::http(&context.client, url);
         let front = match retried!(limits, Front::get(&source)) {
             Ok(front) => front,
-            // A final response that is no object: there is none. 5xx and silence never mean that.
+            // A final error status means that there is no manifest. 5xx and timeouts never mean that.
             Err(Error::Net { cause, .. }) if matches!(cause.failure, Failure::Refused { status } if must || status < 500) =>
             {
                 return Err(none(cause.detail().to_owned()));
@@ -164,15 +164,15 @@ impl OpenManifest {
             Err(cause) => return Err(refuse(cause)),
         };
         let expected = statement.header().file_length();
-        if let Some(found) = front.arriving.total.filter(|total| *total != expected) {
+        if let Some(found) = front.response.total.filter(|total| *total != expected) {
             return Err(refuse(Refused::Length { expected, found }));
         }
-        let version = Some(front.arriving.validators.clone());
+        let version = Some(front.response.validators.clone());
         let ranges = RangeReader::new(source, version, expected);
-        let access = match front.arriving.extent() {
+        let access = match front.response.extent() {
             Extent::Whole { .. } => {
                 let from = front.bytes.len() as u64;
-                let body = ManifestBody::new(front.arriving, front.rest, from);
+                let body = ManifestBody::new(front.response, front.rest, from);
                 Access::Stream(Some(Box::new(body)), ranges)
             }
             _ => Access::Ranges(ranges),
@@ -186,17 +186,17 @@ impl OpenManifest {
         })
     }
 
-    /// What it says of its object.
+    /// The description of the object.
     pub fn header(&self) -> &Header {
         self.statement.header()
     }
 
-    /// Where it is, for events and errors.
+    /// Its place, for events and errors.
     pub fn place(&self) -> &str {
         &self.place
     }
 
-    /// What [`crate::engine::trust::check`] judges.
+    /// The input of [`crate::engine::trust::check`].
     pub fn front(&self) -> ManifestFront<'_> {
         ManifestFront {
             statement: &self.statement,
@@ -210,12 +210,12 @@ impl OpenManifest {
         self.bytes_read
     }
 
-    /// Whether any part of it can be read by itself.
+    /// Whether any range of it can be read by itself.
     pub fn has_ranges(&self) -> bool {
         !matches!(self.access, Access::Stream(..))
     }
 
-    /// Reads these ascending ranges, of the version that the front is of.
+    /// Reads these ascending ranges of the version of the front.
     pub async fn read_ranges(
         &self,
         context: &Context,
@@ -257,7 +257,7 @@ impl OpenManifest {
             }
             Access::Ranges(ranges) => ranges,
             Access::Stream(body, ranges) => {
-                // What a broken stream did not bring is asked for like anything else.
+                // The missing bytes of a broken body are requested by ranges.
                 if let Some(mut body) = body.take()
                     && let Ok(given) = body.give(&mut reader).await
                 {
@@ -275,7 +275,7 @@ impl OpenManifest {
         Ok(Pages { leaves, anchors })
     }
 
-    /// Reads everything that follows the front into a reader, in order.
+    /// Reads everything after the front into a reader, in order.
     pub async fn read_rest(
         &mut self,
         context: &Context,
@@ -298,7 +298,7 @@ impl OpenManifest {
         given.map_err(|cause| self.refuse(cause))
     }
 
-    /// Reads the groups that some blocks need, and no others where the server has ranges.
+    /// Reads the groups that some blocks need; all groups if the server does not support ranges.
     pub async fn read_groups(
         &mut self,
         context: &Context,
@@ -312,7 +312,7 @@ impl OpenManifest {
                         .map_err(|cause| self.refuse(cause))?;
                 }
             } else {
-                // Everything comes at once, or is here.
+                // Everything arrives at once, or is local.
                 tree.fill(&self.all_leaves(context).await?.leaves);
             }
         }
@@ -320,62 +320,64 @@ impl OpenManifest {
     }
 }
 
-/// The first bytes of a manifest on a server.
+/// The first bytes of a remote manifest.
 struct Front {
     bytes: Vec<u8>,
-    /// What came beyond the front, where everything comes at once.
+    /// Bytes received after the front, if the server sends everything.
     rest: Vec<u8>,
-    arriving: Arriving,
+    response: SourceResponse,
 }
 
 impl Front {
     async fn get(source: &Source) -> Result<Front, NetError> {
-        let front = Ask {
+        let front = SourceRequest {
             range: Some(ByteRange::new(0, FRONT_BYTES as u64)),
-            ..Ask::default()
+            ..SourceRequest::default()
         };
-        let mut arriving = match source.open(front).await {
-            // An empty file has no first byte, and some servers say so in strange ways; it is no manifest, but it is there.
+        let mut response = match source.open(front).await {
+            // An empty file has no first byte, and some servers report that with an invalid Content-Range. The file exists, but
+            // it is not a manifest.
             Err(error)
                 if matches!(
                     error.failure,
-                    Failure::Refused { status: 416 } | Failure::BadAnswer(BadAnswer::ContentRange)
+                    Failure::Refused { status: 416 }
+                        | Failure::BadResponse(BadResponse::ContentRange)
                 ) =>
             {
-                source.open(Ask::default()).await?
+                source.open(SourceRequest::default()).await?
             }
             other => other?,
         };
         let mut bytes = Vec::new();
         while bytes.len() < FRONT_BYTES
-            && let Some((_, chunk)) = arriving.next().await?
+            && let Some((_, chunk)) = response.next().await?
         {
             bytes.extend_from_slice(&chunk);
-            // Whatever else this is, it need not be read to the end.
+            // Not a manifest: stop reading.
             let seen = bytes.len().min(MAGIC.len());
             if bytes[..seen] != MAGIC[..seen] {
                 break;
             }
         }
         let rest = bytes.split_off(bytes.len().min(FRONT_BYTES));
-        let enough = arriving
+        let enough = response
             .total
             .is_none_or(|total| bytes.len() as u64 >= total.min(FRONT_BYTES as u64));
-        let is_part = matches!(arriving.extent(), Extent::Asked { .. });
+        let is_part = matches!(response.extent(), Extent::Range { .. });
         if is_part && !enough && bytes.starts_with(&MAGIC) {
-            // The part ended before the front did, although there is more.
-            return Err(NetError::new(arriving.location(), Failure::Broken));
+            // The part ended before the front did, although the file is longer.
+            return Err(NetError::new(response.location(), Failure::Broken));
         }
         Ok(Front {
             bytes,
             rest,
-            arriving,
+            response,
         })
     }
 }
 
-/// A block that is wrong from every source: before the manifest or a source is blamed, the manifest is read again. One that names
-/// another root now shows that the object changed.
+/// If a block is wrong from every source, reads the manifest again. A manifest that now names another root shows that the object
+/// changed.
 pub async fn explain(
     context: &Context,
     error: Error,

@@ -1,4 +1,4 @@
-//! What is read of a remote object before its blocks: what its server says of it, and its manifest; and where its bytes come from.
+//! Remote objects: sources, the preflight, and reading manifests.
 
 mod in_order;
 pub mod manifest;
@@ -17,38 +17,38 @@ use manifest::{ManifestPlace, OpenManifest};
 use preflight::{Preflight, preflight};
 use retry::retried;
 
-/// With several mirrors, one that has not answered after so long is not asked for the manifest.
+/// With several mirrors, the time to try one of them before the next, in milliseconds.
 const FIRST_CONTACT_MS: u64 = 15_000;
 
-/// Where an object may be.
+/// The places of an object and its manifest.
 pub struct OpenRequest<'a> {
     pub url: &'a Location,
-    /// Other places of the same object.
+    /// Other URLs of the same object.
     pub mirrors: &'a [Location],
     /// `None`: beside the object, at the same source.
     pub manifest: Option<&'a ManifestPlace>,
 }
 
-/// An object as the first source that could be used describes it.
+/// An object, as the first usable source describes it.
 pub enum Opened {
     WithManifest(Box<Object>),
-    /// There is no manifest beside it.
+    /// There is no manifest beside the object.
     WithoutManifest {
         url: Location,
         preflight: Preflight,
     },
 }
 
-/// An object with a manifest that is as long as the object.
+/// An object whose manifest declares the object's length.
 pub struct Object {
-    /// The one that answered comes first: what its preflight says is true of it.
+    /// The source of the preflight comes first.
     pub sources: Vec<Location>,
     pub preflight: Preflight,
     pub manifest: OpenManifest,
     pub place: ManifestPlace,
 }
 
-/// Asks the sources one by one for the object and its manifest, both at once: one round trip.
+/// Tries the sources one by one. Requests the object and its manifest at the same time, which takes one round trip.
 pub async fn open(context: &Context, request: &OpenRequest<'_>) -> Result<Opened, Error> {
     let mut sources = vec![request.url.clone()];
     sources.extend_from_slice(request.mirrors);
@@ -59,11 +59,11 @@ pub async fn open(context: &Context, request: &OpenRequest<'_>) -> Result<Opened
         let place = request.manifest.cloned().unwrap_or_else(beside);
         let preflight = async { retried!(&limits, preflight(&context.client, url)) };
         let manifest = OpenManifest::open(context, &place, &limits);
-        let answers = match context.connections.of_each() {
+        let responses = match context.connections.per_fetch() {
             1 => (preflight.await, manifest.await),
             _ => tokio::join!(preflight, manifest),
         };
-        let error = match answers {
+        let error = match responses {
             (Ok(preflight), Ok(manifest)) => {
                 match matching(context, manifest, &place, &preflight, url).await {
                     Ok(manifest) => {
@@ -84,7 +84,7 @@ pub async fn open(context: &Context, request: &OpenRequest<'_>) -> Result<Opened
                 let url = url.clone();
                 return Ok(Opened::WithoutManifest { url, preflight });
             }
-            // Of an object that is not there it does not matter that its manifest is not there either.
+            // If the object is missing, that error counts, not the one of its manifest.
             (Err(error), Ok(_) | Err(Error::NoManifest { .. })) | (Ok(_) | Err(_), Err(error)) => {
                 error
             }
@@ -94,7 +94,7 @@ pub async fn open(context: &Context, request: &OpenRequest<'_>) -> Result<Opened
     Err(first_error.expect("there is at least one source"))
 }
 
-/// Of several sources none is waited for as long as the only one would be.
+/// With several sources each gets fewer tries and less patience than a single one.
 fn first_contact(context: &Context, several: bool) -> Limits {
     let limits = context.limits_now();
     match several {
@@ -107,8 +107,8 @@ fn first_contact(context: &Context, several: bool) -> Limits {
     }
 }
 
-/// A manifest whose length is that of the object. If it is not, the manifest was perhaps replaced just now, so it is read once
-/// more.
+/// Returns the manifest if its length is that of the object. If it is not, the manifest may have just been replaced: reads it
+/// once more.
 pub async fn matching(
     context: &Context,
     manifest: OpenManifest,

@@ -1,4 +1,4 @@
-//! The first look at an object.
+//! The first request for an object.
 
 use super::retry::retried;
 use crate::{engine::error::Error, net::repr_digest, policy::schedule::Limits};
@@ -11,81 +11,86 @@ use crate::{
         client::Client, error::NetError, location::Location, request::Request, response::Content,
         validators::Validators,
     },
-    policy::recovery::{BadAnswer, Failure},
+    policy::recovery::{BadResponse, Failure},
 };
 
-/// What the server says of the object before anything is asked for in earnest.
+/// What the first response shows of the object, before the transfer.
 pub struct Preflight {
-    /// `None`: it does not tell.
+    /// `None`: the response does not declare it.
     pub length: Option<u64>,
     pub ranges: bool,
     pub validators: Validators,
     pub offered: Vec<Digest>,
-    /// It seems to be a web page or an XML message.
+    /// The response seems to be a web page or an XML message.
     pub is_page: bool,
 }
 
-/// Asks for the first byte: whether the object is there, how long it is, whether ranges work, and which version it is.
+/// Requests the first byte: shows whether the object exists, how long it is, whether ranges work, and which version it is.
 ///
-/// S3 tells its checksums only to those who send `x-amz-checksum-mode: ENABLED`. It is not sent by itself: S3 refuses a signed
-/// URL whose request has an `x-amz-` header that was not signed (403, `HeadersNotSigned`), and whether a redirect ends at one
-/// is not known before. Who has an unsigned URL can give it with -H.
+/// S3 sends its checksums only if the request has `x-amz-checksum-mode: ENABLED`. We do not send it by default: S3 refuses a
+/// signed URL whose request has an `x-amz-` field that was not signed (403, `HeadersNotSigned`), and whether a redirect leads to
+/// one is unknown in advance. For an unsigned URL the user can set it with -H.
 pub async fn preflight(client: &Client, url: &Location) -> Result<Preflight, NetError> {
-    let mut answer = match client.send(Request::range(url, ByteRange::new(0, 1))).await {
-        // An empty object has no first byte, and a server that answers in several parts has no ranges for us.
+    let mut response = match client.send(Request::range(url, ByteRange::new(0, 1))).await {
+        // An empty object has no first byte (416). A multipart response to one range is unusable: request the whole object.
         Err(error)
             if matches!(
                 error.failure,
-                Failure::Refused { status: 416 } | Failure::BadAnswer(BadAnswer::Multipart)
+                Failure::Refused { status: 416 } | Failure::BadResponse(BadResponse::Multipart)
             ) =>
         {
             client.send(Request::whole(url)).await?
         }
         other => other?,
     };
-    let (length, ranges, first) = match answer.content {
+    let (length, ranges, first) = match response.content {
         Content::Whole { length } => (length, false, Vec::new()),
-        // Read to its end, so that the next request can have the connection. That it came is not needed.
+        // Read the body to its end, so that the next request can reuse the connection. The byte itself may be missing.
         Content::Part { bytes, total } if bytes.length() == 1 => (
             total,
             true,
-            answer.body.read_up_to(2).await.unwrap_or_default(),
+            response.body.read_up_to(2).await.unwrap_or_default(),
         ),
         Content::Part { total, .. } => (total, true, Vec::new()),
     };
-    // Some servers send the Content-MD5 of the part: then it is that of the one byte.
+    // Some servers send the Content-MD5 of the part: drop a digest of the first byte.
     let of_first = |digest: &Digest| {
         let mut hasher = DigestHasher::new(digest.algorithm());
         hasher.update(&first);
         hasher.finish() == *digest
     };
-    answer
+    response
         .offered
         .retain(|digest| length == Some(1) || !of_first(digest));
-    let offered = answer.offered;
+    let offered = response.offered;
     Ok(Preflight {
         length,
         ranges,
-        validators: answer.validators,
+        validators: response.validators,
         offered,
-        // What begins like no markup is none, whatever it is called.
-        is_page: answer.is_page && matches!(first.first(), None | Some(b'<' | b' ' | b'\n' | 0xEF)),
+        // A body that does not begin like markup is not a page, whatever its `Content-Type`.
+        is_page: response.is_page
+            && matches!(first.first(), None | Some(b'<' | b' ' | b'\n' | 0xEF)),
     })
 }
 
-/// A digest file is never longer; one that lists a whole folder may be long.
+/// The longest sidecar file that is read: one that lists a whole folder may be long.
 const SIDECAR_BYTES_MAX: usize = 1 << 20;
 
-/// What is there now.
-pub async fn look(client: &Client, url: &Location, limits: &Limits) -> Result<Preflight, Error> {
+/// A preflight that is retried by the recovery policy.
+pub async fn retried_preflight(
+    client: &Client,
+    url: &Location,
+    limits: &Limits,
+) -> Result<Preflight, Error> {
     retried!(limits, preflight(client, url))
 }
 
-/// The digest in `URL.sha256`, if there is such a file. Anything wrong with it is its absence: nobody asked for it.
+/// The digest in `URL.sha256`, if there is such a file. Any error counts as its absence, because the user did not request it.
 pub async fn sidecar(client: &Client, url: &Location) -> Option<Digest> {
     let name = url.safe_name()?;
     let place = url.with_suffix(".sha256");
-    let mut answer = client.send(Request::whole(&place)).await.ok()?;
-    let bytes = answer.body.read_up_to(SIDECAR_BYTES_MAX).await.ok()?;
+    let mut response = client.send(Request::whole(&place)).await.ok()?;
+    let bytes = response.body.read_up_to(SIDECAR_BYTES_MAX).await.ok()?;
     repr_digest::in_sidecar(std::str::from_utf8(&bytes).ok()?, &name)
 }

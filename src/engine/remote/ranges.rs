@@ -1,5 +1,5 @@
-//! Reading ranges of one version of a representation, in as few requests as is sensible: the groups and pieces of a manifest that a
-//! search wants, and the pieces of an object that are nowhere on this machine.
+//! Reading ranges of one version of a representation in few requests: the groups and pieces of a manifest that a search needs,
+//! and the pieces of an object that no local file has.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +17,7 @@ use crate::{
     format::geometry::ByteRange,
     net::{error::NetError, validators::Validators},
     policy::{
-        recovery::{BadAnswer, Failure},
+        recovery::{BadResponse, Failure},
         requests::{self, Cost, Link},
         schedule::Limits,
     },
@@ -25,42 +25,42 @@ use crate::{
 
 use super::{
     retry::Attempts,
-    source::{Ask, Extent, Source},
+    source::{Extent, Source, SourceRequest},
 };
 
-/// The rate that is assumed for reading everything, 100 Mbit/s: it is not known before it is tried.
+/// The assumed rate for reading everything, 100 Mbit/s: the real one is unknown before the first try.
 const BYTES_PER_MS: f64 = 12_500.0;
-/// Of a server that sends everything for a range, so much is read over at most.
+/// If a server sends the whole representation for a range, the most bytes that are discarded before the range.
 const WHOLE_SKIP_MAX: u64 = 1 << 20;
-/// Up to so many ranges are asked for one by one, unless the server is known to send several.
+/// Up to this many ranges go into separate requests, unless the server is known to send several ranges in one response.
 const UNTRIED_MAX: usize = 8;
 
-/// One version of a representation on a server, to be read by ranges.
+/// Reads ranges of one version of a representation.
 pub struct RangeReader {
     shared: Arc<Shared>,
-    /// Of the whole representation.
+    /// The length of the whole representation.
     length: u64,
 }
 
 struct Shared {
     source: Source,
     version: Option<Validators>,
-    /// Several ranges go into one request.
+    /// Put several ranges into one request.
     several: AtomicBool,
-    /// If not, gaps up to so many bytes are read along.
+    /// If not, join ranges with gaps up to this many bytes.
     gap: AtomicU64,
 }
 
-/// What one request brought.
+/// The result of one request.
 struct RangeResponse {
     whole: Vec<(ByteRange, Vec<u8>)>,
-    /// What it did not bring.
+    /// Ranges that did not arrive, or not completely.
     rest: Vec<ByteRange>,
     error: Option<NetError>,
 }
 
 impl RangeReader {
-    /// `version`: the only one that is wanted, as far as responses tell it.
+    /// `version`: the only acceptable one, if responses declare theirs.
     pub fn new(source: Source, version: Option<Validators>, length: u64) -> RangeReader {
         RangeReader {
             shared: Arc::new(Shared {
@@ -73,7 +73,7 @@ impl RangeReader {
         }
     }
 
-    /// Where the representation is.
+    /// The source of the representation.
     pub fn source(&self) -> &Source {
         &self.shared.source
     }
@@ -83,7 +83,7 @@ impl RangeReader {
         self.shared.version.as_ref()
     }
 
-    /// Reads these ascending ranges; `take` gets each when all of it is here, in any order.
+    /// Reads these ascending ranges; calls `take` with each when it is complete, in any order.
     pub async fn read(
         &self,
         context: &Context,
@@ -92,14 +92,14 @@ impl RangeReader {
     ) -> Result<(), Error> {
         let source = &self.shared.source;
         let count = requests::merged(wants, Cost::SINGLE.gap).len();
-        // A server that cannot send several ranges begins to send everything, which costs more than a few requests.
+        // A server without multi-range support begins to send everything, which costs more than a few requests.
         let several = source
             .client()
             .sends_multi_range(source.location())
             .unwrap_or(count > UNTRIED_MAX);
         self.shared.several.store(several, Ordering::Relaxed);
         let rest = match wants.split_first() {
-            // One by one, many of them may take longer than everything would. The first one tells.
+            // Many separate requests may take longer than reading everything. The time of the first one shows which is faster.
             Some((first, rest)) if !several && count > UNTRIED_MAX => {
                 let began = Instant::now();
                 self.read_all(context, &[*first], &mut take).await?;
@@ -111,9 +111,9 @@ impl RangeReader {
         self.read_all(context, rest, &mut take).await
     }
 
-    fn widen_gaps(&self, context: &Context, wants: &[ByteRange], answer: Duration) {
+    fn widen_gaps(&self, context: &Context, wants: &[ByteRange], first_response: Duration) {
         let link = Link {
-            answer_ms: answer.as_secs_f64() * 1000.0,
+            response_ms: first_response.as_secs_f64() * 1000.0,
             connections: self.connections(&context.limits_now()),
             bytes_per_ms: BYTES_PER_MS,
         };
@@ -139,13 +139,13 @@ impl RangeReader {
                 && let Some((wants, attempts)) = queue.pop_front()
             {
                 let shared = self.shared.clone();
-                running.spawn(async move { (shared.bring(wants).await, attempts) });
+                running.spawn(async move { (shared.fetch_ranges(wants).await, attempts) });
             }
             let Some(ended) = running.join_next().await else {
                 return Ok(());
             };
             let (response, mut attempts) = joined(std::future::ready(ended)).await;
-            let came = !response.whole.is_empty();
+            let progressed = !response.whole.is_empty();
             for (range, bytes) in response.whole {
                 take(range, bytes);
             }
@@ -153,16 +153,16 @@ impl RangeReader {
                 continue;
             }
             match response.error {
-                // A server that sent less than was asked for sends the rest when it is asked for that.
-                None if came => self.plan(&limits, &response.rest, &mut queue),
-                // It was asked for several ranges, and showed that it cannot send them.
+                // A server that sent less than requested sends the rest when it is requested.
+                None if progressed => self.plan(&limits, &response.rest, &mut queue),
+                // The response to several ranges showed that the server does not support them.
                 None if !self.shared.several.load(Ordering::Relaxed)
                     && requests::merged(&response.rest, self.shared.cost().gap).len() > 1 =>
                 {
                     self.plan(&limits, &response.rest, &mut queue);
                 }
                 error => {
-                    if came {
+                    if progressed {
                         attempts = Attempts::new(&limits);
                     }
                     let broken = || NetError::new(self.shared.source.location(), Failure::Broken);
@@ -205,8 +205,8 @@ impl Shared {
         }
     }
 
-    /// One request, and whatever comes of it.
-    async fn bring(&self, wants: Vec<ByteRange>) -> RangeResponse {
+    /// Sends one request and collects its result.
+    async fn fetch_ranges(&self, wants: Vec<ByteRange>) -> RangeResponse {
         let mut buffers = RangeBuffers::new(wants);
         let error = self.fill(&mut buffers).await.err();
         let (whole, rest) = buffers.into_whole_and_rest();
@@ -219,40 +219,40 @@ impl Shared {
             ranges.split_first(),
             self.several.load(Ordering::Relaxed) || ranges.len() == 1,
         ) else {
-            // Planned before the server showed that it cannot send several.
+            // Planned before the server showed that it does not support several ranges.
             return Ok(());
         };
-        let mut arriving = self
+        let mut response = self
             .source
-            .open(Ask {
+            .open(SourceRequest {
                 range: Some(*first),
                 more,
                 version: self.version.as_ref(),
-                ..Ask::default()
+                ..SourceRequest::default()
             })
             .await?;
-        let end = match arriving.extent() {
+        let end = match response.extent() {
             Extent::Parts => u64::MAX,
-            Extent::Asked { .. } => first.end,
+            Extent::Range { .. } => first.end,
             Extent::Whole { .. } if more.is_empty() && first.start <= WHOLE_SKIP_MAX => {
-                arriving.skip_to(first.start);
+                response.skip_to(first.start);
                 first.end
             }
             Extent::Whole { .. } if more.is_empty() => {
-                let how = Failure::BadAnswer(BadAnswer::EarlierPart);
+                let how = Failure::BadResponse(BadResponse::EarlierPart);
                 return Err(NetError::new(self.source.location(), how));
             }
             Extent::Whole { .. } | Extent::Joined => 0,
         };
-        if !more.is_empty() && arriving.extent() != Extent::Parts {
+        if !more.is_empty() && response.extent() != Extent::Parts {
             self.several.store(false, Ordering::Relaxed);
         }
         let mut place = 0;
         while place < end
-            && let Some((offset, bytes)) = arriving.next().await?
+            && let Some((offset, bytes)) = response.next().await?
         {
             buffers.take(offset, &bytes);
-            place = match arriving.extent() {
+            place = match response.extent() {
                 Extent::Parts => 0,
                 _ => offset + bytes.len() as u64,
             };
@@ -261,7 +261,7 @@ impl Shared {
     }
 }
 
-/// Ranges and what came of each so far.
+/// Ranges and the bytes received of each.
 struct RangeBuffers {
     wants: Vec<ByteRange>,
     bytes: Vec<Vec<u8>>,
@@ -275,7 +275,7 @@ impl RangeBuffers {
         }
     }
 
-    /// Takes bytes that lie at a place of the object. Bytes that do not follow what came before are left out.
+    /// Takes bytes at an offset of the object. Ignores bytes that do not continue what a range has.
     fn take(&mut self, place: u64, bytes: &[u8]) {
         let end = place + bytes.len() as u64;
         let first = self.wants.partition_point(|want| want.end <= place);

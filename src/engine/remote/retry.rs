@@ -1,4 +1,4 @@
-//! Requests that are repeated one by one; those of a transfer are the scheduler's.
+//! Retries of single requests; the scheduler retries those of a transfer.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// Repeats a request, an expression whose value is a future, by the recovery policy, within tries and patience. A macro, because
+/// Retries a request, an expression whose value is a future, by the recovery policy, within tries and patience. A macro, because
 /// of a function that takes an async closure the compiler does not see that its future is `Send`.
 macro_rules! retried {
     ($limits:expr, $request:expr) => {{
@@ -33,7 +33,7 @@ macro_rules! retried {
 
 pub(crate) use retried;
 
-/// What went wrong with one request so far; [`attempts::Attempts`] decides, this waits.
+/// The failed attempts of one request. [`attempts::Attempts`] decides, this waits.
 pub struct Attempts {
     decisions: attempts::Attempts,
     patience_s: u64,
@@ -41,7 +41,7 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// None yet.
+    /// No attempts yet.
     pub fn new(limits: &Limits) -> Attempts {
         Attempts {
             decisions: attempts::Attempts::new(limits),
@@ -50,13 +50,13 @@ impl Attempts {
         }
     }
 
-    /// Bytes came: patience begins anew. What broke in the same request still counts.
+    /// Bytes arrived: patience starts anew. Breaks within the same request still count.
     pub fn progress(&mut self) {
         let now = self.began.elapsed().as_millis() as u64;
         self.decisions.progress(now);
     }
 
-    /// Waits until the request is to be made again, if it is.
+    /// Waits until the next attempt, or returns the error that ends the request.
     pub async fn wait_after(&mut self, error: NetError) -> Result<(), Error> {
         let now = self.began.elapsed().as_millis() as u64;
         match self.decisions.after(error.failure, now) {

@@ -1,4 +1,4 @@
-//! Where the bytes of a representation come from. The only place that decides where the bytes of a response belong.
+//! Sources of the bytes of a representation. The only place that decides which offsets the bytes of a response have.
 
 use bytes::Bytes;
 
@@ -9,22 +9,22 @@ use crate::{
         client::Client,
         error::NetError,
         location::Location,
-        multi_range::{Parts, Several},
+        multi_range::{MultiRangeResponse, Parts},
         request::Request,
         response::{Content, Response},
         validators::Validators,
     },
-    policy::recovery::{BadAnswer, Changed, Failure},
+    policy::recovery::{BadResponse, Changed, Failure},
 };
 
-/// A server may round the start of a range down, to a page or a sector. A part that begins earlier than this ignores the
-/// request, and reading over its front each time would cost more than the range.
+/// A server may round the start of a range down, to a page or a sector. A part that begins earlier than this ignores the request:
+/// skipping its front each time would cost more than the range.
 const EARLY_BYTES_MAX: u64 = 1 << 20;
-/// A server may join ranges with small gaps between them. Reading stops where the parts of one response bring so many bytes
-/// more than were asked for.
+/// A server may join ranges with small gaps between them. A multipart response fails when its parts have more than this many
+/// bytes beyond the requested ones.
 const MORE_BYTES_MAX: u64 = 1 << 20;
 
-/// Bytes of one representation.
+/// A source of the bytes of one representation.
 ///
 /// An enum rather than a trait, so that its futures need no boxes. A source of compressed blocks will be another variant; `s3://`
 /// is `Http` too, with signed requests.
@@ -34,47 +34,47 @@ pub enum Source {
     Http(HttpSource),
 }
 
-/// A URL and the client that asks it.
+/// A URL and the client for it.
 #[derive(Clone)]
 pub struct HttpSource {
     client: Client,
     location: Location,
 }
 
-/// What to ask a source for.
+/// A request to a source.
 #[derive(Clone, Copy, Default)]
-pub struct Ask<'a> {
+pub struct SourceRequest<'a> {
     /// `None`: the whole representation.
     pub range: Option<ByteRange>,
-    /// More ranges, ascending, in the same request.
+    /// More ranges, ascending, for the same request.
     pub more: &'a [ByteRange],
-    /// The length that the representation must have, as far as the response tells it.
+    /// The length that the representation must have, if the response declares one.
     pub length: Option<u64>,
-    /// The version that it must be, as far as the response tells it.
+    /// The version that it must have, if the response declares one.
     pub version: Option<&'a Validators>,
-    /// Nothing but length and version shows that parts belong together: a part must tell the length of the whole.
+    /// Only length and version show that parts belong together: a part must declare the length of the whole.
     pub unproven: bool,
 }
 
-/// What a response brings.
+/// Which bytes a response contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// From the start of the asked range to here, which may be less than was asked for.
-    Asked { until: u64 },
-    /// The whole representation, from its first byte, of this length if the response tells it.
+    /// From the start of the requested range to here, which may be before its end.
+    Range { until: u64 },
+    /// The whole representation from its first byte, of this length if the response declares it.
     Whole { length: Option<u64> },
-    /// Some of several ranges, in any order.
+    /// Parts of several ranges, in any order.
     Parts,
-    /// One part that joins several asked ranges with what lies between them.
+    /// One part that covers several requested ranges and the gaps between them.
     Joined,
 }
 
 /// A response whose body is being read. INVARIANT: its bytes carry the offset that the response declares for them.
-pub struct Arriving {
+pub struct SourceResponse {
     extent: Extent,
-    /// The length of the representation, if the response tells it.
+    /// The length of the representation, if the response declares it.
     pub total: Option<u64>,
-    /// Its version.
+    /// The version of the representation.
     pub validators: Validators,
     chunks: Chunks,
 }
@@ -84,7 +84,7 @@ enum Chunks {
         body: Box<Body>,
         /// The offset of the next byte of the body.
         at: u64,
-        /// Bytes before this one are read over.
+        /// Bytes before this offset are discarded.
         from: u64,
         /// `None`: to the end of the body.
         until: Option<u64>,
@@ -92,7 +92,7 @@ enum Chunks {
     Parts {
         parts: Box<Parts>,
         location: Location,
-        /// Bytes that may still come.
+        /// Bytes that may still arrive.
         left: u64,
     },
 }
@@ -106,48 +106,50 @@ impl Source {
         })
     }
 
-    /// How events and errors name it.
+    /// The name of the source in events and errors.
     pub fn name(&self) -> String {
         self.location().to_string()
     }
 
-    /// Where it is.
+    /// Its URL.
     pub fn location(&self) -> &Location {
         let Source::Http(http) = self;
         &http.location
     }
 
-    /// The client that asks it.
+    /// The client that sends its requests.
     pub fn client(&self) -> &Client {
         let Source::Http(http) = self;
         &http.client
     }
 
     /// Sends a request. A response that cannot be used for it is an error.
-    pub async fn open(&self, ask: Ask<'_>) -> Result<Arriving, NetError> {
+    pub async fn open(&self, request: SourceRequest<'_>) -> Result<SourceResponse, NetError> {
         let Source::Http(HttpSource { client, location }) = self;
-        let request = Request {
-            range: ask.range,
-            more: ask.more,
-            version: ask.version,
+        let http_request = Request {
+            range: request.range,
+            more: request.more,
+            version: request.version,
             ..Request::whole(location)
         };
-        if ask.more.is_empty() {
-            return Arriving::of_one(client.send(request).await?, &ask);
+        if request.more.is_empty() {
+            return SourceResponse::of_one(client.send(http_request).await?, &request);
         }
-        match client.send_multi_range(request).await? {
-            Several::One(response) => Arriving::of_one(*response, &ask),
-            Several::Parts(parts) => Ok(Arriving::of_parts(parts, location.clone(), &ask)),
+        match client.send_multi_range(http_request).await? {
+            MultiRangeResponse::One(response) => SourceResponse::of_one(*response, &request),
+            MultiRangeResponse::Parts(parts) => {
+                Ok(SourceResponse::of_parts(parts, location.clone(), &request))
+            }
         }
     }
 }
 
-impl Arriving {
-    fn of_one(response: Response, ask: &Ask<'_>) -> Result<Arriving, NetError> {
-        let extent = extent(&response, ask)?;
+impl SourceResponse {
+    fn of_one(response: Response, request: &SourceRequest<'_>) -> Result<SourceResponse, NetError> {
+        let extent = extent(&response, request)?;
         let (total, at, from, until) = match (extent, response.content) {
-            (Extent::Asked { until }, Content::Part { bytes, total }) => {
-                let from = ask.range.map_or(0, |range| range.start);
+            (Extent::Range { until }, Content::Part { bytes, total }) => {
+                let from = request.range.map_or(0, |range| range.start);
                 (total, bytes.start, from, Some(until))
             }
             (Extent::Joined, Content::Part { bytes, total }) => {
@@ -156,7 +158,7 @@ impl Arriving {
             (_, Content::Part { total, .. }) => (total, 0, 0, total),
             (_, Content::Whole { length }) => (length, 0, 0, length),
         };
-        Ok(Arriving {
+        Ok(SourceResponse {
             extent,
             total,
             validators: response.validators,
@@ -169,10 +171,14 @@ impl Arriving {
         })
     }
 
-    fn of_parts(parts: Box<Parts>, location: Location, ask: &Ask<'_>) -> Arriving {
-        let asked = ask.range.iter().chain(ask.more);
-        let left = asked.map(|range| range.length()).sum::<u64>() + MORE_BYTES_MAX;
-        Arriving {
+    fn of_parts(
+        parts: Box<Parts>,
+        location: Location,
+        request: &SourceRequest<'_>,
+    ) -> SourceResponse {
+        let requested = request.range.iter().chain(request.more);
+        let left = requested.map(|range| range.length()).sum::<u64>() + MORE_BYTES_MAX;
+        SourceResponse {
             extent: Extent::Parts,
             total: None,
             validators: Validators::default(),
@@ -189,7 +195,7 @@ impl Arriving {
         self.extent
     }
 
-    /// Where it comes from, after redirects.
+    /// The URL of the response, after redirects.
     pub fn location(&self) -> &Location {
         match &self.chunks {
             Chunks::One { body, .. } => body.location(),
@@ -197,14 +203,14 @@ impl Arriving {
         }
     }
 
-    /// Reads over what lies before this offset.
+    /// Discards the bytes before this offset.
     pub fn skip_to(&mut self, offset: u64) {
         if let Chunks::One { from, .. } = &mut self.chunks {
             *from = (*from).max(offset);
         }
     }
 
-    /// The next bytes and their offset; `None` at the end that the response declares, or at the end of what was asked for. A body that
+    /// The next bytes and their offset; `None` at the end that the response declares, or at the end of the request. A body that
     /// ends earlier is an error.
     pub async fn next(&mut self) -> Result<Option<(u64, Bytes)>, NetError> {
         match &mut self.chunks {
@@ -241,61 +247,65 @@ impl Arriving {
                 let Some((place, bytes, _)) = parts.next().await? else {
                     return Ok(None);
                 };
-                // Parts that were not asked for could go on without end.
+                // Unrequested parts could go on without end.
                 *left = left
                     .checked_sub(bytes.len() as u64)
-                    .ok_or_else(|| bad(location, BadAnswer::Multipart))?;
+                    .ok_or_else(|| bad(location, BadResponse::Multipart))?;
                 Ok(Some((place, bytes)))
             }
         }
     }
 }
 
-fn bad(location: &Location, how: BadAnswer) -> NetError {
-    NetError::new(location, Failure::BadAnswer(how))
+fn bad(location: &Location, how: BadResponse) -> NetError {
+    NetError::new(location, Failure::BadResponse(how))
 }
 
-/// What a response with one body brings of what was asked for, or why it cannot be used.
-fn extent(response: &Response, ask: &Ask<'_>) -> Result<Extent, NetError> {
+/// Which requested bytes a response with one body contains, or why it cannot be used.
+fn extent(response: &Response, request: &SourceRequest<'_>) -> Result<Extent, NetError> {
     let location = response.body.location();
     let (bytes, total) = match response.content {
-        Content::Whole { length } => return whole(response, length, ask),
+        Content::Whole { length } => return whole(response, length, request),
         Content::Part { bytes, total } => (bytes, total),
     };
-    match (total, ask.length) {
+    match (total, request.length) {
         (Some(total), Some(length)) if total != length => {
             return Err(NetError::changed(location, Changed::Length));
         }
-        (None, _) if ask.unproven => return Err(bad(location, BadAnswer::NoLength)),
+        (None, _) if request.unproven => return Err(bad(location, BadResponse::NoLength)),
         _ => (),
     }
-    let is_all = bytes.start == 0 && total.or(ask.length) == Some(bytes.end);
-    match ask.range {
+    let is_all = bytes.start == 0 && total.or(request.length) == Some(bytes.end);
+    match request.range {
         None if is_all => Ok(Extent::Whole {
             length: Some(bytes.end),
         }),
-        None => Err(bad(location, BadAnswer::NotWhole)),
-        Some(range) if bytes.start > range.start => Err(bad(location, BadAnswer::LaterPart)),
+        None => Err(bad(location, BadResponse::NotWhole)),
+        Some(range) if bytes.start > range.start => Err(bad(location, BadResponse::LaterPart)),
         Some(range) if is_all && bytes != range => Ok(Extent::Whole {
             length: Some(bytes.end),
         }),
-        Some(range) if !ask.more.is_empty() && bytes.end > range.end => Ok(Extent::Joined),
+        Some(range) if !request.more.is_empty() && bytes.end > range.end => Ok(Extent::Joined),
         Some(range) if range.start - bytes.start > EARLY_BYTES_MAX => {
-            Err(bad(location, BadAnswer::EarlierPart))
+            Err(bad(location, BadResponse::EarlierPart))
         }
-        Some(range) => Ok(Extent::Asked {
+        Some(range) => Ok(Extent::Range {
             until: bytes.end.min(range.end),
         }),
     }
 }
 
-fn whole(response: &Response, length: Option<u64>, ask: &Ask<'_>) -> Result<Extent, NetError> {
+fn whole(
+    response: &Response,
+    length: Option<u64>,
+    request: &SourceRequest<'_>,
+) -> Result<Extent, NetError> {
     let location = response.body.location();
-    match (length, ask.length) {
-        (Some(found), Some(length)) if found != length => Err(match ask.unproven {
-            _ if response.is_page => bad(location, BadAnswer::Page),
+    match (length, request.length) {
+        (Some(found), Some(length)) if found != length => Err(match request.unproven {
+            _ if response.is_page => bad(location, BadResponse::Page),
             true => NetError::changed(location, Changed::Length),
-            false => bad(location, BadAnswer::WholeLength),
+            false => bad(location, BadResponse::WholeLength),
         }),
         _ => Ok(Extent::Whole { length }),
     }

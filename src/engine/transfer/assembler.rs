@@ -12,27 +12,27 @@ use crate::{
 
 use super::sink::BlockSink;
 
-/// What became of some bytes, in the order of the object.
+/// The verdict on some blocks, in the order of the object.
 #[derive(Debug)]
 pub enum Judged {
     Held(Verified),
     Wrong(Mismatch),
 }
 
-/// Takes the bytes of neighbouring blocks in order.
+/// Assembles the bytes of neighbouring blocks in order.
 pub struct Assembler {
     hasher: BlockHasher,
 }
 
 impl Assembler {
-    /// The next byte will be the first one of this block.
+    /// Starts at the first byte of this block.
     pub fn new(geometry: &Geometry, block: BlockIndex) -> Assembler {
         let hasher = BlockHasher::new(geometry, block);
         Assembler { hasher }
     }
 
-    /// Takes the next bytes, judges every block that they complete, and puts those that proved into the sink, neighbours in one go.
-    /// A sink gets nothing else, so a late write of a span that was cancelled can only repeat what is there.
+    /// Takes the next bytes, judges every block that they complete, and puts the proven ones into the sink, neighbours in one
+    /// run. The sink gets nothing else, so a late write of a cancelled span can only repeat bytes that are there.
     pub fn take(
         &mut self,
         chunks: Vec<Bytes>,
@@ -46,7 +46,7 @@ impl Assembler {
                     continue;
                 }
                 let (before, mismatch) = match self.hasher.is_known(leaves) {
-                    // A block that is not wanted any more, and whose leaf was forgotten.
+                    // The block is no longer wanted, and its leaf was dropped.
                     false => (self.hasher.discard(), None),
                     true => match self.hasher.finish(leaves) {
                         Ok(()) => continue,

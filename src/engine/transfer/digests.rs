@@ -1,4 +1,4 @@
-//! Digests of the whole object, computed behind the finished front of the part, so that little is left at the end.
+//! Digests of the whole object, computed behind the complete front of the part, so that little is left at the end.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use crate::{
     format::digests::{Algorithm, Digest, DigestHasher},
 };
 
-/// It is not worth starting for fewer bytes.
+/// The fewest bytes that are worth starting work for.
 const STEP_BYTES: u64 = 4 << 20;
 const READ_BYTES: usize = 256 * 1024;
 
-/// See the module.
+/// Computes digests while the part grows.
 pub struct DigestFollower {
-    /// `None` while it is at work.
+    /// `None` while work is running.
     idle: Option<State>,
     work: Option<Work<Result<State, DiskError>>>,
     at: u64,
@@ -62,7 +62,7 @@ impl DigestFollower {
         }
     }
 
-    /// Everything up to here is held now.
+    /// Everything up to `to` is held now.
     pub async fn follow(
         &mut self,
         group: &Group,
@@ -92,7 +92,7 @@ impl DigestFollower {
         }
     }
 
-    /// Reads what is left and returns the digests.
+    /// Reads the rest and returns the digests.
     pub async fn finish(
         mut self,
         group: &Group,

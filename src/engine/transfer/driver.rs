@@ -38,39 +38,39 @@ use super::{
     span::{Shared, Span, SpanEvent},
 };
 
-/// Time between two looks at what other transfers and processes learned of the hosts.
+/// Time between two refreshes of what other transfers and processes learned about the hosts.
 const HOSTS_TIME: Duration = Duration::from_secs(1);
-/// Blocks that are not proven yet are kept in memory: block size times connections stays below this.
+/// Unproven blocks are kept in memory: block size times connections stays below this.
 const UNPROVEN_BYTES_MAX: u64 = 64 << 20;
-/// The caller of [`Driver::next`] gets a turn at least so often.
+/// [`Driver::next`] returns to its caller at least this often.
 const TURN_MS_MAX: u64 = 200;
 
-/// What is moved, and from where.
+/// What to transfer, and from where.
 pub struct TransferObject {
     pub leaves: Arc<Leaves>,
     pub sources: Vec<Source>,
-    /// Whether the first source is known to serve ranges, or nothing is known of it.
+    /// The first source serves ranges, or may do so.
     pub ranges: bool,
-    /// The length may be believed before the last block is proven.
+    /// The length is trusted before the last block is proven.
     pub length_proven: bool,
-    /// Without a manifest: the version that all parts must be of.
+    /// Without a manifest: the version that all parts must have.
     pub version: Option<Validators>,
-    /// More connections than this are of no use, whatever is allowed.
+    /// More connections than this are of no use, whatever the limits allow.
     pub connections_max: u32,
 }
 
-/// What [`Driver::next`] has to report.
+/// The result of [`Driver::next`].
 #[derive(Debug)]
 pub enum Turn {
     /// These blocks are in the sink.
     Verified(Verified),
-    /// Nothing; it is time for the caller's own work.
+    /// Nothing happened; the caller can do its own work.
     Idle,
-    /// All that is wanted is held.
+    /// All wanted blocks are held.
     Done,
 }
 
-/// A transfer in progress. Dropping it aborts its spans; blocking work of theirs may put blocks into the sink a little later.
+/// A transfer in progress. Dropping it aborts its spans; their blocking work may put blocks into the sink a little later.
 pub struct Driver {
     context: Context,
     scheduler: Scheduler,
@@ -80,12 +80,12 @@ pub struct Driver {
     connections_max: u32,
     began: Instant,
     spans: Spans,
-    /// Reported already to the scheduler, and not yet to the caller.
+    /// Already reported to the scheduler, and not yet to the caller.
     verified: VecDeque<Verified>,
     failures: Failures,
     rate: Rate,
-    /// When the hosts were looked up last.
-    looked: Option<Instant>,
+    /// The last refresh of the hosts.
+    hosts_refreshed: Option<Instant>,
 }
 
 /// The running spans and their channel.
@@ -94,7 +94,7 @@ struct Spans {
     tasks: JoinSet<()>,
     sender: mpsc::UnboundedSender<(SpanId, SpanEvent)>,
     receiver: mpsc::UnboundedReceiver<(SpanId, SpanEvent)>,
-    /// The bytes that a body of everything may bring: from the first wanted one to the last.
+    /// The bytes that are read of a whole-object body: from the first wanted byte to the last.
     reach: watch::Sender<ByteRange>,
 }
 
@@ -105,23 +105,23 @@ struct RunningSpan {
     abort: AbortHandle,
 }
 
-/// What went wrong last, for the error of the whole transfer.
+/// The last failures, for the error of the whole transfer.
 #[derive(Default)]
 pub(super) struct Failures {
-    /// What came in the place of a block, and from which source.
+    /// The last wrong bytes of each block, and their source.
     pub wrong: BTreeMap<BlockIndex, (Mismatch, SourceId)>,
     pub last: Option<NetError>,
 }
 
-/// What the scheduler does next.
+/// The next step of the scheduler.
 enum Next {
-    /// It waits for an event, or for this time.
+    /// Wait for an event, or until this time.
     Wait(Option<schedule::Millis>),
     Done,
 }
 
 impl Driver {
-    /// Wants the whole object. Blocks that are claimed are not fetched unless the caller says that the claim failed.
+    /// Starts with the whole object wanted. Claimed blocks are not fetched unless the caller reports that the claim failed.
     pub fn new(
         context: &Context,
         object: TransferObject,
@@ -169,11 +169,11 @@ impl Driver {
             verified: VecDeque::new(),
             failures: Failures::default(),
             rate: Rate::new(),
-            looked: None,
+            hosts_refreshed: None,
         }
     }
 
-    /// From now on this is wanted and nothing else.
+    /// Replaces what is wanted.
     pub fn want(&mut self, want: Want) {
         let geometry = *self.geometry();
         let bytes = |range: &BlockRange| geometry.bytes_of_range(*range);
@@ -187,14 +187,14 @@ impl Driver {
         self.scheduler.want(now, want);
     }
 
-    /// These blocks are in the sink: the caller found them elsewhere, or judged a claim.
+    /// These blocks are in the sink: the caller found them locally, or judged a claim.
     pub fn held(&mut self, verified: Verified) {
         let now = self.now();
         let event = schedule::Event::Held(verified);
         self.scheduler.handle(now, event);
     }
 
-    /// A claimed block is not there, or wrong.
+    /// A claimed block is missing or wrong.
     pub fn claim_failed(&mut self, block: BlockIndex) {
         let now = self.now();
         let event = schedule::Event::ClaimFailed { block };
@@ -216,7 +216,7 @@ impl Driver {
         tokio::select! {
             Some((span, event)) = self.spans.receiver.recv() => {
                 self.on_span_event(span, event, events)?;
-                // All that has happened is taken into account before anything is decided.
+                // Process all pending events before the next decision.
                 while let Ok((span, event)) = self.spans.receiver.try_recv() {
                     self.on_span_event(span, event, events)?;
                 }
@@ -232,13 +232,13 @@ impl Driver {
         Ok(verified.map_or(Turn::Idle, Turn::Verified))
     }
 
-    /// Ends the spans. What remains is blocking work of theirs, whose end can be waited for.
+    /// Ends the spans. Their blocking work may still run; the result waits for its end.
     pub async fn shutdown(mut self) -> Idle {
         self.spans.tasks.shutdown().await;
         self.idle
     }
 
-    /// For work that uses the same sink: [`Driver::shutdown`] returns its end too.
+    /// For work that uses the same sink: [`Driver::shutdown`] waits for its end too.
     pub fn group(&self) -> &Group {
         &self.shared.group
     }
@@ -264,7 +264,7 @@ impl Driver {
         self.context.client.bytes_fetched()
     }
 
-    /// Over the last seconds; to be called about once a second.
+    /// The rate over the last seconds; to be called about once a second.
     pub fn bytes_per_second(&mut self) -> u64 {
         self.rate.bytes_per_second()
     }
@@ -276,7 +276,7 @@ impl Driver {
     /// Executes commands until the scheduler waits or finishes. Returns the time of the next timer.
     fn run_commands(&mut self, events: &mut dyn Events) -> Result<Next, Error> {
         self.refresh_hosts();
-        let allowed = self.context.connections.of_each();
+        let allowed = self.context.connections.per_fetch();
         self.scheduler.allow(allowed.min(self.connections_max));
         loop {
             let now = self.now();
@@ -341,12 +341,15 @@ impl Driver {
         })
     }
 
-    /// Takes over what other transfers and processes learned of the hosts.
+    /// Takes over what other transfers and processes learned about the hosts.
     fn refresh_hosts(&mut self) {
-        if self.looked.is_some_and(|last| last.elapsed() < HOSTS_TIME) {
+        if self
+            .hosts_refreshed
+            .is_some_and(|last| last.elapsed() < HOSTS_TIME)
+        {
             return;
         }
-        self.looked = Some(Instant::now());
+        self.hosts_refreshed = Some(Instant::now());
         let hosts = self.context.client.hosts().clone();
         blocking::detach(move || hosts.refresh());
         let began_ms = Hosts::now_ms().saturating_sub(self.now());
@@ -388,7 +391,7 @@ impl Driver {
     ) -> Result<(), Error> {
         let now = self.now();
         let Some(source) = self.spans.running.get(&span).map(|running| running.source) else {
-            // Of a span that was cancelled only what it proved still counts.
+            // Of a cancelled span only its proven blocks still count.
             if let SpanEvent::Verified(verified) = event {
                 self.verified.push_back(verified);
                 let event = schedule::Event::Held(verified);
@@ -438,7 +441,7 @@ impl Driver {
         };
         let is_whole_body = matches!(event, schedule::Event::WholeBody { .. });
         self.scheduler.handle(now, event);
-        // Of several spans that get the whole object at a time the scheduler cancels all but one.
+        // If several spans get the whole object at the same time, the scheduler cancels all but one.
         if is_whole_body
             && self.scheduler.is_running(span)
             && let Some(running) = self.spans.running.get(&span)

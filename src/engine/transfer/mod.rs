@@ -1,6 +1,7 @@
-//! Moving the blocks of an object from its sources into a sink: the scheduler on real connections.
+//! Transferring the blocks of an object from its sources into a sink: the scheduler on real connections.
 //!
-//! [`driver::Driver`] knows no files. [`part`] runs it into a part with a journal, for `fetch`; `cat` runs it into a window in memory.
+//! [`driver::Driver`] knows no files. [`part`] runs it into a part with a journal, for `fetch`; `cat` runs it into a window in
+//! memory.
 
 mod assembler;
 mod claims;

@@ -1,4 +1,4 @@
-//! What the end of a transfer means for the caller.
+//! The error of a transfer that ended early.
 
 use std::collections::BTreeMap;
 
@@ -15,19 +15,19 @@ use crate::{
     },
 };
 
-/// A transfer that has ended without all that was wanted.
+/// A transfer that ended without all wanted blocks.
 pub struct Ended<'a> {
     pub outcome: Outcome,
     pub sources: &'a [Source],
     pub geometry: &'a Geometry,
     pub limits: &'a Limits,
-    /// What came last in the place of a block, and from which source.
+    /// The last wrong bytes of each block, and their source.
     pub wrong: &'a BTreeMap<BlockIndex, (Mismatch, SourceId)>,
     pub last: Option<&'a NetError>,
     pub now: Millis,
 }
 
-/// The error that stands for it.
+/// The error of this end.
 pub fn error(ended: Ended<'_>) -> Error {
     let first = ended.sources[0].location();
     let error = |failure: Failure| {

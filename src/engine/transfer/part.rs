@@ -1,4 +1,5 @@
-//! A transfer into a part: claims judged in the background, the journal written while blocks come, and digests of the whole.
+//! A transfer into a part: claims are judged in the background, the journal is written while blocks arrive, and digests of the
+//! whole are computed.
 
 use std::{
     sync::{
@@ -38,20 +39,20 @@ use super::{
     sink::{PartSink, SharedJournal},
 };
 
-/// Claims are written when so much was proven since the last time, or after so long.
+/// Claims are written after this many proven bytes, or after this time.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 const CHECKPOINT_TIME: Duration = Duration::from_secs(2);
-/// Without a manifest nothing but the journal knows what arrived, and a record costs next to nothing without a sync.
+/// Without a manifest only the journal has the leaves, and a record without a sync costs almost nothing.
 const LEAVES_TIME: Duration = Duration::from_millis(250);
 /// Time between two progress events.
 const PROGRESS_TIME: Duration = Duration::from_secs(1);
 
-/// What is moved into a part.
+/// What to transfer into a part.
 pub struct PartTransfer {
     pub object: TransferObject,
-    /// Blocks that were found on this machine, and are in the part already.
+    /// Blocks that were found locally, and are in the part already.
     pub copied: Vec<Stored>,
-    /// Digests of the whole that are wanted at the end.
+    /// Digests of the whole object to compute.
     pub digests: Vec<Algorithm>,
 }
 
@@ -59,19 +60,51 @@ pub struct PartTransfer {
 pub struct Transferred {
     pub part: Arc<Part>,
     pub journal: Journal,
-    /// Bytes that earlier runs had left.
+    /// Verified bytes that earlier runs left.
     pub bytes_resumed: u64,
     pub digests: Vec<Digest>,
 }
 
 impl PartTransfer {
-    /// Runs until every block is held. Dropping the future is a clean stop: what is proven is in the journal.
+    /// Runs until every block is held. Dropping the future is a clean stop: proven blocks are in the journal.
     pub async fn run(
         self,
         context: &Context,
         opened: Opened,
         events: &mut dyn Events,
     ) -> Result<Transferred, Error> {
+        // The driver is dropped before it, so the last checkpoint has all that was proven.
+        let (last_checkpoint, mut running) = self.start(context, opened);
+        let outcome = running.until_done(events).await;
+        let noting = running.notes.finish().await;
+        let Running {
+            driver,
+            geometry,
+            group,
+            part,
+            journal,
+            bytes_resumed,
+            follower,
+            ..
+        } = running;
+        let idle = driver.shutdown().await;
+        drop(last_checkpoint);
+        outcome?;
+        noting?;
+        let digests = follower.finish(&group, &part, geometry.length()).await?;
+        drop(group);
+        // Work of a span that was cancelled ends a little later; it holds the journal and the part.
+        idle.wait().await;
+        let journal = Arc::into_inner(journal).expect("all work that holds it has ended");
+        Ok(Transferred {
+            part,
+            journal: journal.into_inner(),
+            bytes_resumed,
+            digests,
+        })
+    }
+
+    fn start(self, context: &Context, opened: Opened) -> (LastCheckpoint, Running) {
         let Opened {
             part,
             mut journal,
@@ -81,7 +114,7 @@ impl PartTransfer {
         let leaves = self.object.leaves.clone();
         let geometry = *leaves.geometry();
         if geometry.length() == 0 {
-            // Its only block has no bytes to fetch; the judge sees it like anything that is here already.
+            // Its only block has no bytes to fetch: claim it, so that the judge checks it.
             claimed.insert(geometry.last());
         }
         for stored in &self.copied {
@@ -112,11 +145,11 @@ impl PartTransfer {
                 let _ = sender.send(claim);
             })
         });
-        let mut running = Running {
+        let running = Running {
             driver,
             geometry,
             group,
-            part: part.clone(),
+            part,
             journal,
             claims,
             judging: Some(judging),
@@ -125,31 +158,7 @@ impl PartTransfer {
             bytes_resumed: 0,
             follower: DigestFollower::new(&self.digests),
         };
-        let outcome = running.until_done(events).await;
-        let noting = running.notes.finish().await;
-        let Running {
-            driver,
-            group,
-            journal,
-            bytes_resumed,
-            follower,
-            ..
-        } = running;
-        let idle = driver.shutdown().await;
-        drop(last_checkpoint);
-        outcome?;
-        noting?;
-        let digests = follower.finish(&group, &part, geometry.length()).await?;
-        drop(group);
-        // Work of a span that was cancelled ends a little later; it holds the journal and the part.
-        idle.wait().await;
-        let journal = Arc::into_inner(journal).expect("all work that holds it has ended");
-        Ok(Transferred {
-            part,
-            journal: journal.into_inner(),
-            bytes_resumed,
-            digests,
-        })
+        (last_checkpoint, running)
     }
 }
 
@@ -163,7 +172,7 @@ struct Running {
     judging: Option<Work<Result<(), DiskError>>>,
     notes: Notes,
     progressed: Option<Instant>,
-    /// Bytes of claims that proved.
+    /// Bytes of claims that verified.
     bytes_resumed: u64,
     follower: DigestFollower,
 }
@@ -204,7 +213,7 @@ impl Running {
         }
     }
 
-    /// Journal, digests and progress, when their time has come.
+    /// Advances journal, digests and progress reports when they are due.
     async fn housekeeping(&mut self, events: &mut dyn Events) -> Result<(), Error> {
         if let Some(judging) = self.judging.take_if(|work| work.is_finished()) {
             judging.finish().await?;
@@ -248,16 +257,16 @@ impl Running {
     }
 }
 
-/// When the journal is written, and the work that writes it.
+/// When to write the journal, and the work that writes it.
 struct Notes {
-    /// Bytes proven since claims were written, and when that was.
+    /// Bytes proven since claims were last written, and when that was.
     unwritten: u64,
     written: Instant,
     /// When leaves were last written.
     leaves_written: Instant,
-    /// Writes records; the claims in so many of them can be made durable.
+    /// Writes records. The result is how many records a sync may mark as durable.
     writing: Option<Work<Result<u64, DiskError>>>,
-    /// What is written now are claims, not only leaves.
+    /// The current write includes claims, not only leaves.
     claims: bool,
     /// Syncs the part, then marks claims as durable.
     syncing: Option<Work<Result<(), DiskError>>>,
@@ -279,7 +288,8 @@ impl Notes {
         self.unwritten += verified.bytes().length();
     }
 
-    /// Starts what is due and ends what is done. Returns whether claims were written: a kill costs nothing of them from now on.
+    /// Starts work that is due and collects work that is done. Returns whether claims were written: a kill loses none of them
+    /// from now on.
     async fn advance(
         &mut self,
         group: &Group,
@@ -294,7 +304,7 @@ impl Notes {
         if let Some(writing) = self.writing.take_if(|work| work.is_finished()) {
             let records = writing.finish().await?;
             claims_written = self.claims;
-            // Claims are written at once, so that a kill costs little; the barrier follows when the disk is done.
+            // Claims are written first, so that a kill costs little; the barrier follows when the disk has synced.
             if claims_written && self.syncing.is_none() {
                 let (journal, part) = (journal.clone(), part.clone());
                 let work = move || sync(&journal, &part, records);
@@ -328,7 +338,7 @@ impl Notes {
     }
 }
 
-/// Syncs the part and marks what the first so many records claim as durable. A sync that fails takes those claims back.
+/// Syncs the part and marks the claims of the first `records` records as durable. A failed sync withdraws those claims.
 fn sync(journal: &SharedJournal, part: &Part, records: u64) -> Result<(), DiskError> {
     match part.sync_data() {
         Ok(()) => journal.lock().barrier(records),
@@ -339,7 +349,7 @@ fn sync(journal: &SharedJournal, part: &Part, records: u64) -> Result<(), DiskEr
     }
 }
 
-/// Writes what is proven into the journal when the run ends in any way, also by being dropped.
+/// Writes proven blocks into the journal when the run ends in any way, including by being dropped.
 struct LastCheckpoint {
     journal: SharedJournal,
     stop: Arc<AtomicBool>,
@@ -348,7 +358,7 @@ struct LastCheckpoint {
 impl Drop for LastCheckpoint {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // A journal that cannot be written costs fetching again, which the next run will see for itself.
+        // If the journal cannot be written, the next run fetches these blocks again.
         let _ = self.journal.lock().checkpoint();
     }
 }

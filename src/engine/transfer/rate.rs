@@ -1,11 +1,11 @@
-//! How fast a transfer is.
+//! The rate of a transfer.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-/// The rate of the last few seconds.
+/// The rate over the last few seconds.
 pub struct Rate {
     marks: VecDeque<(Instant, u64)>,
     bytes: u64,
@@ -25,7 +25,7 @@ impl Rate {
         self.bytes += bytes;
     }
 
-    /// Called about once a second.
+    /// To be called about once a second.
     pub fn bytes_per_second(&mut self) -> u64 {
         let now = Instant::now();
         self.marks.push_back((now, self.bytes));

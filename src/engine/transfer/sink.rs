@@ -1,4 +1,4 @@
-//! Where proven blocks go.
+//! Sinks for proven blocks.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use crate::{
     format::judge::{Proven, Verified},
 };
 
-/// Takes proven blocks, in any order, and from several threads at a time. Synchronous: it is called where blocking is allowed.
+/// Takes proven blocks, in any order, from several threads at a time. Synchronous: it is called where blocking is allowed.
 ///
-/// No sink ever gets a byte that is not [`Proven`].
+/// A sink never gets a byte that is not [`Proven`].
 pub trait BlockSink: Send + Sync {
-    /// Keeps a run of blocks. What it returns is held from then on.
+    /// Stores a run of blocks. The returned blocks are held from then on.
     fn put(&self, run: Proven) -> Result<Verified, DiskError>;
 }
 
-/// The journal of a part, shared by all that note in it.
+/// The journal of a part, shared by everything that writes to it.
 pub type SharedJournal = Arc<Mutex<Journal>>;
 
-/// Writes blocks into a part, and notes in its journal what was written.
+/// Writes blocks into a part and records them in its journal.
 pub struct PartSink {
     pub part: Arc<Part>,
     pub journal: SharedJournal,
@@ -34,7 +34,7 @@ impl BlockSink for PartSink {
     }
 }
 
-/// Gives each run to two sinks, first to `first`.
+/// Puts each run into both sinks, `first` before `then`.
 pub struct Tee<A, B> {
     pub first: A,
     pub then: B,

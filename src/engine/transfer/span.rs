@@ -1,4 +1,4 @@
-//! One span: a ranged request and what becomes of its bytes.
+//! One span: a range request and the processing of its body.
 
 use std::{
     pin::pin,
@@ -19,7 +19,7 @@ use crate::{
     disk::error::DiskError,
     engine::{
         blocking::{self, Group, Threads},
-        remote::source::{Arriving, Ask, Extent, Source},
+        remote::source::{Extent, Source, SourceRequest, SourceResponse},
     },
     format::{
         geometry::{BlockIndex, BlockRange, ByteRange},
@@ -34,17 +34,17 @@ use super::{
     sink::BlockSink,
 };
 
-/// Bytes that are judged and written in one go; the next ones arrive meanwhile.
+/// Bytes that are judged and written together; the next ones arrive meanwhile.
 const BATCH_BYTES: usize = 1 << 20;
-/// The same where nothing arrives meanwhile.
+/// The same for [`Threads::Runtime`], where nothing arrives meanwhile.
 const BATCH_BYTES_ON_RUNTIME: usize = 256 << 10;
-/// A slow connection's bytes do not wait longer than this for others.
+/// The longest time that bytes of a slow connection wait for more.
 const BATCH_TIME: Duration = Duration::from_millis(50);
 
 /// What a span reports to the driver.
 pub enum SpanEvent {
     Opened,
-    /// The body is the whole object although a range was asked for. It is not read before the span may proceed.
+    /// The body is the whole object although a range was requested. The span waits for permission before it reads the body.
     WholeBody,
     Bytes(u64),
     Verified(Verified),
@@ -54,13 +54,13 @@ pub enum SpanEvent {
     Disk(DiskError),
 }
 
-/// What all spans of a transfer share.
+/// The state that all spans of a transfer share.
 pub struct Shared {
     pub leaves: Arc<Leaves>,
     pub sink: Arc<dyn BlockSink>,
-    /// Without a manifest: the version that all parts must be of.
+    /// Without a manifest: the version that all parts must have.
     pub version: Option<Validators>,
-    /// Where bytes are judged and put into the sink, and what waits for the end of that work.
+    /// Where bytes are judged and put into the sink, and the group of that work.
     pub threads: Threads,
     pub group: Group,
 }
@@ -71,17 +71,18 @@ pub struct Span {
     pub source: Source,
     pub blocks: BlockRange,
     pub whole: bool,
-    /// Where it ends; may move forward while it runs.
+    /// The end of its blocks; may change while the span runs.
     pub end: Arc<AtomicU32>,
-    /// Lets a span proceed whose response is the whole object.
+    /// Permission to read a response that is the whole object.
     pub proceed: Arc<Notify>,
-    /// What a body of everything may bring now. It is read no further, so that memory stays bounded: TCP holds the rest.
+    /// The bytes to read of a whole-object body. Reading stops at its end, so that memory stays bounded: TCP flow control holds
+    /// back the rest.
     pub reach: watch::Receiver<ByteRange>,
     pub shared: Arc<Shared>,
     pub sender: UnboundedSender<(SpanId, SpanEvent)>,
 }
 
-/// Bytes being judged and put into the sink; the assembler comes back with the result.
+/// Bytes being judged and put into the sink; the result returns the assembler.
 type Work = blocking::Work<Result<(Assembler, Vec<Judged>), DiskError>>;
 
 /// Bytes that arrived and wait to be judged together.
@@ -90,7 +91,7 @@ struct Batch {
     bytes: usize,
     /// When the first of them arrived.
     since: Instant,
-    /// The work on the batch before. Always there, but while its end is awaited.
+    /// The work on the previous batch. `None` only while its end is awaited.
     work: Option<Work>,
 }
 
@@ -112,7 +113,7 @@ impl Batch {
         self.chunks.push(chunk);
     }
 
-    /// Something waits to be judged, or to be reported.
+    /// Whether something waits to be judged or reported.
     fn is_pending(&self) -> bool {
         self.bytes > 0 || matches!(self.work, Some(Work::Running(_)))
     }
@@ -147,7 +148,7 @@ impl Span {
     }
 
     fn send(&self, event: SpanEvent) {
-        // The receiver is gone when the transfer has ended; then nothing needs to be reported.
+        // The receiver is gone when the transfer has ended; then there is nothing to report.
         let _ = self.sender.send((self.id, event));
     }
 
@@ -155,35 +156,35 @@ impl Span {
         let geometry = *self.shared.leaves.geometry();
         let wanted = geometry.bytes_of_range(self.blocks);
         let range = (!self.whole && !wanted.is_empty()).then_some(wanted);
-        let mut arriving = self
+        let mut response = self
             .source
-            .open(Ask {
+            .open(SourceRequest {
                 range,
                 length: Some(geometry.length()),
                 version: self.shared.version.as_ref(),
                 // Without a manifest only the length shows that parts belong to the same object.
                 unproven: self.shared.leaves.are_first_use(),
-                ..Ask::default()
+                ..SourceRequest::default()
             })
             .await?;
         self.send(SpanEvent::Opened);
-        let first = match arriving.extent() {
+        let first = match response.extent() {
             Extent::Whole { .. } => {
                 if !self.whole && wanted != geometry.bytes_of_range(geometry.all()) {
                     self.take_whole().await;
                 }
                 let from = self.reach.borrow().start;
                 let first = geometry.block_at(from.min(geometry.length().saturating_sub(1)));
-                arriving.skip_to(geometry.bytes_of(first).start);
+                response.skip_to(geometry.bytes_of(first).start);
                 first
             }
-            Extent::Asked { .. } | Extent::Parts | Extent::Joined => BlockIndex(self.blocks.start),
+            Extent::Range { .. } | Extent::Parts | Extent::Joined => BlockIndex(self.blocks.start),
         };
-        self.receive(&mut arriving, first).await
+        self.receive(&mut response, first).await
     }
 
-    /// The whole object comes, whatever was asked for: one of the spans to which that happens takes it. The others are cancelled
-    /// before they have read any of it.
+    /// The response is the whole object. If several spans get one, the driver lets one of them proceed and cancels the others
+    /// before they read any of it.
     async fn take_whole(&self) {
         let blocks = self.shared.leaves.geometry().blocks();
         self.end.store(blocks, Ordering::Relaxed);
@@ -191,19 +192,23 @@ impl Span {
         self.proceed.notified().await;
     }
 
-    async fn receive(&mut self, arriving: &mut Arriving, first: BlockIndex) -> Result<(), Fault> {
+    async fn receive(
+        &mut self,
+        response: &mut SourceResponse,
+        first: BlockIndex,
+    ) -> Result<(), Fault> {
         let geometry = *self.shared.leaves.geometry();
-        let is_whole = matches!(arriving.extent(), Extent::Whole { .. });
+        let is_whole = matches!(response.extent(), Extent::Whole { .. });
         let mut at = geometry.bytes_of(first).start;
         let mut batch = Batch::new(Assembler::new(&geometry, first));
         let batch_bytes = match self.shared.threads {
             Threads::Blocking => BATCH_BYTES,
             Threads::Runtime => BATCH_BYTES_ON_RUNTIME,
         };
-        // Bytes that came and lie beyond the reach.
+        // Received bytes beyond the reach.
         let mut ahead = Bytes::new();
         loop {
-            // The end may have moved forward meanwhile.
+            // The end may have changed meanwhile.
             let blocks = BlockRange::new(0, self.end.load(Ordering::Relaxed));
             let end = geometry.bytes_of_range(blocks).end;
             if at >= end {
@@ -212,7 +217,7 @@ impl Span {
             if is_whole && at >= self.reach.borrow_and_update().end {
                 self.flush(&mut batch, true).await?;
                 if at >= self.reach.borrow_and_update().end && self.reach.changed().await.is_err() {
-                    // The driver is gone, and so will this span be.
+                    // The driver is gone, and this span ends with it.
                     return Ok(());
                 }
                 continue;
@@ -223,22 +228,22 @@ impl Span {
                 self.flush(&mut batch, false).await?;
             }
             let next = match ahead.is_empty() {
-                true => self.next(arriving, &mut batch).await?,
+                true => self.next(response, &mut batch).await?,
                 false => Ok(Some(std::mem::take(&mut ahead))),
             };
             let Ok(Some(mut chunk)) = next else {
-                // The body ends early: what came whole counts, the rest is asked for again.
+                // The body ended early: complete blocks count, the rest is requested again.
                 self.flush(&mut batch, true).await?;
                 next?;
-                // A server may send less than was asked for, if it says so. If that is never a whole block, it fails.
-                let less = matches!(arriving.extent(), Extent::Asked { until } if until == at);
+                // A server may send less than requested, if it declares so. A part without one complete block is a failure.
+                let less = matches!(response.extent(), Extent::Range { until } if until == at);
                 let enough = at >= geometry.bytes_of(first).end;
                 return match less && enough && !self.whole {
                     true => Ok(()),
-                    false => Err(NetError::new(arriving.location(), Failure::Broken).into()),
+                    false => Err(NetError::new(response.location(), Failure::Broken).into()),
                 };
             };
-            // Nothing behind the end is wanted.
+            // Bytes after the end are not wanted.
             chunk.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
             if is_whole {
                 let reach = self.reach.borrow().end.saturating_sub(at);
@@ -252,13 +257,13 @@ impl Span {
         }
     }
 
-    /// The next bytes. While none come, those that are here are judged, so that a stop loses none of them.
+    /// The next bytes. While none arrive, the received ones are judged, so that a stop loses none of them.
     async fn next(
         &self,
-        arriving: &mut Arriving,
+        response: &mut SourceResponse,
         batch: &mut Batch,
     ) -> Result<Result<Option<Bytes>, NetError>, Fault> {
-        let mut next = pin!(arriving.next());
+        let mut next = pin!(response.next());
         let next = loop {
             tokio::select! {
                 biased;
@@ -275,8 +280,8 @@ impl Span {
         Ok(chunk)
     }
 
-    /// Judges a batch and puts what proves into the sink, when the work on the one before has ended. With `wait`, that has happened
-    /// when this returns.
+    /// Judges a batch and puts proven blocks into the sink, after the work on the previous batch has ended. With `wait`, this
+    /// batch is done too when this returns.
     async fn flush(&self, batch: &mut Batch, wait: bool) -> Result<(), Fault> {
         let assembler = self.settle(batch).await?;
         let (chunks, shared) = (std::mem::take(&mut batch.chunks), self.shared.clone());
@@ -294,7 +299,7 @@ impl Span {
         Ok(())
     }
 
-    /// Waits for the work on a batch and reports what became of it.
+    /// Waits for the work on a batch and reports its result.
     async fn settle(&self, batch: &mut Batch) -> Result<Assembler, Fault> {
         let work = batch.work.take().expect("nothing else awaits its end");
         let (assembler, judged) = work.finish().await?;

@@ -1,4 +1,4 @@
-//! Proven blocks that wait for a reader, in memory.
+//! Proven blocks in memory that wait for a reader.
 
 use std::collections::BTreeMap;
 
@@ -14,21 +14,21 @@ use crate::{
 
 use super::sink::BlockSink;
 
-/// Holds runs of blocks until they are taken in the order of the object. It is as large as what is wanted and not taken yet: whoever
-/// moves the want bounds the memory.
+/// Holds runs of blocks until they are taken in the order of the object. It is as large as the blocks that are wanted and not
+/// taken yet: the caller bounds the memory by what it wants.
 #[derive(Default)]
 pub struct Window(Mutex<Runs>);
 
 #[derive(Default)]
 struct Runs {
-    /// By their first block; none of them is empty.
+    /// Keyed by their first block; none of them is empty.
     runs: BTreeMap<u32, Proven>,
     /// Blocks before this one were taken.
     next: u32,
 }
 
 impl Window {
-    /// A window whose first block will be this one.
+    /// A window that starts at this block.
     pub fn new(first: BlockIndex) -> Window {
         Window(Mutex::new(Runs {
             runs: BTreeMap::new(),
@@ -36,7 +36,7 @@ impl Window {
         }))
     }
 
-    /// The next blocks, as many as are here without a gap.
+    /// The next blocks, as many as are present without a gap.
     pub fn take(&self) -> Option<Proven> {
         let mut window = self.0.lock();
         let next = window.next;
@@ -47,7 +47,7 @@ impl Window {
                 window.runs.insert(start, run);
                 return None;
             }
-            // What came twice is taken once.
+            // A block that arrived twice is taken once.
             if end > next {
                 window.next = end;
                 return Some(match start == next {
@@ -69,7 +69,7 @@ impl BlockSink for Window {
         let verified = run.verified();
         let mut window = self.0.lock();
         let (start, end) = (verified.blocks().start, verified.blocks().end);
-        // What was taken is not kept again. Of two runs with the same start the longer one stays.
+        // A block that was taken is not stored again. Of two runs with the same start the longer one stays.
         let longer = |known: &Proven| known.verified().blocks().end < end;
         if end > window.next && window.runs.get(&start).is_none_or(longer) {
             window.runs.insert(start, run);

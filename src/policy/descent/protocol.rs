@@ -75,7 +75,7 @@ pub trait Local {
 
     /// Asked before all work that costs time: one hash, or one block of pieces. After `false` the search ends and the
     /// rest counts as missing. A hash may be of gigabytes; [`Local::value`] ends it early by saying `None`.
-    fn go_on(&mut self) -> bool {
+    fn may_continue(&mut self) -> bool {
         true
     }
 }

@@ -151,7 +151,7 @@ impl Descent {
         if !self.shifts.worth_trying(shift) {
             return false;
         }
-        if !local.go_on() {
+        if !local.may_continue() {
             self.stopped = true;
             return false;
         }
@@ -220,7 +220,7 @@ impl Descent {
     }
 
     fn may_patch(&mut self, local: &mut impl Local) -> bool {
-        self.stopped |= !local.go_on();
+        self.stopped |= !local.may_continue();
         !self.stopped
     }
 }

@@ -55,7 +55,7 @@ impl Local for Files {
         })
     }
 
-    fn go_on(&mut self) -> bool {
+    fn may_continue(&mut self) -> bool {
         let Some(patience) = &mut self.patience else {
             return true;
         };

@@ -34,6 +34,9 @@ const SPLIT_WORTH_MS: u64 = 300;
 const SPLIT_ANSWERS: u64 = 10;
 /// A span that is slow at low latency is slow on this machine: its bytes have arrived and wait to be read.
 const SPLIT_NEAR_MS: u64 = 2_000;
+/// The rate of a younger span says nothing yet: on a busy machine its first bytes wait for a thread. It is not split unless the rate
+/// of its source is known.
+const SPLIT_AGE_MS_MIN: u64 = 100;
 /// A span with less left than this is not split.
 const SPLIT_BYTES_MIN: u64 = 256 << 10;
 /// A span without bytes for so long is requested once more, over another connection that is idle.
@@ -339,8 +342,8 @@ impl Scheduler {
                         )
                     });
                 let share = u128::from(share) * u128::from(rate) * running / rates;
-                let answer_ms = source.answer_ms.unwrap_or(0);
-                let least = (rate.saturating_mul(answer_ms * SPAN_ANSWERS) / 1000)
+                let response_ms = source.response_ms.unwrap_or(0);
+                let least = (rate.saturating_mul(response_ms * SPAN_ANSWERS) / 1000)
                     .clamp(SPAN_BYTES_SLOW, SPAN_BYTES_FAR);
                 let most_ms = match self.search.is_trying_more() {
                     true => SPAN_MS_TRIAL,
@@ -371,6 +374,7 @@ impl Scheduler {
             .iter()
             .filter(|(_, span)| self.not_begun(span).count() >= 1 && !span.whole)
             .filter(|(_, span)| self.bytes_coming(span) >= SPLIT_BYTES_MIN)
+            .filter(|(_, span)| self.has_known_rate(now, span))
             .map(|(id, span)| (*id, self.left_ms(now, span)))
             .filter(|(_, left)| *left > worth_ms)
             .max_by_key(|(_, left)| *left)?;
@@ -402,7 +406,7 @@ impl Scheduler {
         let before = self.rate_of(now, span);
         let after = source.pace.rate().unwrap_or(before).max(1);
         let left = self.bytes_coming(span);
-        let until_then = before.saturating_mul(source.answer_ms.unwrap_or(0)) / 1000;
+        let until_then = before.saturating_mul(source.response_ms.unwrap_or(0)) / 1000;
         let moved = u128::from(left.saturating_sub(until_then)) * u128::from(after)
             / (u128::from(before) + u128::from(after));
         let moved = (moved as u64 / self.geometry.block_size().bytes()) as u32;
@@ -434,8 +438,8 @@ impl Scheduler {
             not_before: now,
         };
         let is_silent = |span: &Span| {
-            let answer_ms = self.sources[span.source.0].answer_ms.unwrap_or(0);
-            now.saturating_sub(span.heard) > SILENT_MS.max(SPLIT_ANSWERS * answer_ms)
+            let response_ms = self.sources[span.source.0].response_ms.unwrap_or(0);
+            now.saturating_sub(span.heard) > SILENT_MS.max(SPLIT_ANSWERS * response_ms)
         };
         self.free_source(now, &[])
             .filter(|source| !self.sources[source.0].unreachable)?;
@@ -455,6 +459,11 @@ impl Scheduler {
             wait_ms: 0,
         });
         Some(Command::Cancel { span: id })
+    }
+
+    fn has_known_rate(&self, now: Millis, span: &Span) -> bool {
+        let age = now.saturating_sub(span.since);
+        age >= SPLIT_AGE_MS_MIN || self.sources[span.source.0].pace.rate().is_some()
     }
 
     /// The estimated time until a span ends.
@@ -482,8 +491,10 @@ impl Scheduler {
 
 /// A split is worth a request to this source when it saves so much time.
 fn worth_ms(source: &Source) -> u64 {
-    match source.answer_ms {
-        Some(answer_ms) if answer_ms >= FAR_MS => SPLIT_WORTH_MS.max(SPLIT_ANSWERS * answer_ms),
+    match source.response_ms {
+        Some(response_ms) if response_ms >= FAR_MS => {
+            SPLIT_WORTH_MS.max(SPLIT_ANSWERS * response_ms)
+        }
         _ => SPLIT_NEAR_MS,
     }
 }

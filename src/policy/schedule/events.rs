@@ -59,8 +59,12 @@ impl Scheduler {
         if let Some(span) = self.spans.get_mut(&span) {
             (span.opened, span.heard) = (true, now);
             let source = &mut self.sources[span.source.0];
-            let answer_ms = now.saturating_sub(span.since);
-            source.answer_ms = Some(source.answer_ms.map_or(answer_ms, |ms| ms.min(answer_ms)));
+            let response_ms = now.saturating_sub(span.since);
+            source.response_ms = Some(
+                source
+                    .response_ms
+                    .map_or(response_ms, |ms| ms.min(response_ms)),
+            );
             source.unreachable = false;
             source.bad_answers = 0;
             self.one_more_opened(now);
@@ -91,9 +95,9 @@ impl Scheduler {
         let Some(span) = self.spans.get_mut(&id) else {
             return;
         };
-        let asked = span.clone();
+        let requested = span.clone();
         (span.blocks, span.whole, span.tried) = (all, true, Vec::new());
-        self.give_back(&asked);
+        self.give_back(&requested);
         if others_serve {
             self.cancel(id);
         }

@@ -57,14 +57,14 @@ impl Scheduler {
     }
 
     pub(super) fn round_ends(&self) -> Millis {
-        self.round.since + Search::round_ms(self.answer_ms())
+        self.round.since + Search::round_ms(self.response_ms())
     }
 
     /// The latency of the farthest source.
-    pub(super) fn answer_ms(&self) -> u64 {
+    pub(super) fn response_ms(&self) -> u64 {
         let known = self.sources.iter().filter(|source| !source.dropped);
         known
-            .filter_map(|source| source.answer_ms)
+            .filter_map(|source| source.response_ms)
             .max()
             .unwrap_or(0)
     }
@@ -86,7 +86,7 @@ impl Scheduler {
             let measured = Measured {
                 rate,
                 left_ms: self.bytes_left().saturating_mul(1000) / rate.max(1),
-                answer_ms: self.answer_ms(),
+                response_ms: self.response_ms(),
             };
             self.search.round(now, measured);
         }

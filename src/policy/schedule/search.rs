@@ -38,7 +38,7 @@ pub struct Measured {
     /// How long the rest takes at this rate.
     pub left_ms: u64,
     /// How long an answer takes to come.
-    pub answer_ms: u64,
+    pub response_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -121,8 +121,8 @@ impl Search {
     }
 
     /// How long a round is when an answer takes so long.
-    pub fn round_ms(answer_ms: u64) -> Millis {
-        (answer_ms * ROUND_ANSWERS).clamp(ROUND_MS_MIN, ROUND_MS_MAX)
+    pub fn round_ms(response_ms: u64) -> Millis {
+        (response_ms * ROUND_ANSWERS).clamp(ROUND_MS_MIN, ROUND_MS_MAX)
     }
 
     /// Takes note of a round in which this many connections were at work all the time.
@@ -139,10 +139,10 @@ impl Search {
                 self.change(from / 2, State::Down { from, before });
             }
             State::Settling if self.connections < self.most => {
-                let window = rate * measured.answer_ms / 1000 / u64::from(self.connections);
+                let window = rate * measured.response_ms / 1000 / u64::from(self.connections);
                 let at_once = self.rounds >= ROUNDS_MIN
                     && !self.unsure
-                    && measured.answer_ms >= FAR_MS
+                    && measured.response_ms >= FAR_MS
                     && window < WINDOW_OF_LOSS
                     && left_ms > AT_ONCE_WORTH_MS;
                 if settled && left_ms > UP_WORTH_MS || at_once {
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     /// The number after so many rounds of a host with this rate for each number of connections.
-    fn found(rounds: u64, most: u32, answer_ms: u64, rate_of: impl Fn(u32) -> u64) -> Vec<u32> {
+    fn found(rounds: u64, most: u32, response_ms: u64, rate_of: impl Fn(u32) -> u64) -> Vec<u32> {
         let mut search = Search::new(8.min(most), most);
         let mut numbers = vec![search.connections()];
         for round in 0..rounds {
@@ -205,7 +205,7 @@ mod tests {
             let measured = Measured {
                 rate,
                 left_ms: 60_000,
-                answer_ms,
+                response_ms,
             };
             search.round(round * 200, measured);
             if numbers.last() != Some(&search.connections()) {
@@ -227,8 +227,8 @@ mod tests {
 
     #[test]
     fn one_full_pipe_needs_no_more() {
-        for (answer_ms, pipe) in [(0, 50_000_000), (40, 50_000_000), (400, 1_000)] {
-            assert_eq!(found(40, 16, answer_ms, |_| pipe), [8, 16, 8]);
+        for (response_ms, pipe) in [(0, 50_000_000), (40, 50_000_000), (400, 1_000)] {
+            assert_eq!(found(40, 16, response_ms, |_| pipe), [8, 16, 8]);
         }
     }
 
@@ -244,7 +244,7 @@ mod tests {
             let measured = Measured {
                 rate,
                 left_ms: 60_000,
-                answer_ms: 40,
+                response_ms: 40,
             };
             search.round(round as u64 * 200, measured);
             numbers.push(search.connections());
@@ -261,7 +261,7 @@ mod tests {
                 let measured = Measured {
                     rate,
                     left_ms,
-                    answer_ms: 40,
+                    response_ms: 40,
                 };
                 search.round(round * 200, measured);
                 assert_eq!(search.connections(), 8);

@@ -31,7 +31,7 @@ pub struct Source {
     /// Blocks that came wrong since the last proven one.
     pub wrong_in_row: u32,
     /// The shortest latency of its responses.
-    pub answer_ms: Option<u64>,
+    pub response_ms: Option<u64>,
     pub pace: Pace,
 }
 
@@ -49,7 +49,7 @@ impl Source {
             stream_failures: 0,
             wrong_blocks: BTreeMap::new(),
             wrong_in_row: 0,
-            answer_ms: None,
+            response_ms: None,
             pace: Pace::default(),
         }
     }

@@ -7,7 +7,7 @@ use sapwood::{
         error::DiskError,
         regions::{REGION, Regions},
     },
-    engine::hashing::Survey,
+    engine::hashing::TreeHasher,
     format::{geometry::BlockSize, manifest::Tree, paint},
 };
 
@@ -39,14 +39,14 @@ impl Regions for Painted {
 }
 
 /// The tree of a painted object, and the bytes of its pieces section.
-pub fn survey(length: u64, block_size: BlockSize, hints: bool) -> (Tree, Vec<u8>) {
+pub fn tree_and_pieces(length: u64, block_size: BlockSize, hints: bool) -> (Tree, Vec<u8>) {
     let mut pieces = Vec::new();
-    let survey = Survey {
+    let hasher = TreeHasher {
         block_size,
         may_grow: false,
         hints,
     };
-    let tree = survey.run(&Painted::new(length), "a painted object", &mut |some| {
+    let tree = hasher.run(&Painted::new(length), "a painted object", &mut |some| {
         pieces.extend_from_slice(some);
         Ok(())
     });
