@@ -31,8 +31,6 @@ macro_rules! retried {
     }};
 }
 
-pub(crate) use retried;
-
 /// The failed attempts of one request. [`attempts::Attempts`] decides, this waits.
 pub struct Attempts {
     decisions: attempts::Attempts,
