@@ -15,7 +15,7 @@ use crate::{
         trust::{self, ManifestFront},
         verify::{self, Against, Verdict},
     },
-    format::{keys::NotSigned, trust::Trust},
+    format::keys::NotSigned,
     policy::conditions::Conditions,
 };
 
@@ -42,10 +42,9 @@ pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) 
     for path in &args.paths {
         let conditions = Conditions {
             root: args.root,
-            digests: Vec::new(),
             key: key.clone(),
             name: Some(name_of(path)),
-            require: Trust::default(),
+            ..Conditions::default()
         };
         exits.push(one(path, &args, &conditions, &store, output).await);
     }

@@ -33,7 +33,7 @@ pub async fn arrived_before(run: &mut Run<'_>, validators: &Validators) -> Optio
 
 /// The tree of an object whose leaves are all known, with the anchors of its manifest. `None`: there is no store to keep it.
 pub fn tree_to_store(
-    run: &mut Run<'_>,
+    run: &Run<'_>,
     leaves: &Leaves,
     anchors: Option<Vec<BlockAnchor>>,
 ) -> Option<Tree> {

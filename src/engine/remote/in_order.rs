@@ -12,7 +12,6 @@ use crate::{
 
 use super::{
     ranges::RangeReader,
-    retry::retried,
     source::{Extent, SourceRequest, SourceResponse},
 };
 

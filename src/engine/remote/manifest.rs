@@ -25,7 +25,6 @@ use crate::{
 use super::{
     in_order::ManifestBody,
     ranges::RangeReader,
-    retry::retried,
     source::{Extent, Source, SourceRequest, SourceResponse},
 };
 

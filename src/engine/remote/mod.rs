@@ -1,10 +1,13 @@
 //! Remote objects: sources, the preflight, and reading manifests.
 
+// First: the modules below use its macro.
+#[macro_use]
+pub mod retry;
+
 mod in_order;
 pub mod manifest;
 pub mod preflight;
 pub mod ranges;
-pub mod retry;
 pub mod source;
 
 use crate::{
@@ -15,7 +18,6 @@ use crate::{
 use super::{context::Context, error::Error};
 use manifest::{ManifestPlace, OpenManifest};
 use preflight::{Preflight, preflight};
-use retry::retried;
 
 /// With several mirrors, the time to try one of them before the next, in milliseconds.
 const FIRST_CONTACT_MS: u64 = 15_000;

@@ -1,6 +1,5 @@
 //! The first request for an object.
 
-use super::retry::retried;
 use crate::{engine::error::Error, net::repr_digest, policy::schedule::Limits};
 use crate::{
     format::{

@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// Repeats a request, an expression whose value is a future, by the recovery policy, within tries and patience. A macro, because
+/// Retries a request, an expression whose value is a future, by the recovery policy, within tries and patience. A macro, because
 /// of a function that takes an async closure the compiler does not see that its future is `Send`.
 macro_rules! retried {
     ($limits:expr, $request:expr) => {{
@@ -30,8 +30,6 @@ macro_rules! retried {
         }
     }};
 }
-
-pub(crate) use retried;
 
 /// The failed attempts of one request. [`attempts::Attempts`] decides, this waits.
 pub struct Attempts {
