@@ -26,13 +26,11 @@ pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> 
     let mut write = |bytes: &[u8]| stdout.write_all(bytes);
     let exit = match signals::unless_stopped(cat::cat(&context, options, output, &mut write)).await
     {
-        Some(Ok((_, fetched))) => {
-            output.count_fetched(fetched);
-            Exit::Ok
-        }
+        Some(Ok(_)) => Exit::Ok,
         Some(Err(error)) => output.error(None, Some(&url), &error),
         None => Exit::Again,
     };
+    output.count_fetched(context.client.bytes_fetched());
     output.done(exit)
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::{
     engine::{
@@ -102,7 +102,7 @@ async fn fetch_all(
     let each = |index: usize, event| {
         let job: &Job = &jobs[index];
         let (path, url) = (job.path(), job.url.to_string());
-        let mut output = lock(&output);
+        let mut output = output.lock();
         match event {
             JobEvent::Ended(Ok(_)) => exits[index] = Some(Exit::Ok),
             JobEvent::Ended(Err(error)) => {
@@ -117,7 +117,7 @@ async fn fetch_all(
     };
     // `None`: stopped.
     let _ = signals::unless_stopped(queue.run(jobs, attempt, each)).await;
-    let mut output = lock(&output);
+    let mut output = output.lock();
     for (job, _) in jobs.iter().zip(&exits).filter(|(_, exit)| exit.is_none()) {
         let message = "stopped; verified blocks are kept. Run the same command again to resume";
         let (path, url) = (job.path(), job.url.to_string());
@@ -140,15 +140,11 @@ struct Labelled<'q, 'o> {
 
 impl Events for Labelled<'_, '_> {
     fn event(&mut self, event: Event) {
-        let mut output = lock(self.output);
+        let mut output = self.output.lock();
         output.about(Some(self.path.clone()));
         output.event(event);
         output.about(None);
     }
-}
-
-fn lock<'a, 'b>(output: &'a Mutex<&'b mut Output>) -> MutexGuard<'a, &'b mut Output> {
-    output.lock()
 }
 
 /// What was typed, as the library takes it.

@@ -3,11 +3,11 @@
 use std::{io, sync::Arc};
 
 use crate::{
-    disk::{error::DiskError, state::Provenance},
+    disk::state::Provenance,
     format::{
         blockset::BlockSet,
         geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
-        judge::{Leaves, ObjectKey, Proven, Verified},
+        judge::{Leaves, ObjectKey},
         keys::PublicKey,
         reader::LazyTree,
         tree::{Cv, Root},
@@ -86,14 +86,13 @@ pub struct CatOptions {
     pub max_size: Option<u64>,
 }
 
-/// Streams the wanted bytes to `out`. An error of `out` ends the stream with success. Returns the trust of the bytes, and how
-/// many were fetched.
+/// Streams the wanted bytes to `out`. An error of `out` ends the stream with success. Returns the trust of the bytes.
 pub async fn cat(
     context: &Context,
     options: CatOptions,
     events: &mut dyn Events,
     mut out: impl FnMut(&[u8]) -> io::Result<()>,
-) -> Result<(Trust, u64), Error> {
+) -> Result<Trust, Error> {
     let hosts = context.client.hosts().clone();
     blocking::run(move || hosts.refresh()).await;
     let place = options
@@ -137,7 +136,7 @@ pub async fn cat(
     let streamed = stream.run(&mut StreamEvents(events), &mut out).await;
     stream.finish().await;
     match streamed {
-        Ok(()) => Ok((trust, context.client.bytes_fetched())),
+        Ok(()) => Ok(trust),
         Err(error) => Err(manifest::explain(context, error, root, &place, &options.url).await),
     }
 }
@@ -200,7 +199,7 @@ impl Stream<'_> {
             connections_max: CONNECTIONS_MAX,
         };
         let sink = Tee {
-            first: SharedWindow(window.clone()),
+            first: window.clone(),
             then: cache.clone(),
         };
         let claimed = BlockSet::empty(leaves.geometry().blocks());
@@ -289,15 +288,6 @@ impl Stream<'_> {
     async fn finish(self) {
         self.driver.shutdown().await.wait().await;
         self.cache.note().await;
-    }
-}
-
-/// The window of a stream, as a sink that its spans share.
-struct SharedWindow(Arc<Window>);
-
-impl BlockSink for SharedWindow {
-    fn put(&self, run: Proven) -> Result<Verified, DiskError> {
-        self.0.put(run)
     }
 }
 

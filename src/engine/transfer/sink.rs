@@ -34,6 +34,12 @@ impl BlockSink for PartSink {
     }
 }
 
+impl<S: BlockSink> BlockSink for Arc<S> {
+    fn put(&self, run: Proven) -> Result<Verified, DiskError> {
+        self.as_ref().put(run)
+    }
+}
+
 /// Puts each run into both sinks, `first` before `then`.
 pub struct Tee<A, B> {
     pub first: A,

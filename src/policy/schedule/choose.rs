@@ -77,7 +77,7 @@ impl Scheduler {
             Some(next) => {
                 let tried = next
                     .waiting
-                    .map(|index| self.take_waiting(index, next.blocks));
+                    .map(|index| self.blocks.take_waiting(index, next.blocks));
                 let tried = tried.unwrap_or_default();
                 Some(self.start_span(now, next.source, next.blocks, tried))
             }
@@ -93,7 +93,10 @@ impl Scheduler {
     /// Probes an unreachable source with one block while other sources serve, so that it is used again once it is back.
     fn probe(&mut self, now: Millis) -> Option<Command> {
         let most = self.limits.connections;
-        if most < PROBE_CONNECTIONS || self.spans.len() >= most as usize || !self.length_proven {
+        if most < PROBE_CONNECTIONS
+            || self.spans.len() >= most as usize
+            || !self.blocks.length_proven
+        {
             return None;
         }
         let is_lost =
@@ -115,7 +118,7 @@ impl Scheduler {
         blocks: BlockRange,
         tried: Vec<Tried>,
     ) -> Command {
-        self.todo.remove_range(blocks);
+        self.blocks.todo.remove_range(blocks);
         let failures = tried
             .iter()
             .find(|tried| tried.source == source)
@@ -152,13 +155,14 @@ impl Scheduler {
     fn start_stream(&mut self, now: Millis) -> Option<Command> {
         let served = self.spans.values().any(|span| span.whole)
             || self.sources.iter().any(|source| source.serves_ranges(now));
-        if served && now < self.patient_since + STREAM_AFTER_MS {
+        if served && now < self.patience.since + STREAM_AFTER_MS {
             return None;
         }
         let wants = |id| {
-            !self.todo.is_empty()
-                || self.waiting.iter().any(|waiting| {
-                    may_try(&waiting.tried, id, now) && self.next_wanted(waiting.blocks).is_some()
+            !self.blocks.todo.is_empty()
+                || self.blocks.waiting.iter().any(|waiting| {
+                    may_try(&waiting.tried, id, now)
+                        && self.blocks.next_wanted(waiting.blocks).is_some()
                 })
         };
         let id = (0..self.sources.len()).map(SourceId).find(|id| {
@@ -222,23 +226,18 @@ impl Scheduler {
 
     /// Blocks that failed before and may be asked for again now: of the most urgent range those at the front.
     fn next_waiting(&mut self, now: Millis) -> Option<Next> {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.retain_mut(|waiting| {
-            waiting.blocks = self.still_missing(waiting.blocks);
-            !waiting.blocks.is_empty()
-        });
-        self.waiting = waiting;
+        self.blocks.forget_waiting_that_arrived();
         let ranges = self.urgent_ranges();
         let of_range = |(urgency, range): (usize, &BlockRange)| {
-            let parts = self.waiting.iter().enumerate();
+            let parts = self.blocks.waiting.iter().enumerate();
             let parts = parts.map(|(index, waiting)| (index, overlap(waiting.blocks, *range)));
-            let parts = parts.map(|(index, part)| (index, self.still_wanted(part)));
+            let parts = parts.map(|(index, part)| (index, self.blocks.still_wanted(part)));
             let parts = parts.filter(|(_, part)| !part.is_empty());
             let next = parts.filter_map(|(index, blocks)| {
                 Some(Next {
                     urgency,
                     blocks,
-                    source: self.free_source(now, &self.waiting[index].tried)?,
+                    source: self.free_source(now, &self.blocks.waiting[index].tried)?,
                     waiting: Some(index),
                 })
             });
@@ -247,37 +246,24 @@ impl Scheduler {
         ranges.iter().enumerate().find_map(of_range)
     }
 
-    /// Takes these blocks out of an entry that waits; the blocks around them go on waiting. Returns the sources that failed them.
-    fn take_waiting(&mut self, index: usize, blocks: BlockRange) -> Vec<Tried> {
-        let Waiting { blocks: all, tried } = self.waiting.swap_remove(index);
-        for rest in [
-            BlockRange::new(all.start, blocks.start),
-            BlockRange::new(blocks.end, all.end),
-        ] {
-            if !rest.is_empty() {
-                self.waiting.push(Waiting {
-                    blocks: rest,
-                    tried: tried.clone(),
-                });
-            }
-        }
-        tried
-    }
-
     /// The next missing blocks of the most urgent range, as many as make a good span, and a source for them.
     fn next_todo(&self, now: Millis) -> Option<Next> {
         let ranges = self.urgent_ranges();
         let first = |(urgency, range): (usize, &BlockRange)| {
-            let start = self.todo.next(BlockIndex(range.start))?;
+            let start = self.blocks.todo.next(BlockIndex(range.start))?;
             (start.0 < range.end).then_some((urgency, *range, start))
         };
         let (urgency, range, start) = ranges.iter().enumerate().find_map(first)?;
         // A suspect source repeats its wrong blocks before it gets others: they decide about it.
         let decides =
-            |id: &SourceId| !self.sources[id.0].is_suspect() || !self.has_wanted_waiting();
+            |id: &SourceId| !self.sources[id.0].is_suspect() || !self.blocks.has_wanted_waiting();
         let source = self.free_source(now, &[]).filter(decides)?;
-        let end = self.todo.next_missing(start).map_or(range.end, |end| end.0);
-        let most = self.span_blocks(source, self.todo_in(range));
+        let end = self
+            .blocks
+            .todo
+            .next_missing(start)
+            .map_or(range.end, |end| end.0);
+        let most = self.span_blocks(source, self.blocks.todo_in(range));
         let end = end.min(range.end).min(start.0.saturating_add(most));
         Some(Next {
             urgency,
@@ -287,28 +273,10 @@ impl Scheduler {
         })
     }
 
-    /// How many blocks of a range are to be requested and did not fail before.
-    fn todo_in(&self, range: BlockRange) -> u32 {
-        if range == self.geometry.all() {
-            return self.todo.count();
-        }
-        self.todo_runs(range).map(BlockRange::count).sum()
-    }
-
-    fn todo_runs(&self, range: BlockRange) -> impl Iterator<Item = BlockRange> {
-        let mut from = BlockIndex(range.start);
-        std::iter::from_fn(move || {
-            let start = self.todo.next(from)?;
-            let end = self.todo.next_missing(start).map_or(range.end, |end| end.0);
-            from = BlockIndex(end);
-            (start.0 < range.end).then(|| BlockRange::new(start.0, end.min(range.end)))
-        })
-    }
-
     /// The last block of the least urgent range, of those to be requested that did not fail before.
     fn least_urgent(&self) -> Option<BlockIndex> {
         let ranges = self.urgent_ranges();
-        let last = |range: &BlockRange| self.todo_runs(*range).last();
+        let last = |range: &BlockRange| self.blocks.todo_runs(*range).last();
         let run = ranges.iter().rev().find_map(last)?;
         Some(BlockIndex(run.end - 1))
     }
@@ -359,7 +327,7 @@ impl Scheduler {
     /// Gives an idle connection a part of the span that would end last, so that both end together.
     pub(super) fn split(&mut self, now: Millis) -> Option<Command> {
         let most = self.limits.connections as usize;
-        if self.spans.len() >= most || !self.length_proven || !self.todo.is_empty() {
+        if self.spans.len() >= most || !self.blocks.length_proven || !self.blocks.todo.is_empty() {
             return None;
         }
         if let Some(command) = self.take_silent(now) {
@@ -383,7 +351,7 @@ impl Scheduler {
         let rest = BlockRange::new(middle, span.blocks.end);
         span.blocks.end = middle;
         let left = BlockIndex(span.blocks.start);
-        let wanted = self.wanted.blocks.next(left);
+        let wanted = self.blocks.wanted.blocks.next(left);
         if wanted.is_some_and(|block| block.0 < middle) {
             let end = BlockIndex(middle);
             self.pending.push_back(Command::Shrink { span: id, end });
@@ -391,7 +359,7 @@ impl Scheduler {
             // Only blocks that are not wanted are left of it: it read over them.
             self.cancel(id);
         }
-        let rest = self.still_wanted(rest);
+        let rest = self.blocks.still_wanted(rest);
         if !rest.is_empty() {
             let start = self.start_span(now, source, rest, Vec::new());
             self.pending.push_back(start);
@@ -448,7 +416,7 @@ impl Scheduler {
             .iter()
             .find(|(_, span)| !span.whole && span.tried.is_empty() && is_silent(span))?;
         let (id, span) = (*id, self.remove_span(*id)?);
-        self.waiting.push(Waiting {
+        self.blocks.waiting.push(Waiting {
             blocks: span.blocks,
             tried: vec![taken_from(&span)],
         });

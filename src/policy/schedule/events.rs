@@ -23,36 +23,36 @@ impl Scheduler {
     /// Returns whether any of these blocks is new. Only new blocks are progress: a stream that always breaks proves the same
     /// blocks again and again.
     pub(super) fn hold(&mut self, now: Millis, verified: Verified) -> bool {
-        let before = self.held.count();
+        let before = self.blocks.held.count();
         for block in verified.blocks().iter() {
-            if self.held.insert(block) && self.wanted.blocks.contains(block) {
-                self.wanted.unheld -= 1;
+            if self.blocks.held.insert(block) && self.blocks.wanted.blocks.contains(block) {
+                self.blocks.wanted.unheld -= 1;
             }
-            self.claimed.remove(block);
-            self.todo.remove(block);
+            self.blocks.claimed.remove(block);
+            self.blocks.todo.remove(block);
         }
-        if self.held.contains(self.geometry.last()) {
-            self.length_proven = true;
+        if self.blocks.held.contains(self.geometry.last()) {
+            self.blocks.length_proven = true;
         }
-        let new = self.held.count() > before;
+        let new = self.blocks.held.count() > before;
         if new {
-            self.patient_since = now;
+            self.patience.since = now;
         }
         new
     }
 
     pub(super) fn claim_failed(&mut self, now: Millis, block: BlockIndex) {
-        if !self.claimed.remove(block) || self.is_under_way(block) {
+        if !self.blocks.claimed.remove(block) || self.is_under_way(block) {
             return;
         }
-        if !self.wanted.blocks.contains(block) {
+        if !self.blocks.wanted.blocks.contains(block) {
             return;
         }
         if !self.has_demand() {
             // Patience did not run while only claims were being judged.
-            self.patient_since = now;
+            self.patience.since = now;
         }
-        self.todo.insert(block);
+        self.blocks.todo.insert(block);
     }
 
     pub(super) fn opened(&mut self, now: Millis, span: SpanId) {
@@ -122,24 +122,25 @@ impl Scheduler {
         } else {
             recovery::backoff_ms(times - 1, self.random())
         };
-        let wanted = self.is_wanted(block);
-        if self.is_missing(block) {
+        let wanted = self.blocks.is_wanted(block);
+        if self.blocks.is_missing(block) {
             let latest = Tried {
                 source,
                 failures: 0,
                 not_before: now + wait,
             };
             match self
+                .blocks
                 .waiting
                 .iter()
                 .position(|waiting| waiting.blocks.contains(block))
             {
-                Some(index) => note(&mut self.waiting[index].tried, latest),
+                Some(index) => note(&mut self.blocks.waiting[index].tried, latest),
                 None if self.is_under_way(block) => (),
                 None => {
                     note(&mut tried, latest);
-                    self.todo.remove(block);
-                    self.waiting.push(Waiting {
+                    self.blocks.todo.remove(block);
+                    self.blocks.waiting.push(Waiting {
                         blocks: BlockRange::one(block),
                         tried,
                     });
@@ -170,14 +171,14 @@ impl Scheduler {
         let Some(span) = self.remove_span(id) else {
             return;
         };
-        self.last_failure = Some(failure);
+        self.patience.last_failure = Some(failure);
         let random = self.random();
         let source = &mut self.sources[span.source.0];
         // A source that accepts a connection and sends nothing counts as unreachable.
         source.unreachable =
             failure == Failure::Unreachable || (failure == Failure::Stalled && span.bytes == 0);
         let is_needed = match span.whole {
-            true => self.next_wanted(span.blocks).is_some(),
+            true => self.blocks.next_wanted(span.blocks).is_some(),
             false => !span.blocks.is_empty(),
         };
         if !is_needed && failure.class() == Class::Again {
@@ -296,14 +297,14 @@ impl Scheduler {
     /// Puts the blocks that a span did not bring back into the queue. The blocks of a stream never left it.
     pub(super) fn give_back(&mut self, span: &Span) {
         if !span.whole && !span.tried.is_empty() {
-            self.waiting.push(Waiting {
+            self.blocks.waiting.push(Waiting {
                 blocks: span.blocks,
                 tried: span.tried.clone(),
             });
         } else if !span.whole {
             for block in span.blocks.iter() {
-                if self.is_wanted(block) {
-                    self.todo.insert(block);
+                if self.blocks.is_wanted(block) {
+                    self.blocks.todo.insert(block);
                 }
             }
         }
@@ -325,7 +326,7 @@ impl Scheduler {
                     not_before,
                 },
             );
-            self.waiting.push(Waiting {
+            self.blocks.waiting.push(Waiting {
                 blocks: span.blocks,
                 tried,
             });

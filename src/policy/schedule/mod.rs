@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+mod blocks;
 mod choose;
 mod events;
 mod protocol;
@@ -25,6 +26,7 @@ use crate::format::{
 
 use super::{recovery::Failure, reputation::Reputation};
 
+use blocks::Blocks;
 use choose::STREAM_AFTER_MS;
 use rounds::Round;
 use search::Search;
@@ -64,27 +66,26 @@ struct Waiting {
     tried: Vec<Tried>,
 }
 
+#[derive(Clone, Debug, Default)]
+struct Patience {
+    /// The time of the last new proven block, or of the first missing block after none was missing.
+    since: Millis,
+    last_failure: Option<Failure>,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     geometry: Geometry,
     limits: Limits,
     sources: Vec<Source>,
-    held: BlockSet,
-    claimed: BlockSet,
-    wanted: Wanted,
-    todo: BlockSet,
-    waiting: Vec<Waiting>,
+    blocks: Blocks,
     spans: BTreeMap<SpanId, Span>,
     search: Search,
     round: Round,
-    /// The length is trusted: the statement is signed or the last block is proven.
-    length_proven: bool,
     next_span: u64,
     random: u64,
-    /// When a new block was proven last, or when something began to be missing.
-    patient_since: Millis,
-    last_failure: Option<Failure>,
+    patience: Patience,
     /// Commands that are decided and not yet handed out.
     pending: std::collections::VecDeque<Command>,
     outcome: Option<Outcome>,
@@ -110,19 +111,20 @@ impl Scheduler {
             geometry,
             limits,
             sources: vec![Source::new(); sources],
-            held,
-            claimed,
-            wanted,
-            todo,
-            waiting: Vec::new(),
+            blocks: Blocks {
+                held,
+                claimed,
+                wanted,
+                todo,
+                waiting: Vec::new(),
+                length_proven,
+            },
             spans: BTreeMap::new(),
             search: Search::new(most.min(CONNECTIONS_FIRST), most),
             round: Round::default(),
-            length_proven,
             next_span: 0,
             random: limits.seed,
-            patient_since: 0,
-            last_failure: None,
+            patience: Patience::default(),
             pending: std::collections::VecDeque::new(),
             outcome: None,
         }
@@ -135,12 +137,12 @@ impl Scheduler {
 
     /// Blocks that are proven.
     pub fn held(&self) -> &BlockSet {
-        &self.held
+        &self.blocks.held
     }
 
     /// Blocks that a journal claims and the judge has not seen yet.
     pub fn claimed(&self) -> &BlockSet {
-        &self.claimed
+        &self.blocks.claimed
     }
 
     /// How many spans run.
@@ -155,7 +157,7 @@ impl Scheduler {
 
     /// Whether the length of the object may be believed.
     pub fn length_proven(&self) -> bool {
-        self.length_proven
+        self.blocks.length_proven
     }
 
     /// Takes over what is known of the host of a source from earlier runs or parallel ones; times are those of this run.
@@ -221,11 +223,11 @@ impl Scheduler {
             return command;
         }
         self.pass_time(now);
-        if self.wanted.unheld == 0 && !self.wanted.more {
+        if self.blocks.wanted.unheld == 0 && !self.blocks.wanted.more {
             self.outcome = Some(Outcome::Done);
         }
         if self.outcome.is_none() && self.has_demand() && now >= self.patience_ends() {
-            self.outcome = Some(Outcome::Patience(self.last_failure));
+            self.outcome = Some(Outcome::Patience(self.patience.last_failure));
         }
         if self.outcome.is_none() {
             self.outcome = self.must_wait().map(|until| Outcome::MustWait { until });
@@ -244,7 +246,7 @@ impl Scheduler {
     }
 
     fn patience_ends(&self) -> Millis {
-        self.patient_since.saturating_add(self.limits.patience_ms)
+        self.patience.since.saturating_add(self.limits.patience_ms)
     }
 
     /// The earliest end of a cooldown, if every source cools down beyond the patience limit. While spans run there is none: their
@@ -263,9 +265,10 @@ impl Scheduler {
     /// The next time at which a decision may change without an event.
     fn next_time(&self, now: Millis) -> Option<Millis> {
         let waits = self
+            .blocks
             .waiting
             .iter()
-            .filter(|waiting| self.next_wanted(waiting.blocks).is_some())
+            .filter(|waiting| self.blocks.next_wanted(waiting.blocks).is_some())
             .flat_map(|waiting| &waiting.tried)
             .map(|tried| tried.not_before);
         let rests = self
@@ -276,7 +279,7 @@ impl Scheduler {
         let demand = self.has_demand();
         // A slow span may become worth splitting, and more connections worth having.
         let round = (demand && !self.spans.is_empty()).then(|| self.round_ends().max(now + 1));
-        let stream = demand.then_some(self.patient_since + STREAM_AFTER_MS);
+        let stream = demand.then_some(self.patience.since + STREAM_AFTER_MS);
         let patience = demand.then(|| self.patience_ends());
         waits
             .chain(rests)
@@ -293,6 +296,7 @@ impl Scheduler {
             .values()
             .any(|span| !span.whole && span.blocks.contains(block))
             || self
+                .blocks
                 .waiting
                 .iter()
                 .any(|waiting| waiting.blocks.contains(block))

@@ -99,10 +99,10 @@ impl Scheduler {
     /// The bytes that are still to arrive.
     fn bytes_left(&self) -> u64 {
         let running = self.spans.values().filter(|span| !span.whole);
-        let waiting = self.waiting.iter().map(|waiting| waiting.blocks);
-        let waiting = waiting.filter(|blocks| self.next_wanted(*blocks).is_some());
+        let waiting = self.blocks.waiting.iter().map(|waiting| waiting.blocks);
+        let waiting = waiting.filter(|blocks| self.blocks.next_wanted(*blocks).is_some());
         let apart = running.map(|span| span.blocks).chain(waiting);
-        let todo = u64::from(self.todo.count()) * self.geometry.block_size().bytes();
+        let todo = u64::from(self.blocks.todo.count()) * self.geometry.block_size().bytes();
         todo + apart
             .map(|blocks| self.geometry.bytes_of_range(blocks).length())
             .sum::<u64>()

@@ -83,7 +83,12 @@ impl Scheduler {
     pub fn want(&mut self, now: Millis, want: Want) {
         self.pass_time(now);
         let had_demand = self.has_demand();
-        self.wanted = Wanted::new(want, &self.geometry, &self.held, self.length_proven);
+        self.blocks.wanted = Wanted::new(
+            want,
+            &self.geometry,
+            &self.blocks.held,
+            self.blocks.length_proven,
+        );
         let running = self.spans.iter();
         // What is left of a span without blocks is only its end.
         let ranged = running.filter(|(_, span)| !span.whole && !span.blocks.is_empty());
@@ -96,9 +101,9 @@ impl Scheduler {
                 Some(_) => (),
             }
         }
-        self.todo = self.not_under_way();
+        self.blocks.todo = self.not_under_way();
         if !had_demand && self.has_demand() {
-            self.patient_since = now;
+            self.patience.since = now;
         }
         if self.outcome == Some(Outcome::Done) {
             self.outcome = None;
@@ -108,12 +113,12 @@ impl Scheduler {
     /// Where a running span over these blocks has brought its first stretch of wanted ones. `None`: they are none, or so far
     /// off that a new request for them costs less.
     fn end_of_use(&self, blocks: BlockRange) -> Option<u32> {
-        let first = self.next_wanted(blocks)?;
+        let first = self.blocks.next_wanted(blocks)?;
         let over = BlockRange::new(blocks.start, first.0);
         if self.geometry.bytes_of_range(over).length() > READ_OVER_BYTES_MAX {
             return None;
         }
-        let end = self.wanted.blocks.next_missing(first);
+        let end = self.blocks.wanted.blocks.next_missing(first);
         Some(end.map_or(blocks.end, |end| end.0.min(blocks.end)))
     }
 
@@ -139,11 +144,11 @@ impl Scheduler {
 
     /// The wanted blocks that no span brings and none failed to bring.
     fn not_under_way(&self) -> BlockSet {
-        let mut todo = self.wanted.blocks.clone();
-        todo.remove_all(&self.held);
-        todo.remove_all(&self.claimed);
+        let mut todo = self.blocks.wanted.blocks.clone();
+        todo.remove_all(&self.blocks.held);
+        todo.remove_all(&self.blocks.claimed);
         let ranged = self.spans.values().filter(|span| !span.whole);
-        let waiting = self.waiting.iter().map(|waiting| waiting.blocks);
+        let waiting = self.blocks.waiting.iter().map(|waiting| waiting.blocks);
         for blocks in ranged.map(|span| span.blocks).chain(waiting) {
             todo.remove_range(blocks);
         }
@@ -152,8 +157,8 @@ impl Scheduler {
 
     /// The ranges to be asked for now, the most urgent first.
     pub(super) fn urgent_ranges(&self) -> Vec<BlockRange> {
-        match self.length_proven || self.wanted.ranges.is_empty() {
-            true => self.wanted.ranges.clone(),
+        match self.blocks.length_proven || self.blocks.wanted.ranges.is_empty() {
+            true => self.blocks.wanted.ranges.clone(),
             // Before the length is proven only the last block may be asked for.
             false => vec![BlockRange::one(self.geometry.last())],
         }
@@ -162,50 +167,10 @@ impl Scheduler {
     /// Whether anything is wanted from the sources.
     pub(super) fn has_demand(&self) -> bool {
         // What a span still brings may have come another way.
-        let brings = |span: &Span| !span.whole && self.next_wanted(span.blocks).is_some();
-        !self.todo.is_empty() || self.has_wanted_waiting() || self.spans.values().any(brings)
-    }
-
-    /// Whether something that failed before is wanted.
-    pub(super) fn has_wanted_waiting(&self) -> bool {
-        let mut waiting = self.waiting.iter();
-        waiting.any(|waiting| self.next_wanted(waiting.blocks).is_some())
-    }
-
-    /// Neither held nor claimed.
-    pub(super) fn is_missing(&self, block: BlockIndex) -> bool {
-        !self.held.contains(block) && !self.claimed.contains(block)
-    }
-
-    /// Missing, and wanted.
-    pub(super) fn is_wanted(&self, block: BlockIndex) -> bool {
-        self.wanted.blocks.contains(block) && self.is_missing(block)
-    }
-
-    /// The first block of a range that is wanted and missing.
-    pub(super) fn next_wanted(&self, blocks: BlockRange) -> Option<BlockIndex> {
-        let mut at = BlockIndex(blocks.start);
-        loop {
-            at = self.wanted.blocks.next(at)?;
-            at = self.held.next_missing(at)?;
-            at = self.claimed.next_missing(at)?;
-            if at.0 >= blocks.end {
-                return None;
-            }
-            if self.is_wanted(at) {
-                return Some(at);
-            }
-        }
-    }
-
-    /// A range without the blocks at both ends that are not wanted, or came another way.
-    pub(super) fn still_wanted(&self, blocks: BlockRange) -> BlockRange {
-        trimmed(blocks, |block| self.is_wanted(block))
-    }
-
-    /// A range without the blocks at both ends that came another way.
-    pub(super) fn still_missing(&self, blocks: BlockRange) -> BlockRange {
-        trimmed(blocks, |block| self.is_missing(block))
+        let brings = |span: &Span| !span.whole && self.blocks.next_wanted(span.blocks).is_some();
+        !self.blocks.todo.is_empty()
+            || self.blocks.has_wanted_waiting()
+            || self.spans.values().any(brings)
     }
 
     /// Cancels streams that have passed all of the most urgent range that may be asked of their source now: what is behind them
@@ -233,12 +198,15 @@ impl Scheduler {
 
     /// Whether something of this range may be asked of this source now.
     fn is_due(&self, range: BlockRange, source: SourceId, now: Millis) -> bool {
-        let todo = self.todo.next(BlockIndex(range.start));
+        let todo = self.blocks.todo.next(BlockIndex(range.start));
         let waits = |waiting: &Waiting| {
             may_try(&waiting.tried, source, now)
-                && self.next_wanted(overlap(waiting.blocks, range)).is_some()
+                && self
+                    .blocks
+                    .next_wanted(overlap(waiting.blocks, range))
+                    .is_some()
         };
-        todo.is_some_and(|block| block.0 < range.end) || self.waiting.iter().any(waits)
+        todo.is_some_and(|block| block.0 < range.end) || self.blocks.waiting.iter().any(waits)
     }
 }
 
@@ -246,15 +214,4 @@ impl Scheduler {
 pub fn overlap(one: BlockRange, other: BlockRange) -> BlockRange {
     let start = one.start.max(other.start);
     BlockRange::new(start, one.end.min(other.end).max(start))
-}
-
-/// A range without the blocks at both ends that do not stay.
-fn trimmed(mut blocks: BlockRange, stays: impl Fn(BlockIndex) -> bool) -> BlockRange {
-    while !blocks.is_empty() && !stays(BlockIndex(blocks.start)) {
-        blocks.start += 1;
-    }
-    while !blocks.is_empty() && !stays(BlockIndex(blocks.end - 1)) {
-        blocks.end -= 1;
-    }
-    blocks
 }
