@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::disk::error::DiskError;
 
-/// Where arriving bytes are hashed and written.
+/// Which threads hash and write arriving bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
     /// On the runtime's threads for blocking work. The right choice for a runtime that other tasks share.

@@ -37,7 +37,7 @@ use super::{
 
 /// Bytes that are looked up in the cache together, and requested together if they are missing.
 const STEP_BYTES: u64 = 4 << 20;
-/// Steps that run ahead of the reader: they bound the memory.
+/// How many steps the stream runs ahead of the reader, which bounds its memory.
 const STEPS_AHEAD: u32 = 4;
 /// A reader in order gains little from more connections: they would deliver the last bytes as early as the first.
 const CONNECTIONS_MAX: u32 = 4;
@@ -171,9 +171,9 @@ struct Stream<'a> {
     bytes: ByteRange,
     /// Blocks that were not in the cache, and may not have been read yet.
     wanted: Vec<BlockRange>,
-    /// Blocks before this one are, or were, requested.
+    /// Blocks before this one were read from the cache or wanted from the driver.
     ahead: u32,
-    /// The end of the blocks that contain the bytes.
+    /// The end of the blocks that contain `bytes`.
     end: u32,
 }
 
@@ -307,7 +307,7 @@ mod tests {
 
     fn is_send<T: Send>(_: T) {}
 
-    /// A server that streams spawns it as a task; this need only compile.
+    /// A server spawns a stream as a task, so its future must be `Send`. This need only compile.
     #[test]
     fn the_future_of_cat_is_send() {
         let _ = |context: Context, options: CatOptions| {

@@ -42,8 +42,8 @@ impl Connections {
         self.most
     }
 
-    /// Divides the ceiling among this many fetches from now on, including the running ones. The ceiling holds at every moment as
-    /// long as the number does not grow and does not exceed the connections.
+    /// Divides the ceiling among this many fetches from now on, including the running ones. The fetches together may exceed the
+    /// ceiling for a while after this number grows, and always if it is larger than the ceiling.
     pub fn share_among(&self, fetches: usize) {
         let fetches = u32::try_from(fetches).unwrap_or(u32::MAX);
         self.fetches.store(fetches.max(1), Ordering::Relaxed);

@@ -22,12 +22,12 @@ use super::{
     error::Error,
 };
 
-/// A transfer with a rate limit gets one connection per this many bytes per second: more connections than the rate can use only
-/// hold responses that are not read.
+/// A transfer with a rate limit gets one connection per this many bytes per second: more would only keep responses open without
+/// reading them.
 const CONNECTION_RATE: u64 = 1_000_000;
-/// Consecutive failures of one span from a host that responds, unless the caller says otherwise.
+/// The default of [`Limits::tries`].
 const TRIES: u32 = 5;
-/// Milliseconds without a newly proven byte, unless the caller says otherwise.
+/// The default of [`Limits::patience_ms`].
 const PATIENCE_MS: u64 = 5 * 60 * 1000;
 
 /// The client, the store, limits and connections of a run.
@@ -41,7 +41,7 @@ pub struct Context {
     pub limits: Limits,
     /// The ceiling that all transfers of this context share.
     pub connections: Connections,
-    /// Where arriving bytes are hashed and written.
+    /// Which threads hash and write arriving bytes.
     pub threads: Threads,
 }
 
@@ -77,7 +77,7 @@ impl Context {
         }
     }
 
-    /// The current limits of one transfer, or of requests beside it.
+    /// The limits of one transfer now, with its share of the connections.
     pub fn limits_now(&self) -> Limits {
         Limits {
             connections: self.useful_connections().min(self.connections.per_fetch()),
@@ -86,7 +86,7 @@ impl Context {
         }
     }
 
-    /// The most connections that a rate limit can keep busy.
+    /// The most connections that the rate limit can keep busy; `u32::MAX` without a limit.
     pub fn useful_connections(&self) -> u32 {
         let useful = |rate| u32::try_from(rate / CONNECTION_RATE).unwrap_or(u32::MAX);
         self.client.limit_rate().map_or(u32::MAX, useful).max(1)
@@ -100,7 +100,7 @@ pub struct StoreHandle(Option<Arc<Mutex<Lazy>>>);
 enum Lazy {
     Closed(PathBuf),
     Open(Box<Store>),
-    /// No longer used. Holds the error until it is returned, once.
+    /// The store failed and is no longer used. Holds the error until one caller gets it.
     Failed(Option<StoreError>),
 }
 
@@ -130,8 +130,8 @@ impl StoreHandle {
         blocking::run(move || lazy.lock().with(work)).await
     }
 
-    /// The same on this thread, which may block. An error is stored and returned by the next [`StoreHandle::with`], which can
-    /// report it.
+    /// [`StoreHandle::with`] on this thread, which must be allowed to block. The next [`StoreHandle::with`] returns the error, if
+    /// there was one.
     pub fn with_blocking<T>(
         &self,
         work: impl FnOnce(&mut Store) -> Result<T, StoreError>,

@@ -1,5 +1,5 @@
 //! Decides whether to trust a manifest: looks up the sequence number of earlier runs, applies [`crate::policy::conditions`], and
-//! remembers the sequence number of an accepted manifest. All of this happens before the first request for bytes of the object.
+//! remembers the sequence number of an accepted manifest. All of this happens before the transfer of the object.
 
 use crate::{
     disk::machine::unix_time,
@@ -16,17 +16,17 @@ use super::{
     events::{Event, Events},
 };
 
-/// The front of a manifest and its place.
+/// The statement and the signature of a manifest, which are its first bytes.
 #[derive(Clone, Copy)]
 #[allow(missing_docs, reason = "fields are named after their types")]
 pub struct ManifestFront<'a> {
     pub statement: &'a Statement,
     pub signature: Option<&'a Signature>,
-    /// For messages.
+    /// Its URL or path, for messages.
     pub place: &'a str,
 }
 
-/// The trust that a manifest gives, or the error that refuses it.
+/// Returns the trust of a manifest, or the condition that it does not meet as an error.
 pub async fn check(
     store: &StoreHandle,
     conditions: &Conditions,
@@ -34,7 +34,7 @@ pub async fn check(
     events: &mut dyn Events,
 ) -> Result<Trust, Error> {
     let header = front.statement.header();
-    // A sequence number counts only if it is signed.
+    // Key ID and object name, if the required key signed the statement: an unsigned sequence number does not count.
     let signed_as = conditions
         .key
         .as_ref()
@@ -64,7 +64,7 @@ pub async fn check(
     Ok(trust)
 }
 
-/// The result of the store. Its failure is a warning and never an error of the use case.
+/// Turns an error of the store into a warning event: it never fails the use case.
 pub fn warned<T>(
     outcome: Result<Option<T>, crate::disk::store::StoreError>,
     events: &mut dyn Events,
@@ -77,7 +77,7 @@ pub fn warned<T>(
     })
 }
 
-/// Adds the place of the manifest to the reason for its refusal.
+/// The error of a manifest that does not meet a condition.
 pub fn refused(place: &str, cause: Distrust) -> Error {
     let place = place.to_owned();
     match cause {

@@ -65,7 +65,7 @@ async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Er
     }
 }
 
-/// Locks the target for this run, and makes the checks that need no request.
+/// Locks the target for this run, and checks everything that needs no request.
 async fn lock(run: &mut Run<'_>) -> Result<Locked, Error> {
     let (target, receipt) = (run.options.target.clone(), run.options.receipt.clone());
     let (hosts, no_clobber) = (run.context.client.hosts().clone(), run.options.no_clobber);
@@ -89,7 +89,7 @@ mod tests {
 
     fn is_send<T: Send>(_: T) {}
 
-    /// A server that fetches spawns it as a task; this need only compile.
+    /// A server spawns a fetch as a task, so its future must be `Send`. This need only compile.
     #[test]
     fn the_futures_of_fetch_and_open_are_send() {
         let _ = |context: &Context, options: FetchOptions, events: &mut dyn Events| {

@@ -22,7 +22,7 @@ use crate::{
 
 use super::options::FetchOptions;
 
-/// One fetch. Async functions take it by `&mut`: events are `Send` and not `Sync`, and the future of a fetch is to be `Send`.
+/// One fetch. Async functions take `&mut Run`: `events` is not `Sync`, so a future that holds `&Run` would not be `Send`.
 pub struct Run<'a> {
     pub context: Context,
     pub options: FetchOptions,
@@ -49,7 +49,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What the user requires of the object, as far as its manifest can show it.
+    /// What the user requires of the manifest.
     pub fn conditions(&self) -> Conditions {
         Conditions {
             root: self.options.root,
@@ -81,7 +81,8 @@ impl<'a> Run<'a> {
         warned(done, self.events)
     }
 
-    /// Opens part and journal, and reports what was found and the plan. `local`: bytes that were found in other files.
+    /// Opens the part and its journal, and reports the state of the part and the plan. Fails if the disk has too little room.
+    /// `local`: bytes of the object that were found in other files.
     pub async fn open_part(
         &mut self,
         locked: Locked,
@@ -106,7 +107,7 @@ impl<'a> Run<'a> {
             Found::Seed { bytes } => self.events.event(Event::PartReused { path, bytes }),
             Found::Outdated { bytes } => self.events.event(Event::StartedOver { path, bytes }),
         }
-        // The part of an earlier run may include bytes from other files too.
+        // An earlier run may have copied some of these local bytes into the part.
         let local = local.min(geometry.length() - held);
         self.report_plan(&locked, identity, held, local, trust);
         let needed = geometry.length() - held;

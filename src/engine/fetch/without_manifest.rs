@@ -134,7 +134,7 @@ async fn start_over(
     let Some(geometry) = geometry else {
         return unknown_length::fetch(run, locked, expected).await;
     };
-    // Other bytes arrived under the same validators, so these are useless: no run resumes by them.
+    // The content changed under the same validators, so they identify no version and no run may resume by them.
     let of_identity = match change_in(&error) {
         Some(Changed::Content) => Validators::default(),
         _ => now.validators.clone(),
@@ -251,8 +251,8 @@ async fn transfer(
     Ok((locked, outcome))
 }
 
-/// The file under the final name, if it has all expected digests, and one of them is strong or the file is what arrived earlier
-/// under the same validators.
+/// The file under the final name, if it has all expected digests. Without a strong digest it must also be the object that an
+/// earlier run received under the same validators.
 async fn proof_of_existing(
     run: &mut Run<'_>,
     locked: &Locked,
@@ -292,7 +292,7 @@ fn change_in(error: &Error) -> Option<Changed> {
     }
 }
 
-/// Without a manifest, a block that twice arrives with other bytes is another version.
+/// Without a manifest, a block that differs from its recorded leaf shows that the object changed.
 fn as_changed(error: Error) -> Error {
     match error {
         Error::Wrong { source_name, .. } => Error::Changed {
@@ -303,7 +303,7 @@ fn as_changed(error: Error) -> Error {
     }
 }
 
-/// Up to 1 MiB, then doubled while there would be too many blocks.
+/// At most [`BLOCK_SIZE`], unless the object is so long that it would have too many blocks.
 fn block_size(length: u64) -> BlockSize {
     let mut bytes = BLOCK_SIZE_MIN;
     while bytes < BLOCK_SIZE && length / bytes > BLOCKS {

@@ -63,14 +63,14 @@ impl RangeReader {
         })
     }
 
-    /// `None`: the server sends everything.
+    /// Reads one part of a manifest. `None`: the server ignores the range.
     async fn part(&self, range: ByteRange, limits: &Limits) -> Result<Option<Vec<u8>>, Error> {
         let mut bytes = Vec::with_capacity(range.length() as usize);
         let whole = retried!(limits, self.read_on(range, &mut bytes));
         whole.map(|whole| (!whole).then_some(bytes))
     }
 
-    /// Reads the missing end of a range. `true`: the server sends everything.
+    /// Reads the missing end of a range. `true`: the server ignores the range.
     async fn read_on(&self, range: ByteRange, bytes: &mut Vec<u8>) -> Result<bool, NetError> {
         let rest = ByteRange::new(range.start + bytes.len() as u64, range.end);
         if rest.is_empty() {

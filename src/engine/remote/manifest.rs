@@ -61,13 +61,13 @@ pub struct OpenManifest {
     bytes_read: u64,
 }
 
-/// How the rest is read.
+/// How to read the bytes after the front.
 enum Access {
     /// The manifest is local and was read completely.
     Local(Local, Box<Tree>),
     /// By range requests.
     Ranges(RangeReader),
-    /// The server sends everything at once: the rest of the body, until it was read; after that, range requests.
+    /// The server ignored the range: the body of its first response, until that was read; after that, range requests.
     Stream(Option<Box<ManifestBody>>, RangeReader),
 }
 
@@ -209,7 +209,7 @@ impl OpenManifest {
         self.bytes_read
     }
 
-    /// Whether any range of it can be read by itself.
+    /// Whether a range can be read without reading everything before it.
     pub fn has_ranges(&self) -> bool {
         !matches!(self.access, Access::Stream(..))
     }

@@ -73,7 +73,7 @@ pub async fn preflight(client: &Client, url: &Location) -> Result<Preflight, Net
     })
 }
 
-/// The longest sidecar file that is read: one that lists a whole folder may be long.
+/// The most bytes of a sidecar file that are read: it may list a whole folder.
 const SIDECAR_BYTES_MAX: usize = 1 << 20;
 
 /// A preflight that is retried by the recovery policy.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Retries a request, an expression whose value is a future, by the recovery policy, within tries and patience. A macro, because
-/// of a function that takes an async closure the compiler does not see that its future is `Send`.
+/// the compiler does not see that the future of a function with an async closure is `Send`.
 macro_rules! retried {
     ($limits:expr, $request:expr) => {{
         let mut attempts = $crate::engine::remote::retry::Attempts::new($limits);

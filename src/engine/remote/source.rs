@@ -52,7 +52,8 @@ pub struct SourceRequest<'a> {
     pub length: Option<u64>,
     /// The version that it must have, if the response declares one.
     pub version: Option<&'a Validators>,
-    /// Only length and version show that parts belong together: a part must declare the length of the whole.
+    /// No leaves are known, so only length and version show that responses belong to one object: a partial response must declare
+    /// the complete length.
     pub unproven: bool,
 }
 
@@ -190,7 +191,7 @@ impl SourceResponse {
         }
     }
 
-    /// What the response brings.
+    /// Which bytes the response contains.
     pub fn extent(&self) -> Extent {
         self.extent
     }

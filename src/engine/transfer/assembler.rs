@@ -1,4 +1,4 @@
-//! From arriving bytes to proven blocks in a sink: hash, judge, put once.
+//! Turns arriving bytes into proven blocks in a sink.
 
 use bytes::Bytes;
 

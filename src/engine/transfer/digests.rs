@@ -1,4 +1,4 @@
-//! Digests of the whole object, computed behind the complete front of the part, so that little is left at the end.
+//! Digests of the whole object, computed while the part grows, so that little is left at the end.
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ impl DigestFollower {
         }
     }
 
-    /// Everything up to `to` is held now.
+    /// Starts to hash the bytes before `to`, which are all held.
     pub async fn follow(
         &mut self,
         group: &Group,

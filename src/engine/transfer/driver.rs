@@ -1,4 +1,5 @@
-//! The scheduler on sockets: executes its commands and reports events to it. Knows no part and no journal.
+//! Runs the scheduler on real connections: executes its commands and passes events to it. Knows no part and no journal, only a
+//! [`BlockSink`].
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -38,24 +39,24 @@ use super::{
     span::{Shared, Span, SpanEvent},
 };
 
-/// Time between two refreshes of what other transfers and processes learned about the hosts.
+/// Time between two refreshes of the reputations of hosts, which other transfers and processes change too.
 const HOSTS_TIME: Duration = Duration::from_secs(1);
-/// Unproven blocks are kept in memory: block size times connections stays below this.
+/// Each connection keeps one unproven block in memory: block size times connections is at most this.
 const UNPROVEN_BYTES_MAX: u64 = 64 << 20;
-/// [`Driver::next`] returns to its caller at least this often.
+/// [`Driver::next`] returns after this time at the latest.
 const TURN_MS_MAX: u64 = 200;
 
 /// What to transfer, and from where.
 pub struct TransferObject {
     pub leaves: Arc<Leaves>,
     pub sources: Vec<Source>,
-    /// The first source serves ranges, or may do so.
+    /// Whether the first source serves ranges; `true` if unknown.
     pub ranges: bool,
-    /// The length is trusted before the last block is proven.
+    /// The length is trusted. If not, the last block is fetched first, because it proves the length.
     pub length_proven: bool,
-    /// Without a manifest: the version that all parts must have.
+    /// Without a manifest: the validators that every response must have.
     pub version: Option<Validators>,
-    /// More connections than this are of no use, whatever the limits allow.
+    /// More connections would be of no use, even if the limits allow them.
     pub connections_max: u32,
 }
 
@@ -64,13 +65,13 @@ pub struct TransferObject {
 pub enum Turn {
     /// These blocks are in the sink.
     Verified(Verified),
-    /// Nothing happened; the caller can do its own work.
+    /// Nothing to report; the caller can do its own work.
     Idle,
     /// All wanted blocks are held.
     Done,
 }
 
-/// A transfer in progress. Dropping it aborts its spans; their blocking work may put blocks into the sink a little later.
+/// A transfer in progress. Dropping it aborts its spans; their blocking work may still put blocks into the sink.
 pub struct Driver {
     context: Context,
     scheduler: Scheduler,
@@ -80,7 +81,7 @@ pub struct Driver {
     connections_max: u32,
     began: Instant,
     spans: Spans,
-    /// Already reported to the scheduler, and not yet to the caller.
+    /// Proven blocks that the scheduler knows and the caller does not know yet.
     verified: VecDeque<Verified>,
     failures: Failures,
     rate: Rate,
@@ -94,7 +95,7 @@ struct Spans {
     tasks: JoinSet<()>,
     sender: mpsc::UnboundedSender<(SpanId, SpanEvent)>,
     receiver: mpsc::UnboundedReceiver<(SpanId, SpanEvent)>,
-    /// The bytes that are read of a whole-object body: from the first wanted byte to the last.
+    /// Which bytes of a whole-object body to read: from the first wanted byte to the last.
     reach: watch::Sender<ByteRange>,
 }
 
@@ -121,7 +122,7 @@ enum Next {
 }
 
 impl Driver {
-    /// Starts with the whole object wanted. Claimed blocks are not fetched unless the caller reports that the claim failed.
+    /// Wants the whole object until [`Driver::want`]. Fetches a claimed block only after [`Driver::claim_failed`].
     pub fn new(
         context: &Context,
         object: TransferObject,
@@ -173,7 +174,7 @@ impl Driver {
         }
     }
 
-    /// Replaces what is wanted.
+    /// Replaces the wanted blocks.
     pub fn want(&mut self, want: Want) {
         let geometry = *self.geometry();
         let bytes = |range: &BlockRange| geometry.bytes_of_range(*range);
@@ -187,21 +188,21 @@ impl Driver {
         self.scheduler.want(now, want);
     }
 
-    /// These blocks are in the sink: the caller found them locally, or judged a claim.
+    /// Reports blocks that are in the sink: the caller found them locally, or judged a claim.
     pub fn held(&mut self, verified: Verified) {
         let now = self.now();
         let event = schedule::Event::Held(verified);
         self.scheduler.handle(now, event);
     }
 
-    /// A claimed block is missing or wrong.
+    /// Reports a claimed block that is missing or wrong.
     pub fn claim_failed(&mut self, block: BlockIndex) {
         let now = self.now();
         let event = schedule::Event::ClaimFailed { block };
         self.scheduler.handle(now, event);
     }
 
-    /// Runs until there is something to report. Cancel-safe: all state is in the driver.
+    /// Runs until there is something to report, or for `TURN_MS_MAX`. Cancel-safe: all state is in the driver.
     pub async fn next(&mut self, events: &mut dyn Events) -> Result<Turn, Error> {
         if let Some(verified) = self.verified.pop_front() {
             return Ok(Turn::Verified(verified));
@@ -232,13 +233,13 @@ impl Driver {
         Ok(verified.map_or(Turn::Idle, Turn::Verified))
     }
 
-    /// Ends the spans. Their blocking work may still run; the result waits for its end.
+    /// Aborts the spans. Their blocking work may still run; [`Idle::wait`] waits for its end.
     pub async fn shutdown(mut self) -> Idle {
         self.spans.tasks.shutdown().await;
         self.idle
     }
 
-    /// For work that uses the same sink: [`Driver::shutdown`] waits for its end too.
+    /// The group of the spans' blocking work. Start other work on the same sink in it, so that [`Idle::wait`] waits for both.
     pub fn group(&self) -> &Group {
         &self.shared.group
     }
@@ -259,7 +260,7 @@ impl Driver {
         self.scheduler.claimed()
     }
 
-    /// Body bytes that arrived, of all requests of this context.
+    /// Body bytes that all requests of this context received.
     pub fn bytes_fetched(&self) -> u64 {
         self.context.client.bytes_fetched()
     }
@@ -341,7 +342,7 @@ impl Driver {
         })
     }
 
-    /// Takes over what other transfers and processes learned about the hosts.
+    /// Passes the current reputations of the hosts to the scheduler.
     fn refresh_hosts(&mut self) {
         if self
             .hosts_refreshed
@@ -351,6 +352,7 @@ impl Driver {
         }
         self.hosts_refreshed = Some(Instant::now());
         let hosts = self.context.client.hosts().clone();
+        // Runs in the background: the scheduler gets what it loads at the next refresh.
         blocking::detach(move || hosts.refresh());
         let began_ms = Hosts::now_ms().saturating_sub(self.now());
         for (index, source) in self.sources.iter().enumerate() {
@@ -391,7 +393,7 @@ impl Driver {
     ) -> Result<(), Error> {
         let now = self.now();
         let Some(source) = self.spans.running.get(&span).map(|running| running.source) else {
-            // Of a cancelled span only its proven blocks still count.
+            // The span was cancelled: only its proven blocks still count.
             if let SpanEvent::Verified(verified) = event {
                 self.verified.push_back(verified);
                 let event = schedule::Event::Held(verified);

@@ -27,7 +27,7 @@ pub struct Ended<'a> {
     pub now: Millis,
 }
 
-/// The error of this end.
+/// The error of a transfer that ended this way.
 pub fn error(ended: Ended<'_>) -> Error {
     let first = ended.sources[0].location();
     let error = |failure: Failure| {

@@ -1,5 +1,5 @@
-//! A transfer into a part: claims are judged in the background, the journal is written while blocks arrive, and digests of the
-//! whole are computed.
+//! Transfers an object into a part. Meanwhile judges claims in the background, writes the journal, and computes digests of the
+//! whole object.
 
 use std::{
     sync::{
@@ -39,10 +39,10 @@ use super::{
     sink::{PartSink, SharedJournal},
 };
 
-/// Claims are written after this many proven bytes, or after this time.
+/// A checkpoint of the journal is due after this many proven bytes, or after this time.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 const CHECKPOINT_TIME: Duration = Duration::from_secs(2);
-/// Without a manifest only the journal has the leaves, and a record without a sync costs almost nothing.
+/// Without a manifest the journal is written this often: only the journal has the leaves, and a write without a sync is cheap.
 const LEAVES_TIME: Duration = Duration::from_millis(250);
 /// Time between two progress events.
 const PROGRESS_TIME: Duration = Duration::from_secs(1);
@@ -73,10 +73,10 @@ impl PartTransfer {
         opened: Opened,
         events: &mut dyn Events,
     ) -> Result<Transferred, Error> {
-        // The driver is dropped before `last_checkpoint`, which then records everything that was proven.
+        // Dropping this future drops `running`, and then `last_checkpoint`, which records all proven blocks.
         let (last_checkpoint, mut running) = self.start(context, opened);
         let outcome = running.run_until_done(events).await;
-        let noting = running.notes.finish().await;
+        let journal_outcome = running.notes.finish().await;
         let Running {
             driver,
             geometry,
@@ -90,7 +90,7 @@ impl PartTransfer {
         let idle = driver.shutdown().await;
         drop(last_checkpoint);
         outcome?;
-        noting?;
+        journal_outcome?;
         let digests = follower.finish(&group, &part, geometry.length()).await?;
         drop(group);
         // Work of a cancelled span ends a little later; it holds the journal and the part.
@@ -114,7 +114,7 @@ impl PartTransfer {
         let leaves = self.object.leaves.clone();
         let geometry = *leaves.geometry();
         if geometry.length() == 0 {
-            // Its only block has no bytes to fetch: claim it, so that the judge checks it.
+            // The only block is empty: claim it, so that it is judged and not fetched.
             claimed.insert(geometry.last());
         }
         for stored in &self.copied {
@@ -227,6 +227,7 @@ impl Running {
             events.event(Event::Checkpoint { bytes_done });
         }
         let held = self.driver.held_blocks();
+        // A digest needs the bytes in order: those before the first missing block.
         let front = held.next_missing(BlockIndex(0));
         let front = front.map_or(held.blocks(), |block| block.0);
         let front = self.geometry.bytes_of_range(BlockRange::new(0, front)).end;
@@ -257,17 +258,18 @@ impl Running {
     }
 }
 
-/// When to write the journal, and the work that writes it.
+/// Decides when to write the journal, and runs the work that writes it.
 struct Notes {
-    /// Bytes proven since claims were last written, and when that was.
+    /// Bytes proven since the last checkpoint.
     unwritten: u64,
+    /// The start of the last checkpoint.
     written: Instant,
-    /// When leaves were last written.
+    /// The start of the last write of any kind.
     leaves_written: Instant,
-    /// Writes records. The result is how many records a sync may mark as durable.
+    /// Writes records. Returns the number of records so far: a later sync makes their claims durable.
     writing: Option<Work<Result<u64, DiskError>>>,
-    /// The current write includes claims, not only leaves.
-    claims: bool,
+    /// The current write is a checkpoint, to be reported and synced, not only an early write of leaves.
+    is_checkpoint: bool,
     /// Syncs the part, then marks claims as durable.
     syncing: Option<Work<Result<(), DiskError>>>,
 }
@@ -279,7 +281,7 @@ impl Notes {
             written: Instant::now(),
             leaves_written: Instant::now(),
             writing: None,
-            claims: false,
+            is_checkpoint: false,
             syncing: None,
         }
     }
@@ -288,8 +290,8 @@ impl Notes {
         self.unwritten += verified.bytes().length();
     }
 
-    /// Starts work that is due and collects work that is done. Returns whether claims were written: a kill loses none of them
-    /// from now on.
+    /// Starts work that is due and collects work that is done. Returns whether a checkpoint was written: a kill loses none of its
+    /// claims.
     async fn advance(
         &mut self,
         group: &Group,
@@ -300,12 +302,12 @@ impl Notes {
         if let Some(syncing) = self.syncing.take_if(|work| work.is_finished()) {
             syncing.finish().await?;
         }
-        let mut claims_written = false;
+        let mut checkpoint_written = false;
         if let Some(writing) = self.writing.take_if(|work| work.is_finished()) {
             let records = writing.finish().await?;
-            claims_written = self.claims;
-            // Claims are written first, so that a kill costs little; the barrier follows when the disk has synced.
-            if claims_written && self.syncing.is_none() {
+            checkpoint_written = self.is_checkpoint;
+            // The written claims survive a kill; after the sync they survive a power cut too.
+            if checkpoint_written && self.syncing.is_none() {
                 let (journal, part) = (journal.clone(), part.clone());
                 let work = move || sync(&journal, &part, records);
                 self.syncing = Some(group.start(Threads::Blocking, work));
@@ -316,7 +318,7 @@ impl Notes {
         let leaves_due = first_use && self.leaves_written.elapsed() >= LEAVES_TIME;
         if (due || leaves_due) && self.writing.is_none() {
             self.leaves_written = Instant::now();
-            self.claims = due;
+            self.is_checkpoint = due;
             if due {
                 (self.unwritten, self.written) = (0, Instant::now());
             }
@@ -324,7 +326,7 @@ impl Notes {
             let work = move || journal.lock().checkpoint();
             self.writing = Some(group.start(Threads::Blocking, work));
         }
-        Ok(claims_written)
+        Ok(checkpoint_written)
     }
 
     async fn finish(&mut self) -> Result<(), DiskError> {
@@ -349,7 +351,7 @@ fn sync(journal: &SharedJournal, part: &Part, records: u64) -> Result<(), DiskEr
     }
 }
 
-/// Writes proven blocks into the journal when the run ends in any way, including by being dropped.
+/// When dropped, stops the judging of claims and records all proven blocks in the journal. So a run that is dropped loses none.
 struct LastCheckpoint {
     journal: SharedJournal,
     stop: Arc<AtomicBool>,

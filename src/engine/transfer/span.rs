@@ -34,11 +34,11 @@ use super::{
     sink::BlockSink,
 };
 
-/// Bytes that are judged and written together; the next ones arrive meanwhile.
+/// The size of a batch: bytes that are judged and written together, while the next ones arrive.
 const BATCH_BYTES: usize = 1 << 20;
-/// The same for [`Threads::Runtime`], where nothing arrives meanwhile.
+/// The size of a batch on [`Threads::Runtime`], where nothing arrives meanwhile.
 const BATCH_BYTES_ON_RUNTIME: usize = 256 << 10;
-/// The longest time that bytes of a slow connection wait for more.
+/// The longest time that received bytes wait for their batch to fill.
 const BATCH_TIME: Duration = Duration::from_millis(50);
 
 /// What a span reports to the driver.
@@ -58,34 +58,36 @@ pub enum SpanEvent {
 pub struct Shared {
     pub leaves: Arc<Leaves>,
     pub sink: Arc<dyn BlockSink>,
-    /// Without a manifest: the version that all parts must have.
+    /// Without a manifest: the validators that every response must have.
     pub version: Option<Validators>,
-    /// Where bytes are judged and put into the sink, and the group of that work.
+    /// Which threads judge bytes and put them into the sink.
     pub threads: Threads,
+    /// The group of that work.
     pub group: Group,
 }
 
-/// One request.
+/// One request, and the blocks to read of its response.
 pub struct Span {
     pub id: SpanId,
     pub source: Source,
     pub blocks: BlockRange,
+    /// Request the whole object, without a range.
     pub whole: bool,
-    /// The end of its blocks; may change while the span runs.
+    /// The block before which to stop reading; may change while the span runs.
     pub end: Arc<AtomicU32>,
-    /// Permission to read a response that is the whole object.
+    /// The driver's permission to read a whole-object body after [`SpanEvent::WholeBody`].
     pub proceed: Arc<Notify>,
-    /// The bytes to read of a whole-object body. Reading stops at its end, so that memory stays bounded: TCP flow control holds
-    /// back the rest.
+    /// Which bytes of a whole-object body to read. Reading pauses at the end of this range, so that memory stays bounded: flow
+    /// control holds back the rest.
     pub reach: watch::Receiver<ByteRange>,
     pub shared: Arc<Shared>,
     pub sender: UnboundedSender<(SpanId, SpanEvent)>,
 }
 
-/// Bytes being judged and put into the sink; the result returns the assembler.
+/// Work that judges a batch and puts its blocks into the sink. Returns the assembler, for the next batch, and the verdicts.
 type Work = blocking::Work<Result<(Assembler, Vec<Judged>), DiskError>>;
 
-/// Bytes that arrived and wait to be judged together.
+/// Received bytes that wait to be judged together.
 struct Batch {
     chunks: Vec<Bytes>,
     bytes: usize,
@@ -113,7 +115,7 @@ impl Batch {
         self.chunks.push(chunk);
     }
 
-    /// Whether something waits to be judged or reported.
+    /// Whether bytes wait to be judged, or verdicts to be reported.
     fn is_pending(&self) -> bool {
         self.bytes > 0 || matches!(self.work, Some(Work::Running(_)))
     }
@@ -162,7 +164,7 @@ impl Span {
                 range,
                 length: Some(geometry.length()),
                 version: self.shared.version.as_ref(),
-                // Without a manifest only the length shows that parts belong to the same object.
+                // Without a manifest no leaf is known in advance.
                 unproven: self.shared.leaves.are_first_use(),
                 ..SourceRequest::default()
             })
@@ -171,7 +173,7 @@ impl Span {
         let first = match response.extent() {
             Extent::Whole { .. } => {
                 if !self.whole && wanted != geometry.bytes_of_range(geometry.all()) {
-                    self.take_whole().await;
+                    self.wait_to_read_whole().await;
                 }
                 let from = self.reach.borrow().start;
                 let first = geometry.block_at(from.min(geometry.length().saturating_sub(1)));
@@ -183,9 +185,9 @@ impl Span {
         self.receive(&mut response, first).await
     }
 
-    /// The response is the whole object. If several spans get one, the driver lets one of them proceed and cancels the others
-    /// before they read any of it.
-    async fn take_whole(&self) {
+    /// Reports that the body is the whole object, and waits for permission to read it. If several spans get one, the driver lets
+    /// one proceed and cancels the others.
+    async fn wait_to_read_whole(&self) {
         let blocks = self.shared.leaves.geometry().blocks();
         self.end.store(blocks, Ordering::Relaxed);
         self.send(SpanEvent::WholeBody);
@@ -235,10 +237,11 @@ impl Span {
                 // The body ended early: complete blocks count, the rest is requested again.
                 self.flush(&mut batch, true).await?;
                 next?;
-                // A server may send less than requested, if it declares so. A part without one complete block is a failure.
-                let less = matches!(response.extent(), Extent::Range { until } if until == at);
-                let enough = at >= geometry.bytes_of(first).end;
-                return match less && enough && !self.whole {
+                // A 206 response may declare a shorter range than requested. Without one complete block it is a failure.
+                let as_declared =
+                    matches!(response.extent(), Extent::Range { until } if until == at);
+                let has_block = at >= geometry.bytes_of(first).end;
+                return match as_declared && has_block && !self.whole {
                     true => Ok(()),
                     false => Err(NetError::new(response.location(), Failure::Broken).into()),
                 };
@@ -257,7 +260,9 @@ impl Span {
         }
     }
 
-    /// The next bytes. While none arrive, the received ones are judged, so that a stop loses none of them.
+    /// Receives the next bytes. If none arrive for a while, judges the received ones, so that a stop loses none of them.
+    ///
+    /// The outer error comes from the sink, the inner one from the network: then complete blocks still count.
     async fn next(
         &self,
         response: &mut SourceResponse,
@@ -280,8 +285,8 @@ impl Span {
         Ok(chunk)
     }
 
-    /// Judges a batch and puts proven blocks into the sink, after the work on the previous batch has ended. With `wait`, this
-    /// batch is done too when this returns.
+    /// Waits for the work on the previous batch, then starts to judge this one and to put its proven blocks into the sink. With
+    /// `wait`, waits for that too.
     async fn flush(&self, batch: &mut Batch, wait: bool) -> Result<(), Fault> {
         let assembler = self.settle(batch).await?;
         let (chunks, shared) = (std::mem::take(&mut batch.chunks), self.shared.clone());
@@ -299,7 +304,7 @@ impl Span {
         Ok(())
     }
 
-    /// Waits for the work on a batch and reports its result.
+    /// Waits for the current work and reports its verdicts.
     async fn settle(&self, batch: &mut Batch) -> Result<Assembler, Fault> {
         let work = batch.work.take().expect("nothing else awaits its end");
         let (assembler, judged) = work.finish().await?;

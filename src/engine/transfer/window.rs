@@ -14,8 +14,8 @@ use crate::{
 
 use super::sink::BlockSink;
 
-/// Holds runs of blocks until they are taken in the order of the object. It is as large as the blocks that are wanted and not
-/// taken yet: the caller bounds the memory by what it wants.
+/// Holds runs of blocks until they are taken in the order of the object. Its memory is bounded only by the blocks that the caller
+/// wants and has not taken.
 #[derive(Default)]
 pub struct Window(Mutex<Runs>);
 
