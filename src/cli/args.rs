@@ -299,7 +299,7 @@ pub struct NetworkArgs {
     pub allow_private: bool,
 }
 
-/// Versions of HTTP that can be asked for.
+/// Versions of HTTP that can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum HttpVersion {
     /// HTTP/1.1; HTTP/2 where nothing else is offered

@@ -37,7 +37,7 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::Net { cause, .. } => of_failure(cause.failure),
         Error::NoManifest { .. } => Some("give its place with --manifest"),
         Error::OtherRoot { .. } => Some("check --root"),
-        Error::BelowRequired { asked, .. } => of_required(*asked),
+        Error::BelowRequired { required, .. } => of_required(*required),
         Error::Changed { .. } => Some("run the same command again to fetch the new version"),
         Error::Patience { .. } => Some("run the same command again to resume"),
         Error::MustWait { .. } => Some("run the same command again after that"),
@@ -118,14 +118,14 @@ mod tests {
     fn what_happened_then_what_to_do() {
         let place = || "p".to_owned();
         let path = || PathBuf::from("f");
-        let (asked, found) = (Trust::Root, Trust::None);
+        let (required, found) = (Trust::Root, Trust::None);
         for (error, expected) in [
             (
                 Error::TooManyBlocks { place: place() },
                 "p has too many blocks of this size; choose a larger --block-size",
             ),
             (
-                Error::BelowRequired { asked, found },
+                Error::BelowRequired { required, found },
                 "the result would have the trust \"none\", and \"root\" is required; give the root with --root, or lower --require",
             ),
             (
@@ -143,7 +143,7 @@ mod tests {
                 Error::OtherName {
                     place: place(),
                     signed: "a".to_owned(),
-                    asked: "b".to_owned(),
+                    required: "b".to_owned(),
                 },
                 "p is signed for the name \"a\", not for \"b\"",
             ),

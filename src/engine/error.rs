@@ -34,14 +34,14 @@ pub enum Error {
     Manifest { place: String, cause: Refused },
     #[error("there is no manifest at {place} ({why})")]
     NoManifest { place: String, why: String },
-    #[error("{place} describes the object {found}, not {asked}")]
+    #[error("{place} describes the object {found}, not {required}")]
     OtherRoot {
         place: String,
-        asked: Root,
+        required: Root,
         found: Root,
     },
-    #[error("the result would have the trust \"{found}\", and \"{asked}\" is required")]
-    BelowRequired { asked: Trust, found: Trust },
+    #[error("the result would have the trust \"{found}\", and \"{required}\" is required")]
+    BelowRequired { required: Trust, found: Trust },
     #[error(
         "block {block} (bytes {bytes}) from {source_name} was wrong every time: it hashes to {}, the manifest says {}. The object and its \
          manifest do not belong together, or something on the way damages bytes", hex::encode(**found), hex::encode(**expected)
@@ -72,11 +72,11 @@ pub enum Error {
     BadKey { place: String, cause: BadKey },
     #[error("{place}: {cause}")]
     NotSigned { place: String, cause: NotSigned },
-    #[error("{place} is signed for the name {signed:?}, not for {asked:?}")]
+    #[error("{place} is signed for the name {signed:?}, not for {required:?}")]
     OtherName {
         place: String,
         signed: String,
-        asked: String,
+        required: String,
     },
     #[error("{place} expired at {at} (Unix time)")]
     Expired { place: String, at: u64 },

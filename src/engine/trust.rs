@@ -81,26 +81,26 @@ pub fn warned<T>(
 pub fn refused(place: &str, cause: Distrust) -> Error {
     let place = place.to_owned();
     match cause {
-        Distrust::OtherRoot { asked, found } => Error::OtherRoot {
+        Distrust::OtherRoot { required, found } => Error::OtherRoot {
             place,
-            asked,
+            required,
             found,
         },
-        Distrust::OtherDigest { asked, found } => Error::OtherDigest {
+        Distrust::OtherDigest { required, found } => Error::OtherDigest {
             place,
-            algorithm: asked.algorithm(),
-            expected: asked.hex(),
+            algorithm: required.algorithm(),
+            expected: required.hex(),
             found: found.hex(),
             quarantined: None,
         },
         Distrust::NotSigned(cause) => Error::NotSigned { place, cause },
-        Distrust::OtherName { signed, asked } => Error::OtherName {
+        Distrust::OtherName { signed, required } => Error::OtherName {
             place,
             signed,
-            asked,
+            required,
         },
         Distrust::Expired { at } => Error::Expired { place, at },
         Distrust::Older { found, seen } => Error::Older { place, found, seen },
-        Distrust::BelowRequired { asked, found } => Error::BelowRequired { asked, found },
+        Distrust::BelowRequired { required, found } => Error::BelowRequired { required, found },
     }
 }

@@ -42,19 +42,19 @@ pub struct Seen {
 #[allow(missing_docs, reason = "fields are named after what differs")]
 pub enum Distrust {
     /// It describes another object.
-    OtherRoot { asked: Root, found: Root },
+    OtherRoot { required: Root, found: Root },
     /// It names another digest of the whole.
-    OtherDigest { asked: Digest, found: Digest },
+    OtherDigest { required: Digest, found: Digest },
     /// It has no signature, or none by the key.
     NotSigned(NotSigned),
     /// It is signed for another name.
-    OtherName { signed: String, asked: String },
+    OtherName { signed: String, required: String },
     /// The signer no longer vouches for it.
     Expired { at: u64 },
     /// A newer one was seen under the same key and name.
     Older { found: u64, seen: u64 },
     /// It proves less than required.
-    BelowRequired { asked: Trust, found: Trust },
+    BelowRequired { required: Trust, found: Trust },
 }
 
 impl Conditions {
@@ -84,20 +84,20 @@ impl Conditions {
 
     /// With a key nothing less than its signature is enough, whatever else is there or missing.
     fn at_least(&self, found: Trust) -> Result<Trust, Distrust> {
-        let asked = match self.key {
+        let required = match self.key {
             Some(_) => Trust::Signed,
             None => self.require,
         };
-        match found < asked {
-            true => Err(Distrust::BelowRequired { asked, found }),
+        match found < required {
+            true => Err(Distrust::BelowRequired { required, found }),
             false => Ok(found),
         }
     }
 
     fn of_root(&self, header: &Header) -> Result<Trust, Distrust> {
         match self.root {
-            Some(asked) if asked != header.root => Err(Distrust::OtherRoot {
-                asked,
+            Some(required) if required != header.root => Err(Distrust::OtherRoot {
+                required,
                 found: header.root,
             }),
             Some(_) => Ok(Trust::Root),
@@ -106,11 +106,11 @@ impl Conditions {
     }
 
     fn compare_digests(&self, header: &Header) -> Result<(), Distrust> {
-        for asked in &self.digests {
-            let other = |found: &&Digest| found.algorithm() == asked.algorithm() && *found != asked;
+        for required in &self.digests {
+            let other = |found: &&Digest| found.algorithm() == required.algorithm() && *found != required;
             if let Some(found) = header.digests.iter().find(other) {
                 return Err(Distrust::OtherDigest {
-                    asked: asked.clone(),
+                    required: required.clone(),
                     found: found.clone(),
                 });
             }
@@ -118,7 +118,7 @@ impl Conditions {
         Ok(())
     }
 
-    /// With a key, the manifest must be signed by it, for the asked name, and must be neither expired nor older than one that
+    /// With a key, the manifest must be signed by it, for the required name, and must be neither expired nor older than one that
     /// was seen before. Name, times and sequence of an unsigned manifest mean nothing.
     fn of_signature(
         &self,
@@ -133,10 +133,10 @@ impl Conditions {
             .map_err(Distrust::NotSigned)?;
         let header = statement.header();
         match &self.name {
-            Some(asked) if *asked != header.name => {
+            Some(required) if *required != header.name => {
                 return Err(Distrust::OtherName {
                     signed: header.name.clone(),
-                    asked: asked.clone(),
+                    required: required.clone(),
                 });
             }
             _ => (),

@@ -63,13 +63,13 @@ pub enum BadResponse {
     Status(u16),
     #[error("its Content-Range is missing or invalid")]
     ContentRange,
-    #[error("it sent a later part than was asked for")]
+    #[error("it sent a later part than was requested")]
     LaterPart,
-    #[error("it sent a part that begins long before the one that was asked for")]
+    #[error("it sent a part that begins long before the requested one")]
     EarlierPart,
-    #[error("it sent an encoded body although the plain one was asked for")]
+    #[error("it sent an encoded body although the plain one was requested")]
     Encoded,
-    #[error("it sent several parts although one was asked for")]
+    #[error("it sent several parts although one was requested")]
     Multipart,
     #[error("it does not declare the length of the object")]
     NoLength,
@@ -77,7 +77,7 @@ pub enum BadResponse {
     Headers,
     #[error("it declares the length of its body in two ways")]
     TwoLengths,
-    #[error("it sent a part of the object although all of it was asked for")]
+    #[error("it sent a part of the object although all of it was requested")]
     NotWhole,
     #[error(
         "it sent a web page or an XML message instead of the file; perhaps it requires a login, see the URL in a browser"

@@ -258,7 +258,7 @@ struct World {
     claims: BTreeSet<(Millis, u32)>,
     claimed: BTreeSet<u32>,
     held: BlockSet,
-    /// What is wanted now: the ranges, and all blocks that may be asked for.
+    /// What is wanted now: the ranges, and all blocks that may be requested.
     ranges: Vec<BlockRange>,
     wanted: BlockSet,
     more: bool,

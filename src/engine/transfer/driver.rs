@@ -96,13 +96,13 @@ struct Spans {
     sender: mpsc::UnboundedSender<(SpanId, SpanEvent)>,
     receiver: mpsc::UnboundedReceiver<(SpanId, SpanEvent)>,
     /// Which bytes of a whole-object body to read: from the first wanted byte to the last.
-    reach: watch::Sender<ByteRange>,
+    read_window: watch::Sender<ByteRange>,
 }
 
 struct RunningSpan {
     source: SourceId,
     end: Arc<AtomicU32>,
-    proceed: Arc<Notify>,
+    may_read_whole: Arc<Notify>,
     abort: AbortHandle,
 }
 
@@ -115,7 +115,7 @@ pub(super) struct Failures {
 }
 
 /// The next step of the scheduler.
-enum Next {
+enum Step {
     /// Wait for an event, or until this time.
     Wait(Option<schedule::Millis>),
     Done,
@@ -130,8 +130,8 @@ impl Driver {
         claimed: BlockSet,
     ) -> Driver {
         let geometry = *object.leaves.geometry();
-        let most = (UNPROVEN_BYTES_MAX / geometry.block_size().bytes()) as u32;
-        let connections_max = object.connections_max.min(most).max(1);
+        let connections_in_memory = (UNPROVEN_BYTES_MAX / geometry.block_size().bytes()) as u32;
+        let connections_max = object.connections_max.min(connections_in_memory).max(1);
         let mut limits = context.limits_now();
         limits.connections = limits.connections.min(connections_max);
         let mut scheduler = Scheduler::new(
@@ -165,7 +165,7 @@ impl Driver {
                 tasks: JoinSet::new(),
                 sender,
                 receiver,
-                reach: watch::Sender::new(ByteRange::new(0, u64::MAX)),
+                read_window: watch::Sender::new(ByteRange::new(0, u64::MAX)),
             },
             verified: VecDeque::new(),
             failures: Failures::default(),
@@ -182,7 +182,7 @@ impl Driver {
         let start = ranges.clone().map(|range| bytes(range).start).min();
         let end = ranges.map(|range| bytes(range).end).max();
         if let (Some(start), Some(end)) = (start, end) {
-            self.spans.reach.send_replace(ByteRange::new(start, end));
+            self.spans.read_window.send_replace(ByteRange::new(start, end));
         }
         let now = self.now();
         self.scheduler.want(now, want);
@@ -208,8 +208,8 @@ impl Driver {
             return Ok(Turn::Verified(verified));
         }
         let until = match self.run_commands(events)? {
-            Next::Done => return Ok(Turn::Done),
-            Next::Wait(until) => until,
+            Step::Done => return Ok(Turn::Done),
+            Step::Wait(until) => until,
         };
         let wake = until
             .map_or(u64::MAX, |until| until.saturating_sub(self.now()))
@@ -275,7 +275,7 @@ impl Driver {
     }
 
     /// Executes commands until the scheduler waits or finishes. Returns the time of the next timer.
-    fn run_commands(&mut self, events: &mut dyn Events) -> Result<Next, Error> {
+    fn run_commands(&mut self, events: &mut dyn Events) -> Result<Step, Error> {
         self.refresh_hosts();
         let allowed = self.context.connections.per_fetch();
         self.scheduler.allow(allowed.min(self.connections_max));
@@ -322,8 +322,8 @@ impl Driver {
                     source: self.sources[source.0].name(),
                     why,
                 }),
-                Command::Wait { until } => return Ok(Next::Wait(until)),
-                Command::Finish(Outcome::Done) => return Ok(Next::Done),
+                Command::Wait { until } => return Ok(Step::Wait(until)),
+                Command::Finish(Outcome::Done) => return Ok(Step::Done),
                 Command::Finish(outcome) => return Err(self.failure(outcome)),
             }
         }
@@ -363,15 +363,15 @@ impl Driver {
     }
 
     fn start(&mut self, id: SpanId, source: SourceId, blocks: BlockRange, whole: bool) {
-        let (end, proceed) = (Arc::new(AtomicU32::new(blocks.end)), Arc::default());
+        let (end, may_read_whole) = (Arc::new(AtomicU32::new(blocks.end)), Arc::default());
         let span = Span {
             id,
             source: self.sources[source.0].clone(),
             blocks,
             whole,
             end: end.clone(),
-            proceed: Arc::clone(&proceed),
-            reach: self.spans.reach.subscribe(),
+            may_read_whole: Arc::clone(&may_read_whole),
+            read_window: self.spans.read_window.subscribe(),
             shared: self.shared.clone(),
             sender: self.spans.sender.clone(),
         };
@@ -379,7 +379,7 @@ impl Driver {
         let running = RunningSpan {
             source,
             end,
-            proceed,
+            may_read_whole,
             abort,
         };
         self.spans.running.insert(id, running);
@@ -448,7 +448,7 @@ impl Driver {
             && self.scheduler.is_running(span)
             && let Some(running) = self.spans.running.get(&span)
         {
-            running.proceed.notify_one();
+            running.may_read_whole.notify_one();
         }
         Ok(())
     }

@@ -153,7 +153,7 @@ impl PartTransfer {
             journal,
             claims,
             judging: Some(judging),
-            notes: Notes::new(),
+            notes: JournalWrites::new(),
             progressed: None,
             bytes_resumed: 0,
             follower: DigestFollower::new(&self.digests),
@@ -170,7 +170,7 @@ struct Running {
     journal: SharedJournal,
     claims: mpsc::UnboundedReceiver<Claim>,
     judging: Option<Work<Result<(), DiskError>>>,
-    notes: Notes,
+    notes: JournalWrites,
     progressed: Option<Instant>,
     /// Bytes of claims that verified.
     bytes_resumed: u64,
@@ -219,19 +219,19 @@ impl Running {
             judging.finish().await?;
         }
         let first_use = self.driver.leaves().are_first_use();
-        let written = self
-            .notes
-            .advance(&self.group, &self.journal, &self.part, first_use);
-        if written.await? {
-            let bytes_done = self.bytes_done();
+        let bytes_done = self.bytes_done();
+        let written =
+            self.notes
+                .advance(&self.group, &self.journal, &self.part, first_use, bytes_done);
+        if let Some(bytes_done) = written.await? {
             events.event(Event::Checkpoint { bytes_done });
         }
         let held = self.driver.held_blocks();
         // A digest needs the bytes in order: those before the first missing block.
-        let front = held.next_missing(BlockIndex(0));
-        let front = front.map_or(held.blocks(), |block| block.0);
-        let front = self.geometry.bytes_of_range(BlockRange::new(0, front)).end;
-        self.follower.follow(&self.group, &self.part, front).await?;
+        let missing = held.next_missing(BlockIndex(0));
+        let blocks = BlockRange::new(0, missing.map_or(held.blocks(), |block| block.0));
+        let bytes = self.geometry.bytes_of_range(blocks).end;
+        self.follower.follow(&self.group, &self.part, bytes).await?;
         if self
             .progressed
             .is_none_or(|last| last.elapsed() >= PROGRESS_TIME)
@@ -259,74 +259,75 @@ impl Running {
 }
 
 /// Decides when to write the journal, and runs the work that writes it.
-struct Notes {
+struct JournalWrites {
     /// Bytes proven since the last checkpoint.
-    unwritten: u64,
-    /// The start of the last checkpoint.
-    written: Instant,
+    bytes_since_checkpoint: u64,
+    checkpoint_began: Instant,
     /// The start of the last write of any kind.
-    leaves_written: Instant,
+    write_began: Instant,
     /// Writes records. Returns the number of records so far: a later sync makes their claims durable.
     writing: Option<Work<Result<u64, DiskError>>>,
-    /// The current write is a checkpoint, to be reported and synced, not only an early write of leaves.
-    is_checkpoint: bool,
+    /// The bytes that no kill can lose once the current write ends. `None`: it is only an early write of leaves.
+    checkpoint: Option<u64>,
     /// Syncs the part, then marks claims as durable.
     syncing: Option<Work<Result<(), DiskError>>>,
 }
 
-impl Notes {
-    fn new() -> Notes {
-        Notes {
-            unwritten: 0,
-            written: Instant::now(),
-            leaves_written: Instant::now(),
+impl JournalWrites {
+    fn new() -> JournalWrites {
+        JournalWrites {
+            bytes_since_checkpoint: 0,
+            checkpoint_began: Instant::now(),
+            write_began: Instant::now(),
             writing: None,
-            is_checkpoint: false,
+            checkpoint: None,
             syncing: None,
         }
     }
 
     fn add(&mut self, verified: Verified) {
-        self.unwritten += verified.bytes().length();
+        self.bytes_since_checkpoint += verified.bytes().length();
     }
 
-    /// Starts work that is due and collects work that is done. Returns whether a checkpoint was written: a kill loses none of its
-    /// claims.
+    /// Starts work that is due and collects work that is done. `bytes_done`: proven or claimed now. Returns that count of a
+    /// checkpoint whose write has ended: from now on a kill loses none of these bytes.
     async fn advance(
         &mut self,
         group: &Group,
         journal: &SharedJournal,
         part: &Arc<Part>,
         first_use: bool,
-    ) -> Result<bool, DiskError> {
+        bytes_done: u64,
+    ) -> Result<Option<u64>, DiskError> {
         if let Some(syncing) = self.syncing.take_if(|work| work.is_finished()) {
             syncing.finish().await?;
         }
-        let mut checkpoint_written = false;
+        let mut checkpoint = None;
         if let Some(writing) = self.writing.take_if(|work| work.is_finished()) {
             let records = writing.finish().await?;
-            checkpoint_written = self.is_checkpoint;
+            checkpoint = self.checkpoint;
             // The written claims survive a kill; after the sync they survive a power cut too.
-            if checkpoint_written && self.syncing.is_none() {
+            if checkpoint.is_some() && self.syncing.is_none() {
                 let (journal, part) = (journal.clone(), part.clone());
                 let work = move || sync(&journal, &part, records);
                 self.syncing = Some(group.start(Threads::Blocking, work));
             }
         }
-        let due = self.unwritten >= CHECKPOINT_BYTES
-            || (self.unwritten > 0 && self.written.elapsed() >= CHECKPOINT_TIME);
-        let leaves_due = first_use && self.leaves_written.elapsed() >= LEAVES_TIME;
+        let due = self.bytes_since_checkpoint >= CHECKPOINT_BYTES
+            || (self.bytes_since_checkpoint > 0
+                && self.checkpoint_began.elapsed() >= CHECKPOINT_TIME);
+        let leaves_due = first_use && self.write_began.elapsed() >= LEAVES_TIME;
         if (due || leaves_due) && self.writing.is_none() {
-            self.leaves_written = Instant::now();
-            self.is_checkpoint = due;
+            self.write_began = Instant::now();
+            self.checkpoint = due.then_some(bytes_done);
             if due {
-                (self.unwritten, self.written) = (0, Instant::now());
+                (self.bytes_since_checkpoint, self.checkpoint_began) = (0, Instant::now());
             }
             let journal = journal.clone();
             let work = move || journal.lock().checkpoint();
             self.writing = Some(group.start(Threads::Blocking, work));
         }
-        Ok(checkpoint_written)
+        Ok(checkpoint)
     }
 
     async fn finish(&mut self) -> Result<(), DiskError> {

@@ -76,10 +76,10 @@ pub struct Span {
     /// The block before which to stop reading; may change while the span runs.
     pub end: Arc<AtomicU32>,
     /// The driver's permission to read a whole-object body after [`SpanEvent::WholeBody`].
-    pub proceed: Arc<Notify>,
+    pub may_read_whole: Arc<Notify>,
     /// Which bytes of a whole-object body to read. Reading pauses at the end of this range, so that memory stays bounded: flow
     /// control holds back the rest.
-    pub reach: watch::Receiver<ByteRange>,
+    pub read_window: watch::Receiver<ByteRange>,
     pub shared: Arc<Shared>,
     pub sender: UnboundedSender<(SpanId, SpanEvent)>,
 }
@@ -175,7 +175,7 @@ impl Span {
                 if !self.whole && wanted != geometry.bytes_of_range(geometry.all()) {
                     self.wait_to_read_whole().await;
                 }
-                let from = self.reach.borrow().start;
+                let from = self.read_window.borrow().start;
                 let first = geometry.block_at(from.min(geometry.length().saturating_sub(1)));
                 response.skip_to(geometry.bytes_of(first).start);
                 first
@@ -186,12 +186,12 @@ impl Span {
     }
 
     /// Reports that the body is the whole object, and waits for permission to read it. If several spans get one, the driver lets
-    /// one proceed and cancels the others.
+    /// one go on and cancels the others.
     async fn wait_to_read_whole(&self) {
         let blocks = self.shared.leaves.geometry().blocks();
         self.end.store(blocks, Ordering::Relaxed);
         self.send(SpanEvent::WholeBody);
-        self.proceed.notified().await;
+        self.may_read_whole.notified().await;
     }
 
     async fn receive(
@@ -207,7 +207,7 @@ impl Span {
             Threads::Blocking => BATCH_BYTES,
             Threads::Runtime => BATCH_BYTES_ON_RUNTIME,
         };
-        // Received bytes beyond the reach.
+        // Received bytes beyond the read window.
         let mut ahead = Bytes::new();
         loop {
             // The end may have changed meanwhile.
@@ -216,9 +216,9 @@ impl Span {
             if at >= end {
                 return self.flush(&mut batch, true).await;
             }
-            if is_whole && at >= self.reach.borrow_and_update().end {
+            if is_whole && at >= self.read_window.borrow_and_update().end {
                 self.flush(&mut batch, true).await?;
-                if at >= self.reach.borrow_and_update().end && self.reach.changed().await.is_err() {
+                if at >= self.read_window.borrow_and_update().end && self.read_window.changed().await.is_err() {
                     // The driver is gone, and this span ends with it.
                     return Ok(());
                 }
@@ -249,8 +249,8 @@ impl Span {
             // Bytes after the end are not wanted.
             chunk.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
             if is_whole {
-                let reach = self.reach.borrow().end.saturating_sub(at);
-                let within = usize::try_from(reach)
+                let readable = self.read_window.borrow().end.saturating_sub(at);
+                let within = usize::try_from(readable)
                     .unwrap_or(usize::MAX)
                     .min(chunk.len());
                 ahead = chunk.split_off(within);

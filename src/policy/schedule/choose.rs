@@ -47,7 +47,7 @@ pub const STREAM_AFTER_MS: u64 = 10_000;
 /// With fewer connections than this none of them probes whether an unreachable source is back.
 const PROBE_CONNECTIONS: u32 = 4;
 
-/// What may be asked for next.
+/// What may be requested next.
 struct Next {
     /// The place of its range among those that are wanted, 0 for the most urgent.
     urgency: usize,
@@ -224,7 +224,7 @@ impl Scheduler {
             })
     }
 
-    /// Blocks that failed before and may be asked for again now: of the most urgent range those at the front.
+    /// Blocks that failed before and may be requested again now: of the most urgent range those at the front.
     fn next_waiting(&mut self, now: Millis) -> Option<Next> {
         self.blocks.forget_waiting_that_arrived();
         let ranges = self.urgent_ranges();

@@ -122,7 +122,7 @@ impl Scheduler {
         Some(end.map_or(blocks.end, |end| end.0.min(blocks.end)))
     }
 
-    /// Ends a span earlier. What is wanted behind its new end is to be asked for again.
+    /// Ends a span earlier. What is wanted behind its new end is to be requested again.
     fn shrink(&mut self, id: SpanId, end: u32) {
         let Some(span) = self.spans.get_mut(&id) else {
             return;
@@ -155,11 +155,11 @@ impl Scheduler {
         todo
     }
 
-    /// The ranges to be asked for now, the most urgent first.
+    /// The ranges to be requested now, the most urgent first.
     pub(super) fn urgent_ranges(&self) -> Vec<BlockRange> {
         match self.blocks.length_proven || self.blocks.wanted.ranges.is_empty() {
             true => self.blocks.wanted.ranges.clone(),
-            // Before the length is proven only the last block may be asked for.
+            // Before the length is proven only the last block may be requested.
             false => vec![BlockRange::one(self.geometry.last())],
         }
     }
@@ -173,7 +173,7 @@ impl Scheduler {
             || self.spans.values().any(brings)
     }
 
-    /// Cancels streams that have passed all of the most urgent range that may be asked of their source now: what is behind them
+    /// Cancels streams that have passed all of the most urgent range that may be requested from their source now: what is behind them
     /// comes sooner with a new stream than after the end of this one. As long as something of that range lies ahead, a stream
     /// is read on.
     pub(super) fn cancel_passed_streams(&mut self, now: Millis) {
@@ -196,7 +196,7 @@ impl Scheduler {
         }
     }
 
-    /// Whether something of this range may be asked of this source now.
+    /// Whether something of this range may be requested from this source now.
     fn is_due(&self, range: BlockRange, source: SourceId, now: Millis) -> bool {
         let todo = self.blocks.todo.next(BlockIndex(range.start));
         let waits = |waiting: &Waiting| {
