@@ -49,7 +49,7 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let url = Location::parse("https://media.example/talk.mp4")?;
 //! let mut options = FetchOptions::new(url, "talk.mp4");
-//! // From a place that you trust. Without it, the manifest beside the object is believed.
+//! // From a place that you trust. Without it, the manifest beside the object is trusted.
 //! options.root = Some("af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262".parse()?);
 //! let published = fetch::fetch(&Context::default(), options, &mut |event: Event| println!("{event:?}")).await?;
 //! println!("{} bytes, of them {} from an earlier run", published.bytes_total, published.bytes_resumed);
@@ -100,10 +100,10 @@
 //! | `remote/` | opening an object and its manifest; reading ranges |
 //! | [`store`](engine::store) | files that the user adds to the store, and what is known of them |
 //! | [`verify`](engine::verify) | a local file against a manifest or a root |
-//! | [`trust`](engine::trust), [`sign`](engine::sign), [`host_memory`](engine::host_memory) | whether a manifest is believed; keys; what hosts have earned |
+//! | [`trust`](engine::trust), [`sign`](engine::sign), [`host_memory`](engine::host_memory) | whether a manifest is trusted; keys; the reputation of hosts |
 //! | [`context`](engine::context) | client, store and limits, which every use case shares |
 //! | [`blocking`](engine::blocking), [`manifest_file`](engine::manifest_file), [`hashing`](engine::hashing), [`queue`](engine::queue) | tools |
-//! | [`error`](engine::error), [`events`](engine::events), [`connections`](engine::connections) | what all of them speak of |
+//! | [`error`](engine::error), [`events`](engine::events), [`connections`](engine::connections) | types that all of them share |
 //!
 //! # Where to change what
 //!
@@ -116,7 +116,7 @@
 //! | what a manifest must satisfy, and what it proves then | [`policy::conditions`]; the sequences of earlier runs and the clock: `engine/trust.rs` |
 //! | how many connections, which span next, when to give up | [`policy::schedule`]; what follows from which failure: [`policy::recovery`]; what carries it out: `engine/transfer/driver.rs` |
 //! | how often one request is repeated | [`policy::attempts`], `engine/remote/retry.rs` |
-//! | which requests bring some ranges | [`policy::requests`], `engine/remote/ranges.rs` |
+//! | how ranges are distributed over requests | [`policy::requests`], `engine/remote/ranges.rs` |
 //! | where the bytes of a response belong | `engine/remote/source.rs` |
 //! | where proven blocks go | `engine/transfer/sink.rs`; for a file `engine/transfer/part.rs`, for a reader `engine/transfer/window.rs`, for the store `engine/cache.rs` |
 //! | what is remembered of a host that limits requests | [`policy::reputation`]; [`net::hosts`] applies it, [`disk::state`] keeps it |
@@ -134,7 +134,7 @@
 //! # Absences
 //!
 //! - `format` and `policy` perform no I/O: no files, sockets, clocks, threads or async code. They are told what happened and what time it is.
-//! - `disk` and `net` never meet; only `engine` knows both.
+//! - `disk` and `net` do not use each other; only `engine` uses both.
 //! - Only [`format::codec`] names bincode, only [`disk::state`] has SQL, only [`disk::files`] changes files, only `cli` names clap, only `cli/exit.rs` maps
 //!   errors to exit codes.
 //! - Only [`engine::blocking`] leaves async code for a thread, only [`engine::context`] opens the store, only [`policy::conditions`] makes a

@@ -7,7 +7,7 @@ use crate::{
 
 use super::units;
 
-// What is typed and makes no sense, with the flag that does.
+// Arguments that cannot work, with the flag that helps.
 pub const NO_STORE_FOLDER: &str =
     "there is no home folder for the store; name a folder with --store";
 pub const VERIFY_ONE_FILE: &str = "--manifest and --root are for one file";
@@ -59,7 +59,7 @@ fn hint(error: &Error) -> Option<&'static str> {
 
 const LARGER: &str = "raise --max-size to fetch it";
 
-/// What gives at least this trust.
+/// How to get at least this trust.
 fn of_required(trust: Trust) -> Option<&'static str> {
     match trust {
         Trust::Signed => {

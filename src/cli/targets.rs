@@ -1,4 +1,4 @@
-//! What to fetch and where to: from URLs that were typed, or from a list.
+//! The URLs to fetch and the files to write, from arguments or from a list.
 
 use std::{
     collections::BTreeSet,
@@ -82,7 +82,7 @@ pub fn make_folders(args: &FetchArgs) -> Result<Vec<MadeFolder>, DiskError> {
         .collect())
 }
 
-/// What makes sense for one URL only.
+/// Options that make sense for one URL only.
 fn check_several(args: &FetchArgs, folder: Option<&Path>) -> Result<(), Refusal> {
     let usage = |message: &str| Err(Refusal::usage(message));
     if args.root.is_some()

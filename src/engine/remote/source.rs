@@ -1,4 +1,4 @@
-//! Sources of the bytes of a representation. The only place that decides which offsets the bytes of a response have.
+//! Sources of the bytes of a representation. Nothing else decides at which offsets the bytes of a response belong.
 
 use bytes::Bytes;
 
@@ -17,11 +17,11 @@ use crate::{
     policy::recovery::{BadResponse, Changed, Failure},
 };
 
-/// A server may round the start of a range down, to a page or a sector. A part that begins earlier than this ignores the request:
-/// skipping its front each time would cost more than the range.
+/// A server may round the start of a range down, to a page or a sector. A part that begins more than this before the range is an
+/// error: skipping its front each time would cost more than the range.
 const EARLY_BYTES_MAX: u64 = 1 << 20;
-/// A server may join ranges with small gaps between them. A multipart response fails when its parts have more than this many
-/// bytes beyond the requested ones.
+/// A server may join ranges with small gaps between them. A multipart response fails when it has more than this many bytes beyond
+/// the requested ones.
 const MORE_BYTES_MAX: u64 = 1 << 20;
 
 /// A source of the bytes of one representation.
@@ -52,14 +52,14 @@ pub struct SourceRequest<'a> {
     pub length: Option<u64>,
     /// The version that it must have, if the response declares one.
     pub version: Option<&'a Validators>,
-    /// Only length and version show that parts belong together: a part must declare the length of the whole.
+    /// There is no manifest: only length and version show that parts belong together, so a 206 must declare the complete length.
     pub unproven: bool,
 }
 
 /// Which bytes a response contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// From the start of the requested range to here, which may be before its end.
+    /// From the start of the requested range to this offset, which may be before its end.
     Range { until: u64 },
     /// The whole representation from its first byte, of this length if the response declares it.
     Whole { length: Option<u64> },
@@ -69,7 +69,7 @@ pub enum Extent {
     Joined,
 }
 
-/// A response whose body is being read. INVARIANT: its bytes carry the offset that the response declares for them.
+/// A response whose body is being read. INVARIANT: it returns bytes with the offset that the response declares for them.
 pub struct SourceResponse {
     extent: Extent,
     /// The length of the representation, if the response declares it.
@@ -190,7 +190,7 @@ impl SourceResponse {
         }
     }
 
-    /// What the response brings.
+    /// Which bytes the response contains.
     pub fn extent(&self) -> Extent {
         self.extent
     }
@@ -203,15 +203,15 @@ impl SourceResponse {
         }
     }
 
-    /// Discards the bytes before this offset.
+    /// Discards the bytes before this offset; no effect on [`Extent::Parts`].
     pub fn skip_to(&mut self, offset: u64) {
         if let Chunks::One { from, .. } = &mut self.chunks {
             *from = (*from).max(offset);
         }
     }
 
-    /// The next bytes and their offset; `None` at the end that the response declares, or at the end of the request. A body that
-    /// ends earlier is an error.
+    /// The next bytes and their offset; `None` at the end of the declared or requested bytes. A body that ends earlier is an
+    /// error.
     pub async fn next(&mut self) -> Result<Option<(u64, Bytes)>, NetError> {
         match &mut self.chunks {
             Chunks::One {
@@ -247,7 +247,7 @@ impl SourceResponse {
                 let Some((place, bytes, _)) = parts.next().await? else {
                     return Ok(None);
                 };
-                // Unrequested parts could go on without end.
+                // A server could send unrequested parts without end.
                 *left = left
                     .checked_sub(bytes.len() as u64)
                     .ok_or_else(|| bad(location, BadResponse::Multipart))?;

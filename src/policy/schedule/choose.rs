@@ -1,7 +1,7 @@
 //! Which blocks are requested next, and from which source.
 //!
-//! Spans are so large that all connections end together, each at its own pace: a slow source gets smaller ones, and an idle
-//! connection takes over what a slower one would bring last.
+//! Spans are sized so that all connections end together, each at its own rate: a slow source gets smaller ones, and an idle
+//! connection takes over the end of a slower one's span.
 
 use crate::{
     format::geometry::{BlockIndex, BlockRange},
@@ -15,10 +15,10 @@ use super::{
     want::overlap,
 };
 
-/// A span is never planned smaller, so that requests stay few, unless less is missing.
+/// While the rate of its source is unknown, a span is at least this large unless less is missing: requests stay few.
 const SPAN_BYTES_MIN: u64 = 1 << 20;
-/// Once the rate of its source is known, a span is so long that the latency of its response is small beside it, between these
-/// bounds.
+/// Once the rate of its source is known, a span takes at least this many times the latency of its response, within these bounds
+/// of its size.
 const SPAN_ANSWERS: u64 = 16;
 const SPAN_BYTES_SLOW: u64 = 256 << 10;
 const SPAN_BYTES_FAR: u64 = 4 << 20;
@@ -28,8 +28,8 @@ const SPAN_BYTES_MAX: u64 = 64 << 20;
 /// larger number is being tried it may have to fall soon.
 const SPAN_MS_MAX: u64 = 10_000;
 const SPAN_MS_TRIAL: u64 = 1_500;
-/// An idle connection takes a part of the slowest span when that span would need longer than this, and longer than so many times
-/// the latency: what is in flight behind its new end is wasted.
+/// An idle connection takes a part of the slowest span when that span would need longer than this, and longer than this many
+/// times the latency: what is in flight behind its new end is wasted.
 const SPLIT_WORTH_MS: u64 = 300;
 const SPLIT_ANSWERS: u64 = 10;
 /// A span that is slow at low latency is slow on this machine: its bytes have arrived and wait to be read.
@@ -39,21 +39,21 @@ const SPLIT_NEAR_MS: u64 = 2_000;
 const SPLIT_AGE_MS_MIN: u64 = 100;
 /// A span with less left than this is not split.
 const SPLIT_BYTES_MIN: u64 = 256 << 10;
-/// A span without bytes for so long is requested once more, over another connection that is idle.
+/// A span without bytes for this long is requested once more, over another connection that is idle.
 const SILENT_MS: u64 = 1_000;
-/// A stream starts beside sources that could serve only when nothing was proven for so long, because each of its bytes may arrive
+/// While other sources can serve, a stream starts only after this time without a newly proven block: each of its bytes may arrive
 /// twice.
 pub const STREAM_AFTER_MS: u64 = 10_000;
 /// With fewer connections than this none of them probes whether an unreachable source is back.
 const PROBE_CONNECTIONS: u32 = 4;
 
-/// What may be asked for next.
+/// Blocks to request next, and their source.
 struct Next {
-    /// The place of its range among those that are wanted, 0 for the most urgent.
+    /// The index of their range among those that are wanted, 0 for the most urgent.
     urgency: usize,
     blocks: BlockRange,
     source: SourceId,
-    /// Its place among those that failed before, if it did.
+    /// Their index in [`Scheduler::waiting`], if they failed before.
     waiting: Option<usize>,
 }
 
@@ -220,7 +220,7 @@ impl Scheduler {
             })
     }
 
-    /// Blocks that failed before and may be asked for again now: of the most urgent range those at the front.
+    /// Blocks that failed before and may be requested again now: the first ones of the most urgent range.
     fn next_waiting(&mut self, now: Millis) -> Option<Next> {
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain_mut(|waiting| {
@@ -264,7 +264,7 @@ impl Scheduler {
         tried
     }
 
-    /// The next missing blocks of the most urgent range, as many as make a good span, and a source for them.
+    /// The next todo blocks of the most urgent range, as many as make a good span, and a source for them.
     fn next_todo(&self, now: Millis) -> Option<Next> {
         let ranges = self.urgent_ranges();
         let first = |(urgency, range): (usize, &BlockRange)| {
@@ -287,7 +287,7 @@ impl Scheduler {
         })
     }
 
-    /// How many blocks of a range are to be requested and did not fail before.
+    /// The number of todo blocks in a range.
     fn todo_in(&self, range: BlockRange) -> u32 {
         if range == self.geometry.all() {
             return self.todo.count();
@@ -305,7 +305,7 @@ impl Scheduler {
         })
     }
 
-    /// The last block of the least urgent range, of those to be requested that did not fail before.
+    /// The last todo block of the least urgent range that has any.
     fn least_urgent(&self) -> Option<BlockIndex> {
         let ranges = self.urgent_ranges();
         let last = |range: &BlockRange| self.todo_runs(*range).last();
@@ -313,7 +313,7 @@ impl Scheduler {
         Some(BlockIndex(run.end - 1))
     }
 
-    /// How many blocks make a good span where so many are to be requested. Spans get smaller towards the end, so that all
+    /// How many blocks make a good span while `todo` blocks are to be requested. Spans get smaller towards the end, so that all
     /// connections finish together; the slower the source, the smaller.
     fn span_blocks(&self, id: SourceId, todo: u32) -> u32 {
         let size = self.geometry.block_size().bytes();
@@ -476,7 +476,7 @@ impl Scheduler {
         }
     }
 
-    /// Bytes a second of a span so far; the rate of its source while the span is too young to tell.
+    /// Bytes a second of a span so far; the rate of its source while the span is too young for one of its own.
     fn rate_of(&self, now: Millis, span: &Span) -> u64 {
         let source = &self.sources[span.source.0];
         let age = now.saturating_sub(span.since).max(1);
@@ -489,7 +489,7 @@ impl Scheduler {
     }
 }
 
-/// A split is worth a request to this source when it saves so much time.
+/// The time that a split must save to be worth a request to this source.
 fn worth_ms(source: &Source) -> u64 {
     match source.response_ms {
         Some(response_ms) if response_ms >= FAR_MS => {

@@ -1,4 +1,4 @@
-//! What each event changes: blocks move between the places of the module, sources gain or lose trust, spans end.
+//! What each event changes: the state of blocks (see [`super`]), the standing of sources, the running spans.
 
 use crate::{
     format::{
@@ -14,9 +14,9 @@ use super::{
     sources::{Source, Tried, note},
 };
 
-/// A source that sent so many different blocks wrong is dropped when another one can serve.
+/// A source that sent this many different blocks wrong is dropped if another one can serve.
 const WRONG_BLOCKS_MAX: usize = 2;
-/// After one block came wrong so often from one source, that source is given up, even if it is the last one.
+/// A source that sent one block wrong this often is given up, even if it is the last one.
 const WRONG_TIMES_MAX: u32 = 4;
 
 impl Scheduler {
@@ -161,7 +161,7 @@ impl Scheduler {
         } else if wanted && times >= WRONG_TIMES_MAX && others().count() == 0 {
             self.outcome = Some(Outcome::Wrong { block });
         } else if ranged && self.sources[source.0].is_suspect() {
-            // The rest of it would be wrong too, and delays the blocks that decide about the source.
+            // The rest of the span is probably wrong too, and would delay the blocks that decide about the source.
             self.cancel(id);
         }
     }
@@ -293,7 +293,7 @@ impl Scheduler {
         Some(span)
     }
 
-    /// Puts the blocks that a span did not bring back into the queue. The blocks of a stream never left it.
+    /// Puts the blocks that a span did not deliver back into the queue. The blocks of a stream never left it.
     pub(super) fn give_back(&mut self, span: &Span) {
         if !span.whole && !span.tried.is_empty() {
             self.waiting.push(Waiting {
@@ -309,7 +309,7 @@ impl Scheduler {
         }
     }
 
-    /// The same after a failure: the blocks wait for this source until the given time. After a stream the source itself waits.
+    /// The same after a failure: the source gets these blocks again only after this time. After a stream the source itself waits.
     fn put_back_later(&mut self, span: &Span, failures: u32, not_before: Millis) {
         if span.whole {
             let source = &mut self.sources[span.source.0];
