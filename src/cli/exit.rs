@@ -21,7 +21,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Of several files, which end counts: the first of these that occurred.
+    /// The exit code of a run over several files is the first of these that occurred.
     const ORDER: [Exit; 7] = [
         Exit::Usage,
         Exit::Unsafe,

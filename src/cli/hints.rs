@@ -1,13 +1,18 @@
 //! What to do about an error or a mistake, with the flags of this program. The library's messages name no flags: other programs show
 //! them too.
 
+use std::io;
+
 use crate::{
-    disk::error::DiskError, engine::error::Error, format::trust::Trust, policy::recovery::Failure,
+    disk::error::{DiskError, FileOperation},
+    engine::error::Error,
+    format::trust::Trust,
+    policy::recovery::Failure,
 };
 
 use super::units;
 
-// What is typed and makes no sense, with the flag that does.
+// Arguments that cannot work, with the flag that helps.
 pub const NO_STORE_FOLDER: &str =
     "there is no home folder for the store; name a folder with --store";
 pub const VERIFY_ONE_FILE: &str = "--manifest and --root are for one file";
@@ -44,8 +49,8 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::TooLarge { .. } => Some(LARGER),
         Error::TooManyBlocks { .. } => Some("choose a larger --block-size"),
         Error::Expired { .. } => Some("its publisher must sign a newer one"),
+        Error::Manifest { .. } => Some("name another manifest with --manifest"),
         Error::State(_)
-        | Error::Manifest { .. }
         | Error::Wrong { .. }
         | Error::NoSuchRange { .. }
         | Error::BadKey { .. }
@@ -59,11 +64,11 @@ fn hint(error: &Error) -> Option<&'static str> {
 
 const LARGER: &str = "raise --max-size to fetch it";
 
-/// What gives at least this trust.
+/// How to get at least this trust.
 fn of_required(trust: Trust) -> Option<&'static str> {
     match trust {
         Trust::Signed => {
-            Some("--key and --require signed need a signed manifest and the key of its publisher")
+            Some("give a manifest that is signed, and the key of its publisher with --key")
         }
         Trust::Root => Some("give the root with --root, or lower --require"),
         Trust::Manifest => Some("give the place of a manifest with --manifest, or lower --require"),
@@ -74,7 +79,18 @@ fn of_required(trust: Trust) -> Option<&'static str> {
 
 fn of_disk(cause: &DiskError) -> Option<&'static str> {
     match cause {
-        DiskError::Io { .. } => None,
+        DiskError::Io {
+            operation, source, ..
+        } => match (operation, source.kind()) {
+            (FileOperation::Create, io::ErrorKind::NotFound) => {
+                Some("its folder does not exist, or takes no files")
+            }
+            (FileOperation::Create, io::ErrorKind::PermissionDenied) => {
+                Some("choose a folder that you may write to")
+            }
+            (_, io::ErrorKind::NotFound) => Some("check the path"),
+            _ => None,
+        },
         DiskError::Busy { .. } => Some("wait for it, then run the same command again"),
         DiskError::Unsafe { .. } => {
             Some("move it away, or name another file (with fetch: -o FILE)")
@@ -126,7 +142,7 @@ mod tests {
             ),
             (
                 Error::BelowRequired { required, found },
-                "the result would have the trust \"none\", and \"root\" is required; give the root with --root, or lower --require",
+                "the bytes can be proven only with the trust \"none\", but \"root\" is required; give the root with --root, or lower --require",
             ),
             (
                 Error::Disk(DiskError::Exists { path: path() }),

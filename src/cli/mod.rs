@@ -1,4 +1,4 @@
-//! The program's face: arguments in, progress, events and exit codes out. Nothing below this folder knows of them.
+//! The program: arguments in; progress, events and exit codes out. No other layer uses them.
 
 mod args;
 mod cat;
@@ -26,12 +26,12 @@ use clap::Parser;
 use args::{Cli, Command};
 use output::Output;
 
-/// Parses, runs, and says how it ended.
+/// Parses the arguments, runs the command, and returns the exit code.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no mistakes; clap knows the difference.
+            // Help and version are not errors; clap tells them apart.
             let _ = error.print();
             return ExitCode::from(error.exit_code() as u8);
         }

@@ -42,7 +42,7 @@ impl Refusal {
         Refusal(Exit::Usage, message.into())
     }
 
-    /// What was named could not be read.
+    /// A named file could not be read.
     fn unread(what: &str, cause: &std::io::Error) -> Refusal {
         Refusal(Exit::Failed, format!("failed to read {what}: {cause}"))
     }

@@ -22,7 +22,7 @@ pub fn block_on<T>(command: impl Future<Output = T>) -> T {
     outcome
 }
 
-/// Runs until the work ends or the user wants to stop; `None`: stopped. Dropping the work is its clean stop.
+/// Runs the work until it ends or a signal arrives; `None`: a signal. Dropping the work stops it cleanly.
 pub async fn unless_stopped<T>(work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     let mut stopped = pin!(stop());

@@ -1,4 +1,4 @@
-//! What to fetch and where to: from URLs that were typed, or from a list.
+//! The URLs to fetch and the files to write, from arguments or from a list.
 
 use std::{
     collections::BTreeSet,
@@ -58,7 +58,7 @@ pub fn jobs(args: &FetchArgs) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
             Ok(job) if targets.insert(job.target.clone()) => jobs.push(job),
             Ok(job) => {
                 let message = format!(
-                    "two URLs would both become {}; fetch them one by one with -o",
+                    "two URLs have the same file name {}; fetch them one by one with -o",
                     job.target.display()
                 );
                 return Err(Refusal::usage(message));
@@ -82,16 +82,18 @@ pub fn make_folders(args: &FetchArgs) -> Result<Vec<MadeFolder>, DiskError> {
         .collect())
 }
 
-/// What makes sense for one URL only.
+/// Options that make sense for one URL only.
 fn check_several(args: &FetchArgs, folder: Option<&Path>) -> Result<(), Refusal> {
     let usage = |message: &str| Err(Refusal::usage(message));
-    if args.root.is_some()
-        || args.manifest.is_some()
-        || !args.digest.is_empty()
-        || args.sha256.is_some()
-        || !args.mirror.is_empty()
-    {
-        return usage("--root, --manifest, --digest, --sha256 and --mirror are for one URL");
+    let of_one = [
+        ("--root", args.root.is_some()),
+        ("--manifest", args.manifest.is_some()),
+        ("--digest", !args.digest.is_empty()),
+        ("--sha256", args.sha256.is_some()),
+        ("--mirror", !args.mirror.is_empty()),
+    ];
+    if let Some((flag, _)) = of_one.iter().find(|(_, given)| *given) {
+        return usage(&format!("{flag} is for one URL, and several are given"));
     }
     if args.output.is_some() && folder.is_none() {
         return usage(

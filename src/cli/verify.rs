@@ -122,7 +122,7 @@ fn open_manifest(
     ManifestFile::open(named).map(Some)
 }
 
-/// What to compare with; `None`: nothing is known.
+/// What to compare with; `None`: there is neither a manifest nor a root.
 async fn against(
     path: &Path,
     manifest: Option<ManifestFile>,
@@ -153,7 +153,7 @@ async fn against(
     }
 }
 
-/// Hashes the file on a thread where that may block, and prints what is told meanwhile.
+/// Hashes the file on a thread that may block, and prints its events meanwhile.
 async fn compare(path: &Path, against: Against, output: &mut Output) -> Result<Verdict, Error> {
     let (sender, mut receiver) = mpsc::channel(EVENTS_WAITING_MAX);
     let path = path.to_owned();

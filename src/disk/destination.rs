@@ -409,7 +409,7 @@ fn without_claims(
     })
 }
 
-/// The claimed blocks that end within the part; without a manifest only those whose leaves are known.
+/// The claimed blocks that end within the part; without a manifest, only those with a recorded leaf.
 fn plausible_claims(claims: &Claims, length: u64) -> BlockSet {
     let mut claimed = claims.claimed.clone();
     if claims.identity.root.is_none() {

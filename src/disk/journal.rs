@@ -1,4 +1,4 @@
-//! Keeping the journal: what is written when (journal.md, section 4).
+//! Writing the journal: which records, and when (journal.md, section 4).
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
 
@@ -212,7 +212,7 @@ impl Journal {
         Ok(self.writer.records())
     }
 
-    /// All that the first so many records name is on the disk, because a sync that began after them succeeded.
+    /// Records that all blocks in the first `records` records are on the disk. Call it after a sync that began after them.
     pub fn barrier(&mut self, records: u64) -> Result<(), DiskError> {
         let covered = self
             .unsynced
@@ -238,7 +238,7 @@ impl Journal {
         self.drop_claims(lost.ranges().collect())
     }
 
-    /// These blocks are not there after all.
+    /// Records that these blocks are not there after all.
     pub fn drop_claims(&mut self, ranges: Vec<BlockRange>) -> Result<(), DiskError> {
         for some in ranges.chunks(journal::RUNS_PER_RECORD) {
             self.append(&Record::Dropped(some.to_vec()))?;
@@ -255,7 +255,7 @@ impl Journal {
     }
 
     fn append(&mut self, record: &Record) -> Result<(), DiskError> {
-        // A record that was not written must not be counted: a later one would not fit behind what is there.
+        // Count a record only once it is written: otherwise a later one would not continue those in the file.
         let mut writer = self.writer.clone();
         self.keeper.append(&writer.append(record))?;
         self.writer = writer;

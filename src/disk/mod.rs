@@ -1,4 +1,4 @@
-//! Local files, synchronous. Knows no HTTP.
+//! Local files, synchronous. It does not use HTTP.
 
 pub mod destination;
 mod entry;

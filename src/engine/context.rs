@@ -140,7 +140,7 @@ impl StoreHandle {
         match lazy.with(work) {
             Ok(done) => done,
             Err(cause) => {
-                tracing::warn!("the store is not used: {cause}");
+                tracing::warn!("the store is disabled for the rest of this run: {cause}");
                 *lazy = Lazy::Failed(Some(cause));
                 None
             }

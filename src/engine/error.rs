@@ -34,17 +34,19 @@ pub enum Error {
     Manifest { place: String, cause: Refused },
     #[error("there is no manifest at {place} ({why})")]
     NoManifest { place: String, why: String },
-    #[error("{place} describes the object {found}, not {required}")]
+    #[error("the manifest {place} has the root {found}, but {required} is required")]
     OtherRoot {
         place: String,
         required: Root,
         found: Root,
     },
-    #[error("the result would have the trust \"{found}\", and \"{required}\" is required")]
+    #[error(
+        "the bytes can be proven only with the trust \"{found}\", but \"{required}\" is required"
+    )]
     BelowRequired { required: Trust, found: Trust },
     #[error(
-        "block {block} (bytes {bytes}) from {source_name} was wrong every time: it hashes to {}, the manifest says {}. The object and its \
-         manifest do not belong together, or something on the way damages bytes", hex::encode(**found), hex::encode(**expected)
+        "block {block} (bytes {bytes}) from {source_name} failed verification every time: its hash is {}, the manifest says {}. The \
+         object and its manifest do not belong together, or something in transit damages bytes", hex::encode(**found), hex::encode(**expected)
     )]
     Wrong {
         block: BlockIndex,
@@ -55,7 +57,7 @@ pub enum Error {
     },
     #[error("the object at {place} changed: {how}")]
     Changed { place: String, how: Changed },
-    #[error("nothing new came for {patience_s} s{}", last_failure(.last.as_deref()))]
+    #[error("no new bytes for {patience_s} s{}", last_failure(.last.as_deref()))]
     Patience {
         patience_s: u64,
         last: Option<Box<NetError>>,
@@ -80,7 +82,9 @@ pub enum Error {
     },
     #[error("{place} expired at {at} (Unix time)")]
     Expired { place: String, at: u64 },
-    #[error("{place} has the sequence number {found}, older than {seen}, which was seen before")]
+    #[error(
+        "the sequence number {found} of {place} is lower than {seen}, which was accepted before"
+    )]
     Older {
         place: String,
         found: u64,

@@ -33,7 +33,7 @@ impl BlockSet {
         bytes.take((self.blocks as usize).div_ceil(8)).collect()
     }
 
-    /// The reverse of [`BlockSet::to_bytes`]; `None` if these cannot be the bytes of a set of so many blocks.
+    /// The reverse of [`BlockSet::to_bytes`]; `None` if these cannot be the bytes of a set over this many blocks.
     pub fn from_bytes(blocks: u32, bytes: &[u8]) -> Option<BlockSet> {
         if bytes.len() != (blocks as usize).div_ceil(8) {
             return None;

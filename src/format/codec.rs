@@ -1,5 +1,5 @@
 //! The only file that names bincode. What its bytes are is written in manifest.md 3.2 and journal.md 2, so that
-//! another codec can take its place; here they are told to bincode as plain records.
+//! another codec can take its place; here they are described to bincode as plain records.
 
 #![allow(
     missing_docs,

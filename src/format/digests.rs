@@ -204,7 +204,7 @@ impl DigestHasher {
     }
 }
 
-/// The digest that says the same as a root.
+/// A root as a digest.
 pub fn root_as_digest(root: super::tree::Root) -> Digest {
     Digest::new(Algorithm::Blake3, root.0.to_vec()).expect("a root is a BLAKE3 digest")
 }

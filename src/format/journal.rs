@@ -449,7 +449,7 @@ impl Replay {
         self.claimed.remove_range(range);
         self.durable.remove_range(range);
         self.dropped.insert_range(range);
-        // A later barrier must not bring back what was dropped.
+        // A later barrier must not restore dropped claims.
         let unsynced = std::mem::take(&mut self.unsynced);
         for (number, claim) in unsynced {
             let before = BlockRange {

@@ -151,14 +151,14 @@ impl Proven {
     }
 }
 
-/// Bytes that are not what the tree wants at this place.
+/// Blocks whose hash is not the one in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// The place.
+    /// The blocks that were hashed.
     pub blocks: BlockRange,
-    /// What should be there.
+    /// The value in the tree.
     pub expected: Cv,
-    /// What was there.
+    /// The value of the bytes.
     pub found: Cv,
 }
 
@@ -197,8 +197,8 @@ impl BlockHasher {
         }
     }
 
-    /// Takes from the front of `bytes` what the current block lacks. Returns whether the block is whole then: it must be finished
-    /// before the next one begins.
+    /// Moves bytes from the front of `bytes` into the current block, up to its end. Returns whether the block is complete; it
+    /// must then be finished before the next one begins.
     pub fn push(&mut self, bytes: &mut Bytes) -> bool {
         let place = self.geometry.bytes_of(self.block);
         let lacks = usize::try_from(place.length() - self.filled).unwrap_or(usize::MAX);
@@ -260,25 +260,24 @@ impl BlockHasher {
     }
 }
 
-/// Leaves of so many neighbouring blocks, or of none of them: as a manifest has them.
+/// The leaves of one page of a manifest, up to [`FANOUT`] neighbouring blocks; empty if none was loaded.
 type Page = Vec<Option<Cv>>;
 
-/// What the judge compares with: the leaves of one object, as far as they are known. They are shared by all that judge, and come
-/// page by page or one by one.
+/// The known leaves of one object, which the judge compares with. Threads share them; they are added page by page or one by one.
 #[derive(Debug)]
 pub struct Leaves {
     object: ObjectKey,
     /// Behind locks and not in cells that are written once, so that pages can be forgotten: those of 2^24 blocks are 512 MiB.
     pages: Box<[RwLock<Page>]>,
-    /// There is no manifest: the first bytes that come for a block are trusted, and no others after them.
+    /// There is no manifest: the first bytes that arrive for a block are trusted, and later ones must equal them.
     first_use: bool,
 }
 
 impl Leaves {
-    /// All leaves of an object, one for each block. They name the object.
+    /// All leaves of an object, one for each block. Their root is the object's.
     ///
     /// # Panics
-    /// If their number is another.
+    /// If `values` has not one leaf for each block.
     pub fn new(geometry: Geometry, values: Vec<Cv>) -> Leaves {
         assert_eq!(values.len(), geometry.blocks() as usize, "one leaf a block");
         let leaves = Leaves::empty(ObjectKey::of_root(tree::root_of(&values), geometry));
@@ -328,7 +327,7 @@ impl Leaves {
         self.first_use
     }
 
-    /// Takes leaves of neighbouring blocks that were proven against the root. What is known already stays.
+    /// Adds leaves of neighbouring blocks that were proven against the root. Known leaves stay as they are.
     ///
     /// # Panics
     /// If the object has fewer blocks.
@@ -401,7 +400,7 @@ impl Leaves {
         }
     }
 
-    /// The leaf of a block, which is this one if none is known.
+    /// The known leaf of a block; if there is none, makes it this one.
     fn get_or_insert(&self, block: BlockIndex, leaf: Cv) -> Cv {
         let mut page = self.page(block).write();
         self.begin_page(block, &mut page);
@@ -437,7 +436,7 @@ pub fn verify(leaves: &Leaves, block: BlockIndex, bytes: &[u8]) -> Result<Verifi
 /// Judges the bytes of one block against its leaf, as [`verify`] does, and hands them on.
 ///
 /// # Panics
-/// If they are not as many as the block has, or as [`verify`].
+/// If their number is not the length of the block, and as [`verify`].
 pub fn prove(
     leaves: &Leaves,
     block: BlockIndex,

@@ -1,4 +1,4 @@
-//! Receipts: what a chain of custody wants to know of a file that landed, as one JSON object.
+//! Receipts: the record of a published file for a chain of custody, as one JSON object.
 //!
 //! Times are Unix seconds in the type and RFC 3339 in the text. A receipt never has the query of a URL, nor a login.
 

@@ -25,7 +25,7 @@ impl fmt::Debug for Root {
     }
 }
 
-/// What was given as a root is not 64 hexadecimal digits.
+/// The text is not a root: not 64 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a root is 64 hexadecimal digits, as b3sum prints them")]
 pub struct NotARoot;
@@ -40,24 +40,23 @@ impl FromStr for Root {
     }
 }
 
-/// Hashes one part of an object, given in any steps, to its value in the tree.
+/// Hashes one part of an object, in steps of any length, to its chaining value.
 ///
-/// The part starts at a multiple of its own size, which is a power of two of chunks; only the end of
-/// the object may make it shorter. Blocks are such parts, and so are the parts of blocks that are
-/// hashed in parallel.
+/// A part has a power-of-two number of 1 KiB chunks and starts at a multiple of its own size; only the last part of an object may
+/// be shorter. Blocks are parts, and so are the sections of a block that are hashed in parallel.
 pub struct PartHasher {
     hasher: blake3::Hasher,
 }
 
 impl PartHasher {
-    /// `offset` is the place of the part in the object.
+    /// `offset`: where the part starts in the object, in bytes.
     pub fn new(offset: u64) -> PartHasher {
         let mut hasher = blake3::Hasher::new();
         hasher.set_input_offset(offset);
         PartHasher { hasher }
     }
 
-    /// Takes the next bytes of the part.
+    /// Hashes the next bytes of the part.
     pub fn update(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
     }
@@ -81,7 +80,7 @@ impl PartHasher {
     }
 }
 
-/// The value of a part of an object at this offset; see [`PartHasher`].
+/// The chaining value of a part of an object at this offset; see [`PartHasher`].
 pub fn value_of(offset: u64, bytes: &[u8]) -> Cv {
     let mut hasher = PartHasher::new(offset);
     hasher.update(bytes);
@@ -95,10 +94,11 @@ pub fn leaf_of(geometry: &Geometry, block: BlockIndex, bytes: &[u8]) -> Cv {
     hasher.leaf(geometry)
 }
 
-/// Merges the values of neighbouring parts of equal size, the first at a multiple of their common size, to the value above them.
+/// Merges the chaining values of neighbouring parts of equal size into that of the subtree over them. The subtree must start at a
+/// multiple of its size, and only the last part of the object may be shorter.
 ///
 /// # Panics
-/// If there are none.
+/// If `values` is empty.
 pub fn merge(values: &[Cv]) -> Cv {
     match values {
         [] => panic!("a node has at least one child"),
@@ -110,10 +110,10 @@ pub fn merge(values: &[Cv]) -> Cv {
     }
 }
 
-/// Merges the values of all parts of an object to its root. A single part is the object: its value must be the root already.
+/// Merges the chaining values of all parts of an object into its root. The value of a single part must be the root already.
 ///
 /// # Panics
-/// If there are none.
+/// If `values` is empty.
 pub fn merge_root(values: &[Cv]) -> Root {
     match values {
         [only] => Root(*only),
@@ -124,12 +124,12 @@ pub fn merge_root(values: &[Cv]) -> Root {
     }
 }
 
-/// The left side of a BLAKE3 parent takes the largest power of two below the whole.
+/// How many of `count` parts are in the left subtree: the largest power of two below `count`.
 fn left_part(count: usize) -> usize {
     count.next_power_of_two() / 2
 }
 
-/// The levels of nodes above these leaves, the lowest first; empty up to 256 leaves.
+/// The levels of nodes between these leaves and the root, the lowest first; none up to 256 leaves.
 pub fn nodes_above(leaves: &[Cv]) -> Vec<Vec<Cv>> {
     let mut levels: Vec<Vec<Cv>> = Vec::new();
     loop {

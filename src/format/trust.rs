@@ -44,7 +44,7 @@ impl Trust {
         }
     }
 
-    /// Its word in options and events.
+    /// Its name in options and events.
     pub fn name(self) -> &'static str {
         match self {
             Trust::None => "none",

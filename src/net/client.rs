@@ -24,11 +24,11 @@ use super::{
     transport::{Exchange, Transport},
 };
 
-/// An HTTP client. Its clones share connections, rate limit and facts about hosts.
+/// An HTTP client. Clones share connections, rate limit, byte counter, and facts about hosts.
 #[derive(Clone)]
 pub struct Client {
     options: Arc<ClientOptions>,
-    /// Counts every byte of every body.
+    /// Body bytes received.
     counter: Arc<AtomicU64>,
     rate_limit: Arc<RateLimit>,
     transport: Arc<Transport>,
@@ -42,7 +42,7 @@ impl Default for Client {
 }
 
 impl Client {
-    /// A client that shares nothing yet.
+    /// A client with its own connections, rate limit and counter.
     pub fn new(options: ClientOptions) -> Client {
         let options = Arc::new(options);
         Client {
@@ -54,7 +54,7 @@ impl Client {
         }
     }
 
-    /// The same client with a counter of its own. The caller keeps the counter, so it is readable after a run was dropped.
+    /// The same client with this byte counter. The caller keeps the counter, and can read it after a run was dropped.
     #[must_use]
     pub fn counting(&self, counter: Arc<AtomicU64>) -> Client {
         Client {
@@ -63,7 +63,7 @@ impl Client {
         }
     }
 
-    /// All bytes of bodies that arrived so far.
+    /// Body bytes received so far.
     pub fn bytes_fetched(&self) -> u64 {
         self.counter.load(Ordering::Relaxed)
     }
@@ -113,7 +113,7 @@ impl Client {
             return Ok(exchange);
         };
         if let Failure::TooMany { retry_after_ms, .. } = &mut failure {
-            // The cooldown begins here, for all requests; the error has its length.
+            // Starts the cooldown for all requests to the host; the error carries its length.
             *retry_after_ms = Some(hosts.too_many(&location.host(), *retry_after_ms));
         }
         Err(NetError::new(location, failure))
@@ -137,7 +137,7 @@ impl Client {
         )
     }
 
-    /// The reputation of the host that requests for this URL go to, as far as redirects are known; times are Unix milliseconds.
+    /// The reputation of the URL's host, merged with that of the host that known redirects lead to. Times are Unix milliseconds.
     pub fn reputation(&self, location: &Location) -> Reputation {
         let resolved = self.redirects.resolved(location);
         let own = self.options.hosts.reputation(&resolved.host());
@@ -147,13 +147,13 @@ impl Client {
         }
     }
 
-    /// Whether the host of this URL, as far as redirects are known, sends several ranges in one response; `None`: not tried.
+    /// Whether the host of this URL, after known redirects, sends several ranges in one response; `None`: not tried.
     pub fn sends_multi_range(&self, location: &Location) -> Option<bool> {
         let resolved = self.redirects.resolved(location);
         self.transport.sends_multi_range(&resolved)
     }
 
-    /// What is known of hosts, for this client and all that share it.
+    /// The state of hosts (cooldowns, connection limits), shared with the client's clones.
     pub fn hosts(&self) -> &Hosts {
         &self.options.hosts
     }

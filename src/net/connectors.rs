@@ -9,7 +9,7 @@ use reqwest::redirect;
 
 use super::{CONNECT_MS, address::PublicResolver, options::ClientOptions, proxies};
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.1 over TLS, or to a proxy.
@@ -32,7 +32,7 @@ pub struct Route {
     pub guarded: bool,
     /// It reuses no connection.
     pub fresh: bool,
-    /// What the connection speaks.
+    /// The protocol of the connection.
     pub protocol: Protocol,
 }
 

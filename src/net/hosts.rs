@@ -1,7 +1,7 @@
-//! What is known of hosts: cooldowns, connection limits, and which of them were unreachable.
+//! The state of hosts: cooldowns, connection limits, and which of them were unreachable.
 //!
-//! Every request of a client begins here, so that none is sent during a cooldown. The facts that a response shows are stored in a
-//! memory that outlives the run and that other processes share, if there is one.
+//! Every request of a client begins here, so that none is sent during a cooldown. With a [`HostMemory`], reputations outlive the
+//! run, and other processes share them.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ pub trait HostMemory: Send + Sync {
     fn change(&self, host: &str, change: HostChange, done: HostChanged);
 }
 
-/// What is known of hosts. Clones share it.
+/// The state of hosts. Clones share it.
 #[derive(Clone, Default)]
 pub struct Hosts {
     known: Arc<Mutex<HashMap<String, Known>>>,

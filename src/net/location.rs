@@ -13,13 +13,21 @@ pub struct Location(Url);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum BadUrl {
-    #[error("{text:?} is not a URL ({cause}); URLs begin with http:// or https://")]
+    #[error("{text:?} is not a URL{}; URLs begin with http:// or https://", reason(.cause))]
     Malformed {
         text: String,
         cause: url::ParseError,
     },
     #[error("{text:?} has the scheme {scheme:?}; only http and https can be fetched")]
     Scheme { text: String, scheme: String },
+}
+
+/// The cause, unless the scheme is missing, which the message says anyway.
+fn reason(cause: &url::ParseError) -> String {
+    match cause {
+        url::ParseError::RelativeUrlWithoutBase => String::new(),
+        cause => format!(" ({cause})"),
+    }
 }
 
 impl Location {

@@ -1,8 +1,8 @@
-//! The HTTP client. Knows no files and no database.
+//! The HTTP client. It uses neither files nor the database.
 //!
 //! [`client::Client::send`] is the entry point. It passes a [`request::Request`] to `redirect`, which follows redirects by our
-//! rules and sends each step by `transport`; there `auth` adds the fields that are for the typed origin only. What comes back
-//! is a [`response::Response`], whose head was checked and whose [`body::Body`] was not read yet.
+//! rules and sends each step by `transport`; there `auth` adds the fields that are for the typed origin only. The result is a
+//! [`response::Response`], whose head was checked and whose [`body::Body`] was not read yet.
 
 pub mod address;
 pub mod auth;

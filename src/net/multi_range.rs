@@ -17,7 +17,7 @@ use super::{
 /// The longest epilogue after the last part that is read.
 const EPILOGUE_BYTES_MAX: usize = 4 * 1024;
 
-/// What a server sends for several ranges.
+/// The response to a request for several ranges.
 pub enum MultiRangeResponse {
     /// Several parts.
     Parts(Box<Parts>),

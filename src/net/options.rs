@@ -10,7 +10,7 @@ pub enum Http {
     Auto,
     /// HTTP/1.1.
     One,
-    /// HTTP/2, over TLS or, where the user says so, in the clear.
+    /// HTTP/2: over TLS, or for an `http://` URL in the clear.
     Two,
     /// HTTP/3, and nothing else.
     #[cfg(feature = "http3")]
@@ -30,6 +30,6 @@ pub struct ClientOptions {
     pub limit_rate: Option<u64>,
     /// Redirects may lead to private addresses.
     pub allow_private: bool,
-    /// What is known of hosts: cooldowns and connections.
+    /// The state of hosts: cooldowns and connection limits.
     pub hosts: Hosts,
 }

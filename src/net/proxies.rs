@@ -1,7 +1,7 @@
 //! Proxies, as the environment names them: `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`.
 //!
 //! The HTTP library reads them by itself. We must know whether a proxy is between us and a host: then the address that we
-//! connect to is the proxy's, and does not tell where the response comes from.
+//! connect to is the proxy's, and does not show which host responds.
 
 use hyper_util::client::proxy::matcher::Matcher;
 

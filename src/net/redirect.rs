@@ -31,7 +31,7 @@ struct Step {
 }
 
 impl Redirects {
-    /// Where requests for this URL go, as far as redirects are known.
+    /// The URL to which requests for this URL go, after known redirects.
     pub fn resolved(&self, location: &Location) -> Location {
         let known = self.0.lock();
         let known = known.get(location.url().as_str());

@@ -15,14 +15,14 @@ pub enum Method {
 
 /// The content of the request.
 ///
-/// INVARIANT: it tells how its bytes are made, and they can be made again. So a request whose response was lost can be retried.
+/// INVARIANT: it can be produced again, so that a request whose response was lost can be repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// No content.
     Empty,
 }
 
-/// A request, before it is known where redirects lead and what goes with it for each origin.
+/// A request, before redirects are followed and fields for single origins are added.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
     /// See [`Method`].

@@ -14,7 +14,7 @@ use super::{
     validators::Validators,
 };
 
-/// What the body of a response is.
+/// Which bytes the body of a response contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "lengths are in bytes")]
 pub enum Content {
@@ -29,9 +29,9 @@ pub enum Content {
 
 /// A response that may be used.
 pub struct Response {
-    /// What the body is.
+    /// Which bytes the body contains.
     pub content: Content,
-    /// Which version it is.
+    /// The version of the object.
     pub validators: Validators,
     /// Digests of the whole object in header fields; a `Content-MD5` may be that of the part.
     pub offered: Vec<Digest>,

@@ -199,7 +199,7 @@ impl Transport {
             let route = Route { protocol, ..route };
             return self.send_by(route, request, location).await;
         }
-        // A server may close an idle connection just when it is reused. One such break says nothing about the server.
+        // A server may close an idle connection just when it is reused. One such break is not a failure of the server.
         if error.failure == Failure::Broken && known.is_some_and(|known| known.unbroken) {
             if let Some(facts) = self.facts.lock().get_mut(&location.host()) {
                 facts.unbroken = false;

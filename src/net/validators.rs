@@ -1,13 +1,13 @@
-//! Validators: the version of an object that a response is about, and the condition that asks for that version.
+//! Validators: they identify the version of an object that a response is from, and make a request conditional on it.
 
 use std::time::Duration;
 
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// A date that is this much older than the response cannot stand for two versions (RFC 9110, 8.8.2.2).
+/// A `Last-Modified` that is at least this much older than the response counts as strong (RFC 9110, 8.8.2.2).
 const STRONG_DATE_AGE: Duration = Duration::from_secs(60);
 
-/// The version of an object that a response is about.
+/// The validators of a response, which identify the version of the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validators {
     /// Only if it is strong.
@@ -52,8 +52,8 @@ impl Validators {
         }
     }
 
-    /// The field that asks for this version only. A date alone is a condition for ranges only (`If-Range`): of another version
-    /// the server then sends all, with status 200.
+    /// The field that makes a request conditional on this version. A date alone is a condition for ranges only (`If-Range`): the
+    /// server then sends another version whole, with status 200.
     pub fn condition(&self, ranged: bool) -> Option<(HeaderName, HeaderValue)> {
         let value = |text: &String| HeaderValue::try_from(text).ok();
         match (&self.etag, &self.last_modified) {

@@ -1,37 +1,37 @@
-//! Whether and when one request is made again that failed by itself, outside of a transfer: within tries and patience.
+//! Whether and when a failed request outside of a transfer is repeated, within the limits of tries and patience.
 
 use super::{
     recovery::{self, Before, Class, Failure, Phase, Remedy},
     schedule::{Limits, Millis},
 };
 
-/// The failures of one request so far. Times are milliseconds since it was first made.
+/// The failures of one request so far. Times are milliseconds since it was first sent.
 #[derive(Clone, Debug)]
 pub struct Attempts {
     limits: Limits,
-    /// When bytes came last.
+    /// The start of the patience limit: when the last bytes arrived.
     patient_since: Millis,
     tries: u32,
-    bad_answers: u32,
+    bad_responses: u32,
     random: u64,
 }
 
 /// What to do after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Make the request again after this time.
+    /// Repeat the request after this time.
     Wait {
         /// Milliseconds.
         ms: u64,
     },
-    /// Give up: no repetition helps, or none is left.
+    /// Give up: repeating does not help, or no try is left.
     Stop {
-        /// How often the request was made, as far as that counts.
+        /// The failures that count as tries, at least 1.
         tries: u32,
     },
-    /// Give up: the wait would be longer than the user is patient.
+    /// Give up: the wait would exceed the patience limit.
     Patience,
-    /// Give up: the host allows the next request only after this time, which is longer than the user is patient.
+    /// Give up: the host's cooldown lasts this long, which exceeds the patience limit.
     MustWait {
         /// Milliseconds.
         ms: u64,
@@ -39,26 +39,26 @@ pub enum Next {
 }
 
 impl Attempts {
-    /// None yet.
+    /// No failures yet.
     pub fn new(limits: &Limits) -> Attempts {
         Attempts {
             limits: *limits,
             patient_since: 0,
             tries: 0,
-            bad_answers: 0,
+            bad_responses: 0,
             random: limits.seed,
         }
     }
 
-    /// Bytes came: patience begins anew. What broke in the same request still counts.
+    /// Restarts the patience limit: bytes arrived. Earlier failures of the request still count as tries.
     pub fn progress(&mut self, now: Millis) {
         self.patient_since = now;
     }
 
-    /// Takes note of a failure and decides.
+    /// Records a failure and decides what follows.
     pub fn after(&mut self, failure: Failure, now: Millis) -> Next {
         self.tries += u32::from(failure.counts_as_try());
-        self.bad_answers += u32::from(failure.class() == Class::Elsewhere);
+        self.bad_responses += u32::from(failure.class() == Class::Elsewhere);
         self.random = self
             .random
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -66,7 +66,7 @@ impl Attempts {
         let before = Before {
             tries: self.tries,
             tries_max: self.limits.tries,
-            bad_answers: self.bad_answers,
+            bad_responses: self.bad_responses,
         };
         let remedy = recovery::remedy(failure, Phase::Single, before);
         let backoff_ms = recovery::backoff_ms(self.tries.max(1), self.random >> 16);
@@ -77,7 +77,7 @@ impl Attempts {
                 recovery::cooldown_ms(1, retry_after_ms)
             }
             (Remedy::Rest, Failure::Resting { rest_ms }) => rest_ms,
-            // Nothing else can be done about a request by itself.
+            // Every other remedy but stopping needs a transfer.
             _ => {
                 return Next::Stop {
                     tries: self.tries.max(1),
@@ -117,7 +117,7 @@ mod tests {
                 Next::Wait { .. }
             ));
         }
-        // Bytes that come prolong patience, not the tries.
+        // Arriving bytes renew patience, not the tries.
         attempts.progress(5_000);
         assert_eq!(
             attempts.after(Failure::Broken, 5_000),

@@ -1,6 +1,6 @@
 //! The conditions that an object must meet before any byte of it is requested, and the trust that it then has.
 //!
-//! INVARIANT: the only place where a manifest, or what a server offers, becomes a [`Trust`].
+//! INVARIANT: nothing else turns a manifest, or digests that a server offers, into a [`Trust`].
 
 use crate::format::{
     digests::{Algorithm, Digest},
@@ -13,27 +13,27 @@ use crate::format::{
 /// The trust of bytes whose tree has the required root.
 pub const BY_ROOT: Trust = Trust::Root;
 
-/// What the user asks of an object.
+/// What the user requires of an object.
 #[derive(Clone, Debug, Default)]
 pub struct Conditions {
-    /// The manifest must name this object.
+    /// The manifest must have this root.
     pub root: Option<Root>,
-    /// The manifest must not contradict them.
+    /// The manifest must not have another digest of the same algorithm.
     pub digests: Vec<Digest>,
     /// The manifest must be signed by this key.
     pub key: Option<PublicKey>,
-    /// The name that must be signed, if there is a key; `None`: any.
+    /// The name that the key must have signed; `None`: any.
     pub name: Option<String>,
-    /// The least trust.
+    /// The least trust that is accepted.
     pub require: Trust,
 }
 
-/// What the conditions compare a signed manifest with.
+/// The time and the earlier runs, which a signed manifest is compared with.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
     /// Unix seconds.
     pub now: u64,
-    /// The highest sequence of earlier runs under the same key and name.
+    /// The highest sequence that earlier runs saw under the same key and name.
     pub sequence: Option<u64>,
 }
 
@@ -43,22 +43,22 @@ pub struct Seen {
 pub enum Distrust {
     /// It describes another object.
     OtherRoot { required: Root, found: Root },
-    /// It names another digest of the whole.
+    /// It has another digest of the same algorithm.
     OtherDigest { required: Digest, found: Digest },
     /// It has no signature, or none by the key.
     NotSigned(NotSigned),
     /// It is signed for another name.
     OtherName { signed: String, required: String },
-    /// The signer no longer vouches for it.
+    /// It has expired.
     Expired { at: u64 },
-    /// A newer one was seen under the same key and name.
+    /// A higher sequence was seen under the same key and name.
     Older { found: u64, seen: u64 },
     /// It proves less than required.
     BelowRequired { required: Trust, found: Trust },
 }
 
 impl Conditions {
-    /// What a manifest proves, or the condition that it does not meet.
+    /// The trust that a manifest gives, or the first condition that it does not meet.
     pub fn of_manifest(
         &self,
         statement: &Statement,
@@ -72,7 +72,7 @@ impl Conditions {
         self.at_least(of_root.max(of_digests(&self.digests)).max(of_signature))
     }
 
-    /// What an object without a manifest can be proven against: the user's own root and digests, or those that its server offers.
+    /// The trust of an object without a manifest: by the user's own root and digests, or by digests that its server offers.
     pub fn without_manifest(&self, offered: &[Digest]) -> Result<Trust, Distrust> {
         let of_root = self.root.map_or(Trust::None, |_| Trust::Root);
         let of_server = match offered {
@@ -82,7 +82,7 @@ impl Conditions {
         self.at_least(of_root.max(of_digests(&self.digests)).max(of_server))
     }
 
-    /// With a key nothing less than its signature is enough, whatever else is there or missing.
+    /// Fails below the required trust. A key always requires its signature, whatever `require` is.
     fn at_least(&self, found: Trust) -> Result<Trust, Distrust> {
         let required = match self.key {
             Some(_) => Trust::Signed,
@@ -107,7 +107,8 @@ impl Conditions {
 
     fn compare_digests(&self, header: &Header) -> Result<(), Distrust> {
         for required in &self.digests {
-            let other = |found: &&Digest| found.algorithm() == required.algorithm() && *found != required;
+            let other =
+                |found: &&Digest| found.algorithm() == required.algorithm() && *found != required;
             if let Some(found) = header.digests.iter().find(other) {
                 return Err(Distrust::OtherDigest {
                     required: required.clone(),
@@ -119,7 +120,7 @@ impl Conditions {
     }
 
     /// With a key, the manifest must be signed by it, for the required name, and must be neither expired nor older than one that
-    /// was seen before. Name, times and sequence of an unsigned manifest mean nothing.
+    /// was seen before. Without a key nothing is checked: name, expiry and sequence prove nothing when unsigned.
     fn of_signature(
         &self,
         statement: &Statement,
@@ -154,7 +155,7 @@ impl Conditions {
     }
 }
 
-/// What the user's own digests prove: a strong one as much as a root.
+/// The trust that the user's own digests give: a strong one as much as a root.
 pub fn of_digests(digests: &[Digest]) -> Trust {
     match digests {
         [] => Trust::None,
@@ -163,7 +164,7 @@ pub fn of_digests(digests: &[Digest]) -> Trust {
     }
 }
 
-/// Whether it is infeasible to make another object with the same digest.
+/// Whether its algorithm resists collisions: nobody can make two objects with the same digest.
 pub fn is_strong(digest: &Digest) -> bool {
     matches!(
         digest.algorithm(),

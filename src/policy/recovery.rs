@@ -14,7 +14,7 @@
 //! | changed | stop: changed | drop | stop: changed | start over once; then stop: changed |
 //! | other 4xx, TLS, redirects, unsafe, too large | stop: failed | drop | stop: failed | stop: failed |
 //!
-//! "Again" waits for a backoff that doubles, and for what a 5xx asks for in `Retry-After`. What is no try counts against
+//! "Again" waits for a backoff that doubles, and at least for the `Retry-After` of a 5xx. What is no try counts against
 //! patience only. 401, 403, 404 and 410 behind a redirect are failures only after the first URL was requested once more.
 
 /// Why a request, or the rest of its body, failed.
@@ -41,7 +41,7 @@ pub enum Failure {
     Resting { rest_ms: u64 },
     /// A status, header or body that breaks the rules: it is not used.
     BadResponse(BadResponse),
-    /// Another version of the object is there now.
+    /// The server has another version of the object now.
     Changed(Changed),
     /// Any other 4xx.
     Refused { status: u16 },
@@ -49,7 +49,7 @@ pub enum Failure {
     Tls,
     /// More redirects than are followed, or one that leads nowhere.
     Redirects,
-    /// A server led to an address or a scheme that it may not lead to.
+    /// A server led to a forbidden address or scheme.
     Unsafe,
     /// More bytes than the user allows.
     TooLarge,
@@ -95,7 +95,7 @@ pub enum Changed {
     Length,
     #[error("its entity tag differs")]
     Validator,
-    #[error("the server says so (412)")]
+    #[error("the precondition failed (412)")]
     Precondition,
     #[error("its manifest names another root")]
     Root,
@@ -123,7 +123,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// Its word in events.
+    /// Its name in events.
     pub fn name(self) -> &'static str {
         match self {
             Class::Again => "again",
@@ -153,8 +153,8 @@ impl Failure {
         }
     }
 
-    /// Whether it counts against the tries of its span. What says nothing about the host's answers counts against
-    /// patience only.
+    /// Whether it counts against the tries of its span: a broken connection, a server error or a bad response. An unreachable
+    /// host, a stall and a cooldown count against patience only.
     pub fn counts_as_try(self) -> bool {
         matches!(
             self,
@@ -197,9 +197,9 @@ pub enum Phase {
         /// It is the whole object, because its source has no ranges.
         whole: bool,
     },
-    /// Everything that was requested of one version of an object or manifest.
+    /// All requests for one version of an object or manifest.
     Version {
-        /// It is not the first version that this run meets.
+        /// The run has started over already, from another version.
         started_over: bool,
     },
 }
@@ -212,13 +212,13 @@ pub struct Before {
     /// How many of them the user allows.
     pub tries_max: u32,
     /// Invalid responses of the source in a row, this one included.
-    pub bad_answers: u32,
+    pub bad_responses: u32,
 }
 
 /// What to do about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// The same request again, after a backoff that is at least so long.
+    /// The same request again, after a backoff of at least this long.
     Again {
         /// Milliseconds.
         least_ms: u64,
@@ -237,7 +237,7 @@ pub enum Remedy {
     Stop(End),
 }
 
-/// How a run ends that a failure ends.
+/// How a failure ends a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// Transient: the same command resumes later.
@@ -281,7 +281,7 @@ pub fn remedy(failure: Failure, phase: Phase, before: Before) -> Remedy {
         {
             Remedy::OneStream
         }
-        Failure::BadResponse(_) if before.bad_answers >= BAD_ANSWERS_MAX => give_up(End::Failed),
+        Failure::BadResponse(_) if before.bad_responses >= BAD_ANSWERS_MAX => give_up(End::Failed),
         Failure::BadResponse(_) => Remedy::Again { least_ms: 0 },
         Failure::Changed(_) => give_up(End::Changed),
         Failure::Refused { .. }
@@ -333,7 +333,7 @@ pub fn fewer_connections(now: u32) -> u32 {
     }
 }
 
-/// Whether a version that is there no more is given up for the one that is there now.
+/// Whether a run whose version is gone starts over with the current one.
 pub fn starts_over(how: Changed, started_over: bool) -> bool {
     let phase = Phase::Version { started_over };
     remedy(Failure::Changed(how), phase, Before::default()) == Remedy::StartOver
@@ -400,7 +400,7 @@ mod tests {
                     let before = Before {
                         tries: before,
                         tries_max: 3,
-                        bad_answers: before,
+                        bad_responses: before,
                     };
                     for (phase, expected) in PHASES.into_iter().zip(row) {
                         let found = remedy(*failure, phase, before);

@@ -1,13 +1,13 @@
-//! What is known of a host from its 429 responses: how many connections it accepts, and when its cooldown ends.
+//! The reputation of a host, from its 429 responses: how many connections it accepts, and when its cooldown ends.
 //!
 //! Pure: times are milliseconds since any fixed moment, the same one for all calls. The scheduler uses it within a run; between
 //! runs, and for all processes of a user, it is kept in the state.
 
 use super::recovery::{COOLDOWN_MAX_MS, backoff_ms, cooldown_ms, fewer_connections};
 
-/// A host without a 429 is assumed to accept so many connections.
+/// A host without a 429 is assumed to accept this many connections.
 const CONNECTIONS_UNKNOWN: u32 = 8;
-/// After so long without a 429, a success doubles the connections that the host accepts.
+/// After this long without a 429, a success doubles the connections that the host accepts.
 pub const RESTORE_AFTER_MS: u64 = 10 * 60_000;
 
 /// See the module. The default is a host without a 429.
@@ -29,11 +29,11 @@ impl Reputation {
     pub fn too_many(&mut self, now: u64, running: u32, retry_after_ms: Option<u64>, random: u64) {
         if now >= self.until_ms {
             self.slowed += 1;
-            let bore = running.clamp(
+            let accepted = running.clamp(
                 1,
                 self.connections.unwrap_or(CONNECTIONS_UNKNOWN.max(running)),
             );
-            self.connections = Some(fewer_connections(bore));
+            self.connections = Some(fewer_connections(accepted));
         }
         // A host whose Retry-After is always 0 still gets a growing pause.
         let backoff = backoff_ms(self.slowed.max(1), random);
@@ -75,7 +75,7 @@ impl Reputation {
         self
     }
 
-    /// With times that count from another moment, so much later.
+    /// The same with times that count from a moment this much later.
     #[must_use]
     pub fn counted_from(mut self, moment: u64) -> Reputation {
         self.since_ms = self.since_ms.saturating_sub(moment);

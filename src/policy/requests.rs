@@ -1,5 +1,5 @@
-//! Which requests bring some ranges of a representation. Neighbours share a request, and the gap between them is read and
-//! dropped where that costs less than a range of its own. A long range that must arrive in order is cut for several connections.
+//! Distributes ranges of a representation over requests. Neighbours are joined, and the gap between them is read and dropped,
+//! where that costs less than two ranges. A long range that must arrive in order is cut for several connections.
 
 use crate::format::geometry::ByteRange;
 
@@ -23,10 +23,10 @@ const RANGES_MAX: usize = 100;
 /// A response of this size keeps a connection busy for a while and is not too much to lose.
 const BYTES_MAX: u64 = 4 << 20;
 
-/// A new connection brings so much in about five round trips. Of many short parts one loses a packet, and all wait for that one: on
-/// a line with 40 ms and 0.5 % loss, parts of 16 and 64 KiB were slower than one response of 120.
+/// A new connection delivers this much in about five round trips. Shorter parts are slower, because all wait for the one that
+/// loses a packet: on a line with 40 ms and 0.5 % loss, parts of 16 and 64 KiB were slower than one response of 120 KiB.
 const PART_BYTES_MIN: u64 = 256 << 10;
-/// Parts wait in memory until those before them have arrived: at most so much of each connection.
+/// Parts wait in memory until those before them have arrived: at most this much for each connection.
 const PART_BYTES_MAX: u64 = 1 << 20;
 
 impl Cost {

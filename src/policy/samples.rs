@@ -1,4 +1,4 @@
-//! Which anchors of an object stand in the index over all objects, and which of many holdings are worth a look.
+//! Which anchors of an object are in the index over all objects, and which of many holdings are worth searching.
 //!
 //! The index has few anchors of each object: those whose hash is so small that any 16 MiB of content have eight of them on
 //! average, and at least four. A node over 16 MiB has the smallest of its blocks as its anchor, so the tree of a manifest,
@@ -13,15 +13,15 @@ use crate::format::{
 
 /// Anchors with smaller hashes are in the index: 8 / 2^24 of all windows.
 const HASH_BELOW: u64 = 1 << (64 - 24 + 3);
-/// Of an object without so many of these, the smallest ones are.
+/// An object with fewer such anchors has this many of its smallest in the index.
 const SMALLEST: usize = 4;
 
-/// The tags of an object that stand in the index, ascending, each once.
+/// The tags of an object that are in the index, ascending, each once.
 pub fn sampled(anchors: &[BlockAnchor]) -> Vec<Tag> {
     let below = Tag::of(HASH_BELOW);
     let mut smallest: Vec<Tag> = Vec::with_capacity(SMALLEST + 1);
     let mut sampled: Vec<Tag> = Vec::new();
-    // Zeros are everywhere and tell nothing.
+    // Zeros are everywhere and identify nothing.
     let zeros = Tag::of(anchors::gear(&[0; WINDOW]));
     let tags = anchors.iter().filter_map(|anchor| anchor.window());
     for (tag, _) in tags.filter(|(tag, _)| *tag != zeros) {
@@ -67,7 +67,7 @@ pub fn of_group(group: &Group, bytes: &[u8]) -> Vec<Tag> {
     }
 }
 
-/// What speaks for a holding. The greater of two is the better one; what stands first counts first.
+/// The reasons to search a holding. The greater of two merits is the better one; earlier fields count first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "fields are named after what they are")]
 pub struct Merit {
@@ -79,12 +79,12 @@ pub struct Merit {
     pub hits: u32,
     /// It holds all of its object.
     pub whole: bool,
-    /// When it was last of use, in Unix seconds.
+    /// When it was last used, in Unix seconds.
     pub used: u64,
 }
 
 impl Merit {
-    /// Whether nothing but its age speaks for it, although it would show: its anchors are in the index, and none is wanted.
+    /// Whether there is no reason to search it: the index has its anchors (`sampled`), and none of those looked up is among them.
     pub fn is_none(&self, sampled: bool, looked_up: bool) -> bool {
         sampled && looked_up && !self.same_object && !self.same_url && self.hits == 0
     }

@@ -1,4 +1,4 @@
-//! HTTP servers. Each takes its world as arguments: a listener, what it serves, and what stops it.
+//! HTTP servers. Each takes its surroundings as arguments: a listener, the files to serve, and a signal to stop.
 
 pub mod multipart;
 pub mod origin;

@@ -2,7 +2,7 @@
 
 use crate::format::geometry::ByteRange;
 
-/// The ranges that a request asks for.
+/// The ranges that a request has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// No range, or an invalid one: the whole representation.
@@ -11,7 +11,7 @@ pub enum Wanted {
     Part(ByteRange),
     /// Several parts, ascending.
     Parts(Vec<ByteRange>),
-    /// A range that begins after the end.
+    /// No range overlaps the representation.
     Unsatisfiable,
 }
 

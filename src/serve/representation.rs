@@ -1,4 +1,4 @@
-//! From a request and a representation to a response: conditions, ranges and HEAD (RFC 9110, 13 and 14), for any source of bytes.
+//! The response to a request for a representation: preconditions, ranges and HEAD (RFC 9110, 13 and 14), for any source of bytes.
 
 use std::{
     io,
@@ -26,13 +26,13 @@ pub struct Metadata {
     pub length: u64,
     /// A strong entity tag, with its quotation marks: it changes when the bytes do.
     pub etag: String,
-    /// Sent with a resolution of one second, as in HTTP.
+    /// Sent in whole seconds, as HTTP requires.
     pub last_modified: Option<SystemTime>,
     /// `Content-Type`.
     pub media_type: HeaderValue,
 }
 
-/// Bytes that can be sent, whole or in ranges.
+/// A representation that can be sent, whole or in ranges.
 pub trait Representation: Send + 'static {
     /// Its metadata, the same at every call.
     fn metadata(&self) -> &Metadata;
@@ -128,7 +128,7 @@ fn set_validators(response: &mut Response, metadata: &Metadata) {
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
 }
 
-/// Omits a field whose value HTTP does not allow; ours are printable ASCII.
+/// Sets a field, unless HTTP does not allow its value; ours are printable ASCII.
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
@@ -143,7 +143,7 @@ enum Precondition {
     Failed,
 }
 
-/// The fields of a request that depend on the state of a representation.
+/// The conditional fields and `Range` of a request, evaluated against a representation.
 struct Fields<'a> {
     headers: &'a HeaderMap,
     metadata: &'a Metadata,
@@ -154,7 +154,7 @@ impl<'a> Fields<'a> {
         Fields { headers, metadata }
     }
 
-    /// In the order of RFC 9110, 13.2.2: a condition on the date counts only without one on the entity tag.
+    /// Evaluated in the order of RFC 9110, 13.2.2: a date counts only where there is no condition on the entity tag.
     fn precondition(&self) -> Precondition {
         let matched = self.has_tag(header::IF_MATCH, |tag| tag == self.metadata.etag);
         let unmodified = || self.is_unmodified_since(header::IF_UNMODIFIED_SINCE);
@@ -171,13 +171,11 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// `Range`, if there is no `If-Range` or it has a strong validator of this version.
+    /// `Range`, if there is no `If-Range`, or if it has this entity tag. A date never matches: a file can change twice in a
+    /// second, so the date is no strong validator (RFC 9110, 8.8.2.2).
     fn range(&self) -> Wanted {
-        let is_same = |validator: &str| {
-            let date = self.metadata.last_modified.map(httpdate::fmt_http_date);
-            validator == self.metadata.etag || Some(validator) == date.as_deref()
-        };
-        match self.text(header::IF_RANGE).is_none_or(is_same) {
+        let is_same = |validator: &HeaderValue| validator == self.metadata.etag.as_str();
+        match self.headers.get(header::IF_RANGE).is_none_or(is_same) {
             true => range::wanted(self.text(header::RANGE), self.metadata.length),
             false => Wanted::Whole,
         }
@@ -193,7 +191,7 @@ impl<'a> Fields<'a> {
         Some(tags.map(str::trim).any(|tag| tag == "*" || matches(tag)))
     }
 
-    /// `None`: there is no such date, or the representation has none.
+    /// `None`: the field is missing or invalid, or the representation has no date.
     fn is_unmodified_since(&self, name: HeaderName) -> Option<bool> {
         let date = httpdate::parse_http_date(self.text(name)?).ok()?;
         let modified = self.metadata.last_modified?;
@@ -359,8 +357,8 @@ mod tests {
             (&[("if-match", "\"v0\""), ("range", "bytes=90-")], 412),
             (&[("if-none-match", ETAG), ("range", "bytes=0-0")], 304),
             (&[("range", "bytes=0-0"), ("if-range", ETAG)], 206),
-            (&[("range", "bytes=0-0"), ("if-range", DATE)], 206),
-            (&[("range", "bytes=0-0"), ("if-range", AFTER)], 200),
+            (&[("range", "bytes=0-0"), ("if-range", DATE)], 200),
+            (&[("range", "bytes=0-0"), ("if-range", "\"v\u{e9}\"")], 200),
             (&[("range", "bytes=0-0"), ("if-range", "\"v0\"")], 200),
             (&[("range", "bytes=0-0"), ("if-range", "W/\"v1\"")], 200),
             (&[("range", "bytes=90-"), ("if-range", "\"v0\"")], 200),

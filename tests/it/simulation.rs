@@ -364,7 +364,7 @@ struct Known {
     dropped: bool,
     unreachable: bool,
     no_ranges: bool,
-    bad_answers: u32,
+    bad_responses: u32,
     stopped: bool,
     /// Counted failures in a row, by the first block that the request still lacked; of streams in a row.
     failures: BTreeMap<u32, u32>,
@@ -579,7 +579,7 @@ impl World {
         if !request.opened {
             request.opened = true;
             let known = &mut self.known[request.source];
-            (known.unreachable, known.bad_answers) = (false, 0);
+            (known.unreachable, known.bad_responses) = (false, 0);
             self.tell(Event::Opened { span });
             if !origin.ranges && !request.whole {
                 (request.at, request.end, request.whole) = (0, self.held.blocks(), true);
@@ -672,7 +672,7 @@ impl World {
             Class::Again if known.unreachable => {
                 known.rest_until = known.rest_until.max(self.now + PROBE_EVERY_MS)
             }
-            Class::Elsewhere => known.bad_answers += 1,
+            Class::Elsewhere => known.bad_responses += 1,
             Class::Stop | Class::Changed => known.stopped = true,
             _ => (),
         }
@@ -943,7 +943,7 @@ impl World {
             }
             DropReason::Failed(failure) => match failure.class() {
                 Class::Again => rule!(self.is_tried(source), "dropped for {failure:?} too early"),
-                Class::Elsewhere => rule!(known.bad_answers >= 2, "dropped for one bad answer"),
+                Class::Elsewhere => rule!(known.bad_responses >= 2, "dropped for one bad answer"),
                 Class::Stop | Class::Changed => rule!(known.stopped, "dropped for nothing"),
                 Class::Slower => return Err("dropped for being busy".to_string()),
             },
@@ -980,7 +980,7 @@ impl World {
             }
             Outcome::Changed(failure) => the_last(failure) && failure.class() == Class::Changed,
             Outcome::NoSource(failure) => {
-                the_last(failure) && (failure.class() == Class::Stop || known.bad_answers >= 2)
+                the_last(failure) && (failure.class() == Class::Stop || known.bad_responses >= 2)
             }
             Outcome::Tries(failure) => {
                 the_last(failure) && failure.class() == Class::Again && self.is_tried(live[0])

@@ -299,12 +299,12 @@ fn an_older_sequence_is_refused_by_every_process_that_remembers() {
     signed.must_accept("store");
     signed.must_accept("store");
     signed.origin.put(MANIFEST, old.clone());
-    signed.must_refuse("an older sequence", "store", "older than 5");
+    signed.must_refuse("an older sequence", "store", "lower than 5");
     // One without any is older than all.
     signed
         .origin
         .put(MANIFEST, signed.manifest(&["--sign", "ours.key"]));
-    signed.must_refuse("no sequence", "store", "older than 5");
+    signed.must_refuse("no sequence", "store", "lower than 5");
     // cat remembers too.
     signed.origin.put(MANIFEST, new.clone());
     signed
@@ -314,7 +314,7 @@ fn an_older_sequence_is_refused_by_every_process_that_remembers() {
     signed.must_refuse(
         "an older sequence after cat",
         "store-of-cat",
-        "older than 5",
+        "lower than 5",
     );
     // Another memory, and none.
     signed.must_accept("store-other");
@@ -612,13 +612,13 @@ fn verify_refuses_a_manifest_older_than_one_that_was_seen() {
     // What verify saw, and what a fetch saw.
     for store in ["store", "store-of-fetch"] {
         let ended = verify(store).must(3);
-        assert!(ended.stderr.contains("older than 5"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("lower than 5"), "{}", ended.stderr);
     }
     // A fetch knows what verify saw.
     signed.origin.put(MANIFEST, old);
     let seen = signed.path("store").display().to_string();
     fs::remove_file(signed.reader.path().join("out")).unwrap();
-    signed.must_refuse("an older sequence after verify", &seen, "older than 5");
+    signed.must_refuse("an older sequence after verify", &seen, "lower than 5");
     // Another memory, and one that cannot be used.
     verify("store-other").must(0);
     fs::write(signed.path("no-store"), b"a file").unwrap();

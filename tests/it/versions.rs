@@ -300,7 +300,7 @@ mod http3 {
             .as_str()
             .unwrap()
             .to_owned();
-        assert!(message.contains("nothing new came"), "{message}");
+        assert!(message.contains("no new bytes"), "{message}");
         assert!(message.contains("cannot be reached"), "{message}");
     }
 

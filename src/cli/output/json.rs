@@ -92,7 +92,7 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
     }
 }
 
-/// What `failed` says of an error besides its message.
+/// The fields of `failed` besides the message.
 pub fn fields_of_error(error: &Error) -> Value {
     match error {
         Error::Wrong {

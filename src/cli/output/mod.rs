@@ -40,7 +40,7 @@ pub struct Output {
     bars: Option<Bars>,
     /// The file that events are about.
     path: Option<String>,
-    /// There are others, so that lines for people name it.
+    /// There are several files, so that lines for people name theirs.
     several: bool,
     published: u64,
     failed: u64,
@@ -68,7 +68,7 @@ impl Output {
         self.json
     }
 
-    /// What follows is about this file.
+    /// The following events are about this file.
     pub fn about(&mut self, path: Option<String>) {
         self.path = path;
     }
@@ -78,12 +78,12 @@ impl Output {
         self.several = several;
     }
 
-    /// From now on standard output belongs to the data.
+    /// From now on standard output is reserved for data.
     pub fn stdout_is_data(&mut self) {
         self.stdout_is_data = true;
     }
 
-    /// One line on standard output, or on standard error where the former belongs to data.
+    /// One line on standard output, or on standard error while the former is reserved for data.
     pub fn line(&mut self, text: &str) {
         let text = format!("{text}\n");
         // A closed pipe is not an error.
@@ -101,7 +101,7 @@ impl Output {
         }
     }
 
-    /// Something that a person should know, on standard error.
+    /// A note for people, on standard error.
     fn notice(&mut self, text: &str) {
         if !self.json && !self.quiet {
             let text = match (&self.path, self.several) {
@@ -213,7 +213,7 @@ impl Output {
         exit
     }
 
-    /// So many body bytes arrived for one URL, however it ended.
+    /// Adds body bytes that arrived for one URL, whether it succeeded or not.
     pub fn count_fetched(&mut self, bytes: u64) {
         self.bytes_fetched += bytes;
     }

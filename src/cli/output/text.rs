@@ -1,4 +1,4 @@
-//! Events in words.
+//! Events as text for people.
 
 use crate::{
     cli::units::human_bytes,
@@ -14,15 +14,15 @@ const SEARCHED_BYTES_TOLD: u64 = 2_000_000_000;
 /// A line for people, and where it goes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
-    /// What was asked for: on standard output.
+    /// Results: on standard output.
     Result(String),
-    /// What a person should know: on standard error.
+    /// Notes: on standard error.
     Notice(String),
     /// With `--verbose`: on standard error.
     Detail(String),
 }
 
-/// An event in words; `None`: it has none.
+/// An event as text; `None`: nothing is printed for it.
 pub fn line(event: &Event) -> Option<Line> {
     match event {
         Event::Planned(_)

@@ -1,8 +1,8 @@
-//! Words and numbers for people, in one form everywhere.
+//! Durations and names as all output prints them.
 
 use crate::cli::units;
 
-/// A duration, to a tenth of a second while it is short.
+/// A duration: `1.4 s` below a minute, then `1:02:03`.
 pub fn human_seconds(ms: u64) -> String {
     match ms {
         0..60_000 => format!("{:.1} s", ms as f64 / 1000.0),
@@ -10,7 +10,7 @@ pub fn human_seconds(ms: u64) -> String {
     }
 }
 
-/// A text without control characters: names come from anywhere, and a terminal would act on them.
+/// A text with its control characters escaped: names come from outside, and a terminal would act on them.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

@@ -75,7 +75,7 @@ impl State {
     }
 }
 
-/// What a row says of an own object: itself, its object, its geometry, and its blocks.
+/// The row of an own object: its id, its object, its geometry, and its blocks.
 type Noted = (i64, ObjectId, Option<Geometry>, Option<Vec<u8>>);
 
 fn put(

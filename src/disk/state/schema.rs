@@ -1,11 +1,11 @@
-//! The tables, and what leads from one version of them to the next.
+//! The tables, and the migrations from each version of them to the next.
 
 use rusqlite::{Connection, TransactionBehavior};
 
-/// What leads from each version of the schema to the next one. A database with a higher number was made by a later program.
+/// The migrations, from each version of the schema to the next. A database with a higher version was made by a later program.
 ///
-/// Long blobs are the last columns of their tables, so that the others are read without them. What is called a size or bytes
-/// is so many bytes; times are Unix seconds unless their names say otherwise.
+/// Long blobs are the last columns of their tables, so that the others are read without them. Sizes are in bytes, and times are
+/// Unix seconds unless their names say otherwise.
 pub const STEPS: [&str; 4] = [
     "CREATE TABLE sequences (
         key_id TEXT NOT NULL,

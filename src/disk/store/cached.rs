@@ -1,8 +1,8 @@
 //! Own objects: sparse files `objects/ROOT` and `objects/ROOT.leaves`, in which the store caches streamed blocks.
 //!
 //! Reading or writing one takes a shared lock of `objects/ROOT`; evicting blocks takes the exclusive one. The index claims a
-//! block only after it was written, and drops the claim before the block is evicted. A scan of the folder finds what a kill
-//! leaves in between.
+//! block only after it was written, and drops the claim before the block is evicted. A kill in between leaves blocks without a
+//! claim; a scan of the folder finds them.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -35,7 +35,7 @@ const LEAVES: &str = ".leaves";
 #[derive(Debug)]
 pub(super) struct Objects {
     pub folder: Folder,
-    /// Without links.
+    /// With symbolic links resolved.
     path: PathBuf,
 }
 
@@ -54,9 +54,9 @@ struct Blocks {
     held: BlockSet,
     /// Blocks written since the last update of the index.
     new: BlockSet,
-    /// Bytes that may be written until the next update of the index,
+    /// Bytes that may still be written before the index is updated.
     allowance: u64,
-    /// which is due when none are left.
+    /// The update is due when the allowance is below this.
     due_at: u64,
 }
 
@@ -87,7 +87,7 @@ pub struct Damage {
 }
 
 impl Objects {
-    /// Opens the folder, or creates it.
+    /// Opens the folder; with `make`, creates it if it is missing. `None`: it is missing.
     pub fn open(store: &Path, make: bool) -> Result<Option<Objects>, DiskError> {
         let path = store.join("objects");
         if make {
@@ -109,7 +109,7 @@ impl Objects {
         self.path.join(name)
     }
 
-    /// The roots of which at least one file exists.
+    /// The roots of which at least one file exists, sorted.
     pub fn names(&self) -> Result<Vec<String>, DiskError> {
         let mut names = self.folder.names()?;
         names.retain_mut(|name| {
@@ -123,8 +123,8 @@ impl Objects {
         Ok(names)
     }
 
-    /// Opens the own object of this root for reading and adding, or creates it. `None`: blocks are being evicted from it, or the
-    /// existing object has another geometry.
+    /// Opens the own object of this root for reading and adding, or creates it. `None`: it is locked to evict blocks, or the
+    /// existing leaves are invalid or of another geometry.
     pub fn open_or_create(&self, header: &Header) -> Result<Option<OwnObject>, DiskError> {
         let name = OsString::from(header.root.to_string());
         let path = self.path_of(&name);
@@ -170,7 +170,7 @@ impl Objects {
         let path = self.path_of(&name);
         let file = self.folder.open_own_or_create(&name)?;
         if Entry::of(&file, &path)?.length == 0 {
-            // Two processes that begin at once write the same.
+            // Two processes that begin at once write the same header.
             let leaves = LeavesFile::begin(file, path, wanted)?;
             return Ok(Some((leaves, wanted.clone())));
         }
@@ -179,7 +179,7 @@ impl Objects {
         Ok(read.filter(|(_, found)| fits(found)))
     }
 
-    /// All leaves of an own object, if all are known.
+    /// All leaves of an own object; `None` if any is missing.
     pub fn leaves_of(&self, root: Root, geometry: &Geometry) -> Result<Option<Vec<Cv>>, DiskError> {
         let name = OsString::from(root.to_string() + LEAVES);
         let Some(file) = self.folder.open_own(&name)? else {
@@ -193,12 +193,11 @@ impl Objects {
         }
     }
 
-    /// Opens the files of this root exclusively; `None`: there are none, or another process has them open.
+    /// Opens the files of this root exclusively; `None`: they are open elsewhere, or were just removed.
     pub fn open_exclusive(&self, name: &str) -> Result<Option<Exclusive>, DiskError> {
         let name = OsString::from(name);
         let path = self.path_of(&name);
-        // Leaves without data are left from an object whose creation or removal was interrupted: create the data, to lock and
-        // remove it.
+        // An interrupted creation or removal leaves `.leaves` without data: create the data file, because it carries the lock.
         let file = self.folder.open_own_or_create(&name)?;
         if !files::try_lock(&file, &path)? || !self.folder.is_still(&name, &file)? {
             return Ok(None);
@@ -226,7 +225,7 @@ impl Objects {
 }
 
 impl OwnObject {
-    /// The blocks that are probably present.
+    /// The blocks that are claimed or were written; reading one may still fail.
     pub fn held(&self) -> BlockSet {
         self.blocks.lock().held.clone()
     }
@@ -241,7 +240,7 @@ impl OwnObject {
         ObjectKey::of_root(self.header.root, self.header.geometry)
     }
 
-    /// Reads and judges a block; `None`: it is missing, or was damaged and its claim is dropped.
+    /// Reads and judges a block. `None`: it is missing, unreadable or damaged, and not held from now on.
     pub fn read(&self, leaves: &Leaves, block: BlockIndex) -> Option<Proven> {
         if !self.blocks.lock().held.contains(block) {
             return None;
@@ -260,10 +259,10 @@ impl OwnObject {
         proven
     }
 
-    /// Writes proven blocks with their leaves. Leaves out those that are present, or for which there is no space.
+    /// Writes proven blocks and their leaves. Skips blocks that are held, and those beyond the allowance.
     ///
     /// # Panics
-    /// If they are of another object.
+    /// If the blocks are of another object.
     pub fn keep(&self, proven: &Proven, leaves: &Leaves) -> Result<(), DiskError> {
         let verified = proven.verified();
         assert_eq!(*verified.object(), self.key(), "a file is of one object");
@@ -279,7 +278,7 @@ impl OwnObject {
         Ok(())
     }
 
-    /// Of these blocks, those that are missing and for which there is space.
+    /// The wanted blocks that are missing and within the allowance, which shrinks by their length.
     fn take_room(&self, wanted: BlockRange) -> Vec<BlockRange> {
         let mut blocks = self.blocks.lock();
         let mut ranges: Vec<BlockRange> = Vec::new();
@@ -303,10 +302,12 @@ impl OwnObject {
         std::mem::replace(&mut self.blocks.lock().new, none)
     }
 
+    /// Adds blocks that the index claims.
     pub(super) fn claim(&self, held: &BlockSet) {
         self.blocks.lock().held.insert_all(held);
     }
 
+    /// Allows this many bytes until the next update of the index, which is due when less than half a step is left.
     pub(super) fn allow(&self, bytes: u64, step: u64) {
         let mut blocks = self.blocks.lock();
         blocks.allowance = bytes;
@@ -333,7 +334,7 @@ impl OwnObject {
 }
 
 impl Exclusive {
-    /// The blocks that are present with their leaves; the judge decides whether they are right. `None`: there is no valid header.
+    /// The blocks whose data and leaves are present, not judged. `None`: there is no valid header.
     pub fn blocks(&self) -> Result<Option<BlockSet>, DiskError> {
         let Some((leaves, header)) = &self.header else {
             return Ok(None);
@@ -350,7 +351,7 @@ impl Exclusive {
         Ok(Some(blocks))
     }
 
-    /// Compares these blocks with their stored leaves, reports damaged ones, and returns the others.
+    /// Compares these blocks with their stored leaves, reports the damaged ones, and returns the sound ones.
     pub fn judge(
         &self,
         blocks: &BlockSet,

@@ -71,7 +71,7 @@ impl Store {
         Ok(false)
     }
 
-    /// Scans the folder of own objects, so that the index claims what is present and nothing else is present.
+    /// Scans the folder of own objects. Afterwards the index claims exactly the blocks that are in it.
     pub(super) fn scan_objects(
         &mut self,
         report: &mut dyn FnMut(HoldingChange),

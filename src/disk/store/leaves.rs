@@ -1,4 +1,4 @@
-//! `objects/ROOT.leaves`: what an own object is, and the leaves of its blocks that are known (store.md).
+//! `objects/ROOT.leaves`: the header of an own object, and the known leaves of its blocks (store.md).
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf};
 
@@ -33,7 +33,7 @@ pub(super) struct LeavesFile {
     geometry: Geometry,
 }
 
-/// What an own object is.
+/// The identity of an own object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub root: Root,
@@ -56,7 +56,7 @@ impl Header {
             name,
         } = &self.provenance;
         let mut at = TEXTS;
-        // A URL may be of any length, so it comes last: what does not fit is left out.
+        // A URL may be of any length, so it comes last, and is left out if it does not fit.
         for text in [origin, key_id, name, url] {
             let text = text.as_deref().unwrap_or_default();
             let text = match at + 2 + text.len() <= CHECKED_BYTES {
@@ -156,7 +156,7 @@ impl LeavesFile {
         let (mut read, start) = (0, LeavesFile::place(blocks.start));
         while read < bytes.len() {
             match self.file.read_at(&mut bytes[read..], start + read as u64) {
-                // Behind the end nothing is known.
+                // Leaves behind the end of the file are not known.
                 Ok(0) => break,
                 Ok(count) => read += count,
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => (),

@@ -68,7 +68,7 @@ impl Store {
             folder: folder.to_owned(),
         };
         if !store.state.has_own()? {
-            // What cannot be read now is found the next time, or never.
+            // Only errors of the index count: files that cannot be read now are left to a later scan.
             if let Err(StoreError::State(cause)) = store.scan_objects(&mut |_| ()) {
                 return Err(cause);
             }

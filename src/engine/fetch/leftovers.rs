@@ -42,7 +42,7 @@ pub async fn after(error: &Error, target: PathBuf, events: &mut dyn Events) {
     };
     if expired && left != Left::Nothing {
         let message = format!(
-            "{} is kept: fetch a fresh URL to the same file to resume",
+            "{} is kept; to resume, fetch a fresh URL to the same file",
             path.display()
         );
         events.event(Event::Warning { message });

@@ -1,4 +1,4 @@
-//! Sources of the bytes of a representation. The only place that decides which offsets the bytes of a response have.
+//! Sources of the bytes of a representation. Nothing else decides at which offsets the bytes of a response belong.
 
 use bytes::Bytes;
 
@@ -17,11 +17,11 @@ use crate::{
     policy::recovery::{BadResponse, Changed, Failure},
 };
 
-/// A server may round the start of a range down, to a page or a sector. A part that begins earlier than this ignores the request:
-/// skipping its front each time would cost more than the range.
+/// A server may round the start of a range down, to a page or a sector. A part that begins more than this before the range is an
+/// error: skipping its front each time would cost more than the range.
 const EARLY_BYTES_MAX: u64 = 1 << 20;
-/// A server may join ranges with small gaps between them. A multipart response fails when its parts have more than this many
-/// bytes beyond the requested ones.
+/// A server may join ranges with small gaps between them. A multipart response fails when it has more than this many bytes beyond
+/// the requested ones.
 const MORE_BYTES_MAX: u64 = 1 << 20;
 
 /// A source of the bytes of one representation.
@@ -52,15 +52,14 @@ pub struct SourceRequest<'a> {
     pub length: Option<u64>,
     /// The version that it must have, if the response declares one.
     pub version: Option<&'a Validators>,
-    /// No leaves are known, so only length and version show that responses belong to one object: a partial response must declare
-    /// the complete length.
+    /// There is no manifest: only length and version show that parts belong together, so a 206 must declare the complete length.
     pub unproven: bool,
 }
 
 /// Which bytes a response contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// From the start of the requested range to here, which may be before its end.
+    /// From the start of the requested range to this offset, which may be before its end.
     Range { until: u64 },
     /// The whole representation from its first byte, of this length if the response declares it.
     Whole { length: Option<u64> },
@@ -70,7 +69,7 @@ pub enum Extent {
     Joined,
 }
 
-/// A response whose body is being read. INVARIANT: its bytes carry the offset that the response declares for them.
+/// A response whose body is being read. INVARIANT: it returns bytes with the offset that the response declares for them.
 pub struct SourceResponse {
     extent: Extent,
     /// The length of the representation, if the response declares it.
@@ -156,7 +155,7 @@ impl SourceResponse {
             (Extent::Joined, Content::Part { bytes, total }) => {
                 (total, bytes.start, bytes.start, Some(bytes.end))
             }
-            (_, Content::Part { total, .. }) => (total, 0, 0, total),
+            (_, Content::Part { bytes, total }) => (total, 0, 0, Some(bytes.end)),
             (_, Content::Whole { length }) => (length, 0, 0, length),
         };
         Ok(SourceResponse {
@@ -204,15 +203,15 @@ impl SourceResponse {
         }
     }
 
-    /// Discards the bytes before this offset.
+    /// Discards the bytes before this offset; no effect on [`Extent::Parts`].
     pub fn skip_to(&mut self, offset: u64) {
         if let Chunks::One { from, .. } = &mut self.chunks {
             *from = (*from).max(offset);
         }
     }
 
-    /// The next bytes and their offset; `None` at the end that the response declares, or at the end of the request. A body that
-    /// ends earlier is an error.
+    /// The next bytes and their offset; `None` at the end of the declared or requested bytes. A body that ends earlier is an
+    /// error.
     pub async fn next(&mut self) -> Result<Option<(u64, Bytes)>, NetError> {
         match &mut self.chunks {
             Chunks::One {
@@ -248,7 +247,7 @@ impl SourceResponse {
                 let Some((place, bytes, _)) = parts.next().await? else {
                     return Ok(None);
                 };
-                // Unrequested parts could go on without end.
+                // A server could send unrequested parts without end.
                 *left = left
                     .checked_sub(bytes.len() as u64)
                     .ok_or_else(|| bad(location, BadResponse::Multipart))?;
@@ -287,7 +286,7 @@ fn extent(response: &Response, request: &SourceRequest<'_>) -> Result<Extent, Ne
             length: Some(bytes.end),
         }),
         Some(range) if !request.more.is_empty() && bytes.end > range.end => Ok(Extent::Joined),
-        Some(range) if range.start - bytes.start > EARLY_BYTES_MAX => {
+        Some(range) if bytes.end <= range.start || range.start - bytes.start > EARLY_BYTES_MAX => {
             Err(bad(location, BadResponse::EarlierPart))
         }
         Some(range) => Ok(Extent::Range {

@@ -182,7 +182,9 @@ impl Driver {
         let start = ranges.clone().map(|range| bytes(range).start).min();
         let end = ranges.map(|range| bytes(range).end).max();
         if let (Some(start), Some(end)) = (start, end) {
-            self.spans.read_window.send_replace(ByteRange::new(start, end));
+            self.spans
+                .read_window
+                .send_replace(ByteRange::new(start, end));
         }
         let now = self.now();
         self.scheduler.want(now, want);
@@ -358,7 +360,7 @@ impl Driver {
         for (index, source) in self.sources.iter().enumerate() {
             let known = self.context.client.reputation(source.location());
             self.scheduler
-                .source_is_known(SourceId(index), known.counted_from(began_ms));
+                .merge_reputation(SourceId(index), known.counted_from(began_ms));
         }
     }
 

@@ -220,9 +220,13 @@ impl Running {
         }
         let first_use = self.driver.leaves().are_first_use();
         let bytes_done = self.bytes_done();
-        let written =
-            self.notes
-                .advance(&self.group, &self.journal, &self.part, first_use, bytes_done);
+        let written = self.notes.advance(
+            &self.group,
+            &self.journal,
+            &self.part,
+            first_use,
+            bytes_done,
+        );
         if let Some(bytes_done) = written.await? {
             events.event(Event::Checkpoint { bytes_done });
         }

@@ -218,7 +218,9 @@ impl Span {
             }
             if is_whole && at >= self.read_window.borrow_and_update().end {
                 self.flush(&mut batch, true).await?;
-                if at >= self.read_window.borrow_and_update().end && self.read_window.changed().await.is_err() {
+                if at >= self.read_window.borrow_and_update().end
+                    && self.read_window.changed().await.is_err()
+                {
                     // The driver is gone, and this span ends with it.
                     return Ok(());
                 }

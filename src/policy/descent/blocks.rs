@@ -6,24 +6,24 @@ use crate::format::geometry::ByteRange;
 
 use super::{level::Node, patch::Patch};
 
-/// Where nothing was found whole, the pieces of so many blocks tell whether those of the others are worth reading.
+/// Where no whole block was found, the pieces of this many blocks show whether those of the others are worth reading.
 const SAMPLE: usize = 32;
-/// Fewer blocks than this many samples are not worth the wait for one.
+/// With fewer blocks than this many samples, a sample is not worth the wait.
 const SAMPLES_MIN: usize = 4;
 
 /// See the module.
 pub struct Blocks {
     /// To be read after this batch.
     pub later: VecDeque<Node>,
-    /// What was not given yet of this batch.
+    /// The ranges of this batch that were not given yet.
     pub wanted: Vec<ByteRange>,
     pub patches: Vec<Patch>,
-    /// So many blocks make a batch by themselves: if nothing of them is here, nothing of the rest is looked for.
+    /// The first batch has this many blocks (0: as many as any). If none of their pieces is here, the search ends.
     pub sample: usize,
 }
 
 impl Blocks {
-    /// Blocks in their order. Where nothing was found so far, a few from everywhere come first.
+    /// Blocks in their order. If nothing was found so far, a few from everywhere come first.
     pub fn new(missing: Vec<Node>, found_any: bool) -> Blocks {
         let count = missing.len();
         let sample = match found_any || count < SAMPLES_MIN * SAMPLE {

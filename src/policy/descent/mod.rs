@@ -9,7 +9,7 @@
 //! hashes a node, and never gives a wrong result, because the judge checks every block that comes of a [`Find`].
 //!
 //! Without I/O: [`Descent::wants`] names ranges of the new manifest, [`Descent::give`] takes them, and
-//! [`Descent::advance`] searches the seeds through [`Local`] until more is wanted or all is found out.
+//! [`Descent::advance`] searches the seeds through [`Local`] until it wants more or has decided about all blocks.
 
 mod blocks;
 mod level;
@@ -129,12 +129,12 @@ impl Descent {
         }
     }
 
-    /// Whether all is found out.
+    /// Whether all blocks are decided.
     pub fn is_done(&self) -> bool {
         matches!(self.stage, Stage::Done)
     }
 
-    /// What was found out since the last call.
+    /// The finds since the last call.
     pub fn take_finds(&mut self) -> Vec<Find> {
         std::mem::take(&mut self.finds)
     }
@@ -191,10 +191,10 @@ impl Descent {
         Ok(())
     }
 
-    /// Searches with what was given, until more is wanted or all is found out.
+    /// Searches with what was given, until it wants more or has decided about all blocks.
     ///
     /// # Panics
-    /// If something is wanted.
+    /// If [`Descent::wants`] is not empty.
     pub fn advance(&mut self, local: &mut impl Local) {
         assert!(self.wants().is_empty(), "wanted ranges must be given first");
         match std::mem::replace(&mut self.stage, Stage::Done) {
@@ -217,7 +217,7 @@ impl Descent {
         }
     }
 
-    /// Wants the next batch of a level, or goes on to the level below.
+    /// Requests the next batch of a level, or goes on to the level below.
     fn enter(&mut self, mut level: Level) {
         let batch = level.later.len().min(GROUPS_AT_ONCE);
         if batch > 0 {

@@ -24,7 +24,7 @@ use super::{
 const STEP: u64 = 64 * 1024;
 /// How far beyond what the neighbours suggest the bytes of a gap are searched.
 const SLACK: u64 = 8 * 1024;
-/// Two neighbours whose shifts differ by more are taken to have nothing between them.
+/// Nothing is searched between two neighbours whose shifts differ by more.
 const APART_MAX: u64 = 256 * 1024;
 /// Shifts that one search may try.
 const SHIFTS_MAX: usize = 16;
@@ -34,7 +34,7 @@ const STRETCH_MIN: u32 = 2;
 const GAP_MIN: usize = 4;
 /// A shorter gap between equal shifts was overwritten in place; a longer one may have changed places with its neighbour.
 const SWAP_MIN: usize = 16;
-/// So many that agree side by side are not compared with other shifts any more.
+/// Once this many pieces agree side by side, they are not compared with other shifts.
 const SETTLED: u32 = 8;
 
 /// The check of a KiB of zeros.
@@ -267,7 +267,7 @@ impl Patch {
         });
     }
 
-    /// Tells the neighbours the shifts at both ends of the block.
+    /// Suggests the shifts at both ends of the block to its neighbours.
     pub fn place(&self, placed: &mut Placed) {
         let sure = |index: &usize| {
             self.matches[*index].is_some_and(|found| found.stretch >= STRETCH_MIN)
@@ -314,12 +314,12 @@ impl Patch {
         }
     }
 
-    /// Whether more of it is here than chance would have it.
+    /// Whether so many of its pieces are here that chance is unlikely.
     pub fn has_any(&self) -> bool {
         self.matches.iter().flatten().count() >= STRETCH_MIN as usize
     }
 
-    /// What came of it. A piece that is here alone saves less than asking for what is on its two sides costs.
+    /// The result. A single piece does not count: it saves less than the two requests around it cost.
     pub fn find(&self) -> Find {
         let mut parts: Vec<Part> = Vec::new();
         for (index, found) in self.matches.iter().enumerate() {

@@ -64,17 +64,17 @@ pub struct Part {
     pub from: Option<Source>,
 }
 
-/// The seeds as the descent sees them. What cannot be read is just not found there.
+/// Access to the seeds. Bytes that cannot be read count as not found.
 pub trait Local {
-    /// Fills the buffer with the bytes of a seed from this place; whether it could.
+    /// Fills the buffer with the bytes of a seed from this place. `false`: they cannot be read.
     fn read(&mut self, seed: SeedIndex, place: u64, into: &mut [u8]) -> bool;
 
     /// The value of the subtree over these bytes of a seed as if they lay at `offset` of the object; the root if they are
     /// all of it.
     fn value(&mut self, seed: SeedIndex, bytes: ByteRange, offset: u64, root: bool) -> Option<Cv>;
 
-    /// Asked before all work that costs time: one hash, or one block of pieces. After `false` the search ends and the
-    /// rest counts as missing. A hash may be of gigabytes; [`Local::value`] ends it early by saying `None`.
+    /// Called before all work that costs time: one hash, or one block of pieces. After `false` the search ends and the
+    /// rest counts as missing. A hash may be of gigabytes; [`Local::value`] ends it early by returning `None`.
     fn may_continue(&mut self) -> bool {
         true
     }

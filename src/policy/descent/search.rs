@@ -225,7 +225,7 @@ impl Descent {
     }
 }
 
-/// Whether the seed has the node's window where this shift puts it. A node without a window says yes.
+/// Whether the seed has the node's window where this shift puts it; `true` for a node without a window.
 fn window_is_at(node: &Node, shift: Shift, seed_length: u64, local: &mut impl Local) -> bool {
     let Some(window) = node.window else {
         return true;

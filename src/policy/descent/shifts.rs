@@ -4,11 +4,11 @@ use std::collections::{HashMap, VecDeque};
 
 use super::protocol::Shift;
 
-/// A shift that failed so often and never held is dropped,
+/// A shift that failed this often and never held is dropped.
 const FAILURES_MAX: u32 = 4;
-/// but for every eighth time that a window speaks for it: a whole level may have failed by chance.
+/// A dropped shift is still tried every eighth time that a window matches: a whole level may have failed by chance.
 const SECOND_CHANCE: u32 = 8;
-/// Searches byte by byte that may find nothing, one after another, before most are left out.
+/// After this many searches byte by byte in a row that found nothing, most are left out.
 const VAIN_MAX: u32 = 32;
 /// Shifts that held elsewhere and are tried everywhere.
 const HELD_MAX: usize = 4;
@@ -33,7 +33,7 @@ pub struct Shifts {
 }
 
 impl Shifts {
-    /// Whether it is worth a hash, when everything cheaper speaks for it.
+    /// Whether the shift is worth a hash, after all cheaper checks passed.
     pub fn worth_trying(&mut self, shift: Shift) -> bool {
         let Some(record) = self.records.get_mut(&shift) else {
             return true;

@@ -5,7 +5,7 @@ use crate::format::{
     geometry::{BlockIndex, BlockRange},
 };
 
-use super::{Waiting, sources::Tried, want::Wanted};
+use super::{Waiting, sources::SourceFailure, want::Wanted};
 
 /// INVARIANT: a block in `todo` is wanted, and is neither held, claimed, waiting, nor in a running span.
 #[derive(Clone, Debug)]
@@ -77,7 +77,7 @@ impl Blocks {
     }
 
     /// Takes these blocks out of an entry that waits; the blocks around them go on waiting. Returns the sources that failed them.
-    pub(super) fn take_waiting(&mut self, index: usize, blocks: BlockRange) -> Vec<Tried> {
+    pub(super) fn take_waiting(&mut self, index: usize, blocks: BlockRange) -> Vec<SourceFailure> {
         let Waiting { blocks: all, tried } = self.waiting.swap_remove(index);
         for rest in [
             BlockRange::new(all.start, blocks.start),
@@ -93,7 +93,7 @@ impl Blocks {
         tried
     }
 
-    /// How many blocks of a range are to be requested and did not fail before.
+    /// The number of todo blocks in a range.
     pub(super) fn todo_in(&self, range: BlockRange) -> u32 {
         if range == BlockRange::new(0, self.todo.blocks()) {
             return self.todo.count();

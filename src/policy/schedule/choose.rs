@@ -1,7 +1,7 @@
 //! Which blocks are requested next, and from which source.
 //!
-//! Spans are so large that all connections end together, each at its own pace: a slow source gets smaller ones, and an idle
-//! connection takes over what a slower one would bring last.
+//! Spans are sized so that all connections end together, each at its own rate: a slow source gets smaller ones, and an idle
+//! connection takes over the end of a slower one's span.
 
 use crate::{
     format::geometry::{BlockIndex, BlockRange},
@@ -11,15 +11,15 @@ use crate::{
 use super::{
     Command, Millis, Scheduler, SourceId, Span, SpanId, Waiting,
     search::FAR_MS,
-    sources::{Source, Tried, may_try},
+    sources::{Source, SourceFailure, may_try},
     want::overlap,
 };
 
-/// A span is never planned smaller, so that requests stay few, unless less is missing.
+/// While the rate of its source is unknown, a span is at least this large unless less is missing: requests stay few.
 const SPAN_BYTES_MIN: u64 = 1 << 20;
-/// Once the rate of its source is known, a span is so long that the latency of its response is small beside it, between these
-/// bounds.
-const SPAN_ANSWERS: u64 = 16;
+/// Once the rate of its source is known, a span takes at least this many times the latency of its response, within these bounds
+/// of its size.
+const SPAN_ROUND_TRIPS: u64 = 16;
 const SPAN_BYTES_SLOW: u64 = 256 << 10;
 const SPAN_BYTES_FAR: u64 = 4 << 20;
 /// A span is never larger: what a broken connection puts back into the queue stays local.
@@ -28,10 +28,10 @@ const SPAN_BYTES_MAX: u64 = 64 << 20;
 /// larger number is being tried it may have to fall soon.
 const SPAN_MS_MAX: u64 = 10_000;
 const SPAN_MS_TRIAL: u64 = 1_500;
-/// An idle connection takes a part of the slowest span when that span would need longer than this, and longer than so many times
-/// the latency: what is in flight behind its new end is wasted.
+/// An idle connection takes a part of the slowest span when that span would need longer than this, and longer than this many
+/// times the latency: what is in flight behind its new end is wasted.
 const SPLIT_WORTH_MS: u64 = 300;
-const SPLIT_ANSWERS: u64 = 10;
+const SPLIT_ROUND_TRIPS: u64 = 10;
 /// A span that is slow at low latency is slow on this machine: its bytes have arrived and wait to be read.
 const SPLIT_NEAR_MS: u64 = 2_000;
 /// The rate of a younger span is not meaningful yet: on a busy machine its first bytes wait for a thread. It is not split unless
@@ -39,21 +39,21 @@ const SPLIT_NEAR_MS: u64 = 2_000;
 const SPLIT_AGE_MS_MIN: u64 = 100;
 /// A span with less left than this is not split.
 const SPLIT_BYTES_MIN: u64 = 256 << 10;
-/// A span without bytes for so long is requested once more, over another connection that is idle.
+/// A span without bytes for this long is requested once more, over another connection that is idle.
 const SILENT_MS: u64 = 1_000;
-/// A stream starts beside sources that could serve only when nothing was proven for so long, because each of its bytes may arrive
+/// While other sources can serve, a stream starts only after this time without a newly proven block: each of its bytes may arrive
 /// twice.
 pub const STREAM_AFTER_MS: u64 = 10_000;
 /// With fewer connections than this none of them probes whether an unreachable source is back.
 const PROBE_CONNECTIONS: u32 = 4;
 
-/// What may be requested next.
+/// Blocks to request next, and their source.
 struct Next {
-    /// The place of its range among those that are wanted, 0 for the most urgent.
+    /// The index of their range among those that are wanted, 0 for the most urgent.
     urgency: usize,
     blocks: BlockRange,
     source: SourceId,
-    /// Its place among those that failed before, if it did.
+    /// Their index in [`Scheduler::waiting`], if they failed before.
     waiting: Option<usize>,
 }
 
@@ -116,7 +116,7 @@ impl Scheduler {
         now: Millis,
         source: SourceId,
         blocks: BlockRange,
-        tried: Vec<Tried>,
+        tried: Vec<SourceFailure>,
     ) -> Command {
         self.blocks.todo.remove_range(blocks);
         let failures = tried
@@ -133,7 +133,7 @@ impl Scheduler {
             since: now,
             bytes: 0,
             opened: false,
-            heard: now,
+            last_received: now,
         })
     }
 
@@ -185,13 +185,13 @@ impl Scheduler {
             since: now,
             bytes: 0,
             opened: false,
-            heard: now,
+            last_received: now,
         }))
     }
 
     /// Chooses a source with ranges and room: first one that did not fail these blocks, or failed them longest ago; then the one
     /// with the highest rate per connection, counting the new one, so that each source gets some.
-    fn free_source(&self, now: Millis, tried: &[Tried]) -> Option<SourceId> {
+    fn free_source(&self, now: Millis, tried: &[SourceFailure]) -> Option<SourceId> {
         // After the number of connections fell, spans of a slow source that still run must not keep the others from their share.
         let is_full = self.spans.len() >= self.room();
         let serving = self
@@ -224,7 +224,7 @@ impl Scheduler {
             })
     }
 
-    /// Blocks that failed before and may be requested again now: of the most urgent range those at the front.
+    /// Blocks that failed before and may be requested again now: the first ones of the most urgent range.
     fn next_waiting(&mut self, now: Millis) -> Option<Next> {
         self.blocks.forget_waiting_that_arrived();
         let ranges = self.urgent_ranges();
@@ -246,7 +246,7 @@ impl Scheduler {
         ranges.iter().enumerate().find_map(of_range)
     }
 
-    /// The next missing blocks of the most urgent range, as many as make a good span, and a source for them.
+    /// The next todo blocks of the most urgent range, as many as make a good span, and a source for them.
     fn next_todo(&self, now: Millis) -> Option<Next> {
         let ranges = self.urgent_ranges();
         let first = |(urgency, range): (usize, &BlockRange)| {
@@ -273,7 +273,7 @@ impl Scheduler {
         })
     }
 
-    /// The last block of the least urgent range, of those to be requested that did not fail before.
+    /// The last todo block of the least urgent range that has any.
     fn least_urgent(&self) -> Option<BlockIndex> {
         let ranges = self.urgent_ranges();
         let last = |range: &BlockRange| self.blocks.todo_runs(*range).last();
@@ -281,7 +281,7 @@ impl Scheduler {
         Some(BlockIndex(run.end - 1))
     }
 
-    /// How many blocks make a good span where so many are to be requested. Spans get smaller towards the end, so that all
+    /// How many blocks make a good span while `todo` blocks are to be requested. Spans get smaller towards the end, so that all
     /// connections finish together; the slower the source, the smaller.
     fn span_blocks(&self, id: SourceId, todo: u32) -> u32 {
         let size = self.geometry.block_size().bytes();
@@ -311,7 +311,7 @@ impl Scheduler {
                     });
                 let share = u128::from(share) * u128::from(rate) * running / rates;
                 let response_ms = source.response_ms.unwrap_or(0);
-                let least = (rate.saturating_mul(response_ms * SPAN_ANSWERS) / 1000)
+                let least = (rate.saturating_mul(response_ms * SPAN_ROUND_TRIPS) / 1000)
                     .clamp(SPAN_BYTES_SLOW, SPAN_BYTES_FAR);
                 let most_ms = match self.search.is_trying_more() {
                     true => SPAN_MS_TRIAL,
@@ -400,14 +400,14 @@ impl Scheduler {
 
     /// Requests a span without bytes again, once, preferably from another source with room.
     fn take_silent(&mut self, now: Millis) -> Option<Command> {
-        let taken_from = |span: &Span| Tried {
+        let taken_from = |span: &Span| SourceFailure {
             source: span.source,
             failures: span.failures,
             not_before: now,
         };
         let is_silent = |span: &Span| {
             let response_ms = self.sources[span.source.0].response_ms.unwrap_or(0);
-            now.saturating_sub(span.heard) > SILENT_MS.max(SPLIT_ANSWERS * response_ms)
+            now.saturating_sub(span.last_received) > SILENT_MS.max(SPLIT_ROUND_TRIPS * response_ms)
         };
         self.free_source(now, &[])
             .filter(|source| !self.sources[source.0].unreachable)?;
@@ -444,7 +444,7 @@ impl Scheduler {
         }
     }
 
-    /// Bytes a second of a span so far; the rate of its source while the span is too young to tell.
+    /// Bytes a second of a span so far; the rate of its source while the span is too young for one of its own.
     fn rate_of(&self, now: Millis, span: &Span) -> u64 {
         let source = &self.sources[span.source.0];
         let age = now.saturating_sub(span.since).max(1);
@@ -457,11 +457,11 @@ impl Scheduler {
     }
 }
 
-/// A split is worth a request to this source when it saves so much time.
+/// The time that a split must save to be worth a request to this source.
 fn worth_ms(source: &Source) -> u64 {
     match source.response_ms {
         Some(response_ms) if response_ms >= FAR_MS => {
-            SPLIT_WORTH_MS.max(SPLIT_ANSWERS * response_ms)
+            SPLIT_WORTH_MS.max(SPLIT_ROUND_TRIPS * response_ms)
         }
         _ => SPLIT_NEAR_MS,
     }

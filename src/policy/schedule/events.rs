@@ -1,4 +1,4 @@
-//! What each event changes: blocks move between the places of the module, sources gain or lose trust, spans end.
+//! What each event changes: the state of blocks (see [`super`]), the standing of sources, the running spans.
 
 use crate::{
     format::{
@@ -11,12 +11,12 @@ use crate::{
 use super::{
     Scheduler, Span, Waiting,
     protocol::{Command, DropReason, Millis, Outcome, SourceId, SpanId},
-    sources::{Source, Tried, note},
+    sources::{Source, SourceFailure, note},
 };
 
-/// A source that sent so many different blocks wrong is dropped when another one can serve.
+/// A source that sent this many different blocks wrong is dropped if another one can serve.
 const WRONG_BLOCKS_MAX: usize = 2;
-/// After one block came wrong so often from one source, that source is given up, even if it is the last one.
+/// A source that sent one block wrong this often is given up, even if it is the last one.
 const WRONG_TIMES_MAX: u32 = 4;
 
 impl Scheduler {
@@ -57,7 +57,7 @@ impl Scheduler {
 
     pub(super) fn opened(&mut self, now: Millis, span: SpanId) {
         if let Some(span) = self.spans.get_mut(&span) {
-            (span.opened, span.heard) = (true, now);
+            (span.opened, span.last_received) = (true, now);
             let source = &mut self.sources[span.source.0];
             let response_ms = now.saturating_sub(span.since);
             source.response_ms = Some(
@@ -66,8 +66,8 @@ impl Scheduler {
                     .map_or(response_ms, |ms| ms.min(response_ms)),
             );
             source.unreachable = false;
-            source.bad_answers = 0;
-            self.one_more_opened(now);
+            source.bad_responses = 0;
+            self.begin_round_if_connected(now);
         }
     }
 
@@ -103,7 +103,7 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn came_wrong(&mut self, now: Millis, id: SpanId, block: BlockIndex) {
+    pub(super) fn block_failed(&mut self, now: Millis, id: SpanId, block: BlockIndex) {
         let Some(span) = self.spans.get_mut(&id) else {
             return;
         };
@@ -124,7 +124,7 @@ impl Scheduler {
         };
         let wanted = self.blocks.is_wanted(block);
         if self.blocks.is_missing(block) {
-            let latest = Tried {
+            let latest = SourceFailure {
                 source,
                 failures: 0,
                 not_before: now + wait,
@@ -162,7 +162,7 @@ impl Scheduler {
         } else if wanted && times >= WRONG_TIMES_MAX && others().count() == 0 {
             self.outcome = Some(Outcome::Wrong { block });
         } else if ranged && self.sources[source.0].is_suspect() {
-            // The rest of it would be wrong too, and delays the blocks that decide about the source.
+            // The rest of the span is probably wrong too, and would delay the blocks that decide about the source.
             self.cancel(id);
         }
     }
@@ -175,8 +175,13 @@ impl Scheduler {
         let random = self.random();
         let source = &mut self.sources[span.source.0];
         // A source that accepts a connection and sends nothing counts as unreachable.
-        source.unreachable =
-            failure == Failure::Unreachable || (failure == Failure::Stalled && span.bytes == 0);
+        source.unreachable = match failure {
+            // No request was sent.
+            Failure::Resting { .. } => source.unreachable,
+            failure => {
+                failure == Failure::Unreachable || (failure == Failure::Stalled && span.bytes == 0)
+            }
+        };
         let is_needed = match span.whole {
             true => self.blocks.next_wanted(span.blocks).is_some(),
             false => !span.blocks.is_empty(),
@@ -187,11 +192,11 @@ impl Scheduler {
         }
         let source = &mut self.sources[span.source.0];
         let failures = span.failures + u32::from(failure.counts_as_try());
-        source.bad_answers += u32::from(failure.class() == Class::Elsewhere);
+        source.bad_responses += u32::from(failure.class() == Class::Elsewhere);
         let before = Before {
             tries: failures,
             tries_max: self.limits.tries,
-            bad_answers: source.bad_answers,
+            bad_responses: source.bad_responses,
         };
         let (others, whole) = (self.another_is_left(span.source), span.whole);
         let source = &mut self.sources[span.source.0];
@@ -294,7 +299,7 @@ impl Scheduler {
         Some(span)
     }
 
-    /// Puts the blocks that a span did not bring back into the queue. The blocks of a stream never left it.
+    /// Puts the blocks that a span did not deliver back into the queue. The blocks of a stream never left it.
     pub(super) fn give_back(&mut self, span: &Span) {
         if !span.whole && !span.tried.is_empty() {
             self.blocks.waiting.push(Waiting {
@@ -310,7 +315,7 @@ impl Scheduler {
         }
     }
 
-    /// The same after a failure: the blocks wait for this source until the given time. After a stream the source itself waits.
+    /// The same after a failure: the source gets these blocks again only after this time. After a stream the source itself waits.
     fn put_back_later(&mut self, span: &Span, failures: u32, not_before: Millis) {
         if span.whole {
             let source = &mut self.sources[span.source.0];
@@ -320,7 +325,7 @@ impl Scheduler {
             let mut tried = span.tried.clone();
             note(
                 &mut tried,
-                Tried {
+                SourceFailure {
                     source: span.source,
                     failures,
                     not_before,

@@ -3,10 +3,10 @@
 //! It does no I/O and reads no clock. Events go in ([`Scheduler::handle`]), commands come out ([`Scheduler::command`]) until it
 //! says [`Command::Wait`] or [`Command::Finish`]. The engine on sockets and the simulation in the tests run this same code.
 //!
-//! Every wanted block is in exactly one place: *held* (the judge saw it), *claimed* (a journal says so), *todo*, *waiting*
-//! (failed, to be requested again), or in one running span. A block that is not wanted may be in none. A *stream*, the whole
-//! object from a source without ranges, runs beside that: it takes no block away from other sources, and puts none back when it
-//! breaks.
+//! Every wanted block is in exactly one state: *held* (proven), *claimed* (recorded in a journal, not judged yet), *todo* (to be
+//! requested), *waiting* (failed, to be requested again), or part of one running span. A block that is not wanted may be in none.
+//! A *stream* is one response with the whole object, from a source without ranges. It runs beside these states: its blocks stay
+//! available to other sources, and nothing is put back when it breaks.
 
 use std::collections::BTreeMap;
 
@@ -30,40 +30,42 @@ use blocks::Blocks;
 use choose::STREAM_AFTER_MS;
 use rounds::Round;
 use search::Search;
-use sources::{Source, Tried};
+use sources::{Source, SourceFailure};
 use want::Wanted;
 
 pub use protocol::{Command, DropReason, Event, Limits, Millis, Outcome, SourceId, SpanId};
 pub use want::{READ_OVER_BYTES_MAX, Want};
 
-/// A run starts with so many connections where more are allowed.
+/// The number of connections at the start of a run, unless the limit is lower.
 pub const CONNECTIONS_FIRST: u32 = 8;
 
 #[derive(Clone, Debug)]
 struct Span {
     source: SourceId,
-    /// What is still to arrive; the start moves on as blocks are proven or found wrong.
+    /// The blocks that are still to arrive. The start advances as blocks are proven or found wrong.
     blocks: BlockRange,
     /// The first block that was requested.
     first: BlockIndex,
+    /// It is a stream.
     whole: bool,
-    /// Failures in a row of the same blocks from the same source before this span.
+    /// Consecutive failures of these blocks at this source before this span.
     failures: u32,
-    /// The sources that failed to bring these blocks before.
-    tried: Vec<Tried>,
+    /// The sources that failed to deliver these blocks before.
+    tried: Vec<SourceFailure>,
     since: Millis,
     bytes: u64,
-    /// Whether a response has arrived, and when anything arrived last.
+    /// A response has arrived.
     opened: bool,
-    heard: Millis,
+    /// When the response or its latest bytes arrived; until then, when the span started.
+    last_received: Millis,
 }
 
 /// Blocks to be requested again.
 #[derive(Clone, Debug)]
 struct Waiting {
     blocks: BlockRange,
-    /// The latest failure is the last.
-    tried: Vec<Tried>,
+    /// The sources that failed to deliver them, the latest failure last.
+    tried: Vec<SourceFailure>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -86,15 +88,14 @@ pub struct Scheduler {
     next_span: u64,
     random: u64,
     patience: Patience,
-    /// Commands that are decided and not yet handed out.
+    /// Commands that [`Scheduler::command`] has not returned yet.
     pending: std::collections::VecDeque<Command>,
     outcome: Option<Outcome>,
 }
 
 impl Scheduler {
-    /// A run over an object of which these blocks are claimed. `length_proven`: the length may be believed before the last
-    /// block is proven, because the statement is signed by a key that is trusted. All of it is wanted, until
-    /// [`Scheduler::want`] says otherwise.
+    /// A run over an object of which these blocks are claimed. `length_proven`: a trusted key signed the statement, so the length
+    /// is trusted before the last block is proven. All blocks are wanted, until [`Scheduler::want`] changes that.
     pub fn new(
         geometry: Geometry,
         limits: Limits,
@@ -140,29 +141,29 @@ impl Scheduler {
         &self.blocks.held
     }
 
-    /// Blocks that a journal claims and the judge has not seen yet.
+    /// Blocks that a journal records and the judge has not checked yet.
     pub fn claimed(&self) -> &BlockSet {
         &self.blocks.claimed
     }
 
-    /// How many spans run.
+    /// The number of running spans.
     pub fn running(&self) -> usize {
         self.spans.len()
     }
 
-    /// Whether this span runs, and was neither cancelled nor ended.
+    /// Whether this span has started, and was neither cancelled nor ended.
     pub fn is_running(&self, span: SpanId) -> bool {
         self.spans.contains_key(&span)
     }
 
-    /// Whether the length of the object may be believed.
+    /// Whether the length of the object is trusted.
     pub fn length_proven(&self) -> bool {
         self.blocks.length_proven
     }
 
-    /// Takes over what is known of the host of a source from earlier runs or parallel ones; times are those of this run.
-    pub fn source_is_known(&mut self, source: SourceId, reputation: Reputation) {
-        self.sources[source.0].is_known(reputation);
+    /// Merges the reputation of a source's host from earlier or parallel runs. Its times count from the start of this run.
+    pub fn merge_reputation(&mut self, source: SourceId, reputation: Reputation) {
+        self.sources[source.0].merge_reputation(reputation);
     }
 
     /// Notes that a source serves no ranges, as its first response showed.
@@ -170,13 +171,13 @@ impl Scheduler {
         self.sources[source.0].ranges = false;
     }
 
-    /// Changes the limit of connections over all sources. Running spans go on.
+    /// Changes the limit of connections over all sources. Running spans continue.
     pub fn allow(&mut self, connections: u32) {
         self.limits.connections = connections.max(1);
         self.search.allow(self.limits.connections);
     }
 
-    /// Takes note of an event. [`Scheduler::command`] then says what to do.
+    /// Updates the state after an event. [`Scheduler::command`] then returns what to do.
     pub fn handle(&mut self, now: Millis, event: Event) {
         self.pass_time(now);
         match event {
@@ -185,7 +186,7 @@ impl Scheduler {
             Event::Bytes { span, count } => {
                 if let Some(span) = self.spans.get_mut(&span) {
                     span.bytes += count;
-                    span.heard = now;
+                    span.last_received = now;
                     self.sources[span.source.0].pace.add_bytes(count);
                     self.round.add_bytes(count);
                 }
@@ -206,7 +207,7 @@ impl Scheduler {
                 self.hold(now, verified);
             }
             Event::ClaimFailed { block } => self.claim_failed(now, block),
-            Event::Wrong { span, block } => self.came_wrong(now, span, block),
+            Event::Wrong { span, block } => self.block_failed(now, span, block),
             Event::Ended { span } => {
                 if let Some(span) = self.remove_span(span) {
                     self.sources[span.source.0].reputation.served(now);
@@ -249,7 +250,7 @@ impl Scheduler {
         self.patience.since.saturating_add(self.limits.patience_ms)
     }
 
-    /// The earliest end of a cooldown, if every source cools down beyond the patience limit. While spans run there is none: their
+    /// The earliest end of a cooldown, if every source cools down beyond the patience limit. `None` while spans run: their
     /// progress renews patience.
     fn must_wait(&self) -> Option<Millis> {
         let first = self
@@ -312,8 +313,8 @@ impl Scheduler {
 }
 
 impl Span {
-    /// Moves the start behind these blocks: they are proven or wrong. A stream need not report what lies before them: it reads over
-    /// blocks that are not wanted, and none of them comes later.
+    /// Advances the start past these blocks: they are proven or wrong. A stream may leave blocks before them unreported: it skips
+    /// unwanted blocks and never returns to them.
     fn pass(&mut self, blocks: BlockRange) {
         let follows = self.whole || blocks.start <= self.blocks.start;
         if blocks.end > self.blocks.start && follows {

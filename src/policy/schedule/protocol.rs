@@ -11,11 +11,11 @@ use crate::{
 /// Milliseconds since the start of the run.
 pub type Millis = u64;
 
-/// The number of a span; none is used twice in a run.
+/// The number of a span, unique in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpanId(pub u64);
 
-/// The number of a source in the order in which they were given.
+/// The number of a source, in the order in which the caller named them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(pub usize);
 
@@ -24,11 +24,11 @@ pub struct SourceId(pub usize);
 pub struct Limits {
     /// The most connections at a time, over all sources.
     pub connections: u32,
-    /// Consecutive failures of one span from a host that responds.
+    /// The most consecutive failures of one span from a host that responds.
     pub tries: u32,
-    /// Time without a newly proven byte.
+    /// The longest time without a newly proven block.
     pub patience_ms: u64,
-    /// Where the jitter of waits begins; any number.
+    /// The seed of the jitter of waits; any number.
     pub seed: u64,
 }
 
@@ -87,7 +87,7 @@ pub enum Command {
         blocks: BlockRange,
         whole: bool,
     },
-    /// End the span earlier: another span brings the rest, or it is not wanted any more.
+    /// End the span earlier: another span delivers the rest, or it is not wanted any more.
     Shrink { span: SpanId, end: BlockIndex },
     /// Stop the span. What it proved before that still counts as [`Event::Held`].
     Cancel { span: SpanId },

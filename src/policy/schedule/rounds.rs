@@ -1,4 +1,4 @@
-//! Measuring rounds: how many bytes arrived in an interval over how many connections, for [`Search`] to choose their number.
+//! Measuring rounds: the bytes that arrived in an interval over so many connections. [`Search`] chooses their number by them.
 
 use super::{
     Scheduler,
@@ -6,10 +6,10 @@ use super::{
     search::{Measured, Search},
 };
 
-/// A round is discarded when the connections at work differ from the intended number by more than this share.
+/// A round is discarded when the connections at work differ from the intended number by more than one in this many.
 const OFF_SHARE: u64 = 8;
 
-/// The round that runs.
+/// The current round.
 #[derive(Clone, Debug, Default)]
 pub struct Round {
     since: Millis,
@@ -48,8 +48,8 @@ impl Scheduler {
         self.spans.values().filter(|span| span.opened).count() as u64
     }
 
-    /// Begins a round when the connections of a new number have their first responses. A late one is not waited for.
-    pub(super) fn one_more_opened(&mut self, now: Millis) {
+    /// Begins a round when nearly all connections of a new number have their first response: all but one in [`OFF_SHARE`].
+    pub(super) fn begin_round_if_connected(&mut self, now: Millis) {
         let wanted = u64::from(self.search.connections());
         if self.search.is_fresh() && self.opened_spans() == wanted - wanted / OFF_SHARE {
             self.begin_round(now);

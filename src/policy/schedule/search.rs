@@ -1,32 +1,31 @@
-//! How many connections: found by measuring.
+//! Finds the number of connections by measuring.
 //!
-//! Where packets get lost, each connection has a rate of its own, and more of them bring more. Where one pipe is full, more of
-//! them only share it. Nothing but trying tells the two apart: the number is doubled, and stays doubled when the rate grew
-//! with it.
+//! Where packets get lost, loss limits the rate of each connection, and more of them are faster together. Where the link is full,
+//! more of them only share it. Only trying tells the two apart: the number is doubled, and stays doubled if the rate grew.
 
 use super::{CONNECTIONS_FIRST, protocol::Millis};
 
 /// A round lasts at least this long, and at least this many times the response time.
 const ROUND_MS_MIN: Millis = 120;
-const ROUND_ANSWERS: u64 = 3;
+const ROUND_ROUND_TRIPS: u64 = 3;
 /// And at most this long, however slow the responses are.
 const ROUND_MS_MAX: Millis = 4_000;
-/// With less left than this no further connections are tried: before all of them have reached their rate the transfer is over.
+/// With less time left than this, no more connections are tried: the transfer would end before they reach their rate.
 const UP_WORTH_MS: u64 = 5_000;
-/// Where loss limits each connection, more of them help soon.
+/// The same where loss limits each connection: there more of them help sooner.
 const AT_ONCE_WORTH_MS: u64 = 1_000;
-/// A connection that lost nothing has more than this under way in its second round: it begins with ten packets of 1.4 kB, and
-/// doubles with each answer.
+/// A connection without loss has more bytes than this in flight in its second round: it begins with ten packets of 1.4 kB, and
+/// doubles them in each round trip.
 const WINDOW_OF_LOSS: u64 = 100_000;
-/// With less left to do fewer are not tried: finding out may cost a second or two.
+/// With less time left than this, fewer connections are not tried: finding out may cost a second or two.
 const DOWN_WORTH_MS: u64 = 10_000;
 /// A source with this latency is far away. There a connection takes long to recover from a loss, and waiting for a settled rate
-/// costs more than a few connections that bring nothing.
+/// costs more than a few useless connections.
 pub const FAR_MS: u64 = 5;
-/// A number that brought nothing is tried again after so long, because other traffic on the link changes.
+/// A number that was no faster is tried again after this time, because other traffic on the link changes.
 const AGAIN_MS: Millis = 30_000;
-/// A rate has settled when it grows by less than an eighth in a round, but not in the first round, in which connections are
-/// made; after so many rounds it is taken as it is.
+/// A rate has settled when it grows by less than an eighth in a round, at the earliest in the second: in the first, connections
+/// are made. After the last of these rounds it counts as settled.
 const ROUNDS_MIN: u32 = 2;
 const ROUNDS_MAX: u32 = 8;
 
@@ -65,14 +64,14 @@ enum State {
 pub struct Search {
     first: u32,
     connections: u32,
-    /// The greatest number there was.
+    /// The greatest number so far.
     peak: u32,
     most: u32,
     state: State,
     /// Rounds since the number changed, and the rate of the latest.
     rounds: u32,
     rate: u64,
-    /// The number was doubled before its rate had settled, so whether that brought anything is not known.
+    /// The number was doubled before its rate had settled, so it is not known whether that helped.
     unsure: bool,
 }
 
@@ -96,7 +95,7 @@ impl Search {
         self.connections
     }
 
-    /// From now on there may be so many.
+    /// Changes the greatest number that is allowed.
     pub fn allow(&mut self, most: u32) {
         if most != self.most {
             self.most = most;
@@ -122,10 +121,10 @@ impl Search {
 
     /// The length of a round at this response time.
     pub fn round_ms(response_ms: u64) -> Millis {
-        (response_ms * ROUND_ANSWERS).clamp(ROUND_MS_MIN, ROUND_MS_MAX)
+        (response_ms * ROUND_ROUND_TRIPS).clamp(ROUND_MS_MIN, ROUND_MS_MAX)
     }
 
-    /// Takes note of a round in which this many connections were at work all the time.
+    /// Evaluates a round in which the current number of connections was at work all the time.
     pub fn round(&mut self, now: Millis, measured: Measured) {
         let Measured { rate, left_ms, .. } = measured;
         self.rounds += 1;
@@ -186,7 +185,7 @@ impl Search {
     }
 }
 
-/// Whether the rate grew at least a quarter as much as the number of connections: twice as many bring a quarter more.
+/// Whether the rate grew at least a quarter as much as the number of connections: with twice as many, to 1.25 times the rate.
 fn is_more((many, with_many): (u32, u64), (few, with_few): (u32, u64)) -> bool {
     let (many, few) = (u128::from(many), u128::from(few));
     u128::from(with_many) * 4 * few >= u128::from(with_few) * (3 * few + many)

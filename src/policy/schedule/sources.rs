@@ -1,4 +1,4 @@
-//! What the scheduler knows of a source.
+//! The state of a source in the scheduler.
 
 use std::collections::BTreeMap;
 
@@ -6,24 +6,24 @@ use crate::{format::geometry::BlockIndex, policy::reputation::Reputation};
 
 use super::protocol::{Millis, SourceId};
 
-/// Less connection time than this gives no rate.
+/// With less connection time than this, the rate is not known.
 const PACE_MS_MIN: u64 = 1_000;
-/// After so many wrong blocks in a row a source is suspect: it gets one request at a time, for one of them, until a block is
-/// proven.
+/// After this many wrong blocks in a row a source is suspect: it gets one request at a time, for one of these blocks, until a
+/// block is proven.
 const SUSPECT_AFTER: u32 = 2;
 
 #[derive(Clone, Debug)]
 pub struct Source {
     pub dropped: bool,
     pub ranges: bool,
-    /// What is known of its host; times are those of the run.
+    /// The reputation of its host; times count from the start of the run.
     pub reputation: Reputation,
     pub running: u32,
     /// It gets no request before this time.
     pub rest_until: Millis,
     /// Its host does not respond: it gets one request at a time, as a probe.
     pub unreachable: bool,
-    pub bad_answers: u32,
+    pub bad_responses: u32,
     /// Failures in a row of its stream.
     pub stream_failures: u32,
     /// How often each block came wrong from it.
@@ -36,7 +36,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// A source of which nothing is known yet.
+    /// A source without a response yet.
     pub fn new() -> Source {
         Source {
             dropped: false,
@@ -45,7 +45,7 @@ impl Source {
             running: 0,
             rest_until: 0,
             unreachable: false,
-            bad_answers: 0,
+            bad_responses: 0,
             stream_failures: 0,
             wrong_blocks: BTreeMap::new(),
             wrong_in_row: 0,
@@ -79,8 +79,8 @@ impl Source {
         !self.dropped && self.ranges && self.rest_until <= now && self.running < most
     }
 
-    /// Takes over what is known of its host.
-    pub fn is_known(&mut self, reputation: Reputation) {
+    /// Merges the reputation of its host.
+    pub fn merge_reputation(&mut self, reputation: Reputation) {
         self.reputation = self.reputation.joined(reputation);
         self.rest_until = self.rest_until.max(self.reputation.until_ms);
     }
@@ -98,7 +98,7 @@ impl Source {
         self.rest_until = self.rest_until.max(self.reputation.until_ms);
     }
 
-    /// Notes that its host is in a cooldown for so long.
+    /// Notes that its host is in a cooldown of this length.
     pub fn rest(&mut self, now: Millis, rest_ms: u64) {
         self.reputation.until_ms = self.reputation.until_ms.max(now + rest_ms);
         self.rest_until = self.rest_until.max(self.reputation.until_ms);
@@ -135,23 +135,23 @@ impl Pace {
     }
 }
 
-/// A source that failed to bring some blocks, and when it may be requested for them again. Other sources need not wait.
+/// A source that failed to deliver some blocks, and when they may be requested from it again. Other sources need not wait.
 #[derive(Clone, Copy, Debug)]
-pub struct Tried {
+pub struct SourceFailure {
     pub source: SourceId,
     pub failures: u32,
     pub not_before: Millis,
 }
 
-/// Whether this source may be requested now for blocks with these failures.
-pub fn may_try(tried: &[Tried], source: SourceId, now: Millis) -> bool {
+/// Whether blocks with these failures may be requested from this source now.
+pub fn may_try(tried: &[SourceFailure], source: SourceId, now: Millis) -> bool {
     tried
         .iter()
         .all(|tried| tried.source != source || tried.not_before <= now)
 }
 
 /// Notes the latest failure; of each source only the last one matters.
-pub fn note(tried: &mut Vec<Tried>, latest: Tried) {
+pub fn note(tried: &mut Vec<SourceFailure>, latest: SourceFailure) {
     tried.retain(|tried| tried.source != latest.source);
     tried.push(latest);
 }

@@ -1,8 +1,8 @@
-//! What the caller wants of the object, most urgent first, and how the scheduler follows when that changes.
+//! Which blocks the caller wants, most urgent first, and how the scheduler reacts when that changes. Three rules:
 //!
-//! Three rules. Spans ask only for wanted blocks; the one exception is the last block of an object of which the length is not
-//! proven: it comes before all others. Patience runs only while something wanted is missing. The most urgent range comes
-//! first, and in a range the first missing block.
+//! - Spans request only wanted blocks. One exception: while the length is not proven, the last block comes before all others.
+//! - Patience runs only while a wanted block is missing.
+//! - The most urgent range comes first; within a range, the first missing block.
 
 use crate::format::{
     blockset::BlockSet,
@@ -15,15 +15,15 @@ use super::{
     sources::may_try,
 };
 
-/// A running span reads over so many bytes that are not wanted any more, if wanted ones follow: a new request costs as much.
+/// A running span reads up to this many unwanted bytes to reach wanted ones: a new request costs as much.
 pub const READ_OVER_BYTES_MAX: u64 = 256 << 10;
 
-/// What is wanted of an object from now on. Blocks that are held already may be among it.
+/// The blocks that are wanted from now on. Held blocks may be among them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Want {
-    /// The most urgent first. They may overlap, and no span crosses the end of the range that it is started for.
+    /// The most urgent first. They may overlap. No span crosses the end of the range that it is started for.
     pub ranges: Vec<BlockRange>,
-    /// More will be wanted later: when all of this is held, the scheduler waits instead of finishing.
+    /// More will be wanted later: when all ranges are held, the scheduler waits instead of finishing.
     pub more: bool,
 }
 
@@ -37,19 +37,19 @@ impl Want {
     }
 }
 
-/// A want with the blocks that it stands for.
+/// A [`Want`] and the set of its blocks.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     ranges: Vec<BlockRange>,
     pub more: bool,
-    /// The blocks of all ranges; and the last block, if the length was not proven when they became wanted.
+    /// The blocks of all ranges, and the last block if the length was not proven when they became wanted.
     pub blocks: BlockSet,
     /// How many of these blocks are not held.
     pub unheld: u32,
 }
 
 impl Wanted {
-    /// Ranges are cut to the object. If nothing is left of them, nothing is wanted, not even the last block.
+    /// Cuts the ranges to the object. If none is left, nothing is wanted, not even the last block.
     pub fn new(want: Want, geometry: &Geometry, held: &BlockSet, length_proven: bool) -> Wanted {
         let mut ranges = want.ranges;
         for range in &mut ranges {
@@ -75,11 +75,11 @@ impl Wanted {
 }
 
 impl Scheduler {
-    /// From now on this is wanted, and nothing else. Spans of which nothing is wanted any more are cancelled, and the others
-    /// end where the wanted blocks end. A run that has finished with [`Outcome::Done`] goes on; one that has failed does not.
+    /// Replaces what is wanted. Cancels spans without wanted blocks, and ends the others after their first run of wanted blocks.
+    /// A run that has finished with [`Outcome::Done`] continues; one that has failed does not.
     ///
-    /// Held blocks stay held, wanted or not: they are not fetched again. Failures of blocks that are not wanted for a while
-    /// are remembered, so that a want that comes and goes does not shorten any wait.
+    /// Held blocks stay held, wanted or not: they are not fetched again. Failures of blocks that are not wanted are remembered:
+    /// dropping a want and repeating it does not shorten any wait.
     pub fn want(&mut self, now: Millis, want: Want) {
         self.pass_time(now);
         let had_demand = self.has_demand();
@@ -90,7 +90,7 @@ impl Scheduler {
             self.blocks.length_proven,
         );
         let running = self.spans.iter();
-        // What is left of a span without blocks is only its end.
+        // A span without blocks only has to end.
         let ranged = running.filter(|(_, span)| !span.whole && !span.blocks.is_empty());
         let ranged: Vec<(SpanId, BlockRange)> =
             ranged.map(|(id, span)| (*id, span.blocks)).collect();
@@ -110,8 +110,8 @@ impl Scheduler {
         }
     }
 
-    /// Where a running span over these blocks has brought its first stretch of wanted ones. `None`: they are none, or so far
-    /// off that a new request for them costs less.
+    /// The end of the first run of wanted blocks among these, which a running span still has to deliver. `None`: there is no
+    /// wanted block, or the first one is so far ahead that a new request costs less.
     fn end_of_use(&self, blocks: BlockRange) -> Option<u32> {
         let first = self.blocks.next_wanted(blocks)?;
         let over = BlockRange::new(blocks.start, first.0);
@@ -122,7 +122,7 @@ impl Scheduler {
         Some(end.map_or(blocks.end, |end| end.0.min(blocks.end)))
     }
 
-    /// Ends a span earlier. What is wanted behind its new end is to be requested again.
+    /// Ends a span earlier. Wanted blocks behind its new end are to be requested again.
     fn shrink(&mut self, id: SpanId, end: u32) {
         let Some(span) = self.spans.get_mut(&id) else {
             return;
@@ -142,7 +142,7 @@ impl Scheduler {
         }
     }
 
-    /// The wanted blocks that no span brings and none failed to bring.
+    /// The wanted blocks that are missing, in no ranged span, and not waiting after a failure.
     fn not_under_way(&self) -> BlockSet {
         let mut todo = self.blocks.wanted.blocks.clone();
         todo.remove_all(&self.blocks.held);
@@ -164,18 +164,19 @@ impl Scheduler {
         }
     }
 
-    /// Whether anything is wanted from the sources.
+    /// Whether the sources still have to deliver a wanted block.
     pub(super) fn has_demand(&self) -> bool {
-        // What a span still brings may have come another way.
-        let brings = |span: &Span| !span.whole && self.blocks.next_wanted(span.blocks).is_some();
+        // The remaining blocks of a span may have arrived another way.
+        let still_delivers =
+            |span: &Span| !span.whole && self.blocks.next_wanted(span.blocks).is_some();
         !self.blocks.todo.is_empty()
             || self.blocks.has_wanted_waiting()
-            || self.spans.values().any(brings)
+            || self.spans.values().any(still_delivers)
     }
 
-    /// Cancels streams that have passed all of the most urgent range that may be requested from their source now: what is behind them
-    /// comes sooner with a new stream than after the end of this one. As long as something of that range lies ahead, a stream
-    /// is read on.
+    /// Cancels each stream that is past all due blocks of the most urgent range: a new stream delivers them sooner than one that
+    /// starts after this one ends. Due blocks are those that may be requested from the stream's source now; the most urgent range
+    /// is the first that has any. A stream with such a block ahead of it continues.
     pub(super) fn cancel_passed_streams(&mut self, now: Millis) {
         let is_passed = |span: &Span| {
             let ranges = self.urgent_ranges();
@@ -183,7 +184,7 @@ impl Scheduler {
                 .iter()
                 .filter(|range| self.is_due(**range, span.source, now));
             let ahead = |urgent| self.is_due(overlap(urgent, span.blocks), span.source, now);
-            // What is left of a stream without blocks is only its end.
+            // A stream without blocks only has to end.
             span.whole
                 && !span.blocks.is_empty()
                 && due.next().is_some_and(|urgent| !ahead(*urgent))
@@ -196,7 +197,7 @@ impl Scheduler {
         }
     }
 
-    /// Whether something of this range may be requested from this source now.
+    /// Whether a block of this range may be requested from this source now.
     fn is_due(&self, range: BlockRange, source: SourceId, now: Millis) -> bool {
         let todo = self.blocks.todo.next(BlockIndex(range.start));
         let waits = |waiting: &Waiting| {
@@ -210,7 +211,7 @@ impl Scheduler {
     }
 }
 
-/// The blocks that are in both.
+/// The blocks in both ranges.
 pub fn overlap(one: BlockRange, other: BlockRange) -> BlockRange {
     let start = one.start.max(other.start);
     BlockRange::new(start, one.end.min(other.end).max(start))
