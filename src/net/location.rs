@@ -13,7 +13,7 @@ pub struct Location(Url);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum BadUrl {
-    #[error("{text:?} is not a URL{}; URLs begin with http:// or https://", reason(.cause))]
+    #[error("{text:?} is not a URL{}; URLs begin with http:// or https://", reason(*.cause))]
     Malformed {
         text: String,
         cause: url::ParseError,
@@ -23,7 +23,7 @@ pub enum BadUrl {
 }
 
 /// The cause, unless the scheme is missing, which the message says anyway.
-fn reason(cause: &url::ParseError) -> String {
+fn reason(cause: url::ParseError) -> String {
     match cause {
         url::ParseError::RelativeUrlWithoutBase => String::new(),
         cause => format!(" ({cause})"),
