@@ -30,6 +30,7 @@ mod several;
 mod simulation;
 mod store;
 mod storms;
+mod streams;
 mod support;
 mod tidy;
 mod trust;
