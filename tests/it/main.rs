@@ -26,6 +26,7 @@ mod proxies;
 mod python;
 mod roots;
 mod secrets;
+mod serve;
 mod several;
 mod simulation;
 mod store;
