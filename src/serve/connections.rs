@@ -18,13 +18,14 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use rustix::process::{Resource, getrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
+
+use crate::disk::machine;
 
 /// The limits on connections.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +67,8 @@ const CHECK_TIME: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 fn of_descriptors() -> usize {
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let connections = descriptors.saturating_sub(DESCRIPTORS_KEPT) / DESCRIPTORS_PER_CONNECTION;
+    let connections =
+        machine::descriptors_max().saturating_sub(DESCRIPTORS_KEPT) / DESCRIPTORS_PER_CONNECTION;
     connections.clamp(1, CONNECTIONS_MAX) as usize
 }
 
