@@ -18,3 +18,4 @@ pub mod receipt;
 pub mod statement;
 pub mod tree;
 pub mod trust;
+pub mod validators;
