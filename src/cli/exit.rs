@@ -63,6 +63,7 @@ impl Exit {
                 Exit::Failed
             }
             Error::Changed { .. } => Exit::Changed,
+            Error::Output(_) => Exit::Disk,
             Error::Patience { .. } | Error::MustWait { .. } => Exit::Again,
             Error::TooManyBlocks { .. } => Exit::Usage,
         }

@@ -53,6 +53,7 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::State(_)
         | Error::Wrong { .. }
         | Error::NoSuchRange { .. }
+        | Error::Output(_)
         | Error::BadKey { .. }
         | Error::NotSigned { .. }
         | Error::OtherName { .. }

@@ -8,6 +8,7 @@ use std::{
 
 use crate::engine::{
     create::{self, CreateOptions, Input},
+    error::Error,
     events::{Event, Events},
     manifest_file,
     sign::Signer,
@@ -98,6 +99,7 @@ fn one(
             });
             Exit::Ok
         }
+        Err(Error::Output(cause)) => output.data_written(Err(cause)),
         Err(error) => output.error(Some(&path.display().to_string()), None, &error),
     }
 }

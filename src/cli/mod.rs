@@ -50,8 +50,8 @@ pub fn run() -> ExitCode {
         Command::Fetch(args) => signals::block_on(fetch::run(*args, cli.output.store, &mut output)),
         Command::Hosts(args) => hosts::run(&args, cli.output.store, &mut output),
         Command::Store(args) => store::run(&args, cli.output.store, &mut output),
-        Command::Completions(args) => shell::completions(&args),
-        Command::Man => shell::man(),
+        Command::Completions(args) => shell::completions(&args, &mut output),
+        Command::Man => shell::man(&mut output),
         Command::Serve(args) => signals::block_on(serve::run(args, &mut output)),
     };
     output.flush();

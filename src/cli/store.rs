@@ -77,7 +77,7 @@ fn status(store: &mut Store, folder: &Path, output: &mut Output) -> Result<Exit,
             "bytes_own": bytes_own, "bytes_own_max": bytes_own_max, "bytes_index": bytes_index, "samples": samples,
         }),
     );
-    Ok(Exit::Ok)
+    Ok(output.printed())
 }
 
 fn list(store: &mut Store, output: &mut Output) -> Result<Exit, Error> {
@@ -107,7 +107,7 @@ fn list(store: &mut Store, output: &mut Output) -> Result<Exit, Error> {
             }),
         );
     }
-    Ok(Exit::Ok)
+    Ok(output.printed())
 }
 
 fn add(store: &mut Store, paths: &[PathBuf], output: &mut Output) -> Exit {

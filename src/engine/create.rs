@@ -113,13 +113,9 @@ pub fn create(
             let (file, path) = temporary::spool()?;
             let length = write(&tree, pieces, particulars, signer, &file, &path)?;
             copy(&file, &path, ByteRange::new(0, length), |bytes| {
-                stream.write_all(bytes).map_err(|cause| {
-                    DiskError::io(FileOperation::Write, Path::new("-"), cause).into()
-                })
+                stream.write_all(bytes).map_err(Error::Output)
             })?;
-            stream
-                .flush()
-                .map_err(|cause| DiskError::io(FileOperation::Write, Path::new("-"), cause))?;
+            stream.flush().map_err(Error::Output)?;
         }
     }
     Ok(tree)

@@ -1,6 +1,9 @@
 //! Why a use case failed, with one variant for each way a caller can react.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     disk::{error::DiskError, state::StateError, store::StoreError},
@@ -68,6 +71,9 @@ pub enum Error {
     TooLarge { place: String, bytes: u64 },
     #[error("{place} has {length} bytes; the range begins after its end")]
     NoSuchRange { place: String, length: u64 },
+    /// The caller's output refused the bytes.
+    #[error("failed to write the output: {0}")]
+    Output(io::Error),
     #[error("{place} has too many blocks of this size")]
     TooManyBlocks { place: String },
     #[error("{place}: {cause}")]

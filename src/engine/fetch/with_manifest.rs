@@ -51,7 +51,7 @@ pub async fn fetch(
     let Found { search, anchors } = found;
     let bytes_local = search.bytes_local(&header.geometry);
     let (locked, mut opened) = run.open_part(locked, &identity, trust, bytes_local).await?;
-    let (copied, leaves) = local::copy_found(
+    let (mut copied, leaves) = local::copy_found(
         &run.context,
         search,
         &mut opened,
@@ -60,15 +60,16 @@ pub async fn fetch(
     )
     .await?;
     if !leaves.are_complete() {
-        // A file changed after it was searched, so its blocks must be fetched after all.
         let before = run.context.client.bytes_fetched();
-        local::read_all_leaves(&run.context, &mut object.manifest, &leaves).await?;
+        let (context, manifest) = (&run.context, &mut object.manifest);
+        copied = local::judge_by_leaves(context, manifest, &leaves, &mut opened, copied).await?;
         run.bytes_manifest += run.context.client.bytes_fetched() - before;
     }
     let Copied {
         stored,
         bytes_reused,
         bytes_resumed: resumed_elsewhere,
+        wrong: _,
     } = copied;
     let transfer = to_transfer(run, &object, &leaves, trust, stored);
     let Transferred {
