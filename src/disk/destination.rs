@@ -126,8 +126,8 @@ pub struct Locked {
 }
 
 /// What was found under the name of the part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the size is in bytes")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "sizes are in bytes")]
 pub enum Found {
     /// No part.
     Nothing,
@@ -135,8 +135,9 @@ pub enum Found {
     Part,
     /// A part of another object, or without a journal: its blocks are judged, and the file is ours from now on.
     Seed { bytes: u64 },
-    /// A part of another version, useless without a manifest: this many bytes were dropped.
-    Outdated { bytes: u64 },
+    /// A part of another object or version, useless without a manifest: this many bytes were dropped. `url`: the URL of the
+    /// object, if that was another one.
+    Outdated { bytes: u64, url: Option<String> },
 }
 
 /// What earlier runs left beside the target.
@@ -200,25 +201,27 @@ impl Locked {
         let bytes = keeper.read()?;
         let read = journal::read(&bytes, &place);
         // A damaged journal claims nothing, but it still shows that this program wrote the part.
-        let is_ours = journal::is_journal(&bytes);
-        let claims = read.filter(|claims| length > 0 && claims.identity.continues(identity));
-        if let Some(claims) = claims {
-            let mut claimed = plausible_claims(&claims, length);
+        let outdated = journal::is_journal(&bytes).then(|| outdated(read.as_ref(), url, length));
+        if let Some(claims) = &read
+            && length > 0
+            && claims.are_of(identity, url)
+        {
+            let mut claimed = plausible_claims(claims, length);
             if identity.root.is_some() {
                 let mut found = part.blocks_with_data(&identity.geometry)?;
                 found.remove_all(&claims.dropped);
                 claimed.insert_all(&found);
             }
-            let journal = Journal::resume(keeper, identity, &claims, place, time)?;
+            let journal = Journal::resume(keeper, identity, claims, place, time)?;
             return Ok(Opened {
                 part,
                 journal,
                 claimed,
-                leaves: claims.leaves,
+                leaves: claims.leaves.clone(),
                 found: Found::Part,
             });
         }
-        let (claimed, found) = without_claims(&part, identity, is_ours)?;
+        let (claimed, found) = without_claims(&part, identity, outdated)?;
         let mut journal = Journal::begin(keeper, identity, url, place, time)?;
         if identity.root.is_none() {
             // After a power cut, a part with bytes and no journal would look like a file of the user.
@@ -323,7 +326,7 @@ impl Locked {
     }
 
     /// The object is at the target already: removes what earlier runs left of it; other files stay.
-    pub fn discard_leftovers(self, identity: &Identity) -> Result<(), DiskError> {
+    pub fn discard_leftovers(self, identity: &Identity, url: &str) -> Result<(), DiskError> {
         let Destination {
             folder,
             part_name,
@@ -346,7 +349,7 @@ impl Locked {
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
         // Whether the part is ours does not depend on where it was last seen.
         let ours = journal::read(&bytes, &journal::Place::NOWHERE)
-            .is_some_and(|claims| claims.identity.continues(identity));
+            .is_some_and(|claims| claims.are_of(identity, url));
         match part_bytes == 0 || ours {
             true => self.discard(),
             false => Ok(()),
@@ -383,24 +386,36 @@ impl Drop for Locked {
     }
 }
 
-/// The claims and the kind of a part without a journal that claims anything.
+/// What a part of ours is if it is useless without a manifest.
+fn outdated(claims: Option<&Claims>, url: &str, length: u64) -> Found {
+    let is_other = |of_part: &String| !of_part.is_empty() && of_part != url;
+    Found::Outdated {
+        // The part may have holes: only what its journal claims could have been used.
+        bytes: claims.map_or(length, |claims| {
+            plausible_claims(claims, length).bytes(&claims.identity.geometry)
+        }),
+        url: claims.map(|claims| claims.url.clone()).filter(is_other),
+    }
+}
+
+/// The claims and the kind of a part without a journal that claims anything of this object. `outdated`: the part is ours.
 fn without_claims(
     part: &Part,
     identity: &Identity,
-    is_ours: bool,
+    outdated: Option<Found>,
 ) -> Result<(BlockSet, Found), DiskError> {
-    let blocks = identity.geometry.blocks();
-    Ok(match (part.length()?, identity.root) {
-        (0, _) => (BlockSet::empty(blocks), Found::Nothing),
-        (length, Some(_)) => (
+    let nothing = BlockSet::empty(identity.geometry.blocks());
+    Ok(match (part.length()?, identity.root, outdated) {
+        (0, _, _) => (nothing, Found::Nothing),
+        (length, Some(_), _) => (
             part.blocks_with_data(&identity.geometry)?,
             Found::Seed { bytes: length },
         ),
-        (length, None) if is_ours => {
+        (_, None, Some(outdated)) => {
             part.set_length(0)?;
-            (BlockSet::empty(blocks), Found::Outdated { bytes: length })
+            (nothing, outdated)
         }
-        (_, None) => {
+        (_, None, None) => {
             return Err(DiskError::Unsafe {
                 path: part.path().to_owned(),
                 what: "not a download of ours",

@@ -48,8 +48,12 @@ pub enum Event {
     Resumed { bytes_held: u64 },
     /// A part file that does not belong to this object: its blocks are judged, and kept where they verify.
     PartReused { path: PathBuf, bytes: u64 },
-    /// The existing part is useless: this many bytes are fetched again.
-    StartedOver { path: PathBuf, bytes: u64 },
+    /// The existing part is useless: this many bytes are fetched again. `url`: it is of this object, which is another one.
+    StartedOver {
+        path: PathBuf,
+        bytes: u64,
+        url: Option<String>,
+    },
     /// A span failed; it is requested again.
     Retry {
         source: String,

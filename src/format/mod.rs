@@ -19,3 +19,4 @@ pub mod receipt;
 pub mod statement;
 pub mod tree;
 pub mod trust;
+pub mod validators;

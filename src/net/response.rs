@@ -5,13 +5,12 @@ use std::time::SystemTime;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
-    format::{digests::Digest, geometry::ByteRange},
+    format::{digests::Digest, geometry::ByteRange, validators::Validators},
     policy::recovery::{BadResponse, Changed, Failure},
 };
 
 use super::{
-    body::Body, content_range, error::NetError, location::Location, repr_digest,
-    validators::Validators,
+    body::Body, content_range, error::NetError, location::Location, repr_digest, validators,
 };
 
 /// Which bytes the body of a response contains.
@@ -104,7 +103,7 @@ impl Head {
         };
         Ok(Head {
             content,
-            validators: Validators::of(headers),
+            validators: validators::of_response(headers),
             offered: headers.iter().filter_map(text).flatten().collect(),
             is_page: PAGES.iter().any(|page| content_type.starts_with(page)),
         })

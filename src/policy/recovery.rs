@@ -93,7 +93,7 @@ pub enum BadResponse {
 pub enum Changed {
     #[error("its length differs")]
     Length,
-    #[error("its entity tag differs")]
+    #[error("its entity tag or its date differs")]
     Validator,
     #[error("the precondition failed (412)")]
     Precondition,

@@ -54,7 +54,7 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
         Event::Searching { bytes } => ("searching", json!({ "bytes": bytes })),
         Event::PartReused { path, bytes } =>
             ("part_reused", json!({ "path": printable(&path.display().to_string()), "bytes": bytes })),
-        Event::StartedOver { bytes, .. } => ("started_over", json!({ "bytes": bytes })),
+        Event::StartedOver { bytes, url, .. } => ("started_over", json!({ "bytes": bytes, "other_url": url })),
         Event::Retry { source, class, attempt, wait_ms } => ("retry", json!({
             "source": source, "class": class.name(), "attempt": attempt, "wait_ms": wait_ms,
         })),

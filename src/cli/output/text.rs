@@ -52,9 +52,13 @@ pub fn line(event: &Event) -> Option<Line> {
             path.display(),
             human_bytes(*bytes)
         )),
-        Event::StartedOver { path, bytes } => notice(format!(
-            "{}: the object changed or cannot be resumed; starting over ({} are fetched again)",
+        Event::StartedOver { path, bytes, url } => notice(format!(
+            "{}: {}; starting over ({} are fetched again)",
             path.display(),
+            match url {
+                Some(url) => format!("it is of another object, {url}"),
+                None => "the object changed or cannot be resumed".to_owned(),
+            },
             human_bytes(*bytes)
         )),
         Event::Retry {

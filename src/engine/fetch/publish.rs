@@ -16,8 +16,8 @@ use crate::{
         manifest::Tree,
         tree::Root,
         trust::Trust,
+        validators::Validators,
     },
-    net::validators::Validators,
 };
 
 use super::{adopt, receipt, run::Run};
@@ -92,7 +92,8 @@ pub async fn unchanged(
 ) -> Result<Published, Error> {
     let path = locked.destination().path();
     run.report_plan(&locked, &identity, 0, proof.length, proof.trust);
-    blocking::on_disk(move || locked.discard_leftovers(&identity)).await?;
+    let url = run.options.url.to_string();
+    blocking::on_disk(move || locked.discard_leftovers(&identity, &url)).await?;
     let local = LocalBytes {
         resumed: 0,
         reused: proof.length,

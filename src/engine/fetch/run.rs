@@ -101,11 +101,13 @@ impl<'a> Run<'a> {
         let geometry = identity.geometry;
         let held = opened.claimed.bytes(&geometry);
         let path = locked.destination().part_path();
-        match opened.found {
+        match opened.found.clone() {
             Found::Nothing => (),
             Found::Part => self.events.event(Event::Resumed { bytes_held: held }),
             Found::Seed { bytes } => self.events.event(Event::PartReused { path, bytes }),
-            Found::Outdated { bytes } => self.events.event(Event::StartedOver { path, bytes }),
+            Found::Outdated { bytes, url } => {
+                self.events.event(Event::StartedOver { path, bytes, url });
+            }
         }
         // An earlier run may have copied some of these local bytes into the part.
         let local = local.min(geometry.length() - held);

@@ -22,8 +22,9 @@ use crate::{
         journal::Identity,
         manifest::Tree,
         tree::{Cv, PartHasher, Root},
+        validators::Validators,
     },
-    net::{error::NetError, validators::Validators},
+    net::error::NetError,
     policy::recovery::Failure,
 };
 
@@ -149,6 +150,7 @@ pub async fn fetch(
             run.events.event(Event::StartedOver {
                 path: locked.destination().part_path(),
                 bytes: writer.at,
+                url: None,
             });
         }
         part = blocking::on_disk(move || {

@@ -22,9 +22,9 @@ use crate::{
     },
     format::{
         digests::Digest, journal::Identity, judge::Leaves, keys::PublicKey, statement::Header,
-        trust::Trust,
+        trust::Trust, validators::Validators,
     },
-    net::{location::Location, validators::Validators},
+    net::location::Location,
     policy::recovery::starts_over,
 };
 

@@ -5,10 +5,10 @@ use crate::{
     format::{
         digests::{Digest, DigestHasher},
         geometry::ByteRange,
+        validators::Validators,
     },
     net::{
         client::Client, error::NetError, location::Location, request::Request, response::Content,
-        validators::Validators,
     },
     policy::recovery::{BadResponse, Failure},
 };

@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 
 use crate::{
     engine::{blocking::joined, connections, context::Context, error::Error},
-    format::geometry::ByteRange,
-    net::{error::NetError, validators::Validators},
+    format::{geometry::ByteRange, validators::Validators},
+    net::error::NetError,
     policy::{
         recovery::{BadResponse, Failure},
         requests::{self, Cost, Link},

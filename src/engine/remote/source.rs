@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::{
-    format::geometry::ByteRange,
+    format::{geometry::ByteRange, validators::Validators},
     net::{
         body::Body,
         client::Client,
@@ -12,7 +12,6 @@ use crate::{
         multi_range::{MultiRangeResponse, Parts},
         request::Request,
         response::{Content, Response},
-        validators::Validators,
     },
     policy::recovery::{BadResponse, Changed, Failure},
 };
