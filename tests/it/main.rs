@@ -23,6 +23,7 @@ mod mistakes;
 mod nginx;
 mod pipes;
 mod proxies;
+mod publish;
 mod python;
 mod roots;
 mod secrets;
