@@ -165,6 +165,7 @@ pub async fn fetch(
         bytes: length,
     })?;
     let Writer { part, hashers, .. } = writer;
+    let part = blocking::on_disk(move || part.settle(length).map(|()| part)).await?;
     let whole = WholePart {
         part,
         journal: opened.journal,
