@@ -38,14 +38,14 @@ pub async fn fetch(
     options: FetchOptions,
     events: &mut dyn Events,
 ) -> Result<Published, Error> {
-    let target = options.target.clone();
+    let (target, discard) = (options.target.clone(), options.discard);
     let mut run = Run::new(context, options, &mut *events);
     let locked = lock(&mut run).await?;
     // Boxed, to keep the futures of callers small.
     let outcome = Box::pin(fetch_locked(&mut run, locked)).await;
     drop(run);
     if let Err(error) = &outcome {
-        leftovers::after(error, target, events).await;
+        leftovers::after(error, target, discard, events).await;
     }
     outcome
 }
