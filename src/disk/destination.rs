@@ -146,17 +146,6 @@ pub enum Found {
     Outdated { bytes: u64, url: Option<String> },
 }
 
-/// What earlier runs left beside the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// Nothing of ours.
-    Nothing,
-    /// Blocks that are proven against a root.
-    Proven,
-    /// Bytes of an object without a manifest.
-    Unproven,
-}
-
 /// A part that can be written to.
 pub struct Opened {
     /// Open, and owned by this run.
@@ -309,26 +298,26 @@ impl Locked {
         Ok(())
     }
 
-    /// What earlier runs left in part and journal.
-    pub fn left(&self) -> Result<Left, DiskError> {
+    /// The bytes in the part that a later run can resume from.
+    pub fn bytes_held(&self) -> Result<u64, DiskError> {
         let Destination {
             folder,
             part_name,
             journal_name,
             ..
         } = &self.destination;
-        let part = folder.entry(part_name)?;
-        if part.is_none_or(|part| folder.suspicious(&part).is_some() || part.length == 0) {
-            return Ok(Left::Nothing);
-        }
+        let Some(part) = folder.open_own(part_name)? else {
+            return Ok(0);
+        };
+        let part = Part::new(part, folder.path_of(part_name));
         let clone = self.journal.try_clone().map_err(|cause| {
             DiskError::io(FileOperation::Open, &folder.path_of(journal_name), cause)
         })?;
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
-        Ok(match journal::read(&bytes, &journal::Place::NOWHERE) {
-            None => Left::Nothing,
-            Some(claims) if claims.identity.root.is_some() => Left::Proven,
-            Some(_) => Left::Unproven,
+        let claims = journal::read(&bytes, &part.place()?);
+        claims.map_or(Ok(0), |claims| {
+            let held = plausible_claims(&claims, part.length()?);
+            Ok(held.bytes(&claims.identity.geometry))
         })
     }
 

@@ -292,20 +292,6 @@ impl Folder {
     }
 }
 
-/// Whether a store to a mapped page of a file in this folder may need room on the disk: the file system writes each changed page to
-/// a new place, or a page has several blocks, of which not all are there.
-pub fn mapped_stores_need_room(folder: &Path) -> bool {
-    const BTRFS: u32 = 0x9123_683e;
-    const ZFS: u32 = 0x2fc1_2fc1;
-    const BCACHEFS: u32 = 0xca45_1a4e;
-    const PAGE: u64 = 4096;
-    fs::statfs(folder).is_ok_and(|system| {
-        // Of other widths on other systems.
-        let (kind, block) = (system.f_type as u32, system.f_bsize as u64);
-        [BTRFS, ZFS, BCACHEFS].contains(&kind) || block < PAGE
-    })
-}
-
 /// Creates a folder that only its owner can access, and the missing folders above it; succeeds if it exists.
 pub fn create_private_folder(path: &Path) -> io::Result<()> {
     std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)

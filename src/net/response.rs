@@ -36,6 +36,8 @@ pub struct Response {
     pub offered: Vec<Digest>,
     /// Its `Content-Type` is a web page or XML: perhaps a login page or an error, and not the object.
     pub is_page: bool,
+    /// Whether the response declares where its body ends. If not, a connection that breaks cannot be told from the end.
+    pub end_declared: bool,
     /// Not yet read.
     pub body: Body,
 }
@@ -46,6 +48,7 @@ pub struct Head {
     validators: Validators,
     offered: Vec<Digest>,
     is_page: bool,
+    end_declared: bool,
 }
 
 /// Media types of pages and messages that servers send instead of the object.
@@ -106,6 +109,10 @@ impl Head {
             validators: validators::of_response(headers),
             offered: headers.iter().filter_map(text).flatten().collect(),
             is_page: PAGES.iter().any(|page| content_type.starts_with(page)),
+            // Later versions have frames (RFC 9112, 6.3).
+            end_declared: length.is_some()
+                || headers.contains_key(header::TRANSFER_ENCODING)
+                || response.version() > reqwest::Version::HTTP_11,
         })
     }
 
@@ -133,6 +140,7 @@ impl Head {
             validators: self.validators,
             offered: self.offered,
             is_page: self.is_page,
+            end_declared: self.end_declared,
             body,
         }
     }

@@ -3,12 +3,13 @@
 use std::{fs, process::Command};
 
 use rustix::process::Signal;
+use sapwood::format::digests::{Algorithm, DigestHasher};
 
 use crate::support::{
     objects::Content,
     origin::{Asks, Lie, Object, Of, Origin},
     program::{self, Ended, bytes_of, sapwood, verified},
-    scene::{MANIFEST, OBJECT, Scene},
+    scene::{MANIFEST, OBJECT, Scene, names},
 };
 
 const KIB: u64 = 1024;
@@ -234,4 +235,114 @@ fn nodes_with_one_tag_and_several_dates_are_read_in_one_response() {
     scene.origin.lie(MANIFEST, Asks::Anything, Of::All, now);
     fetch(&scene, &scene.url(), &[]).must(0);
     scene.must_be_published();
+}
+
+#[test]
+fn no_status_deletes_a_part_that_has_bytes() {
+    for lie in [
+        Lie::Status(404),
+        Lie::Status(400),
+        Lie::Status(403),
+        Lie::Status(410),
+        Lie::Status(451),
+        Lie::Header("Content-Encoding", "gzip".to_owned()),
+    ] {
+        let scene = scene();
+        let held = stopped(&scene, &scene.url());
+        let before = fs::read(scene.part()).unwrap();
+        scene
+            .origin
+            .lie(OBJECT, Asks::Anything, Of::All, lie.clone());
+        let ended = fetch(&scene, &scene.url(), &[]);
+        if ended.exit == Some(1) {
+            assert!(
+                fs::read(scene.part()).is_ok_and(|part| part == before),
+                "{lie:?}"
+            );
+            let told = told(&scene, &scene.url(), &[]).must(1).stderr;
+            for part in ["out.part", "MB", "is kept", "fresh", "--discard"] {
+                assert!(told.contains(part), "{lie:?}: {told}");
+            }
+            let kept = ended.event("part_kept")["bytes"].as_u64().unwrap();
+            assert!((held..held + MIB).contains(&kept), "{kept} of {held}");
+            scene.origin.be_honest();
+            let ended = fetch(&scene, &scene.url(), &[]).must(0);
+            assert!(resumed(&ended) >= held, "{lie:?}: {}", ended.stdout);
+        }
+        scene.must_be_published();
+    }
+    // A user may.
+    let scene = scene();
+    stopped(&scene, &scene.url());
+    scene
+        .origin
+        .lie(OBJECT, Asks::Anything, Of::All, Lie::Status(404));
+    fetch(&scene, &scene.url(), &["--discard"]).must(1);
+    assert_eq!(names(scene.folder.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_link_that_expires_with_400_is_redirected_anew() {
+    let scene = scene();
+    for path in ["/signed-1", "/signed-2"] {
+        scene.origin.put(path, alike(&scene.content));
+    }
+    for (of, target) in [(Of::First(1), "/signed-1"), (Of::From(2), "/signed-2")] {
+        let redirect = Lie::Redirect(302, target.to_owned());
+        scene.origin.lie(OBJECT, Asks::Anything, of, redirect);
+    }
+    scene
+        .origin
+        .lie("/signed-1", Asks::Body, Of::From(2), Lie::Status(400));
+    fetch(&scene, &scene.url(), &[]).must(0);
+    scene.must_be_published();
+}
+
+#[test]
+fn an_end_that_only_the_connection_tells_is_not_known() {
+    let sent = 300 * KIB;
+    let scene = |length: u64, lies: &[Lie]| {
+        let scene = Scene::new(length, 16 * KIB);
+        scene.origin.remove(MANIFEST);
+        for lie in lies {
+            scene
+                .origin
+                .lie(OBJECT, Asks::Anything, Of::All, lie.clone());
+        }
+        scene
+    };
+    let told = "end of the object is not known";
+    let cut = [Lie::NoRanges, Lie::Endless, Lie::CloseAfter(sent)];
+    for length in [sent, MIB] {
+        let scene = scene(length, &cut);
+        let ended = fetch(&scene, &scene.url(), &[]).must(0);
+        let published = ended.event("published");
+        assert_eq!(published["end_known"], false, "{published}");
+        assert_eq!(published["trust"], "none");
+        let warnings = ended.all("warning");
+        assert!(warnings[0]["message"].as_str().unwrap().contains(told));
+        // The line for people says nothing of a length that nobody declared.
+        let ended = self::told(&scene, &scene.url(), &[]).must(0);
+        assert!(!ended.stdout.contains("length"), "{}", ended.stdout);
+        assert!(ended.stdout.contains("NOT verified"), "{}", ended.stdout);
+        assert!(ended.stderr.contains(told), "{}", ended.stderr);
+        fs::remove_file(scene.target()).unwrap();
+        fetch(&scene, &scene.url(), &["--require", "digest"]).must(3);
+        assert!(!scene.target().exists());
+    }
+    // A digest tells the end.
+    let whole = scene(sent, &cut);
+    let mut hasher = DigestHasher::new(Algorithm::Sha256);
+    hasher.update(&whole.content.all());
+    let more = ["--require", "digest", "--sha256", &hasher.finish().hex()];
+    let ended = fetch(&whole, &whole.url(), &more).must(0);
+    assert_eq!(ended.event("published")["end_known"], true);
+    assert!(ended.all("warning").is_empty(), "{}", ended.stdout);
+    // So do chunks, and a length.
+    for lies in [&[Lie::NoRanges, Lie::Chunked][..], &[]] {
+        let scene = scene(MIB, lies);
+        let ended = fetch(&scene, &scene.url(), &[]).must(0);
+        assert_eq!(ended.event("published")["end_known"], true, "{lies:?}");
+        assert!(ended.all("warning").is_empty(), "{}", ended.stdout);
+    }
 }

@@ -21,7 +21,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
-use super::files;
+use super::{files, machine};
 
 pub use arrivals::Arrived;
 pub use cached::Own;
@@ -82,7 +82,7 @@ pub fn default_folder() -> Option<PathBuf> {
 /// file. Where a store to it needs room, a full disk turns it into SIGBUS, which ends the process: there the journal is one for
 /// rollback.
 fn journal_of(folder: &Path) -> (&'static str, &'static str) {
-    match files::mapped_stores_need_room(folder) {
+    match machine::mapped_stores_need_room(folder) {
         true => ("TRUNCATE", "FULL"),
         false => ("WAL", "NORMAL"),
     }

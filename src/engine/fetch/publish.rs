@@ -40,6 +40,8 @@ pub struct Proof {
     pub validators: Validators,
     /// For the store, if it is known.
     pub tree: Option<Tree>,
+    /// Whether anything but the end of a connection shows that this is all of it.
+    pub end_known: bool,
 }
 
 /// Bytes of an object that were on this machine before.
@@ -129,6 +131,7 @@ async fn published(
         etag: proof.validators.etag,
         last_modified: proof.validators.last_modified,
         bytes_total: proof.length,
+        end_known: proof.end_known,
         bytes_fetched: run.context.client.bytes_fetched(),
         bytes_manifest: run.bytes_manifest,
         bytes_reused: local.reused,

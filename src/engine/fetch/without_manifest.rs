@@ -245,6 +245,7 @@ async fn transfer(
                 digests,
                 validators: version.validators.clone(),
                 tree: Some(tree),
+                end_known: true,
             },
             local: LocalBytes::resumed(bytes_resumed),
         }
@@ -280,6 +281,7 @@ async fn proof_of_existing(
             digests,
             validators: validators.clone(),
             tree: Some(tree),
+            end_known: true,
         }
     }))
 }

@@ -75,6 +75,8 @@ pub struct SourceResponse {
     pub total: Option<u64>,
     /// The version of the representation.
     pub validators: Validators,
+    /// See [`Response::end_declared`].
+    pub end_declared: bool,
     chunks: Chunks,
 }
 
@@ -161,6 +163,7 @@ impl SourceResponse {
             extent,
             total,
             validators: response.validators,
+            end_declared: response.end_declared,
             chunks: Chunks::One {
                 body: Box::new(response.body),
                 at,
@@ -181,6 +184,7 @@ impl SourceResponse {
             extent: Extent::Parts,
             total: None,
             validators: Validators::default(),
+            end_declared: true,
             chunks: Chunks::Parts {
                 parts,
                 location,
