@@ -91,6 +91,12 @@ impl Destination {
         self.folder.entry(&self.name)
     }
 
+    /// Whether an earlier run left a part.
+    pub fn has_part(&self) -> Result<bool, DiskError> {
+        let part = self.folder.entry(&self.part_name)?;
+        Ok(part.is_some_and(|part| part.length > 0))
+    }
+
     /// Free bytes in the file system of the target.
     pub fn bytes_free(&self) -> Result<u64, DiskError> {
         self.folder.bytes_free()

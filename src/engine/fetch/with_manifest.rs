@@ -223,6 +223,7 @@ async fn describe(
             proof.validators = validators.clone();
             return Ok(Err((identity, proof)));
         }
+        run.check_room(locked, header.geometry.length())?;
         match find_local(run, locked, manifest).await {
             Ok(found) => {
                 return Ok(Ok(Described {
