@@ -79,7 +79,8 @@ impl Exit {
 
     fn of_disk(cause: &DiskError) -> Exit {
         match cause {
-            DiskError::Busy { .. } => Exit::Again,
+            DiskError::Busy { .. } | DiskError::ChangedAfterProof { .. } => Exit::Again,
+            DiskError::Conflict { .. } => Exit::Usage,
             DiskError::Unsafe { .. } | DiskError::Exists { .. } => Exit::Unsafe,
             DiskError::ChangedWhileRead { .. } => Exit::Changed,
             DiskError::NoRoom { .. } => Exit::Disk,

@@ -108,6 +108,10 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
             Some("move it away, or name another file (with fetch: -o FILE)")
         }
         DiskError::Exists { .. } => Some("without --no-clobber it is replaced"),
+        DiskError::Conflict { .. } => None,
+        DiskError::ChangedAfterProof { .. } => {
+            Some("run the same command again: it is judged again, and what is wrong is fetched")
+        }
         DiskError::ChangedWhileRead { .. } => {
             Some("run the same command again when no program writes to it")
         }

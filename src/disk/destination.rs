@@ -1,12 +1,12 @@
 //! The destination of a download: the target, its part and its journal, and the order of steps that publishes a complete file or
 //! nothing.
 //!
-//! lock journal -> open part -> (prove, write, checkpoint, barrier) ... -> all proven -> sync part -> rename -> sync folder ->
-//! remove journal. A kill between any two steps leaves a state that the next run continues.
+//! lock journal -> open part -> (prove, write, checkpoint, barrier) ... -> all proven -> sync part -> check that nothing else wrote
+//! to it -> rename -> sync folder -> remove journal. A kill between any two steps leaves a state that the next run continues.
 
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,14 +18,14 @@ use crate::format::{
     blockset::BlockSet,
     geometry::{BlockIndex, BlockRange, ByteRange},
     journal::{self, Claims, Identity},
-    tree::Cv,
+    tree::{Cv, Root},
 };
 
 use super::{
     error::{DiskError, FileOperation},
     files::{self, Entry, EntryKind, Folder},
     journal::{FileKeeper, Journal, JournalKeeper},
-    machine::unix_time,
+    machine::{default_mode, unix_time},
     part::Part,
 };
 
@@ -50,6 +50,12 @@ impl Destination {
             what,
         };
         let (folder, name) = files::split(target).ok_or(unsafe_target("no file name"))?;
+        if files::is_own(&name) {
+            return Err(DiskError::Conflict {
+                path: target.to_owned(),
+                what: "a name of unfinished downloads; choose another name",
+            });
+        }
         let destination = Destination {
             folder: Folder::open(&folder).map_err(|cause| match cause {
                 // Name the target: it cannot be created in this folder.
@@ -226,11 +232,12 @@ impl Locked {
         })
     }
 
-    /// Gives the part its final name. All of it must be proven, and its length right.
+    /// Gives the part its final name. It must be settled, and the object of this root.
     pub fn publish(
         mut self,
         part: &Part,
         mut journal: Journal,
+        root: Root,
         no_clobber: bool,
     ) -> Result<(), DiskError> {
         let Destination {
@@ -240,23 +247,26 @@ impl Locked {
             journal_name,
             ..
         } = &self.destination;
-        let mode = folder
-            .entry(name)?
-            .map_or_else(files::default_mode, |entry| entry.mode);
-        part.set_mode(mode)?;
+        let existing = folder.entry(name)?.filter(|entry| folder.is_ours(entry));
+        part.set_mode(existing.map_or_else(default_mode, |entry| entry.mode_to_keep()))?;
         if let Err(cause) = part.sync_all() {
             // The next run would read all of it from memory, judge it right, and rename a file that is not on the disk.
             journal.sync_failed()?;
             return Err(cause);
         }
-        folder.rename(part_name, name, !no_clobber)?;
+        if !part.is_still(root)? {
+            return Err(DiskError::ChangedAfterProof {
+                path: part.path().to_owned(),
+            });
+        }
+        part.rename(folder, part_name, name, !no_clobber)?;
         folder.sync()?;
         folder.remove(journal_name)?;
         self.released = true;
         Ok(())
     }
 
-    /// Renames a part that is wrong to `FILE.quarantined`, and returns that path.
+    /// Renames a part that is wrong to `FILE.quarantined`, or the next free name of that kind, and returns that path.
     pub fn quarantine(mut self) -> Result<PathBuf, DiskError> {
         let Destination {
             folder,
@@ -265,13 +275,10 @@ impl Locked {
             journal_name,
             ..
         } = &self.destination;
-        let quarantined = files::with_suffix(name, ".quarantined");
-        folder.rename(part_name, &quarantined, true)?;
-        folder.sync()?;
+        let quarantined = set_aside(folder, part_name, name)?;
         folder.remove(journal_name)?;
-        let path = folder.path_of(&quarantined);
         self.released = true;
-        Ok(path)
+        Ok(quarantined)
     }
 
     /// Removes part and journal: the object is at the target already, or the part is useless.
@@ -328,7 +335,7 @@ impl Locked {
         files::sync_all(&files::open_for_reading(&path)?, &path)?;
         folder.sync()?;
         let part = folder.entry(part_name)?;
-        if part.is_some_and(|part| part.suspicious().is_some()) {
+        if part.is_some_and(|part| folder.suspicious(&part).is_some()) {
             return Ok(());
         }
         let part_bytes = part.map_or(0, |part| part.length);
@@ -357,7 +364,8 @@ impl Drop for Locked {
         if self.released {
             return;
         }
-        let ours_and_empty = |entry: Entry| entry.suspicious().is_none() && entry.length == 0;
+        let ours_and_empty =
+            |entry: Entry| entry.length == 0 && folder.suspicious(&entry).is_none();
         let journal_is_empty = self
             .journal
             .metadata()
@@ -396,9 +404,11 @@ fn without_claims(
     let nothing = BlockSet::empty(identity.geometry.blocks());
     Ok(match (part.length()?, identity.root, outdated) {
         (0, _, _) => (nothing, Found::Nothing),
-        (length, Some(_), _) => (
+        (_, Some(_), _) => (
             part.blocks_with_data(&identity.geometry)?,
-            Found::Seed { bytes: length },
+            Found::Seed {
+                bytes: part.bytes_of_data()?,
+            },
         ),
         (_, None, Some(outdated)) => {
             part.set_length(0)?;
@@ -436,15 +446,31 @@ fn plausible_claims(claims: &Claims, length: u64) -> BlockSet {
     claimed
 }
 
-/// Renames a file that does not verify to `FILE.quarantined`, and returns that path.
+/// Renames a file that does not verify to `FILE.quarantined`, or the next free name of that kind, and returns that path.
 pub fn quarantine(path: &Path) -> Result<PathBuf, DiskError> {
     let (folder, name) = files::split(path).ok_or(DiskError::Unsafe {
         path: path.to_owned(),
         what: "no file name",
     })?;
-    let folder = Folder::open(&folder)?;
-    let quarantined = files::with_suffix(&name, ".quarantined");
-    folder.rename(&name, &quarantined, true)?;
-    folder.sync()?;
-    Ok(folder.path_of(&quarantined))
+    set_aside(&Folder::open(&folder)?, &name, &name)
+}
+
+/// Renames a file to the first free one of `NAME.quarantined`, `NAME.2.quarantined` ...; nothing is replaced.
+fn set_aside(folder: &Folder, file: &OsStr, name: &OsStr) -> Result<PathBuf, DiskError> {
+    let mut number = 1;
+    loop {
+        let suffix = match number {
+            1 => ".quarantined".to_owned(),
+            _ => format!(".{number}.quarantined"),
+        };
+        let quarantined = files::with_suffix(name, &suffix);
+        match folder.rename(file, &quarantined, false) {
+            Err(DiskError::Exists { .. }) => number += 1,
+            outcome => {
+                outcome?;
+                folder.sync()?;
+                return Ok(folder.path_of(&quarantined));
+            }
+        }
+    }
 }

@@ -52,6 +52,10 @@ pub enum DiskError {
     Unsafe { path: PathBuf, what: &'static str },
     #[error("{} exists", .path.display())]
     Exists { path: PathBuf },
+    #[error("{} cannot be written: it is {what}", .path.display())]
+    Conflict { path: PathBuf, what: &'static str },
+    #[error("another program wrote to {} after its bytes were proven; nothing was published", .path.display())]
+    ChangedAfterProof { path: PathBuf },
     #[error("{} changed while it was read", .path.display())]
     ChangedWhileRead { path: PathBuf },
     #[error("{} needs {needed} more bytes, and {available} are free on its disk", .path.display())]

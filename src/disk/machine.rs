@@ -32,3 +32,18 @@ pub fn descriptors_max() -> u64 {
         .current
         .unwrap_or(u64::MAX)
 }
+
+/// The permission bits of a new file of the user.
+pub fn default_mode() -> u32 {
+    // The system call that reads the umask also sets it, which another thread could see; /proc shows it without that.
+    let umask = std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Umask:"))?;
+            u32::from_str_radix(line.trim(), 8).ok()
+        })
+        .unwrap_or(0o022);
+    0o666 & !umask
+}

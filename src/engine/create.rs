@@ -12,7 +12,7 @@ use crate::{
         error::{DiskError, FileOperation},
         files,
         regions::{FileRegions, StreamRegions},
-        temporary::{self, Temporary},
+        temporary::{self, Replaces, Temporary},
     },
     format::{
         digests::{Algorithm, Digest},
@@ -76,6 +76,7 @@ pub fn create(
         Input::Stream(_) => "-".to_owned(),
     };
     let name = options.name.clone().unwrap_or_else(|| default_name(&input));
+    check_places(&input, &output)?;
     let (spool, spool_path) = temporary::spool()?;
     let mut spooled = 0;
     let mut sink = |bytes: &[u8]| {
@@ -98,7 +99,7 @@ pub fn create(
     });
     match output {
         Output::File(path) => {
-            let temporary = Temporary::create(&path)?;
+            let temporary = Temporary::create(&path, Replaces::Manifest)?;
             write(
                 &tree,
                 pieces,
@@ -107,7 +108,7 @@ pub fn create(
                 temporary.file(),
                 &temporary.path(),
             )?;
-            temporary.publish(None, true)?;
+            temporary.publish(None)?;
         }
         Output::Stream(mut stream) => {
             let (file, path) = temporary::spool()?;
@@ -119,6 +120,23 @@ pub fn create(
         }
     }
     Ok(tree)
+}
+
+/// Fails before any work if the input cannot be read, or if the manifest would replace it, or anything that is not a manifest.
+fn check_places(input: &Input, output: &Output) -> Result<(), DiskError> {
+    let Output::File(path) = output else {
+        return Ok(());
+    };
+    if let Input::File(input) = input {
+        files::open_for_reading(input)?;
+        if files::is_same_file(input, path) {
+            return Err(DiskError::Conflict {
+                path: path.clone(),
+                what: "the file that the manifest describes",
+            });
+        }
+    }
+    Temporary::check(path, Replaces::Manifest)
 }
 
 fn default_name(input: &Input) -> String {

@@ -124,7 +124,12 @@ impl Error {
     /// Whether the same call may succeed later without any other action. A queue tries such a job again.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Disk(cause) => matches!(cause, DiskError::Busy { .. }),
+            Error::Disk(cause) => {
+                matches!(
+                    cause,
+                    DiskError::Busy { .. } | DiskError::ChangedAfterProof { .. }
+                )
+            }
             Error::Net { cause, .. } => {
                 matches!(cause.failure.class(), Class::Again | Class::Slower)
             }

@@ -13,7 +13,7 @@ use crate::{
     disk::{
         error::{DiskError, FileOperation},
         files,
-        temporary::Temporary,
+        temporary::{Replaces, Temporary},
     },
     format::{
         keys::{BadKey, PublicKey},
@@ -51,13 +51,13 @@ pub fn keygen(name: &Path, password: Option<String>) -> Result<(PathBuf, PathBuf
         .map_err(failed(&secret_path))?;
     let public = pair.pk.to_box().map_err(failed(&public_path))?;
     let (secret_file, public_file) = (
-        Temporary::create(&secret_path)?,
-        Temporary::create(&public_path)?,
+        Temporary::create(&secret_path, Replaces::Nothing)?,
+        Temporary::create(&public_path, Replaces::Nothing)?,
     );
     secret_file.write_at(secret.into_string().as_bytes(), 0)?;
     public_file.write_at(public.into_string().as_bytes(), 0)?;
-    secret_file.publish(Some(0o600), false)?;
-    public_file.publish(Some(0o644), false)?;
+    secret_file.publish(Some(0o600))?;
+    public_file.publish(Some(0o644))?;
     Ok((secret_path, public_path))
 }
 
@@ -133,7 +133,7 @@ pub fn attach(
 
 fn replace_signature(manifest: &ManifestFile, signature: &Signature) -> Result<(), Error> {
     let front = manifest::front(&manifest.manifest.statement, Some(signature));
-    let temporary = Temporary::create(&manifest.path)?;
+    let temporary = Temporary::create(&manifest.path, Replaces::Manifest)?;
     temporary.write_at(&front, 0)?;
     let original = files::open_for_reading(&manifest.path)?;
     copy_rest(
@@ -142,7 +142,7 @@ fn replace_signature(manifest: &ManifestFile, signature: &Signature) -> Result<(
         manifest.manifest.statement.header().file_length(),
         &temporary,
     )?;
-    temporary.publish(None, true)?;
+    temporary.publish(None)?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 pub mod anchors;
 pub mod blockset;
+pub mod characters;
 pub mod codec;
 pub mod digests;
 pub mod geometry;

@@ -24,6 +24,7 @@ mod nginx;
 mod pipes;
 mod plain;
 mod proxies;
+mod publish;
 mod python;
 mod roots;
 mod secrets;

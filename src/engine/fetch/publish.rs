@@ -22,7 +22,7 @@ use crate::{
 
 use super::{adopt, receipt, run::Run};
 
-/// A part that holds all of its object.
+/// A part that holds all of its object, and is settled.
 pub struct WholePart {
     pub part: Arc<Part>,
     pub journal: Journal,
@@ -75,12 +75,8 @@ pub async fn publish(
         proof,
         local,
     } = whole;
-    let (no_clobber, length) = (run.options.no_clobber, proof.length);
-    blocking::on_disk(move || {
-        part.set_length(length)?;
-        locked.publish(&part, journal, no_clobber)
-    })
-    .await?;
+    let (no_clobber, root) = (run.options.no_clobber, proof.root);
+    blocking::on_disk(move || locked.publish(&part, journal, root, no_clobber)).await?;
     let published = published(run, path, proof, local, false).await;
     report(run, published).await
 }

@@ -151,6 +151,7 @@ pub async fn fetch(
         run.events.event(Event::Warning { message });
     }
     let Writer { part, hashers, .. } = writer;
+    let part = blocking::on_disk(move || part.settle(length).map(|()| part)).await?;
     let whole = WholePart {
         part,
         journal: opened.journal,
