@@ -1471,28 +1471,47 @@ fn put_pair(scene: &Scene, path: &'static str, manifest: &'static str, content: 
 
 #[test]
 fn an_object_replaced_in_the_middle_is_begun_again_and_what_proves_is_kept() {
-    let scene = Scene::new(4 * MIB, 16 * KIB);
-    // One block is another one.
-    let mut bytes = scene.content.all();
-    bytes[MIB as usize] ^= 1;
-    let other = Content::Bytes(bytes);
-    put_pair(&scene, "/other", "/other.sapwood", &other);
-    let replaced = Lie::Instead("/other");
-    scene.origin.lie(OBJECT, Asks::Body, Of::From(2), replaced);
-    let replaced = Lie::Instead("/other.sapwood");
-    scene
-        .origin
-        .lie(MANIFEST, Asks::Anything, Of::From(3), replaced);
-    let ended = scene.fetch(&[]).must(0);
-    scene.must_hold(&other);
-    assert_eq!(names(scene.folder.path()), ["out"]);
-    assert_eq!(ended.all("replaced").len(), 1);
-    assert!(ended.event("published")["bytes_resumed"].as_u64() > Some(0));
-    assert!(
-        scene.origin.sent(OBJECT) < 5 * MIB,
-        "{}",
-        scene.origin.sent(OBJECT)
-    );
+    for (what, length, ranges) in [
+        ("as long", 4 * MIB, true),
+        ("longer", 4 * MIB + 100 * KIB, true),
+        ("shorter", 4 * MIB - 100 * KIB, true),
+        ("longer, without ranges", 4 * MIB + 100 * KIB, false),
+    ] {
+        let scene = Scene::new(4 * MIB, 16 * KIB);
+        // One block is another one.
+        let mut bytes = Content::Painted(length).all();
+        bytes[MIB as usize] ^= 1;
+        let other = Content::Bytes(bytes);
+        put_pair(&scene, "/other", "/other.sapwood", &other);
+        if !ranges {
+            let break_off = Lie::ResetAfter(2 * MIB);
+            scene
+                .origin
+                .lie(OBJECT, Asks::Body, Of::First(1), break_off);
+            scene
+                .origin
+                .lie(OBJECT, Asks::Anything, Of::All, Lie::NoRanges);
+        }
+        for (path, asks, of, now) in [
+            (OBJECT, Asks::Body, Of::From(2), "/other"),
+            (OBJECT, Asks::Preflight, Of::From(2), "/other"),
+            (MANIFEST, Asks::Anything, Of::From(3), "/other.sapwood"),
+        ] {
+            scene.origin.lie(path, asks, of, Lie::Instead(now));
+        }
+        let ended = scene.fetch(&[]);
+        assert_eq!(ended.exit, Some(0), "{what}: {ended:?}");
+        scene.must_hold(&other);
+        assert_eq!(names(scene.folder.path()), ["out"]);
+        assert_eq!(ended.all("replaced").len(), 1);
+        // Of the others only one block may have come before.
+        if what == "as long" || !ranges {
+            let resumed = ended.event("published")["bytes_resumed"].as_u64();
+            assert!(resumed > Some(MIB), "{what}: {}", ended.stdout);
+        }
+        let fetched = ended.event("done")["bytes_fetched"].as_u64();
+        assert!(!ranges || fetched < Some(5 * MIB), "{what}: {fetched:?}");
+    }
 }
 
 #[test]

@@ -136,7 +136,11 @@ async fn replacement(
 ) -> Result<Object, Error> {
     let may_be_replaced = match &error {
         Error::Wrong { .. } | Error::Changed { .. } | Error::Manifest { .. } => true,
-        Error::Net { cause, .. } => cause.failure == Failure::BadResponse(BadResponse::WholeLength),
+        // With 416 the object ends before the range does.
+        Error::Net { cause, .. } => matches!(
+            cause.failure,
+            Failure::BadResponse(BadResponse::WholeLength) | Failure::Refused { status: 416 }
+        ),
         _ => false,
     };
     if !may_be_replaced {
