@@ -210,7 +210,7 @@ impl Locked {
         let claims = read.filter(|claims| length > 0 && claims.identity.continues(identity));
         if let Some(claims) = claims {
             let mut claimed = plausible_claims(&claims, length);
-            if identity.root.is_some() {
+            if identity.root.is_some() && part.shows_holes()? {
                 let mut found = part.blocks_with_data(&identity.geometry)?;
                 found.remove_all(&claims.dropped);
                 claimed.insert_all(&found);
