@@ -6,7 +6,7 @@ use std::{io, path::Path};
 use crate::{
     disk::error::{DiskError, FileOperation},
     engine::error::Error,
-    format::trust::Trust,
+    format::{keys::BadKey, trust::Trust},
     policy::recovery::Failure,
 };
 
@@ -22,6 +22,13 @@ pub const MANIFEST_ONE_FILE: &str =
 pub const NO_PASSWORD: &str =
     "a password is needed: set SAPWOOD_KEY_PASSWORD, run in a terminal, or use --no-password";
 pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 finds a free one)";
+
+/// No thread could be started.
+pub fn no_threads(cause: &io::Error) -> String {
+    format!(
+        "failed to start threads: {cause}; raise the limit on processes and threads (ulimit -u)"
+    )
+}
 
 /// An error as it is printed: what happened, then what to do.
 pub fn message(error: &Error) -> String {
@@ -61,6 +68,10 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::TooManyBlocks { .. } => Some("choose a larger --block-size"),
         Error::Expired { .. } => Some("its publisher must sign a newer one"),
         Error::Manifest { .. } => Some("name another manifest with --manifest"),
+        Error::BadKey {
+            cause: BadKey::Unknown,
+            ..
+        } => Some("give the public key with --key"),
         Error::State(_)
         | Error::Wrong { .. }
         | Error::NoSuchRange { .. }
@@ -91,6 +102,9 @@ fn of_required(trust: Trust) -> Option<&'static str> {
 
 fn of_disk(cause: &DiskError) -> Option<&'static str> {
     match cause {
+        DiskError::Io { .. } if cause.is_out_of_descriptors() => {
+            Some("raise the limit on open files (ulimit -n), or fetch over fewer --connections")
+        }
         DiskError::Io {
             operation, source, ..
         } => match (operation, source.kind()) {
@@ -109,6 +123,7 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
         }
         DiskError::Exists { .. } => Some("without --no-clobber it is replaced"),
         DiskError::Conflict { .. } => None,
+        DiskError::Stopped { .. } => Some("run the same command again"),
         DiskError::ChangedAfterProof { .. } => {
             Some("run the same command again: it is judged again, and what is wrong is fetched")
         }

@@ -6,15 +6,18 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::engine::{
-    create::{self, CreateOptions, Input},
-    error::Error,
-    events::{Event, Events},
-    manifest_file,
-    sign::Signer,
+use crate::{
+    disk::regions::StoppableStream,
+    engine::{
+        create::{self, CreateOptions, Input},
+        error::Error,
+        events::{Event, Events},
+        manifest_file,
+        sign::Signer,
+    },
 };
 
-use super::{args::ManifestArgs, exit::Exit, hints, keys, output::Output};
+use super::{args::ManifestArgs, exit::Exit, hints, keys, output::Output, signals};
 
 pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
     let is_stdio = |path: &Path| path == Path::new("-");
@@ -39,6 +42,7 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
             return output.done(exit);
         }
     };
+    signals::stop_reading_on_signal();
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -77,7 +81,10 @@ fn one(
     output: &mut Output,
 ) -> Exit {
     let input = match path == Path::new("-") {
-        true => Input::Stream(Box::new(io::stdin())),
+        true => match StoppableStream::new(io::stdin()) {
+            Ok(stream) => Input::Stream(Box::new(stream)),
+            Err(cause) => return output.refuse(Exit::Failed, &hints::no_threads(&cause)),
+        },
         false => Input::File(path.to_owned()),
     };
     let target = target

@@ -22,6 +22,7 @@ use super::{
     exit::Exit,
     hints,
     output::{Output, printable},
+    signals,
     units::human_bytes,
 };
 
@@ -30,6 +31,7 @@ pub fn run(args: &StoreArgs, folder: Option<PathBuf>, output: &mut Output) -> Ex
         let exit = output.usage(hints::NO_STORE_FOLDER);
         return output.done(exit);
     };
+    signals::stop_reading_on_signal();
     let opened = open_store(&folder);
     let done = opened.and_then(|mut store| match &args.command {
         StoreCommand::Status => status(&mut store, &folder, output),

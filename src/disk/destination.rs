@@ -208,7 +208,7 @@ impl Locked {
             && claims.are_of(identity, url)
         {
             let mut claimed = plausible_claims(claims, length);
-            if identity.root.is_some() {
+            if identity.root.is_some() && part.shows_holes()? {
                 let mut found = part.blocks_with_data(&identity.geometry)?;
                 found.remove_all(&claims.dropped);
                 claimed.insert_all(&found);

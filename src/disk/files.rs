@@ -43,10 +43,9 @@ impl Folder {
     /// Opens a folder; links to it are followed.
     pub fn open(path: &Path) -> Result<Folder, DiskError> {
         // The empty parent of a bare name is the current folder.
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
+        let path = match path.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => path,
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = fs::open(path, flags, Mode::empty())
@@ -279,16 +278,19 @@ impl Folder {
 
     /// The size of this file system.
     pub fn bytes_of_disk(&self) -> Result<u64, DiskError> {
-        let stat = fs::fstatvfs(&self.fd)
-            .map_err(|cause| DiskError::io(FileOperation::Inspect, &self.path, cause))?;
+        let stat = self.file_system()?;
         Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
     }
 
     /// Bytes of this file system that this process may still write.
     pub fn bytes_free(&self) -> Result<u64, DiskError> {
-        let stat = fs::fstatvfs(&self.fd)
-            .map_err(|cause| DiskError::io(FileOperation::Inspect, &self.path, cause))?;
+        let stat = self.file_system()?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn file_system(&self) -> Result<fs::StatVfs, DiskError> {
+        fs::fstatvfs(&self.fd)
+            .map_err(|cause| DiskError::io(FileOperation::Inspect, &self.path, cause))
     }
 }
 
@@ -296,6 +298,15 @@ impl Folder {
 pub fn create_private_folder(path: &Path) -> io::Result<()> {
     std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)
         .create(path)
+}
+
+/// Makes an empty file, or one that exists, accessible to its owner only, as far as possible. The file is not opened: to close a
+/// database drops the locks that `SQLite` has on it in this process.
+pub fn make_private(path: &Path) {
+    let mode = Mode::RUSR | Mode::WUSR;
+    if fs::mknodat(fs::CWD, path, fs::FileType::RegularFile, mode, 0) == Err(Errno::EXIST) {
+        let _ = fs::chmod(path, mode);
+    }
 }
 
 /// A folder that was created for files to come. It is removed when this is dropped, if it is still empty.
@@ -326,17 +337,13 @@ pub fn open_for_reading(path: &Path) -> Result<File, DiskError> {
     let fd = fs::open(path, flags, Mode::empty())
         .map_err(|cause| DiskError::io(FileOperation::Open, path, cause))?;
     let file = File::from(fd);
-    match Entry::of(&file, path)?.kind {
-        EntryKind::Regular => Ok(file),
-        EntryKind::Folder => Err(DiskError::Unsafe {
-            path: path.to_owned(),
-            what: "a folder, where a file is needed",
-        }),
-        _ => Err(DiskError::Unsafe {
-            path: path.to_owned(),
-            what: "not a regular file",
-        }),
-    }
+    let what = match Entry::of(&file, path)?.kind {
+        EntryKind::Regular => return Ok(file),
+        EntryKind::Folder => "a folder, where a file is needed",
+        _ => "not a regular file",
+    };
+    let path = path.to_owned();
+    Err(DiskError::Unsafe { path, what })
 }
 
 /// Opens for reading a file of the user that was recorded earlier under this absolute path. Links anywhere on the path are

@@ -24,7 +24,9 @@ impl fmt::Display for Lacking {
             Lacking::Syncs => {
                 "cannot be synced on this file system: verify the file again after a crash or a power cut"
             }
-            Lacking::Modes => "keeps its permissions: this file system, or its owner, refuses others",
+            Lacking::Modes => {
+                "keeps the permissions that it was made with: others cannot be set on this file system"
+            }
         })
     }
 }

@@ -22,6 +22,11 @@ pub fn host() -> String {
         .into_owned()
 }
 
+/// The signal for a write beyond the limit on the size of files (SIGXFSZ).
+pub fn file_size_signal() -> i32 {
+    rustix::process::Signal::XFSZ.as_raw()
+}
+
 /// Seconds since 1970.
 pub fn unix_time() -> u64 {
     SystemTime::now()

@@ -337,8 +337,24 @@ impl Part {
 
     /// How many bytes are data, not holes.
     pub fn bytes_of_data(&self) -> Result<u64, DiskError> {
+        Ok(self.bytes_shown_as_data()?.min(self.bytes_allocated()?))
+    }
+
+    /// Whether [`Part::blocks_with_data`] leaves out the holes: some file systems show them as data.
+    pub fn shows_holes(&self) -> Result<bool, DiskError> {
+        Ok(self.bytes_shown_as_data()? <= self.bytes_allocated()?)
+    }
+
+    fn bytes_shown_as_data(&self) -> Result<u64, DiskError> {
         let data = self.data(self.length()?)?;
         Ok(data.into_iter().map(ByteRange::length).sum())
+    }
+
+    fn bytes_allocated(&self) -> Result<u64, DiskError> {
+        fs::fstat(&self.file)
+            // In units of 512 bytes, whatever the block size of the file system is.
+            .map(|stat| stat.st_blocks as u64 * 512)
+            .map_err(|cause| DiskError::io(FileOperation::Inspect, &self.path, cause))
     }
 
     /// The ranges before `length` that are data, not holes.

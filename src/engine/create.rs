@@ -11,7 +11,7 @@ use crate::{
     disk::{
         error::{DiskError, FileOperation},
         files,
-        regions::{FileRegions, StreamRegions},
+        regions::{self, FileRegions, StreamRegions},
         temporary::{self, Replaces, Temporary},
     },
     format::{
@@ -254,6 +254,7 @@ fn copy(
     let mut buffer = vec![0; (256 * 1024).min(range.length() as usize)];
     let mut at = range.start;
     while at < range.end {
+        regions::check_not_stopped(path)?;
         let count = buffer.len().min((range.end - at) as usize);
         let read = file.read_exact_at(&mut buffer[..count], at);
         read.map_err(|cause: io::Error| DiskError::io(FileOperation::Read, path, cause))?;

@@ -15,12 +15,7 @@ use crate::{
         files,
         temporary::{Replaces, Temporary},
     },
-    format::{
-        keys::{BadKey, PublicKey},
-        layout::FRONT_BYTES,
-        manifest,
-        statement::Signature,
-    },
+    format::{keys::PublicKey, layout::FRONT_BYTES, manifest, statement::Signature},
 };
 
 use super::{error::Error, manifest_file::ManifestFile};
@@ -106,29 +101,21 @@ pub fn sign(path: &Path, signer: &Signer) -> Result<Signature, Error> {
     Ok(signature)
 }
 
-/// Puts a signature made by another program into a manifest. If `key` is known, the signature must be a valid one of its
-/// statement.
+/// Puts a signature made by another program into a manifest. It must be a valid one of its statement, by this key. `place` names
+/// the signature in errors.
 pub fn attach(
     path: &Path,
-    minisig: &str,
+    signature: &Signature,
     place: &str,
-    key: Option<&PublicKey>,
-) -> Result<Signature, Error> {
+    key: &PublicKey,
+) -> Result<(), Error> {
     let manifest = ManifestFile::open_of(path)?;
-    let refuse = |cause: BadKey| Error::BadKey {
+    let checked = key.check(manifest.manifest.statement.bytes(), Some(signature));
+    checked.map_err(|cause| Error::NotSigned {
         place: place.to_owned(),
         cause,
-    };
-    let signature = Signature::from_minisig(minisig).map_err(refuse)?;
-    if let Some(key) = key {
-        let checked = key.check(manifest.manifest.statement.bytes(), Some(&signature));
-        checked.map_err(|cause| Error::NotSigned {
-            place: place.to_owned(),
-            cause,
-        })?;
-    }
-    replace_signature(&manifest, &signature)?;
-    Ok(signature)
+    })?;
+    replace_signature(&manifest, signature)
 }
 
 fn replace_signature(manifest: &ManifestFile, signature: &Signature) -> Result<(), Error> {

@@ -2,12 +2,15 @@
 
 use std::{
     fs,
+    io::Write,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     process::Command,
     thread,
     time::Duration,
 };
+
+use rustix::process::Signal;
 
 use crate::support::{
     objects::{Content, manifest_of},
@@ -272,6 +275,118 @@ fn locks_and_syncs_that_a_file_system_does_not_have_are_warnings() {
             }
         }
     }
+}
+
+/// SIGXFSZ killed the program.
+#[test]
+fn a_limit_on_the_size_of_files_is_exit_7() {
+    for scene in scenes() {
+        let inner = scene.command(&[]);
+        let mut command = program::command("prlimit", scene.folder.path());
+        command.arg("--fsize=500000").arg(inner.get_program());
+        let ended = program::run({
+            command.args(inner.get_args());
+            command
+        })
+        .must(7);
+        assert!(ended.stderr.contains("out.part"), "{}", ended.stderr);
+        scene.fetch(&[]).must(0);
+        scene.must_be_published();
+    }
+    let scene = Scene::new(MIB, 64 * KIB);
+    fs::write(scene.path("x"), vec![7; 1 << 20]).unwrap();
+    let mut command = program::command("prlimit", scene.folder.path());
+    command.args([
+        "--fsize=2000",
+        env!("CARGO_BIN_EXE_sapwood"),
+        "manifest",
+        "x",
+    ]);
+    program::run(command).must(7);
+}
+
+/// With two processes allowed a fetch hung, with one or three it panicked.
+#[test]
+fn a_limit_on_processes_is_told() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    let everybody = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(scene.folder.path(), everybody).unwrap();
+    for limit in 1..=3 {
+        let inner = scene.command(&["--patience", "10s", "--no-store"]);
+        let mut command = program::command("prlimit", scene.folder.path());
+        command.arg(format!("--nproc={limit}"));
+        // For root there is no limit.
+        if rustix::process::geteuid().is_root() {
+            let user = (70_000 + limit).to_string();
+            command.args([
+                "setpriv",
+                "--reuid",
+                &user,
+                "--regid",
+                &user,
+                "--clear-groups",
+            ]);
+        }
+        command.arg(inner.get_program()).args(inner.get_args());
+        let ended = program::run(command).must(1);
+        assert!(ended.stderr.contains("threads"), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    }
+}
+
+/// SIGTERM killed `verify`, `manifest` and `store add`.
+#[test]
+fn a_signal_ends_what_reads_a_file_with_5() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = fs::File::create(folder.path().join("x")).unwrap();
+    // Holes, which take long to hash.
+    file.set_len(200 << 30).unwrap();
+    let root = "0".repeat(64);
+    for args in [
+        &["verify", "x", "--root", &root][..],
+        &["manifest", "x"],
+        &["manifest", "x", "--no-hints"],
+        &["store", "add", "x", "--store", "s"],
+    ] {
+        let signals = match args[0] {
+            "verify" => &[Signal::TERM, Signal::INT, Signal::HUP][..],
+            _ => &[Signal::TERM],
+        };
+        for signal in signals {
+            let mut command = sapwood(folder.path());
+            command.args(args);
+            let mut running = program::start(command);
+            thread::sleep(Duration::from_millis(700));
+            running.signal(*signal);
+            let ended = running.finish().must(5);
+            assert!(ended.stderr.contains("stopped"), "{}", ended.stderr);
+            let left = names(folder.path());
+            assert!(left == ["x"] || left == ["s", "x"], "{args:?}: {left:?}");
+        }
+    }
+    // Standard input that brings nothing.
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"x").unwrap();
+    let mut command = sapwood(folder.path());
+    command.args(["manifest", "-", "-o", "m"]).stdin(reader);
+    let mut running = program::start(command);
+    thread::sleep(Duration::from_millis(700));
+    running.signal(Signal::TERM);
+    running.finish().must(5);
+    drop(writer);
+    assert!(!folder.path().join("m").exists());
+}
+
+/// Where holes look like data, all of the part was told as held.
+#[test]
+fn holes_that_a_file_system_does_not_show_are_not_told_as_held() {
+    let scene = Scene::new(4 * MIB, 64 * KIB);
+    scene.killed_at(2 * MIB);
+    assert_eq!(fs::metadata(scene.part()).unwrap().len(), 4 * MIB);
+    let ended = with_failing(&scene, &["lseek:error=EINVAL"]).must(0);
+    let held = ended.event("planned")["bytes_held"].as_u64().unwrap();
+    assert!(held < 3 * MIB, "{held} bytes");
+    scene.must_be_published();
 }
 
 /// A part with a hole was told by its length: 4 MiB held, where there was half of it.

@@ -13,6 +13,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    disk::lacking,
     engine::{
         error::Error,
         events::{Event, Events},
@@ -245,6 +246,9 @@ impl Output {
 
     /// The last line of a run.
     pub fn done(&mut self, exit: Exit) -> Exit {
+        for message in lacking::take() {
+            self.event(Event::Warning { message });
+        }
         let (published, failed, bytes_fetched) = (self.published, self.failed, self.bytes_fetched);
         let fields = json!({ "exit": exit as u8, "published": published, "failed": failed, "bytes_fetched": bytes_fetched });
         self.json_event("done", fields);

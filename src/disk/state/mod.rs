@@ -16,7 +16,8 @@ mod sequences;
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
@@ -30,6 +31,8 @@ pub use seeds::{Allowed, Candidate, Wanted};
 
 /// How long to wait for another process that holds the database.
 const BUSY: Duration = Duration::from_secs(10);
+/// Time between two tries where `SQLite` itself does not wait.
+const BUSY_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,19 @@ pub enum StateError {
     },
     #[error("the state in {} was made by another version of sapwood (schema {found})", .path.display())]
     Version { path: PathBuf, found: u32 },
+}
+
+impl StateError {
+    fn is_busy(&self) -> bool {
+        let code = match self {
+            StateError::Database { source, .. } => source.sqlite_error_code(),
+            _ => None,
+        };
+        matches!(
+            code,
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+        )
+    }
 }
 
 /// The advice for a broken database.
@@ -96,6 +112,21 @@ impl State {
             source,
         })?;
         let path = folder.join("state.sqlite");
+        files::make_private(&path);
+        let began = Instant::now();
+        loop {
+            // Two processes that make the database at the same time: SQLite does not wait for the one that changes its mode.
+            match State::open_once(&path) {
+                Err(error) if error.is_busy() && began.elapsed() < BUSY => {
+                    thread::sleep(BUSY_AGAIN);
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    fn open_once(path: &Path) -> Result<State, StateError> {
+        let path = path.to_owned();
         let wrap = |source| StateError::Database {
             path: path.clone(),
             source,

@@ -161,6 +161,39 @@ mod tests {
         }
     }
 
+    /// All but the first of eight said that the database is locked.
+    #[test]
+    fn first_runs_wait_for_each_other() {
+        for _ in 0..10 {
+            let folder = tempfile::tempdir().unwrap();
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| drop(State::open(folder.path()).unwrap()));
+                }
+            });
+        }
+    }
+
+    /// It was readable for all in a folder that the user had made.
+    #[test]
+    fn the_database_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |name: &str| {
+            let file = std::fs::metadata(folder.path().join(name)).unwrap();
+            file.permissions().mode() & 0o777
+        };
+        for round in 0..2 {
+            let state = State::open(folder.path()).unwrap();
+            for name in ["state.sqlite", "state.sqlite-wal", "state.sqlite-shm"] {
+                assert_eq!(mode(name), 0o600, "{name}, round {round}");
+            }
+            drop(state);
+            let open = std::fs::Permissions::from_mode(0o644);
+            std::fs::set_permissions(folder.path().join("state.sqlite"), open).unwrap();
+        }
+    }
+
     #[test]
     fn a_broken_database_is_an_error_and_no_more() {
         let folder = tempfile::tempdir().unwrap();
