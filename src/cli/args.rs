@@ -219,7 +219,7 @@ pub struct FetchArgs {
     /// Remember nothing between runs
     #[arg(long)]
     pub no_store: bool,
-    /// Delete what does not verify instead of keeping it as FILE.quarantined
+    /// Delete what does not verify instead of keeping it as FILE.quarantined, and the part of a file that the server refuses
     #[arg(long)]
     pub discard: bool,
     #[command(flatten)]

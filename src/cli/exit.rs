@@ -62,7 +62,7 @@ impl Exit {
             Error::NoManifest { .. } | Error::TooLarge { .. } | Error::NoSuchRange { .. } => {
                 Exit::Failed
             }
-            Error::Changed { .. } => Exit::Changed,
+            Error::Changed { .. } | Error::OtherLength { .. } => Exit::Changed,
             Error::Output(_) => Exit::Disk,
             Error::Patience { .. } | Error::MustWait { .. } => Exit::Again,
             Error::TooManyBlocks { .. } => Exit::Usage,

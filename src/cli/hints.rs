@@ -1,7 +1,7 @@
 //! What to do about an error or a mistake, with the flags of this program. The library's messages name no flags: other programs show
 //! them too.
 
-use std::io;
+use std::{io, path::Path};
 
 use crate::{
     disk::error::{DiskError, FileOperation},
@@ -47,6 +47,16 @@ pub fn message(error: &Error) -> String {
     }
 }
 
+/// How to go on with the part of a fetch that failed for good.
+pub fn part_kept(path: &Path, bytes: u64) -> String {
+    format!(
+        "{} ({}) is kept; to resume, fetch the file again to the same place, with a fresh link if this one expired (--discard deletes \
+         the part)",
+        path.display(),
+        units::human_bytes(bytes)
+    )
+}
+
 /// What to do; `None`: the message says all there is to say.
 fn hint(error: &Error) -> Option<&'static str> {
     match error {
@@ -56,6 +66,7 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::OtherRoot { .. } => Some("check --root"),
         Error::BelowRequired { required, .. } => of_required(*required),
         Error::Changed { .. } => Some("run the same command again to fetch the new version"),
+        Error::OtherLength { .. } => Some("run the same command again when both are published"),
         Error::Patience { .. } => Some("run the same command again to resume"),
         Error::MustWait { .. } => Some("run the same command again after that"),
         Error::TooLarge { .. } => Some(LARGER),

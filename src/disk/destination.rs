@@ -91,6 +91,12 @@ impl Destination {
         self.folder.entry(&self.name)
     }
 
+    /// Whether an earlier run left a part.
+    pub fn has_part(&self) -> Result<bool, DiskError> {
+        let part = self.folder.entry(&self.part_name)?;
+        Ok(part.is_some_and(|part| part.length > 0))
+    }
+
     /// Free bytes in the file system of the target.
     pub fn bytes_free(&self) -> Result<u64, DiskError> {
         self.folder.bytes_free()
@@ -132,8 +138,8 @@ pub struct Locked {
 }
 
 /// What was found under the name of the part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the size is in bytes")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "sizes are in bytes")]
 pub enum Found {
     /// No part.
     Nothing,
@@ -141,19 +147,9 @@ pub enum Found {
     Part,
     /// A part of another object, or without a journal: its blocks are judged, and the file is ours from now on.
     Seed { bytes: u64 },
-    /// A part of another version, useless without a manifest: this many bytes were dropped.
-    Outdated { bytes: u64 },
-}
-
-/// What earlier runs left beside the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// Nothing of ours.
-    Nothing,
-    /// Blocks that are proven against a root.
-    Proven,
-    /// Bytes of an object without a manifest.
-    Unproven,
+    /// A part of another object or version, useless without a manifest: this many bytes were dropped. `url`: the URL of the
+    /// object, if that was another one.
+    Outdated { bytes: u64, url: Option<String> },
 }
 
 /// A part that can be written to.
@@ -206,25 +202,27 @@ impl Locked {
         let bytes = keeper.read()?;
         let read = journal::read(&bytes, &place);
         // A damaged journal claims nothing, but it still shows that this program wrote the part.
-        let is_ours = journal::is_journal(&bytes);
-        let claims = read.filter(|claims| length > 0 && claims.identity.continues(identity));
-        if let Some(claims) = claims {
-            let mut claimed = plausible_claims(&claims, length);
+        let outdated = journal::is_journal(&bytes).then(|| outdated(read.as_ref(), url, length));
+        if let Some(claims) = &read
+            && length > 0
+            && claims.are_of(identity, url)
+        {
+            let mut claimed = plausible_claims(claims, length);
             if identity.root.is_some() && part.shows_holes()? {
                 let mut found = part.blocks_with_data(&identity.geometry)?;
                 found.remove_all(&claims.dropped);
                 claimed.insert_all(&found);
             }
-            let journal = Journal::resume(keeper, identity, &claims, place, time)?;
+            let journal = Journal::resume(keeper, identity, claims, place, time)?;
             return Ok(Opened {
                 part,
                 journal,
                 claimed,
-                leaves: claims.leaves,
+                leaves: claims.leaves.clone(),
                 found: Found::Part,
             });
         }
-        let (claimed, found) = without_claims(&part, identity, is_ours)?;
+        let (claimed, found) = without_claims(&part, identity, outdated)?;
         let mut journal = Journal::begin(keeper, identity, url, place, time)?;
         if identity.root.is_none() {
             // After a power cut, a part with bytes and no journal would look like a file of the user.
@@ -306,31 +304,31 @@ impl Locked {
         Ok(())
     }
 
-    /// What earlier runs left in part and journal.
-    pub fn left(&self) -> Result<Left, DiskError> {
+    /// The bytes in the part that a later run can resume from.
+    pub fn bytes_held(&self) -> Result<u64, DiskError> {
         let Destination {
             folder,
             part_name,
             journal_name,
             ..
         } = &self.destination;
-        let part = folder.entry(part_name)?;
-        if part.is_none_or(|part| folder.suspicious(&part).is_some() || part.length == 0) {
-            return Ok(Left::Nothing);
-        }
+        let Some(part) = folder.open_own(part_name)? else {
+            return Ok(0);
+        };
+        let part = Part::new(part, folder.path_of(part_name));
         let clone = self.journal.try_clone().map_err(|cause| {
             DiskError::io(FileOperation::Open, &folder.path_of(journal_name), cause)
         })?;
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
-        Ok(match journal::read(&bytes, &journal::Place::NOWHERE) {
-            None => Left::Nothing,
-            Some(claims) if claims.identity.root.is_some() => Left::Proven,
-            Some(_) => Left::Unproven,
+        let claims = journal::read(&bytes, &part.place()?);
+        claims.map_or(Ok(0), |claims| {
+            let held = plausible_claims(&claims, part.length()?);
+            Ok(held.bytes(&claims.identity.geometry))
         })
     }
 
     /// The object is at the target already: removes what earlier runs left of it; other files stay.
-    pub fn discard_leftovers(self, identity: &Identity) -> Result<(), DiskError> {
+    pub fn discard_leftovers(self, identity: &Identity, url: &str) -> Result<(), DiskError> {
         let Destination {
             folder,
             part_name,
@@ -353,7 +351,7 @@ impl Locked {
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
         // Whether the part is ours does not depend on where it was last seen.
         let ours = journal::read(&bytes, &journal::Place::NOWHERE)
-            .is_some_and(|claims| claims.identity.continues(identity));
+            .is_some_and(|claims| claims.are_of(identity, url));
         match part_bytes == 0 || ours {
             true => self.discard(),
             false => Ok(()),
@@ -391,27 +389,38 @@ impl Drop for Locked {
     }
 }
 
-/// The claims and the kind of a part without a journal that claims anything.
+/// What a part of ours is if it is useless without a manifest.
+fn outdated(claims: Option<&Claims>, url: &str, length: u64) -> Found {
+    let is_other = |of_part: &String| !of_part.is_empty() && of_part != url;
+    Found::Outdated {
+        // The part may have holes: only what its journal claims could have been used.
+        bytes: claims.map_or(length, |claims| {
+            plausible_claims(claims, length).bytes(&claims.identity.geometry)
+        }),
+        url: claims.map(|claims| claims.url.clone()).filter(is_other),
+    }
+}
+
+/// The claims and the kind of a part without a journal that claims anything of this object. `outdated`: the part is ours.
 fn without_claims(
     part: &Part,
     identity: &Identity,
-    is_ours: bool,
+    outdated: Option<Found>,
 ) -> Result<(BlockSet, Found), DiskError> {
-    let blocks = identity.geometry.blocks();
-    Ok(match (part.length()?, identity.root) {
-        (0, _) => (BlockSet::empty(blocks), Found::Nothing),
-        (_, Some(_)) => (
+    let nothing = BlockSet::empty(identity.geometry.blocks());
+    Ok(match (part.length()?, identity.root, outdated) {
+        (0, _, _) => (nothing, Found::Nothing),
+        (_, Some(_), _) => (
             part.blocks_with_data(&identity.geometry)?,
             Found::Seed {
                 bytes: part.bytes_of_data()?,
             },
         ),
-        (_, None) if is_ours => {
-            let bytes = part.bytes_of_data()?;
+        (_, None, Some(outdated)) => {
             part.set_length(0)?;
-            (BlockSet::empty(blocks), Found::Outdated { bytes })
+            (nothing, outdated)
         }
-        (_, None) => {
+        (_, None, None) => {
             return Err(DiskError::Unsafe {
                 path: part.path().to_owned(),
                 what: "not a download of ours",

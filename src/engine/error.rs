@@ -58,6 +58,15 @@ pub enum Error {
         found: Box<Cv>,
         source_name: String,
     },
+    #[error(
+        "the object at {place} has {bytes} bytes, but its manifest {manifest} is of one with {declared} bytes: they do not belong together"
+    )]
+    OtherLength {
+        place: String,
+        bytes: u64,
+        manifest: String,
+        declared: u64,
+    },
     #[error("the object at {place} changed: {how}")]
     Changed { place: String, how: Changed },
     #[error("no new bytes for {patience_s} s{}", last_failure(.last.as_deref()))]

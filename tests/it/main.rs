@@ -22,6 +22,7 @@ mod memory;
 mod mistakes;
 mod nginx;
 mod pipes;
+mod plain;
 mod proxies;
 mod publish;
 mod python;

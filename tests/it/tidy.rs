@@ -145,8 +145,8 @@ const MUTATING_METHODS: [&str; 8] = [
     "write_all_at",
 ];
 /// Of rustix, whose calls are many, those that only look.
-const LOOKING: [&str; 7] = [
-    "FileType", "SeekFrom", "Stat", "fstat", "fstatfs", "seek", "statat",
+const LOOKING: [&str; 8] = [
+    "FileType", "SeekFrom", "Stat", "fstat", "fstatfs", "seek", "statat", "statfs",
 ];
 /// Our own type with methods of these names, by the name that its variables have.
 const OUR_RECEIVERS: [&str; 1] = ["part"];

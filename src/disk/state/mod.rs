@@ -22,7 +22,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
-use super::files;
+use super::{files, machine};
 
 pub use arrivals::Arrived;
 pub use cached::Own;
@@ -94,6 +94,16 @@ pub fn default_folder() -> Option<PathBuf> {
     Some(base.join("sapwood"))
 }
 
+/// The journal of the database that is safe in this folder. A write-ahead log needs memory that processes share through a mapped
+/// file. Where a store to it needs room, a full disk turns it into SIGBUS, which ends the process: there the journal is one for
+/// rollback.
+fn journal_of(folder: &Path) -> (&'static str, &'static str) {
+    match machine::mapped_stores_need_room(folder) {
+        true => ("TRUNCATE", "FULL"),
+        false => ("WAL", "NORMAL"),
+    }
+}
+
 impl State {
     /// Opens the database in this folder, creating both if they are missing.
     pub fn open(folder: &Path) -> Result<State, StateError> {
@@ -123,11 +133,12 @@ impl State {
         };
         let mut connection = Connection::open(&path).map_err(wrap)?;
         connection.busy_timeout(BUSY).map_err(wrap)?;
+        let (journal, synchronous) = journal_of(folder);
         connection
-            .pragma_update(None, "journal_mode", "WAL")
+            .pragma_update(None, "journal_mode", journal)
             .map_err(wrap)?;
         connection
-            .pragma_update(None, "synchronous", "NORMAL")
+            .pragma_update(None, "synchronous", synchronous)
             .map_err(wrap)?;
         let version = schema::prepare(&mut connection).map_err(wrap)?;
         match version {

@@ -41,7 +41,7 @@ pub async fn fetch(
     options: FetchOptions,
     events: &mut dyn Events,
 ) -> Result<Published, Error> {
-    let target = options.target.clone();
+    let (target, discard) = (options.target.clone(), options.discard);
     let mut run = Run::new(context, options, &mut *events);
     let locked = lock(&mut run).await?;
     // Boxed, to keep the futures of callers small.
@@ -51,7 +51,7 @@ pub async fn fetch(
         events.event(Event::Warning { message });
     }
     if let Err(error) = &outcome {
-        leftovers::after(error, target, events).await;
+        leftovers::after(error, target, discard, events).await;
     }
     outcome
 }
