@@ -12,7 +12,7 @@ use crate::{
         error::Error,
         events::{Event, Progress, Published},
         remote::{
-            retry::Attempts,
+            retry::{Attempts, reported},
             source::{Source, SourceRequest},
         },
     },
@@ -143,7 +143,7 @@ pub async fn fetch(
         if writer.at > 0 {
             attempts.progress();
         }
-        attempts.wait_after(error).await?;
+        reported(&mut *run.events, attempts.wait_after(error)).await?;
         // Without a length and a validator there is nothing to resume from.
         if writer.at > 0 {
             run.events.event(Event::StartedOver {
