@@ -156,7 +156,7 @@ fn of_failure(failure: Failure) -> Option<&'static str> {
         | Failure::Stalled
         | Failure::Server { .. }
         | Failure::TooMany { .. }
-        | Failure::Resting { .. } => Some("run the same command again to resume"),
+        | Failure::RetryAfter { .. } => Some("run the same command again to resume"),
     }
 }
 

@@ -53,6 +53,7 @@ struct Pipe {
     each: f64,
     /// More connections than this are answered with 429.
     connections: usize,
+    retry_after_ms: Option<u64>,
     /// While nobody is there.
     away: Range<Millis>,
 }
@@ -64,6 +65,7 @@ impl Pipe {
             all,
             each,
             connections: usize::MAX,
+            retry_after_ms: None,
             away: 0..0,
         }
     }
@@ -89,6 +91,8 @@ struct Run {
     brought: Vec<Vec<f64>>,
     /// What was under way behind a new end.
     wasted: f64,
+    /// How many requests were answered with 429.
+    refused: u32,
     /// When each span was started, of which source, and its blocks.
     started: Vec<(Millis, usize, u32)>,
 }
@@ -124,6 +128,7 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
         running: Vec::new(),
         brought: vec![Vec::new(); pipes.len()],
         wasted: 0.0,
+        refused: 0,
         started: Vec::new(),
     };
     let mut held = 0;
@@ -213,10 +218,11 @@ fn pass_a_millisecond(
                 })
             } else if too_many > 0 && !request.opened && request.opens <= now {
                 too_many -= 1;
-                let (status, retry_after_ms) = (429, Some(2_000));
+                ran.refused += 1;
                 Some(Failure::TooMany {
-                    status,
-                    retry_after_ms,
+                    status: 429,
+                    retry_after_ms: pipe.retry_after_ms,
+                    serves: flowing > 0,
                 })
             } else {
                 (now >= request.heard + STALL_MS).then_some(Failure::Stalled)
@@ -335,6 +341,13 @@ fn a_host_that_wants_fewer_is_not_asked_for_more() {
             .all(|running| *running <= 4)
     );
     close_to(&ran, 4.0 * 300.0, 0.2);
+    // One that says for how long.
+    let busy = Pipe {
+        connections: 6,
+        retry_after_ms: Some(2_000),
+        ..Pipe::new(40, 1e9, 300.0)
+    };
+    close_to(&run(&[busy], 16), 4.0 * 300.0, 0.2);
     // Beside a mirror that takes any number.
     let busy = Pipe {
         connections: 2,
@@ -342,6 +355,21 @@ fn a_host_that_wants_fewer_is_not_asked_for_more() {
     };
     let ran = run(&[busy, Pipe::new(40, 1e9, 300.0)], 16);
     close_to(&ran, 16.0 * 300.0, 0.4);
+}
+
+/// What it serves goes on, and what it refused is requested within seconds.
+#[test]
+fn a_host_that_serves_two_connections_costs_seconds() {
+    for all in [600.0, 6_000.0, 60_000.0] {
+        let busy = Pipe {
+            connections: 2,
+            ..Pipe::new(20, all, all / 2.0)
+        };
+        let ran = run(&[busy], 16);
+        let best = (LENGTH as f64 / all) as Millis;
+        assert!(ran.took <= best + 3_000, "{} ms, best {best}", ran.took);
+        assert!(ran.refused <= 10, "{} refused requests", ran.refused);
+    }
 }
 
 #[test]

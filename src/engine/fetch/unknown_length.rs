@@ -13,7 +13,7 @@ use crate::{
         events::{Event, Progress, Published},
         remote::{
             preflight::retried_whole,
-            retry::Attempts,
+            retry::{Attempts, reported},
             source::{Source, SourceResponse},
         },
     },
@@ -193,7 +193,7 @@ async fn receive(
         if writer.at > 0 {
             attempts.progress();
         }
-        attempts.wait_after(error).await?;
+        reported(&mut *run.events, attempts.wait_after(error)).await?;
         response = retried_whole(source, &limits).await?;
         // Without a length and a validator there is nothing to resume from.
         if writer.at > 0 {
