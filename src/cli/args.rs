@@ -219,7 +219,7 @@ pub struct FetchArgs {
     /// Remember nothing between runs
     #[arg(long)]
     pub no_store: bool,
-    /// Delete what does not verify instead of keeping it as FILE.quarantined
+    /// Delete what does not verify instead of keeping it as FILE.quarantined, and the part of a file that the server refuses
     #[arg(long)]
     pub discard: bool,
     #[command(flatten)]
@@ -324,9 +324,9 @@ pub struct KeygenArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("with").required(true).args(["key", "attach"]))]
+#[command(group = clap::ArgGroup::new("with").required(true).multiple(true).args(["key", "attach"]))]
 pub struct SignArgs {
-    /// The secret key: a file, or its text
+    /// The secret key: a file, or its text; with --attach the public key (default: the .pub file beside F.minisig)
     #[arg(
         long,
         value_name = "KEY",
@@ -334,8 +334,8 @@ pub struct SignArgs {
         hide_env_values = true
     )]
     pub key: Option<String>,
-    /// A signature over the statement (inspect --statement) that was made elsewhere
-    #[arg(long, value_name = "F.minisig", conflicts_with = "key")]
+    /// A signature over the statement (inspect --statement) that was made elsewhere; it must be valid
+    #[arg(long, value_name = "F.minisig")]
     pub attach: Option<PathBuf>,
     /// A manifest, or a file with its manifest beside it
     #[arg(value_name = "FILE")]

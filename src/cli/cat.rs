@@ -5,7 +5,10 @@ use std::{
     path::PathBuf,
 };
 
-use crate::engine::cat::{self, CatOptions};
+use crate::engine::{
+    cat::{self, CatOptions},
+    error::Error,
+};
 
 use super::{args::CatArgs, exit::Exit, keys, network, output::Output, signals};
 
@@ -26,7 +29,9 @@ pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> 
     let mut write = |bytes: &[u8]| stdout.write_all(bytes);
     let exit = match signals::unless_stopped(cat::cat(&context, options, output, &mut write)).await
     {
-        Some(Ok(_)) => Exit::Ok,
+        // What standard output has not passed on yet may still fail.
+        Some(Ok(_)) => output.data_written(io::stdout().flush()),
+        Some(Err(Error::Output(cause))) => output.data_written(Err(cause)),
         Some(Err(error)) => output.error(None, Some(&url), &error),
         None => Exit::Again,
     };

@@ -62,7 +62,8 @@ impl Exit {
             Error::NoManifest { .. } | Error::TooLarge { .. } | Error::NoSuchRange { .. } => {
                 Exit::Failed
             }
-            Error::Changed { .. } => Exit::Changed,
+            Error::Changed { .. } | Error::OtherLength { .. } => Exit::Changed,
+            Error::Output(_) => Exit::Disk,
             Error::Patience { .. } | Error::MustWait { .. } => Exit::Again,
             Error::TooManyBlocks { .. } => Exit::Usage,
         }
@@ -78,10 +79,14 @@ impl Exit {
 
     fn of_disk(cause: &DiskError) -> Exit {
         match cause {
-            DiskError::Busy { .. } => Exit::Again,
+            DiskError::Busy { .. }
+            | DiskError::ChangedAfterProof { .. }
+            | DiskError::Stopped { .. } => Exit::Again,
+            DiskError::Conflict { .. } => Exit::Usage,
             DiskError::Unsafe { .. } | DiskError::Exists { .. } => Exit::Unsafe,
             DiskError::ChangedWhileRead { .. } => Exit::Changed,
             DiskError::NoRoom { .. } => Exit::Disk,
+            DiskError::Io { .. } if cause.is_out_of_descriptors() => Exit::Failed,
             DiskError::Io {
                 operation:
                     FileOperation::Create
@@ -150,6 +155,18 @@ mod tests {
         let denied = || io::ErrorKind::PermissionDenied.into();
         assert_eq!(exit(FileOperation::Create, denied()), Exit::Disk);
         assert_eq!(exit(FileOperation::Open, denied()), Exit::Failed);
+    }
+
+    /// "Too many open files" was told as a full disk.
+    #[test]
+    fn a_limit_on_open_files_is_no_full_disk() {
+        for code in [23, 24] {
+            let cause = io::Error::from_raw_os_error(code);
+            let cause = DiskError::io(FileOperation::Create, Path::new("x.part"), cause);
+            assert_eq!(Exit::of_disk(&cause), Exit::Failed, "{cause}");
+            let message = super::super::hints::message(&cause.into());
+            assert!(message.contains("ulimit -n"), "{message}");
+        }
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! What to do about an error or a mistake, with the flags of this program. The library's messages name no flags: other programs show
 //! them too.
 
-use std::io;
+use std::{io, path::Path};
 
 use crate::{
     disk::error::{DiskError, FileOperation},
     engine::error::Error,
-    format::trust::Trust,
+    format::{keys::BadKey, trust::Trust},
     policy::recovery::Failure,
 };
 
@@ -23,6 +23,13 @@ pub const NO_PASSWORD: &str =
     "a password is needed: set SAPWOOD_KEY_PASSWORD, run in a terminal, or use --no-password";
 pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 finds a free one)";
 
+/// No thread could be started.
+pub fn no_threads(cause: &io::Error) -> String {
+    format!(
+        "failed to start threads: {cause}; raise the limit on processes and threads (ulimit -u)"
+    )
+}
+
 /// An error as it is printed: what happened, then what to do.
 pub fn message(error: &Error) -> String {
     let what = match error {
@@ -35,6 +42,16 @@ pub fn message(error: &Error) -> String {
     }
 }
 
+/// How to go on with the part of a fetch that failed for good.
+pub fn part_kept(path: &Path, bytes: u64) -> String {
+    format!(
+        "{} ({}) is kept; to resume, fetch the file again to the same place, with a fresh link if this one expired (--discard deletes \
+         the part)",
+        path.display(),
+        units::human_bytes(bytes)
+    )
+}
+
 /// What to do; `None`: the message says all there is to say.
 fn hint(error: &Error) -> Option<&'static str> {
     match error {
@@ -44,15 +61,21 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::OtherRoot { .. } => Some("check --root"),
         Error::BelowRequired { required, .. } => of_required(*required),
         Error::Changed { .. } => Some("run the same command again to fetch the new version"),
+        Error::OtherLength { .. } => Some("run the same command again when both are published"),
         Error::Patience { .. } => Some("run the same command again to resume"),
         Error::MustWait { .. } => Some("run the same command again after that"),
         Error::TooLarge { .. } => Some(LARGER),
         Error::TooManyBlocks { .. } => Some("choose a larger --block-size"),
         Error::Expired { .. } => Some("its publisher must sign a newer one"),
         Error::Manifest { .. } => Some("name another manifest with --manifest"),
+        Error::BadKey {
+            cause: BadKey::Unknown,
+            ..
+        } => Some("give the public key with --key"),
         Error::State(_)
         | Error::Wrong { .. }
         | Error::NoSuchRange { .. }
+        | Error::Output(_)
         | Error::BadKey { .. }
         | Error::NotSigned { .. }
         | Error::OtherName { .. }
@@ -79,6 +102,9 @@ fn of_required(trust: Trust) -> Option<&'static str> {
 
 fn of_disk(cause: &DiskError) -> Option<&'static str> {
     match cause {
+        DiskError::Io { .. } if cause.is_out_of_descriptors() => {
+            Some("raise the limit on open files (ulimit -n), or fetch over fewer --connections")
+        }
         DiskError::Io {
             operation, source, ..
         } => match (operation, source.kind()) {
@@ -96,6 +122,11 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
             Some("move it away, or name another file (with fetch: -o FILE)")
         }
         DiskError::Exists { .. } => Some("without --no-clobber it is replaced"),
+        DiskError::Conflict { .. } => None,
+        DiskError::Stopped { .. } => Some("run the same command again"),
+        DiskError::ChangedAfterProof { .. } => {
+            Some("run the same command again: it is judged again, and what is wrong is fetched")
+        }
         DiskError::ChangedWhileRead { .. } => {
             Some("run the same command again when no program writes to it")
         }

@@ -27,17 +27,17 @@ pub fn run(args: &HostsArgs, store: Option<PathBuf>, output: &mut Output) -> Exi
         HostsCommand::Forget { host, .. } => {
             let count = store.state().forget_hosts(host.as_deref())?;
             output.result(&format!("forgot {count} host(s)"));
-            Ok(())
+            Ok(Exit::Ok)
         }
     });
     let exit = match done {
-        Ok(()) => Exit::Ok,
+        Ok(exit) => exit,
         Err(error) => output.refuse(Exit::Failed, &error.to_string()),
     };
     output.done(exit)
 }
 
-fn list(state: &State, output: &mut Output) -> Result<(), Error> {
+fn list(state: &State, output: &mut Output) -> Result<Exit, Error> {
     let now = Hosts::now_ms();
     for (host, known) in state.hosts()? {
         let known = known.repaired(now);
@@ -60,5 +60,5 @@ fn list(state: &State, output: &mut Output) -> Result<(), Error> {
             }),
         );
     }
-    Ok(())
+    Ok(output.printed())
 }

@@ -1,6 +1,9 @@
 //! `sapwood inspect`
 
-use std::{io::Write, path::Path};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use serde_json::{Map, Value, json};
 
@@ -46,50 +49,42 @@ async fn read(args: &InspectArgs, output: &mut Output) -> Result<Manifest, Exit>
 
 fn show(args: &InspectArgs, manifest: &Manifest, output: &mut Output) -> Exit {
     if args.statement {
-        // A closed pipe is not an error.
-        let _ = std::io::stdout().write_all(manifest.statement.bytes());
+        output.data(|stdout| stdout.write_all(manifest.statement.bytes()))
     } else if args.signature {
         match &manifest.signature {
-            Some(signature) => drop(std::io::stdout().write_all(signature.to_minisig().as_bytes())),
+            Some(signature) => {
+                output.data(|stdout| stdout.write_all(signature.to_minisig().as_bytes()))
+            }
             None => {
                 // The URL as it was typed may have secrets.
                 let place = Location::parse(&args.place)
                     .map_or_else(|_| args.place.clone(), |url| url.to_string());
                 let cause = NotSigned::Unsigned;
                 let error = Error::NotSigned { place, cause };
-                return output.error(None, None, &error);
+                output.error(None, None, &error)
             }
         }
     } else if args.leaves {
-        leaves(manifest);
+        output.data(|stdout| leaves(manifest, stdout))
     } else if output.is_json() {
         output.line(&as_json(manifest).to_string());
+        output.printed()
     } else {
         for line in for_people(manifest) {
             output.line(&line);
         }
+        output.printed()
     }
-    Exit::Ok
 }
 
-fn leaves(manifest: &Manifest) {
+fn leaves(manifest: &Manifest, stdout: &mut dyn Write) -> io::Result<()> {
     let geometry = manifest.tree.geometry();
-    let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
     for (block, leaf) in geometry.all().iter().zip(manifest.tree.leaves()) {
         let bytes = geometry.bytes_of(block);
-        if writeln!(
-            stdout,
-            "{block} {} {} {}",
-            bytes.start,
-            bytes.length(),
-            hex::encode(leaf)
-        )
-        .is_err()
-        {
-            return;
-        }
+        let (start, length) = (bytes.start, bytes.length());
+        writeln!(stdout, "{block} {start} {length} {}", hex::encode(leaf))?;
     }
-    let _ = stdout.flush();
+    Ok(())
 }
 
 fn as_json(manifest: &Manifest) -> Value {

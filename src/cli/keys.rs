@@ -13,7 +13,10 @@ use crate::{
         error::Error,
         sign::{self, Signer},
     },
-    format::keys::{BadSecret, PublicKey},
+    format::{
+        keys::{BadKey, BadSecret, PublicKey},
+        statement::Signature,
+    },
 };
 
 use super::{
@@ -70,12 +73,51 @@ fn signed(args: &SignArgs) -> Result<String, Error> {
                     cause,
                 )
             })?;
-            sign::attach(&args.file, &text, &minisig.display().to_string(), None)?
+            attached(&args.file, minisig, &text, args.key.as_deref())?
         }
         (Some(key), None) => sign::sign(&args.file, &signer(key)?)?,
         (None, None) => unreachable!("clap asks for one of them"),
     };
     Ok(signature.key_id_hex())
+}
+
+fn attached(
+    file: &Path,
+    minisig: &Path,
+    text: &str,
+    key: Option<&str>,
+) -> Result<Signature, Error> {
+    let place = minisig.display().to_string();
+    let refuse = |cause: BadKey| Error::BadKey {
+        place: place.clone(),
+        cause,
+    };
+    let signature = Signature::from_minisig(text).map_err(refuse)?;
+    let key = match key {
+        Some(key) => file_or_text(key)
+            .map_err(|_| BadKey::PublicKey)
+            .and_then(|text| PublicKey::from_text(&text))
+            .map_err(|cause| Error::BadKey {
+                place: "the key".to_owned(),
+                cause,
+            })?,
+        None => key_beside(minisig, &signature).ok_or_else(|| refuse(BadKey::Unknown))?,
+    };
+    sign::attach(file, &signature, &place, &key)?;
+    Ok(signature)
+}
+
+/// The public key of a signature, if a `.pub` file in the same folder has it.
+fn key_beside(minisig: &Path, signature: &Signature) -> Option<PublicKey> {
+    let folder = Path::new(".").join(minisig.parent()?);
+    let paths = fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path());
+    paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "pub"))
+        .filter_map(|path| PublicKey::from_text(&fs::read_to_string(path).ok()?).ok())
+        .find(|key| key.id_hex() == signature.key_id_hex())
 }
 
 /// A secret key from a file, or its text itself.

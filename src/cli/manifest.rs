@@ -6,14 +6,18 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::engine::{
-    create::{self, CreateOptions, Input},
-    events::{Event, Events},
-    manifest_file,
-    sign::Signer,
+use crate::{
+    disk::regions::StoppableStream,
+    engine::{
+        create::{self, CreateOptions, Input},
+        error::Error,
+        events::{Event, Events},
+        manifest_file,
+        sign::Signer,
+    },
 };
 
-use super::{args::ManifestArgs, exit::Exit, hints, keys, output::Output};
+use super::{args::ManifestArgs, exit::Exit, hints, keys, output::Output, signals};
 
 pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
     let is_stdio = |path: &Path| path == Path::new("-");
@@ -38,6 +42,7 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
             return output.done(exit);
         }
     };
+    signals::stop_reading_on_signal();
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -76,7 +81,10 @@ fn one(
     output: &mut Output,
 ) -> Exit {
     let input = match path == Path::new("-") {
-        true => Input::Stream(Box::new(io::stdin())),
+        true => match StoppableStream::new(io::stdin()) {
+            Ok(stream) => Input::Stream(Box::new(stream)),
+            Err(cause) => return output.refuse(Exit::Failed, &hints::no_threads(&cause)),
+        },
         false => Input::File(path.to_owned()),
     };
     let target = target
@@ -98,6 +106,7 @@ fn one(
             });
             Exit::Ok
         }
+        Err(Error::Output(cause)) => output.data_written(Err(cause)),
         Err(error) => output.error(Some(&path.display().to_string()), None, &error),
     }
 }

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Cli, Command};
+use exit::Exit;
 use output::Output;
 
 /// Parses the arguments, runs the command, and returns the exit code.
@@ -38,6 +39,19 @@ pub fn run() -> ExitCode {
     };
     output::init_log(cli.output.verbose);
     let mut output = Output::new(&cli.output);
+    signals::survive_file_size_limit();
+    let is_async = matches!(
+        cli.command,
+        Command::Inspect(_)
+            | Command::Verify(_)
+            | Command::Cat(_)
+            | Command::Fetch(_)
+            | Command::Serve(_)
+    );
+    if is_async && let Err(cause) = signals::check_threads() {
+        let exit = output.refuse(Exit::Failed, &hints::no_threads(&cause));
+        return ExitCode::from(output.done(exit) as u8);
+    }
     let exit = match cli.command {
         Command::Manifest(args) => manifest::run(args, &mut output),
         Command::Inspect(args) => signals::block_on(inspect::run(&args, &mut output)),
@@ -50,8 +64,8 @@ pub fn run() -> ExitCode {
         Command::Fetch(args) => signals::block_on(fetch::run(*args, cli.output.store, &mut output)),
         Command::Hosts(args) => hosts::run(&args, cli.output.store, &mut output),
         Command::Store(args) => store::run(&args, cli.output.store, &mut output),
-        Command::Completions(args) => shell::completions(&args),
-        Command::Man => shell::man(),
+        Command::Completions(args) => shell::completions(&args, &mut output),
+        Command::Man => shell::man(&mut output),
         Command::Serve(args) => signals::block_on(serve::run(args, &mut output)),
     };
     output.flush();

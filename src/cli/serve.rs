@@ -3,13 +3,7 @@
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::{
-    disk::{
-        error::{DiskError, FileOperation},
-        files::Folder,
-    },
-    serve::origin,
-};
+use crate::{disk::files::Folder, serve::origin};
 
 use super::{args::ServeArgs, exit::Exit, hints, output::Output, signals};
 
@@ -46,12 +40,6 @@ pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
         false => output.line(&url),
     }
     output.flush();
-    match origin::run(listener, folder, signals::stop()).await {
-        Ok(()) => Exit::Ok,
-        Err(cause) => output.error(
-            None,
-            None,
-            &DiskError::io(FileOperation::Read, &args.folder, cause).into(),
-        ),
-    }
+    origin::run(listener, folder, signals::stop()).await;
+    Exit::Ok
 }

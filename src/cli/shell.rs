@@ -1,22 +1,21 @@
 //! `sapwood completions` and `sapwood man`
 
-use std::io::{self, Write};
-
 use clap::CommandFactory;
 
 use super::{
     args::{Cli, CompletionsArgs},
     exit::Exit,
+    output::Output,
 };
 
-pub fn completions(args: &CompletionsArgs) -> Exit {
+pub fn completions(args: &CompletionsArgs, output: &mut Output) -> Exit {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "sapwood", &mut script);
-    write(&script)
+    output.data(|stdout| stdout.write_all(&script))
 }
 
 /// One page: the program, then each of its commands.
-pub fn man() -> Exit {
+pub fn man(output: &mut Output) -> Exit {
     let mut page = Vec::new();
     let mut command = Cli::command();
     // The commands take over what all of them have.
@@ -33,13 +32,7 @@ pub fn man() -> Exit {
             man.render_options_section(&mut page)
         });
     match rendered {
-        Ok(()) => write(&page),
+        Ok(()) => output.data(|stdout| stdout.write_all(&page)),
         Err(_) => Exit::Failed,
     }
-}
-
-/// A closed pipe is not an error.
-fn write(bytes: &[u8]) -> Exit {
-    let _ = io::stdout().write_all(bytes);
-    Exit::Ok
 }

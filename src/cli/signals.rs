@@ -1,18 +1,20 @@
 //! Running async commands, and stopping them cleanly.
 
-use std::{future::Future, pin::pin};
+use std::{future::Future, io, pin::pin, thread};
 
+use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::disk::{machine, regions};
+
+/// Threads beside those of the runtime that a command cannot do without: for files and for names.
+const THREADS_BESIDE: usize = 2;
 
 /// Runs a command on a few worker threads. What a fetch brings is hashed and written there too; the rest of file work has threads of
 /// its own.
 pub fn block_on<T>(command: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(
-            std::thread::available_parallelism()
-                .map_or(2, usize::from)
-                .clamp(2, 8),
-        )
+        .worker_threads(workers())
         .enable_all()
         .build()
         .expect("threads and an event queue can be had");
@@ -20,6 +22,55 @@ pub fn block_on<T>(command: impl Future<Output = T>) -> T {
     // File work that is under way ends; connections need not.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     outcome
+}
+
+fn workers() -> usize {
+    thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, 8)
+}
+
+/// Fails if [`block_on`] could not start its threads: the runtime would panic, or wait for ever.
+pub fn check_threads() -> io::Result<()> {
+    let gate = Mutex::new(());
+    thread::scope(|scope| {
+        let _closed = gate.lock();
+        for _ in 0..workers() + THREADS_BESIDE {
+            thread::Builder::new().spawn_scoped(scope, || drop(gate.lock()))?;
+        }
+        Ok(())
+    })
+}
+
+/// Lets a write beyond the limit on the size of files fail, instead of ending the program by a signal.
+pub fn survive_file_size_limit() {
+    let handled = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        // The handler stays when this is dropped.
+        runtime.block_on(async { signal(SignalKind::from_raw(machine::file_size_signal())) })
+    };
+    if let Err(cause) = handled() {
+        tracing::debug!("SIGXFSZ is not handled: {cause}");
+    }
+}
+
+/// From now on a signal ends the reading of files, and with it a command that runs on this thread.
+pub fn stop_reading_on_signal() {
+    let wait = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        if let Ok(runtime) = runtime {
+            runtime.block_on(stop());
+            regions::stop();
+        }
+    };
+    // Without it a signal ends the program at once.
+    if let Err(cause) = thread::Builder::new().spawn(wait) {
+        tracing::debug!("signals end the program at once: {cause}");
+    }
 }
 
 /// Runs the work until it ends or a signal arrives; `None`: a signal. Dropping the work stops it cleanly.

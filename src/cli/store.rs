@@ -22,6 +22,7 @@ use super::{
     exit::Exit,
     hints,
     output::{Output, printable},
+    signals,
     units::human_bytes,
 };
 
@@ -30,6 +31,7 @@ pub fn run(args: &StoreArgs, folder: Option<PathBuf>, output: &mut Output) -> Ex
         let exit = output.usage(hints::NO_STORE_FOLDER);
         return output.done(exit);
     };
+    signals::stop_reading_on_signal();
     let opened = open_store(&folder);
     let done = opened.and_then(|mut store| match &args.command {
         StoreCommand::Status => status(&mut store, &folder, output),
@@ -77,7 +79,7 @@ fn status(store: &mut Store, folder: &Path, output: &mut Output) -> Result<Exit,
             "bytes_own": bytes_own, "bytes_own_max": bytes_own_max, "bytes_index": bytes_index, "samples": samples,
         }),
     );
-    Ok(Exit::Ok)
+    Ok(output.printed())
 }
 
 fn list(store: &mut Store, output: &mut Output) -> Result<Exit, Error> {
@@ -107,7 +109,7 @@ fn list(store: &mut Store, output: &mut Output) -> Result<Exit, Error> {
             }),
         );
     }
-    Ok(Exit::Ok)
+    Ok(output.printed())
 }
 
 fn add(store: &mut Store, paths: &[PathBuf], output: &mut Output) -> Exit {

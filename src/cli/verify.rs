@@ -19,7 +19,7 @@ use crate::{
     policy::conditions::Conditions,
 };
 
-use super::{args::VerifyArgs, exit::Exit, hints, keys, network, output::Output};
+use super::{args::VerifyArgs, exit::Exit, hints, keys, network, output::Output, signals};
 
 /// Events that wait to be printed; then the hashing waits.
 const EVENTS_WAITING_MAX: usize = 256;
@@ -36,6 +36,7 @@ pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) 
             return output.done(exit);
         }
     };
+    signals::stop_reading_on_signal();
     // Only sequences under a key are remembered.
     let store = network::store(key.is_none(), store, output).await;
     let mut exits = Vec::new();

@@ -1,12 +1,12 @@
 //! The destination of a download: the target, its part and its journal, and the order of steps that publishes a complete file or
 //! nothing.
 //!
-//! lock journal -> open part -> (prove, write, checkpoint, barrier) ... -> all proven -> sync part -> rename -> sync folder ->
-//! remove journal. A kill between any two steps leaves a state that the next run continues.
+//! lock journal -> open part -> (prove, write, checkpoint, barrier) ... -> all proven -> sync part -> check that nothing else wrote
+//! to it -> rename -> sync folder -> remove journal. A kill between any two steps leaves a state that the next run continues.
 
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,14 +18,14 @@ use crate::format::{
     blockset::BlockSet,
     geometry::{BlockIndex, BlockRange, ByteRange},
     journal::{self, Claims, Identity},
-    tree::Cv,
+    tree::{Cv, Root},
 };
 
 use super::{
     error::{DiskError, FileOperation},
     files::{self, Entry, EntryKind, Folder},
     journal::{FileKeeper, Journal, JournalKeeper},
-    machine::unix_time,
+    machine::{default_mode, unix_time},
     part::Part,
 };
 
@@ -50,6 +50,12 @@ impl Destination {
             what,
         };
         let (folder, name) = files::split(target).ok_or(unsafe_target("no file name"))?;
+        if files::is_own(&name) {
+            return Err(DiskError::Conflict {
+                path: target.to_owned(),
+                what: "a name of unfinished downloads; choose another name",
+            });
+        }
         let destination = Destination {
             folder: Folder::open(&folder).map_err(|cause| match cause {
                 // Name the target: it cannot be created in this folder.
@@ -83,6 +89,12 @@ impl Destination {
     /// The file under the final name, if there is one.
     pub fn existing(&self) -> Result<Option<Entry>, DiskError> {
         self.folder.entry(&self.name)
+    }
+
+    /// Whether an earlier run left a part.
+    pub fn has_part(&self) -> Result<bool, DiskError> {
+        let part = self.folder.entry(&self.part_name)?;
+        Ok(part.is_some_and(|part| part.length > 0))
     }
 
     /// Free bytes in the file system of the target.
@@ -126,8 +138,8 @@ pub struct Locked {
 }
 
 /// What was found under the name of the part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the size is in bytes")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "sizes are in bytes")]
 pub enum Found {
     /// No part.
     Nothing,
@@ -135,19 +147,9 @@ pub enum Found {
     Part,
     /// A part of another object, or without a journal: its blocks are judged, and the file is ours from now on.
     Seed { bytes: u64 },
-    /// A part of another version, useless without a manifest: this many bytes were dropped.
-    Outdated { bytes: u64 },
-}
-
-/// What earlier runs left beside the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// Nothing of ours.
-    Nothing,
-    /// Blocks that are proven against a root.
-    Proven,
-    /// Bytes of an object without a manifest.
-    Unproven,
+    /// A part of another object or version, useless without a manifest: this many bytes were dropped. `url`: the URL of the
+    /// object, if that was another one.
+    Outdated { bytes: u64, url: Option<String> },
 }
 
 /// A part that can be written to.
@@ -200,25 +202,27 @@ impl Locked {
         let bytes = keeper.read()?;
         let read = journal::read(&bytes, &place);
         // A damaged journal claims nothing, but it still shows that this program wrote the part.
-        let is_ours = journal::is_journal(&bytes);
-        let claims = read.filter(|claims| length > 0 && claims.identity.continues(identity));
-        if let Some(claims) = claims {
-            let mut claimed = plausible_claims(&claims, length);
-            if identity.root.is_some() {
+        let outdated = journal::is_journal(&bytes).then(|| outdated(read.as_ref(), url, length));
+        if let Some(claims) = &read
+            && length > 0
+            && claims.are_of(identity, url)
+        {
+            let mut claimed = plausible_claims(claims, length);
+            if identity.root.is_some() && part.shows_holes()? {
                 let mut found = part.blocks_with_data(&identity.geometry)?;
                 found.remove_all(&claims.dropped);
                 claimed.insert_all(&found);
             }
-            let journal = Journal::resume(keeper, identity, &claims, place, time)?;
+            let journal = Journal::resume(keeper, identity, claims, place, time)?;
             return Ok(Opened {
                 part,
                 journal,
                 claimed,
-                leaves: claims.leaves,
+                leaves: claims.leaves.clone(),
                 found: Found::Part,
             });
         }
-        let (claimed, found) = without_claims(&part, identity, is_ours)?;
+        let (claimed, found) = without_claims(&part, identity, outdated)?;
         let mut journal = Journal::begin(keeper, identity, url, place, time)?;
         if identity.root.is_none() {
             // After a power cut, a part with bytes and no journal would look like a file of the user.
@@ -234,11 +238,12 @@ impl Locked {
         })
     }
 
-    /// Gives the part its final name. All of it must be proven, and its length right.
+    /// Gives the part its final name. It must be settled, and the object of this root.
     pub fn publish(
         mut self,
         part: &Part,
         mut journal: Journal,
+        root: Root,
         no_clobber: bool,
     ) -> Result<(), DiskError> {
         let Destination {
@@ -248,23 +253,26 @@ impl Locked {
             journal_name,
             ..
         } = &self.destination;
-        let mode = folder
-            .entry(name)?
-            .map_or_else(files::default_mode, |entry| entry.mode);
-        part.set_mode(mode)?;
+        let existing = folder.entry(name)?.filter(|entry| folder.is_ours(entry));
+        part.set_mode(existing.map_or_else(default_mode, |entry| entry.mode_to_keep()))?;
         if let Err(cause) = part.sync_all() {
             // The next run would read all of it from memory, judge it right, and rename a file that is not on the disk.
             journal.sync_failed()?;
             return Err(cause);
         }
-        folder.rename(part_name, name, !no_clobber)?;
+        if !part.is_still(root)? {
+            return Err(DiskError::ChangedAfterProof {
+                path: part.path().to_owned(),
+            });
+        }
+        part.rename(folder, part_name, name, !no_clobber)?;
         folder.sync()?;
         folder.remove(journal_name)?;
         self.released = true;
         Ok(())
     }
 
-    /// Renames a part that is wrong to `FILE.quarantined`, and returns that path.
+    /// Renames a part that is wrong to `FILE.quarantined`, or the next free name of that kind, and returns that path.
     pub fn quarantine(mut self) -> Result<PathBuf, DiskError> {
         let Destination {
             folder,
@@ -273,13 +281,10 @@ impl Locked {
             journal_name,
             ..
         } = &self.destination;
-        let quarantined = files::with_suffix(name, ".quarantined");
-        folder.rename(part_name, &quarantined, true)?;
-        folder.sync()?;
+        let quarantined = set_aside(folder, part_name, name)?;
         folder.remove(journal_name)?;
-        let path = folder.path_of(&quarantined);
         self.released = true;
-        Ok(path)
+        Ok(quarantined)
     }
 
     /// Removes part and journal: the object is at the target already, or the part is useless.
@@ -299,31 +304,31 @@ impl Locked {
         Ok(())
     }
 
-    /// What earlier runs left in part and journal.
-    pub fn left(&self) -> Result<Left, DiskError> {
+    /// The bytes in the part that a later run can resume from.
+    pub fn bytes_held(&self) -> Result<u64, DiskError> {
         let Destination {
             folder,
             part_name,
             journal_name,
             ..
         } = &self.destination;
-        let part = folder.entry(part_name)?;
-        if part.is_none_or(|part| part.suspicious().is_some() || part.length == 0) {
-            return Ok(Left::Nothing);
-        }
+        let Some(part) = folder.open_own(part_name)? else {
+            return Ok(0);
+        };
+        let part = Part::new(part, folder.path_of(part_name));
         let clone = self.journal.try_clone().map_err(|cause| {
             DiskError::io(FileOperation::Open, &folder.path_of(journal_name), cause)
         })?;
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
-        Ok(match journal::read(&bytes, &journal::Place::NOWHERE) {
-            None => Left::Nothing,
-            Some(claims) if claims.identity.root.is_some() => Left::Proven,
-            Some(_) => Left::Unproven,
+        let claims = journal::read(&bytes, &part.place()?);
+        claims.map_or(Ok(0), |claims| {
+            let held = plausible_claims(&claims, part.length()?);
+            Ok(held.bytes(&claims.identity.geometry))
         })
     }
 
     /// The object is at the target already: removes what earlier runs left of it; other files stay.
-    pub fn discard_leftovers(self, identity: &Identity) -> Result<(), DiskError> {
+    pub fn discard_leftovers(self, identity: &Identity, url: &str) -> Result<(), DiskError> {
         let Destination {
             folder,
             part_name,
@@ -336,7 +341,7 @@ impl Locked {
         files::sync_all(&files::open_for_reading(&path)?, &path)?;
         folder.sync()?;
         let part = folder.entry(part_name)?;
-        if part.is_some_and(|part| part.suspicious().is_some()) {
+        if part.is_some_and(|part| folder.suspicious(&part).is_some()) {
             return Ok(());
         }
         let part_bytes = part.map_or(0, |part| part.length);
@@ -346,7 +351,7 @@ impl Locked {
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
         // Whether the part is ours does not depend on where it was last seen.
         let ours = journal::read(&bytes, &journal::Place::NOWHERE)
-            .is_some_and(|claims| claims.identity.continues(identity));
+            .is_some_and(|claims| claims.are_of(identity, url));
         match part_bytes == 0 || ours {
             true => self.discard(),
             false => Ok(()),
@@ -365,7 +370,8 @@ impl Drop for Locked {
         if self.released {
             return;
         }
-        let ours_and_empty = |entry: Entry| entry.suspicious().is_none() && entry.length == 0;
+        let ours_and_empty =
+            |entry: Entry| entry.length == 0 && folder.suspicious(&entry).is_none();
         let journal_is_empty = self
             .journal
             .metadata()
@@ -383,24 +389,38 @@ impl Drop for Locked {
     }
 }
 
-/// The claims and the kind of a part without a journal that claims anything.
+/// What a part of ours is if it is useless without a manifest.
+fn outdated(claims: Option<&Claims>, url: &str, length: u64) -> Found {
+    let is_other = |of_part: &String| !of_part.is_empty() && of_part != url;
+    Found::Outdated {
+        // The part may have holes: only what its journal claims could have been used.
+        bytes: claims.map_or(length, |claims| {
+            plausible_claims(claims, length).bytes(&claims.identity.geometry)
+        }),
+        url: claims.map(|claims| claims.url.clone()).filter(is_other),
+    }
+}
+
+/// The claims and the kind of a part without a journal that claims anything of this object. `outdated`: the part is ours.
 fn without_claims(
     part: &Part,
     identity: &Identity,
-    is_ours: bool,
+    outdated: Option<Found>,
 ) -> Result<(BlockSet, Found), DiskError> {
-    let blocks = identity.geometry.blocks();
-    Ok(match (part.length()?, identity.root) {
-        (0, _) => (BlockSet::empty(blocks), Found::Nothing),
-        (length, Some(_)) => (
+    let nothing = BlockSet::empty(identity.geometry.blocks());
+    Ok(match (part.length()?, identity.root, outdated) {
+        (0, _, _) => (nothing, Found::Nothing),
+        (_, Some(_), _) => (
             part.blocks_with_data(&identity.geometry)?,
-            Found::Seed { bytes: length },
+            Found::Seed {
+                bytes: part.bytes_of_data()?,
+            },
         ),
-        (length, None) if is_ours => {
+        (_, None, Some(outdated)) => {
             part.set_length(0)?;
-            (BlockSet::empty(blocks), Found::Outdated { bytes: length })
+            (nothing, outdated)
         }
-        (_, None) => {
+        (_, None, None) => {
             return Err(DiskError::Unsafe {
                 path: part.path().to_owned(),
                 what: "not a download of ours",
@@ -432,15 +452,31 @@ fn plausible_claims(claims: &Claims, length: u64) -> BlockSet {
     claimed
 }
 
-/// Renames a file that does not verify to `FILE.quarantined`, and returns that path.
+/// Renames a file that does not verify to `FILE.quarantined`, or the next free name of that kind, and returns that path.
 pub fn quarantine(path: &Path) -> Result<PathBuf, DiskError> {
     let (folder, name) = files::split(path).ok_or(DiskError::Unsafe {
         path: path.to_owned(),
         what: "no file name",
     })?;
-    let folder = Folder::open(&folder)?;
-    let quarantined = files::with_suffix(&name, ".quarantined");
-    folder.rename(&name, &quarantined, true)?;
-    folder.sync()?;
-    Ok(folder.path_of(&quarantined))
+    set_aside(&Folder::open(&folder)?, &name, &name)
+}
+
+/// Renames a file to the first free one of `NAME.quarantined`, `NAME.2.quarantined` ...; nothing is replaced.
+fn set_aside(folder: &Folder, file: &OsStr, name: &OsStr) -> Result<PathBuf, DiskError> {
+    let mut number = 1;
+    loop {
+        let suffix = match number {
+            1 => ".quarantined".to_owned(),
+            _ => format!(".{number}.quarantined"),
+        };
+        let quarantined = files::with_suffix(name, &suffix);
+        match folder.rename(file, &quarantined, false) {
+            Err(DiskError::Exists { .. }) => number += 1,
+            outcome => {
+                outcome?;
+                folder.sync()?;
+                return Ok(folder.path_of(&quarantined));
+            }
+        }
+    }
 }

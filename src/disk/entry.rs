@@ -20,7 +20,7 @@ pub struct Entry {
     /// See the device.
     pub inode: u64,
     links: u64,
-    owner: u32,
+    pub(super) owner: u32,
     /// Changes whenever content or attributes do.
     pub changed: (i64, u64),
 }
@@ -36,6 +36,26 @@ pub struct Stamp {
     pub length: u64,
     /// When it was last modified: seconds and nanoseconds.
     pub changed: (i64, u64),
+}
+
+/// The state of an open file: any write and any change of an attribute makes another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    stamp: Stamp,
+    /// When an attribute last changed. Programs can set the time of the last write, but not this one.
+    attributes_changed: (i64, u64),
+}
+
+impl Version {
+    /// The version of an open file; `path` is for the message.
+    pub fn of(file: &File, path: &Path) -> Result<Version, DiskError> {
+        fs::fstat(file)
+            .map(|stat| Version {
+                stamp: Entry::new(&stat).stamp(),
+                attributes_changed: (stat.st_ctime, stat.st_ctime_nsec),
+            })
+            .map_err(|cause| DiskError::io(FileOperation::Inspect, path, cause))
+    }
 }
 
 /// The kind of an entry.
@@ -88,15 +108,17 @@ impl Entry {
         }
     }
 
-    /// Why this is not a regular file of ours with one name; `None` if it is.
-    pub fn suspicious(&self) -> Option<&'static str> {
+    /// The permission bits for a file that takes the place of this one: never setuid, setgid or sticky.
+    pub fn mode_to_keep(&self) -> u32 {
+        self.mode & 0o777
+    }
+
+    /// Why this is not a regular file with one name; `None` if it is.
+    pub(super) fn suspicious(&self) -> Option<&'static str> {
         match self.kind {
             EntryKind::Folder => Some("a folder"),
             EntryKind::Link => Some("a symbolic link"),
             EntryKind::Special => Some("not a regular file"),
-            EntryKind::Regular if self.owner != rustix::process::geteuid().as_raw() => {
-                Some("owned by another user")
-            }
             EntryKind::Regular if self.links != 1 => Some("a file with several names (hard links)"),
             EntryKind::Regular => None,
         }

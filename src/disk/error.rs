@@ -52,6 +52,12 @@ pub enum DiskError {
     Unsafe { path: PathBuf, what: &'static str },
     #[error("{} exists", .path.display())]
     Exists { path: PathBuf },
+    #[error("{} cannot be written: it is {what}", .path.display())]
+    Conflict { path: PathBuf, what: &'static str },
+    #[error("another program wrote to {} after its bytes were proven; nothing was published", .path.display())]
+    ChangedAfterProof { path: PathBuf },
+    #[error("stopped before all of {} was read", .path.display())]
+    Stopped { path: PathBuf },
     #[error("{} changed while it was read", .path.display())]
     ChangedWhileRead { path: PathBuf },
     #[error("{} needs {needed} more bytes, and {available} are free on its disk", .path.display())]
@@ -78,6 +84,7 @@ impl DiskError {
             let kinds = [
                 io::ErrorKind::StorageFull,
                 io::ErrorKind::QuotaExceeded,
+                io::ErrorKind::FileTooLarge,
                 io::ErrorKind::ReadOnlyFilesystem,
             ];
             // EIO has no `ErrorKind`.
@@ -85,6 +92,13 @@ impl DiskError {
             kinds.contains(&source.kind()) || source.raw_os_error() == failed
         };
         matches!(self, DiskError::Io { source, .. } if is(source))
+    }
+
+    /// This process, or the machine, has no descriptor left for another open file.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        let errors = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+        let is = |code: i32| errors.iter().any(|error| error.raw_os_error() == code);
+        matches!(self, DiskError::Io { source, .. } if source.raw_os_error().is_some_and(is))
     }
 
     /// The file, or a folder on its path, does not exist.
@@ -103,7 +117,14 @@ mod tests {
     fn what_the_disk_does_is_told_apart_from_what_is_not_there() {
         let is_of_disk =
             |errno: Errno| DiskError::io(FileOperation::Read, Path::new("x"), errno).is_of_disk();
-        for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::ROFS] {
+        let of_disk = [
+            Errno::IO,
+            Errno::NOSPC,
+            Errno::DQUOT,
+            Errno::ROFS,
+            Errno::FBIG,
+        ];
+        for errno in of_disk {
             assert!(is_of_disk(errno), "{errno}");
         }
         for errno in [Errno::NOENT, Errno::ACCESS, Errno::ISDIR] {

@@ -7,31 +7,45 @@ use std::{
     io::{self, IoSlice},
     os::{fd::OwnedFd, unix::fs::FileExt},
     path::{Path, PathBuf},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
-use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
+use rustix::{
+    fs::{self, AtFlags, Mode, OFlags, RenameFlags},
+    io::{Errno, retry_on_intr},
+};
 
 use crate::format::geometry::ByteRange;
 
-use super::error::{DiskError, FileOperation};
+use super::{
+    error::{DiskError, FileOperation},
+    lacking::{self, Lacking},
+};
 
-pub use super::entry::{Entry, EntryKind, Stamp};
+pub use super::{
+    entry::{Entry, EntryKind, Stamp, Version},
+    names::{is_own, is_same_file, noted_path, split, with_suffix},
+};
 
 /// A folder held open, so that no other folder can take its place while we work in it.
 #[derive(Debug)]
 pub struct Folder {
     fd: OwnedFd,
     path: PathBuf,
+    /// Of the files that this process makes here, when it had to be found out.
+    owner: OnceLock<Option<u32>>,
 }
 
 impl Folder {
     /// Opens a folder; links to it are followed.
     pub fn open(path: &Path) -> Result<Folder, DiskError> {
         // The empty parent of a bare name is the current folder.
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
+        let path = match path.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => path,
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = fs::open(path, flags, Mode::empty())
@@ -39,6 +53,7 @@ impl Folder {
         Ok(Folder {
             fd,
             path: path.to_owned(),
+            owner: OnceLock::new(),
         })
     }
 
@@ -63,7 +78,7 @@ impl Folder {
     pub fn entry(&self, name: &OsStr) -> Result<Option<Entry>, DiskError> {
         match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(Entry::new(&stat))),
-            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(Errno::NOENT) => Ok(None),
             Err(cause) => Err(self.error(FileOperation::Inspect, name, cause)),
         }
     }
@@ -74,7 +89,7 @@ impl Folder {
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match fs::openat(&self.fd, name, flags, Mode::from_raw_mode(mode)) {
             Ok(fd) => Ok(Some(fd.into())),
-            Err(rustix::io::Errno::EXIST) => Ok(None),
+            Err(Errno::EXIST) => Ok(None),
             Err(cause) => Err(self.error(FileOperation::Create, name, cause)),
         }
     }
@@ -87,9 +102,9 @@ impl Folder {
         let path = self.path_of(name);
         let file: File = match fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd.into(),
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(Errno::NOENT) => return Ok(None),
             Err(cause) => {
-                let what = self.entry(name)?.and_then(|entry| entry.suspicious());
+                let what = self.entry(name)?.and_then(|entry| self.suspicious(&entry));
                 return Err(match what {
                     Some(what) => DiskError::Unsafe { path, what },
                     // A file that cannot be opened for writing cannot be written, for example on a disk that became read-only.
@@ -97,7 +112,7 @@ impl Folder {
                 });
             }
         };
-        match Entry::of(&file, &path)?.suspicious() {
+        match self.suspicious(&Entry::of(&file, &path)?) {
             Some(what) => Err(DiskError::Unsafe { path, what }),
             None => Ok(Some(file)),
         }
@@ -113,6 +128,42 @@ impl Folder {
                 return Ok(file);
             }
         }
+    }
+
+    /// Creates a file under an unused name. The name contains the process ID, so only our own earlier leftovers can collide; it
+    /// is short, so that it fits wherever the final name fits.
+    pub fn create_unused(&self) -> Result<(File, OsString), DiskError> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        for _ in 0..100 {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let name = OsString::from(format!(".sapwood-{}-{number}", std::process::id()));
+            if let Some(file) = self.create(&name, 0o600)? {
+                return Ok((file, name));
+            }
+        }
+        Err(DiskError::io(
+            FileOperation::Create,
+            &self.path,
+            io::ErrorKind::AlreadyExists,
+        ))
+    }
+
+    /// Whether a file here has the owner that our own files have. Some mounts give all files one owner, whoever makes them.
+    pub fn is_ours(&self, entry: &Entry) -> bool {
+        let owner_here = || {
+            let (file, name) = self.create_unused().ok()?;
+            let made = Entry::of(&file, &self.path);
+            self.remove(&name).ok()?;
+            Some(made.ok()?.owner)
+        };
+        entry.owner == rustix::process::geteuid().as_raw()
+            || *self.owner.get_or_init(owner_here) == Some(entry.owner)
+    }
+
+    /// Why this is not a regular file of ours with one name; `None` if it is.
+    pub fn suspicious(&self, entry: &Entry) -> Option<&'static str> {
+        let owner = || (!self.is_ours(entry)).then_some("owned by another user");
+        entry.suspicious().or_else(owner)
     }
 
     /// Whether the name still refers to this file.
@@ -148,6 +199,30 @@ impl Folder {
         }
     }
 
+    /// Renames the file that is open. Another file that was put in its place does not get the name.
+    pub fn rename_open(
+        &self,
+        file: &File,
+        from: &OsStr,
+        to: &OsStr,
+        replace: bool,
+    ) -> Result<(), DiskError> {
+        let other = || DiskError::Unsafe {
+            path: self.path_of(from),
+            what: "not the file that this program wrote (it was moved or replaced)",
+        };
+        if !self.is_still(from, file)? {
+            return Err(other());
+        }
+        self.rename(from, to, replace)?;
+        // It may have been replaced between the two calls.
+        if !self.is_still(to, file)? {
+            self.remove(to)?;
+            return Err(other());
+        }
+        Ok(())
+    }
+
     /// Renames a file in this folder. `replace: false` fails with [`DiskError::Exists`] if the new name exists.
     pub fn rename(&self, from: &OsStr, to: &OsStr, replace: bool) -> Result<(), DiskError> {
         let flags = if replace {
@@ -157,11 +232,11 @@ impl Folder {
         };
         match fs::renameat_with(&self.fd, from, &self.fd, to, flags) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::EXIST) if !replace => Err(DiskError::Exists {
+            Err(Errno::EXIST) if !replace => Err(DiskError::Exists {
                 path: self.path_of(to),
             }),
             // This file system cannot do it in one step: check first.
-            Err(rustix::io::Errno::INVAL) if !replace => match self.entry(to)? {
+            Err(Errno::INVAL) if !replace => match self.entry(to)? {
                 Some(_) => Err(DiskError::Exists {
                     path: self.path_of(to),
                 }),
@@ -174,7 +249,7 @@ impl Folder {
     /// Removes a name; succeeds if it does not exist.
     pub fn remove(&self, name: &OsStr) -> Result<(), DiskError> {
         match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(cause) => Err(self.error(FileOperation::Remove, name, cause)),
         }
     }
@@ -182,8 +257,9 @@ impl Folder {
     /// Makes renames and removals in this folder durable.
     pub fn sync(&self) -> Result<(), DiskError> {
         match fs::fsync(&self.fd) {
-            // Some network file systems report that they cannot sync a folder; there is nothing more to do.
-            Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
+            Ok(()) => Ok(()),
+            // Some file systems cannot sync a folder, but files; there is nothing more to do.
+            Err(cause) if is_unsupported(cause) => Ok(()),
             Err(cause) => Err(DiskError::io(FileOperation::Sync, &self.path, cause)),
         }
     }
@@ -202,16 +278,19 @@ impl Folder {
 
     /// The size of this file system.
     pub fn bytes_of_disk(&self) -> Result<u64, DiskError> {
-        let stat = fs::fstatvfs(&self.fd)
-            .map_err(|cause| DiskError::io(FileOperation::Inspect, &self.path, cause))?;
+        let stat = self.file_system()?;
         Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
     }
 
     /// Bytes of this file system that this process may still write.
     pub fn bytes_free(&self) -> Result<u64, DiskError> {
-        let stat = fs::fstatvfs(&self.fd)
-            .map_err(|cause| DiskError::io(FileOperation::Inspect, &self.path, cause))?;
+        let stat = self.file_system()?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn file_system(&self) -> Result<fs::StatVfs, DiskError> {
+        fs::fstatvfs(&self.fd)
+            .map_err(|cause| DiskError::io(FileOperation::Inspect, &self.path, cause))
     }
 }
 
@@ -219,6 +298,15 @@ impl Folder {
 pub fn create_private_folder(path: &Path) -> io::Result<()> {
     std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)
         .create(path)
+}
+
+/// Makes an empty file, or one that exists, accessible to its owner only, as far as possible. The file is not opened: to close a
+/// database drops the locks that `SQLite` has on it in this process.
+pub fn make_private(path: &Path) {
+    let mode = Mode::RUSR | Mode::WUSR;
+    if fs::mknodat(fs::CWD, path, fs::FileType::RegularFile, mode, 0) == Err(Errno::EXIST) {
+        let _ = fs::chmod(path, mode);
+    }
 }
 
 /// A folder that was created for files to come. It is removed when this is dropped, if it is still empty.
@@ -243,36 +331,19 @@ impl Drop for MadeFolder {
     }
 }
 
-/// Splits a path into its folder and its last segment; `None` if it has none (`/`, `..`).
-pub fn split(path: &Path) -> Option<(PathBuf, OsString)> {
-    let name = path.file_name()?.to_owned();
-    Some((path.parent().unwrap_or(Path::new("")).to_owned(), name))
-}
-
-/// The name with this suffix.
-pub fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
-    let mut name = name.to_owned();
-    name.push(suffix);
-    name
-}
-
 /// Opens a file of the user for reading. Links are followed, because the user named the path; it must be a regular file.
 pub fn open_for_reading(path: &Path) -> Result<File, DiskError> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = fs::open(path, flags, Mode::empty())
         .map_err(|cause| DiskError::io(FileOperation::Open, path, cause))?;
     let file = File::from(fd);
-    match Entry::of(&file, path)?.kind {
-        EntryKind::Regular => Ok(file),
-        EntryKind::Folder => Err(DiskError::Unsafe {
-            path: path.to_owned(),
-            what: "a folder, where a file is needed",
-        }),
-        _ => Err(DiskError::Unsafe {
-            path: path.to_owned(),
-            what: "not a regular file",
-        }),
-    }
+    let what = match Entry::of(&file, path)?.kind {
+        EntryKind::Regular => return Ok(file),
+        EntryKind::Folder => "a folder, where a file is needed",
+        _ => "not a regular file",
+    };
+    let path = path.to_owned();
+    Err(DiskError::Unsafe { path, what })
 }
 
 /// Opens for reading a file of the user that was recorded earlier under this absolute path. Links anywhere on the path are
@@ -282,24 +353,12 @@ pub fn open_noted(path: &Path) -> Option<(File, Entry)> {
     let links = fs::ResolveFlags::NO_SYMLINKS;
     let opened = match fs::openat2(fs::CWD, path, flags, Mode::empty(), links) {
         // The kernel, or a sandbox, does not have this call: refuse a link at least as the last segment.
-        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
-            fs::open(path, flags, Mode::empty())
-        }
+        Err(Errno::NOSYS | Errno::PERM) => fs::open(path, flags, Mode::empty()),
         opened => opened,
     };
     let file = File::from(opened.ok()?);
     let entry = Entry::of(&file, path).ok()?;
     (entry.kind == EntryKind::Regular).then_some((file, entry))
-}
-
-/// The path under which a file can be recorded: absolute, and without links in its folder.
-pub fn noted_path(path: &Path) -> Option<PathBuf> {
-    let (folder, name) = split(path)?;
-    let folder = match folder.as_os_str().is_empty() {
-        true => PathBuf::from("."),
-        false => folder,
-    };
-    Some(folder.canonicalize().ok()?.join(name))
 }
 
 /// Writes all bytes at an offset.
@@ -331,7 +390,7 @@ pub fn write_slices_at(
                 offset += written as u64;
                 IoSlice::advance_slices(&mut slices, written);
             }
-            Err(rustix::io::Errno::INTR) => (),
+            Err(Errno::INTR) => (),
             Err(cause) => return Err(DiskError::io(FileOperation::Write, path, cause)),
         }
     }
@@ -376,30 +435,49 @@ pub fn punch_hole(file: &File, path: &Path, bytes: ByteRange) -> Result<bool, Di
     let flags = fs::FallocateFlags::PUNCH_HOLE | fs::FallocateFlags::KEEP_SIZE;
     match fs::fallocate(file, flags, bytes.start, bytes.length()) {
         Ok(()) => Ok(true),
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(false),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
         Err(cause) => Err(DiskError::io(FileOperation::Write, path, cause)),
     }
 }
 
-/// Sets the permission bits.
+/// Sets the permission bits, where the file system lets us.
 pub fn set_mode(file: &File, path: &Path, mode: u32) -> Result<(), DiskError> {
-    fs::fchmod(file, Mode::from_raw_mode(mode))
-        .map_err(|cause| DiskError::io(FileOperation::Write, path, cause))
+    match fs::fchmod(file, Mode::from_raw_mode(mode)) {
+        Ok(()) => Ok(()),
+        Err(cause) if cause == Errno::PERM || is_unsupported(cause) => {
+            lacking::note(Lacking::Modes, path);
+            Ok(())
+        }
+        Err(cause) => Err(DiskError::io(FileOperation::Write, path, cause)),
+    }
 }
 
-/// Makes the data durable, and its length.
+/// Whether a file system does not have a call.
+fn is_unsupported(cause: Errno) -> bool {
+    matches!(cause, Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS)
+}
+
+/// Makes the data durable, and its length, where the file system can.
 pub fn sync_data(file: &File, path: &Path) -> Result<(), DiskError> {
-    file.sync_data()
-        .map_err(|cause| DiskError::io(FileOperation::Sync, path, cause))
+    synced(retry_on_intr(|| fs::fdatasync(file)), path)
 }
 
-/// Makes data and attributes durable.
+/// Makes data and attributes durable, where the file system can.
 pub fn sync_all(file: &File, path: &Path) -> Result<(), DiskError> {
-    file.sync_all()
-        .map_err(|cause| DiskError::io(FileOperation::Sync, path, cause))
+    synced(retry_on_intr(|| fs::fsync(file)), path)
 }
 
-/// Locks a file exclusively for as long as it is open; `false` if another process holds a lock.
+fn synced(outcome: Result<(), Errno>, path: &Path) -> Result<(), DiskError> {
+    match outcome {
+        Err(cause) if is_unsupported(cause) => {
+            lacking::note(Lacking::Syncs, path);
+            Ok(())
+        }
+        outcome => outcome.map_err(|cause| DiskError::io(FileOperation::Sync, path, cause)),
+    }
+}
+
+/// Locks a file exclusively for as long as it is open, where the file system has locks; `false` if another process holds one.
 pub fn try_lock(file: &File, path: &Path) -> Result<bool, DiskError> {
     lock(file, path, fs::FlockOperation::NonBlockingLockExclusive)
 }
@@ -412,22 +490,11 @@ pub fn try_lock_shared(file: &File, path: &Path) -> Result<bool, DiskError> {
 fn lock(file: &File, path: &Path, how: fs::FlockOperation) -> Result<bool, DiskError> {
     match fs::flock(file, how) {
         Ok(()) => Ok(true),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(cause) if cause == Errno::NOLCK || is_unsupported(cause) => {
+            lacking::note(Lacking::Locks, path);
+            Ok(true)
+        }
         Err(cause) => Err(DiskError::io(FileOperation::Lock, path, cause)),
     }
-}
-
-/// The permission bits of a new file of the user.
-pub fn default_mode() -> u32 {
-    // The system call that reads the umask also sets it, which another thread could see; /proc shows it without that.
-    let umask = std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("Umask:"))?;
-            u32::from_str_radix(line.trim(), 8).ok()
-        })
-        .unwrap_or(0o022);
-    0o666 & !umask
 }

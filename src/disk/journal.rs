@@ -1,4 +1,4 @@
-//! Writing the journal: which records, and when (journal.md, section 4).
+//! Writing the journal: which records, and when (journal.md, section 5).
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
 

@@ -1,6 +1,9 @@
-//! The user, the machine and the clock.
+//! The user, the machine, its file systems and its clock.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// The name of the user, or the number of a user without a name.
 pub fn user() -> String {
@@ -19,9 +22,50 @@ pub fn host() -> String {
         .into_owned()
 }
 
+/// The signal for a write beyond the limit on the size of files (SIGXFSZ).
+pub fn file_size_signal() -> i32 {
+    rustix::process::Signal::XFSZ.as_raw()
+}
+
 /// Seconds since 1970.
 pub fn unix_time() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+/// How many descriptors this process may have open.
+pub fn descriptors_max() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .unwrap_or(u64::MAX)
+}
+
+/// The permission bits of a new file of the user.
+pub fn default_mode() -> u32 {
+    // The system call that reads the umask also sets it, which another thread could see; /proc shows it without that.
+    let umask = std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Umask:"))?;
+            u32::from_str_radix(line.trim(), 8).ok()
+        })
+        .unwrap_or(0o022);
+    0o666 & !umask
+}
+
+/// Whether a store to a mapped page of a file in this folder may need room on the disk: the file system writes each changed page to
+/// a new place, or a page has several blocks, of which not all are there.
+pub fn mapped_stores_need_room(folder: &Path) -> bool {
+    const BTRFS: u32 = 0x9123_683e;
+    const ZFS: u32 = 0x2fc1_2fc1;
+    const BCACHEFS: u32 = 0xca45_1a4e;
+    const PAGE: u64 = 4096;
+    rustix::fs::statfs(folder).is_ok_and(|system| {
+        // Of other widths on other systems.
+        let (kind, block) = (system.f_type as u32, system.f_bsize as u64);
+        [BTRFS, ZFS, BCACHEFS].contains(&kind) || block < PAGE
+    })
 }

@@ -1,6 +1,7 @@
 //! The unfinished download.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io::{self, IoSlice},
     os::unix::fs::FileExt,
@@ -15,17 +16,19 @@ use crate::format::{
     geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
     journal::Place,
     judge::{self, Leaves, ObjectKey, Proven, Verified},
-    tree::{Cv, PartHasher},
+    tree::{Cv, PartHasher, Root},
 };
 
 use super::{
     error::{DiskError, FileOperation},
-    files::{self, Entry},
+    files::{self, Entry, Folder, Version},
     seed::Seed,
 };
 
 /// The buffer for copying if the kernel cannot copy by itself.
 const COPY_BYTES: u64 = 256 * 1024;
+/// How often a part is hashed again, while another program goes on writing to it.
+const HASHED_AGAIN_MAX: u32 = 3;
 
 /// Proven blocks that are in a file now. INVARIANT: only [`Part`] makes it, after their write has returned or after it judged the
 /// bytes in the file; journals and indexes record nothing else.
@@ -63,6 +66,8 @@ pub struct Part {
     path: PathBuf,
     /// The kernel allows one write into a file at a time, and waiting writers may spin: here they sleep.
     writing: Mutex<()>,
+    /// The file when all of it was proven. A later version is the work of another program.
+    settled: Mutex<Option<Version>>,
 }
 
 impl Part {
@@ -72,6 +77,7 @@ impl Part {
             file,
             path,
             writing: Mutex::new(()),
+            settled: Mutex::new(None),
         }
     }
 
@@ -238,9 +244,75 @@ impl Part {
         files::set_length(&self.file, &self.path, length)
     }
 
+    /// All of the object was proven: cuts off what is behind it, and notes the version of the file for [`Part::is_still`].
+    pub fn settle(&self, length: u64) -> Result<(), DiskError> {
+        if self.length()? != length {
+            self.set_length(length)?;
+        }
+        *self.settled.lock() = Some(self.version()?);
+        Ok(())
+    }
+
+    /// Whether the part is this object. It is hashed again if anything wrote to it since it was settled.
+    pub fn is_still(&self, root: Root) -> Result<bool, DiskError> {
+        let mut settled = self.settled.lock();
+        for _ in 0..=HASHED_AGAIN_MAX {
+            let now = self.version()?;
+            if *settled == Some(now) {
+                return Ok(true);
+            }
+            tracing::info!("{} changed; it is hashed again", self.path.display());
+            if self.root()? != root {
+                return Ok(false);
+            }
+            *settled = Some(now);
+        }
+        Ok(false)
+    }
+
+    fn version(&self) -> Result<Version, DiskError> {
+        Version::of(&self.file, &self.path)
+    }
+
+    /// The root of all bytes in the file.
+    fn root(&self) -> Result<Root, DiskError> {
+        let mut hasher = PartHasher::new(0);
+        let mut buffer = vec![0; COPY_BYTES as usize];
+        let mut at = 0;
+        loop {
+            match self.file.read_at(&mut buffer, at) {
+                Ok(0) => return Ok(hasher.root()),
+                Ok(count) => {
+                    hasher.update(&buffer[..count]);
+                    at += count as u64;
+                }
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => (),
+                Err(cause) => return Err(DiskError::io(FileOperation::Read, &self.path, cause)),
+            }
+        }
+    }
+
     /// Sets the permission bits.
     pub fn set_mode(&self, mode: u32) -> Result<(), DiskError> {
-        files::set_mode(&self.file, &self.path, mode)
+        let mut settled = self.settled.lock();
+        let was_settled = *settled == Some(self.version()?);
+        files::set_mode(&self.file, &self.path, mode)?;
+        // This change of the attributes is ours.
+        if was_settled {
+            *settled = Some(self.version()?);
+        }
+        Ok(())
+    }
+
+    /// Gives the file of this part another name in its folder.
+    pub fn rename(
+        &self,
+        folder: &Folder,
+        from: &OsStr,
+        to: &OsStr,
+        replace: bool,
+    ) -> Result<(), DiskError> {
+        folder.rename_open(&self.file, from, to, replace)
     }
 
     /// Makes the data durable.
@@ -257,6 +329,37 @@ impl Part {
     pub fn blocks_with_data(&self, geometry: &Geometry) -> Result<BlockSet, DiskError> {
         let mut blocks = BlockSet::empty(geometry.blocks());
         let length = self.length()?.min(geometry.length());
+        for data in self.data(length)? {
+            blocks.insert_range(geometry.blocks_within(data));
+        }
+        Ok(blocks)
+    }
+
+    /// How many bytes are data, not holes.
+    pub fn bytes_of_data(&self) -> Result<u64, DiskError> {
+        Ok(self.bytes_shown_as_data()?.min(self.bytes_allocated()?))
+    }
+
+    /// Whether [`Part::blocks_with_data`] leaves out the holes: some file systems show them as data.
+    pub fn shows_holes(&self) -> Result<bool, DiskError> {
+        Ok(self.bytes_shown_as_data()? <= self.bytes_allocated()?)
+    }
+
+    fn bytes_shown_as_data(&self) -> Result<u64, DiskError> {
+        let data = self.data(self.length()?)?;
+        Ok(data.into_iter().map(ByteRange::length).sum())
+    }
+
+    fn bytes_allocated(&self) -> Result<u64, DiskError> {
+        fs::fstat(&self.file)
+            // In units of 512 bytes, whatever the block size of the file system is.
+            .map(|stat| stat.st_blocks as u64 * 512)
+            .map_err(|cause| DiskError::io(FileOperation::Inspect, &self.path, cause))
+    }
+
+    /// The ranges before `length` that are data, not holes.
+    fn data(&self, length: u64) -> Result<Vec<ByteRange>, DiskError> {
+        let mut data = Vec::new();
         let mut at = 0;
         while at < length {
             let (start, end) = match fs::seek(&self.file, SeekFrom::Data(at)) {
@@ -272,12 +375,10 @@ impl Part {
                 Err(rustix::io::Errno::INVAL) => (at, length),
                 Err(cause) => return Err(DiskError::io(FileOperation::Read, &self.path, cause)),
             };
-            blocks.insert_range(
-                geometry.blocks_within(ByteRange::new(start.min(length), end.min(length))),
-            );
+            data.push(ByteRange::new(start.min(length), end.min(length)));
             at = end;
         }
-        Ok(blocks)
+        Ok(data)
     }
 
     /// Frees the disk space of all but these blocks. `false`: this file system cannot do it.

@@ -4,10 +4,15 @@
 use std::{
     fs::File,
     io::{self, Read},
+    mem,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -16,6 +21,27 @@ use super::{
     error::{DiskError, FileOperation},
     files::{self, Entry, Stamp},
 };
+
+/// How long a stopped stream may go unnoticed.
+const STOPPED_TIME: Duration = Duration::from_millis(50);
+
+/// The user stopped this program.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Ends all reading of whole files and streams in this process, for good: a signal asked it to end.
+pub fn stop() {
+    STOPPED.store(true, Ordering::Relaxed);
+}
+
+/// Fails after [`stop`]; `path` is what is being read.
+pub fn check_not_stopped(path: &Path) -> Result<(), DiskError> {
+    match STOPPED.load(Ordering::Relaxed) {
+        true => Err(DiskError::Stopped {
+            path: path.to_owned(),
+        }),
+        false => Ok(()),
+    }
+}
 
 /// Bytes of a region: large enough that a system call costs little, small enough to stay in the cache of a core.
 pub const REGION: usize = 256 * 1024;
@@ -80,6 +106,7 @@ impl FileRegions {
 
 impl Regions for FileRegions {
     fn next(&self, buffer: &mut Vec<u8>) -> Result<Option<u64>, DiskError> {
+        check_not_stopped(&self.path)?;
         let start = self.taken.fetch_add(REGION as u64, Ordering::Relaxed);
         if start >= self.length() {
             return Ok(None);
@@ -146,12 +173,66 @@ impl Regions for StreamRegions<'_> {
             .by_ref()
             .take(REGION as u64)
             .read_to_end(buffer);
+        check_not_stopped(&self.path)?;
         read.map_err(|cause| DiskError::io(FileOperation::Read, &self.path, cause))?;
         stream.ended = buffer.len() < REGION;
         (stream.witness)(buffer);
         let start = stream.at;
         stream.at += buffer.len() as u64;
         Ok((!buffer.is_empty()).then_some(start))
+    }
+}
+
+/// A stream that is read by a thread of its own, so that [`stop`] ends a read that waits for bytes.
+pub struct StoppableStream {
+    chunks: mpsc::Receiver<io::Result<Vec<u8>>>,
+    chunk: io::Cursor<Vec<u8>>,
+}
+
+impl StoppableStream {
+    /// Starts to read the stream.
+    pub fn new(mut stream: impl Read + Send + 'static) -> io::Result<StoppableStream> {
+        let (sender, chunks) = mpsc::sync_channel(2);
+        let read = move || {
+            let mut buffer = vec![0; REGION];
+            loop {
+                let chunk = match stream.read(&mut buffer) {
+                    Ok(0) => return,
+                    Ok(count) => Ok(buffer[..count].to_vec()),
+                    Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(cause) => Err(cause),
+                };
+                let ends = chunk.is_err();
+                // Nobody takes it when the reading has ended.
+                if sender.send(chunk).is_err() || ends {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new().spawn(read)?;
+        Ok(StoppableStream {
+            chunks,
+            chunk: io::Cursor::default(),
+        })
+    }
+}
+
+impl Read for StoppableStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let count = self.chunk.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            match self.chunks.recv_timeout(STOPPED_TIME) {
+                Ok(chunk) => drop(mem::replace(&mut self.chunk, io::Cursor::new(chunk?))),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(0),
+                Err(mpsc::RecvTimeoutError::Timeout) if STOPPED.load(Ordering::Relaxed) => {
+                    return Err(io::Error::other("stopped"));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => (),
+            }
+        }
     }
 }
 
@@ -181,7 +262,10 @@ pub fn for_each<E: From<DiskError> + Send>(
     let workers = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 1..workers {
-            scope.spawn(worker);
+            // Fewer threads do it too.
+            if thread::Builder::new().spawn_scoped(scope, worker).is_err() {
+                break;
+            }
         }
         worker();
     });

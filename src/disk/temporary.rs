@@ -1,16 +1,76 @@
 //! Files that appear under their name only when they are complete: manifests, keys, receipts.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::File,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+};
+
+use crate::format::{
+    receipt::{self, NotAReceipt, Receipt},
+    statement::MAGIC,
 };
 
 use super::{
     error::{DiskError, FileOperation},
     files::{self, EntryKind, Folder},
+    machine::default_mode,
 };
+
+/// The existing file that a new one may replace, besides an empty one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaces {
+    /// None, not even an empty one.
+    Nothing,
+    /// A manifest.
+    Manifest,
+    /// A receipt.
+    Receipt,
+}
+
+impl Replaces {
+    /// How much of a file shows whether it is one.
+    fn bytes(self) -> usize {
+        match self {
+            Replaces::Nothing => 0,
+            Replaces::Manifest => MAGIC.len(),
+            Replaces::Receipt => receipt::BYTES_MAX,
+        }
+    }
+
+    /// Whether a file that begins with these bytes is one.
+    fn is_one(self, bytes: &[u8]) -> bool {
+        match self {
+            Replaces::Nothing => false,
+            Replaces::Manifest => bytes == MAGIC,
+            Replaces::Receipt => matches!(
+                Receipt::from_json(bytes),
+                Ok(_) | Err(NotAReceipt::Version { .. })
+            ),
+        }
+    }
+
+    fn or_refuse(self, file: &File, path: PathBuf) -> Result<(), DiskError> {
+        let mut bytes = vec![0; self.bytes()];
+        let mut read = 0;
+        while read < bytes.len() {
+            match file.read_at(&mut bytes[read..], read as u64) {
+                Ok(0) => break,
+                Ok(count) => read += count,
+                Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => (),
+                Err(cause) => return Err(DiskError::io(FileOperation::Read, &path, cause)),
+            }
+        }
+        let what = match self {
+            Replaces::Nothing => return Err(DiskError::Exists { path }),
+            _ if read == 0 || self.is_one(&bytes[..read]) => return Ok(()),
+            Replaces::Manifest => "a file that is not a manifest",
+            Replaces::Receipt => "a file that is not a receipt",
+        };
+        Err(DiskError::Unsafe { path, what })
+    }
+}
 
 /// A file that is being written. Dropping it removes what was written.
 #[derive(Debug)]
@@ -19,43 +79,38 @@ pub struct Temporary {
     file: File,
     name: OsString,
     target: OsString,
+    replaces: Replaces,
     published: bool,
 }
 
 impl Temporary {
     /// Checks that a file may be named `target`, before the work whose result goes there.
-    pub fn check(target: &Path) -> Result<(), DiskError> {
-        Temporary::place(target).map(drop)
+    pub fn check(target: &Path, replaces: Replaces) -> Result<(), DiskError> {
+        let (folder, name) = Temporary::place(target)?;
+        check_existing(&folder, &name, replaces)
     }
 
-    /// Creates a file that will be named `target`. An existing one is replaced when this one is published.
-    pub fn create(target: &Path) -> Result<Temporary, DiskError> {
+    /// Creates a file that will be named `target`. What it may replace is replaced when this one is published.
+    pub fn create(target: &Path, replaces: Replaces) -> Result<Temporary, DiskError> {
         let (folder, name) = Temporary::place(target)?;
-        let (file, own) = create_unused(&folder, target)?;
+        check_existing(&folder, &name, replaces)?;
+        let (file, own) = folder.create_unused()?;
         Ok(Temporary {
             folder,
             file,
             name: own,
             target: name,
+            replaces,
             published: false,
         })
     }
 
     fn place(target: &Path) -> Result<(Folder, OsString), DiskError> {
-        let unsafe_target = |what| DiskError::Unsafe {
+        let (folder, name) = files::split(target).ok_or(DiskError::Unsafe {
             path: target.to_owned(),
-            what,
-        };
-        let (folder, name) = files::split(target).ok_or(unsafe_target("no file name"))?;
-        let folder = Folder::open(&folder)?;
-        match folder.entry(&name)?.map(|entry| entry.kind) {
-            None | Some(EntryKind::Regular) => (),
-            Some(EntryKind::Folder) => return Err(unsafe_target("a folder")),
-            Some(EntryKind::Link | EntryKind::Special) => {
-                return Err(unsafe_target("not a regular file"));
-            }
-        }
-        Ok((folder, name))
+            what: "not the name of a file",
+        })?;
+        Ok((Folder::open(&folder)?, name))
     }
 
     /// Writes at this offset; the caller keeps count.
@@ -75,12 +130,24 @@ impl Temporary {
 
     /// Makes it durable and gives it its final name. `mode`: `None` keeps the mode of the file it replaces, else uses the user's
     /// default.
-    pub fn publish(mut self, mode: Option<u32>, replace: bool) -> Result<(), DiskError> {
-        let mode_before = self.folder.entry(&self.target)?.map(|entry| entry.mode);
-        let mode = mode.or(mode_before).unwrap_or_else(files::default_mode);
-        files::set_mode(&self.file, &self.path(), mode)?;
-        files::sync_all(&self.file, &self.path())?;
-        self.folder.rename(&self.name, &self.target, replace)?;
+    pub fn publish(mut self, mode: Option<u32>) -> Result<(), DiskError> {
+        let Temporary {
+            folder,
+            file,
+            name,
+            target,
+            replaces,
+            ..
+        } = &self;
+        let existing = folder
+            .entry(target)?
+            .filter(|entry| folder.is_ours(entry))
+            .map(|entry| entry.mode_to_keep());
+        let mode = mode.or(existing).unwrap_or_else(default_mode);
+        files::set_mode(file, &self.path(), mode)?;
+        files::sync_all(file, &self.path())?;
+        check_existing(folder, target, *replaces)?;
+        folder.rename_open(file, name, target, *replaces != Replaces::Nothing)?;
         self.published = true;
         self.folder.sync()
     }
@@ -99,25 +166,21 @@ impl Drop for Temporary {
 pub fn spool() -> Result<(File, PathBuf), DiskError> {
     let path = std::env::temp_dir();
     let folder = Folder::open(&path)?;
-    let (file, name) = create_unused(&folder, &path)?;
+    let (file, name) = folder.create_unused()?;
     folder.remove(&name)?;
     Ok((file, path))
 }
 
-/// Creates a file under an unused name. The name contains the process ID, so only our own earlier leftovers can collide; it is
-/// short, so that it fits wherever the final name fits.
-fn create_unused(folder: &Folder, path: &Path) -> Result<(File, OsString), DiskError> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    for _ in 0..100 {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = OsString::from(format!(".sapwood-{}-{number}", std::process::id()));
-        if let Some(file) = folder.create(&name, 0o600)? {
-            return Ok((file, name));
+/// Fails if there is a file that may not be replaced.
+fn check_existing(folder: &Folder, name: &OsStr, replaces: Replaces) -> Result<(), DiskError> {
+    let path = folder.path_of(name);
+    let what = match folder.entry(name)?.map(|entry| entry.kind) {
+        None => return Ok(()),
+        Some(EntryKind::Regular) => {
+            return replaces.or_refuse(&files::open_for_reading(&path)?, path);
         }
-    }
-    Err(DiskError::io(
-        FileOperation::Create,
-        path,
-        std::io::ErrorKind::AlreadyExists,
-    ))
+        Some(EntryKind::Folder) => "a folder",
+        Some(EntryKind::Link | EntryKind::Special) => "not a regular file",
+    };
+    Err(DiskError::Unsafe { path, what })
 }

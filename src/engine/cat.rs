@@ -87,7 +87,7 @@ pub struct CatOptions {
     pub max_size: Option<u64>,
 }
 
-/// Streams the wanted bytes to `out`. An error of `out` ends the stream with success. Returns the trust of the bytes.
+/// Streams the wanted bytes to `out`, whose error ends the stream as [`Error::Output`]. Returns the trust of the bytes.
 pub async fn cat(
     context: &Context,
     options: CatOptions,
@@ -223,7 +223,7 @@ impl Stream<'_> {
         }
     }
 
-    /// Runs until everything was read, or `out` fails.
+    /// Runs until everything was read.
     async fn run(
         &mut self,
         events: &mut dyn Events,
@@ -233,10 +233,7 @@ impl Stream<'_> {
             self.read_ahead().await?;
             while let Some(run) = self.window.take() {
                 for chunk in run.within(self.bytes) {
-                    if out(&chunk).is_err() {
-                        // The reader closed the pipe, which is a normal end.
-                        return Ok(());
-                    }
+                    out(&chunk).map_err(Error::Output)?;
                 }
                 self.forget_read();
             }

@@ -11,8 +11,8 @@ use crate::{
     disk::{
         error::{DiskError, FileOperation},
         files,
-        regions::{FileRegions, StreamRegions},
-        temporary::{self, Temporary},
+        regions::{self, FileRegions, StreamRegions},
+        temporary::{self, Replaces, Temporary},
     },
     format::{
         digests::{Algorithm, Digest},
@@ -76,6 +76,7 @@ pub fn create(
         Input::Stream(_) => "-".to_owned(),
     };
     let name = options.name.clone().unwrap_or_else(|| default_name(&input));
+    check_places(&input, &output)?;
     let (spool, spool_path) = temporary::spool()?;
     let mut spooled = 0;
     let mut sink = |bytes: &[u8]| {
@@ -98,7 +99,7 @@ pub fn create(
     });
     match output {
         Output::File(path) => {
-            let temporary = Temporary::create(&path)?;
+            let temporary = Temporary::create(&path, Replaces::Manifest)?;
             write(
                 &tree,
                 pieces,
@@ -107,22 +108,35 @@ pub fn create(
                 temporary.file(),
                 &temporary.path(),
             )?;
-            temporary.publish(None, true)?;
+            temporary.publish(None)?;
         }
         Output::Stream(mut stream) => {
             let (file, path) = temporary::spool()?;
             let length = write(&tree, pieces, particulars, signer, &file, &path)?;
             copy(&file, &path, ByteRange::new(0, length), |bytes| {
-                stream.write_all(bytes).map_err(|cause| {
-                    DiskError::io(FileOperation::Write, Path::new("-"), cause).into()
-                })
+                stream.write_all(bytes).map_err(Error::Output)
             })?;
-            stream
-                .flush()
-                .map_err(|cause| DiskError::io(FileOperation::Write, Path::new("-"), cause))?;
+            stream.flush().map_err(Error::Output)?;
         }
     }
     Ok(tree)
+}
+
+/// Fails before any work if the input cannot be read, or if the manifest would replace it, or anything that is not a manifest.
+fn check_places(input: &Input, output: &Output) -> Result<(), DiskError> {
+    let Output::File(path) = output else {
+        return Ok(());
+    };
+    if let Input::File(input) = input {
+        files::open_for_reading(input)?;
+        if files::is_same_file(input, path) {
+            return Err(DiskError::Conflict {
+                path: path.clone(),
+                what: "the file that the manifest describes",
+            });
+        }
+    }
+    Temporary::check(path, Replaces::Manifest)
 }
 
 fn default_name(input: &Input) -> String {
@@ -240,6 +254,7 @@ fn copy(
     let mut buffer = vec![0; (256 * 1024).min(range.length() as usize)];
     let mut at = range.start;
     while at < range.end {
+        regions::check_not_stopped(path)?;
         let count = buffer.len().min((range.end - at) as usize);
         let read = file.read_exact_at(&mut buffer[..count], at);
         read.map_err(|cause: io::Error| DiskError::io(FileOperation::Read, path, cause))?;

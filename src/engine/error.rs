@@ -1,6 +1,9 @@
 //! Why a use case failed, with one variant for each way a caller can react.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     disk::{error::DiskError, state::StateError, store::StoreError},
@@ -55,6 +58,15 @@ pub enum Error {
         found: Box<Cv>,
         source_name: String,
     },
+    #[error(
+        "the object at {place} has {bytes} bytes, but its manifest {manifest} is of one with {declared} bytes: they do not belong together"
+    )]
+    OtherLength {
+        place: String,
+        bytes: u64,
+        manifest: String,
+        declared: u64,
+    },
     #[error("the object at {place} changed: {how}")]
     Changed { place: String, how: Changed },
     #[error("no new bytes for {patience_s} s{}", last_failure(.last.as_deref()))]
@@ -68,6 +80,9 @@ pub enum Error {
     TooLarge { place: String, bytes: u64 },
     #[error("{place} has {length} bytes; the range begins after its end")]
     NoSuchRange { place: String, length: u64 },
+    /// The caller's output refused the bytes.
+    #[error("failed to write the output: {0}")]
+    Output(io::Error),
     #[error("{place} has too many blocks of this size")]
     TooManyBlocks { place: String },
     #[error("{place}: {cause}")]
@@ -109,7 +124,12 @@ impl Error {
     /// Whether the same call may succeed later without any other action. A queue tries such a job again.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Disk(cause) => matches!(cause, DiskError::Busy { .. }),
+            Error::Disk(cause) => {
+                matches!(
+                    cause,
+                    DiskError::Busy { .. } | DiskError::ChangedAfterProof { .. }
+                )
+            }
             Error::Net { cause, .. } => {
                 // A 416 that was repeated until no try was left is an answer like any other 4xx.
                 matches!(cause.failure.class(), Class::Again | Class::Slower)

@@ -48,8 +48,16 @@ pub enum Event {
     Resumed { bytes_held: u64 },
     /// A part file that does not belong to this object: its blocks are judged, and kept where they verify.
     PartReused { path: PathBuf, bytes: u64 },
-    /// The existing part is useless: this many bytes are fetched again.
-    StartedOver { path: PathBuf, bytes: u64 },
+    /// The object was replaced while it was fetched; the fetch begins again with the object of this root.
+    Replaced { url: String, root: Root },
+    /// The fetch failed for good, and its part is kept: a later one resumes from these bytes.
+    PartKept { path: PathBuf, bytes: u64 },
+    /// The existing part is useless: this many bytes are fetched again. `url`: it is of this object, which is another one.
+    StartedOver {
+        path: PathBuf,
+        bytes: u64,
+        url: Option<String>,
+    },
     /// A request failed; it is sent again after the wait. `idle`: no other request is under way.
     Retry {
         source: String,
@@ -194,6 +202,8 @@ pub struct Published {
     pub last_modified: Option<String>,
     /// The length of the object.
     pub bytes_total: u64,
+    /// `false`: only the end of a connection shows that this is all of it, so that bytes may be missing.
+    pub end_known: bool,
     /// Body bytes that arrived in this run, including discarded ones and those of the manifest.
     pub bytes_fetched: u64,
     /// The part of `bytes_fetched` that is the manifest.

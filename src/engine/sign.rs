@@ -13,14 +13,9 @@ use crate::{
     disk::{
         error::{DiskError, FileOperation},
         files,
-        temporary::Temporary,
+        temporary::{Replaces, Temporary},
     },
-    format::{
-        keys::{BadKey, PublicKey},
-        layout::FRONT_BYTES,
-        manifest,
-        statement::Signature,
-    },
+    format::{keys::PublicKey, layout::FRONT_BYTES, manifest, statement::Signature},
 };
 
 use super::{error::Error, manifest_file::ManifestFile};
@@ -51,13 +46,13 @@ pub fn keygen(name: &Path, password: Option<String>) -> Result<(PathBuf, PathBuf
         .map_err(failed(&secret_path))?;
     let public = pair.pk.to_box().map_err(failed(&public_path))?;
     let (secret_file, public_file) = (
-        Temporary::create(&secret_path)?,
-        Temporary::create(&public_path)?,
+        Temporary::create(&secret_path, Replaces::Nothing)?,
+        Temporary::create(&public_path, Replaces::Nothing)?,
     );
     secret_file.write_at(secret.into_string().as_bytes(), 0)?;
     public_file.write_at(public.into_string().as_bytes(), 0)?;
-    secret_file.publish(Some(0o600), false)?;
-    public_file.publish(Some(0o644), false)?;
+    secret_file.publish(Some(0o600))?;
+    public_file.publish(Some(0o644))?;
     Ok((secret_path, public_path))
 }
 
@@ -106,34 +101,26 @@ pub fn sign(path: &Path, signer: &Signer) -> Result<Signature, Error> {
     Ok(signature)
 }
 
-/// Puts a signature made by another program into a manifest. If `key` is known, the signature must be a valid one of its
-/// statement.
+/// Puts a signature made by another program into a manifest. It must be a valid one of its statement, by this key. `place` names
+/// the signature in errors.
 pub fn attach(
     path: &Path,
-    minisig: &str,
+    signature: &Signature,
     place: &str,
-    key: Option<&PublicKey>,
-) -> Result<Signature, Error> {
+    key: &PublicKey,
+) -> Result<(), Error> {
     let manifest = ManifestFile::open_of(path)?;
-    let refuse = |cause: BadKey| Error::BadKey {
+    let checked = key.check(manifest.manifest.statement.bytes(), Some(signature));
+    checked.map_err(|cause| Error::NotSigned {
         place: place.to_owned(),
         cause,
-    };
-    let signature = Signature::from_minisig(minisig).map_err(refuse)?;
-    if let Some(key) = key {
-        let checked = key.check(manifest.manifest.statement.bytes(), Some(&signature));
-        checked.map_err(|cause| Error::NotSigned {
-            place: place.to_owned(),
-            cause,
-        })?;
-    }
-    replace_signature(&manifest, &signature)?;
-    Ok(signature)
+    })?;
+    replace_signature(&manifest, signature)
 }
 
 fn replace_signature(manifest: &ManifestFile, signature: &Signature) -> Result<(), Error> {
     let front = manifest::front(&manifest.manifest.statement, Some(signature));
-    let temporary = Temporary::create(&manifest.path)?;
+    let temporary = Temporary::create(&manifest.path, Replaces::Manifest)?;
     temporary.write_at(&front, 0)?;
     let original = files::open_for_reading(&manifest.path)?;
     copy_rest(
@@ -142,7 +129,7 @@ fn replace_signature(manifest: &ManifestFile, signature: &Signature) -> Result<(
         manifest.manifest.statement.header().file_length(),
         &temporary,
     )?;
-    temporary.publish(None, true)?;
+    temporary.publish(None)?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use crate::{
         destination::Locked,
         error::{DiskError, FileOperation},
         files::{self, Entry, EntryKind},
-        regions::FileRegions,
+        regions::{self, FileRegions},
     },
     engine::blocking,
     format::{
@@ -259,6 +259,7 @@ fn other_length(
         damaged += 1;
     };
     for block in geometry.all().iter() {
+        regions::check_not_stopped(path)?;
         let (bytes, leaf) = (
             geometry.bytes_of(block),
             expected.leaves()[block.0 as usize],

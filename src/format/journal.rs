@@ -8,6 +8,7 @@ use super::{
     geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
     judge::{Leaves, ObjectKey},
     tree::{Cv, Root},
+    validators::Validators,
 };
 
 const MAGIC: [u8; 8] = *b"\x89SAPWJRN";
@@ -32,9 +33,9 @@ pub struct Identity {
     pub root: Option<Root>,
     /// Length and block size.
     pub geometry: Geometry,
-    /// The strong entity tag, if there was one.
+    /// The entity tag; see [`Validators`].
     pub etag: Option<String>,
-    /// Only if it is a strong validator (RFC 9110, 8.8.2.2).
+    /// `Last-Modified`; see [`Validators`].
     pub last_modified: Option<String>,
 }
 
@@ -48,23 +49,10 @@ impl Identity {
         }
     }
 
-    /// Whether a part of this identity may be continued as the other: both have the same root, or, without roots, the same length
-    /// and strong validator.
-    pub fn continues(&self, other: &Identity) -> bool {
-        match (self.root, other.root) {
-            (Some(mine), Some(theirs)) => mine == theirs && self.geometry == other.geometry,
-            (None, None) => {
-                let validator = |identity: &Identity| {
-                    identity
-                        .etag
-                        .clone()
-                        .or_else(|| identity.last_modified.clone())
-                };
-                self.geometry == other.geometry
-                    && validator(self).is_some()
-                    && validator(self) == validator(other)
-            }
-            _ => false,
+    fn validators(&self) -> Validators {
+        Validators {
+            etag: self.etag.clone(),
+            last_modified: self.last_modified.clone(),
         }
     }
 }
@@ -302,6 +290,27 @@ pub struct Claims {
     pub writer: RecordWriter,
 }
 
+impl Claims {
+    /// Whether the part may be continued as this object: it has the same root, or, without roots, the same origin and path, the
+    /// same length and the same strong validator. The query is not compared: that of a signed link changes.
+    pub fn are_of(&self, object: &Identity, url: &str) -> bool {
+        let mine = &self.identity;
+        self.identity.geometry == object.geometry
+            && match (mine.root, object.root) {
+                (Some(mine), Some(theirs)) => mine == theirs,
+                (None, None) => {
+                    let (mine, theirs) = (mine.validators(), object.validators());
+                    !url.is_empty()
+                        && self.url == url
+                        && mine.are_strong()
+                        && theirs.are_strong()
+                        && mine.agree(&theirs)
+                }
+                _ => false,
+            }
+    }
+}
+
 /// Whether these bytes begin like a journal, of any version and in any state.
 pub fn is_journal(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
@@ -369,7 +378,7 @@ fn next_record<'a>(bytes: &'a [u8], writer: &mut RecordWriter) -> Option<(Record
     Some((record, rest))
 }
 
-/// The state of journal.md, section 3, while records are read.
+/// The state of journal.md, section 4, while records are read.
 struct Replay {
     identity: Identity,
     url: String,
@@ -684,21 +693,49 @@ mod tests {
 
     #[test]
     fn whose_part_it_is() {
+        let url = "http://h/f";
+        let claims = |identity: &Identity| {
+            let (header, mut writer) = RecordWriter::begin();
+            let begin = Record::Begin {
+                identity: identity.clone(),
+                url: url.into(),
+            };
+            let run = Record::Run {
+                place: HERE,
+                time: 5,
+            };
+            let bytes = [&header[..], &writer.append(&begin), &writer.append(&run)].concat();
+            read(&bytes, &HERE).unwrap()
+        };
         let same = identity();
-        assert!(same.continues(&identity()));
-        assert!(!same.continues(&Identity {
+        // With a root the URL may be another one.
+        assert!(claims(&same).are_of(&identity(), "http://mirror/f"));
+        let other = Identity {
             root: Some(Root([5; 32])),
             ..identity()
-        }));
+        };
+        assert!(!claims(&same).are_of(&other, url));
         let plain = Identity {
             root: None,
             ..identity()
         };
-        assert!(plain.continues(&plain) && !plain.continues(&same));
+        assert!(claims(&plain).are_of(&plain, url));
+        assert!(!claims(&plain).are_of(&same, url));
+        for other in ["http://h/g", "http://g/f", "https://h/f", ""] {
+            assert!(!claims(&plain).are_of(&plain, other), "{other}");
+        }
         let weak = Identity {
-            etag: None,
+            etag: Some("W/\"e\"".into()),
             ..plain.clone()
         };
-        assert!(!weak.continues(&weak));
+        assert!(!claims(&weak).are_of(&weak, url));
+        let dated = |identity: &Identity, date: &str| Identity {
+            last_modified: Some(date.into()),
+            ..identity.clone()
+        };
+        for identity in [&plain, &weak] {
+            let (one, two) = (dated(identity, "1"), dated(identity, "2"));
+            assert!(claims(&one).are_of(&one, url) && !claims(&one).are_of(&two, url));
+        }
     }
 }

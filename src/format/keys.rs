@@ -20,6 +20,10 @@ pub struct PublicKey {
 pub enum BadKey {
     #[error("it is not a minisign public key")]
     PublicKey,
+    #[error(
+        "the public key of this signature is not known, so that the signature cannot be checked"
+    )]
+    Unknown,
     #[error("it is not a minisign signature")]
     Signature,
     #[error("it is a signature of the legacy kind; sign again without -l")]

@@ -2,6 +2,7 @@
 
 pub mod anchors;
 pub mod blockset;
+pub mod characters;
 pub mod codec;
 pub mod digests;
 pub mod geometry;
@@ -18,3 +19,4 @@ pub mod receipt;
 pub mod statement;
 pub mod tree;
 pub mod trust;
+pub mod validators;

@@ -19,9 +19,12 @@ pub fn is_private(address: IpAddr) -> bool {
             Some(v4) => is_private_v4(v4),
             None => {
                 let first = v6.segments()[0];
-                // Global unicast is 2000::/3; of that, documentation and benchmarking go nowhere.
+                // Global unicast is 2000::/3. Of that, protocol assignments (Teredo, benchmarking), documentation and 6to4 lead
+                // nowhere, or to an IPv4 address.
                 first & 0xE000 != 0x2000
-                    || (first == 0x2001 && matches!(v6.segments()[1], 0x0DB8 | 0x0002))
+                    || (first == 0x2001
+                        && (v6.segments()[1] < 0x0200 || v6.segments()[1] == 0x0DB8))
+                    || first == 0x2002
             }
         },
     }
@@ -41,14 +44,13 @@ fn is_private_v4(address: Ipv4Addr) -> bool {
         || (a == 198 && (b == 18 || b == 19))
 }
 
-/// The IPv4 address inside an IPv6 one: mapped, NAT64 (`64:ff9b::/96`) or 6to4 (`2002::/16`).
+/// The IPv4 address inside an IPv6 one: mapped, or NAT64 (`64:ff9b::/96`).
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = address.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match s {
         [0, 0, 0, 0, 0, 0xFFFF, high, low] => Some(v4(high, low)),
         [0x64, 0xFF9B, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
-        [0x2002, high, low, ..] => Some(v4(high, low)),
         _ => None,
     }
 }
@@ -116,6 +118,8 @@ mod tests {
             "::ffff:10.0.0.1",
             "64:ff9b::7f00:1",
             "2002:a00:1::",
+            "2002:101:101::",
+            "2001:0:4136:e378:8000:63bf:3fff:fdd2",
             "ff02::1",
             "2001:db8::1",
         ] {

@@ -152,6 +152,12 @@ impl Client {
         self.transport.sends_multi_range(&resolved)
     }
 
+    /// Notes that the host of this URL, after known redirects, fails when several ranges are requested at once.
+    pub fn refuses_multi_range(&self, location: &Location) {
+        let resolved = self.redirects.resolved(location);
+        self.transport.note_multi_range(&resolved, false);
+    }
+
     /// The state of hosts (how many connections they accept), shared with the client's clones.
     pub fn hosts(&self) -> &Hosts {
         &self.options.hosts

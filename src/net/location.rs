@@ -5,6 +5,8 @@ use std::fmt;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use crate::format::characters;
+
 /// An http or https URL.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Location(Url);
@@ -151,8 +153,7 @@ pub fn is_safe_name(name: &str) -> bool {
         .iter()
         .any(|suffix| name.ends_with(suffix));
     let bad = |c: char| {
-        c.is_control()
-            || matches!(c, '/' | '\\' | ':' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{200E}' | '\u{200F}')
+        characters::turns_text(c) || characters::is_invisible(c) || matches!(c, '/' | '\\' | ':')
     };
     let stem = name
         .split('.')
@@ -235,6 +236,8 @@ mod tests {
             "a%5Cb",
             "nul",
             "com1.txt",
+            "a%E2%80%AEgpj.exe",
+            "a%E2%80%8B.mp4",
             "x.part",
             "x.part.journal",
             "a.",

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use reqwest::header;
 
-use crate::policy::recovery::{BadResponse, Failure};
+use crate::{
+    format::validators::Validators,
+    policy::recovery::{BadResponse, Failure},
+};
 
 use super::{
     body::Body,
@@ -11,7 +14,7 @@ use super::{
     error::NetError,
     multipart::{self, Multipart, Next},
     response::Response,
-    validators::Validators,
+    validators,
 };
 
 /// The longest epilogue after the last part that is read.
@@ -83,5 +86,5 @@ pub(super) fn boundary_of(response: &reqwest::Response) -> Option<(String, Valid
     let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     (response.status() == 206 && !encoded)
         .then(|| multipart::boundary(kind))?
-        .map(|boundary| (boundary, Validators::of(headers)))
+        .map(|boundary| (boundary, validators::of_response(headers)))
 }

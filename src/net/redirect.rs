@@ -45,7 +45,7 @@ impl Redirects {
         transport: &Transport,
         request: &Request<'_>,
     ) -> Result<Exchange, NetError> {
-        let refused = |status: u16| matches!(status, 401 | 403 | 404 | 410);
+        let refused = |status: u16| matches!(status, 400 | 401 | 403 | 404 | 410);
         let known = self.0.lock().get(request.target.url().as_str()).cloned();
         if let Some(step) = known {
             let exchange = transport

@@ -2,9 +2,9 @@
 
 use reqwest::header::{self, HeaderMap, HeaderValue};
 
-use crate::format::geometry::ByteRange;
+use crate::format::{geometry::ByteRange, validators::Validators};
 
-use super::{location::Location, validators::Validators};
+use super::{location::Location, validators};
 
 /// What the request does with its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl<'a> Request<'a> {
         }
         let condition = self
             .version
-            .and_then(|version| version.condition(self.range.is_some()));
+            .and_then(|version| validators::condition(version, self.range.is_some()));
         fields.extend(condition);
         fields
     }

@@ -5,13 +5,12 @@ use std::time::SystemTime;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
-    format::{digests::Digest, geometry::ByteRange},
+    format::{digests::Digest, geometry::ByteRange, validators::Validators},
     policy::recovery::{BadResponse, Changed, Failure},
 };
 
 use super::{
-    body::Body, content_range, error::NetError, location::Location, repr_digest,
-    validators::Validators,
+    body::Body, content_range, error::NetError, location::Location, repr_digest, validators,
 };
 
 /// Which bytes the body of a response contains.
@@ -37,6 +36,8 @@ pub struct Response {
     pub offered: Vec<Digest>,
     /// Its `Content-Type` is a web page or XML: perhaps a login page or an error, and not the object.
     pub is_page: bool,
+    /// Whether the response declares where its body ends. If not, a connection that breaks cannot be told from the end.
+    pub end_declared: bool,
     /// Not yet read.
     pub body: Body,
 }
@@ -47,6 +48,7 @@ pub struct Head {
     validators: Validators,
     offered: Vec<Digest>,
     is_page: bool,
+    end_declared: bool,
 }
 
 /// Media types of pages and messages that servers send instead of the object.
@@ -104,9 +106,13 @@ impl Head {
         };
         Ok(Head {
             content,
-            validators: Validators::of(headers),
+            validators: validators::of_response(headers),
             offered: headers.iter().filter_map(text).flatten().collect(),
             is_page: PAGES.iter().any(|page| content_type.starts_with(page)),
+            // Later versions have frames (RFC 9112, 6.3).
+            end_declared: length.is_some()
+                || headers.contains_key(header::TRANSFER_ENCODING)
+                || response.version() > reqwest::Version::HTTP_11,
         })
     }
 
@@ -134,6 +140,7 @@ impl Head {
             validators: self.validators,
             offered: self.offered,
             is_page: self.is_page,
+            end_declared: self.end_declared,
             body,
         }
     }

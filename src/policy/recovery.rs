@@ -16,7 +16,8 @@
 //! | other 4xx, TLS, redirects, unsafe, too large | stop: failed | drop | stop: failed | stop: failed |
 //!
 //! "Again" waits for a backoff that doubles, and at least for the `Retry-After` of a 5xx; "later" as [`refusals`](super::refusals)
-//! says. What is no try counts against patience only. 401, 403, 404 and 410 behind a redirect are failures only after the first URL was requested once more.
+//! says. What is no try counts against patience only. 400, 401, 403, 404 and 410 behind a redirect are failures only after the
+//! first URL was requested once more.
 
 /// Why a request, or the rest of its body, failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +97,7 @@ pub enum BadResponse {
 pub enum Changed {
     #[error("its length differs")]
     Length,
-    #[error("its entity tag differs")]
+    #[error("its entity tag or its date differs")]
     Validator,
     #[error("the precondition failed (412)")]
     Precondition,

@@ -5,6 +5,7 @@ use std::{
     future::Future,
     io,
     os::unix::fs::FileExt,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -15,7 +16,6 @@ use axum::{
     extract::{Request, State},
     http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
-    serve::ListenerExt,
 };
 use futures_util::{
     StreamExt,
@@ -25,41 +25,25 @@ use percent_encoding::percent_decode_str;
 use tokio::net::TcpListener;
 
 use crate::{
-    disk::files::{Entry, EntryKind, Folder},
+    disk::files::{Entry, EntryKind, Folder, Stamp},
     engine::blocking,
     format::geometry::ByteRange,
 };
 
-use super::representation::{Metadata, Representation, respond};
+use super::{
+    connections::{self, Limits},
+    representation::{Metadata, Representation, respond},
+};
 
 /// Bytes that are read from a file at a time.
-const READ_BYTES: u64 = 256 * 1024;
-/// How long open responses may continue after the stop.
-const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
+const READ_BYTES: u64 = 128 * 1024;
 
 /// Serves the files below a folder until `shutdown` is done. Links that lead out of it are not followed.
-pub async fn run(
-    listener: TcpListener,
-    folder: Folder,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+pub async fn run(listener: TcpListener, folder: Folder, shutdown: impl Future<Output = ()>) {
     let app = Router::new()
         .fallback(serve_file)
         .with_state(Arc::new(folder));
-    let (stopped, stop) = tokio::sync::oneshot::channel();
-    let graceful = async move {
-        shutdown.await;
-        let _ = stopped.send(());
-    };
-    // Small responses must not wait for each other in Nagle's algorithm.
-    let listener = listener.tap_io(|connection| {
-        let _ = connection.set_nodelay(true);
-    });
-    let server = axum::serve(listener, app).with_graceful_shutdown(graceful);
-    tokio::select! {
-        outcome = server => outcome,
-        () = async { let _ = stop.await; tokio::time::sleep(SHUTDOWN_TIME).await } => Ok(()),
-    }
+    connections::serve(listener, app, Limits::default(), shutdown).await;
 }
 
 async fn serve_file(State(folder): State<Arc<Folder>>, request: Request) -> Response {
@@ -90,6 +74,8 @@ fn status_response(status: StatusCode) -> Response {
 /// An open file, with the metadata that it had when it was opened.
 struct ServedFile {
     file: Arc<File>,
+    /// The version that the header section describes.
+    stamp: Stamp,
     metadata: Metadata,
 }
 
@@ -104,6 +90,7 @@ impl ServedFile {
         );
         ServedFile {
             file: Arc::new(file),
+            stamp: entry.stamp(),
             metadata: Metadata {
                 length: entry.length,
                 etag,
@@ -120,7 +107,7 @@ impl Representation for ServedFile {
     }
 
     fn body(&self, bytes: ByteRange) -> BoxStream<'static, io::Result<Bytes>> {
-        let file = self.file.clone();
+        let (file, stamp) = (self.file.clone(), self.stamp);
         stream::try_unfold(bytes.start, move |start| {
             let file = file.clone();
             async move {
@@ -128,7 +115,7 @@ impl Representation for ServedFile {
                     return Ok(None);
                 }
                 let end = bytes.end.min(start + READ_BYTES);
-                let read = move || read(&file, ByteRange::new(start, end));
+                let read = move || read(&file, stamp, ByteRange::new(start, end));
                 Ok(Some((blocking::run(read).await?, end)))
             }
         })
@@ -136,9 +123,12 @@ impl Representation for ServedFile {
     }
 }
 
-/// A file that became shorter is an error, because the header section declared its length.
-fn read(file: &File, bytes: ByteRange) -> io::Result<Bytes> {
+/// Bytes of this version of the file. A file that was changed is an error: the rest would be of another version than what was sent.
+fn read(file: &File, stamp: Stamp, bytes: ByteRange) -> io::Result<Bytes> {
     let mut buffer = vec![0; bytes.length() as usize];
     file.read_exact_at(&mut buffer, bytes.start)?;
-    Ok(buffer.into())
+    match Entry::of(file, Path::new("")) {
+        Ok(now) if now.stamp() == stamp => Ok(buffer.into()),
+        _ => Err(io::Error::other("the file changed while it was sent")),
+    }
 }

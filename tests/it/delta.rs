@@ -127,6 +127,30 @@ fn number(ended: &Ended, name: &str) -> u64 {
     ended.event("published")[name].as_u64().unwrap()
 }
 
+/// aiohttp and Werkzeug have 416 for several ranges, varnish 503.
+#[test]
+fn a_server_that_refuses_several_ranges_gets_single_ones() {
+    let mut new = old();
+    for place in (0..16).map(|number| number * 512 * 1024 + 77) {
+        new[place] ^= 1;
+    }
+    for status in [416, 503, 400, 501] {
+        let scene = scene(&new);
+        for path in [OBJECT, MANIFEST] {
+            let refusal = Lie::Status(status);
+            scene.origin.lie(path, Asks::Several, Of::All, refusal);
+        }
+        fs::write(scene.target(), old()).unwrap();
+        let ended = scene.fetch(&[]).must(0);
+        scene.must_be_published();
+        assert!(number(&ended, "bytes_fetched") < MIB as u64, "{status}");
+        let log = scene.origin.log();
+        let several = log.iter().filter(|asked| asked.status == status);
+        assert!((1..=8).contains(&several.count()), "{status}");
+        assert!(ended.all("retry").is_empty(), "{status}: {}", ended.stdout);
+    }
+}
+
 #[test]
 fn only_what_changed_moves() {
     for (what, new, least) in changes() {

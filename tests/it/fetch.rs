@@ -1060,11 +1060,13 @@ fn too_many_requests_within_patience_and_beyond() {
 }
 
 #[test]
-fn an_object_of_another_length_has_its_manifest_read_once_more() {
+fn an_object_of_another_length_is_read_once_more_with_its_manifest() {
     let scene = Scene::new(100 * KIB, 16 * KIB);
     scene.origin.put(OBJECT, Content::Painted(100 * KIB + 1));
     let ended = scene.fetch(&[]).must(4);
-    assert!(ended.stderr.contains("length"), "{}", ended.stderr);
+    for length in ["102401 bytes", "102400 bytes"] {
+        assert!(ended.stderr.contains(length), "{}", ended.stderr);
+    }
     assert_eq!(scene.origin.log_of(MANIFEST).len(), 2);
     assert!(scene.origin.bodies_of(OBJECT).is_empty());
     scene.must_be_empty();
@@ -1077,6 +1079,14 @@ fn an_object_of_another_length_has_its_manifest_read_once_more() {
     scene
         .origin
         .lie(MANIFEST, Asks::Anything, Of::First(1), Lie::Instead("/old"));
+    scene.fetch(&[]).must(0);
+    scene.must_be_published();
+
+    // The object came before its manifest.
+    let scene = Scene::new(100 * KIB, 16 * KIB);
+    scene.origin.put("/old", Content::Painted(50 * KIB));
+    let old = Lie::Instead("/old");
+    scene.origin.lie(OBJECT, Asks::Anything, Of::First(1), old);
     scene.fetch(&[]).must(0);
     scene.must_be_published();
 }
@@ -1451,32 +1461,107 @@ fn a_block_that_is_always_wrong_stops_the_run_and_keeps_the_others() {
     scene.must_be_published();
 }
 
+/// An object and its manifest, under names beside those that are fetched.
+fn put_pair(scene: &Scene, path: &'static str, manifest: &'static str, content: &Content) {
+    scene.origin.put(path, content.clone());
+    scene
+        .origin
+        .put(manifest, manifest_of(content, scene.block));
+}
+
 #[test]
-fn an_object_replaced_in_the_middle_is_told_as_changed() {
+fn an_object_replaced_in_the_middle_is_begun_again_and_what_proves_is_kept() {
+    for (what, length, ranges) in [
+        ("as long", 4 * MIB, true),
+        ("longer", 4 * MIB + 100 * KIB, true),
+        ("shorter", 4 * MIB - 100 * KIB, true),
+        ("longer, without ranges", 4 * MIB + 100 * KIB, false),
+    ] {
+        let scene = Scene::new(4 * MIB, 16 * KIB);
+        // One block is another one.
+        let mut bytes = Content::Painted(length).all();
+        bytes[MIB as usize] ^= 1;
+        let other = Content::Bytes(bytes);
+        put_pair(&scene, "/other", "/other.sapwood", &other);
+        if !ranges {
+            let break_off = Lie::ResetAfter(2 * MIB);
+            scene
+                .origin
+                .lie(OBJECT, Asks::Body, Of::First(1), break_off);
+            scene
+                .origin
+                .lie(OBJECT, Asks::Anything, Of::All, Lie::NoRanges);
+        }
+        for (path, asks, of, now) in [
+            (OBJECT, Asks::Body, Of::From(2), "/other"),
+            (OBJECT, Asks::Preflight, Of::From(2), "/other"),
+            (MANIFEST, Asks::Anything, Of::From(3), "/other.sapwood"),
+        ] {
+            scene.origin.lie(path, asks, of, Lie::Instead(now));
+        }
+        let ended = scene.fetch(&[]);
+        assert_eq!(ended.exit, Some(0), "{what}: {ended:?}");
+        scene.must_hold(&other);
+        assert_eq!(names(scene.folder.path()), ["out"]);
+        assert_eq!(ended.all("replaced").len(), 1);
+        // Of the others only one block may have come before.
+        if what == "as long" || !ranges {
+            let resumed = ended.event("published")["bytes_resumed"].as_u64();
+            assert!(resumed > Some(MIB), "{what}: {}", ended.stdout);
+        }
+        let fetched = ended.event("done")["bytes_fetched"].as_u64();
+        assert!(!ranges || fetched < Some(5 * MIB), "{what}: {fetched:?}");
+    }
+}
+
+#[test]
+fn an_object_replaced_again_and_again_is_told_as_changed() {
     let scene = Scene::new(MIB, 16 * KIB);
-    let other = Content::Bytes(vec![7; MIB as usize]);
-    scene.origin.put("/other", other.clone());
-    scene
-        .origin
-        .put("/other.sapwood", manifest_of(&other, scene.block));
-    scene
-        .origin
-        .lie(OBJECT, Asks::Body, Of::From(2), Lie::Instead("/other"));
-    scene.origin.lie(
-        MANIFEST,
-        Asks::Anything,
-        Of::From(3),
-        Lie::Instead("/other.sapwood"),
-    );
+    let content = |byte: u8| Content::Bytes(vec![byte; MIB as usize]);
+    put_pair(&scene, "/2", "/2.sapwood", &content(2));
+    put_pair(&scene, "/3", "/3.sapwood", &content(3));
+    let third = Lie::Instead("/3");
+    scene.origin.lie(OBJECT, Asks::Body, Of::From(2), third);
+    for (of, path) in [(Of::From(3), "/2.sapwood"), (Of::From(5), "/3.sapwood")] {
+        scene
+            .origin
+            .lie(MANIFEST, Asks::Anything, of, Lie::Instead(path));
+    }
     let ended = scene.fetch(&[]).must(4);
     assert!(ended.stderr.contains("another root"), "{}", ended.stderr);
     assert!(!scene.target().exists());
     // The same command again, as it says.
     scene.origin.be_honest();
-    scene.origin.put(OBJECT, other.clone());
-    scene.origin.put(MANIFEST, manifest_of(&other, scene.block));
+    scene.origin.put(OBJECT, content(3));
+    scene
+        .origin
+        .put(MANIFEST, manifest_of(&content(3), scene.block));
     scene.fetch(&[]).must(0);
-    scene.must_hold(&other);
+    scene.must_hold(&content(3));
+}
+
+/// Who says what it must be is not given another object.
+#[test]
+fn an_object_with_a_given_root_or_digest_is_not_begun_again_as_another_one() {
+    for given in ["--root", "--sha256"] {
+        let scene = Scene::new(MIB, 16 * KIB);
+        let other = Content::Bytes(vec![2; MIB as usize]);
+        put_pair(&scene, "/2", "/2.sapwood", &other);
+        let replaced = Lie::Instead("/2");
+        scene.origin.lie(OBJECT, Asks::Body, Of::From(2), replaced);
+        let replaced = Lie::Instead("/2.sapwood");
+        scene
+            .origin
+            .lie(MANIFEST, Asks::Anything, Of::From(3), replaced);
+        let mut hasher = DigestHasher::new(Algorithm::Sha256);
+        hasher.update(&scene.content.all());
+        let value = match given {
+            "--root" => scene.root(),
+            _ => hasher.finish().hex(),
+        };
+        scene.fetch(&[given, &value]).must(4);
+        assert!(!scene.target().exists());
+    }
 }
 
 #[test]

@@ -2,6 +2,14 @@
 
 use std::{fs, process::Command};
 
+use sapwood::format::{
+    geometry::{BlockSize, Geometry},
+    layout::Layout,
+    manifest,
+    statement::{Header, Known, Section, Statement},
+    tree::Root,
+};
+
 use crate::support::{
     faults::{Fault, Place},
     objects::{Content, manifest_of},
@@ -102,6 +110,49 @@ fn a_manifest_of_a_gigabyte_takes_no_memory() {
         let peak = peak(&format!("a manifest: {what}"), &scene, exit);
         assert!(peak <= PEAK_MAX, "{what}: {} MiB", peak / MIB);
     }
+}
+
+/// 2^24 blocks, which no disk of today has room for, beside old data.
+#[test]
+fn a_manifest_that_claims_more_than_the_disk_has_takes_nothing() {
+    let geometry = Geometry::new(1 << 48, BlockSize::MAX).expect("it is allowed");
+    let layout = Layout {
+        geometry,
+        hints: true,
+    };
+    let sections = [
+        (Known::Tree, layout.tree()),
+        (Known::Pages, layout.pages()),
+        (Known::Pieces, layout.pieces()),
+    ];
+    let header = Header {
+        geometry,
+        root: Root([7; 32]),
+        name: String::new(),
+        sequence: 0,
+        published: 0,
+        expires: 0,
+        digests: Vec::new(),
+        sections: sections
+            .map(|(kind, bytes)| Section::known(kind, bytes, [7; 32]))
+            .to_vec(),
+    };
+    let scene = Scene::new(LENGTH, BLOCK);
+    let path = scene.path("claims");
+    let length = header.file_length();
+    fs::write(&path, manifest::front(&Statement::new(header), None)).expect("a file");
+    let file = fs::File::options().write(true).open(&path);
+    file.and_then(|file| file.set_len(length)).expect("a hole");
+    scene.origin.put(MANIFEST, Content::File(path, length));
+    scene.origin.put(OBJECT, Content::Zeros(geometry.length()));
+    let old = vec![3; 64 * MIB as usize];
+    fs::write(scene.target(), &old).expect("a file");
+    let (ended, peak) = run_measured(&scene.command(&[]));
+    let ended = ended.must(7);
+    assert!(ended.stderr.contains("free on its disk"), "{ended:?}");
+    assert!(ended.all("searching").is_empty(), "{ended:?}");
+    assert!(peak <= PEAK_MAX, "{} MiB", peak / MIB);
+    assert!(fs::read(scene.target()).expect("the old file") == old);
 }
 
 /// What these tests measure with sees what is taken.

@@ -375,6 +375,17 @@ fn verify_tells_edits_from_damage() {
 
 // ---- cat and its own objects
 
+#[test]
+fn one_rotten_byte_in_a_known_file_costs_one_block() {
+    let scene = Scene::new(16 * MIB, 64 * KIB);
+    scene.fetch(STORE).must(0);
+    damage_silently(&scene.target(), 5 * MIB);
+    let published = scene.fetch(STORE).must(0).event("published");
+    scene.must_be_published();
+    let fetched = bytes_of(&published, "bytes_fetched");
+    assert!(fetched < 128 * KIB, "{published}");
+}
+
 fn cat(scene: &Scene, more: &[&str]) -> Output {
     let mut command = sapwood(scene.folder.path());
     command.args(["cat", &scene.url()]).args(more);

@@ -534,6 +534,42 @@ fn signatures_that_do_not_fit_are_not_attached() {
         .must(0);
 }
 
+/// A signature over another statement was put into the manifest.
+#[test]
+fn a_signature_of_another_file_is_not_attached() {
+    let signed = with_keys_of_minisign();
+    let before = fs::read(signed.path("object.bin.sapwood")).unwrap();
+    let must_stay = |what: &str| {
+        let now = fs::read(signed.path("object.bin.sapwood")).unwrap();
+        assert!(now == before, "{what}: the manifest changed");
+    };
+    let sign = |statement: &str| {
+        let sign = ["-S", "-s", "mini.key", "-x", "s.minisig", "-m", statement];
+        signed.minisign(&sign).must(0);
+    };
+    let attach = ["sign", "--attach", "s.minisig", "object.bin"];
+    fs::write(signed.path("other"), [7; 1024]).unwrap();
+    sign("other");
+    for more in [&[][..], &["--key", "mini.pub"]] {
+        let ended = signed.sapwood(&[&attach[..], more].concat()).must(3);
+        assert!(ended.stderr.contains("not valid"), "{}", ended.stderr);
+        must_stay("a signature of another file");
+    }
+    sign("s");
+    signed
+        .sapwood(&[&attach[..], &["--key", "ours.pub"]].concat())
+        .must(3);
+    must_stay("a signature by another key");
+    // Nothing to check it with.
+    fs::rename(signed.path("mini.pub"), signed.path("mini.public")).unwrap();
+    let ended = signed.sapwood(&attach).must(2);
+    assert!(ended.stderr.contains("--key"), "{}", ended.stderr);
+    must_stay("a signature that cannot be checked");
+    signed
+        .sapwood(&[&attach[..], &["--key", "mini.public"]].concat())
+        .must(0);
+}
+
 /// Found: with --root, a missing manifest was no reason to miss its signature.
 #[test]
 fn verify_with_a_key_and_a_root_still_wants_the_signature() {

@@ -1,5 +1,6 @@
 """Disks that are full, out of inodes or read-only, and little memory."""
 
+import os
 import subprocess
 import time
 
@@ -10,7 +11,7 @@ from .sweep import Sweep
 
 class FullDisks(Sweep):
     name = "full-disk"
-    programs = ("mkfs.ext4",)
+    programs = ("mkfs.btrfs", "mkfs.ext4")
 
     def steps(self):
         scene = Scene(self.program, self.folder, 8 * MIB)
@@ -27,6 +28,7 @@ class FullDisks(Sweep):
             yield from self.one(f"no inodes, manifest: {manifest}", scene,
                                 lambda: own("inodes").mount_memory("nr_inodes=4"), self.take_inodes, "before")
             yield from self.one(f"read-only, manifest: {manifest}", scene, makers["ext4"], self.forbid, "before")
+        yield from self.full_for_the_store(scene)
 
     def one(self, what, scene, make, fill, when):
         disk = make()
@@ -59,12 +61,34 @@ class FullDisks(Sweep):
         self.add("cases")
         yield
 
+    def full_for_the_store(self, scene):
+        """The disk of the store becomes full while a fetch to another one runs: a warning, and the fetch succeeds."""
+        scene.with_manifest(True)
+        for kind in ("ext4", "btrfs"):
+            disk = Mounted(self.folder, "store").make_image(kind, 128 * MIB)
+            try:
+                scene.reset(False)
+                scene.origin.rate = 6 * MIB
+                child = scene.start("--store", disk.at / "store")
+                time.sleep(0.5)
+                self.fill(disk)
+                scene.ended(child).must(0)
+                scene.must_be_finished()
+            except Wrong as error:
+                self.wrong(f"{kind}, full for the store: {error}")
+            finally:
+                scene.origin.rate = None
+                disk.close()
+                disk.at.rmdir()
+            self.add("cases")
+            yield
+
     def fill(self, disk):
         filler = disk.at / "filler"
         with open(filler, "wb", buffering=0) as file:
             try:
                 while True:
-                    file.write(b"\1" * 65536)
+                    file.write(os.urandom(65536))
             except OSError:
                 pass
         return filler.unlink

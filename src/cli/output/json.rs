@@ -54,7 +54,10 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
         Event::Searching { bytes } => ("searching", json!({ "bytes": bytes })),
         Event::PartReused { path, bytes } =>
             ("part_reused", json!({ "path": printable(&path.display().to_string()), "bytes": bytes })),
-        Event::StartedOver { bytes, .. } => ("started_over", json!({ "bytes": bytes })),
+        Event::Replaced { url, root } => ("replaced", json!({ "url": url, "root": root.to_string() })),
+        Event::PartKept { path, bytes } =>
+            ("part_kept", json!({ "path": printable(&path.display().to_string()), "bytes": bytes })),
+        Event::StartedOver { bytes, url, .. } => ("started_over", json!({ "bytes": bytes, "other_url": url })),
         Event::Retry { source, class, attempt, wait_ms, .. } => ("retry", json!({
             "source": source, "class": class.name(), "attempt": attempt, "wait_ms": wait_ms,
         })),
@@ -132,7 +135,8 @@ fn of_published(published: &Published) -> Value {
         "path": lossy(&published.path), "url": published.url, "root": published.root.to_string(), "sha256": published.sha256,
         "trust": published.trust.name(), "bytes_total": published.bytes_total, "bytes_fetched": published.bytes_fetched,
         "bytes_manifest": published.bytes_manifest, "bytes_reused": published.bytes_reused,
-        "bytes_resumed": published.bytes_resumed, "unchanged": published.unchanged, "elapsed_ms": published.elapsed_ms,
+        "bytes_resumed": published.bytes_resumed, "unchanged": published.unchanged, "end_known": published.end_known,
+        "elapsed_ms": published.elapsed_ms,
     })
 }
 

@@ -6,13 +6,14 @@ mod text;
 mod words;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, BufWriter, IsTerminal, Write},
     time::Duration,
 };
 
 use serde_json::{Value, json};
 
 use crate::{
+    disk::lacking,
     engine::{
         error::Error,
         events::{Event, Events},
@@ -45,6 +46,8 @@ pub struct Output {
     published: u64,
     failed: u64,
     bytes_fetched: u64,
+    /// The first failure to write to standard output, other than a closed pipe.
+    stdout_lost: Option<io::Error>,
 }
 
 impl Output {
@@ -61,6 +64,7 @@ impl Output {
             published: 0,
             failed: 0,
             bytes_fetched: 0,
+            stdout_lost: None,
         }
     }
 
@@ -86,11 +90,46 @@ impl Output {
     /// One line on standard output, or on standard error while the former is reserved for data.
     pub fn line(&mut self, text: &str) {
         let text = format!("{text}\n");
-        // A closed pipe is not an error.
-        let _ = match self.stdout_is_data {
-            true => io::stderr().write_all(text.as_bytes()),
-            false => io::stdout().write_all(text.as_bytes()),
-        };
+        match self.stdout_is_data {
+            true => tell(&text),
+            false => {
+                let written = io::stdout().write_all(text.as_bytes());
+                self.note_lost(written);
+            }
+        }
+    }
+
+    /// Writes data to standard output, all of it. Returns the exit code.
+    pub fn data(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Exit {
+        let mut stdout = BufWriter::new(io::stdout().lock());
+        let written = write(&mut stdout).and_then(|()| stdout.flush());
+        self.data_written(written)
+    }
+
+    /// The exit code after data was written to standard output. A closed pipe is a normal end: its reader has enough.
+    pub fn data_written(&mut self, written: io::Result<()>) -> Exit {
+        self.note_lost(written);
+        self.printed()
+    }
+
+    /// The exit code of a command whose result is what it printed.
+    pub fn printed(&mut self) -> Exit {
+        match self.stdout_lost.take() {
+            None => Exit::Ok,
+            Some(cause) => {
+                self.stdout_is_data = true;
+                let message = format!("failed to write to standard output: {cause}");
+                self.fail(None, None, Exit::Disk, &message)
+            }
+        }
+    }
+
+    fn note_lost(&mut self, written: io::Result<()>) {
+        if let Err(cause) = written
+            && cause.kind() != io::ErrorKind::BrokenPipe
+        {
+            self.stdout_lost.get_or_insert(cause);
+        }
     }
 
     /// A result for people.
@@ -108,7 +147,7 @@ impl Output {
                 (Some(path), true) => printable(&format!("{path}: {text}")),
                 _ => printable(text),
             };
-            self.without_bars(|_| eprintln!("sapwood: {text}"));
+            self.without_bars(|_| tell(&format!("sapwood: {text}\n")));
         }
     }
 
@@ -201,12 +240,15 @@ impl Output {
             fields.extend(more);
         }
         self.json_event("failed", fields);
-        self.without_bars(|_| eprintln!("sapwood: {}", printable(message)));
+        self.without_bars(|_| tell(&format!("sapwood: {}\n", printable(message))));
         exit
     }
 
     /// The last line of a run.
     pub fn done(&mut self, exit: Exit) -> Exit {
+        for message in lacking::take() {
+            self.event(Event::Warning { message });
+        }
         let (published, failed, bytes_fetched) = (self.published, self.failed, self.bytes_fetched);
         let fields = json!({ "exit": exit as u8, "published": published, "failed": failed, "bytes_fetched": bytes_fetched });
         self.json_event("done", fields);
@@ -224,6 +266,11 @@ impl Output {
         }
         let _ = io::stdout().flush();
     }
+}
+
+/// Writes to standard error. A failure is ignored: no run ends because nobody reads its messages.
+fn tell(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 impl Events for Output {
@@ -257,6 +304,8 @@ pub fn init_log(verbose: u8) {
         .with_max_level(level)
         .with_writer(io::stderr)
         .without_time()
+        // Its messages about standard error would go to standard error, and panic where that is closed.
+        .log_internal_errors(false)
         .finish();
     // Set once, at the start of the program; there is no other.
     let _ = tracing::subscriber::set_global_default(subscriber);

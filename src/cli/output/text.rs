@@ -1,7 +1,7 @@
 //! Events as text for people.
 
 use crate::{
-    cli::units::human_bytes,
+    cli::{hints, units::human_bytes},
     engine::events::{Damaged, Event, Forgotten, Published},
     policy::{recovery::Failure, schedule::DropReason},
 };
@@ -55,9 +55,17 @@ pub fn line(event: &Event) -> Option<Line> {
             path.display(),
             human_bytes(*bytes)
         )),
-        Event::StartedOver { path, bytes } => notice(format!(
-            "{}: the object changed or cannot be resumed; starting over ({} are fetched again)",
+        Event::Replaced { url, .. } => notice(format!(
+            "{url} was replaced while it was fetched; beginning again with the new version, keeping the blocks that match"
+        )),
+        Event::PartKept { path, bytes } => notice(hints::part_kept(path, *bytes)),
+        Event::StartedOver { path, bytes, url } => notice(format!(
+            "{}: {}; starting over ({} are fetched again)",
             path.display(),
+            match url {
+                Some(url) => format!("it is of another object, {url}"),
+                None => "the object changed or cannot be resumed".to_owned(),
+            },
             human_bytes(*bytes)
         )),
         Event::Retry {
@@ -171,11 +179,14 @@ fn of_published(published: &Published) -> String {
     } else {
         ""
     };
+    let proven = match published.end_known {
+        true => format!("proven against its {}", published.trust.basis()),
+        false => "NOT verified, and perhaps not all".to_owned(),
+    };
     let mut line = format!(
-        "{}: {unchanged}{} proven against its {}; fetched {}",
+        "{}: {unchanged}{} {proven}; fetched {}",
         published.path.display(),
         human_bytes(published.bytes_total),
-        published.trust.basis(),
         human_bytes(published.bytes_fetched)
     );
     if published.unchanged {

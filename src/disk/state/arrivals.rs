@@ -1,4 +1,7 @@
 //! Which object came from a URL as which version, so that the same version is not fetched again.
+//!
+//! The query belongs to the URL, for it may name the object. It may also be a secret, so that only a hash
+//! of the URL is kept, keyed with [`State::salt`].
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
@@ -14,8 +17,8 @@ const ARRIVALS_MAX: u32 = 100_000;
 #[allow(missing_docs, reason = "fields are named after what they are")]
 pub struct Arrived {
     pub root: Root,
-    /// Without secrets.
-    pub url: String,
+    /// The keyed hash of the whole URL, with its query.
+    pub url_hash: [u8; 32],
     pub etag: Option<String>,
     pub last_modified: Option<String>,
     /// Unix seconds.
@@ -23,6 +26,11 @@ pub struct Arrived {
 }
 
 impl State {
+    /// The key for hashes of secrets: random, and made with the database.
+    pub fn salt(&self) -> Result<[u8; 32], StateError> {
+        self.look(|connection| connection.query_row("SELECT salt FROM salt", [], |row| row.get(0)))
+    }
+
     /// Remembers that an object arrived from a URL; replaces the record of the same object there.
     pub fn remember_arrival(&mut self, arrived: &Arrived) -> Result<(), StateError> {
         self.change(|transaction| remember(transaction, arrived, ARRIVALS_MAX))
@@ -31,15 +39,15 @@ impl State {
     /// The object that last arrived from this URL as this version.
     pub fn arrived(
         &self,
-        url: &str,
+        url_hash: &[u8; 32],
         etag: Option<&str>,
         last_modified: Option<&str>,
     ) -> Result<Option<Root>, StateError> {
         let query =
-            "SELECT root FROM arrivals WHERE url = ?1 AND etag IS ?2 AND last_modified IS ?3
+            "SELECT root FROM arrivals WHERE url_hash = ?1 AND etag IS ?2 AND last_modified IS ?3
             ORDER BY at DESC LIMIT 1";
         self.look(|connection| {
-            let row = connection.query_row(query, params![url, etag, last_modified], |row| {
+            let row = connection.query_row(query, params![url_hash, etag, last_modified], |row| {
                 row.get::<_, [u8; 32]>(0).map(Root)
             });
             row.optional()
@@ -49,11 +57,11 @@ impl State {
 
 fn remember(transaction: &Transaction, arrived: &Arrived, most: u32) -> rusqlite::Result<()> {
     transaction.execute(
-        "INSERT OR REPLACE INTO arrivals (root, url, etag, last_modified, at)
+        "INSERT OR REPLACE INTO arrivals (root, url_hash, etag, last_modified, at)
         VALUES (?1, ?2, ?3, ?4, ?5)",
         params![
             arrived.root.0,
-            arrived.url,
+            arrived.url_hash,
             arrived.etag,
             arrived.last_modified,
             arrived.at.cast_signed()
@@ -74,7 +82,7 @@ mod tests {
         let mut state = State::open(folder.path()).unwrap();
         let arrived = |root: u8, etag: Option<&str>, at| Arrived {
             root: Root([root; 32]),
-            url: "http://a/b".to_owned(),
+            url_hash: [7; 32],
             etag: etag.map(str::to_owned),
             last_modified: None,
             at,
@@ -82,11 +90,13 @@ mod tests {
         for arrival in [arrived(1, Some("\"x\""), 1), arrived(2, None, 2)] {
             state.remember_arrival(&arrival).unwrap();
         }
-        let found = |state: &State, etag| state.arrived("http://a/b", etag, None).unwrap();
+        let found = |state: &State, etag| state.arrived(&[7; 32], etag, None).unwrap();
+        let salt = state.salt().unwrap();
+        assert!(salt != [0; 32] && State::open(folder.path()).unwrap().salt().unwrap() == salt);
         assert_eq!(found(&state, Some("\"x\"")), Some(Root([1; 32])));
         assert_eq!(found(&state, None), Some(Root([2; 32])));
         assert_eq!(found(&state, Some("\"y\"")), None);
-        assert_eq!(state.arrived("http://a/c", None, None).unwrap(), None);
+        assert_eq!(state.arrived(&[8; 32], None, None).unwrap(), None);
         // Again, with another validator: one row an object and URL.
         let again = arrived(1, Some("\"y\""), 3);
         state.remember_arrival(&again).unwrap();

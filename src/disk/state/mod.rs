@@ -16,12 +16,13 @@ mod sequences;
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
-use super::files;
+use super::{files, machine};
 
 pub use arrivals::Arrived;
 pub use cached::Own;
@@ -30,6 +31,8 @@ pub use seeds::{Allowed, Candidate, Wanted};
 
 /// How long to wait for another process that holds the database.
 const BUSY: Duration = Duration::from_secs(10);
+/// Time between two tries where `SQLite` itself does not wait.
+const BUSY_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,19 @@ pub enum StateError {
     },
     #[error("the state in {} was made by another version of sapwood (schema {found})", .path.display())]
     Version { path: PathBuf, found: u32 },
+}
+
+impl StateError {
+    fn is_busy(&self) -> bool {
+        let code = match self {
+            StateError::Database { source, .. } => source.sqlite_error_code(),
+            _ => None,
+        };
+        matches!(
+            code,
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+        )
+    }
 }
 
 /// The advice for a broken database.
@@ -78,6 +94,16 @@ pub fn default_folder() -> Option<PathBuf> {
     Some(base.join("sapwood"))
 }
 
+/// The journal of the database that is safe in this folder. A write-ahead log needs memory that processes share through a mapped
+/// file. Where a store to it needs room, a full disk turns it into SIGBUS, which ends the process: there the journal is one for
+/// rollback.
+fn journal_of(folder: &Path) -> (&'static str, &'static str) {
+    match machine::mapped_stores_need_room(folder) {
+        true => ("TRUNCATE", "FULL"),
+        false => ("WAL", "NORMAL"),
+    }
+}
+
 impl State {
     /// Opens the database in this folder, creating both if they are missing.
     pub fn open(folder: &Path) -> Result<State, StateError> {
@@ -86,17 +112,33 @@ impl State {
             source,
         })?;
         let path = folder.join("state.sqlite");
+        files::make_private(&path);
+        let began = Instant::now();
+        loop {
+            // Two processes that make the database at the same time: SQLite does not wait for the one that changes its mode.
+            match State::open_once(&path) {
+                Err(error) if error.is_busy() && began.elapsed() < BUSY => {
+                    thread::sleep(BUSY_AGAIN);
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    fn open_once(path: &Path) -> Result<State, StateError> {
+        let path = path.to_owned();
         let wrap = |source| StateError::Database {
             path: path.clone(),
             source,
         };
         let mut connection = Connection::open(&path).map_err(wrap)?;
         connection.busy_timeout(BUSY).map_err(wrap)?;
+        let (journal, synchronous) = journal_of(path.parent().unwrap_or(&path));
         connection
-            .pragma_update(None, "journal_mode", "WAL")
+            .pragma_update(None, "journal_mode", journal)
             .map_err(wrap)?;
         connection
-            .pragma_update(None, "synchronous", "NORMAL")
+            .pragma_update(None, "synchronous", synchronous)
             .map_err(wrap)?;
         let version = schema::prepare(&mut connection).map_err(wrap)?;
         match version {

@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 ///
 /// Long blobs are the last columns of their tables, so that the others are read without them. Sizes are in bytes, and times are
 /// Unix seconds unless their names say otherwise.
-pub const STEPS: [&str; 4] = [
+pub const STEPS: [&str; 5] = [
     "CREATE TABLE sequences (
         key_id TEXT NOT NULL,
         name TEXT NOT NULL,
@@ -86,6 +86,19 @@ pub const STEPS: [&str; 4] = [
     INSERT INTO arrivals (root, url, etag, last_modified, at)
         SELECT root, url, etag, last_modified, kept FROM manifests;
     DROP TABLE manifests;",
+    // The URLs were kept without their queries, which may name other objects: what arrived before is forgotten.
+    "DROP TABLE arrivals;
+    CREATE TABLE arrivals (
+        root BLOB NOT NULL,
+        url_hash BLOB NOT NULL,
+        etag TEXT,
+        last_modified TEXT,
+        at INTEGER NOT NULL,
+        UNIQUE (url_hash, root)
+    );
+    CREATE INDEX arrivals_by_age ON arrivals (at);
+    CREATE TABLE salt (salt BLOB NOT NULL);
+    INSERT INTO salt VALUES (randomblob(32));",
 ];
 pub const VERSION: u32 = STEPS.len() as u32;
 
@@ -115,11 +128,10 @@ pub fn prepare(connection: &mut Connection) -> rusqlite::Result<u32> {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::OptionalExtension;
+
     use super::*;
-    use crate::{
-        disk::state::{State, StateError},
-        format::tree::Root,
-    };
+    use crate::disk::state::{State, StateError};
 
     #[test]
     fn older_schemas_are_led_on() {
@@ -131,18 +143,54 @@ mod tests {
             }
             old.execute("INSERT INTO sequences VALUES ('K', 'n', 7)", [])
                 .unwrap();
-            if version >= 2 {
-                let insert =
-                    "INSERT INTO manifests VALUES (?1, 'http://a/b', '\"x\"', NULL, x'00', 5)";
-                old.execute(insert, [[9u8; 32]]).unwrap();
-            }
+            let insert = match version {
+                2..4 => "INSERT INTO manifests VALUES (?1, 'http://a/b', '\"x\"', NULL, x'00', 5)",
+                4.. => "INSERT INTO arrivals VALUES (?1, 'http://a/b', '\"x\"', NULL, 5)",
+                _ => "SELECT 1 WHERE ?1 IS NULL",
+            };
+            old.query_row(insert, [[9u8; 32]], |_| Ok(()))
+                .optional()
+                .unwrap();
             old.pragma_update(None, "user_version", version).unwrap();
             drop(old);
             let state = State::open(folder.path()).unwrap();
             assert_eq!(state.sequence("K", "n").unwrap(), Some(7));
-            let arrived = state.arrived("http://a/b", Some("\"x\""), None).unwrap();
-            assert_eq!(arrived, (version >= 2).then_some(Root([9; 32])));
+            let arrived = state.arrived(&[0; 32], Some("\"x\""), None).unwrap();
+            assert_eq!(arrived, None, "its query was not kept");
             assert_eq!(state.holdings().unwrap(), []);
+        }
+    }
+
+    /// All but the first of eight said that the database is locked.
+    #[test]
+    fn first_runs_wait_for_each_other() {
+        for _ in 0..10 {
+            let folder = tempfile::tempdir().unwrap();
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| drop(State::open(folder.path()).unwrap()));
+                }
+            });
+        }
+    }
+
+    /// It was readable for all in a folder that the user had made.
+    #[test]
+    fn the_database_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |name: &str| {
+            let file = std::fs::metadata(folder.path().join(name)).unwrap();
+            file.permissions().mode() & 0o777
+        };
+        for round in 0..2 {
+            let state = State::open(folder.path()).unwrap();
+            for name in ["state.sqlite", "state.sqlite-wal", "state.sqlite-shm"] {
+                assert_eq!(mode(name), 0o600, "{name}, round {round}");
+            }
+            drop(state);
+            let open = std::fs::Permissions::from_mode(0o644);
+            std::fs::set_permissions(folder.path().join("state.sqlite"), open).unwrap();
         }
     }
 

@@ -6,27 +6,29 @@ use crate::{
     disk::{
         machine::unix_time,
         state::{Arrived, Provenance},
-        store::Store,
+        store::{Store, StoreError},
     },
     format::{
         anchors::BlockAnchor, geometry::BlockIndex, judge::Leaves, manifest::Tree, tree::Root,
+        validators::Validators,
     },
-    net::validators::Validators,
+    net::location::Location,
 };
 
 use super::run::Run;
 
 /// The object that arrived from this URL under these validators in any earlier run.
 pub async fn arrived_before(run: &mut Run<'_>, validators: &Validators) -> Option<Root> {
-    let (url, validators) = (run.options.url.to_string(), validators.clone());
+    let (url, validators) = (run.options.url.clone(), validators.clone());
     if !validators.are_strong() {
         return None;
     }
     let look_up = move |store: &mut Store| {
         let (etag, date) = (&validators.etag, &validators.last_modified);
+        let hash = url_hash(store, &url)?;
         Ok(store
             .state()
-            .arrived(&url, etag.as_deref(), date.as_deref())?)
+            .arrived(&hash, etag.as_deref(), date.as_deref())?)
     };
     run.in_store(look_up).await.flatten()
 }
@@ -61,9 +63,9 @@ pub async fn adopt(
     key_id: Option<String>,
 ) {
     let (path, url, at) = (path.to_owned(), &run.options.url, unix_time());
-    let arrived = Arrived {
+    let mut arrived = Arrived {
         root: tree.root(),
-        url: url.to_string(),
+        url_hash: [0; 32],
         etag: validators.etag.clone(),
         last_modified: validators.last_modified.clone(),
         at,
@@ -74,9 +76,17 @@ pub async fn adopt(
         key_id,
         name: url.safe_name(),
     };
+    let url = url.clone();
     let keep = move |store: &mut Store| {
+        arrived.url_hash = url_hash(store, &url)?;
         store.state().remember_arrival(&arrived)?;
         Ok(store.adopt(&path, &tree, provenance, at)?)
     };
     run.in_store(keep).await;
+}
+
+/// The whole URL as the store keeps it: its query may name the object, and may be a secret.
+fn url_hash(store: &mut Store, url: &Location) -> Result<[u8; 32], StoreError> {
+    let salt = store.state().salt()?;
+    Ok(*blake3::keyed_hash(&salt, url.url().as_str().as_bytes()).as_bytes())
 }

@@ -3,48 +3,34 @@
 use std::path::PathBuf;
 
 use crate::{
-    disk::destination::{Destination, Left},
+    disk::destination::Destination,
     engine::{
         blocking,
         error::Error,
         events::{Event, Events},
     },
-    policy::recovery::{BadResponse, Failure},
 };
 
-/// Removes a part that no later run can resume, and tells the user how to resume a part that is kept. Proven blocks are always
-/// kept; so are bytes from a link that expired, because a fresh link serves the same bytes.
-pub async fn after(error: &Error, target: PathBuf, events: &mut dyn Events) {
-    let Error::Net { cause, .. } = error else {
+/// Reports a part that a later run can resume although this one failed for good. A server may refuse an object for a moment, and a
+/// fresh link serves the same bytes, so that only the user deletes them: with `discard`.
+pub async fn after(error: &Error, target: PathBuf, discard: bool, events: &mut dyn Events) {
+    if !matches!(error, Error::Net { .. }) || error.is_transient() {
         return;
-    };
-    let expired = match cause.failure {
-        Failure::Refused {
-            status: 401 | 403 | 410,
-        } => true,
-        Failure::Refused { .. }
-        | Failure::BadResponse(BadResponse::Encoded)
-        | Failure::TooLarge => false,
-        _ => return,
-    };
-    let left = blocking::on_disk(move || {
+    }
+    let kept = blocking::on_disk(move || {
         let locked = Destination::new(&target)?.lock()?;
         let path = locked.destination().part_path();
-        let left = locked.left()?;
-        if left == Left::Unproven && !expired {
+        let bytes = locked.bytes_held()?;
+        if bytes > 0 && discard {
             locked.discard()?;
+            return Ok((path, 0));
         }
-        Ok((path, left))
+        Ok((path, bytes))
     });
-    // A second error would only hide the first one; the next run reports a part that could not be removed.
-    let Ok((path, left)) = left.await else {
-        return;
-    };
-    if expired && left != Left::Nothing {
-        let message = format!(
-            "{} is kept; to resume, fetch a fresh URL to the same file",
-            path.display()
-        );
-        events.event(Event::Warning { message });
+    // A second error would only hide the first one; the next run reports a part that cannot be used.
+    if let Ok((path, bytes)) = kept.await
+        && bytes > 0
+    {
+        events.event(Event::PartKept { path, bytes });
     }
 }

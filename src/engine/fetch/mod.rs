@@ -10,17 +10,20 @@ mod unknown_length;
 mod with_manifest;
 mod without_manifest;
 
+use std::path::Path;
+
 use crate::{
     disk::{
         destination::{Destination, Locked},
         error::DiskError,
-        temporary::Temporary,
+        files, lacking,
+        temporary::{Replaces, Temporary},
     },
     engine::{
         blocking,
         context::Context,
         error::Error,
-        events::{Events, Published},
+        events::{Event, Events, Published},
         remote::{self, OpenRequest, Opened, retry::reported},
     },
 };
@@ -38,14 +41,17 @@ pub async fn fetch(
     options: FetchOptions,
     events: &mut dyn Events,
 ) -> Result<Published, Error> {
-    let target = options.target.clone();
+    let (target, discard) = (options.target.clone(), options.discard);
     let mut run = Run::new(context, options, &mut *events);
     let locked = lock(&mut run).await?;
     // Boxed, to keep the futures of callers small.
     let outcome = Box::pin(fetch_locked(&mut run, locked)).await;
     drop(run);
+    for message in lacking::take() {
+        events.event(Event::Warning { message });
+    }
     if let Err(error) = &outcome {
-        leftovers::after(error, target, events).await;
+        leftovers::after(error, target, discard, events).await;
     }
     outcome
 }
@@ -69,10 +75,14 @@ async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Er
 /// Locks the target for this run, and checks everything that needs no request.
 async fn lock(run: &mut Run<'_>) -> Result<Locked, Error> {
     let (target, receipt) = (run.options.target.clone(), run.options.receipt.clone());
+    let manifest = match &run.options.manifest {
+        Some(ManifestPlace::File(path)) => Some(path.clone()),
+        _ => None,
+    };
     let (hosts, no_clobber) = (run.context.client.hosts().clone(), run.options.no_clobber);
     let locked = blocking::on_disk(move || {
         hosts.refresh();
-        receipt.as_deref().map(Temporary::check).transpose()?;
+        check_places(&target, receipt.as_deref(), manifest.as_deref())?;
         let locked = Destination::new(&target)?.lock()?;
         match no_clobber && locked.destination().existing()?.is_some() {
             true => Err(DiskError::Exists {
@@ -82,6 +92,34 @@ async fn lock(run: &mut Run<'_>) -> Result<Locked, Error> {
         }
     });
     Ok(locked.await?)
+}
+
+/// Fails if the object or its receipt would replace another file of this run, or the receipt anything that is not a receipt.
+fn check_places(
+    target: &Path,
+    receipt: Option<&Path>,
+    manifest: Option<&Path>,
+) -> Result<(), DiskError> {
+    let refuse = |path: &Path, what| {
+        let path = path.to_owned();
+        Err(DiskError::Conflict { path, what })
+    };
+    let is_manifest = |path| manifest.is_some_and(|manifest| files::is_same_file(path, manifest));
+    if is_manifest(target) {
+        return refuse(target, "the manifest of this run");
+    }
+    match receipt {
+        None => Ok(()),
+        Some(receipt) if files::is_same_file(receipt, target) => {
+            refuse(receipt, "the target of this run")
+        }
+        Some(receipt) if is_manifest(receipt) => refuse(receipt, "the manifest of this run"),
+        Some(receipt) if receipt.file_name().is_some_and(files::is_own) => refuse(
+            receipt,
+            "a name of unfinished downloads; choose another name",
+        ),
+        Some(receipt) => Temporary::check(receipt, Replaces::Receipt),
+    }
 }
 
 #[cfg(test)]

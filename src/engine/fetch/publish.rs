@@ -16,13 +16,13 @@ use crate::{
         manifest::Tree,
         tree::Root,
         trust::Trust,
+        validators::Validators,
     },
-    net::validators::Validators,
 };
 
 use super::{adopt, receipt, run::Run};
 
-/// A part that holds all of its object.
+/// A part that holds all of its object, and is settled.
 pub struct WholePart {
     pub part: Arc<Part>,
     pub journal: Journal,
@@ -40,6 +40,8 @@ pub struct Proof {
     pub validators: Validators,
     /// For the store, if it is known.
     pub tree: Option<Tree>,
+    /// Whether anything but the end of a connection shows that this is all of it.
+    pub end_known: bool,
 }
 
 /// Bytes of an object that were on this machine before.
@@ -73,12 +75,8 @@ pub async fn publish(
         proof,
         local,
     } = whole;
-    let (no_clobber, length) = (run.options.no_clobber, proof.length);
-    blocking::on_disk(move || {
-        part.set_length(length)?;
-        locked.publish(&part, journal, no_clobber)
-    })
-    .await?;
+    let (no_clobber, root) = (run.options.no_clobber, proof.root);
+    blocking::on_disk(move || locked.publish(&part, journal, root, no_clobber)).await?;
     let published = published(run, path, proof, local, false).await;
     report(run, published).await
 }
@@ -92,7 +90,8 @@ pub async fn unchanged(
 ) -> Result<Published, Error> {
     let path = locked.destination().path();
     run.report_plan(&locked, &identity, 0, proof.length, proof.trust);
-    blocking::on_disk(move || locked.discard_leftovers(&identity)).await?;
+    let url = run.options.url.to_string();
+    blocking::on_disk(move || locked.discard_leftovers(&identity, &url)).await?;
     let local = LocalBytes {
         resumed: 0,
         reused: proof.length,
@@ -132,6 +131,7 @@ async fn published(
         etag: proof.validators.etag,
         last_modified: proof.validators.last_modified,
         bytes_total: proof.length,
+        end_known: proof.end_known,
         bytes_fetched: run.context.client.bytes_fetched(),
         bytes_manifest: run.bytes_manifest,
         bytes_reused: local.reused,

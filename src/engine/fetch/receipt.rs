@@ -6,7 +6,7 @@ use crate::{
     disk::{
         error::DiskError,
         machine::{self, unix_time},
-        temporary::Temporary,
+        temporary::{Replaces, Temporary},
     },
     engine::events::Published,
     format::receipt::{Receipt, VERSION},
@@ -35,7 +35,7 @@ pub fn write(place: &Path, of: &Published, started: u64) -> Result<(), DiskError
         bytes_reused: of.bytes_reused,
         unchanged: of.unchanged,
     };
-    let file = Temporary::create(place)?;
+    let file = Temporary::create(place, Replaces::Receipt)?;
     file.write_at(receipt.to_json().as_bytes(), 0)?;
-    file.publish(None, true)
+    file.publish(None)
 }

@@ -101,25 +101,19 @@ impl<'a> Run<'a> {
         let geometry = identity.geometry;
         let held = opened.claimed.bytes(&geometry);
         let path = locked.destination().part_path();
-        match opened.found {
+        match opened.found.clone() {
             Found::Nothing => (),
             Found::Part => self.events.event(Event::Resumed { bytes_held: held }),
             Found::Seed { bytes } => self.events.event(Event::PartReused { path, bytes }),
-            Found::Outdated { bytes } => self.events.event(Event::StartedOver { path, bytes }),
+            Found::Outdated { bytes, url } => {
+                self.events.event(Event::StartedOver { path, bytes, url });
+            }
         }
         // An earlier run may have copied some of these local bytes into the part.
         let local = local.min(geometry.length() - held);
         self.report_plan(&locked, identity, held, local, trust);
-        let needed = geometry.length() - held;
-        match needed > bytes_free {
-            true => Err(DiskError::NoRoom {
-                path: locked.destination().path(),
-                needed,
-                available: bytes_free,
-            }
-            .into()),
-            false => Ok((locked, opened)),
-        }
+        has_room(&locked, geometry.length() - held, bytes_free)?;
+        Ok((locked, opened))
     }
 
     pub fn report_plan(
@@ -142,5 +136,27 @@ impl<'a> Run<'a> {
             block_size: identity.root.map(|_| identity.geometry.block_size()),
             trust,
         }));
+    }
+}
+
+/// Fails if nothing of the object was fetched yet and the disk has too little room for it: before anything is read or searched
+/// that grows with the length that a manifest claims.
+pub fn check_room(locked: &Locked, length: u64) -> Result<(), Error> {
+    let destination = locked.destination();
+    match destination.has_part()? {
+        true => Ok(()),
+        false => has_room(locked, length, destination.bytes_free()?),
+    }
+}
+
+fn has_room(locked: &Locked, needed: u64, available: u64) -> Result<(), Error> {
+    match needed > available {
+        true => Err(DiskError::NoRoom {
+            path: locked.destination().path(),
+            needed,
+            available,
+        }
+        .into()),
+        false => Ok(()),
     }
 }

@@ -12,8 +12,9 @@ use crate::{
         error::Error,
         events::{Event, Progress, Published},
         remote::{
+            preflight::retried_whole,
             retry::{Attempts, reported},
-            source::{Source, SourceRequest},
+            source::{Source, SourceResponse},
         },
     },
     format::{
@@ -22,8 +23,9 @@ use crate::{
         journal::Identity,
         manifest::Tree,
         tree::{Cv, PartHasher, Root},
+        validators::Validators,
     },
-    net::{error::NetError, validators::Validators},
+    net::error::NetError,
     policy::recovery::Failure,
 };
 
@@ -127,42 +129,29 @@ pub async fn fetch(
         last_modified: None,
     };
     let trust = expected.trust;
+    // Opening the part drops what an earlier run left there: only for a response that can be used.
+    let source = Source::http(&run.context.client, &run.options.url);
+    let response = retried_whole(&source, &run.context.limits_now()).await?;
     let (locked, opened) = run.open_part(locked, &identity, trust, 0).await?;
     let algorithms: Vec<Algorithm> = expected.digests.iter().map(Digest::algorithm).collect();
-    let mut attempts = Attempts::new(&run.context.limits_now());
-    let mut part = opened.part;
-    let mut writer = loop {
-        let mut writer = Some(Writer::new(part, &algorithms));
-        let outcome = stream_once(run, &mut writer).await;
-        let writer = writer.expect("the work on it has ended");
-        let error = match outcome {
-            Ok(()) => break writer,
-            Err(Error::Net { cause, .. }) => cause,
-            Err(other) => return Err(other),
-        };
-        if writer.at > 0 {
-            attempts.progress();
-        }
-        reported(&mut *run.events, attempts.wait_after(error)).await?;
-        // Without a length and a validator there is nothing to resume from.
-        if writer.at > 0 {
-            run.events.event(Event::StartedOver {
-                path: locked.destination().part_path(),
-                bytes: writer.at,
-            });
-        }
-        part = blocking::on_disk(move || {
-            writer.part.set_length(0)?;
-            Ok(writer.part)
-        })
-        .await?;
-    };
+    let (mut writer, end_declared) =
+        receive(run, &source, response, opened.part, &algorithms).await?;
     let length = writer.at;
     let tree = writer.tree().ok_or_else(|| Error::TooLarge {
         place: run.options.url.to_string(),
         bytes: length,
     })?;
+    // A digest of the whole object proves its end too.
+    let end_known = end_declared || !expected.digests.is_empty();
+    if !end_known {
+        let message = format!(
+            "{} declared no length and ended the connection: the end of the object is not known, and bytes may be missing",
+            run.options.url
+        );
+        run.events.event(Event::Warning { message });
+    }
     let Writer { part, hashers, .. } = writer;
+    let part = blocking::on_disk(move || part.settle(length).map(|()| part)).await?;
     let whole = WholePart {
         part,
         journal: opened.journal,
@@ -174,16 +163,60 @@ pub async fn fetch(
             // Versions of such an object cannot be distinguished.
             validators: Validators::default(),
             tree: Some(tree),
+            end_known,
         },
         local: LocalBytes::default(),
     };
     compare_and_publish(run, locked, whole, &expected).await
 }
 
+/// Receives the object. A response that breaks is followed by another one, from the start. Returns whether the last one declared its
+/// end.
+async fn receive(
+    run: &mut Run<'_>,
+    source: &Source,
+    mut response: SourceResponse,
+    mut part: Arc<Part>,
+    algorithms: &[Algorithm],
+) -> Result<(Writer, bool), Error> {
+    let limits = run.context.limits_now();
+    let mut attempts = Attempts::new(&limits);
+    loop {
+        let mut writer = Some(Writer::new(part, algorithms));
+        let outcome = stream_once(run, &mut response, &mut writer).await;
+        let writer = writer.expect("the work on it has ended");
+        let error = match outcome {
+            Ok(()) => return Ok((writer, response.end_declared)),
+            Err(Error::Net { cause, .. }) => cause,
+            Err(other) => return Err(other),
+        };
+        if writer.at > 0 {
+            attempts.progress();
+        }
+        reported(&mut *run.events, attempts.wait_after(error)).await?;
+        response = retried_whole(source, &limits).await?;
+        // Without a length and a validator there is nothing to resume from.
+        if writer.at > 0 {
+            run.events.event(Event::StartedOver {
+                path: writer.part.path().to_owned(),
+                bytes: writer.at,
+                url: None,
+            });
+        }
+        part = blocking::on_disk(move || {
+            writer.part.set_length(0)?;
+            Ok(writer.part)
+        })
+        .await?;
+    }
+}
+
 /// Streams the object into the writer. `writer` is `Some` again when this returns.
-async fn stream_once(run: &mut Run<'_>, writer: &mut Option<Writer>) -> Result<(), Error> {
-    let source = Source::http(&run.context.client, &run.options.url);
-    let mut response = source.open(SourceRequest::default()).await?;
+async fn stream_once(
+    run: &mut Run<'_>,
+    response: &mut SourceResponse,
+    writer: &mut Option<Writer>,
+) -> Result<(), Error> {
     let mut batch = Vec::with_capacity(BATCH_BYTES);
     let (mut written, mut reported) = (0, Instant::now());
     while let Some((_, chunk)) = response.next().await? {

@@ -6,52 +6,73 @@ use crate::{
     disk::{destination::Locked, part::Stored},
     engine::{
         error::Error,
-        events::Published,
+        events::{Event, Published},
         local::{self, Copied, FindRequest, Found},
-        remote::{
-            self, Object,
-            manifest::{OpenManifest, explain},
-            source::Source,
-        },
-        transfer::{
-            driver::TransferObject,
-            part::{PartTransfer, Transferred},
-        },
+        remote::{self, Object, OpenRequest, Opened, manifest::OpenManifest, source::Source},
+        transfer::{driver::TransferObject, part::PartTransfer},
         trust,
         verify::digests_of_existing,
     },
     format::{
         digests::Digest, journal::Identity, judge::Leaves, keys::PublicKey, statement::Header,
-        trust::Trust,
+        tree::Root, trust::Trust, validators::Validators,
     },
-    net::{location::Location, validators::Validators},
-    policy::recovery::starts_over,
+    net::location::Location,
+    policy::recovery::{BadResponse, Changed, Failure, starts_over},
 };
 
 use super::{
     adopt::tree_to_store,
     publish::{LocalBytes, Proof, WholePart, publish, set_aside, unchanged, wrong_digest},
-    run::Run,
+    run::{Run, check_room},
 };
 
 pub async fn fetch(
     run: &mut Run<'_>,
-    locked: Locked,
+    mut locked: Locked,
     mut object: Object,
 ) -> Result<Published, Error> {
+    let mut started_over = false;
+    loop {
+        let root = object.manifest.header().root;
+        let (back, error) = match attempt(run, locked, &mut object).await? {
+            Attempt::Published(published) => return Ok(published),
+            Attempt::Failed(locked, error) => (locked, error),
+        };
+        object = replacement(run, root, error, started_over).await?;
+        (locked, started_over) = (back, true);
+        run.events.event(Event::Replaced {
+            url: run.options.url.to_string(),
+            root: object.manifest.header().root,
+        });
+    }
+}
+
+/// How a fetch of one version ended.
+enum Attempt {
+    Published(Published),
+    /// The object or its manifest may have been replaced meanwhile.
+    Failed(Locked, Error),
+}
+
+async fn attempt(run: &mut Run<'_>, locked: Locked, object: &mut Object) -> Result<Attempt, Error> {
     let Described {
         header,
         trust,
         identity,
         found,
-    } = match describe(run, &locked, &mut object).await? {
+    } = match describe(run, &locked, object).await? {
         Ok(described) => described,
-        Err((identity, proof)) => return unchanged(run, locked, identity, proof).await,
+        Err((identity, proof)) => {
+            return unchanged(run, locked, identity, proof)
+                .await
+                .map(Attempt::Published);
+        }
     };
     let Found { search, anchors } = found;
     let bytes_local = search.bytes_local(&header.geometry);
     let (locked, mut opened) = run.open_part(locked, &identity, trust, bytes_local).await?;
-    let (copied, leaves) = local::copy_found(
+    let (mut copied, leaves) = local::copy_found(
         &run.context,
         search,
         &mut opened,
@@ -60,49 +81,89 @@ pub async fn fetch(
     )
     .await?;
     if !leaves.are_complete() {
-        // A file changed after it was searched, so its blocks must be fetched after all.
         let before = run.context.client.bytes_fetched();
-        local::read_all_leaves(&run.context, &mut object.manifest, &leaves).await?;
+        let (context, manifest) = (&run.context, &mut object.manifest);
+        copied = match local::judge_by_leaves(context, manifest, &leaves, &mut opened, copied).await
+        {
+            Ok(copied) => copied,
+            Err(error) => return Ok(Attempt::Failed(locked, error)),
+        };
         run.bytes_manifest += run.context.client.bytes_fetched() - before;
     }
     let Copied {
         stored,
         bytes_reused,
         bytes_resumed: resumed_elsewhere,
+        wrong: _,
     } = copied;
-    let transfer = to_transfer(run, &object, &leaves, trust, stored);
-    let Transferred {
-        part,
-        journal,
-        bytes_resumed,
-        digests,
-    } = match transfer.run(&run.context, opened, run.events).await {
+    let transfer = to_transfer(run, object, &leaves, trust, stored);
+    let mut transferred = match transfer.run(&run.context, opened, run.events).await {
         Ok(transferred) => transferred,
-        Err(error) => {
-            let (url, place) = (&run.options.url, &object.place);
-            return Err(explain(&run.context, error, header.root, place, url).await);
-        }
+        Err(error) => return Ok(Attempt::Failed(locked, error)),
     };
-    if let Some(wrong) = wrong_digest(run, &run.options.digests, &digests) {
-        return Err(set_aside(run, locked, part, wrong).await);
+    transferred.bytes_resumed += resumed_elsewhere;
+    let proof = Proof {
+        root: header.root,
+        length: header.geometry.length(),
+        trust,
+        digests: transferred.digests,
+        validators: object.preflight.validators.clone(),
+        tree: tree_to_store(run, &leaves, anchors),
+        end_known: true,
+    };
+    if let Some(wrong) = wrong_digest(run, &run.options.digests, &proof.digests) {
+        return Err(set_aside(run, locked, transferred.part, wrong).await);
     }
     let whole = WholePart {
-        part,
-        journal,
-        proof: Proof {
-            root: header.root,
-            length: header.geometry.length(),
-            trust,
-            digests,
-            validators: object.preflight.validators,
-            tree: tree_to_store(run, &leaves, anchors),
-        },
+        part: transferred.part,
+        journal: transferred.journal,
+        proof,
         local: LocalBytes {
-            resumed: bytes_resumed + resumed_elsewhere,
+            resumed: transferred.bytes_resumed,
             reused: bytes_reused,
         },
     };
-    publish(run, locked, whole).await
+    publish(run, locked, whole).await.map(Attempt::Published)
+}
+
+/// The object and its manifest as they are now, if they were replaced while the version of `root` was fetched; else the error of
+/// the fetch. An object that the user described by its root or a digest is never exchanged for another one.
+async fn replacement(
+    run: &mut Run<'_>,
+    root: Root,
+    error: Error,
+    started_over: bool,
+) -> Result<Object, Error> {
+    let may_be_replaced = match &error {
+        Error::Wrong { .. } | Error::Changed { .. } | Error::Manifest { .. } => true,
+        // With 416 the object ends before the range does.
+        Error::Net { cause, .. } => matches!(
+            cause.failure,
+            Failure::BadResponse(BadResponse::WholeLength) | Failure::Refused { status: 416 }
+        ),
+        _ => false,
+    };
+    if !may_be_replaced {
+        return Err(error);
+    }
+    let request = OpenRequest {
+        url: &run.options.url,
+        mirrors: &run.options.mirrors,
+        manifest: run.options.manifest.as_ref(),
+    };
+    let now = match remote::open(&run.context, &request).await {
+        Ok(Opened::WithManifest(now)) if now.manifest.header().root != root => *now,
+        Err(apart @ Error::OtherLength { .. }) => return Err(apart),
+        Ok(_) | Err(_) => return Err(error),
+    };
+    let is_described = run.options.root.is_some() || !run.options.digests.is_empty();
+    match is_described || !starts_over(Changed::Root, started_over) {
+        true => Err(Error::Changed {
+            place: run.options.url.to_string(),
+            how: Changed::Root,
+        }),
+        false => Ok(now),
+    }
 }
 
 fn to_transfer(
@@ -166,6 +227,7 @@ async fn describe(
             proof.validators = validators.clone();
             return Ok(Err((identity, proof)));
         }
+        check_room(locked, header.geometry.length())?;
         match find_local(run, locked, manifest).await {
             Ok(found) => {
                 return Ok(Ok(Described {
@@ -181,8 +243,9 @@ async fn describe(
                 let (context, place) = (&run.context, &object.place);
                 let now = OpenManifest::open(context, place, &context.limits_now()).await?;
                 let url = &run.options.url;
-                object.manifest =
-                    remote::matching(context, now, place, &object.preflight, url).await?;
+                let preflight = object.preflight.clone();
+                (object.manifest, object.preflight) =
+                    remote::matching(context, now, place, preflight, url).await?;
             }
             Err(error) => return Err(error),
         }
@@ -228,6 +291,7 @@ async fn proof_of_existing(
             digests,
             validators: Validators::default(),
             tree: Some(tree),
+            end_known: true,
         })
     }))
 }

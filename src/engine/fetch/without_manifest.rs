@@ -26,8 +26,9 @@ use crate::{
         journal::Identity,
         judge::Leaves,
         manifest::Tree,
+        validators::Validators,
     },
-    net::{error::NetError, validators::Validators},
+    net::error::NetError,
     policy::{
         conditions::is_strong,
         recovery::{BadResponse, Changed, Failure, starts_over},
@@ -120,7 +121,7 @@ async fn start_over(
     let (client, limits) = (&run.context.client, run.context.limits_now());
     let mut now = retried_preflight(client, &run.options.url, &limits).await?;
     let next = retried_preflight(client, &run.options.url, &limits).await?;
-    if next.validators != now.validators {
+    if !next.validators.agree(&now.validators) {
         // This server sends different validators in each response. One complete response has one version; if it breaks, its
         // blocks are compared with those of the next response.
         now.validators = Validators::default();
@@ -244,6 +245,7 @@ async fn transfer(
                 digests,
                 validators: version.validators.clone(),
                 tree: Some(tree),
+                end_known: true,
             },
             local: LocalBytes::resumed(bytes_resumed),
         }
@@ -279,6 +281,7 @@ async fn proof_of_existing(
             digests,
             validators: validators.clone(),
             tree: Some(tree),
+            end_known: true,
         }
     }))
 }

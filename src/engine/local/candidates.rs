@@ -113,10 +113,11 @@ pub async fn open_seeds(
     stop: &StopWhenDropped,
     events: &mut dyn Events,
 ) -> Seeds {
-    let length = layout.geometry.length();
-    let time = Duration::from_secs(length / FETCH_BYTES_PER_S).max(SEARCH_TIME_MIN);
-    let seeds = Seeds::new(stop.0.clone(), time);
     let bytes = candidates.bytes();
+    // No more can be found than there is, whatever length the manifest claims.
+    let most = layout.geometry.length().min(bytes);
+    let time = Duration::from_secs(most / FETCH_BYTES_PER_S).max(SEARCH_TIME_MIN);
+    let seeds = Seeds::new(stop.0.clone(), time);
     if bytes > 0 {
         events.event(Event::Searching { bytes });
     }

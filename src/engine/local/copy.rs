@@ -31,6 +31,8 @@ pub struct Copied {
     /// Their bytes: copied ones, and those that an earlier run left.
     pub bytes_reused: u64,
     pub bytes_resumed: u64,
+    /// Ranges whose bytes are in the part and do not verify as a whole: some of their blocks may.
+    pub wrong: Vec<BlockRange>,
 }
 
 /// Neighbouring blocks from one source.
@@ -75,9 +77,35 @@ pub fn copy(
             .next(BlockIndex(find.blocks.start))
             .is_some_and(|block| find.blocks.contains(block))
     };
-    let again = wrong.into_iter().filter(is_claimed).collect();
-    copying.round(again, true, &mut copied)?;
+    let (again, mut wrong): (Vec<Whole>, Vec<Whole>) = wrong.into_iter().partition(is_claimed);
+    wrong.extend(copying.round(again, true, &mut copied)?);
+    copied.wrong = wrong.into_iter().map(|find| find.blocks).collect();
     Ok(copied)
+}
+
+/// Judges the blocks of ranges that did not verify as a whole, one by one. Their leaves are known now.
+pub fn judge_each(part: &Part, leaves: &Leaves, copied: &mut Copied) -> Result<(), DiskError> {
+    let wrong = std::mem::take(&mut copied.wrong);
+    let blocks: Vec<BlockIndex> = wrong.iter().flat_map(|range| range.iter()).collect();
+    let failed: Mutex<Option<DiskError>> = Mutex::new(None);
+    let judged = in_parallel(blocks.len() as u64, |number| {
+        let mut buffer = vec![0; leaves.geometry().block_size().bytes() as usize];
+        match part.judge(leaves, blocks[number as usize], &mut buffer) {
+            Ok(judged) => Some(judged),
+            Err(cause) => {
+                failed.lock().get_or_insert(cause);
+                None
+            }
+        }
+    });
+    if let Some(cause) = failed.into_inner() {
+        return Err(cause);
+    }
+    for stored in judged.into_iter().flatten().flatten() {
+        copied.bytes_reused += stored.verified().bytes().length();
+        copied.stored.push(stored);
+    }
+    Ok(())
 }
 
 impl Copying<'_> {

@@ -227,13 +227,27 @@ async fn patch_blocks(
     patches.run(context, &source, done).await
 }
 
-/// Reads all leaves, because local data that the search found is no longer there.
-pub async fn read_all_leaves(
+/// Reads all leaves, and judges each copied block by its own: a local file is not what the search found in it, or what the store
+/// knew of it.
+pub async fn judge_by_leaves(
     context: &Context,
     manifest: &mut OpenManifest,
-    leaves: &Leaves,
-) -> Result<(), Error> {
+    leaves: &Arc<Leaves>,
+    opened: &mut Opened,
+    mut copied: Copied,
+) -> Result<Copied, Error> {
     let pages = manifest.all_leaves(context).await?;
     leaves.insert(BlockIndex(0), &pages.leaves);
-    Ok(())
+    let before = copied.stored.len();
+    let (part, known) = (opened.part.clone(), leaves.clone());
+    let judged = blocking::on_disk(move || {
+        copy::judge_each(&part, &known, &mut copied)?;
+        Ok(copied)
+    });
+    let copied = judged.await?;
+    for stored in &copied.stored[before..] {
+        opened.journal.note(*stored);
+    }
+    opened.journal.checkpoint()?;
+    Ok(copied)
 }

@@ -166,7 +166,7 @@ impl OpenManifest {
         if let Some(found) = front.response.total.filter(|total| *total != expected) {
             return Err(refuse(Refused::Length { expected, found }));
         }
-        let version = Some(front.response.validators.clone());
+        let version = Some(front.response.validators.of_proven_bytes());
         let ranges = RangeReader::new(source, version, expected);
         let access = match front.response.extent() {
             Extent::Whole { .. } => {

@@ -17,7 +17,7 @@ use crate::{
 
 use super::{context::Context, error::Error};
 use manifest::{ManifestPlace, OpenManifest};
-use preflight::{Preflight, preflight};
+use preflight::{Preflight, preflight, retried_preflight};
 
 /// With several mirrors, the time to try one of them before the next, in milliseconds.
 const FIRST_CONTACT_MS: u64 = 15_000;
@@ -67,8 +67,8 @@ pub async fn open(context: &Context, request: &OpenRequest<'_>) -> Result<Opened
         };
         let error = match responses {
             (Ok(preflight), Ok(manifest)) => {
-                match matching(context, manifest, &place, &preflight, url).await {
-                    Ok(manifest) => {
+                match matching(context, manifest, &place, preflight, url).await {
+                    Ok((manifest, preflight)) => {
                         sources.swap(0, index);
                         return Ok(Opened::WithManifest(Box::new(Object {
                             sources,
@@ -109,31 +109,36 @@ fn first_contact(context: &Context, several: bool) -> Limits {
     }
 }
 
-/// Returns the manifest if its length is that of the object. If it is not, the manifest may have just been replaced: reads it
-/// once more.
+/// Returns the manifest and the preflight if they are of one length. If they are not, one of them may have just been replaced:
+/// reads both once more.
 pub async fn matching(
     context: &Context,
     manifest: OpenManifest,
     place: &ManifestPlace,
-    preflight: &Preflight,
+    preflight: Preflight,
     url: &Location,
-) -> Result<OpenManifest, Error> {
-    let fits = |manifest: &OpenManifest| {
-        let length = manifest.header().geometry.length();
-        preflight.length.is_none_or(|found| found == length)
+) -> Result<(OpenManifest, Preflight), Error> {
+    let other_length = |manifest: &OpenManifest, preflight: &Preflight| {
+        let declared = manifest.header().geometry.length();
+        preflight.length.filter(|found| *found != declared)
     };
-    if fits(&manifest) {
-        return Ok(manifest);
+    if other_length(&manifest, &preflight).is_none() {
+        return Ok((manifest, preflight));
     }
-    let again = OpenManifest::open(context, place, &context.limits_now()).await?;
-    match fits(&again) {
-        true => Ok(again),
-        false => Err(Error::Changed {
+    let limits = context.limits_now();
+    let manifest = OpenManifest::open(context, place, &limits).await?;
+    let preflight = retried_preflight(&context.client, url, &limits).await?;
+    match other_length(&manifest, &preflight) {
+        None => Ok((manifest, preflight)),
+        Some(_) if preflight.is_page => Err(Error::Changed {
             place: url.to_string(),
-            how: match preflight.is_page {
-                true => Changed::Page,
-                false => Changed::Length,
-            },
+            how: Changed::Page,
+        }),
+        Some(bytes) => Err(Error::OtherLength {
+            place: url.to_string(),
+            bytes,
+            manifest: place.to_string(),
+            declared: manifest.header().geometry.length(),
         }),
     }
 }

@@ -5,15 +5,18 @@ use crate::{
     format::{
         digests::{Digest, DigestHasher},
         geometry::ByteRange,
+        validators::Validators,
     },
     net::{
         client::Client, error::NetError, location::Location, request::Request, response::Content,
-        validators::Validators,
     },
     policy::recovery::{BadResponse, Failure},
 };
 
+use super::source::{Source, SourceRequest, SourceResponse};
+
 /// What the first response shows of the object, before the transfer.
+#[derive(Clone)]
 pub struct Preflight {
     /// `None`: the response does not declare it.
     pub length: Option<u64>,
@@ -83,6 +86,11 @@ pub async fn retried_preflight(
     limits: &Limits,
 ) -> Result<Preflight, Error> {
     retried!(limits, preflight(client, url))
+}
+
+/// The whole representation in one response, retried by the recovery policy.
+pub async fn retried_whole(source: &Source, limits: &Limits) -> Result<SourceResponse, Error> {
+    retried!(limits, source.open(SourceRequest::default()))
 }
 
 /// The digest in `URL.sha256`, if there is such a file. Any error counts as its absence, because the user did not request it.

@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 
 use crate::{
     engine::{blocking::joined, connections, context::Context, error::Error},
-    format::geometry::ByteRange,
-    net::{error::NetError, validators::Validators},
+    format::{geometry::ByteRange, validators::Validators},
+    net::error::NetError,
     policy::{
         recovery::{BadResponse, Failure},
         requests::{self, Cost, Link},
@@ -32,6 +32,8 @@ use super::{
 const BYTES_PER_MS: f64 = 12_500.0;
 /// If a server sends the whole representation for a range, the most bytes that are discarded before the range.
 const WHOLE_SKIP_MAX: u64 = 1 << 20;
+/// After this many responses with several ranges that broke off, ranges are requested one by one.
+const CUTS_MAX: u32 = 2;
 /// Up to this many ranges go into separate requests, unless the server is known to send several ranges in one response.
 const UNTRIED_MAX: usize = 8;
 
@@ -47,6 +49,8 @@ struct Shared {
     version: Option<Validators>,
     /// Put several ranges into one request.
     several: AtomicBool,
+    /// How many responses with several ranges broke off.
+    cuts: AtomicU32,
     /// If not, join ranges with gaps up to this many bytes.
     gap: AtomicU64,
 }
@@ -57,6 +61,8 @@ struct RangeResponse {
     /// Ranges that did not arrive, or not completely.
     rest: Vec<ByteRange>,
     error: Option<NetError>,
+    /// It was a request for several ranges.
+    several: bool,
 }
 
 impl RangeReader {
@@ -67,6 +73,7 @@ impl RangeReader {
                 source,
                 version,
                 several: AtomicBool::new(false),
+                cuts: AtomicU32::new(0),
                 gap: AtomicU64::new(Cost::SINGLE.gap),
             }),
             length,
@@ -152,6 +159,13 @@ impl RangeReader {
             if response.rest.is_empty() {
                 continue;
             }
+            if let Some(error) = &response.error
+                && response.several
+                && self.shared.gives_up_several(error.failure)
+            {
+                self.plan(&limits, &response.rest, &mut queue);
+                continue;
+            }
             match response.error {
                 // A server that sent less than requested sends the rest when it is requested.
                 None if progressed => self.plan(&limits, &response.rest, &mut queue),
@@ -207,10 +221,37 @@ impl Shared {
 
     /// Sends one request and collects its result.
     async fn fetch_ranges(&self, wants: Vec<ByteRange>) -> RangeResponse {
+        let several = requests::merged(&wants, self.cost().gap).len() > 1;
         let mut buffers = RangeBuffers::new(wants);
         let error = self.fill(&mut buffers).await.err();
         let (whole, rest) = buffers.into_whole_and_rest();
-        RangeResponse { whole, rest, error }
+        RangeResponse {
+            whole,
+            rest,
+            error,
+            several,
+        }
+    }
+
+    /// Whether a request for several ranges failed because of them: the server refused it, or responses break off. From then on
+    /// this host gets requests for one range.
+    fn gives_up_several(&self, failure: Failure) -> bool {
+        let gives_up = match failure {
+            Failure::Broken | Failure::Stalled => {
+                self.cuts.fetch_add(1, Ordering::Relaxed) + 1 >= CUTS_MAX
+            }
+            Failure::Unreachable
+            | Failure::TooMany { status: 429, .. }
+            | Failure::RetryAfter { .. }
+            | Failure::Changed(_) => false,
+            _ => true,
+        };
+        if gives_up {
+            self.several.store(false, Ordering::Relaxed);
+            let client = self.source.client();
+            client.refuses_multi_range(self.source.location());
+        }
+        gives_up
     }
 
     async fn fill(&self, buffers: &mut RangeBuffers) -> Result<(), NetError> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::{
-    format::geometry::ByteRange,
+    format::{geometry::ByteRange, validators::Validators},
     net::{
         body::Body,
         client::Client,
@@ -12,7 +12,6 @@ use crate::{
         multi_range::{MultiRangeResponse, Parts},
         request::Request,
         response::{Content, Response},
-        validators::Validators,
     },
     policy::recovery::{BadResponse, Changed, Failure},
 };
@@ -76,6 +75,8 @@ pub struct SourceResponse {
     pub total: Option<u64>,
     /// The version of the representation.
     pub validators: Validators,
+    /// See [`Response::end_declared`].
+    pub end_declared: bool,
     chunks: Chunks,
 }
 
@@ -162,6 +163,7 @@ impl SourceResponse {
             extent,
             total,
             validators: response.validators,
+            end_declared: response.end_declared,
             chunks: Chunks::One {
                 body: Box::new(response.body),
                 at,
@@ -182,6 +184,7 @@ impl SourceResponse {
             extent: Extent::Parts,
             total: None,
             validators: Validators::default(),
+            end_declared: true,
             chunks: Chunks::Parts {
                 parts,
                 location,

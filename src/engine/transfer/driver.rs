@@ -28,8 +28,9 @@ use crate::{
         blockset::BlockSet,
         geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
         judge::{Leaves, Mismatch, Verified},
+        validators::Validators,
     },
-    net::{error::NetError, hosts::Hosts, validators::Validators},
+    net::{error::NetError, hosts::Hosts},
     policy::schedule::{self, Command, Outcome, Scheduler, SourceId, SpanId, Want},
 };
 

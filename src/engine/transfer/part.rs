@@ -20,7 +20,7 @@ use crate::{
         part::{Part, Stored},
     },
     engine::{
-        blocking::{Group, Threads, Work},
+        blocking::{self, Group, Threads, Work},
         context::Context,
         error::Error,
         events::{Event, Events, Progress},
@@ -56,7 +56,7 @@ pub struct PartTransfer {
     pub digests: Vec<Algorithm>,
 }
 
-/// A part that holds all of the object.
+/// A part that holds all of the object, and is settled.
 pub struct Transferred {
     pub part: Arc<Part>,
     pub journal: Journal,
@@ -95,6 +95,8 @@ impl PartTransfer {
         drop(group);
         // Work of a cancelled span ends a little later; it holds the journal and the part.
         idle.wait().await;
+        let settled = part.clone();
+        blocking::on_disk(move || settled.settle(geometry.length())).await?;
         let journal = Arc::into_inner(journal).expect("all work that holds it has ended");
         Ok(Transferred {
             part,

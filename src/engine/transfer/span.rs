@@ -24,8 +24,9 @@ use crate::{
     format::{
         geometry::{BlockIndex, BlockRange, ByteRange},
         judge::{Leaves, Mismatch, Verified},
+        validators::Validators,
     },
-    net::{error::NetError, validators::Validators},
+    net::error::NetError,
     policy::{recovery::Failure, schedule::SpanId},
 };
 

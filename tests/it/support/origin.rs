@@ -69,6 +69,8 @@ pub enum Asks {
     Body,
     /// A range that holds this byte, but no preflight.
     Byte(u64),
+    /// Several ranges at once.
+    Several,
 }
 
 /// For which of the requests that it fits a rule is, counted from 1.
@@ -531,6 +533,10 @@ fn fits(asks: Asks, request: &Request) -> bool {
         Asks::Anything => true,
         Asks::Preflight => preflight,
         Asks::Body => !preflight,
+        Asks::Several => request
+            .headers
+            .iter()
+            .any(|(name, value)| name.eq_ignore_ascii_case("range") && value.contains(',')),
         Asks::Byte(byte) => {
             !preflight
                 && request

@@ -1,0 +1,348 @@
+//! Objects without a manifest: to which resource and version a part belongs, and what no response of a server may undo.
+
+use std::{fs, process::Command};
+
+use rustix::process::Signal;
+use sapwood::format::digests::{Algorithm, DigestHasher};
+
+use crate::support::{
+    objects::Content,
+    origin::{Asks, Lie, Object, Of, Origin},
+    program::{self, Ended, bytes_of, sapwood, verified},
+    scene::{MANIFEST, OBJECT, Scene, names},
+};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+/// Long enough for several connections.
+const LENGTH: u64 = 12 * MIB;
+/// That of objects without a manifest which are so short.
+const BLOCK: u64 = 64 * KIB;
+
+const TAG: &str = "\"one\"";
+const DATE: &str = "Mon, 02 Nov 2020 10:00:00 GMT";
+const NEXT_DAY: &str = "Tue, 03 Nov 2020 10:00:00 GMT";
+/// When every response is sent.
+const NOW: &str = "Mon, 02 Nov 2026 10:00:00 GMT";
+
+fn object(content: &Content, validators: &[(&str, &str)]) -> Object {
+    let mut headers = vec![("Date".to_owned(), NOW.to_owned())];
+    let own = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+    headers.extend(validators.iter().map(own));
+    Object {
+        content: content.clone(),
+        headers,
+    }
+}
+
+/// Both validators of every object that should be taken for another one.
+fn alike(content: &Content) -> Object {
+    object(content, &[("ETag", TAG), ("Last-Modified", DATE)])
+}
+
+fn other() -> Content {
+    Content::Bytes(vec![7; LENGTH as usize])
+}
+
+fn scene() -> Scene {
+    let scene = Scene::new(LENGTH, BLOCK);
+    scene.origin.remove(MANIFEST);
+    scene.origin.put(OBJECT, alike(&scene.content));
+    scene
+}
+
+fn command(scene: &Scene, url: &str, more: &[&str]) -> Command {
+    let mut command = sapwood(scene.folder.path());
+    command
+        .args(["--json", "fetch", url, "-o", "out"])
+        .args(more);
+    command
+}
+
+fn fetch(scene: &Scene, url: &str, more: &[&str]) -> Ended {
+    program::run(command(scene, url, more))
+}
+
+/// What people see of it.
+fn told(scene: &Scene, url: &str, more: &[&str]) -> Ended {
+    let mut command = sapwood(scene.folder.path());
+    command.args(["fetch", url, "-o", "out"]).args(more);
+    program::run(command)
+}
+
+/// A fetch that is stopped after a third; returns the bytes that it had proven.
+fn stopped(scene: &Scene, url: &str) -> u64 {
+    let mut running = scene.run_until(command(scene, url, &[]), LENGTH / 3);
+    running.signal(Signal::TERM);
+    let ended = running.finish().must(5);
+    scene.origin.wait_until_idle();
+    scene.origin.allow_all();
+    scene.origin.forget_log();
+    let held = bytes_of(&verified(&ended.events()), BLOCK, LENGTH);
+    assert!(held > 0 && scene.part().exists());
+    held
+}
+
+fn resumed(ended: &Ended) -> u64 {
+    ended.event("published")["bytes_resumed"].as_u64().unwrap()
+}
+
+/// Nothing of the part was used, and what that costs was said.
+#[track_caller]
+fn must_have_started_over(what: &str, ended: &Ended, held: u64) {
+    assert_eq!(resumed(ended), 0, "{what}");
+    let told = ended.event("started_over")["bytes"].as_u64().unwrap();
+    assert!(
+        (held..held + MIB).contains(&told),
+        "{what}: {told} of {held}"
+    );
+}
+
+#[test]
+fn two_objects_with_equal_tag_size_and_date_are_never_mixed() {
+    let far = Origin::start();
+    for what in ["another path", "another host"] {
+        let scene = scene();
+        scene.origin.put("/v2/object.bin", alike(&other()));
+        far.put(OBJECT, alike(&other()));
+        let url = match what {
+            "another path" => scene.origin.url("/v2/object.bin"),
+            _ => far.url(OBJECT),
+        };
+        let held = stopped(&scene, &scene.url());
+        let ended = fetch(&scene, &url, &[]).must(0);
+        scene.must_hold(&other());
+        must_have_started_over(what, &ended, held);
+        assert_eq!(ended.event("started_over")["other_url"], scene.url());
+    }
+    // For people.
+    let scene = scene();
+    far.put(OBJECT, alike(&other()));
+    stopped(&scene, &scene.url());
+    let told = told(&scene, &far.url(OBJECT), &[]).must(0).stderr;
+    for part in ["starting over (", "MB are fetched again", &scene.url()] {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+#[test]
+fn a_part_goes_on_under_another_query_as_the_same_version_alone() {
+    let scene = scene();
+    let held = stopped(&scene, &format!("{}?signature=1", scene.url()));
+    let fresh = format!("{}?signature=2", scene.url());
+    let ended = fetch(&scene, &fresh, &[]).must(0);
+    assert!(resumed(&ended) >= held, "{}", ended.stdout);
+    scene.must_be_published();
+    // Another version under the other query.
+    for validators in [
+        [("ETag", "\"two\""), ("Last-Modified", DATE)].as_slice(),
+        &[("ETag", TAG), ("Last-Modified", NEXT_DAY)],
+        &[],
+    ] {
+        fs::remove_file(scene.target()).unwrap();
+        scene.origin.put(OBJECT, alike(&scene.content));
+        let held = stopped(&scene, &scene.url());
+        scene.origin.put(OBJECT, object(&other(), validators));
+        let ended = fetch(&scene, &fresh, &[]).must(0);
+        scene.must_hold(&other());
+        must_have_started_over("another version", &ended, held);
+    }
+}
+
+#[test]
+fn an_object_of_another_query_is_not_called_unchanged() {
+    let scene = scene();
+    let url = |id: u32| format!("{}?id={id}", scene.url());
+    let more = ["--store", "store"];
+    fetch(&scene, &url(1), &more).must(0);
+    scene.must_hold(&scene.content);
+    let again = fetch(&scene, &url(1), &more).must(0);
+    assert_eq!(again.event("published")["unchanged"], true);
+    scene.origin.put(OBJECT, alike(&other()));
+    let ended = fetch(&scene, &url(2), &more).must(0);
+    assert_eq!(ended.event("published")["unchanged"], false);
+    scene.must_hold(&other());
+    // No query is kept, not even hashed without a salt.
+    let state = fs::read(scene.path("store/state.sqlite")).unwrap();
+    let has = |what: &[u8]| state.windows(what.len()).any(|window| window == what);
+    assert!(!has(b"id=1"));
+    assert!(!has(blake3::hash(url(1).as_bytes()).as_bytes()));
+}
+
+/// Tornado keeps the entity tag of a file that it once read; the date of the file that replaced it is its own.
+#[test]
+fn a_date_that_moved_under_an_old_tag_is_another_version() {
+    for date in [NEXT_DAY, NOW] {
+        let now = object(&other(), &[("ETag", TAG), ("Last-Modified", date)]);
+        // Between two runs.
+        let scene = scene();
+        let held = stopped(&scene, &scene.url());
+        scene.origin.put(OBJECT, now.clone());
+        let ended = fetch(&scene, &scene.url(), &[]).must(0);
+        scene.must_hold(&other());
+        must_have_started_over(date, &ended, held);
+        // Between the responses of one run.
+        let scene = self::scene();
+        scene.origin.put("/now", now);
+        let replaced = Lie::Instead("/now");
+        scene
+            .origin
+            .lie(OBJECT, Asks::Anything, Of::From(4), replaced);
+        fetch(&scene, &scene.url(), &[]).must(0);
+        scene.must_hold(&other());
+    }
+}
+
+/// A weak tag beside a strong date is compared too.
+#[test]
+fn a_weak_tag_that_moved_under_an_old_date_is_another_version() {
+    let scene = scene();
+    let weak = |tag| [("ETag", tag), ("Last-Modified", DATE)];
+    scene
+        .origin
+        .put(OBJECT, object(&scene.content, &weak("W/\"1\"")));
+    let held = stopped(&scene, &scene.url());
+    let ended = fetch(&scene, &scene.url(), &[]).must(0);
+    assert!(resumed(&ended) >= held, "{}", ended.stdout);
+    fs::remove_file(scene.target()).unwrap();
+    let held = stopped(&scene, &scene.url());
+    scene.origin.put(OBJECT, object(&other(), &weak("W/\"2\"")));
+    let ended = fetch(&scene, &scene.url(), &[]).must(0);
+    scene.must_hold(&other());
+    must_have_started_over("a weak tag", &ended, held);
+}
+
+/// Nodes that copied a file without its date. They cannot be told from a server that kept the tag of a file that was replaced, so
+/// everything comes in one response of one of them.
+#[test]
+fn nodes_with_one_tag_and_several_dates_are_read_in_one_response() {
+    let scene = scene();
+    let date = Lie::Header("Last-Modified", NEXT_DAY.to_owned());
+    scene
+        .origin
+        .lie(OBJECT, Asks::Anything, Of::EachNth(2), date);
+    let ended = fetch(&scene, &scene.url(), &[]).must(0);
+    scene.must_be_published();
+    let fetched = ended.event("done")["bytes_fetched"].as_u64().unwrap();
+    assert!(fetched < 2 * LENGTH, "{fetched}");
+    // Every byte of a manifest is proven, so such nodes serve its parts.
+    let scene = Scene::new(4 * MIB, 16 * KIB);
+    for (of, date) in [(Of::All, DATE), (Of::EachNth(2), NEXT_DAY)] {
+        let date = Lie::Header("Last-Modified", date.to_owned());
+        scene.origin.lie(MANIFEST, Asks::Anything, of, date);
+    }
+    let now = Lie::Header("Date", NOW.to_owned());
+    scene.origin.lie(MANIFEST, Asks::Anything, Of::All, now);
+    fetch(&scene, &scene.url(), &[]).must(0);
+    scene.must_be_published();
+}
+
+#[test]
+fn no_status_deletes_a_part_that_has_bytes() {
+    for lie in [
+        Lie::Status(404),
+        Lie::Status(400),
+        Lie::Status(403),
+        Lie::Status(410),
+        Lie::Status(451),
+        Lie::Header("Content-Encoding", "gzip".to_owned()),
+    ] {
+        let scene = scene();
+        let held = stopped(&scene, &scene.url());
+        let before = fs::read(scene.part()).unwrap();
+        scene
+            .origin
+            .lie(OBJECT, Asks::Anything, Of::All, lie.clone());
+        let ended = fetch(&scene, &scene.url(), &[]);
+        if ended.exit == Some(1) {
+            assert!(
+                fs::read(scene.part()).is_ok_and(|part| part == before),
+                "{lie:?}"
+            );
+            let told = told(&scene, &scene.url(), &[]).must(1).stderr;
+            for part in ["out.part", "MB", "is kept", "fresh", "--discard"] {
+                assert!(told.contains(part), "{lie:?}: {told}");
+            }
+            let kept = ended.event("part_kept")["bytes"].as_u64().unwrap();
+            assert!((held..held + MIB).contains(&kept), "{kept} of {held}");
+            scene.origin.be_honest();
+            let ended = fetch(&scene, &scene.url(), &[]).must(0);
+            assert!(resumed(&ended) >= held, "{lie:?}: {}", ended.stdout);
+        }
+        scene.must_be_published();
+    }
+    // A user may.
+    let scene = scene();
+    stopped(&scene, &scene.url());
+    scene
+        .origin
+        .lie(OBJECT, Asks::Anything, Of::All, Lie::Status(404));
+    fetch(&scene, &scene.url(), &["--discard"]).must(1);
+    assert_eq!(names(scene.folder.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_link_that_expires_with_400_is_redirected_anew() {
+    let scene = scene();
+    for path in ["/signed-1", "/signed-2"] {
+        scene.origin.put(path, alike(&scene.content));
+    }
+    for (of, target) in [(Of::First(1), "/signed-1"), (Of::From(2), "/signed-2")] {
+        let redirect = Lie::Redirect(302, target.to_owned());
+        scene.origin.lie(OBJECT, Asks::Anything, of, redirect);
+    }
+    scene
+        .origin
+        .lie("/signed-1", Asks::Body, Of::From(2), Lie::Status(400));
+    fetch(&scene, &scene.url(), &[]).must(0);
+    scene.must_be_published();
+}
+
+#[test]
+fn an_end_that_only_the_connection_tells_is_not_known() {
+    let sent = 300 * KIB;
+    let scene = |length: u64, lies: &[Lie]| {
+        let scene = Scene::new(length, 16 * KIB);
+        scene.origin.remove(MANIFEST);
+        for lie in lies {
+            scene
+                .origin
+                .lie(OBJECT, Asks::Anything, Of::All, lie.clone());
+        }
+        scene
+    };
+    let told = "end of the object is not known";
+    let cut = [Lie::NoRanges, Lie::Endless, Lie::CloseAfter(sent)];
+    for length in [sent, MIB] {
+        let scene = scene(length, &cut);
+        let ended = fetch(&scene, &scene.url(), &[]).must(0);
+        let published = ended.event("published");
+        assert_eq!(published["end_known"], false, "{published}");
+        assert_eq!(published["trust"], "none");
+        let warnings = ended.all("warning");
+        assert!(warnings[0]["message"].as_str().unwrap().contains(told));
+        // The line for people says nothing of a length that nobody declared.
+        let ended = self::told(&scene, &scene.url(), &[]).must(0);
+        assert!(!ended.stdout.contains("length"), "{}", ended.stdout);
+        assert!(ended.stdout.contains("NOT verified"), "{}", ended.stdout);
+        assert!(ended.stderr.contains(told), "{}", ended.stderr);
+        fs::remove_file(scene.target()).unwrap();
+        fetch(&scene, &scene.url(), &["--require", "digest"]).must(3);
+        assert!(!scene.target().exists());
+    }
+    // A digest tells the end.
+    let whole = scene(sent, &cut);
+    let mut hasher = DigestHasher::new(Algorithm::Sha256);
+    hasher.update(&whole.content.all());
+    let more = ["--require", "digest", "--sha256", &hasher.finish().hex()];
+    let ended = fetch(&whole, &whole.url(), &more).must(0);
+    assert_eq!(ended.event("published")["end_known"], true);
+    assert!(ended.all("warning").is_empty(), "{}", ended.stdout);
+    // So do chunks, and a length.
+    for lies in [&[Lie::NoRanges, Lie::Chunked][..], &[]] {
+        let scene = scene(MIB, lies);
+        let ended = fetch(&scene, &scene.url(), &[]).must(0);
+        assert_eq!(ended.event("published")["end_known"], true, "{lies:?}");
+        assert!(ended.all("warning").is_empty(), "{}", ended.stdout);
+    }
+}

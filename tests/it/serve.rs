@@ -1,0 +1,134 @@
+//! The server of a folder: many connections, slow readers, files that change.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::fs::FileExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use crate::support::program::{Running, command, start};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// A server of the folder, and its address. `before`: words before the command.
+fn serve(folder: &Path, before: &[&str]) -> (Running, String) {
+    let program = env!("CARGO_BIN_EXE_sapwood");
+    let words = [program, "--json", "serve", ".", "--listen", "127.0.0.1:0"];
+    let words: Vec<&str> = before.iter().copied().chain(words).collect();
+    let mut started = command(words[0], folder);
+    started.args(&words[1..]);
+    let mut server = start(started);
+    server.wait_for("a URL", |events| !events.is_empty());
+    let url = server.events()[0]["url"].clone();
+    let url = url.as_str().expect("a URL");
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let address = address.to_owned();
+    (server, address)
+}
+
+fn connect(address: &str) -> TcpStream {
+    let connection = TcpStream::connect(address).expect("it listens");
+    let patience = Some(Duration::from_secs(60));
+    connection.set_read_timeout(patience).expect("a timeout");
+    connection
+}
+
+fn request(connection: &mut TcpStream, path: &str) {
+    let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    connection.write_all(head.as_bytes()).expect("it is sent");
+}
+
+/// All that arrives until the server closes the connection.
+fn rest(connection: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = connection.read_to_end(&mut bytes);
+    bytes
+}
+
+#[test]
+fn idle_connections_do_not_stop_the_server() {
+    let folder = TempDir::new().expect("a folder");
+    fs::write(folder.path().join("f"), "0123456789").expect("a file");
+    let (_server, address) = serve(folder.path(), &["prlimit", "--nofile=256"]);
+    let idle: Vec<TcpStream> = (0..300).map(|_| connect(&address)).collect();
+    let began = Instant::now();
+    let mut connection = connect(&address);
+    request(&mut connection, "/f");
+    let mut status = [0; 12];
+    connection.read_exact(&mut status).expect("a response");
+    assert_eq!(&status, b"HTTP/1.1 200");
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
+    drop(idle);
+}
+
+#[test]
+fn a_header_section_that_does_not_end_is_given_up() {
+    let folder = TempDir::new().expect("a folder");
+    let (_server, address) = serve(folder.path(), &[]);
+    let mut connection = connect(&address);
+    connection
+        .write_all(b"GET / HTTP/1.1\r\nX: ")
+        .expect("sent");
+    let began = Instant::now();
+    rest(&mut connection);
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[test]
+fn slow_readers_take_little_memory() {
+    const READERS: u64 = 200;
+    const BYTES_EACH: u64 = 256 * KIB;
+    let folder = TempDir::new().expect("a folder");
+    let file = File::create(folder.path().join("f")).expect("a file");
+    file.set_len(64 * MIB).expect("a hole");
+    let (server, address) = serve(folder.path(), &[]);
+    let mut readers: Vec<TcpStream> = (0..READERS).map(|_| connect(&address)).collect();
+    for reader in &mut readers {
+        request(reader, "/f");
+    }
+    // Each has begun, and as much waits as the system and the server keep for it.
+    for reader in &mut readers {
+        reader.read_exact(&mut [0; 1024]).expect("a response");
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let peak = server.peak_memory().expect("it runs");
+    assert!(peak < 32 * MIB + READERS * BYTES_EACH, "{} KiB", peak / KIB);
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_sent_ends_its_connection() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("f");
+    fs::write(&path, vec![1; 32 * MIB as usize]).expect("a file");
+    let (_server, address) = serve(folder.path(), &[]);
+    let mut connection = connect(&address);
+    request(&mut connection, "/f");
+    connection.read_exact(&mut [0; 1024]).expect("a response");
+    // More than what the sockets of both sides hold is still to be read.
+    std::thread::sleep(Duration::from_millis(200));
+    let file = File::options().write(true).open(&path).expect("the file");
+    for block in 0..32 {
+        file.write_all_at(&vec![2; MIB as usize], block * MIB)
+            .expect("written in place");
+    }
+    let bytes = rest(&mut connection);
+    assert!((bytes.len() as u64) < 31 * MIB, "{}", bytes.len());
+    assert!(
+        bytes.iter().all(|byte| *byte == 1),
+        "bytes of both versions"
+    );
+}
