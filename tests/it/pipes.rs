@@ -54,6 +54,8 @@ struct Pipe {
     /// More connections than this are answered with 429.
     connections: usize,
     retry_after_ms: Option<u64>,
+    /// Until then; later it takes any number.
+    limited_until: Millis,
     /// While nobody is there.
     away: Range<Millis>,
 }
@@ -66,6 +68,7 @@ impl Pipe {
             each,
             connections: usize::MAX,
             retry_after_ms: None,
+            limited_until: Millis::MAX,
             away: 0..0,
         }
     }
@@ -203,7 +206,11 @@ fn pass_a_millisecond(
         let flowing = requests.values().filter(|request| open(request)).count();
         let rate = pipe.each.min(pipe.all / flowing.max(1) as f64);
         let ids: Vec<SpanId> = requests.keys().copied().collect();
-        let mut too_many = here.saturating_sub(pipe.connections);
+        let limit = match now < pipe.limited_until {
+            true => pipe.connections,
+            false => usize::MAX,
+        };
+        let mut too_many = here.saturating_sub(limit);
         for span in ids.into_iter().rev() {
             let request = requests.get_mut(&span).expect("it runs");
             if request.source != source {
@@ -369,7 +376,29 @@ fn a_host_that_serves_two_connections_costs_seconds() {
         let best = (LENGTH as f64 / all) as Millis;
         assert!(ran.took <= best + 3_000, "{} ms, best {best}", ran.took);
         assert!(ran.refused <= 10, "{} refused requests", ran.refused);
+        // The two go on, request by request, and the requests are few.
+        let second = 100..1_000.min(ran.took as usize);
+        assert!(ran.mean(second.clone()) >= 1.5, "{}", ran.mean(second));
+        assert!(ran.started.len() <= 40, "{} requests", ran.started.len());
     }
+}
+
+#[test]
+fn the_number_is_raised_after_the_cooldown() {
+    let busy = Pipe {
+        connections: 4,
+        limited_until: 10_000,
+        ..Pipe::new(20, 1e9, 150.0)
+    };
+    let ran = run(&[busy], 8);
+    // A minute with four connections, the rest with eight.
+    let best = 60_000.0 + (LENGTH as f64 - 60_000.0 * 600.0) / 1_200.0;
+    assert!((ran.took as f64) < best * 1.1, "{} ms", ran.took);
+    assert!(
+        ran.running[1_000..59_000]
+            .iter()
+            .all(|running| *running <= 4)
+    );
 }
 
 #[test]
