@@ -116,7 +116,7 @@ impl State {
         let began = Instant::now();
         loop {
             // Two processes that make the database at the same time: SQLite does not wait for the one that changes its mode.
-            match State::open_once(folder, &path) {
+            match State::open_once(&path) {
                 Err(error) if error.is_busy() && began.elapsed() < BUSY => {
                     thread::sleep(BUSY_AGAIN);
                 }
@@ -125,7 +125,7 @@ impl State {
         }
     }
 
-    fn open_once(folder: &Path, path: &Path) -> Result<State, StateError> {
+    fn open_once(path: &Path) -> Result<State, StateError> {
         let path = path.to_owned();
         let wrap = |source| StateError::Database {
             path: path.clone(),
