@@ -196,7 +196,9 @@ impl Hosts {
         let (all, now) = (memory.load(), Hosts::now_ms());
         let mut known = self.known();
         for (host, remembered) in all {
-            known.entry(host).or_default().reputation = remembered.repaired(now);
+            // What is not stored yet stays.
+            let known = known.entry(host).or_default();
+            known.reputation = known.reputation.joined(remembered.repaired(now));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Hosts that want fewer requests: they get them, in this run and in the next ones, from all processes.
+//! Hosts that limit requests: they get fewer, in this run and in the next ones, from all processes.
 
 use std::{
     fs,
@@ -31,7 +31,7 @@ fn retry_after(seconds: u32) -> Vec<(&'static str, String)> {
 }
 
 #[test]
-fn what_a_host_bears_is_found_and_kept() {
+fn the_number_of_connections_is_found_and_remembered() {
     let scene = Scene::new(24 * MIB, 64 * KIB);
     // Slow enough that its spans overlap.
     scene.origin.pace(Some(24 * MIB));
@@ -43,7 +43,7 @@ fn what_a_host_bears_is_found_and_kept() {
     assert!(!slowed.is_empty(), "{}", ended.stdout);
     assert!(slowed.iter().all(|event| event["until_ms"].is_u64()));
     assert_eq!(slowed.last().unwrap()["connections"], 2);
-    // The next run begins with what the host has earned.
+    // The next run begins with the number that was learned.
     let known = hosts(scene.folder.path(), &["list"]).must(0).event("host");
     assert_eq!(
         (&known["connections"], known["host"].as_str()),
@@ -59,7 +59,7 @@ fn what_a_host_bears_is_found_and_kept() {
         "{}",
         scene.origin.most_at_a_time()
     );
-    // Forgotten, it is asked like any other.
+    // Once forgotten, it is a host like any other.
     hosts(
         scene.folder.path(),
         &["forget", &scene.origin.address().to_string()],
@@ -187,7 +187,7 @@ fn a_416_inside_the_file_ended_the_run() {
 }
 
 #[test]
-fn nothing_is_asked_inside_a_cooldown() {
+fn no_request_is_sent_before_the_time_of_a_retry_after() {
     let scene = Scene::new(MIB, 64 * KIB);
     let slow_down = Lie::StatusWith(429, retry_after(4));
     scene
@@ -219,10 +219,7 @@ fn nothing_is_asked_inside_a_cooldown() {
     // A patient one waits for the end of it, and not much longer.
     let ended = scene.fetch(STORE).must(0);
     assert!(began.elapsed() >= Duration::from_secs(4));
-    assert!(
-        began.elapsed() < Duration::from_secs(60),
-        "it asked for 4 s"
-    );
+    assert!(began.elapsed() < Duration::from_secs(60), "it said 4 s");
     scene.must_be_published();
     assert!(ended.all("failed").is_empty());
 }
@@ -241,9 +238,9 @@ fn without_a_store_every_run_begins_anew() {
     scene.must_be_published();
 }
 
-/// A run that is under way learns from another process that the host is to be left alone.
+/// A run that is under way learns of a Retry-After from another process.
 #[test]
-fn a_cooldown_holds_for_runs_that_are_under_way() {
+fn a_retry_after_holds_for_runs_that_are_under_way() {
     let scene = Scene::new(8 * MIB, 64 * KIB);
     // Every request is short, and a new one comes soon.
     let early = Lie::EndEarly(64 * KIB);
@@ -269,12 +266,12 @@ fn a_cooldown_holds_for_runs_that_are_under_way() {
         .args(["--connections", "1"])
         .args(STORE);
     program::run(other).must(5);
-    let told = scene.origin.log_of("/other")[0].at;
+    let refused = scene.origin.log_of("/other")[0].at;
     let ended = running.finish().must(0);
     scene.must_be_published();
     // It looks once a second.
     let inside = |asked: &&crate::support::origin::Asked| {
-        let since = asked.at.saturating_duration_since(told);
+        let since = asked.at.saturating_duration_since(refused);
         since > Duration::from_millis(1_500) && since < Duration::from_millis(3_900)
     };
     let asked: Vec<_> = scene.origin.log_of(OBJECT);

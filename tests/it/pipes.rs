@@ -1,4 +1,4 @@
-//! The scheduler against pipes in virtual time: how many connections it finds right, and what it takes from which mirror.
+//! The scheduler against pipes in virtual time: how many connections it finds right, and how much it fetches from which mirror.
 //!
 //! A pipe has a rate for all of its connections together and one for each, which is what loss does to them. The simulation in
 //! `simulation.rs` is about failures; here it is about speed, so every figure is exact and the same on every machine.
@@ -81,9 +81,9 @@ struct Request {
     /// When its first byte comes, and what came of the current block.
     opens: Millis,
     opened: bool,
-    heard: Millis,
+    last_received: Millis,
     bytes: f64,
-    told: u64,
+    reported: u64,
 }
 
 /// What happened in a run.
@@ -91,7 +91,7 @@ struct Run {
     took: Millis,
     /// The number of spans, and the bytes from each source, in each millisecond.
     running: Vec<usize>,
-    brought: Vec<Vec<f64>>,
+    received: Vec<Vec<f64>>,
     /// What was under way behind a new end.
     wasted: f64,
     /// How many requests were answered with 429.
@@ -110,8 +110,8 @@ impl Run {
 
     /// Bytes a millisecond of all sources, or of one.
     fn rate(&self, during: Range<usize>, source: Option<usize>) -> f64 {
-        let sum = |source: usize| self.brought[source][during.clone()].iter().sum::<f64>();
-        let sources = source.map_or(0..self.brought.len(), |source| source..source + 1);
+        let sum = |source: usize| self.received[source][during.clone()].iter().sum::<f64>();
+        let sources = source.map_or(0..self.received.len(), |source| source..source + 1);
         sources.map(sum).sum::<f64>() / during.len() as f64
     }
 }
@@ -129,7 +129,7 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
     let mut ran = Run {
         took: 0,
         running: Vec::new(),
-        brought: vec![Vec::new(); pipes.len()],
+        received: vec![Vec::new(); pipes.len()],
         wasted: 0.0,
         refused: 0,
         started: Vec::new(),
@@ -152,9 +152,9 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
                         end,
                         opens: now + pipes[source].response_ms,
                         opened: false,
-                        heard: now,
+                        last_received: now,
                         bytes: 0.0,
-                        told: 0,
+                        reported: 0,
                     };
                     requests.insert(span, request);
                 }
@@ -183,7 +183,7 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
         let first = requests.len() as u32 <= CONNECTIONS_FIRST;
         assert!(now >= 200 || first, "{} spans at {now} ms", requests.len());
         ran.running.push(requests.len());
-        ran.brought.iter_mut().for_each(|bytes| bytes.push(0.0));
+        ran.received.iter_mut().for_each(|bytes| bytes.push(0.0));
         pass_a_millisecond(now, pipes, &mut scheduler, &mut requests, &mut ran);
         // Progress never steps back.
         assert!(scheduler.held().count() >= held);
@@ -217,7 +217,7 @@ fn pass_a_millisecond(
                 continue;
             }
             let failure = if pipe.away.contains(&now) {
-                // Who was connected hears of it.
+                // Open connections break.
                 Some(if request.opened {
                     Failure::Broken
                 } else {
@@ -232,7 +232,7 @@ fn pass_a_millisecond(
                     serves: flowing > 0,
                 })
             } else {
-                (now >= request.heard + STALL_MS).then_some(Failure::Stalled)
+                (now >= request.last_received + STALL_MS).then_some(Failure::Stalled)
             };
             if let Some(failure) = failure {
                 requests.remove(&span);
@@ -243,14 +243,14 @@ fn pass_a_millisecond(
                     scheduler.handle(now, Event::Opened { span });
                 }
                 request.bytes += rate;
-                ran.brought[source][now as usize] += rate;
+                ran.received[source][now as usize] += rate;
                 arrive(now, span, scheduler, requests);
             }
         }
     }
 }
 
-/// Tells what came of a request.
+/// Reports what arrived.
 fn arrive(
     now: Millis,
     span: SpanId,
@@ -258,15 +258,15 @@ fn arrive(
     requests: &mut BTreeMap<SpanId, Request>,
 ) {
     let request = requests.get_mut(&span).expect("it runs");
-    let count = request.bytes as u64 - request.told;
-    request.told += count;
+    let count = request.bytes as u64 - request.reported;
+    request.reported += count;
     if count > 0 {
-        request.heard = now;
+        request.last_received = now;
         scheduler.handle(now, Event::Bytes { span, count });
     }
-    while request.told >= BLOCK_BYTES && request.at < request.end {
-        (request.told, request.bytes) = (
-            request.told - BLOCK_BYTES,
+    while request.reported >= BLOCK_BYTES && request.at < request.end {
+        (request.reported, request.bytes) = (
+            request.reported - BLOCK_BYTES,
             request.bytes - BLOCK_BYTES as f64,
         );
         let verified = verified(request.at);
@@ -335,7 +335,7 @@ fn the_number_is_about_the_one_that_fills_the_pipe() {
 }
 
 #[test]
-fn a_host_that_wants_fewer_is_not_asked_for_more() {
+fn a_host_that_limits_connections_gets_no_more() {
     let busy = Pipe {
         connections: 6,
         ..Pipe::new(40, 1e9, 300.0)
@@ -402,7 +402,7 @@ fn the_number_is_raised_after_the_cooldown() {
 }
 
 #[test]
-fn two_mirrors_bring_the_sum_of_both() {
+fn two_mirrors_are_as_fast_as_both_together() {
     for (fast, slow) in [
         (5_000.0, 1_000.0),
         (3_000.0, 3_000.0),

@@ -357,7 +357,7 @@ struct Request {
     since: Millis,
     next: Millis,
     /// How it will fail, after so many more blocks.
-    fate: Option<(Failure, u32)>,
+    failure: Option<(Failure, u32)>,
 }
 
 /// What the rules know of a source.
@@ -488,7 +488,7 @@ impl World {
     fn run(&mut self) -> Result<Outcome, String> {
         let mut steps = 0u64;
         loop {
-            let until = match self.obey()? {
+            let until = match self.run_commands()? {
                 Ok(until) => until,
                 Err(outcome) => return self.judge_outcome(&outcome).map(|()| outcome),
             };
@@ -526,7 +526,7 @@ impl World {
         );
         rule!(
             self.scheduler.claimed().count() as usize == self.claimed.len(),
-            "claims went astray"
+            "claims are lost"
         );
         let most = match self.now {
             // Nothing can be known yet of what more of them bring.
@@ -552,13 +552,13 @@ impl World {
     }
 
     /// Whether something is missing that no journal claims.
-    fn is_hungry(&self) -> bool {
+    fn lacks_blocks(&self) -> bool {
         self.held.count() as usize + self.claimed.len() < self.held.blocks() as usize
     }
 
     // ---- events
 
-    fn tell(&mut self, event: Event) {
+    fn pass(&mut self, event: Event) {
         self.note(|| format!("{event:?}"));
         self.scheduler.handle(self.now, event);
     }
@@ -579,13 +579,13 @@ impl World {
     fn judge_claim(&mut self, block: u32) {
         if self.script.claims[&block].1 {
             self.hold(block);
-            self.tell(Event::Held(verified(block)));
+            self.pass(Event::Held(verified(block)));
         } else {
-            if !self.is_hungry() {
+            if !self.lacks_blocks() {
                 self.progress = self.now;
             }
             self.claimed.remove(&block);
-            self.tell(Event::ClaimFailed {
+            self.pass(Event::ClaimFailed {
                 block: BlockIndex(block),
             });
         }
@@ -595,7 +595,7 @@ impl World {
     fn step(&mut self, span: SpanId) {
         let mut request = self.requests[&span].clone();
         let origin = self.script.origins[request.source].clone();
-        if let Some((failure, 0)) = request.fate {
+        if let Some((failure, 0)) = request.failure {
             return self.fail(span, failure);
         }
         if !request.opened {
@@ -604,17 +604,19 @@ impl World {
             (known.unreachable, known.bad_responses) = (false, 0);
             known.served_at = Some(self.now);
             (known.backoffs, known.pauses) = (0, 0);
-            self.tell(Event::Opened { span });
+            self.pass(Event::Opened { span });
             if !origin.ranges && !request.whole {
                 (request.at, request.end, request.whole) = (0, self.held.blocks(), true);
                 self.known[request.source].no_ranges = true;
                 self.requests.insert(span, request.clone());
-                self.tell(Event::WholeBody { span });
+                self.pass(Event::WholeBody { span });
             }
         } else if request.at < request.end {
             let block = request.at;
             request.at += 1;
-            request.fate = request.fate.map(|(failure, blocks)| (failure, blocks - 1));
+            request.failure = request
+                .failure
+                .map(|(failure, blocks)| (failure, blocks - 1));
             self.requests.insert(span, request.clone());
             self.arrive(span, request.source, request.whole, block);
         }
@@ -631,7 +633,7 @@ impl World {
                 };
             }
             self.leave(span);
-            self.tell(Event::Ended { span });
+            self.pass(Event::Ended { span });
             return;
         }
         let bytes = self
@@ -639,7 +641,7 @@ impl World {
             .geometry
             .bytes_of(BlockIndex(request.at))
             .length();
-        let stalls = matches!(request.fate, Some((Failure::Stalled, 0)));
+        let stalls = matches!(request.failure, Some((Failure::Stalled, 0)));
         request.next = self.now
             + if stalls {
                 STALL_MS
@@ -657,7 +659,7 @@ impl World {
             self.wrongs += 1;
             *self.known[source].wrong.entry(block).or_default() += 1;
             self.known[source].pass_failures(block);
-            return self.tell(Event::Wrong {
+            return self.pass(Event::Wrong {
                 span,
                 block: BlockIndex(block),
             });
@@ -669,7 +671,7 @@ impl World {
         if self.hold(block) && whole {
             self.known[source].stream_failures = 0;
         }
-        self.tell(Event::Proven {
+        self.pass(Event::Proven {
             span,
             verified: verified(block),
         });
@@ -730,7 +732,7 @@ impl World {
             self.known[request.source].no_ranges = true;
         }
         self.stopped = Some((request, failure));
-        self.tell(Event::Failed { span, failure });
+        self.pass(Event::Failed { span, failure });
     }
 
     fn leave(&mut self, span: SpanId) -> Request {
@@ -799,8 +801,8 @@ impl World {
 
     // ---- commands
 
-    /// Obeys until it is to wait, or to end.
-    fn obey(&mut self) -> Result<Result<Option<Millis>, Outcome>, String> {
+    /// Runs the commands until one says to wait or to finish.
+    fn run_commands(&mut self) -> Result<Result<Option<Millis>, Outcome>, String> {
         let commands_max = 4 * (self.requests.len() + self.known.len())
             + 2 * self.script.limits.connections as usize
             + 8;
@@ -893,11 +895,11 @@ impl World {
                         "it waits until {until:?}, which is past"
                     );
                     rule!(
-                        until.is_some() || !self.is_hungry(),
+                        until.is_some() || !self.lacks_blocks(),
                         "blocks are missing and nothing is waited for"
                     );
                     rule!(
-                        !self.is_hungry()
+                        !self.lacks_blocks()
                             || self.now < self.progress + self.script.limits.patience_ms,
                         "too patient"
                     );
@@ -912,7 +914,7 @@ impl World {
     fn start(&mut self, span: SpanId, source: usize, blocks: BlockRange, whole: bool) -> Rule {
         self.starts += 1;
         let (now, known) = (self.now, &self.known[source]);
-        rule!(!known.dropped, "a dropped source is asked");
+        rule!(!known.dropped, "a dropped source gets a request");
         let not_before = known.not_before.max(known.retry_after_until);
         rule!(
             not_before <= now,
@@ -947,7 +949,7 @@ impl World {
             let first = BlockIndex(blocks.start);
             rule!(
                 !self.held.contains(first) && !self.claimed.contains(&first.0),
-                "block {first} is here and asked for"
+                "block {first} is here and requested"
             );
             let last = self.script.geometry.last();
             let proven = self.script.length_proven || self.held.contains(last);
@@ -960,7 +962,7 @@ impl World {
             };
             rule!(
                 self.requests.values().find(twice).is_none(),
-                "{blocks:?} are asked for twice"
+                "{blocks:?} are requested twice"
             );
             let not_before = known
                 .waits
@@ -971,9 +973,9 @@ impl World {
             rule!(not_before <= now, "{blocks:?} again before {not_before}");
         }
         self.known[source].running += 1;
-        let fate = self.fate(source, blocks);
+        let failure = self.failure(source, blocks);
         let latency = self.script.origins[source].latency;
-        let pause = match fate {
+        let pause = match failure {
             Some((Failure::Stalled, 0)) => STALL_MS,
             _ => latency,
         };
@@ -988,13 +990,13 @@ impl World {
                 opened: false,
                 since: now,
                 next,
-                fate,
+                failure,
             },
         );
         Ok(())
     }
 
-    fn fate(&mut self, source: usize, blocks: BlockRange) -> Option<(Failure, u32)> {
+    fn failure(&mut self, source: usize, blocks: BlockRange) -> Option<(Failure, u32)> {
         let origin = self.script.origins[source].clone();
         for order in &origin.fails {
             let meant = order.of.is_none_or(|of| blocks.contains(BlockIndex(of)));
@@ -1023,7 +1025,7 @@ impl World {
         let honest = self.script.origins[request.source].lies_permille == 0;
         if honest && request.opened && request.at < request.end && self.random.chance(300) {
             self.hold(request.at);
-            self.tell(Event::Held(verified(request.at)));
+            self.pass(Event::Held(verified(request.at)));
         }
     }
 
@@ -1166,7 +1168,7 @@ fn from_environment(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn schedules_obey_the_rules() {
+fn schedules_keep_the_rules() {
     if let Some(seed) = from_environment("SAPWOOD_SEED") {
         println!("{:?}", play(&Script::any(seed)));
         return;
@@ -1338,9 +1340,9 @@ fn a_block_that_is_wrong_on_all_mirrors_is_told() {
     );
 }
 
-/// Of a source that has another object, the first answers are wrong, which nobody can know before. Then it is asked for little.
+/// Of a source that has another object, the first answers are wrong, which nobody can know before. Then it gets small requests.
 #[test]
-fn a_source_of_another_object_is_soon_asked_for_single_blocks() {
+fn a_source_of_another_object_soon_gets_requests_for_single_blocks() {
     let another = Origin {
         lies_permille: 1000,
         lie_permille: 1000,
