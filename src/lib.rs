@@ -121,6 +121,7 @@
 //! | how ranges are grouped into requests | [`policy::requests`], `engine/remote/ranges.rs` |
 //! | which offsets the bytes of a response have | `engine/remote/source.rs` |
 //! | where proven blocks go | `engine/transfer/sink.rs`; for a file `engine/transfer/part.rs`, for a reader `engine/transfer/window.rs`, for the store `engine/cache.rs` |
+//! | how long a request waits that a host refused because it limits them | [`policy::refusals`] |
 //! | what is remembered of a host that limits requests | [`policy::reputation`]; [`net::hosts`] applies it, [`disk::state`] keeps it |
 //! | what the store knows, and which holding is tried first | [`disk::store`] for what it does, [`disk::state`] for the tables, [`policy::samples`] for the choice |
 //! | requests, redirects, which addresses are allowed | [`net::client`], [`net::request`], `net/redirect.rs`, [`net::address`]; protocol and connections: `net/transport.rs`; secrets, sent only to the origin that the user typed: [`net::auth`]; which responses are used: [`net::response`] |

@@ -42,17 +42,22 @@ fn list(state: &State, output: &mut Output) -> Result<Exit, Error> {
     for (host, known) in state.hosts()? {
         let known = known.repaired(now);
         let connections = known.connections.unwrap_or_default();
-        let rest_ms = known.rest_ms(now);
-        let rest = match rest_ms {
+        let cooldown_ms = known.cooldown_ends_ms().saturating_sub(now);
+        let wait_ms = known.wait_ms(now);
+        let seconds = |what: &str, ms: u64| match ms {
             0 => String::new(),
-            _ => format!(", the next request in {} s", rest_ms.div_ceil(1000)),
+            _ => format!(", {what} in {} s", ms.div_ceil(1000)),
         };
         output.result(&format!(
-            "{host}: at most {connections} connection(s){rest}"
+            "{host}: at most {connections} connection(s){}{}",
+            seconds("more at the earliest", cooldown_ms),
+            seconds("the next request", wait_ms)
         ));
         output.json_event(
             "host",
-            json!({ "host": host, "connections": connections, "until_ms": known.until_ms }),
+            json!({
+                "host": host, "connections": connections, "until_ms": known.cooldown_ends_ms(), "wait_ms": wait_ms,
+            }),
         );
     }
     Ok(output.printed())

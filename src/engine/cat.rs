@@ -25,6 +25,7 @@ use super::{
     events::{Event, Events},
     remote::{
         manifest::{self, ManifestPlace, OpenManifest},
+        retry::reported,
         source::Source,
     },
     transfer::{
@@ -99,7 +100,9 @@ pub async fn cat(
         .manifest
         .clone()
         .unwrap_or_else(|| ManifestPlace::Beside(options.url.of_manifest()));
-    let manifest = OpenManifest::open(context, &place, &context.limits_now()).await?;
+    let limits = context.limits_now();
+    let opened = OpenManifest::open(context, &place, &limits);
+    let manifest = reported(events, opened).await?;
     let conditions = Conditions {
         root: options.root,
         digests: Vec::new(),

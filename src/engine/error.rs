@@ -74,7 +74,7 @@ pub enum Error {
         patience_s: u64,
         last: Option<Box<NetError>>,
     },
-    #[error("{place} asks clients to wait {wait_s} s (Retry-After)")]
+    #[error("{place}: the host limits requests; the next one may follow in {wait_s} s")]
     MustWait { place: String, wait_s: u64 },
     #[error("{place} has {bytes} bytes, more than the limit")]
     TooLarge { place: String, bytes: u64 },
@@ -131,7 +131,9 @@ impl Error {
                 )
             }
             Error::Net { cause, .. } => {
+                // A 416 that was repeated until no try was left is an answer like any other 4xx.
                 matches!(cause.failure.class(), Class::Again | Class::Slower)
+                    && !matches!(cause.failure, Failure::Refused { .. })
             }
             Error::Patience { .. } | Error::MustWait { .. } => true,
             _ => false,

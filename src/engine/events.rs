@@ -58,18 +58,22 @@ pub enum Event {
         bytes: u64,
         url: Option<String>,
     },
-    /// A span failed; it is requested again.
+    /// A request failed; it is sent again after the wait. `idle`: no other request is under way.
     Retry {
         source: String,
         class: Class,
         attempt: u32,
         wait_ms: u64,
+        idle: bool,
     },
-    /// A host limits requests.
+    /// A host limits requests. The number of connections is not raised before the end of the cooldown. What was refused is
+    /// requested again after the wait, and any other request too unless the host serves some.
     HostSlowed {
         host: String,
         connections: u32,
+        cooldown_ms: u64,
         wait_ms: u64,
+        serves: bool,
     },
     /// A source is no longer used in this run.
     SourceDropped { source: String, why: DropReason },

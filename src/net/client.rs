@@ -104,19 +104,18 @@ impl Client {
 
     /// Sends a request, follows its redirects, and checks the status.
     async fn exchange(&self, request: &Request<'_>) -> Result<Exchange, NetError> {
-        let exchange = self.redirects.follow(&self.transport, request).await?;
-        let (hosts, location) = (&self.options.hosts, &exchange.location);
+        let mut exchange = self.redirects.follow(&self.transport, request).await?;
         let status = exchange.response.status().as_u16();
         let retry_after_ms = retry_after_ms(exchange.response.headers());
-        let Some(mut failure) = Failure::of_status(status, retry_after_ms) else {
-            hosts.served(&location.host());
+        let serves = exchange.in_flight.host_serves();
+        let Some(failure) = Failure::of_status(status, retry_after_ms, serves) else {
+            exchange.in_flight.served();
             return Ok(exchange);
         };
-        if let Failure::TooMany { retry_after_ms, .. } = &mut failure {
-            // Starts the cooldown for all requests to the host; the error carries its length.
-            *retry_after_ms = Some(hosts.too_many(&location.host(), *retry_after_ms));
+        if let Failure::TooMany { retry_after_ms, .. } = failure {
+            exchange.in_flight.refused(retry_after_ms);
         }
-        Err(NetError::new(location, failure))
+        Err(NetError::new(&exchange.location, failure))
     }
 
     fn response(&self, request: &Request<'_>, exchange: Exchange) -> Result<Response, NetError> {
@@ -159,7 +158,7 @@ impl Client {
         self.transport.note_multi_range(&resolved, false);
     }
 
-    /// The state of hosts (cooldowns, connection limits), shared with the client's clones.
+    /// The state of hosts (how many connections they accept), shared with the client's clones.
     pub fn hosts(&self) -> &Hosts {
         &self.options.hosts
     }

@@ -123,9 +123,9 @@ fn describe(failure: Failure) -> String {
         Failure::TooMany { status, .. } => {
             format!("the server limits requests (status {status})")
         }
-        Failure::Resting { rest_ms } => format!(
+        Failure::RetryAfter { wait_ms } => format!(
             "its host limits requests: the next one may follow in {} s",
-            rest_ms.div_ceil(1000)
+            wait_ms.div_ceil(1000)
         ),
         Failure::BadResponse(how) => how.to_string(),
         Failure::Changed(how) => format!("the object changed: {how}"),

@@ -1,6 +1,6 @@
-//! The state of hosts: cooldowns, connection limits, and which of them were unreachable.
+//! The state of hosts: how many connections they accept, until when they refuse requests, and which of them were unreachable.
 //!
-//! Every request of a client begins here, so that none is sent during a cooldown. With a [`HostMemory`], reputations outlive the
+//! Every request of a client begins here, so that none is sent before the time of a `Retry-After`. With a [`HostMemory`], reputations outlive the
 //! run, and other processes share them.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::policy::reputation::Reputation;
+use crate::policy::{refusals::SERVES_MS, reputation::Reputation, schedule::CONNECTIONS_FIRST};
 
 /// A change of the reputation of a host.
 pub type HostChange = Box<dyn FnOnce(Reputation) -> Reputation + Send>;
@@ -40,6 +40,10 @@ struct Known {
     reputation: Reputation,
     /// The number of running requests.
     running: u32,
+    /// How many of them have a usable response.
+    served: u32,
+    /// When the last of those ended; Unix milliseconds.
+    served_ms: u64,
     /// The last request to the host stalled or could not connect.
     needs_probe: bool,
     /// Held by the request that probes.
@@ -57,6 +61,10 @@ impl fmt::Debug for Hosts {
 pub struct InFlight {
     hosts: Hosts,
     host: String,
+    /// When it began; Unix milliseconds.
+    began_ms: u64,
+    /// It has a usable response.
+    served: bool,
 }
 
 impl InFlight {
@@ -68,6 +76,56 @@ impl InFlight {
     /// The host responded, or accepted a connection.
     pub(super) fn mark_reachable(&self) {
         self.set_needs_probe(false);
+    }
+
+    /// Whether the host serves other requests.
+    pub(super) fn host_serves(&self) -> bool {
+        let now = Hosts::now_ms();
+        let known = self.hosts.known();
+        known.get(&self.host).is_some_and(|known| {
+            known.served > u32::from(self.served) || now.saturating_sub(known.served_ms) < SERVES_MS
+        })
+    }
+
+    /// The host refused the request because it limits them (429 or 503).
+    pub(super) fn refused(&self, retry_after_ms: Option<u64>) {
+        let (now, sent) = (Hosts::now_ms(), self.began_ms);
+        let running = {
+            let mut all = self.hosts.known();
+            let known = all.entry(self.host.clone()).or_default();
+            // Others of the same moment may not have begun yet.
+            let running = known.running.max(CONNECTIONS_FIRST);
+            known
+                .reputation
+                .too_many(now, sent, running, retry_after_ms);
+            running
+        };
+        self.hosts.remember(&self.host, move |before| {
+            let mut after = before.repaired(now);
+            after.too_many(now, sent, running, retry_after_ms);
+            after
+        });
+    }
+
+    /// The host sent a usable response. Only a change is stored.
+    pub(super) fn served(&mut self) {
+        let now = Hosts::now_ms();
+        let changed = {
+            let mut all = self.hosts.known();
+            let known = all.entry(self.host.clone()).or_default();
+            known.served += u32::from(!self.served);
+            let before = known.reputation;
+            known.reputation.served(now);
+            before != known.reputation
+        };
+        self.served = true;
+        if changed {
+            self.hosts.remember(&self.host, move |before| {
+                let mut after = before.repaired(now);
+                after.served(now);
+                after
+            });
+        }
     }
 
     fn set_needs_probe(&self, needs_probe: bool) {
@@ -96,6 +154,10 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(known) = self.hosts.known().get_mut(&self.host) {
             known.running = known.running.saturating_sub(1);
+            if self.served {
+                known.served = known.served.saturating_sub(1);
+                known.served_ms = Hosts::now_ms();
+            }
         }
     }
 }
@@ -134,65 +196,30 @@ impl Hosts {
         let (all, now) = (memory.load(), Hosts::now_ms());
         let mut known = self.known();
         for (host, remembered) in all {
-            known.entry(host).or_default().reputation = remembered.repaired(now);
+            // What is not stored yet stays.
+            let known = known.entry(host).or_default();
+            known.reputation = known.reputation.joined(remembered.repaired(now));
         }
     }
 
-    /// Begins a request to this host; during a cooldown, fails with the remaining milliseconds.
+    /// Begins a request to this host; before the time of a `Retry-After`, fails with the remaining milliseconds.
     pub(super) fn begin(&self, host: String) -> Result<InFlight, u64> {
         let mut all = self.known();
         let known = all.entry(host.clone()).or_default();
-        match known.reputation.rest_ms(Hosts::now_ms()) {
+        let now = Hosts::now_ms();
+        match known.reputation.wait_ms(now) {
             0 => {
                 known.running += 1;
                 drop(all);
                 let hosts = self.clone();
-                Ok(InFlight { hosts, host })
+                Ok(InFlight {
+                    hosts,
+                    host,
+                    began_ms: now,
+                    served: false,
+                })
             }
-            rest_ms => Err(rest_ms),
-        }
-    }
-
-    /// The host limits requests (429 or 503). Returns the cooldown that follows, in milliseconds.
-    pub(super) fn too_many(&self, host: &str, retry_after_ms: Option<u64>) -> u64 {
-        let now = Hosts::now_ms();
-        // The time of the response is random enough to spread clients that were limited together.
-        let random = u64::from(std::process::id()) ^ now;
-        let (running, rest_ms) = {
-            let mut all = self.known();
-            let known = all.entry(host.to_owned()).or_default();
-            let running = known.running;
-            known
-                .reputation
-                .too_many(now, running, retry_after_ms, random);
-            (running, known.reputation.rest_ms(now))
-        };
-        self.remember(host, move |before| {
-            let mut after = before.repaired(now);
-            after.too_many(now, running, retry_after_ms, random);
-            after
-        });
-        rest_ms
-    }
-
-    /// The host sent a usable response. Only a change is stored.
-    pub(super) fn served(&self, host: &str) {
-        let now = Hosts::now_ms();
-        let changed = {
-            let mut all = self.known();
-            let Some(known) = all.get_mut(host) else {
-                return;
-            };
-            let before = known.reputation;
-            known.reputation.served(now);
-            before != known.reputation
-        };
-        if changed {
-            self.remember(host, move |before| {
-                let mut after = before.repaired(now);
-                after.served(now);
-                after
-            });
+            wait_ms => Err(wait_ms),
         }
     }
 

@@ -30,6 +30,6 @@ pub struct ClientOptions {
     pub limit_rate: Option<u64>,
     /// Redirects may lead to private addresses.
     pub allow_private: bool,
-    /// The state of hosts: cooldowns and connection limits.
+    /// The state of hosts: how many connections they accept.
     pub hosts: Hosts,
 }

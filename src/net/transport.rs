@@ -111,8 +111,8 @@ impl Transport {
         guarded: bool,
     ) -> Result<Exchange, NetError> {
         let in_flight = self.options.hosts.begin(location.host());
-        let in_flight =
-            in_flight.map_err(|rest_ms| NetError::new(location, Failure::Resting { rest_ms }))?;
+        let in_flight = in_flight
+            .map_err(|wait_ms| NetError::new(location, Failure::RetryAfter { wait_ms }))?;
         let proxied = self.is_proxied(location);
         if guarded && proxied && !may_pass_proxy(request, location).await {
             return Err(NetError::new(location, Failure::Unsafe));

@@ -2,6 +2,7 @@
 
 use super::{
     recovery::{self, Before, Class, Failure, Phase, Remedy},
+    refusals::{Refusal, Refusals},
     schedule::{Limits, Millis},
 };
 
@@ -13,6 +14,7 @@ pub struct Attempts {
     patient_since: Millis,
     tries: u32,
     bad_responses: u32,
+    refusals: Refusals,
     random: u64,
 }
 
@@ -31,7 +33,7 @@ pub enum Next {
     },
     /// Give up: the wait would exceed the patience limit.
     Patience,
-    /// Give up: the host's cooldown lasts this long, which exceeds the patience limit.
+    /// Give up: the host limits requests, and the wait for it would exceed the patience limit.
     MustWait {
         /// Milliseconds.
         ms: u64,
@@ -46,6 +48,7 @@ impl Attempts {
             patient_since: 0,
             tries: 0,
             bad_responses: 0,
+            refusals: Refusals::default(),
             random: limits.seed,
         }
     }
@@ -53,6 +56,12 @@ impl Attempts {
     /// Restarts the patience limit: bytes arrived. Earlier failures of the request still count as tries.
     pub fn progress(&mut self, now: Millis) {
         self.patient_since = now;
+        self.refusals = Refusals::default();
+    }
+
+    /// The failures so far that count as tries.
+    pub fn tries(&self) -> u32 {
+        self.tries
     }
 
     /// Records a failure and decides what follows.
@@ -69,14 +78,27 @@ impl Attempts {
             bad_responses: self.bad_responses,
         };
         let remedy = recovery::remedy(failure, Phase::Single, before);
-        let backoff_ms = recovery::backoff_ms(self.tries.max(1), self.random >> 16);
+        let random = self.random >> 16;
+        let backoff_ms = recovery::backoff_ms(self.tries.max(1), random);
         let ms = match (remedy, failure) {
             (Remedy::Again { least_ms }, _) => backoff_ms.max(least_ms),
             (Remedy::Probe, _) => recovery::PROBE_EVERY_MS,
-            (Remedy::Rest, Failure::TooMany { retry_after_ms, .. }) => {
-                recovery::cooldown_ms(1, retry_after_ms)
+            (
+                Remedy::Later,
+                Failure::TooMany {
+                    retry_after_ms,
+                    serves,
+                    ..
+                },
+            ) => {
+                let refusal = Refusal {
+                    serves,
+                    retry_after_ms,
+                };
+                self.refusals.count(refusal);
+                self.refusals.wait_ms(refusal, random)
             }
-            (Remedy::Rest, Failure::Resting { rest_ms }) => rest_ms,
+            (Remedy::Later, Failure::RetryAfter { wait_ms }) => wait_ms,
             // Every other remedy but stopping needs a transfer.
             _ => {
                 return Next::Stop {
@@ -87,7 +109,7 @@ impl Attempts {
         let waited_ms = now.saturating_sub(self.patient_since);
         match waited_ms.saturating_add(ms) > self.limits.patience_ms {
             false => Next::Wait { ms },
-            true if remedy == Remedy::Rest => Next::MustWait { ms },
+            true if remedy == Remedy::Later => Next::MustWait { ms },
             true => Next::Patience,
         }
     }
@@ -106,6 +128,7 @@ mod tests {
     const TOO_MANY: fn(u64) -> Failure = |ms| Failure::TooMany {
         status: 429,
         retry_after_ms: Some(ms),
+        serves: false,
     };
 
     #[test]
@@ -152,8 +175,30 @@ mod tests {
             (10_001, Next::MustWait { ms: 10_001 }),
         ] {
             assert_eq!(attempts.after(TOO_MANY(ms), 0), next);
-            let resting = Failure::Resting { rest_ms: ms };
-            assert_eq!(attempts.after(resting, 0), next);
+            let unsent = Failure::RetryAfter { wait_ms: ms };
+            assert_eq!(attempts.after(unsent, 0), next);
+        }
+    }
+
+    #[test]
+    fn a_429_without_a_time_is_repeated_soon() {
+        for (serves, seconds) in [(true, [1, 2, 4]), (false, [5, 10, 20])] {
+            let limits = Limits {
+                patience_ms: 300_000,
+                ..LIMITS
+            };
+            let mut attempts = Attempts::new(&limits);
+            for seconds in seconds {
+                let refused = Failure::TooMany {
+                    status: 429,
+                    retry_after_ms: None,
+                    serves,
+                };
+                let Next::Wait { ms } = attempts.after(refused, 0) else {
+                    panic!("it gives up");
+                };
+                assert!((seconds * 500..=seconds * 1100).contains(&ms), "{ms} ms");
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod attempts;
 pub mod conditions;
 pub mod descent;
 pub mod recovery;
+pub mod refusals;
 pub mod reputation;
 pub mod requests;
 pub mod samples;

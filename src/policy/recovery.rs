@@ -8,14 +8,16 @@
 //! | unreachable | probe every second | probe | probe | stop: later |
 //! | stalled | again, no try | again, no try | again, no try | stop: later |
 //! | broken, 5xx, 408, 425 | again, a try; then stop: later | again, a try; then drop | again, a try; then stop: later | stop: later |
-//! | 429, 503 with Retry-After, resting | rest | rest | rest | stop: later |
+//! | refused: 429, 503 with Retry-After, bare 503 of a host that serves; its Retry-After has not passed | later | later | later | stop: later |
 //! | response in several parts, to one range | again once; then stop: failed | one stream | one stream | stop: failed |
 //! | any other bad response | again once; then stop: failed | again once; then drop | again once; then stop: failed | stop: failed |
 //! | changed | stop: changed | drop | stop: changed | start over once; then stop: changed |
+//! | 416 inside the object | again, a try; then stop: failed | again, a try; then drop | again, a try; then stop: failed | stop: later |
 //! | other 4xx, TLS, redirects, unsafe, too large | stop: failed | drop | stop: failed | stop: failed |
 //!
-//! "Again" waits for a backoff that doubles, and at least for the `Retry-After` of a 5xx. What is no try counts against
-//! patience only. 400, 401, 403, 404 and 410 behind a redirect are failures only after the first URL was requested once more.
+//! "Again" waits for a backoff that doubles, and at least for the `Retry-After` of a 5xx; "later" as [`refusals`](super::refusals)
+//! says. What is no try counts against patience only. 400, 401, 403, 404 and 410 behind a redirect are failures only after the
+//! first URL was requested once more.
 
 /// Why a request, or the rest of its body, failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,13 +34,15 @@ pub enum Failure {
         status: u16,
         retry_after_ms: Option<u64>,
     },
-    /// 429, or 503 with Retry-After.
+    /// 429, 503 with Retry-After, or 503 of a host that serves other requests.
     TooMany {
         status: u16,
         retry_after_ms: Option<u64>,
+        /// The host serves other requests.
+        serves: bool,
     },
-    /// The host is in a cooldown after a 429: no request was sent.
-    Resting { rest_ms: u64 },
+    /// The Retry-After of the host has not passed: no request was sent.
+    RetryAfter { wait_ms: u64 },
     /// A status, header or body that breaks the rules: it is not used.
     BadResponse(BadResponse),
     /// The server has another version of the object now.
@@ -139,10 +143,12 @@ impl Failure {
     /// Total: every failure has a class.
     pub fn class(self) -> Class {
         match self {
-            Failure::Unreachable | Failure::Broken | Failure::Stalled | Failure::Server { .. } => {
-                Class::Again
-            }
-            Failure::TooMany { .. } | Failure::Resting { .. } => Class::Slower,
+            Failure::Unreachable
+            | Failure::Broken
+            | Failure::Stalled
+            | Failure::Server { .. }
+            | Failure::Refused { status: 416 } => Class::Again,
+            Failure::TooMany { .. } | Failure::RetryAfter { .. } => Class::Slower,
             Failure::BadResponse(_) => Class::Elsewhere,
             Failure::Changed(_) => Class::Changed,
             Failure::Refused { .. }
@@ -153,26 +159,31 @@ impl Failure {
         }
     }
 
-    /// Whether it counts against the tries of its span: a broken connection, a server error or a bad response. An unreachable
-    /// host, a stall and a cooldown count against patience only.
+    /// Whether it counts against the tries of its span: a broken connection, a server error, a 416 or a bad response. An
+    /// unreachable host, a stall and a refusal count against patience only.
     pub fn counts_as_try(self) -> bool {
         matches!(
             self,
-            Failure::Broken | Failure::Server { .. } | Failure::BadResponse(_)
+            Failure::Broken
+                | Failure::Server { .. }
+                | Failure::Refused { status: 416 }
+                | Failure::BadResponse(_)
         )
     }
 
-    /// The failure that a status stands for, if it is one.
-    pub fn of_status(status: u16, retry_after_ms: Option<u64>) -> Option<Failure> {
+    /// The failure that a status stands for, if it is one. `serves`: the host serves other requests.
+    pub fn of_status(status: u16, retry_after_ms: Option<u64>, serves: bool) -> Option<Failure> {
         match status {
             200 | 206 => None,
             429 => Some(Failure::TooMany {
                 status,
                 retry_after_ms,
+                serves,
             }),
-            503 if retry_after_ms.is_some() => Some(Failure::TooMany {
+            503 if serves || retry_after_ms.is_some() => Some(Failure::TooMany {
                 status,
                 retry_after_ms,
+                serves,
             }),
             408 | 425 | 500..=599 => Some(Failure::Server {
                 status,
@@ -225,8 +236,8 @@ pub enum Remedy {
     },
     /// The same request again every second.
     Probe,
-    /// A cooldown of the host: as long as its Retry-After says, or as [`cooldown_ms`] says.
-    Rest,
+    /// Again after the wait for a host that limits requests.
+    Later,
     /// No more ranges of this source: the whole object in one response.
     OneStream,
     /// This source is no longer used.
@@ -271,11 +282,14 @@ pub fn remedy(failure: Failure, phase: Phase, before: Before) -> Remedy {
         Failure::Broken | Failure::Server { .. } if before.tries >= before.tries_max => {
             give_up(End::Later)
         }
-        Failure::Broken => Remedy::Again { least_ms: 0 },
+        Failure::Refused { status: 416 } if before.tries >= before.tries_max => {
+            give_up(End::Failed)
+        }
+        Failure::Broken | Failure::Refused { status: 416 } => Remedy::Again { least_ms: 0 },
         Failure::Server { retry_after_ms, .. } => Remedy::Again {
             least_ms: retry_after_ms.unwrap_or(0).min(COOLDOWN_MAX_MS),
         },
-        Failure::TooMany { .. } | Failure::Resting { .. } => Remedy::Rest,
+        Failure::TooMany { .. } | Failure::RetryAfter { .. } => Remedy::Later,
         Failure::BadResponse(BadResponse::Multipart)
             if matches!(phase, Phase::Span { whole: false, .. }) =>
         {
@@ -298,9 +312,9 @@ const BACKOFF_FIRST_MS: u64 = 500;
 const BACKOFF_MAX_MS: u64 = 30_000;
 /// The interval at which an unreachable host is probed.
 pub const PROBE_EVERY_MS: u64 = 1_000;
-/// The first cooldown of a host that limits requests without a Retry-After.
+/// The first cooldown of a host that limits requests: the time in which the number of its connections is not raised again.
 pub const COOLDOWN_MIN_MS: u64 = 60_000;
-/// No cooldown is longer than five minutes, whatever Retry-After says.
+/// No cooldown is longer.
 pub const COOLDOWN_MAX_MS: u64 = 300_000;
 
 /// Backoff with full jitter: evenly spread between nothing and a bound that doubles. `random` is any number.
@@ -315,15 +329,12 @@ pub fn backoff_bound_ms(failures: u32) -> u64 {
         .min(BACKOFF_MAX_MS)
 }
 
-/// The cooldown after the n-th 429 of a host: its Retry-After up to a cap, otherwise a minute more each time.
-pub fn cooldown_ms(times: u32, retry_after_ms: Option<u64>) -> u64 {
-    match retry_after_ms {
-        Some(asked) => asked.min(COOLDOWN_MAX_MS),
-        None => (COOLDOWN_MIN_MS * u64::from(times.max(1))).min(COOLDOWN_MAX_MS),
-    }
+/// The cooldown after the n-th reduction of the connections to a host: a minute more each time.
+pub fn cooldown_ms(times: u32) -> u64 {
+    (COOLDOWN_MIN_MS * u64::from(times.max(1))).min(COOLDOWN_MAX_MS)
 }
 
-/// The number of connections after a 429: 8, 4, 2, 1.
+/// The number of connections after a refusal: 8, 4, 2, 1.
 pub fn fewer_connections(now: u32) -> u32 {
     match now {
         9.. => 8,
@@ -346,7 +357,7 @@ mod tests {
     #[test]
     fn every_status_is_decided() {
         for status in 100..1000 {
-            let failure = Failure::of_status(status, None);
+            let failure = Failure::of_status(status, None, false);
             assert_eq!(
                 failure.is_none(),
                 status == 200 || status == 206,
@@ -354,17 +365,17 @@ mod tests {
             );
             let class = failure.map(Failure::class);
             match status {
-                408 | 425 | 500..=599 => assert_eq!(class, Some(Class::Again)),
+                408 | 416 | 425 | 500..=599 => assert_eq!(class, Some(Class::Again)),
                 429 => assert_eq!(class, Some(Class::Slower)),
                 412 => assert_eq!(class, Some(Class::Changed)),
                 400..=499 => assert_eq!(class, Some(Class::Stop)),
                 _ => assert!(failure.is_none() || class == Some(Class::Elsewhere)),
             }
         }
-        assert_eq!(
-            Failure::of_status(503, Some(1)).map(Failure::class),
-            Some(Class::Slower)
-        );
+        for (retry_after_ms, serves) in [(Some(1), false), (None, true), (Some(1), true)] {
+            let failure = Failure::of_status(503, retry_after_ms, serves);
+            assert_eq!(failure.map(Failure::class), Some(Class::Slower));
+        }
     }
 
     /// The table of the module, combination by combination, before the last try and at it.
@@ -377,12 +388,13 @@ mod tests {
             status: 503,
             retry_after_ms,
         };
-        let rests = [
+        let refusals = [
             Failure::TooMany {
                 status: 429,
                 retry_after_ms: None,
+                serves: false,
             },
-            Failure::Resting { rest_ms: 1 },
+            Failure::RetryAfter { wait_ms: 1 },
         ];
         let stops = [
             Failure::Refused { status: 404 },
@@ -432,8 +444,11 @@ mod tests {
             }),
             tried,
         );
-        of(&rests, all(Remedy::Rest), all(Remedy::Rest));
+        of(&refusals, all(Remedy::Later), all(Remedy::Later));
         let dropped = [failed, Remedy::Drop, failed, failed];
+        let unsatisfiable = Failure::Refused { status: 416 };
+        let given_up = [failed, Remedy::Drop, failed, later];
+        of(&[unsatisfiable], all(again), given_up);
         of(&bad, [again, again, again, failed], dropped);
         let stream = Remedy::OneStream;
         of(
@@ -456,7 +471,7 @@ mod tests {
                 others,
                 whole: true,
             };
-            for failure in bad.into_iter().chain(changed).chain(rests).chain(stops) {
+            for failure in bad.into_iter().chain(changed).chain(refusals).chain(stops) {
                 let ranged = Phase::Span {
                     others,
                     whole: false,
@@ -555,10 +570,8 @@ mod tests {
             for random in [0, 1, 12345, u64::MAX] {
                 assert!(backoff_ms(failures, random) <= BACKOFF_MAX_MS);
             }
-            assert!((COOLDOWN_MIN_MS..=COOLDOWN_MAX_MS).contains(&cooldown_ms(failures, None)));
+            assert!((COOLDOWN_MIN_MS..=COOLDOWN_MAX_MS).contains(&cooldown_ms(failures)));
         }
-        assert_eq!(cooldown_ms(1, Some(5_000)), 5_000);
-        assert_eq!(cooldown_ms(1, Some(u64::MAX)), COOLDOWN_MAX_MS);
         let steps: Vec<u32> = std::iter::successors(Some(16), |n| Some(fewer_connections(*n)))
             .take(6)
             .collect();

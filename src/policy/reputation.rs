@@ -1,53 +1,55 @@
-//! The reputation of a host, from its 429 responses: how many connections it accepts, and when its cooldown ends.
+//! The reputation of a host, from its refusals (429, 503): how many connections it accepts, for how long that number is not
+//! raised, and when its `Retry-After` ends.
 //!
 //! Pure: times are milliseconds since any fixed moment, the same one for all calls. The scheduler uses it within a run; between
 //! runs, and for all processes of a user, it is kept in the state.
 
-use super::recovery::{COOLDOWN_MAX_MS, backoff_ms, cooldown_ms, fewer_connections};
+use super::{
+    recovery::{cooldown_ms, fewer_connections},
+    refusals::RETRY_AFTER_MAX_MS,
+};
 
-/// A host without a 429 is assumed to accept this many connections.
+/// A host without a refusal is assumed to accept this many connections.
 const CONNECTIONS_UNKNOWN: u32 = 8;
-/// After this long without a 429, a success doubles the connections that the host accepts.
-pub const RESTORE_AFTER_MS: u64 = 10 * 60_000;
 
-/// See the module. The default is a host without a 429.
+/// See the module. The default is a host without a refusal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reputation {
     /// How many connections it accepts; `None`: it never limited them.
     pub connections: Option<u32>,
-    /// How many 429 it sent; successes reduce this again.
+    /// How many reductions there were; each time the number is raised this falls by one.
     pub slowed: u32,
-    /// When this changed last.
+    /// When this changed last. The cooldown begins here.
     pub since_ms: u64,
-    /// The end of its cooldown.
+    /// It gets no new request before this time: its `Retry-After`.
     pub until_ms: u64,
 }
 
 impl Reputation {
-    /// Notes a 429 of the host. During a cooldown it concerns requests that were under way, and changes nothing but the end of
-    /// the cooldown. `running`: how many connections it had. `random`: any number.
-    pub fn too_many(&mut self, now: u64, running: u32, retry_after_ms: Option<u64>, random: u64) {
-        if now >= self.until_ms {
+    /// Notes that the host refused a request, sent at `sent`, while it had `running` requests. A request that was sent before the
+    /// last reduction says nothing about the reduced number.
+    pub fn too_many(&mut self, now: u64, sent: u64, running: u32, retry_after_ms: Option<u64>) {
+        if self.connections.is_none() || sent > self.since_ms {
             self.slowed += 1;
-            let accepted = running.clamp(
-                1,
-                self.connections.unwrap_or(CONNECTIONS_UNKNOWN.max(running)),
-            );
+            let accepted = match self.connections {
+                Some(connections) => connections,
+                None => running.clamp(1, CONNECTIONS_UNKNOWN.max(running)),
+            };
             self.connections = Some(fewer_connections(accepted));
+            self.since_ms = now;
         }
-        // A host whose Retry-After is always 0 still gets a growing pause.
-        let backoff = backoff_ms(self.slowed.max(1), random);
-        let rest = cooldown_ms(self.slowed, retry_after_ms).max(backoff);
-        self.since_ms = now;
-        self.until_ms = self.until_ms.max(now + rest.min(COOLDOWN_MAX_MS));
+        let retry_after_ms = retry_after_ms.unwrap_or(0).min(RETRY_AFTER_MAX_MS);
+        if retry_after_ms > 0 {
+            self.until_ms = self.until_ms.max(now + retry_after_ms);
+        }
     }
 
-    /// Notes a span that the host served.
+    /// Notes a span that the host served: after the cooldown it raises the number of connections.
     pub fn served(&mut self, now: u64) {
         let Some(connections) = self.connections else {
             return;
         };
-        if now.saturating_sub(self.since_ms) < RESTORE_AFTER_MS {
+        if now < self.cooldown_ends_ms().max(self.until_ms) {
             return;
         }
         self.since_ms = now;
@@ -58,20 +60,25 @@ impl Reputation {
         }
     }
 
-    /// How long its cooldown still lasts.
-    pub fn rest_ms(&self, now: u64) -> u64 {
-        self.until_ms.saturating_sub(now).min(COOLDOWN_MAX_MS)
+    /// The end of its cooldown: before it the number of connections is not raised.
+    pub fn cooldown_ends_ms(&self) -> u64 {
+        self.since_ms.saturating_add(cooldown_ms(self.slowed))
+    }
+
+    /// How long a new request still waits for the end of the `Retry-After`.
+    pub fn wait_ms(&self, now: u64) -> u64 {
+        self.until_ms.saturating_sub(now).min(RETRY_AFTER_MAX_MS)
     }
 
     /// The same after the clock may have been set back: a time in the future was written by another clock, and no host is locked
-    /// out for longer than a cooldown can last.
+    /// out for longer than a `Retry-After` can last.
     #[must_use]
     pub fn repaired(mut self, now: u64) -> Reputation {
         if self.since_ms > now {
-            let rest = self.until_ms.saturating_sub(self.since_ms);
-            (self.since_ms, self.until_ms) = (now, now + rest);
+            let wait = self.until_ms.saturating_sub(self.since_ms);
+            (self.since_ms, self.until_ms) = (now, now + wait);
         }
-        self.until_ms = self.until_ms.min(now + COOLDOWN_MAX_MS);
+        self.until_ms = self.until_ms.min(now + RETRY_AFTER_MAX_MS);
         self
     }
 
@@ -91,10 +98,10 @@ impl Reputation {
         self
     }
 
-    /// Merges two records of one host: the newer one, with the later end of the cooldown.
+    /// Merges two records of one host: the newer one, with the later end of a `Retry-After`.
     #[must_use]
     pub fn joined(self, other: Reputation) -> Reputation {
-        // Times from before the common start are all equal: then the record with a 429 counts.
+        // Times from before the common start are all equal: then the record with a refusal counts.
         let age = |one: &Reputation| (one.since_ms, one.connections.is_some());
         let newer = if age(&other) > age(&self) {
             other
@@ -115,10 +122,10 @@ mod tests {
     const MINUTE: u64 = 60_000;
 
     #[test]
-    fn steps_down_once_a_cooldown() {
+    fn each_refusal_of_the_reduced_number_reduces_it_again() {
         let mut host = Reputation::default();
         let mut now = 5 * MINUTE;
-        for (running, bears, minutes) in [
+        for (running, connections, minutes) in [
             (8, 4, 1),
             (4, 2, 2),
             (2, 1, 3),
@@ -126,90 +133,88 @@ mod tests {
             (1, 1, 5),
             (1, 1, 5),
         ] {
-            host.too_many(now, running, None, 0);
+            host.too_many(now, now - 1, running, None);
+            let cooldown = host.cooldown_ends_ms() - now;
             assert_eq!(
-                (host.connections, host.rest_ms(now)),
-                (Some(bears), minutes * MINUTE)
+                (host.connections, cooldown),
+                (Some(connections), minutes * MINUTE)
             );
-            // Of those that were under way.
+            assert_eq!(host.wait_ms(now), 0, "nothing stops");
+            // Those that were under way then.
             let before = host;
-            host.too_many(now + 10, running, None, 0);
-            assert_eq!(
-                (host.connections, host.slowed),
-                (before.connections, before.slowed)
-            );
-            now = host.until_ms;
+            host.too_many(now + 10, now, running, None);
+            assert_eq!(host, before);
+            now += 1000;
         }
     }
 
     #[test]
-    fn what_it_asks_for_is_kept_within_a_cap() {
-        for (retry_after_ms, rest) in [
+    fn a_retry_after_holds_for_new_requests_as_it_is_written() {
+        for (retry_after_ms, wait) in [
             (0, 0),
             (5_000, 5_000),
-            (300_000, 300_000),
-            (u64::MAX, 300_000),
+            (3_600_000, 3_600_000),
+            (u64::MAX, RETRY_AFTER_MAX_MS),
         ] {
             let mut host = Reputation::default();
-            host.too_many(1000, 8, Some(retry_after_ms), 0);
-            assert_eq!(host.rest_ms(1000), rest);
+            host.too_many(1000, 900, 8, Some(retry_after_ms));
+            assert_eq!(host.wait_ms(1000), wait);
+            // A shorter one does not end it.
+            host.too_many(1001, 1000, 8, Some(1));
+            assert!(host.wait_ms(1000) >= wait);
         }
-        let mut host = Reputation::default();
-        host.too_many(0, 8, Some(0), 499);
-        assert_eq!(host.rest_ms(0), 499, "not at once");
     }
 
     #[test]
     fn a_busier_start_steps_down_from_there() {
-        let mut host = Reputation::default();
-        host.too_many(0, 16, None, 0);
-        assert_eq!(host.connections, Some(8));
-        let mut host = Reputation::default();
-        host.too_many(0, 3, None, 0);
-        assert_eq!(
-            host.connections,
-            Some(2),
-            "it had three, so it does not bear three"
-        );
+        for (running, connections) in [(16, 8), (8, 4), (3, 2), (1, 1)] {
+            let mut host = Reputation::default();
+            host.too_many(0, 0, running, None);
+            assert_eq!(host.connections, Some(connections), "it had {running}");
+        }
     }
 
     #[test]
-    fn successes_restore_slowly() {
+    fn the_number_is_raised_after_its_cooldown() {
         let mut host = Reputation::default();
-        for _ in 0..3 {
-            host.too_many(host.until_ms, 8, None, 0);
+        for now in [1, 2, 3] {
+            host.too_many(now, now, 8, None);
         }
-        assert_eq!(host.connections, Some(1));
+        assert_eq!((host.connections, host.slowed), (Some(1), 3));
         let mut now = host.since_ms;
-        for bears in [Some(2), Some(4), None] {
-            host.served(now + RESTORE_AFTER_MS - 1);
-            assert_ne!(host.connections, bears);
-            now += RESTORE_AFTER_MS;
+        for (connections, minutes) in [(Some(2), 3), (Some(4), 2), (None, 1)] {
+            now += minutes * MINUTE;
+            host.served(now - 1);
+            assert_ne!(host.connections, connections);
             host.served(now);
-            assert_eq!(host.connections, bears);
+            assert_eq!(host.connections, connections);
         }
         assert_eq!(host, Reputation::default());
         host.served(now);
         assert_eq!(host, Reputation::default());
+        // A Retry-After that is longer is not forgotten.
+        host.too_many(0, 0, 8, Some(60 * MINUTE));
+        host.served(10 * MINUTE);
+        assert_eq!(host.wait_ms(10 * MINUTE), 50 * MINUTE);
     }
 
     #[test]
     fn a_clock_that_jumps_locks_nobody_out() {
         let mut host = Reputation::default();
-        host.too_many(1_000_000_000, 8, Some(200_000), 0);
+        host.too_many(1_000_000_000, 0, 8, Some(200_000));
         // Back by a week or to the beginning, or forward.
         for now in [0, 1, 300_000_000, 999_999_999] {
             let repaired = host.repaired(now);
-            assert_eq!(repaired.rest_ms(now), 200_000);
-            assert_eq!(repaired.rest_ms(now + 200_000), 0);
+            assert_eq!(repaired.wait_ms(now), 200_000);
+            assert_eq!(repaired.wait_ms(now + 200_000), 0);
             assert_eq!(repaired.repaired(now), repaired);
         }
-        assert_eq!(host.repaired(2_000_000_000).rest_ms(2_000_000_000), 0);
+        assert_eq!(host.repaired(2_000_000_000).wait_ms(2_000_000_000), 0);
         let wild = Reputation {
             until_ms: u64::MAX,
             ..host
         };
-        assert_eq!(wild.repaired(5).rest_ms(5), COOLDOWN_MAX_MS);
+        assert_eq!(wild.repaired(5).wait_ms(5), RETRY_AFTER_MAX_MS);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Hosts that want fewer requests: they get them, in this run and in the next ones, from all processes.
+//! Hosts that limit requests: they get fewer, in this run and in the next ones, from all processes.
 
 use std::{
     fs,
@@ -31,11 +31,11 @@ fn retry_after(seconds: u32) -> Vec<(&'static str, String)> {
 }
 
 #[test]
-fn what_a_host_bears_is_found_and_kept() {
+fn the_number_of_connections_is_found_and_remembered() {
     let scene = Scene::new(24 * MIB, 64 * KIB);
     // Slow enough that its spans overlap.
     scene.origin.pace(Some(24 * MIB));
-    let crowded = Lie::Crowded(2, retry_after(1));
+    let crowded = Lie::Crowded(2, 429, retry_after(1));
     scene.origin.lie(OBJECT, Asks::Anything, Of::All, crowded);
     let ended = scene.fetch(STORE).must(0);
     scene.must_be_published();
@@ -43,7 +43,7 @@ fn what_a_host_bears_is_found_and_kept() {
     assert!(!slowed.is_empty(), "{}", ended.stdout);
     assert!(slowed.iter().all(|event| event["until_ms"].is_u64()));
     assert_eq!(slowed.last().unwrap()["connections"], 2);
-    // The next run begins with what the host has earned.
+    // The next run begins with the number that was learned.
     let known = hosts(scene.folder.path(), &["list"]).must(0).event("host");
     assert_eq!(
         (&known["connections"], known["host"].as_str()),
@@ -59,7 +59,7 @@ fn what_a_host_bears_is_found_and_kept() {
         "{}",
         scene.origin.most_at_a_time()
     );
-    // Forgotten, it is asked like any other.
+    // Once forgotten, it is a host like any other.
     hosts(
         scene.folder.path(),
         &["forget", &scene.origin.address().to_string()],
@@ -83,8 +83,111 @@ fn what_a_host_bears_is_found_and_kept() {
     );
 }
 
+/// A host that serves two connections and refuses more, without a Retry-After.
 #[test]
-fn nothing_is_asked_inside_a_cooldown() {
+fn a_429_stopped_every_request_for_a_minute() {
+    let scene = Scene::new(24 * MIB, 64 * KIB);
+    // One connection takes a second.
+    scene.origin.pace(Some(24 * MIB));
+    let crowded = Lie::Crowded(2, 429, Vec::new());
+    scene.origin.lie(OBJECT, Asks::Anything, Of::All, crowded);
+    for run in ["first", "second"] {
+        let began = Instant::now();
+        let ended = scene.fetch(&[STORE, &["--patience", "10s"]].concat());
+        let (ended, took) = (ended.must(0), began.elapsed());
+        scene.must_be_published();
+        assert!(took < Duration::from_secs(6), "the {run} run took {took:?}");
+        let (waits, slowed) = (ended.all("retry"), ended.all("host_slowed"));
+        let refused = scene.origin.log().into_iter();
+        let refused = refused.filter(|asked| asked.status == 429).count();
+        if run == "second" {
+            assert!(slowed.is_empty(), "{}", ended.stdout);
+            assert_eq!(refused, 0, "it begins with what it learned");
+            break;
+        }
+        // What waits is reported at once, with its time.
+        assert!(refused <= 20, "{refused} refused requests");
+        assert_eq!(waits.len(), refused);
+        for wait in waits {
+            let ms = wait["wait_ms"].as_u64().unwrap();
+            assert!(wait["class"] == "slower" && ms <= 4_000, "{wait}");
+        }
+        let steps: Vec<_> = slowed.iter().map(|event| &event["connections"]).collect();
+        assert_eq!(steps, [4, 2], "{}", ended.stdout);
+        fs::remove_file(scene.target()).unwrap();
+        scene.origin.forget_log();
+    }
+    // The number is not raised for a minute at least.
+    let list = hosts(scene.folder.path(), &["list"]).must(0);
+    let known = list.event("host");
+    assert_eq!(known["connections"], 2);
+    let until_ms = known["until_ms"].as_u64().unwrap();
+    assert!(
+        until_ms > known["time_ms"].as_u64().unwrap() + 40_000,
+        "{known}"
+    );
+}
+
+/// Only a host that serves nothing is left alone, for 5 s at first.
+#[test]
+fn a_host_that_refuses_everything_is_requested_again_soon_after() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    let refuses = Lie::Status(429);
+    scene.origin.lie("*", Asks::Anything, Of::All, refuses);
+    let mut running = program::start(scene.command(&["--no-store", "--patience", "20s"]));
+    running.wait_for("the wait to be reported", |events| {
+        let mut waits = events.iter().filter(|event| event["event"] == "retry");
+        waits.any(|wait| wait["class"] == "slower" && wait["wait_ms"].as_u64() >= Some(5_000))
+    });
+    let began = Instant::now();
+    scene.origin.be_honest();
+    running.finish().must(0);
+    assert!(
+        began.elapsed() < Duration::from_secs(9),
+        "{:?}",
+        began.elapsed()
+    );
+    scene.must_be_published();
+}
+
+/// A 503 without a Retry-After, while the host serves others, limits requests as a 429 does.
+#[test]
+fn a_bare_503_beside_served_requests_was_a_try() {
+    let scene = Scene::new(8 * MIB, 64 * KIB);
+    scene.origin.pace(Some(8 * MIB));
+    let crowded = Lie::Crowded(1, 503, Vec::new());
+    scene.origin.lie(OBJECT, Asks::Body, Of::All, crowded);
+    let ended = scene.fetch(&["--no-store", "--tries", "1"]).must(0);
+    scene.must_be_published();
+    assert!(!ended.all("host_slowed").is_empty(), "{}", ended.stdout);
+    // One that serves nothing fails.
+    let scene = Scene::new(MIB, 64 * KIB);
+    let fails = Lie::Status(503);
+    scene.origin.lie("*", Asks::Anything, Of::All, fails);
+    let ended = scene.fetch(&["--no-store", "--tries", "1"]).must(5);
+    assert!(ended.all("host_slowed").is_empty(), "{}", ended.stdout);
+}
+
+/// One 416 inside the representation is temporary; only a server that repeats it ends the run.
+#[test]
+fn a_416_inside_the_file_ended_the_run() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    let unsatisfiable = Lie::Status(416);
+    let some = Of::First(2);
+    scene
+        .origin
+        .lie(OBJECT, Asks::Body, some, unsatisfiable.clone());
+    let ended = scene.fetch(&["--no-store"]).must(0);
+    scene.must_be_published();
+    assert!(!ended.all("retry").is_empty(), "{}", ended.stdout);
+    let scene = Scene::new(MIB, 64 * KIB);
+    scene.origin.lie(OBJECT, Asks::Body, Of::All, unsatisfiable);
+    scene.fetch(&["--no-store", "--tries", "2"]).must(1);
+    assert!(scene.origin.bodies_of(OBJECT).len() <= 16);
+}
+
+#[test]
+fn no_request_is_sent_before_the_time_of_a_retry_after() {
     let scene = Scene::new(MIB, 64 * KIB);
     let slow_down = Lie::StatusWith(429, retry_after(4));
     scene
@@ -116,10 +219,7 @@ fn nothing_is_asked_inside_a_cooldown() {
     // A patient one waits for the end of it, and not much longer.
     let ended = scene.fetch(STORE).must(0);
     assert!(began.elapsed() >= Duration::from_secs(4));
-    assert!(
-        began.elapsed() < Duration::from_secs(60),
-        "it asked for 4 s"
-    );
+    assert!(began.elapsed() < Duration::from_secs(60), "it said 4 s");
     scene.must_be_published();
     assert!(ended.all("failed").is_empty());
 }
@@ -138,9 +238,9 @@ fn without_a_store_every_run_begins_anew() {
     scene.must_be_published();
 }
 
-/// A run that is under way learns from another process that the host is to be left alone.
+/// A run that is under way learns of a Retry-After from another process.
 #[test]
-fn a_cooldown_holds_for_runs_that_are_under_way() {
+fn a_retry_after_holds_for_runs_that_are_under_way() {
     let scene = Scene::new(8 * MIB, 64 * KIB);
     // Every request is short, and a new one comes soon.
     let early = Lie::EndEarly(64 * KIB);
@@ -166,12 +266,12 @@ fn a_cooldown_holds_for_runs_that_are_under_way() {
         .args(["--connections", "1"])
         .args(STORE);
     program::run(other).must(5);
-    let told = scene.origin.log_of("/other")[0].at;
+    let refused = scene.origin.log_of("/other")[0].at;
     let ended = running.finish().must(0);
     scene.must_be_published();
     // It looks once a second.
     let inside = |asked: &&crate::support::origin::Asked| {
-        let since = asked.at.saturating_duration_since(told);
+        let since = asked.at.saturating_duration_since(refused);
         since > Duration::from_millis(1_500) && since < Duration::from_millis(3_900)
     };
     let asked: Vec<_> = scene.origin.log_of(OBJECT);

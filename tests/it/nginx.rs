@@ -1,6 +1,11 @@
 //! Against a real nginx, and checked by programs that are not ours.
 
-use std::{fs, path::Path, process::Command, time::Instant};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use sapwood::format::paint;
 use serde_json::Value;
@@ -16,7 +21,10 @@ const BLOCK: u64 = 64 * 1024;
 
 /// An nginx with a painted object and its manifest, made by the program.
 fn with_object(limit_rate: u64) -> Nginx {
-    let nginx = Nginx::start(limit_rate);
+    put_object(Nginx::start(limit_rate))
+}
+
+fn put_object(nginx: Nginx) -> Nginx {
     fs::write(nginx.www("object.bin"), paint::bytes(0, LENGTH as usize)).unwrap();
     let mut command = sapwood(nginx.folder.path());
     command.args(["manifest", "www/object.bin"]);
@@ -144,6 +152,40 @@ fn the_rate_is_kept_over_all_connections() {
     let took = began.elapsed().as_secs_f64();
     // Only the upper bound of the rate is certain; a fifth of a second's worth may come at once.
     assert!(took >= LENGTH as f64 / 12e6 - 0.2, "{took}");
+}
+
+/// Limits on requests and on connections cost a few refused requests, not minutes.
+#[test]
+fn limits_of_nginx_took_minutes_or_hundreds_of_requests() {
+    for limits in [
+        "limit_req zone=requests burst=2; limit_req_status 503;",
+        "limit_req zone=requests burst=2; limit_req_status 429;",
+        "limit_conn connections 2; limit_conn_status 503;",
+        "limit_conn connections 2; limit_conn_status 429;",
+    ] {
+        let nginx = put_object(Nginx::limited(limits));
+        let folder = TempDir::new().unwrap();
+        let began = Instant::now();
+        let url = nginx.url("object.bin");
+        output(
+            "curl",
+            folder.path(),
+            &["-sSf", "--retry", "9", "-o", "by-curl", &url],
+        );
+        let by_curl = began.elapsed();
+        let began = Instant::now();
+        let mut command = fetch(&nginx, folder.path(), &["--patience", "10s", "--no-store"]);
+        command.env("XDG_STATE_HOME", folder.path());
+        program::run(command).must(0);
+        let took = began.elapsed();
+        assert!(
+            took <= by_curl + Duration::from_secs(3),
+            "{limits}: {took:?}, curl {by_curl:?}"
+        );
+        let refused = nginx.finish().into_iter();
+        let refused = refused.filter(|sent| sent.status >= 400).count();
+        assert!(refused <= 20, "{limits}: {refused} refused requests");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The scheduler against pipes in virtual time: how many connections it finds right, and what it takes from which mirror.
+//! The scheduler against pipes in virtual time: how many connections it finds right, and how much it fetches from which mirror.
 //!
 //! A pipe has a rate for all of its connections together and one for each, which is what loss does to them. The simulation in
 //! `simulation.rs` is about failures; here it is about speed, so every figure is exact and the same on every machine.
@@ -53,6 +53,9 @@ struct Pipe {
     each: f64,
     /// More connections than this are answered with 429.
     connections: usize,
+    retry_after_ms: Option<u64>,
+    /// Until then; later it takes any number.
+    limited_until: Millis,
     /// While nobody is there.
     away: Range<Millis>,
 }
@@ -64,6 +67,8 @@ impl Pipe {
             all,
             each,
             connections: usize::MAX,
+            retry_after_ms: None,
+            limited_until: Millis::MAX,
             away: 0..0,
         }
     }
@@ -76,9 +81,9 @@ struct Request {
     /// When its first byte comes, and what came of the current block.
     opens: Millis,
     opened: bool,
-    heard: Millis,
+    last_received: Millis,
     bytes: f64,
-    told: u64,
+    reported: u64,
 }
 
 /// What happened in a run.
@@ -86,9 +91,11 @@ struct Run {
     took: Millis,
     /// The number of spans, and the bytes from each source, in each millisecond.
     running: Vec<usize>,
-    brought: Vec<Vec<f64>>,
+    received: Vec<Vec<f64>>,
     /// What was under way behind a new end.
     wasted: f64,
+    /// How many requests were answered with 429.
+    refused: u32,
     /// When each span was started, of which source, and its blocks.
     started: Vec<(Millis, usize, u32)>,
 }
@@ -103,8 +110,8 @@ impl Run {
 
     /// Bytes a millisecond of all sources, or of one.
     fn rate(&self, during: Range<usize>, source: Option<usize>) -> f64 {
-        let sum = |source: usize| self.brought[source][during.clone()].iter().sum::<f64>();
-        let sources = source.map_or(0..self.brought.len(), |source| source..source + 1);
+        let sum = |source: usize| self.received[source][during.clone()].iter().sum::<f64>();
+        let sources = source.map_or(0..self.received.len(), |source| source..source + 1);
         sources.map(sum).sum::<f64>() / during.len() as f64
     }
 }
@@ -122,8 +129,9 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
     let mut ran = Run {
         took: 0,
         running: Vec::new(),
-        brought: vec![Vec::new(); pipes.len()],
+        received: vec![Vec::new(); pipes.len()],
         wasted: 0.0,
+        refused: 0,
         started: Vec::new(),
     };
     let mut held = 0;
@@ -144,9 +152,9 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
                         end,
                         opens: now + pipes[source].response_ms,
                         opened: false,
-                        heard: now,
+                        last_received: now,
                         bytes: 0.0,
-                        told: 0,
+                        reported: 0,
                     };
                     requests.insert(span, request);
                 }
@@ -175,7 +183,7 @@ fn run(pipes: &[Pipe], connections: u32) -> Run {
         let first = requests.len() as u32 <= CONNECTIONS_FIRST;
         assert!(now >= 200 || first, "{} spans at {now} ms", requests.len());
         ran.running.push(requests.len());
-        ran.brought.iter_mut().for_each(|bytes| bytes.push(0.0));
+        ran.received.iter_mut().for_each(|bytes| bytes.push(0.0));
         pass_a_millisecond(now, pipes, &mut scheduler, &mut requests, &mut ran);
         // Progress never steps back.
         assert!(scheduler.held().count() >= held);
@@ -198,14 +206,18 @@ fn pass_a_millisecond(
         let flowing = requests.values().filter(|request| open(request)).count();
         let rate = pipe.each.min(pipe.all / flowing.max(1) as f64);
         let ids: Vec<SpanId> = requests.keys().copied().collect();
-        let mut too_many = here.saturating_sub(pipe.connections);
+        let limit = match now < pipe.limited_until {
+            true => pipe.connections,
+            false => usize::MAX,
+        };
+        let mut too_many = here.saturating_sub(limit);
         for span in ids.into_iter().rev() {
             let request = requests.get_mut(&span).expect("it runs");
             if request.source != source {
                 continue;
             }
             let failure = if pipe.away.contains(&now) {
-                // Who was connected hears of it.
+                // Open connections break.
                 Some(if request.opened {
                     Failure::Broken
                 } else {
@@ -213,13 +225,14 @@ fn pass_a_millisecond(
                 })
             } else if too_many > 0 && !request.opened && request.opens <= now {
                 too_many -= 1;
-                let (status, retry_after_ms) = (429, Some(2_000));
+                ran.refused += 1;
                 Some(Failure::TooMany {
-                    status,
-                    retry_after_ms,
+                    status: 429,
+                    retry_after_ms: pipe.retry_after_ms,
+                    serves: flowing > 0,
                 })
             } else {
-                (now >= request.heard + STALL_MS).then_some(Failure::Stalled)
+                (now >= request.last_received + STALL_MS).then_some(Failure::Stalled)
             };
             if let Some(failure) = failure {
                 requests.remove(&span);
@@ -230,14 +243,14 @@ fn pass_a_millisecond(
                     scheduler.handle(now, Event::Opened { span });
                 }
                 request.bytes += rate;
-                ran.brought[source][now as usize] += rate;
+                ran.received[source][now as usize] += rate;
                 arrive(now, span, scheduler, requests);
             }
         }
     }
 }
 
-/// Tells what came of a request.
+/// Reports what arrived.
 fn arrive(
     now: Millis,
     span: SpanId,
@@ -245,15 +258,15 @@ fn arrive(
     requests: &mut BTreeMap<SpanId, Request>,
 ) {
     let request = requests.get_mut(&span).expect("it runs");
-    let count = request.bytes as u64 - request.told;
-    request.told += count;
+    let count = request.bytes as u64 - request.reported;
+    request.reported += count;
     if count > 0 {
-        request.heard = now;
+        request.last_received = now;
         scheduler.handle(now, Event::Bytes { span, count });
     }
-    while request.told >= BLOCK_BYTES && request.at < request.end {
-        (request.told, request.bytes) = (
-            request.told - BLOCK_BYTES,
+    while request.reported >= BLOCK_BYTES && request.at < request.end {
+        (request.reported, request.bytes) = (
+            request.reported - BLOCK_BYTES,
             request.bytes - BLOCK_BYTES as f64,
         );
         let verified = verified(request.at);
@@ -322,7 +335,7 @@ fn the_number_is_about_the_one_that_fills_the_pipe() {
 }
 
 #[test]
-fn a_host_that_wants_fewer_is_not_asked_for_more() {
+fn a_host_that_limits_connections_gets_no_more() {
     let busy = Pipe {
         connections: 6,
         ..Pipe::new(40, 1e9, 300.0)
@@ -335,6 +348,13 @@ fn a_host_that_wants_fewer_is_not_asked_for_more() {
             .all(|running| *running <= 4)
     );
     close_to(&ran, 4.0 * 300.0, 0.2);
+    // One that says for how long.
+    let busy = Pipe {
+        connections: 6,
+        retry_after_ms: Some(2_000),
+        ..Pipe::new(40, 1e9, 300.0)
+    };
+    close_to(&run(&[busy], 16), 4.0 * 300.0, 0.2);
     // Beside a mirror that takes any number.
     let busy = Pipe {
         connections: 2,
@@ -344,8 +364,45 @@ fn a_host_that_wants_fewer_is_not_asked_for_more() {
     close_to(&ran, 16.0 * 300.0, 0.4);
 }
 
+/// What it serves goes on, and what it refused is requested within seconds.
 #[test]
-fn two_mirrors_bring_the_sum_of_both() {
+fn a_host_that_serves_two_connections_costs_seconds() {
+    for all in [600.0, 6_000.0, 60_000.0] {
+        let busy = Pipe {
+            connections: 2,
+            ..Pipe::new(20, all, all / 2.0)
+        };
+        let ran = run(&[busy], 16);
+        let best = (LENGTH as f64 / all) as Millis;
+        assert!(ran.took <= best + 3_000, "{} ms, best {best}", ran.took);
+        assert!(ran.refused <= 10, "{} refused requests", ran.refused);
+        // The two go on, request by request, and the requests are few.
+        let second = 100..1_000.min(ran.took as usize);
+        assert!(ran.mean(second.clone()) >= 1.5, "{}", ran.mean(second));
+        assert!(ran.started.len() <= 40, "{} requests", ran.started.len());
+    }
+}
+
+#[test]
+fn the_number_is_raised_after_the_cooldown() {
+    let busy = Pipe {
+        connections: 4,
+        limited_until: 10_000,
+        ..Pipe::new(20, 1e9, 150.0)
+    };
+    let ran = run(&[busy], 8);
+    // A minute with four connections, the rest with eight.
+    let best = 60_000.0 + (LENGTH as f64 - 60_000.0 * 600.0) / 1_200.0;
+    assert!((ran.took as f64) < best * 1.1, "{} ms", ran.took);
+    assert!(
+        ran.running[1_000..59_000]
+            .iter()
+            .all(|running| *running <= 4)
+    );
+}
+
+#[test]
+fn two_mirrors_are_as_fast_as_both_together() {
     for (fast, slow) in [
         (5_000.0, 1_000.0),
         (3_000.0, 3_000.0),

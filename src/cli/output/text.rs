@@ -11,6 +11,9 @@ use super::words::human_seconds;
 /// A search of fewer bytes is over before a line about it is read.
 const SEARCHED_BYTES_TOLD: u64 = 2_000_000_000;
 
+/// A longer wait of the whole run is told without `--verbose` too.
+const WAIT_TOLD_MS: u64 = 2_000;
+
 /// A line for people, and where it goes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
@@ -66,19 +69,18 @@ pub fn line(event: &Event) -> Option<Line> {
             human_bytes(*bytes)
         )),
         Event::Retry {
-            source, wait_ms, ..
-        } => Some(Line::Detail(format!(
-            "{source}: retrying in {:.1} s",
-            *wait_ms as f64 / 1000.0
-        ))),
+            source,
+            wait_ms,
+            idle,
+            ..
+        } => Some(of_retry(source, *wait_ms, *idle)),
         Event::HostSlowed {
             host,
             connections,
             wait_ms,
-        } => notice(format!(
-            "{host} limits requests: at most {connections} connection(s), the next request in {} s",
-            wait_ms.div_ceil(1000)
-        )),
+            serves,
+            ..
+        } => notice(of_slowed(host, *connections, *wait_ms, *serves)),
         Event::SourceDropped { source, why } => notice(format!(
             "{source} is no longer used: {}",
             reason_of_drop(*why)
@@ -132,6 +134,23 @@ fn result(text: String) -> Option<Line> {
 #[allow(clippy::unnecessary_wraps, reason = "arms of one match")]
 fn notice(text: String) -> Option<Line> {
     Some(Line::Notice(text))
+}
+
+fn of_retry(source: &str, wait_ms: u64, idle: bool) -> Line {
+    let line = format!("{source}: retrying in {:.1} s", wait_ms as f64 / 1000.0);
+    match idle && wait_ms >= WAIT_TOLD_MS {
+        true => Line::Notice(line),
+        false => Line::Detail(line),
+    }
+}
+
+fn of_slowed(host: &str, connections: u32, wait_ms: u64, serves: bool) -> String {
+    let seconds = wait_ms as f64 / 1000.0;
+    let what = match serves {
+        true => "what it refused is requested again",
+        false => "the next request follows",
+    };
+    format!("{host} limits requests: at most {connections} connection(s); {what} in {seconds:.1} s")
 }
 
 /// Why a source is not used any more; JSON has it too.

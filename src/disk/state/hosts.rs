@@ -87,7 +87,8 @@ mod tests {
         let mut other = State::open(folder.path()).unwrap();
         assert_eq!(state.hosts().unwrap(), []);
         let slow = |mut host: Reputation| {
-            host.too_many(host.until_ms, 8, None, 0);
+            let now = host.since_ms + 1;
+            host.too_many(now, now, 8, None);
             host
         };
         let once = state.change_host("a:1", slow).unwrap();

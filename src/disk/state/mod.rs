@@ -133,7 +133,7 @@ impl State {
         };
         let mut connection = Connection::open(&path).map_err(wrap)?;
         connection.busy_timeout(BUSY).map_err(wrap)?;
-        let (journal, synchronous) = journal_of(folder);
+        let (journal, synchronous) = journal_of(path.parent().unwrap_or(&path));
         connection
             .pragma_update(None, "journal_mode", journal)
             .map_err(wrap)?;

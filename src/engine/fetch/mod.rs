@@ -24,7 +24,7 @@ use crate::{
         context::Context,
         error::Error,
         events::{Event, Events, Published},
-        remote::{self, OpenRequest, Opened},
+        remote::{self, OpenRequest, Opened, retry::reported},
     },
 };
 
@@ -62,7 +62,8 @@ async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Er
         mirrors: &run.options.mirrors,
         manifest: run.options.manifest.as_ref(),
     };
-    match remote::open(&run.context, &request).await? {
+    let opened = reported(&mut *run.events, remote::open(&run.context, &request)).await?;
+    match opened {
         Opened::WithManifest(object) => with_manifest::fetch(run, locked, *object).await,
         Opened::WithoutManifest { url, preflight } => {
             run.options.url = url;

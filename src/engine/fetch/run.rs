@@ -116,16 +116,6 @@ impl<'a> Run<'a> {
         Ok((locked, opened))
     }
 
-    /// Fails if nothing of the object was fetched yet and the disk has too little room for it: before anything is read or searched
-    /// that grows with the length that a manifest claims.
-    pub fn check_room(&self, locked: &Locked, length: u64) -> Result<(), Error> {
-        let destination = locked.destination();
-        match destination.has_part()? {
-            true => Ok(()),
-            false => has_room(locked, length, destination.bytes_free()?),
-        }
-    }
-
     pub fn report_plan(
         &mut self,
         locked: &Locked,
@@ -146,6 +136,16 @@ impl<'a> Run<'a> {
             block_size: identity.root.map(|_| identity.geometry.block_size()),
             trust,
         }));
+    }
+}
+
+/// Fails if nothing of the object was fetched yet and the disk has too little room for it: before anything is read or searched
+/// that grows with the length that a manifest claims.
+pub fn check_room(locked: &Locked, length: u64) -> Result<(), Error> {
+    let destination = locked.destination();
+    match destination.has_part()? {
+        true => Ok(()),
+        false => has_room(locked, length, destination.bytes_free()?),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
         events::{Event, Progress, Published},
         remote::{
             preflight::retried_whole,
-            retry::Attempts,
+            retry::{Attempts, reported},
             source::{Source, SourceResponse},
         },
     },
@@ -131,7 +131,8 @@ pub async fn fetch(
     let trust = expected.trust;
     // Opening the part drops what an earlier run left there: only for a response that can be used.
     let source = Source::http(&run.context.client, &run.options.url);
-    let response = retried_whole(&source, &run.context.limits_now()).await?;
+    let limits = run.context.limits_now();
+    let response = reported(&mut *run.events, retried_whole(&source, &limits)).await?;
     let (locked, opened) = run.open_part(locked, &identity, trust, 0).await?;
     let algorithms: Vec<Algorithm> = expected.digests.iter().map(Digest::algorithm).collect();
     let (mut writer, end_declared) =
@@ -193,8 +194,11 @@ async fn receive(
         if writer.at > 0 {
             attempts.progress();
         }
-        attempts.wait_after(error).await?;
-        response = retried_whole(source, &limits).await?;
+        response = reported(&mut *run.events, async {
+            attempts.wait_after(error).await?;
+            retried_whole(source, &limits).await
+        })
+        .await?;
         // Without a length and a validator there is nothing to resume from.
         if writer.at > 0 {
             run.events.event(Event::StartedOver {

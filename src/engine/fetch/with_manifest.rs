@@ -24,7 +24,7 @@ use crate::{
 use super::{
     adopt::tree_to_store,
     publish::{LocalBytes, Proof, WholePart, publish, set_aside, unchanged, wrong_digest},
-    run::Run,
+    run::{Run, check_room},
 };
 
 pub async fn fetch(
@@ -227,7 +227,7 @@ async fn describe(
             proof.validators = validators.clone();
             return Ok(Err((identity, proof)));
         }
-        run.check_room(locked, header.geometry.length())?;
+        check_room(locked, header.geometry.length())?;
         match find_local(run, locked, manifest).await {
             Ok(found) => {
                 return Ok(Ok(Described {

@@ -240,7 +240,10 @@ impl Shared {
             Failure::Broken | Failure::Stalled => {
                 self.cuts.fetch_add(1, Ordering::Relaxed) + 1 >= CUTS_MAX
             }
-            Failure::Unreachable | Failure::Resting { .. } | Failure::Changed(_) => false,
+            Failure::Unreachable
+            | Failure::TooMany { status: 429, .. }
+            | Failure::RetryAfter { .. }
+            | Failure::Changed(_) => false,
             _ => true,
         };
         if gives_up {

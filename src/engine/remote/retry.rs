@@ -2,10 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::{
+    sync::mpsc::{UnboundedSender, unbounded_channel},
+    time::sleep,
+};
 
 use crate::{
-    engine::error::Error,
+    engine::{
+        error::Error,
+        events::{Event, Events},
+    },
     net::error::NetError,
     policy::{
         attempts::{self, Next},
@@ -29,6 +35,26 @@ macro_rules! retried {
             }
         }
     }};
+}
+
+tokio::task_local! {
+    /// Where the waits of this task's requests are reported; see [`reported`].
+    static WAITS: UnboundedSender<Event>;
+}
+
+/// Runs `work`, and reports at once what its requests wait for. A task-local, because requests are retried far below the code
+/// that has the events, several at a time.
+pub async fn reported<T>(events: &mut dyn Events, work: impl Future<Output = T>) -> T {
+    let (sender, mut waits) = unbounded_channel();
+    // Boxed, to keep the futures of callers small.
+    let mut work = Box::pin(WAITS.scope(sender, work));
+    loop {
+        tokio::select! {
+            biased;
+            Some(wait) = waits.recv() => events.event(wait),
+            done = &mut work => return done,
+        }
+    }
 }
 
 /// The failed attempts of one request. [`attempts::Attempts`] decides, this waits.
@@ -59,6 +85,15 @@ impl Attempts {
         let now = self.began.elapsed().as_millis() as u64;
         match self.decisions.after(error.failure, now) {
             Next::Wait { ms } => {
+                let event = Event::Retry {
+                    source: error.location.to_string(),
+                    class: error.failure.class(),
+                    attempt: self.decisions.tries(),
+                    wait_ms: ms,
+                    idle: true,
+                };
+                // Where nothing is reported there is no channel.
+                let _ = WAITS.try_with(|waits| drop(waits.send(event)));
                 sleep(Duration::from_millis(ms)).await;
                 Ok(())
             }

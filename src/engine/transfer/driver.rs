@@ -311,15 +311,20 @@ impl Driver {
                     class,
                     attempt,
                     wait_ms,
+                    idle: self.scheduler.running() == 0,
                 }),
                 Command::Slowed {
                     source,
                     connections,
                     until,
+                    wait_ms,
+                    serves,
                 } => events.event(Event::HostSlowed {
                     host: self.sources[source.0].location().host(),
                     connections,
-                    wait_ms: until.saturating_sub(now),
+                    cooldown_ms: until.saturating_sub(now),
+                    wait_ms,
+                    serves,
                 }),
                 Command::Dropped { source, why } => events.event(Event::SourceDropped {
                     source: self.sources[source.0].name(),

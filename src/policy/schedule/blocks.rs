@@ -5,7 +5,7 @@ use crate::format::{
     geometry::{BlockIndex, BlockRange},
 };
 
-use super::{Waiting, sources::SourceFailure, want::Wanted};
+use super::{Millis, Waiting, sources::SourceFailure, want::Wanted};
 
 /// INVARIANT: a block in `todo` is wanted, and is neither held, claimed, waiting, nor in a running span.
 #[derive(Clone, Debug)]
@@ -74,6 +74,21 @@ impl Blocks {
             !waiting.blocks.is_empty()
         });
         self.waiting = waiting;
+    }
+
+    /// Blocks whose requests were refused are like any others once their wait is over.
+    pub(super) fn release_refused(&mut self, now: Millis) {
+        let is_over =
+            |tried: &SourceFailure| tried.refused && tried.failures == 0 && tried.not_before <= now;
+        let over = self
+            .waiting
+            .extract_if(.., |waiting| waiting.tried.iter().all(is_over));
+        let over: Vec<Waiting> = over.collect();
+        for block in over.iter().flat_map(|waiting| waiting.blocks.iter()) {
+            if self.is_wanted(block) {
+                self.todo.insert(block);
+            }
+        }
     }
 
     /// Takes these blocks out of an entry that waits; the blocks around them go on waiting. Returns the sources that failed them.

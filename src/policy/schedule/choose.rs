@@ -67,6 +67,7 @@ impl Scheduler {
         if self.spans.len() >= self.limits.connections as usize {
             return None;
         }
+        self.blocks.release_refused(now);
         let failed = self.next_waiting(now);
         let fresh = self.next_todo(now);
         let fresh_is_first = match (&failed, &fresh) {
@@ -170,7 +171,7 @@ impl Scheduler {
             !source.dropped
                 && !source.ranges
                 && source.running == 0
-                && source.rest_until <= now
+                && source.may_request(now)
                 && wants(*id)
         })?;
         let (blocks, failures) = (self.geometry.all(), self.sources[id.0].stream_failures);
@@ -263,7 +264,7 @@ impl Scheduler {
             .todo
             .next_missing(start)
             .map_or(range.end, |end| end.0);
-        let most = self.span_blocks(source, self.blocks.todo_in(range));
+        let most = self.span_blocks(now, source, self.blocks.todo_in(range));
         let end = end.min(range.end).min(start.0.saturating_add(most));
         Some(Next {
             urgency,
@@ -282,8 +283,8 @@ impl Scheduler {
     }
 
     /// How many blocks make a good span while `todo` blocks are to be requested. Spans get smaller towards the end, so that all
-    /// connections finish together; the slower the source, the smaller.
-    fn span_blocks(&self, id: SourceId, todo: u32) -> u32 {
+    /// connections finish together; the slower the source, the smaller. A host that limits requests gets few and large ones.
+    fn span_blocks(&self, now: Millis, id: SourceId, todo: u32) -> u32 {
         let size = self.geometry.block_size().bytes();
         let serving = || self.sources.iter().filter(|source| !source.dropped);
         let connections: u64 = serving()
@@ -296,8 +297,14 @@ impl Scheduler {
             Some(_) => self.room() as u32,
         };
         let connections = connections.clamp(1, u64::from(room));
-        // Two thirds of a fair share: few spans cost few round trips, but the last ones must be short.
-        let share = u64::from(todo) * size * 2 / (3 * connections);
+        let share = match source.is_limited() && serving().count() == 1 {
+            true => {
+                let free = source.free_slots(now).clamp(1, room);
+                (u64::from(todo) * size).div_ceil(u64::from(free))
+            }
+            // Two thirds of a fair share: few spans cost few round trips, but the last ones must be short.
+            false => u64::from(todo) * size * 2 / (3 * connections),
+        };
         let bytes = match source.pace.rate() {
             None => share.clamp(SPAN_BYTES_MIN, SPAN_BYTES_MAX),
             Some(rate) => {
@@ -404,6 +411,7 @@ impl Scheduler {
             source: span.source,
             failures: span.failures,
             not_before: now,
+            refused: false,
         };
         let is_silent = |span: &Span| {
             let response_ms = self.sources[span.source.0].response_ms.unwrap_or(0);

@@ -5,13 +5,16 @@ use crate::{
         geometry::{BlockIndex, BlockRange},
         judge::Verified,
     },
-    policy::recovery::{self, Before, Class, End, Failure, Phase, Remedy},
+    policy::{
+        recovery::{self, Before, Class, End, Failure, Phase, Remedy},
+        refusals::{Refusal, Refusals},
+    },
 };
 
 use super::{
     Scheduler, Span, Waiting,
     protocol::{Command, DropReason, Millis, Outcome, SourceId, SpanId},
-    sources::{Source, SourceFailure, note},
+    sources::{RefusedRequest, Source, SourceFailure, note},
 };
 
 /// A source that sent this many different blocks wrong is dropped if another one can serve.
@@ -67,6 +70,7 @@ impl Scheduler {
             );
             source.unreachable = false;
             source.bad_responses = 0;
+            source.host.refusals = Refusals::default();
             self.begin_round_if_connected(now);
         }
     }
@@ -128,6 +132,7 @@ impl Scheduler {
                 source,
                 failures: 0,
                 not_before: now + wait,
+                refused: false,
             };
             match self
                 .blocks
@@ -177,7 +182,7 @@ impl Scheduler {
         // A source that accepts a connection and sends nothing counts as unreachable.
         source.unreachable = match failure {
             // No request was sent.
-            Failure::Resting { .. } => source.unreachable,
+            Failure::RetryAfter { .. } => source.unreachable,
             failure => {
                 failure == Failure::Unreachable || (failure == Failure::Stalled && span.bytes == 0)
             }
@@ -199,60 +204,83 @@ impl Scheduler {
             bad_responses: source.bad_responses,
         };
         let (others, whole) = (self.another_is_left(span.source), span.whole);
+        let remedy = recovery::remedy(failure, Phase::Span { others, whole }, before);
         let source = &mut self.sources[span.source.0];
-        let mut wait = recovery::backoff_ms(failures.max(1), random);
-        match recovery::remedy(failure, Phase::Span { others, whole }, before) {
-            Remedy::Again { least_ms } => wait = wait.max(least_ms),
+        let backoff = recovery::backoff_ms(failures.max(1), random);
+        let wait = match remedy {
+            Remedy::Again { least_ms } => backoff.max(least_ms),
             Remedy::Probe => {
-                wait = recovery::PROBE_EVERY_MS;
-                source.rest_until = source.rest_until.max(now + wait);
+                source.not_before = source.not_before.max(now + recovery::PROBE_EVERY_MS);
+                recovery::PROBE_EVERY_MS
             }
-            Remedy::Rest => wait = self.rest(now, span.source, failure, random),
+            Remedy::Later => self.refused(now, &span, failure, random),
             Remedy::OneStream => {
                 source.ranges = false;
-                wait = 0;
+                0
             }
-            Remedy::Drop => {
-                self.put_back_later(&span, failures, now + wait);
-                self.drop_source(span.source, DropReason::Failed(failure));
-                return;
-            }
-            Remedy::Stop(end) => {
-                self.put_back_later(&span, failures, now + wait);
-                self.outcome.get_or_insert(match end {
-                    End::Later => Outcome::Tries(failure),
-                    End::Changed => Outcome::Changed(failure),
-                    End::Failed => Outcome::NoSource(failure),
-                });
-                return;
-            }
+            Remedy::Drop | Remedy::Stop(_) => backoff,
             Remedy::StartOver => unreachable!("a span is of one version"),
-        }
-        self.put_back_later(&span, failures, now + wait);
-        self.pending.push_back(Command::Retry {
+        };
+        let latest = SourceFailure {
             source: span.source,
-            class: failure.class(),
-            attempt: failures,
-            wait_ms: wait,
-        });
+            failures,
+            not_before: now + wait,
+            refused: remedy == Remedy::Later,
+        };
+        self.put_back_later(&span, latest);
+        match remedy {
+            Remedy::Drop => self.drop_source(span.source, DropReason::Failed(failure)),
+            Remedy::Stop(end) => {
+                self.outcome.get_or_insert(ended(end, failure));
+            }
+            _ => self.pending.push_back(Command::Retry {
+                source: span.source,
+                class: failure.class(),
+                attempt: failures,
+                wait_ms: wait,
+            }),
+        }
     }
 
-    /// Starts the cooldown of a source and returns its length.
-    fn rest(&mut self, now: Millis, id: SourceId, failure: Failure, random: u64) -> Millis {
-        let source = &mut self.sources[id.0];
-        match failure {
-            Failure::Resting { rest_ms } => source.rest(now, rest_ms),
-            Failure::TooMany { retry_after_ms, .. } => {
-                source.slow(now, self.search.connections(), retry_after_ms, random);
+    /// Notes that the host of a span limits requests, and returns the wait for the blocks of the span.
+    fn refused(&mut self, now: Millis, span: &Span, failure: Failure, random: u64) -> Millis {
+        let connections = self.search.connections();
+        let source = &mut self.sources[span.source.0];
+        let before = (source.connections(), source.refuses_until());
+        let wait = match failure {
+            Failure::TooMany {
+                retry_after_ms,
+                serves,
+                ..
+            } => {
+                let refusal = Refusal {
+                    serves,
+                    retry_after_ms,
+                };
+                let sent = span.since;
+                let request = RefusedRequest {
+                    sent,
+                    refusal,
+                    random,
+                };
+                source.refuse(now, request, connections)
             }
-            _ => (),
+            Failure::RetryAfter { wait_ms } => {
+                source.retry_after(now, wait_ms);
+                wait_ms
+            }
+            _ => 0,
+        };
+        if before != (source.connections(), source.refuses_until()) {
+            self.pending.push_back(Command::Slowed {
+                source: span.source,
+                connections: source.connections().min(self.limits.connections),
+                until: source.host.reputation.cooldown_ends_ms(),
+                wait_ms: wait,
+                serves: source.refuses_until() <= now,
+            });
         }
-        self.pending.push_back(Command::Slowed {
-            source: id,
-            connections: source.connections().min(self.limits.connections),
-            until: source.rest_until,
-        });
-        source.rest_until.saturating_sub(now)
+        wait
     }
 
     fn another_is_left(&self, id: SourceId) -> bool {
@@ -315,27 +343,28 @@ impl Scheduler {
         }
     }
 
-    /// The same after a failure: the source gets these blocks again only after this time. After a stream the source itself waits.
-    fn put_back_later(&mut self, span: &Span, failures: u32, not_before: Millis) {
+    /// The same after a failure: the source gets these blocks again only after a time. After a stream the source itself waits.
+    fn put_back_later(&mut self, span: &Span, failure: SourceFailure) {
         if span.whole {
             let source = &mut self.sources[span.source.0];
-            source.stream_failures = failures;
-            source.rest_until = source.rest_until.max(not_before);
+            source.stream_failures = failure.failures;
+            source.not_before = source.not_before.max(failure.not_before);
         } else {
             let mut tried = span.tried.clone();
-            note(
-                &mut tried,
-                SourceFailure {
-                    source: span.source,
-                    failures,
-                    not_before,
-                },
-            );
+            note(&mut tried, failure);
             self.blocks.waiting.push(Waiting {
                 blocks: span.blocks,
                 tried,
             });
         }
+    }
+}
+
+fn ended(end: End, failure: Failure) -> Outcome {
+    match end {
+        End::Later => Outcome::Tries(failure),
+        End::Changed => Outcome::Changed(failure),
+        End::Failed => Outcome::NoSource(failure),
     }
 }
 

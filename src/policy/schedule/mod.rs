@@ -210,7 +210,7 @@ impl Scheduler {
             Event::Wrong { span, block } => self.block_failed(now, span, block),
             Event::Ended { span } => {
                 if let Some(span) = self.remove_span(span) {
-                    self.sources[span.source.0].reputation.served(now);
+                    self.sources[span.source.0].host.reputation.served(now);
                     self.give_back(&span);
                 }
             }
@@ -250,14 +250,14 @@ impl Scheduler {
         self.patience.since.saturating_add(self.limits.patience_ms)
     }
 
-    /// The earliest end of a cooldown, if every source cools down beyond the patience limit. `None` while spans run: their
-    /// progress renews patience.
+    /// The earliest time of a request, if the hosts of all sources refuse them beyond the patience limit. `None` while spans run:
+    /// their progress renews patience.
     fn must_wait(&self) -> Option<Millis> {
         let first = self
             .sources
             .iter()
             .filter(|source| !source.dropped)
-            .map(|source| source.reputation.until_ms)
+            .map(Source::refuses_until)
             .min()?;
         (self.spans.is_empty() && self.has_demand() && first > self.patience_ends())
             .then_some(first)
@@ -272,18 +272,21 @@ impl Scheduler {
             .filter(|waiting| self.blocks.next_wanted(waiting.blocks).is_some())
             .flat_map(|waiting| &waiting.tried)
             .map(|tried| tried.not_before);
-        let rests = self
-            .sources
-            .iter()
-            .filter(|source| !source.dropped)
-            .map(|source| source.rest_until);
+        let sources = self.sources.iter().filter(|source| !source.dropped);
+        let sources = sources.flat_map(|source| {
+            [
+                source.not_before,
+                source.host.reputation.until_ms,
+                source.host.until,
+            ]
+        });
         let demand = self.has_demand();
         // A slow span may become worth splitting, and more connections worth having.
         let round = (demand && !self.spans.is_empty()).then(|| self.round_ends().max(now + 1));
         let stream = demand.then_some(self.patience.since + STREAM_AFTER_MS);
         let patience = demand.then(|| self.patience_ends());
         waits
-            .chain(rests)
+            .chain(sources)
             .chain(stream)
             .filter(|time| *time > now)
             .chain(round)

@@ -98,11 +98,14 @@ pub enum Command {
         attempt: u32,
         wait_ms: u64,
     },
-    /// For display: a host limits connections.
+    /// For display: a host limits requests. The number of connections is not raised before `until`. What was refused waits, and
+    /// any other request too unless the host serves some.
     Slowed {
         source: SourceId,
         connections: u32,
         until: Millis,
+        wait_ms: u64,
+        serves: bool,
     },
     /// For display: a source is no longer used.
     Dropped { source: SourceId, why: DropReason },
@@ -140,7 +143,7 @@ pub enum Outcome {
     Tries(Failure),
     /// Nothing new was proven within the patience limit; the last failure, if there was one.
     Patience(Option<Failure>),
-    /// Every host is in a cooldown that ends after the patience limit.
+    /// Every host refuses requests until a time after the patience limit.
     MustWait {
         until: Millis,
     },

@@ -54,7 +54,7 @@ enum State {
         from: u32,
         before: u64,
     },
-    Resting {
+    Pausing {
         until: Millis,
     },
 }
@@ -155,24 +155,24 @@ impl Search {
                     self.state = State::Settling;
                 } else {
                     self.unsure &= from > self.first;
-                    self.rest(now, from);
+                    self.pause(now, from);
                 }
             }
             State::Down { from, before } if settled => {
                 if is_more((from, before), (self.connections, rate)) {
                     self.change(from, State::Settling);
                 } else {
-                    self.rest(now, self.connections);
+                    self.pause(now, self.connections);
                 }
             }
-            State::Resting { until } if until <= now => self.state = State::Settling,
+            State::Pausing { until } if until <= now => self.state = State::Settling,
             _ => (),
         }
     }
 
-    fn rest(&mut self, now: Millis, connections: u32) {
+    fn pause(&mut self, now: Millis, connections: u32) {
         let until = now + AGAIN_MS;
-        self.change(connections, State::Resting { until });
+        self.change(connections, State::Pausing { until });
     }
 
     fn change(&mut self, connections: u32, state: State) {

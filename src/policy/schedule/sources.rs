@@ -2,7 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::{format::geometry::BlockIndex, policy::reputation::Reputation};
+use crate::{
+    format::geometry::BlockIndex,
+    policy::{
+        refusals::{Refusal, Refusals},
+        reputation::Reputation,
+    },
+};
 
 use super::protocol::{Millis, SourceId};
 
@@ -16,11 +22,10 @@ const SUSPECT_AFTER: u32 = 2;
 pub struct Source {
     pub dropped: bool,
     pub ranges: bool,
-    /// The reputation of its host; times count from the start of the run.
-    pub reputation: Reputation,
+    pub host: HostLimits,
     pub running: u32,
-    /// It gets no request before this time.
-    pub rest_until: Millis,
+    /// It gets no request before this time: it was unreachable, its stream failed, or its `Retry-After` has not passed.
+    pub not_before: Millis,
     /// Its host does not respond: it gets one request at a time, as a probe.
     pub unreachable: bool,
     pub bad_responses: u32,
@@ -41,9 +46,9 @@ impl Source {
         Source {
             dropped: false,
             ranges: true,
-            reputation: Reputation::default(),
+            host: HostLimits::default(),
             running: 0,
-            rest_until: 0,
+            not_before: 0,
             unreachable: false,
             bad_responses: 0,
             stream_failures: 0,
@@ -56,12 +61,26 @@ impl Source {
 
     /// Whether it can serve ranges now, as far as is known.
     pub fn serves_ranges(&self, now: Millis) -> bool {
-        !self.dropped && self.ranges && !self.unreachable && self.rest_until <= now
+        !self.dropped && self.ranges && !self.unreachable && self.may_request(now)
+    }
+
+    /// The time before which it gets no request because its host limits them.
+    pub fn refuses_until(&self) -> Millis {
+        let pause = match self.host.running {
+            0 => self.host.until,
+            _ => 0,
+        };
+        self.host.reputation.until_ms.max(pause)
+    }
+
+    /// Whether it may get requests now.
+    pub fn may_request(&self, now: Millis) -> bool {
+        self.not_before <= now && self.refuses_until() <= now
     }
 
     /// The most connections that its host accepts, as far as is known.
     pub fn connections(&self) -> u32 {
-        self.reputation.connections.unwrap_or(u32::MAX)
+        self.host.reputation.connections.unwrap_or(u32::MAX)
     }
 
     /// Whether its latest blocks were all wrong: it may serve another object. A link that damages bytes spoils single blocks.
@@ -69,40 +88,91 @@ impl Source {
         self.wrong_in_row >= SUSPECT_AFTER
     }
 
+    /// Whether its host limits requests: it gets as few as possible.
+    pub fn is_limited(&self) -> bool {
+        self.host.reputation.connections.is_some()
+    }
+
     /// Whether it may get one more request now.
     pub fn has_room(&self, now: Millis) -> bool {
+        self.free_slots(now) > 0
+    }
+
+    /// How many more requests it may get now.
+    pub fn free_slots(&self, now: Millis) -> u32 {
         let most = if self.unreachable || self.is_suspect() {
             1
         } else {
             self.connections()
         };
-        !self.dropped && self.ranges && self.rest_until <= now && self.running < most
+        let most = match now < self.host.until {
+            true => most.min(self.host.running),
+            false => most,
+        };
+        match !self.dropped && self.ranges && self.may_request(now) {
+            true => most.saturating_sub(self.running),
+            false => 0,
+        }
     }
 
     /// Merges the reputation of its host.
     pub fn merge_reputation(&mut self, reputation: Reputation) {
-        self.reputation = self.reputation.joined(reputation);
-        self.rest_until = self.rest_until.max(self.reputation.until_ms);
+        self.host.reputation = self.host.reputation.joined(reputation);
     }
 
-    /// Notes a 429: its host accepts fewer connections than it had.
-    pub fn slow(
-        &mut self,
-        now: Millis,
-        connections: u32,
-        retry_after_ms: Option<u64>,
-        random: u64,
-    ) {
-        self.reputation
-            .too_many(now, connections, retry_after_ms, random);
-        self.rest_until = self.rest_until.max(self.reputation.until_ms);
+    /// Notes that its host refused a request, and returns the wait for the next one. What is being served goes on.
+    /// `connections`: how many were intended.
+    pub fn refuse(&mut self, now: Millis, request: RefusedRequest, connections: u32) -> Millis {
+        let RefusedRequest {
+            sent,
+            mut refusal,
+            random,
+        } = request;
+        // Others that run may be served.
+        refusal.serves |= self.running > 0;
+        self.host
+            .reputation
+            .too_many(now, sent, connections, refusal.retry_after_ms);
+        let host = &mut self.host;
+        host.running = self.running;
+        // Requests that are refused together count once, and wait together; a pause begins only after all of them.
+        if !refusal.serves || host.refused_at.is_none_or(|at| sent > at) {
+            host.refusals.count(refusal);
+            host.refused_at = Some(now);
+            let wait = host.refusals.wait_ms(refusal, random);
+            host.until = host.until.max(now + wait);
+        }
+        host.until.saturating_sub(now)
     }
 
-    /// Notes that its host is in a cooldown of this length.
-    pub fn rest(&mut self, now: Millis, rest_ms: u64) {
-        self.reputation.until_ms = self.reputation.until_ms.max(now + rest_ms);
-        self.rest_until = self.rest_until.max(self.reputation.until_ms);
+    /// Notes that no request was sent, because of a `Retry-After` to another request to its host.
+    pub fn retry_after(&mut self, now: Millis, wait_ms: u64) {
+        self.host.reputation.until_ms = self.host.reputation.until_ms.max(now + wait_ms);
     }
+}
+
+/// A request that a host refused because it limits requests.
+#[derive(Clone, Copy, Debug)]
+pub struct RefusedRequest {
+    /// When it was sent.
+    pub sent: Millis,
+    pub refusal: Refusal,
+    /// Any number, for jitter.
+    pub random: u64,
+}
+
+/// How the host of a source limits requests. Until a time, it gets no more of them at once than it had after its last refusal: one
+/// that is served may be followed by another, and what was refused waits.
+#[derive(Clone, Debug, Default)]
+pub struct HostLimits {
+    /// Times count from the start of the run.
+    pub reputation: Reputation,
+    /// The refusals since its last response.
+    pub refusals: Refusals,
+    /// When the last one came that counts.
+    refused_at: Option<Millis>,
+    pub until: Millis,
+    running: u32,
 }
 
 /// The rate of the connections to a source: bytes and connection time, the older ones with less weight.
@@ -141,6 +211,8 @@ pub struct SourceFailure {
     pub source: SourceId,
     pub failures: u32,
     pub not_before: Millis,
+    /// Its host limits requests: this says nothing about the blocks.
+    pub refused: bool,
 }
 
 /// Whether blocks with these failures may be requested from this source now.

@@ -139,7 +139,7 @@ pub fn all() -> Vec<Fault> {
         fault("S19e", Body, "429, Retry-After: 1e12", |_| retry_after(429, "1000000000000")),
         fault("S19f", Body, "429, Retry-After: junk", |_| retry_after(429, "soon")),
         fault("S19g", Body, "429, Retry-After: a date that passed", |_| retry_after(429, "Fri, 01 Jan 1999 00:00:00 GMT")),
-        fault("S19h", Body, "429 above two connections", |_| vec![Lie::Crowded(2, vec![("Retry-After", "1".into())])]),
+        fault("S19h", Body, "429 above two connections", |_| vec![Lie::Crowded(2, 429, vec![("Retry-After", "1".into())])]),
         fault("S20a", Anything, "500", |_| vec![Lie::Status(500)]),
         fault("S20b", Body, "502", |_| vec![Lie::Status(502)]),
         fault("S20c", Body, "503", |_| vec![Lie::Status(503)]),

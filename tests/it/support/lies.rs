@@ -29,8 +29,8 @@ pub enum Lie {
     StallAfter(u64),
     /// Another status, with a short body of its own.
     Status(u16),
-    /// 429 with these headers, when more requests than this are being answered.
-    Crowded(u64, Vec<(&'static str, String)>),
+    /// A status with these headers, when more requests than this are being answered.
+    Crowded(u64, u16, Vec<(&'static str, String)>),
     /// A status with these headers.
     StatusWith(u16, Vec<(&'static str, String)>),
     Redirect(u16, String),

@@ -19,6 +19,8 @@ pub struct Nginx {
     child: Child,
     ports: Ports,
     limit_rate: u64,
+    /// Directives of the server.
+    limits: String,
     pub folder: TempDir,
 }
 
@@ -56,15 +58,20 @@ pub fn program(name: &str) -> PathBuf {
 impl Nginx {
     /// Serves the folder `www` in its own one. `limit_rate`: bytes a second of each connection, 0 for no limit.
     pub fn start(limit_rate: u64) -> Nginx {
-        Nginx::with(limit_rate, None)
+        Nginx::with(limit_rate, "", None)
+    }
+
+    /// With these directives; the zones `requests` (5 a second) and `connections` are there.
+    pub fn limited(limits: &str) -> Nginx {
+        Nginx::with(0, limits, None)
     }
 
     /// Speaks TLS too.
     pub fn with_tls(authority: &Authority) -> Nginx {
-        Nginx::with(0, Some(authority))
+        Nginx::with(0, "", Some(authority))
     }
 
-    fn with(limit_rate: u64, authority: Option<&Authority>) -> Nginx {
+    fn with(limit_rate: u64, limits: &str, authority: Option<&Authority>) -> Nginx {
         let folder = TempDir::new().expect("a folder");
         fs::create_dir(folder.path().join("www")).expect("a folder");
         for _ in 0..10 {
@@ -74,11 +81,12 @@ impl Nginx {
                 two_in_the_clear: free_port(),
                 tls: free_port(),
             };
-            if let Some(child) = try_start(folder.path(), ports, limit_rate, authority) {
+            if let Some(child) = try_start(folder.path(), ports, limit_rate, limits, authority) {
                 return Nginx {
                     child,
                     ports,
                     limit_rate,
+                    limits: limits.to_owned(),
                     folder,
                 };
             }
@@ -95,8 +103,14 @@ impl Nginx {
 
     /// At the same address again.
     pub fn start_again(&mut self) {
-        self.child = try_start(self.folder.path(), self.ports, self.limit_rate, None)
-            .expect("its port is free");
+        self.child = try_start(
+            self.folder.path(),
+            self.ports,
+            self.limit_rate,
+            &self.limits,
+            None,
+        )
+        .expect("its port is free");
     }
 
     pub fn www(&self, name: &str) -> PathBuf {
@@ -174,6 +188,7 @@ fn try_start(
     folder: &Path,
     ports: Ports,
     limit_rate: u64,
+    limits: &str,
     authority: Option<&Authority>,
 ) -> Option<Child> {
     let port = ports.one;
@@ -196,8 +211,10 @@ http {{
     client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
     sendfile on; keepalive_timeout 65;
     limit_rate {limit_rate};
+    limit_req_zone $binary_remote_addr zone=requests:1m rate=5r/s;
+    limit_conn_zone $binary_remote_addr zone=connections:1m;
     # What a killed client did not take must not hide in buffers.
-    server {{ listen 127.0.0.1:{port} sndbuf=128k; {more} root {}/www; }}
+    server {{ listen 127.0.0.1:{port} sndbuf=128k; {more} {limits} root {}/www; }}
 }}
 ",
         folder.display()

@@ -485,8 +485,8 @@ fn answer(request: &Request, shared: &Shared) -> (Option<Answer>, Vec<Lie>) {
             return (None, lies);
         }
         match lie {
-            Lie::Crowded(most, headers) if shared.asking.load(Ordering::SeqCst) > *most => {
-                Lie::StatusWith(429, headers.clone()).apply(&mut answer, request);
+            Lie::Crowded(most, status, headers) if shared.asking.load(Ordering::SeqCst) > *most => {
+                Lie::StatusWith(*status, headers.clone()).apply(&mut answer, request);
             }
             other => other.apply(&mut answer, request),
         }
