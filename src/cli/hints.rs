@@ -23,6 +23,11 @@ pub const NO_PASSWORD: &str =
     "a password is needed: set SAPWOOD_KEY_PASSWORD, run in a terminal, or use --no-password";
 pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 finds a free one)";
 
+/// Not even a few files can be opened.
+pub fn no_descriptors(cause: &io::Error) -> String {
+    format!("failed to open files: {cause}; raise the limit on open files (ulimit -n)")
+}
+
 /// No thread could be started.
 pub fn no_threads(cause: &io::Error) -> String {
     format!(

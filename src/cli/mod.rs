@@ -39,6 +39,10 @@ pub fn run() -> ExitCode {
     };
     output::init_log(cli.output.verbose);
     let mut output = Output::new(&cli.output);
+    if let Err(cause) = signals::check_descriptors() {
+        let exit = output.refuse(Exit::Failed, &hints::no_descriptors(&cause));
+        return ExitCode::from(output.done(exit) as u8);
+    }
     signals::survive_file_size_limit();
     let is_async = matches!(
         cli.command,

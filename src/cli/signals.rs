@@ -1,14 +1,22 @@
 //! Running async commands, and stopping them cleanly.
 
-use std::{future::Future, io, pin::pin, thread};
+use std::{
+    future::Future,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    pin::pin,
+    thread,
+};
 
 use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::disk::{machine, regions};
+use crate::disk::{error::is_out_of_descriptors, machine, regions};
 
 /// Threads beside those of the runtime that a command cannot do without: for files and for names.
 const THREADS_BESIDE: usize = 2;
+/// Descriptors that the runtime opens by itself, and a few for files.
+const DESCRIPTORS: usize = 12;
 
 /// Runs a command on a few worker threads. What a fetch brings is hashed and written there too; the rest of file work has threads of
 /// its own.
@@ -28,6 +36,17 @@ fn workers() -> usize {
     thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(2, 8)
+}
+
+/// Fails if this process may not open the few files that every command needs: the runtime would panic.
+pub fn check_descriptors() -> io::Result<()> {
+    let copy = |_| io::stderr().as_fd().try_clone_to_owned();
+    let opened: io::Result<Vec<OwnedFd>> = (0..DESCRIPTORS).map(copy).collect();
+    match opened {
+        Err(cause) if is_out_of_descriptors(&cause) => Err(cause),
+        // Standard error may be closed.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// Fails if [`block_on`] could not start its threads: the runtime would panic, or wait for ever.

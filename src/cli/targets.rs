@@ -3,12 +3,15 @@
 use std::{
     collections::BTreeSet,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
 };
 
 use crate::{
-    disk::{error::DiskError, files::MadeFolder},
+    disk::{
+        error::DiskError,
+        files::{MadeFolder, is_same_file},
+    },
     net::location::{self, Location},
 };
 
@@ -66,7 +69,34 @@ pub fn jobs(args: &FetchArgs) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
             Err(refusal) => refusals.push(refusal),
         }
     }
+    check_places(&jobs, args.input.as_deref())?;
     Ok((jobs, refusals))
+}
+
+/// No job may replace the list, and no receipt the target of another job.
+fn check_places(jobs: &[Job], list: Option<&Path>) -> Result<(), Refusal> {
+    // As folders are typed, they may begin with a dot.
+    let plain = |path: &Path| -> PathBuf {
+        let segments = path.components();
+        segments
+            .filter(|segment| *segment != Component::CurDir)
+            .collect()
+    };
+    let targets: BTreeSet<PathBuf> = jobs.iter().map(|job| plain(&job.target)).collect();
+    let is_target = |receipt: &&PathBuf| jobs.len() > 1 && targets.contains(&plain(receipt));
+    let refuse = |path: &Path, what: &str| {
+        let message = format!("{} cannot be written: it is {what}", path.display());
+        Err(Refusal::usage(message))
+    };
+    for job in jobs {
+        if let Some(receipt) = job.receipt.as_ref().filter(is_target) {
+            return refuse(receipt, "the target of another URL");
+        }
+        if list.is_some_and(|list| is_same_file(list, &job.target)) {
+            return refuse(&job.target, "the list of URLs");
+        }
+    }
+    Ok(())
 }
 
 /// Makes the folders that were named with a slash at the end and are not there.

@@ -94,17 +94,22 @@ impl DiskError {
         matches!(self, DiskError::Io { source, .. } if is(source))
     }
 
-    /// This process, or the machine, has no descriptor left for another open file.
+    /// See [`is_out_of_descriptors`].
     pub fn is_out_of_descriptors(&self) -> bool {
-        let errors = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
-        let is = |code: i32| errors.iter().any(|error| error.raw_os_error() == code);
-        matches!(self, DiskError::Io { source, .. } if source.raw_os_error().is_some_and(is))
+        matches!(self, DiskError::Io { source, .. } if is_out_of_descriptors(source))
     }
 
     /// The file, or a folder on its path, does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(self, DiskError::Io { source, .. } if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
     }
+}
+
+/// Whether this process, or the machine, has no descriptor left for another open file.
+pub fn is_out_of_descriptors(cause: &io::Error) -> bool {
+    let errors = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    let is = |code: i32| errors.iter().any(|error| error.raw_os_error() == code);
+    cause.raw_os_error().is_some_and(is)
 }
 
 #[cfg(test)]

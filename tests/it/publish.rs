@@ -39,7 +39,13 @@ fn under_strace(scene: &Scene, inject: &[&str]) -> Command {
 
 /// A fetch whose every block is proven and in the part, and that takes a while to sync it.
 fn before_the_name(scene: &Scene) -> Running {
-    let mut running = program::start(under_strace(scene, &["fsync:delay_enter=1200000"]));
+    held_up(scene, "fsync")
+}
+
+/// A fetch whose every block is proven and in the part, and that takes a while for these calls.
+fn held_up(scene: &Scene, calls: &str) -> Running {
+    let delay = format!("{calls}:delay_enter=1200000");
+    let mut running = program::start(under_strace(scene, &[&delay]));
     running.wait_until_verified(scene.length(), scene.block, scene.length());
     thread::sleep(Duration::from_millis(300));
     running
@@ -66,6 +72,17 @@ fn a_file_that_was_put_in_the_place_of_the_part_is_not_published() {
         assert!(ended.stderr.contains("out.part"), "{}", ended.stderr);
         assert_eq!(fs::read(scene.target()).ok(), old.map(|old| old.to_vec()));
     }
+}
+
+/// As before, between the check of the part and the call that renames it.
+#[test]
+fn a_file_that_was_put_in_the_place_of_the_part_at_the_last_moment_is_removed() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    let mut running = held_up(&scene, "rename,renameat,renameat2");
+    fs::write(scene.path("evil"), b"never proven").unwrap();
+    fs::rename(scene.path("evil"), scene.part()).unwrap();
+    running.finish().must(6);
+    assert!(!scene.target().exists());
 }
 
 /// It was proven, then another program wrote to it, and it was published.
@@ -213,6 +230,25 @@ fn a_receipt_replaces_nothing_but_a_receipt() {
     assert_eq!(fs::read(scene.path("notes")).unwrap(), b"of somebody");
 }
 
+/// With several URLs a receipt could replace the target of another one, and a list itself.
+#[test]
+fn no_receipt_and_no_target_replaces_another_file_of_the_run() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    scene
+        .origin
+        .put("/object.bin.receipt.json", Content::Painted(MIB));
+    let urls = [scene.url(), scene.url() + ".receipt.json"];
+    fs::write(scene.path("list"), &urls[0]).unwrap();
+    for args in [
+        &["fetch", &urls[0], &urls[1], "--receipt", "./"][..],
+        &["fetch", &urls[0], &urls[1], "-o", "d/", "--receipt", "d/"],
+        &["fetch", "-i", "list", "-o", "./list"],
+    ] {
+        run(&scene, args).must(2);
+        assert_eq!(names(scene.folder.path()), ["list"], "{args:?}");
+    }
+}
+
 /// The second quarantine replaced the first one.
 #[test]
 fn a_quarantine_replaces_nothing() {
@@ -331,6 +367,22 @@ fn a_limit_on_processes_is_told() {
         let ended = program::run(command).must(1);
         assert!(ended.stderr.contains("threads"), "{}", ended.stderr);
         assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    }
+}
+
+/// A few descriptors were a panic, or a full disk.
+#[test]
+fn a_limit_on_open_files_is_told() {
+    for limit in 5..=11 {
+        let scene = Scene::new(MIB, 64 * KIB);
+        let inner = scene.command(&[]);
+        let mut command = program::command("prlimit", scene.folder.path());
+        command
+            .arg(format!("--nofile={limit}"))
+            .arg(inner.get_program());
+        command.args(inner.get_args());
+        let ended = program::run(command).must(1);
+        assert!(ended.stderr.contains("ulimit -n"), "{}", ended.stderr);
     }
 }
 
