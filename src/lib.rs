@@ -27,7 +27,7 @@
 //! let tree = create::create(input, output, &CreateOptions::default(), unsigned)?;
 //! assert_eq!(tree.root().to_string(), blake3::hash(b"a very short film").to_hex().as_str());
 //!
-//! let against = Against::Manifest { manifest: Box::new(ManifestFile::open(&beside)?), trust: Trust::Manifest };
+//! let against = Against::Manifest { manifest: Box::new(ManifestFile::open(&beside)?), trust: Trust::Manifest, hints: false };
 //! assert_eq!(verify::verify(&file, &against, &mut |_: Event| ())?, Verdict::Verified);
 //!
 //! // An event reports each damaged range.

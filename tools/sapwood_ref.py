@@ -16,6 +16,8 @@ STATEMENT, SIGNATURE, SECTIONS_AT = 1024, 512, 1536
 MAGIC = b"\x89SAPWOOD"
 TREE, PAGES, PIECES = 1, 2, 3
 NO_WINDOW = 0xFFFFFFFFFFFFFFFF
+# Characters that change the direction of text (3.2).
+TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 DIGEST_KINDS = {1: ("sha-256", 32), 2: ("sha-512", 64), 3: ("sha-1", 20), 4: ("md5", 16), 5: ("crc32c", 4),
                 6: ("crc64nvme", 8), 7: ("blake3", 32)}
 KIND_OF = {name: kind for kind, (name, _) in DIGEST_KINDS.items()}
@@ -398,14 +400,14 @@ class Header:
     sequence: int = 0
     published: int = 0
     expires: int = 0
-    digests: list = field(default_factory=list)         # (kind, bytes)
+    digests: list = field(default_factory=list)         # (kind, bytes), of unknown kinds too
     sections: list = field(default_factory=list)
 
 
 def encode_header(h):
     return b"".join([struct.pack("<QI32sQ", h.length, h.block_size, h.root, len(h.name)), h.name,
                      struct.pack("<QQQQ", h.sequence, h.published, h.expires, len(h.digests)),
-                     *(bytes([kind]) + value for kind, value in h.digests), struct.pack("<Q", len(h.sections)),
+                     *(bytes([kind, len(value)]) + value for kind, value in h.digests), struct.pack("<Q", len(h.sections)),
                      *(struct.pack("<BBQQ32s", s.kind, s.critical, s.offset, s.length, s.blake3) for s in h.sections)])
 
 
@@ -425,10 +427,7 @@ def decode_header(data):
 
     h = Header(number(8), number(4), take(32), take(number(8)), number(8), number(8), number(8))
     for _ in range(number(8)):
-        kind = number(1)
-        if kind not in DIGEST_KINDS:
-            raise Refused(4, f"digest kind {kind} is unknown, and so is its size")
-        h.digests.append((kind, take(DIGEST_KINDS[kind][1])))
+        h.digests.append((number(1), take(number(1))))
     for _ in range(number(8)):
         h.sections.append(Section(number(1), number(1), number(8), number(8), take(32)))
     if at != len(data):
@@ -502,9 +501,19 @@ def write_manifest(facts, hints=True, name=b"", sequence=0, published=0, expires
 
 def default_block_size(length):
     size = 65536
-    while 32 * block_count(length, size) > 32 << 20:
+    while 32 * block_count(length, size) > 32 << 20 and size < 1 << 24:
         size *= 2
     return size
+
+
+def name_is_allowed(name):
+    """Row 6, of the bytes of a name."""
+    try:
+        text = name.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return len(name) <= 255 and text not in (".", "..") and not any(
+        letter in "/\\" or unicodedata.category(letter) == "Cc" or letter in TURNING for letter in text)
 
 
 # ---- The whole reader (5) -------------------------------------------------------------------------------------------
@@ -524,15 +533,13 @@ def check_statement(data):
     b = h.block_size
     if b & (b - 1) or not 1 << 14 <= b <= 1 << 24 or block_count(h.length, b) > 1 << 24:
         raise Refused(5, f"block size {b}, length {h.length}")
-    try:
-        name = h.name.decode("utf-8")
-    except UnicodeDecodeError:
-        raise Refused(6, "the name is not UTF-8") from None
-    if len(h.name) > 255 or "\0" in name or "/" in name:
-        raise Refused(6, "the name is over 255 bytes, or has NUL or /")
+    if not name_is_allowed(h.name):
+        raise Refused(6, "the name is not allowed")
     kinds = [kind for kind, _ in h.digests]
-    if kinds != sorted(set(kinds)) or dict(h.digests).get(7, h.root) != h.root:
-        raise Refused(7, "digests: a wrong order, or a blake3 that is not the root")
+    if kinds != sorted(set(kinds)) or 0 in kinds or dict(h.digests).get(7, h.root) != h.root:
+        raise Refused(7, "digests: a wrong order, kind 0, or a blake3 that is not the root")
+    if any(len(value) != DIGEST_KINDS[kind][1] for kind, value in h.digests if kind in DIGEST_KINDS):
+        raise Refused(7, "a digest of a wrong length")
     check_sections(h)
     return h
 
@@ -555,18 +562,27 @@ def check_sections(h):
         raise Refused(8, "a section length that does not follow from length and block size")
 
 
+def trailer_length(area):
+    """Of a signature of a kind that is not known here (3.3)."""
+    return 0 if area[0:2] in (b"\0\0", b"ED") else int.from_bytes(area[2:6], "little")
+
+
 def check_signature(area):
-    """Rule 9: the key id, or None for an unsigned manifest. Whether the signature is true is not asked: no key here."""
+    """Rule 9: the key id, or None for an unsigned manifest. Whether the signature is true is asked by check_key."""
     if not any(area):
         return None
+    if area[0:2] == b"\0\0" or not any(area[2:]):
+        raise Refused(9, "the signature area has a kind alone, or none and is not zero")
+    if area[0:2] != b"ED":
+        return None
     size = int.from_bytes(area[138:140], "little")
-    if area[0:2] != b"ED" or size > 372 or any(area[140 + size:]):
-        raise Refused(9, "the signature area is neither zero nor a signature")
+    if size > 372 or any(area[140 + size:]):
+        raise Refused(9, "the signature area is not a signature")
     try:
         comment = area[140:140 + size].decode("utf-8")
     except UnicodeDecodeError:
         raise Refused(9, "the trusted comment is not UTF-8") from None
-    if any(unicodedata.category(letter) == "Cc" for letter in comment):
+    if any(unicodedata.category(letter) == "Cc" and letter != "\t" for letter in comment):
         raise Refused(9, "a control character in the trusted comment")
     return area[2:10]
 
@@ -608,7 +624,7 @@ def read_manifest(data):
     """The whole reader: everything that section 5 refuses, in its order."""
     h = check_statement(data)
     key_id = check_signature(data[STATEMENT:SECTIONS_AT])
-    if len(data) != h.sections[-1].offset + h.sections[-1].length:
+    if len(data) != h.sections[-1].offset + h.sections[-1].length + trailer_length(data[STATEMENT:SECTIONS_AT]):
         raise Refused(10, f"the file has {len(data)} bytes")
     parts = [data[s.offset:s.offset + s.length] for s in h.sections]
     hints = len(h.sections) > 2 and h.sections[2].kind == PIECES
@@ -639,32 +655,37 @@ def read_manifest(data):
     return Manifest(h, key_id, facts)
 
 
-def compare(true, said):
+def known_digests(digests):
+    return [(kind, value) for kind, value in digests if kind in DIGEST_KINDS]
+
+
+def compare(true, said, hints=False):
     """What an object is against what its manifest says (5)."""
     if true.length != said.length:
         raise Refused(0, f"the object has {true.length} bytes, not {said.length}")
     pairs = [("leaf", true.leaves, said.leaves)]
-    if said.anchors is not None:
+    if hints and said.anchors is not None:
         pairs += [("anchor of block", true.anchors, said.anchors), ("piece", true.pieces, said.pieces)]
     for word, found, wanted in pairs:
         if (i := first_difference(found, wanted)) is not None:
             raise Refused(0, f"{word} {i} differs")
-    for kind, wanted in said.digests:
+    for kind, wanted in known_digests(said.digests):
         if dict(true.digests)[kind] != wanted:
             raise Refused(0, f"digest {DIGEST_KINDS[kind][0]} differs")
 
 
-def verify(regions, manifest):
+def verify(regions, manifest, hints=False):
     """A reader that has the object (5)."""
     said = manifest.facts
-    compare(scan(regions, said.block_size, said.anchors is not None, [kind for kind, _ in said.digests]), said)
+    kinds = [kind for kind, _ in known_digests(said.digests)]
+    compare(scan(regions, said.block_size, hints and said.anchors is not None, kinds), said, hints)
 
 
 def show(m):
     h = m.header
     return {"root": h.root.hex(), "bytes_total": h.length, "block_size": h.block_size, "blocks": len(m.facts.leaves),
             "name": h.name.decode(), "sequence": h.sequence, "published": h.published, "expires": h.expires,
-            "digests": {DIGEST_KINDS[kind][0]: value.hex() for kind, value in h.digests},
+            "digests": {DIGEST_KINDS[kind][0]: value.hex() for kind, value in known_digests(h.digests)},
             "key_id": None if m.key_id is None else f"{int.from_bytes(m.key_id, 'little'):016X}",
             "sections": [{"kind": s.kind, "critical": s.critical == 1, "offset": s.offset, "length": s.length,
                           "blake3": s.blake3.hex()} for s in h.sections]}
@@ -752,7 +773,7 @@ def selftest():
         facts, regions = scan(painted_regions(length), b), lambda: painted_regions(length)
         for hints in (True, False):
             m = read_manifest(write_manifest(facts, hints))
-            verify(regions(), m)
+            verify(regions(), m, hints=True)
             while m.facts.block_size < 1 << 24:
                 m.facts = coarser(m.facts)
                 wide = write_manifest(scan(regions(), m.facts.block_size, hints), hints)
@@ -771,6 +792,9 @@ def selftest():
     data = write_manifest(scan(painted_regions(b + 1), b), True, b"painted")
     for at in [*range(0, SECTIONS_AT, 7), *range(SECTIONS_AT, len(data))]:
         check(rule_of(flipped(data, at, at % 8)), f"byte {at} of a manifest")
+    check([default_block_size(length).bit_length() - 1 for length in (0, 1 << 36, (1 << 36) + 1, 1 << 44, (1 << 44) + 1,
+                                                                      1 << 48)] == [16, 16, 17, 24, 24, 24],
+          "default block size")
     for size in [*range(0, len(data), 97), len(data) - 1]:
         check(rule_of(data[:size]) in (1, 10), f"{size} bytes of a manifest")
     print("selftest: all is well")
@@ -804,11 +828,7 @@ def write_bytes(path, data):
 
 def default_name(path):
     name = os.fsencode(os.path.basename(path))
-    try:
-        name.decode("utf-8")
-    except UnicodeDecodeError:
-        return b""
-    return name
+    return name if name_is_allowed(name) else b""
 
 
 def command_write(a):
@@ -876,7 +896,8 @@ def run(words):
         write.add_argument(option, *(["--seq"] if option == "--sequence" else []), type=int, default=0)
     write.add_argument("--digest", action="append", default=[], choices=list(KIND_OF))
     command("read", command_read, "manifest").add_argument("--leaves", action="store_true")
-    command("verify", lambda a: verify(file_regions(a.file), read_manifest(read_bytes(a.manifest))), "file", "manifest")
+    command("verify", lambda a: verify(file_regions(a.file), read_manifest(read_bytes(a.manifest)), a.hints), "file",
+            "manifest").add_argument("--hints", action="store_true")
     command("coarsen", command_coarsen, "manifest", "out")
     command("b3sum", command_b3sum).add_argument("files", nargs="+")
     command("paint", command_paint).add_argument("length", type=int)

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 from sapwood_ref import (
     CELL, DIGEST_KINDS, GEAR, NO_WINDOW, PAGE, PIECES, SECTIONS_AT, STATEMENT, Refused, Section, blake3, block_count,
-    check_statement, compare, encode_header, level_sizes, node_anchor_levels, node_levels, paint, painted_regions,
-    read_manifest, region_pieces, regions_of, rule_of, scan, seal, show, tag_of, window_hashes, write_manifest)
+    check_statement, compare, default_block_size, encode_header, level_sizes, node_anchor_levels, node_levels, paint,
+    painted_regions, read_manifest, region_pieces, regions_of, rule_of, scan, seal, show, tag_of, window_hashes,
+    write_manifest)
 
 # ---- Vectors: the parts (8) -----------------------------------------------------------------------------------------
 
@@ -52,6 +53,8 @@ def parts_vectors():
         "paint": [{"length": n, "hex": paint(0, n).hex()} for n in (0, 1, 8, 29)],
         "blake3": [{"length": n, "root": blake3(paint(0, n)).hex()} for n in lengths],
         "digests": {"length": 100000, "digests": {DIGEST_KINDS[k][0]: v.hex() for k, v in digests}},
+        "default_block_size": [{"length": n, "block_size": default_block_size(n)} for n in (
+            0, 1 << 36, (1 << 36) + 1, 1 << 37, 1 << 43, (1 << 43) + 1, 1 << 44, (1 << 44) + 1, 1 << 48)],
         "gear": [{"i": i, "g": u64(GEAR[i])} for i in (0, 1, 127, 255)],
         "tags": [{"h": u64(h), "tag": f"{tag_of(h):010x}"} for h in hashed],
         "windows": [{"window": w.hex(), "h": u64(hash_of(w)), "tag": f"{tag_of(hash_of(w)):010x}"} for w in windows],
@@ -123,7 +126,7 @@ def statement_fields(h):
              ("name size", 8), ("name", len(h.name)), ("sequence", 8), ("published", 8), ("expires", 8),
              ("digest count", 8)]
     for kind, value in h.digests:
-        sizes += [(f"digest kind {kind}", 1), (f"digest {kind}", len(value))]
+        sizes += [(f"digest kind {kind}", 1), (f"digest length {kind}", 1), (f"digest {kind}", len(value))]
     sizes.append(("section count", 8))
     for s in h.sections:
         sizes += [(f"section {s.kind} {word}", size) for word, size in
@@ -175,13 +178,23 @@ def header_changes(data):
         yield 5, f"block size {bad}", do(("set", {"block_size": bad}))
     for bad in ((b << 24) + 1, (1 << 64) - 1):
         yield 5, f"length {bad}", do(("set", {"length": bad}))
-    for bad in (b"a" * 256, b"a/b", b"/", b"a\0b", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"):
+    # As long as the name, so that the patches are short.
+    texts = [letter.encode().rjust(len(h.name), b"a") for letter in ("\\", "\t", "\n", "\x7f", "\x80", "\x9f", *"\u061c\u200e\u202a\u202e\u2066\u2069")]
+    for bad in (b"a" * 256, b"a/b", b"/", b"a\0b", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80",
+                b".", b"..", *texts):
         yield 6, f"name {bad[:8].hex()}, {len(bad)} bytes", do(("set", {"name": bad}))
-    yield 4, "digest kind 0", do(("set", {"digests": [(0, bytes(32))]}))
-    yield 4, "digest kind 8", do(("set", {"digests": [sha, (8, bytes(32))]}))
     yield 4, "digest kind 8 of many, and a wrong block size", do(
         ("set", {"block_size": 1, "digests": [(8, b"")]}), ("write", at["digest count"], huge))
-    many = (975 - size + sum(1 + len(value) for _, value in h.digests)) // 5
+    yield 4, "a digest that is longer than the header", do(
+        ("set", {"digests": [(8, b"")]}), ("write", at["digest count"] + 9, b"\xff"))
+    yield 7, "digest kind 0", do(("set", {"digests": [(0, bytes(32))]}))
+    for kind, (_, length) in DIGEST_KINDS.items():
+        yield 7, f"a digest of kind {kind} and {length + 1} bytes", do(("set", {"digests": [(kind, bytes(length + 1))]}))
+    yield 7, "a digest of kind 1 and 0 bytes", do(("set", {"digests": [(1, b"")]}))
+    yield 7, "unknown digests out of order", do(("set", {"digests": [(9, b"a"), (8, b"a")]}))
+    yield 7, "an unknown digest twice", do(("set", {"digests": [(200, b"a"), (200, b"b")]}))
+    yield 7, "an unknown digest before a known one", do(("set", {"digests": [(8, bytes(32)), sha]}))
+    many = (975 - size + sum(2 + len(value) for _, value in h.digests)) // 6
     yield 7, f"{many} digests of one kind", do(("set", {"digests": [(5, bytes(4))] * many}))
     yield 7, "digests out of order", do(("set", {"digests": [md5, sha]}))
     yield 7, "a digest twice", do(("set", {"digests": [md5, md5]}))
@@ -214,7 +227,9 @@ def header_changes(data):
         yield 8, "pieces after an unknown section", do(("set", {"sections": known[:2]}), ("add", 50, 3))
         yield 8, "pieces not listed, their bytes still there", do(("set", {"sections": known[:2]}))
     comment = b"ED" + bytes(range(1, 137))
-    areas = [("kind Ed", b"Ed" + comment[2:]), ("last byte not zero", comment.ljust(511, b"\0") + b"\1"),
+    areas = [("kind 0 with a key id", bytes(2) + comment[2:]), ("no kind, last byte not zero", bytes(511) + b"\1"),
+             ("an unknown kind and zeros", b"ML"), ("kind Ed and zeros", b"Ed"),
+             ("last byte not zero", comment.ljust(511, b"\0") + b"\1"),
              ("comment length 373", comment + struct.pack("<H", 373)),
              ("a byte after the comment", comment + b"\2\0abc"), ("a control character", comment + b"\2\0a\n"),
              ("DEL in the comment", comment + b"\2\0a\x7f"), ("NUL in the comment", comment + b"\2\0\0a"),
@@ -229,8 +244,16 @@ def header_changes(data):
     yield 5, "wrong block size, name and digests", do(("set", {"block_size": 1, "name": b"/", "digests": [md5, md5]}))
     yield 6, "wrong name, digests and sections", do(("set", {"name": b"/", "digests": [md5, md5], "sections": []}))
     yield 7, "wrong digests and sections", do(("set", {"digests": [md5, md5], "sections": []}))
-    yield 8, "wrong sections and signature", do(("set", {"sections": []}), ("sign", 0, b"X"))
-    yield 9, "wrong signature and size", do(("sign", 0, b"X"), ("change", {"tail": b"\0"}))
+    yield 8, "an unknown critical section of a private kind", do(("add", 128, {"critical": 1}))
+    yield 8, "wrong sections and signature", do(("set", {"sections": []}), ("sign", 9, b"X"))
+    yield 9, "wrong signature and size", do(("sign", 9, b"X"), ("change", {"tail": b"\0"}))
+    trailer = b"ML" + struct.pack("<I", 9) + b"x"
+    yield 10, "a trailer that is not there", do(("sign", 0, trailer))
+    yield 10, "a trailer that is cut", do(("sign", 0, trailer), ("change", {"tail": bytes(8)}))
+    yield 10, "a byte after the trailer", do(("sign", 0, trailer), ("change", {"tail": bytes(10)}))
+    yield 10, "a trailer of 2^32 - 1 bytes that is not there", do(("sign", 0, b"ML\xff\xff\xff\xff"))
+    yield 10, "a minisign signature has no trailer", do(("sign", 0, comment), ("change", {"tail": bytes(3)}))
+    yield 11, "a wrong leaf, and a signature of an unknown kind", do(("sign", 0, b"ML" + bytes(4) + b"x"), ("flip", 1, 0))
     yield 11, "a wrong leaf, and a wrong hash of its section", do(
         ("flip", 1, 0), ("entry", 1, {"blake3": bytes(32)}))
     yield 12, "a wrong hash of the tree, and a wrong leaf", do(
@@ -293,8 +316,9 @@ def section_changes(data):
         yield 13, "anchor 0 all ones, and a wrong node anchor", do(put_anchor(0, NO_WINDOW), ("flip", 0, nodes[0][3]))
 
 
-def harmless_changes(data):
-    """What a whole reader must accept: (verify, what, change); `verify`: whether a reader with the object does, too."""
+def harmless_changes(data, rich):
+    """What a whole reader must accept: (verify, what, change). `verify`: whether a reader that has the object accepts, too;
+    None: only as long as it does not check the hints."""
     h = check_statement(data)
     top = (1 << 64) - 1
     comment = b"ED" + bytes(range(1, 137))
@@ -302,7 +326,9 @@ def harmless_changes(data):
     yield True, "published alone", do(("set", {"published": top}))
     if h.name:
         yield True, "no name", do(("set", {"name": b""}))
-    yield True, "a name of 255 bytes", do(("set", {"name": ("é" * 127 + "\n").encode()}))
+    yield True, "a name of 255 bytes", do(("set", {"name": ("é" * 127 + "n").encode()}))
+    if rich:
+        yield from harmless_unknown(h, comment)
     yield True, "an unknown section", do(("add", 200))
     yield True, "an unknown empty section", do(("add", 4, {"content": b""}))
     yield True, "two unknown sections", do(("add", 4, 255))
@@ -313,17 +339,31 @@ def harmless_changes(data):
     if len(h.sections) == 3 and h.length >= 64 and not level_sizes(block_count(h.length, h.block_size)):
         # 2^33 + 1: under 2^34 a hash has no 34 bits below its leading one, so its tag ends with zeros.
         at = 32 * block_count(h.length, h.block_size)
-        yield False, "a tag that no hash has", do(("put", 1, at, struct.pack("<Q", ((33 << 34) + 1) << 24)))
+        yield None, "a tag that no hash has", do(("put", 1, at, struct.pack("<Q", ((33 << 34) + 1) << 24)))
     if h.digests:
         other = (h.digests[0][0], bytes(len(h.digests[0][1])))
         yield False, "a false digest", do(("set", {"digests": [other, *h.digests[1:]]}))
     if h.length % CELL == CELL - 5:
         yield False, "a false length", do(("set", {"length": h.length + 1}))
     if len(h.sections) == 3 and h.sections[2].length:
-        yield False, "a false piece", do(("flip", 2, 0))
+        yield None, "a false piece", do(("flip", 2, 0))
     if len(h.sections) == 3 and 64 < h.length <= 256 * h.block_size:
         at = 32 * block_count(h.length, h.block_size) + 7
-        yield False, "the tag of a block anchor, without nodes above it", do(("flip", 1, at))
+        yield None, "the tag of a block anchor, without nodes above it", do(("flip", 1, at))
+
+
+def harmless_unknown(h, comment):
+    """The same, of what later versions may add, and of the neighbours of what is not allowed."""
+    yield True, "a name of odd characters", do(("set", {"name": "... :\u00a0~\u200d\u202f\u2065\u206a".encode()}))
+    yield True, "a comment with tabs", do(("sign", 0, comment + struct.pack("<H", 3) + b"a\t\t"))
+    yield True, "a signature of an unknown kind", do(("sign", 0, b"ML" + bytes(4) + b"x" * 506))
+    yield True, "minisign's old kind, which is unknown here", do(("sign", 0, b"Ed" + bytes(4) + b"x"))
+    yield True, "a kind that begins with zero", do(("sign", 0, b"\0\1" + bytes(4) + b"x"))
+    yield True, "a signature of an unknown kind with a trailer", do(
+        ("sign", 0, b"ML\3"), ("change", {"tail": b"abc"}))
+    yield True, "a section and a digest of unknown kinds, and a trailer", do(
+        ("add", 9), ("set", {"digests": [*h.digests, (8, b"")]}), ("sign", 0, b"ML\1"), ("change", {"tail": b"a"}))
+    yield True, "digests of unknown kinds", do(("set", {"digests": [*h.digests, (8, bytes(64)), (255, b"a")]}))
 
 
 def edits(old, new):
@@ -351,10 +391,18 @@ def apply(data, item):
     return bytes(data[:item.get("truncate", len(data))])
 
 
+def accepts(facts, said, hints):
+    try:
+        compare(facts, said, hints)
+    except Refused:
+        return False
+    return True
+
+
 def manifest_vector(facts, hints, options):
     data = write_manifest(facts, hints, **options)
     m = read_manifest(data)
-    compare(facts, m.facts)
+    compare(facts, m.facts, hints)
     changed = []
     n = len(facts.leaves)
     rich = (facts.length, hints) in ((2 * CELL - 5, True), (2 * CELL - 5, False), (257 * CELL - 5, True)) and (
@@ -370,18 +418,14 @@ def manifest_vector(facts, hints, options):
         if (rule := rule_of(apply(data, item))) != item["rule"]:
             raise SystemExit(f"{facts.length} {hints} {item}: refused by rule {rule}")
     accepted = []
-    for true, what, change in harmless_changes(data) if n < 65537 else ():
+    for true, what, change in harmless_changes(data, rich) if n < 65537 else ():
         draft = Draft(data)
         change(draft)
         said = read_manifest(draft.bytes()).facts
-        try:
-            compare(facts, said)
-            noticed = False
-        except Refused:
-            noticed = True
-        if noticed == true:
+        found = {"verify": accepts(facts, said, False), "verify_hints": accepts(facts, said, True)}
+        if found != {"verify": true is not False, "verify_hints": true is True}:
             raise SystemExit(f"{facts.length} {hints} {what}: verify is wrong")
-        accepted.append(edits(data, draft.bytes()) | {"verify": true, "what": what})
+        accepted.append(edits(data, draft.bytes()) | found | {"what": what})
     sections = {f"{word}_blake3": m.header.sections[i].blake3.hex() if i < len(m.header.sections) else None
                 for i, word in enumerate(("tree", "pages", "pieces"))}
     shown = show(m)

@@ -70,7 +70,9 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::Patience { .. } => Some("run the same command again to resume"),
         Error::MustWait { .. } => Some("run the same command again after that"),
         Error::TooLarge { .. } => Some(LARGER),
-        Error::TooManyBlocks { .. } => Some("choose a larger --block-size"),
+        Error::TooManyBlocks { .. } => {
+            Some("choose a larger --block-size; the largest one, 16MiB, is enough for 256 TiB")
+        }
         Error::Expired { .. } => Some("its publisher must sign a newer one"),
         Error::Manifest { .. } => Some("name another manifest with --manifest"),
         Error::BadKey {
@@ -174,7 +176,7 @@ mod tests {
         for (error, expected) in [
             (
                 Error::TooManyBlocks { place: place() },
-                "p has too many blocks of this size; choose a larger --block-size",
+                "p has too many blocks of this size; choose a larger --block-size; the largest one, 16MiB, is enough for 256 TiB",
             ),
             (
                 Error::BelowRequired { required, found },

@@ -9,7 +9,12 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     engine::{context::StoreHandle, error::Error, inspect, manifest_file::ManifestFile},
-    format::{keys::NotSigned, reader::Manifest, statement::Known},
+    format::{
+        keys::NotSigned,
+        reader::Manifest,
+        signature::{Signature, SignatureArea},
+        statement::Known,
+    },
     net::location::Location,
 };
 
@@ -52,14 +57,17 @@ fn show(args: &InspectArgs, manifest: &Manifest, output: &mut Output) -> Exit {
         output.data(|stdout| stdout.write_all(manifest.statement.bytes()))
     } else if args.signature {
         match &manifest.signature {
-            Some(signature) => {
+            SignatureArea::Minisign(signature) => {
                 output.data(|stdout| stdout.write_all(signature.to_minisig().as_bytes()))
             }
-            None => {
+            other => {
                 // The URL as it was typed may have secrets.
                 let place = Location::parse(&args.place)
                     .map_or_else(|_| args.place.clone(), |url| url.to_string());
-                let cause = NotSigned::Unsigned;
+                let cause = match other {
+                    SignatureArea::Unknown { .. } => NotSigned::UnknownKind,
+                    _ => NotSigned::Unsigned,
+                };
                 let error = Error::NotSigned { place, cause };
                 output.error(None, None, &error)
             }
@@ -104,11 +112,12 @@ fn as_json(manifest: &Manifest) -> Value {
             })
         })
         .collect();
+    let key_id = manifest.signature.minisign().map(Signature::key_id_hex);
     json!({
         "root": header.root.to_string(), "bytes_total": header.geometry.length(),
         "block_size": header.geometry.block_size().bytes(), "blocks": header.geometry.blocks(), "name": header.name,
         "sequence": header.sequence, "published": header.published, "expires": header.expires, "digests": digests,
-        "key_id": manifest.signature.as_ref().map(|signature| signature.key_id_hex()), "sections": sections,
+        "key_id": key_id, "sections": sections,
     })
 }
 
@@ -145,13 +154,21 @@ fn for_people(manifest: &Manifest) -> Vec<String> {
             .iter()
             .map(|digest| format!("{:<11} {}", digest.algorithm().name(), digest.hex())),
     );
+    lines.extend(header.unknown_digests.iter().map(|digest| {
+        let (kind, value) = (digest.kind, hex::encode(&digest.value));
+        format!("digest      {value}, of the kind {kind}, which this program does not know")
+    }));
     lines.push(match &manifest.signature {
-        Some(signature) => format!(
+        SignatureArea::Minisign(signature) => format!(
             "signature   of key {} (not checked here), comment: {}",
             signature.key_id_hex(),
             printable(&signature.trusted_comment)
         ),
-        None => "signature   none".to_owned(),
+        SignatureArea::Unsigned => "signature   none".to_owned(),
+        SignatureArea::Unknown { kind, .. } => format!(
+            "signature   of the kind {}, which this program does not know",
+            hex::encode_upper(kind)
+        ),
     });
     for section in &header.sections {
         let kind = match section.kind {

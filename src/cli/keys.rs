@@ -15,7 +15,7 @@ use crate::{
     },
     format::{
         keys::{BadKey, BadSecret, PublicKey},
-        statement::Signature,
+        signature::Signature,
     },
 };
 

@@ -131,7 +131,7 @@ pub fn sha256(text: &str) -> Result<Digest, String> {
 pub fn manifest_name(text: &str) -> Result<String, String> {
     match statement::name_is_allowed(text) {
         true => Ok(text.to_owned()),
-        false => Err("names have at most 255 bytes and no slash".to_owned()),
+        false => Err("a name is not . or .., has at most 255 bytes, and neither slashes, backslashes, control characters nor ones that change the direction of text".to_owned()),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
         trust::{self, ManifestFront},
         verify::{self, Against, Verdict},
     },
-    format::keys::NotSigned,
+    format::{keys::NotSigned, statement},
     policy::conditions::Conditions,
 };
 
@@ -56,7 +56,7 @@ pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) 
 /// The name that must be signed: as `sapwood manifest` writes it.
 fn name_of(path: &Path) -> String {
     let name = path.file_name().and_then(|name| name.to_str());
-    name.unwrap_or_default().to_owned()
+    name.map(statement::default_name).unwrap_or_default()
 }
 
 async fn one(
@@ -91,10 +91,13 @@ async fn check(
         files::open_for_reading(&object)?;
         open_manifest(&object, manifest.as_deref(), needed)
     });
-    let Some(against) = against(path, manifest.await?, conditions, store, output).await? else {
+    let Some(mut against) = against(path, manifest.await?, conditions, store, output).await? else {
         let message = format!("has no manifest beside it; {}", hints::VERIFY_AGAINST);
         return Ok(Some((Exit::Usage, message)));
     };
+    if let Against::Manifest { hints, .. } = &mut against {
+        *hints = args.hints;
+    }
     let Verdict::Damaged { blocks } = compare(path, against, output).await? else {
         return Ok(None);
     };
@@ -134,12 +137,16 @@ async fn against(
     if let Some(manifest) = manifest {
         let front = ManifestFront {
             statement: &manifest.manifest.statement,
-            signature: manifest.manifest.signature.as_ref(),
+            signature: &manifest.manifest.signature,
             place: &manifest.path.display().to_string(),
         };
         let trust = trust::check(store, conditions, front, output).await?;
         let manifest = Box::new(manifest);
-        return Ok(Some(Against::Manifest { manifest, trust }));
+        return Ok(Some(Against::Manifest {
+            manifest,
+            trust,
+            hints: false,
+        }));
     }
     let Some(root) = conditions.root else {
         return Ok(None);

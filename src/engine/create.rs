@@ -19,7 +19,7 @@ use crate::{
         geometry::{BlockSize, ByteRange, Geometry},
         layout::FRONT_BYTES,
         manifest::{self, Particulars, Tree},
-        statement::{Known, Section},
+        statement::{self, Known, Section},
     },
 };
 
@@ -144,8 +144,8 @@ fn default_name(input: &Input) -> String {
         Input::File(path) => path
             .file_name()
             .and_then(|name| name.to_str())
-            .unwrap_or_default()
-            .to_owned(),
+            .map(statement::default_name)
+            .unwrap_or_default(),
         Input::Stream(_) => String::new(),
     }
 }

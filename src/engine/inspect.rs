@@ -1,10 +1,7 @@
 //! Reading a remote manifest whole, with every check that needs no object.
 
 use crate::{
-    format::{
-        manifest,
-        reader::{Manifest, WholeReader},
-    },
+    format::reader::{Manifest, WholeReader},
     net::location::Location,
 };
 
@@ -39,8 +36,8 @@ pub async fn inspect(context: &Context, url: &Location) -> Result<Manifest, Erro
         place: place.to_string(),
         cause,
     };
-    let bytes = manifest::front(&front.statement, front.signature.as_ref());
-    let mut reader = WholeReader::new(&bytes, None).map_err(refuse)?;
+    let (statement, signature) = (front.statement.clone(), front.signature.clone());
+    let mut reader = WholeReader::after_front(statement, signature).map_err(refuse)?;
     front.read_rest(context, &mut reader).await?;
     reader.finish().map_err(refuse)
 }

@@ -15,7 +15,7 @@ use crate::{
         files,
         temporary::{Replaces, Temporary},
     },
-    format::{keys::PublicKey, layout::FRONT_BYTES, manifest, statement::Signature},
+    format::{keys::PublicKey, layout::FRONT_BYTES, manifest, signature::Signature},
 };
 
 use super::{error::Error, manifest_file::ManifestFile};
@@ -110,7 +110,7 @@ pub fn attach(
     key: &PublicKey,
 ) -> Result<(), Error> {
     let manifest = ManifestFile::open_of(path)?;
-    let checked = key.check(manifest.manifest.statement.bytes(), Some(signature));
+    let checked = key.check_signature(manifest.manifest.statement.bytes(), signature);
     checked.map_err(|cause| Error::NotSigned {
         place: place.to_owned(),
         cause,
@@ -123,10 +123,11 @@ fn replace_signature(manifest: &ManifestFile, signature: &Signature) -> Result<(
     let temporary = Temporary::create(&manifest.path, Replaces::Manifest)?;
     temporary.write_at(&front, 0)?;
     let original = files::open_for_reading(&manifest.path)?;
+    // A trailer belongs to the signature that is replaced.
     copy_rest(
         &original,
         &manifest.path,
-        manifest.manifest.statement.header().file_length(),
+        manifest.manifest.statement.header().sections_end(),
         &temporary,
     )?;
     temporary.publish(None)?;

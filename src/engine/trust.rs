@@ -3,10 +3,7 @@
 
 use crate::{
     disk::machine::unix_time,
-    format::{
-        statement::{Signature, Statement},
-        trust::Trust,
-    },
+    format::{signature::SignatureArea, statement::Statement, trust::Trust},
     policy::conditions::{Conditions, Distrust, Seen},
 };
 
@@ -21,7 +18,7 @@ use super::{
 #[allow(missing_docs, reason = "fields are named after their types")]
 pub struct ManifestFront<'a> {
     pub statement: &'a Statement,
-    pub signature: Option<&'a Signature>,
+    pub signature: &'a SignatureArea,
     /// Its URL or path, for messages.
     pub place: &'a str,
 }

@@ -33,10 +33,12 @@ use super::{
 pub enum Against {
     /// Only the root is known: damage is detected, but not located.
     Root(Root),
-    /// Every damaged block is reported, and the digests and hints in the manifest are checked too.
+    /// Every damaged block is reported, and the digests in the manifest are checked too; its hints if `hints` is true. They
+    /// prove nothing about the file, and take longer than all the rest.
     Manifest {
         manifest: Box<ManifestFile>,
         trust: Trust,
+        hints: bool,
     },
 }
 
@@ -76,7 +78,11 @@ pub fn verify(path: &Path, against: &Against, events: &mut dyn Events) -> Result
             }));
             Ok(Verdict::Damaged { blocks: 1 })
         }
-        Against::Manifest { manifest, trust } => against_manifest(path, manifest, *trust, events),
+        Against::Manifest {
+            manifest,
+            trust,
+            hints,
+        } => against_manifest(path, manifest, *trust, *hints, events),
     }
 }
 
@@ -127,6 +133,7 @@ fn against_manifest(
     path: &Path,
     manifest: &ManifestFile,
     trust: Trust,
+    hints: bool,
     events: &mut dyn Events,
 ) -> Result<Verdict, Error> {
     let expected = &manifest.manifest.tree;
@@ -148,7 +155,7 @@ fn against_manifest(
     let hasher = TreeHasher {
         block_size: geometry.block_size(),
         may_grow: false,
-        hints: header.hints(),
+        hints: hints && header.hints(),
     };
     let place = path.display().to_string();
     // Pieces are compared as they come; only at the end is it known whether the object or the manifest is wrong.
@@ -215,7 +222,7 @@ fn damaged_blocks(path: &Path, expected: &Tree, found: &Tree, events: &mut dyn E
     damaged
 }
 
-/// Checks that the hints of a manifest, whose object is verified, are those of the object.
+/// Checks that the hints of a manifest, whose object is verified, are those that were made of the object, if any were.
 fn compare_hints(manifest: &ManifestFile, found: &Tree, wrong_piece: bool) -> Result<(), Error> {
     let refuse = |cause| Error::Manifest {
         place: manifest.path.display().to_string(),

@@ -14,11 +14,9 @@ use bincode::{
     error::{DecodeError, EncodeError},
 };
 
-use super::digests::Algorithm;
-
-/// More than any header (980 bytes) and what bincode sets aside for the lists in it (at most 196 digests of 5 bytes, 32
+/// More than any header (980 bytes) and what bincode sets aside for the lists in it (at most 490 digests of 2 bytes, 32
 /// in memory each), and far below anything that hurts.
-const HEADER_LIMIT: usize = 8 * 1024;
+const HEADER_LIMIT: usize = 32 * 1024;
 /// The largest payload of a journal record is 1 MiB; lists are counted at their size in memory, which is at most twice that.
 const RECORD_LIMIT: usize = 4 * 1024 * 1024;
 
@@ -36,7 +34,7 @@ pub struct RawHeader {
     pub sections: Vec<RawSection>,
 }
 
-/// A kind and as many bytes as digests of this kind have.
+/// A digest of any kind: a u8 kind, a u8 length, that many bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawDigest {
     pub kind: u8,
@@ -55,18 +53,17 @@ pub struct RawSection {
 
 impl Encode for RawDigest {
     fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
-        self.kind.encode(encoder)?;
+        let length = u8::try_from(self.value.len());
+        let length = length.map_err(|_| EncodeError::Other("a digest over 255 bytes"))?;
+        (self.kind, length).encode(encoder)?;
         encoder.writer().write(&self.value)
     }
 }
 
 impl<Context> Decode<Context> for RawDigest {
     fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        let kind = u8::decode(decoder)?;
-        // Its size is as unknown as its kind.
-        let algorithm =
-            Algorithm::from_kind(kind).ok_or(DecodeError::Other("unknown digest kind"))?;
-        let mut value = vec![0; algorithm.bytes()];
+        let (kind, length) = <(u8, u8)>::decode(decoder)?;
+        let mut value = vec![0; usize::from(length)];
         decoder.claim_bytes_read(value.len())?;
         decoder.reader().read(&mut value)?;
         Ok(RawDigest { kind, value })
@@ -191,7 +188,7 @@ mod tests {
             sections: vec![],
         };
         let bytes = encode_header(&header);
-        assert_eq!(bytes.len(), 8 + 4 + 32 + 8 + 1 + 24 + 8 + 17 + 8);
+        assert_eq!(bytes.len(), 8 + 4 + 32 + 8 + 1 + 24 + 8 + 18 + 8);
         assert_eq!(decode_header(&bytes), Ok(header));
         for count_at in [44, 77, bytes.len() - 8] {
             for count in [u64::MAX, u64::from(u32::MAX), 5000] {
@@ -206,6 +203,11 @@ mod tests {
         assert!(decode_header(&[bytes.clone(), vec![0]].concat()).is_err());
         let mut unknown = bytes.clone();
         unknown[85] = 200;
+        assert_eq!(
+            decode_header(&unknown).map(|header| header.digests[0].kind),
+            Ok(200)
+        );
+        unknown[86] = 255;
         assert_eq!(decode_header(&unknown), Err(Undecodable));
     }
 }

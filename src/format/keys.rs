@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{
     layout::STATEMENT_BYTES,
-    statement::{Signature, comment_is_allowed},
+    signature::{Signature, SignatureArea, comment_is_allowed},
 };
 
 /// A public key whose signatures are trusted.
@@ -38,6 +38,8 @@ pub enum BadKey {
 pub enum NotSigned {
     #[error("it is not signed")]
     Unsigned,
+    #[error("it is signed in a way that this program does not know; a newer sapwood may")]
+    UnknownKind,
     #[error("it is signed by another key")]
     OtherKey,
     #[error("its signature is not valid")]
@@ -66,13 +68,25 @@ impl PublicKey {
         format!("{:016X}", u64::from_le_bytes(self.id))
     }
 
-    /// Checks a signature over the exact bytes of a statement.
+    /// Checks that a manifest, the exact bytes of its statement, is signed by this key.
     pub fn check(
         &self,
         statement: &[u8; STATEMENT_BYTES],
-        signature: Option<&Signature>,
+        area: &SignatureArea,
     ) -> Result<(), NotSigned> {
-        let signature = signature.ok_or(NotSigned::Unsigned)?;
+        match area {
+            SignatureArea::Unsigned => Err(NotSigned::Unsigned),
+            SignatureArea::Unknown { .. } => Err(NotSigned::UnknownKind),
+            SignatureArea::Minisign(signature) => self.check_signature(statement, signature),
+        }
+    }
+
+    /// Checks a signature over the exact bytes of a statement.
+    pub fn check_signature(
+        &self,
+        statement: &[u8; STATEMENT_BYTES],
+        signature: &Signature,
+    ) -> Result<(), NotSigned> {
         if signature.key_id != self.id {
             return Err(NotSigned::OtherKey);
         }
@@ -162,8 +176,8 @@ mod tests {
             Ok(signature.clone())
         );
         assert_eq!(
-            Signature::from_area(&signature.to_area()),
-            Ok(Some(signature.clone()))
+            SignatureArea::read(&signature.to_area()),
+            Ok(SignatureArea::Minisign(signature.clone()))
         );
         let legacy = signature.to_minisig().replace("RUQB", "RWQB");
         assert_eq!(Signature::from_minisig(&legacy), Err(BadKey::Legacy));

@@ -5,7 +5,8 @@ use super::{
     digests::Digest,
     geometry::{ByteRange, FANOUT, Geometry},
     layout::{FRONT_BYTES, Group, Layout},
-    statement::{Header, Known, Section, Signature, Statement},
+    signature::Signature,
+    statement::{Header, Known, Section, Statement},
     tree::{self, Cv, Root},
 };
 
@@ -228,6 +229,7 @@ impl Particulars {
             published,
             expires,
             digests,
+            unknown_digests: Vec::new(),
             sections,
         })
     }

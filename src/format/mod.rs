@@ -16,6 +16,8 @@ pub mod paint;
 pub mod pieces;
 pub mod reader;
 pub mod receipt;
+pub mod refused;
+pub mod signature;
 pub mod statement;
 pub mod tree;
 pub mod trust;

@@ -10,7 +10,8 @@ use super::{
     geometry::{BlockIndex, BlockRange, ByteRange, FANOUT},
     layout::{Group, Layout},
     manifest::Tree,
-    statement::{Known, Refused, Signature, Statement, read_front},
+    signature::SignatureArea,
+    statement::{Known, Refused, Statement, read_front},
     tree::{self, Cv, Root},
 };
 
@@ -266,7 +267,7 @@ pub struct Manifest {
     /// The bytes that are, or can be, signed.
     pub statement: Statement,
     /// Well-formed; whether it is valid depends on a key.
-    pub signature: Option<Signature>,
+    pub signature: SignatureArea,
     /// Leaves and anchors.
     pub tree: Tree,
 }
@@ -274,7 +275,7 @@ pub struct Manifest {
 /// Reads a whole manifest from front to end.
 pub struct WholeReader {
     statement: Statement,
-    signature: Option<Signature>,
+    signature: SignatureArea,
     tree: TreeReader,
     /// The section that the next bytes belong to, its hash so far, and how much of it was seen.
     section: usize,
@@ -293,13 +294,19 @@ impl WholeReader {
     /// is known.
     pub fn new(front: &[u8], file_length: Option<u64>) -> Result<WholeReader, Refused> {
         let (statement, signature) = read_front(front)?;
-        let header = statement.header();
-        if let Some(found) = file_length.filter(|found| *found != header.file_length()) {
-            return Err(Refused::Length {
-                expected: header.file_length(),
-                found,
-            });
+        let expected = statement.header().sections_end() + signature.trailer_bytes();
+        match file_length {
+            Some(found) if found != expected => Err(Refused::Length { expected, found }),
+            _ => WholeReader::after_front(statement, signature),
         }
+    }
+
+    /// Reads what follows a front that was read.
+    pub fn after_front(
+        statement: Statement,
+        signature: SignatureArea,
+    ) -> Result<WholeReader, Refused> {
+        let header = statement.header();
         let tree = TreeReader::new(header.layout(), header.root);
         let at = header.sections[0].bytes.start;
         let mut reader = WholeReader {

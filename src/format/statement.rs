@@ -1,16 +1,20 @@
-//! The statement of a manifest, the part that is signed, and the place of its signature (manifest.md, 3.1 to 3.3).
+//! The statement of a manifest, the part that is signed (manifest.md, 3.1 and 3.2).
 
 use super::{
+    characters,
     codec::{self, RawDigest, RawHeader, RawSection},
     digests::{Algorithm, Digest},
     geometry::{BlockSize, ByteRange, Geometry},
     layout::{FRONT_BYTES, Layout, STATEMENT_BYTES},
+    refused::VERSION,
+    signature::SignatureArea,
     tree::Root,
 };
 
+pub use super::refused::Refused;
+
 /// The first bytes of every manifest.
 pub const MAGIC: [u8; 8] = *b"\x89SAPWOOD";
-const VERSION: u16 = 1;
 /// The start of the header, after magic, version and its own length.
 const HEADER_START: usize = 12;
 /// The space for the header before the checksum.
@@ -19,73 +23,6 @@ const HEADER_BYTES_MAX: usize = CHECKED_BYTES - HEADER_START;
 const CHECKED_BYTES: usize = STATEMENT_BYTES - 32;
 const NAME_BYTES_MAX: usize = 255;
 const SECTIONS_MAX: usize = 8;
-const COMMENT_BYTES_MAX: usize = 372;
-
-/// Why a manifest is refused, each with its row in the table of manifest.md, section 5.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "each message says what it is")]
-pub enum Refused {
-    #[error("it is not a Sapwood manifest")]
-    NotAManifest,
-    #[error("it ends after {bytes} bytes, inside its first {FRONT_BYTES}")]
-    Short { bytes: u64 },
-    #[error("it has version {0}; this program reads version {VERSION}")]
-    Version(u16),
-    #[error("its statement is damaged (checksum)")]
-    Checksum,
-    #[error("its header cannot be decoded")]
-    Header,
-    #[error("its length and block size are impossible")]
-    Geometry,
-    #[error("its name is not allowed")]
-    Name,
-    #[error("its digests are not allowed")]
-    Digests,
-    #[error("its table of sections is not allowed")]
-    Sections,
-    #[error(
-        "it has a section of kind {0} that this program must understand and does not; a newer sapwood may"
-    )]
-    CriticalSection(u8),
-    #[error("its signature is malformed")]
-    Signature,
-    #[error("it is {found} bytes long and should be {expected}")]
-    Length { expected: u64, found: u64 },
-    #[error("its section of kind {0} is damaged (checksum)")]
-    SectionChecksum(u8),
-    #[error("group {index} of level {level} of its tree is damaged")]
-    Tree { level: u32, index: u32 },
-    #[error("the anchor of block {0} is impossible")]
-    BlockAnchor(u32),
-    #[error("the anchor of node {index} of level {level} is not that of its children")]
-    NodeAnchor { level: u32, index: u32 },
-    #[error("its pieces are not those of the object")]
-    Pieces,
-}
-
-impl Refused {
-    /// The row of the refusal table.
-    pub fn rule(&self) -> u8 {
-        match self {
-            Refused::NotAManifest | Refused::Short { .. } => 1,
-            Refused::Version(_) => 2,
-            Refused::Checksum => 3,
-            Refused::Header => 4,
-            Refused::Geometry => 5,
-            Refused::Name => 6,
-            Refused::Digests => 7,
-            Refused::Sections | Refused::CriticalSection(_) => 8,
-            Refused::Signature => 9,
-            Refused::Length { .. } => 10,
-            Refused::Tree { .. } => 11,
-            Refused::SectionChecksum(_) => 12,
-            Refused::BlockAnchor(_) => 13,
-            Refused::NodeAnchor { .. } => 14,
-            // Seen only with the object: the paragraph after the table.
-            Refused::Pieces => 15,
-        }
-    }
-}
 
 /// The kinds of sections that this version knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +75,8 @@ pub struct Header {
     pub expires: u64,
     /// Digests of the whole object, at most one per algorithm, sorted by it.
     pub digests: Vec<Digest>,
+    /// Digests of kinds that this version does not know, sorted by kind. They are kept, and never count as checked.
+    pub unknown_digests: Vec<RawDigest>,
     /// In the order of the file.
     pub sections: Vec<Section>,
 }
@@ -165,14 +104,20 @@ impl Header {
         }
     }
 
-    /// The length of the manifest file.
-    pub fn file_length(&self) -> u64 {
+    /// The end of the last section, which is the length of the manifest if its signature has no trailer.
+    pub fn sections_end(&self) -> u64 {
         self.sections
             .last()
             .map_or(FRONT_BYTES as u64, |section| section.bytes.end)
     }
 
     fn to_raw(&self) -> RawHeader {
+        let known = self.digests.iter().map(|digest| RawDigest {
+            kind: digest.algorithm().kind(),
+            value: digest.value().to_vec(),
+        });
+        // Every kind that is known is below every kind that is not.
+        let digests = known.chain(self.unknown_digests.iter().cloned()).collect();
         RawHeader {
             length: self.geometry.length(),
             block_size: self.geometry.block_size().bytes() as u32,
@@ -181,14 +126,7 @@ impl Header {
             sequence: self.sequence,
             published: self.published,
             expires: self.expires,
-            digests: self
-                .digests
-                .iter()
-                .map(|digest| RawDigest {
-                    kind: digest.algorithm().kind(),
-                    value: digest.value().to_vec(),
-                })
-                .collect(),
+            digests,
             sections: self
                 .sections
                 .iter()
@@ -211,7 +149,7 @@ impl Header {
         if !name_is_allowed(&name) {
             return Err(Refused::Name);
         }
-        let digests = digests_from_raw(raw.digests, root)?;
+        let (digests, unknown_digests) = digests_from_raw(raw.digests, root)?;
         let sections = sections_from_raw(&raw.sections, geometry)?;
         let (sequence, published, expires) = (raw.sequence, raw.published, raw.expires);
         Ok(Header {
@@ -222,29 +160,46 @@ impl Header {
             published,
             expires,
             digests,
+            unknown_digests,
             sections,
         })
     }
 }
 
-/// Whether a manifest may carry this name: one segment of at most 255 bytes.
+/// Whether a manifest may carry this name: one segment of at most 255 bytes, without characters that hide what it is.
 pub fn name_is_allowed(name: &str) -> bool {
-    name.len() <= NAME_BYTES_MAX && !name.contains(['\0', '/'])
+    let bad = |c: char| matches!(c, '/' | '\\') || characters::turns_text(c);
+    name.len() <= NAME_BYTES_MAX && name != "." && name != ".." && !name.contains(bad)
 }
 
-fn digests_from_raw(raw: Vec<RawDigest>, root: Root) -> Result<Vec<Digest>, Refused> {
-    if !raw.is_sorted_by(|a, b| a.kind < b.kind) {
+/// The name of a file in its manifest: its own, if a manifest may carry that, else none.
+pub fn default_name(file: &str) -> String {
+    match name_is_allowed(file) {
+        true => file.to_owned(),
+        false => String::new(),
+    }
+}
+
+/// The known and the unknown ones.
+fn digests_from_raw(
+    raw: Vec<RawDigest>,
+    root: Root,
+) -> Result<(Vec<Digest>, Vec<RawDigest>), Refused> {
+    let ascend = raw.is_sorted_by(|a, b| a.kind < b.kind);
+    if !ascend || raw.first().is_some_and(|first| first.kind == 0) {
         return Err(Refused::Digests);
     }
-    raw.into_iter()
-        .map(|raw| {
-            let algorithm = Algorithm::from_kind(raw.kind).ok_or(Refused::Digests)?;
-            if algorithm == Algorithm::Blake3 && raw.value != root.0 {
-                return Err(Refused::Digests);
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for raw in raw {
+        match Algorithm::from_kind(raw.kind) {
+            Some(Algorithm::Blake3) if raw.value != root.0 => return Err(Refused::Digests),
+            Some(algorithm) => {
+                known.push(Digest::new(algorithm, raw.value).map_err(|_| Refused::Digests)?);
             }
-            Digest::new(algorithm, raw.value).map_err(|_| Refused::Digests)
-        })
-        .collect()
+            None => unknown.push(raw),
+        }
+    }
+    Ok((known, unknown))
 }
 
 fn sections_from_raw(raw: &[RawSection], geometry: Geometry) -> Result<Vec<Section>, Refused> {
@@ -357,71 +312,8 @@ impl Statement {
     }
 }
 
-/// A signature of a statement, in the format of minisign. Not verified yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signature {
-    /// The ID of the key that made it.
-    pub key_id: [u8; 8],
-    /// Signs the statement.
-    pub signature: [u8; 64],
-    /// Signs the signature and the comment.
-    pub global_signature: [u8; 64],
-    /// Signed by the global signature.
-    pub trusted_comment: String,
-}
-
-impl Signature {
-    /// Reads the signature area; all zeros mean no signature.
-    pub fn from_area(
-        area: &[u8; FRONT_BYTES - STATEMENT_BYTES],
-    ) -> Result<Option<Signature>, Refused> {
-        if area.iter().all(|byte| *byte == 0) {
-            return Ok(None);
-        }
-        let length = usize::from(u16::from_le_bytes([area[138], area[139]]));
-        if area[..2] != *b"ED" || length > COMMENT_BYTES_MAX {
-            return Err(Refused::Signature);
-        }
-        let (comment, rest) = area[140..].split_at(length);
-        let comment = std::str::from_utf8(comment).map_err(|_| Refused::Signature)?;
-        if !comment_is_allowed(comment) || rest.iter().any(|byte| *byte != 0) {
-            return Err(Refused::Signature);
-        }
-        Ok(Some(Signature {
-            key_id: *area[2..].first_chunk().expect("the area is longer"),
-            signature: *area[10..].first_chunk().expect("the area is longer"),
-            global_signature: *area[74..].first_chunk().expect("the area is longer"),
-            trusted_comment: comment.to_owned(),
-        }))
-    }
-
-    /// The signature area with this signature.
-    pub fn to_area(&self) -> [u8; FRONT_BYTES - STATEMENT_BYTES] {
-        let comment = self.trusted_comment.as_bytes();
-        let mut area = [0; FRONT_BYTES - STATEMENT_BYTES];
-        area[..2].copy_from_slice(b"ED");
-        area[2..10].copy_from_slice(&self.key_id);
-        area[10..74].copy_from_slice(&self.signature);
-        area[74..138].copy_from_slice(&self.global_signature);
-        area[138..140].copy_from_slice(&(comment.len() as u16).to_le_bytes());
-        area[140..140 + comment.len()].copy_from_slice(comment);
-        area
-    }
-
-    /// The key id as minisign prints it.
-    pub fn key_id_hex(&self) -> String {
-        format!("{:016X}", u64::from_le_bytes(self.key_id))
-    }
-}
-
-/// Whether a manifest allows this trusted comment. The default comment of minisign has tabs; no other control character is
-/// allowed.
-pub fn comment_is_allowed(comment: &str) -> bool {
-    comment.len() <= COMMENT_BYTES_MAX && !comment.contains(|c: char| c.is_control() && c != '\t')
-}
-
-/// Statement and signature from the first 1,536 bytes of a manifest, or from all of a shorter one.
-pub fn read_front(bytes: &[u8]) -> Result<(Statement, Option<Signature>), Refused> {
+/// Statement and signature area from the first 1,536 bytes of a manifest, or from all of a shorter one.
+pub fn read_front(bytes: &[u8]) -> Result<(Statement, SignatureArea), Refused> {
     let known = bytes.len().min(MAGIC.len());
     if known == 0 || bytes[..known] != MAGIC[..known] {
         return Err(Refused::NotAManifest);
@@ -432,7 +324,7 @@ pub fn read_front(bytes: &[u8]) -> Result<(Statement, Option<Signature>), Refuse
         });
     };
     let statement = Statement::from_bytes(front.first_chunk().expect("a statement is shorter"))?;
-    let signature = Signature::from_area(front.last_chunk().expect("a signature is shorter"))?;
+    let signature = SignatureArea::read(front.last_chunk().expect("a signature is shorter"))?;
     Ok((statement, signature))
 }
 
@@ -472,6 +364,7 @@ mod tests {
             published: 2,
             expires: 3,
             digests,
+            unknown_digests: Vec::new(),
             sections,
         }
     }
@@ -479,7 +372,7 @@ mod tests {
     #[test]
     fn the_largest_header_fits() {
         let statement = Statement::new(largest());
-        assert_eq!(codec::encode_header(&largest().to_raw()).len(), 930);
+        assert_eq!(codec::encode_header(&largest().to_raw()).len(), 937);
         assert_eq!(Statement::from_bytes(statement.bytes()), Ok(statement));
     }
 
@@ -494,9 +387,35 @@ mod tests {
             );
         };
         check(&|h| h.name = "a/b".into(), Refused::Name);
-        check(&|h| h.name = "a\0".into(), Refused::Name);
+        for name in [
+            ".",
+            "..",
+            "a\\b",
+            "a\0",
+            "\t",
+            "\u{9b}",
+            "a\u{202e}b",
+            "\u{2066}",
+        ] {
+            check(&|h| h.name = name.into(), Refused::Name);
+        }
         check(&|h| h.digests.swap(0, 1), Refused::Digests);
         check(&|h| h.root = Root([8; 32]), Refused::Digests);
+        let unknown = |kind| RawDigest {
+            kind,
+            value: vec![1],
+        };
+        check(
+            &|h| h.unknown_digests = vec![unknown(9), unknown(8)],
+            Refused::Digests,
+        );
+        check(
+            &|h| {
+                h.digests.clear();
+                h.unknown_digests = vec![unknown(0)];
+            },
+            Refused::Digests,
+        );
         check(&|h| _ = h.sections.remove(0), Refused::Sections);
         check(&|h| h.sections.truncate(1), Refused::Sections);
         check(&|h| h.sections[0].critical = false, Refused::Sections);
@@ -514,26 +433,34 @@ mod tests {
     }
 
     #[test]
-    fn signature_area() {
-        let signature = Signature {
-            key_id: [1, 2, 3, 4, 5, 6, 7, 8],
-            signature: [5; 64],
-            global_signature: [6; 64],
-            trusted_comment: "c".repeat(COMMENT_BYTES_MAX),
+    fn a_digest_of_an_unknown_kind_is_skipped_and_kept() {
+        let mut header = largest();
+        header.name.clear();
+        let unknown = |kind, value: &[u8]| RawDigest {
+            kind,
+            value: value.to_vec(),
         };
-        assert_eq!(signature.key_id_hex(), "0807060504030201");
-        let area = signature.to_area();
-        assert_eq!(Signature::from_area(&area), Ok(Some(signature)));
-        assert_eq!(Signature::from_area(&[0; 512]), Ok(None));
-        let with = |at: usize, byte: u8| {
-            let mut bad = area;
-            bad[at] = byte;
-            Signature::from_area(&bad)
-        };
-        assert_eq!(with(0, b'e'), Err(Refused::Signature));
-        assert_eq!(with(139, 9), Err(Refused::Signature));
-        assert_eq!(with(138, 0), Err(Refused::Signature));
-        assert_eq!(with(150, 0xFF), Err(Refused::Signature));
-        assert_eq!(with(150, b'\n'), Err(Refused::Signature));
+        header.unknown_digests = vec![unknown(8, b""), unknown(200, &[5; 40])];
+        let statement = Statement::new(header.clone());
+        let read = Statement::from_bytes(statement.bytes()).unwrap();
+        assert_eq!(*read.header(), header);
+        assert_eq!(read.header().digests.len(), Algorithm::ALL.len());
+        // As many as there are kinds: the list of none of them is too large for the decoder.
+        header.digests.clear();
+        header.sections.truncate(3);
+        header.unknown_digests = (8..=255).map(|kind| unknown(kind, b"")).collect();
+        let statement = Statement::new(header.clone());
+        assert_eq!(
+            Statement::from_bytes(statement.bytes()).map(|read| read.header().clone()),
+            Ok(header)
+        );
+    }
+
+    #[test]
+    fn files_with_odd_names_have_manifests_without_one() {
+        assert_eq!(default_name("a b.mp4"), "a b.mp4");
+        for name in ["..", "a\\b", "a\nb", "\u{202e}4pm.exe"] {
+            assert_eq!(default_name(name), "");
+        }
     }
 }

@@ -5,7 +5,8 @@
 use crate::format::{
     digests::{Algorithm, Digest},
     keys::{NotSigned, PublicKey},
-    statement::{Header, Signature, Statement},
+    signature::SignatureArea,
+    statement::{Header, Statement},
     tree::Root,
     trust::Trust,
 };
@@ -62,7 +63,7 @@ impl Conditions {
     pub fn of_manifest(
         &self,
         statement: &Statement,
-        signature: Option<&Signature>,
+        signature: &SignatureArea,
         seen: Seen,
     ) -> Result<Trust, Distrust> {
         let header = statement.header();
@@ -124,7 +125,7 @@ impl Conditions {
     fn of_signature(
         &self,
         statement: &Statement,
-        signature: Option<&Signature>,
+        signature: &SignatureArea,
         seen: Seen,
     ) -> Result<Trust, Distrust> {
         let Some(key) = &self.key else {

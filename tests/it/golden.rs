@@ -1,10 +1,16 @@
 //! The golden manifest of version 1: made today as then, and refused with any damage, by both implementations.
 
-use sapwood::format::reader::Manifest;
+use sapwood::format::{
+    geometry::BlockSize,
+    manifest::{self, Particulars},
+    paint,
+    reader::Manifest,
+};
 
 use super::support::{
     long,
-    programs::{output_of, reference, repository, sapwood},
+    painted::tree_and_pieces,
+    programs::{output_of, reference, repository, run, sapwood},
 };
 
 const CLIP: &str = "fixtures/media/clip.mp4";
@@ -85,6 +91,46 @@ fn the_same_file_and_flags_give_the_same_bytes_from_file_and_pipe() {
             );
             assert!(std::fs::read(&out).unwrap() == first, "{input} {flags:?}");
         }
+    }
+}
+
+/// Found: every check of a file made all hints again, which took 2.8 times as long as its hash.
+#[test]
+fn hints_that_are_not_those_of_the_file_are_refused_only_on_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("object");
+    let length = 40_000;
+    std::fs::write(&file, paint::bytes(0, length)).unwrap();
+    let (tree, mut pieces) = tree_and_pieces(length as u64, BlockSize::MIN, true);
+    for (honest, exit) in [(true, 0), (false, 3)] {
+        pieces[7] ^= u8::from(!honest);
+        let manifest = manifest::to_bytes(&tree, Some(&pieces), Particulars::default());
+        std::fs::write(folder.path().join("object.sapwood"), manifest).unwrap();
+        let verify = |more: &[&str]| {
+            let mut sapwood = sapwood();
+            sapwood.arg("verify").arg(&file).args(more);
+            run(&mut sapwood, b"").status.code()
+        };
+        assert_eq!((verify(&[]), verify(&["--hints"])), (Some(0), Some(exit)));
+    }
+}
+
+/// Found: control characters, backslashes and characters that turn text were written into manifests.
+#[test]
+fn a_file_whose_name_is_not_allowed_has_a_manifest_without_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a\\b", "a\tb", "a\u{202e}4pm"] {
+        let file = folder.path().join(name);
+        std::fs::write(&file, b"1").unwrap();
+        let by_python = folder.path().join("made");
+        let made = output_of(sapwood().arg("manifest").arg(&file).args(["-o", "-"]), b"");
+        output_of(reference().arg("write").arg(&file).arg(&by_python), b"");
+        assert!(std::fs::read(by_python).unwrap() == made, "{name:?}");
+        let manifest = Manifest::from_bytes(&made).unwrap();
+        assert_eq!(manifest.statement.header().name, "", "{name:?}");
+        let mut named = sapwood();
+        named.args(["manifest", "-", "-o", "-", "--name", name]);
+        assert_eq!(run(&mut named, b"").status.code(), Some(2), "{name:?}");
     }
 }
 

@@ -133,13 +133,14 @@ fn a_manifest_that_claims_more_than_the_disk_has_takes_nothing() {
         published: 0,
         expires: 0,
         digests: Vec::new(),
+        unknown_digests: Vec::new(),
         sections: sections
             .map(|(kind, bytes)| Section::known(kind, bytes, [7; 32]))
             .to_vec(),
     };
     let scene = Scene::new(LENGTH, BLOCK);
     let path = scene.path("claims");
-    let length = header.file_length();
+    let length = header.sections_end();
     fs::write(&path, manifest::front(&Statement::new(header), None)).expect("a file");
     let file = fs::File::options().write(true).open(&path);
     file.and_then(|file| file.set_len(length)).expect("a hole");

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use sapwood::format::statement::Signature;
+use sapwood::format::signature::{Signature, SignatureArea};
 use tempfile::TempDir;
 
 use crate::support::{
@@ -161,7 +161,8 @@ fn with_other_byte(manifest: &[u8], at: usize) -> Vec<u8> {
 
 fn signature_of(manifest: &[u8]) -> Signature {
     let area = manifest[STATEMENT_BYTES..FRONT_BYTES].try_into().unwrap();
-    Signature::from_area(area).unwrap().expect("it is signed")
+    let area = SignatureArea::read(area).unwrap();
+    area.minisign().expect("it is signed").clone()
 }
 
 fn with_signature(manifest: &[u8], change: impl FnOnce(&mut Signature)) -> Vec<u8> {
@@ -170,6 +171,39 @@ fn with_signature(manifest: &[u8], change: impl FnOnce(&mut Signature)) -> Vec<u
     let mut changed = manifest.to_vec();
     changed[STATEMENT_BYTES..FRONT_BYTES].copy_from_slice(&signature.to_area());
     changed
+}
+
+/// Signed in a way that no key of ours can check, with a trailer.
+fn with_unknown_kind(manifest: &[u8]) -> Vec<u8> {
+    let mut changed = manifest.to_vec();
+    changed[STATEMENT_BYTES..][..6].copy_from_slice(b"ML\x03\0\0\0");
+    changed.extend(b"abc");
+    changed
+}
+
+/// Found: no signature but minisign's could ever come: a manifest with another one was malformed.
+#[test]
+fn without_a_key_a_signature_of_an_unknown_kind_is_none() {
+    let signed = Signed::new();
+    let good = signed.good();
+    let place = signed.path("object.bin.sapwood");
+    fs::write(&place, with_unknown_kind(&good)).unwrap();
+    signed.sapwood(&["verify", "object.bin"]).must(0);
+    let shown = signed.sapwood(&["inspect", "object.bin"]).must(0).stdout;
+    assert!(shown.contains("signature   of the kind 4D4C"), "{shown}");
+    let shown = signed.sapwood(&["--json", "inspect", "object.bin"]);
+    assert!(shown.must(0).stdout.contains("\"key_id\":null"));
+    signed.origin.put(MANIFEST, fs::read(&place).unwrap());
+    let mut fetch = sapwood(signed.reader.path());
+    let url = signed.origin.url(OBJECT);
+    fetch.args(["--json", "fetch", &url, "--no-store", "-o", "out"]);
+    let ended = program::run(fetch).must(0);
+    assert_eq!(ended.event("published")["trust"], "manifest");
+    // A signature that replaces it takes its trailer along.
+    signed
+        .sapwood(&["sign", "--key", "ours.key", "object.bin.sapwood"])
+        .must(0);
+    assert_eq!(fs::read(&place).unwrap().len(), good.len());
 }
 
 #[test]
@@ -248,6 +282,11 @@ fn what_is_refused_before_any_byte_of_the_body() {
             "no signature",
             signed.manifest(&["--seq", "5"]),
             "not signed",
+        ),
+        (
+            "a signature of an unknown kind",
+            with_unknown_kind(&good),
+            "in a way that this program does not know",
         ),
         ("a cut manifest", good[..1300].to_vec(), "refused"),
     ];

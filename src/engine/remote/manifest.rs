@@ -12,7 +12,8 @@ use crate::{
         layout::FRONT_BYTES,
         manifest::Tree,
         reader::{InOrder, LazyTree, Manifest, TreeReader},
-        statement::{self, Header, MAGIC, Refused, Signature, Statement},
+        signature::SignatureArea,
+        statement::{self, Header, MAGIC, Refused, Statement},
         tree::{Cv, Root},
     },
     net::{error::NetError, location::Location},
@@ -55,7 +56,7 @@ impl fmt::Display for ManifestPlace {
 pub struct OpenManifest {
     pub statement: Statement,
     /// Well-formed; [`crate::engine::trust`] checks it.
-    pub signature: Option<Signature>,
+    pub signature: SignatureArea,
     place: String,
     access: Access,
     bytes_read: u64,
@@ -162,7 +163,7 @@ impl OpenManifest {
             }
             Err(cause) => return Err(refuse(cause)),
         };
-        let expected = statement.header().file_length();
+        let expected = statement.header().sections_end() + signature.trailer_bytes();
         if let Some(found) = front.response.total.filter(|total| *total != expected) {
             return Err(refuse(Refused::Length { expected, found }));
         }
@@ -199,7 +200,7 @@ impl OpenManifest {
     pub fn front(&self) -> ManifestFront<'_> {
         ManifestFront {
             statement: &self.statement,
-            signature: self.signature.as_ref(),
+            signature: &self.signature,
             place: &self.place,
         }
     }
@@ -280,7 +281,7 @@ impl OpenManifest {
         context: &Context,
         reader: &mut impl InOrder,
     ) -> Result<(), Error> {
-        let end = self.header().file_length();
+        let end = self.header().sections_end();
         let given = match &self.access {
             Access::Ranges(ranges) | Access::Stream(_, ranges) => {
                 let limits = context.limits_now();
