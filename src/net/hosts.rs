@@ -14,6 +14,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::policy::{refusals::SERVES_MS, reputation::Reputation, schedule::CONNECTIONS_FIRST};
 
+/// Requests that are sent together begin within this time, on a busy machine too: when they are refused, that is one refusal.
+const TOGETHER_MS: u64 = 100;
+
 /// A change of the reputation of a host.
 pub type HostChange = Box<dyn FnOnce(Reputation) -> Reputation + Send>;
 /// Called with the reputation after a change.
@@ -89,7 +92,8 @@ impl InFlight {
 
     /// The host refused the request because it limits them (429 or 503).
     pub(super) fn refused(&self, retry_after_ms: Option<u64>) {
-        let (now, sent) = (Hosts::now_ms(), self.began_ms);
+        let now = Hosts::now_ms();
+        let sent = self.began_ms.saturating_sub(TOGETHER_MS);
         let running = {
             let mut all = self.hosts.known();
             let known = all.entry(self.host.clone()).or_default();

@@ -1000,7 +1000,13 @@ fn a_long_manifest_comes_in_parts() {
         let ended = scene.fetch(&[]).must(1);
         assert_eq!(ended.event("planned")["bytes_total"], scene.length());
         let asked = scene.origin.bodies_of(MANIFEST);
-        assert!(asked.len() >= 4, "{what}: {} requests", asked.len());
+        // A response with everything may end the other requests before they are sent.
+        let least = if what.starts_with("has no ranges") {
+            2
+        } else {
+            4
+        };
+        assert!(asked.len() >= least, "{what}: {} requests", asked.len());
         let sent: u64 = asked.iter().map(|asked| asked.bytes_sent).sum();
         let length = pages + pages / 256 + 1536;
         assert!(
@@ -1750,7 +1756,8 @@ fn silence_is_noticed() {
             .origin
             .lie(MANIFEST, Asks::Anything, Of::First(1), Lie::SilentHeaders);
         let ended = scene.fetch(&["--connections", connections]).must(0);
-        assert_eq!(ended.all("retry").len(), 1);
+        // One for the manifest, one for the object.
+        assert_eq!(ended.all("retry").len(), 2, "{}", ended.stdout);
         scene.must_be_published();
     }
 }

@@ -3,7 +3,10 @@
 use crate::{
     cli::{hints, units::human_bytes},
     engine::events::{Damaged, Event, Forgotten, Published},
-    policy::{recovery::Failure, schedule::DropReason},
+    policy::{
+        recovery::{Class, Failure},
+        schedule::DropReason,
+    },
 };
 
 use super::words::human_seconds;
@@ -70,10 +73,11 @@ pub fn line(event: &Event) -> Option<Line> {
         )),
         Event::Retry {
             source,
+            class,
             wait_ms,
             idle,
             ..
-        } => Some(of_retry(source, *wait_ms, *idle)),
+        } => Some(of_retry(source, *class, *wait_ms, *idle)),
         Event::HostSlowed {
             host,
             connections,
@@ -136,8 +140,13 @@ fn notice(text: String) -> Option<Line> {
     Some(Line::Notice(text))
 }
 
-fn of_retry(source: &str, wait_ms: u64, idle: bool) -> Line {
-    let line = format!("{source}: retrying in {:.1} s", wait_ms as f64 / 1000.0);
+fn of_retry(source: &str, class: Class, wait_ms: u64, idle: bool) -> Line {
+    let why = match class {
+        Class::Slower => "its host limits requests; ",
+        _ => "",
+    };
+    let seconds = wait_ms as f64 / 1000.0;
+    let line = format!("{source}: {why}retrying in {seconds:.1} s");
     match idle && wait_ms >= WAIT_TOLD_MS {
         true => Line::Notice(line),
         false => Line::Detail(line),
@@ -201,4 +210,37 @@ fn of_published(published: &Published) -> String {
         }
     }
     line + &format!(" in {}", human_seconds(published.elapsed_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_a_host_that_limits_requests_and_how_long() {
+        let retry = |wait_ms, idle| Event::Retry {
+            source: "http://h/x".to_owned(),
+            class: Class::Slower,
+            attempt: 0,
+            wait_ms,
+            idle,
+        };
+        let text =
+            |seconds| format!("http://h/x: its host limits requests; retrying in {seconds} s");
+        let notice = |text: &str| Some(Line::Notice(text.to_owned()));
+        assert_eq!(line(&retry(5_200, true)), notice(&text("5.2")));
+        // Others go on meanwhile.
+        assert_eq!(line(&retry(5_200, false)), Some(Line::Detail(text("5.2"))));
+        let slowed = |serves| Event::HostSlowed {
+            host: "h".to_owned(),
+            connections: 2,
+            cooldown_ms: 60_000,
+            wait_ms: 800,
+            serves,
+        };
+        let text = "h limits requests: at most 2 connection(s); what it refused is requested again in 0.8 s";
+        assert_eq!(line(&slowed(true)), notice(text));
+        let text = "h limits requests: at most 2 connection(s); the next request follows in 0.8 s";
+        assert_eq!(line(&slowed(false)), notice(text));
+    }
 }
