@@ -1052,6 +1052,19 @@ def selftest():
           "default block size")
     for size in [*range(0, len(data), 97), len(data) - 1]:
         check(rule_of(data[:size]) in (1, 10), f"{size} bytes of a manifest")
+    # The example of section 10.
+    new = paint(0, 600 * b - 5)
+    old = bytearray(bytes(1000) + new)
+    old[5001000] ^= 0xFF
+    old, facts = bytes(old), scan(regions_of(new), b)
+    anchor = [int(word) for word in node_anchor_levels(facts.anchors, b, 1)[0][0]]
+    window = np.frombuffer(old[1257378:1257378 + 64], "u1").reshape(1, 64)
+    check([tag_of(int(window_hashes(window)[0, 0])), 1256378] == anchor == [0xA09596C4A4, 1256378], "the anchor")
+    moved = merge_groups(chunk_cvs(old[1000:1000 + len(new)], 0), 4)
+    check(np.nonzero((moved != facts.leaves).any(axis=1))[0].tolist() == [305], "the blocks at the shift")
+    found = region_pieces(old[1000 + 305 * b:1000 + 306 * b])
+    differ = np.nonzero(found != facts.pieces[305 * 16:306 * 16])[0].tolist()
+    check(differ == [4882 - 305 * 16] and (found[2], facts.pieces[4882]) == (0xF93B, 0xA2E5), "the pieces at the shift")
     # RFC 8032, 7.1, test 2.
     seed = bytes.fromhex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb")
     signature = ed25519_sign(seed, b"\x72")

@@ -42,7 +42,7 @@ def parts_vectors():
     nodes, facts = [], scan(painted_regions(600 * CELL - 5), CELL)
     levels = [facts.leaves] + node_levels(facts.leaves)
     anchors = [facts.anchors] + node_anchor_levels(facts.anchors, CELL, len(levels) - 1)
-    for k, j in ((0, 0), (0, 1), (0, 255), (0, 256), (0, 599), (1, 0), (1, 1), (1, 2)):
+    for k, j in ((0, 0), (0, 1), (0, 255), (0, 256), (0, 305), (0, 599), (1, 0), (1, 1), (1, 2)):
         where = {"length": facts.length, "block_size": CELL, "level": k, "index": j}
         hint = {"anchor": u64(anchors[0][j])} if k == 0 else {
             "anchor_tag": u64(anchors[k][j][0]), "anchor_place": u64(anchors[k][j][1])}

@@ -19,7 +19,7 @@ use crate::{
         geometry::{BlockSize, ByteRange, Geometry},
         layout::FRONT_BYTES,
         manifest::{self, Particulars, Tree},
-        statement::{self, Known, Section},
+        statement::{self, Known, Refused, Section},
     },
 };
 
@@ -54,7 +54,7 @@ pub struct CreateOptions {
     pub no_hints: bool,
     /// Digests of the whole object that the manifest lists.
     pub digests: Vec<Algorithm>,
-    /// `None`: the last segment of the path of the file.
+    /// `None`: the last segment of the path of the file, or no name if a manifest may not carry that.
     pub name: Option<String>,
     /// Grows with each version; 0: not given.
     pub sequence: u64,
@@ -76,6 +76,10 @@ pub fn create(
         Input::Stream(_) => "-".to_owned(),
     };
     let name = options.name.clone().unwrap_or_else(|| default_name(&input));
+    if !statement::name_is_allowed(&name) {
+        let cause = Refused::Name;
+        return Err(Error::Manifest { place, cause });
+    }
     check_places(&input, &output)?;
     let (spool, spool_path) = temporary::spool()?;
     let mut spooled = 0;
