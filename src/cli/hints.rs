@@ -71,7 +71,7 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::MustWait { .. } => Some("run the same command again after that"),
         Error::TooLarge { .. } => Some(LARGER),
         Error::TooManyBlocks { .. } => {
-            Some("choose a larger --block-size; the largest one, 16MiB, is enough for 256 TiB")
+            Some("choose a larger --block-size, up to 16MiB: a file may have 2^24 blocks, 256 TiB")
         }
         Error::Expired { .. } => Some("its publisher must sign a newer one"),
         Error::Manifest { .. } => Some("name another manifest with --manifest"),
@@ -176,7 +176,7 @@ mod tests {
         for (error, expected) in [
             (
                 Error::TooManyBlocks { place: place() },
-                "p has too many blocks of this size; choose a larger --block-size; the largest one, 16MiB, is enough for 256 TiB",
+                "p has too many blocks of this size; choose a larger --block-size, up to 16MiB: a file may have 2^24 blocks, 256 TiB",
             ),
             (
                 Error::BelowRequired { required, found },

@@ -82,7 +82,10 @@ fn made() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
                 .map(|manifest| manifest[..STATEMENT_BYTES].to_vec())
                 .to_vec(),
         ),
-        ("signature", vec![signature_area()]),
+        (
+            "signature",
+            vec![signature_area(), unknown_signature_area()],
+        ),
         ("journal", vec![journal()]),
         ("receipt", vec![receipt()]),
         (
@@ -167,6 +170,13 @@ fn signature_area() -> Vec<u8> {
     area[74..138].fill(6);
     area[138..140].copy_from_slice(&(comment.len() as u16).to_le_bytes());
     area[140..140 + comment.len()].copy_from_slice(comment);
+    area
+}
+
+/// A kind that no reader knows, with a trailer.
+fn unknown_signature_area() -> Vec<u8> {
+    let mut area = vec![0; FRONT_BYTES - STATEMENT_BYTES];
+    area[..6].copy_from_slice(b"ML\x07\0\0\0");
     area
 }
 
