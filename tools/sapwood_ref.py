@@ -407,7 +407,8 @@ class Header:
 def encode_header(h):
     return b"".join([struct.pack("<QI32sQ", h.length, h.block_size, h.root, len(h.name)), h.name,
                      struct.pack("<QQQQ", h.sequence, h.published, h.expires, len(h.digests)),
-                     *(bytes([kind, len(value)]) + value for kind, value in h.digests), struct.pack("<Q", len(h.sections)),
+                     *(bytes([kind, len(value)]) + value for kind, value in h.digests),
+                     struct.pack("<Q", len(h.sections)),
                      *(struct.pack("<BBQQ32s", s.kind, s.critical, s.offset, s.length, s.blake3) for s in h.sections)])
 
 
@@ -691,6 +692,260 @@ def show(m):
                           "blake3": s.blake3.hex()} for s in h.sections]}
 
 
+# ---- The journal (journal.md) and the store's leaves (store.md) -------------------------------------------------------
+
+JOURNAL_HEADER = b"\x89SAPWJRN" + struct.pack("<H", 1) + bytes(6)
+JOURNAL_MAX, PAYLOAD_MAX = 64 << 20, 1 << 20
+
+
+def write_journal(payloads):
+    data = check = JOURNAL_HEADER
+    for payload in payloads:
+        size = struct.pack("<I", len(payload))
+        check = blake3(check + size + payload)[:16]
+        data += size + payload + check
+    return data
+
+
+class Undecodable(Exception):
+    pass
+
+
+def decode_record(payload):
+    """(kind, fields), with ranges as (first, end)."""
+    at = 0
+
+    def take(count):
+        nonlocal at
+        at += count
+        if at > len(payload):
+            raise Undecodable("the payload ends inside a field")
+        return payload[at - count:at]
+
+    def number(size):
+        return int.from_bytes(take(size), "little")
+
+    def flag():
+        if (value := number(1)) > 1:
+            raise Undecodable(f"a flag of {value}")
+        return value == 1
+
+    def string():
+        try:
+            return take(number(8)).decode("utf-8")
+        except UnicodeDecodeError:
+            raise Undecodable("a string that is not UTF-8") from None
+
+    def blocks(first, count):
+        if first + count >= 1 << 32:
+            raise Undecodable("a block that no object has")
+        return first, first + count
+
+    kind = number(4)
+    if kind == 0:
+        fields = (take(32) if flag() else None, number(8), number(4), string(), string(), string())
+        length, b = fields[1:3]
+        if b & (b - 1) or not 1 << 14 <= b <= 1 << 24 or block_count(length, b) > 1 << 24:
+            raise Undecodable("an impossible block size")
+    elif kind == 1:
+        fields = (take(16), number(8), number(8), flag(), number(8))
+    elif kind in (2, 5):
+        fields = [blocks(number(4), number(4)) for _ in range(number(8))]
+    elif kind == 4:
+        first = number(4)
+        leaves = [take(32) for _ in range(number(8))]
+        fields = blocks(first, len(leaves)), leaves
+    elif kind == 6:
+        fields = number(8)
+    else:
+        raise Undecodable(f"kind {kind}")
+    if at != len(payload):
+        raise Undecodable("bytes after the fields")
+    return kind, fields
+
+
+def read_records(data):
+    """Each record with the end of its bytes, up to the first one that does not count."""
+    data = data[:JOURNAL_MAX]
+    check, at = data[:16], 16
+    if check != JOURNAL_HEADER:
+        return
+    while at + 4 <= len(data):
+        size = int.from_bytes(data[at:at + 4], "little")
+        end = at + 4 + size + 16
+        if size > PAYLOAD_MAX or end > len(data) or blake3(check + data[at:end - 16])[:16] != data[end - 16:end]:
+            return
+        try:
+            record = decode_record(data[at + 4:end - 16])
+        except Undecodable:
+            return
+        check, at = data[end - 16:end], end
+        yield record, end
+
+
+def read_journal(data, here):
+    """What a journal claims for a part that is `here` (boot id, device, inode, local); None: nothing."""
+    begin, place, claimed, durable, dropped, unsynced, leaves, end = None, None, set(), set(), set(), {}, {}, 0
+
+    def moved(to):
+        if place != to or not to[3] or to[0] == bytes(16):
+            claimed.intersection_update(durable)
+            unsynced.clear()
+            dropped.clear()
+
+    for number, ((kind, fields), stop) in enumerate(read_records(data)):
+        if begin is None:
+            if kind != 0:
+                return None
+            begin, n = fields, block_count(*fields[1:3])
+        elif kind == 0:
+            break
+        elif kind == 1:
+            if place is not None:
+                moved(fields[:4])
+            place = fields[:4]
+        elif place is None:
+            return None
+        elif kind in (2, 4):
+            for first, last in fields if kind == 2 else [fields[0]]:
+                for block in range(first, min(last, n)):
+                    claimed.add(block)
+                    dropped.discard(block)
+                    unsynced.setdefault(block, number)          # the first record that claims it since it was dropped
+                    if kind == 4:
+                        leaves[block] = fields[1][block - first]
+        elif kind == 5:
+            for block in (block for first, last in fields for block in range(first, min(last, n))):
+                claimed.discard(block)
+                durable.discard(block)
+                unsynced.pop(block, None)
+                dropped.add(block)
+        else:
+            covered = [block for block, record in unsynced.items() if record < fields]
+            durable.update(covered)
+            for block in covered:
+                del unsynced[block]
+        end = stop
+    if place is None:
+        return None
+    moved(here)
+    root, length, block_size, etag, modified, url = begin
+    return {"root": root and root.hex(), "length": length, "block_size": block_size, "etag": etag,
+            "last_modified": modified, "url": url, "claimed": ranges(claimed), "durable": ranges(durable), "dropped": ranges(dropped),
+            "leaves": {str(block): leaf.hex() for block, leaf in sorted(leaves.items())}, "end": end}
+
+
+def ranges(blocks):
+    """[first, count] of each run of blocks."""
+    found = []
+    for block in sorted(blocks):
+        if found and sum(found[-1]) == block:
+            found[-1][1] += 1
+        else:
+            found.append([block, 1])
+    return found
+
+
+def write_leaves(root, length, block_size, texts, leaves):
+    """`objects/ROOT.leaves`; a leaf that is not known is None."""
+    head = b"\x89SAPWLVS" + struct.pack("<H6x32sQQ", 1, root, length, block_size)
+    for text in texts:
+        text = text if len(head) + 2 + len(text) <= 4064 else b""
+        head += struct.pack("<H", len(text)) + text
+    head = head.ljust(4064, b"\0")
+    return head + merge_groups(chunk_cvs(head, 0), 2).tobytes() + b"".join(leaf or bytes(32) for leaf in leaves)
+
+
+# ---- minisign: Ed25519 (RFC 8032) over BLAKE2b-512 (3.3) ---------------------------------------------------------------
+
+P, ORDER = (1 << 255) - 19, (1 << 252) + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, -1, P) % P
+
+
+def add_points(p, q):
+    (x, y), (u, v) = p, q
+    k = D * x * u * y * v
+    return (x * v + y * u) * pow(1 + k, -1, P) % P, (y * v + x * u) * pow(1 - k, -1, P) % P
+
+
+def times(scalar, point):
+    total = (0, 1)
+    while scalar:
+        if scalar & 1:
+            total = add_points(total, point)
+        point, scalar = add_points(point, point), scalar >> 1
+    return total
+
+
+def recover_x(y, odd):
+    """The x of a point, None if there is none."""
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if (x * x - square) % P:
+        x = x * pow(2, (P - 1) // 4, P) % P
+    if (x * x - square) % P or (x == 0 and odd):
+        return None
+    return P - x if x % 2 != odd else x
+
+
+BASE_Y = 4 * pow(5, -1, P) % P
+BASE = recover_x(BASE_Y, 0), BASE_Y
+
+
+def encode_point(point):
+    return (point[1] | (point[0] & 1) << 255).to_bytes(32, "little")
+
+
+def decode_point(data):
+    value = int.from_bytes(data, "little")
+    y, odd = value & (1 << 255) - 1, value >> 255
+    x = recover_x(y, odd) if y < P else None
+    return None if x is None else (x, y)
+
+
+def sha512_number(*parts):
+    return int.from_bytes(hashlib.sha512(b"".join(parts)).digest(), "little")
+
+
+def secret_scalar(seed):
+    return int.from_bytes(hashlib.sha512(seed).digest()[:32], "little") & (1 << 254) - 8 | 1 << 254
+
+
+def public_key(seed):
+    return encode_point(times(secret_scalar(seed), BASE))
+
+
+def ed25519_sign(seed, message):
+    public = public_key(seed)
+    r = sha512_number(hashlib.sha512(seed).digest()[32:], message) % ORDER
+    point = encode_point(times(r, BASE))
+    s = (r + sha512_number(point, public, message) * secret_scalar(seed)) % ORDER
+    return point + s.to_bytes(32, "little")
+
+
+def ed25519_is_valid(public, message, signature):
+    point, key, s = decode_point(signature[:32]), decode_point(public), int.from_bytes(signature[32:], "little")
+    if point is None or key is None or s >= ORDER:
+        return False
+    k = sha512_number(signature[:32], public, message) % ORDER
+    return times(s, BASE) == add_points(point, times(k, key))
+
+
+def signature_area(seed, key_id, comment, statement):
+    signature = ed25519_sign(seed, hashlib.blake2b(statement).digest())
+    above = ed25519_sign(seed, signature + comment)
+    return (b"ED" + key_id + signature + above + struct.pack("<H", len(comment)) + comment).ljust(SIGNATURE, b"\0")
+
+
+def is_signed_by(data, public, key_id):
+    """Whether a manifest, which read_manifest accepts, is signed by this key."""
+    area = data[STATEMENT:SECTIONS_AT]
+    comment = area[140:140 + int.from_bytes(area[138:140], "little")]
+    return area[:2] == b"ED" and area[2:10] == key_id and ed25519_is_valid(
+        public, hashlib.blake2b(data[:STATEMENT]).digest(), area[10:74]) and ed25519_is_valid(
+        public, area[10:74] + comment, area[74:138])
+
+
 # ---- Its own checks -------------------------------------------------------------------------------------------------
 
 def flipped(data, at, bit):
@@ -797,6 +1052,12 @@ def selftest():
           "default block size")
     for size in [*range(0, len(data), 97), len(data) - 1]:
         check(rule_of(data[:size]) in (1, 10), f"{size} bytes of a manifest")
+    # RFC 8032, 7.1, test 2.
+    seed = bytes.fromhex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb")
+    signature = ed25519_sign(seed, b"\x72")
+    check(signature.hex().startswith("92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da"), "Ed25519")
+    check(ed25519_is_valid(public_key(seed), b"\x72", signature), "Ed25519: true")
+    check(not ed25519_is_valid(public_key(seed), b"\x73", signature), "Ed25519: false")
     print("selftest: all is well")
 
 

@@ -3,14 +3,15 @@
 
 Every change of a manifest is applied and judged by the reader of sapwood_ref.py before it is written down.
 """
-import json, os, struct, sys
+import base64, json, os, struct, sys
 from dataclasses import replace
 import numpy as np
 from sapwood_ref import (
-    CELL, DIGEST_KINDS, GEAR, NO_WINDOW, PAGE, PIECES, SECTIONS_AT, STATEMENT, Refused, Section, blake3, block_count,
-    check_statement, compare, default_block_size, encode_header, level_sizes, node_anchor_levels, node_levels, paint,
-    painted_regions, read_manifest, region_pieces, regions_of, rule_of, scan, seal, show, tag_of, window_hashes,
-    write_manifest)
+    CELL, DIGEST_KINDS, GEAR, NO_WINDOW, ORDER, PAGE, PIECES, SECTIONS_AT, STATEMENT, Header, Refused, Section,
+    blake3, block_count, check_statement, compare, default_block_size, encode_header, flipped, is_signed_by,
+    level_sizes, merge_groups, merge_root, node_anchor_levels, node_levels, paint, painted_regions, public_key,
+    read_journal, read_manifest, region_pieces, regions_of, rule_of, scan, seal, section_lengths, show,
+    signature_area, tag_of, window_hashes, write_groups, write_journal, write_leaves, write_manifest)
 
 # ---- Vectors: the parts (8) -----------------------------------------------------------------------------------------
 
@@ -64,7 +65,164 @@ def parts_vectors():
                         blake3(data).hex(), "anchor": anchor_of(data)} for what, data in ties],
         "pieces": [{"length": n, "pieces": [f"{p:04x}" for p in region_pieces(paint(0, n)).tolist()]}
                    for n in (0, 1, 1023, 1024, 1025, 4096, 5000)],
-        "nodes": nodes}
+        "nodes": nodes,
+        "many_blocks": many_blocks(),
+        "signed": signed_vector(),
+        "leaves_file": leaves_file_vector()}
+
+
+def many_blocks():
+    """A manifest without hints of the most blocks there can be: leaf i is bytes [32i, 32i + 32) of the paint."""
+    n = 1 << 24
+    # 65,536 leaves a step, so that memory stays small.
+    pages = [merge_groups(np.frombuffer(paint(at, at + (2 << 20)), "<u4").reshape(-1, 8), 8)
+             for at in range(0, 32 * n, 2 << 20)]
+    pages = np.concatenate(pages)
+    top = merge_groups(pages, 8)
+    tree, length = write_groups(top, None) + write_groups(pages, None), (n << 14) - 5
+    sizes = section_lengths(length, CELL, False)
+    hashes = [blake3(tree), scan(painted_regions(32 * n), 1 << 20, False).root]
+    sections = [Section(1, 1, SECTIONS_AT, sizes[0], hashes[0]),
+                Section(2, 1, SECTIONS_AT + sizes[0], sizes[1], hashes[1])]
+    root = merge_root(top)
+    header = Header(length, CELL, root, sections=sections)
+    return {"length": length, "block_size": CELL, "blocks": n, "root": root.hex(), "tree_blake3": hashes[0].hex(),
+            "pages_blake3": hashes[1].hex(), "statement": seal(encode_header(header)).hex()}
+
+
+def signed_vector():
+    seed, other, key_id = blake3(b"vector"), blake3(b"other"), bytes(range(8))
+    data = write_manifest(scan(painted_regions(2 * CELL - 5), CELL, False), False, b"painted", 7, 1700000000, 1800000000)
+    comment = "timestamp:1700000000\tfile:gemälde".encode()
+
+    def signed(seed, key_id, comment=comment, data=data):
+        return data[:STATEMENT] + signature_area(seed, key_id, comment, data[:STATEMENT]) + data[SECTIONS_AT:]
+
+    good, public = signed(seed, key_id), public_key(seed)
+    twin = good[:STATEMENT + 42] + (int.from_bytes(good[STATEMENT + 42:STATEMENT + 74], "little") + ORDER).to_bytes(
+        32, "little") + good[STATEMENT + 74:]
+    unknown = good[:STATEMENT] + b"ML" + bytes(4) + good[STATEMENT + 6:]
+    bad = [("unsigned", data), ("another key", signed(other, bytes(8))),
+           ("another key under this id", signed(other, key_id)), ("this key under another id", signed(seed, bytes(8))),
+           ("an unknown kind", unknown),
+           ("a changed comment", good[:STATEMENT + 140] + b"T" + good[STATEMENT + 141:]),
+           ("s plus the order of the group", twin)]
+    bad += [(f"a bit of byte {at}", good[:at] + bytes([good[at] ^ 1]) + good[at + 1:]) for at in
+            (STATEMENT + 10, STATEMENT + 73, STATEMENT + 74, STATEMENT + 137)]
+    statement = seal(encode_header(replace(check_statement(data), sequence=8)))
+    bad.append(("another statement", statement + good[STATEMENT:]))
+    for what, changed in [("", good), *bad]:
+        read_manifest(changed)
+        if is_signed_by(changed, public, key_id) != (changed == good):
+            raise SystemExit(f"signed vector {what!r} is wrong")
+    text = base64.b64encode(b"Ed" + key_id + public).decode()
+    return {"seed": seed.hex(), "key_id": key_id.hex(), "public_key": text, "comment": comment.decode(),
+            "manifest": good.hex(), "refused": [edits(good, changed) | {"what": what} for what, changed in bad]}
+
+
+def leaves_file_vector():
+    """The second of three leaves is not known, the last one behind the end of the file."""
+    facts = scan(painted_regions(3 * CELL - 5), CELL, False)
+    texts = ["http://host.example:8080", "", "gemälde.bin", "http://host.example:8080/g"]
+    leaves = [facts.leaves[0].tobytes(), None]
+    data = write_leaves(facts.root, facts.length, CELL, [text.encode() for text in texts], leaves)
+    origin, key_id, name, url = texts
+    return {"root": facts.root.hex(), "length": facts.length, "block_size": CELL, "origin": origin, "key_id": key_id,
+            "name": name, "url": url, "leaves": [leaves[0].hex(), None, None], "file_length": len(data),
+            "patch": edits(bytes(len(data)), data)["patch"]}
+
+
+# ---- Vectors: journals ----------------------------------------------------------------------------------------------
+
+def journal_vectors():
+    def text(value):
+        return struct.pack("<Q", len(value)) + value
+
+    def begin(root=None, length=10 * 65536, size=65536, etag=b"", modified=b"", url=b"http://h/f"):
+        option = b"\0" if root is None else b"\1" + root
+        return struct.pack("<I", 0) + option + struct.pack("<QI", length, size) + text(etag) + text(modified) + text(url)
+
+    def run(boot=1, device=2, inode=3, local=1):
+        return struct.pack("<I16sQQBQ", 1, bytes([boot]) * 16, device, inode, local, 1700000000)
+
+    def listed(kind, *ranges):
+        return struct.pack("<IQ", kind, len(ranges)) + b"".join(struct.pack("<II", *pair) for pair in ranges)
+
+    def leaves(first, *values):
+        return struct.pack("<IIQ", 4, first, len(values)) + b"".join(values)
+
+    def barrier(records):
+        return struct.pack("<IQ", 6, records)
+
+    def here(boot=1, device=2, inode=3, local=True):
+        return {"boot_id": (bytes([boot]) * 16).hex(), "device": device, "inode": inode, "local": local}
+
+    made = []
+
+    def case(what, data, place=None):
+        place = place or here()
+        seen = bytes.fromhex(place["boot_id"]), place["device"], place["inode"], place["local"]
+        claims = read_journal(data, seen)
+        made.append({"what": what, "here": place, "journal": data.hex(), "claims": claims and {
+            key: value for key, value in claims.items() if value or key == "claimed"}})
+
+    def records(what, *payloads, place=None, start=(begin(), run())):
+        case(what, write_journal([*start, *payloads]), place)
+
+    two = (listed(2, (0, 2)), barrier(3), listed(2, (5, 1)))
+    for what, place in (("a kill", here()), ("another boot", here(boot=9)), ("another device", here(device=7)),
+                        ("another inode", here(inode=7)), ("not local now", here(local=False))):
+        records(f"a barrier between two claims; {what}", *two, place=place)
+    records("not local", *two, start=(begin(), run(local=0)), place=here(local=False))
+    records("an unknown boot", *two, start=(begin(), run(boot=0)), place=here(boot=0))
+    again = (*two, run(boot=9), listed(2, (7, 1)))
+    records("two boots", *again, place=here(boot=9))
+    records("two boots, and a third", *again, place=here(boot=5))
+    records("two boots, and back to the first", *again)
+    records("a barrier does not bring back what a boot discarded", *again, barrier(9), place=here(boot=9))
+    records("two runs in one boot", *two, run(), listed(2, (7, 1)))
+    records("all that a record can have", leaves(4, b"a" * 32, b"b" * 32), start=(
+        begin(b"r" * 32, etag='"é"'.encode(), modified=b"Mon, 02 Nov 2026 10:00:00 GMT"), run()))
+    records("a barrier covers the records before its number", listed(2, (0, 2)), listed(2, (5, 1)), barrier(3),
+            place=here(boot=9))
+    records("a barrier counts more records than there are", listed(2, (0, 2)), barrier(99), listed(2, (5, 1)),
+            place=here(boot=9))
+    dropped = (listed(2, (0, 6)), listed(5, (2, 2)), barrier(9))
+    records("dropped", *dropped)
+    records("dropped, and another boot", *dropped, place=here(boot=9))
+    records("dropped and claimed again", *dropped, listed(2, (3, 1)))
+    records("dropped and claimed again, with a barrier for the first claim", *dropped[:2], listed(2, (3, 1)), barrier(3),
+            place=here(boot=9))
+    top = (1 << 32) - 1
+    records("a range partly outside, and one outside", listed(2, (8, 9), (50, 60)))
+    records("a range up to block 2^32 - 2", listed(2, (9, top - 9)))
+    records("a range with block 2^32 - 1", listed(2, (0, 1)), listed(2, (9, top - 8)), listed(2, (2, 1)))
+    records("leaves partly outside", leaves(9, b"a" * 32, b"b" * 32))
+    records("leaves with block 2^32 - 1", listed(2, (0, 1)), leaves(top, b"a" * 32))
+    records("empty lists", listed(2), listed(5), leaves(0), listed(2, (3, 0)))
+    for kind in (3, 7, 1 << 31):
+        records(f"the unknown kind {kind}", listed(2, (0, 1)), struct.pack("<I", kind), listed(2, (2, 1)))
+    records("another begin", listed(2, (0, 1)), begin(), listed(2, (2, 1)))
+    records("a claim before a run", listed(2, (0, 1)), run(), start=(begin(),))
+    records("a barrier before a run", barrier(0), run(), start=(begin(),))
+    records("no run", start=(begin(),))
+    records("no begin", listed(2, (0, 1)), start=(run(),))
+    records("a run with the flag 2", listed(2, (0, 1)), run(local=2), listed(2, (2, 1)))
+    records("an option with the flag 2", start=(b"\0\0\0\0\2" + begin()[5:], run()))
+    records("an entity tag that is not UTF-8", start=(begin(etag=b'"\xe9"'), run()))
+    records("a block size of 48 KiB", start=(begin(size=3 << 14), run()))
+    records("too many blocks", start=(begin(length=1 << 63), run()))
+    records("a byte after the fields", listed(2, (0, 1)), barrier(2) + b"\0", listed(2, (2, 1)))
+    records("a payload of three bytes", listed(2, (0, 1)), b"\6\0\0", listed(2, (2, 1)))
+    records("a list that is longer than its record", listed(2, (0, 1)), struct.pack("<IQ", 2, (1 << 64) - 1))
+    whole = write_journal([begin(), run(), *two])
+    for what, data in (("the last byte is missing", whole[:-1]), ("a byte more", whole + b"\0"),
+                       ("a bit of the third record", flipped(whole, len(write_journal([begin(), run()])) + 9, 3)),
+                       ("a size over 1 MiB", whole + struct.pack("<I", (1 << 20) + 1)),
+                       ("another magic", flipped(whole, 3, 0)), ("version 0", flipped(whole, 8, 0)), ("a byte of the zeros", flipped(whole, 15, 7)),
+                       ("nothing but a header", whole[:16]), ("empty", b"")):
+        case(what, data)
+    return made
 
 
 # ---- Vectors: manifests and what must be refused --------------------------------------------------------------------
@@ -179,7 +337,8 @@ def header_changes(data):
     for bad in ((b << 24) + 1, (1 << 64) - 1):
         yield 5, f"length {bad}", do(("set", {"length": bad}))
     # As long as the name, so that the patches are short.
-    texts = [letter.encode().rjust(len(h.name), b"a") for letter in ("\\", "\t", "\n", "\x7f", "\x80", "\x9f", *"\u061c\u200e\u202a\u202e\u2066\u2069")]
+    letters = "\\\t\n\x7f\x80\x9f\u061c\u200e\u202a\u202e\u2066\u2069"
+    texts = [letter.encode().rjust(len(h.name), b"a") for letter in letters]
     for bad in (b"a" * 256, b"a/b", b"/", b"a\0b", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80",
                 b".", b"..", *texts):
         yield 6, f"name {bad[:8].hex()}, {len(bad)} bytes", do(("set", {"name": bad}))
@@ -188,7 +347,7 @@ def header_changes(data):
     yield 4, "a digest that is longer than the header", do(
         ("set", {"digests": [(8, b"")]}), ("write", at["digest count"] + 9, b"\xff"))
     yield 7, "digest kind 0", do(("set", {"digests": [(0, bytes(32))]}))
-    for kind, (_, length) in DIGEST_KINDS.items():
+    for kind, length in ((1, 32), (6, 8), (7, 32)):
         yield 7, f"a digest of kind {kind} and {length + 1} bytes", do(("set", {"digests": [(kind, bytes(length + 1))]}))
     yield 7, "a digest of kind 1 and 0 bytes", do(("set", {"digests": [(1, b"")]}))
     yield 7, "unknown digests out of order", do(("set", {"digests": [(9, b"a"), (8, b"a")]}))
@@ -317,8 +476,8 @@ def section_changes(data):
 
 
 def harmless_changes(data, rich):
-    """What a whole reader must accept: (verify, what, change). `verify`: whether a reader that has the object accepts, too;
-    None: only as long as it does not check the hints."""
+    """What a whole reader must accept: (verify, what, change). `verify`: whether a reader that has the object accepts,
+    too; None: only as long as it does not check the hints."""
     h = check_statement(data)
     top = (1 << 64) - 1
     comment = b"ED" + bytes(range(1, 137))
@@ -422,10 +581,11 @@ def manifest_vector(facts, hints, options):
         draft = Draft(data)
         change(draft)
         said = read_manifest(draft.bytes()).facts
-        found = {"verify": accepts(facts, said, False), "verify_hints": accepts(facts, said, True)}
-        if found != {"verify": true is not False, "verify_hints": true is True}:
+        found, strict = accepts(facts, said, False), accepts(facts, said, True)
+        if (found, strict) != (true is not False, true is True):
             raise SystemExit(f"{facts.length} {hints} {what}: verify is wrong")
-        accepted.append(edits(data, draft.bytes()) | found | {"what": what})
+        hinted = {"verify_hints": strict} if strict != found else {}
+        accepted.append(edits(data, draft.bytes()) | {"verify": found} | hinted | {"what": what})
     sections = {f"{word}_blake3": m.header.sections[i].blake3.hex() if i < len(m.header.sections) else None
                 for i, word in enumerate(("tree", "pages", "pieces"))}
     shown = show(m)
@@ -468,7 +628,8 @@ def lay_out(value, indent=0):
 
 def write_vectors(directory):
     os.makedirs(directory, exist_ok=True)
-    for name, make in (("parts.json", parts_vectors), ("manifests.json", manifest_vectors)):
+    for name, make in (("parts.json", parts_vectors), ("journals.json", journal_vectors),
+                       ("manifests.json", manifest_vectors)):
         with open(os.path.join(directory, name), "w", encoding="utf-8", newline="\n") as file:
             file.write(lay_out(make()) + "\n")
 

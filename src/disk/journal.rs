@@ -7,7 +7,10 @@ use parking_lot::Mutex;
 use crate::format::{
     blockset::BlockSet,
     geometry::BlockRange,
-    journal::{self, Claims, Identity, JOURNAL_BYTES_MAX, Place, Record, RecordWriter},
+    journal::{
+        self, CLAIMS_END_MAX, Claims, DROP_ALL_BYTES, Identity, JOURNAL_BYTES_MAX, Place, Record,
+        RecordWriter,
+    },
     judge::{Leaves, ObjectKey},
 };
 
@@ -103,13 +106,15 @@ pub struct Journal {
     object: ObjectKey,
     keeper: Box<dyn JournalKeeper>,
     writer: RecordWriter,
+    /// Of the file so far.
+    bytes: u64,
     /// Proven and written, in no record yet.
     noted: BlockSet,
     /// In a record that no barrier of this run covers, with the number of records up to it.
     unsynced: Vec<(u64, BlockRange)>,
     /// In a record that a barrier covers.
     durable: BlockSet,
-    /// A sync failed: what is noted now may be lost already, so nothing more is claimed.
+    /// Nothing more is claimed: a sync failed, so that what is noted now may be lost already, or the journal is full.
     ended: bool,
     /// Of an object without a manifest: what is noted is written with its leaves.
     leaves: Option<Arc<Leaves>>,
@@ -141,6 +146,7 @@ impl Journal {
             object: identity.object(),
             keeper,
             writer,
+            bytes: bytes.len() as u64,
             noted: BlockSet::empty(identity.geometry.blocks()),
             unsynced: Vec::new(),
             durable: BlockSet::empty(identity.geometry.blocks()),
@@ -149,7 +155,8 @@ impl Journal {
         })
     }
 
-    /// Continues a journal that was read, behind its sound part, for an identity as which it may be continued.
+    /// Continues a journal that was read, behind its sound part, for an identity as which it may be continued. One that is half
+    /// full is begun anew, with its claims as what is written next.
     pub fn resume(
         mut keeper: Box<dyn JournalKeeper>,
         identity: &Identity,
@@ -157,13 +164,21 @@ impl Journal {
         place: Place,
         time: u64,
     ) -> Result<Journal, DiskError> {
+        if claims.end > JOURNAL_BYTES_MAX / 2 {
+            let mut journal = Journal::begin(keeper, identity, &claims.url, place, time)?;
+            journal.drop_claims(claims.dropped.ranges().collect())?;
+            journal.noted = claims.claimed.clone();
+            return Ok(journal);
+        }
         let mut writer = claims.writer.clone();
         keeper.cut(claims.end)?;
-        keeper.append(&writer.append(&Record::Run { place, time }))?;
+        let run = writer.append(&Record::Run { place, time });
+        keeper.append(&run)?;
         Ok(Journal {
             object: identity.object(),
             keeper,
             writer,
+            bytes: claims.end + run.len() as u64,
             noted: BlockSet::empty(claims.durable.blocks()),
             unsynced: Vec::new(),
             durable: claims.durable.clone(),
@@ -202,7 +217,10 @@ impl Journal {
                     .collect(),
             };
             for record in records {
-                self.append(&record)?;
+                self.ended = !self.append(&record, CLAIMS_END_MAX)?;
+                if self.ended {
+                    return Ok(self.writer.records());
+                }
             }
             let records = self.writer.records();
             self.unsynced
@@ -218,8 +236,7 @@ impl Journal {
             .unsynced
             .extract_if(.., |(number, _)| *number <= records);
         let covered: Vec<BlockRange> = covered.map(|(_, range)| range).collect();
-        if !covered.is_empty() {
-            self.append(&Record::Barrier { records })?;
+        if !covered.is_empty() && self.append(&Record::Barrier { records }, CLAIMS_END_MAX)? {
             self.keeper.sync()?;
             for range in covered {
                 self.durable.insert_range(range);
@@ -240,8 +257,14 @@ impl Journal {
 
     /// Records that these blocks are not there after all.
     pub fn drop_claims(&mut self, ranges: Vec<BlockRange>) -> Result<(), DiskError> {
+        let all = BlockSet::full(self.durable.blocks()).ranges().collect();
+        let all = Record::Dropped(all);
         for some in ranges.chunks(journal::RUNS_PER_RECORD) {
-            self.append(&Record::Dropped(some.to_vec()))?;
+            let some = Record::Dropped(some.to_vec());
+            // Once all are dropped and nothing fits any more, there is nothing left to be dropped.
+            if !self.append(&some, JOURNAL_BYTES_MAX - DROP_ALL_BYTES)? {
+                self.append(&all, JOURNAL_BYTES_MAX)?;
+            }
         }
         for range in ranges {
             self.durable.remove_range(range);
@@ -254,11 +277,86 @@ impl Journal {
         self.keeper.sync()
     }
 
-    fn append(&mut self, record: &Record) -> Result<(), DiskError> {
+    /// `false`: the record would end behind `end_max`, and is not written.
+    fn append(&mut self, record: &Record, end_max: u64) -> Result<bool, DiskError> {
         // Count a record only once it is written: otherwise a later one would not continue those in the file.
         let mut writer = self.writer.clone();
-        self.keeper.append(&writer.append(record))?;
-        self.writer = writer;
-        Ok(())
+        let bytes = writer.append(record);
+        let end = self.bytes + bytes.len() as u64;
+        if end > end_max {
+            return Ok(false);
+        }
+        self.keeper.append(&bytes)?;
+        (self.writer, self.bytes) = (writer, end);
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{
+        geometry::{BlockSize, Geometry},
+        tree::Root,
+    };
+
+    const HERE: Place = Place {
+        boot_id: [1; 16],
+        device: 2,
+        inode: 3,
+        local: true,
+    };
+
+    /// A journal with as many claims as it takes, of every second block; it is not synced.
+    fn filled(keeper: &MemoryKeeper, checkpoints: u32) -> (Identity, BlockSet) {
+        let geometry = Geometry::new(1 << 30, BlockSize::MIN).unwrap();
+        let identity = Identity {
+            root: Some(Root([7; 32])),
+            geometry,
+            etag: None,
+            last_modified: None,
+        };
+        let keeper = Box::new(keeper.clone());
+        let mut journal = Journal::begin(keeper, &identity, "", HERE, 1).unwrap();
+        let mut half = BlockSet::empty(geometry.blocks());
+        for block in (0..geometry.blocks()).step_by(2) {
+            half.insert_range(BlockRange::new(block, block + 1));
+        }
+        for _ in 0..checkpoints {
+            journal.noted = half.clone();
+            journal.checkpoint().unwrap();
+        }
+        if checkpoints > 200 {
+            journal.sync_failed().unwrap();
+        }
+        (identity, half)
+    }
+
+    fn claims(keeper: &MemoryKeeper) -> Claims {
+        let bytes = keeper.0.lock();
+        let end = bytes.len().min(JOURNAL_BYTES_MAX as usize);
+        journal::read(&bytes[..end], &HERE).unwrap()
+    }
+
+    /// Found: what did not fit any more was written behind the end of what a reader reads.
+    #[test]
+    fn a_full_journal_still_drops_what_a_failed_sync_lost() {
+        let keeper = MemoryKeeper::default();
+        filled(&keeper, 280);
+        assert!(keeper.0.lock().len() as u64 <= JOURNAL_BYTES_MAX);
+        assert!(claims(&keeper).claimed.is_empty());
+    }
+
+    #[test]
+    fn a_run_that_finds_a_journal_half_full_begins_it_anew_with_what_it_claimed() {
+        let keeper = MemoryKeeper::default();
+        let (identity, half) = filled(&keeper, 140);
+        let before = claims(&keeper);
+        assert!(before.end > JOURNAL_BYTES_MAX / 2 && before.claimed == half);
+        let boxed = Box::new(keeper.clone());
+        let mut journal = Journal::resume(boxed, &identity, &before, HERE, 2).unwrap();
+        journal.checkpoint().unwrap();
+        let after = claims(&keeper);
+        assert!(after.end < JOURNAL_BYTES_MAX / 64 && after.claimed == half);
     }
 }

@@ -19,6 +19,10 @@ const CHECK_BYTES: usize = 16;
 const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 /// A reader stops here: a run that writes a checkpoint every two seconds needs weeks to write as much.
 pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Claims and barriers end here, so that what is dropped still fits.
+pub const CLAIMS_END_MAX: u64 = JOURNAL_BYTES_MAX - 64 * 1024;
+/// The record that drops all blocks: size, kind, count, one range and check.
+pub const DROP_ALL_BYTES: u64 = 4 + 4 + 8 + 8 + CHECK_BYTES as u64;
 /// Runs of blocks in one record: 8 bytes each, so that a record stays far below its limit.
 pub const RUNS_PER_RECORD: usize = 32 * 1024;
 /// Leaves in one record, 32 bytes each, for the same reason.
@@ -163,7 +167,7 @@ impl Record {
                 boot_id,
                 device,
                 inode,
-                local,
+                local: local @ 0..=1,
                 time,
             } => Record::Run {
                 place: Place {
@@ -174,6 +178,7 @@ impl Record {
                 },
                 time,
             },
+            RawRecord::Run { .. } => return None,
             RawRecord::Blocks { runs } => Record::Blocks(ranges(runs)?),
             RawRecord::Free(never) => match never {},
             RawRecord::Leaves { first, leaves } => {
@@ -322,16 +327,16 @@ pub fn read(bytes: &[u8], here: &Place) -> Option<Claims> {
     let mut rest = bytes.strip_prefix(&header)?;
     let mut replay: Option<Replay> = None;
     let mut end = FILE_HEADER_BYTES as u64;
-    while let Some((record, after)) = next_record(rest, &mut writer) {
+    while let Some((record, after, next)) = next_record(rest, &writer) {
         match (&mut replay, record) {
             (None, Record::Begin { identity, url }) => replay = Some(Replay::new(identity, url)),
             (None, _) => return None,
             // This record is not allowed here: ignore it and everything after it.
             (Some(_), Record::Begin { .. }) => break,
-            (Some(replay), record) => replay.apply(record, writer.records() - 1)?,
+            (Some(replay), record) => replay.apply(record, writer.records())?,
         }
         end += (rest.len() - after.len()) as u64;
-        rest = after;
+        (rest, writer) = (after, next);
     }
     let mut replay = replay?;
     replay.place?;
@@ -357,8 +362,11 @@ pub fn read(bytes: &[u8], here: &Place) -> Option<Claims> {
     })
 }
 
-/// The next valid record and the bytes after it; the writer advances past it.
-fn next_record<'a>(bytes: &'a [u8], writer: &mut RecordWriter) -> Option<(Record, &'a [u8])> {
+/// The next valid record, the bytes after it, and the writer that continues there.
+fn next_record<'a>(
+    bytes: &'a [u8],
+    writer: &RecordWriter,
+) -> Option<(Record, &'a [u8], RecordWriter)> {
     let (size, rest) = bytes.split_first_chunk::<4>()?;
     let length = u32::from_le_bytes(*size) as usize;
     if length > PAYLOAD_BYTES_MAX {
@@ -371,11 +379,8 @@ fn next_record<'a>(bytes: &'a [u8], writer: &mut RecordWriter) -> Option<(Record
         return None;
     }
     let record = Record::from_raw(codec::decode_record(payload).ok()?)?;
-    *writer = RecordWriter {
-        check,
-        records: writer.records + 1,
-    };
-    Some((record, rest))
+    let records = writer.records + 1;
+    Some((record, rest, RecordWriter { check, records }))
 }
 
 /// The state of journal.md, section 4, while records are read.
@@ -425,7 +430,8 @@ impl Replay {
                     number,
                     BlockRange::new(first.0, first.0 + leaves.len() as u32),
                 );
-                self.leaves.extend((first.0..).map(BlockIndex).zip(leaves));
+                let blocks = (first.0..self.identity.geometry.blocks()).map(BlockIndex);
+                self.leaves.extend(blocks.zip(leaves));
             }
             Record::Dropped(ranges) => ranges.into_iter().for_each(|range| self.drop_range(range)),
             Record::Barrier { records } => {
