@@ -161,11 +161,16 @@ fn verify_file(
         store.forget(holding)?;
         return Ok(None);
     };
-    let found = FileRegions::open(&holding.path).map_err(Error::from);
     let block_size = expected.geometry().block_size();
-    let found = found.and_then(|regions| tree_of(&holding.path, &regions, block_size, false));
-    let found = match found {
-        Ok(found) if found.geometry() == expected.geometry() => found,
+    let read = || {
+        let regions = FileRegions::open(&holding.path)?;
+        // It may have been replaced since it was looked at.
+        let is_same = regions.stamp() == holding.stamp;
+        let tree = || tree_of(&holding.path, &regions, block_size, false);
+        is_same.then(tree).transpose()
+    };
+    let found = match read() {
+        Ok(Some(found)) if found.geometry() == expected.geometry() => found,
         // The file was modified or removed while it was read.
         _ if !is_there(store)? => return Ok(None),
         Ok(_) => return Ok(None),
