@@ -252,8 +252,8 @@ impl Smallest {
         });
         let mut limit = self.limit;
         for place in 0..LANE_WINDOWS {
-            for lane in 0..LANES {
-                hashes[lane] = step(gear, hashes[lane], ends[lane][place]);
+            for (lane, end) in ends.iter().enumerate() {
+                hashes[lane] = step(gear, hashes[lane], end[place]);
                 if hashes[lane] <= limit {
                     let offset = start + lane * LANE_WINDOWS + place;
                     limit = self.consider(hashes[lane], offset, lane == 0);
