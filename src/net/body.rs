@@ -82,6 +82,12 @@ impl Body {
         Ok(Some(chunk))
     }
 
+    /// The first bytes, which [`Body::next`] still returns; empty at the end.
+    pub async fn peek(&mut self) -> Result<&[u8], NetError> {
+        self.ahead = self.next().await?;
+        Ok(self.ahead.as_deref().unwrap_or_default())
+    }
+
     /// The body, cut at this length.
     pub async fn read_up_to(&mut self, most: usize) -> Result<Vec<u8>, NetError> {
         let mut bytes = Vec::new();

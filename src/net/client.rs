@@ -76,7 +76,7 @@ impl Client {
     /// Sends a request. A 200 is the whole representation even if a range was requested; the caller decides what that means.
     pub async fn send(&self, request: Request<'_>) -> Result<Response, NetError> {
         let exchange = self.exchange(&request).await?;
-        self.response(&request, exchange)
+        self.response(&request, exchange).await
     }
 
     /// Sends a request for several ranges. Many servers send one part, or everything, instead.
@@ -89,7 +89,7 @@ impl Client {
         self.transport
             .note_multi_range(&exchange.location, parts.is_some());
         let Some((boundary, validators)) = parts else {
-            let response = self.response(&request, exchange)?;
+            let response = self.response(&request, exchange).await?;
             return Ok(MultiRangeResponse::One(Box::new(response)));
         };
         if request
@@ -118,11 +118,17 @@ impl Client {
         Err(NetError::new(&exchange.location, failure))
     }
 
-    fn response(&self, request: &Request<'_>, exchange: Exchange) -> Result<Response, NetError> {
+    async fn response(
+        &self,
+        request: &Request<'_>,
+        exchange: Exchange,
+    ) -> Result<Response, NetError> {
         let head = Head::read(&exchange.response);
-        let head = head.map_err(|failure| NetError::new(&exchange.location, failure))?;
-        head.check_version(request.version, &exchange.location)?;
-        Ok(head.with_body(self.body(exchange)))
+        let mut head = head.map_err(|failure| NetError::new(&exchange.location, failure))?;
+        let mut body = self.body(exchange);
+        head.look_at(&mut body).await?;
+        head.check_version(request.version, body.location())?;
+        Ok(head.with_body(body))
     }
 
     fn body(&self, exchange: Exchange) -> Body {

@@ -33,8 +33,9 @@ pub fn parse_unsatisfied(value: &str) -> Option<u64> {
     number(unit(value)?.trim().strip_prefix("*/")?)
 }
 
+/// The value after its unit. Some servers write `bytes=` as in Range, or `bytes:`.
 fn unit(value: &str) -> Option<&str> {
-    let (unit, rest) = value.trim().split_once([' ', '\t'])?;
+    let (unit, rest) = value.trim().split_once([' ', '\t', '=', ':'])?;
     unit.eq_ignore_ascii_case("bytes").then_some(rest)
 }
 
@@ -60,6 +61,9 @@ mod tests {
         assert_eq!(parse("bytes 0-0/1"), part(0, 1, Some(1)));
         assert_eq!(parse("Bytes  5-9/10"), part(5, 10, Some(10)));
         assert_eq!(parse("bytes 5-9/*"), part(5, 10, None));
+        for tolerated in ["bytes=5-9/10", "bytes:5-9/10", "bytes: 5-9/10"] {
+            assert_eq!(parse(tolerated), part(5, 10, Some(10)), "{tolerated}");
+        }
         for bad in [
             "",
             "bytes",
@@ -68,7 +72,7 @@ mod tests {
             "bytes -1-3/10",
             "bytes 0-18446744073709551615/*",
             "bytes 0-18446744073709551616/*",
-            "bytes=0-1/2",
+            "bytes==0-1/2",
             "items 0-1/2",
             "bytes */10",
             "bytes 0-1,3-4/9",

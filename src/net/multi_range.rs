@@ -82,9 +82,8 @@ impl Parts {
 /// The boundary and the version of a response in several parts.
 pub(super) fn boundary_of(response: &reqwest::Response) -> Option<(String, Validators)> {
     let headers = response.headers();
-    let encoded = headers.contains_key(header::CONTENT_ENCODING);
     let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    (response.status() == 206 && !encoded)
+    (response.status() == 206)
         .then(|| multipart::boundary(kind))?
         .map(|boundary| (boundary, validators::of_response(headers)))
 }

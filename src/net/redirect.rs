@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
+use percent_encoding::{AsciiSet, percent_encode};
 use reqwest::header;
 
 use crate::policy::recovery::Failure;
@@ -105,9 +106,10 @@ fn next_step(
     let target = response
         .headers()
         .get(header::LOCATION)
-        .and_then(|value| value.to_str().ok())
         .ok_or_else(invalid)?;
-    let target = from.location.join(target).ok_or_else(invalid)?;
+    // Raw bytes above ASCII mean themselves, as in browsers and curl.
+    let target = percent_encode(target.as_bytes(), &AsciiSet::EMPTY).to_string();
+    let target = from.location.join(&target).ok_or_else(invalid)?;
     let location = Location::from_url(target).ok_or_else(refused)?;
     if from.location.is_https() && !location.is_https() {
         return Err(refused());

@@ -34,7 +34,9 @@ pub struct Response {
     pub validators: Validators,
     /// Digests of the whole object in header fields; a `Content-MD5` may be that of the part.
     pub offered: Vec<Digest>,
-    /// Its `Content-Type` is a web page or XML: perhaps a login page or an error, and not the object.
+    /// The `Content-Encoding` of the body, which is taken as it is.
+    pub encoding: Option<String>,
+    /// It is a web page or XML by its `Content-Type` and its first bytes: perhaps a login page or an error, and not the object.
     pub is_page: bool,
     /// Whether the response declares where its body ends. If not, a connection that breaks cannot be told from the end.
     pub end_declared: bool,
@@ -47,9 +49,13 @@ pub struct Head {
     content: Content,
     validators: Validators,
     offered: Vec<Digest>,
+    encoding: Option<String>,
     is_page: bool,
     end_declared: bool,
 }
+
+/// A digest of the stored bytes.
+const STORED_DIGEST: &str = "x-goog-hash";
 
 /// Media types of pages and messages that servers send instead of the object.
 const PAGES: [&[u8]; 4] = [
@@ -64,12 +70,6 @@ impl Head {
     pub fn read(response: &reqwest::Response) -> Result<Head, Failure> {
         let headers = response.headers();
         let bad = Failure::BadResponse;
-        if headers
-            .get(header::CONTENT_ENCODING)
-            .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
-        {
-            return Err(bad(BadResponse::Encoded));
-        }
         // Both fields make the end of the body ambiguous and allow response smuggling (RFC 9112, 6.3): refuse.
         if headers.contains_key(header::TRANSFER_ENCODING)
             && headers.contains_key(header::CONTENT_LENGTH)
@@ -87,7 +87,20 @@ impl Head {
         let ranges: Vec<_> = headers.get_all(header::CONTENT_RANGE).iter().collect();
         let length = response.content_length();
         let content = match (status, ranges.as_slice()) {
-            (200, []) => Content::Whole { length },
+            // A 203 went through a proxy that may transform it.
+            (200 | 203, []) => Content::Whole { length },
+            // With a Content-Range only if both say that it is everything.
+            (200 | 203, [range]) => {
+                let parsed = range.to_str().ok().and_then(content_range::parse);
+                let all = parsed
+                    .filter(|part| part.bytes.start == 0 && part.total == Some(part.bytes.end));
+                match all.map(|part| part.bytes.end) {
+                    Some(all) if length.is_none_or(|length| length == all) => {
+                        Content::Whole { length: Some(all) }
+                    }
+                    _ => return Err(bad(BadResponse::ContentRange)),
+                }
+            }
             (206, [range]) => {
                 let parsed = range.to_str().ok().and_then(content_range::parse);
                 let part = parsed.ok_or(bad(BadResponse::ContentRange))?;
@@ -101,19 +114,33 @@ impl Head {
             }
             _ => return Err(bad(BadResponse::ContentRange)),
         };
+        let encoding = encoding(headers);
         let text = |(name, value): (&HeaderName, &HeaderValue)| {
+            // It is a digest of what is stored, which may be the object without its encoding.
+            if encoding.is_some() && name == STORED_DIGEST {
+                return None;
+            }
             Some(repr_digest::in_header(name.as_str(), value.to_str().ok()?))
         };
         Ok(Head {
             content,
             validators: validators::of_response(headers),
             offered: headers.iter().filter_map(text).flatten().collect(),
+            encoding,
             is_page: PAGES.iter().any(|page| content_type.starts_with(page)),
             // Later versions have frames (RFC 9112, 6.3).
             end_declared: length.is_some()
                 || headers.contains_key(header::TRANSFER_ENCODING)
                 || response.version() > reqwest::Version::HTTP_11,
         })
+    }
+
+    /// Looks at the first bytes of a body whose type is that of a page: the type alone proves nothing.
+    pub async fn look_at(&mut self, body: &mut Body) -> Result<(), NetError> {
+        if self.is_page {
+            self.is_page = begins_like_page(body.peek().await?);
+        }
+        Ok(())
     }
 
     /// Fails if the response is of another version than the wanted one.
@@ -139,11 +166,26 @@ impl Head {
             content: self.content,
             validators: self.validators,
             offered: self.offered,
+            encoding: self.encoding,
             is_page: self.is_page,
             end_declared: self.end_declared,
             body,
         }
     }
+}
+
+/// The `Content-Encoding`, if there is one.
+fn encoding(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_ENCODING)?;
+    let text = value.to_str().unwrap_or("unknown").trim();
+    (!text.is_empty() && !text.eq_ignore_ascii_case("identity")).then(|| text.to_owned())
+}
+
+/// Whether these are the first bytes of markup. A few blanks leave it open.
+fn begins_like_page(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    let first = bytes.trim_ascii_start().first();
+    first.is_none_or(|first| matches!(first, b'<' | 0xEF))
 }
 
 /// `Retry-After` (RFC 9110, 10.2.3) in milliseconds from now: seconds or a date; an invalid value counts as none.

@@ -71,8 +71,6 @@ pub enum BadResponse {
     LaterPart,
     #[error("it sent a part that begins long before the requested one")]
     EarlierPart,
-    #[error("it sent an encoded body although the plain one was requested")]
-    Encoded,
     #[error("it sent several parts although one was requested")]
     Multipart,
     #[error("it does not declare the length of the object")]
@@ -174,7 +172,7 @@ impl Failure {
     /// The failure that a status stands for, if it is one. `serves`: the host serves other requests.
     pub fn of_status(status: u16, retry_after_ms: Option<u64>, serves: bool) -> Option<Failure> {
         match status {
-            200 | 206 => None,
+            200 | 203 | 206 => None,
             429 => Some(Failure::TooMany {
                 status,
                 retry_after_ms,
@@ -360,7 +358,7 @@ mod tests {
             let failure = Failure::of_status(status, None, false);
             assert_eq!(
                 failure.is_none(),
-                status == 200 || status == 206,
+                matches!(status, 200 | 203 | 206),
                 "{status}"
             );
             let class = failure.map(Failure::class);
@@ -508,12 +506,11 @@ mod tests {
         },
     ];
     /// All but that of several parts.
-    const BAD_ANSWERS: [BadResponse; 11] = [
+    const BAD_ANSWERS: [BadResponse; 10] = [
         BadResponse::Status(204),
         BadResponse::ContentRange,
         BadResponse::LaterPart,
         BadResponse::EarlierPart,
-        BadResponse::Encoded,
         BadResponse::NoLength,
         BadResponse::Headers,
         BadResponse::TwoLengths,
@@ -542,7 +539,6 @@ mod tests {
                 | BadResponse::ContentRange
                 | BadResponse::LaterPart
                 | BadResponse::EarlierPart
-                | BadResponse::Encoded
                 | BadResponse::Multipart
                 | BadResponse::NoLength
                 | BadResponse::Headers

@@ -101,7 +101,6 @@ fn all_failures() -> Vec<Failure> {
         BadResponse::ContentRange,
         BadResponse::LaterPart,
         BadResponse::EarlierPart,
-        BadResponse::Encoded,
         BadResponse::Multipart,
         BadResponse::NoLength,
         BadResponse::Headers,

@@ -156,7 +156,7 @@ fn rows() -> Vec<Row> {
         row("S10a", All, ends(3).costs(2.0 * ONCE, 2.0 * ONCE), useless), row("S10b", All, ends(3), useless), row("S10c", All, ends(0), useless),
         both("S11", All, ends(0)),
         refused("S12a"), refused("S12b"), both("S12c", All, ends(0).whole()),
-        passes("S13a"), refused("S13a"), refused("S13b"),
+        passes("S13a"), both("S13a", All, ends(0)), row("S13b", All, ends(4), useless),
         both("S14a", All, ends(0)), passes("S14b"), both("S14c", All, ends(0)), passes("S14d"), refused("S14d"),
         row("S14e", First(2), ends(0).costs(2.0, 2.0 * WHOLE), ends(0).costs(2.0, 2.0 * WHOLE)),
         both("S15a", All, ends(0).whole()), both("S15b", All, ends(0).whole()),

@@ -75,7 +75,7 @@ async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Er
                 None => locked,
             };
             run.options.url = url;
-            Box::pin(without_manifest::fetch(run, locked, preflight)).await
+            Box::pin(without_manifest::fetch(run, locked, *preflight)).await
         }
     }
 }

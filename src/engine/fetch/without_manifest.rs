@@ -8,7 +8,7 @@ use crate::{
     disk::destination::Locked,
     engine::{
         error::Error,
-        events::Published,
+        events::{Event, Published},
         remote::{
             preflight::{Preflight, retried_preflight, sidecar},
             source::Source,
@@ -62,6 +62,13 @@ pub async fn fetch(
 ) -> Result<Published, Error> {
     // Without a manifest, versions from different mirrors cannot be distinguished, so everything comes from one of them.
     refuse_page(run, &preflight)?;
+    if let Some(encoding) = &preflight.encoding {
+        let message = format!(
+            "{} is sent with the content encoding {encoding:?}: its bytes are kept as they are, and not decoded",
+            run.options.url
+        );
+        run.events.event(Event::Warning { message });
+    }
     let expected = expected(run, &preflight).await?;
     let Some(length) = preflight.length else {
         return unknown_length::fetch(run, locked, expected).await;

@@ -38,7 +38,7 @@ pub enum Opened {
     /// There is no manifest beside the object, or it could not be read.
     WithoutManifest {
         url: Location,
-        preflight: Preflight,
+        preflight: Box<Preflight>,
         /// Why the manifest could not be read, although there may be one.
         unread: Option<Box<Error>>,
     },
@@ -82,7 +82,7 @@ pub async fn open(context: &Context, request: &OpenRequest<'_>) -> Result<Opened
             {
                 return Ok(Opened::WithoutManifest {
                     url: url.clone(),
-                    preflight,
+                    preflight: Box::new(preflight),
                     unread: None,
                 });
             }
@@ -90,7 +90,7 @@ pub async fn open(context: &Context, request: &OpenRequest<'_>) -> Result<Opened
             (Ok(preflight), Err(error)) if first_contact::may_pass(&error) => {
                 unread.get_or_insert(Opened::WithoutManifest {
                     url: url.clone(),
-                    preflight,
+                    preflight: Box::new(preflight),
                     unread: Some(Box::new(error)),
                 });
                 continue;

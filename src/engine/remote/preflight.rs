@@ -23,6 +23,8 @@ pub struct Preflight {
     pub ranges: bool,
     pub validators: Validators,
     pub offered: Vec<Digest>,
+    /// The bytes have this encoding, and are taken as they are.
+    pub encoding: Option<String>,
     /// The response seems to be a web page or an XML message.
     pub is_page: bool,
 }
@@ -34,13 +36,8 @@ pub struct Preflight {
 /// one is unknown in advance. For an unsigned URL the user can set it with -H.
 pub async fn preflight(client: &Client, url: &Location) -> Result<Preflight, NetError> {
     let mut response = match client.send(Request::range(url, ByteRange::new(0, 1))).await {
-        // An empty object has no first byte (416). A multipart response to one range is unusable: request the whole object.
-        Err(error)
-            if matches!(
-                error.failure,
-                Failure::Refused { status: 416 } | Failure::BadResponse(BadResponse::Multipart)
-            ) =>
-        {
+        // An empty object has no first byte (416), and some servers refuse any Range, or answer it in a way that cannot be used.
+        Err(error) if may_be_for_the_range(error.failure) => {
             client.send(Request::whole(url)).await?
         }
         other => other?,
@@ -70,10 +67,20 @@ pub async fn preflight(client: &Client, url: &Location) -> Result<Preflight, Net
         ranges,
         validators: response.validators,
         offered,
-        // A body that does not begin like markup is not a page, whatever its `Content-Type`.
-        is_page: response.is_page
-            && matches!(first.first(), None | Some(b'<' | b' ' | b'\n' | 0xEF)),
+        encoding: response.encoding,
+        is_page: response.is_page,
     })
+}
+
+/// Whether the same request may succeed without its Range.
+fn may_be_for_the_range(failure: Failure) -> bool {
+    matches!(
+        failure,
+        Failure::Refused {
+            status: 400 | 403 | 416 | 431
+        } | Failure::Server { status: 501, .. }
+            | Failure::BadResponse(BadResponse::Multipart | BadResponse::ContentRange)
+    )
 }
 
 /// The most bytes of a sidecar file that are read: it may list a whole folder.
