@@ -65,7 +65,11 @@ async fn again(
     since: Instant,
     mut error: Error,
 ) -> Result<OpenManifest, Error> {
-    let patience = MANIFEST_PATIENCE.min(Duration::from_millis(limits.patience_ms));
+    let mut patience = MANIFEST_PATIENCE.min(Duration::from_millis(limits.patience_ms));
+    if since.elapsed() + AGAIN >= patience {
+        // The first response was silent until the end of that time: one more may not be.
+        patience = (patience + MANIFEST_PATIENCE).min(Duration::from_millis(limits.patience_ms));
+    }
     loop {
         sleep(AGAIN.min(patience.saturating_sub(since.elapsed()))).await;
         let left = patience.saturating_sub(since.elapsed());
