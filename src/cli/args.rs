@@ -183,6 +183,9 @@ pub struct FetchArgs {
     /// The manifest: a file, a URL, or - (default: .sapwood added to the path of the URL)
     #[arg(long, value_name = "M")]
     pub manifest: Option<String>,
+    /// Request no manifest: the result is proven against digests, or NOT verified
+    #[arg(long, conflicts_with = "manifest")]
+    pub no_manifest: bool,
     /// Another URL of the same object; may be given several times
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,

@@ -164,7 +164,10 @@ fn checked(args: &FetchArgs, store: StoreHandle) -> Result<FetchInput, Refusal> 
     Ok(FetchInput {
         context: network::context(&args.network, store)?,
         key: key.map_err(Refusal::usage)?,
-        manifest: args.manifest.as_deref().map(manifest_place).transpose()?,
+        manifest: match args.no_manifest {
+            true => Some(ManifestPlace::Nowhere),
+            false => args.manifest.as_deref().map(manifest_place).transpose()?,
+        },
         mirrors: args
             .mirror
             .iter()

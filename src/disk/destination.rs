@@ -137,6 +137,15 @@ pub struct Locked {
     released: bool,
 }
 
+/// What a part and its journal hold for a later run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Held {
+    /// Bytes of the object.
+    pub bytes: u64,
+    /// They were proven against a manifest.
+    pub with_manifest: bool,
+}
+
 /// What was found under the name of the part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "sizes are in bytes")]
@@ -304,8 +313,8 @@ impl Locked {
         Ok(())
     }
 
-    /// The bytes in the part that a later run can resume from.
-    pub fn bytes_held(&self) -> Result<u64, DiskError> {
+    /// What a later run can resume from.
+    pub fn held(&self) -> Result<Held, DiskError> {
         let Destination {
             folder,
             part_name,
@@ -313,7 +322,7 @@ impl Locked {
             ..
         } = &self.destination;
         let Some(part) = folder.open_own(part_name)? else {
-            return Ok(0);
+            return Ok(Held::default());
         };
         let part = Part::new(part, folder.path_of(part_name));
         let clone = self.journal.try_clone().map_err(|cause| {
@@ -321,9 +330,12 @@ impl Locked {
         })?;
         let bytes = FileKeeper::new(clone, folder.path_of(journal_name)).read()?;
         let claims = journal::read(&bytes, &part.place()?);
-        claims.map_or(Ok(0), |claims| {
+        claims.map_or(Ok(Held::default()), |claims| {
             let held = plausible_claims(&claims, part.length()?);
-            Ok(held.bytes(&claims.identity.geometry))
+            Ok(Held {
+                bytes: held.bytes(&claims.identity.geometry),
+                with_manifest: claims.identity.root.is_some(),
+            })
         })
     }
 

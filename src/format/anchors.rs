@@ -10,7 +10,10 @@ pub const WINDOW: usize = 64;
 const TAG_FRACTION_BITS: u32 = 34;
 const TAG_BITS: u32 = 40;
 /// Runs of windows hashed side by side, because one chain of additions leaves most of a core idle.
-const LANES: usize = 4;
+/// With all of them, the limit and the addresses, the registers of x86-64 are just enough.
+const LANES: usize = 6;
+/// Windows of a run in a whole cell; what is left over is hashed after them.
+const LANE_WINDOWS: usize = (CELL - WINDOW + 1) / LANES;
 
 /// `g[i]`, the first 8 bytes of BLAKE3 of "sapwood gear" and the byte i.
 pub static GEAR: LazyLock<[u64; 256]> = LazyLock::new(|| {
@@ -57,6 +60,14 @@ impl Tag {
         match 64 - hash.leading_zeros() {
             0 | 1 => 0,
             bits => hash & (u64::MAX << bits.saturating_sub(TAG_FRACTION_BITS + 1)),
+        }
+    }
+
+    /// The largest hash with the tag of this one.
+    fn ceiling(hash: u64) -> u64 {
+        match 64 - hash.leading_zeros() {
+            0 | 1 => 1,
+            bits => hash | !(u64::MAX << bits.saturating_sub(TAG_FRACTION_BITS + 1)),
         }
     }
 }
@@ -138,14 +149,11 @@ impl NodeAnchor {
 
 /// The anchor of a block, or of an aligned part of one, from its bytes.
 pub fn anchor_of(bytes: &[u8]) -> BlockAnchor {
-    let mut smallest = BlockAnchor::NONE;
+    let mut smallest = Smallest::new();
     for (index, cell) in bytes.chunks(CELL).enumerate() {
-        if let Some((tag, offset)) = smallest_window(cell) {
-            let here = BlockAnchor::new(tag, offset as u32);
-            smallest = smallest.merge(here, (index * CELL) as u32);
-        }
+        smallest.search(cell, index * CELL);
     }
-    smallest
+    smallest.anchor()
 }
 
 /// Anchors of the blocks of twice the size.
@@ -175,54 +183,101 @@ fn step(gear: &[u64; 256], hash: u64, byte: u8) -> u64 {
     (hash << 1).wrapping_add(gear[usize::from(byte)])
 }
 
-/// The first window with the smallest tag in a cell; `None` if there is no window.
-fn smallest_window(cell: &[u8]) -> Option<(Tag, usize)> {
-    let windows = (cell.len() + 1)
-        .checked_sub(WINDOW)
-        .filter(|count| *count > 0)?;
-    let gear = &*GEAR;
-    let lane_windows = windows / LANES;
-    let mut best = (Tag::NONE, 0);
-    if lane_windows > 0 {
-        best = side_by_side(gear, cell, lane_windows);
-    }
-    // What the lanes left over: fewer windows than lanes.
-    for offset in lane_windows * LANES..windows {
-        let hash = cell[offset..offset + WINDOW]
-            .iter()
-            .fold(0, |hash, byte| step(gear, hash, *byte));
-        best = best.min((Tag::of(hash), offset));
-    }
-    Some(best)
+/// The hash of so many bytes from nothing.
+fn hash_of(gear: &[u64; 256], bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |hash, byte| step(gear, hash, *byte))
 }
 
-/// The smallest of the first `LANES * lane_windows` windows.
-fn side_by_side(gear: &[u64; 256], cell: &[u8], lane_windows: usize) -> (Tag, usize) {
-    // Hashing from nothing over 63 bytes, then one more a window: after 64 shifts older bytes are gone.
-    let lanes: [&[u8]; LANES] =
-        std::array::from_fn(|lane| &cell[lane * lane_windows..][..lane_windows + WINDOW - 1]);
-    let mut hashes = lanes.map(|lane| {
-        lane[..WINDOW - 1]
-            .iter()
-            .fold(0, |hash, byte| step(gear, hash, *byte))
-    });
-    let [a, b, c, d] = lanes.map(|lane| &lane[WINDOW - 1..][..lane_windows]);
-    let mut floors = [u64::MAX; LANES];
-    let mut places = [0; LANES];
-    for (place, (((a, b), c), d)) in a.iter().zip(b).zip(c).zip(d).enumerate() {
-        for (lane, byte) in [*a, *b, *c, *d].into_iter().enumerate() {
-            hashes[lane] = step(gear, hashes[lane], byte);
-            // Only a smaller *tag* counts, so that the first of equals stays; a lane sees few of them.
-            if hashes[lane] < floors[lane] {
-                floors[lane] = Tag::floor(hashes[lane]);
-                places[lane] = place;
+/// The first window with the smallest tag among those that were searched.
+struct Smallest {
+    /// The smallest hash with its tag (it orders as tags do), and its offset.
+    found: Option<(u64, usize)>,
+    /// No window with a larger hash can take its place.
+    limit: u64,
+}
+
+impl Smallest {
+    fn new() -> Smallest {
+        Smallest {
+            found: None,
+            limit: u64::MAX,
+        }
+    }
+
+    fn anchor(&self) -> BlockAnchor {
+        match self.found {
+            None => BlockAnchor::NONE,
+            Some((floor, offset)) => BlockAnchor::new(Tag::of(floor), offset as u32),
+        }
+    }
+
+    /// Searches the next cell, `start` bytes after the first one.
+    fn search(&mut self, cell: &[u8], start: usize) {
+        let gear = &*GEAR;
+        // Hashing from nothing over 63 bytes, then one more a window: after 64 shifts older bytes are gone.
+        let (hash, done) = match <&[u8; CELL]>::try_from(cell) {
+            Ok(cell) => (self.side_by_side(gear, cell, start), LANES * LANE_WINDOWS),
+            Err(_) => (hash_of(gear, &cell[..cell.len().min(WINDOW - 1)]), 0),
+        };
+        let rest = cell.get(done + WINDOW - 1..).unwrap_or_default();
+        self.one_by_one(gear, hash, rest, start + done);
+        if let Some((floor, _)) = self.found {
+            // Windows of later cells must have a smaller tag.
+            self.limit = floor.saturating_sub(1);
+        }
+    }
+
+    /// The windows that end with each of these bytes, the first of them at `offset`.
+    fn one_by_one(&mut self, gear: &[u64; 256], mut hash: u64, bytes: &[u8], offset: usize) {
+        for (offset, byte) in (offset..).zip(bytes) {
+            hash = step(gear, hash, *byte);
+            if hash <= self.limit {
+                self.consider(hash, offset, true);
             }
         }
     }
-    (0..LANES)
-        .map(|lane| (Tag::of(floors[lane]), lane * lane_windows + places[lane]))
-        .min()
-        .expect("there are lanes")
+
+    /// The windows of all lanes of a whole cell; returns the hash of the last one.
+    fn side_by_side(&mut self, gear: &[u64; 256], cell: &[u8; CELL], start: usize) -> u64 {
+        let mut hashes = [0; LANES];
+        for place in 0..WINDOW - 1 {
+            for (lane, hash) in hashes.iter_mut().enumerate() {
+                *hash = step(gear, *hash, cell[lane * LANE_WINDOWS + place]);
+            }
+        }
+        let ends: [&[u8; LANE_WINDOWS]; LANES] = std::array::from_fn(|lane| {
+            cell[lane * LANE_WINDOWS + WINDOW - 1..]
+                .first_chunk()
+                .expect("a cell has room for all lanes")
+        });
+        let mut limit = self.limit;
+        for place in 0..LANE_WINDOWS {
+            for (lane, end) in ends.iter().enumerate() {
+                hashes[lane] = step(gear, hashes[lane], end[place]);
+                if hashes[lane] <= limit {
+                    let offset = start + lane * LANE_WINDOWS + place;
+                    limit = self.consider(hashes[lane], offset, lane == 0);
+                }
+            }
+        }
+        hashes[LANES - 1]
+    }
+
+    /// Takes this window if it is smaller, or the same and earlier, and returns the new limit. `in_order` says that the
+    /// windows before this one were searched; else one with the same tag may still come that is the first.
+    #[cold]
+    #[inline(never)]
+    fn consider(&mut self, hash: u64, offset: usize, in_order: bool) -> u64 {
+        let here = (Tag::floor(hash), offset);
+        if self.found.is_none_or(|found| here < found) {
+            self.found = Some(here);
+            self.limit = match in_order {
+                true => here.0.saturating_sub(1),
+                false => Tag::ceiling(hash),
+            };
+        }
+        self.limit
+    }
 }
 
 #[cfg(test)]
@@ -266,6 +321,12 @@ mod tests {
         for hash in hashes {
             let floor = Tag::floor(hash);
             assert_eq!(Tag::of(floor), Tag::of(hash), "{hash:#x}");
+            let ceiling = Tag::ceiling(hash);
+            assert_eq!(Tag::of(ceiling), Tag::of(hash), "{hash:#x}");
+            assert!(
+                ceiling == u64::MAX || Tag::of(ceiling + 1) > Tag::of(hash),
+                "{hash:#x}"
+            );
             assert!(
                 floor == 0 || Tag::of(floor - 1) < Tag::of(hash) || floor == 1,
                 "{hash:#x}"
@@ -299,6 +360,58 @@ mod tests {
                 assert_eq!(anchor_of(&bytes), slow(&bytes), "{length}");
                 assert!(anchor_of(&bytes).fits(length as u64));
             }
+        }
+    }
+
+    #[test]
+    fn every_length_around_the_ends_of_windows_and_cells_is_the_definition() {
+        let longest = 2 * CELL + 70;
+        let lengths = (0..200)
+            .chain(CELL - 3..CELL + 70)
+            .chain(2 * CELL - 3..=longest);
+        let periodic = |period: usize| {
+            let once = paint::bytes(5, period);
+            once.into_iter().cycle().take(longest).collect()
+        };
+        let half_zeros = |i: usize, byte: u8| if i % CELL < CELL / 2 { 0 } else { byte };
+        let data: [Vec<u8>; 6] = [
+            paint::bytes(4, longest),
+            periodic(13),
+            // Longer than a lane, and shorter.
+            periodic(LANE_WINDOWS + 100),
+            periodic(LANE_WINDOWS - 100),
+            vec![0; longest],
+            (0..longest).map(|i| half_zeros(i, 1)).collect(),
+        ];
+        for (kind, data) in data.iter().enumerate() {
+            let tags: Vec<Tag> = data
+                .windows(WINDOW)
+                .map(|window| Tag::of(gear(window.try_into().unwrap())))
+                .collect();
+            for length in lengths.clone() {
+                let expected = (0..(length + 1).saturating_sub(WINDOW))
+                    .filter(|offset| offset % CELL + WINDOW <= CELL)
+                    .map(|offset| BlockAnchor::new(tags[offset], offset as u32))
+                    .min()
+                    .unwrap_or(BlockAnchor::NONE);
+                assert_eq!(anchor_of(&data[..length]), expected, "{kind}: {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_of_equal_windows_wins_whichever_lane_meets_it_first() {
+        let mut cell = paint::bytes(6, CELL);
+        let (_, offset) = anchor_of(&cell).window().unwrap();
+        let smallest: [u8; WINDOW] = cell[offset as usize..][..WINDOW].try_into().unwrap();
+        // From the end, so that each copy is the first one when it comes in; the last window of a cell is in no lane.
+        let lanes = (0..LANES).rev().map(|lane| lane * LANE_WINDOWS);
+        let places = lanes.flat_map(|start| [LANE_WINDOWS - 1, 1000, 70, 0].map(|at| start + at));
+        cell[offset as usize] ^= 1;
+        for place in [CELL - WINDOW].into_iter().chain(places) {
+            cell[place..][..WINDOW].copy_from_slice(&smallest);
+            let whole = [cell.clone(), cell.clone()].concat();
+            assert_eq!(anchor_of(&whole), slow(&cell), "{place}");
         }
     }
 

@@ -346,3 +346,75 @@ fn an_end_that_only_the_connection_tells_is_not_known() {
         assert!(ended.all("warning").is_empty(), "{}", ended.stdout);
     }
 }
+
+// ---- a manifest that cannot be read
+
+/// What may be beside an object that is no manifest, and no word that there is none.
+fn unreadable() -> [Lie; 4] {
+    // Nothing listens there.
+    let dead = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}/", free.local_addr().unwrap())
+    };
+    [
+        Lie::Redirect(302, MANIFEST.to_owned()),
+        Lie::Status(500),
+        Lie::Status(429),
+        Lie::Redirect(302, dead),
+    ]
+}
+
+#[test]
+fn a_manifest_that_cannot_be_read_did_not_let_the_object_be_fetched() {
+    for lie in unreadable() {
+        let scene = Scene::new(BLOCK, BLOCK);
+        let url = scene.url();
+        let lie_of_manifest = || {
+            scene
+                .origin
+                .lie(MANIFEST, Asks::Anything, Of::All, lie.clone())
+        };
+        lie_of_manifest();
+        let what = format!("{lie:?}");
+        let root = scene.root();
+        let manifest = scene.origin.url(MANIFEST);
+        for required in [
+            ["--require", "digest"],
+            ["--root", &root],
+            ["--manifest", &manifest],
+        ] {
+            let ended = fetch(
+                &scene,
+                &url,
+                &[&required[..], &["--patience", "1s"]].concat(),
+            );
+            assert_eq!(ended.exit, Some(5), "{what} {required:?}: {ended:?}");
+            assert!(!scene.target().exists() && !scene.part().exists(), "{what}");
+        }
+        let ended = fetch(&scene, &url, &["--patience", "6s"]).must(0);
+        assert_eq!(ended.event("published")["trust"], "none", "{what}");
+        let warned = ended.event("warning")["message"].to_string();
+        assert!(warned.contains("goes on without it"), "{what}: {warned}");
+        scene.must_be_published();
+        fs::remove_file(scene.target()).unwrap();
+        scene.origin.forget_log();
+        let ended = told(&scene, &url, &["--no-manifest", "--no-store"]).must(0);
+        assert!(ended.stdout.contains("NOT verified"), "{}", ended.stdout);
+        assert!(scene.origin.log_of(MANIFEST).is_empty(), "{what}");
+    }
+}
+
+/// It would be lost, for it belongs to the root.
+#[test]
+fn a_part_that_a_manifest_proved_is_not_given_up_for_an_error_of_the_manifest() {
+    let scene = Scene::new(LENGTH, BLOCK);
+    let url = scene.url();
+    let held = stopped(&scene, &url);
+    scene
+        .origin
+        .lie(MANIFEST, Asks::Anything, Of::All, Lie::Status(500));
+    fetch(&scene, &url, &["--patience", "1s"]).must(5);
+    scene.origin.be_honest();
+    let ended = fetch(&scene, &url, &[]).must(0);
+    assert!(resumed(&ended) >= held);
+}

@@ -3,6 +3,7 @@
 use crate::{
     cli::{hints, units::human_bytes},
     engine::events::{Damaged, Event, Forgotten, Published},
+    format::trust::Trust,
     policy::{
         recovery::{Class, Failure},
         schedule::DropReason,
@@ -189,6 +190,7 @@ fn of_published(published: &Published) -> String {
         ""
     };
     let proven = match published.end_known {
+        true if published.trust == Trust::default() => "NOT verified".to_owned(),
         true => format!("proven against its {}", published.trust.basis()),
         false => "NOT verified, and perhaps not all".to_owned(),
     };

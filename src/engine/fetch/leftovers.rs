@@ -20,7 +20,7 @@ pub async fn after(error: &Error, target: PathBuf, discard: bool, events: &mut d
     let kept = blocking::on_disk(move || {
         let locked = Destination::new(&target)?.lock()?;
         let path = locked.destination().part_path();
-        let bytes = locked.bytes_held()?;
+        let bytes = locked.held()?.bytes;
         if bytes > 0 && discard {
             locked.discard()?;
             return Ok((path, 0));

@@ -65,11 +65,34 @@ async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Er
     let opened = reported(&mut *run.events, remote::open(&run.context, &request)).await?;
     match opened {
         Opened::WithManifest(object) => with_manifest::fetch(run, locked, *object).await,
-        Opened::WithoutManifest { url, preflight } => {
+        Opened::WithoutManifest {
+            url,
+            preflight,
+            unread,
+        } => {
+            let locked = match unread {
+                Some(error) => go_on_without(run, locked, *error).await?,
+                None => locked,
+            };
             run.options.url = url;
             Box::pin(without_manifest::fetch(run, locked, preflight)).await
         }
     }
+}
+
+/// Goes on without a manifest that cannot be read, unless the user requires one, or the part was proven against it: without it, that
+/// part would be lost.
+async fn go_on_without(run: &mut Run<'_>, locked: Locked, error: Error) -> Result<Locked, Error> {
+    let (locked, held) =
+        blocking::on_disk(move || locked.held().map(|held| (locked, held))).await?;
+    if run.options.requires_manifest() || (held.with_manifest && held.bytes > 0) {
+        return Err(error);
+    }
+    let message = format!(
+        "the manifest beside the object cannot be read: {error}. The fetch goes on without it"
+    );
+    run.events.event(Event::Warning { message });
+    Ok(locked)
 }
 
 /// Locks the target for this run, and checks everything that needs no request.

@@ -21,7 +21,7 @@ pub struct FetchOptions {
     pub seeds: Vec<PathBuf>,
     /// Search everything that the store knows, not only files from the same origin or under the same key.
     pub seed_store: bool,
-    /// `None`: beside the object.
+    /// `None`: beside the object, if there is one that can be read.
     pub manifest: Option<ManifestPlace>,
     /// The object must be this one.
     pub root: Option<Root>,
@@ -63,5 +63,13 @@ impl FetchOptions {
             receipt: None,
             journal: None,
         }
+    }
+    /// Whether the object may not be fetched without its manifest.
+    pub(super) fn requires_manifest(&self) -> bool {
+        let named = self.manifest.as_ref();
+        named.is_some_and(|place| !matches!(place, ManifestPlace::Nowhere))
+            || self.root.is_some()
+            || self.key.is_some()
+            || self.require > Trust::default()
     }
 }

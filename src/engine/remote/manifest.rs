@@ -40,6 +40,8 @@ pub enum ManifestPlace {
     File(PathBuf),
     /// Already read, for example from a pipe.
     Bytes(bytes::Bytes),
+    /// The object is to be fetched without one.
+    Nowhere,
 }
 
 impl fmt::Display for ManifestPlace {
@@ -48,6 +50,7 @@ impl fmt::Display for ManifestPlace {
             ManifestPlace::Beside(url) | ManifestPlace::Url(url) => url.fmt(f),
             ManifestPlace::File(path) => path.display().fmt(f),
             ManifestPlace::Bytes(_) => f.write_str("-"),
+            ManifestPlace::Nowhere => f.write_str("nowhere"),
         }
     }
 }
@@ -118,6 +121,10 @@ impl OpenManifest {
                 let manifest = Manifest::from_bytes(bytes).map_err(refuse)?;
                 Ok(Self::of_whole(place, manifest, Local::Bytes(bytes.clone())))
             }
+            ManifestPlace::Nowhere => Err(Error::NoManifest {
+                place: place.to_string(),
+                why: "none is to be used".to_owned(),
+            }),
         }
     }
 

@@ -4,6 +4,7 @@
 #[macro_use]
 pub mod retry;
 
+mod first_contact;
 mod in_order;
 pub mod manifest;
 pub mod preflight;
@@ -17,7 +18,7 @@ use crate::{
 
 use super::{context::Context, error::Error};
 use manifest::{ManifestPlace, OpenManifest};
-use preflight::{Preflight, preflight, retried_preflight};
+use preflight::{Preflight, retried_preflight};
 
 /// With several mirrors, the time to try one of them before the next, in milliseconds.
 const FIRST_CONTACT_MS: u64 = 15_000;
@@ -34,10 +35,12 @@ pub struct OpenRequest<'a> {
 /// An object, as the first usable source describes it.
 pub enum Opened {
     WithManifest(Box<Object>),
-    /// There is no manifest beside the object.
+    /// There is no manifest beside the object, or it could not be read.
     WithoutManifest {
         url: Location,
         preflight: Preflight,
+        /// Why the manifest could not be read, although there may be one.
+        unread: Option<Box<Error>>,
     },
 }
 
@@ -54,18 +57,12 @@ pub struct Object {
 pub async fn open(context: &Context, request: &OpenRequest<'_>) -> Result<Opened, Error> {
     let mut sources = vec![request.url.clone()];
     sources.extend_from_slice(request.mirrors);
-    let limits = first_contact(context, sources.len() > 1);
-    let mut first_error = None;
+    let limits = limits(context, sources.len() > 1);
+    let (mut first_error, mut unread) = (None, None);
     for (index, url) in sources.iter().enumerate() {
         let beside = || ManifestPlace::Beside(url.of_manifest());
         let place = request.manifest.cloned().unwrap_or_else(beside);
-        let preflight = async { retried!(&limits, preflight(&context.client, url)) };
-        let manifest = OpenManifest::open(context, &place, &limits);
-        let responses = match context.connections.per_fetch() {
-            1 => (preflight.await, manifest.await),
-            _ => tokio::join!(preflight, manifest),
-        };
-        let error = match responses {
+        let error = match first_contact::responses(context, url, &place, &limits).await {
             (Ok(preflight), Ok(manifest)) => {
                 match matching(context, manifest, &place, preflight, url).await {
                     Ok((manifest, preflight)) => {
@@ -81,23 +78,38 @@ pub async fn open(context: &Context, request: &OpenRequest<'_>) -> Result<Opened
                 }
             }
             (Ok(preflight), Err(Error::NoManifest { .. }))
-                if matches!(place, ManifestPlace::Beside(_)) =>
+                if matches!(place, ManifestPlace::Beside(_) | ManifestPlace::Nowhere) =>
             {
-                let url = url.clone();
-                return Ok(Opened::WithoutManifest { url, preflight });
+                return Ok(Opened::WithoutManifest {
+                    url: url.clone(),
+                    preflight,
+                    unread: None,
+                });
+            }
+            // Another source may have a manifest that can be read.
+            (Ok(preflight), Err(error)) if first_contact::may_pass(&error) => {
+                unread.get_or_insert(Opened::WithoutManifest {
+                    url: url.clone(),
+                    preflight,
+                    unread: Some(Box::new(error)),
+                });
+                continue;
             }
             // If the object is missing, that error counts, not the one of its manifest.
-            (Err(error), Ok(_) | Err(Error::NoManifest { .. })) | (Ok(_) | Err(_), Err(error)) => {
-                error
-            }
+            (Err(error), Ok(_) | Err(Error::NoManifest { .. })) => error,
+            (Err(error), Err(of_manifest)) if first_contact::may_pass(&of_manifest) => error,
+            (_, Err(error)) => error,
         };
         first_error.get_or_insert(error);
     }
-    Err(first_error.expect("there is at least one source"))
+    match unread {
+        Some(opened) => Ok(opened),
+        None => Err(first_error.expect("there is at least one source")),
+    }
 }
 
 /// With several sources each gets fewer tries and less patience than a single one.
-fn first_contact(context: &Context, several: bool) -> Limits {
+fn limits(context: &Context, several: bool) -> Limits {
     let limits = context.limits_now();
     match several {
         true => Limits {

@@ -22,7 +22,7 @@ use crate::{
         remote::source::{Extent, Source, SourceRequest, SourceResponse},
     },
     format::{
-        geometry::{BlockIndex, BlockRange, ByteRange},
+        geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
         judge::{Leaves, Mismatch, Verified},
         validators::Validators,
     },
@@ -41,6 +41,10 @@ const BATCH_BYTES: usize = 1 << 20;
 const BATCH_BYTES_ON_RUNTIME: usize = 256 << 10;
 /// The longest time that received bytes wait for their batch to fill.
 const BATCH_TIME: Duration = Duration::from_millis(50);
+
+/// After a response that ended early with at least this many bytes, the smallest block, the span goes on from its last byte. With
+/// fewer it fails.
+const GOES_ON_BYTES_MIN: u64 = 16 << 10;
 
 /// What a span reports to the driver.
 pub enum SpanEvent {
@@ -122,6 +126,29 @@ impl Batch {
     }
 }
 
+/// What the responses of a span delivered.
+struct Progress {
+    /// The offset of the next byte.
+    at: u64,
+    /// The bytes before it whose block is not complete.
+    batch: Batch,
+}
+
+impl Progress {
+    fn new(geometry: &Geometry, first: BlockIndex) -> Progress {
+        Progress {
+            at: geometry.bytes_of(first).start,
+            batch: Batch::new(Assembler::new(geometry, first)),
+        }
+    }
+}
+
+/// How much of the rest of a span a response delivered.
+enum Received {
+    All,
+    Some,
+}
+
 enum Fault {
     Net(NetError),
     Disk(DiskError),
@@ -158,32 +185,43 @@ impl Span {
     async fn fetch(&mut self) -> Result<(), Fault> {
         let geometry = *self.shared.leaves.geometry();
         let wanted = geometry.bytes_of_range(self.blocks);
-        let range = (!self.whole && !wanted.is_empty()).then_some(wanted);
-        let mut response = self
-            .source
-            .open(SourceRequest {
-                range,
-                length: Some(geometry.length()),
-                version: self.shared.version.as_ref(),
-                // Without a manifest no leaf is known in advance.
-                unproven: self.shared.leaves.are_first_use(),
-                ..SourceRequest::default()
-            })
-            .await?;
-        self.send(SpanEvent::Opened);
-        let first = match response.extent() {
-            Extent::Whole { .. } => {
+        let first = BlockIndex(self.blocks.start);
+        let mut progress = Progress::new(&geometry, first);
+        loop {
+            let rest = ByteRange::new(progress.at, self.end().max(progress.at));
+            let mut response = self
+                .source
+                .open(SourceRequest {
+                    range: (!self.whole && !rest.is_empty()).then_some(rest),
+                    length: Some(geometry.length()),
+                    version: self.shared.version.as_ref(),
+                    // Without a manifest no leaf is known in advance.
+                    unproven: self.shared.leaves.are_first_use(),
+                    ..SourceRequest::default()
+                })
+                .await?;
+            if progress.at == wanted.start {
+                self.send(SpanEvent::Opened);
+            }
+            if matches!(response.extent(), Extent::Whole { .. }) {
                 if !self.whole && wanted != geometry.bytes_of_range(geometry.all()) {
                     self.wait_to_read_whole().await;
                 }
                 let from = self.read_window.borrow().start;
                 let first = geometry.block_at(from.min(geometry.length().saturating_sub(1)));
-                response.skip_to(geometry.bytes_of(first).start);
-                first
+                progress = Progress::new(&geometry, first);
+                response.skip_to(progress.at);
             }
-            Extent::Range { .. } | Extent::Parts | Extent::Joined => BlockIndex(self.blocks.start),
-        };
-        self.receive(&mut response, first).await
+            if let Received::All = self.receive(&mut response, &mut progress).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The offset at which to stop reading; may change while the span runs.
+    fn end(&self) -> u64 {
+        let blocks = BlockRange::new(0, self.end.load(Ordering::Relaxed));
+        self.shared.leaves.geometry().bytes_of_range(blocks).end
     }
 
     /// Reports that the body is the whole object, and waits for permission to read it. If several spans get one, the driver lets
@@ -198,12 +236,11 @@ impl Span {
     async fn receive(
         &mut self,
         response: &mut SourceResponse,
-        first: BlockIndex,
-    ) -> Result<(), Fault> {
-        let geometry = *self.shared.leaves.geometry();
+        progress: &mut Progress,
+    ) -> Result<Received, Fault> {
+        let Progress { at, batch } = progress;
         let is_whole = matches!(response.extent(), Extent::Whole { .. });
-        let mut at = geometry.bytes_of(first).start;
-        let mut batch = Batch::new(Assembler::new(&geometry, first));
+        let first = *at;
         let batch_bytes = match self.shared.threads {
             Threads::Blocking => BATCH_BYTES,
             Threads::Runtime => BATCH_BYTES_ON_RUNTIME,
@@ -211,54 +248,53 @@ impl Span {
         // Received bytes beyond the read window.
         let mut ahead = Bytes::new();
         loop {
-            // The end may have changed meanwhile.
-            let blocks = BlockRange::new(0, self.end.load(Ordering::Relaxed));
-            let end = geometry.bytes_of_range(blocks).end;
-            if at >= end {
-                return self.flush(&mut batch, true).await;
+            let end = self.end();
+            if *at >= end {
+                self.flush(batch, true).await?;
+                return Ok(Received::All);
             }
-            if is_whole && at >= self.read_window.borrow_and_update().end {
-                self.flush(&mut batch, true).await?;
-                if at >= self.read_window.borrow_and_update().end
+            if is_whole && *at >= self.read_window.borrow_and_update().end {
+                self.flush(batch, true).await?;
+                if *at >= self.read_window.borrow_and_update().end
                     && self.read_window.changed().await.is_err()
                 {
                     // The driver is gone, and this span ends with it.
-                    return Ok(());
+                    return Ok(Received::All);
                 }
                 continue;
             }
             if batch.bytes >= batch_bytes
                 || (batch.bytes > 0 && batch.since.elapsed() >= BATCH_TIME)
             {
-                self.flush(&mut batch, false).await?;
+                self.flush(batch, false).await?;
             }
             let next = match ahead.is_empty() {
-                true => self.next(response, &mut batch).await?,
+                true => self.next(response, batch).await?,
                 false => Ok(Some(std::mem::take(&mut ahead))),
             };
             let Ok(Some(mut chunk)) = next else {
-                // The body ended early: complete blocks count, the rest is requested again.
-                self.flush(&mut batch, true).await?;
-                next?;
-                // A 206 response may declare a shorter range than requested. Without one complete block it is a failure.
-                let as_declared =
-                    matches!(response.extent(), Extent::Range { until } if until == at);
-                let has_block = at >= geometry.bytes_of(first).end;
-                return match as_declared && has_block && !self.whole {
-                    true => Ok(()),
-                    false => Err(NetError::new(response.location(), Failure::Broken).into()),
+                // The body ended early, as it declared (RFC 9110, 15.3.7) or not: complete blocks count.
+                self.flush(batch, true).await?;
+                let broken = || NetError::new(response.location(), Failure::Broken);
+                let cause = next.err().unwrap_or_else(broken);
+                let goes_on = !is_whole
+                    && cause.failure == Failure::Broken
+                    && *at - first >= GOES_ON_BYTES_MIN;
+                return match goes_on {
+                    true => Ok(Received::Some),
+                    false => Err(cause.into()),
                 };
             };
             // Bytes after the end are not wanted.
-            chunk.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
+            chunk.truncate(usize::try_from(end - *at).unwrap_or(usize::MAX));
             if is_whole {
-                let readable = self.read_window.borrow().end.saturating_sub(at);
+                let readable = self.read_window.borrow().end.saturating_sub(*at);
                 let within = usize::try_from(readable)
                     .unwrap_or(usize::MAX)
                     .min(chunk.len());
                 ahead = chunk.split_off(within);
             }
-            at += chunk.len() as u64;
+            *at += chunk.len() as u64;
             batch.push(chunk);
         }
     }
