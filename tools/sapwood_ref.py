@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A second implementation of the Sapwood manifest, version 1, written from manifest-spec/manifest.md alone.
+"""A second implementation of the Sapwood manifest, version 1, its journal and store files, written from manifest-spec alone.
 
 It exists to be compared with: it shares no code with the program, not even a BLAKE3. Needs Python 3.11 and numpy.
 `sapwood_vectors.py` beside it writes the test vectors with what is here.
