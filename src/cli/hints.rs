@@ -68,7 +68,9 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::Changed { .. } => Some("run the same command again to fetch the new version"),
         Error::OtherLength { .. } => Some("run the same command again when both are published"),
         Error::Patience { .. } => Some("run the same command again to resume"),
-        Error::MustWait { .. } => Some("run the same command again after that"),
+        Error::MustWait { .. } => Some(
+            "run the same command again after that, or forget the host's limit with sapwood hosts forget HOST",
+        ),
         Error::TooLarge { .. } => Some(LARGER),
         Error::TooManyBlocks { .. } => {
             Some("choose a larger --block-size, up to 16MiB: a file may have 2^24 blocks, 256 TiB")
@@ -128,7 +130,7 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
         DiskError::Unsafe { .. } => {
             Some("move it away, or name another file (with fetch: -o FILE)")
         }
-        DiskError::Exists { .. } => Some("without --no-clobber it is replaced"),
+        DiskError::Exists { .. } => Some("nothing was written; choose another name"),
         DiskError::Conflict { .. } => None,
         DiskError::Stopped { .. } => Some("run the same command again"),
         DiskError::ChangedAfterProof { .. } => {
@@ -184,7 +186,7 @@ mod tests {
             ),
             (
                 Error::Disk(DiskError::Exists { path: path() }),
-                "f exists; without --no-clobber it is replaced",
+                "f exists; nothing was written; choose another name",
             ),
             (
                 Error::Expired {

@@ -121,7 +121,8 @@ fn client_options(args: &NetworkArgs, store: &StoreHandle) -> Result<ClientOptio
             netrc,
             fields: headers(&args.headers)?,
         },
-        limit_rate: args.limit_rate,
+        // As in curl: 0 is no limit.
+        limit_rate: args.limit_rate.filter(|rate| *rate > 0),
         allow_private: args.allow_private,
         hosts: match store.is_some() {
             true => host_memory::remembered(store.clone()),

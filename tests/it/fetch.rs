@@ -1351,6 +1351,9 @@ fn secrets_of_urls_and_headers_are_never_shown_or_kept() {
 #[test]
 fn the_rate_and_the_events_keep_their_limits() {
     let scene = Scene::new(900_000, 16 * KIB);
+    // No limit, as in curl.
+    scene.fetch(&["--limit-rate", "0"]).must(0);
+    fs::remove_file(scene.target()).unwrap();
     let began = Instant::now();
     let ended = scene.fetch(&["--limit-rate", "300kB"]).must(0);
     // What may come at once is a fifth of a second's worth.
