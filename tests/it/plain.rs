@@ -452,7 +452,7 @@ fn an_encoding_kept_the_bytes_from_being_taken_as_they_are() {
 
 /// Small servers call every range a page.
 #[test]
-fn a_type_alone_made_a_page_of_an_object_that_was_replaced() {
+fn a_type_alone_makes_no_page_of_an_object_that_was_replaced() {
     let scene = scene();
     scene.origin.put(OBJECT, dated(&scene.content));
     let page = Lie::Header("Content-Type", "text/html".to_owned());
