@@ -127,11 +127,15 @@ async fn start_over(
     tracing::info!("starting over: {error}");
     let (client, limits) = (&run.context.client, run.context.limits_now());
     let mut now = retried_preflight(client, &run.options.url, &limits).await?;
-    let next = retried_preflight(client, &run.options.url, &limits).await?;
-    if !next.validators.agree(&now.validators) {
-        // This server sends different validators in each response. One complete response has one version; if it breaks, its
-        // blocks are compared with those of the next response.
-        now.validators = Validators::default();
+    // Two more: requests of the transfer that has just ended may still arrive between the first two.
+    for _ in 0..2 {
+        let next = retried_preflight(client, &run.options.url, &limits).await?;
+        if !next.validators.agree(&now.validators) {
+            // This server sends different validators in each response. One complete response has one version; if it breaks, its
+            // blocks are compared with those of the next response.
+            now.validators = Validators::default();
+            break;
+        }
     }
     refuse_page(run, &now)?;
     // Digests offered for the other version prove nothing about this one.
