@@ -176,7 +176,7 @@ fn names_and_digests() {
     for name in [
         "",
         "a",
-        "with space and \n line",
+        "with spaces, and more",
         "日本語",
         &"é".repeat(127),
         &"n".repeat(255),
