@@ -1,4 +1,4 @@
-//! What file systems turn out not to have. The work goes on without it; each is a warning once in a process.
+//! Calls that a file system does not support. The program goes on without them, and warns once about each.
 
 use std::{fmt, path::Path};
 

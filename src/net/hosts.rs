@@ -1,7 +1,7 @@
 //! The state of hosts: how many connections they accept, until when they refuse requests, and which of them were unreachable.
 //!
-//! Every request of a client begins here, so that none is sent before the time of a `Retry-After`. With a [`HostMemory`], reputations outlive the
-//! run, and other processes share them.
+//! Every request of a client begins here, so that none is sent before the time of a `Retry-After`. With a [`HostMemory`],
+//! reputations outlive the run, and other processes share them.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! How long a request waits that a host refused because it limits requests (429, 503).
+//! How long a request waits after a host refused it because the host limits requests (429, 503).
 //!
 //! While the host serves other requests, a refused one is sent again after 1, 2, 4 ... s. A host that serves nothing is left
 //! alone for 5, 10, 20, 40, 60 s. A `Retry-After` is the least wait, as it is written.

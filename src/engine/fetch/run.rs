@@ -139,17 +139,20 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Fails if nothing of the object was fetched yet and the disk has too little room for it: before anything is read or searched
-/// that grows with the length that a manifest claims.
-pub fn check_room(locked: &Locked, length: u64) -> Result<(), Error> {
-    let destination = locked.destination();
-    match destination.has_part()? {
-        true => Ok(()),
-        false => has_room(locked, length, destination.bytes_free()?),
-    }
+/// The room for an object of which nothing was fetched yet, in bytes; `None`: an earlier run left a part.
+pub async fn room_for_all(locked: Locked) -> Result<(Locked, Option<u64>), Error> {
+    let found = blocking::on_disk(move || {
+        let destination = locked.destination();
+        let room = match destination.has_part()? {
+            true => None,
+            false => Some(destination.bytes_free()?),
+        };
+        Ok((locked, room))
+    });
+    Ok(found.await?)
 }
 
-fn has_room(locked: &Locked, needed: u64, available: u64) -> Result<(), Error> {
+pub fn has_room(locked: &Locked, needed: u64, available: u64) -> Result<(), Error> {
     match needed > available {
         true => Err(DiskError::NoRoom {
             path: locked.destination().path(),

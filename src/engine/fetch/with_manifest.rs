@@ -7,7 +7,7 @@ use crate::{
     engine::{
         error::Error,
         events::{Event, Published},
-        local::{self, Copied, FindRequest, Found},
+        local::{self, FindRequest, Found},
         remote::{self, Object, OpenRequest, Opened, manifest::OpenManifest, source::Source},
         transfer::{driver::TransferObject, part::PartTransfer},
         trust,
@@ -24,7 +24,7 @@ use crate::{
 use super::{
     adopt::tree_to_store,
     publish::{LocalBytes, Proof, WholePart, publish, set_aside, unchanged, wrong_digest},
-    run::{Run, check_room},
+    run::{Run, has_room, room_for_all},
 };
 
 pub async fn fetch(
@@ -35,7 +35,8 @@ pub async fn fetch(
     let mut started_over = false;
     loop {
         let root = object.manifest.header().root;
-        let (back, error) = match attempt(run, locked, &mut object).await? {
+        let (mine, available) = room_for_all(locked).await?;
+        let (back, error) = match attempt(run, mine, available, &mut object).await? {
             Attempt::Published(published) => return Ok(published),
             Attempt::Failed(locked, error) => (locked, error),
         };
@@ -55,13 +56,19 @@ enum Attempt {
     Failed(Locked, Error),
 }
 
-async fn attempt(run: &mut Run<'_>, locked: Locked, object: &mut Object) -> Result<Attempt, Error> {
+/// `room`: see [`room_for_all`].
+async fn attempt(
+    run: &mut Run<'_>,
+    locked: Locked,
+    room: Option<u64>,
+    object: &mut Object,
+) -> Result<Attempt, Error> {
     let Described {
         header,
         trust,
         identity,
         found,
-    } = match describe(run, &locked, object).await? {
+    } = match describe(run, &locked, room, object).await? {
         Ok(described) => described,
         Err((identity, proof)) => {
             return unchanged(run, locked, identity, proof)
@@ -90,18 +97,12 @@ async fn attempt(run: &mut Run<'_>, locked: Locked, object: &mut Object) -> Resu
         };
         run.bytes_manifest += run.context.client.bytes_fetched() - before;
     }
-    let Copied {
-        stored,
-        bytes_reused,
-        bytes_resumed: resumed_elsewhere,
-        wrong: _,
-    } = copied;
-    let transfer = to_transfer(run, object, &leaves, trust, stored);
+    let transfer = to_transfer(run, object, &leaves, trust, copied.stored);
     let mut transferred = match transfer.run(&run.context, opened, run.events).await {
         Ok(transferred) => transferred,
         Err(error) => return Ok(Attempt::Failed(locked, error)),
     };
-    transferred.bytes_resumed += resumed_elsewhere;
+    transferred.bytes_resumed += copied.bytes_resumed;
     let proof = Proof {
         root: header.root,
         length: header.geometry.length(),
@@ -120,7 +121,7 @@ async fn attempt(run: &mut Run<'_>, locked: Locked, object: &mut Object) -> Resu
         proof,
         local: LocalBytes {
             resumed: transferred.bytes_resumed,
-            reused: bytes_reused,
+            reused: copied.bytes_reused,
         },
     };
     publish(run, locked, whole).await.map(Attempt::Published)
@@ -196,10 +197,11 @@ struct Described {
     found: Found,
 }
 
-/// Checks the manifest and searches local files. `Err`: the object is at the target already.
+/// Checks the manifest and searches local files. `Err`: the object is at the target already. `room`: see [`room_for_all`].
 async fn describe(
     run: &mut Run<'_>,
     locked: &Locked,
+    room: Option<u64>,
     object: &mut Object,
 ) -> Result<Result<Described, (Identity, Proof)>, Error> {
     let mut started_over = false;
@@ -227,7 +229,10 @@ async fn describe(
             proof.validators = validators.clone();
             return Ok(Err((identity, proof)));
         }
-        check_room(locked, header.geometry.length())?;
+        // Before anything is read or searched that grows with the length that the manifest claims.
+        if let Some(available) = room {
+            has_room(locked, header.geometry.length(), available)?;
+        }
         match find_local(run, locked, manifest).await {
             Ok(found) => {
                 return Ok(Ok(Described {
