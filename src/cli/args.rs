@@ -1,6 +1,6 @@
 //! What can be typed. What it means is in the options of the library; each command's file translates.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -148,7 +148,7 @@ pub struct VerifyArgs {
     /// Files to check
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// The manifest (default: beside the file, as FILE.sapwood)
+    /// The manifest, a file (default: beside the file, as FILE.sapwood)
     #[arg(long, value_name = "M")]
     pub manifest: Option<PathBuf>,
     /// The root that the file must have, as b3sum prints it
@@ -271,7 +271,7 @@ pub struct NetworkArgs {
     /// The most connections at a time
     #[arg(long, value_name = "N", default_value = "16", env = "SAPWOOD_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub connections: u32,
-    /// The most bytes a second, over all connections (5MB, 512KiB)
+    /// The most bytes a second, over all connections: 5MB (1000), 512KiB or 512K (1024); 0: no limit
     #[arg(long, value_name = "RATE", env = "SAPWOOD_LIMIT_RATE", value_parser = units::size)]
     pub limit_rate: Option<u64>,
     /// A header for the hosts in the command, 'Name: value', or @FILE with one a line
@@ -291,13 +291,13 @@ pub struct NetworkArgs {
         env = "SAPWOOD_HTTP"
     )]
     pub http: HttpVersion,
-    /// Give up after this time without a newly proven byte
-    #[arg(long, value_name = "TIME", default_value = "5m", env = "SAPWOOD_PATIENCE", value_parser = units::duration)]
+    /// Give up after this time without a newly proven byte: 90s, 5m, 7d; a bare number is seconds
+    #[arg(long, value_name = "TIME", default_value = "5m", env = "SAPWOOD_PATIENCE", value_parser = units::patience)]
     pub patience: Duration,
     /// Give up after so many failures in a row of one request to a host that responds; with -i, after so many rounds
     #[arg(long, value_name = "N", default_value = "5", env = "SAPWOOD_TRIES", value_parser = clap::value_parser!(u32).range(1..))]
     pub tries: u32,
-    /// Refuse objects larger than this
+    /// Refuse objects larger than this: bytes, or a number with kB, MB, GB (1000), KiB, MiB, GiB, K, M or G (1024)
     #[arg(long, value_name = "SIZE", env = "SAPWOOD_MAX_SIZE", value_parser = units::size)]
     pub max_size: Option<u64>,
     /// Allow servers to redirect to private addresses
@@ -361,7 +361,7 @@ pub enum HostsCommand {
     /// Forget what is known of a host, so that the next run treats it like any other
     #[command(group = clap::ArgGroup::new("which").required(true).args(["host", "all"]))]
     Forget {
-        /// The host as `hosts list` prints it
+        /// The host as `hosts list` prints it, with or without the port, or a URL of it
         #[arg(value_name = "HOST")]
         host: Option<String>,
         /// Forget all of them
@@ -417,12 +417,13 @@ pub struct ServeArgs {
     /// The folder to serve
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
-    /// Where to listen; port 0 finds a free one
+    /// Where to listen: HOST:PORT, or :PORT on 127.0.0.1; port 0 finds a free one
     #[arg(
         long,
         value_name = "ADDR",
         default_value = "127.0.0.1:8080",
-        env = "SAPWOOD_LISTEN"
+        env = "SAPWOOD_LISTEN",
+        value_parser = units::listen_address
     )]
-    pub listen: SocketAddr,
+    pub listen: String,
 }

@@ -86,9 +86,12 @@ impl Exit {
         match cause {
             DiskError::Busy { .. }
             | DiskError::ChangedAfterProof { .. }
+            | DiskError::Gone { .. }
             | DiskError::Stopped { .. } => Exit::Again,
-            DiskError::Conflict { .. } => Exit::Usage,
-            DiskError::Unsafe { .. } | DiskError::Exists { .. } => Exit::Unsafe,
+            DiskError::Conflict { .. } | DiskError::IsFolder { .. } => Exit::Usage,
+            DiskError::Unsafe { .. } | DiskError::NotRegular { .. } | DiskError::Exists { .. } => {
+                Exit::Unsafe
+            }
             DiskError::ChangedWhileRead { .. } => Exit::Changed,
             DiskError::NoRoom { .. } => Exit::Disk,
             DiskError::Io { .. } if cause.is_out_of_descriptors() => Exit::Failed,

@@ -8,6 +8,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
+    disk::destination::Destination,
     engine::{
         context::{Context, StoreHandle},
         events::{Event, Events},
@@ -21,7 +22,7 @@ use crate::{
 use super::{
     args::FetchArgs,
     exit::Exit,
-    keys,
+    hints, keys,
     network::{self, Refusal, location, manifest_place},
     output::Output,
     signals,
@@ -41,6 +42,13 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
             return output.done(exit);
         }
     };
+    if jobs.is_empty()
+        && refusals.is_empty()
+        && let Some(list) = &args.input
+    {
+        let message = format!("{} has no URL in it", targets::name_of(list));
+        output.event(Event::Warning { message });
+    }
     // Empty ones go again at the end.
     let _made = match targets::make_folders(&args) {
         Ok(made) => made,
@@ -119,7 +127,10 @@ async fn fetch_all(
     let _ = signals::unless_stopped(queue.run(jobs, attempt, each)).await;
     let mut output = output.lock();
     for (job, _) in jobs.iter().zip(&exits).filter(|(_, exit)| exit.is_none()) {
-        let message = "stopped; verified blocks are kept. Run the same command again to resume";
+        let message = match has_part(&job.target) {
+            true => "stopped; verified blocks are kept. Run the same command again to resume",
+            false => "stopped before a block was kept. Run the same command again",
+        };
         let (path, url) = (job.path(), job.url.to_string());
         output.fail(Some(&path), Some(&url), Exit::Again, message);
     }
@@ -130,6 +141,12 @@ async fn fetch_all(
         .into_iter()
         .map(|exit| exit.unwrap_or(Exit::Again))
         .collect()
+}
+
+/// Whether a run left a part of this target.
+fn has_part(target: &Path) -> bool {
+    let destination = Destination::new(target);
+    destination.is_ok_and(|destination| destination.has_part().unwrap_or(false))
 }
 
 /// Labels the events of one job with its path.
@@ -159,6 +176,9 @@ fn checked(args: &FetchArgs, store: StoreHandle) -> Result<FetchInput, Refusal> 
     if args.output.as_deref() == Some(Path::new("-")) {
         let message = "-o - is not possible: fetch publishes whole files. Use sapwood cat URL for a stream of proven bytes";
         return Err(Refusal::usage(message));
+    }
+    if args.receipt.as_deref() == Some(Path::new("-")) {
+        return Err(Refusal::usage(hints::RECEIPT_TO_STDOUT));
     }
     let key = args.key.as_deref().map(keys::public_key).transpose();
     Ok(FetchInput {

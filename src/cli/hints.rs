@@ -17,6 +17,12 @@ pub const NO_STORE_FOLDER: &str =
     "there is no home folder for the store; name a folder with --store";
 pub const VERIFY_ONE_FILE: &str = "--manifest and --root are for one file";
 pub const VERIFY_AGAINST: &str = "give a manifest with --manifest, or a root with --root";
+pub const QUARANTINE_PART: &str = "has a name of unfinished downloads, which --quarantine does not rename; verify it without --quarantine, or fetch it again";
+pub const RECEIPT_TO_STDOUT: &str = "--receipt - is not possible: a receipt is a file, or one for each URL in a folder; --json prints events to standard output";
+pub const NAME_MANIFEST: &str =
+    "name the manifest itself, or make one of the file with sapwood manifest";
+pub const VERIFY_A_FILE: &str =
+    "--manifest takes a file here; fetch the manifest first with sapwood fetch URL";
 pub const MANIFEST_ONE_FILE: &str =
     "-o and --name are for one file; without them each manifest is written beside its file";
 pub const NO_PASSWORD: &str =
@@ -25,6 +31,17 @@ pub const EMPTY_PASSWORD: &str =
     "an empty password protects nothing; use --no-password for a key without one";
 pub const OTHER_PASSWORD: &str = "the two passwords differ: no key was made";
 pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 finds a free one)";
+
+pub const EXPIRED: &str =
+    "--expires is in the past: every reader with a key would refuse the manifest";
+
+/// A signed manifest was replaced by one without a signature.
+pub fn no_longer_signed(manifest: &Path) -> String {
+    format!(
+        "{} was signed, and is not any more; sign it with sapwood sign --key KEY, or make it with --sign KEY",
+        manifest.display()
+    )
+}
 
 /// Not even a few files can be opened.
 pub fn no_descriptors(cause: &io::Error) -> String {
@@ -97,6 +114,7 @@ fn hint(error: &Error) -> Option<&'static str> {
     }
 }
 
+const MAKE_ROOM: &str = "make room, then run the same command again";
 const LARGER: &str = "raise --max-size to fetch it";
 
 /// How to get at least this trust.
@@ -120,6 +138,13 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
         DiskError::Io {
             operation, source, ..
         } => match (operation, source.kind()) {
+            (_, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Some(MAKE_ROOM),
+            (_, io::ErrorKind::ReadOnlyFilesystem) => {
+                Some("choose a folder on a disk that can be written to")
+            }
+            (_, io::ErrorKind::FileTooLarge) => Some(
+                "its file system, or the limit on the size of files (ulimit -f), is too small for it",
+            ),
             (FileOperation::Create, io::ErrorKind::NotFound) => {
                 Some("its folder does not exist, or takes no files")
             }
@@ -130,19 +155,19 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
             _ => None,
         },
         DiskError::Busy { .. } => Some("wait for it, then run the same command again"),
-        DiskError::Unsafe { .. } => {
-            Some("move it away, or name another file (with fetch: -o FILE)")
-        }
+        DiskError::Unsafe { .. } => Some("move it away, or name another file (a target with -o)"),
+        DiskError::IsFolder { .. } => Some("name a file in it"),
+        DiskError::NotRegular { .. } => Some("name a regular file"),
         DiskError::Exists { .. } => Some("nothing was written; choose another name"),
         DiskError::Conflict { .. } => None,
-        DiskError::Stopped { .. } => Some("run the same command again"),
+        DiskError::Stopped { .. } | DiskError::Gone { .. } => Some("run the same command again"),
         DiskError::ChangedAfterProof { .. } => {
             Some("run the same command again: it is judged again, and what is wrong is fetched")
         }
         DiskError::ChangedWhileRead { .. } => {
             Some("run the same command again when no program writes to it")
         }
-        DiskError::NoRoom { .. } => Some("make room, then run the same command again"),
+        DiskError::NoRoom { .. } => Some(MAKE_ROOM),
     }
 }
 
@@ -154,6 +179,7 @@ fn of_failure(failure: Failure) -> Option<&'static str> {
         Failure::Refused { status: 404 | 410 } => Some("check the URL"),
         Failure::Refused { status: 407 } => Some("check http_proxy, https_proxy and all_proxy"),
         Failure::Refused { .. } | Failure::BadResponse(_) | Failure::Redirects => None,
+        Failure::NoTls => Some("check the scheme and the port of the URL"),
         Failure::Tls => Some("--cacert FILE adds certificate authorities to trust"),
         Failure::Unsafe => Some("--allow-private allows private addresses"),
         Failure::TooLarge => Some(LARGER),
@@ -177,6 +203,7 @@ mod tests {
     fn what_happened_then_what_to_do() {
         let place = || "p".to_owned();
         let path = || PathBuf::from("f");
+        let no_space = || io::Error::from_raw_os_error(28);
         let (required, found) = (Trust::Root, Trust::None);
         for (error, expected) in [
             (
@@ -190,6 +217,10 @@ mod tests {
             (
                 Error::Disk(DiskError::Exists { path: path() }),
                 "f exists; nothing was written; choose another name",
+            ),
+            (
+                Error::Disk(DiskError::io(FileOperation::Write, &path(), no_space())),
+                "failed to write f: No space left on device (os error 28); make room, then run the same command again",
             ),
             (
                 Error::Expired {

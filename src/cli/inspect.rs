@@ -37,7 +37,7 @@ pub async fn run(args: &InspectArgs, output: &mut Output) -> Exit {
 async fn read(args: &InspectArgs, output: &mut Output) -> Result<Manifest, Exit> {
     if !(args.place.starts_with("http://") || args.place.starts_with("https://")) {
         let read = ManifestFile::open_of(Path::new(&args.place)).map(|file| file.manifest);
-        return read.map_err(|error| output.error(Some(&args.place), None, &error));
+        return read.map_err(|error| output.error_of_manifest(Some(&args.place), None, &error));
     }
     let typed = network::location(&args.place).and_then(|url| {
         let context = network::context(&args.network, StoreHandle::default())?;
@@ -47,7 +47,9 @@ async fn read(args: &InspectArgs, output: &mut Output) -> Result<Manifest, Exit>
         typed.map_err(|network::Refusal(exit, message)| output.refuse(exit, &message))?;
     let reading = inspect::inspect(&context, &url);
     match Box::pin(signals::unless_stopped(reading)).await {
-        Some(read) => read.map_err(|error| output.error(None, Some(&url.to_string()), &error)),
+        Some(read) => {
+            read.map_err(|error| output.error_of_manifest(None, Some(&url.to_string()), &error))
+        }
         None => Err(Exit::Again),
     }
 }

@@ -61,7 +61,7 @@ pub fn sign(args: &SignArgs, output: &mut Output) -> Exit {
             output.json_event("signed", json!({ "path": shown, "key_id": key_id }));
             Exit::Ok
         }
-        Err(error) => output.error(Some(&shown), None, &error),
+        Err(error) => output.error_of_manifest(Some(&shown), None, &error),
     };
     output.done(exit)
 }
@@ -125,9 +125,28 @@ fn key_beside(minisig: &Path, signature: &Signature) -> Option<PublicKey> {
 
 /// A secret key from a file, or its text itself.
 pub fn signer(key: &str) -> Result<Signer, Error> {
-    let text = file_or_text(key).map_err(|_| refuse(BadSecret::Malformed))?;
-    Signer::from_text(&text, &mut || ask_password("Password of the key: ")).map_err(refuse)
+    let is_there = Path::new(key).exists();
+    let refuse = |cause| Error::Key {
+        // A text that is no path may be secret; one as short as this has no secret part of a key.
+        place: match is_there || key.len() < KEY_TEXT_BYTES_MIN {
+            true => key.to_owned(),
+            false => "the key".to_owned(),
+        },
+        cause,
+    };
+    let text = file_or_text(key).map_err(|cause| match cause.kind() {
+        io::ErrorKind::NotFound => refuse(BadSecret::Missing),
+        _ => refuse(BadSecret::Unread),
+    })?;
+    let signer = Signer::from_text(&text, &mut || ask_password("Password of the key: "));
+    signer.map_err(|cause| match cause {
+        BadSecret::Malformed if !is_there => refuse(BadSecret::Missing),
+        cause => refuse(cause),
+    })
 }
+
+/// The length of the shortest text of a key, a public one: 42 bytes in base64.
+const KEY_TEXT_BYTES_MIN: usize = 56;
 
 fn refuse(cause: BadSecret) -> Error {
     Error::Key {
@@ -146,7 +165,7 @@ pub fn public_key(key: &str) -> Result<PublicKey, String> {
 fn file_or_text(key: &str) -> io::Result<String> {
     // The text of a key is one line of base64, or a comment and that line; a path to a file that is there comes first.
     match fs::read_to_string(Path::new(key)) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound && key.trim().len() >= 56 => {
+        Err(_) if !Path::new(key).exists() && key.trim().len() >= KEY_TEXT_BYTES_MIN => {
             Ok(key.to_owned())
         }
         other => other,

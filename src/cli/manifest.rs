@@ -12,9 +12,10 @@ use crate::{
         create::{self, CreateOptions, Input},
         error::Error,
         events::{Event, Events},
-        manifest_file,
+        manifest_file::{self, ManifestFile},
         sign::Signer,
     },
+    format::signature::SignatureArea,
 };
 
 use super::{args::ManifestArgs, exit::Exit, hints, keys, output::Output, signals};
@@ -33,6 +34,14 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
     if args.output.as_deref().is_some_and(is_stdio) {
         output.stdout_is_data();
     }
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    if args.expires.is_some_and(|expires| expires <= now) {
+        let exit = output.usage(hints::EXPIRED);
+        return output.done(exit);
+    }
     // Only manifests that are meant to follow each other are dated, so that others are the same at any time.
     let dated = args.seq.is_some() || args.expires.is_some() || args.sign.is_some();
     let signer = match args.sign.as_deref().map(keys::signer).transpose() {
@@ -43,10 +52,6 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
         }
     };
     signals::stop_reading_on_signal();
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
     let options = CreateOptions {
         block_size: args.block_size.0,
         no_hints: args.no_hints,
@@ -73,6 +78,12 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
     output.done(exit)
 }
 
+/// Whether there is a manifest with a signature at this path.
+fn is_signed(path: &Path) -> bool {
+    let signature = ManifestFile::open(path).map(|file| file.manifest.signature);
+    signature.is_ok_and(|signature| signature != SignatureArea::Unsigned)
+}
+
 fn one(
     path: &Path,
     target: Option<&PathBuf>,
@@ -94,8 +105,14 @@ fn one(
         true => create::Output::Stream(Box::new(io::stdout())),
         false => create::Output::File(target.clone()),
     };
+    let is_file = matches!(out, create::Output::File(_));
+    let was_signed = is_file && signer.is_none() && is_signed(&target);
     match create::create(input, out, options, signer) {
         Ok(tree) => {
+            if was_signed {
+                let message = hints::no_longer_signed(&target);
+                output.event(Event::Warning { message });
+            }
             let geometry = tree.geometry();
             output.event(Event::Manifest {
                 manifest: target,

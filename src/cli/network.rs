@@ -114,7 +114,7 @@ fn client_options(args: &NetworkArgs, store: &StoreHandle) -> Result<ClientOptio
         authorities: args
             .cacert
             .as_deref()
-            .map(read)
+            .map(authorities)
             .transpose()?
             .unwrap_or_default(),
         credentials: Credentials {
@@ -150,6 +150,18 @@ fn netrc_path() -> Option<PathBuf> {
 
 fn read(file: &Path) -> Result<Vec<u8>, Refusal> {
     std::fs::read(file).map_err(|cause| Refusal::unread(&file.display().to_string(), &cause))
+}
+
+/// Certificates in PEM, at least one.
+fn authorities(file: &Path) -> Result<Vec<u8>, Refusal> {
+    let bytes = read(file)?;
+    match reqwest::Certificate::from_pem_bundle(&bytes) {
+        Ok(certificates) if !certificates.is_empty() => Ok(bytes),
+        Ok(_) | Err(_) => Err(Refusal::usage(format!(
+            "{} has no certificate in PEM (BEGIN CERTIFICATE), which --cacert needs",
+            file.display()
+        ))),
+    }
 }
 
 /// Headers as they are typed, or in files: `@FILE`, one a line.

@@ -19,7 +19,7 @@ pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
         }
     };
     let bound = async {
-        let listener = TcpListener::bind(args.listen).await?;
+        let listener = TcpListener::bind(&*args.listen).await?;
         let address = listener.local_addr()?;
         Ok::<_, std::io::Error>((listener, address))
     };

@@ -36,10 +36,12 @@ impl Job {
     }
 }
 
-/// One entry of a list: its URL, and the name of the file if it is given.
+/// One entry of a list or an argument: its URL, and the name of the file if it is given.
 struct Entry {
     url: String,
     name: Option<String>,
+    /// In a list, counted from 1.
+    line: Option<usize>,
 }
 
 /// The jobs, and the entries that are none, each with its reason. An error: the command as a whole makes no sense.
@@ -57,6 +59,13 @@ pub fn jobs(args: &FetchArgs) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
     let mut refusals = Vec::new();
     let mut targets = BTreeSet::new();
     for entry in entries {
+        let line = entry.line;
+        let at_line = |Refusal(exit, message): Refusal| match (line, &args.input) {
+            (Some(line), Some(list)) => {
+                Refusal(exit, format!("{}, line {line}: {message}", name_of(list)))
+            }
+            _ => Refusal(exit, message),
+        };
         match job(entry, args, folder.as_deref()) {
             Ok(job) if targets.insert(job.target.clone()) => jobs.push(job),
             Ok(job) => {
@@ -64,9 +73,9 @@ pub fn jobs(args: &FetchArgs) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
                     "two URLs have the same file name {}; fetch them one by one with -o",
                     job.target.display()
                 );
-                return Err(Refusal::usage(message));
+                return Err(at_line(Refusal::usage(message)));
             }
-            Err(refusal) => refusals.push(refusal),
+            Err(refusal) => refusals.push(at_line(refusal)),
         }
     }
     check_places(&jobs, args.input.as_deref())?;
@@ -140,6 +149,10 @@ fn check_several(args: &FetchArgs, folder: Option<&Path>) -> Result<(), Refusal>
 
 fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Refusal> {
     let url = location(&entry.url)?;
+    if entry.line.is_some() && entry.url.contains(char::is_whitespace) {
+        let message = "the URL has a blank in it; put a tab between a URL and the name of its file, and write %20 for a blank in a URL";
+        return Err(Refusal::usage(message));
+    }
     let target = match (&args.output, folder, entry.name) {
         (Some(file), None, _) => file.clone(),
         (_, folder, name) => {
@@ -170,19 +183,27 @@ fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Ref
 }
 
 fn own_name(url: &Location) -> Result<String, Refusal> {
-    url.safe_name().ok_or_else(|| {
-        let message = format!("{url} has no name that is safe for a file; choose one with -o FILE");
+    let refuse = |why: &str| {
+        let message =
+            format!("{url} has no name that is safe for a file: {why}; choose one with -o FILE");
         Refusal(Exit::Unsafe, message)
-    })
+    };
+    let name = url
+        .last_segment()
+        .ok_or_else(|| refuse("it is not UTF-8"))?;
+    match location::unsafe_name(&name) {
+        None => Ok(name),
+        Some(why) => Err(refuse(why)),
+    }
 }
 
 /// A list may come from elsewhere, so a name in it may not be a path.
 fn safe(name: String) -> Result<String, Refusal> {
-    match location::is_safe_name(&name) {
-        true => Ok(name),
-        false => Err(Refusal(
+    match location::unsafe_name(&name) {
+        None => Ok(name),
+        Some(why) => Err(Refusal(
             Exit::Unsafe,
-            format!("{name:?} in the list is not safe as the name of a file"),
+            format!("{name:?} is not safe as the name of a file: {why}; choose another name"),
         )),
     }
 }
@@ -198,6 +219,7 @@ fn typed(urls: &[String]) -> Vec<Entry> {
     let entry = |url: &String| Entry {
         url: url.clone(),
         name: None,
+        line: None,
     };
     urls.iter().map(entry).collect()
 }
@@ -211,7 +233,7 @@ fn read(place: &Path) -> Result<Vec<Entry>, Refusal> {
         false => std::fs::File::open(place).and_then(|mut file| file.read_to_string(&mut text)),
     };
     read.map_err(|cause| {
-        let message = format!("failed to read the list {}: {cause}", place.display());
+        let message = format!("failed to read the list {}: {cause}", name_of(place));
         Refusal(Exit::Failed, message)
     })?;
     Ok(entries(&text))
@@ -221,18 +243,28 @@ fn entries(text: &str) -> Vec<Entry> {
     text.trim_start_matches('\u{feff}')
         .lines()
         .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(|line| match line.split_once('\t') {
-            Some((url, name)) => Entry {
-                url: url.trim().to_owned(),
-                name: Some(name.trim().to_owned()),
-            },
-            None => Entry {
-                url: line.to_owned(),
-                name: None,
-            },
+        .zip(1..)
+        .filter(|(text, _)| !text.is_empty() && !text.starts_with('#'))
+        .map(|(text, line)| {
+            let (url, name) = match text.split_once('\t') {
+                Some((url, name)) => (url.trim(), Some(name.trim().to_owned())),
+                None => (text, None),
+            };
+            Entry {
+                url: url.to_owned(),
+                name,
+                line: Some(line),
+            }
         })
         .collect()
+}
+
+/// A list, for messages.
+pub fn name_of(list: &Path) -> String {
+    match list == Path::new("-") {
+        true => "standard input".to_owned(),
+        false => list.display().to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -242,15 +274,16 @@ mod tests {
     #[test]
     fn lines_of_a_list() {
         let text = "\u{feff}# films\n\nhttps://a.example/1\n  https://a.example/2\tsecond.mov \r\n";
-        let found: Vec<(String, Option<String>)> = entries(text)
+        let found: Vec<(Option<usize>, String, Option<String>)> = entries(text)
             .into_iter()
-            .map(|entry| (entry.url, entry.name))
+            .map(|entry| (entry.line, entry.url, entry.name))
             .collect();
         assert_eq!(
             found,
             [
-                ("https://a.example/1".to_owned(), None),
+                (Some(3), "https://a.example/1".to_owned(), None),
                 (
+                    Some(4),
                     "https://a.example/2".to_owned(),
                     Some("second.mov".to_owned())
                 ),

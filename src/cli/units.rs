@@ -14,8 +14,13 @@ use crate::{
     },
 };
 
-const UNITS: [(&str, u64); 8] = [
+const UNITS: [(&str, u64); 13] = [
+    ("", 1),
     ("B", 1),
+    ("K", 1 << 10),
+    ("M", 1 << 20),
+    ("G", 1 << 30),
+    ("T", 1 << 40),
     ("kB", 1_000),
     ("MB", 1_000_000),
     ("GB", 1_000_000_000),
@@ -25,22 +30,25 @@ const UNITS: [(&str, u64); 8] = [
     ("GiB", 1 << 30),
 ];
 
-/// Bytes: a number, or one with B, kB, MB, GB (1000) or KiB, MiB, GiB (1024).
+/// Bytes: a number, or one with B, kB, MB, GB (1000), KiB, MiB, GiB (1024), or K, M, G (1024, as in curl and wget). The case of a
+/// prefix is ignored; `b` is refused, because it means bits.
 pub fn size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = text[digits.len()..].trim();
-    let known = UNITS
+    if unit.ends_with('b') {
+        return Err("b means bits, and sizes are in bytes: write B".to_owned());
+    }
+    let factor = UNITS
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case(unit))
         .map(|(_, factor)| *factor);
-    let factor = if unit.is_empty() { Some(1) } else { known };
     let number = decimal(digits);
     match (number, factor) {
         (Some((number, scale)), Some(factor)) => {
             let bytes = u128::from(number) * u128::from(factor) / u128::from(scale);
             u64::try_from(bytes).map_err(|_| "that is too large".to_owned())
         }
-        _ => Err("sizes are bytes, or numbers with B, kB, MB, GB, KiB, MiB or GiB".to_owned()),
+        _ => Err("sizes are bytes, or numbers with B, kB, MB, GB (1000), KiB, MiB, GiB, K, M or G (1024)".to_owned()),
     }
 }
 
@@ -72,7 +80,28 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "that is too long".to_owned())
 }
 
-const DURATIONS: &str = "durations are numbers with s, m, h or d: 90s, 5m, 7d";
+const DURATIONS: &str =
+    "durations are numbers with ms, s, m, h or d: 90s, 5m, 7d; a bare number is seconds";
+
+/// A duration that is longer than nothing.
+pub fn patience(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|time| match time.is_zero() {
+        true => Err("it must be longer than 0".to_owned()),
+        false => Ok(time),
+    })
+}
+
+/// HOST:PORT, or :PORT, which is that of 127.0.0.1.
+pub fn listen_address(text: &str) -> Result<String, String> {
+    let (host, port) = text
+        .rsplit_once(':')
+        .filter(|(_, port)| port.parse::<u16>().is_ok())
+        .ok_or("addresses are HOST:PORT or :PORT, such as 127.0.0.1:8080")?;
+    Ok(match host {
+        "" => format!("127.0.0.1:{port}"),
+        _ => text.to_owned(),
+    })
+}
 
 /// A time (RFC 3339), or a duration from now; Unix seconds.
 pub fn unix_time(text: &str) -> Result<u64, String> {
@@ -185,7 +214,12 @@ mod tests {
             ("1kB", 1000),
             ("1 KiB", 1024),
             ("1.5MB", 1_500_000),
-            ("64kib", 65536),
+            ("64kiB", 65536),
+            ("64K", 65536),
+            ("64k", 65536),
+            ("1.5M", 3 << 19),
+            ("2g", 2 << 30),
+            ("1KB", 1000),
             ("2GiB", 2 << 30),
             ("18446744073709551615", u64::MAX),
         ] {
@@ -199,6 +233,12 @@ mod tests {
             "1 XB",
             "1e3",
             "1K B",
+            // Bits, as line rates are given.
+            "100Mb",
+            "100mb",
+            "64kib",
+            "8b",
+            "1Ki",
             "18446744073709551616",
             "99999999999GB",
             "0x10",
@@ -214,9 +254,27 @@ mod tests {
         assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
         assert!(duration("").is_err() && duration("5 weeks").is_err() && duration("-5s").is_err());
+        assert_eq!(duration("5"), Ok(Duration::from_secs(5)));
+        assert_eq!(patience("1ms"), Ok(Duration::from_millis(1)));
+        assert!(patience("0").is_err() && patience("0s").is_err());
         assert_eq!(unix_time("1970-01-01T00:01:00Z"), Ok(60));
         assert!(unix_time("yesterday").is_err() && unix_time("1960-01-01T00:00:00Z").is_err());
         assert_eq!(rfc3339(60), "1970-01-01T00:01:00Z");
+    }
+
+    #[test]
+    fn addresses_to_listen_on() {
+        for (typed, meant) in [
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("[::1]:80", "[::1]:80"),
+            ("localhost:8099", "localhost:8099"),
+            (":8099", "127.0.0.1:8099"),
+        ] {
+            assert_eq!(listen_address(typed), Ok(meant.to_owned()), "{typed}");
+        }
+        for bad in ["", "8099", "localhost", "h:", "h:x", "h:99999"] {
+            assert!(listen_address(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -29,6 +29,14 @@ pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) 
         let exit = output.usage(hints::VERIFY_ONE_FILE);
         return output.done(exit);
     }
+    let is_no_file = |manifest: &Path| {
+        let text = manifest.to_string_lossy();
+        text == "-" || text.starts_with("http://") || text.starts_with("https://")
+    };
+    if args.manifest.as_deref().is_some_and(is_no_file) {
+        let exit = output.usage(hints::VERIFY_A_FILE);
+        return output.done(exit);
+    }
     let key = match args.key.as_deref().map(keys::public_key).transpose() {
         Ok(key) => key,
         Err(message) => {
@@ -84,6 +92,11 @@ async fn check(
     store: &StoreHandle,
     output: &mut Output,
 ) -> Result<Option<(Exit, String)>, Error> {
+    let is_own = path.file_name().is_some_and(files::is_own);
+    if args.quarantine && is_own {
+        let message = hints::QUARANTINE_PART.to_owned();
+        return Ok(Some((Exit::Usage, message)));
+    }
     let (object, manifest) = (path.to_owned(), args.manifest.clone());
     // With a root of the user's own, what lies beside the file is not needed; unless it must be signed.
     let needed = conditions.root.is_none() || conditions.key.is_some();

@@ -50,6 +50,13 @@ pub enum DiskError {
     Busy { path: PathBuf },
     #[error("refusing to use {}: it is {what}", .path.display())]
     Unsafe { path: PathBuf, what: &'static str },
+    #[error("{} is a folder, where a file is needed", .path.display())]
+    IsFolder { path: PathBuf },
+    /// To be read: a device, FIFO or socket.
+    #[error("{} is not a regular file", .path.display())]
+    NotRegular { path: PathBuf },
+    #[error("{} is gone: another program moved or deleted it; nothing was published", .path.display())]
+    Gone { path: PathBuf },
     #[error("{} exists", .path.display())]
     Exists { path: PathBuf },
     #[error("{} cannot be written: it is {what}", .path.display())]

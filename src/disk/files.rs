@@ -209,10 +209,11 @@ impl Folder {
     ) -> Result<(), DiskError> {
         let other = || DiskError::Unsafe {
             path: self.path_of(from),
-            what: "not the file that this program wrote (it was moved or replaced)",
+            what: "not the file that this program wrote",
         };
         if !self.is_still(from, file)? {
-            return Err(other());
+            let (path, now) = (self.path_of(from), self.entry(from)?);
+            return Err(now.map_or(DiskError::Gone { path }, |_| other()));
         }
         self.rename(from, to, replace)?;
         // It may have been replaced between the two calls.
@@ -337,13 +338,12 @@ pub fn open_for_reading(path: &Path) -> Result<File, DiskError> {
     let fd = fs::open(path, flags, Mode::empty())
         .map_err(|cause| DiskError::io(FileOperation::Open, path, cause))?;
     let file = File::from(fd);
-    let what = match Entry::of(&file, path)?.kind {
-        EntryKind::Regular => return Ok(file),
-        EntryKind::Folder => "a folder, where a file is needed",
-        _ => "not a regular file",
-    };
-    let path = path.to_owned();
-    Err(DiskError::Unsafe { path, what })
+    let (kind, path) = (Entry::of(&file, path)?.kind, path.to_owned());
+    match kind {
+        EntryKind::Regular => Ok(file),
+        EntryKind::Folder => Err(DiskError::IsFolder { path }),
+        EntryKind::Link | EntryKind::Special => Err(DiskError::NotRegular { path }),
+    }
 }
 
 /// Opens for reading a file of the user that was recorded earlier under this absolute path. Links anywhere on the path are

@@ -94,7 +94,13 @@ impl Temporary {
     pub fn create(target: &Path, replaces: Replaces) -> Result<Temporary, DiskError> {
         let (folder, name) = Temporary::place(target)?;
         check_existing(&folder, &name, replaces)?;
-        let (file, own) = folder.create_unused()?;
+        let (file, own) = folder.create_unused().map_err(|cause| match cause {
+            // The user knows the target only.
+            DiskError::Io {
+                operation, source, ..
+            } => DiskError::io(operation, target, source),
+            other => other,
+        })?;
         Ok(Temporary {
             folder,
             file,
@@ -123,9 +129,9 @@ impl Temporary {
         &self.file
     }
 
-    /// Its path while it is unfinished.
+    /// Its final path, for messages.
     pub fn path(&self) -> PathBuf {
-        self.folder.path_of(&self.name)
+        self.folder.path_of(&self.target)
     }
 
     /// Makes it durable and gives it its final name. `mode`: `None` keeps the mode of the file it replaces, else uses the user's

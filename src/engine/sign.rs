@@ -68,6 +68,9 @@ pub struct Signer(SecretKey);
 impl Signer {
     /// Parses a key file. Prompts for the password only if the key is encrypted.
     pub fn from_text(text: &str, password: Password) -> Result<Signer, BadSecret> {
+        if PublicKey::from_text(text).is_ok() {
+            return Err(BadSecret::Public);
+        }
         let boxed = || SecretKeyBox::from_string(text).map_err(|_| BadSecret::Malformed);
         if let Ok(key) = SecretKey::from_unencrypted_box(boxed()?) {
             return Ok(Signer(key));

@@ -151,6 +151,12 @@ impl Signature {
 pub enum BadSecret {
     #[error("it is not a minisign secret key")]
     Malformed,
+    #[error("it is a public key; the secret key of the pair is in NAME.key")]
+    Public,
+    #[error("there is no such file, and it is not the text of a minisign secret key")]
+    Missing,
+    #[error("the file cannot be read")]
+    Unread,
     #[error("the password is wrong")]
     Password,
     #[error("there is no password; set SAPWOOD_KEY_PASSWORD or run in a terminal")]

@@ -54,9 +54,9 @@ impl NetError {
     }
 
     /// Classifies an error of the HTTP library.
-    pub fn from_reqwest(location: &Location, cause: &reqwest::Error) -> NetError {
+    pub fn from_reqwest(location: &Location, error: &reqwest::Error) -> NetError {
         let chain = || {
-            std::iter::successors(Some(cause as &(dyn std::error::Error + 'static)), |cause| {
+            std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |cause| {
                 cause.source()
             })
         };
@@ -68,6 +68,8 @@ impl NetError {
             Failure::Unsafe
         } else if has(&[NO_TUNNEL]) {
             Failure::Refused { status: 407 }
+        } else if error.is_connect() && has(&[NOT_A_TLS_RECORD]) {
+            Failure::NoTls
         } else if has(&["close_notify"]) {
             // The connection ended without the end of its TLS: it may be truncated (RFC 8446, 6.1), so the body is incomplete.
             Failure::Broken
@@ -81,14 +83,23 @@ impl NetError {
             "peer is incompatible",
         ]) {
             Failure::Tls
-        } else if cause.is_connect() {
+        } else if error.is_connect() {
             Failure::Unreachable
-        } else if cause.is_timeout() {
+        } else if error.is_timeout() {
             Failure::Stalled
         } else if NO_QUIC_CONNECTION.contains(&innermost.as_str()) {
             Failure::Unreachable
         } else {
             Failure::Broken
+        };
+        if failure == Failure::NoTls {
+            return NetError::new(location, failure);
+        }
+        let cause = match innermost.contains(AUTHORITY_AS_SERVER) {
+            true => {
+                "the server shows the certificate of a certificate authority as its own; it needs one with CA:FALSE"
+            }
+            false => &innermost,
         };
         let what = match failure {
             Failure::Refused { .. } | Failure::Unsafe | Failure::Tls | Failure::Stalled => {
@@ -98,13 +109,17 @@ impl NetError {
             Failure::BadResponse(how) => how.to_string(),
             _ => describe(Failure::Broken),
         };
-        NetError::with_detail(location, failure, format!("{what} ({innermost})"))
+        NetError::with_detail(location, failure, format!("{what} ({cause})"))
     }
 }
 
 /// The HTTP library's text for a proxy that requires a login for a tunnel.
 const NO_TUNNEL: &str = "proxy authorization required";
-/// Its texts for header fields beyond its limits, in number or size, or with invalid bytes.
+/// The TLS library's text for a first byte with which no TLS record begins: the response of a server that speaks plain HTTP.
+const NOT_A_TLS_RECORD: &str = "InvalidContentType";
+/// Its text for a certificate of an authority as that of the server: most are self-signed.
+const AUTHORITY_AS_SERVER: &str = "CaUsedAsEndEntity";
+/// The HTTP library's texts for header fields beyond its limits, in number or size, or with invalid bytes.
 const BAD_HEADERS: [&str; 2] = ["message head is too large", "invalid HTTP header parsed"];
 
 /// Its texts for a QUIC connection that could not be made, or was lost: it has no kind of error for that. The second one is for
@@ -114,7 +129,8 @@ const NO_QUIC_CONNECTION: [&str; 2] = [
     "failed to establish connection for HTTP/3 request",
 ];
 
-fn describe(failure: Failure) -> String {
+/// What happened, without the place.
+pub fn describe(failure: Failure) -> String {
     match failure {
         Failure::Unreachable => "cannot be reached".to_owned(),
         Failure::Broken => "the connection broke before the end".to_owned(),
@@ -138,6 +154,7 @@ fn describe(failure: Failure) -> String {
         Failure::Refused { status: 407 } => "the proxy refused the login (status 407)".to_owned(),
         Failure::Refused { status } => format!("the request was refused (status {status})"),
         Failure::Tls => "the secure connection was refused".to_owned(),
+        Failure::NoTls => "the server does not speak TLS on this port".to_owned(),
         Failure::Redirects => "too many redirects, or one without a valid target".to_owned(),
         Failure::Unsafe => {
             "it leads to a private address or to another scheme, which a server may not do"

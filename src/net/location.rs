@@ -114,7 +114,8 @@ impl Location {
 
     /// The last segment, if a file may safely have that name.
     pub fn safe_name(&self) -> Option<String> {
-        self.last_segment().filter(|name| is_safe_name(name))
+        self.last_segment()
+            .filter(|name| unsafe_name(name).is_none())
     }
 }
 
@@ -145,10 +146,9 @@ fn without_secrets(text: &str) -> String {
 /// The longest name that still leaves room for `.part.journal` on file systems with names of 255 bytes.
 const NAME_BYTES_MAX: usize = 255 - ".part.journal".len();
 
-/// Whether a name from a URL or a list may name a local file: one segment, nothing with a meaning to a shell, a terminal or
-/// another system, and none of our own names.
-pub fn is_safe_name(name: &str) -> bool {
-    let hidden = name.starts_with('.');
+/// Why a name from a URL or a list may not name a local file; `None`: it may. A safe name is one segment, nothing with a meaning to a
+/// shell, a terminal or another system, and none of our own names.
+pub fn unsafe_name(name: &str) -> Option<&'static str> {
     let own = [".part", ".journal", ".quarantined"]
         .iter()
         .any(|suffix| name.ends_with(suffix));
@@ -167,14 +167,24 @@ pub fn is_safe_name(name: &str) -> bool {
     };
     let device =
         matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL") || port("COM") || port("LPT");
-    !name.is_empty()
-        && name.len() <= NAME_BYTES_MAX
-        && !hidden
-        && !own
-        && !device
-        && !name.contains(bad)
-        && !name.ends_with([' ', '.'])
-        && !name.starts_with([' ', '~', '-'])
+    let reasons = [
+        (name.is_empty(), "it is empty"),
+        (name.len() > NAME_BYTES_MAX, "it is longer than 242 bytes"),
+        (name.starts_with('.'), "it begins with a dot"),
+        (
+            name.starts_with([' ', '~', '-']),
+            "it begins with a blank, ~ or -",
+        ),
+        (name.ends_with([' ', '.']), "it ends with a blank or a dot"),
+        (own, "it ends like the files of an unfinished download"),
+        (device, "some systems have a device of this name"),
+        (
+            name.contains(bad),
+            "it has a slash, a backslash, a colon, or an invisible character",
+        ),
+    ];
+    let found = reasons.into_iter().find(|(is_so, _)| *is_so);
+    found.map(|(_, why)| why)
 }
 
 #[cfg(test)]
@@ -221,6 +231,7 @@ mod tests {
         };
         assert_eq!(name("a/b%20c.mp4?x=/y"), Some("b c.mp4".into()));
         assert_eq!(name("%252e%252e%252f"), Some("%2e%2e%2f".into()));
+        assert_eq!(NAME_BYTES_MAX, 242, "as the reason says");
         let long = "n".repeat(5000);
         for bad in [
             "",

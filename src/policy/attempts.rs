@@ -107,9 +107,16 @@ impl Attempts {
             }
         };
         let waited_ms = now.saturating_sub(self.patient_since);
-        match waited_ms.saturating_add(ms) > self.limits.patience_ms {
+        let left_ms = self.limits.patience_ms.saturating_sub(waited_ms);
+        let least_ms = match remedy {
+            Remedy::Again { least_ms } => least_ms,
+            _ => 0,
+        };
+        match ms > left_ms {
             false => Next::Wait { ms },
             true if remedy == Remedy::Later => Next::MustWait { ms },
+            // The last try is at the very end.
+            true if left_ms > least_ms => Next::Wait { ms: left_ms },
             true => Next::Patience,
         }
     }
@@ -159,12 +166,26 @@ mod tests {
         let probe = Next::Wait {
             ms: recovery::PROBE_EVERY_MS,
         };
-        for (now, next) in [(0, probe), (9_000, probe), (9_001, Next::Patience)] {
+        let last = Next::Wait { ms: 999 };
+        for (now, next) in [
+            (0, probe),
+            (9_000, probe),
+            (9_001, last),
+            (10_000, Next::Patience),
+        ] {
             assert_eq!(attempts.after(Failure::Unreachable, now), next, "{now}");
         }
         attempts.progress(9_001);
         assert_eq!(attempts.after(Failure::Unreachable, 18_001), probe);
-        assert_eq!(attempts.after(Failure::Unreachable, 18_002), Next::Patience);
+        assert_eq!(attempts.after(Failure::Unreachable, 18_002), last);
+        assert_eq!(attempts.after(Failure::Unreachable, 19_001), Next::Patience);
+        // Not before the time that the server named.
+        attempts.progress(20_000);
+        let busy = Failure::Server {
+            status: 503,
+            retry_after_ms: Some(2_000),
+        };
+        assert_eq!(attempts.after(busy, 28_001), Next::Patience);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! | any other bad response | again once; then stop: failed | again once; then drop | again once; then stop: failed | stop: failed |
 //! | changed | stop: changed | drop | stop: changed | start over once; then stop: changed |
 //! | 416 inside the object | again, a try; then stop: failed | again, a try; then drop | again, a try; then stop: failed | stop: later |
-//! | other 4xx, TLS, redirects, unsafe, too large | stop: failed | drop | stop: failed | stop: failed |
+//! | other 4xx, TLS, no TLS, redirects, unsafe, too large | stop: failed | drop | stop: failed | stop: failed |
 //!
 //! "Again" waits for a backoff that doubles, and at least for the `Retry-After` of a 5xx; "later" as [`refusals`](super::refusals)
 //! says. What is no try counts against patience only. 400, 401, 403, 404 and 410 behind a redirect are failures only after the
@@ -51,6 +51,8 @@ pub enum Failure {
     Refused { status: u16 },
     /// The server's certificate or its TLS is not acceptable.
     Tls,
+    /// The server does not speak TLS.
+    NoTls,
     /// More redirects than are followed, or one that leads nowhere.
     Redirects,
     /// A server led to a forbidden address or scheme.
@@ -151,6 +153,7 @@ impl Failure {
             Failure::Changed(_) => Class::Changed,
             Failure::Refused { .. }
             | Failure::Tls
+            | Failure::NoTls
             | Failure::Redirects
             | Failure::Unsafe
             | Failure::TooLarge => Class::Stop,
@@ -298,6 +301,7 @@ pub fn remedy(failure: Failure, phase: Phase, before: Before) -> Remedy {
         Failure::Changed(_) => give_up(End::Changed),
         Failure::Refused { .. }
         | Failure::Tls
+        | Failure::NoTls
         | Failure::Redirects
         | Failure::Unsafe
         | Failure::TooLarge => give_up(End::Failed),
@@ -397,6 +401,7 @@ mod tests {
         let stops = [
             Failure::Refused { status: 404 },
             Failure::Tls,
+            Failure::NoTls,
             Failure::Redirects,
             Failure::Unsafe,
             Failure::TooLarge,

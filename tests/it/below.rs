@@ -67,6 +67,19 @@ fn tls_that_is_not_acceptable_is_refused_at_once() {
     }
 }
 
+/// It said "CaUsedAsEndEntity".
+#[test]
+fn a_self_signed_certificate_of_an_authority_is_named_in_plain_words() {
+    let authority = Authority::new();
+    let scene = Scene::new(MIB, 16 * KIB);
+    let port = scene.origin.address().port();
+    let front = Front::before(port, &authority.own(), &["http/1.1"], false);
+    let more = ["--cacert", &authority.certificate()];
+    let ended = fetch(&scene, &front.url(&OBJECT[1..]), &more).must(1);
+    let words = "certificate of a certificate authority as its own";
+    assert!(ended.stderr.contains(words), "{}", ended.stderr);
+}
+
 #[test]
 fn tls_of_the_last_century_is_refused_at_once() {
     let authority = Authority::new();

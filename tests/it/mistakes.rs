@@ -3,14 +3,24 @@
 //! `mistakes.txt` is the transcript, as a reader would see it; folders and ports are replaced by words. After a message was
 //! changed on purpose, run this test with SAPWOOD_BLESS=1 and read the difference.
 
-use std::{fmt::Write, fs, net::TcpListener, path::Path};
+use std::{
+    fmt::Write,
+    fs,
+    io::{Read, Write as _},
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::{
     objects::{Content, manifest_of},
     origin::Origin,
     program::{self, command, sapwood},
+    scene::names,
 };
 
 /// A mistake: what is typed, how it ends, what of the message names the place and what the next step.
@@ -23,7 +33,8 @@ struct Mistake {
 }
 
 /// In what is typed: URL is a good object, NOMANIFEST one without a manifest, PAGE one whose manifest is a page, GONE one that
-/// is not there, DEAD a server that is not there, TAKEN a port that is in use.
+/// is not there, DEAD a server that is not there, PLAIN https to a server without TLS, TAKEN a port that is in use. `film` has a signed
+/// manifest, `cut` one of a longer file.
 const MISTAKES: &[Mistake] = &[
     Mistake {
         title: "nothing typed",
@@ -117,11 +128,67 @@ const MISTAKES: &[Mistake] = &[
         next: "KiB",
     },
     Mistake {
+        title: "a rate in bits",
+        typed: "fetch URL --limit-rate 100Mb",
+        exit: 2,
+        place: "--limit-rate",
+        next: "write B",
+    },
+    Mistake {
+        title: "a time with an unknown unit",
+        typed: "fetch URL --patience soon",
+        exit: 2,
+        place: "--patience",
+        next: "a bare number is seconds",
+    },
+    Mistake {
+        title: "no patience",
+        typed: "fetch URL --patience 0",
+        exit: 2,
+        place: "--patience",
+        next: "longer than 0",
+    },
+    Mistake {
         title: "a header without a colon",
         typed: "fetch URL -H Bearer",
         exit: 2,
         place: "headers",
         next: "'Name: value'",
+    },
+    Mistake {
+        title: "a key instead of a certificate",
+        typed: "fetch URL --cacert text",
+        exit: 2,
+        place: "text",
+        next: "BEGIN CERTIFICATE",
+    },
+    Mistake {
+        title: "a receipt to standard output",
+        typed: "fetch URL --receipt -",
+        exit: 2,
+        place: "--receipt -",
+        next: "--json",
+    },
+    Mistake {
+        title: "a list with a line that is no URL",
+        typed: "fetch -i list",
+        exit: 2,
+        place: "list, line 2",
+        next: "http://",
+    },
+    Mistake {
+        title: "a list with a blank instead of a tab",
+        typed: "fetch -i blanks",
+        exit: 2,
+        place: "blanks, line 1",
+        next: "put a tab",
+    },
+    Mistake {
+        title: "a list without URLs",
+        typed: "fetch -i empty",
+        exit: 0,
+        place: "empty",
+        next: "no URL",
     },
     Mistake {
         title: "an unknown trust",
@@ -152,11 +219,25 @@ const MISTAKES: &[Mistake] = &[
         next: "-o FILE",
     },
     Mistake {
+        title: "a hidden name",
+        typed: "fetch HIDDEN",
+        exit: 6,
+        place: "/.hidden",
+        next: "begins with a dot",
+    },
+    Mistake {
         title: "no server there",
         typed: "fetch DEAD --patience 1s",
         exit: 5,
         place: "DEAD",
         next: "run the same command again",
+    },
+    Mistake {
+        title: "https to a port of http",
+        typed: "fetch PLAIN --patience 1s",
+        exit: 1,
+        place: "https://127.0.0.1:PORT/object.bin",
+        next: "check the scheme and the port",
     },
     Mistake {
         title: "nothing under the URL",
@@ -215,6 +296,34 @@ const MISTAKES: &[Mistake] = &[
         next: "check the path",
     },
     Mistake {
+        title: "verify a folder",
+        typed: "verify folder",
+        exit: 2,
+        place: "folder",
+        next: "name a file",
+    },
+    Mistake {
+        title: "verify against a manifest on a server",
+        typed: "verify text --manifest URL",
+        exit: 2,
+        place: "--manifest",
+        next: "sapwood fetch",
+    },
+    Mistake {
+        title: "verify a file that was cut",
+        typed: "verify cut",
+        exit: 3,
+        place: "blocks 1-6 are missing",
+        next: "Fetch it again",
+    },
+    Mistake {
+        title: "quarantine an unfinished download",
+        typed: "verify film.part --quarantine",
+        exit: 2,
+        place: "film.part",
+        next: "without --quarantine",
+    },
+    Mistake {
         title: "a manifest of something that is not there",
         typed: "manifest missing/folder",
         exit: 1,
@@ -224,9 +333,72 @@ const MISTAKES: &[Mistake] = &[
     Mistake {
         title: "a manifest of a folder",
         typed: "manifest folder",
-        exit: 6,
+        exit: 2,
         place: "folder",
         next: "a file is needed",
+    },
+    Mistake {
+        title: "a manifest of a device",
+        typed: "manifest /dev/null",
+        exit: 6,
+        place: "/dev/null",
+        next: "name a regular file",
+    },
+    Mistake {
+        title: "a manifest where no file can be",
+        typed: "manifest text -o /proc/text.sapwood",
+        exit: 7,
+        place: "/proc/text.sapwood",
+        next: "takes no files",
+    },
+    Mistake {
+        title: "a manifest that expired already",
+        typed: "manifest text --expires 2020-01-01T00:00:00Z",
+        exit: 2,
+        place: "--expires",
+        next: "in the past",
+    },
+    Mistake {
+        title: "a signed manifest that is made again",
+        typed: "manifest film",
+        exit: 0,
+        place: "film.sapwood was signed",
+        next: "sapwood sign",
+    },
+    Mistake {
+        title: "a secret key that is not there",
+        typed: "manifest text --sign no.key",
+        exit: 2,
+        place: "no.key",
+        next: "no such file",
+    },
+    Mistake {
+        title: "a manifest signed with a public key",
+        typed: "manifest text --sign studio.pub",
+        exit: 2,
+        place: "studio.pub",
+        next: "NAME.key",
+    },
+    Mistake {
+        title: "signed with a public key",
+        typed: "sign --key studio.pub film",
+        exit: 2,
+        place: "studio.pub",
+        next: "NAME.key",
+    },
+    Mistake {
+        title: "sign a folder",
+        typed: "sign --key studio.key folder",
+        exit: 2,
+        place: "folder",
+        next: "name a file",
+    },
+    Mistake {
+        title: "sign a file without a manifest",
+        typed: "sign --key studio.key text",
+        exit: 1,
+        place: "text.sapwood",
+        next: "sapwood manifest",
     },
     Mistake {
         title: "a manifest of standard input without a place",
@@ -247,7 +419,7 @@ const MISTAKES: &[Mistake] = &[
         typed: "inspect text",
         exit: 1,
         place: "text.sapwood",
-        next: "--manifest",
+        next: "sapwood manifest",
     },
     Mistake {
         title: "serve what is not there",
@@ -263,7 +435,69 @@ const MISTAKES: &[Mistake] = &[
         place: "TAKEN",
         next: "--listen",
     },
+    Mistake {
+        title: "serve on a port in use, without a host",
+        typed: "serve folder --listen :TAKEN",
+        exit: 1,
+        place: "TAKEN",
+        next: "--listen",
+    },
+    Mistake {
+        title: "serve on a port alone",
+        typed: "serve folder --listen 8099",
+        exit: 2,
+        place: "--listen",
+        next: "HOST:PORT",
+    },
+    Mistake {
+        title: "forget a host that is not known",
+        typed: "hosts forget localhost",
+        exit: 1,
+        place: "localhost",
+        next: "sapwood hosts list",
+    },
+    Mistake {
+        title: "list hosts when none is known",
+        typed: "hosts list",
+        exit: 0,
+        place: "none",
+        next: "none",
+    },
 ];
+
+/// Makes the files that are named in what is typed.
+fn fill(folder: &Path, keys: &Path) {
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).unwrap();
+    write("text", b"just some text\n");
+    write("list", b"# films\nfilm.bin\n");
+    write("blanks", b"http://127.0.0.1:1/1.bin first.bin\n");
+    write("empty", b"\n");
+    write("film", b"a film\n");
+    write("film.part", b"a fi");
+    let cut = Content::Painted(100_000);
+    write("cut", &cut.all()[..20_000]);
+    write("cut.sapwood", &manifest_of(&cut, 16 * 1024));
+    fs::create_dir(folder.join("folder")).unwrap();
+    for key in ["studio.key", "studio.pub"] {
+        fs::copy(keys.join(key), folder.join(key)).unwrap();
+    }
+    let mut signed = sapwood(folder);
+    signed.args(["manifest", "film", "--sign", "studio.key"]);
+    program::run(signed).must(0);
+}
+
+/// A server that speaks plain HTTP, and says so to everybody who connects.
+fn without_tls() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+        }
+    });
+    address
+}
 
 #[test]
 fn every_mistake_is_told_with_its_place_and_the_next_step() {
@@ -275,6 +509,7 @@ fn every_mistake_is_told_with_its_place_and_the_next_step() {
     origin.put("/page.bin", content);
     origin.put("/page.bin.sapwood", b"<html>hello</html>".to_vec());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain = without_tls();
     // Nobody listens on port 1 of this address.
     let dead = "127.0.0.1:1";
     let words = [
@@ -282,22 +517,31 @@ fn every_mistake_is_told_with_its_place_and_the_next_step() {
         ("NOMANIFEST", origin.url("/plain.bin")),
         ("PAGE", origin.url("/page.bin")),
         ("GONE", origin.url("/gone.bin")),
+        ("HIDDEN", origin.url("/.hidden")),
+        ("PLAIN", format!("https://{plain}/object.bin")),
         ("URL", origin.url("/object.bin")),
         ("DEAD", format!("http://{dead}/file")),
         ("TAKEN", taken.local_addr().unwrap().to_string()),
+        (":TAKEN", format!(":{}", taken.local_addr().unwrap().port())),
         ("ROOT", "1".repeat(64)),
     ];
     let named = [
         (origin.address().to_string(), "127.0.0.1:PORT"),
         (format!("http://{dead}/file"), "DEAD"),
+        (plain.to_string(), "127.0.0.1:PORT"),
         (taken.local_addr().unwrap().to_string(), "TAKEN"),
     ];
+    let keys = TempDir::new().unwrap();
+    let mut keygen = sapwood(keys.path());
+    keygen.args(["keygen", "--no-password", "-o", "studio"]);
+    program::run(keygen).must(0);
     let mut transcript = String::new();
     for mistake in MISTAKES {
-        let folder = TempDir::new().unwrap();
-        fs::write(folder.path().join("text"), "just some text\n").unwrap();
-        fs::create_dir(folder.path().join("folder")).unwrap();
+        let (folder, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        fill(folder.path(), keys.path());
+        let before = names(folder.path());
         let mut command = sapwood(folder.path());
+        command.env("XDG_STATE_HOME", state.path());
         for word in mistake.typed.split_whitespace() {
             let known = words.iter().find(|(name, _)| *name == word);
             command.arg(known.map_or(word, |(_, meant)| meant));
@@ -324,8 +568,8 @@ fn every_mistake_is_told_with_its_place_and_the_next_step() {
             "{title}: the next step {next:?} is not told in:\n{told}"
         );
         assert!(!told.contains("panicked"), "{title}:\n{told}");
-        let left = crate::support::scene::names(folder.path());
-        assert_eq!(left, ["folder", "text"], "{title} left something behind");
+        let left = names(folder.path());
+        assert_eq!(left, before, "{title} left something behind");
         writeln!(
             transcript,
             "# {title}\n$ sapwood {typed}\n{}\n[exit {exit}]\n",
@@ -372,5 +616,66 @@ fn mistakes_are_events_too() {
             failed["class"].is_string() && failed["message"].is_string(),
             "{failed}"
         );
+    }
+}
+
+/// It ended after a second with "no new bytes for 1 s", because another try would have come too late.
+#[test]
+fn patience_with_a_dead_host_lasts_as_long_as_it_says() {
+    let folder = TempDir::new().unwrap();
+    let mut command = sapwood(folder.path());
+    command.args(["fetch", "http://127.0.0.1:1/x", "--patience", "1500ms"]);
+    let began = Instant::now();
+    program::run(command).must(5);
+    assert!(
+        began.elapsed() >= Duration::from_millis(1500),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+/// It said that verified blocks are kept, and there was no part.
+#[test]
+fn a_stop_before_the_first_byte_keeps_nothing() {
+    let folder = TempDir::new().unwrap();
+    let mut command = sapwood(folder.path());
+    command.args(["--json", "fetch", "http://127.0.0.1:1/x"]);
+    let mut running = program::start(command);
+    running.wait_for("a retry", |events| {
+        events.iter().any(|event| event["event"] == "retry")
+    });
+    running.signal(Signal::INT);
+    let ended = running.finish().must(5);
+    assert!(!ended.stderr.contains("are kept"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("stopped before"), "{}", ended.stderr);
+}
+
+/// The part was renamed, and its journal stayed behind.
+#[test]
+fn a_part_is_not_quarantined() {
+    let folder = TempDir::new().unwrap();
+    for name in ["film.part", "film.part.journal", "film.quarantined"] {
+        fs::write(folder.path().join(name), "not verified").unwrap();
+        let before = names(folder.path());
+        let root = "1".repeat(64);
+        let mut command = sapwood(folder.path());
+        command.args(["verify", name, "--root", &root, "--quarantine"]);
+        program::run(command).must(2);
+        assert_eq!(names(folder.path()), before);
+    }
+}
+
+/// A size of the manual of curl and wget was refused.
+#[test]
+fn rates_as_curl_and_wget_take_them() {
+    let origin = Origin::start();
+    origin.put("/object.bin", Content::Painted(100_000));
+    for rate in [
+        "0", "100M", "10m", "9G", "9g", "900K", "900k", "1MB", "1MiB",
+    ] {
+        let folder = TempDir::new().unwrap();
+        let mut command = sapwood(folder.path());
+        command.args(["fetch", &origin.url("/object.bin"), "--limit-rate", rate]);
+        program::run(command).must(0);
     }
 }

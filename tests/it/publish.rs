@@ -85,6 +85,22 @@ fn a_file_that_was_put_in_the_place_of_the_part_at_the_last_moment_is_removed() 
     assert!(!scene.target().exists());
 }
 
+/// The advice was to move a file away that was not there, with exit code 6.
+#[test]
+fn a_part_that_vanished_is_fetched_again() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    let mut running = before_the_name(&scene);
+    fs::remove_file(scene.part()).unwrap();
+    let ended = running.finish().must(5);
+    assert!(
+        ended.stderr.contains("run the same command again"),
+        "{}",
+        ended.stderr
+    );
+    scene.fetch(&[]).must(0);
+    scene.must_be_published();
+}
+
 /// It was proven, then another program wrote to it, and it was published.
 #[test]
 fn a_part_that_changed_after_its_proof_is_judged_again() {

@@ -16,7 +16,7 @@ use crate::{
     disk::lacking,
     engine::{
         error::Error,
-        events::{Event, Events},
+        events::{Damaged, Event, Events},
     },
     policy::recovery::Class,
 };
@@ -24,7 +24,7 @@ use crate::{
 use super::{args::OutputArgs, exit::Exit, hints};
 
 use progress::Bars;
-use text::Line;
+use text::{DamagedRun, Line};
 pub use words::printable;
 
 /// Where output goes and how it looks.
@@ -46,6 +46,8 @@ pub struct Output {
     published: u64,
     failed: u64,
     bytes_fetched: u64,
+    /// Not printed yet: the next block may be damaged too.
+    damaged: Option<DamagedRun>,
     /// The first failure to write to standard output, other than a closed pipe.
     stdout_lost: Option<io::Error>,
 }
@@ -64,6 +66,7 @@ impl Output {
             published: 0,
             failed: 0,
             bytes_fetched: 0,
+            damaged: None,
             stdout_lost: None,
         }
     }
@@ -175,6 +178,21 @@ impl Output {
         }
     }
 
+    /// Damaged blocks that follow each other are one line for people.
+    fn add_damaged(&mut self, damaged: &Damaged) {
+        let run = self.damaged.as_mut();
+        if !run.is_some_and(|run| run.extend(damaged)) {
+            self.print_damaged();
+            self.damaged = Some(DamagedRun::new(damaged));
+        }
+    }
+
+    fn print_damaged(&mut self) {
+        if let Some(run) = self.damaged.take() {
+            self.result(&run.line());
+        }
+    }
+
     /// A mistake in the arguments that clap cannot see.
     pub fn usage(&mut self, message: &str) -> Exit {
         self.refuse(Exit::Usage, message)
@@ -189,6 +207,21 @@ impl Output {
     pub fn error(&mut self, path: Option<&str>, url: Option<&str>, error: &Error) -> Exit {
         let more = json::fields_of_error(error);
         self.fail_with(path, url, Exit::of(error), &hints::message(error), more)
+    }
+
+    /// As [`Output::error`], for a command that takes a manifest or a file with its manifest beside it, and no --manifest.
+    pub fn error_of_manifest(
+        &mut self,
+        path: Option<&str>,
+        url: Option<&str>,
+        error: &Error,
+    ) -> Exit {
+        let message = match error {
+            Error::NoManifest { .. } => format!("{error}; {}", hints::NAME_MANIFEST),
+            Error::Manifest { .. } => error.to_string(),
+            other => return self.error(path, url, other),
+        };
+        self.fail(path, url, Exit::of(error), &message)
     }
 
     /// A file failed and is tried again later.
@@ -226,6 +259,7 @@ impl Output {
         message: &str,
         more: Value,
     ) -> Exit {
+        self.print_damaged();
         self.failed += 1;
         if let Some(bars) = &mut self.bars {
             bars.finish(path);
@@ -246,6 +280,7 @@ impl Output {
 
     /// The last line of a run.
     pub fn done(&mut self, exit: Exit) -> Exit {
+        self.print_damaged();
         for message in lacking::take() {
             self.event(Event::Warning { message });
         }
@@ -275,6 +310,10 @@ fn tell(text: &str) {
 
 impl Events for Output {
     fn event(&mut self, event: Event) {
+        if let (Event::Damaged(damaged), false) = (&event, self.json) {
+            return self.add_damaged(damaged);
+        }
+        self.print_damaged();
         self.update_bars(&event);
         if matches!(event, Event::Published(_)) {
             self.published += 1;

@@ -37,14 +37,14 @@ impl Bars {
 
     pub fn finish(&mut self, of: Option<&str>) {
         if let Some(bar) = self.bars.remove(&of.map(str::to_owned)) {
-            bar.bar.finish_and_clear();
-            self.all.remove(&bar.bar);
+            bar.drawn.finish_and_clear();
+            self.all.remove(&bar.drawn);
         }
     }
 
     pub fn finish_all(&mut self) {
         for (_, bar) in self.bars.drain() {
-            bar.bar.finish_and_clear();
+            bar.drawn.finish_and_clear();
         }
     }
 
@@ -56,7 +56,8 @@ impl Bars {
 
 /// One line on the terminal: how much, how fast, how long still, how much of it is proven and was here before.
 struct Bar {
-    bar: ProgressBar,
+    drawn: ProgressBar,
+    resumed: u64,
     reused: u64,
 }
 
@@ -70,9 +71,13 @@ impl Bar {
         );
         let name = plan.path.file_name().unwrap_or(plan.path.as_os_str());
         bar.set_prefix(super::words::printable(&name.to_string_lossy()));
-        let reused = plan.bytes_held + plan.bytes_local;
-        bar.set_position(reused);
-        Bar { bar, reused }
+        let (resumed, reused) = (plan.bytes_held, plan.bytes_local);
+        bar.set_position(resumed + reused);
+        Bar {
+            drawn: bar,
+            resumed,
+            reused,
+        }
     }
 
     fn update(&self, progress: &Progress) {
@@ -91,10 +96,13 @@ impl Bar {
             );
         }
         text += &format!("  proven {}", bytes(progress.bytes_proven));
-        if self.reused > 0 {
-            text += &format!("  reused {}", bytes(self.reused));
+        // The words of the last line.
+        for (what, count) in [("resumed", self.resumed), ("reused", self.reused)] {
+            if count > 0 {
+                text += &format!("  {what} {}", bytes(count));
+            }
         }
-        self.bar.set_position(progress.bytes_done);
-        self.bar.set_message(text);
+        self.drawn.set_position(progress.bytes_done);
+        self.drawn.set_message(text);
     }
 }

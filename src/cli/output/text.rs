@@ -3,7 +3,8 @@
 use crate::{
     cli::{hints, units::human_bytes},
     engine::events::{Damaged, Event, Forgotten, Published},
-    format::trust::Trust,
+    format::{geometry::BlockIndex, trust::Trust},
+    net::error::describe,
     policy::{
         recovery::{Class, Failure},
         schedule::DropReason,
@@ -35,7 +36,9 @@ pub fn line(event: &Event) -> Option<Line> {
         Event::Planned(_)
         | Event::Progress(_)
         | Event::BlocksVerified { .. }
-        | Event::Checkpoint { .. } => None,
+        | Event::Checkpoint { .. }
+        // A `DamagedRun` is one line for several.
+        | Event::Damaged(_) => None,
         Event::BlockWrong {
             block,
             bytes,
@@ -91,7 +94,6 @@ pub fn line(event: &Event) -> Option<Line> {
             reason_of_drop(*why)
         )),
         Event::Manifest { manifest, root, .. } => result(format!("{root}  {}", manifest.display())),
-        Event::Damaged(damaged) => result(of_damaged(damaged)),
         Event::Verified {
             path,
             bytes_total,
@@ -109,10 +111,10 @@ pub fn line(event: &Event) -> Option<Line> {
             bytes_total,
             is_known,
         } => result(format!(
-            "{root}  {} ({}{})",
-            path.display(),
+            "{root}  {}  {}{}",
             human_bytes(*bytes_total),
-            if *is_known { ", known already" } else { "" }
+            path.display(),
+            if *is_known { "  (known already)" } else { "" }
         )),
         Event::Forgotten { path, why, .. } => result(format!(
             "{} {} and is no longer used",
@@ -164,23 +166,60 @@ fn of_slowed(host: &str, connections: u32, wait_ms: u64, serves: bool) -> String
 }
 
 /// Why a source is not used any more; JSON has it too.
-pub fn reason_of_drop(why: DropReason) -> &'static str {
+pub fn reason_of_drop(why: DropReason) -> String {
     match why {
-        DropReason::WrongBlock { .. } => "it sent wrong blocks",
-        DropReason::Failed(Failure::Unreachable) => "it cannot be reached",
-        DropReason::Failed(_) => "it failed",
+        DropReason::WrongBlock { .. } => "it sent wrong blocks".to_owned(),
+        DropReason::Failed(Failure::Unreachable) => "it cannot be reached".to_owned(),
+        DropReason::Failed(Failure::Changed(how)) => format!("it has another object: {how}"),
+        DropReason::Failed(failure) => describe(failure),
     }
 }
 
-fn of_damaged(damaged: &Damaged) -> String {
-    let bytes = damaged.bytes;
-    let what = match (damaged.block, damaged.found) {
-        (Some(block), Some(_)) => format!("block {block} is damaged (bytes {bytes})"),
-        (Some(block), None) => format!("block {block} is missing (bytes {bytes})"),
-        (None, Some(_)) => "the content differs".to_owned(),
-        (None, None) => format!("there are extra bytes ({bytes})"),
-    };
-    format!("{}: {what}", damaged.path.display())
+/// What is damaged: one place, or blocks that follow each other and are all wrong, or all missing.
+pub struct DamagedRun {
+    /// The first block, with the bytes of all.
+    all: Damaged,
+    last: Option<BlockIndex>,
+}
+
+impl DamagedRun {
+    pub fn new(first: &Damaged) -> DamagedRun {
+        DamagedRun {
+            all: first.clone(),
+            last: first.block,
+        }
+    }
+
+    /// Adds the next block; `false`: it does not follow, or is damaged in another way.
+    pub fn extend(&mut self, next: &Damaged) -> bool {
+        let following = self.last.map(|last| BlockIndex(last.0 + 1));
+        let follows = next.block.is_some()
+            && next.block == following
+            && next.path == self.all.path
+            && next.found.is_some() == self.all.found.is_some();
+        if follows {
+            self.last = next.block;
+            self.all.bytes.end = next.bytes.end;
+        }
+        follows
+    }
+
+    pub fn line(&self) -> String {
+        let bytes = self.all.bytes;
+        let how = match self.all.found {
+            Some(_) => "damaged",
+            None => "missing",
+        };
+        let what = match (self.all.block, self.last) {
+            (Some(first), Some(last)) if first != last => {
+                format!("blocks {first}-{last} are {how} (bytes {bytes})")
+            }
+            (Some(block), _) => format!("block {block} is {how} (bytes {bytes})"),
+            (None, _) if self.all.found.is_some() => "the content differs".to_owned(),
+            (None, _) => format!("there are extra bytes ({bytes})"),
+        };
+        format!("{}: {what}", self.all.path.display())
+    }
 }
 
 fn of_published(published: &Published) -> String {
@@ -217,6 +256,38 @@ fn of_published(published: &Published) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_a_source_is_no_longer_used() {
+        use crate::policy::recovery::Changed;
+        for (failure, reason) in [
+            (Failure::Unreachable, "it cannot be reached"),
+            (
+                Failure::Refused { status: 404 },
+                "nothing is there (status 404)",
+            ),
+            (
+                Failure::Changed(Changed::Length),
+                "it has another object: its length differs",
+            ),
+        ] {
+            assert_eq!(reason_of_drop(DropReason::Failed(failure)), reason);
+        }
+    }
+
+    /// `store add` and `store list` had the columns in different orders.
+    #[test]
+    fn a_file_that_was_added_is_shown_as_in_the_list() {
+        let root = crate::format::tree::Root([1; 32]);
+        let added = Event::Added {
+            path: "x".into(),
+            root,
+            bytes_total: 5,
+            is_known: true,
+        };
+        let text = format!("{root}  5 B  x  (known already)");
+        assert_eq!(line(&added), Some(Line::Result(text)));
+    }
 
     #[test]
     fn what_waits_for_a_host_that_limits_requests_and_how_long() {

@@ -77,6 +77,14 @@ impl Authority {
         }
     }
 
+    /// The certificate of the authority, as that of a server.
+    pub fn own(&self) -> Certificate {
+        Certificate {
+            chain: self.path("ca.pem"),
+            key: self.path("ca.key"),
+        }
+    }
+
     pub fn chain(&self) -> PathBuf {
         self.path("server.pem")
     }

@@ -196,7 +196,7 @@ fn url(bytes: &[u8]) -> bool {
         return false;
     };
     if let Some(name) = url.safe_name() {
-        assert!(location::is_safe_name(&name) && !name.contains('/') && !name.is_empty());
+        assert!(location::unsafe_name(&name).is_none() && !name.contains('/') && !name.is_empty());
     }
     // What is shown of it has neither query nor login.
     let shown = url.to_string();
