@@ -29,6 +29,7 @@ mod python;
 mod roots;
 mod secrets;
 mod serve;
+mod servers;
 mod several;
 mod simulation;
 mod store;

@@ -48,6 +48,13 @@ DocumentRoot {www}
 server.document-root = "{www}"
 server.bind = "127.0.0.1"
 server.port = {port}
+mimetype.assign = (".bin" => "application/octet-stream")
+"""),
+    # The name of a file has no type that it knows, so it has no validators.
+    debian("lighttpd, no types", "lighttpd", "lighttpd -D -f {here}/lighttpd.conf", lighttpd__conf="""
+server.document-root = "{www}"
+server.bind = "127.0.0.1"
+server.port = {port}
 """),
     debian("nginx", "nginx-light", "nginx -p {here} -c {here}/nginx.conf -e error.log", nginx__conf="""
 daemon off; pid nginx.pid;
@@ -130,7 +137,7 @@ shutdown_lifetime 0 seconds
     Server("Traffic Server, caching", "debian", "trafficserver nginx-light", "sh {here}/start", {
         "start": """
 set -e
-mkdir -p {here}/cache {here}/log {here}/run
+mkdir -p {here}/cache {here}/logs {here}/run
 cp -r /etc/trafficserver {here}/etc
 echo 'map / http://127.0.0.1:{origin}/' > {here}/etc/remap.config
 echo '{here}/cache 512M' > {here}/etc/storage.config
@@ -146,7 +153,7 @@ libdir: /usr/lib
 libexecdir: /usr/lib/trafficserver/modules
 localstatedir: {here}/run
 runtimedir: {here}/run
-logdir: {here}/log
+logdir: {here}/logs
 cachedir: {here}/cache
 END
 chmod -R a+rwX {here}
@@ -154,7 +161,8 @@ exec traffic_server --run-root={here}/runroot.yaml
 """,
         "records": """
 CONFIG proxy.config.http.server_ports STRING {port}:ip-in=127.0.0.1
-CONFIG proxy.config.admin.user_id STRING #-1
+CONFIG proxy.config.admin.user_id STRING nobody
+CONFIG proxy.config.crash_log_helper STRING NULL
 CONFIG proxy.config.url_remap.pristine_host_hdr INT 0
 CONFIG proxy.config.url_remap.remap_required INT 1
 CONFIG proxy.config.reverse_proxy.enabled INT 1
@@ -176,13 +184,12 @@ CONFIG proxy.config.http.cache.required_headers INT 0
            config__ru='run Rack::Files.new("{www}")\n'),
     debian("php -S", "php-cli", "php -S 127.0.0.1:{port} -t {www}"),
     debian("rclone serve http", "rclone", "rclone serve http {www} --addr 127.0.0.1:{port}"),
-    debian("uWSGI", "uwsgi-core", "uwsgi --http-socket 127.0.0.1:{port} --processes 8 --static-map /={www} --honour-range"),
     debian("Starman, Plack::App::File", "starman libplack-perl", "starman --listen 127.0.0.1:{port} --workers 8 {here}/app.psgi",
            app__psgi='use Plack::App::File;\nPlack::App::File->new(root => "{www}")->to_app;\n'),
 )
 
 PIP = (
-    Server("Python http.server", "pip", "pip", "{python} -m http.server {port} --bind 127.0.0.1 --directory {www}"),
+    Server("Python http.server", "python", "", "{python} -m http.server {port} --bind 127.0.0.1 --directory {www}"),
     pip("aiohttp", "aiohttp", "{python} {here}/app.py", """
 from aiohttp import web
 app = web.Application()
@@ -190,10 +197,13 @@ app.router.add_static("/", "{www}")
 web.run_app(app, host="127.0.0.1", port={port})
 """),
     pip("Werkzeug", "werkzeug", "{python} {here}/app.py", """
-from werkzeug.exceptions import NotFound
-from werkzeug.middleware.shared_data import SharedDataMiddleware
 from werkzeug.serving import run_simple
-run_simple("127.0.0.1", {port}, SharedDataMiddleware(NotFound(), {"/": "{www}"}), threaded=True)
+from werkzeug.utils import send_from_directory
+from werkzeug.wrappers import Request
+@Request.application
+def app(request):
+    return send_from_directory("{www}", request.path[1:], request.environ)
+run_simple("127.0.0.1", {port}, app, threaded=True)
 """),
     pip("Tornado", "tornado", "{python} {here}/app.py", """
 import asyncio
@@ -235,7 +245,7 @@ import cherrypy
 cherrypy.config.update({"server.socket_host": "127.0.0.1", "server.socket_port": {port}})
 cherrypy.quickstart(None, "/", {"/": {"tools.staticdir.on": True, "tools.staticdir.dir": "{www}"}})
 """),
-    pip("WsgiDAV on Cheroot", "wsgidav cheroot", "{python} -m wsgidav --host 127.0.0.1 --port {port} --root {www} --auth anonymous"),
+    pip("WsgiDAV on Cheroot", "wsgidav cheroot", "{venv_bin}/wsgidav --host 127.0.0.1 --port {port} --root {www} --auth anonymous"),
     pip("Twisted", "twisted", "{python} -m twisted web --listen tcp:{port}:interface=127.0.0.1 --path {www}"),
 )
 

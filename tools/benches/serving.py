@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import platform
 import shlex
 import shutil
 import signal
@@ -28,12 +29,12 @@ READY = "ready.txt"
 class Server:
     name: str
     source: str
-    """debian, pip, npm, or ours."""
+    """debian, pip, npm, python (of this very one), or ours."""
     packages: str
     """The first one's version is the row's version."""
     command: str
     """Words with places: {port}, {www} the folder that is served, {here} a folder of its own, {origin} the port of an nginx
-    that serves the same folder, {python}, {node_bin}, {sapwood}."""
+    that serves the same folder, {python}, {venv_bin}, {node_bin}, {sapwood}."""
     files: dict = field(default_factory=dict, hash=False)
     """Below {here}, with the same places."""
     environment: dict = field(default_factory=dict, hash=False)
@@ -128,6 +129,8 @@ def installed_version(server):
     """Installs what is missing. Returns the version of the server; a Failure says why there is none."""
     if server.source == "ours":
         return "this commit"
+    if server.source == "python":
+        return platform.python_version()
     install, version_of = INSTALL[server.source]
     missing = [package for package in server.packages.split() if not version_of(package)]
     if missing:
@@ -152,8 +155,9 @@ class Serving:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.places = {"port": self.port, "www": www, "here": here, "origin": origin_port, "python": python(),
-                       "node_bin": NODE / "node_modules" / ".bin", "sapwood": find_program("sapwood")}
+        of_python = sys.executable if server.source == "python" else python()
+        self.places = {"port": self.port, "www": www, "here": here, "origin": origin_port, "python": of_python,
+                       "venv_bin": VENV / "bin", "node_bin": NODE / "node_modules" / ".bin", "sapwood": find_program("sapwood")}
 
     def __enter__(self):
         # Several servers leave root behind.
