@@ -1,7 +1,6 @@
 """Real servers: fetched fresh, killed and resumed, fetched again, replaced midway."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -23,6 +22,7 @@ STOP_RATE = 12 << 20
 # A server may keep what it knows of a file for a second or two.
 REPLACED_S = 3
 RUN_TIMEOUT_S = 180
+STOP_TIMEOUT_S = 30
 # Of the size, over all runs of a scenario. Without a manifest what came in the last quarter of a second is not recorded.
 WASTE_MAX = {True: 1.05, False: 1.05 + STOP_RATE / 4 / SIZE}
 # What has been sent when a client that knows enough ends a response.
@@ -60,10 +60,12 @@ class Run:
                 self.timed_out = time.monotonic() >= deadline
                 if child.poll() is None:
                     child.send_signal(signal.SIGKILL if self.timed_out else stop)
-                self.exit = child.wait(30)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(STOP_TIMEOUT_S)
+                self.timed_out |= child.poll() is None
             finally:
                 child.kill()
-                child.wait()
+                self.exit = child.wait()
         self.printed = (folder / "stdout").read_text(errors="replace")
         self.said = (folder / "stderr").read_text(errors="replace").strip()
         wire.begin()

@@ -37,7 +37,6 @@ class Server:
     that serves the same folder, {python}, {venv_bin}, {node_bin}, {sapwood}."""
     files: dict = field(default_factory=dict, hash=False)
     """Below {here}, with the same places."""
-    environment: dict = field(default_factory=dict, hash=False)
 
     @property
     def program(self):
@@ -165,8 +164,7 @@ class Serving:
         for name, text in self.server.files.items():
             (self.here / name).write_text(fill(text, self.places))
         environment = {"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin", "HOME": str(self.here), "LC_ALL": "C.UTF-8",
-                       "NODE_PATH": str(NODE / "node_modules"), "PYTHONPATH": str(self.here), "PYTHONDONTWRITEBYTECODE": "1",
-                       **{name: fill(value, self.places) for name, value in self.server.environment.items()}}
+                       "NODE_PATH": str(NODE / "node_modules"), "PYTHONPATH": str(self.here), "PYTHONDONTWRITEBYTECODE": "1"}
         words = [fill(word, self.places) for word in shlex.split(self.server.command)]
         self.log = open(self.here / "log", "wb")
         try:
