@@ -30,6 +30,7 @@ mod python;
 mod roots;
 mod secrets;
 mod serve;
+mod servers;
 mod several;
 mod simulation;
 mod store;

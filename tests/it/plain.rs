@@ -469,6 +469,32 @@ fn a_type_alone_makes_no_page_of_an_object_that_was_replaced() {
     scene.must_be_published();
 }
 
+/// Sanic and Rack's file servers send no Date; the time at which a response comes is as good (RFC 9110, 6.6.1).
+#[test]
+fn a_last_modified_without_a_date_was_no_validator() {
+    let scene = scene();
+    let headers = vec![("Last-Modified".to_owned(), DATE.to_owned())];
+    let content = scene.content.clone();
+    scene.origin.put(OBJECT, Object { content, headers });
+    let held = stopped(&scene, &scene.url());
+    let ended = fetch(&scene, &scene.url(), &[]).must(0);
+    assert!(resumed(&ended) >= held);
+    scene.must_be_published();
+}
+
+/// Weborf ignores `range`, and reads `Range`, as curl and browsers write it in HTTP/1.1.
+#[test]
+fn field_names_in_lower_case_were_ignored_by_a_server() {
+    let scene = scene();
+    fetch(&scene, &scene.url(), &["-H", "x-from: here"]).must(0);
+    for asked in scene.origin.log() {
+        for (name, _) in &asked.headers {
+            let of_words = |word: &str| word.starts_with(|first: char| first.is_uppercase());
+            assert!(name.split('-').all(of_words), "{name}");
+        }
+    }
+}
+
 #[test]
 fn servers_whose_answers_to_a_range_are_odd_were_given_up() {
     let last = LENGTH - 1;

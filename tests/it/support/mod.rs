@@ -15,6 +15,7 @@ pub mod programs;
 pub mod proxy;
 pub mod scene;
 pub mod secrets;
+pub mod servers;
 pub mod tls;
 pub mod two;
 
