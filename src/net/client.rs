@@ -73,6 +73,11 @@ impl Client {
         self.options.limit_rate
     }
 
+    /// Whether the rate limit holds bytes back now, and not the connections.
+    pub fn is_held_back(&self) -> bool {
+        self.rate_limit.holds_back()
+    }
+
     /// Sends a request. A 200 is the whole representation even if a range was requested; the caller decides what that means.
     pub async fn send(&self, request: Request<'_>) -> Result<Response, NetError> {
         let exchange = self.exchange(&request).await?;

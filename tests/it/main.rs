@@ -26,6 +26,7 @@ mod plain;
 mod proxies;
 mod publish;
 mod python;
+mod rates;
 mod roots;
 mod secrets;
 mod serve;

@@ -282,6 +282,7 @@ impl Driver {
         self.refresh_hosts();
         let allowed = self.context.connections.per_fetch();
         self.scheduler.allow(allowed.min(self.connections_max));
+        self.scheduler.hold_back(self.context.client.is_held_back());
         loop {
             let now = self.now();
             match self.scheduler.command(now) {
