@@ -12,6 +12,7 @@ use crate::policy::{
 
 use super::{
     body::Body,
+    content_range,
     error::NetError,
     hosts::Hosts,
     location::Location,
@@ -119,6 +120,14 @@ impl Client {
         };
         if let Failure::TooMany { retry_after_ms, .. } = failure {
             exchange.in_flight.refused(retry_after_ms);
+        }
+        let now = content_range::of_unsatisfied(&exchange.response);
+        if request
+            .length
+            .zip(now)
+            .is_some_and(|(wanted, now)| wanted != now)
+        {
+            return Err(NetError::changed(&exchange.location, Changed::Length));
         }
         Err(NetError::new(&exchange.location, failure))
     }

@@ -35,6 +35,8 @@ pub struct Request<'a> {
     pub more: &'a [ByteRange],
     /// The wanted version; another one is an error, if the server declares it.
     pub version: Option<&'a Validators>,
+    /// The length that the representation must have; another one in a 416 means that it was replaced. `None`: any, or not known.
+    pub length: Option<u64>,
     /// See [`Body`].
     pub body: Body,
 }
@@ -48,6 +50,7 @@ impl<'a> Request<'a> {
             range: None,
             more: &[],
             version: None,
+            length: None,
             body: Body::Empty,
         }
     }
