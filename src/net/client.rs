@@ -108,8 +108,24 @@ impl Client {
         Ok(MultiRangeResponse::Parts(Box::new(parts)))
     }
 
-    /// Sends a request, follows its redirects, and checks the status.
+    /// Sends a request, and once more without its condition if that was not met: some servers refuse every condition, and the
+    /// response shows its version too.
     async fn exchange(&self, request: &Request<'_>) -> Result<Exchange, NetError> {
+        let failed = Failure::Changed(Changed::Precondition);
+        match self.exchange_once(request).await {
+            Err(error) if error.failure == failed && request.conditional => {
+                let unconditional = Request {
+                    conditional: false,
+                    ..request.clone()
+                };
+                self.exchange_once(&unconditional).await
+            }
+            other => other,
+        }
+    }
+
+    /// Sends a request, follows its redirects, and checks the status.
+    async fn exchange_once(&self, request: &Request<'_>) -> Result<Exchange, NetError> {
         let mut exchange = self.redirects.follow(&self.transport, request).await?;
         let status = exchange.response.status().as_u16();
         let retry_after_ms = retry_after_ms(exchange.response.headers());

@@ -595,6 +595,33 @@ fn a_type_alone_makes_no_page_of_an_object_that_was_replaced() {
     scene.must_be_published();
 }
 
+/// busybox's httpd calls every range text/html.
+#[test]
+fn a_server_that_calls_every_range_a_page_was_said_to_want_a_login() {
+    let page = Lie::Header("Content-Type", "text/html".to_owned());
+    for manifest in [true, false] {
+        let scene = Scene::new(LENGTH, BLOCK);
+        scene.origin.put(OBJECT, dated(&scene.content));
+        if !manifest {
+            scene.origin.remove(MANIFEST);
+        }
+        for asks in [Asks::Preflight, Asks::Range] {
+            scene.origin.lie(OBJECT, asks, Of::All, page.clone());
+        }
+        fetch(&scene, &scene.url(), &[]).must(0);
+        scene.must_be_published();
+    }
+    // What begins like a page is one.
+    let scene = scene();
+    let login = Content::Bytes(b"<!DOCTYPE html><p>Log in".to_vec());
+    scene.origin.put(OBJECT, dated(&login));
+    scene.origin.lie(OBJECT, Asks::Anything, Of::All, page);
+    let ended = fetch(&scene, &scene.url(), &[]).must(1);
+    let message = ended.event("failed")["message"].to_string();
+    assert!(message.contains("requires a login"), "{message}");
+    assert!(!scene.target().exists());
+}
+
 #[test]
 fn servers_whose_answers_to_a_range_are_odd_were_given_up() {
     let last = LENGTH - 1;
@@ -627,6 +654,57 @@ fn servers_whose_answers_to_a_range_are_odd_were_given_up() {
     scene.origin.lie(OBJECT, Asks::Preflight, Of::All, bare);
     fetch(&scene, &scene.url(), &[]).must(0);
     scene.must_be_published();
+}
+
+/// To any Range but the first, or to any condition: curl and wget send neither.
+#[test]
+fn servers_that_refuse_ranges_or_conditions_got_no_plain_get() {
+    for manifest in [true, false] {
+        for (asks, statuses) in [
+            (Asks::Range, &[400, 403, 431, 501][..]),
+            (Asks::Conditional, &[400, 403, 412, 501]),
+        ] {
+            for status in statuses {
+                let scene = Scene::new(LENGTH, BLOCK);
+                scene.origin.put(OBJECT, alike(&scene.content));
+                if !manifest {
+                    scene.origin.remove(MANIFEST);
+                }
+                scene.origin.lie("*", asks, Of::All, Lie::Status(*status));
+                let what = format!("manifest {manifest}, {asks:?}: {status}");
+                let ended = fetch(&scene, &scene.url(), &["--patience", "5s"]);
+                assert_eq!(ended.exit, Some(0), "{what}: {ended:?}");
+                let trust = if manifest { "manifest" } else { "none" };
+                assert_eq!(ended.event("published")["trust"], trust, "{what}");
+                scene.must_be_published();
+                let fetched = ended.event("done")["bytes_fetched"].as_u64().unwrap();
+                assert!(fetched < 2 * LENGTH, "{what}: {fetched}");
+            }
+        }
+    }
+}
+
+/// What refuses ranges of the object refuses that of its manifest, which is not missing.
+#[test]
+fn a_manifest_whose_first_range_is_refused_was_taken_for_missing() {
+    for status in [400, 403, 431, 501] {
+        let scene = Scene::new(LENGTH, BLOCK);
+        for asks in [Asks::Range, Asks::Preflight] {
+            scene.origin.lie("*", asks, Of::All, Lie::Status(status));
+        }
+        let ended = fetch(&scene, &scene.url(), &["--patience", "5s"]);
+        assert_eq!(ended.exit, Some(0), "{status}: {ended:?}");
+        assert_eq!(ended.event("published")["trust"], "manifest", "{status}");
+        scene.must_be_published();
+    }
+    // Stores that hide which names they have: one request more, and no manifest.
+    let scene = Scene::new(BLOCK, BLOCK);
+    scene
+        .origin
+        .lie(MANIFEST, Asks::Anything, Of::All, Lie::Status(403));
+    let ended = fetch(&scene, &scene.url(), &[]).must(0);
+    assert_eq!(ended.event("published")["trust"], "none");
+    assert_eq!(scene.origin.log_of(MANIFEST).len(), 2);
 }
 
 #[test]

@@ -61,10 +61,7 @@ pub async fn preflight(
     range: ByteRange,
 ) -> Result<First, NetError> {
     let mut response = match client.send(Request::range(url, range)).await {
-        // An empty object has no first byte (416), and some servers refuse any Range, or answer it in a way that cannot be used.
-        Err(error) if may_be_for_the_range(error.failure) => {
-            client.send(Request::whole(url)).await?
-        }
+        Err(error) if needs_plain_get(error.failure) => client.send(Request::whole(url)).await?,
         other => other?,
     };
     let (length, ranges) = match response.content {
@@ -127,15 +124,15 @@ fn is_digest_of(digest: &Digest, bytes: &[u8]) -> bool {
     hasher.finish() == *digest
 }
 
-/// Whether the same request may succeed without its Range.
-fn may_be_for_the_range(failure: Failure) -> bool {
-    matches!(
-        failure,
-        Failure::Refused {
-            status: 400 | 403 | 416 | 431
-        } | Failure::Server { status: 501, .. }
-            | Failure::BadResponse(BadResponse::Multipart | BadResponse::ContentRange)
-    )
+/// Whether a plain GET may succeed where the first request failed: some servers refuse any Range, or answer it in a way that cannot
+/// be used, and what is empty has no first byte (416).
+pub fn needs_plain_get(failure: Failure) -> bool {
+    failure.may_be_for_the_range()
+        || matches!(
+            failure,
+            Failure::Refused { status: 416 }
+                | Failure::BadResponse(BadResponse::Multipart | BadResponse::ContentRange)
+        )
 }
 
 /// The most bytes of a sidecar file that are read: it may list a whole folder.

@@ -74,6 +74,10 @@ pub enum Asks {
     Byte(u64),
     /// Several ranges at once.
     Several,
+    /// A range or several, but no preflight.
+    Range,
+    /// A request with a condition.
+    Conditional,
 }
 
 /// For which of the requests that it fits a rule is, counted from 1.
@@ -546,6 +550,10 @@ fn fits(asks: Asks, request: &Request, shared: &Shared) -> bool {
             .headers
             .iter()
             .any(|(name, value)| name.eq_ignore_ascii_case("range") && value.contains(',')),
+        Asks::Range => !preflight && request.header("range").is_some(),
+        Asks::Conditional => ["if-match", "if-range"]
+            .iter()
+            .any(|name| request.header(name).is_some()),
         Asks::Byte(byte) => {
             !preflight
                 && request
