@@ -151,6 +151,7 @@ async fn replacement(
         url: &run.options.url,
         mirrors: &run.options.mirrors,
         manifest: run.options.manifest.as_ref(),
+        keeps_first: false,
     };
     let now = match remote::open(&run.context, &request).await {
         Ok(Opened::WithManifest(now)) if now.manifest.header().root != root => *now,
@@ -180,6 +181,7 @@ fn to_transfer(
             leaves: leaves.clone(),
             sources: object.sources.iter().map(source).collect(),
             ranges: object.preflight.ranges,
+            first: None,
             length_proven: trust.is_signed(),
             version: None,
             connections_max: run.context.useful_connections(),

@@ -18,13 +18,14 @@ use crate::{
     },
     net::{error::NetError, location::Location},
     policy::{
-        recovery::{BadResponse, Changed, Failure},
+        recovery::{Changed, Failure},
         schedule::Limits,
     },
 };
 
 use super::{
     in_order::ManifestBody,
+    preflight::needs_plain_get,
     ranges::RangeReader,
     source::{Extent, Source, SourceRequest, SourceResponse},
 };
@@ -342,15 +343,7 @@ impl Front {
             ..SourceRequest::default()
         };
         let mut response = match source.open(front).await {
-            // An empty file has no first byte, and some servers report that with an invalid Content-Range. The file exists, but
-            // it is not a manifest.
-            Err(error)
-                if matches!(
-                    error.failure,
-                    Failure::Refused { status: 416 }
-                        | Failure::BadResponse(BadResponse::ContentRange)
-                ) =>
-            {
+            Err(error) if needs_plain_get(error.failure) => {
                 source.open(SourceRequest::default()).await?
             }
             other => other?,

@@ -25,7 +25,7 @@ use crate::{
 
 use super::{
     retry::Attempts,
-    source::{Extent, Source, SourceRequest},
+    source::{Extent, Source, SourceRequest, SourceResponse},
 };
 
 /// The assumed rate for reading everything, 100 Mbit/s: the real one is unknown before the first try.
@@ -80,14 +80,9 @@ impl RangeReader {
         }
     }
 
-    /// The source of the representation.
-    pub fn source(&self) -> &Source {
-        &self.shared.source
-    }
-
-    /// The version that is read.
-    pub fn version(&self) -> Option<&Validators> {
-        self.shared.version.as_ref()
+    /// Requests one range of the version. The response may be the whole representation.
+    pub async fn open(&self, range: ByteRange) -> Result<SourceResponse, NetError> {
+        self.shared.open(range, &[]).await
     }
 
     /// Reads these ascending ranges; calls `take` with each when it is complete, in any order.
@@ -254,6 +249,25 @@ impl Shared {
         gives_up
     }
 
+    /// Requests ranges of the version. A server that refuses a single one gets a plain GET.
+    async fn open(&self, range: ByteRange, more: &[ByteRange]) -> Result<SourceResponse, NetError> {
+        let whole = SourceRequest {
+            version: self.version.as_ref(),
+            ..SourceRequest::default()
+        };
+        let ranged = SourceRequest {
+            range: Some(range),
+            more,
+            ..whole
+        };
+        match self.source.open(ranged).await {
+            Err(error) if error.failure.may_be_for_the_range() && more.is_empty() => {
+                self.source.open(whole).await
+            }
+            other => other,
+        }
+    }
+
     async fn fill(&self, buffers: &mut RangeBuffers) -> Result<(), NetError> {
         let ranges = requests::merged(&buffers.wants, self.cost().gap);
         let (Some((first, more)), true) = (
@@ -263,15 +277,7 @@ impl Shared {
             // Planned before the server showed that it does not support several ranges.
             return Ok(());
         };
-        let mut response = self
-            .source
-            .open(SourceRequest {
-                range: Some(*first),
-                more,
-                version: self.version.as_ref(),
-                ..SourceRequest::default()
-            })
-            .await?;
+        let mut response = self.open(*first, more).await?;
         let end = match response.extent() {
             Extent::Parts => u64::MAX,
             Extent::Range { .. } => first.end,
