@@ -27,16 +27,6 @@ pub trait InOrder {
     fn give(&mut self, bytes: &[u8]) -> Result<(), Refused>;
 }
 
-impl InOrder for TreeReader {
-    fn want(&self) -> Option<ByteRange> {
-        TreeReader::want(self)
-    }
-
-    fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
-        TreeReader::give(self, bytes)
-    }
-}
-
 impl InOrder for WholeReader {
     fn want(&self) -> Option<ByteRange> {
         WholeReader::want(self)
@@ -136,10 +126,13 @@ impl TreeReader {
         };
     }
 
-    /// The proven leaves and their anchors, when nothing more is wanted.
-    pub fn into_pages(self) -> (Vec<Cv>, Vec<BlockAnchor>) {
-        assert!(self.next.is_none(), "the reader still wants bytes");
-        (self.current, self.anchors)
+    /// Takes the page that the last bytes gave, if they gave one: it is not kept.
+    fn take_page(&mut self, group: Group) -> Option<Page> {
+        (group.level == 0).then(|| Page {
+            first: BlockIndex(group.index * FANOUT),
+            leaves: std::mem::take(&mut self.current),
+            anchors: std::mem::take(&mut self.anchors),
+        })
     }
 
     /// The tree; refuses impossible anchors.
@@ -177,6 +170,68 @@ impl TreeReader {
             }
         }
         Ok(tree)
+    }
+}
+
+/// The proven leaves of neighbouring blocks, and their anchors if the manifest has hints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The block of the first leaf.
+    pub first: BlockIndex,
+    /// At most [`FANOUT`].
+    pub leaves: Vec<Cv>,
+    /// As many as leaves, or none.
+    pub anchors: Vec<BlockAnchor>,
+}
+
+impl Page {
+    /// The pages of a whole tree.
+    pub fn all_of(tree: &Tree) -> impl Iterator<Item = Page> + '_ {
+        let some = FANOUT as usize;
+        let firsts = (0..).step_by(some);
+        let leaves = tree.leaves().chunks(some);
+        leaves.zip(firsts).map(move |(leaves, first)| {
+            let anchors = tree.anchors().get(first..first + leaves.len());
+            Page {
+                first: BlockIndex(first as u32),
+                leaves: leaves.to_vec(),
+                anchors: anchors.unwrap_or_default().to_vec(),
+            }
+        })
+    }
+}
+
+/// Reads tree and pages in the order of the file, and hands on each page as soon as it is proven: of the leaves none is kept.
+pub struct PageReader<F> {
+    tree: TreeReader,
+    take: F,
+}
+
+impl<F: FnMut(Page)> PageReader<F> {
+    /// Reads the tree of this layout, which must have this root.
+    pub fn new(layout: Layout, root: Root, take: F) -> PageReader<F> {
+        let tree = TreeReader::new(layout, root);
+        PageReader { tree, take }
+    }
+
+    /// What takes the pages.
+    pub fn into_take(self) -> F {
+        self.take
+    }
+}
+
+impl<F: FnMut(Page)> InOrder for PageReader<F> {
+    fn want(&self) -> Option<ByteRange> {
+        self.tree.want()
+    }
+
+    fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        let group = self.tree.next;
+        self.tree.give(bytes)?;
+        if let Some(page) = group.and_then(|group| self.tree.take_page(group)) {
+            (self.take)(page);
+        }
+        Ok(())
     }
 }
 

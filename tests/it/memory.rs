@@ -1,20 +1,27 @@
 //! The memory of the program does not grow with what a server sends.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use sapwood::format::{
+    anchors,
     geometry::{BlockSize, Geometry},
     layout::Layout,
-    manifest,
-    statement::{Header, Known, Section, Statement},
+    manifest, paint,
+    statement::Statement,
     tree::Root,
 };
 
 use crate::support::{
+    claims::{header_of_claims, manifest_of_claims},
     faults::{Fault, Place},
+    long,
     objects::{Content, manifest_of},
     origin::{Asks, Lie, Of},
-    program::{run_measured, sapwood},
+    program::{run_measured, run_timed, sapwood},
     scene::{MANIFEST, OBJECT, Scene},
 };
 
@@ -25,6 +32,9 @@ const BLOCK: u64 = 16 * KIB;
 /// The program itself, bytes on their way of eight connections, and room. No header of 10 MB fits beside that, let alone a
 /// manifest of a gigabyte.
 const PEAK_MAX: u64 = 24 * MIB;
+
+/// With as many blocks as a manifest can claim, beside 64 MiB of old data.
+const CLAIMS_PEAK_MAX: u64 = 100 * MIB;
 
 fn fetch(scene: &Scene) -> Command {
     let mut command = sapwood(scene.folder.path());
@@ -120,24 +130,7 @@ fn a_manifest_that_claims_more_than_the_disk_has_takes_nothing() {
         geometry,
         hints: true,
     };
-    let sections = [
-        (Known::Tree, layout.tree()),
-        (Known::Pages, layout.pages()),
-        (Known::Pieces, layout.pieces()),
-    ];
-    let header = Header {
-        geometry,
-        root: Root([7; 32]),
-        name: String::new(),
-        sequence: 0,
-        published: 0,
-        expires: 0,
-        digests: Vec::new(),
-        unknown_digests: Vec::new(),
-        sections: sections
-            .map(|(kind, bytes)| Section::known(kind, bytes, [7; 32]))
-            .to_vec(),
-    };
+    let header = header_of_claims(layout, Root([7; 32]));
     let scene = Scene::new(LENGTH, BLOCK);
     let path = scene.path("claims");
     let length = header.sections_end();
@@ -154,6 +147,53 @@ fn a_manifest_that_claims_more_than_the_disk_has_takes_nothing() {
     assert!(ended.all("searching").is_empty(), "{ended:?}");
     assert!(peak <= PEAK_MAX, "{} MiB", peak / MIB);
     assert!(fs::read(scene.target()).expect("the old file") == old);
+}
+
+/// A part of an earlier run is there, so that what is left to fetch, and the room that it needs, is known only later. With room for
+/// all of it the run goes on until the bytes of the server are wrong.
+fn beside_old_data(blocks: u32, collides: bool) -> (u64, Duration) {
+    let length = u64::from(blocks) * BLOCK;
+    let block_size = BlockSize::new(BLOCK).expect("a block size");
+    let geometry = Geometry::new(length, block_size).expect("it is allowed");
+    let scene = Scene::new(LENGTH, BLOCK);
+    let unit = paint::bytes(0, BLOCK as usize);
+    let tag = match collides {
+        true => anchors::anchor_of(&unit),
+        false => anchors::anchor_of(&paint::bytes(1 << 40, BLOCK as usize)),
+    };
+    scene
+        .origin
+        .put(MANIFEST, manifest_of_claims(geometry, tag));
+    scene.origin.put(OBJECT, Content::Zeros(length));
+    // Each of its blocks has the same anchor.
+    let old = unit.repeat((64 * MIB / BLOCK) as usize);
+    fs::write(scene.target(), &old).expect("a file");
+    fs::write(scene.part(), b"a part").expect("a file");
+    let began = Instant::now();
+    let (ended, peak, cpu) = run_timed(&scene.command(&["--tries", "1"]));
+    println!(
+        "{} MiB, {cpu:?} of processors, {:?}: {blocks} blocks, the anchors collide: {collides}; exit {:?}",
+        peak / MIB,
+        began.elapsed(),
+        ended.exit
+    );
+    println!("{}", ended.stderr);
+    assert!(matches!(ended.exit, Some(3 | 7)), "{ended:?}");
+    assert!(fs::read(scene.target()).expect("the old file") == old);
+    (peak, cpu)
+}
+
+/// A manifest of 2^24 blocks took 4.4 GB beside an old file, and one of 2^20 blocks 390 MB.
+#[test]
+fn blocks_that_a_manifest_claims_take_no_memory() {
+    let blocks = match long() {
+        true => 1 << 24,
+        false => 1 << 20,
+    };
+    for collides in [false, true] {
+        let (peak, _) = beside_old_data(blocks, collides);
+        assert!(peak <= CLAIMS_PEAK_MAX, "{} MiB", peak / MIB);
+    }
 }
 
 /// What these tests measure with sees what is taken.

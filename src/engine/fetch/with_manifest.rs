@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    disk::{destination::Locked, part::Stored},
+    disk::{destination::Locked, part::StoredBlocks},
     engine::{
         error::Error,
         events::{Event, Published},
@@ -76,7 +76,11 @@ async fn attempt(
                 .map(Attempt::Published);
         }
     };
-    let Found { search, anchors } = found;
+    let Found {
+        search,
+        anchors,
+        last,
+    } = found;
     let bytes_local = search.bytes_local(&header.geometry);
     let (locked, mut opened) = run.open_part(locked, &identity, trust, bytes_local).await?;
     let (mut copied, leaves) = local::copy_found(
@@ -87,6 +91,9 @@ async fn attempt(
         run.events,
     )
     .await?;
+    if let Some(last) = last {
+        local::keep_last(&mut opened, last, &mut copied).await?;
+    }
     if !leaves.are_complete() {
         let before = run.context.client.bytes_fetched();
         let (context, manifest) = (&run.context, &mut object.manifest);
@@ -172,7 +179,7 @@ fn to_transfer(
     object: &Object,
     leaves: &Arc<Leaves>,
     trust: Trust,
-    copied: Vec<Stored>,
+    copied: StoredBlocks,
 ) -> PartTransfer {
     let source = |url: &Location| Source::http(&run.context.client, url);
     PartTransfer {
@@ -233,7 +240,7 @@ async fn describe(
         if let Some(available) = room {
             has_room(locked, header.geometry.length(), available)?;
         }
-        match find_local(run, locked, manifest).await {
+        match find_local(run, locked, object, trust).await {
             Ok(found) => {
                 return Ok(Ok(Described {
                     header,
@@ -260,7 +267,8 @@ async fn describe(
 async fn find_local(
     run: &mut Run<'_>,
     locked: &Locked,
-    manifest: &mut OpenManifest,
+    object: &mut Object,
+    trust: Trust,
 ) -> Result<Found, Error> {
     let before = run.context.client.bytes_fetched();
     let request = FindRequest {
@@ -268,9 +276,13 @@ async fn find_local(
         target: locked.destination().path(),
         seeds: run.options.seeds.clone(),
         seed_store: run.options.seed_store,
+        source: object.sources[0].clone(),
+        part: locked.destination().part_path(),
+        length_proven: trust.is_signed(),
         root_given: run.options.root.is_some(),
         key_id: run.options.key.as_ref().map(PublicKey::id_hex),
     };
+    let manifest = &mut object.manifest;
     let found = local::find(&run.context, &request, &run.stop, manifest, run.events).await;
     run.bytes_manifest += run.context.client.bytes_fetched() - before;
     found

@@ -7,14 +7,13 @@ use crate::{
         blocking, context::Context, error::Error, manifest_file::ManifestFile, trust::ManifestFront,
     },
     format::{
-        anchors::BlockAnchor,
         geometry::{BlockRange, ByteRange},
         layout::FRONT_BYTES,
         manifest::Tree,
-        reader::{InOrder, LazyTree, Manifest, TreeReader},
+        reader::{InOrder, LazyTree, Manifest, Page, PageReader},
         signature::SignatureArea,
         statement::{self, Header, MAGIC, Refused, Statement},
-        tree::{Cv, Root},
+        tree::Root,
     },
     net::{error::NetError, location::Location},
     policy::{
@@ -89,12 +88,6 @@ impl Local {
             Local::Bytes(bytes) => Ok(bytes[range.start as usize..range.end as usize].to_vec()),
         }
     }
-}
-
-/// The proven leaves of a manifest, and their anchors if it has hints.
-pub struct Pages {
-    pub leaves: Vec<Cv>,
-    pub anchors: Vec<BlockAnchor>,
 }
 
 impl OpenManifest {
@@ -250,17 +243,19 @@ impl OpenManifest {
         }
     }
 
-    /// Reads tree and pages and proves them against the root.
-    pub async fn all_leaves(&mut self, context: &Context) -> Result<Pages, Error> {
+    /// Reads tree and pages, proves them against the root, and hands on each page in order.
+    pub async fn each_page(
+        &mut self,
+        context: &Context,
+        take: impl FnMut(Page) + Send,
+    ) -> Result<(), Error> {
         let (layout, root) = (self.header().layout(), self.header().root);
         let end = layout.pages().end;
-        let mut reader = TreeReader::new(layout, root);
+        let mut reader = PageReader::new(layout, root, take);
         let ranges = match &mut self.access {
             Access::Local(_, tree) => {
-                return Ok(Pages {
-                    leaves: tree.leaves().to_vec(),
-                    anchors: tree.anchors().to_vec(),
-                });
+                Page::all_of(tree).for_each(reader.into_take());
+                return Ok(());
             }
             Access::Ranges(ranges) => ranges,
             Access::Stream(body, ranges) => {
@@ -277,9 +272,7 @@ impl OpenManifest {
             }
         };
         let given = ranges.give_in_parts(context, end, &mut reader).await?;
-        given.map_err(|cause| self.refuse(cause))?;
-        let (leaves, anchors) = reader.into_pages();
-        Ok(Pages { leaves, anchors })
+        given.map_err(|cause| self.refuse(cause))
     }
 
     /// Reads everything after the front into a reader, in order.
@@ -320,7 +313,10 @@ impl OpenManifest {
                 }
             } else {
                 // Everything arrives at once, or is local.
-                tree.fill(&self.all_leaves(context).await?.leaves);
+                let mut leaves = Vec::new();
+                self.each_page(context, |page| leaves.extend(page.leaves))
+                    .await?;
+                tree.fill(&leaves);
             }
         }
         Ok(())
