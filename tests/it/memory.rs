@@ -1,16 +1,12 @@
 //! The memory of the program does not grow with what a server sends.
 
-use std::{
-    fs,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{fs, process::Command};
 
 use sapwood::format::{
-    anchors,
+    anchors::{self, BlockAnchor, Tag},
     geometry::{BlockSize, Geometry},
     layout::Layout,
-    manifest, paint,
+    manifest, paint, pieces,
     statement::Statement,
     tree::Root,
 };
@@ -19,8 +15,8 @@ use crate::support::{
     claims::{header_of_claims, manifest_of_claims},
     faults::{Fault, Place},
     long,
-    objects::{Content, manifest_of},
-    origin::{Asks, Lie, Of},
+    objects::{Content, geometry, manifest_of},
+    origin::{Asked, Asks, Lie, Of},
     program::{run_measured, run_timed, sapwood},
     scene::{MANIFEST, OBJECT, Scene},
 };
@@ -151,49 +147,93 @@ fn a_manifest_that_claims_more_than_the_disk_has_takes_nothing() {
 
 /// A part of an earlier run is there, so that what is left to fetch, and the room that it needs, is known only later. With room for
 /// all of it the run goes on until the bytes of the server are wrong.
-fn beside_old_data(blocks: u32, collides: bool) -> (u64, Duration) {
+fn beside_old_data(what: &str, blocks: u32, anchor: BlockAnchor, pieces: &[u16]) -> u64 {
     let length = u64::from(blocks) * BLOCK;
-    let block_size = BlockSize::new(BLOCK).expect("a block size");
-    let geometry = Geometry::new(length, block_size).expect("it is allowed");
     let scene = Scene::new(LENGTH, BLOCK);
-    let unit = paint::bytes(0, BLOCK as usize);
-    let tag = match collides {
-        true => anchors::anchor_of(&unit),
-        false => anchors::anchor_of(&paint::bytes(1 << 40, BLOCK as usize)),
-    };
-    scene
-        .origin
-        .put(MANIFEST, manifest_of_claims(geometry, tag));
+    let manifest = manifest_of_claims(geometry(length, BLOCK), anchor, pieces);
+    scene.origin.put(MANIFEST, manifest);
     scene.origin.put(OBJECT, Content::Zeros(length));
     // Each of its blocks has the same anchor.
-    let old = unit.repeat((64 * MIB / BLOCK) as usize);
+    let old = paint::bytes(0, BLOCK as usize).repeat((64 * MIB / BLOCK) as usize);
     fs::write(scene.target(), &old).expect("a file");
     fs::write(scene.part(), b"a part").expect("a file");
-    let began = Instant::now();
     let (ended, peak, cpu) = run_timed(&scene.command(&["--tries", "1"]));
     println!(
-        "{} MiB, {cpu:?} of processors, {:?}: {blocks} blocks, the anchors collide: {collides}; exit {:?}",
+        "{:4} MiB, {cpu:?} of processors: {what}, {blocks} blocks, exit {:?}",
         peak / MIB,
-        began.elapsed(),
         ended.exit
     );
-    println!("{}", ended.stderr);
     assert!(matches!(ended.exit, Some(3 | 7)), "{ended:?}");
+    assert_eq!(ended.all("searching").len(), 1, "{ended:?}");
     assert!(fs::read(scene.target()).expect("the old file") == old);
-    (peak, cpu)
+    peak
 }
 
-/// A manifest of 2^24 blocks took 4.4 GB beside an old file, and one of 2^20 blocks 390 MB.
+/// A manifest of 2^24 blocks took 4.4 GB beside an old file.
 #[test]
 fn blocks_that_a_manifest_claims_take_no_memory() {
     let blocks = match long() {
         true => 1 << 24,
-        false => 1 << 20,
+        false => 1 << 19,
     };
-    for collides in [false, true] {
-        let (peak, _) = beside_old_data(blocks, collides);
-        assert!(peak <= CLAIMS_PEAK_MAX, "{} MiB", peak / MIB);
+    let block = |from| paint::bytes(from, BLOCK as usize);
+    let other = anchors::anchor_of(&block(1 << 40));
+    let same = anchors::anchor_of(&block(0));
+    let zeros = anchors::anchor_of(&vec![0; BLOCK as usize]);
+    let zero = pieces::piece_of(&[0; 1024]);
+    let mut attacks = vec![
+        ("anchors of other data", other, vec![7]),
+        ("anchors of the old data", same, vec![7]),
+        ("anchors of zeros", zeros, vec![7]),
+    ];
+    if long() {
+        // With room for all of it, their pieces would be fetched one by one.
+        attacks.push(("pieces of zeros", other, vec![zero, zero, 7, 7]));
     }
+    let peaks: Vec<u64> = attacks
+        .iter()
+        .map(|(what, anchor, pieces)| beside_old_data(what, blocks, *anchor, pieces))
+        .collect();
+    assert!(peaks.iter().all(|peak| *peak <= CLAIMS_PEAK_MAX));
+}
+
+/// Anybody can claim any length; only who has the object has its last block.
+#[test]
+fn nothing_is_searched_for_an_object_whose_last_block_cannot_be_had() {
+    let length = 1024 * BLOCK;
+    for (lies, searched) in [(false, 1), (true, 0)] {
+        let scene = Scene::new(LENGTH, BLOCK);
+        let manifest = manifest_of_claims(
+            geometry(length, BLOCK),
+            BlockAnchor::new(Tag::of(9), 0),
+            &[7],
+        );
+        scene.origin.put(MANIFEST, manifest);
+        scene.origin.put(OBJECT, Content::Zeros(length));
+        if lies {
+            let lie = Lie::FlipAt(length - 1);
+            scene.origin.lie(OBJECT, Asks::Anything, Of::All, lie);
+        }
+        fs::write(scene.target(), paint::bytes(0, 999)).expect("a file");
+        let ended = scene.fetch(&["--tries", "1"]).must(3);
+        assert_eq!(ended.all("searching").len(), searched, "{ended:?}");
+    }
+}
+
+/// The last block that was fetched before a search is not fetched again, in this run or a later one.
+#[test]
+fn the_block_that_proves_the_length_is_fetched_once() {
+    let length = 400 * BLOCK + 17;
+    let scene = Scene::new(length, BLOCK);
+    fs::write(scene.target(), paint::bytes(5 * BLOCK, 3 * BLOCK as usize)).expect("a file");
+    let (first, sent) = scene.killed_at(length / 2);
+    assert!(first.len() > 10 && scene.part().exists());
+    let ended = scene.fetch(&[]).must(0);
+    assert_eq!(ended.all("searching").len(), 1);
+    assert!(sent + scene.origin.sent(OBJECT) <= length + scene.unproven());
+    let last = |asked: &Asked| asked.range.clone().is_some_and(|range| range.end >= length);
+    assert!(!scene.origin.bodies_of(OBJECT).iter().any(last));
+    scene.must_be_published();
 }
 
 /// What these tests measure with sees what is taken.

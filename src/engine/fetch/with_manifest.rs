@@ -67,7 +67,7 @@ async fn attempt(
         header,
         trust,
         identity,
-        found,
+        mut found,
     } = match describe(run, &locked, room, object).await? {
         Ok(described) => described,
         Err((identity, proof)) => {
@@ -76,24 +76,17 @@ async fn attempt(
                 .map(Attempt::Published);
         }
     };
-    let Found {
-        search,
-        anchors,
-        last,
-    } = found;
-    let bytes_local = search.bytes_local(&header.geometry);
+    let anchors = found.anchors.take();
+    let bytes_local = found.search.bytes_local(&header.geometry);
     let (locked, mut opened) = run.open_part(locked, &identity, trust, bytes_local).await?;
     let (mut copied, leaves) = local::copy_found(
         &run.context,
-        search,
+        found,
         &mut opened,
         &object.sources[0],
         run.events,
     )
     .await?;
-    if let Some(last) = last {
-        local::keep_last(&mut opened, last, &mut copied).await?;
-    }
     if !leaves.are_complete() {
         let before = run.context.client.bytes_fetched();
         let (context, manifest) = (&run.context, &mut object.manifest);

@@ -12,7 +12,7 @@ use crate::{
     format::{
         blockset::BlockSet,
         geometry::{BlockIndex, BlockRange},
-        judge::{Leaves, ObjectKey},
+        judge::Leaves,
     },
     policy::descent::Source,
 };
@@ -39,10 +39,10 @@ pub struct Copied {
 }
 
 impl Copied {
-    /// Nothing of this object.
-    pub fn nothing(object: ObjectKey) -> Copied {
+    /// Only these blocks, which came another way.
+    pub fn of(stored: StoredBlocks) -> Copied {
         Copied {
-            stored: StoredBlocks::new(object),
+            stored,
             bytes_reused: 0,
             bytes_resumed: 0,
             wrong: Vec::new(),
@@ -58,55 +58,13 @@ struct Segment {
     again: bool,
 }
 
-struct Copying<'a> {
-    part: &'a Part,
-    seeds: &'a Seeds,
-    leaves: &'a Leaves,
-    claimed: &'a BlockSet,
-}
-
-/// Copies what was found, except blocks that are claimed to be in the part already. What does not verify is left to the transfer.
-/// The leaves of what verified are known then. `zeros`: blocks of zeros, whose leaves are known.
-pub fn copy(
-    part: &Part,
-    seeds: &Seeds,
-    leaves: &Leaves,
-    mut finds: Vec<Whole>,
-    zeros: &BlockSet,
-    claimed: &BlockSet,
-) -> Result<Copied, DiskError> {
-    let copying = Copying {
-        part,
-        seeds,
-        leaves,
-        claimed,
-    };
-    finds.sort_unstable_by_key(|find| find.blocks.start);
-    let mut copied = Copied::nothing(*leaves.object());
-    let mut finds = finds.into_iter().peekable();
-    while finds.peek().is_some() {
-        let (mut some, mut count) = (Vec::new(), 0);
-        let fits = |find: &Whole, count| count == 0 || count + find.blocks.count() <= ROUND_BLOCKS;
-        while let Some(find) = finds.next_if(|find| fits(find, count)) {
-            count += find.blocks.count();
-            some.push(find);
-        }
-        copying.copy_some(some, &mut copied)?;
-    }
-    let mut zeros = zeros.ranges().flat_map(BlockRange::iter).peekable();
-    while zeros.peek().is_some() {
-        let some = zeros.by_ref().take(ROUND_BLOCKS as usize);
-        let some = some.filter_map(|block| {
-            let value = leaves.leaf(block)?;
-            Some(Whole {
-                blocks: BlockRange::one(block),
-                value,
-                from: Source::Zeros,
-            })
-        });
-        copying.copy_some(some.collect(), &mut copied)?;
-    }
-    Ok(copied)
+/// From where, and to where.
+pub struct Copying<'a> {
+    pub part: &'a Part,
+    pub seeds: &'a Seeds,
+    pub leaves: &'a Leaves,
+    /// Blocks that an earlier run claims to be in the part.
+    pub claimed: &'a BlockSet,
 }
 
 /// Judges the blocks of ranges that did not verify as a whole, one by one. Their leaves are known now. Returns those that verify.
@@ -141,6 +99,42 @@ pub fn judge_each(
 }
 
 impl Copying<'_> {
+    /// Copies what was found, except blocks that are claimed to be in the part already. What does not verify is left to the
+    /// transfer. The leaves of what verified are known then. `zeros`: blocks of zeros, whose leaves are known.
+    pub fn copy_all(
+        &self,
+        mut finds: Vec<Whole>,
+        zeros: &BlockSet,
+        copied: &mut Copied,
+    ) -> Result<(), DiskError> {
+        finds.sort_unstable_by_key(|find| find.blocks.start);
+        let mut finds = finds.into_iter().peekable();
+        while finds.peek().is_some() {
+            let (mut some, mut count) = (Vec::new(), 0);
+            let fits =
+                |find: &Whole, count| count == 0 || count + find.blocks.count() <= ROUND_BLOCKS;
+            while let Some(find) = finds.next_if(|find| fits(find, count)) {
+                count += find.blocks.count();
+                some.push(find);
+            }
+            self.copy_some(some, copied)?;
+        }
+        let mut zeros = zeros.ranges().flat_map(BlockRange::iter).peekable();
+        while zeros.peek().is_some() {
+            let some = zeros.by_ref().take(ROUND_BLOCKS as usize);
+            let some = some.filter_map(|block| {
+                let value = self.leaves.leaf(block)?;
+                Some(Whole {
+                    blocks: BlockRange::one(block),
+                    value,
+                    from: Source::Zeros,
+                })
+            });
+            self.copy_some(some.collect(), copied)?;
+        }
+        Ok(())
+    }
+
     /// Copies ascending finds.
     fn copy_some(&self, finds: Vec<Whole>, copied: &mut Copied) -> Result<(), DiskError> {
         if let Some(last) = finds.last() {

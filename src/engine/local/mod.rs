@@ -17,7 +17,11 @@ use std::{
 };
 
 use crate::{
-    disk::{destination::Opened, error::DiskError},
+    disk::{
+        destination::Opened,
+        error::DiskError,
+        part::{Stored, StoredBlocks},
+    },
     engine::{
         blocking::{self, StopWhenDropped},
         context::Context,
@@ -37,6 +41,7 @@ use crate::{
 
 use candidates::{named_seeds, open_seeds, store_has_any, stored_seeds};
 pub use copy::Copied;
+use copy::Copying;
 use leaves::KeptLeaves;
 use patch::{Patched, Patches};
 pub use search::Search;
@@ -181,17 +186,22 @@ async fn without_seeds(
 /// that are known then.
 pub async fn copy_found(
     context: &Context,
-    search: Search,
+    found: Found,
     opened: &mut Opened,
     source: &Location,
     events: &mut dyn Events,
 ) -> Result<(Copied, Arc<Leaves>), Error> {
+    let Found { search, last, .. } = found;
     let Search {
         seeds,
         found,
         leaves,
     } = search;
     let leaves = Arc::new(leaves);
+    let mut stored = StoredBlocks::new(*leaves.object());
+    if let Some(last) = last {
+        stored.insert(keep_last(opened, last).await?);
+    }
     let Finds {
         whole,
         zeros,
@@ -199,13 +209,20 @@ pub async fn copy_found(
         ..
     } = found;
     if whole.is_empty() && zeros.is_empty() && patched.is_empty() {
-        return Ok((Copied::nothing(*leaves.object()), leaves));
+        return Ok((Copied::of(stored), leaves));
     }
     let (part, claimed) = (opened.part.clone(), opened.claimed.clone());
     let known = leaves.clone();
     let copied = blocking::on_disk(move || {
-        let copied = copy::copy(&part, &seeds, &known, whole, &zeros, &claimed);
-        copied.map(|copied| (copied, seeds))
+        let mut copied = Copied::of(stored);
+        let copying = Copying {
+            part: &part,
+            seeds: &seeds,
+            leaves: &known,
+            claimed: &claimed,
+        };
+        copying.copy_all(whole, &zeros, &mut copied)?;
+        Ok((copied, seeds))
     });
     let (mut copied, seeds) = copied.await?;
     for stored in copied.stored.ranges() {
@@ -220,6 +237,15 @@ pub async fn copy_found(
     };
     patch_blocks(context, patches, opened, source, &mut copied, events).await?;
     Ok((copied, leaves))
+}
+
+/// Writes the last block, which was fetched before the part was opened.
+async fn keep_last(opened: &mut Opened, last: Proven) -> Result<Stored, Error> {
+    let part = opened.part.clone();
+    let stored = blocking::on_disk(move || part.write(&last)).await?;
+    opened.journal.note(stored);
+    opened.journal.checkpoint()?;
+    Ok(stored)
 }
 
 /// Assembles blocks, and reports progress.
@@ -261,20 +287,6 @@ async fn patch_blocks(
         Ok(())
     };
     patches.run(context, &source, done).await
-}
-
-/// Writes the last block, which was fetched before the part was opened.
-pub async fn keep_last(
-    opened: &mut Opened,
-    last: Proven,
-    copied: &mut Copied,
-) -> Result<(), Error> {
-    let part = opened.part.clone();
-    let stored = blocking::on_disk(move || part.write(&last)).await?;
-    opened.journal.note(stored);
-    opened.journal.checkpoint()?;
-    copied.stored.insert(stored);
-    Ok(())
 }
 
 /// Reads all leaves, and judges each copied block by its own: a local file is not what the search found in it, or what the store

@@ -90,7 +90,7 @@ impl Finds {
 pub async fn search(
     context: &Context,
     manifest: &OpenManifest,
-    leaves: KeptLeaves,
+    mut leaves: KeptLeaves,
     mut seeds: Seeds,
     mut top: Option<(ByteRange, Vec<u8>)>,
 ) -> Result<Search, Error> {
@@ -121,14 +121,14 @@ pub async fn search(
                     })?;
             }
         }
-        (descent, seeds) = blocking::run(move || {
+        (descent, seeds, leaves) = blocking::run(move || {
             descent.advance(&mut seeds);
-            (descent, seeds)
+            for (first, page) in descent.take_leaves() {
+                leaves.insert(first, &page);
+            }
+            (descent, seeds, leaves)
         })
         .await;
-        for (first, page) in descent.take_leaves() {
-            leaves.insert(first, &page);
-        }
         leaves.check()?;
         for find in descent.take_finds() {
             found.note(find, &leaves);

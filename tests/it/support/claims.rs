@@ -17,8 +17,8 @@ use super::objects::Content;
 type Values = (Cv, Cv);
 
 /// A manifest that is sound for a reader of ranges. Its number of blocks is a power of two, and only its last block can be had: it is
-/// of zeros. All blocks and nodes have the window of this anchor at their start.
-pub fn manifest_of_claims(geometry: Geometry, anchor: BlockAnchor) -> Content {
+/// of zeros. All blocks and nodes have the window of this anchor; their pieces are these, again and again.
+pub fn manifest_of_claims(geometry: Geometry, anchor: BlockAnchor, pieces: &[u16]) -> Content {
     assert!(geometry.blocks().is_power_of_two() && geometry.blocks() > FANOUT);
     let layout = Layout {
         geometry,
@@ -65,13 +65,17 @@ pub fn manifest_of_claims(geometry: Geometry, anchor: BlockAnchor) -> Content {
         [page.as_flattened(), anchors.as_flattened()].concat()
     };
     let (page, last_page) = (page(levels[0].0), page(levels[0].1));
+    let pieces: Vec<u8> = pieces
+        .iter()
+        .flat_map(|piece| piece.to_le_bytes())
+        .collect();
     let header = header_of_claims(layout, root);
     let parts = vec![
         (manifest::front(&Statement::new(header), None).to_vec(), 0),
         (nodes, 0),
         (page, layout.pages().length() - last_page.len() as u64),
         (last_page, 0),
-        (vec![7], layout.pieces().length()),
+        (pieces, layout.pieces().length()),
     ];
     let whole = |(unit, length): (Vec<u8>, u64)| {
         let length = length.max(unit.len() as u64);
