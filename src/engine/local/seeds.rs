@@ -100,7 +100,7 @@ impl Seeds {
     fn bytes_worth(&self) -> u64 {
         let most = self.bytes().saturating_mul(READ_TIMES_MAX) + READ_BYTES_MIN;
         let of_manifest = self.manifest_bytes.saturating_mul(READ_BYTES_A_BYTE);
-        most.min(2 * self.bytes() + of_manifest)
+        most.min(of_manifest.saturating_add(2 * self.bytes()))
     }
 
     pub fn stop(&self) -> &AtomicBool {
@@ -184,5 +184,47 @@ impl Local for Seeds {
         !self.stop.load(Ordering::Relaxed)
             && began.elapsed() < self.time
             && self.bytes_read < self.bytes_worth()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{geometry::Geometry, tree::leaf_of};
+
+    const LENGTH: u64 = 1 << 20;
+
+    fn seeds() -> (Seeds, tempfile::NamedTempFile) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let bytes = vec![3; LENGTH as usize];
+        std::fs::write(file.path(), &bytes).unwrap();
+        let block_size = BlockSize::new(LENGTH).unwrap();
+        let geometry = Geometry::new(LENGTH, block_size).unwrap();
+        let leaf = leaf_of(&geometry, geometry.last(), &bytes);
+        let mut seeds = Seeds::new(Arc::default(), Duration::from_hours(1));
+        let tree = Tree::new(geometry, vec![leaf], None);
+        seeds.add(Seed::open(file.path()).unwrap(), Arc::new(tree));
+        (seeds, file)
+    }
+
+    /// How many blocks a search reads before it ends.
+    fn reads(manifest: u64) -> u64 {
+        let (mut seeds, _file) = seeds();
+        let bytes = ByteRange::new(0, LENGTH);
+        let mut reads = 0;
+        while seeds.may_continue() {
+            if reads % 64 == 0 {
+                seeds.note_manifest(manifest);
+            }
+            assert!(seeds.value(SeedIndex(0), bytes, 0, false).is_some());
+            reads += 1;
+        }
+        reads
+    }
+
+    #[test]
+    fn a_search_ends_by_what_is_here_and_by_what_was_read_of_the_manifest() {
+        assert_eq!(reads(0), 2, "whatever is here");
+        assert_eq!(reads(1 << 40), 128, "whatever the manifest says");
     }
 }
