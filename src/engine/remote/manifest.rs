@@ -4,12 +4,11 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use crate::{
     engine::{
-        blocking, context::Context, error::Error, manifest_file::ManifestFile, trust::ManifestFront,
+        blocking, context::Context, error::Error, manifest_file::CheckedFile, trust::ManifestFront,
     },
     format::{
         geometry::{BlockRange, ByteRange},
         layout::FRONT_BYTES,
-        manifest::Tree,
         reader::{InOrder, LazyTree, Manifest, Page, PageReader},
         signature::SignatureArea,
         statement::{self, Header, MAGIC, Refused, Statement},
@@ -23,10 +22,13 @@ use crate::{
 };
 
 use super::{
-    in_order::ManifestBody,
+    in_order::{ManifestBody, give_buffered},
     ranges::RangeReader,
     source::{Extent, Source, SourceRequest, SourceResponse},
 };
+
+/// Bytes of a local manifest that are read together.
+const LOCAL_BYTES: u64 = 1 << 20;
 
 /// The place of a manifest.
 #[derive(Clone, Debug)]
@@ -66,8 +68,8 @@ pub struct OpenManifest {
 
 /// How to read the bytes after the front.
 enum Access {
-    /// The manifest is local and was read completely.
-    Local(Local, Box<Tree>),
+    /// The manifest is local, and was checked completely.
+    Local(Local),
     /// By range requests.
     Ranges(RangeReader),
     /// The server ignored the range: the body of its first response, until that was read; after that, range requests.
@@ -77,7 +79,7 @@ enum Access {
 /// A local manifest.
 #[derive(Clone)]
 enum Local {
-    File(Arc<ManifestFile>),
+    File(Arc<CheckedFile>),
     Bytes(bytes::Bytes),
 }
 
@@ -102,17 +104,17 @@ impl OpenManifest {
             ManifestPlace::Url(url) => Self::get(context, url, limits, true).await,
             ManifestPlace::File(path) => {
                 let path = path.clone();
-                let file = Arc::new(blocking::run(move || ManifestFile::open(&path)).await?);
-                let manifest = file.manifest.clone();
-                Ok(Self::of_whole(place, manifest, Local::File(file)))
+                let file = Arc::new(blocking::run(move || CheckedFile::open(&path)).await?);
+                let front = (file.statement.clone(), file.signature.clone());
+                Ok(Self::of_local(place, front, Local::File(file)))
             }
             ManifestPlace::Bytes(bytes) => {
                 let refuse = |cause| Error::Manifest {
                     place: place.to_string(),
                     cause,
                 };
-                let manifest = Manifest::from_bytes(bytes).map_err(refuse)?;
-                Ok(Self::of_whole(place, manifest, Local::Bytes(bytes.clone())))
+                let front = Manifest::check_bytes(bytes).map_err(refuse)?;
+                Ok(Self::of_local(place, front, Local::Bytes(bytes.clone())))
             }
             ManifestPlace::Nowhere => Err(Error::NoManifest {
                 place: place.to_string(),
@@ -121,12 +123,16 @@ impl OpenManifest {
         }
     }
 
-    fn of_whole(place: &ManifestPlace, manifest: Manifest, local: Local) -> OpenManifest {
+    fn of_local(
+        place: &ManifestPlace,
+        (statement, signature): (Statement, SignatureArea),
+        local: Local,
+    ) -> OpenManifest {
         OpenManifest {
-            statement: manifest.statement,
-            signature: manifest.signature,
+            statement,
+            signature,
             place: place.to_string(),
-            access: Access::Local(local, Box::new(manifest.tree)),
+            access: Access::Local(local),
             bytes_read: 0,
         }
     }
@@ -223,7 +229,7 @@ impl OpenManifest {
     ) -> Result<Vec<(ByteRange, Vec<u8>)>, Error> {
         let mut given = Vec::with_capacity(wants.len());
         match &self.access {
-            Access::Local(local, _) => {
+            Access::Local(local) => {
                 for want in wants {
                     given.push((*want, local.read(*want).await?));
                 }
@@ -253,9 +259,9 @@ impl OpenManifest {
         let end = layout.pages().end;
         let mut reader = PageReader::new(layout, root, take);
         let ranges = match &mut self.access {
-            Access::Local(_, tree) => {
-                Page::all_of(tree).for_each(reader.into_take());
-                return Ok(());
+            Access::Local(local) => {
+                let local = local.clone();
+                return self.read_local(&local, end, &mut reader).await;
             }
             Access::Ranges(ranges) => ranges,
             Access::Stream(body, ranges) => {
@@ -275,6 +281,23 @@ impl OpenManifest {
         given.map_err(|cause| self.refuse(cause))
     }
 
+    /// Gives a reader what it wants, up to this end.
+    async fn read_local(
+        &self,
+        local: &Local,
+        end: u64,
+        reader: &mut impl InOrder,
+    ) -> Result<(), Error> {
+        let mut buffered = Vec::new();
+        while let Some(want) = reader.want() {
+            let start = want.start + buffered.len() as u64;
+            let some = end.min(start + LOCAL_BYTES).max(want.end);
+            buffered.extend(local.read(ByteRange::new(start, some)).await?);
+            give_buffered(reader, &mut buffered).map_err(|cause| self.refuse(cause))?;
+        }
+        Ok(())
+    }
+
     /// Reads everything after the front into a reader, in order.
     pub async fn read_rest(
         &mut self,
@@ -287,13 +310,7 @@ impl OpenManifest {
                 let limits = context.limits_now();
                 ranges.give_rest(&limits, end, reader).await?
             }
-            Access::Local(local, _) => {
-                while let Some(want) = reader.want() {
-                    let bytes = local.read(want).await?;
-                    reader.give(&bytes).map_err(|cause| self.refuse(cause))?;
-                }
-                Ok(())
-            }
+            Access::Local(local) => return self.read_local(local, end, reader).await,
         };
         given.map_err(|cause| self.refuse(cause))
     }
@@ -306,13 +323,13 @@ impl OpenManifest {
         blocks: BlockRange,
     ) -> Result<(), Error> {
         while let Some(group) = tree.want(blocks) {
-            if let Access::Ranges(_) = self.access {
+            if self.has_ranges() {
                 for (_, bytes) in self.read_ranges(context, &[group.bytes]).await? {
                     tree.give(group, &bytes)
                         .map_err(|cause| self.refuse(cause))?;
                 }
             } else {
-                // Everything arrives at once, or is local.
+                // Everything arrives at once.
                 let mut leaves = Vec::new();
                 self.each_page(context, |page| leaves.extend(page.leaves))
                     .await?;
