@@ -153,7 +153,8 @@ impl TreeReader {
             0 => {
                 let first = group.index * FANOUT;
                 let anchors = &self.anchors[self.anchors.len() - count..];
-                let blocks = (first..).map(|block| (block, geometry.bytes_of(BlockIndex(block))));
+                let blocks = (first..first + group.count)
+                    .map(|block| (block, geometry.bytes_of(BlockIndex(block))));
                 let wrong = |((_, bytes), anchor): &((u32, ByteRange), &BlockAnchor)| {
                     !anchor.fits(bytes.length())
                 };

@@ -1,6 +1,6 @@
 //! The memory of the program does not grow with what a server sends.
 
-use std::{fs, process::Command};
+use std::{fs, io::Write, process::Command};
 
 use sapwood::format::{
     anchors::{self, BlockAnchor, Tag},
@@ -145,19 +145,43 @@ fn a_manifest_that_claims_more_than_the_disk_has_takes_nothing() {
     assert!(fs::read(scene.target()).expect("the old file") == old);
 }
 
+/// A manifest of many blocks, all of which have these hints.
+struct Attack {
+    what: &'static str,
+    anchor: BlockAnchor,
+    pieces: Vec<u16>,
+    /// The user gives it as a file.
+    local: bool,
+}
+
 /// A part of an earlier run is there, so that what is left to fetch, and the room that it needs, is known only later. With room for
 /// all of it the run goes on until the bytes of the server are wrong.
-fn beside_old_data(what: &str, blocks: u32, anchor: BlockAnchor, pieces: &[u16]) -> u64 {
+fn beside_old_data(attack: &Attack, blocks: u32) -> u64 {
+    let Attack {
+        what,
+        anchor,
+        pieces,
+        local,
+    } = attack;
     let length = u64::from(blocks) * BLOCK;
     let scene = Scene::new(LENGTH, BLOCK);
-    let manifest = manifest_of_claims(geometry(length, BLOCK), anchor, pieces);
+    let manifest = manifest_of_claims(geometry(length, BLOCK), *anchor, pieces);
+    let mut arguments = vec!["--tries", "1"];
+    if *local {
+        let mut file = fs::File::create(scene.path("claims")).expect("a file");
+        for start in (0..manifest.length()).step_by(MIB as usize) {
+            let end = manifest.length().min(start + MIB);
+            file.write_all(&manifest.read(start..end)).expect("a write");
+        }
+        arguments.extend(["--manifest", "claims"]);
+    }
     scene.origin.put(MANIFEST, manifest);
     scene.origin.put(OBJECT, Content::Zeros(length));
     // Each of its blocks has the same anchor.
     let old = paint::bytes(0, BLOCK as usize).repeat((64 * MIB / BLOCK) as usize);
     fs::write(scene.target(), &old).expect("a file");
     fs::write(scene.part(), b"a part").expect("a file");
-    let (ended, peak, cpu) = run_timed(&scene.command(&["--tries", "1"]));
+    let (ended, peak, cpu) = run_timed(&scene.command(&arguments));
     println!(
         "{:4} MiB, {cpu:?} of processors: {what}, {blocks} blocks, exit {:?}",
         peak / MIB,
@@ -181,18 +205,31 @@ fn blocks_that_a_manifest_claims_take_no_memory() {
     let same = anchors::anchor_of(&block(0));
     let zeros = anchors::anchor_of(&vec![0; BLOCK as usize]);
     let zero = pieces::piece_of(&[0; 1024]);
+    let attack = |what, anchor| Attack {
+        what,
+        anchor,
+        pieces: vec![7],
+        local: false,
+    };
     let mut attacks = vec![
-        ("anchors of other data", other, vec![7]),
-        ("anchors of the old data", same, vec![7]),
-        ("anchors of zeros", zeros, vec![7]),
+        attack("anchors of other data", other),
+        attack("anchors of the old data", same),
+        attack("anchors of zeros", zeros),
+        Attack {
+            local: true,
+            ..attack("a local manifest", same)
+        },
     ];
     if long() {
         // With room for all of it, their pieces would be fetched one by one.
-        attacks.push(("pieces of zeros", other, vec![zero, zero, 7, 7]));
+        attacks.push(Attack {
+            pieces: vec![zero, zero, 7, 7],
+            ..attack("pieces of zeros", other)
+        });
     }
+    let attacks = attacks.iter();
     let peaks: Vec<u64> = attacks
-        .iter()
-        .map(|(what, anchor, pieces)| beside_old_data(what, blocks, *anchor, pieces))
+        .map(|attack| beside_old_data(attack, blocks))
         .collect();
     assert!(peaks.iter().all(|peak| *peak <= CLAIMS_PEAK_MAX));
 }

@@ -16,8 +16,8 @@ use super::objects::Content;
 /// One entry of each level of the tree: of all nodes but the last one, and of the last one.
 type Values = (Cv, Cv);
 
-/// A manifest that is sound for a reader of ranges. Its number of blocks is a power of two, and only its last block can be had: it is
-/// of zeros. All blocks and nodes have the window of this anchor; their pieces are these, again and again.
+/// A manifest that passes every check. Its number of blocks is a power of two, and only its last block can be had: it is of zeros.
+/// All blocks and nodes have the window of this anchor; their pieces are these, again and again.
 pub fn manifest_of_claims(geometry: Geometry, anchor: BlockAnchor, pieces: &[u16]) -> Content {
     assert!(geometry.blocks().is_power_of_two() && geometry.blocks() > FANOUT);
     let layout = Layout {
@@ -64,26 +64,43 @@ pub fn manifest_of_claims(geometry: Geometry, anchor: BlockAnchor, pieces: &[u16
         let anchors = [anchor.0.to_le_bytes(); FANOUT as usize];
         [page.as_flattened(), anchors.as_flattened()].concat()
     };
-    let (page, last_page) = (page(levels[0].0), page(levels[0].1));
-    let pieces: Vec<u8> = pieces
+    let pieces = pieces.repeat(4096 / pieces.len());
+    let pieces = pieces
         .iter()
         .flat_map(|piece| piece.to_le_bytes())
         .collect();
-    let header = header_of_claims(layout, root);
-    let parts = vec![
-        (manifest::front(&Statement::new(header), None).to_vec(), 0),
-        (nodes, 0),
-        (page, layout.pages().length() - last_page.len() as u64),
-        (last_page, 0),
+    let (page, last_page) = (page(levels[0].0), page(levels[0].1));
+    let (pages, last_bytes) = (layout.pages().length(), last_page.len() as u64);
+    let nodes_bytes = nodes.len() as u64;
+    let mut parts = vec![
+        (nodes, nodes_bytes),
+        (page, pages - last_bytes),
+        (last_page, last_bytes),
         (pieces, layout.pieces().length()),
     ];
-    let whole = |(unit, length): (Vec<u8>, u64)| {
-        let length = length.max(unit.len() as u64);
-        (unit, length)
-    };
-    let content = Content::Repeated(Arc::new(parts.into_iter().map(whole).collect()));
+    let mut header = header_of_claims(layout, root);
+    for (section, of) in header.sections.iter_mut().zip([0..1, 1..3, 3..4]) {
+        section.blake3 = hash_of(&parts[of]);
+    }
+    let front = manifest::front(&Statement::new(header), None).to_vec();
+    let front_bytes = front.len() as u64;
+    parts.insert(0, (front, front_bytes));
+    let content = Content::Repeated(Arc::new(parts));
     assert_eq!(content.length(), layout.pieces().end);
     content
+}
+
+fn hash_of(parts: &[(Vec<u8>, u64)]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for (unit, length) in parts {
+        let mut rest = *length;
+        while rest > 0 {
+            let now = rest.min(unit.len() as u64);
+            hasher.update(&unit[..now as usize]);
+            rest -= now;
+        }
+    }
+    *hasher.finalize().as_bytes()
 }
 
 /// The header of a manifest of which only the front is sound.
