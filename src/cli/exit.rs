@@ -3,6 +3,7 @@
 use crate::{
     disk::error::{DiskError, FileOperation},
     engine::error::Error,
+    format::keys::BadSecret,
     net::location::BadUrl,
     policy::recovery::Failure,
 };
@@ -58,6 +59,10 @@ impl Exit {
             | Error::OtherName { .. }
             | Error::Expired { .. }
             | Error::Older { .. } => Exit::NotVerified,
+            Error::Key {
+                cause: BadSecret::Interrupted,
+                ..
+            } => Exit::Again,
             Error::BadKey { .. } | Error::Key { .. } => Exit::Usage,
             Error::NoManifest { .. } | Error::TooLarge { .. } | Error::NoSuchRange { .. } => {
                 Exit::Failed

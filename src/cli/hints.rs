@@ -21,6 +21,9 @@ pub const MANIFEST_ONE_FILE: &str =
     "-o and --name are for one file; without them each manifest is written beside its file";
 pub const NO_PASSWORD: &str =
     "a password is needed: set SAPWOOD_KEY_PASSWORD, run in a terminal, or use --no-password";
+pub const EMPTY_PASSWORD: &str =
+    "an empty password protects nothing; use --no-password for a key without one";
+pub const OTHER_PASSWORD: &str = "the two passwords differ: no key was made";
 pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 finds a free one)";
 
 /// Not even a few files can be opened.

@@ -24,17 +24,20 @@ use super::{
     exit::Exit,
     hints,
     output::Output,
+    password,
 };
 
 pub fn keygen(args: &KeygenArgs, output: &mut Output) -> Exit {
     let password = match args.no_password {
-        true => None,
-        false => match ask_password("Password for the new key: ") {
-            Ok(password) => Some(password),
-            Err(_) => return output.usage(hints::NO_PASSWORD),
-        },
+        true => Ok(None),
+        false => new_password().map(Some),
     };
-    match sign::keygen(&args.output, password) {
+    let made = match password {
+        Ok(password) => sign::keygen(&args.output, password),
+        Err(NoPassword::Usage(hint)) => return output.usage(hint),
+        Err(NoPassword::Interrupted) => Err(refuse(BadSecret::Interrupted)),
+    };
+    match made {
         Ok((secret, public)) => {
             let (secret, public) = (secret.display().to_string(), public.display().to_string());
             output.result(&format!(
@@ -122,12 +125,15 @@ fn key_beside(minisig: &Path, signature: &Signature) -> Option<PublicKey> {
 
 /// A secret key from a file, or its text itself.
 pub fn signer(key: &str) -> Result<Signer, Error> {
-    let refuse = |cause: BadSecret| Error::Key {
-        place: "the key".to_owned(),
-        cause,
-    };
     let text = file_or_text(key).map_err(|_| refuse(BadSecret::Malformed))?;
     Signer::from_text(&text, &mut || ask_password("Password of the key: ")).map_err(refuse)
+}
+
+fn refuse(cause: BadSecret) -> Error {
+    Error::Key {
+        place: "the key".to_owned(),
+        cause,
+    }
 }
 
 /// A public key from a file, or its text itself.
@@ -147,12 +153,37 @@ fn file_or_text(key: &str) -> io::Result<String> {
     }
 }
 
+/// Why a new key gets no password.
+enum NoPassword {
+    Usage(&'static str),
+    Interrupted,
+}
+
+/// A password for a new key, typed twice.
+fn new_password() -> Result<String, NoPassword> {
+    let typed = |prompt| {
+        ask_password(prompt).map_err(|cause| match cause.kind() {
+            io::ErrorKind::Interrupted => NoPassword::Interrupted,
+            _ => NoPassword::Usage(hints::NO_PASSWORD),
+        })
+    };
+    let password = typed("Password for the new key: ")?;
+    match password.is_empty() {
+        true => Err(NoPassword::Usage(hints::EMPTY_PASSWORD)),
+        false if typed("The same password again: ")? != password => {
+            Err(NoPassword::Usage(hints::OTHER_PASSWORD))
+        }
+        false => Ok(password),
+    }
+}
+
+/// The password of the environment, or what is typed at the terminal.
 fn ask_password(prompt: &str) -> io::Result<String> {
     if let Ok(password) = std::env::var("SAPWOOD_KEY_PASSWORD") {
         return Ok(password);
     }
     match io::stdin().is_terminal() {
-        true => rpassword::prompt_password(prompt),
+        true => password::prompt(prompt),
         false => Err(io::ErrorKind::NotFound.into()),
     }
 }

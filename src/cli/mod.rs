@@ -11,6 +11,7 @@ mod keys;
 mod manifest;
 mod network;
 mod output;
+mod password;
 mod serve;
 mod shell;
 mod signals;

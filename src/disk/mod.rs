@@ -15,3 +15,4 @@ pub mod seed;
 pub mod state;
 pub mod store;
 pub mod temporary;
+pub mod terminal;

@@ -72,7 +72,10 @@ impl Signer {
         if let Ok(key) = SecretKey::from_unencrypted_box(boxed()?) {
             return Ok(Signer(key));
         }
-        let password = password().map_err(|_| BadSecret::NoPassword)?;
+        let password = password().map_err(|cause| match cause.kind() {
+            io::ErrorKind::Interrupted => BadSecret::Interrupted,
+            _ => BadSecret::NoPassword,
+        })?;
         SecretKey::from_box(boxed()?, Some(password))
             .map(Signer)
             .map_err(|_| BadSecret::Password)

@@ -155,6 +155,8 @@ pub enum BadSecret {
     Password,
     #[error("there is no password; set SAPWOOD_KEY_PASSWORD or run in a terminal")]
     NoPassword,
+    #[error("a signal ended the wait for its password")]
+    Interrupted,
     #[error("the key could not be made")]
     Unmade,
 }

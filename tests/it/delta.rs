@@ -301,7 +301,8 @@ fn lying_anchors_cost_little_more() {
         let scene = scene(&new);
         scene.origin.put(MANIFEST, manifest_with(&new, lie, |_| ()));
         fs::write(scene.target(), old()).unwrap();
-        let ended = scene.fetch(&[]).must(0);
+        // On a busy machine several connections fetch some bytes twice.
+        let ended = scene.fetch(&["--connections", "1"]).must(0);
         scene.must_be_published();
         let fetched = number(&ended, "bytes_fetched");
         // All of the object, all pieces and the tree: never more.
@@ -507,7 +508,9 @@ fn what_two_files_of_one_origin_share_is_fetched_once() {
     assert_eq!(scene.origin.sent("/renamed.bin"), 0);
     // Without the store nothing is known.
     scene.origin.forget_log();
-    fetch("/renamed.bin", &["--no-store", "-o", "again.bin"]);
+    let one_connection = ["--connections", "1"];
+    let more = ["--no-store", "-o", "again.bin"];
+    fetch("/renamed.bin", &[&more[..], &one_connection].concat());
     assert_eq!(scene.origin.sent("/renamed.bin"), one.len() as u64);
 }
 

@@ -23,6 +23,7 @@ mod mistakes;
 mod nginx;
 mod pipes;
 mod plain;
+mod prompts;
 mod proxies;
 mod publish;
 mod python;
