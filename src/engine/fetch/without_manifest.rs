@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::{
-    disk::destination::Locked,
+    disk::{destination::Locked, part::StoredBlocks},
     engine::{
         error::Error,
         events::{Event, Published},
@@ -234,7 +234,7 @@ async fn transfer(
                 false => run.context.useful_connections(),
             },
         },
-        copied: Vec::new(),
+        copied: StoredBlocks::new(identity.object()),
         digests: algorithms,
     };
     let outcome = transfer.run(&run.context, opened, run.events).await;

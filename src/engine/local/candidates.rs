@@ -191,7 +191,7 @@ impl Candidates {
     }
 
     /// The total size of the files.
-    fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.files().map(Seed::length).sum()
     }
 

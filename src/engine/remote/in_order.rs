@@ -91,7 +91,7 @@ impl RangeReader {
 }
 
 /// Gives the reader the groups that the buffer holds completely, and removes them from the buffer.
-fn give_buffered(reader: &mut impl InOrder, buffered: &mut Vec<u8>) -> Result<(), Refused> {
+pub fn give_buffered(reader: &mut impl InOrder, buffered: &mut Vec<u8>) -> Result<(), Refused> {
     let mut given = 0;
     while let Some(want) = reader.want() {
         let Some(bytes) = buffered[given..].get(..want.length() as usize) else {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::format::geometry::ByteRange;
 
-use super::{level::Node, patch::Patch};
+use super::{level::Aside, patch::Patch};
 
 /// Where no whole block was found, the pieces of this many blocks show whether those of the others are worth reading.
 const SAMPLE: usize = 32;
@@ -14,7 +14,7 @@ const SAMPLES_MIN: usize = 4;
 /// See the module.
 pub struct Blocks {
     /// To be read after this batch.
-    pub later: VecDeque<Node>,
+    pub later: VecDeque<Aside>,
     /// The ranges of this batch that were not given yet.
     pub wanted: Vec<ByteRange>,
     pub patches: Vec<Patch>,
@@ -24,7 +24,7 @@ pub struct Blocks {
 
 impl Blocks {
     /// Blocks in their order. If nothing was found so far, a few from everywhere come first.
-    pub fn new(missing: Vec<Node>, found_any: bool) -> Blocks {
+    pub fn new(missing: Vec<Aside>, found_any: bool) -> Blocks {
         let count = missing.len();
         let sample = match found_any || count < SAMPLES_MIN * SAMPLE {
             true => 0,

@@ -28,6 +28,39 @@ pub struct Node {
     pub unmoved: bool,
 }
 
+/// A block that was found nowhere, until its pieces are read: 2^20 of them take 16 MiB.
+pub struct Aside {
+    pub block: BlockIndex,
+    anchor: BlockAnchor,
+}
+
+impl Aside {
+    pub fn of(node: &Node) -> Aside {
+        let anchor = node.window.map(|window| {
+            let offset = window.place - node.bytes.start;
+            BlockAnchor::new(window.tag, offset as u32)
+        });
+        Aside {
+            block: BlockIndex(node.index),
+            anchor: anchor.unwrap_or(BlockAnchor::NONE),
+        }
+    }
+
+    /// The block again. Its value is of no use for its pieces.
+    pub fn node(&self, geometry: &Geometry) -> Node {
+        let bytes = geometry.bytes_of(self.block);
+        Node {
+            index: self.block.0,
+            blocks: BlockRange::one(self.block),
+            bytes,
+            value: [0; 32],
+            window: block_window(self.anchor.0, bytes),
+            failed: Vec::new(),
+            unmoved: false,
+        }
+    }
+}
+
 /// The anchor of a node, as a window of the object.
 #[derive(Clone, Copy)]
 pub struct Window {
@@ -77,7 +110,10 @@ pub struct Level {
     /// Pages of this batch that were read without anchors.
     pub bare: Vec<Group>,
     pub nodes: Vec<Node>,
+    /// Of this batch; of nodes also those of earlier batches.
     pub missing: Vec<Node>,
+    /// Blocks that were found nowhere in earlier batches, ascending.
+    pub aside: Vec<Aside>,
 }
 
 impl Level {
@@ -89,6 +125,7 @@ impl Level {
             bare: Vec::new(),
             nodes: Vec::new(),
             missing: Vec::new(),
+            aside: Vec::new(),
         }
     }
 

@@ -10,7 +10,6 @@ use super::{
     level::{Level, Node, blocks_of},
     patch::Patch,
     protocol::{Find, Local, SeedIndex, Shift, Source},
-    zeros::are_zeros,
 };
 
 /// Places at which an anchor is tried.
@@ -41,6 +40,10 @@ impl Descent {
 
     /// Tries all places that anything suggests for a node.
     fn search(&mut self, level: u32, node: &mut Node, local: &mut impl Local) -> bool {
+        self.stopped |= !local.may_continue();
+        if self.stopped {
+            return false;
+        }
         if self.is_zeros(node) {
             self.finds.push(Find::Whole {
                 blocks: node.blocks,
@@ -177,9 +180,10 @@ impl Descent {
     }
 
     /// Whether the node is all zeros; hashed only when its anchor says so.
-    fn is_zeros(&self, node: &Node) -> bool {
+    fn is_zeros(&mut self, node: &Node) -> bool {
         let whole = node.blocks == self.layout.geometry.all();
-        are_zeros(node.bytes, whole, node.window, node.value)
+        self.zeros
+            .are_zeros(node.bytes, whole, node.window, node.value)
     }
 
     /// Puts blocks together from pieces, first to last and back.
