@@ -26,6 +26,8 @@ pub struct Node {
     pub failed: Vec<Shift>,
     /// A seed has its window at the same place, so most of it is probably there, and only the rest changed.
     pub unmoved: bool,
+    /// A seed has its window as an anchor, or its window is unknown: some of it is probably there.
+    pub expected: bool,
 }
 
 /// The anchor of a node, as a window of the object.
@@ -203,6 +205,7 @@ pub fn nodes_of(layout: &Layout, group: &Group, values: &[Cv], hints: &[u8]) -> 
             window,
             failed: Vec::new(),
             unmoved: false,
+            expected: false,
         }
     };
     values.iter().enumerate().map(node).collect()

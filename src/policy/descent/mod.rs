@@ -17,6 +17,7 @@ mod patch;
 mod placed;
 mod protocol;
 mod rolling;
+mod scan;
 mod search;
 mod shifts;
 mod table;
@@ -39,7 +40,7 @@ use placed::Placed;
 use shifts::Shifts;
 use table::Table;
 
-pub use protocol::{Find, Local, Part, SeedIndex, Shift, Source};
+pub use protocol::{Find, Local, Part, SeedIndex, Shift, Source, without_doubtful};
 pub use zeros::is_zero_block;
 
 /// Groups that are requested and searched together: their nodes take at most 20 MiB.
@@ -65,8 +66,6 @@ pub struct Descent {
     finds: Vec<Find>,
     /// Leaves of the pages that were read and not taken yet.
     leaves: Vec<(BlockIndex, Vec<Cv>)>,
-    /// Something was found in a seed.
-    found_any: bool,
     stopped: bool,
 }
 
@@ -92,7 +91,6 @@ impl Descent {
             stage: Stage::Done,
             finds: Vec::new(),
             leaves: Vec::new(),
-            found_any: false,
             stopped: false,
         };
         match same {
@@ -209,8 +207,6 @@ impl Descent {
             }
             Stage::Blocks(mut blocks) => {
                 self.patch(&mut blocks.patches, local);
-                self.stopped |= blocks.sample > 0 && !blocks.patches.iter().any(Patch::has_any);
-                blocks.sample = 0;
                 self.enter_blocks(blocks);
             }
             Stage::Done => {}
@@ -233,12 +229,12 @@ impl Descent {
         if missing.is_empty() {
             self.stage = Stage::Done;
         } else if level.level == 0 && (self.stopped || !self.layout.hints) {
-            self.finds.extend(missing.iter().map(|node| Find::Missing {
-                blocks: node.blocks,
-            }));
+            self.are_missing(&missing);
             self.stage = Stage::Done;
         } else if level.level == 0 {
-            self.enter_blocks(Blocks::new(missing, self.found_any));
+            let (blocks, others) = Blocks::new(missing, self.layout.geometry.blocks());
+            self.are_missing(&others);
+            self.enter_blocks(blocks);
         } else {
             // After the search has ended only the leaves are of use: what is fetched must be judged.
             let bare = |node: &Node| {
@@ -256,22 +252,23 @@ impl Descent {
         }
     }
 
+    fn are_missing<'a>(&mut self, nodes: impl IntoIterator<Item = &'a Node>) {
+        let missing = |node: &Node| Find::Missing {
+            blocks: node.blocks,
+        };
+        self.finds.extend(nodes.into_iter().map(missing));
+    }
+
     fn enter_blocks(&mut self, mut blocks: Blocks) {
         blocks.patches.clear();
         if blocks.later.is_empty() || self.stopped {
-            self.finds
-                .extend(blocks.later.iter().map(|node| Find::Missing {
-                    blocks: node.blocks,
-                }));
+            self.are_missing(&blocks.later);
             self.stage = Stage::Done;
             return;
         }
         let pieces = self.layout.pieces();
         let mut room = PIECES_AT_ONCE;
         while let Some(node) = blocks.later.front() {
-            if blocks.sample > 0 && blocks.patches.len() == blocks.sample {
-                break;
-            }
             let checks = ByteRange::new(
                 node.bytes.start / PIECE * 2,
                 node.bytes.end.div_ceil(PIECE) * 2,
