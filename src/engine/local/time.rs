@@ -11,7 +11,7 @@ const IN_VAIN: u64 = 20;
 /// A search that is shorter is not worth ending. What is not optimised takes many times as long.
 const LEAST: Duration = match cfg!(debug_assertions) {
     true => Duration::from_secs(10),
-    false => Duration::from_millis(250),
+    false => Duration::from_millis(500),
 };
 
 /// The time of one search, without that of requests.

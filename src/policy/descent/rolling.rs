@@ -70,17 +70,14 @@ fn side_by_side(lanes: [(&mut [u16], &[u8]); LANES]) {
     } = &*TABLES;
     let into = |register: u32, byte: u8| register >> 8 ^ step[usize::from(register as u8 ^ byte)];
     let run = lanes[0].0.len();
-    let mut registers = lanes.each_ref().map(|(_, bytes)| {
-        bytes[..WINDOW]
-            .iter()
-            .fold(0, |register, byte| into(register, *byte))
-    });
-    let lanes = lanes.map(|(checks, bytes)| {
+    let mut registers = lanes
+        .each_ref()
+        .map(|(_, bytes)| pieces::crc_of(&bytes[..WINDOW]) ^ constant);
+    let mut lanes = lanes.map(|(checks, bytes)| {
         let (leaving, entering) = (&bytes[..run - 1], &bytes[WINDOW..][..run - 1]);
         let (first, others) = checks.split_first_mut().expect("a run has windows");
         (first, &mut others[..run - 1], leaving, entering)
     });
-    let mut lanes = lanes;
     for ((first, ..), register) in lanes.iter_mut().zip(registers) {
         **first = (register ^ constant) as u16;
     }
