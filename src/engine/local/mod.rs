@@ -9,12 +9,9 @@ mod parallel;
 mod patch;
 mod search;
 mod seeds;
+mod time;
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use crate::{
     disk::{
@@ -47,6 +44,7 @@ use patch::{Patched, Patches};
 pub use search::Search;
 use search::{Finds, search};
 use seeds::Seeds;
+use time::SearchTime;
 
 /// Where to search for the object of a manifest.
 pub struct FindRequest {
@@ -105,7 +103,7 @@ pub async fn find(
     events: &mut dyn Events,
 ) -> Result<Found, Error> {
     let header = manifest.header().clone();
-    let (mut seeds, mut top) = (Seeds::new(Arc::default(), Duration::ZERO), None);
+    let (mut seeds, mut top) = (Seeds::new(Arc::default(), SearchTime::new(0, None)), None);
     let mut last = None;
     if manifest.has_ranges() {
         let mut candidates = named_seeds(request).await;

@@ -1,6 +1,6 @@
 //! The descent in a manifest that is read range by range, over local seeds.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use crate::{
     engine::{blocking, context::Context, error::Error, remote::manifest::OpenManifest},
@@ -107,10 +107,13 @@ pub async fn search(
         if !wants.is_empty() {
             let mut ascending: Vec<ByteRange> = wants;
             ascending.sort_unstable_by_key(|range| range.start);
+            let began = Instant::now();
             let given = match top.take().filter(|(range, _)| ascending == [*range]) {
                 Some(top) => vec![top],
                 None => manifest.read_ranges(context, &ascending).await?,
             };
+            let arrived = given.iter().map(|(range, _)| range.length()).sum();
+            seeds.time.note_arrived(arrived, began.elapsed());
             for (range, bytes) in given {
                 seeds.note_manifest(range.length());
                 descent
@@ -122,7 +125,9 @@ pub async fn search(
             }
         }
         (descent, seeds, leaves) = blocking::run(move || {
+            seeds.time.begin();
             descent.advance(&mut seeds);
+            seeds.time.end();
             for (first, page) in descent.take_leaves() {
                 leaves.insert(first, &page);
             }

@@ -1,11 +1,8 @@
 //! The local files that are searched, and their trees.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use crate::{
@@ -19,7 +16,7 @@ use crate::{
     policy::descent::{Local, SeedIndex},
 };
 
-use super::parallel::in_parallel;
+use super::{parallel::in_parallel, time::SearchTime};
 
 /// A longer range is hashed in parts of this size on all cores; a shorter one on one core.
 const PART_BYTES: u64 = 1 << 20;
@@ -40,24 +37,20 @@ pub struct Seeds {
     files: Vec<Seed>,
     trees: Vec<Arc<Tree>>,
     stop: Arc<AtomicBool>,
-    /// The time limit of the search, and when it began.
-    time: Duration,
-    began: Option<Instant>,
+    pub time: SearchTime,
     /// The bytes that the search read of the seeds, and of the manifest.
     bytes_read: u64,
     manifest_bytes: u64,
 }
 
 impl Seeds {
-    /// No seeds yet. `stop` ends all work on them. A search that takes longer than `time` ends too, because fetching would have
-    /// been faster.
-    pub fn new(stop: Arc<AtomicBool>, time: Duration) -> Seeds {
+    /// No seeds yet. `stop` ends all work on them.
+    pub fn new(stop: Arc<AtomicBool>, time: SearchTime) -> Seeds {
         Seeds {
             files: Vec::new(),
             trees: Vec::new(),
             stop,
             time,
-            began: None,
             bytes_read: 0,
             manifest_bytes: 0,
         }
@@ -180,10 +173,13 @@ impl Local for Seeds {
     }
 
     fn may_continue(&mut self) -> bool {
-        let began = *self.began.get_or_insert_with(Instant::now);
         !self.stop.load(Ordering::Relaxed)
-            && began.elapsed() < self.time
+            && self.time.is_left()
             && self.bytes_read < self.bytes_worth()
+    }
+
+    fn note_found(&mut self, bytes: u64) {
+        self.time.note_found(bytes);
     }
 }
 
@@ -201,7 +197,7 @@ mod tests {
         let block_size = BlockSize::new(LENGTH).unwrap();
         let geometry = Geometry::new(LENGTH, block_size).unwrap();
         let leaf = leaf_of(&geometry, geometry.last(), &bytes);
-        let mut seeds = Seeds::new(Arc::default(), Duration::from_hours(1));
+        let mut seeds = Seeds::new(Arc::default(), SearchTime::new(1 << 60, None));
         let tree = Tree::new(geometry, vec![leaf], None);
         seeds.add(Seed::open(file.path()).unwrap(), Arc::new(tree));
         (seeds, file)

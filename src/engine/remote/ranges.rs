@@ -93,22 +93,29 @@ impl RangeReader {
         mut take: impl FnMut(ByteRange, Vec<u8>),
     ) -> Result<(), Error> {
         let source = &self.shared.source;
-        let count = requests::merged(wants, Cost::SINGLE.gap).len();
+        let count = |wants: &[ByteRange]| requests::merged(wants, Cost::SINGLE.gap).len();
         // A server without multi-range support begins to send everything, which costs more than a few requests.
-        let several = source
-            .client()
-            .sends_multi_range(source.location())
-            .unwrap_or(count > UNTRIED_MAX);
+        let known = source.client().sends_multi_range(source.location());
+        let several = known.unwrap_or(count(wants) > UNTRIED_MAX);
         self.shared.several.store(several, Ordering::Relaxed);
-        let rest = match wants.split_first() {
+        let mut rest = wants;
+        if several && known.is_none() {
+            // One such server must not begin with everything on several connections at once.
+            let first = requests::requests(wants, &Cost::SEVERAL);
+            let (trial, others) = wants.split_at(first.first().map_or(0, Vec::len));
+            self.read_all(context, trial, &mut take).await?;
+            rest = others;
+        }
+        let several = self.shared.several.load(Ordering::Relaxed);
+        let rest = match rest.split_first() {
             // Many separate requests may take longer than reading everything. The time of the first one shows which is faster.
-            Some((first, rest)) if !several && count > UNTRIED_MAX => {
+            Some((first, others)) if !several && count(rest) > UNTRIED_MAX => {
                 let began = Instant::now();
                 self.read_all(context, &[*first], &mut take).await?;
-                self.widen_gaps(context, rest, began.elapsed());
-                rest
+                self.widen_gaps(context, others, began.elapsed());
+                others
             }
-            _ => wants,
+            _ => rest,
         };
         self.read_all(context, rest, &mut take).await
     }

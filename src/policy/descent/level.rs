@@ -26,11 +26,14 @@ pub struct Node {
     pub failed: Vec<Shift>,
     /// A seed has its window at the same place, so most of it is probably there, and only the rest changed.
     pub unmoved: bool,
+    /// A seed has its window as an anchor, or its window is unknown: some of it is probably there.
+    pub expected: bool,
 }
 
 /// A block that was found nowhere, until its pieces are read: 2^20 of them take 16 MiB.
 pub struct Aside {
     pub block: BlockIndex,
+    pub expected: bool,
     anchor: BlockAnchor,
 }
 
@@ -42,6 +45,7 @@ impl Aside {
         });
         Aside {
             block: BlockIndex(node.index),
+            expected: node.expected,
             anchor: anchor.unwrap_or(BlockAnchor::NONE),
         }
     }
@@ -57,6 +61,7 @@ impl Aside {
             window: block_window(self.anchor.0, bytes),
             failed: Vec::new(),
             unmoved: false,
+            expected: self.expected,
         }
     }
 }
@@ -240,6 +245,7 @@ pub fn nodes_of(layout: &Layout, group: &Group, values: &[Cv], hints: &[u8]) -> 
             window,
             failed: Vec::new(),
             unmoved: false,
+            expected: false,
         }
     };
     values.iter().enumerate().map(node).collect()

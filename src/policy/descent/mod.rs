@@ -17,6 +17,7 @@ mod patch;
 mod placed;
 mod protocol;
 mod rolling;
+mod scan;
 mod search;
 mod shifts;
 mod table;
@@ -39,7 +40,7 @@ use placed::Placed;
 use shifts::Shifts;
 use table::Table;
 
-pub use protocol::{Find, Local, Part, SeedIndex, Shift, Source};
+pub use protocol::{Find, Local, Part, SeedIndex, Shift, Source, without_doubtful};
 pub use zeros::ZeroSearch;
 
 /// Groups that are requested and searched together: their nodes take at most 12 MiB.
@@ -69,8 +70,6 @@ pub struct Descent {
     finds: Vec<Find>,
     /// Leaves of the pages that were read and not taken yet.
     leaves: Vec<(BlockIndex, Vec<Cv>)>,
-    /// Something was found in a seed.
-    found_any: bool,
     stopped: bool,
 }
 
@@ -97,7 +96,6 @@ impl Descent {
             stage: Stage::Done,
             finds: Vec::new(),
             leaves: Vec::new(),
-            found_any: false,
             stopped: false,
         };
         match same {
@@ -214,8 +212,6 @@ impl Descent {
             }
             Stage::Blocks(mut blocks) => {
                 self.patch(&mut blocks.patches, local);
-                self.stopped |= blocks.sample > 0 && !blocks.patches.iter().any(Patch::has_any);
-                blocks.sample = 0;
                 self.enter_blocks(blocks);
             }
             Stage::Done => {}
@@ -239,7 +235,11 @@ impl Descent {
         self.shifts.forget_failures();
         let missing = level.missing;
         if level.level == 0 {
-            self.enter_blocks(Blocks::new(level.aside, self.found_any));
+            let (blocks, others) = Blocks::new(level.aside, self.layout.geometry.blocks());
+            for aside in others {
+                self.note_missing(aside.block);
+            }
+            self.enter_blocks(blocks);
         } else if missing.is_empty() {
             self.stage = Stage::Done;
         } else {
@@ -296,9 +296,6 @@ impl Descent {
         let mut room = PIECES_AT_ONCE;
         while let Some(aside) = blocks.later.front() {
             let node = aside.node(&self.layout.geometry);
-            if blocks.sample > 0 && blocks.patches.len() == blocks.sample {
-                break;
-            }
             let checks = ByteRange::new(
                 node.bytes.start / PIECE * 2,
                 node.bytes.end.div_ceil(PIECE) * 2,
