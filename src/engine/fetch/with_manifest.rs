@@ -279,7 +279,10 @@ async fn find_local(
     };
     let manifest = &mut object.manifest;
     let found = local::find(&run.context, &request, &run.stop, manifest, run.events).await;
-    run.bytes_manifest += run.context.client.bytes_fetched() - before;
+    let last = found.as_ref().ok().and_then(|found| found.last.as_ref());
+    let of_object = last.map_or(0, |last| last.verified().bytes().length());
+    let fetched = run.context.client.bytes_fetched() - before;
+    run.bytes_manifest += fetched.saturating_sub(of_object);
     found
 }
 
