@@ -90,7 +90,7 @@ impl Exit {
             DiskError::Conflict { .. } => Exit::Usage,
             DiskError::Unsafe { .. } | DiskError::Exists { .. } => Exit::Unsafe,
             DiskError::ChangedWhileRead { .. } => Exit::Changed,
-            DiskError::NoRoom { .. } => Exit::Disk,
+            DiskError::NoRoom { .. } | DiskError::LeavesLost => Exit::Disk,
             DiskError::Io { .. } if cause.is_out_of_descriptors() => Exit::Failed,
             DiskError::Io {
                 operation:

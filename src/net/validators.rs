@@ -31,13 +31,13 @@ pub fn of_response(headers: &HeaderMap) -> Validators {
     Validators::new(text(header::ETAG), last_modified, date_is_strong)
 }
 
-/// The field that makes a request conditional on a version. A date alone is a condition for ranges only (`If-Range`): the server
-/// then sends another version whole, with status 200.
-pub fn condition(version: &Validators, ranged: bool) -> Option<(HeaderName, HeaderValue)> {
+/// The field that makes a request for a range conditional on a version. With a date alone the server sends another version whole,
+/// with status 200.
+pub fn condition(version: &Validators) -> Option<(HeaderName, HeaderValue)> {
     let value = |text: &str| HeaderValue::try_from(text).ok();
     match (version.strong_etag(), &version.last_modified) {
         (Some(etag), _) => Some((header::IF_MATCH, value(etag)?)),
-        (None, Some(date)) if ranged => Some((header::IF_RANGE, value(date)?)),
+        (None, Some(date)) => Some((header::IF_RANGE, value(date)?)),
         _ => None,
     }
 }

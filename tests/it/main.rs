@@ -27,6 +27,7 @@ mod prompts;
 mod proxies;
 mod publish;
 mod python;
+mod rates;
 mod roots;
 mod secrets;
 mod serve;

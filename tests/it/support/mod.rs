@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each subject uses a part")]
 
 pub mod caddy;
+pub mod claims;
 pub mod faults;
 pub mod lies;
 pub mod nginx;
