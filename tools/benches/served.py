@@ -51,7 +51,7 @@ server.port = {port}
 mimetype.assign = (".bin" => "application/octet-stream")
 """),
     # The name of a file has no type that it knows, so it has no validators.
-    debian("lighttpd, no types", "lighttpd", "lighttpd -D -f {here}/lighttpd.conf", lighttpd__conf="""
+    debian("lighttpd without types", "lighttpd", "lighttpd -D -f {here}/lighttpd.conf", lighttpd__conf="""
 server.document-root = "{www}"
 server.bind = "127.0.0.1"
 server.port = {port}
@@ -65,7 +65,7 @@ http {
     server { listen 127.0.0.1:{port}; root {www}; }
 }
 """),
-    debian("nginx, caching proxy", "nginx-light", "nginx -p {here} -c {here}/nginx.conf -e error.log", nginx__conf="""
+    debian("nginx as a caching proxy", "nginx-light", "nginx -p {here} -c {here}/nginx.conf -e error.log", nginx__conf="""
 daemon off; pid nginx.pid;
 events {}
 http {
@@ -113,15 +113,15 @@ frontend here
 backend there
     server nginx 127.0.0.1:{origin}
 """),
-    debian("Varnish, caching", "varnish nginx-light",
+    debian("Varnish (caching)", "varnish nginx-light",
            "varnishd -F -j none -n {here}/varnish -a 127.0.0.1:{port} -b 127.0.0.1:{origin} -s malloc,1g"),
-    debian("Varnish, passing", "varnish nginx-light",
+    debian("Varnish (passing)", "varnish nginx-light",
            "varnishd -F -j none -n {here}/varnish -a 127.0.0.1:{port} -f {here}/pass.vcl", pass__vcl="""
 vcl 4.1;
 backend default { .host = "127.0.0.1"; .port = "{origin}"; }
 sub vcl_recv { return (pass); }
 """),
-    debian("Squid, caching", "squid nginx-light", "squid -N -f {here}/squid.conf", squid__conf="""
+    debian("Squid (caching)", "squid nginx-light", "squid -N -f {here}/squid.conf", squid__conf="""
 http_port 127.0.0.1:{port} accel defaultsite=127.0.0.1
 cache_peer 127.0.0.1 parent {origin} 0 no-query originserver
 http_access allow all
@@ -134,7 +134,7 @@ cache_log {here}/squid.log
 coredump_dir {here}
 shutdown_lifetime 0 seconds
 """),
-    Server("Traffic Server, caching", "debian", "trafficserver nginx-light", "sh {here}/start", {
+    Server("Traffic Server (caching)", "debian", "trafficserver nginx-light", "sh {here}/start", {
         "start": """
 set -e
 mkdir -p {here}/cache {here}/logs {here}/run
@@ -180,11 +180,11 @@ CONFIG proxy.config.http.cache.required_headers INT 0
            "{port, {port}}, {bind_address, {127,0,0,1}}, {server_name, \"localhost\"}, {server_root, \"{here}\"}, "
            "{document_root, \"{www}\"}, {modules, [mod_alias, mod_range, mod_get, mod_head]}]).'"),
     debian("WEBrick", "ruby-webrick ruby", "ruby -run -e httpd -- {www} --port={port} --bind-address=127.0.0.1"),
-    debian("Puma, Rack::Files", "puma ruby-rack", "puma --quiet -b tcp://127.0.0.1:{port} {here}/config.ru",
+    debian("Puma (Rack::Files)", "puma ruby-rack", "puma --quiet -b tcp://127.0.0.1:{port} {here}/config.ru",
            config__ru='run Rack::Files.new("{www}")\n'),
     debian("php -S", "php-cli", "php -S 127.0.0.1:{port} -t {www}"),
     debian("rclone serve http", "rclone", "rclone serve http {www} --addr 127.0.0.1:{port}"),
-    debian("Starman, Plack::App::File", "starman libplack-perl", "starman --listen 127.0.0.1:{port} --workers 8 {here}/app.psgi",
+    debian("Starman (Plack::App::File)", "starman libplack-perl", "starman --listen 127.0.0.1:{port} --workers 8 {here}/app.psgi",
            app__psgi='use Plack::App::File;\nPlack::App::File->new(root => "{www}")->to_app;\n'),
 )
 

@@ -153,8 +153,13 @@ class Row:
             yield self.whole([fresh], folder, manifest)
             again = self.fetch(folder, place)
             unchanged = self.whole([again], folder, manifest)
-        with self.folder() as folder:
-            yield self.whole([self.fetch(folder, place, stop=signal.SIGKILL), self.fetch(folder, place)], folder, manifest)
+        for _ in range(2):
+            with self.folder() as folder:
+                resumed = self.whole([self.fetch(folder, place, stop=signal.SIGKILL), self.fetch(folder, place)], folder, manifest)
+            # On a busy machine a killed client may not have read what was sent; that is not so twice.
+            if resumed.wrong != "waste":
+                break
+        yield resumed
         if not unchanged.wrong:
             unchanged.text = f"{again.tally.sent / 1000:.1f} kB, {len(again.tally.requests)}"
             if again.tally.sent > UNCHANGED_MAX and (manifest or self.versions):
@@ -254,7 +259,7 @@ class Servers(Section):
             rows.append(row)
         text = table(rows)
         if self.bench.write:
-            TABLE.write_text(text)
+            TABLE.write_text(f"{INTRODUCTION}\n{table(rows, lines_of_table())}")
         return {"table": text, "rows": {row.server.name: row.told() for row in rows},
                 "wrong": [problem for row in rows for problem in row.wrong()]}
 
@@ -306,7 +311,8 @@ with the object's BLAKE3 hash; a figure says that it was right, and what is wron
 - *curl -C -*: whether curl, killed at half of the object, goes on from there; where it does not, nobody can. *no validator*: nothing
   tells versions apart, neither a strong ETag nor Last-Modified, so that without a manifest a fetch starts over.
 - *fresh*: bytes on the wire (headers and manifest included) divided by the object's size, and the number of requests.
-- *killed, resumed*: the same over both runs, the first of which was killed (SIGKILL) at half of the object.
+- *killed, resumed*: the same over both runs, the first of which was killed (SIGKILL) at half of the object, at 12 MiB a second. Measured
+  a second time where it was too much: on a busy machine a killed client had not read what was sent.
 - *unchanged*: bytes and requests of a fetch onto the finished file.
 - *replaced midway*: stopped at half; then the server has another version of the same size; then the same command again. *new* with the
   bytes of both runs: the new version is there, whole. *exit 4*: refused. *old, as curl*: the server still serves the old one, whole. *mixed: no
@@ -315,7 +321,16 @@ with the object's BLAKE3 hash; a figure says that it was right, and what is wron
 """
 
 
-def table(rows):
+def table(rows, before=None):
+    """The rows, and those of an earlier table that were not measured again."""
+    lines = (before or {}) | {row.server.name: row.line() for row in rows}
     heads = ["server", "version", "curl -C -", *COLUMNS, *(f"{column}, no manifest" for column in COLUMNS)]
-    lines = [heads, ["---"] * len(heads), *(row.line() for row in rows)]
-    return INTRODUCTION + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    ordered = [lines[server.name] for server in SERVERS if server.name in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [heads, ["---"] * len(heads), *ordered])
+
+
+def lines_of_table():
+    if not TABLE.exists():
+        return {}
+    cells = [line.strip("| \n").split(" | ") for line in TABLE.read_text().splitlines() if line.startswith("| ")]
+    return {line[0]: line for line in cells}
