@@ -113,7 +113,7 @@ impl Client {
     async fn exchange(&self, request: &Request<'_>) -> Result<Exchange, NetError> {
         let failed = Failure::Changed(Changed::Precondition);
         match self.exchange_once(request).await {
-            Err(error) if error.failure == failed && request.conditional => {
+            Err(error) if error.failure == failed && request.condition().is_some() => {
                 let unconditional = Request {
                     conditional: false,
                     ..request.clone()

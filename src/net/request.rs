@@ -1,6 +1,6 @@
 //! One request: method, target, range, version and body.
 
-use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::format::{geometry::ByteRange, validators::Validators};
 
@@ -80,11 +80,15 @@ impl<'a> Request<'a> {
             let value = HeaderValue::try_from(value).expect("digits are a field value");
             fields.insert(header::RANGE, value);
         }
-        let version = self
-            .version
-            .filter(|_| self.conditional && self.range.is_some());
-        fields.extend(version.and_then(validators::condition));
+        fields.extend(self.condition());
         fields
+    }
+
+    /// The field that makes it conditional, if there is one. A whole representation shows its version, and needs none.
+    pub(super) fn condition(&self) -> Option<(HeaderName, HeaderValue)> {
+        let is_conditional = self.conditional && self.range.is_some();
+        let version = self.version.filter(|_| is_conditional);
+        version.and_then(validators::condition)
     }
 }
 

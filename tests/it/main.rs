@@ -19,6 +19,7 @@ mod hosts;
 mod inspect;
 mod long;
 mod memory;
+mod mirrors;
 mod mistakes;
 mod nginx;
 mod pipes;
