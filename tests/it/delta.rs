@@ -667,8 +667,9 @@ fn single_pieces_between_changes_of_a_text_were_fetched() {
 /// Where two checks agree by chance, what they suggested is fetched, and not all of the block.
 #[test]
 fn a_wrong_piece_cost_its_whole_block() {
-    let mut new = old();
-    new[MIB..MIB + 10 * KIB].copy_from_slice(&fresh(7, 10 * KIB));
+    // Ten KiB and 7 bytes in place of ten KiB: they take part in eleven pieces.
+    let (before, after) = (&old()[..MIB], &old()[MIB + 10 * KIB..]);
+    let new = [before, &fresh(7, 10 * KIB + 7), after].concat();
     let scene = scene(&new);
     // Two pieces in the middle agree with old bytes that are nowhere else in the new version.
     let lying = manifest_with_hints(&new, |checks| {
@@ -682,7 +683,7 @@ fn a_wrong_piece_cost_its_whole_block() {
     fs::write(scene.target(), old()).unwrap();
     scene.fetch(&[]).must(0);
     scene.must_be_published();
-    assert_eq!(scene.origin.sent(OBJECT), 10 * KIB as u64);
+    assert_eq!(scene.origin.sent(OBJECT), 11 * KIB as u64);
 }
 
 /// Where no anchor is here, pieces are not read.
