@@ -577,7 +577,7 @@ fn archives() -> (Vec<u8>, Vec<u8>, u64) {
     let version = |changed: bool, order: &dyn Fn(usize) -> usize| -> Vec<u8> {
         let file = |place: usize| {
             let number = order(place);
-            let is_other = changed && number % 5 == 0;
+            let is_other = changed && number.is_multiple_of(5);
             let header = fresh(2000 + number as u64 * 2 + u64::from(changed), 30);
             let content = fresh(
                 5000 + number as u64 * 2 + u64::from(is_other),
@@ -587,7 +587,7 @@ fn archives() -> (Vec<u8>, Vec<u8>, u64) {
         };
         (0..FILES).flat_map(file).collect()
     };
-    let changed = (0..FILES).filter(|number| number % 5 == 0);
+    let changed = (0..FILES).filter(|number| number.is_multiple_of(5));
     let bytes = changed.map(|number| length(number) as u64).sum::<u64>();
     // Each file has two ends, in pieces that hold something else, too.
     let new = version(true, &|place| place * 77 % FILES);

@@ -38,7 +38,7 @@ struct Pair {
 /// Pairs to look for. Nearly all other ones are ruled out by one look at the filter.
 struct Pairs {
     /// By the upper bits of their hashes.
-    pairs: Vec<Pair>,
+    sorted: Vec<Pair>,
     /// Where the pairs with these upper bits begin; one more for the end.
     starts: Vec<u32>,
     start_bits: u32,
@@ -81,7 +81,7 @@ impl Pairs {
             *start = sum;
         }
         Pairs {
-            pairs,
+            sorted: pairs,
             starts,
             start_bits,
             filter,
@@ -96,7 +96,7 @@ impl Pairs {
 
     fn of(&self, checks: u32, hash: u64) -> impl Iterator<Item = &Pair> {
         let bucket = (hash >> (64 - self.start_bits)) as usize;
-        let bucket = &self.pairs[self.starts[bucket] as usize..self.starts[bucket + 1] as usize];
+        let bucket = &self.sorted[self.starts[bucket] as usize..self.starts[bucket + 1] as usize];
         let same = move |pair: &&Pair| pair.checks == checks;
         let repeats = bucket.iter().filter(same).count();
         let same = bucket.iter().filter(same);
@@ -113,7 +113,7 @@ impl Descent {
     /// Searches the seeds for pairs of pieces that are nowhere yet, and takes what agrees. Whether there is anything.
     pub(super) fn scan(&mut self, patches: &mut [Patch], local: &mut impl Local) -> bool {
         let pairs = Pairs::new(patches);
-        if pairs.pairs.len() < PAIRS_MIN {
+        if pairs.sorted.len() < PAIRS_MIN {
             return false;
         }
         let (mut hits, mut searched) = (Vec::new(), 0);
@@ -136,7 +136,7 @@ impl Descent {
                 start = end;
             }
         }
-        let by_chance = (u128::from(searched) * pairs.pairs.len() as u128) >> 32;
+        let by_chance = (u128::from(searched) * pairs.sorted.len() as u128) >> 32;
         self.take_hits(hits, by_chance as usize, patches, local)
     }
 
