@@ -580,7 +580,7 @@ fn archives() -> (Vec<u8>, Vec<u8>, u64) {
     let version = |changed: bool, order: &dyn Fn(usize) -> usize| -> Vec<u8> {
         let file = |place: usize| {
             let number = order(place);
-            let is_other = changed && number % 5 == 0;
+            let is_other = changed && number.is_multiple_of(5);
             let header = fresh(2000 + number as u64 * 2 + u64::from(changed), 30);
             let content = fresh(
                 5000 + number as u64 * 2 + u64::from(is_other),
@@ -590,7 +590,7 @@ fn archives() -> (Vec<u8>, Vec<u8>, u64) {
         };
         (0..FILES).flat_map(file).collect()
     };
-    let changed = (0..FILES).filter(|number| number % 5 == 0);
+    let changed = (0..FILES).filter(|number| number.is_multiple_of(5));
     let bytes = changed.map(|number| length(number) as u64).sum::<u64>();
     // Each file has two ends, in pieces that hold something else, too.
     let new = version(true, &|place| place * 77 % FILES);
@@ -670,8 +670,9 @@ fn single_pieces_between_changes_of_a_text_were_fetched() {
 /// Where two checks agree by chance, what they suggested is fetched, and not all of the block.
 #[test]
 fn a_wrong_piece_cost_its_whole_block() {
-    let mut new = old();
-    new[MIB..MIB + 10 * KIB].copy_from_slice(&fresh(7, 10 * KIB));
+    // Ten KiB and 7 bytes in place of ten KiB: they take part in eleven pieces.
+    let (before, after) = (&old()[..MIB], &old()[MIB + 10 * KIB..]);
+    let new = [before, &fresh(7, 10 * KIB + 7), after].concat();
     let scene = scene(&new);
     // Two pieces in the middle agree with old bytes that are nowhere else in the new version.
     let lying = manifest_with_hints(&new, |checks| {
@@ -685,7 +686,7 @@ fn a_wrong_piece_cost_its_whole_block() {
     fs::write(scene.target(), old()).unwrap();
     scene.fetch(&[]).must(0);
     scene.must_be_published();
-    assert_eq!(scene.origin.sent(OBJECT), 10 * KIB as u64);
+    assert_eq!(scene.origin.sent(OBJECT), 11 * KIB as u64);
 }
 
 /// Where no anchor is here, pieces are not read.
