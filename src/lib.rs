@@ -119,6 +119,8 @@
 //! | how many connections, which span next, when to give up | [`policy::schedule`]; the reaction to each failure: [`policy::recovery`]; the execution: `engine/transfer/driver.rs` |
 //! | how often one request is repeated | [`policy::attempts`], `engine/remote/retry.rs` |
 //! | how ranges are grouped into requests | [`policy::requests`], `engine/remote/ranges.rs` |
+//! | which leaves are in memory, and where the others are | [`format::leaves`], [`disk::leaf_pages`], `engine/local/leaves.rs` |
+//! | when a search for local blocks begins, and when it ends | `engine/local/mod.rs`, `engine/local/last.rs`; `engine/local/seeds.rs` |
 //! | which offsets the bytes of a response have | `engine/remote/source.rs` |
 //! | where proven blocks go | `engine/transfer/sink.rs`; for a file `engine/transfer/part.rs`, for a reader `engine/transfer/window.rs`, for the store `engine/cache.rs` |
 //! | how long a request waits that a host refused because it limits them | [`policy::refusals`] |

@@ -93,7 +93,7 @@ impl Exit {
                 Exit::Unsafe
             }
             DiskError::ChangedWhileRead { .. } => Exit::Changed,
-            DiskError::NoRoom { .. } => Exit::Disk,
+            DiskError::NoRoom { .. } | DiskError::LeavesLost => Exit::Disk,
             DiskError::Io { .. } if cause.is_out_of_descriptors() => Exit::Failed,
             DiskError::Io {
                 operation:

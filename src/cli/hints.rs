@@ -167,6 +167,7 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
         DiskError::ChangedWhileRead { .. } => {
             Some("run the same command again when no program writes to it")
         }
+        DiskError::LeavesLost => Some("check the disk, then run the same command again"),
         DiskError::NoRoom { .. } => Some(MAKE_ROOM),
     }
 }

@@ -12,7 +12,7 @@ use crate::{
         create::{self, CreateOptions, Input},
         error::Error,
         events::{Event, Events},
-        manifest_file::{self, ManifestFile},
+        manifest_file::{self, CheckedFile},
         sign::Signer,
     },
     format::signature::SignatureArea,
@@ -80,7 +80,7 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
 
 /// Whether there is a manifest with a signature at this path.
 fn is_signed(path: &Path) -> bool {
-    let signature = ManifestFile::open(path).map(|file| file.manifest.signature);
+    let signature = CheckedFile::open(path).map(|file| file.signature);
     signature.is_ok_and(|signature| signature != SignatureArea::Unsigned)
 }
 

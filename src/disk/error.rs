@@ -67,6 +67,8 @@ pub enum DiskError {
     Stopped { path: PathBuf },
     #[error("{} changed while it was read", .path.display())]
     ChangedWhileRead { path: PathBuf },
+    #[error("the temporary file with the leaves of the manifest can no longer be used")]
+    LeavesLost,
     #[error("{} needs {needed} more bytes, and {available} are free on its disk", .path.display())]
     NoRoom {
         path: PathBuf,

@@ -6,6 +6,7 @@ pub mod error;
 pub mod files;
 pub mod journal;
 pub mod lacking;
+pub mod leaf_pages;
 pub mod machine;
 mod names;
 pub mod part;

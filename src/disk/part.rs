@@ -15,7 +15,7 @@ use crate::format::{
     blockset::BlockSet,
     geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
     journal::Place,
-    judge::{self, Leaves, ObjectKey, Proven, Verified},
+    judge::{self, Leaves, ObjectKey, Proven, Verified, VerifiedBlocks},
     tree::{Cv, PartHasher, Root},
 };
 
@@ -49,6 +49,32 @@ impl Stored {
     /// Both together, if the other follows directly in the same object.
     pub fn joined(self, next: Stored) -> Option<Stored> {
         self.0.joined(next.0).map(Stored)
+    }
+}
+
+/// Any blocks of one object that are in a part, one bit each.
+#[derive(Clone, Debug)]
+pub struct StoredBlocks(VerifiedBlocks);
+
+impl StoredBlocks {
+    /// No block of this object.
+    pub fn new(object: ObjectKey) -> StoredBlocks {
+        StoredBlocks(VerifiedBlocks::new(object))
+    }
+
+    /// Adds blocks of the same object.
+    pub fn insert(&mut self, stored: Stored) {
+        self.0.insert(stored.0);
+    }
+
+    /// The blocks.
+    pub fn blocks(&self) -> &BlockSet {
+        self.0.blocks()
+    }
+
+    /// The blocks as ranges, in order.
+    pub fn ranges(&self) -> impl Iterator<Item = Stored> + '_ {
+        self.0.ranges().map(Stored)
     }
 }
 
@@ -111,6 +137,7 @@ impl Part {
     ) -> Result<Option<Stored>, DiskError> {
         let bytes = leaves.geometry().bytes_of(block);
         let buffer = &mut buffer[..bytes.length() as usize];
+        // A read that cannot be judged is not worth its time.
         let is_known = leaves.are_first_use() || leaves.leaf(block).is_some();
         if !is_known || !self.read(buffer, bytes.start)? {
             return Ok(None);

@@ -170,11 +170,15 @@ impl Drop for Temporary {
 
 /// A file without a name, for bytes that do not fit into memory. It disappears when it is closed.
 pub fn spool() -> Result<(File, PathBuf), DiskError> {
-    let path = std::env::temp_dir();
-    let folder = Folder::open(&path)?;
+    spool_in(&std::env::temp_dir())
+}
+
+/// The same in this folder. The path is for messages.
+pub fn spool_in(path: &Path) -> Result<(File, PathBuf), DiskError> {
+    let folder = Folder::open(path)?;
     let (file, name) = folder.create_unused()?;
     folder.remove(&name)?;
-    Ok((file, path))
+    Ok((file, path.to_owned()))
 }
 
 /// Fails if there is a file that may not be replaced.

@@ -196,6 +196,7 @@ impl Stream<'_> {
             sources: vec![Source::http(&context.client, url)],
             // Whether the source serves ranges is unknown: there was no preflight.
             ranges: true,
+            first: None,
             // The blocks are proven against the manifest; bytes after its length are never requested.
             length_proven: true,
             version: None,

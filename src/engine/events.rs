@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::{
     format::{
-        digests::Digest,
+        digests::{Algorithm, Digest},
         geometry::{BlockIndex, BlockSize, ByteRange},
         tree::{Cv, Root},
         trust::Trust,
@@ -194,6 +194,8 @@ pub struct Published {
     pub digests: Vec<Digest>,
     /// What the result is proven against.
     pub trust: Trust,
+    /// The algorithm of the user's own digest, if that digest alone gives the trust of a root.
+    pub proven_by: Option<Algorithm>,
     /// The key that signed the manifest, if the user required one.
     pub key_id: Option<String>,
     /// The strong entity tag of the representation.

@@ -5,54 +5,14 @@
 //! INVARIANT: nothing outside this file makes one.
 
 use bytes::Bytes;
-use parking_lot::RwLock;
 
 use super::{
-    geometry::{BlockIndex, BlockRange, ByteRange, FANOUT, Geometry},
-    tree::{self, Cv, PartHasher, Root},
+    blockset::BlockSet,
+    geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
+    tree::{self, Cv, PartHasher},
 };
 
-/// Which object, in blocks of which size. Proofs of two objects, or of two block sizes, never mix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ObjectKey {
-    id: [u8; 32],
-    geometry: Geometry,
-}
-
-impl ObjectKey {
-    /// An object with a manifest: its root names it.
-    pub fn of_root(root: Root, geometry: Geometry) -> ObjectKey {
-        ObjectKey {
-            id: root.0,
-            geometry,
-        }
-    }
-
-    /// An object without a manifest: the BLAKE3 hash of its length and its validators names it.
-    pub fn of_version(
-        geometry: Geometry,
-        etag: Option<&str>,
-        last_modified: Option<&str>,
-    ) -> ObjectKey {
-        // Derived, so that no root can be the same.
-        let mut hasher = blake3::Hasher::new_derive_key("sapwood 2026 object without a manifest");
-        hasher.update(&geometry.length().to_le_bytes());
-        for text in [etag, last_modified] {
-            let length = text.map_or(u64::MAX, |text| text.len() as u64);
-            hasher.update(&length.to_le_bytes());
-            hasher.update(text.unwrap_or_default().as_bytes());
-        }
-        ObjectKey {
-            id: *hasher.finalize().as_bytes(),
-            geometry,
-        }
-    }
-
-    /// Where its blocks are.
-    pub fn geometry(&self) -> &Geometry {
-        &self.geometry
-    }
-}
+pub use super::leaves::{Leaves, ObjectKey};
 
 /// Blocks whose bytes were hashed and found to be the object's. INVARIANT: only the judge makes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +34,7 @@ impl Verified {
 
     /// Their place in the object.
     pub fn bytes(self) -> ByteRange {
-        self.object.geometry.bytes_of_range(self.blocks)
+        self.object.geometry().bytes_of_range(self.blocks)
     }
 
     /// Both together, if the other follows directly in the same object.
@@ -86,6 +46,42 @@ impl Verified {
         let object = self.object;
         (object == next.object && self.blocks.end == next.blocks.start)
             .then_some(Verified { object, blocks })
+    }
+}
+
+/// Any blocks of one object that were verified, one bit each. INVARIANT: only the judge makes it.
+#[derive(Clone, Debug)]
+pub struct VerifiedBlocks {
+    object: ObjectKey,
+    blocks: BlockSet,
+}
+
+impl VerifiedBlocks {
+    /// No block of this object.
+    pub fn new(object: ObjectKey) -> VerifiedBlocks {
+        let blocks = BlockSet::empty(object.geometry().blocks());
+        VerifiedBlocks { object, blocks }
+    }
+
+    /// Adds blocks.
+    ///
+    /// # Panics
+    /// If they are of another object.
+    pub fn insert(&mut self, verified: Verified) {
+        assert_eq!(verified.object, self.object, "blocks of one object");
+        self.blocks.insert_range(verified.blocks);
+    }
+
+    /// The blocks.
+    pub fn blocks(&self) -> &BlockSet {
+        &self.blocks
+    }
+
+    /// The blocks as ranges, in order.
+    pub fn ranges(&self) -> impl Iterator<Item = Verified> + '_ {
+        let object = self.object;
+        let ranges = self.blocks.ranges();
+        ranges.map(move |blocks| Verified { object, blocks })
     }
 }
 
@@ -162,12 +158,21 @@ pub struct Mismatch {
     pub found: Cv,
 }
 
-/// A block that is wrong, and the blocks that were proven before it and not taken yet.
+/// Why a block is not proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unproven {
+    /// It is another one.
+    Wrong(Mismatch),
+    /// Its leaf is not known, and not learned from what comes first.
+    Unknown,
+}
+
+/// A block that is not proven, and the blocks that were proven before it and not taken yet.
 #[derive(Debug)]
 #[allow(missing_docs, reason = "see the type")]
-pub struct Wrong {
+pub struct Broken {
     pub before: Option<Proven>,
-    pub mismatch: Mismatch,
+    pub why: Unproven,
 }
 
 /// Hashes neighbouring blocks as their bytes come, in order. What was hashed is what is handed on: neighbours that prove are
@@ -212,17 +217,17 @@ impl BlockHasher {
         self.filled == place.length()
     }
 
-    /// Judges the current block, which is whole, and goes on with the next one. The bytes of a wrong one are dropped.
+    /// Judges the current block, which is whole, and goes on with the next one. The bytes of one that is not proven are dropped.
     ///
     /// # Panics
-    /// If bytes are missing, or if its leaf is not known and not learned from what comes first.
-    pub fn finish(&mut self, leaves: &Leaves) -> Result<(), Box<Wrong>> {
+    /// If bytes are missing.
+    pub fn finish(&mut self, leaves: &Leaves) -> Result<(), Box<Broken>> {
         let block = self.block;
         let length = self.geometry.bytes_of(block).length();
         assert_eq!(self.filled, length, "the bytes of block {block}");
-        debug_assert_eq!(self.geometry, leaves.object.geometry);
+        debug_assert_eq!(self.geometry, *leaves.geometry());
         (self.block, self.filled) = (BlockIndex(block.0 + 1), 0);
-        match leaves.compare(block, self.hasher.leaf(&self.geometry)) {
+        match compare(leaves, block, self.hasher.leaf(&self.geometry)) {
             Ok(verified) => {
                 let before = self.proven.map(|(before, _)| before);
                 let all = before.map_or(Some(verified), |before| before.joined(verified));
@@ -230,25 +235,12 @@ impl BlockHasher {
                 self.proven = Some((all, self.chunks.len()));
                 Ok(())
             }
-            Err(mismatch) => {
+            Err(why) => {
                 let before = self.take_proven();
                 self.chunks.clear();
-                Err(Box::new(Wrong { before, mismatch }))
+                Err(Box::new(Broken { before, why }))
             }
         }
-    }
-
-    /// Whether the current block can be judged.
-    pub fn is_known(&self, leaves: &Leaves) -> bool {
-        leaves.first_use || leaves.leaf(self.block).is_some()
-    }
-
-    /// Drops the current block, which is whole, and goes on with the next one. Returns the blocks that proved before it.
-    pub fn discard(&mut self) -> Option<Proven> {
-        (self.block, self.filled) = (BlockIndex(self.block.0 + 1), 0);
-        let before = self.take_proven();
-        self.chunks.clear();
-        before
     }
 
     /// The blocks that proved since the last time.
@@ -260,188 +252,42 @@ impl BlockHasher {
     }
 }
 
-/// The leaves of one page of a manifest, up to [`FANOUT`] neighbouring blocks; empty if none was loaded.
-type Page = Vec<Option<Cv>>;
-
-/// The known leaves of one object, which the judge compares with. Threads share them; they are added page by page or one by one.
-#[derive(Debug)]
-pub struct Leaves {
-    object: ObjectKey,
-    /// Behind locks and not in cells that are written once, so that pages can be forgotten: those of 2^24 blocks are 512 MiB.
-    pages: Box<[RwLock<Page>]>,
-    /// There is no manifest: the first bytes that arrive for a block are trusted, and later ones must equal them.
-    first_use: bool,
-}
-
-impl Leaves {
-    /// All leaves of an object, one for each block. Their root is the object's.
-    ///
-    /// # Panics
-    /// If `values` has not one leaf for each block.
-    pub fn new(geometry: Geometry, values: Vec<Cv>) -> Leaves {
-        assert_eq!(values.len(), geometry.blocks() as usize, "one leaf a block");
-        let leaves = Leaves::empty(ObjectKey::of_root(tree::root_of(&values), geometry));
-        leaves.insert(BlockIndex(0), &values);
-        leaves
-    }
-
-    /// Leaves of an object with a manifest, of which none is known yet.
-    pub fn empty(object: ObjectKey) -> Leaves {
-        let pages = 0..object.geometry.blocks().div_ceil(FANOUT);
-        Leaves {
-            object,
-            pages: pages.map(|_| RwLock::default()).collect(),
-            first_use: false,
-        }
-    }
-
-    /// Leaves of an object without a manifest, learned from what arrives first; these were learned in earlier runs.
-    pub fn first_use(
-        object: ObjectKey,
-        known: impl IntoIterator<Item = (BlockIndex, Cv)>,
-    ) -> Leaves {
-        let leaves = Leaves {
-            first_use: true,
-            ..Leaves::empty(object)
-        };
-        for (block, leaf) in known {
-            if block.0 < object.geometry.blocks() {
-                leaves.get_or_insert(block, leaf);
-            }
-        }
-        leaves
-    }
-
-    /// Whose leaves they are.
-    pub fn object(&self) -> &ObjectKey {
-        &self.object
-    }
-
-    /// Where the blocks are.
-    pub fn geometry(&self) -> &Geometry {
-        &self.object.geometry
-    }
-
-    /// Whether they are learned from what arrives.
-    pub fn are_first_use(&self) -> bool {
-        self.first_use
-    }
-
-    /// Adds leaves of neighbouring blocks that were proven against the root. Known leaves stay as they are.
-    ///
-    /// # Panics
-    /// If the object has fewer blocks.
-    pub fn insert(&self, first: BlockIndex, values: &[Cv]) {
-        let (mut block, mut rest) = (first, values);
-        while !rest.is_empty() {
-            let at = (block.0 % FANOUT) as usize;
-            let (now, later) = rest.split_at(rest.len().min(FANOUT as usize - at));
-            let mut page = self.page(block).write();
-            self.begin_page(block, &mut page);
-            for (known, leaf) in page[at..].iter_mut().zip(now) {
-                known.get_or_insert(*leaf);
-            }
-            rest = later;
-            block = BlockIndex(block.0 + now.len() as u32);
-        }
-    }
-
-    /// The leaf of a block, if it is known.
-    pub fn leaf(&self, block: BlockIndex) -> Option<Cv> {
-        if block.0 >= self.geometry().blocks() {
-            return None;
-        }
-        let page = self.page(block).read();
-        page.get((block.0 % FANOUT) as usize).copied().flatten()
-    }
-
-    /// Whether all are known.
-    pub fn are_complete(&self) -> bool {
-        let is_complete = |page: &RwLock<Page>| {
-            let page = page.read();
-            !page.is_empty() && page.iter().all(Option::is_some)
-        };
-        self.pages.iter().all(is_complete)
-    }
-
-    /// All leaves, as soon as all are known.
-    pub fn all(&self) -> Option<Vec<Cv>> {
-        let mut all = Vec::with_capacity(self.geometry().blocks() as usize);
-        for page in &self.pages {
-            let page = page.read();
-            for leaf in page.iter() {
-                all.push((*leaf)?);
-            }
-        }
-        (all.len() == self.geometry().blocks() as usize).then_some(all)
-    }
-
-    /// Forgets the pages that end within these blocks: memory of a long stream stays bounded. They can be inserted again.
-    ///
-    /// # Panics
-    /// If the leaves are learned from what arrives: other ones could be learned then.
-    pub fn forget(&self, blocks: BlockRange) {
-        assert!(!self.first_use, "trust on first use is not forgotten");
-        let pages = (blocks.start / FANOUT) as usize..(blocks.end / FANOUT) as usize;
-        for page in &self.pages[pages] {
-            *page.write() = Page::new();
-        }
-    }
-
-    fn page(&self, block: BlockIndex) -> &RwLock<Page> {
-        &self.pages[(block.0 / FANOUT) as usize]
-    }
-
-    /// Makes room for the leaves of a page.
-    fn begin_page(&self, block: BlockIndex, page: &mut Page) {
-        if page.is_empty() {
-            let first = block.0 / FANOUT * FANOUT;
-            *page = vec![None; (self.geometry().blocks() - first).min(FANOUT) as usize];
-        }
-    }
-
-    /// The known leaf of a block; if there is none, makes it this one.
-    fn get_or_insert(&self, block: BlockIndex, leaf: Cv) -> Cv {
-        let mut page = self.page(block).write();
-        self.begin_page(block, &mut page);
-        *page[(block.0 % FANOUT) as usize].get_or_insert(leaf)
-    }
-
-    fn compare(&self, block: BlockIndex, found: Cv) -> Result<Verified, Mismatch> {
-        let expected = match self.leaf(block) {
-            Some(leaf) => leaf,
-            None if self.first_use => self.get_or_insert(block, found),
-            None => panic!("the leaf of block {block} is loaded before its bytes are judged"),
-        };
-        let (object, blocks) = (self.object, BlockRange::one(block));
-        match found == expected {
-            true => Ok(Verified { object, blocks }),
-            false => Err(Mismatch {
-                blocks,
-                expected,
-                found,
-            }),
-        }
+/// Compares what a block was hashed to with its leaf.
+fn compare(leaves: &Leaves, block: BlockIndex, found: Cv) -> Result<Verified, Unproven> {
+    let expected = match leaves.leaf(block) {
+        Some(leaf) => leaf,
+        None if leaves.are_first_use() => leaves.get_or_insert(block, found),
+        None => return Err(Unproven::Unknown),
+    };
+    let (object, blocks) = (*leaves.object(), BlockRange::one(block));
+    match found == expected {
+        true => Ok(Verified { object, blocks }),
+        false => Err(Unproven::Wrong(Mismatch {
+            blocks,
+            expected,
+            found,
+        })),
     }
 }
 
 /// Judges the bytes of one block against its leaf.
-///
-/// # Panics
-/// If its leaf is not known and not learned from what comes first.
-pub fn verify(leaves: &Leaves, block: BlockIndex, bytes: &[u8]) -> Result<Verified, Mismatch> {
-    leaves.compare(block, tree::leaf_of(leaves.geometry(), block, bytes))
+pub fn verify(leaves: &Leaves, block: BlockIndex, bytes: &[u8]) -> Result<Verified, Unproven> {
+    compare(
+        leaves,
+        block,
+        tree::leaf_of(leaves.geometry(), block, bytes),
+    )
 }
 
 /// Judges the bytes of one block against its leaf, as [`verify`] does, and hands them on.
 ///
 /// # Panics
-/// If their number is not the length of the block, and as [`verify`].
+/// If their number is not the length of the block.
 pub fn prove(
     leaves: &Leaves,
     block: BlockIndex,
     bytes: impl Into<Bytes>,
-) -> Result<Proven, Mismatch> {
+) -> Result<Proven, Unproven> {
     let bytes = bytes.into();
     let length = leaves.geometry().bytes_of(block).length();
     assert_eq!(bytes.len() as u64, length, "the bytes of block {block}");
@@ -458,7 +304,7 @@ pub fn verify_node(
     hashed: &[Cv],
 ) -> Result<Verified, Mismatch> {
     assert_eq!(hashed.len(), blocks.count() as usize, "one value a block");
-    let found = match blocks == object.geometry.all() {
+    let found = match blocks == object.geometry().all() {
         true => tree::merge_root(hashed).0,
         false => tree::merge(hashed),
     };
@@ -476,7 +322,7 @@ pub fn verify_node(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{geometry::BlockSize, paint};
+    use crate::format::{geometry::BlockSize, paint, tree::Root};
 
     const B: usize = 16 << 10;
 
@@ -512,13 +358,14 @@ mod tests {
         assert!(verify(&leaves, BlockIndex(0), blocks[1]).is_err());
         let mut flipped = blocks[1].to_vec();
         flipped[B - 1] ^= 1;
+        let Err(Unproven::Wrong(wrong)) = verify(&leaves, BlockIndex(1), &flipped) else {
+            panic!("a wrong block");
+        };
+        assert_eq!(Some(wrong.expected), leaves.leaf(BlockIndex(1)));
+        let unknown = Leaves::empty(*leaves.object());
         assert_eq!(
-            Some(
-                verify(&leaves, BlockIndex(1), &flipped)
-                    .unwrap_err()
-                    .expected
-            ),
-            leaves.leaf(BlockIndex(1))
+            verify(&unknown, BlockIndex(1), blocks[1]),
+            Err(Unproven::Unknown)
         );
         assert!(verify(&leaves, BlockIndex(2), &blocks[2][..8]).is_err());
         let two = BlockRange::new(0, 2);
@@ -554,34 +401,6 @@ mod tests {
     }
 
     #[test]
-    fn versions_and_roots_are_other_objects() {
-        let geometry = *version(99).geometry();
-        let other = Geometry::new(99, BlockSize::DEFAULT).unwrap();
-        let root = Root(version(99).id);
-        let texts = [
-            (None, None),
-            (Some("a"), None),
-            (None, Some("a")),
-            (Some(""), None),
-            (Some("ab"), None),
-            (Some("a"), Some("b")),
-        ];
-        let mut all: Vec<ObjectKey> = texts
-            .iter()
-            .map(|(etag, date)| ObjectKey::of_version(geometry, *etag, *date))
-            .collect();
-        all.extend([
-            version(98),
-            version(99),
-            ObjectKey::of_root(root, other),
-            ObjectKey::of_root(Root([0; 32]), geometry),
-        ]);
-        for (i, one) in all.iter().enumerate() {
-            assert_eq!(all.iter().position(|other| one == other), Some(i));
-        }
-    }
-
-    #[test]
     fn proofs_of_two_objects_never_join() {
         let of = |object, range: std::ops::Range<u32>| Verified {
             object,
@@ -605,7 +424,10 @@ mod tests {
                     && let Err(one) = hasher.finish(leaves)
                 {
                     runs.extend(one.before);
-                    wrong.push(one.mismatch.blocks.start);
+                    let Unproven::Wrong(mismatch) = one.why else {
+                        panic!("all leaves are known");
+                    };
+                    wrong.push(mismatch.blocks.start);
                 }
             }
         }
@@ -657,30 +479,5 @@ mod tests {
         let blocks: Vec<BlockRange> = runs.iter().map(|run| run.verified().blocks()).collect();
         assert_eq!(blocks, [BlockRange::new(0, 2), BlockRange::new(3, 4)]);
         assert_eq!(runs[0].chunks().concat(), object[..2 * B]);
-    }
-
-    #[test]
-    fn leaves_come_piecewise_and_go_page_by_page() {
-        for blocks in [1u32, 255, 256, 257, 700] {
-            let geometry = Geometry::new(u64::from(blocks) << 14, BlockSize::MIN).unwrap();
-            let values: Vec<Cv> = (0..blocks)
-                .map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes())
-                .collect();
-            let leaves = Leaves::empty(ObjectKey::of_root(Root([7; 32]), geometry));
-            let middle = blocks as usize / 2;
-            leaves.insert(BlockIndex(blocks / 2), &values[middle..]);
-            assert_eq!(leaves.are_complete(), middle == 0, "{blocks}");
-            assert_eq!(leaves.leaf(BlockIndex(0)).is_some(), middle == 0);
-            leaves.insert(BlockIndex(0), &values[..middle]);
-            assert!(leaves.are_complete(), "{blocks}");
-            assert_eq!(leaves.all(), Some(values.clone()));
-            assert_eq!(leaves.leaf(BlockIndex(blocks)), None);
-            // Pages that do not end within these blocks stay.
-            leaves.forget(BlockRange::new(5.min(blocks), blocks.min(600)));
-            for block in 0..blocks {
-                let is_known = block >= blocks.min(600) / 256 * 256;
-                assert_eq!(leaves.leaf(BlockIndex(block)).is_some(), is_known);
-            }
-        }
     }
 }

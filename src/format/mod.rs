@@ -10,6 +10,7 @@ pub mod journal;
 pub mod judge;
 pub mod keys;
 pub mod layout;
+pub mod leaves;
 pub mod manifest;
 #[doc(hidden)]
 pub mod paint;

@@ -6,7 +6,12 @@ use super::geometry::PIECE;
 
 /// The check of one piece; the last of an object may be shorter than a KiB.
 pub fn piece_of(bytes: &[u8]) -> u16 {
-    checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u16
+    crc_of(bytes) as u16
+}
+
+/// The whole CRC, of which a check is the lower half.
+pub fn crc_of(bytes: &[u8]) -> u32 {
+    checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
 /// Appends the checks of these bytes, which begin at a border of pieces, as the manifest holds them.

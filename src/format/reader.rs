@@ -27,16 +27,6 @@ pub trait InOrder {
     fn give(&mut self, bytes: &[u8]) -> Result<(), Refused>;
 }
 
-impl InOrder for TreeReader {
-    fn want(&self) -> Option<ByteRange> {
-        TreeReader::want(self)
-    }
-
-    fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
-        TreeReader::give(self, bytes)
-    }
-}
-
 impl InOrder for WholeReader {
     fn want(&self) -> Option<ByteRange> {
         WholeReader::want(self)
@@ -59,6 +49,10 @@ pub struct TreeReader {
     anchors: Vec<BlockAnchor>,
     /// Anchors of nodes as the file gives them, the highest level first.
     node_anchors: Vec<Vec<NodeAnchor>>,
+    /// The first block whose anchor is impossible, and the first node, from the lowest level up, whose anchor is not that of its
+    /// children.
+    wrong_block: Option<u32>,
+    wrong_node: Option<(u32, u32)>,
 }
 
 impl TreeReader {
@@ -73,6 +67,8 @@ impl TreeReader {
             current: Vec::new(),
             anchors: Vec::new(),
             node_anchors: vec![Vec::new(); top as usize],
+            wrong_block: None,
+            wrong_node: None,
         }
     }
 
@@ -136,47 +132,107 @@ impl TreeReader {
         };
     }
 
-    /// The proven leaves and their anchors, when nothing more is wanted.
-    pub fn into_pages(self) -> (Vec<Cv>, Vec<BlockAnchor>) {
-        assert!(self.next.is_none(), "the reader still wants bytes");
-        (self.current, self.anchors)
+    /// Takes the page that the last bytes gave, if they gave one: it is not kept.
+    fn take_page(&mut self, group: Group) -> Option<Page> {
+        (group.level == 0).then(|| Page {
+            first: BlockIndex(group.index * FANOUT),
+            leaves: std::mem::take(&mut self.current),
+            anchors: std::mem::take(&mut self.anchors),
+        })
     }
 
-    /// The tree; refuses impossible anchors.
-    fn into_tree(self) -> Result<Tree, Refused> {
-        let TreeReader {
-            layout,
-            current: leaves,
-            anchors,
-            node_anchors,
-            ..
-        } = self;
-        for (index, anchor) in anchors.iter().enumerate() {
-            let block = BlockIndex(index as u32);
-            if !anchor.fits(layout.geometry.bytes_of(block).length()) {
-                return Err(Refused::BlockAnchor(block.0));
-            }
+    /// Compares the anchors of the group that was read last with its place, and with the anchor of the node above it.
+    fn compare_anchors(&mut self, group: Group) {
+        if !self.layout.hints {
+            return;
         }
-        let tree = Tree::new(layout.geometry, leaves, layout.hints.then_some(anchors));
-        for (level, (made, given)) in tree
-            .levels()
-            .iter()
-            .zip(node_anchors.iter().rev())
-            .enumerate()
-        {
-            if let Some(index) = made
-                .anchors
-                .iter()
-                .zip(given)
-                .position(|(made, given)| made != given)
-            {
-                return Err(Refused::NodeAnchor {
-                    level: level as u32 + 1,
-                    index: index as u32,
-                });
+        let geometry = self.layout.geometry;
+        let count = group.count as usize;
+        let depth = (geometry.levels() - group.level) as usize;
+        let smallest = match group.level {
+            0 => {
+                let first = group.index * FANOUT;
+                let anchors = &self.anchors[self.anchors.len() - count..];
+                let blocks = (first..first + group.count)
+                    .map(|block| (block, geometry.bytes_of(BlockIndex(block))));
+                let wrong = |((_, bytes), anchor): &((u32, ByteRange), &BlockAnchor)| {
+                    !anchor.fits(bytes.length())
+                };
+                if let Some(((block, _), _)) = blocks.clone().zip(anchors).find(wrong) {
+                    self.wrong_block.get_or_insert(block);
+                }
+                let placed = blocks.zip(anchors);
+                NodeAnchor::smallest(placed.map(|((_, at), anchor)| anchor.in_object(at.start)))
             }
+            _ => {
+                let anchors = &self.node_anchors[depth];
+                NodeAnchor::smallest(anchors[anchors.len() - count..].iter().copied())
+            }
+        };
+        if depth > 0 && self.node_anchors[depth - 1][group.index as usize] != smallest {
+            let found = (group.level + 1, group.index);
+            self.wrong_node = Some(self.wrong_node.map_or(found, |wrong| wrong.min(found)));
         }
-        Ok(tree)
+    }
+
+    /// Refuses impossible anchors, if all were compared.
+    fn check_anchors(&self) -> Result<(), Refused> {
+        if let Some(block) = self.wrong_block {
+            return Err(Refused::BlockAnchor(block));
+        }
+        match self.wrong_node {
+            Some((level, index)) => Err(Refused::NodeAnchor { level, index }),
+            None => Ok(()),
+        }
+    }
+
+    fn into_tree(self) -> Tree {
+        let hints = self.layout.hints;
+        Tree::new(
+            self.layout.geometry,
+            self.current,
+            hints.then_some(self.anchors),
+        )
+    }
+}
+
+/// The proven leaves of neighbouring blocks, and their anchors if the manifest has hints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The block of the first leaf.
+    pub first: BlockIndex,
+    /// At most [`FANOUT`].
+    pub leaves: Vec<Cv>,
+    /// As many as leaves, or none.
+    pub anchors: Vec<BlockAnchor>,
+}
+
+/// Reads tree and pages in the order of the file, and hands on each page as soon as it is proven: of the leaves none is kept.
+pub struct PageReader<F> {
+    tree: TreeReader,
+    take: F,
+}
+
+impl<F: FnMut(Page)> PageReader<F> {
+    /// Reads the tree of this layout, which must have this root.
+    pub fn new(layout: Layout, root: Root, take: F) -> PageReader<F> {
+        let tree = TreeReader::new(layout, root);
+        PageReader { tree, take }
+    }
+}
+
+impl<F: FnMut(Page)> InOrder for PageReader<F> {
+    fn want(&self) -> Option<ByteRange> {
+        self.tree.want()
+    }
+
+    fn give(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        let group = self.tree.next;
+        self.tree.give(bytes)?;
+        if let Some(page) = group.and_then(|group| self.tree.take_page(group)) {
+            (self.take)(page);
+        }
+        Ok(())
     }
 }
 
@@ -277,6 +333,8 @@ pub struct WholeReader {
     statement: Statement,
     signature: SignatureArea,
     tree: TreeReader,
+    /// Leaves and anchors are kept.
+    keeps: bool,
     /// The section that the next bytes belong to, its hash so far, and how much of it was seen.
     section: usize,
     hasher: blake3::Hasher,
@@ -313,12 +371,22 @@ impl WholeReader {
             statement,
             signature,
             tree,
+            keeps: true,
             section: 0,
             hasher: blake3::Hasher::new(),
             at,
         };
         reader.finish_sections()?;
         Ok(reader)
+    }
+
+    /// The same for a reader that needs no more than the checks: it keeps no leaf.
+    #[must_use]
+    pub fn only_checks(self) -> WholeReader {
+        WholeReader {
+            keeps: false,
+            ..self
+        }
     }
 
     /// The statement in the front.
@@ -344,7 +412,14 @@ impl WholeReader {
         self.hasher.update(bytes);
         self.at += bytes.len() as u64;
         if section.kind < Known::Pieces as u8 {
+            let group = self.tree.next;
             self.tree.give(bytes)?;
+            if let Some(group) = group {
+                self.tree.compare_anchors(group);
+            }
+            if let Some(group) = group.filter(|_| !self.keeps) {
+                self.tree.take_page(group);
+            }
         }
         self.finish_sections()
     }
@@ -367,25 +442,47 @@ impl WholeReader {
     /// The manifest, when nothing more is wanted.
     ///
     /// # Panics
-    /// If more bytes are wanted.
+    /// If more bytes are wanted, or if it only checks.
     pub fn finish(self) -> Result<Manifest, Refused> {
         assert!(self.want().is_none(), "the reader still wants bytes");
+        assert!(self.keeps, "the leaves were kept");
+        self.tree.check_anchors()?;
         Ok(Manifest {
             statement: self.statement,
             signature: self.signature,
-            tree: self.tree.into_tree()?,
+            tree: self.tree.into_tree(),
         })
+    }
+
+    /// What is signed and its signature, when nothing more is wanted.
+    ///
+    /// # Panics
+    /// If more bytes are wanted.
+    pub fn finish_checks(self) -> Result<(Statement, SignatureArea), Refused> {
+        assert!(self.want().is_none(), "the reader still wants bytes");
+        self.tree.check_anchors()?;
+        Ok((self.statement, self.signature))
+    }
+
+    fn read_all(mut self, bytes: &[u8]) -> Result<WholeReader, Refused> {
+        while let Some(want) = self.want() {
+            self.give(&bytes[want.start as usize..want.end as usize])?;
+        }
+        Ok(self)
     }
 }
 
 impl Manifest {
     /// Reads a manifest in memory.
     pub fn from_bytes(bytes: &[u8]) -> Result<Manifest, Refused> {
-        let mut reader = WholeReader::new(bytes, Some(bytes.len() as u64))?;
-        while let Some(want) = reader.want() {
-            reader.give(&bytes[want.start as usize..want.end as usize])?;
-        }
-        reader.finish()
+        let reader = WholeReader::new(bytes, Some(bytes.len() as u64))?;
+        reader.read_all(bytes)?.finish()
+    }
+
+    /// Makes the same checks, and keeps no leaf.
+    pub fn check_bytes(bytes: &[u8]) -> Result<(Statement, SignatureArea), Refused> {
+        let reader = WholeReader::new(bytes, Some(bytes.len() as u64))?;
+        reader.only_checks().read_all(bytes)?.finish_checks()
     }
 }
 

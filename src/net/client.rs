@@ -12,6 +12,7 @@ use crate::policy::{
 
 use super::{
     body::Body,
+    content_range,
     error::NetError,
     hosts::Hosts,
     location::Location,
@@ -73,6 +74,11 @@ impl Client {
         self.options.limit_rate
     }
 
+    /// Whether the rate limit holds bytes back now, and not the connections.
+    pub fn is_held_back(&self) -> bool {
+        self.rate_limit.holds_back()
+    }
+
     /// Sends a request. A 200 is the whole representation even if a range was requested; the caller decides what that means.
     pub async fn send(&self, request: Request<'_>) -> Result<Response, NetError> {
         let exchange = self.exchange(&request).await?;
@@ -102,8 +108,24 @@ impl Client {
         Ok(MultiRangeResponse::Parts(Box::new(parts)))
     }
 
-    /// Sends a request, follows its redirects, and checks the status.
+    /// Sends a request, and once more without its condition if that was not met: some servers refuse every condition, and the
+    /// response shows its version too.
     async fn exchange(&self, request: &Request<'_>) -> Result<Exchange, NetError> {
+        let failed = Failure::Changed(Changed::Precondition);
+        match self.exchange_once(request).await {
+            Err(error) if error.failure == failed && request.condition().is_some() => {
+                let unconditional = Request {
+                    conditional: false,
+                    ..request.clone()
+                };
+                self.exchange_once(&unconditional).await
+            }
+            other => other,
+        }
+    }
+
+    /// Sends a request, follows its redirects, and checks the status.
+    async fn exchange_once(&self, request: &Request<'_>) -> Result<Exchange, NetError> {
         let mut exchange = self.redirects.follow(&self.transport, request).await?;
         let status = exchange.response.status().as_u16();
         let retry_after_ms = retry_after_ms(exchange.response.headers());
@@ -114,6 +136,14 @@ impl Client {
         };
         if let Failure::TooMany { retry_after_ms, .. } = failure {
             exchange.in_flight.refused(retry_after_ms);
+        }
+        let now = content_range::of_unsatisfied(&exchange.response);
+        if request
+            .length
+            .zip(now)
+            .is_some_and(|(wanted, now)| wanted != now)
+        {
+            return Err(NetError::changed(&exchange.location, Changed::Length));
         }
         Err(NetError::new(&exchange.location, failure))
     }

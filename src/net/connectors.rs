@@ -64,6 +64,8 @@ fn build(options: &ClientOptions, route: Route) -> Result<reqwest::Client, reqwe
         .connect_timeout(Duration::from_millis(CONNECT_MS))
         .redirect(redirect::Policy::none())
         .referer(false)
+        // Field names are case-insensitive, but some servers know only `Range`, as curl and browsers write it in HTTP/1.1.
+        .http1_title_case_headers()
         .tcp_nodelay(true);
     if route.fresh {
         builder = builder.pool_max_idle_per_host(0);

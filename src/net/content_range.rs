@@ -1,5 +1,7 @@
 //! `Content-Range` (RFC 9110, 14.4), parsed strictly: it decides where bytes are written.
 
+use reqwest::{StatusCode, header};
+
 use crate::format::geometry::ByteRange;
 
 /// The part of an object that a 206 declares.
@@ -26,6 +28,13 @@ pub fn parse(value: &str) -> Option<ContentRange> {
         bytes: ByteRange::new(first, end),
         total,
     })
+}
+
+/// The length of the whole object that a 416 declares.
+pub fn of_unsatisfied(response: &reqwest::Response) -> Option<u64> {
+    let value = response.headers().get(header::CONTENT_RANGE);
+    let value = value.filter(|_| response.status() == StatusCode::RANGE_NOT_SATISFIABLE)?;
+    parse_unsatisfied(value.to_str().ok()?)
 }
 
 /// The length in the `bytes */TOTAL` of a 416.

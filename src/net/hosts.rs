@@ -12,7 +12,11 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::policy::{refusals::SERVES_MS, reputation::Reputation, schedule::CONNECTIONS_FIRST};
+use crate::policy::{
+    refusals::{REMEMBERED_MAX_MS, SERVES_MS},
+    reputation::Reputation,
+    schedule::CONNECTIONS_FIRST,
+};
 
 /// Requests that are sent together begin within this time, on a busy machine too: when they are refused, that is one refusal.
 const TOGETHER_MS: u64 = 100;
@@ -104,6 +108,7 @@ impl InFlight {
                 .too_many(now, sent, running, retry_after_ms);
             running
         };
+        let retry_after_ms = retry_after_ms.map(|ms| ms.min(REMEMBERED_MAX_MS));
         self.hosts.remember(&self.host, move |before| {
             let mut after = before.repaired(now);
             after.too_many(now, sent, running, retry_after_ms);

@@ -24,6 +24,13 @@ impl RateLimit {
         }
     }
 
+    /// Whether the limit holds bytes back now: those that arrived have used up what was allowed until about now.
+    pub fn holds_back(&self) -> bool {
+        let next = *self.next.lock();
+        self.bytes_per_second.is_some()
+            && next.is_some_and(|next| next + BURST / 4 > Instant::now())
+    }
+
     /// Counts arrived bytes, and waits until more are allowed.
     pub async fn take(&self, bytes: usize) {
         let Some(rate) = self.bytes_per_second else {
@@ -54,6 +61,22 @@ mod tests {
         }
         let took = start.elapsed().as_secs_f64();
         assert!((4.7..=5.3).contains(&took), "{took}");
-        RateLimit::new(None).take(usize::MAX).await;
+        let none = RateLimit::new(None);
+        none.take(usize::MAX).await;
+        assert!(limit.holds_back() && !none.holds_back());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_arrive_more_slowly_are_not_held_back() {
+        let limit = RateLimit::new(Some(1000));
+        assert!(!limit.holds_back());
+        for _ in 0..20 {
+            limit.take(10).await;
+            // Half of the rate.
+            sleep_until(Instant::now() + Duration::from_millis(20)).await;
+        }
+        assert!(!limit.holds_back());
+        limit.take(300).await;
+        assert!(limit.holds_back());
     }
 }

@@ -1,6 +1,6 @@
 //! One request: method, target, range, version and body.
 
-use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::format::{geometry::ByteRange, validators::Validators};
 
@@ -35,6 +35,10 @@ pub struct Request<'a> {
     pub more: &'a [ByteRange],
     /// The wanted version; another one is an error, if the server declares it.
     pub version: Option<&'a Validators>,
+    /// Whether the server is asked to compare the version; the response is compared with it anyway.
+    pub conditional: bool,
+    /// The length that the representation must have; another one in a 416 means that it was replaced. `None`: any, or not known.
+    pub length: Option<u64>,
     /// See [`Body`].
     pub body: Body,
 }
@@ -48,6 +52,8 @@ impl<'a> Request<'a> {
             range: None,
             more: &[],
             version: None,
+            conditional: true,
+            length: None,
             body: Body::Empty,
         }
     }
@@ -74,11 +80,15 @@ impl<'a> Request<'a> {
             let value = HeaderValue::try_from(value).expect("digits are a field value");
             fields.insert(header::RANGE, value);
         }
-        let condition = self
-            .version
-            .and_then(|version| validators::condition(version, self.range.is_some()));
-        fields.extend(condition);
+        fields.extend(self.condition());
         fields
+    }
+
+    /// The field that makes it conditional, if there is one. A whole representation shows its version, and needs none.
+    pub(super) fn condition(&self) -> Option<(HeaderName, HeaderValue)> {
+        let is_conditional = self.conditional && self.range.is_some();
+        let version = self.version.filter(|_| is_conditional);
+        version.and_then(validators::condition)
     }
 }
 
@@ -114,7 +124,13 @@ mod tests {
         assert_eq!(fields(&request), [ranges, some("\"t\""), None]);
         (request.more, request.version) = (&[], Some(&dated));
         assert_eq!(fields(&request), [some("bytes=3-6"), None, some(date)]);
-        request.range = None;
-        assert_eq!(fields(&request), [None, None, None]);
+        request.conditional = false;
+        assert_eq!(fields(&request), [some("bytes=3-6"), None, None]);
+        // A plain GET, as every client sends it.
+        (request.conditional, request.range) = (true, None);
+        for version in [&dated, &tagged] {
+            request.version = Some(version);
+            assert_eq!(fields(&request), [None, None, None]);
+        }
     }
 }

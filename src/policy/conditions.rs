@@ -83,6 +83,14 @@ impl Conditions {
         self.at_least(of_root.max(of_digests(&self.digests)).max(of_server))
     }
 
+    /// The user's own strong digest, if this trust comes from it and not from a root.
+    pub fn digest_behind(&self, trust: Trust) -> Option<&Digest> {
+        let by_digest = trust == Trust::Root && self.root.is_none();
+        self.digests
+            .iter()
+            .find(|digest| by_digest && is_strong(digest))
+    }
+
     /// Fails below the required trust. A key always requires its signature, whatever `require` is.
     fn at_least(&self, found: Trust) -> Result<Trust, Distrust> {
         let required = match self.key {

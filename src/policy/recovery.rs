@@ -13,6 +13,7 @@
 //! | any other bad response | again once; then stop: failed | again once; then drop | again once; then stop: failed | stop: failed |
 //! | changed | stop: changed | drop | stop: changed | start over once; then stop: changed |
 //! | 416 inside the object | again, a try; then stop: failed | again, a try; then drop | again, a try; then stop: failed | stop: later |
+//! | 400, 403, 431, 501 to a range | as 4xx and 5xx | as 4xx and 5xx | one stream | as 4xx and 5xx |
 //! | other 4xx, TLS, no TLS, redirects, unsafe, too large | stop: failed | drop | stop: failed | stop: failed |
 //!
 //! "Again" waits for a backoff that doubles, and at least for the `Retry-After` of a 5xx; "later" as [`refusals`](super::refusals)
@@ -172,6 +173,16 @@ impl Failure {
         )
     }
 
+    /// Whether the same request may succeed without its Range and its conditions: some servers refuse any.
+    pub fn may_be_for_the_range(self) -> bool {
+        matches!(
+            self,
+            Failure::Refused {
+                status: 400 | 403 | 431
+            } | Failure::Server { status: 501, .. }
+        )
+    }
+
     /// The failure that a status stands for, if it is one. `serves`: the host serves other requests.
     pub fn of_status(status: u16, retry_after_ms: Option<u64>, serves: bool) -> Option<Failure> {
         match status {
@@ -277,7 +288,12 @@ pub fn remedy(failure: Failure, phase: Phase, before: Before) -> Remedy {
             Class::Elsewhere | Class::Stop => Remedy::Stop(End::Failed),
         };
     }
+    let last_ranged = Phase::Span {
+        others: false,
+        whole: false,
+    };
     match failure {
+        refused if refused.may_be_for_the_range() && phase == last_ranged => Remedy::OneStream,
         Failure::Unreachable => Remedy::Probe,
         Failure::Stalled => Remedy::Again { least_ms: 0 },
         Failure::Broken | Failure::Server { .. } if before.tries >= before.tries_max => {
@@ -459,6 +475,13 @@ mod tests {
             [again, stream, stream, failed],
             [failed, stream, stream, failed],
         );
+        for (status, single, spent) in [(403, failed, failed), (501, again, later)] {
+            let refused = Failure::of_status(status, None, false).unwrap();
+            let version = if status == 403 { failed } else { later };
+            let first = if status == 403 { Remedy::Drop } else { again };
+            let last = [spent, Remedy::Drop, stream, version];
+            of(&[refused], [single, first, stream, version], last);
+        }
         let other = [
             stop(End::Changed),
             Remedy::Drop,

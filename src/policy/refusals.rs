@@ -3,6 +3,8 @@
 //! While the host serves other requests, a refused one is sent again after 1, 2, 4 ... s. A host that serves nothing is left
 //! alone for 5, 10, 20, 40, 60 s. A `Retry-After` is the least wait, as it is written.
 
+use super::recovery::COOLDOWN_MAX_MS;
+
 /// The first backoff of a refused request; each further one is twice as long.
 const BACKOFF_FIRST_MS: u64 = 1_000;
 /// No backoff is longer.
@@ -15,6 +17,8 @@ const PAUSE_MAX_MS: u64 = 60_000;
 pub const SERVES_MS: u64 = PAUSE_FIRST_MS;
 /// A `Retry-After` beyond a day is taken for a day: no mistake of a server locks a host out for longer.
 pub const RETRY_AFTER_MAX_MS: u64 = 24 * 60 * 60_000;
+/// Other runs remember no more of a `Retry-After` than this, the longest cooldown: it may be of one URL alone.
+pub const REMEMBERED_MAX_MS: u64 = COOLDOWN_MAX_MS;
 
 /// The refusals in a row of one request, or of one source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use sapwood::{
         pieces,
         tree::{self, Cv, PartHasher},
     },
-    policy::descent::{Descent, Find, Local, SeedIndex, Source},
+    policy::descent::{Descent, Find, Local, Part, SeedIndex, Source, without_doubtful},
 };
 
 /// What nginx sends around one answer, and around each part of an answer with several ranges.
@@ -304,15 +304,9 @@ fn land(finds: &[Find], tree: &Tree, old: &mut File, new: &File) -> Result<Lande
                     }
                 }
                 landed.patched += 1;
-                if judge::verify(&leaves, *block, &bytes).is_err() {
-                    landed.refused += 1;
-                    landed.refetched.extend(
-                        parts
-                            .iter()
-                            .filter(|part| part.from.is_some())
-                            .map(|part| part.bytes),
-                    );
-                }
+                let again = repair(&leaves, *block, bytes, parts, new)?;
+                landed.refused += u64::from(!again.is_empty());
+                landed.refetched.extend(again);
             }
             Find::Missing { blocks } => {
                 see(*blocks)?;
@@ -327,6 +321,34 @@ fn land(finds: &[Find], tree: &Tree, old: &mut File, new: &File) -> Result<Lande
     landed.fetched.sort_by_key(|range| range.start);
     landed.refetched.sort_by_key(|range| range.start);
     Ok(landed)
+}
+
+/// What is fetched again of a block: doubtful parts until it verifies, all of it in the end.
+fn repair(
+    leaves: &Leaves,
+    block: BlockIndex,
+    mut bytes: Vec<u8>,
+    parts: &[Part],
+    new: &File,
+) -> Result<Vec<ByteRange>, Failure> {
+    let place = leaves.geometry().bytes_of(block);
+    let (mut parts, mut fetched) = (parts.to_vec(), Vec::new());
+    while judge::verify(leaves, block, &bytes).is_err() {
+        let Some(retried) = without_doubtful(&parts) else {
+            fetched = vec![place];
+            break;
+        };
+        for (part, before) in retried.iter().zip(&parts) {
+            if part.from != before.from {
+                let within = (part.bytes.start - place.start) as usize
+                    ..(part.bytes.end - place.start) as usize;
+                bytes[within].copy_from_slice(&read_new(new, part.bytes)?);
+                fetched.push(part.bytes);
+            }
+        }
+        parts = retried;
+    }
+    Ok(fetched)
 }
 
 fn read_new(new: &File, bytes: ByteRange) -> Result<Vec<u8>, Failure> {

@@ -1,7 +1,7 @@
 //! Fetching over files that are here: only what is nowhere on this machine moves, whatever hints say, and the old version stays
 //! until the new one is whole.
 
-use std::{fs, path::Path};
+use std::{collections::HashSet, fs, path::Path};
 
 use sapwood::format::{
     anchors::{BlockAnchor, Tag},
@@ -570,4 +570,133 @@ fn a_holding_that_changed_is_dropped() {
     fetch("/next.bin");
     assert!(fs::read(scene.path("next.bin")).unwrap() == object);
     assert_eq!(scene.origin.sent("/next.bin"), object.len() as u64);
+}
+
+/// Two versions of an archive of small files: each has a header that changed, some have other content, and all lie elsewhere.
+/// And how many bytes of the new one are nowhere in the old one.
+fn archives() -> (Vec<u8>, Vec<u8>, u64) {
+    const FILES: usize = 600;
+    let length = |number: usize| 2500 + number * 7919 % 6000;
+    let version = |changed: bool, order: &dyn Fn(usize) -> usize| -> Vec<u8> {
+        let file = |place: usize| {
+            let number = order(place);
+            let is_other = changed && number.is_multiple_of(5);
+            let header = fresh(2000 + number as u64 * 2 + u64::from(changed), 30);
+            let content = fresh(
+                5000 + number as u64 * 2 + u64::from(is_other),
+                length(number),
+            );
+            [header, content].concat()
+        };
+        (0..FILES).flat_map(file).collect()
+    };
+    let changed = (0..FILES).filter(|number| number.is_multiple_of(5));
+    let bytes = changed.map(|number| length(number) as u64).sum::<u64>();
+    // Each file has two ends, in pieces that hold something else, too.
+    let new = version(true, &|place| place * 77 % FILES);
+    (version(false, &|place| place), new, bytes + 600 * 1024)
+}
+
+/// The bytes of an object that an update fetches from a server that sends several ranges at once.
+fn fetched_by_update(old: &[u8], new: &[u8]) -> u64 {
+    let (nginx, scene) = (Nginx::start(0), scene(new));
+    fs::write(nginx.www("object.bin"), new).unwrap();
+    let manifest = manifest_with_hints(new, |_| ());
+    fs::write(nginx.www("object.bin.sapwood"), manifest).unwrap();
+    fs::write(scene.target(), old).unwrap();
+    let mut command = sapwood(scene.folder.path());
+    command.args(["--json", "fetch", &nginx.url("object.bin"), "-o", "out"]);
+    let ended = program::run(command).must(0);
+    scene.must_be_published();
+    number(&ended, "bytes_fetched") - number(&ended, "bytes_manifest")
+}
+
+/// Several stretches of a block moved, each by a shift of its own, and a block has one anchor.
+#[test]
+fn small_files_that_moved_within_an_archive_were_fetched() {
+    let (old, new, most) = archives();
+    let fetched = fetched_by_update(&old, &new);
+    assert!(
+        fetched < most,
+        "{fetched} of {} bytes, not {most}",
+        new.len()
+    );
+}
+
+/// Two versions of a table as text: each change makes the text a little longer or shorter. And the pieces that hold a change.
+fn tables() -> (Vec<u8>, Vec<u8>, u64) {
+    let (mut old, mut new, mut changed) = (String::new(), Vec::new(), HashSet::new());
+    let numbers = fresh(42, 64 * 40_000);
+    let (numbers, _) = numbers.as_chunks::<8>();
+    for (row, number) in numbers[..30_000]
+        .iter()
+        .map(|bytes| u64::from_le_bytes(*bytes))
+        .enumerate()
+    {
+        let line = |value: u64| {
+            format!(
+                "{{\"id\": {row}, \"value\": {value}, \"name\": \"n{}\"}}, ",
+                number >> 20
+            )
+        };
+        old.push_str(&line(number % 99_991));
+        let start = new.len() as u64;
+        let is_changed = number >> 56 < 16;
+        let value = if is_changed {
+            number >> 16 & 0xFF_FFFF
+        } else {
+            number % 99_991
+        };
+        new.extend_from_slice(line(value).as_bytes());
+        if is_changed {
+            changed.extend([start / 1024, (new.len() as u64 - 1) / 1024]);
+        }
+    }
+    (old.into_bytes(), new, changed.len() as u64 * 1024)
+}
+
+/// Between two changes there is often one piece, at a shift of its own.
+#[test]
+fn single_pieces_between_changes_of_a_text_were_fetched() {
+    let (old, new, changed) = tables();
+    let fetched = fetched_by_update(&old, &new);
+    assert!(
+        fetched < changed + changed / 20,
+        "{fetched} of {} bytes, {changed} of them in pieces that changed",
+        new.len()
+    );
+}
+
+/// Where two checks agree by chance, what they suggested is fetched, and not all of the block.
+#[test]
+fn a_wrong_piece_cost_its_whole_block() {
+    // Ten KiB and 7 bytes in place of ten KiB: they take part in eleven pieces.
+    let (before, after) = (&old()[..MIB], &old()[MIB + 10 * KIB..]);
+    let new = [before, &fresh(7, 10 * KIB + 7), after].concat();
+    let scene = scene(&new);
+    // Two pieces in the middle agree with old bytes that are nowhere else in the new version.
+    let lying = manifest_with_hints(&new, |checks| {
+        let mut agreeing = Vec::new();
+        let start = MIB + 3 * KIB + 500;
+        pieces::append_pieces(&old()[start..start + 2 * KIB], &mut agreeing);
+        let at = (MIB / KIB + 3) * 2;
+        checks[at..at + 4].copy_from_slice(&agreeing);
+    });
+    scene.origin.put(MANIFEST, lying);
+    fs::write(scene.target(), old()).unwrap();
+    scene.fetch(&[]).must(0);
+    scene.must_be_published();
+    assert_eq!(scene.origin.sent(OBJECT), 11 * KIB as u64);
+}
+
+/// Where no anchor is here, pieces are not read.
+#[test]
+fn pieces_were_read_of_a_file_that_has_nothing_in_common() {
+    let new = old();
+    let scene = scene(&new);
+    fs::write(scene.target(), fresh(77, 8 * MIB)).unwrap();
+    let ended = scene.fetch(&[]).must(0);
+    scene.must_be_published();
+    let manifest = number(&ended, "bytes_manifest");
+    assert!(manifest <= TREE, "{manifest} bytes of the manifest");
 }

@@ -261,3 +261,33 @@ fn given_by_the_user_and_said_by_the_manifest() {
         scene.must_be_empty();
     }
 }
+
+/// What a user's own digest proved was called a root, which no user had given.
+#[test]
+fn what_a_digest_of_the_user_proved_is_named_after_it() {
+    let scene = without_manifest();
+    let sha256 = hex::encode(digest(Algorithm::Sha256, true));
+    let root = scene.root();
+    let told = |more: &[&str]| {
+        let mut command = sapwood(scene.folder.path());
+        command
+            .args(["fetch", &scene.url(), "-o", "out"])
+            .args(more);
+        let told = program::run(command).must(0).stdout;
+        fs::remove_file(scene.target()).unwrap();
+        told
+    };
+    for (more, basis) in [
+        (&["--sha256", &sha256][..], "SHA-256;"),
+        (&["--root", &root, "--sha256", &sha256], "root;"),
+        (&["--digest", &format!("blake3={root}")], "BLAKE3;"),
+    ] {
+        let told = told(more);
+        assert!(
+            told.contains(&format!("proven against its {basis}")),
+            "{told}"
+        );
+    }
+    let ended = scene.fetch(&["--sha256", &sha256]).must(0);
+    assert_eq!(ended.event("published")["trust"], "root");
+}

@@ -15,7 +15,7 @@ const LINES: [&str; 8] = [
     "sapwood fetch URL.missing -o film.mp4",
     "sapwood fetch URL --no-such-flag",
     "sapwood fetch URL -o film.mp4 --root 0000000000000000000000000000000000000000000000000000000000000000",
-    "sapwood fetch URL -o film.mp4  # while it is being replaced",
+    "sapwood fetch URL -o film.mp4  # while its new version is published",
     "sapwood fetch URL -o film.mp4 --patience 2s  # while the server is down",
     "sapwood fetch file:///etc/passwd -o film.mp4",
     "sapwood fetch URL -o /proc/film.mp4",

@@ -224,6 +224,34 @@ fn no_request_is_sent_before_the_time_of_a_retry_after() {
     assert!(ended.all("failed").is_empty());
 }
 
+/// It is of one URL, perhaps by mistake: this run keeps to it, the next ones to the longest cooldown.
+#[test]
+fn a_retry_after_of_days_locked_the_host_out_for_other_runs() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    let slow_down = Lie::StatusWith(429, retry_after(999_999));
+    scene
+        .origin
+        .lie("*", Asks::Anything, Of::First(1), slow_down);
+    let wait = || {
+        let more = [STORE, &["--connections", "1", "--patience", "2s"]].concat();
+        let ended = scene.fetch(&more).must(5);
+        let failed = ended.event("failed");
+        assert!(failed["retry_at"].is_string(), "{failed}");
+        let message = failed["message"].as_str().unwrap().to_owned();
+        let (_, seconds) = message.split_once("may follow in ").unwrap();
+        let (seconds, _) = seconds.split_once(" s").unwrap();
+        seconds.parse::<u64>().unwrap()
+    };
+    let began = Instant::now();
+    assert!(
+        (80_000..=86_401).contains(&wait()),
+        "in this run: a day at most"
+    );
+    assert!((200..=301).contains(&wait()), "in the next run");
+    assert!(began.elapsed() < Duration::from_secs(60));
+    assert_eq!(scene.origin.log().len(), 1);
+}
+
 #[test]
 fn without_a_store_every_run_begins_anew() {
     let scene = Scene::new(MIB, 64 * KIB);

@@ -1,20 +1,23 @@
 //! The memory of the program does not grow with what a server sends.
 
-use std::{fs, process::Command};
+use std::{fs, io::Write, process::Command};
 
 use sapwood::format::{
+    anchors::{self, BlockAnchor, Tag},
     geometry::{BlockSize, Geometry},
     layout::Layout,
-    manifest,
-    statement::{Header, Known, Section, Statement},
+    manifest, paint, pieces,
+    statement::Statement,
     tree::Root,
 };
 
 use crate::support::{
+    claims::{header_of_claims, manifest_of_claims},
     faults::{Fault, Place},
-    objects::{Content, manifest_of},
+    long,
+    objects::{Content, geometry, manifest_of},
     origin::{Asks, Lie, Of},
-    program::{run_measured, sapwood},
+    program::{run_measured, run_timed, sapwood},
     scene::{MANIFEST, OBJECT, Scene},
 };
 
@@ -25,6 +28,9 @@ const BLOCK: u64 = 16 * KIB;
 /// The program itself, bytes on their way of eight connections, and room. No header of 10 MB fits beside that, let alone a
 /// manifest of a gigabyte.
 const PEAK_MAX: u64 = 24 * MIB;
+
+/// With as many blocks as a manifest can claim, beside 64 MiB of old data.
+const CLAIMS_PEAK_MAX: u64 = 100 * MIB;
 
 fn fetch(scene: &Scene) -> Command {
     let mut command = sapwood(scene.folder.path());
@@ -120,24 +126,7 @@ fn a_manifest_that_claims_more_than_the_disk_has_takes_nothing() {
         geometry,
         hints: true,
     };
-    let sections = [
-        (Known::Tree, layout.tree()),
-        (Known::Pages, layout.pages()),
-        (Known::Pieces, layout.pieces()),
-    ];
-    let header = Header {
-        geometry,
-        root: Root([7; 32]),
-        name: String::new(),
-        sequence: 0,
-        published: 0,
-        expires: 0,
-        digests: Vec::new(),
-        unknown_digests: Vec::new(),
-        sections: sections
-            .map(|(kind, bytes)| Section::known(kind, bytes, [7; 32]))
-            .to_vec(),
-    };
+    let header = header_of_claims(layout, Root([7; 32]));
     let scene = Scene::new(LENGTH, BLOCK);
     let path = scene.path("claims");
     let length = header.sections_end();
@@ -154,6 +143,142 @@ fn a_manifest_that_claims_more_than_the_disk_has_takes_nothing() {
     assert!(ended.all("searching").is_empty(), "{ended:?}");
     assert!(peak <= PEAK_MAX, "{} MiB", peak / MIB);
     assert!(fs::read(scene.target()).expect("the old file") == old);
+}
+
+/// A manifest of many blocks, all of which have these hints.
+struct Attack {
+    what: &'static str,
+    anchor: BlockAnchor,
+    pieces: Vec<u16>,
+    /// The user gives it as a file.
+    local: bool,
+}
+
+/// A part of an earlier run is there, so that what is left to fetch, and the room that it needs, is known only later. With room for
+/// all of it the run goes on until the bytes of the server are wrong.
+fn beside_old_data(attack: &Attack, blocks: u32) -> u64 {
+    let Attack {
+        what,
+        anchor,
+        pieces,
+        local,
+    } = attack;
+    let length = u64::from(blocks) * BLOCK;
+    let scene = Scene::new(LENGTH, BLOCK);
+    let manifest = manifest_of_claims(geometry(length, BLOCK), *anchor, pieces);
+    let mut arguments = vec!["--tries", "1"];
+    if *local {
+        let mut file = fs::File::create(scene.path("claims")).expect("a file");
+        for start in (0..manifest.length()).step_by(MIB as usize) {
+            let end = manifest.length().min(start + MIB);
+            file.write_all(&manifest.read(start..end)).expect("a write");
+        }
+        arguments.extend(["--manifest", "claims"]);
+    }
+    scene.origin.put(MANIFEST, manifest);
+    scene.origin.put(OBJECT, Content::Zeros(length));
+    // Each of its blocks has the same anchor.
+    let old = paint::bytes(0, BLOCK as usize).repeat((64 * MIB / BLOCK) as usize);
+    fs::write(scene.target(), &old).expect("a file");
+    fs::write(scene.part(), b"a part").expect("a file");
+    let (ended, peak, cpu) = run_timed(&scene.command(&arguments));
+    println!(
+        "{:4} MiB, {cpu:?} of processors: {what}, {blocks} blocks, exit {:?}",
+        peak / MIB,
+        ended.exit
+    );
+    assert!(matches!(ended.exit, Some(3 | 7)), "{ended:?}");
+    assert_eq!(ended.all("searching").len(), 1, "{ended:?}");
+    assert!(fs::read(scene.target()).expect("the old file") == old);
+    peak
+}
+
+/// A manifest of 2^24 blocks took 4.4 GB beside an old file.
+#[test]
+fn blocks_that_a_manifest_claims_take_no_memory() {
+    let blocks = match long() {
+        true => 1 << 24,
+        false => 1 << 19,
+    };
+    let block = |from| paint::bytes(from, BLOCK as usize);
+    let other = anchors::anchor_of(&block(1 << 40));
+    let same = anchors::anchor_of(&block(0));
+    let zeros = anchors::anchor_of(&vec![0; BLOCK as usize]);
+    let zero = pieces::piece_of(&[0; 1024]);
+    let attack = |what, anchor| Attack {
+        what,
+        anchor,
+        pieces: vec![7],
+        local: false,
+    };
+    let mut attacks = vec![
+        attack("anchors of other data", other),
+        attack("anchors of the old data", same),
+        attack("anchors of zeros", zeros),
+        Attack {
+            local: true,
+            ..attack("a local manifest", same)
+        },
+    ];
+    if long() {
+        // With room for all of it, their pieces would be fetched one by one.
+        attacks.push(Attack {
+            pieces: vec![zero, zero, 7, 7],
+            ..attack("pieces of zeros", other)
+        });
+    }
+    let attacks = attacks.iter();
+    let peaks: Vec<u64> = attacks
+        .map(|attack| beside_old_data(attack, blocks))
+        .collect();
+    assert!(peaks.iter().all(|peak| *peak <= CLAIMS_PEAK_MAX));
+}
+
+/// Anybody can claim any length; only who has the object has its last block.
+#[test]
+fn nothing_is_searched_for_an_object_whose_last_block_cannot_be_had() {
+    let length = 1024 * BLOCK;
+    for (lies, searched) in [(false, 1), (true, 0)] {
+        let scene = Scene::new(LENGTH, BLOCK);
+        let manifest = manifest_of_claims(
+            geometry(length, BLOCK),
+            BlockAnchor::new(Tag::of(9), 0),
+            &[7],
+        );
+        scene.origin.put(MANIFEST, manifest);
+        scene.origin.put(OBJECT, Content::Zeros(length));
+        if lies {
+            let lie = Lie::FlipAt(length - 1);
+            scene.origin.lie(OBJECT, Asks::Anything, Of::All, lie);
+        }
+        fs::write(scene.target(), paint::bytes(0, 999)).expect("a file");
+        let ended = scene.fetch(&["--tries", "1"]).must(3);
+        assert_eq!(ended.all("searching").len(), searched, "{ended:?}");
+    }
+}
+
+/// The last block that was fetched before a search is not fetched again, in this run or a later one.
+#[test]
+fn the_block_that_proves_the_length_is_fetched_once() {
+    let length = 400 * BLOCK + 17;
+    let scene = Scene::new(length, BLOCK);
+    let old = paint::bytes(5 * BLOCK, 3 * BLOCK as usize);
+    let times = || {
+        let bodies = scene.origin.bodies_of(OBJECT).into_iter();
+        let ends = bodies.filter_map(|asked| Some(asked.range?.end));
+        ends.filter(|end| *end >= length).count()
+    };
+    fs::write(scene.target(), &old).expect("a file");
+    scene.fetch(&[]).must(0);
+    assert_eq!(times(), 1);
+    scene.must_be_published();
+    fs::write(scene.target(), &old).expect("a file");
+    let (first, _) = scene.killed_at(length / 2);
+    assert!(first.len() > 10 && scene.part().exists());
+    let ended = scene.fetch(&[]).must(0);
+    assert_eq!(ended.all("searching").len(), 1);
+    assert_eq!(times(), 0);
+    scene.must_be_published();
 }
 
 /// What these tests measure with sees what is taken.

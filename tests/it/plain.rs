@@ -2,13 +2,14 @@
 
 use std::{fs, process::Command};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustix::process::Signal;
 use sapwood::format::digests::{Algorithm, DigestHasher};
 use serde_json::Value;
 
 use crate::support::{
-    objects::Content,
-    origin::{Asks, Lie, Object, Of, Origin},
+    objects::{Content, manifest_of},
+    origin::{Asks, FIRST_BYTES, Lie, Object, Of, Origin},
     program::{self, Ended, bytes_of, sapwood, verified},
     scene::{MANIFEST, OBJECT, Scene, names},
 };
@@ -419,6 +420,131 @@ fn a_part_that_a_manifest_proved_is_not_given_up_for_an_error_of_the_manifest() 
     assert!(resumed(&ended) >= held);
 }
 
+// ---- the first request
+
+/// Its bytes are kept: a small object needs no other one.
+#[test]
+fn the_first_request_was_for_one_byte_that_came_again() {
+    let small = FIRST_BYTES;
+    for length in [1, 777, small - 1, small, small + 1, 3 * small + 5] {
+        let scene = Scene::new(length, BLOCK);
+        scene.origin.remove(MANIFEST);
+        scene.origin.put(OBJECT, alike(&scene.content));
+        let ended = fetch(&scene, &scene.url(), &[]).must(0);
+        scene.must_be_published();
+        let log = scene.origin.log_of(OBJECT);
+        assert_eq!(log[0].range, Some(0..small), "{length}");
+        assert_eq!(log.len() == 1, length <= small, "{length}: {log:?}");
+        assert_eq!(scene.origin.sent(OBJECT), length, "{log:?}");
+        let fetched = ended.event("done")["bytes_fetched"].as_u64().unwrap();
+        let nothing = scene.origin.log_of(MANIFEST)[0].bytes_sent;
+        assert!(
+            (length..=length + 2 * nothing).contains(&fetched),
+            "{length}: {fetched}"
+        );
+    }
+}
+
+/// What is here already is not requested again, not even its first bytes.
+#[test]
+fn what_is_here_needs_no_first_bytes() {
+    let scene = scene();
+    stopped(&scene, &scene.url());
+    fetch(&scene, &scene.url(), &["--store", "store"]).must(0);
+    let again = fetch(&scene, &scene.url(), &["--store", "store"]).must(0);
+    assert_eq!(again.event("published")["unchanged"], true);
+    for asked in scene.origin.log_of(OBJECT) {
+        assert_ne!(asked.range, Some(0..FIRST_BYTES));
+    }
+}
+
+/// A manifest may refuse the object, so it is read before them.
+#[test]
+fn no_first_bytes_are_requested_of_an_object_whose_manifest_is_damaged() {
+    for damaged in [false, true] {
+        let scene = Scene::new(LENGTH, BLOCK);
+        let mut manifest = manifest_of(&scene.content, BLOCK);
+        manifest[100] ^= u8::from(damaged);
+        scene.origin.put(MANIFEST, manifest);
+        fetch(&scene, &scene.url(), &[]).must(if damaged { 3 } else { 0 });
+        let log = scene.origin.log();
+        assert_eq!(log[0].path, MANIFEST, "{log:?}");
+        assert_eq!(log[1].range, Some(0..1), "{log:?}");
+        assert!(!damaged || scene.origin.bodies_of(OBJECT).is_empty());
+    }
+}
+
+/// whitenoise has 416 for one byte, althttpd 200.
+#[test]
+fn a_server_without_ranges_sent_its_body_twice() {
+    for lies in [
+        vec![Lie::NoRanges],
+        vec![Lie::NoRanges, Lie::Chunked],
+        vec![
+            Lie::NoRanges,
+            Lie::Without("ETag"),
+            Lie::Without("Last-Modified"),
+        ],
+    ] {
+        for length in [777, LENGTH] {
+            let scene = Scene::new(length, BLOCK);
+            scene.origin.remove(MANIFEST);
+            scene.origin.put(OBJECT, alike(&scene.content));
+            for lie in &lies {
+                scene
+                    .origin
+                    .lie(OBJECT, Asks::Anything, Of::All, lie.clone());
+            }
+            fetch(&scene, &scene.url(), &[]).must(0);
+            scene.must_be_published();
+            let log = scene.origin.log_of(OBJECT);
+            assert_eq!(log.len(), 1, "{lies:?}: {log:?}");
+        }
+    }
+    // One byte is refused, and nothing else.
+    let scene = Scene::new(777, BLOCK);
+    scene.origin.remove(MANIFEST);
+    scene
+        .origin
+        .lie(OBJECT, Asks::Anything, Of::All, Lie::NoOneByte);
+    fetch(&scene, &scene.url(), &[]).must(0);
+    assert_eq!(scene.origin.log_of(OBJECT).len(), 1);
+}
+
+#[test]
+fn first_bytes_that_end_early_go_on() {
+    for lie in [
+        Lie::EndEarly(1000),
+        Lie::EndEarly(30_000),
+        Lie::CloseAfter(30_000),
+        Lie::CloseAfter(0),
+    ] {
+        let scene = Scene::new(3 * MIB, BLOCK);
+        scene.origin.remove(MANIFEST);
+        scene.origin.put(OBJECT, alike(&scene.content));
+        scene
+            .origin
+            .lie(OBJECT, Asks::Preflight, Of::All, lie.clone());
+        let ended = fetch(&scene, &scene.url(), &[]).must(0);
+        scene.must_be_published();
+        assert_eq!(scene.origin.sent(OBJECT), scene.length(), "{lie:?}");
+        assert!(ended.all("retry").is_empty(), "{lie:?}");
+    }
+}
+
+/// Some servers have a Content-MD5 of what they send.
+#[test]
+fn a_digest_of_the_first_bytes_is_none_of_the_object() {
+    let scene = scene();
+    let mut hasher = DigestHasher::new(Algorithm::Md5);
+    hasher.update(&scene.content.read(0..FIRST_BYTES));
+    let md5 = STANDARD.encode(hex::decode(hasher.finish().hex()).unwrap());
+    let of_part = Lie::Header("Content-MD5", md5);
+    scene.origin.lie(OBJECT, Asks::Preflight, Of::All, of_part);
+    let ended = fetch(&scene, &scene.url(), &[]).must(0);
+    assert_eq!(ended.event("published")["trust"], "none");
+}
+
 // ---- servers that keep to the rules in their own way
 
 /// One with a Last-Modified only, which many small servers send.
@@ -469,6 +595,59 @@ fn a_type_alone_makes_no_page_of_an_object_that_was_replaced() {
     scene.must_be_published();
 }
 
+/// Sanic and Rack's file servers send no Date; the time at which a response comes is as good (RFC 9110, 6.6.1).
+#[test]
+fn a_last_modified_without_a_date_was_no_validator() {
+    let scene = scene();
+    let headers = vec![("Last-Modified".to_owned(), DATE.to_owned())];
+    let content = scene.content.clone();
+    scene.origin.put(OBJECT, Object { content, headers });
+    let held = stopped(&scene, &scene.url());
+    let ended = fetch(&scene, &scene.url(), &[]).must(0);
+    assert!(resumed(&ended) >= held);
+    scene.must_be_published();
+}
+
+/// Weborf ignores `range`, and reads `Range`, as curl and browsers write it in HTTP/1.1.
+#[test]
+fn field_names_in_lower_case_were_ignored_by_a_server() {
+    let scene = scene();
+    fetch(&scene, &scene.url(), &["-H", "x-from: here"]).must(0);
+    for asked in scene.origin.log() {
+        for (name, _) in &asked.headers {
+            let of_words = |word: &str| word.starts_with(|first: char| first.is_uppercase());
+            assert!(name.split('-').all(of_words), "{name}");
+        }
+    }
+}
+
+/// busybox's httpd calls every range text/html.
+#[test]
+fn a_server_that_calls_every_range_a_page_was_said_to_want_a_login() {
+    let page = Lie::Header("Content-Type", "text/html".to_owned());
+    for manifest in [true, false] {
+        let scene = Scene::new(LENGTH, BLOCK);
+        scene.origin.put(OBJECT, dated(&scene.content));
+        if !manifest {
+            scene.origin.remove(MANIFEST);
+        }
+        for asks in [Asks::Preflight, Asks::Range] {
+            scene.origin.lie(OBJECT, asks, Of::All, page.clone());
+        }
+        fetch(&scene, &scene.url(), &[]).must(0);
+        scene.must_be_published();
+    }
+    // What begins like a page is one.
+    let scene = scene();
+    let login = Content::Bytes(b"<!DOCTYPE html><p>Log in".to_vec());
+    scene.origin.put(OBJECT, dated(&login));
+    scene.origin.lie(OBJECT, Asks::Anything, Of::All, page);
+    let ended = fetch(&scene, &scene.url(), &[]).must(1);
+    let message = ended.event("failed")["message"].to_string();
+    assert!(message.contains("requires a login"), "{message}");
+    assert!(!scene.target().exists());
+}
+
 #[test]
 fn servers_whose_answers_to_a_range_are_odd_were_given_up() {
     let last = LENGTH - 1;
@@ -503,6 +682,57 @@ fn servers_whose_answers_to_a_range_are_odd_were_given_up() {
     scene.must_be_published();
 }
 
+/// To any Range but the first, or to any condition: curl and wget send neither.
+#[test]
+fn servers_that_refuse_ranges_or_conditions_got_no_plain_get() {
+    for manifest in [true, false] {
+        for (asks, statuses) in [
+            (Asks::Range, &[400, 403, 431, 501][..]),
+            (Asks::Conditional, &[400, 403, 412, 501]),
+        ] {
+            for status in statuses {
+                let scene = Scene::new(LENGTH, BLOCK);
+                scene.origin.put(OBJECT, alike(&scene.content));
+                if !manifest {
+                    scene.origin.remove(MANIFEST);
+                }
+                scene.origin.lie("*", asks, Of::All, Lie::Status(*status));
+                let what = format!("manifest {manifest}, {asks:?}: {status}");
+                let ended = fetch(&scene, &scene.url(), &["--patience", "5s"]);
+                assert_eq!(ended.exit, Some(0), "{what}: {ended:?}");
+                let trust = if manifest { "manifest" } else { "none" };
+                assert_eq!(ended.event("published")["trust"], trust, "{what}");
+                scene.must_be_published();
+                let fetched = ended.event("done")["bytes_fetched"].as_u64().unwrap();
+                assert!(fetched < 2 * LENGTH, "{what}: {fetched}");
+            }
+        }
+    }
+}
+
+/// What refuses ranges of the object refuses that of its manifest, which is not missing.
+#[test]
+fn a_manifest_whose_first_range_is_refused_was_taken_for_missing() {
+    for status in [400, 403, 431, 501] {
+        let scene = Scene::new(LENGTH, BLOCK);
+        for asks in [Asks::Range, Asks::Preflight] {
+            scene.origin.lie("*", asks, Of::All, Lie::Status(status));
+        }
+        let ended = fetch(&scene, &scene.url(), &["--patience", "5s"]);
+        assert_eq!(ended.exit, Some(0), "{status}: {ended:?}");
+        assert_eq!(ended.event("published")["trust"], "manifest", "{status}");
+        scene.must_be_published();
+    }
+    // Stores that hide which names they have: one request more, and no manifest.
+    let scene = Scene::new(BLOCK, BLOCK);
+    scene
+        .origin
+        .lie(MANIFEST, Asks::Anything, Of::All, Lie::Status(403));
+    let ended = fetch(&scene, &scene.url(), &[]).must(0);
+    assert_eq!(ended.event("published")["trust"], "none");
+    assert_eq!(scene.origin.log_of(MANIFEST).len(), 2);
+}
+
 #[test]
 fn a_redirect_with_raw_letters_and_blanks_led_nowhere() {
     for (to, there) in [
@@ -516,5 +746,37 @@ fn a_redirect_with_raw_letters_and_blanks_led_nowhere() {
         let ended = fetch(&scene, &scene.url(), &[]);
         assert_eq!(ended.exit, Some(0), "{to}: {ended:?}");
         scene.must_be_published();
+    }
+}
+
+/// A file that became shorter has no more bytes where the next request begins.
+#[test]
+fn a_416_with_another_total_was_a_failure_and_not_another_object() {
+    let now = 2 * MIB;
+    let scene = || {
+        let scene = Scene::new(6 * MIB, BLOCK);
+        scene.origin.remove(MANIFEST);
+        scene.origin.put(OBJECT, alike(&scene.content));
+        scene.origin.put("/shorter", alike(&Content::Painted(now)));
+        let cut = Lie::CloseAfter(4 * MIB);
+        scene.origin.lie(OBJECT, Asks::Body, Of::First(1), cut);
+        scene
+    };
+    // For good: the shorter one is fetched.
+    let shorter = scene();
+    for asks in [Asks::Body, Asks::Preflight] {
+        let lie = Lie::Instead("/shorter");
+        shorter.origin.lie(OBJECT, asks, Of::From(2), lie);
+    }
+    fetch(&shorter, &shorter.url(), &[]).must(0);
+    shorter.must_hold(&Content::Painted(now));
+    // Now and then: no version can be told.
+    for others in [vec![], vec![("Content-Range", format!("bytes */{now}"))]] {
+        let scene = scene();
+        let expected = if others.is_empty() { 1 } else { 4 };
+        let lie = Lie::StatusWith(416, others);
+        scene.origin.lie(OBJECT, Asks::Body, Of::From(2), lie);
+        let ended = fetch(&scene, &scene.url(), &["--tries", "2"]);
+        assert_eq!(ended.exit, Some(expected), "{ended:?}");
     }
 }

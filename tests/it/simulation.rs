@@ -726,8 +726,10 @@ impl World {
                 false => *known.failures.entry(lacked).or_default() += 1,
             }
         }
-        // A server that answers in several parts is asked for the whole from then on.
-        if failure == Failure::BadResponse(BadResponse::Multipart) && !request.whole {
+        // A server that answers in several parts is asked for the whole from then on, and so is the last one if it refuses a range.
+        let refused = failure.may_be_for_the_range() && self.others(request.source).count() == 0;
+        let multipart = failure == Failure::BadResponse(BadResponse::Multipart);
+        if (multipart || refused) && !request.whole {
             self.known[request.source].no_ranges = true;
         }
         self.stopped = Some((request, failure));

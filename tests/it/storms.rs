@@ -155,10 +155,11 @@ fn rows() -> Vec<Row> {
         passes("S09a"), refused("S09a"), refused("S09b"), refused("S09c"), refused("S09d"), refused("S09e"),
         row("S10a", All, ends(3).costs(2.0 * ONCE, 2.0 * ONCE), useless), row("S10b", All, ends(3), useless), row("S10c", All, ends(0), useless),
         both("S11", All, ends(0)),
-        refused("S12a"), refused("S12b"), both("S12c", All, ends(0).whole()),
+        refused("S12a"), row("S12b", All, ends(1), ends(4)), both("S12c", All, ends(0).whole()),
         passes("S13a"), both("S13a", All, ends(0)), row("S13b", All, ends(4), useless),
         both("S14a", All, ends(0)), passes("S14b"), both("S14c", All, ends(0)), passes("S14d"), refused("S14d"),
-        row("S14e", First(2), ends(0).costs(2.0, 2.0 * WHOLE), ends(0).costs(2.0, 2.0 * WHOLE)),
+        // The first response is read as the body, so both that break cost all of it.
+        row("S14e", First(2), ends(0).costs(2.0, 2.0 * WHOLE), ends(0).costs(2.0, 3.0 * WHOLE)),
         both("S15a", All, ends(0).whole()), both("S15b", All, ends(0).whole()),
         row("S16a", All, ends(0), ends(0).whole()), row("S16b", All, ends(0), ends(0).whole()), row("S16c", All, ends(0), ends(0).whole()),
         row("S16d", All, ends(3).costs(2.0 * ONCE, 2.0 * ONCE), useless),

@@ -18,8 +18,8 @@ from .origin import START_TIMEOUT_S, Origin
 from .programs import TARGET, Failure, program_path, say, version_of
 from .section import Contender, Goal, Section, hash_of, published_of
 
-# zsyncmake takes 2048 for files below 100 MB and 4096 above.
-ZSYNC_BLOCKS = (2048, 4096)
+# zsyncmake takes 2048 for files below 100 MB and 4096 above; for small changes 1024 moves less.
+ZSYNC_BLOCKS = (1024, 2048, 4096)
 PAGE = 4096
 
 
@@ -334,6 +334,89 @@ class DeltaPackages(Versions):
         unfinished.rename(path)
         shutil.rmtree(with_package)
         return path
+
+
+class DeltaData(Versions):
+    """Two versions of a numpy wheel, and JSON with 1 % of its values changed, on one line and on many. See Versions for what is counted."""
+
+    name = "delta-data"
+    PAIRS = (Pair("wheel", 0.999, suffix=".whl"), Pair("json", 0.95, suffix=".json"), Pair("lines", 0.95, suffix=".jsonl"))
+    contenders = contenders_of(PAIRS)
+    goals = goals_of(PAIRS)
+
+    WHEELS = ("numpy==2.1.0", "numpy==2.1.1")
+    WHEEL = "--no-deps --only-binary=:all: --python-version 3.11 --platform manylinux2014_x86_64"
+    RECORDS = 150_000
+    CHANGED = 0.01
+
+    def programs(self):
+        return {"pip", *super().programs()}
+
+    def begin(self):
+        self.folder = TARGET / "delta-inputs" / "data"
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def make(self, pair):
+        if pair.name == "wheel":
+            return tuple(self.wheel(which, f"{number}.whl") for number, which in enumerate(self.WHEELS))
+        old, new = (self.folder / f"{pair.name}-{version}{pair.suffix}" for version in ("old", "new"))
+        if not new.exists():
+            records = self.records()
+            self.write(records, old)
+            self.change(records)
+            self.write(records, new)
+        return old, new
+
+    def wheel(self, which, name):
+        path = self.folder / name
+        say(f"pip download {self.WHEEL} {which}: {path}")
+        if path.exists():
+            return path
+        folder = Path(self.bench.fresh_run())
+        run = subprocess.run([program_path("pip"), "--quiet", "download", *self.WHEEL.split(), "--dest", folder, which],
+                             capture_output=True, text=True)
+        if run.returncode != 0:
+            raise Failure(f"pip download {which} failed\n{run.stderr[-2000:]}")
+        (downloaded,) = folder.glob("*.whl")
+        shutil.move(downloaded, path)
+        shutil.rmtree(folder)
+        return path
+
+    def records(self):
+        chance = random.Random(1)
+        names = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliet", "kilo", "lima")
+        return [{
+            "id": number,
+            "name": f"{chance.choice(names)}-{chance.randrange(10**6)}",
+            "email": f"{chance.choice(names)}{chance.randrange(10**5)}@example.org",
+            "balance": round(chance.uniform(-1e4, 1e4), 2),
+            "active": chance.random() < 0.5,
+            "score": chance.randrange(10 ** chance.randrange(1, 8)),
+            "created": f"20{chance.randrange(10, 25)}-{chance.randrange(1, 13):02}-{chance.randrange(1, 29):02}",
+            "tags": [chance.choice(names) for _ in range(chance.randrange(5))],
+        } for number in range(self.RECORDS)]
+
+    def change(self, records):
+        chance = random.Random(2)
+        for record in records:
+            for key in ("name", "email", "balance", "score", "created"):
+                if chance.random() >= self.CHANGED:
+                    continue
+                record[key] = {
+                    "balance": lambda: round(chance.uniform(-1e4, 1e4), 2),
+                    "score": lambda: chance.randrange(10 ** chance.randrange(1, 8)),
+                    "created": lambda: f"20{chance.randrange(10, 25)}{record['created'][4:]}",
+                }.get(key, lambda: record[key] + str(chance.randrange(1000)))()
+
+    def write(self, records, path):
+        say(f"{path}: {len(records)} records")
+        unfinished = self.folder / "unfinished"
+        with open(unfinished, "w") as text:
+            if path.suffix == ".json":
+                json.dump(records, text)
+            else:
+                text.writelines(json.dumps(record) + "\n" for record in records)
+        unfinished.rename(path)
 
 
 class DeltaLarge(Versions):

@@ -46,6 +46,7 @@ PROGRAMS = {
     "ffmpeg": Program("-version", package="ffmpeg"),
     "mktorrent": Program("-h", package="mktorrent"),
     "nginx": Program("-v", package="nginx-light"),
+    "pip": Program("--version"),
     "openssl": Program("version", package="openssl"),
     "dpkg-deb": Program("--version"),
     "relay": Program(""),

@@ -60,6 +60,13 @@ class Section:
     def enter(self, stack):
         raise NotImplementedError
 
+    def run(self):
+        """The section's part of the report; its "wrong" names results that were not right."""
+        return self.bench.run(self)
+
+    def show(self, report):
+        self.bench.show(report)
+
     def prepare(self, contender, run):
         """What is set up before each run, in its folder or elsewhere."""
 

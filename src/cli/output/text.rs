@@ -230,7 +230,10 @@ fn of_published(published: &Published) -> String {
     };
     let proven = match published.end_known {
         true if published.trust == Trust::default() => "NOT verified".to_owned(),
-        true => format!("proven against its {}", published.trust.basis()),
+        true => match published.proven_by {
+            Some(algorithm) => format!("proven against its {}", algorithm.name().to_uppercase()),
+            None => format!("proven against its {}", published.trust.basis()),
+        },
         false => "NOT verified, and perhaps not all".to_owned(),
     };
     let mut line = format!(

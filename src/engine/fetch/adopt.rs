@@ -8,6 +8,7 @@ use crate::{
         state::{Arrived, Provenance},
         store::{Store, StoreError},
     },
+    engine::local::TREE_BLOCKS_MAX,
     format::{
         anchors::BlockAnchor, geometry::BlockIndex, judge::Leaves, manifest::Tree, tree::Root,
         validators::Validators,
@@ -33,16 +34,17 @@ pub async fn arrived_before(run: &mut Run<'_>, validators: &Validators) -> Optio
     run.in_store(look_up).await.flatten()
 }
 
-/// The tree of an object whose leaves are all known, with the anchors of its manifest. `None`: there is no store to keep it.
+/// The tree of an object whose leaves are all known, with the anchors of its manifest. `None`: there is no store to keep it, or it
+/// has too many blocks.
 pub fn tree_to_store(
     run: &Run<'_>,
     leaves: &Leaves,
     anchors: Option<Vec<BlockAnchor>>,
 ) -> Option<Tree> {
-    if !run.context.store.is_some() {
+    let geometry = *leaves.geometry();
+    if !run.context.store.is_some() || geometry.blocks() > TREE_BLOCKS_MAX {
         return None;
     }
-    let geometry = *leaves.geometry();
     // Anchors are unproven hints: drop one that points outside its block.
     let fits = |(block, anchor): (BlockIndex, BlockAnchor)| match anchor
         .fits(geometry.bytes_of(block).length())

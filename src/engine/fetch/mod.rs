@@ -57,27 +57,35 @@ pub async fn fetch(
 }
 
 async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Error> {
+    let (locked, nothing_is_here) = nothing_is_here(locked).await?;
     let request = OpenRequest {
         url: &run.options.url,
         mirrors: &run.options.mirrors,
         manifest: run.options.manifest.as_ref(),
+        keeps_first: nothing_is_here && run.options.takes_any_object(),
     };
     let opened = reported(&mut *run.events, remote::open(&run.context, &request)).await?;
     match opened {
         Opened::WithManifest(object) => with_manifest::fetch(run, locked, *object).await,
-        Opened::WithoutManifest {
-            url,
-            preflight,
-            unread,
-        } => {
+        Opened::WithoutManifest { url, first, unread } => {
             let locked = match unread {
                 Some(error) => go_on_without(run, locked, *error).await?,
                 None => locked,
             };
             run.options.url = url;
-            Box::pin(without_manifest::fetch(run, locked, *preflight)).await
+            Box::pin(without_manifest::fetch(run, locked, *first)).await
         }
     }
+}
+
+/// Whether there is neither a file under the final name nor a part.
+async fn nothing_is_here(locked: Locked) -> Result<(Locked, bool), Error> {
+    let found = blocking::on_disk(move || {
+        let destination = locked.destination();
+        let nothing = destination.existing()?.is_none() && !destination.has_part()?;
+        Ok((locked, nothing))
+    });
+    Ok(found.await?)
 }
 
 /// Goes on without a manifest that cannot be read, unless the user requires one, or the part was proven against it: without it, that

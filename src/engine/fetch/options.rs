@@ -64,6 +64,12 @@ impl FetchOptions {
             journal: None,
         }
     }
+
+    /// Whether nothing that the first response shows could refuse the object.
+    pub(super) fn takes_any_object(&self) -> bool {
+        !self.requires_manifest() && self.max_size.is_none()
+    }
+
     /// Whether the object may not be fetched without its manifest.
     pub(super) fn requires_manifest(&self) -> bool {
         let named = self.manifest.as_ref();

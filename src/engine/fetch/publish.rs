@@ -127,6 +127,10 @@ async fn published(
         sha256,
         digests: proof.digests,
         trust: proof.trust,
+        proven_by: run
+            .conditions()
+            .digest_behind(proof.trust)
+            .map(Digest::algorithm),
         key_id,
         etag: proof.validators.etag,
         last_modified: proof.validators.last_modified,

@@ -14,7 +14,7 @@ use crate::{
         remote::{
             preflight::retried_whole,
             retry::{Attempts, reported},
-            source::{Source, SourceResponse},
+            source::{Extent, Source, SourceResponse},
         },
     },
     format::{
@@ -119,6 +119,7 @@ pub async fn fetch(
     run: &mut Run<'_>,
     locked: Locked,
     expected: Expected,
+    first: Option<Box<SourceResponse>>,
 ) -> Result<Published, Error> {
     // An unknown length makes an identity that no later run continues.
     let geometry = Geometry::new(0, BlockSize::DEFAULT).expect("one empty block");
@@ -132,7 +133,10 @@ pub async fn fetch(
     // Opening the part drops what an earlier run left there: only for a response that can be used.
     let source = Source::http(&run.context.client, &run.options.url);
     let limits = run.context.limits_now();
-    let response = reported(&mut *run.events, retried_whole(&source, &limits)).await?;
+    let response = match first.filter(|first| matches!(first.extent(), Extent::Whole { .. })) {
+        Some(first) => *first,
+        None => reported(&mut *run.events, retried_whole(&source, &limits)).await?,
+    };
     let (locked, opened) = run.open_part(locked, &identity, trust, 0).await?;
     let algorithms: Vec<Algorithm> = expected.digests.iter().map(Digest::algorithm).collect();
     let (mut writer, end_declared) =

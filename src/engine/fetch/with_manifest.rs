@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    disk::{destination::Locked, part::Stored},
+    disk::{destination::Locked, part::StoredBlocks},
     engine::{
         error::Error,
         events::{Event, Published},
@@ -67,7 +67,7 @@ async fn attempt(
         header,
         trust,
         identity,
-        found,
+        mut found,
     } = match describe(run, &locked, room, object).await? {
         Ok(described) => described,
         Err((identity, proof)) => {
@@ -76,12 +76,12 @@ async fn attempt(
                 .map(Attempt::Published);
         }
     };
-    let Found { search, anchors } = found;
-    let bytes_local = search.bytes_local(&header.geometry);
+    let anchors = found.anchors.take();
+    let bytes_local = found.search.bytes_local(&header.geometry);
     let (locked, mut opened) = run.open_part(locked, &identity, trust, bytes_local).await?;
     let (mut copied, leaves) = local::copy_found(
         &run.context,
-        search,
+        found,
         &mut opened,
         &object.sources[0],
         run.events,
@@ -151,6 +151,7 @@ async fn replacement(
         url: &run.options.url,
         mirrors: &run.options.mirrors,
         manifest: run.options.manifest.as_ref(),
+        keeps_first: false,
     };
     let now = match remote::open(&run.context, &request).await {
         Ok(Opened::WithManifest(now)) if now.manifest.header().root != root => *now,
@@ -172,7 +173,7 @@ fn to_transfer(
     object: &Object,
     leaves: &Arc<Leaves>,
     trust: Trust,
-    copied: Vec<Stored>,
+    copied: StoredBlocks,
 ) -> PartTransfer {
     let source = |url: &Location| Source::http(&run.context.client, url);
     PartTransfer {
@@ -180,6 +181,7 @@ fn to_transfer(
             leaves: leaves.clone(),
             sources: object.sources.iter().map(source).collect(),
             ranges: object.preflight.ranges,
+            first: None,
             length_proven: trust.is_signed(),
             version: None,
             connections_max: run.context.useful_connections(),
@@ -233,7 +235,7 @@ async fn describe(
         if let Some(available) = room {
             has_room(locked, header.geometry.length(), available)?;
         }
-        match find_local(run, locked, manifest).await {
+        match find_local(run, locked, object, trust).await {
             Ok(found) => {
                 return Ok(Ok(Described {
                     header,
@@ -260,7 +262,8 @@ async fn describe(
 async fn find_local(
     run: &mut Run<'_>,
     locked: &Locked,
-    manifest: &mut OpenManifest,
+    object: &mut Object,
+    trust: Trust,
 ) -> Result<Found, Error> {
     let before = run.context.client.bytes_fetched();
     let request = FindRequest {
@@ -268,11 +271,18 @@ async fn find_local(
         target: locked.destination().path(),
         seeds: run.options.seeds.clone(),
         seed_store: run.options.seed_store,
+        source: object.sources[0].clone(),
+        part: locked.destination().part_path(),
+        length_proven: trust.is_signed(),
         root_given: run.options.root.is_some(),
         key_id: run.options.key.as_ref().map(PublicKey::id_hex),
     };
+    let manifest = &mut object.manifest;
     let found = local::find(&run.context, &request, &run.stop, manifest, run.events).await;
-    run.bytes_manifest += run.context.client.bytes_fetched() - before;
+    let last = found.as_ref().ok().and_then(|found| found.last.as_ref());
+    let of_object = last.map_or(0, |last| last.verified().bytes().length());
+    let fetched = run.context.client.bytes_fetched() - before;
+    run.bytes_manifest += fetched.saturating_sub(of_object);
     found
 }
 

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use crate::{
-    disk::destination::Locked,
+    disk::{destination::Locked, part::StoredBlocks},
     engine::{
         error::Error,
         events::{Event, Published},
         remote::{
-            preflight::{Preflight, retried_preflight, sidecar},
-            source::Source,
+            preflight::{First, Preflight, retried_preflight, sidecar},
+            source::{Source, SourceResponse},
         },
         transfer::{
             driver::TransferObject,
@@ -55,11 +55,11 @@ const PAGE_NAMES: [&str; 16] = [
     "xml", "xsd", "xsl",
 ];
 
-pub async fn fetch(
-    run: &mut Run<'_>,
-    locked: Locked,
-    preflight: Preflight,
-) -> Result<Published, Error> {
+pub async fn fetch(run: &mut Run<'_>, locked: Locked, first: First) -> Result<Published, Error> {
+    let First {
+        preflight,
+        response,
+    } = first;
     // Without a manifest, versions from different mirrors cannot be distinguished, so everything comes from one of them.
     refuse_page(run, &preflight)?;
     if let Some(encoding) = &preflight.encoding {
@@ -71,7 +71,7 @@ pub async fn fetch(
     }
     let expected = expected(run, &preflight).await?;
     let Some(length) = preflight.length else {
-        return unknown_length::fetch(run, locked, expected).await;
+        return unknown_length::fetch(run, locked, expected, response).await;
     };
     let block_size = block_size(length);
     let geometry = Geometry::new(length, block_size).ok_or(Error::TooLarge {
@@ -90,7 +90,7 @@ pub async fn fetch(
         validators: validators.clone(),
         parallel,
     };
-    let (locked, outcome) = transfer(run, locked, &version, &expected).await?;
+    let (locked, outcome) = transfer(run, locked, &version, &expected, response).await?;
     match outcome {
         Err(error) if change_in(&error).is_some_and(|how| starts_over(how, false)) => {
             start_over(run, locked, block_size, error).await
@@ -144,7 +144,7 @@ async fn start_over(
         .length
         .and_then(|length| Geometry::new(length, block_size));
     let Some(geometry) = geometry else {
-        return unknown_length::fetch(run, locked, expected).await;
+        return unknown_length::fetch(run, locked, expected, None).await;
     };
     // The content changed under the same validators, so they identify no version and no run may resume by them.
     let of_identity = match change_in(&error) {
@@ -156,7 +156,7 @@ async fn start_over(
         validators: now.validators,
         parallel: false,
     };
-    let (locked, outcome) = transfer(run, locked, &version, &expected).await?;
+    let (locked, outcome) = transfer(run, locked, &version, &expected, None).await?;
     let whole = outcome.map_err(as_changed)?;
     compare_and_publish(run, locked, whole, &expected).await
 }
@@ -207,6 +207,7 @@ async fn transfer(
     locked: Locked,
     version: &Version,
     expected: &Expected,
+    first: Option<Box<SourceResponse>>,
 ) -> Result<(Locked, Result<WholePart, Error>), Error> {
     let identity = &version.identity;
     let (locked, opened) = run.open_part(locked, identity, expected.trust, 0).await?;
@@ -225,6 +226,7 @@ async fn transfer(
             leaves: leaves.clone(),
             sources: vec![Source::http(&run.context.client, &run.options.url)],
             ranges: version.parallel,
+            first,
             length_proven: true,
             version: Some(version.validators.clone()),
             connections_max: match geometry.length() < ONE_SPAN_BYTES {
@@ -232,7 +234,7 @@ async fn transfer(
                 false => run.context.useful_connections(),
             },
         },
-        copied: Vec::new(),
+        copied: StoredBlocks::new(identity.object()),
         digests: algorithms,
     };
     let outcome = transfer.run(&run.context, opened, run.events).await;

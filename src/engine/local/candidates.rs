@@ -1,7 +1,7 @@
 //! Chooses the local files to search: the one to be replaced, those that the user names, and those in the store that may be
 //! searched.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use crate::{
     disk::{
@@ -20,16 +20,12 @@ use crate::{
     format::{anchors::Tag, layout::Layout, manifest::Tree, statement::Header},
 };
 
-use super::{FindRequest, seeds::Seeds};
+use super::{FindRequest, seeds::Seeds, time::SearchTime};
 
 /// The most holdings of the store that are searched.
 const STORED_MAX: usize = 8;
 /// The most files that the user may name, singly or by their folders: each is read completely.
 const NAMED_MAX: usize = 256;
-/// The least time limit of a search.
-const SEARCH_TIME_MIN: Duration = Duration::from_secs(2);
-/// A longer search may take as long as fetching would at this rate. The real rate is unknown yet: 100 Mbit/s is assumed.
-const FETCH_BYTES_PER_S: u64 = 12_500_000;
 
 /// Local files to search, the likeliest first.
 #[derive(Default)]
@@ -116,7 +112,7 @@ pub async fn open_seeds(
     let bytes = candidates.bytes();
     // No more can be found than there is, whatever length the manifest claims.
     let most = layout.geometry.length().min(bytes);
-    let time = Duration::from_secs(most / FETCH_BYTES_PER_S).max(SEARCH_TIME_MIN);
+    let time = SearchTime::new(most, context.client.limit_rate());
     let seeds = Seeds::new(stop.0.clone(), time);
     if bytes > 0 {
         events.event(Event::Searching { bytes });
@@ -191,7 +187,7 @@ impl Candidates {
     }
 
     /// The total size of the files.
-    fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.files().map(Seed::length).sum()
     }
 

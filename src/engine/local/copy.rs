@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use crate::{
     disk::{
         error::DiskError,
-        part::{HashedBlock, Part, Stored},
+        part::{HashedBlock, Part, StoredBlocks},
     },
     format::{
         blockset::BlockSet,
@@ -23,16 +23,31 @@ use super::{parallel::in_parallel, search::Whole, seeds::Seeds};
 const SEGMENT_BYTES: u64 = 8 << 20;
 const READ_BYTES: usize = 256 * 1024;
 
+/// Blocks that are copied before their results are judged: this bounds the memory that their hashes take. One find may have more.
+const ROUND_BLOCKS: u32 = 1 << 16;
+
 /// The result of copying.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Copied {
     /// Blocks that are in the part now and verified.
-    pub stored: Vec<Stored>,
+    pub stored: StoredBlocks,
     /// Their bytes: copied ones, and those that an earlier run left.
     pub bytes_reused: u64,
     pub bytes_resumed: u64,
     /// Ranges whose bytes are in the part and do not verify as a whole: some of their blocks may.
     pub wrong: Vec<BlockRange>,
+}
+
+impl Copied {
+    /// Only these blocks, which came another way.
+    pub fn of(stored: StoredBlocks) -> Copied {
+        Copied {
+            stored,
+            bytes_reused: 0,
+            bytes_resumed: 0,
+            wrong: Vec::new(),
+        }
+    }
 }
 
 /// Neighbouring blocks from one source.
@@ -43,48 +58,21 @@ struct Segment {
     again: bool,
 }
 
-struct Copying<'a> {
-    part: &'a Part,
-    seeds: &'a Seeds,
-    leaves: &'a Leaves,
-    claimed: &'a BlockSet,
+/// From where, and to where.
+pub struct Copying<'a> {
+    pub part: &'a Part,
+    pub seeds: &'a Seeds,
+    pub leaves: &'a Leaves,
+    /// Blocks that an earlier run claims to be in the part.
+    pub claimed: &'a BlockSet,
 }
 
-/// Copies what was found, except blocks that are claimed to be in the part already. What does not verify is left to the transfer.
-/// The leaves of what verified are known then.
-pub fn copy(
+/// Judges the blocks of ranges that did not verify as a whole, one by one. Their leaves are known now. Returns those that verify.
+pub fn judge_each(
     part: &Part,
-    seeds: &Seeds,
     leaves: &Leaves,
-    mut finds: Vec<Whole>,
-    claimed: &BlockSet,
-) -> Result<Copied, DiskError> {
-    let copying = Copying {
-        part,
-        seeds,
-        leaves,
-        claimed,
-    };
-    finds.sort_unstable_by_key(|find| find.blocks.start);
-    if let Some(last) = finds.last() {
-        part.lengthen(leaves.geometry().bytes_of_range(last.blocks).end)?;
-    }
-    let mut copied = Copied::default();
-    let wrong = copying.round(finds, false, &mut copied)?;
-    // Claimed blocks of an earlier run may be wrong: copy them too.
-    let is_claimed = |find: &Whole| {
-        claimed
-            .next(BlockIndex(find.blocks.start))
-            .is_some_and(|block| find.blocks.contains(block))
-    };
-    let (again, mut wrong): (Vec<Whole>, Vec<Whole>) = wrong.into_iter().partition(is_claimed);
-    wrong.extend(copying.round(again, true, &mut copied)?);
-    copied.wrong = wrong.into_iter().map(|find| find.blocks).collect();
-    Ok(copied)
-}
-
-/// Judges the blocks of ranges that did not verify as a whole, one by one. Their leaves are known now.
-pub fn judge_each(part: &Part, leaves: &Leaves, copied: &mut Copied) -> Result<(), DiskError> {
+    copied: &mut Copied,
+) -> Result<StoredBlocks, DiskError> {
     let wrong = std::mem::take(&mut copied.wrong);
     let blocks: Vec<BlockIndex> = wrong.iter().flat_map(|range| range.iter()).collect();
     let failed: Mutex<Option<DiskError>> = Mutex::new(None);
@@ -101,14 +89,74 @@ pub fn judge_each(part: &Part, leaves: &Leaves, copied: &mut Copied) -> Result<(
     if let Some(cause) = failed.into_inner() {
         return Err(cause);
     }
+    let mut new = StoredBlocks::new(*leaves.object());
     for stored in judged.into_iter().flatten().flatten() {
         copied.bytes_reused += stored.verified().bytes().length();
-        copied.stored.push(stored);
+        copied.stored.insert(stored);
+        new.insert(stored);
     }
-    Ok(())
+    Ok(new)
 }
 
 impl Copying<'_> {
+    /// Copies what was found, except blocks that are claimed to be in the part already. What does not verify is left to the
+    /// transfer. The leaves of what verified are known then. `zeros`: blocks of zeros, whose leaves are known.
+    pub fn copy_all(
+        &self,
+        mut finds: Vec<Whole>,
+        zeros: &BlockSet,
+        copied: &mut Copied,
+    ) -> Result<(), DiskError> {
+        finds.sort_unstable_by_key(|find| find.blocks.start);
+        let mut finds = finds.into_iter().peekable();
+        while finds.peek().is_some() {
+            let (mut some, mut count) = (Vec::new(), 0);
+            let fits =
+                |find: &Whole, count| count == 0 || count + find.blocks.count() <= ROUND_BLOCKS;
+            while let Some(find) = finds.next_if(|find| fits(find, count)) {
+                count += find.blocks.count();
+                some.push(find);
+            }
+            self.copy_some(some, copied)?;
+        }
+        let mut zeros = zeros.ranges().flat_map(BlockRange::iter).peekable();
+        while zeros.peek().is_some() {
+            let some = zeros.by_ref().take(ROUND_BLOCKS as usize);
+            let some = some.filter_map(|block| {
+                let value = self.leaves.leaf(block)?;
+                Some(Whole {
+                    blocks: BlockRange::one(block),
+                    value,
+                    from: Source::Zeros,
+                })
+            });
+            self.copy_some(some.collect(), copied)?;
+        }
+        Ok(())
+    }
+
+    /// Copies ascending finds.
+    fn copy_some(&self, finds: Vec<Whole>, copied: &mut Copied) -> Result<(), DiskError> {
+        if let Some(last) = finds.last() {
+            let geometry = self.leaves.geometry();
+            self.part
+                .lengthen(geometry.bytes_of_range(last.blocks).end)?;
+        }
+        let wrong = self.round(finds, false, copied)?;
+        // Claimed blocks of an earlier run may be wrong: copy them too.
+        let is_claimed = |find: &Whole| {
+            self.claimed
+                .next(BlockIndex(find.blocks.start))
+                .is_some_and(|block| find.blocks.contains(block))
+        };
+        let (again, mut wrong): (Vec<Whole>, Vec<Whole>) = wrong.into_iter().partition(is_claimed);
+        wrong.extend(self.round(again, true, copied)?);
+        copied
+            .wrong
+            .extend(wrong.into_iter().map(|find| find.blocks));
+        Ok(())
+    }
+
     /// Returns what did not verify.
     fn round(
         &self,
@@ -159,7 +207,7 @@ impl Copying<'_> {
                 continue;
             };
             self.leaves.insert(BlockIndex(find.blocks.start), &leaves);
-            copied.stored.push(stored);
+            copied.stored.insert(stored);
             for block in find.blocks.iter() {
                 let bytes = self.leaves.geometry().bytes_of(block).length();
                 match self.claimed.contains(block) && !again {

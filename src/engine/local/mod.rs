@@ -3,51 +3,48 @@
 
 mod candidates;
 mod copy;
+mod last;
+mod leaves;
 mod parallel;
 mod patch;
 mod search;
 mod seeds;
+mod time;
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use crate::{
-    disk::destination::Opened,
+    disk::{
+        destination::Opened,
+        error::DiskError,
+        part::{Stored, StoredBlocks},
+    },
     engine::{
         blocking::{self, StopWhenDropped},
         context::Context,
         error::Error,
         events::{Event, Events, Progress},
-        remote::{
-            manifest::{OpenManifest, Pages},
-            ranges::RangeReader,
-            source::Source as Remote,
-        },
+        remote::{manifest::OpenManifest, ranges::RangeReader, source::Source as Remote},
     },
     format::{
         anchors::BlockAnchor,
-        blockset::BlockSet,
-        geometry::{BlockIndex, BlockRange, Geometry},
-        judge::{Leaves, ObjectKey},
-        statement::Header,
-        tree::Cv,
+        geometry::{BlockIndex, FANOUT, Geometry},
+        judge::{Leaves, ObjectKey, Proven},
+        reader::Page,
     },
     net::location::Location,
-    policy::{
-        descent::{self, Source},
-        samples,
-    },
+    policy::{descent::ZeroSearch, samples},
 };
 
 use candidates::{named_seeds, open_seeds, store_has_any, stored_seeds};
 pub use copy::Copied;
+use copy::Copying;
+use leaves::KeptLeaves;
 use patch::{Patched, Patches};
 pub use search::Search;
-use search::{Whole, search};
+use search::{Finds, search};
 use seeds::Seeds;
+use time::SearchTime;
 
 /// Where to search for the object of a manifest.
 pub struct FindRequest {
@@ -59,6 +56,12 @@ pub struct FindRequest {
     pub seeds: Vec<PathBuf>,
     /// Search everything that the store knows.
     pub seed_store: bool,
+    /// Where the bytes of the object are.
+    pub source: Location,
+    /// What an earlier run left of it.
+    pub part: PathBuf,
+    /// The length is trusted.
+    pub length_proven: bool,
     /// The user gave the root.
     pub root_given: bool,
     /// The user gave the key with this ID.
@@ -69,16 +72,25 @@ pub struct FindRequest {
 pub struct Found {
     pub search: Search,
     pub anchors: Option<Vec<BlockAnchor>>,
+    /// The last block, if it was fetched to prove the length.
+    pub last: Option<Proven>,
 }
+
+/// The store takes no tree of more blocks than this. The default block size makes no more, of up to 16 TiB.
+pub const TREE_BLOCKS_MAX: u32 = 1 << 20;
+/// An object of more blocks, and of more than this many times the bytes that are here, is searched for only after its last block was
+/// proven: whoever has no such object cannot make us search for it. The block is to be fetched anyway, because most of the object is.
+const BLOCKS_BELIEVED: u32 = FANOUT;
+const TIMES_BELIEVED: u64 = 4;
 
 impl Search {
     /// Bytes of the object that were found.
     pub fn bytes_local(&self, geometry: &Geometry) -> u64 {
-        let whole = self.whole.iter();
+        let whole = self.found.whole.iter();
         let whole: u64 = whole
             .map(|find| geometry.bytes_of_range(find.blocks).length())
             .sum();
-        whole + patch::bytes_local(&self.patched)
+        whole + self.found.zeros.bytes(geometry) + patch::bytes_local(&self.found.patched)
     }
 }
 
@@ -91,7 +103,8 @@ pub async fn find(
     events: &mut dyn Events,
 ) -> Result<Found, Error> {
     let header = manifest.header().clone();
-    let (mut seeds, mut top) = (Seeds::new(Arc::default(), Duration::ZERO), None);
+    let (mut seeds, mut top) = (Seeds::new(Arc::default(), SearchTime::new(0, None)), None);
+    let mut last = None;
     if manifest.has_ranges() {
         let mut candidates = named_seeds(request).await;
         if store_has_any(context, request, &header, events).await {
@@ -103,73 +116,115 @@ pub async fn find(
             let tags = tags.unwrap_or_default();
             candidates.stored = stored_seeds(context, request, &header, tags, events).await;
         }
-        seeds = open_seeds(context, candidates, header.layout(), stop, events).await;
+        if request.length_proven || is_in_proportion(&header.geometry, candidates.bytes()) {
+            seeds = open_seeds(context, candidates, header.layout(), stop, events).await;
+        } else if let Some(proof) = last::prove(context, request, manifest).await? {
+            last = proof.fetched;
+            seeds = open_seeds(context, candidates, header.layout(), stop, events).await;
+        }
     }
+    let object = ObjectKey::of_root(header.root, header.geometry);
+    let target = request.target.clone();
+    let leaves = blocking::on_disk(move || KeptLeaves::empty(object, &target)).await?;
     if seeds.is_empty() {
-        let pages = manifest.all_leaves(context).await?;
-        return Ok(without_seeds(&header, pages, seeds));
+        return without_seeds(context, manifest, leaves, seeds).await;
     }
-    let what = (header.layout(), header.root);
     Ok(Found {
-        search: search(context, manifest, what, seeds, top).await?,
+        search: search(context, manifest, leaves, seeds, top).await?,
         anchors: None,
+        last,
     })
 }
 
-/// Without seeds, all leaves were read at once. Blocks of zeros need no source.
-fn without_seeds(header: &Header, pages: Pages, seeds: Seeds) -> Found {
-    let geometry = header.geometry;
-    let leaves = Leaves::empty(ObjectKey::of_root(header.root, geometry));
-    leaves.insert(BlockIndex(0), &pages.leaves);
-    let zeros = |(block, anchor): (u32, &BlockAnchor)| {
-        let value: Cv = pages.leaves[block as usize];
-        let block = BlockIndex(block);
-        descent::is_zero_block(&geometry, block, *anchor, value).then_some(Whole {
-            blocks: BlockRange::one(block),
-            value,
-            from: Source::Zeros,
-        })
+/// Whether so much is here that a search for an object of this length may be worth its time, even if nobody has such an object.
+fn is_in_proportion(geometry: &Geometry, bytes_here: u64) -> bool {
+    bytes_here == 0
+        || geometry.blocks() <= BLOCKS_BELIEVED
+        || geometry.length() <= bytes_here.saturating_mul(TIMES_BELIEVED)
+}
+
+/// Without seeds, all leaves are read at once. Blocks of zeros need no source.
+async fn without_seeds(
+    context: &Context,
+    manifest: &mut OpenManifest,
+    leaves: KeptLeaves,
+    seeds: Seeds,
+) -> Result<Found, Error> {
+    let header = manifest.header();
+    let (geometry, hints) = (header.geometry, header.layout().hints);
+    let mut found = Finds::nothing(geometry.blocks());
+    let mut anchors = (hints && geometry.blocks() <= TREE_BLOCKS_MAX).then(Vec::new);
+    let mut zeros = ZeroSearch::default();
+    let take = |page: Page| {
+        leaves.insert(page.first, &page.leaves);
+        let hints = page.leaves.iter().zip(&page.anchors);
+        for (block, (leaf, anchor)) in (page.first.0..).map(BlockIndex).zip(hints) {
+            if zeros.is_zero_block(&geometry, block, *anchor, *leaf) {
+                found.zeros.insert(block);
+            }
+        }
+        if let Some(anchors) = &mut anchors {
+            anchors.extend(page.anchors);
+        }
     };
-    let whole = (0..).zip(&pages.anchors).filter_map(zeros).collect();
-    Found {
+    manifest.each_page(context, take).await?;
+    leaves.check()?;
+    Ok(Found {
         search: Search {
             seeds,
-            whole,
-            patched: Vec::new(),
-            leaves,
+            found,
+            leaves: leaves.into_leaves(),
         },
-        anchors: header.layout().hints.then_some(pages.anchors),
-    }
+        anchors,
+        last: None,
+    })
 }
 
 /// Copies what was found into the part, judges it there, and assembles blocks whose pieces are partly local. Returns the leaves
 /// that are known then.
 pub async fn copy_found(
     context: &Context,
-    search: Search,
+    found: Found,
     opened: &mut Opened,
     source: &Location,
     events: &mut dyn Events,
 ) -> Result<(Copied, Arc<Leaves>), Error> {
+    let Found { search, last, .. } = found;
     let Search {
         seeds,
-        whole,
-        patched,
+        found,
         leaves,
     } = search;
     let leaves = Arc::new(leaves);
-    if whole.is_empty() && patched.is_empty() {
-        return Ok((Copied::default(), leaves));
+    let mut stored = StoredBlocks::new(*leaves.object());
+    if let Some(last) = last {
+        stored.insert(keep_last(opened, last).await?);
+    }
+    let Finds {
+        whole,
+        zeros,
+        patched,
+        ..
+    } = found;
+    if whole.is_empty() && zeros.is_empty() && patched.is_empty() {
+        return Ok((Copied::of(stored), leaves));
     }
     let (part, claimed) = (opened.part.clone(), opened.claimed.clone());
     let known = leaves.clone();
     let copied = blocking::on_disk(move || {
-        let copied = copy::copy(&part, &seeds, &known, whole, &claimed);
-        copied.map(|copied| (copied, seeds))
+        let mut copied = Copied::of(stored);
+        let copying = Copying {
+            part: &part,
+            seeds: &seeds,
+            leaves: &known,
+            claimed: &claimed,
+        };
+        copying.copy_all(whole, &zeros, &mut copied)?;
+        Ok((copied, seeds))
     });
     let (mut copied, seeds) = copied.await?;
-    for stored in &copied.stored {
-        opened.journal.note(*stored);
+    for stored in copied.stored.ranges() {
+        opened.journal.note(stored);
     }
     opened.journal.checkpoint()?;
     let patches = Patches {
@@ -180,6 +235,15 @@ pub async fn copy_found(
     };
     patch_blocks(context, patches, opened, source, &mut copied, events).await?;
     Ok((copied, leaves))
+}
+
+/// Writes the last block, which was fetched before the part was opened.
+async fn keep_last(opened: &mut Opened, last: Proven) -> Result<Stored, Error> {
+    let part = opened.part.clone();
+    let stored = blocking::on_disk(move || part.write(&last)).await?;
+    opened.journal.note(stored);
+    opened.journal.checkpoint()?;
+    Ok(stored)
 }
 
 /// Assembles blocks, and reports progress.
@@ -200,20 +264,16 @@ async fn patch_blocks(
         None,
         geometry.length(),
     );
-    let mut held = BlockSet::empty(geometry.blocks());
-    for stored in &copied.stored {
-        held.insert_range(stored.blocks());
-    }
     let (began, before) = (Instant::now(), context.client.bytes_fetched());
     let done = |patched: Patched| {
         copied.bytes_reused += patched.bytes_reused;
         for stored in patched.stored {
             opened.journal.note(stored);
-            held.insert_range(stored.blocks());
-            copied.stored.push(stored);
+            copied.stored.insert(stored);
         }
         opened.journal.checkpoint()?;
         let fetched = context.client.bytes_fetched();
+        let held = copied.stored.blocks();
         let seconds = began.elapsed().as_secs_f64().max(0.001);
         events.event(Event::Progress(Progress {
             bytes_done: held.bytes(&geometry) + opened.claimed.bytes(&geometry),
@@ -236,17 +296,19 @@ pub async fn judge_by_leaves(
     opened: &mut Opened,
     mut copied: Copied,
 ) -> Result<Copied, Error> {
-    let pages = manifest.all_leaves(context).await?;
-    leaves.insert(BlockIndex(0), &pages.leaves);
-    let before = copied.stored.len();
+    let take = |page: Page| leaves.insert(page.first, &page.leaves);
+    manifest.each_page(context, take).await?;
+    if leaves.have_failed() {
+        return Err(DiskError::LeavesLost.into());
+    }
     let (part, known) = (opened.part.clone(), leaves.clone());
     let judged = blocking::on_disk(move || {
-        copy::judge_each(&part, &known, &mut copied)?;
-        Ok(copied)
+        let new = copy::judge_each(&part, &known, &mut copied)?;
+        Ok((copied, new))
     });
-    let copied = judged.await?;
-    for stored in &copied.stored[before..] {
-        opened.journal.note(*stored);
+    let (copied, new) = judged.await?;
+    for stored in new.ranges() {
+        opened.journal.note(stored);
     }
     opened.journal.checkpoint()?;
     Ok(copied)

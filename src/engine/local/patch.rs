@@ -1,7 +1,10 @@
-//! Assembling blocks: most of their pieces are local, the others are fetched, and the judge checks the result. A block with a
-//! wrong hint is left to the transfer.
+//! Assembling blocks: most of their pieces are local, the others are fetched, and the judge checks the result. Of a block that it
+//! refuses the doubtful parts are fetched, too; what is wrong even then is left to the transfer.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
     disk::{
@@ -18,7 +21,7 @@ use crate::{
         geometry::{BlockIndex, ByteRange},
         judge::{self, Leaves},
     },
-    policy::descent::{Part as PartOfBlock, Source},
+    policy::descent::{Part as PartOfBlock, Source, without_doubtful},
 };
 
 use super::seeds::Seeds;
@@ -41,6 +44,18 @@ pub struct Patches {
 pub struct Patched {
     pub stored: Vec<Stored>,
     pub bytes_reused: u64,
+    /// Blocks to try again.
+    refused: Batch,
+}
+
+/// Blocks that are fetched and assembled together.
+#[derive(Debug, Default)]
+struct Batch {
+    blocks: Blocks,
+    /// What was fetched of them, by the first byte.
+    fetched: HashMap<u64, Vec<u8>>,
+    /// All that is fetched of blocks that are tried again.
+    bytes: u64,
 }
 
 /// Blocks and the sources of their bytes, ascending.
@@ -62,36 +77,42 @@ impl Patches {
         source: &RangeReader,
         mut done: impl FnMut(Patched) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let blocks = std::mem::take(&mut self.blocks);
+        let mut batches = VecDeque::from(batches(std::mem::take(&mut self.blocks)));
         let this = Arc::new(self);
         let (group, _idle) = Group::new();
         let mut work: Option<Work<Result<Patched, DiskError>>> = None;
         let mut ended = None;
-        for batch in batches(blocks) {
-            let mut fetched_bytes = HashMap::new();
+        loop {
+            if batches.is_empty()
+                && let Some(work) = work.take()
+            {
+                let patched = work.finish().await?;
+                Patches::end_batch(patched, &mut batches, &mut done)?;
+            }
+            let Some(mut batch) = batches.pop_front() else {
+                break;
+            };
+            let missing = batch.missing();
             let fetched = source
-                .read(context, &missing(&batch), |range, bytes| {
-                    fetched_bytes.insert(range.start, bytes);
+                .read(context, &missing, |range, bytes| {
+                    batch.fetched.insert(range.start, bytes);
                 })
                 .await;
             if let Some(work) = work.take() {
-                done(work.finish().await?)?;
+                let patched = work.finish().await?;
+                Patches::end_batch(patched, &mut batches, &mut done)?;
             }
-            let this = this.clone();
-            work = Some(group.start(Threads::Blocking, move || {
-                this.assemble(&batch, &fetched_bytes)
-            }));
+            let assembling = this.clone();
+            work = Some(group.start(Threads::Blocking, move || assembling.assemble(batch)));
             match fetched {
                 Ok(()) => (),
                 // Patience with this host is used up: end the fetch, rather than wait as long again.
                 Err(error @ (Error::Patience { .. } | Error::MustWait { .. })) => {
                     ended = Some(error);
+                    break;
                 }
                 // The transfer handles any other error: it has other sources too.
                 Err(_) => break,
-            }
-            if ended.is_some() {
-                break;
             }
         }
         if let Some(work) = work {
@@ -100,22 +121,38 @@ impl Patches {
         ended.map_or(Ok(()), Err)
     }
 
-    fn assemble(
-        &self,
-        batch: &Blocks,
-        fetched_bytes: &HashMap<u64, Vec<u8>>,
-    ) -> Result<Patched, DiskError> {
+    /// Passes a result on. Its refused blocks come next, so that what was fetched of them is not kept for long.
+    fn end_batch(
+        mut patched: Patched,
+        batches: &mut VecDeque<Batch>,
+        done: &mut impl FnMut(Patched) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let refused = std::mem::take(&mut patched.refused);
+        if !refused.blocks.is_empty() {
+            batches.push_front(refused);
+        }
+        done(patched)
+    }
+
+    /// Assembles the blocks of a batch.
+    fn assemble(&self, batch: Batch) -> Result<Patched, DiskError> {
         let mut patched = Patched::default();
-        for (block, parts) in batch {
-            let place = self.leaves.geometry().bytes_of(*block);
+        let Batch {
+            blocks,
+            mut fetched,
+            ..
+        } = batch;
+        for (block, parts) in blocks {
+            let place = self.leaves.geometry().bytes_of(block);
             let mut bytes = vec![0; place.length() as usize];
             let is_filled = parts
                 .iter()
-                .all(|part| self.fill(*part, place, &mut bytes, fetched_bytes));
-            if !is_filled || self.leaves.leaf(*block).is_none() {
+                .all(|part| self.fill(*part, place, &mut bytes, &fetched));
+            if !is_filled || self.leaves.leaf(block).is_none() {
                 continue;
             }
-            let Ok(proven) = judge::prove(&self.leaves, *block, bytes) else {
+            let Ok(proven) = judge::prove(&self.leaves, block, bytes) else {
+                patched.refused.add(block, &parts, &mut fetched);
                 continue;
             };
             patched.stored.push(self.part.write(&proven)?);
@@ -157,16 +194,44 @@ impl Patches {
     }
 }
 
-/// The ranges to fetch for these blocks, ascending.
-fn missing(batch: &Blocks) -> Vec<ByteRange> {
-    let parts = batch.iter().flat_map(|(_, parts)| parts);
-    parts
-        .filter(|part| part.from.is_none())
-        .map(|part| part.bytes)
-        .collect()
+impl Batch {
+    /// The ranges to fetch, ascending.
+    fn missing(&self) -> Vec<ByteRange> {
+        let parts = self.blocks.iter().flat_map(|(_, parts)| parts);
+        parts
+            .filter(|part| part.from.is_none() && !self.fetched.contains_key(&part.bytes.start))
+            .map(|part| part.bytes)
+            .collect()
+    }
+
+    /// Adds a block that was refused, if some of its parts are more doubtful than others, with what was fetched of it.
+    fn add(
+        &mut self,
+        block: BlockIndex,
+        parts: &[PartOfBlock],
+        fetched: &mut HashMap<u64, Vec<u8>>,
+    ) {
+        let Some(retried) = without_doubtful(parts) else {
+            return;
+        };
+        let missing = |parts: &[PartOfBlock]| -> u64 {
+            let missing = parts.iter().filter(|part| part.from.is_none());
+            missing.map(|part| part.bytes.length()).sum()
+        };
+        self.bytes += missing(&retried);
+        if self.bytes > 2 * BATCH_BYTES {
+            return;
+        }
+        for part in parts.iter().filter(|part| part.from.is_none()) {
+            if let Some(bytes) = fetched.remove(&part.bytes.start) {
+                self.fetched.insert(part.bytes.start, bytes);
+            }
+        }
+        self.blocks.push((block, retried));
+    }
 }
 
-fn batches(blocks: Blocks) -> Vec<Blocks> {
+fn batches(blocks: Blocks) -> Vec<Batch> {
     let mut batches: Vec<Blocks> = Vec::new();
     let mut room = 0;
     for (block, parts) in blocks {
@@ -183,5 +248,9 @@ fn batches(blocks: Blocks) -> Vec<Blocks> {
             }
         }
     }
-    batches
+    let batch = |blocks| Batch {
+        blocks,
+        ..Batch::default()
+    };
+    batches.into_iter().map(batch).collect()
 }

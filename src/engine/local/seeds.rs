@@ -1,11 +1,8 @@
 //! The local files that are searched, and their trees.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use crate::{
@@ -19,32 +16,43 @@ use crate::{
     policy::descent::{Local, SeedIndex},
 };
 
-use super::parallel::in_parallel;
+use super::{parallel::in_parallel, time::SearchTime};
 
 /// A longer range is hashed in parts of this size on all cores; a shorter one on one core.
 const PART_BYTES: u64 = 1 << 20;
 const READ_BYTES: usize = 256 * 1024;
+
+/// A search reads at most this many times the bytes of the seeds, and this much more. An honest search of a whole that has nothing
+/// in its place reads each byte about ten times.
+const READ_TIMES_MAX: u64 = 64;
+const READ_BYTES_MIN: u64 = 64 << 20;
+/// Beyond twice the bytes of the seeds, each byte of the manifest that was read is worth reading this many: 16 bytes of pieces, of
+/// the smallest block, are worth 1 MiB.
+const READ_BYTES_A_BYTE: u64 = 64 << 10;
+/// What a read costs besides its bytes.
+const READ_COST: u64 = 1024;
 
 /// Open seeds and their trees, the likeliest first.
 pub struct Seeds {
     files: Vec<Seed>,
     trees: Vec<Arc<Tree>>,
     stop: Arc<AtomicBool>,
-    /// The time limit of the search, and when it began.
-    time: Duration,
-    began: Option<Instant>,
+    pub time: SearchTime,
+    /// The bytes that the search read of the seeds, and of the manifest.
+    bytes_read: u64,
+    manifest_bytes: u64,
 }
 
 impl Seeds {
-    /// No seeds yet. `stop` ends all work on them. A search that takes longer than `time` ends too, because fetching would have
-    /// been faster.
-    pub fn new(stop: Arc<AtomicBool>, time: Duration) -> Seeds {
+    /// No seeds yet. `stop` ends all work on them.
+    pub fn new(stop: Arc<AtomicBool>, time: SearchTime) -> Seeds {
         Seeds {
             files: Vec::new(),
             trees: Vec::new(),
             stop,
             time,
-            began: None,
+            bytes_read: 0,
+            manifest_bytes: 0,
         }
     }
 
@@ -69,6 +77,23 @@ impl Seeds {
 
     pub fn file(&self, seed: SeedIndex) -> &Seed {
         &self.files[usize::from(seed.0)]
+    }
+
+    /// The bytes of all seeds.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(Seed::length).sum()
+    }
+
+    /// Notes that so many bytes of the manifest were read.
+    pub fn note_manifest(&mut self, bytes: u64) {
+        self.manifest_bytes += bytes;
+    }
+
+    /// How much the search may read of the seeds. It follows from what is really here, not from what the manifest claims.
+    fn bytes_worth(&self) -> u64 {
+        let most = self.bytes().saturating_mul(READ_TIMES_MAX) + READ_BYTES_MIN;
+        let of_manifest = self.manifest_bytes.saturating_mul(READ_BYTES_A_BYTE);
+        most.min(of_manifest.saturating_add(2 * self.bytes()))
     }
 
     pub fn stop(&self) -> &AtomicBool {
@@ -121,10 +146,12 @@ impl Seeds {
 
 impl Local for Seeds {
     fn read(&mut self, seed: SeedIndex, place: u64, into: &mut [u8]) -> bool {
+        self.bytes_read += into.len() as u64 + READ_COST;
         self.file(seed).read(into, place)
     }
 
     fn value(&mut self, seed: SeedIndex, bytes: ByteRange, offset: u64, root: bool) -> Option<Cv> {
+        self.bytes_read += bytes.length() + READ_COST;
         if bytes.length() <= PART_BYTES {
             let hasher = self.value_of(seed, bytes, offset)?;
             return Some(match root {
@@ -146,7 +173,54 @@ impl Local for Seeds {
     }
 
     fn may_continue(&mut self) -> bool {
-        let began = *self.began.get_or_insert_with(Instant::now);
-        !self.stop.load(Ordering::Relaxed) && began.elapsed() < self.time
+        !self.stop.load(Ordering::Relaxed)
+            && self.time.is_left()
+            && self.bytes_read < self.bytes_worth()
+    }
+
+    fn note_found(&mut self, bytes: u64) {
+        self.time.note_found(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{geometry::Geometry, tree::leaf_of};
+
+    const LENGTH: u64 = 1 << 20;
+
+    fn seeds() -> (Seeds, tempfile::NamedTempFile) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let bytes = vec![3; LENGTH as usize];
+        std::fs::write(file.path(), &bytes).unwrap();
+        let block_size = BlockSize::new(LENGTH).unwrap();
+        let geometry = Geometry::new(LENGTH, block_size).unwrap();
+        let leaf = leaf_of(&geometry, geometry.last(), &bytes);
+        let mut seeds = Seeds::new(Arc::default(), SearchTime::new(1 << 60, None));
+        let tree = Tree::new(geometry, vec![leaf], None);
+        seeds.add(Seed::open(file.path()).unwrap(), Arc::new(tree));
+        (seeds, file)
+    }
+
+    /// How many blocks a search reads before it ends.
+    fn reads(manifest: u64) -> u64 {
+        let (mut seeds, _file) = seeds();
+        let bytes = ByteRange::new(0, LENGTH);
+        let mut reads = 0;
+        while seeds.may_continue() {
+            if reads % 64 == 0 {
+                seeds.note_manifest(manifest);
+            }
+            assert!(seeds.value(SeedIndex(0), bytes, 0, false).is_some());
+            reads += 1;
+        }
+        reads
+    }
+
+    #[test]
+    fn a_search_ends_by_what_is_here_and_by_what_was_read_of_the_manifest() {
+        assert_eq!(reads(0), 2, "whatever is here");
+        assert_eq!(reads(1 << 40), 128, "whatever the manifest says");
     }
 }

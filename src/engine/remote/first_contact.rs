@@ -1,18 +1,22 @@
 //! The first requests for an object and its manifest.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     engine::{context::Context, error::Error},
+    format::geometry::ByteRange,
     net::{error::NetError, location::Location},
     policy::{recovery::Failure, schedule::Limits},
 };
 
 use super::{
     manifest::{ManifestPlace, OpenManifest},
-    preflight::{Preflight, preflight},
+    preflight::{self, FIRST_BYTE, First, preflight},
 };
 
 /// How long a manifest that cannot be read is requested again after the first response of the object.
@@ -20,27 +24,40 @@ const MANIFEST_PATIENCE: Duration = Duration::from_secs(10);
 /// The wait before the second request, and between rounds of redirects.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Requests the object and its manifest at the same time, which takes one round trip.
+/// Requests the object and its manifest. At the same time, which takes one round trip, unless the first bytes of the object are to
+/// be kept: these are requested only when it has no manifest.
 pub async fn responses(
     context: &Context,
     url: &Location,
     place: &ManifestPlace,
     limits: &Limits,
-) -> (Result<Preflight, Error>, Result<OpenManifest, Error>) {
+    keeps_first: bool,
+) -> (Result<First, Error>, Result<OpenManifest, Error>) {
     // A failure of the manifest matters only if there is an object.
     let at_once = Limits {
         tries: 1,
         patience_ms: 0,
         ..*limits
     };
-    let preflight = async {
-        let found = retried!(limits, preflight(&context.client, url));
-        (found, Instant::now())
-    };
-    let manifest = OpenManifest::open(context, place, &at_once);
-    let ((found, since), manifest) = match context.connections.per_fetch() {
-        1 => (preflight.await, manifest.await),
-        _ => tokio::join!(preflight, manifest),
+    let one_connection = context.connections.per_fetch() == 1;
+    let may_be_without = matches!(place, ManifestPlace::Beside(_) | ManifestPlace::Nowhere);
+    let mut manifest = pin!(OpenManifest::open(context, place, &at_once));
+    let look = object(context, url, limits, FIRST_BYTE);
+    let ((found, since), manifest) = if keeps_first && may_be_without {
+        // One that responds slowly must not delay the object.
+        let patience = if one_connection { Duration::MAX } else { AGAIN };
+        match timeout(patience, &mut manifest).await {
+            Ok(none @ Err(Error::NoManifest { .. })) => {
+                let first = preflight::first_bytes(&context.client);
+                (object(context, url, limits, first).await, none)
+            }
+            Ok(manifest) => (look.await, manifest),
+            Err(_) => tokio::join!(look, manifest),
+        }
+    } else if one_connection {
+        (look.await, manifest.await)
+    } else {
+        tokio::join!(look, manifest)
     };
     let manifest = match manifest {
         Err(error) if found.is_ok() && may_pass(&error) => {
@@ -49,6 +66,24 @@ pub async fn responses(
         other => other,
     };
     (found, manifest)
+}
+
+/// Requests this range of the object; also returns when the response came.
+async fn object(
+    context: &Context,
+    url: &Location,
+    limits: &Limits,
+    range: ByteRange,
+) -> (Result<First, Error>, Instant) {
+    let found = retried!(limits, preflight(&context.client, url, range));
+    let found = found.map(|mut found: First| {
+        // One connection is for the next request: only what has arrived is kept.
+        if context.connections.per_fetch() == 1 {
+            found.response = found.response.filter(|response| response.is_received());
+        }
+        found
+    });
+    (found, Instant::now())
 }
 
 /// Whether the same request may succeed later. A redirect in circles is the state of a server that is being set up or logged in to.

@@ -12,7 +12,7 @@ use crate::{
 
 use super::{
     ranges::RangeReader,
-    source::{Extent, SourceRequest, SourceResponse},
+    source::{Extent, SourceResponse},
 };
 
 impl RangeReader {
@@ -56,7 +56,7 @@ impl RangeReader {
             let Some(first) = reader.want() else {
                 return Ok(Ok(()));
             };
-            let response = self.ask(ByteRange::new(first.start, end)).await?;
+            let response = self.open(ByteRange::new(first.start, end)).await?;
             ManifestBody::new(response, Vec::new(), first.start)
                 .give(reader)
                 .await
@@ -76,7 +76,7 @@ impl RangeReader {
         if rest.is_empty() {
             return Ok(false);
         }
-        let mut response = self.ask(rest).await?;
+        let mut response = self.open(rest).await?;
         let Extent::Range { .. } = response.extent() else {
             return Ok(true);
         };
@@ -88,19 +88,10 @@ impl RangeReader {
         }
         Ok(false)
     }
-
-    async fn ask(&self, range: ByteRange) -> Result<SourceResponse, NetError> {
-        let ask = SourceRequest {
-            range: Some(range),
-            version: self.version(),
-            ..SourceRequest::default()
-        };
-        self.source().open(ask).await
-    }
 }
 
 /// Gives the reader the groups that the buffer holds completely, and removes them from the buffer.
-fn give_buffered(reader: &mut impl InOrder, buffered: &mut Vec<u8>) -> Result<(), Refused> {
+pub fn give_buffered(reader: &mut impl InOrder, buffered: &mut Vec<u8>) -> Result<(), Refused> {
     let mut given = 0;
     while let Some(want) = reader.want() {
         let Some(bytes) = buffered[given..].get(..want.length() as usize) else {

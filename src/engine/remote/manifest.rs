@@ -4,30 +4,32 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use crate::{
     engine::{
-        blocking, context::Context, error::Error, manifest_file::ManifestFile, trust::ManifestFront,
+        blocking, context::Context, error::Error, manifest_file::CheckedFile, trust::ManifestFront,
     },
     format::{
-        anchors::BlockAnchor,
         geometry::{BlockRange, ByteRange},
         layout::FRONT_BYTES,
-        manifest::Tree,
-        reader::{InOrder, LazyTree, Manifest, TreeReader},
+        reader::{InOrder, LazyTree, Manifest, Page, PageReader},
         signature::SignatureArea,
         statement::{self, Header, MAGIC, Refused, Statement},
-        tree::{Cv, Root},
+        tree::Root,
     },
     net::{error::NetError, location::Location},
     policy::{
-        recovery::{BadResponse, Changed, Failure},
+        recovery::{Changed, Failure},
         schedule::Limits,
     },
 };
 
 use super::{
-    in_order::ManifestBody,
+    in_order::{ManifestBody, give_buffered},
+    preflight::needs_plain_get,
     ranges::RangeReader,
     source::{Extent, Source, SourceRequest, SourceResponse},
 };
+
+/// Bytes of a local manifest that are read together.
+const LOCAL_BYTES: u64 = 1 << 20;
 
 /// The place of a manifest.
 #[derive(Clone, Debug)]
@@ -67,8 +69,8 @@ pub struct OpenManifest {
 
 /// How to read the bytes after the front.
 enum Access {
-    /// The manifest is local and was read completely.
-    Local(Local, Box<Tree>),
+    /// The manifest is local, and was checked completely.
+    Local(Local),
     /// By range requests.
     Ranges(RangeReader),
     /// The server ignored the range: the body of its first response, until that was read; after that, range requests.
@@ -78,7 +80,7 @@ enum Access {
 /// A local manifest.
 #[derive(Clone)]
 enum Local {
-    File(Arc<ManifestFile>),
+    File(Arc<CheckedFile>),
     Bytes(bytes::Bytes),
 }
 
@@ -89,12 +91,6 @@ impl Local {
             Local::Bytes(bytes) => Ok(bytes[range.start as usize..range.end as usize].to_vec()),
         }
     }
-}
-
-/// The proven leaves of a manifest, and their anchors if it has hints.
-pub struct Pages {
-    pub leaves: Vec<Cv>,
-    pub anchors: Vec<BlockAnchor>,
 }
 
 impl OpenManifest {
@@ -109,17 +105,17 @@ impl OpenManifest {
             ManifestPlace::Url(url) => Self::get(context, url, limits, true).await,
             ManifestPlace::File(path) => {
                 let path = path.clone();
-                let file = Arc::new(blocking::run(move || ManifestFile::open(&path)).await?);
-                let manifest = file.manifest.clone();
-                Ok(Self::of_whole(place, manifest, Local::File(file)))
+                let file = Arc::new(blocking::run(move || CheckedFile::open(&path)).await?);
+                let front = (file.statement.clone(), file.signature.clone());
+                Ok(Self::of_local(place, front, Local::File(file)))
             }
             ManifestPlace::Bytes(bytes) => {
                 let refuse = |cause| Error::Manifest {
                     place: place.to_string(),
                     cause,
                 };
-                let manifest = Manifest::from_bytes(bytes).map_err(refuse)?;
-                Ok(Self::of_whole(place, manifest, Local::Bytes(bytes.clone())))
+                let front = Manifest::check_bytes(bytes).map_err(refuse)?;
+                Ok(Self::of_local(place, front, Local::Bytes(bytes.clone())))
             }
             ManifestPlace::Nowhere => Err(Error::NoManifest {
                 place: place.to_string(),
@@ -128,12 +124,16 @@ impl OpenManifest {
         }
     }
 
-    fn of_whole(place: &ManifestPlace, manifest: Manifest, local: Local) -> OpenManifest {
+    fn of_local(
+        place: &ManifestPlace,
+        (statement, signature): (Statement, SignatureArea),
+        local: Local,
+    ) -> OpenManifest {
         OpenManifest {
-            statement: manifest.statement,
-            signature: manifest.signature,
+            statement,
+            signature,
             place: place.to_string(),
-            access: Access::Local(local, Box::new(manifest.tree)),
+            access: Access::Local(local),
             bytes_read: 0,
         }
     }
@@ -230,7 +230,7 @@ impl OpenManifest {
     ) -> Result<Vec<(ByteRange, Vec<u8>)>, Error> {
         let mut given = Vec::with_capacity(wants.len());
         match &self.access {
-            Access::Local(local, _) => {
+            Access::Local(local) => {
                 for want in wants {
                     given.push((*want, local.read(*want).await?));
                 }
@@ -250,17 +250,19 @@ impl OpenManifest {
         }
     }
 
-    /// Reads tree and pages and proves them against the root.
-    pub async fn all_leaves(&mut self, context: &Context) -> Result<Pages, Error> {
+    /// Reads tree and pages, proves them against the root, and hands on each page in order.
+    pub async fn each_page(
+        &mut self,
+        context: &Context,
+        take: impl FnMut(Page) + Send,
+    ) -> Result<(), Error> {
         let (layout, root) = (self.header().layout(), self.header().root);
         let end = layout.pages().end;
-        let mut reader = TreeReader::new(layout, root);
+        let mut reader = PageReader::new(layout, root, take);
         let ranges = match &mut self.access {
-            Access::Local(_, tree) => {
-                return Ok(Pages {
-                    leaves: tree.leaves().to_vec(),
-                    anchors: tree.anchors().to_vec(),
-                });
+            Access::Local(local) => {
+                let local = local.clone();
+                return self.read_local(&local, end, &mut reader).await;
             }
             Access::Ranges(ranges) => ranges,
             Access::Stream(body, ranges) => {
@@ -277,9 +279,24 @@ impl OpenManifest {
             }
         };
         let given = ranges.give_in_parts(context, end, &mut reader).await?;
-        given.map_err(|cause| self.refuse(cause))?;
-        let (leaves, anchors) = reader.into_pages();
-        Ok(Pages { leaves, anchors })
+        given.map_err(|cause| self.refuse(cause))
+    }
+
+    /// Gives a reader what it wants, up to this end.
+    async fn read_local(
+        &self,
+        local: &Local,
+        end: u64,
+        reader: &mut impl InOrder,
+    ) -> Result<(), Error> {
+        let mut buffered = Vec::new();
+        while let Some(want) = reader.want() {
+            let start = want.start + buffered.len() as u64;
+            let some = end.min(start + LOCAL_BYTES).max(want.end);
+            buffered.extend(local.read(ByteRange::new(start, some)).await?);
+            give_buffered(reader, &mut buffered).map_err(|cause| self.refuse(cause))?;
+        }
+        Ok(())
     }
 
     /// Reads everything after the front into a reader, in order.
@@ -294,13 +311,7 @@ impl OpenManifest {
                 let limits = context.limits_now();
                 ranges.give_rest(&limits, end, reader).await?
             }
-            Access::Local(local, _) => {
-                while let Some(want) = reader.want() {
-                    let bytes = local.read(want).await?;
-                    reader.give(&bytes).map_err(|cause| self.refuse(cause))?;
-                }
-                Ok(())
-            }
+            Access::Local(local) => return self.read_local(local, end, reader).await,
         };
         given.map_err(|cause| self.refuse(cause))
     }
@@ -313,14 +324,17 @@ impl OpenManifest {
         blocks: BlockRange,
     ) -> Result<(), Error> {
         while let Some(group) = tree.want(blocks) {
-            if let Access::Ranges(_) = self.access {
+            if self.has_ranges() {
                 for (_, bytes) in self.read_ranges(context, &[group.bytes]).await? {
                     tree.give(group, &bytes)
                         .map_err(|cause| self.refuse(cause))?;
                 }
             } else {
-                // Everything arrives at once, or is local.
-                tree.fill(&self.all_leaves(context).await?.leaves);
+                // Everything arrives at once.
+                let mut leaves = Vec::new();
+                self.each_page(context, |page| leaves.extend(page.leaves))
+                    .await?;
+                tree.fill(&leaves);
             }
         }
         Ok(())
@@ -342,15 +356,7 @@ impl Front {
             ..SourceRequest::default()
         };
         let mut response = match source.open(front).await {
-            // An empty file has no first byte, and some servers report that with an invalid Content-Range. The file exists, but
-            // it is not a manifest.
-            Err(error)
-                if matches!(
-                    error.failure,
-                    Failure::Refused { status: 416 }
-                        | Failure::BadResponse(BadResponse::ContentRange)
-                ) =>
-            {
+            Err(error) if needs_plain_get(error.failure) => {
                 source.open(SourceRequest::default()).await?
             }
             other => other?,

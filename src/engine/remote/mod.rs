@@ -11,6 +11,11 @@ pub mod preflight;
 pub mod ranges;
 pub mod source;
 
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::sleep;
+
 use crate::{
     net::location::Location,
     policy::{recovery::Changed, schedule::Limits},
@@ -18,10 +23,13 @@ use crate::{
 
 use super::{context::Context, error::Error};
 use manifest::{ManifestPlace, OpenManifest};
-use preflight::{Preflight, retried_preflight};
+use preflight::{First, Preflight, retried_preflight};
 
 /// With several mirrors, the time to try one of them before the next, in milliseconds.
 const FIRST_CONTACT_MS: u64 = 15_000;
+
+/// After this time without a response of one source, the next one is tried beside it.
+const NEXT_SOURCE: Duration = Duration::from_secs(2);
 
 /// The places of an object and its manifest.
 pub struct OpenRequest<'a> {
@@ -30,6 +38,8 @@ pub struct OpenRequest<'a> {
     pub mirrors: &'a [Location],
     /// `None`: beside the object, at the same source.
     pub manifest: Option<&'a ManifestPlace>,
+    /// Nothing of the object is here, and it may be fetched without a manifest: then its first bytes are kept.
+    pub keeps_first: bool,
 }
 
 /// An object, as the first usable source describes it.
@@ -38,7 +48,7 @@ pub enum Opened {
     /// There is no manifest beside the object, or it could not be read.
     WithoutManifest {
         url: Location,
-        preflight: Box<Preflight>,
+        first: Box<First>,
         /// Why the manifest could not be read, although there may be one.
         unread: Option<Box<Error>>,
     },
@@ -53,58 +63,140 @@ pub struct Object {
     pub place: ManifestPlace,
 }
 
-/// Tries the sources one by one. Requests the object and its manifest at the same time, which takes one round trip.
+/// Tries the sources in turn: the next one when one failed, or did not respond for a while. The first usable one wins, and one
+/// with a manifest always does.
 pub async fn open(context: &Context, request: &OpenRequest<'_>) -> Result<Opened, Error> {
-    let mut sources = vec![request.url.clone()];
-    sources.extend_from_slice(request.mirrors);
-    let limits = limits(context, sources.len() > 1);
-    let (mut first_error, mut unread) = (None, None);
-    for (index, url) in sources.iter().enumerate() {
-        let beside = || ManifestPlace::Beside(url.of_manifest());
-        let place = request.manifest.cloned().unwrap_or_else(beside);
-        let error = match first_contact::responses(context, url, &place, &limits).await {
-            (Ok(preflight), Ok(manifest)) => {
-                match matching(context, manifest, &place, preflight, url).await {
-                    Ok((manifest, preflight)) => {
-                        sources.swap(0, index);
-                        return Ok(Opened::WithManifest(Box::new(Object {
-                            sources,
-                            preflight,
-                            manifest,
-                            place,
-                        })));
-                    }
-                    Err(error) => error,
+    let mut urls = vec![request.url];
+    urls.extend(request.mirrors);
+    let limits = limits(context, !request.mirrors.is_empty());
+    let mut outcomes = Outcomes::default();
+    let mut tried = 0;
+    let mut running = FuturesUnordered::new();
+    loop {
+        let may_start = running.is_empty() || context.connections.per_fetch() > 1;
+        if tried < urls.len() && may_start {
+            outcomes.running.insert(tried);
+            running.push(contact(context, request, (tried, urls[tried]), &limits));
+            tried += 1;
+        }
+        tokio::select! {
+            biased;
+            Some((index, outcome)) = running.next() => {
+                outcomes.running.remove(&index);
+                outcomes.add(index, outcome);
+            }
+            () = sleep(NEXT_SOURCE), if tried < urls.len() => (),
+        }
+        if let Some((index, mut opened)) = outcomes.winner(tried == urls.len()) {
+            if let Opened::WithManifest(object) = &mut opened {
+                object.sources = urls.into_iter().cloned().collect();
+                object.sources.swap(0, index);
+            }
+            return Ok(opened);
+        }
+        if running.is_empty() && tried == urls.len() {
+            let (_, error) = outcomes.error.expect("there is at least one source");
+            return Err(error);
+        }
+    }
+}
+
+/// How the sources that were tried responded, by their numbers.
+#[derive(Default)]
+struct Outcomes {
+    /// Those that have not responded.
+    running: BTreeSet<usize>,
+    with_manifest: Option<(usize, Opened)>,
+    without_manifest: Option<(usize, Opened)>,
+    /// Another source may have a manifest that can be read.
+    unread: Option<(usize, Opened)>,
+    error: Option<(usize, Error)>,
+}
+
+impl Outcomes {
+    /// Of several outcomes of one kind, that of the first source counts.
+    fn add(&mut self, index: usize, outcome: Result<Opened, Error>) {
+        match outcome {
+            Ok(opened) => {
+                let kind = match &opened {
+                    Opened::WithManifest(_) => &mut self.with_manifest,
+                    Opened::WithoutManifest { unread: None, .. } => &mut self.without_manifest,
+                    Opened::WithoutManifest { .. } => &mut self.unread,
+                };
+                if kind.as_ref().is_none_or(|(other, _)| index < *other) {
+                    *kind = Some((index, opened));
                 }
             }
-            (Ok(preflight), Err(Error::NoManifest { .. }))
-                if matches!(place, ManifestPlace::Beside(_) | ManifestPlace::Nowhere) =>
-            {
-                return Ok(Opened::WithoutManifest {
-                    url: url.clone(),
-                    preflight: Box::new(preflight),
-                    unread: None,
-                });
+            Err(error) => {
+                if self.error.as_ref().is_none_or(|(other, _)| index < *other) {
+                    self.error = Some((index, error));
+                }
             }
-            // Another source may have a manifest that can be read.
-            (Ok(preflight), Err(error)) if first_contact::may_pass(&error) => {
-                unread.get_or_insert(Opened::WithoutManifest {
-                    url: url.clone(),
-                    preflight: Box::new(preflight),
-                    unread: Some(Box::new(error)),
-                });
-                continue;
-            }
-            // If the object is missing, that error counts, not the one of its manifest.
-            (Err(error), Ok(_) | Err(Error::NoManifest { .. })) => error,
-            (Err(error), Err(of_manifest)) if first_contact::may_pass(&of_manifest) => error,
-            (_, Err(error)) => error,
-        };
-        first_error.get_or_insert(error);
+        }
     }
-    match unread {
-        Some(opened) => Ok(opened),
-        None => Err(first_error.expect("there is at least one source")),
+
+    /// The outcome that decides. A source that says that there is no manifest does not decide while an earlier one may have it.
+    /// `all`: every source was tried.
+    fn winner(&mut self, all: bool) -> Option<(usize, Opened)> {
+        if let Some(opened) = self.with_manifest.take() {
+            return Some(opened);
+        }
+        let first = self.running.first().copied().unwrap_or(usize::MAX);
+        if let Some(opened) = self.without_manifest.take_if(|(index, _)| *index < first) {
+            return Some(opened);
+        }
+        self.unread.take_if(|_| all && first == usize::MAX)
+    }
+}
+
+/// What the source of this number says of the object.
+async fn contact(
+    context: &Context,
+    request: &OpenRequest<'_>,
+    (index, url): (usize, &Location),
+    limits: &Limits,
+) -> (usize, Result<Opened, Error>) {
+    (index, opened(context, request, url, limits).await)
+}
+
+/// What one source says of the object. The sources of an object with a manifest are not filled in.
+async fn opened(
+    context: &Context,
+    request: &OpenRequest<'_>,
+    url: &Location,
+    limits: &Limits,
+) -> Result<Opened, Error> {
+    let beside = || ManifestPlace::Beside(url.of_manifest());
+    let place = request.manifest.cloned().unwrap_or_else(beside);
+    let without = |first, unread: Option<Error>| Opened::WithoutManifest {
+        url: url.clone(),
+        first: Box::new(first),
+        unread: unread.map(Box::new),
+    };
+    match first_contact::responses(context, url, &place, limits, request.keeps_first).await {
+        (Ok(first), Ok(manifest)) => {
+            let preflight = first.preflight;
+            let matching = matching(context, manifest, &place, preflight, url).await;
+            let (manifest, preflight) = matching?;
+            Ok(Opened::WithManifest(Box::new(Object {
+                sources: Vec::new(),
+                preflight,
+                manifest,
+                place,
+            })))
+        }
+        (Ok(first), Err(Error::NoManifest { .. }))
+            if matches!(place, ManifestPlace::Beside(_) | ManifestPlace::Nowhere) =>
+        {
+            Ok(without(first, None))
+        }
+        (Ok(first), Err(error)) if first_contact::may_pass(&error) => {
+            Ok(without(first, Some(error)))
+        }
+        // If the object is missing, that error counts, not the one of its manifest.
+        (Err(error), Ok(_) | Err(Error::NoManifest { .. })) => Err(error),
+        (Err(error), Err(of_manifest)) if first_contact::may_pass(&of_manifest) => Err(error),
+        (_, Err(error)) => Err(error),
     }
 }
 

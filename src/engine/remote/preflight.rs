@@ -8,7 +8,8 @@ use crate::{
         validators::Validators,
     },
     net::{
-        client::Client, error::NetError, location::Location, request::Request, response::Content,
+        body::Body, client::Client, error::NetError, location::Location, request::Request,
+        response::Content,
     },
     policy::recovery::{BadResponse, Failure},
 };
@@ -29,70 +30,122 @@ pub struct Preflight {
     pub is_page: bool,
 }
 
-/// Requests the first byte: shows whether the object exists, how long it is, whether ranges work, and which version it is.
+/// The first response for an object.
+pub struct First {
+    /// What it shows.
+    pub preflight: Preflight,
+    /// The bytes of the object that came with it, if they begin with the first one and can be kept.
+    pub response: Option<Box<SourceResponse>>,
+}
+
+/// The range of a preflight that only asks what there is.
+pub const FIRST_BYTE: ByteRange = ByteRange { start: 0, end: 1 };
+/// Bytes of an object without a manifest that are requested first: a small one is whole then.
+const FIRST_BYTES: u64 = 64 << 10;
+
+/// The range of a preflight whose bytes are kept: what arrives in a second, because nothing is reported before.
+pub fn first_bytes(client: &Client) -> ByteRange {
+    let in_a_second = client.limit_rate().unwrap_or(u64::MAX);
+    ByteRange::new(0, FIRST_BYTES.min(in_a_second).max(1))
+}
+
+/// Requests the first bytes: shows whether the object exists, how long it is, whether ranges work, and which version it is. Parts
+/// of more than one byte, and whole bodies, are kept.
 ///
 /// S3 sends its checksums only if the request has `x-amz-checksum-mode: ENABLED`. We do not send it by default: S3 refuses a
 /// signed URL whose request has an `x-amz-` field that was not signed (403, `HeadersNotSigned`), and whether a redirect leads to
 /// one is unknown in advance. For an unsigned URL the user can set it with -H.
-pub async fn preflight(client: &Client, url: &Location) -> Result<Preflight, NetError> {
-    let mut response = match client.send(Request::range(url, ByteRange::new(0, 1))).await {
-        // An empty object has no first byte (416), and some servers refuse any Range, or answer it in a way that cannot be used.
-        Err(error) if may_be_for_the_range(error.failure) => {
-            client.send(Request::whole(url)).await?
-        }
+pub async fn preflight(
+    client: &Client,
+    url: &Location,
+    range: ByteRange,
+) -> Result<First, NetError> {
+    let mut response = match client.send(Request::range(url, range)).await {
+        Err(error) if needs_plain_get(error.failure) => client.send(Request::whole(url)).await?,
         other => other?,
     };
-    let (length, ranges, first) = match response.content {
-        Content::Whole { length } => (length, false, Vec::new()),
-        // Read the body to its end, so that the next request can reuse the connection. The byte itself may be missing.
-        Content::Part { bytes, total } if bytes.length() == 1 => (
-            total,
-            true,
-            response.body.read_up_to(2).await.unwrap_or_default(),
-        ),
-        Content::Part { total, .. } => (total, true, Vec::new()),
+    let (length, ranges) = match response.content {
+        Content::Whole { length } => (length, false),
+        Content::Part { total, .. } => (total, true),
     };
-    // Some servers send the Content-MD5 of the part: drop a digest of the first byte.
-    let of_first = |digest: &Digest| {
-        let mut hasher = DigestHasher::new(digest.algorithm());
-        hasher.update(&first);
-        hasher.finish() == *digest
+    let mut offered = std::mem::take(&mut response.offered);
+    let (validators, is_page) = (response.validators.clone(), response.is_page);
+    let encoding = response.encoding.take();
+    let response = match response.content {
+        Content::Part { bytes, .. } if bytes.start == 0 => {
+            let part = received(&mut response.body, bytes.end.min(range.end)).await;
+            // Some servers send the Content-MD5 of the part: drop a digest of it.
+            if part.len() as u64 == bytes.end && length != Some(bytes.end) {
+                offered.retain(|digest| !is_digest_of(digest, &part));
+            }
+            let is_kept = range.end > 1 && !part.is_empty();
+            is_kept.then(|| SourceResponse::received(response, part))
+        }
+        Content::Part { .. } => None,
+        Content::Whole {
+            length: Some(length),
+        } if length <= FIRST_BYTES => {
+            // Read now, so that the next request can reuse the connection.
+            let whole = received(&mut response.body, length).await;
+            let is_complete = whole.len() as u64 == length;
+            is_complete.then(|| SourceResponse::received(response, whole))
+        }
+        Content::Whole { .. } => Some(SourceResponse::of_whole(response)?),
     };
-    response
-        .offered
-        .retain(|digest| length == Some(1) || !of_first(digest));
-    let offered = response.offered;
-    Ok(Preflight {
-        length,
-        ranges,
-        validators: response.validators,
-        offered,
-        encoding: response.encoding,
-        is_page: response.is_page,
+    Ok(First {
+        preflight: Preflight {
+            length,
+            ranges,
+            validators,
+            offered,
+            encoding,
+            is_page,
+        },
+        response: response.map(Box::new),
     })
 }
 
-/// Whether the same request may succeed without its Range.
-fn may_be_for_the_range(failure: Failure) -> bool {
-    matches!(
-        failure,
-        Failure::Refused {
-            status: 400 | 403 | 416 | 431
-        } | Failure::Server { status: 501, .. }
-            | Failure::BadResponse(BadResponse::Multipart | BadResponse::ContentRange)
-    )
+/// The first bytes of a body, at most so many. It is read to its end, so that the next request can reuse the connection; what does
+/// not arrive is requested again later.
+async fn received(body: &mut Body, most: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() as u64 <= most
+        && let Ok(Some(chunk)) = body.next().await
+    {
+        bytes.extend_from_slice(&chunk);
+    }
+    bytes.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+    bytes
+}
+
+fn is_digest_of(digest: &Digest, bytes: &[u8]) -> bool {
+    let mut hasher = DigestHasher::new(digest.algorithm());
+    hasher.update(bytes);
+    hasher.finish() == *digest
+}
+
+/// Whether a plain GET may succeed where the first request failed: some servers refuse any Range, or answer it in a way that cannot
+/// be used, and what is empty has no first byte (416).
+pub fn needs_plain_get(failure: Failure) -> bool {
+    failure.may_be_for_the_range()
+        || matches!(
+            failure,
+            Failure::Refused { status: 416 }
+                | Failure::BadResponse(BadResponse::Multipart | BadResponse::ContentRange)
+        )
 }
 
 /// The most bytes of a sidecar file that are read: it may list a whole folder.
 const SIDECAR_BYTES_MAX: usize = 1 << 20;
 
-/// A preflight that is retried by the recovery policy.
+/// A preflight that keeps nothing, retried by the recovery policy.
 pub async fn retried_preflight(
     client: &Client,
     url: &Location,
     limits: &Limits,
 ) -> Result<Preflight, Error> {
-    retried!(limits, preflight(client, url))
+    let first = retried!(limits, preflight(client, url, FIRST_BYTE));
+    first.map(|first: First| first.preflight)
 }
 
 /// The whole representation in one response, retried by the recovery policy.

@@ -25,7 +25,7 @@ use crate::{
 
 use super::{
     retry::Attempts,
-    source::{Extent, Source, SourceRequest},
+    source::{Extent, Source, SourceRequest, SourceResponse},
 };
 
 /// The assumed rate for reading everything, 100 Mbit/s: the real one is unknown before the first try.
@@ -80,14 +80,9 @@ impl RangeReader {
         }
     }
 
-    /// The source of the representation.
-    pub fn source(&self) -> &Source {
-        &self.shared.source
-    }
-
-    /// The version that is read.
-    pub fn version(&self) -> Option<&Validators> {
-        self.shared.version.as_ref()
+    /// Requests one range of the version. The response may be the whole representation.
+    pub async fn open(&self, range: ByteRange) -> Result<SourceResponse, NetError> {
+        self.shared.open(range, &[]).await
     }
 
     /// Reads these ascending ranges; calls `take` with each when it is complete, in any order.
@@ -98,22 +93,29 @@ impl RangeReader {
         mut take: impl FnMut(ByteRange, Vec<u8>),
     ) -> Result<(), Error> {
         let source = &self.shared.source;
-        let count = requests::merged(wants, Cost::SINGLE.gap).len();
+        let count = |wants: &[ByteRange]| requests::merged(wants, Cost::SINGLE.gap).len();
         // A server without multi-range support begins to send everything, which costs more than a few requests.
-        let several = source
-            .client()
-            .sends_multi_range(source.location())
-            .unwrap_or(count > UNTRIED_MAX);
+        let known = source.client().sends_multi_range(source.location());
+        let several = known.unwrap_or(count(wants) > UNTRIED_MAX);
         self.shared.several.store(several, Ordering::Relaxed);
-        let rest = match wants.split_first() {
+        let mut rest = wants;
+        if several && known.is_none() {
+            // One such server must not begin with everything on several connections at once.
+            let first = requests::requests(wants, &Cost::SEVERAL);
+            let (trial, others) = wants.split_at(first.first().map_or(0, Vec::len));
+            self.read_all(context, trial, &mut take).await?;
+            rest = others;
+        }
+        let several = self.shared.several.load(Ordering::Relaxed);
+        let rest = match rest.split_first() {
             // Many separate requests may take longer than reading everything. The time of the first one shows which is faster.
-            Some((first, rest)) if !several && count > UNTRIED_MAX => {
+            Some((first, others)) if !several && count(rest) > UNTRIED_MAX => {
                 let began = Instant::now();
                 self.read_all(context, &[*first], &mut take).await?;
-                self.widen_gaps(context, rest, began.elapsed());
-                rest
+                self.widen_gaps(context, others, began.elapsed());
+                others
             }
-            _ => wants,
+            _ => rest,
         };
         self.read_all(context, rest, &mut take).await
     }
@@ -254,6 +256,25 @@ impl Shared {
         gives_up
     }
 
+    /// Requests ranges of the version. A server that refuses a single one gets a plain GET.
+    async fn open(&self, range: ByteRange, more: &[ByteRange]) -> Result<SourceResponse, NetError> {
+        let whole = SourceRequest {
+            version: self.version.as_ref(),
+            ..SourceRequest::default()
+        };
+        let ranged = SourceRequest {
+            range: Some(range),
+            more,
+            ..whole
+        };
+        match self.source.open(ranged).await {
+            Err(error) if error.failure.may_be_for_the_range() && more.is_empty() => {
+                self.source.open(whole).await
+            }
+            other => other,
+        }
+    }
+
     async fn fill(&self, buffers: &mut RangeBuffers) -> Result<(), NetError> {
         let ranges = requests::merged(&buffers.wants, self.cost().gap);
         let (Some((first, more)), true) = (
@@ -263,15 +284,7 @@ impl Shared {
             // Planned before the server showed that it does not support several ranges.
             return Ok(());
         };
-        let mut response = self
-            .source
-            .open(SourceRequest {
-                range: Some(*first),
-                more,
-                version: self.version.as_ref(),
-                ..SourceRequest::default()
-            })
-            .await?;
+        let mut response = self.open(*first, more).await?;
         let end = match response.extent() {
             Extent::Parts => u64::MAX,
             Extent::Range { .. } => first.end,

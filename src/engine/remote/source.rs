@@ -96,6 +96,11 @@ enum Chunks {
         /// Bytes that may still arrive.
         left: u64,
     },
+    /// The first bytes of the representation, which arrived before.
+    Received {
+        bytes: Option<Bytes>,
+        location: Location,
+    },
 }
 
 impl Source {
@@ -131,6 +136,7 @@ impl Source {
             range: request.range,
             more: request.more,
             version: request.version,
+            length: request.length.filter(|_| request.unproven),
             ..Request::whole(location)
         };
         if request.more.is_empty() {
@@ -146,6 +152,35 @@ impl Source {
 }
 
 impl SourceResponse {
+    /// A response to a request for the whole representation.
+    pub fn of_whole(response: Response) -> Result<SourceResponse, NetError> {
+        SourceResponse::of_one(response, &SourceRequest::default())
+    }
+
+    /// A response whose body begins with the first byte of the representation, and was read before.
+    pub fn received(response: Response, bytes: Vec<u8>) -> SourceResponse {
+        let until = bytes.len() as u64;
+        let (extent, total) = match response.content {
+            Content::Part { total, .. } => (Extent::Range { until }, total),
+            Content::Whole { length } => (Extent::Whole { length }, length),
+        };
+        SourceResponse {
+            extent,
+            total,
+            validators: response.validators,
+            end_declared: response.end_declared,
+            chunks: Chunks::Received {
+                bytes: Some(bytes.into()),
+                location: response.body.location().clone(),
+            },
+        }
+    }
+
+    /// Whether all of it arrived before the transfer.
+    pub fn is_received(&self) -> bool {
+        matches!(self.chunks, Chunks::Received { .. })
+    }
+
     fn of_one(response: Response, request: &SourceRequest<'_>) -> Result<SourceResponse, NetError> {
         let extent = extent(&response, request)?;
         let (total, at, from, until) = match (extent, response.content) {
@@ -202,11 +237,11 @@ impl SourceResponse {
     pub fn location(&self) -> &Location {
         match &self.chunks {
             Chunks::One { body, .. } => body.location(),
-            Chunks::Parts { location, .. } => location,
+            Chunks::Parts { location, .. } | Chunks::Received { location, .. } => location,
         }
     }
 
-    /// Discards the bytes before this offset; no effect on [`Extent::Parts`].
+    /// Discards the bytes before this offset; no effect on [`Extent::Parts`], and on bytes that arrived before.
     pub fn skip_to(&mut self, offset: u64) {
         if let Chunks::One { from, .. } = &mut self.chunks {
             *from = (*from).max(offset);
@@ -256,6 +291,7 @@ impl SourceResponse {
                     .ok_or_else(|| bad(location, BadResponse::Multipart))?;
                 Ok(Some((place, bytes)))
             }
+            Chunks::Received { bytes, .. } => Ok(bytes.take().map(|bytes| (0, bytes))),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     disk::error::DiskError,
     format::{
         geometry::{BlockIndex, Geometry},
-        judge::{BlockHasher, Leaves, Mismatch, Verified},
+        judge::{BlockHasher, Broken, Leaves, Mismatch, Unproven, Verified},
     },
 };
 
@@ -45,18 +45,19 @@ impl Assembler {
                 if !self.hasher.push(&mut chunk) {
                     continue;
                 }
-                let (before, mismatch) = match self.hasher.is_known(leaves) {
-                    // The block is no longer wanted, and its leaf was dropped.
-                    false => (self.hasher.discard(), None),
-                    true => match self.hasher.finish(leaves) {
-                        Ok(()) => continue,
-                        Err(wrong) => (wrong.before, Some(wrong.mismatch)),
-                    },
+                let Err(broken) = self.hasher.finish(leaves) else {
+                    continue;
                 };
+                let Broken { before, why } = *broken;
                 if let Some(run) = before {
                     judged.push(Judged::Held(sink.put(run)?));
                 }
-                judged.extend(mismatch.map(Judged::Wrong));
+                match why {
+                    Unproven::Wrong(mismatch) => judged.push(Judged::Wrong(mismatch)),
+                    Unproven::Unknown if leaves.have_failed() => return Err(DiskError::LeavesLost),
+                    // The block is no longer wanted, and its leaf was dropped.
+                    Unproven::Unknown => (),
+                }
             }
         }
         if let Some(run) = self.hasher.take_proven() {

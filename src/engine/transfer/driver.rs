@@ -22,7 +22,7 @@ use crate::{
         context::Context,
         error::Error,
         events::{Event, Events},
-        remote::source::Source,
+        remote::source::{Extent, Source, SourceResponse},
     },
     format::{
         blockset::BlockSet,
@@ -53,6 +53,8 @@ pub struct TransferObject {
     pub sources: Vec<Source>,
     /// Whether the first source serves ranges; `true` if unknown.
     pub ranges: bool,
+    /// A response of the first source that begins with the first byte. The first span reads it, if it can use it.
+    pub first: Option<Box<SourceResponse>>,
     /// The length is trusted. If not, the last block is fetched first, because it proves the length.
     pub length_proven: bool,
     /// Without a manifest: the validators that every response must have.
@@ -98,6 +100,8 @@ struct Spans {
     receiver: mpsc::UnboundedReceiver<(SpanId, SpanEvent)>,
     /// Which bytes of a whole-object body to read: from the first wanted byte to the last.
     read_window: watch::Sender<ByteRange>,
+    /// See [`TransferObject::first`].
+    first: Option<Box<SourceResponse>>,
 }
 
 struct RunningSpan {
@@ -167,6 +171,7 @@ impl Driver {
                 sender,
                 receiver,
                 read_window: watch::Sender::new(ByteRange::new(0, u64::MAX)),
+                first: object.first,
             },
             verified: VecDeque::new(),
             failures: Failures::default(),
@@ -282,6 +287,7 @@ impl Driver {
         self.refresh_hosts();
         let allowed = self.context.connections.per_fetch();
         self.scheduler.allow(allowed.min(self.connections_max));
+        self.scheduler.hold_back(self.context.client.is_held_back());
         loop {
             let now = self.now();
             match self.scheduler.command(now) {
@@ -372,11 +378,19 @@ impl Driver {
 
     fn start(&mut self, id: SpanId, source: SourceId, blocks: BlockRange, whole: bool) {
         let (end, may_read_whole) = (Arc::new(AtomicU32::new(blocks.end)), Arc::default());
+        let length = self.geometry().length();
+        let is_usable = |first: &SourceResponse| match first.extent() {
+            Extent::Range { until } => blocks.start == 0 && (!whole || until == length),
+            _ => whole,
+        };
+        let first = self.spans.first.take();
+        let first = first.filter(|first| source == SourceId(0) && is_usable(first));
         let span = Span {
             id,
             source: self.sources[source.0].clone(),
             blocks,
             whole,
+            first,
             end: end.clone(),
             may_read_whole: Arc::clone(&may_read_whole),
             read_window: self.spans.read_window.subscribe(),

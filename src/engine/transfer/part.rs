@@ -17,7 +17,7 @@ use crate::{
         destination::Opened,
         error::DiskError,
         journal::Journal,
-        part::{Part, Stored},
+        part::{Part, StoredBlocks},
     },
     engine::{
         blocking::{self, Group, Threads, Work},
@@ -51,7 +51,7 @@ const PROGRESS_TIME: Duration = Duration::from_secs(1);
 pub struct PartTransfer {
     pub object: TransferObject,
     /// Blocks that were found locally, and are in the part already.
-    pub copied: Vec<Stored>,
+    pub copied: StoredBlocks,
     /// Digests of the whole object to compute.
     pub digests: Vec<Algorithm>,
 }
@@ -119,9 +119,7 @@ impl PartTransfer {
             // The only block is empty: claim it, so that it is judged and not fetched.
             claimed.insert(geometry.last());
         }
-        for stored in &self.copied {
-            claimed.remove_range(stored.blocks());
-        }
+        claimed.remove_all(self.copied.blocks());
         if leaves.are_first_use() {
             journal.record_leaves(leaves.clone());
         }
@@ -136,7 +134,7 @@ impl PartTransfer {
             journal: journal.clone(),
         });
         let mut driver = Driver::new(context, self.object, sink.clone(), claimed.clone());
-        for stored in &self.copied {
+        for stored in self.copied.ranges() {
             driver.held(stored.verified());
         }
         let group = driver.group().clone();

@@ -78,6 +78,8 @@ pub struct Span {
     pub blocks: BlockRange,
     /// Request the whole object, without a range.
     pub whole: bool,
+    /// A response that came before the transfer: it is read before anything is requested.
+    pub first: Option<Box<SourceResponse>>,
     /// The block before which to stop reading; may change while the span runs.
     pub end: Arc<AtomicU32>,
     /// The driver's permission to read a whole-object body after [`SpanEvent::WholeBody`].
@@ -187,22 +189,19 @@ impl Span {
         let wanted = geometry.bytes_of_range(self.blocks);
         let first = BlockIndex(self.blocks.start);
         let mut progress = Progress::new(&geometry, first);
+        let mut opened = false;
         loop {
-            let rest = ByteRange::new(progress.at, self.end().max(progress.at));
-            let mut response = self
-                .source
-                .open(SourceRequest {
-                    range: (!self.whole && !rest.is_empty()).then_some(rest),
-                    length: Some(geometry.length()),
-                    version: self.shared.version.as_ref(),
-                    // Without a manifest no leaf is known in advance.
-                    unproven: self.shared.leaves.are_first_use(),
-                    ..SourceRequest::default()
-                })
-                .await?;
-            if progress.at == wanted.start {
-                self.send(SpanEvent::Opened);
-            }
+            let mut response = match self.first.take() {
+                Some(first) => *first,
+                None => {
+                    let rest = ByteRange::new(progress.at, self.end().max(progress.at));
+                    let response = self.request(rest).await?;
+                    if !std::mem::replace(&mut opened, true) {
+                        self.send(SpanEvent::Opened);
+                    }
+                    response
+                }
+            };
             if matches!(response.extent(), Extent::Whole { .. }) {
                 if !self.whole && wanted != geometry.bytes_of_range(geometry.all()) {
                     self.wait_to_read_whole().await;
@@ -216,6 +215,19 @@ impl Span {
                 return Ok(());
             }
         }
+    }
+
+    /// Requests this range, or everything.
+    async fn request(&self, rest: ByteRange) -> Result<SourceResponse, NetError> {
+        let request = SourceRequest {
+            range: (!self.whole && !rest.is_empty()).then_some(rest),
+            length: Some(self.shared.leaves.geometry().length()),
+            version: self.shared.version.as_ref(),
+            // Without a manifest no leaf is known in advance.
+            unproven: self.shared.leaves.are_first_use(),
+            ..SourceRequest::default()
+        };
+        self.source.open(request).await
     }
 
     /// The offset at which to stop reading; may change while the span runs.
@@ -279,7 +291,7 @@ impl Span {
                 let cause = next.err().unwrap_or_else(broken);
                 let goes_on = !is_whole
                     && cause.failure == Failure::Broken
-                    && *at - first >= GOES_ON_BYTES_MIN;
+                    && (*at - first >= GOES_ON_BYTES_MIN || response.is_received());
                 return match goes_on {
                     true => Ok(Received::Some),
                     false => Err(cause.into()),

@@ -4,45 +4,53 @@ use std::collections::VecDeque;
 
 use crate::format::geometry::ByteRange;
 
-use super::{level::Node, patch::Patch};
+use super::{level::Aside, patch::Patch};
 
-/// Where no whole block was found, the pieces of this many blocks show whether those of the others are worth reading.
-const SAMPLE: usize = 32;
-/// With fewer blocks than this many samples, a sample is not worth the wait.
-const SAMPLES_MIN: usize = 4;
+/// With fewer blocks than this, all pieces are read: that chance hid what is here costs more than they do.
+const FEW: usize = 16;
+/// If at least one block in this many is expected to be here in part, all pieces are read. They take one byte in 512 of the object.
+const EXPECTED_MIN: usize = 64;
+/// If not, those of blocks that are this near to one that is expected, or to one that was found.
+const NEAR: u32 = 2;
 
 /// See the module.
 pub struct Blocks {
     /// To be read after this batch.
-    pub later: VecDeque<Node>,
+    pub later: VecDeque<Aside>,
     /// The ranges of this batch that were not given yet.
     pub wanted: Vec<ByteRange>,
     pub patches: Vec<Patch>,
-    /// The first batch has this many blocks (0: as many as any). If none of their pieces is here, the search ends.
-    pub sample: usize,
 }
 
 impl Blocks {
-    /// Blocks in their order. If nothing was found so far, a few from everywhere come first.
-    pub fn new(missing: Vec<Node>, found_any: bool) -> Blocks {
-        let count = missing.len();
-        let sample = match found_any || count < SAMPLES_MIN * SAMPLE {
-            true => 0,
-            false => SAMPLE,
+    /// Splits blocks, in their order and `of` so many, into those whose pieces are worth reading and the others.
+    ///
+    /// The anchor of a block is the smallest window of the block. So the share of the blocks whose anchors are here tells how much
+    /// of them is here.
+    pub fn new(missing: Vec<Aside>, of: u32) -> (Blocks, Vec<Aside>) {
+        let expected: Vec<u32> = missing
+            .iter()
+            .filter(|aside| aside.expected)
+            .map(|aside| aside.block.0)
+            .collect();
+        let all = missing.len() <= FEW || expected.len() * EXPECTED_MIN >= missing.len();
+        let indices: Vec<u32> = missing.iter().map(|aside| aside.block.0).collect();
+        let is_missing = |index: u32| indices.binary_search(&index).is_ok();
+        let is_near = |index: u32| {
+            let next = expected.partition_point(|one| *one + NEAR < index);
+            let near = index.saturating_sub(NEAR)..of.min(index + NEAR + 1);
+            expected.get(next).is_some_and(|one| *one <= index + NEAR)
+                || near.into_iter().any(|index| !is_missing(index))
         };
-        let is_sample = |number: usize| {
-            let next = (number * sample).div_ceil(count);
-            sample > 0 && next < sample && next * count / sample == number
-        };
-        let (first, rest): (Vec<_>, Vec<_>) = (0..)
-            .zip(missing)
-            .partition(|(number, _)| is_sample(*number));
-        let nodes = first.into_iter().chain(rest);
-        Blocks {
-            later: nodes.map(|(_, node)| node).collect(),
+        let (later, others) = missing
+            .into_iter()
+            .partition(|aside| all || is_near(aside.block.0));
+        let later: Vec<Aside> = later;
+        let blocks = Blocks {
+            later: later.into(),
             wanted: Vec::new(),
             patches: Vec::new(),
-            sample,
-        }
+        };
+        (blocks, others)
     }
 }

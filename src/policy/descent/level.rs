@@ -26,6 +26,44 @@ pub struct Node {
     pub failed: Vec<Shift>,
     /// A seed has its window at the same place, so most of it is probably there, and only the rest changed.
     pub unmoved: bool,
+    /// A seed has its window as an anchor, or its window is unknown: some of it is probably there.
+    pub expected: bool,
+}
+
+/// A block that was found nowhere, until its pieces are read: 2^20 of them take 16 MiB.
+pub struct Aside {
+    pub block: BlockIndex,
+    pub expected: bool,
+    anchor: BlockAnchor,
+}
+
+impl Aside {
+    pub fn of(node: &Node) -> Aside {
+        let anchor = node.window.map(|window| {
+            let offset = window.place - node.bytes.start;
+            BlockAnchor::new(window.tag, offset as u32)
+        });
+        Aside {
+            block: BlockIndex(node.index),
+            expected: node.expected,
+            anchor: anchor.unwrap_or(BlockAnchor::NONE),
+        }
+    }
+
+    /// The block again. Its value is of no use for its pieces.
+    pub fn node(&self, geometry: &Geometry) -> Node {
+        let bytes = geometry.bytes_of(self.block);
+        Node {
+            index: self.block.0,
+            blocks: BlockRange::one(self.block),
+            bytes,
+            value: [0; 32],
+            window: block_window(self.anchor.0, bytes),
+            failed: Vec::new(),
+            unmoved: false,
+            expected: self.expected,
+        }
+    }
 }
 
 /// The anchor of a node, as a window of the object.
@@ -77,7 +115,10 @@ pub struct Level {
     /// Pages of this batch that were read without anchors.
     pub bare: Vec<Group>,
     pub nodes: Vec<Node>,
+    /// Of this batch; of nodes also those of earlier batches.
     pub missing: Vec<Node>,
+    /// Blocks that were found nowhere in earlier batches, ascending.
+    pub aside: Vec<Aside>,
 }
 
 impl Level {
@@ -89,6 +130,7 @@ impl Level {
             bare: Vec::new(),
             nodes: Vec::new(),
             missing: Vec::new(),
+            aside: Vec::new(),
         }
     }
 
@@ -203,6 +245,7 @@ pub fn nodes_of(layout: &Layout, group: &Group, values: &[Cv], hints: &[u8]) -> 
             window,
             failed: Vec::new(),
             unmoved: false,
+            expected: false,
         }
     };
     values.iter().enumerate().map(node).collect()

@@ -17,6 +17,7 @@ mod patch;
 mod placed;
 mod protocol;
 mod rolling;
+mod scan;
 mod search;
 mod shifts;
 mod table;
@@ -25,7 +26,7 @@ mod zeros;
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::format::{
-    geometry::{BlockIndex, ByteRange, PIECE},
+    geometry::{BlockIndex, BlockRange, ByteRange, PIECE},
     layout::Layout,
     manifest::Tree,
     statement::Refused,
@@ -33,17 +34,20 @@ use crate::format::{
 };
 
 use blocks::Blocks;
-use level::{Level, Node, Unread, Wanted};
+use level::{Aside, Level, Node, Unread, Wanted};
 use patch::Patch;
 use placed::Placed;
 use shifts::Shifts;
 use table::Table;
 
-pub use protocol::{Find, Local, Part, SeedIndex, Shift, Source};
-pub use zeros::is_zero_block;
+pub use protocol::{Find, Local, Part, SeedIndex, Shift, Source, without_doubtful};
+pub use zeros::ZeroSearch;
 
-/// Groups that are requested and searched together: their nodes take at most 20 MiB.
-const GROUPS_AT_ONCE: usize = 1024;
+/// Groups that are requested and searched together: their nodes take at most 12 MiB.
+const GROUPS_AT_ONCE: usize = 256;
+/// Blocks that are put together from pieces: this many, and so many times those of the seeds. Others are missing.
+const PATCHED_MIN: usize = 1 << 16;
+const PATCHED_A_SEED_BLOCK: u64 = 8;
 /// Bytes of pieces that are requested and searched together; the search needs 16 times as much memory.
 const PIECES_AT_ONCE: u64 = 1 << 20;
 
@@ -61,12 +65,11 @@ pub struct Descent {
     table: Table,
     placed: Placed,
     shifts: Shifts,
+    zeros: ZeroSearch,
     stage: Stage,
     finds: Vec<Find>,
     /// Leaves of the pages that were read and not taken yet.
     leaves: Vec<(BlockIndex, Vec<Cv>)>,
-    /// Something was found in a seed.
-    found_any: bool,
     stopped: bool,
 }
 
@@ -89,10 +92,10 @@ impl Descent {
             seeds,
             placed: Placed::default(),
             shifts: Shifts::default(),
+            zeros: ZeroSearch::default(),
             stage: Stage::Done,
             finds: Vec::new(),
             leaves: Vec::new(),
-            found_any: false,
             stopped: false,
         };
         match same {
@@ -209,8 +212,6 @@ impl Descent {
             }
             Stage::Blocks(mut blocks) => {
                 self.patch(&mut blocks.patches, local);
-                self.stopped |= blocks.sample > 0 && !blocks.patches.iter().any(Patch::has_any);
-                blocks.sample = 0;
                 self.enter_blocks(blocks);
             }
             Stage::Done => {}
@@ -219,6 +220,9 @@ impl Descent {
 
     /// Requests the next batch of a level, or goes on to the level below.
     fn enter(&mut self, mut level: Level) {
+        if level.level == 0 {
+            self.set_missing_aside(&mut level);
+        }
         let batch = level.later.len().min(GROUPS_AT_ONCE);
         if batch > 0 {
             let groups = level.later.drain(..batch);
@@ -230,15 +234,14 @@ impl Descent {
         }
         self.shifts.forget_failures();
         let missing = level.missing;
-        if missing.is_empty() {
+        if level.level == 0 {
+            let (blocks, others) = Blocks::new(level.aside, self.layout.geometry.blocks());
+            for aside in others {
+                self.note_missing(aside.block);
+            }
+            self.enter_blocks(blocks);
+        } else if missing.is_empty() {
             self.stage = Stage::Done;
-        } else if level.level == 0 && (self.stopped || !self.layout.hints) {
-            self.finds.extend(missing.iter().map(|node| Find::Missing {
-                blocks: node.blocks,
-            }));
-            self.stage = Stage::Done;
-        } else if level.level == 0 {
-            self.enter_blocks(Blocks::new(missing, self.found_any));
         } else {
             // After the search has ended only the leaves are of use: what is fetched must be judged.
             let bare = |node: &Node| {
@@ -256,22 +259,43 @@ impl Descent {
         }
     }
 
+    /// Keeps of the blocks that were found nowhere what their pieces need.
+    fn set_missing_aside(&mut self, level: &mut Level) {
+        let size = self.layout.geometry.block_size().bytes();
+        let seeds = self.seeds.iter().map(|seed| seed.geometry().length());
+        let of_seeds = seeds.sum::<u64>() / size * PATCHED_A_SEED_BLOCK;
+        let most = PATCHED_MIN + usize::try_from(of_seeds).unwrap_or(usize::MAX - PATCHED_MIN);
+        let has_pieces = self.layout.hints && !self.stopped;
+        for node in level.missing.drain(..) {
+            match has_pieces && level.aside.len() < most {
+                true => level.aside.push(Aside::of(&node)),
+                false => self.note_missing(BlockIndex(node.index)),
+            }
+        }
+    }
+
+    fn note_missing(&mut self, block: BlockIndex) {
+        match self.finds.last_mut() {
+            Some(Find::Missing { blocks }) if blocks.end == block.0 => blocks.end += 1,
+            _ => self.finds.push(Find::Missing {
+                blocks: BlockRange::one(block),
+            }),
+        }
+    }
+
     fn enter_blocks(&mut self, mut blocks: Blocks) {
         blocks.patches.clear();
         if blocks.later.is_empty() || self.stopped {
-            self.finds
-                .extend(blocks.later.iter().map(|node| Find::Missing {
-                    blocks: node.blocks,
-                }));
+            for aside in blocks.later {
+                self.note_missing(aside.block);
+            }
             self.stage = Stage::Done;
             return;
         }
         let pieces = self.layout.pieces();
         let mut room = PIECES_AT_ONCE;
-        while let Some(node) = blocks.later.front() {
-            if blocks.sample > 0 && blocks.patches.len() == blocks.sample {
-                break;
-            }
+        while let Some(aside) = blocks.later.front() {
+            let node = aside.node(&self.layout.geometry);
             let checks = ByteRange::new(
                 node.bytes.start / PIECE * 2,
                 node.bytes.end.div_ceil(PIECE) * 2,
@@ -285,7 +309,7 @@ impl Descent {
                 Some(last) if last.end == here.start => last.end = here.end,
                 _ => blocks.wanted.push(here),
             }
-            let node = blocks.later.pop_front().expect("there is a first one");
+            blocks.later.pop_front();
             blocks.patches.push(Patch::new(node));
         }
         self.stage = Stage::Blocks(blocks);

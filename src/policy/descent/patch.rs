@@ -3,7 +3,10 @@
 //! The checks are of 16 bits, so one that agrees alone may do so by chance; of several shifts that agree the one that
 //! agrees for the longest stretch is taken. The judge decides in the end.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    ops::Range,
+    sync::{Arc, LazyLock},
+};
 
 use crate::format::{
     geometry::{ByteRange, PIECE},
@@ -34,6 +37,12 @@ const STRETCH_MIN: u32 = 2;
 const GAP_MIN: usize = 4;
 /// A shorter gap between equal shifts was overwritten in place; a longer one may have changed places with its neighbour.
 const SWAP_MIN: usize = 16;
+/// A single piece is searched in gaps of at least this many: with fewer, both its sides would end exactly where it does.
+const NEAR_GAP_MIN: usize = 3;
+/// How far from the shifts of both sides of a gap a single piece may be. Each place is one chance in 65,536 of a wrong one.
+const NEAR_SLACK: i64 = 64;
+/// Shifts of both sides that are farther apart leave too many places.
+const NEAR_APART_MAX: u64 = 512;
 /// Once this many pieces agree side by side, they are not compared with other shifts.
 const SETTLED: u32 = 8;
 
@@ -175,21 +184,9 @@ impl Patch {
         shifts: &mut Shifts,
         local: &mut impl Local,
     ) {
-        let mut from = 0;
-        while let Some(start) =
-            (from..self.matches.len()).find(|index| self.matches[*index].is_none())
-        {
-            let end = (start..self.matches.len()).find(|index| self.matches[*index].is_some());
-            let end = end.unwrap_or(self.matches.len());
-            from = end;
-            let left = match start {
-                0 => placed.left_of(self.node.bytes.start),
-                _ => self.shift_of(start - 1),
-            };
-            let right = match end == self.matches.len() {
-                true => placed.right_of(self.node.bytes.end),
-                false => self.shift_of(end),
-            };
+        for pieces in self.gaps(GAP_MIN) {
+            let (start, end) = (pieces.start, pieces.end);
+            let (left, right) = self.sides(&pieces, placed);
             let least = if left == right { SWAP_MIN } else { GAP_MIN };
             if end - start < least || !shifts.worth_searching() {
                 continue;
@@ -221,7 +218,7 @@ impl Patch {
         &self,
         seed: Shift,
         stretch: ByteRange,
-        gap: std::ops::Range<usize>,
+        gap: Range<usize>,
         local: &mut impl Local,
         found: &mut Vec<Shift>,
     ) {
@@ -238,33 +235,144 @@ impl Patch {
             pairs.push((check, next, index));
         }
         pairs.sort_unstable();
-        let piece = PIECE as usize;
-        rolling::each_window(&bytes, |place, check| {
-            if wanted[usize::from(check >> 6)] >> (check & 63) & 1 == 0 || found.len() >= SHIFTS_MAX
-            {
-                return;
+        let checks = rolling::checks(&bytes);
+        let seconds = checks.get(PIECE as usize..).unwrap_or_default();
+        for (place, (check, next)) in (stretch.start..).zip(checks.iter().zip(seconds)) {
+            if wanted[usize::from(check >> 6)] >> (check & 63) & 1 == 0 {
+                continue;
             }
-            let Some(next) = bytes.get(place + piece..place + 2 * piece) else {
-                return;
-            };
-            let next = pieces::piece_of(next);
-            let first = pairs.partition_point(|pair| (pair.0, pair.1) < (check, next));
+            let first = pairs.partition_point(|pair| (pair.0, pair.1) < (*check, *next));
             for (_, _, index) in pairs[first..]
                 .iter()
-                .take_while(|pair| (pair.0, pair.1) == (check, next))
+                .take_while(|pair| (pair.0, pair.1) == (*check, *next))
             {
-                let by = (stretch.start + place as u64)
-                    .wrapping_sub(self.piece(*index).start)
-                    .cast_signed();
+                let by = place.wrapping_sub(self.piece(*index).start).cast_signed();
                 let shift = Shift {
                     seed: seed.seed,
                     by,
                 };
-                if !found.contains(&shift) && found.len() < SHIFTS_MAX {
+                if !found.contains(&shift) {
                     found.push(shift);
                 }
+                if found.len() >= SHIFTS_MAX {
+                    return;
+                }
             }
-        });
+        }
+    }
+
+    /// Searches each gap for single pieces at shifts near to those of its two sides: between two changes that lie close together.
+    pub fn search_near(&mut self, placed: &Placed, seeds: &[Arc<Tree>], local: &mut impl Local) {
+        for gap in self.gaps(NEAR_GAP_MIN) {
+            let Some((least, most)) = self.near(&gap, placed) else {
+                continue;
+            };
+            for index in gap {
+                if self.matches[index].is_none() {
+                    self.search_piece(index, least, most, seeds, local);
+                }
+            }
+        }
+    }
+
+    /// Runs of at least so many pieces that are nowhere yet.
+    fn gaps(&self, least: usize) -> Vec<Range<usize>> {
+        let (mut gaps, mut start) = (Vec::new(), 0);
+        for index in 0..=self.matches.len() {
+            if self.matches.get(index).is_none_or(Option::is_some) {
+                if index >= start + least {
+                    gaps.push(start..index);
+                }
+                start = index + 1;
+            }
+        }
+        gaps
+    }
+
+    /// The shifts on both sides of some pieces.
+    fn sides(&self, pieces: &Range<usize>, placed: &Placed) -> (Option<Shift>, Option<Shift>) {
+        let left = match pieces.start {
+            0 => placed.left_of(self.node.bytes.start),
+            start => self.shift_of(start - 1),
+        };
+        let right = match pieces.end == self.matches.len() {
+            true => placed.right_of(self.node.bytes.end),
+            false => self.shift_of(pieces.end),
+        };
+        (left, right)
+    }
+
+    /// The shifts that are near to those on both sides, from the least to the most.
+    fn near(&self, pieces: &Range<usize>, placed: &Placed) -> Option<(Shift, Shift)> {
+        let (Some(left), Some(right)) = self.sides(pieces, placed) else {
+            return None;
+        };
+        if left.seed != right.seed || left.by.abs_diff(right.by) > NEAR_APART_MAX {
+            return None;
+        }
+        let shift = |by| Shift {
+            seed: left.seed,
+            by,
+        };
+        let least = shift(left.by.min(right.by).saturating_sub(NEAR_SLACK));
+        Some((
+            least,
+            shift(left.by.max(right.by).saturating_add(NEAR_SLACK)),
+        ))
+    }
+
+    fn search_piece(
+        &mut self,
+        index: usize,
+        least: Shift,
+        most: Shift,
+        seeds: &[Arc<Tree>],
+        local: &mut impl Local,
+    ) {
+        let (piece, length) = (
+            self.piece(index),
+            seeds[usize::from(least.seed.0)].geometry().length(),
+        );
+        let start = piece.start.saturating_add_signed(least.by);
+        let end = piece.end.saturating_add_signed(most.by).min(length);
+        if piece.length() != PIECE || end < start + PIECE {
+            return;
+        }
+        let mut bytes = vec![0; (end - start) as usize];
+        if !local.read(least.seed, start, &mut bytes) {
+            return;
+        }
+        let agrees = |check: &u16| *check == self.checks[index];
+        if let Some(place) = rolling::checks(&bytes).iter().position(agrees) {
+            let by = (start + place as u64)
+                .wrapping_sub(piece.start)
+                .cast_signed();
+            let seed = least.seed;
+            self.try_shift(Shift { seed, by }, seeds, local);
+        }
+    }
+
+    /// Pairs of neighbouring pieces that are not both at a place, each as the index of the first and both checks.
+    pub fn open_pairs(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let is_open = |index: usize| !self.is_sure(index);
+        (0..self.checks.len().saturating_sub(1))
+            .filter(move |index| is_open(*index) || is_open(index + 1))
+            .filter(|index| self.piece(index + 1).length() == PIECE)
+            .map(|index| (index, self.checks[index], self.checks[index + 1]))
+            .filter(|(_, first, second)| first != second)
+            .map(|(index, first, second)| {
+                (index as u32, u32::from(first) << 16 | u32::from(second))
+            })
+    }
+
+    fn is_sure(&self, index: usize) -> bool {
+        self.matches[index].is_some_and(|found| found.stretch >= STRETCH_MIN)
+    }
+
+    /// Pieces that are at a place in a seed, with their shifts.
+    pub fn found(&self) -> impl Iterator<Item = (ByteRange, Shift)> + '_ {
+        let sure = (0..self.matches.len()).filter(|index| self.is_sure(*index));
+        sure.filter_map(|index| Some((self.piece(index), self.shift_of(index)?)))
     }
 
     /// Suggests the shifts at both ends of the block to its neighbours.
@@ -286,32 +394,35 @@ impl Patch {
 
     /// Gives up single pieces at a shift that no neighbour has: one such agreement is more likely chance than a place, and if
     /// it is, all of the block that came from here must be fetched.
-    pub fn drop_doubtful(&mut self) {
-        let sure = |found: &&Match| found.stretch >= STRETCH_MIN;
+    pub fn drop_doubtful(&mut self, placed: &Placed) {
         for index in 0..self.matches.len() {
             let Some(Match {
-                from: from @ Source::Seed(shift),
+                from: Source::Seed(shift),
                 stretch: 1,
             }) = self.matches[index]
             else {
                 continue;
             };
-            let (left, right) = (&self.matches[..index], &self.matches[index + 1..]);
-            let left = left
-                .iter()
-                .rev()
-                .flatten()
-                .find(sure)
-                .map(|found| found.from);
-            let right = right.iter().flatten().find(sure).map(|found| found.from);
-            if shift.by != 0
-                && left != Some(from)
-                && right != Some(from)
-                && (left.is_some() || right.is_some())
-            {
+            if shift.by != 0 && !self.is_likely(index, shift, placed) {
                 self.matches[index] = None;
             }
         }
+    }
+
+    /// Whether a piece that agrees alone may be at this shift: its neighbours are, or it is near to theirs.
+    fn is_likely(&self, index: usize, shift: Shift, placed: &Placed) -> bool {
+        let sure = |index: &usize| self.is_sure(*index);
+        let left = (0..index).rev().find(sure);
+        let right = (index + 1..self.matches.len()).find(sure);
+        let between = left.map_or(0, |left| left + 1)..right.unwrap_or(self.matches.len());
+        let (left, right) = self.sides(&between, placed);
+        let near = self.near(&between, placed);
+        (left.is_none() && right.is_none())
+            || left == Some(shift)
+            || right == Some(shift)
+            || near.is_some_and(|(least, most)| {
+                shift.seed == least.seed && (least.by..=most.by).contains(&shift.by)
+            })
     }
 
     /// Whether so many of its pieces are here that chance is unlikely.

@@ -50,4 +50,11 @@ impl Placed {
             .next()
             .map(|(_, (_, shift))| *shift)
     }
+
+    /// What was found of the object, and the shift of each range.
+    pub fn ranges(&self) -> impl Iterator<Item = (ByteRange, Shift)> + '_ {
+        let range =
+            |(start, (end, shift)): (&u64, &(u64, Shift))| (ByteRange::new(*start, *end), *shift);
+        self.ranges.iter().map(range)
+    }
 }

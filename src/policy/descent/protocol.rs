@@ -1,7 +1,9 @@
 //! What goes into the descent and what comes out of it.
 
+use std::collections::HashMap;
+
 use crate::format::{
-    geometry::{BlockIndex, BlockRange, ByteRange},
+    geometry::{BlockIndex, BlockRange, ByteRange, PIECE},
     tree::Cv,
 };
 
@@ -30,7 +32,7 @@ impl Shift {
 }
 
 /// Where bytes come from that need not be fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// They lie in a seed.
     Seed(Shift),
@@ -64,6 +66,27 @@ pub struct Part {
     pub from: Option<Source>,
 }
 
+/// Sources that this many bytes of a refused block came from, or fewer, are the first to be doubted, then those of more.
+const DOUBTFUL_BYTES: [u64; 2] = [2 * PIECE, 8 * PIECE];
+
+/// The parts of a block that the judge refused, with the most doubtful of them to be fetched: those from a source that little of
+/// the block came from. `None`: there are none.
+pub fn without_doubtful(parts: &[Part]) -> Option<Vec<Part>> {
+    let mut from: HashMap<Source, u64> = HashMap::new();
+    for part in parts {
+        if let Some(source) = part.from {
+            *from.entry(source).or_default() += part.bytes.length();
+        }
+    }
+    let least = from.values().min()?;
+    let most = DOUBTFUL_BYTES.iter().find(|most| least <= most)?;
+    let rest = |part: &Part| Part {
+        from: part.from.filter(|source| from[source] > *most),
+        ..*part
+    };
+    Some(parts.iter().map(rest).collect())
+}
+
 /// Access to the seeds. Bytes that cannot be read count as not found.
 pub trait Local {
     /// Fills the buffer with the bytes of a seed from this place. `false`: they cannot be read.
@@ -78,4 +101,7 @@ pub trait Local {
     fn may_continue(&mut self) -> bool {
         true
     }
+
+    /// Called when so many bytes were found: they are worth some time.
+    fn note_found(&mut self, _bytes: u64) {}
 }

@@ -6,7 +6,11 @@
 
 use std::sync::LazyLock;
 
-use crate::format::geometry::PIECE;
+use crate::format::{geometry::PIECE, pieces};
+
+const WINDOW: usize = PIECE as usize;
+/// Runs of windows that roll side by side, because each step of one waits for two look-ups.
+const LANES: usize = 4;
 
 /// Castagnoli, reflected.
 const POLYNOMIAL: u32 = 0x82F6_3B78;
@@ -36,47 +40,69 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| {
     }
 });
 
-/// Calls `see` with the place and the check of every window of a KiB.
-pub fn each_window(bytes: &[u8], mut see: impl FnMut(usize, u16)) {
+/// The checks of all windows of a KiB, in order.
+pub fn checks(bytes: &[u8]) -> Vec<u16> {
+    let windows = (bytes.len() + 1).saturating_sub(WINDOW);
+    let mut checks = vec![0; windows];
+    let run = windows / LANES;
+    if run > 0 {
+        let (mut lanes, mut rest) = (Vec::with_capacity(LANES), &mut checks[..]);
+        for lane in 0..LANES {
+            let (own, others) = rest.split_at_mut(run);
+            lanes.push((own, &bytes[lane * run..(lane + 1) * run + WINDOW - 1]));
+            rest = others;
+        }
+        let lanes: [_; LANES] = lanes.try_into().expect("as many as there are");
+        side_by_side(lanes);
+    }
+    for (place, check) in checks.iter_mut().enumerate().skip(run * LANES) {
+        *check = pieces::piece_of(&bytes[place..place + WINDOW]);
+    }
+    checks
+}
+
+/// The checks of several runs of windows at once.
+fn side_by_side(lanes: [(&mut [u16], &[u8]); LANES]) {
     let Tables {
         step,
         leave,
         constant,
     } = &*TABLES;
-    let size = PIECE as usize;
-    if bytes.len() < size {
-        return;
-    }
     let into = |register: u32, byte: u8| register >> 8 ^ step[usize::from(register as u8 ^ byte)];
-    let mut register = bytes[..size]
-        .iter()
-        .fold(0, |register, byte| into(register, *byte));
-    see(0, (register ^ constant) as u16);
-    for (place, (entering, leaving)) in bytes[size..].iter().zip(bytes).enumerate() {
-        register = into(register, *entering) ^ leave[usize::from(*leaving)];
-        see(place + 1, (register ^ constant) as u16);
+    let run = lanes[0].0.len();
+    let mut registers = lanes
+        .each_ref()
+        .map(|(_, bytes)| pieces::crc_of(&bytes[..WINDOW]) ^ constant);
+    let mut lanes = lanes.map(|(checks, bytes)| {
+        let (leaving, entering) = (&bytes[..run - 1], &bytes[WINDOW..][..run - 1]);
+        let (first, others) = checks.split_first_mut().expect("a run has windows");
+        (first, &mut others[..run - 1], leaving, entering)
+    });
+    for ((first, ..), register) in lanes.iter_mut().zip(registers) {
+        **first = (register ^ constant) as u16;
+    }
+    for place in 0..run - 1 {
+        for ((_, checks, leaving, entering), register) in lanes.iter_mut().zip(&mut registers) {
+            *register = into(*register, entering[place]) ^ leave[usize::from(leaving[place])];
+            checks[place] = (*register ^ constant) as u16;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{paint, pieces};
+    use crate::format::paint;
 
     #[test]
     fn every_window_has_the_check_of_a_piece() {
-        let bytes = paint::bytes(5, 3000);
-        let mut seen = 0;
-        each_window(&bytes, |place, check| {
-            assert_eq!(place, seen);
-            assert_eq!(
-                check,
-                pieces::piece_of(&bytes[place..place + 1024]),
-                "{place}"
-            );
-            seen += 1;
-        });
-        assert_eq!(seen, 3000 - 1023);
-        each_window(&bytes[..1023], |_, _| panic!("no window fits"));
+        let bytes = paint::bytes(5, 9000);
+        for length in (0..=1030).chain([3000, 5121, 8999, 9000]) {
+            let expected: Vec<u16> = bytes[..length]
+                .windows(1024)
+                .map(pieces::piece_of)
+                .collect();
+            assert_eq!(checks(&bytes[..length]), expected, "{length}");
+        }
     }
 }

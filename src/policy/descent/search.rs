@@ -10,7 +10,6 @@ use super::{
     level::{Level, Node, blocks_of},
     patch::Patch,
     protocol::{Find, Local, SeedIndex, Shift, Source},
-    zeros::are_zeros,
 };
 
 /// Places at which an anchor is tried.
@@ -41,6 +40,10 @@ impl Descent {
 
     /// Tries all places that anything suggests for a node.
     fn search(&mut self, level: u32, node: &mut Node, local: &mut impl Local) -> bool {
+        self.stopped |= !local.may_continue();
+        if self.stopped {
+            return false;
+        }
         if self.is_zeros(node) {
             self.finds.push(Find::Whole {
                 blocks: node.blocks,
@@ -56,7 +59,7 @@ impl Descent {
             };
             match self.same_place(number, level, node) {
                 Some(true) => {
-                    self.found(node, shift);
+                    self.found(node, shift, local);
                     return true;
                 }
                 Some(false) => node.failed.push(shift),
@@ -70,8 +73,9 @@ impl Descent {
         {
             return true;
         }
-        if self
-            .anchored(node)
+        let anchored = self.anchored(node);
+        node.expected = node.window.is_none() || !anchored.is_empty();
+        if anchored
             .into_iter()
             .any(|shift| self.holds(node, shift, local))
         {
@@ -159,14 +163,14 @@ impl Descent {
         let held = local.value(shift.seed, place, node.bytes.start, root) == Some(node.value);
         self.shifts.note(shift, held);
         match held {
-            true => self.found(node, shift),
+            true => self.found(node, shift, local),
             false => node.failed.push(shift),
         }
         held
     }
 
-    fn found(&mut self, node: &Node, shift: Shift) {
-        self.found_any = true;
+    fn found(&mut self, node: &Node, shift: Shift, local: &mut impl Local) {
+        local.note_found(node.bytes.length());
         self.placed.insert(node.bytes, shift);
         self.shifts.note_held(shift);
         self.finds.push(Find::Whole {
@@ -177,13 +181,30 @@ impl Descent {
     }
 
     /// Whether the node is all zeros; hashed only when its anchor says so.
-    fn is_zeros(&self, node: &Node) -> bool {
+    fn is_zeros(&mut self, node: &Node) -> bool {
         let whole = node.blocks == self.layout.geometry.all();
-        are_zeros(node.bytes, whole, node.window, node.value)
+        self.zeros
+            .are_zeros(node.bytes, whole, node.window, node.value)
     }
 
     /// Puts blocks together from pieces, first to last and back.
     pub(super) fn patch(&mut self, patches: &mut [Patch], local: &mut impl Local) {
+        self.try_suggested(patches, local);
+        self.try_neighbours(patches, local);
+        if self.scan(patches, local) {
+            self.try_neighbours(patches, local);
+        }
+        for patch in patches {
+            if self.may_patch(local) {
+                patch.search_near(&self.placed, &self.seeds, local);
+            }
+            patch.drop_doubtful(&self.placed);
+            self.finds.push(patch.find());
+        }
+    }
+
+    /// Tries the shifts that are likely for each block, and looks between those that hold.
+    fn try_suggested(&mut self, patches: &mut [Patch], local: &mut impl Local) {
         for patch in patches.iter_mut() {
             if !self.may_patch(local) {
                 break;
@@ -199,9 +220,15 @@ impl Descent {
             for shift in shifts {
                 patch.try_shift(shift, &self.seeds, local);
             }
+            patch.search_near(&self.placed, &self.seeds, local);
             patch.search_between(&self.placed, &self.seeds, &mut self.shifts, local);
             patch.place(&mut self.placed);
+            local.note_found(patch.found().map(|(piece, _)| piece.length()).sum());
         }
+    }
+
+    /// Tries in each block what holds in its neighbours.
+    fn try_neighbours(&mut self, patches: &mut [Patch], local: &mut impl Local) {
         for patch in patches.iter_mut().rev() {
             if !patch.is_complete() && self.may_patch(local) {
                 if let Some(shift) = self.placed.right_of(patch.bytes().end) {
@@ -213,13 +240,9 @@ impl Descent {
                 patch.place(&mut self.placed);
             }
         }
-        for patch in patches {
-            patch.drop_doubtful();
-            self.finds.push(patch.find());
-        }
     }
 
-    fn may_patch(&mut self, local: &mut impl Local) -> bool {
+    pub(super) fn may_patch(&mut self, local: &mut impl Local) -> bool {
         self.stopped |= !local.may_continue();
         !self.stopped
     }

@@ -583,3 +583,46 @@ proptest! {
         delta(&new, &mut Files { files: seeds, ..Files::default() }, &tree, &manifest);
     }
 }
+
+#[test]
+fn of_a_refused_block_the_doubtful_parts_are_fetched_first() {
+    let seed = |by| {
+        Some(Source::Seed(Shift {
+            seed: SeedIndex(0),
+            by,
+        }))
+    };
+    let parts = |froms: &[(u64, Option<Source>)]| -> Vec<Part> {
+        let mut at = 0;
+        let mut part = |(pieces, from): &(u64, Option<Source>)| {
+            let bytes = ByteRange::new(at * 1024, (at + pieces) * 1024);
+            at += pieces;
+            Part { bytes, from: *from }
+        };
+        froms.iter().map(&mut part).collect()
+    };
+    let block = parts(&[
+        (9, seed(0)),
+        (1, None),
+        (2, seed(5)),
+        (7, seed(9)),
+        (1, seed(0)),
+    ]);
+    let first = without_doubtful(&block).unwrap();
+    assert_eq!(
+        first,
+        parts(&[
+            (9, seed(0)),
+            (1, None),
+            (2, None),
+            (7, seed(9)),
+            (1, seed(0))
+        ])
+    );
+    let second = without_doubtful(&first).unwrap();
+    assert_eq!(
+        second,
+        parts(&[(9, seed(0)), (1, None), (2, None), (7, None), (1, seed(0))])
+    );
+    assert_eq!(without_doubtful(&second), None);
+}

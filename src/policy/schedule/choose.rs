@@ -331,8 +331,12 @@ impl Scheduler {
         (bytes / size).max(1) as u32
     }
 
-    /// Gives an idle connection a part of the span that would end last, so that both end together.
+    /// Gives an idle connection a part of the span that would end last, so that both end together. Not while the rate limit holds
+    /// bytes back: the running connections get the share of the idle one, and what a server has sent ahead would be sent twice.
     pub(super) fn split(&mut self, now: Millis) -> Option<Command> {
+        if self.search.is_held_back() {
+            return None;
+        }
         let most = self.limits.connections as usize;
         if self.spans.len() >= most || !self.blocks.length_proven || !self.blocks.todo.is_empty() {
             return None;

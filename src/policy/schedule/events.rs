@@ -235,7 +235,7 @@ impl Scheduler {
             }
             _ => self.pending.push_back(Command::Retry {
                 source: span.source,
-                class: failure.class(),
+                class: class_told(failure, remedy),
                 attempt: failures,
                 wait_ms: wait,
             }),
@@ -357,6 +357,14 @@ impl Scheduler {
                 tried,
             });
         }
+    }
+}
+
+/// A source without ranges goes on, whatever the failure means elsewhere.
+fn class_told(failure: Failure, remedy: Remedy) -> Class {
+    match remedy {
+        Remedy::OneStream => Class::Elsewhere,
+        _ => failure.class(),
     }
 }
 

@@ -177,6 +177,11 @@ impl Scheduler {
         self.search.allow(self.limits.connections);
     }
 
+    /// Notes whether the user's rate limit holds bytes back now, and not the connections.
+    pub fn hold_back(&mut self, held_back: bool) {
+        self.search.hold_back(held_back);
+    }
+
     /// Updates the state after an event. [`Scheduler::command`] then returns what to do.
     pub fn handle(&mut self, now: Millis, event: Event) {
         self.pass_time(now);

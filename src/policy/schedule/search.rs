@@ -73,6 +73,8 @@ pub struct Search {
     rate: u64,
     /// The number was doubled before its rate had settled, so it is not known whether that helped.
     unsure: bool,
+    /// The user's rate limit holds bytes back, and not the connections.
+    held_back: bool,
 }
 
 impl Search {
@@ -87,6 +89,7 @@ impl Search {
             rounds: 0,
             rate: 0,
             unsure: false,
+            held_back: false,
         }
     }
 
@@ -102,6 +105,16 @@ impl Search {
             self.first = CONNECTIONS_FIRST.min(most);
             self.change(self.connections, self.state);
         }
+    }
+
+    /// Notes whether the user's rate limit holds bytes back now.
+    pub fn hold_back(&mut self, held_back: bool) {
+        self.held_back = held_back;
+    }
+
+    /// See [`Search::hold_back`].
+    pub fn is_held_back(&self) -> bool {
+        self.held_back
     }
 
     /// Whether there was no round of this number yet.

@@ -94,6 +94,8 @@ pub enum Lie {
     Instead(&'static str),
     /// Exactly these bytes, then close.
     Raw(Vec<u8>),
+    /// 416 for the first byte alone.
+    NoOneByte,
     /// The answer comes so much later.
     Late(Duration),
 }
@@ -383,6 +385,8 @@ impl Lie {
                 };
             }
             Lie::Raw(bytes) => answer.raw = Some(bytes.clone()),
+            Lie::NoOneByte if request.range == Some(0..1) => *answer = Answer::plain(416, b""),
+            Lie::NoOneByte => (),
             Lie::Late(by) => answer.late = *by,
         }
     }

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each subject uses a part")]
 
 pub mod caddy;
+pub mod claims;
 pub mod faults;
 pub mod lies;
 pub mod nginx;
@@ -15,6 +16,7 @@ pub mod programs;
 pub mod proxy;
 pub mod scene;
 pub mod secrets;
+pub mod servers;
 pub mod tls;
 pub mod two;
 

@@ -1,6 +1,6 @@
 //! Objects and their manifests, in memory.
 
-use std::{ops::Range, os::unix::fs::FileExt, path::PathBuf};
+use std::{ops::Range, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
 
 use sapwood::format::{
     geometry::{BlockSize, Geometry},
@@ -19,6 +19,8 @@ pub enum Content {
     Zeros(u64),
     /// A file of this length.
     File(PathBuf, u64),
+    /// One after the other, each repeated up to its length.
+    Repeated(Arc<Vec<(Vec<u8>, u64)>>),
 }
 
 impl Content {
@@ -26,6 +28,7 @@ impl Content {
         match self {
             Content::Bytes(bytes) => bytes.len() as u64,
             Content::Painted(length) | Content::Zeros(length) | Content::File(_, length) => *length,
+            Content::Repeated(parts) => parts.iter().map(|(_, length)| length).sum(),
         }
     }
 
@@ -42,6 +45,22 @@ impl Content {
                 // A file that became shorter reads as zeros there.
                 let _ = std::fs::File::open(path)
                     .and_then(|file| file.read_exact_at(&mut bytes, within.start));
+                bytes
+            }
+            Content::Repeated(parts) => {
+                let mut bytes = Vec::with_capacity(count);
+                let mut start = 0;
+                for (unit, length) in parts.iter() {
+                    let end = within.end.min(start + length);
+                    let mut at = within.start.max(start);
+                    while at < end {
+                        let from = ((at - start) % unit.len() as u64) as usize;
+                        let now = (unit.len() - from).min((end - at) as usize);
+                        bytes.extend_from_slice(&unit[from..from + now]);
+                        at += now as u64;
+                    }
+                    start += length;
+                }
                 bytes
             }
         };

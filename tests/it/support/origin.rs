@@ -30,6 +30,9 @@ use super::objects::Content;
 /// Bytes of a body that are written in one go.
 const CHUNK: u64 = 16 * 1024;
 
+/// What is requested first of an object without a manifest.
+pub const FIRST_BYTES: u64 = 64 * 1024;
+
 /// An object as it is served.
 #[derive(Clone, Debug)]
 pub struct Object {
@@ -63,7 +66,7 @@ impl From<Vec<u8>> for Object {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asks {
     Anything,
-    /// The first byte alone, as before a fetch.
+    /// The first byte alone, or the first bytes of an object without a manifest, as before a fetch.
     Preflight,
     /// Everything else.
     Body,
@@ -71,6 +74,10 @@ pub enum Asks {
     Byte(u64),
     /// Several ranges at once.
     Several,
+    /// A range or several, but no preflight.
+    Range,
+    /// A request with a condition.
+    Conditional,
 }
 
 /// For which of the requests that it fits a rule is, counted from 1.
@@ -458,7 +465,7 @@ fn answer(request: &Request, shared: &Shared) -> (Option<Answer>, Vec<Lie>) {
         .iter_mut()
         .filter(|rule| rule.path == request.path || rule.path == "*")
     {
-        if fits(rule.asks, request) {
+        if fits(rule.asks, request, shared) {
             rule.seen += 1;
             let now = match rule.of {
                 Of::All => true,
@@ -527,8 +534,14 @@ impl Shared {
     }
 }
 
-fn fits(asks: Asks, request: &Request) -> bool {
-    let preflight = request.range == Some(0..1);
+fn fits(asks: Asks, request: &Request, shared: &Shared) -> bool {
+    let has_manifest = || {
+        shared
+            .object(&format!("{}.sapwood", request.path))
+            .is_some()
+    };
+    let preflight =
+        request.range == Some(0..1) || (request.range == Some(0..FIRST_BYTES) && !has_manifest());
     match asks {
         Asks::Anything => true,
         Asks::Preflight => preflight,
@@ -537,6 +550,10 @@ fn fits(asks: Asks, request: &Request) -> bool {
             .headers
             .iter()
             .any(|(name, value)| name.eq_ignore_ascii_case("range") && value.contains(',')),
+        Asks::Range => !preflight && request.header("range").is_some(),
+        Asks::Conditional => ["if-match", "if-range"]
+            .iter()
+            .any(|name| request.header(name).is_some()),
         Asks::Byte(byte) => {
             !preflight
                 && request

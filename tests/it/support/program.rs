@@ -63,15 +63,21 @@ pub fn run(mut command: Command) -> Ended {
     }
 }
 
-/// Starts what it is given, waits for it, and writes down the most memory it ever had: only a parent can ask the kernel for that.
+/// Starts what it is given, waits for it, and writes down what it used: only a parent can ask the kernel for that.
 const MEASURED: &str = "import os, sys
 child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
 _, status, used = os.wait4(child, 0)
-open(sys.argv[1], 'w').write(str(used.ru_maxrss))
+print(used.ru_maxrss, int(1000 * (used.ru_utime + used.ru_stime)), file=open(sys.argv[1], 'w'))
 sys.exit(os.waitstatus_to_exitcode(status))";
 
 /// Runs to the end, and returns also the most memory that it had, in bytes; it is never less than that of a small Python.
 pub fn run_measured(command: &Command) -> (Ended, u64) {
+    let (ended, peak, _) = run_timed(command);
+    (ended, peak)
+}
+
+/// The same, with the time that it used of all processors together.
+pub fn run_timed(command: &Command) -> (Ended, u64, Duration) {
     let report = tempfile::NamedTempFile::new().expect("a file");
     let mut parent = Command::new("python3");
     parent
@@ -89,11 +95,12 @@ pub fn run_measured(command: &Command) -> (Ended, u64) {
         };
     }
     let ended = run(parent);
-    let kib = std::fs::read_to_string(report.path()).expect("a file");
-    let kib: u64 = kib
-        .parse()
-        .unwrap_or_else(|_| panic!("no figure: {ended:?}"));
-    (ended, kib * 1024)
+    let figures = std::fs::read_to_string(report.path()).expect("a file");
+    let mut figures = figures.split_whitespace().map(str::parse::<u64>);
+    let (Some(Ok(kib)), Some(Ok(ms))) = (figures.next(), figures.next()) else {
+        panic!("no figures: {ended:?}");
+    };
+    (ended, kib * 1024, Duration::from_millis(ms))
 }
 
 /// Runs to the end with this on its standard input.
