@@ -28,7 +28,7 @@ use super::units;
     arg_required_else_help = true
 )]
 #[command(
-    after_help = "Exit codes: 0 proven and published, 1 failed for good, 2 usage, 3 content does not verify, 4 the source changed, \
+    after_help = "Exit codes: 0 published, proven at least as --require says, 1 failed for good, 2 usage, 3 content does not verify, 4 the source changed, \
 5 run the same command again, 6 refused as unsafe, 7 disk full or not writable."
 )]
 pub struct Cli {

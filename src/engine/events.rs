@@ -58,13 +58,15 @@ pub enum Event {
         bytes: u64,
         url: Option<String>,
     },
-    /// A request failed; it is sent again after the wait. `idle`: no other request is under way.
+    /// A request failed; it is sent again after the wait. `idle`: no other request is under way. `reason`: of the first failure of a
+    /// request that got no response.
     Retry {
         source: String,
         class: Class,
         attempt: u32,
         wait_ms: u64,
         idle: bool,
+        reason: Option<String>,
     },
     /// A host limits requests. The number of connections is not raised before the end of the cooldown. What was refused is
     /// requested again after the wait, and any other request too unless the host serves some.

@@ -405,6 +405,17 @@ fn a_manifest_that_cannot_be_read_did_not_let_the_object_be_fetched() {
     }
 }
 
+/// It was given up after ten seconds, as where the object may be fetched without.
+#[test]
+fn a_manifest_that_is_required_is_awaited_as_long_as_the_object() {
+    let scene = Scene::new(LENGTH, BLOCK);
+    scene
+        .origin
+        .lie(MANIFEST, Asks::Anything, Of::First(6), Lie::Status(500));
+    fetch(&scene, &scene.url(), &["--require", "manifest"]).must(0);
+    scene.must_be_published();
+}
+
 /// It would be lost, for it belongs to the root.
 #[test]
 fn a_part_that_a_manifest_proved_is_not_given_up_for_an_error_of_the_manifest() {

@@ -58,8 +58,8 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
         Event::PartKept { path, bytes } =>
             ("part_kept", json!({ "path": printable(&path.display().to_string()), "bytes": bytes })),
         Event::StartedOver { bytes, url, .. } => ("started_over", json!({ "bytes": bytes, "other_url": url })),
-        Event::Retry { source, class, attempt, wait_ms, .. } => ("retry", json!({
-            "source": source, "class": class.name(), "attempt": attempt, "wait_ms": wait_ms,
+        Event::Retry { source, class, attempt, wait_ms, reason, .. } => ("retry", json!({
+            "source": source, "class": class.name(), "attempt": attempt, "wait_ms": wait_ms, "reason": reason,
         })),
         Event::HostSlowed { host, connections, cooldown_ms, wait_ms, .. } => ("host_slowed", json!({
             "host": host, "connections": connections, "until_ms": now_ms() + cooldown_ms, "wait_ms": wait_ms,

@@ -75,13 +75,7 @@ pub fn line(event: &Event) -> Option<Line> {
             },
             human_bytes(*bytes)
         )),
-        Event::Retry {
-            source,
-            class,
-            wait_ms,
-            idle,
-            ..
-        } => Some(of_retry(source, *class, *wait_ms, *idle)),
+        Event::Retry { .. } => of_retry(event),
         Event::HostSlowed {
             host,
             connections,
@@ -143,17 +137,31 @@ fn notice(text: String) -> Option<Line> {
     Some(Line::Notice(text))
 }
 
-fn of_retry(source: &str, class: Class, wait_ms: u64, idle: bool) -> Line {
+fn of_retry(event: &Event) -> Option<Line> {
+    let Event::Retry {
+        source,
+        class,
+        wait_ms,
+        idle,
+        reason,
+        ..
+    } = event
+    else {
+        return None;
+    };
+    if let Some(reason) = reason {
+        return notice(format!("{reason}; trying again"));
+    }
     let why = match class {
         Class::Slower => "its host limits requests; ",
         _ => "",
     };
-    let seconds = wait_ms as f64 / 1000.0;
+    let seconds = *wait_ms as f64 / 1000.0;
     let line = format!("{source}: {why}retrying in {seconds:.1} s");
-    match idle && wait_ms >= WAIT_TOLD_MS {
+    Some(match *idle && *wait_ms >= WAIT_TOLD_MS {
         true => Line::Notice(line),
         false => Line::Detail(line),
-    }
+    })
 }
 
 fn of_slowed(host: &str, connections: u32, wait_ms: u64, serves: bool) -> String {
@@ -300,6 +308,7 @@ mod tests {
             attempt: 0,
             wait_ms,
             idle,
+            reason: None,
         };
         let text =
             |seconds| format!("http://h/x: its host limits requests; retrying in {seconds} s");

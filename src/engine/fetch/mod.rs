@@ -63,6 +63,7 @@ async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Er
         mirrors: &run.options.mirrors,
         manifest: run.options.manifest.as_ref(),
         keeps_first: nothing_is_here && run.options.takes_any_object(),
+        needs_manifest: run.options.requires_manifest(),
     };
     let opened = reported(&mut *run.events, remote::open(&run.context, &request)).await?;
     match opened {

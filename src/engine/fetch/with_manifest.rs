@@ -152,6 +152,7 @@ async fn replacement(
         mirrors: &run.options.mirrors,
         manifest: run.options.manifest.as_ref(),
         keeps_first: false,
+        needs_manifest: false,
     };
     let now = match remote::open(&run.context, &request).await {
         Ok(Opened::WithManifest(now)) if now.manifest.header().root != root => *now,

@@ -15,6 +15,7 @@ use crate::{
 };
 
 use super::{
+    OpenRequest,
     manifest::{ManifestPlace, OpenManifest},
     preflight::{self, FIRST_BYTE, First, preflight},
 };
@@ -28,10 +29,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// be kept: these are requested only when it has no manifest.
 pub async fn responses(
     context: &Context,
-    url: &Location,
-    place: &ManifestPlace,
+    request: &OpenRequest<'_>,
+    (url, place): (&Location, &ManifestPlace),
     limits: &Limits,
-    keeps_first: bool,
 ) -> (Result<First, Error>, Result<OpenManifest, Error>) {
     // A failure of the manifest matters only if there is an object.
     let at_once = Limits {
@@ -43,7 +43,7 @@ pub async fn responses(
     let may_be_without = matches!(place, ManifestPlace::Beside(_) | ManifestPlace::Nowhere);
     let mut manifest = pin!(OpenManifest::open(context, place, &at_once));
     let look = object(context, url, limits, FIRST_BYTE);
-    let ((found, since), manifest) = if keeps_first && may_be_without {
+    let ((found, since), manifest) = if request.keeps_first && may_be_without {
         // One that responds slowly must not delay the object.
         let patience = if one_connection { Duration::MAX } else { AGAIN };
         match timeout(patience, &mut manifest).await {
@@ -61,7 +61,11 @@ pub async fn responses(
     };
     let manifest = match manifest {
         Err(error) if found.is_ok() && may_pass(&error) => {
-            again(context, place, limits, since, error).await
+            let patience = match request.needs_manifest {
+                true => Duration::from_millis(limits.patience_ms),
+                false => MANIFEST_PATIENCE.min(Duration::from_millis(limits.patience_ms)),
+            };
+            again(context, place, limits, (since, patience), error).await
         }
         other => other,
     };
@@ -97,10 +101,9 @@ async fn again(
     context: &Context,
     place: &ManifestPlace,
     limits: &Limits,
-    since: Instant,
+    (since, mut patience): (Instant, Duration),
     mut error: Error,
 ) -> Result<OpenManifest, Error> {
-    let mut patience = MANIFEST_PATIENCE.min(Duration::from_millis(limits.patience_ms));
     if since.elapsed() + AGAIN >= patience {
         // The first response was silent until the end of that time: one more may not be.
         patience = (patience + MANIFEST_PATIENCE).min(Duration::from_millis(limits.patience_ms));

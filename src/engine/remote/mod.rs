@@ -40,6 +40,8 @@ pub struct OpenRequest<'a> {
     pub manifest: Option<&'a ManifestPlace>,
     /// Nothing of the object is here, and it may be fetched without a manifest: then its first bytes are kept.
     pub keeps_first: bool,
+    /// Without its manifest the object is of no use: a manifest that cannot be read is requested as patiently as the object.
+    pub needs_manifest: bool,
 }
 
 /// An object, as the first usable source describes it.
@@ -173,7 +175,7 @@ async fn opened(
         first: Box::new(first),
         unread: unread.map(Box::new),
     };
-    match first_contact::responses(context, url, &place, limits, request.keeps_first).await {
+    match first_contact::responses(context, request, (url, &place), limits).await {
         (Ok(first), Ok(manifest)) => {
             let preflight = first.preflight;
             let matching = matching(context, manifest, &place, preflight, url).await;

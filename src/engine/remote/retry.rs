@@ -15,6 +15,7 @@ use crate::{
     net::error::NetError,
     policy::{
         attempts::{self, Next},
+        recovery::Failure,
         schedule::Limits,
     },
 };
@@ -62,6 +63,8 @@ pub struct Attempts {
     decisions: attempts::Attempts,
     patience_s: u64,
     began: Instant,
+    /// The reason was reported.
+    told: bool,
 }
 
 impl Attempts {
@@ -71,6 +74,7 @@ impl Attempts {
             decisions: attempts::Attempts::new(limits),
             patience_s: limits.patience_ms / 1000,
             began: Instant::now(),
+            told: false,
         }
     }
 
@@ -78,6 +82,13 @@ impl Attempts {
     pub fn progress(&mut self) {
         let now = self.began.elapsed().as_millis() as u64;
         self.decisions.progress(now);
+    }
+
+    /// The reason of the first failure, if there was no response.
+    fn reason(&mut self, error: &NetError) -> Option<String> {
+        let tell = error.failure == Failure::Unreachable && !self.told;
+        self.told |= tell;
+        tell.then(|| error.to_string())
     }
 
     /// Waits until the next attempt, or returns the error that ends the request.
@@ -91,6 +102,7 @@ impl Attempts {
                     attempt: self.decisions.tries(),
                     wait_ms: ms,
                     idle: true,
+                    reason: self.reason(&error),
                 };
                 // Where nothing is reported there is no channel.
                 let _ = WAITS.try_with(|waits| drop(waits.send(event)));

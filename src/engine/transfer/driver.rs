@@ -318,6 +318,7 @@ impl Driver {
                     attempt,
                     wait_ms,
                     idle: self.scheduler.running() == 0,
+                    reason: None,
                 }),
                 Command::Slowed {
                     source,
