@@ -18,6 +18,7 @@ class Test(Sweep):
 
     # tools/test runs them by itself, as far as it has them.
     in_short = False
+    PASSED = re.compile(r"^test result: \w+\. (\d+) passed", re.MULTILINE)
 
     def run(self, *words, **settings):
         """What it printed; a test that fails is told with its reasons."""
@@ -26,7 +27,12 @@ class Test(Sweep):
                               capture_output=True, text=True, errors="replace")
         if done.returncode != 0:
             self.wrong(f"{' '.join(command)}:\n{done.stdout[-6000:]}{done.stderr[-2000:]}")
+        elif not self.passed(done.stdout):
+            self.wrong(f"{' '.join(command)}: no test has such a name")
         return done.stdout
+
+    def passed(self, said):
+        return sum(map(int, self.PASSED.findall(said)))
 
     def run_one(self, test, **settings):
         """As tools/test builds it, so that nothing is compiled for it."""
@@ -65,7 +71,7 @@ class Schedules(Test):
     full = SCHEDULES
 
     def steps(self):
-        said = self.run_one("schedules_obey_the_rules", SAPWOOD_SCHEDULES=str(SCHEDULES))
+        said = self.run_one("schedules_keep_the_rules", SAPWOOD_SCHEDULES=str(SCHEDULES))
         ended = re.search(r"^(\d+) schedules: \{(.*)\}$", said, re.MULTILINE)
         if ended:
             self.add("schedules", int(ended[1]))
@@ -80,15 +86,13 @@ class LongTests(Test):
     """Those whose long forms SAPWOOD_LONG asks for, and that of a build without HTTP/3, all in a build as it is released."""
 
     name = "long-tests"
-    RAN = re.compile(r"^test result: \w+\. (\d+) passed", re.MULTILINE)
-
     def steps(self):
         # Its servers, and a Python with numpy.
         subprocess.run([ROOT / "tools" / "test", "--only", "tools"], stdin=subprocess.DEVNULL, check=False)
         path = f"{TARGET / 'test-logs' / 'bin'}:{os.environ['PATH']}"
         said = self.run("--release", "--test", "it", "--", "long::", "with_sapwood_long", "a_build_without_http_3",
                         SAPWOOD_LONG="1", PATH=path)
-        self.add("tests", sum(map(int, self.RAN.findall(said))))
+        self.add("tests", self.passed(said))
         yield
 
     def figure(self):
@@ -103,7 +107,7 @@ class LibraryAlone(Test):
     def steps(self):
         for kind in ("--lib", "--doc"):
             said = self.run("--no-default-features", kind)
-            self.add("tests", sum(map(int, LongTests.RAN.findall(said))))
+            self.add("tests", self.passed(said))
             yield
 
     def figure(self):
