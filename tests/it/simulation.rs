@@ -621,11 +621,12 @@ impl World {
         }
         if request.at >= request.end {
             let known = &mut self.known[request.source];
-            // Successes restore slowly.
+            // Successes restore slowly; a span that was given up for a wrong block is none.
+            let is_success = self.scheduler.is_running(span);
             let over = |at: Millis| {
                 self.now >= (at + cooldown_ms(known.slowed)).max(known.retry_after_until)
             };
-            if known.slowed_at.is_some_and(over) {
+            if is_success && known.slowed_at.is_some_and(over) {
                 (known.allowed, known.slowed, known.slowed_at) = match known.allowed * 2 {
                     more @ ..8 => (more, known.slowed.saturating_sub(1), Some(self.now)),
                     _ => (self.script.limits.connections, 0, None),
