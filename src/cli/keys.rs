@@ -34,8 +34,14 @@ pub fn keygen(args: &KeygenArgs, output: &mut Output) -> Exit {
     };
     let made = match password {
         Ok(password) => sign::keygen(&args.output, password),
-        Err(NoPassword::Usage(hint)) => return output.usage(hint),
-        Err(NoPassword::Interrupted) => Err(refuse(BadSecret::Interrupted)),
+        Err(NoPassword::Usage(hint)) => {
+            let exit = output.usage(hint);
+            return output.done(exit);
+        }
+        Err(NoPassword::Interrupted) => Err(Error::Key {
+            place: "the key".to_owned(),
+            cause: BadSecret::Interrupted,
+        }),
     };
     match made {
         Ok((secret, public)) => {
@@ -147,13 +153,6 @@ pub fn signer(key: &str) -> Result<Signer, Error> {
 
 /// The length of the shortest text of a key, a public one: 42 bytes in base64.
 const KEY_TEXT_BYTES_MIN: usize = 56;
-
-fn refuse(cause: BadSecret) -> Error {
-    Error::Key {
-        place: "the key".to_owned(),
-        cause,
-    }
-}
 
 /// A public key from a file, or its text itself.
 pub fn public_key(key: &str) -> Result<PublicKey, String> {

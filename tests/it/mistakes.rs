@@ -373,6 +373,13 @@ const MISTAKES: &[Mistake] = &[
         next: "no such file",
     },
     Mistake {
+        title: "a new key where no password can be typed",
+        typed: "keygen -o new",
+        exit: 2,
+        place: "a password is needed",
+        next: "--no-password",
+    },
+    Mistake {
         title: "a manifest signed with a public key",
         typed: "manifest text --sign studio.pub",
         exit: 2,

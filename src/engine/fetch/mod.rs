@@ -24,7 +24,7 @@ use crate::{
         context::Context,
         error::Error,
         events::{Event, Events, Published},
-        remote::{self, OpenRequest, Opened, retry::reported},
+        remote::{self, Opened, retry::reported},
     },
 };
 
@@ -58,13 +58,8 @@ pub async fn fetch(
 
 async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Error> {
     let (locked, nothing_is_here) = nothing_is_here(locked).await?;
-    let request = OpenRequest {
-        url: &run.options.url,
-        mirrors: &run.options.mirrors,
-        manifest: run.options.manifest.as_ref(),
-        keeps_first: nothing_is_here && run.options.takes_any_object(),
-        needs_manifest: run.options.requires_manifest(),
-    };
+    let keeps_first = nothing_is_here && run.options.takes_any_object();
+    let request = run.options.open_request(keeps_first);
     let opened = reported(&mut *run.events, remote::open(&run.context, &request)).await?;
     match opened {
         Opened::WithManifest(object) => with_manifest::fetch(run, locked, *object).await,
@@ -157,6 +152,7 @@ fn check_places(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::remote::OpenRequest;
 
     fn is_send<T: Send>(_: T) {}
 

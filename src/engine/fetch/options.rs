@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::{
     disk::journal::JournalKeeper,
-    engine::remote::manifest::ManifestPlace,
+    engine::remote::{OpenRequest, manifest::ManifestPlace},
     format::{digests::Digest, keys::PublicKey, tree::Root, trust::Trust},
     net::location::Location,
 };
@@ -62,6 +62,17 @@ impl FetchOptions {
             discard: false,
             receipt: None,
             journal: None,
+        }
+    }
+
+    /// What to open. `keeps_first`: see [`OpenRequest::keeps_first`].
+    pub(super) fn open_request(&self, keeps_first: bool) -> OpenRequest<'_> {
+        OpenRequest {
+            url: &self.url,
+            mirrors: &self.mirrors,
+            manifest: self.manifest.as_ref(),
+            keeps_first,
+            needs_manifest: self.requires_manifest(),
         }
     }
 

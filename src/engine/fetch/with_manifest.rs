@@ -8,7 +8,7 @@ use crate::{
         error::Error,
         events::{Event, Published},
         local::{self, FindRequest, Found},
-        remote::{self, Object, OpenRequest, Opened, manifest::OpenManifest, source::Source},
+        remote::{self, Object, Opened, manifest::OpenManifest, source::Source},
         transfer::{driver::TransferObject, part::PartTransfer},
         trust,
         verify::digests_of_existing,
@@ -147,13 +147,7 @@ async fn replacement(
     if !may_be_replaced {
         return Err(error);
     }
-    let request = OpenRequest {
-        url: &run.options.url,
-        mirrors: &run.options.mirrors,
-        manifest: run.options.manifest.as_ref(),
-        keeps_first: false,
-        needs_manifest: false,
-    };
+    let request = run.options.open_request(false);
     let now = match remote::open(&run.context, &request).await {
         Ok(Opened::WithManifest(now)) if now.manifest.header().root != root => *now,
         Err(apart @ Error::OtherLength { .. }) => return Err(apart),
