@@ -85,7 +85,7 @@ def damaged():
         yield 7, f"{first} before {then}", with_entries([painted(first, 1), painted(then, 2)])
     yield 8, "two lengths of one root", with_entries([painted("a", 2), replace(painted("b", 2), length=1)])
     yield 9, "another sum of lengths", with_entries(entries, total=1)
-    yield 9, "a sum of lengths beyond 2^64", with_entries(
+    yield 9, "a sum of lengths of 0", with_entries(
         [replace(painted(f"{i:03}", SMALL + 1), length=LENGTH_MAX, root=bytes([i]) * 32) for i in range(4)], total=0)
     yield 9, "pieces of an entry are missing", with_entries([replace(painted("a", 1025), pieces=b"")])
     yield 9, "pieces of a large object", with_entries([replace(painted("a", SMALL + 1), pieces=bytes(130))])
