@@ -30,6 +30,7 @@ mod publish;
 mod python;
 mod rates;
 mod roots;
+mod round_trips;
 mod secrets;
 mod serve;
 mod servers;
