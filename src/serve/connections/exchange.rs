@@ -73,7 +73,11 @@ pub fn exchanges(
                 response = path.respond(is_head, &exchange.options.metrics);
             }
             exchange.status = response.status().as_u16();
-            let expected = response.body().size_hint().exact();
+            let length = response.body().size_hint().exact();
+            let expected = length.or_else(|| {
+                let length = response.headers().get(header::CONTENT_LENGTH)?;
+                length.to_str().ok()?.parse().ok()
+            });
             Ok(response.map(|body| Counted {
                 body,
                 expected,
