@@ -426,4 +426,16 @@ pub struct ServeArgs {
         value_parser = units::listen_address
     )]
     pub listen: String,
+    /// Serve https with this certificate (PEM, with its chain); it is read again when it changes
+    #[arg(long, value_name = "F", requires = "tls_key", env = "SAPWOOD_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the certificate (PEM, without a password)
+    #[arg(long, value_name = "F", requires = "tls_cert", env = "SAPWOOD_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Append a JSON object for each response to this file, or to standard error with -; SIGHUP opens the file anew
+    #[arg(long, value_name = "FILE", env = "SAPWOOD_ACCESS_LOG")]
+    pub access_log: Option<PathBuf>,
+    /// Do not serve /metrics (for Prometheus) and /healthz
+    #[arg(long, env = "SAPWOOD_NO_METRICS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_metrics: bool,
 }

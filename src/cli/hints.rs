@@ -31,6 +31,7 @@ pub const EMPTY_PASSWORD: &str =
     "an empty password protects nothing; use --no-password for a key without one";
 pub const OTHER_PASSWORD: &str = "the two passwords differ: no key was made";
 pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 finds a free one)";
+pub const KEY_ELSEWHERE: &str = "Move it away, and name its new place with --tls-key";
 
 pub const EXPIRED: &str =
     "--expires is in the past: every reader with a key would refuse the manifest";

@@ -33,8 +33,8 @@ pub use super::{
 /// A folder held open, so that no other folder can take its place while we work in it.
 #[derive(Debug)]
 pub struct Folder {
-    fd: OwnedFd,
-    path: PathBuf,
+    pub(super) fd: OwnedFd,
+    pub(super) path: PathBuf,
     /// Of the files that this process makes here, when it had to be found out.
     owner: OnceLock<Option<u32>>,
 }
@@ -276,23 +276,6 @@ impl Folder {
         }
         Ok(names)
     }
-
-    /// The size of this file system.
-    pub fn bytes_of_disk(&self) -> Result<u64, DiskError> {
-        let stat = self.file_system()?;
-        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
-    }
-
-    /// Bytes of this file system that this process may still write.
-    pub fn bytes_free(&self) -> Result<u64, DiskError> {
-        let stat = self.file_system()?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-
-    fn file_system(&self) -> Result<fs::StatVfs, DiskError> {
-        fs::fstatvfs(&self.fd)
-            .map_err(|cause| DiskError::io(FileOperation::Inspect, &self.path, cause))
-    }
 }
 
 /// Creates a folder that only its owner can access, and the missing folders above it; succeeds if it exists.
@@ -359,6 +342,16 @@ pub fn open_noted(path: &Path) -> Option<(File, Entry)> {
     let file = File::from(opened.ok()?);
     let entry = Entry::of(&file, path).ok()?;
     (entry.kind == EntryKind::Regular).then_some((file, entry))
+}
+
+/// Opens a log for appending, or creates it for its owner alone. It may be a device or a FIFO that is read.
+pub fn open_for_appending(path: &Path) -> Result<File, DiskError> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK;
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let opened = fs::open(path, flags, Mode::RUSR | Mode::WUSR);
+    opened
+        .map(File::from)
+        .map_err(|cause| DiskError::io(FileOperation::Create, path, cause))
 }
 
 /// Writes all bytes at an offset.

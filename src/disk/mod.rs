@@ -12,6 +12,7 @@ mod names;
 pub mod part;
 pub mod regions;
 pub mod seed;
+mod space;
 pub mod state;
 pub mod store;
 pub mod temporary;

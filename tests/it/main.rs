@@ -40,6 +40,7 @@ mod storms;
 mod streams;
 mod support;
 mod tidy;
+mod transport;
 mod trust;
 mod vectors;
 mod versions;

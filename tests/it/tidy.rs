@@ -25,7 +25,7 @@ const LAYERS: [(&str, &[&str]); 7] = [
 ];
 
 /// Where the crates that we depend on may be named: folders or files below src. `format` and `policy` are pure, so only computations are there.
-const OUTSIDE: [(&str, &[&str]); 34] = [
+const OUTSIDE: [(&str, &[&str]); 36] = [
     ("axum", &["serve/"]),
     ("base64", &["format/", "net/auth/", "net/repr_digest.rs"]),
     ("bincode", &["format/codec.rs"]),
@@ -38,8 +38,8 @@ const OUTSIDE: [(&str, &[&str]); 34] = [
     ("futures_util", &["net/", "engine/", "serve/"]),
     ("hex", &[""]),
     ("httpdate", &["net/", "serve/"]),
-    ("hyper", &["serve/connections.rs"]),
-    ("hyper_util", &["net/proxies.rs", "serve/connections.rs"]),
+    ("hyper", &["serve/connections/"]),
+    ("hyper_util", &["net/proxies.rs", "serve/connections/"]),
     ("indicatif", &["cli/"]),
     ("jiff", &["format/receipt.rs", "cli/"]),
     ("md5", &["format/"]),
@@ -51,12 +51,14 @@ const OUTSIDE: [(&str, &[&str]); 34] = [
     ("reqwest", &["net/", "cli/network.rs"]),
     ("rusqlite", &["disk/state/"]),
     ("rustix", &["disk/"]),
+    ("rustls", &["serve/tls.rs"]),
     ("serde", &["format/receipt.rs", "cli/"]),
     ("serde_json", &["format/receipt.rs", "cli/"]),
     ("sha1", &["format/"]),
     ("sha2", &["format/"]),
     ("thiserror", &[""]),
     ("tokio", &["net/", "engine/", "serve/", "cli/"]),
+    ("tokio_rustls", &["serve/tls.rs", "serve/connections/"]),
     ("tracing", &["disk/", "net/", "engine/", "serve/", "cli/"]),
     ("tracing_subscriber", &["cli/"]),
     ("url", &["net/"]),
@@ -146,8 +148,9 @@ const MUTATING_METHODS: [&str; 8] = [
     "write_all_at",
 ];
 /// Of rustix, whose calls are many, those that only look.
-const LOOKING: [&str; 8] = [
-    "FileType", "SeekFrom", "Stat", "fstat", "fstatfs", "seek", "statat", "statfs",
+const LOOKING: [&str; 10] = [
+    "FileType", "SeekFrom", "Stat", "StatVfs", "fstat", "fstatfs", "fstatvfs", "seek", "statat",
+    "statfs",
 ];
 /// Our own type with methods of these names, by the name that its variables have.
 const OUR_RECEIVERS: [&str; 1] = ["part"];
