@@ -113,7 +113,7 @@ pub fn stop(at_hangup: bool) -> impl Future<Output = ()> {
         .collect();
     std::future::poll_fn(move |context| {
         let is_here = |signal: &mut Signal| signal.poll_recv(context).is_ready();
-        match signals.iter_mut().map(is_here).any(|is_here| is_here) {
+        match signals.iter_mut().any(is_here) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }

@@ -193,7 +193,7 @@ impl Files {
 fn key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, BadTls> {
     let text = String::from_utf8_lossy(pem);
     // PKCS#8 has a name of its own for it, the older formats a field.
-    if text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
+    if text.contains("ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED") {
         return Err(BadTls::Encrypted(path.to_owned()));
     }
     match PrivateKeyDer::from_pem_slice(pem) {

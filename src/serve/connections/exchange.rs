@@ -58,7 +58,7 @@ pub fn exchanges(
             false => None,
         };
         let extensions = request.extensions_mut();
-        extensions.insert(Connection(connection.clone()));
+        extensions.insert(Connection(connection.activity.clone()));
         let is_head = request.method() == Method::HEAD;
         let answered = app.call(request);
         let streams = streams.clone();

@@ -49,7 +49,7 @@ pub async fn serve(socket: TcpStream, slot: Slot, shared: Shared) {
     let _ = socket.set_nodelay(true);
     let metrics = shared.options.metrics.clone();
     metrics.opened();
-    let watched = Watched::new(socket, slot.connection.clone());
+    let watched = Watched::new(socket, slot.connection.activity.clone());
     let end = match shared.options.tls {
         None => http1(watched, &slot, &shared).await,
         Some(_) => tls(watched, &slot, &shared).await,

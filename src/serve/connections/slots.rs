@@ -44,7 +44,7 @@ struct Taken {
 /// What is known of an open connection.
 pub struct Open {
     pub client: IpAddr,
-    pub activity: Activity,
+    pub activity: Arc<Activity>,
     evicted: Notify,
 }
 
@@ -112,7 +112,7 @@ impl Slots {
         self.is_full.store(false, Ordering::Relaxed);
         let connection = Arc::new(Open {
             client,
-            activity: Activity::new(self.began),
+            activity: Arc::new(Activity::new(self.began)),
             evicted: Notify::new(),
         });
         Some(Slot {
@@ -172,7 +172,7 @@ impl Taken {
 fn group_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address => address,
+        IpAddr::V4(address) => address.into(),
     }
 }
 

@@ -18,8 +18,6 @@ use tokio::{
     sync::Notify,
 };
 
-use super::slots::Open;
-
 /// How often work that a response waits for ends the silence.
 const NOTE_TIME: Duration = Duration::from_secs(1);
 
@@ -40,7 +38,7 @@ pub struct Activity {
 
 /// The connection of a request, among the request's extensions.
 #[derive(Clone)]
-pub struct Connection(pub(super) Arc<Open>);
+pub struct Connection(pub(super) Arc<Activity>);
 
 impl Connection {
     /// Waits for the work, without counting the time as silence: the response is late, not its client.
@@ -50,7 +48,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                () = tokio::time::sleep(NOTE_TIME) => self.0.activity.note(),
+                () = tokio::time::sleep(NOTE_TIME) => self.0.note(),
             }
         }
     }
@@ -58,7 +56,7 @@ impl Connection {
     /// Waits until all that a response has written so far has left this process. A body that fails closes the connection, and what has
     /// not left then is lost.
     pub async fn flushed(&self) {
-        let activity = &self.0.activity;
+        let activity = &self.0;
         let before = activity.flushes.load(Ordering::Acquire);
         loop {
             let mut next = pin!(activity.flushed.notified());
@@ -140,12 +138,12 @@ fn elapsed_ms(since: Instant) -> u64 {
 /// A socket that notes when bytes move.
 pub struct Watched {
     socket: TcpStream,
-    connection: Arc<Open>,
+    activity: Arc<Activity>,
 }
 
 impl Watched {
-    pub fn new(socket: TcpStream, connection: Arc<Open>) -> Watched {
-        Watched { socket, connection }
+    pub fn new(socket: TcpStream, activity: Arc<Activity>) -> Watched {
+        Watched { socket, activity }
     }
 
     /// Waits for the first byte and leaves it there; `None`: the client sends nothing.
@@ -155,11 +153,10 @@ impl Watched {
     }
 
     fn written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        let activity = &self.connection.activity;
         if matches!(written, Poll::Ready(Ok(1..))) {
-            activity.moved();
+            self.activity.moved();
         }
-        activity.set_blocked(written.is_pending());
+        self.activity.set_blocked(written.is_pending());
         written
     }
 }
@@ -173,7 +170,7 @@ impl AsyncRead for Watched {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.socket).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.connection.activity.moved();
+            self.activity.moved();
         }
         read
     }
@@ -206,9 +203,8 @@ impl AsyncWrite for Watched {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.socket).poll_flush(context);
         if flushed.is_ready() {
-            let activity = &self.connection.activity;
-            activity.flushes.fetch_add(1, Ordering::Release);
-            activity.flushed.notify_waiters();
+            self.activity.flushes.fetch_add(1, Ordering::Release);
+            self.activity.flushed.notify_waiters();
         }
         flushed
     }
