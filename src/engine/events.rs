@@ -87,6 +87,17 @@ pub enum Event {
         block_size: BlockSize,
         blocks: u32,
     },
+    /// The index of a folder, and the manifests that belong to it, were written.
+    Library {
+        path: PathBuf,
+        /// Of the index.
+        root: Root,
+        files: u64,
+        bytes_total: u64,
+        files_read: u64,
+        bytes_read: u64,
+        left_out: u64,
+    },
     /// Part of a local file is wrong.
     Damaged(Damaged),
     /// A local file is the object.

@@ -88,6 +88,27 @@ pub fn line(event: &Event) -> Option<Line> {
             reason_of_drop(*why)
         )),
         Event::Manifest { manifest, root, .. } => result(format!("{root}  {}", manifest.display())),
+        Event::Library {
+            path,
+            root,
+            files,
+            bytes_total,
+            files_read,
+            bytes_read,
+            left_out,
+        } => {
+            let mut text = format!(
+                "{root}  {}: {files} {}, {}; read {files_read} ({})",
+                path.display(),
+                if *files == 1 { "file" } else { "files" },
+                human_bytes(*bytes_total),
+                human_bytes(*bytes_read)
+            );
+            if *left_out > 0 {
+                text += &format!("; left out {left_out}");
+            }
+            result(text)
+        }
         Event::Verified {
             path,
             bytes_total,
