@@ -138,15 +138,7 @@ fn folder(
                 let message = hints::no_longer_signed(&manifest);
                 output.event(Event::Warning { message });
             }
-            output.event(Event::Library {
-                path: path.to_owned(),
-                root: made.root,
-                files: made.files,
-                bytes_total: made.bytes_total,
-                files_read: made.files_read,
-                bytes_read: made.bytes_read,
-                left_out: made.left_out,
-            });
+            output.event(Event::Library(made));
             Exit::Ok
         }
         Err(error) => output.error(Some(&path.display().to_string()), None, &error),

@@ -25,7 +25,7 @@ const MANIFEST: &str = "library.sapwood.sapwood";
 const MANIFESTS: &str = "library.sapwood.d";
 
 /// Files are as old as this, so that no run of a test is in the second in which they changed.
-const OLD: Duration = Duration::from_hours(1);
+const OLD: Duration = Duration::from_secs(3600);
 
 struct Library {
     folder: TempDir,

@@ -24,6 +24,7 @@ use crate::{
     engine::{
         create::{self, CreateOptions, Described, Input},
         error::Error,
+        events::Library,
         sign::Signer,
     },
     format::{
@@ -57,23 +58,6 @@ pub struct LibraryOptions {
     pub expires: u64,
 }
 
-/// A library that was published.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Made {
-    /// The root of the index.
-    pub root: Root,
-    /// Listed files.
-    pub files: u64,
-    /// The sum of their lengths.
-    pub bytes_total: u64,
-    /// Files that were read in this run.
-    pub files_read: u64,
-    /// Their bytes.
-    pub bytes_read: u64,
-    /// Links, special files, names that a library cannot list, unfinished downloads, manifests of neighbours.
-    pub left_out: u64,
-}
-
 /// Publishes a folder. Readers get the earlier library or the new one.
 ///
 /// `progress` is called from several threads with the number of bytes that were read and that are to be read.
@@ -82,7 +66,7 @@ pub fn create(
     options: &LibraryOptions,
     signer: Option<&Signer>,
     progress: &(dyn Fn(u64, u64) + Sync),
-) -> Result<Made, Error> {
+) -> Result<Library, Error> {
     let began = SystemTime::now();
     let folder = Folder::open(path)?;
     folder.lock()?;
@@ -107,7 +91,7 @@ pub fn create(
     for file in &files {
         let content = known.get(&file.path).or_else(|| read.get(&file.path));
         let (root, pieces) = content.expect("every file is known or was read").clone();
-        entries.push((file.entry_of(root)?, pieces));
+        entries.push((file.entry_of(root), pieces));
     }
     let (files, bytes_total) = (
         entries.len() as u64,
@@ -138,7 +122,8 @@ pub fn create(
     };
     create::create(input, create::Output::File(place), &of_index, signer)?;
     forget_manifests(&folder, &needed)?;
-    Ok(Made {
+    Ok(Library {
+        path: path.to_owned(),
         root,
         files,
         bytes_total,
@@ -179,15 +164,15 @@ struct Listed {
 }
 
 impl Listed {
-    fn entry_of(&self, root: Root) -> Result<library::Entry, Error> {
-        Ok(library::Entry {
+    fn entry_of(&self, root: Root) -> library::Entry {
+        library::Entry {
             path: self.path.clone(),
             length: self.entry.length,
             root,
             // A time that cannot be said is no reason to leave a file out.
             modified_ns: modified_ns(&self.entry).unwrap_or_default(),
             is_executable: self.entry.mode & 0o100 != 0,
-        })
+        }
     }
 }
 

@@ -87,7 +87,7 @@ pub fn modified_ns(entry: &Entry) -> Option<i64> {
     let (seconds, nanoseconds) = entry.changed;
     seconds
         .checked_mul(1_000_000_000)?
-        .checked_add(nanoseconds as i64)
+        .checked_add(nanoseconds.cast_signed())
 }
 
 /// The time to give to an index whose run began then: whatever is touched later is read again by the next run. The clock of file
