@@ -2,7 +2,11 @@
 
 use std::{cmp::Ordering, collections::HashMap, fmt, ops::Range};
 
-use super::{geometry::PIECE, statement::name_is_allowed, tree::Root};
+use super::{
+    geometry::{BlockSize, PIECE},
+    statement::name_is_allowed,
+    tree::Root,
+};
 
 /// The first bytes of every index.
 pub const MAGIC: [u8; 8] = *b"\x89SAPWLIB";
@@ -12,6 +16,12 @@ pub const VERSION: u16 = 1;
 pub const HEADER_BYTES: usize = 64;
 /// The name of the index in the folder that it describes. Those of its companions begin with it.
 pub const NAME: &str = "library.sapwood";
+/// The manifest of the index.
+pub const MANIFEST: &str = "library.sapwood.sapwood";
+/// The folder of the manifests of objects that are not small.
+pub const MANIFESTS: &str = "library.sapwood.d";
+/// The block size of the index.
+pub const INDEX_BLOCK_SIZE: BlockSize = BlockSize::MIN;
 /// A larger object has a manifest of its own; a smaller one has its pieces in the index.
 pub const SMALL_BYTES_MAX: u64 = 64 << 10;
 /// The largest object that can have a manifest.

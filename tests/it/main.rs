@@ -17,6 +17,7 @@ mod fetch;
 mod golden;
 mod hosts;
 mod inspect;
+mod library;
 mod long;
 mod memory;
 mod mirrors;
