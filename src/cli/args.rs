@@ -148,7 +148,7 @@ pub struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Files to check
+    /// Files to check, or folders with a library
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// The manifest, a file (default: beside the file, as FILE.sapwood)

@@ -25,6 +25,9 @@ pub const VERIFY_A_FILE: &str =
     "--manifest takes a file here; fetch the manifest first with sapwood fetch URL";
 pub const MANIFEST_ONE_FILE: &str =
     "-o and --name are for one file; without them each manifest is written beside its file";
+pub const VERIFY_FOLDER: &str = "is a folder; --manifest and --hints are for files";
+pub const NO_LIBRARY: &str =
+    "is a folder without a library.sapwood.sapwood; sapwood manifest FOLDER makes its library";
 pub const LIBRARY_PLACE: &str =
     "the index of a folder is written into it as library.sapwood; -o and --digest are for files";
 pub const READ_ALL_FOLDER: &str = "--read-all is for a folder";
