@@ -91,7 +91,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct ManifestArgs {
-    /// Files to describe, or - for standard input
+    /// Files to describe, folders to publish as libraries, or - for standard input
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// Where the manifest goes (default: beside the file, as FILE.sapwood); - for standard output
@@ -106,6 +106,9 @@ pub struct ManifestArgs {
     /// Leave out the hints that make updates small (anchors and pieces)
     #[arg(long)]
     pub no_hints: bool,
+    /// Read every file of a folder again, also those that did not change since its last index
+    #[arg(long)]
+    pub read_all: bool,
     /// The name of the file in the manifest (default: its own name)
     #[arg(long, value_name = "N", value_parser = units::manifest_name)]
     pub name: Option<String>,

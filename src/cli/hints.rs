@@ -25,6 +25,9 @@ pub const VERIFY_A_FILE: &str =
     "--manifest takes a file here; fetch the manifest first with sapwood fetch URL";
 pub const MANIFEST_ONE_FILE: &str =
     "-o and --name are for one file; without them each manifest is written beside its file";
+pub const LIBRARY_PLACE: &str =
+    "the index of a folder is written into it as library.sapwood; -o and --digest are for files";
+pub const READ_ALL_FOLDER: &str = "--read-all is for a folder";
 pub const NO_PASSWORD: &str =
     "a password is needed: set SAPWOOD_KEY_PASSWORD, run in a terminal, or use --no-password";
 pub const EMPTY_PASSWORD: &str =
@@ -103,6 +106,7 @@ fn hint(error: &Error) -> Option<&'static str> {
             ..
         } => Some("give the public key with --key"),
         Error::State(_)
+        | Error::Index { .. }
         | Error::Wrong { .. }
         | Error::NoSuchRange { .. }
         | Error::Output(_)

@@ -11,6 +11,7 @@ use std::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
+    time::SystemTime,
 };
 
 use rustix::{
@@ -22,7 +23,7 @@ use crate::format::geometry::ByteRange;
 
 use super::{
     error::{DiskError, FileOperation},
-    lacking::{self, Lacking},
+    lacking::{self, Lacking, is_unsupported},
 };
 
 pub use super::{
@@ -50,11 +51,15 @@ impl Folder {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = fs::open(path, flags, Mode::empty())
             .map_err(|cause| DiskError::io(FileOperation::Open, path, cause))?;
-        Ok(Folder {
+        Ok(Folder::of(fd, path.to_owned()))
+    }
+
+    pub(super) fn of(fd: OwnedFd, path: PathBuf) -> Folder {
+        Folder {
             fd,
-            path: path.to_owned(),
+            path,
             owner: OnceLock::new(),
-        })
+        }
     }
 
     /// The path of a name in this folder, for messages.
@@ -196,6 +201,22 @@ impl Folder {
                 }
                 _ => Ok(None),
             },
+        }
+    }
+
+    /// Opens an entry below this folder for reading, without following any link. `None`: there is none, or a link on the way.
+    pub(super) fn open_unlinked(
+        &self,
+        path: &Path,
+        is_folder: bool,
+    ) -> Result<Option<OwnedFd>, DiskError> {
+        let mut flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        flags.set(OFlags::DIRECTORY, is_folder);
+        let rules = fs::ResolveFlags::BENEATH | fs::ResolveFlags::NO_SYMLINKS;
+        match fs::openat2(&self.fd, path, flags, Mode::empty(), rules) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(cause) => Err(self.error(FileOperation::Open, path.as_os_str(), cause)),
         }
     }
 
@@ -445,11 +466,6 @@ pub fn set_mode(file: &File, path: &Path, mode: u32) -> Result<(), DiskError> {
     }
 }
 
-/// Whether a file system does not have a call.
-fn is_unsupported(cause: Errno) -> bool {
-    matches!(cause, Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS)
-}
-
 /// Makes the data durable, and its length, where the file system can.
 pub fn sync_data(file: &File, path: &Path) -> Result<(), DiskError> {
     synced(retry_on_intr(|| fs::fdatasync(file)), path)
@@ -470,24 +486,8 @@ fn synced(outcome: Result<(), Errno>, path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// Locks a file exclusively for as long as it is open, where the file system has locks; `false` if another process holds one.
-pub fn try_lock(file: &File, path: &Path) -> Result<bool, DiskError> {
-    lock(file, path, fs::FlockOperation::NonBlockingLockExclusive)
-}
-
-/// Takes a shared lock of a file for as long as it is open; `false` if another process holds it exclusively.
-pub fn try_lock_shared(file: &File, path: &Path) -> Result<bool, DiskError> {
-    lock(file, path, fs::FlockOperation::NonBlockingLockShared)
-}
-
-fn lock(file: &File, path: &Path, how: fs::FlockOperation) -> Result<bool, DiskError> {
-    match fs::flock(file, how) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(cause) if cause == Errno::NOLCK || is_unsupported(cause) => {
-            lacking::note(Lacking::Locks, path);
-            Ok(true)
-        }
-        Err(cause) => Err(DiskError::io(FileOperation::Lock, path, cause)),
-    }
+/// Sets the time of the last change of a file.
+pub fn set_modified(file: &File, path: &Path, to: SystemTime) -> Result<(), DiskError> {
+    file.set_modified(to)
+        .map_err(|cause| DiskError::io(FileOperation::Write, path, cause))
 }

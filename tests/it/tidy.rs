@@ -147,16 +147,27 @@ const MUTATING_METHODS: [&str; 8] = [
     "sync_data",
     "write_all_at",
 ];
-/// Of rustix, whose calls are many, those that only look.
-const LOOKING: [&str; 10] = [
-    "FileType", "SeekFrom", "Stat", "StatVfs", "fstat", "fstatfs", "fstatvfs", "seek", "statat",
+/// Of rustix, whose calls are many, those that only look, or lock.
+const LOOKING: [&str; 13] = [
+    "Dir",
+    "FileType",
+    "FlockOperation",
+    "flock",
+    "SeekFrom",
+    "Stat",
+    "StatVfs",
+    "fstat",
+    "fstatfs",
+    "fstatvfs",
+    "seek",
+    "statat",
     "statfs",
 ];
 /// Our own type with methods of these names, by the name that its variables have.
 const OUR_RECEIVERS: [&str; 1] = ["part"];
 
 /// The floors inside `engine`, the lowest first. A room, which is a file or a folder, names rooms on lower floors only.
-const FLOORS: [&[&str]; 10] = [
+const FLOORS: [&[&str]; 11] = [
     &["error", "events", "connections"],
     &["blocking", "manifest_file", "hashing", "queue"],
     &["context"],
@@ -167,6 +178,7 @@ const FLOORS: [&[&str]; 10] = [
     &["transfer", "local"],
     &["cache"],
     &["fetch", "cat", "create", "inspect"],
+    &["library"],
 ];
 
 /// How something is written that only some files may do.
