@@ -25,7 +25,7 @@ const LAYERS: [(&str, &[&str]); 7] = [
 ];
 
 /// Where the crates that we depend on may be named: folders or files below src. `format` and `policy` are pure, so only computations are there.
-const OUTSIDE: [(&str, &[&str]); 34] = [
+const OUTSIDE: [(&str, &[&str]); 36] = [
     ("axum", &["serve/"]),
     ("base64", &["format/", "net/auth/", "net/repr_digest.rs"]),
     ("bincode", &["format/codec.rs"]),
@@ -43,8 +43,10 @@ const OUTSIDE: [(&str, &[&str]); 34] = [
     ("indicatif", &["cli/"]),
     ("jiff", &["format/receipt.rs", "cli/"]),
     ("md5", &["format/"]),
+    ("mime_guess", &["serve/media_types.rs"]),
     ("minisign", &["engine/sign.rs"]),
     ("minisign_verify", &["format/keys.rs"]),
+    ("notify", &["serve/origin/watch.rs"]),
     ("parking_lot", &[""]),
     ("percent_encoding", &["net/", "serve/"]),
     // Headers that users type are parsed where they are typed.
