@@ -1,15 +1,21 @@
 //! `sapwood serve`
 
+use std::path::PathBuf;
+
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::{disk::files::Folder, serve::origin};
+use crate::{
+    disk::{regions, state},
+    engine::events::{Event, Events},
+    serve::origin::{self, Origin},
+};
 
 use super::{args::ServeArgs, exit::Exit, hints, output::Output, signals};
 
-pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
-    let folder = match Folder::open(&args.folder) {
-        Ok(folder) => folder,
+pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
+    let mut origin = match Origin::open(&args.folder) {
+        Ok(origin) => origin,
         Err(cause) => {
             return output.error(
                 Some(&args.folder.display().to_string()),
@@ -18,6 +24,14 @@ pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
             );
         }
     };
+    if !args.no_manifests {
+        let store = store.or_else(state::default_folder);
+        if let Err(cause) = origin.make_manifests(store.as_deref()) {
+            let message =
+                format!("no manifests are made, because there is no folder for them: {cause}");
+            output.event(Event::Warning { message });
+        }
+    }
     let bound = async {
         let listener = TcpListener::bind(&*args.listen).await?;
         let address = listener.local_addr()?;
@@ -40,6 +54,8 @@ pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
         false => output.line(&url),
     }
     output.flush();
-    origin::run(listener, folder, signals::stop()).await;
+    origin::run(listener, origin, signals::stop()).await;
+    // Ends the hashing that is under way.
+    regions::stop();
     Exit::Ok
 }

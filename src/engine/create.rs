@@ -33,6 +33,8 @@ use super::{
 pub enum Input {
     /// A regular file, read by several threads.
     File(PathBuf),
+    /// The same, open already; the path is for its name and for messages.
+    Open(File, PathBuf),
     /// A stream, read once from start to end.
     Stream(Box<dyn Read + Send>),
 }
@@ -72,7 +74,7 @@ pub fn create(
     signer: Option<&Signer>,
 ) -> Result<Tree, Error> {
     let place = match &input {
-        Input::File(path) => path.display().to_string(),
+        Input::File(path) | Input::Open(_, path) => path.display().to_string(),
         Input::Stream(_) => "-".to_owned(),
     };
     let name = options.name.clone().unwrap_or_else(|| default_name(&input));
@@ -145,7 +147,7 @@ fn check_places(input: &Input, output: &Output) -> Result<(), DiskError> {
 
 fn default_name(input: &Input) -> String {
     match input {
-        Input::File(path) => path
+        Input::File(path) | Input::Open(_, path) => path
             .file_name()
             .and_then(|name| name.to_str())
             .map(statement::default_name)
@@ -167,29 +169,27 @@ fn hash_input(
         may_grow: options.block_size.is_none(),
         hints: !options.no_hints,
     };
-    let tree = match input {
-        Input::File(path) => {
-            let regions = FileRegions::open(&path)?;
-            hasher.block_size = options
-                .block_size
-                .unwrap_or_else(|| BlockSize::auto(regions.length()));
-            hasher.may_grow = false;
-            if Geometry::new(regions.length(), hasher.block_size).is_none() {
-                return Err(Error::TooManyBlocks {
-                    place: place.to_owned(),
-                });
-            }
-            hasher.run_file(&regions, place, &mut digests, sink)?
-        }
+    let regions = match input {
+        Input::File(path) => FileRegions::open(&path)?,
+        Input::Open(file, path) => FileRegions::of(file, &path)?,
         Input::Stream(stream) => {
             let witness = |bytes: &[u8]| digests.update(bytes);
-            hasher.run(
-                &StreamRegions::new(stream, Path::new(place), witness),
-                place,
-                sink,
-            )?
+            let regions = StreamRegions::new(stream, Path::new(place), witness);
+            let tree = hasher.run(&regions, place, sink)?;
+            drop(regions);
+            return Ok((tree, digests.finish()));
         }
     };
+    hasher.block_size = options
+        .block_size
+        .unwrap_or_else(|| BlockSize::auto(regions.length()));
+    hasher.may_grow = false;
+    if Geometry::new(regions.length(), hasher.block_size).is_none() {
+        return Err(Error::TooManyBlocks {
+            place: place.to_owned(),
+        });
+    }
+    let tree = hasher.run_file(&regions, place, &mut digests, sink)?;
     Ok((tree, digests.finish()))
 }
 
