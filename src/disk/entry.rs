@@ -112,7 +112,7 @@ impl Version {
         let tick = self.tick();
         match now.checked_sub(changed) {
             Some(age) => tick.saturating_sub(age),
-            None if changed - now <= tick => tick,
+            None if changed.saturating_sub(now) <= tick => tick,
             None => Duration::ZERO,
         }
     }

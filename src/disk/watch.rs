@@ -21,7 +21,9 @@ const EVENTS_BYTES: usize = 16 * 1024;
 /// A change below the watched folder. Paths are relative to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A file was written, moved, made or deleted, or lost its name.
+    /// A file was closed that was open for writing.
+    Written(PathBuf),
+    /// A file was moved, made or deleted, or an attribute of it changed.
     File(PathBuf),
     /// A folder was made or moved here: all below it is new.
     Folder(PathBuf),
@@ -92,6 +94,7 @@ impl Watch {
             {
                 let path = folder.join(OsStr::from_bytes(name.to_bytes()));
                 changes.push(match flags.contains(ReadFlags::ISDIR) {
+                    false if flags.contains(ReadFlags::CLOSE_WRITE) => Change::Written(path),
                     false => Change::File(path),
                     // The paths of the folders below it are wrong now.
                     true if flags.contains(ReadFlags::MOVED_FROM) => Change::Anything,

@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     body::Bytes,
-    http::{HeaderValue, request::Parts},
+    http::{HeaderValue, StatusCode, request::Parts},
     response::Response,
 };
 use futures_util::{
@@ -23,13 +23,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     disk::{
-        error::DiskError,
+        error::{DiskError, FileOperation},
         files::{EntryKind, Version},
         reading,
         regions::{self, FileRegions, Regions},
         temporary::{Replaces, Temporary},
     },
-    engine::{blocking, error::Error},
+    engine::{blocking, error::Error, manifest_file},
     format::{
         digests::{Algorithm, DigestHasher},
         geometry::ByteRange,
@@ -95,12 +95,12 @@ impl Origin {
             Some((file, version)) => Some(read_beside(file, version).await?),
             None => None,
         };
-        let place = crate::engine::manifest_file::beside(&object);
+        let place = manifest_file::beside(&object);
         let serve = |beside: Beside| {
             let file = ServedFile::object(beside.file, beside.version, &place, None);
             file.respond(request)
         };
-        let missing = axum::http::StatusCode::NOT_FOUND;
+        let missing = StatusCode::NOT_FOUND;
         let until = Instant::now() + WAIT;
         loop {
             let is_file = |(_, version): &(File, Version)| version.kind() == EntryKind::Regular;
@@ -137,7 +137,7 @@ impl Origin {
             let is_file = |(_, version): &(File, Version)| version.kind() == EntryKind::Regular;
             let opened = self.open_settled(&object).await?.filter(is_file);
             let (Some((_, version)), Some(manifests)) = (opened, &self.manifests) else {
-                return Ok(status(axum::http::StatusCode::NOT_FOUND));
+                return Ok(status(StatusCode::NOT_FOUND));
             };
             let ended = manifests.next_end();
             match manifests.known(&object, &version) {
@@ -165,7 +165,7 @@ impl Origin {
         object: &Path,
         known: &Described,
     ) -> Result<Option<(Statement, SignatureArea)>, DiskError> {
-        let place = crate::engine::manifest_file::beside(object);
+        let place = manifest_file::beside(object);
         let is_file = |(_, version): &(File, Version)| version.kind() == EntryKind::Regular;
         let Some((file, version)) = self.open_beneath(&place).await?.filter(is_file) else {
             return Ok(None);
@@ -195,11 +195,7 @@ async fn read(file: File, version: Version, bytes: ByteRange) -> Result<Vec<u8>,
 }
 
 fn failed(cause: io::Error) -> DiskError {
-    DiskError::io(
-        crate::disk::error::FileOperation::Read,
-        Path::new("a manifest"),
-        cause,
-    )
+    DiskError::io(FileOperation::Read, Path::new("a manifest"), cause)
 }
 
 /// Bytes of a segment of a file of this length.

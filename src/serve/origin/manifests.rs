@@ -62,6 +62,9 @@ pub struct Described {
     pub sha256: Option<Vec<u8>>,
     /// Of the manifest.
     pub block_size: BlockSize,
+    /// A program wrote to the file after, or while, it was hashed. One write can take longer than its time stamp shows, so the file is
+    /// hashed again.
+    doubted: bool,
     /// The entity tag of the manifest. The checksum of its statement covers all of its bytes.
     pub manifest_tag: String,
 }
@@ -155,6 +158,18 @@ impl Manifests {
         self.add(Kind::Manifest, path, false);
     }
 
+    /// Notes that a program has written to a file.
+    pub fn note_written(&self, path: &Path) {
+        self.doubt(path);
+        self.note_changed(path);
+    }
+
+    fn doubt(&self, path: &Path) {
+        if let Some(described) = self.known.write().get_mut(path) {
+            Arc::make_mut(described).doubted = true;
+        }
+    }
+
     /// Notes that a file in this version was seen.
     pub fn note_seen(&self, path: &Path, version: &Version) {
         if self.known(path, version).is_none() {
@@ -191,7 +206,9 @@ impl Manifests {
                 Kind::Manifest => self.describe(&job.path).await,
                 Kind::Segments => self.digest_segments(&job.path).await,
             };
-            self.queue.lock().finish(job, &outcome);
+            if let Some(changed) = self.queue.lock().finish(job, &outcome) {
+                self.note_written(&changed.path);
+            }
             self.ended.notify_waiters();
         }
     }
@@ -217,7 +234,9 @@ impl Manifests {
             self.forget(path);
             return Outcome::Done;
         };
-        if let Some(known) = self.known(path, &version)
+        let known = self.known(path, &version);
+        let doubted = known.as_ref().is_some_and(|known| known.doubted);
+        if let Some(known) = known.filter(|known| !known.doubted)
             && self.open(Kind::Manifest, known.version).await.is_some()
         {
             return Outcome::Done;
@@ -225,8 +244,8 @@ impl Manifests {
         let (manifests, path) = (self.clone(), path.to_owned());
         blocking::run(move || {
             let name = name_of(&path);
-            let found = manifests.in_cache(&version, &name);
-            let described = match found {
+            let found = (!doubted).then(|| manifests.in_cache(&version, &name));
+            let described = match found.flatten() {
                 Some(described) => described,
                 None => match manifests.make(file, &path, version, &name) {
                     Ok(Some(described)) => described,
@@ -350,6 +369,7 @@ fn described(statement: &Statement, version: Version) -> Described {
         root: header.root,
         sha256: sha256.map(|digest| digest.value().to_vec()),
         block_size: header.geometry.block_size(),
+        doubted: false,
         manifest_tag: format!("\"{}\"", checksum(statement)),
     }
 }
@@ -419,14 +439,13 @@ impl Queue {
         }
     }
 
-    fn finish(&mut self, job: Job, outcome: &Outcome) {
+    /// Returns the job if its file changed meanwhile.
+    fn finish(&mut self, job: Job, outcome: &Outcome) -> Option<Job> {
         let changed = self.running.remove(&job).unwrap_or_default();
         match outcome {
             Outcome::Done => {
                 self.later.remove(&job);
-                if changed {
-                    self.add(job, false);
-                }
+                return changed.then_some(job);
             }
             Outcome::Again if self.later.len() < KNOWN_MAX => {
                 let before = self.later.get(&job).map(|(_, before)| *before * 2);
@@ -435,6 +454,7 @@ impl Queue {
             }
             Outcome::Again => (),
         }
+        None
     }
 }
 
@@ -489,8 +509,7 @@ mod tests {
         let running = queue.next(false).unwrap();
         // A change that is reported now is not lost.
         queue.add(job("a"), false);
-        queue.finish(running, &Outcome::Done);
-        assert_eq!(queue.next(false), Some(job("a")));
+        assert_eq!(queue.finish(running, &Outcome::Done), Some(job("a")));
         assert!(queue.later.is_empty());
     }
 

@@ -59,9 +59,12 @@ pub async fn run(folder: Arc<Folder>, path: PathBuf, manifests: Arc<Manifests>) 
             }
             for change in changes {
                 match change {
-                    Change::File(path) => scan.note_changed(&path),
+                    Change::Written(path) if is_watched(&path) => {
+                        scan.manifests.note_written(&path);
+                    }
+                    Change::File(path) if is_watched(&path) => scan.manifests.note_changed(&path),
                     Change::Folder(path) if is_below(&path) => scan.below(path).await,
-                    Change::Folder(_) | Change::Anything => (),
+                    _ => (),
                 }
             }
         }
@@ -142,12 +145,11 @@ impl Scan {
             }
         }
     }
+}
 
-    fn note_changed(&self, path: &Path) {
-        if is_below(path) && is_described(path) {
-            self.manifests.note_changed(path);
-        }
-    }
+/// Whether a manifest is made of the file at this path.
+fn is_watched(path: &Path) -> bool {
+    is_below(path) && is_described(path)
 }
 
 /// Whether all segments of a path are served.
