@@ -26,12 +26,9 @@ use crate::{
         error::{DiskError, FileOperation},
         files::{EntryKind, Version},
         reading,
-        regions::{self, FileRegions, Regions},
-        temporary::{Replaces, Temporary},
     },
-    engine::{blocking, error::Error, manifest_file},
+    engine::{blocking, manifest_file},
     format::{
-        digests::{Algorithm, DigestHasher},
         geometry::ByteRange,
         layout::FRONT_BYTES,
         signature::SignatureArea,
@@ -45,16 +42,12 @@ use super::{
     cache::Kind,
     files::{self, ServedFile},
     manifests::{self, Described},
-    not_ready, path, status,
+    not_ready, path, segments, status,
 };
 
 /// How long a request waits for what is being made. Our client takes 10 s without a byte as a stall, and repeats a request for a manifest
 /// that failed for 10 s: in two requests it waits about 17 s.
 const WAIT: Duration = Duration::from_secs(8);
-/// The segments are larger where there would be more: a description then has at most 4,096 x about 130 bytes, half a megabyte.
-const SEGMENTS_MAX: u64 = 4096;
-/// So that a file of 4 GiB or less has segments of this size.
-const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 /// Bytes of a SHA-256 digest.
 const DIGEST_BYTES: usize = 32;
 
@@ -198,43 +191,6 @@ fn failed(cause: io::Error) -> DiskError {
     DiskError::io(FileOperation::Read, Path::new("a manifest"), cause)
 }
 
-/// Bytes of a segment of a file of this length.
-fn segment_bytes(length: u64) -> u64 {
-    let mut bytes = SEGMENT_BYTES_MIN;
-    while length.div_ceil(bytes) > SEGMENTS_MAX {
-        bytes *= 2;
-    }
-    bytes
-}
-
-/// Writes the SHA-256 digests of the segments of a file, in order, into a new file.
-pub fn digest_segments(file: File, version: &Version, to: &Path) -> Result<(), Error> {
-    let regions = FileRegions::of(file, to)?;
-    let segment = segment_bytes(version.stamp().length);
-    let mut digests = Vec::new();
-    let mut hasher = DigestHasher::new(Algorithm::Sha256);
-    let mut buffer = Vec::new();
-    let mut inside = 0;
-    // A region is a part of a segment: both are powers of two.
-    while regions.next(&mut buffer)?.is_some() {
-        hasher.update(&buffer);
-        inside += buffer.len() as u64;
-        if inside == segment {
-            let whole = std::mem::replace(&mut hasher, DigestHasher::new(Algorithm::Sha256));
-            digests.extend_from_slice(whole.finish().value());
-            inside = 0;
-        }
-    }
-    if inside > 0 {
-        digests.extend_from_slice(hasher.finish().value());
-    }
-    regions.check_unchanged()?;
-    regions::check_not_stopped(to)?;
-    let temporary = Temporary::create(to, Replaces::Nothing)?;
-    temporary.write_at(&digests, 0)?;
-    Ok(temporary.publish(None)?)
-}
-
 /// The description of a file.
 fn document(
     object: &Path,
@@ -243,7 +199,7 @@ fn document(
     beside: Option<&(Statement, SignatureArea)>,
 ) -> Document {
     let length = known.version.stamp().length;
-    let size = segment_bytes(length);
+    let size = segments::bytes_of_each(length);
     let segments: Vec<Value> = digests
         .chunks(DIGEST_BYTES)
         .zip(0..)
@@ -317,25 +273,5 @@ impl Representation for Document {
     fn body(&self, bytes: ByteRange) -> BoxStream<'static, io::Result<Bytes>> {
         let bytes = self.bytes.slice(bytes.start as usize..bytes.end as usize);
         stream::iter([Ok(bytes)]).boxed()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_description_has_at_most_some_thousand_segments() {
-        let mib = 1 << 20;
-        for (length, bytes) in [
-            (0, mib),
-            (1, mib),
-            (4096 * mib, mib),
-            (4096 * mib + 1, 2 * mib),
-            (64 << 30, 16 * mib),
-            (u64::MAX >> 1, 1 << 51),
-        ] {
-            assert_eq!(segment_bytes(length), bytes, "{length}");
-        }
     }
 }

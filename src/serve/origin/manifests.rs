@@ -34,7 +34,7 @@ use crate::{
 
 use super::{
     cache::{Cache, Kind},
-    endpoint,
+    segments,
 };
 
 /// Files in memory; others are found in the cache again. One takes about 300 bytes.
@@ -206,7 +206,8 @@ impl Manifests {
                 Kind::Manifest => self.describe(&job.path).await,
                 Kind::Segments => self.digest_segments(&job.path).await,
             };
-            if let Some(changed) = self.queue.lock().finish(job, &outcome) {
+            let changed = self.queue.lock().finish(job, &outcome);
+            if let Some(changed) = changed {
                 self.note_written(&changed.path);
             }
             self.ended.notify_waiters();
@@ -337,7 +338,7 @@ impl Manifests {
                 return Outcome::Done;
             }
             let to = manifests.cache.path_of(Kind::Segments, &version);
-            match endpoint::digest_segments(file, &version, &to) {
+            match segments::digest(file, &version, &to) {
                 Ok(()) => {
                     manifests.cache.note_made(Kind::Segments, &version);
                     Outcome::Done

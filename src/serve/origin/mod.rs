@@ -10,6 +10,7 @@ mod index_page;
 mod manifests;
 mod path;
 mod scan;
+mod segments;
 
 use std::{
     fs::File,
