@@ -133,6 +133,8 @@
 //! | many objects in one run | [`engine::queue`] |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
 //! | the responses of a server | `serve/representation.rs`; which files it has: `serve/origin.rs` |
+//! | the connections of a server | `serve/connections/mod.rs` for the limits, `slots.rs` beside it for who makes room, `one.rs` for HTTP/1.1 and HTTP/2; `serve/tls.rs` |
+//! | the access log and the metrics of a server | `serve/connections/exchange.rs` for what is counted, `cli/access_log.rs` for the lines, `serve/metrics.rs` for the page |
 //! | an option of the program | `cli/args.rs` for its syntax, the command's file in `cli/` for its meaning, `cli/network.rs` for the network |
 //! | what is printed | `cli/output/text.rs`, `cli/output/json.rs`; advice that names flags: `cli/hints.rs` |
 //! | an exit code | `cli/exit.rs` |

@@ -1,17 +1,38 @@
 //! `sapwood serve`
 
-use std::path::PathBuf;
-
-use serde_json::json;
-use tokio::net::TcpListener;
-
-use crate::{
-    disk::{regions, state},
-    engine::events::{Event, Events},
-    serve::origin::{self, Origin},
+use std::{
+    ffi::OsStr,
+    fs,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
 };
 
-use super::{args::ServeArgs, exit::Exit, hints, output::Output, signals};
+use serde_json::json;
+use tokio::{
+    net::TcpListener,
+    sync::mpsc::{Receiver, Sender, channel},
+};
+
+use crate::{
+    disk::{error::DiskError, files::Folder, machine, regions, state},
+    engine::events::{Event, Events},
+    serve::{
+        connections::{Limits, Options},
+        metrics::Metrics,
+        origin::{self, Origin},
+        status,
+        tls::Tls,
+    },
+};
+
+use super::{
+    access_log::Log, args::ServeArgs, exit::Exit, hints, network::Refusal, output::Output, signals,
+};
+
+/// Warnings that wait to be printed. More are dropped: they repeat what was said.
+const WARNINGS: usize = 16;
 
 pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     let mut origin = match Origin::open(&args.folder) {
@@ -24,13 +45,21 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
             );
         }
     };
-    if !args.no_manifests {
-        let store = store.or_else(state::default_folder);
-        if let Err(cause) = origin.make_manifests(store.as_deref()) {
-            let message =
-                format!("no manifests are made, because there is no folder for them: {cause}");
-            output.event(Event::Warning { message });
-        }
+    machine::raise_descriptors_max();
+    let (warnings, told) = channel(WARNINGS);
+    let tls = match tls(&args, &warnings) {
+        Ok(tls) => tls,
+        Err(Refusal(exit, message)) => return output.refuse(exit, &message),
+    };
+    let log = match log(&args, &warnings) {
+        Ok(log) => log,
+        Err(cause) => return output.error(None, None, &cause.into()),
+    };
+    origin.scheme = if tls.is_some() { "https" } else { "http" };
+    if !args.no_manifests
+        && let Some(message) = make_manifests(&mut origin, store, &warnings)
+    {
+        output.event(Event::Warning { message });
     }
     let bound = async {
         let listener = TcpListener::bind(&*args.listen).await?;
@@ -48,14 +77,127 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
             return output.refuse(Exit::Failed, &message);
         }
     };
-    let url = format!("http://{address}/");
+    // Before the URL is printed: from then on signals may come.
+    let stop = signals::stop(log.is_none());
+    let reopening = signals::at_hangup(log.as_ref().map(|log| || log.reopen()));
+    let url = format!("{}://{address}/", origin.scheme);
     match output.is_json() {
         true => output.json_event("listening", json!({ "url": url })),
         false => output.line(&url),
     }
+    for message in cautions(&args, origin.folder()) {
+        output.event(Event::Warning { message });
+    }
     output.flush();
-    origin::run(listener, origin, signals::stop()).await;
+    let options = Options {
+        limits: Limits::default(),
+        tls,
+        log: log.as_ref().map(Log::lines),
+        metrics: Metrics::new(),
+        status_paths: !args.no_metrics,
+    };
+    let serving = async {
+        tokio::select! {
+            () = origin::run(listener, origin, options, stop) => (),
+            () = reopening => (),
+        }
+    };
+    print_while(serving, told, output).await;
     // Ends the hashing that is under way.
     regions::stop();
+    if let Some(log) = log {
+        log.end();
+    }
     Exit::Ok
+}
+
+/// Has manifests made; returns why that is not possible.
+fn make_manifests(
+    origin: &mut Origin,
+    store: Option<PathBuf>,
+    warnings: &Sender<String>,
+) -> Option<String> {
+    let warnings = warnings.clone();
+    let warn = Arc::new(move |message| drop(warnings.try_send(message)));
+    let store = store.or_else(state::default_folder);
+    let made = origin.make_manifests(store.as_deref(), warn);
+    made.err()
+        .map(|cause| format!("no manifests are made, because there is no folder for them: {cause}"))
+}
+
+/// Runs the server, and prints its warnings meanwhile.
+async fn print_while(
+    serving: impl Future<Output = ()>,
+    mut told: Receiver<String>,
+    output: &mut Output,
+) {
+    let mut serving = pin!(serving);
+    loop {
+        tokio::select! {
+            () = &mut serving => return,
+            Some(message) = told.recv() => output.event(Event::Warning { message }),
+        }
+    }
+}
+
+fn tls(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<Arc<Tls>>, Refusal> {
+    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else {
+        return Ok(None);
+    };
+    if is_below(key, &args.folder) {
+        let message = format!(
+            "{} is in the folder that is served: everyone could read the key. {}",
+            key.display(),
+            hints::KEY_ELSEWHERE
+        );
+        return Err(Refusal(Exit::Unsafe, message));
+    }
+    let warnings = warnings.clone();
+    let warn = Box::new(move |message| drop(warnings.try_send(message)));
+    match Tls::load(certificate, key, warn) {
+        Ok(tls) => Ok(Some(Arc::new(tls))),
+        Err(cause) => Err(Refusal::usage(cause.to_string())),
+    }
+}
+
+fn log(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<Log>, DiskError> {
+    let Some(target) = &args.access_log else {
+        return Ok(None);
+    };
+    let warnings = warnings.clone();
+    let warn = Box::new(move |message| drop(warnings.try_send(message)));
+    Log::start(target, warn).map(Some)
+}
+
+/// What the operator should know of these arguments.
+fn cautions(args: &ServeArgs, folder: &Folder) -> Vec<String> {
+    let mut cautions = Vec::new();
+    if let Some(log) = args.access_log.as_deref()
+        && is_below(log, &args.folder)
+    {
+        cautions.push(format!(
+            "{} is in the folder that is served: everyone can read the access log",
+            log.display()
+        ));
+    }
+    for name in status::NAMES {
+        if !args.no_metrics
+            && folder
+                .entry(OsStr::new(name))
+                .is_ok_and(|entry| entry.is_some())
+        {
+            let file = folder.path_of(OsStr::new(name));
+            cautions.push(format!(
+                "/{name} is the file {}, not the server's own page",
+                file.display()
+            ));
+        }
+    }
+    cautions
+}
+
+/// Whether a file that exists is in this folder.
+fn is_below(file: &Path, folder: &Path) -> bool {
+    let place = |path| fs::canonicalize(path).ok();
+    matches!((place(file), place(folder)), (Some(file), Some(folder)) if file.starts_with(&folder))
 }

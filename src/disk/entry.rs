@@ -11,7 +11,7 @@ use rustix::fs;
 use super::error::{DiskError, FileOperation};
 
 /// A directory entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Entry {
     /// A file, a folder, or something else.
     pub kind: EntryKind,
@@ -25,8 +25,10 @@ pub struct Entry {
     pub inode: u64,
     links: u64,
     pub(super) owner: u32,
-    /// Changes whenever content or attributes do.
+    /// When the content was last written, unless a program set another time: seconds and nanoseconds.
     pub changed: (i64, u64),
+    /// When content, an attribute or a name last changed. Programs cannot set this one.
+    pub attributes_changed: (i64, u64),
 }
 
 /// A file and its version: while this is unchanged, so is the content, as far as attributes show it.
@@ -55,19 +57,7 @@ pub struct Version {
 impl Version {
     /// The version of an open file; `path` is for the message.
     pub fn of(file: &File, path: &Path) -> Result<Version, DiskError> {
-        fs::fstat(file)
-            .map(|stat| Version::new(&stat))
-            .map_err(|cause| DiskError::io(FileOperation::Inspect, path, cause))
-    }
-
-    pub(super) fn new(stat: &fs::Stat) -> Version {
-        let entry = Entry::new(stat);
-        Version {
-            stamp: entry.stamp(),
-            attributes_changed: (stat.st_ctime, stat.st_ctime_nsec),
-            kind: entry.kind,
-            links: entry.links,
-        }
+        Entry::of(file, path).map(|entry| entry.version())
     }
 
     /// The file, its length, and when it was last modified.
@@ -157,6 +147,7 @@ impl Entry {
             links: stat.st_nlink,
             owner: stat.st_uid,
             changed: (stat.st_mtime, stat.st_mtime_nsec),
+            attributes_changed: (stat.st_ctime, stat.st_ctime_nsec),
         }
     }
 
@@ -165,6 +156,16 @@ impl Entry {
         fs::fstat(file)
             .map(|stat| Entry::new(&stat))
             .map_err(|cause| DiskError::io(FileOperation::Inspect, path, cause))
+    }
+
+    /// With the time of the last change of an attribute.
+    pub fn version(&self) -> Version {
+        Version {
+            stamp: self.stamp(),
+            attributes_changed: self.attributes_changed,
+            kind: self.kind,
+            links: self.links,
+        }
     }
 
     /// The file and its version.

@@ -11,7 +11,7 @@ use rustix::fs::{self, AtFlags};
 
 use super::{
     error::{DiskError, FileOperation},
-    files::{Folder, Version},
+    files::{Entry, Folder, Version},
 };
 
 /// An entry of a folder. A symbolic link is an entry of its own, and is not followed.
@@ -43,7 +43,7 @@ pub fn entries(
         if let Ok(stat) = fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             entries.push(Listed {
                 name: name.to_owned(),
-                version: Version::new(&stat),
+                version: Entry::new(&stat).version(),
             });
         }
     }

@@ -69,7 +69,7 @@ pub fn redirect(path: &Path) -> Response {
 
 impl Origin {
     /// The response for a folder.
-    pub(super) async fn folder(
+    pub(super) async fn index(
         &self,
         request: &Parts,
         path: PathBuf,

@@ -17,7 +17,10 @@ use tokio::{
 };
 
 use crate::{
-    disk::files::{EntryKind, Folder, Version},
+    disk::{
+        error::DiskError,
+        files::{EntryKind, Folder, Version},
+    },
     engine::{
         blocking,
         create::{self, CreateOptions, Input, Output},
@@ -33,6 +36,7 @@ use crate::{
 };
 
 use super::{
+    Warn,
     cache::{Cache, Kind},
     segments,
 };
@@ -99,6 +103,8 @@ struct Queue {
 pub struct Manifests {
     folder: Arc<Folder>,
     cache: Cache,
+    /// Takes what the operator should know.
+    pub warn: Warn,
     known: RwLock<HashMap<PathBuf, Arc<Described>>>,
     queue: Mutex<Queue>,
     /// A job was added.
@@ -109,10 +115,11 @@ pub struct Manifests {
 
 impl Manifests {
     /// Of the files below this folder.
-    pub fn new(folder: Arc<Folder>, cache: Cache) -> Manifests {
+    pub fn new(folder: Arc<Folder>, cache: Cache, warn: Warn) -> Manifests {
         Manifests {
             folder,
             cache,
+            warn,
             known: RwLock::default(),
             queue: Mutex::default(),
             added: Notify::new(),
@@ -252,7 +259,8 @@ impl Manifests {
                     Ok(Some(described)) => described,
                     Ok(None) => return Outcome::Again,
                     Err(cause) => {
-                        tracing::warn!("no manifest of {}: {cause}", path.display());
+                        let path = path.display();
+                        (manifests.warn)(format!("no manifest of {path} could be made: {cause}"));
                         return Outcome::Again;
                     }
                 },
@@ -279,7 +287,7 @@ impl Manifests {
         };
         let output = Output::File(self.cache.path_of(Kind::Manifest, &version));
         match create::create(Input::Open(file, path.to_owned()), output, &options, None) {
-            Err(Error::Disk(crate::disk::error::DiskError::ChangedWhileRead { .. })) => {
+            Err(Error::Disk(DiskError::ChangedWhileRead { .. } | DiskError::Stopped { .. })) => {
                 return Ok(None);
             }
             made => made?,

@@ -38,7 +38,7 @@ use crate::{
     engine::blocking,
 };
 
-use super::connections::{self, Limits};
+use super::connections::{self, Options};
 
 use cache::Cache;
 use files::ServedFile;
@@ -49,6 +49,9 @@ use path::Target;
 const SETTLING_MAX: u32 = 3;
 /// The longest of these waits; a file system with coarser time stamps gets a weak entity tag instead.
 const SETTLING_TIME: Duration = Duration::from_millis(20);
+
+/// Takes warnings while the server runs.
+pub type Warn = Arc<dyn Fn(String) + Send + Sync>;
 
 /// A folder to serve. Links that lead out of it are not followed.
 pub struct Origin {
@@ -73,22 +76,33 @@ impl Origin {
     }
 
     /// Makes manifests of all files that have none, and keeps them in a folder of the store, or in a temporary one.
-    pub fn make_manifests(&mut self, store: Option<&Path>) -> io::Result<()> {
+    pub fn make_manifests(&mut self, store: Option<&Path>, warn: Warn) -> io::Result<()> {
         let cache = match store.map(Cache::in_store) {
             Some(Ok(cache)) => cache,
             Some(Err(cause)) => {
-                tracing::warn!("manifests are kept in a temporary folder: {cause}");
+                warn(format!("manifests are kept in a temporary folder: {cause}"));
                 Cache::temporary()?
             }
             None => Cache::temporary()?,
         };
-        self.manifests = Some(Arc::new(Manifests::new(self.folder.clone(), cache)));
+        let manifests = Manifests::new(self.folder.clone(), cache, warn);
+        self.manifests = Some(Arc::new(manifests));
         Ok(())
+    }
+
+    /// The served folder.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
     }
 }
 
 /// Serves until `shutdown` is done.
-pub async fn run(listener: TcpListener, origin: Origin, shutdown: impl Future<Output = ()>) {
+pub async fn run(
+    listener: TcpListener,
+    origin: Origin,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) {
     let origin = Arc::new(origin);
     // Ends with this future.
     let mut background = JoinSet::new();
@@ -101,7 +115,7 @@ pub async fn run(listener: TcpListener, origin: Origin, shutdown: impl Future<Ou
         ));
     }
     let app = Router::new().fallback(respond).with_state(origin);
-    connections::serve(listener, app, Limits::default(), shutdown).await;
+    connections::serve(listener, app, options, shutdown).await;
 }
 
 async fn respond(State(origin): State<Arc<Origin>>, request: Request) -> Response {
@@ -112,7 +126,7 @@ async fn respond(State(origin): State<Arc<Origin>>, request: Request) -> Respons
     }
     let response = match path::target(request.uri.path()) {
         Some(Target::File(path)) => origin.file(&request, path).await,
-        Some(Target::Folder(path)) => origin.folder(&request, path).await,
+        Some(Target::Folder(path)) => origin.index(&request, path).await,
         None => Ok(status(StatusCode::NOT_FOUND)),
     };
     let mut response = response.unwrap_or_else(|cause| {

@@ -44,7 +44,7 @@ pub async fn run(folder: Arc<Folder>, path: PathBuf, manifests: Arc<Manifests>) 
     };
     match Watch::new(&path) {
         Ok(watch) => scan.watch = Some(watch),
-        Err(cause) => warn(&cause),
+        Err(cause) => warn(&scan.manifests, &cause),
     }
     loop {
         scan.below(PathBuf::from(".")).await;
@@ -71,11 +71,11 @@ pub async fn run(folder: Arc<Folder>, path: PathBuf, manifests: Arc<Manifests>) 
     }
 }
 
-fn warn(cause: &io::Error) {
-    tracing::warn!(
-        "changes of the folder are found at requests and every {} s, because the system does not report them: {cause}",
-        AGAIN.as_secs()
-    );
+fn warn(manifests: &Manifests, cause: &io::Error) {
+    let seconds = AGAIN.as_secs();
+    (manifests.warn)(format!(
+        "changes of the folder are found at requests and every {seconds} s, because the system does not report them: {cause}"
+    ));
 }
 
 struct Scan {
@@ -116,7 +116,7 @@ impl Scan {
         };
         // The number of folders that may be watched has a limit (fs.inotify.max_user_watches).
         if let Err(cause) = watch.add(folder) {
-            warn(&cause);
+            warn(&self.manifests, &cause);
             self.watch = None;
         }
     }
@@ -138,7 +138,7 @@ impl Scan {
                 Some(Ok(changes)) if changes.is_empty() => (),
                 Some(Ok(changes)) => return changes,
                 Some(Err(cause)) => {
-                    warn(&cause);
+                    warn(&self.manifests, &cause);
                     self.watch = None;
                 }
                 None => std::future::pending().await,

@@ -1,0 +1,4 @@
+//! Libraries: a folder and its index (library.md).
+
+pub mod create;
+mod earlier;
