@@ -23,6 +23,7 @@ mod memory;
 mod mirrors;
 mod mistakes;
 mod nginx;
+mod origin;
 mod pipes;
 mod plain;
 mod prompts;

@@ -110,17 +110,7 @@ pub fn create(
         true => (),
         false => publish_index(&folder, &index, began)?,
     }
-    let place = folder.path_of(OsStr::new(library::MANIFEST));
-    let input = Input::File(folder.path_of(OsStr::new(library::NAME)));
-    let of_index = CreateOptions {
-        block_size: Some(library::INDEX_BLOCK_SIZE),
-        name: Some(options.name.clone().unwrap_or_else(|| name_of(path))),
-        sequence: options.sequence,
-        published: options.published,
-        expires: options.expires,
-        ..CreateOptions::default()
-    };
-    create::create(input, create::Output::File(place), &of_index, signer)?;
+    describe_index(&folder, path, options, signer)?;
     forget_manifests(&folder, &needed)?;
     Ok(Library {
         path: path.to_owned(),
@@ -131,6 +121,27 @@ pub fn create(
         bytes_read,
         left_out,
     })
+}
+
+/// Writes the manifest of the index.
+fn describe_index(
+    folder: &Folder,
+    path: &Path,
+    options: &LibraryOptions,
+    signer: Option<&Signer>,
+) -> Result<(), Error> {
+    let input = Input::File(folder.path_of(OsStr::new(library::NAME)));
+    let output = create::Output::File(folder.path_of(OsStr::new(library::MANIFEST)));
+    let options = CreateOptions {
+        block_size: Some(library::INDEX_BLOCK_SIZE),
+        name: Some(options.name.clone().unwrap_or_else(|| name_of(path))),
+        sequence: options.sequence,
+        published: options.published,
+        expires: options.expires,
+        ..CreateOptions::default()
+    };
+    create::create(input, output, &options, signer)?;
+    Ok(())
 }
 
 /// The last segment of a folder's path, if a manifest may have that name.
