@@ -81,7 +81,10 @@ pub enum Command {
     Store(StoreArgs),
     /// Show or forget which hosts limit requests
     Hosts(HostsArgs),
-    /// Serve a folder over HTTP, with ranges
+    /// Publish a folder over HTTP, with a manifest of each file
+    ///
+    /// A file changes its manifest when it changes. Manifests are made in the background and kept in the folder of --store, never in
+    /// DIR. Names that begin with a dot, unfinished downloads and links that lead out of DIR are not served.
     Serve(ServeArgs),
     /// Print a script that lets a shell complete the commands
     Completions(CompletionsArgs),
@@ -435,6 +438,9 @@ pub struct ServeArgs {
         value_parser = units::listen_address
     )]
     pub listen: String,
+    /// Make no manifests: serve those that lie beside their files
+    #[arg(long)]
+    pub no_manifests: bool,
     /// Serve https with this certificate (PEM, with its chain); it is read again when it changes
     #[arg(long, value_name = "F", requires = "tls_key", env = "SAPWOOD_TLS_CERT")]
     pub tls_cert: Option<PathBuf>,

@@ -72,7 +72,7 @@ pub fn run() -> ExitCode {
         Command::Store(args) => store::run(&args, cli.output.store, &mut output),
         Command::Completions(args) => shell::completions(&args, &mut output),
         Command::Man => shell::man(&mut output),
-        Command::Serve(args) => signals::block_on(serve::run(args, &mut output)),
+        Command::Serve(args) => signals::block_on(serve::run(args, cli.output.store, &mut output)),
     };
     output.flush();
     ExitCode::from(exit as u8)

@@ -1,6 +1,13 @@
 //! `sapwood serve`
 
-use std::{ffi::OsStr, fs, future::Future, path::Path, pin::pin, sync::Arc};
+use std::{
+    ffi::OsStr,
+    fs,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+};
 
 use serde_json::json;
 use tokio::{
@@ -9,12 +16,13 @@ use tokio::{
 };
 
 use crate::{
-    disk::{error::DiskError, files::Folder, machine},
+    disk::{error::DiskError, files::Folder, machine, regions, state},
     engine::events::{Event, Events},
     serve::{
         connections::{Limits, Options},
         metrics::Metrics,
-        origin, status,
+        origin::{self, Origin},
+        status,
         tls::Tls,
     },
 };
@@ -26,9 +34,9 @@ use super::{
 /// Warnings that wait to be printed. More are dropped: they repeat what was said.
 const WARNINGS: usize = 16;
 
-pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
-    let folder = match Folder::open(&args.folder) {
-        Ok(folder) => folder,
+pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
+    let mut origin = match Origin::open(&args.folder) {
+        Ok(origin) => origin,
         Err(cause) => {
             return output.error(
                 Some(&args.folder.display().to_string()),
@@ -47,6 +55,12 @@ pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
         Ok(log) => log,
         Err(cause) => return output.error(None, None, &cause.into()),
     };
+    origin.scheme = if tls.is_some() { "https" } else { "http" };
+    if !args.no_manifests
+        && let Some(message) = make_manifests(&mut origin, store, &warnings)
+    {
+        output.event(Event::Warning { message });
+    }
     let bound = async {
         let listener = TcpListener::bind(&*args.listen).await?;
         let address = listener.local_addr()?;
@@ -66,13 +80,12 @@ pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
     // Before the URL is printed: from then on signals may come.
     let stop = signals::stop(log.is_none());
     let reopening = signals::at_hangup(log.as_ref().map(|log| || log.reopen()));
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{address}/");
+    let url = format!("{}://{address}/", origin.scheme);
     match output.is_json() {
         true => output.json_event("listening", json!({ "url": url })),
         false => output.line(&url),
     }
-    for message in cautions(&args, &folder) {
+    for message in cautions(&args, origin.folder()) {
         output.event(Event::Warning { message });
     }
     output.flush();
@@ -85,15 +98,31 @@ pub async fn run(args: ServeArgs, output: &mut Output) -> Exit {
     };
     let serving = async {
         tokio::select! {
-            () = origin::run(listener, folder, options, stop) => (),
+            () = origin::run(listener, origin, options, stop) => (),
             () = reopening => (),
         }
     };
     print_while(serving, told, output).await;
+    // Ends the hashing that is under way.
+    regions::stop();
     if let Some(log) = log {
         log.end();
     }
     Exit::Ok
+}
+
+/// Has manifests made; returns why that is not possible.
+fn make_manifests(
+    origin: &mut Origin,
+    store: Option<PathBuf>,
+    warnings: &Sender<String>,
+) -> Option<String> {
+    let warnings = warnings.clone();
+    let warn = Arc::new(move |message| drop(warnings.try_send(message)));
+    let store = store.or_else(state::default_folder);
+    let made = origin.make_manifests(store.as_deref(), warn);
+    made.err()
+        .map(|cause| format!("no manifests are made, because there is no folder for them: {cause}"))
 }
 
 /// Runs the server, and prints its warnings meanwhile.

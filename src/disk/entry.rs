@@ -1,6 +1,10 @@
 //! Directory entries: the kind of a file, and its version.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rustix::fs;
 
@@ -28,7 +32,7 @@ pub struct Entry {
 }
 
 /// A file and its version: while this is unchanged, so is the content, as far as attributes show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stamp {
     /// See [`Entry`].
     pub device: u64,
@@ -40,26 +44,81 @@ pub struct Stamp {
     pub changed: (i64, u64),
 }
 
-/// The state of an open file: any write and any change of an attribute makes another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The state of a file: any write and any change of an attribute makes another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
     stamp: Stamp,
     /// When an attribute last changed. Programs can set the time of the last write, but not this one.
     attributes_changed: (i64, u64),
+    kind: EntryKind,
+    links: u64,
 }
 
 impl Version {
     /// The version of an open file; `path` is for the message.
     pub fn of(file: &File, path: &Path) -> Result<Version, DiskError> {
-        Entry::of(file, path).map(|entry| Version {
-            stamp: entry.stamp(),
-            attributes_changed: entry.attributes_changed,
-        })
+        Entry::of(file, path).map(|entry| entry.version())
+    }
+
+    /// The file, its length, and when it was last modified.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// When an attribute or the content last changed: seconds and nanoseconds.
+    pub fn attributes_changed(&self) -> (i64, u64) {
+        self.attributes_changed
+    }
+
+    /// A file, a folder, or something else.
+    pub fn kind(&self) -> EntryKind {
+        self.kind
+    }
+
+    /// Whether the file had the same bytes in an earlier version. A name that it lost or gained changed an attribute, not the bytes:
+    /// a file that was replaced stays what it is for those who have it open.
+    pub fn has_bytes_of(&self, earlier: &Version) -> bool {
+        self.stamp == earlier.stamp
+            && (self.attributes_changed == earlier.attributes_changed
+                || self.links != earlier.links)
+    }
+
+    /// A time in which the file system may give two writes one time stamp.
+    fn tick(&self) -> Duration {
+        match self.attributes_changed.1 {
+            0 => WHOLE_SECONDS_TICK,
+            _ => TICK,
+        }
+    }
+
+    /// How long to wait before another write can be told from this version by its time stamp; zero: it can by now. The clock of a file
+    /// system on another machine may differ from ours: a time that is not near is taken as past.
+    pub fn unsettled(&self) -> Duration {
+        let (seconds, nanoseconds) = self.attributes_changed;
+        let changed = Duration::new(seconds.max(0) as u64, nanoseconds as u32);
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let tick = self.tick();
+        match now.checked_sub(changed) {
+            Some(age) => tick.saturating_sub(age),
+            None if changed.saturating_sub(now) <= tick => tick,
+            None => Duration::ZERO,
+        }
     }
 }
 
-/// The kind of an entry.
+/// The answer is not in memory: the same has to be done on a thread that may wait for a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotCached;
+
+/// Linux stamps files with the time of its last clock interrupt, which comes at least 100 times a second.
+const TICK: Duration = Duration::from_millis(20);
+/// File systems without fractions of seconds: that of FAT is the longest.
+const WHOLE_SECONDS_TICK: Duration = Duration::from_secs(2);
+
+/// The kind of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EntryKind {
     /// A regular file.
     Regular,
@@ -97,6 +156,16 @@ impl Entry {
         fs::fstat(file)
             .map(|stat| Entry::new(&stat))
             .map_err(|cause| DiskError::io(FileOperation::Inspect, path, cause))
+    }
+
+    /// With the time of the last change of an attribute.
+    pub fn version(&self) -> Version {
+        Version {
+            stamp: self.stamp(),
+            attributes_changed: self.attributes_changed,
+            kind: self.kind,
+            links: self.links,
+        }
     }
 
     /// The file and its version.

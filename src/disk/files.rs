@@ -27,9 +27,14 @@ use super::{
 };
 
 pub use super::{
-    entry::{Entry, EntryKind, Stamp, Version},
+    entry::{Entry, EntryKind, NotCached, Stamp, Version},
     names::{is_own, is_same_file, noted_path, split, with_suffix},
 };
+
+/// How files of the user are opened: a FIFO does not block.
+const READING: OFlags = OFlags::RDONLY
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
 
 /// A folder held open, so that no other folder can take its place while we work in it.
 #[derive(Debug)]
@@ -179,29 +184,36 @@ impl Folder {
             .is_some_and(|now| (now.device, now.inode) == (open.device, open.inode)))
     }
 
-    /// Opens a file below this folder for reading; links may lead to places inside the folder, not out of it. `None`: there is no
-    /// file that may be opened.
-    pub fn open_beneath(&self, path: &Path) -> Result<Option<(File, Entry)>, DiskError> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        match fs::openat2(
-            &self.fd,
-            path,
-            flags,
-            Mode::empty(),
-            fs::ResolveFlags::BENEATH,
-        ) {
+    /// Opens a file or folder below this folder for reading; links may lead to places inside the folder, not out of it. `None`: there
+    /// is nothing that may be opened. FIFOs and devices do not block.
+    pub fn open_beneath(&self, path: &Path) -> Result<Option<(File, Version)>, DiskError> {
+        let beneath = fs::ResolveFlags::BENEATH;
+        match fs::openat2(&self.fd, path, READING, Mode::empty(), beneath) {
             Ok(fd) => {
                 let file = File::from(fd);
-                let entry = Entry::of(&file, path)?;
-                Ok(Some((file, entry)))
+                let version = Version::of(&file, path)?;
+                Ok(Some((file, version)))
             }
-            Err(cause) => match io::Error::from(cause).kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory => {
-                    Err(self.error(FileOperation::Open, path.as_os_str(), cause))
-                }
-                _ => Ok(None),
-            },
+            Err(
+                cause @ (Errno::NOSPC | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::IO),
+            ) => Err(self.error(FileOperation::Open, path.as_os_str(), cause)),
+            Err(_) => Ok(None),
         }
+    }
+
+    /// The same without waiting for a disk.
+    pub fn open_beneath_if_cached(
+        &self,
+        path: &Path,
+    ) -> Result<Option<(File, Version)>, NotCached> {
+        let cached = fs::ResolveFlags::BENEATH | fs::ResolveFlags::CACHED;
+        let file: File = match fs::openat2(&self.fd, path, READING, Mode::empty(), cached) {
+            Ok(fd) => fd.into(),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(_) => return Err(NotCached),
+        };
+        let version = Version::of(&file, path).map_err(|_| NotCached)?;
+        Ok(Some((file, version)))
     }
 
     /// Opens an entry below this folder for reading, without following any link. `None`: there is none, or a link on the way.
@@ -210,7 +222,7 @@ impl Folder {
         path: &Path,
         is_folder: bool,
     ) -> Result<Option<OwnedFd>, DiskError> {
-        let mut flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut flags = READING;
         flags.set(OFlags::DIRECTORY, is_folder);
         let rules = fs::ResolveFlags::BENEATH | fs::ResolveFlags::NO_SYMLINKS;
         match fs::openat2(&self.fd, path, flags, Mode::empty(), rules) {
@@ -285,18 +297,6 @@ impl Folder {
             Err(cause) => Err(DiskError::io(FileOperation::Sync, &self.path, cause)),
         }
     }
-
-    /// The names in this folder, in any order, without those that are not UTF-8, because none of ours are.
-    pub fn names(&self) -> Result<Vec<String>, DiskError> {
-        let failed = |cause| DiskError::io(FileOperation::Read, &self.path, cause);
-        let mut names = Vec::new();
-        for entry in fs::Dir::read_from(&self.fd).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_str().unwrap_or_default();
-            names.extend((!matches!(name, "" | "." | "..")).then(|| name.to_owned()));
-        }
-        Ok(names)
-    }
 }
 
 /// Creates a folder that only its owner can access, and the missing folders above it; succeeds if it exists.
@@ -338,8 +338,7 @@ impl Drop for MadeFolder {
 
 /// Opens a file of the user for reading. Links are followed, because the user named the path; it must be a regular file.
 pub fn open_for_reading(path: &Path) -> Result<File, DiskError> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let fd = fs::open(path, flags, Mode::empty())
+    let fd = fs::open(path, READING, Mode::empty())
         .map_err(|cause| DiskError::io(FileOperation::Open, path, cause))?;
     let file = File::from(fd);
     let (kind, path) = (Entry::of(&file, path)?.kind, path.to_owned());
@@ -353,7 +352,7 @@ pub fn open_for_reading(path: &Path) -> Result<File, DiskError> {
 /// Opens for reading a file of the user that was recorded earlier under this absolute path. Links anywhere on the path are
 /// refused. `None`: there is no regular file any more.
 pub fn open_noted(path: &Path) -> Option<(File, Entry)> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags = READING | OFlags::NOFOLLOW;
     let links = fs::ResolveFlags::NO_SYMLINKS;
     let opened = match fs::openat2(fs::CWD, path, flags, Mode::empty(), links) {
         // The kernel, or a sandbox, does not have this call: refuse a link at least as the last segment.

@@ -103,9 +103,10 @@ impl FileRegions {
         self.before.stamp()
     }
 
-    /// The same file read from front to end; `witness` sees its bytes in order.
+    /// The same file read from front to end; `witness` sees its bytes in order. What was appended since it was opened is not read.
     pub fn in_order<'a>(&'a self, witness: impl FnMut(&[u8]) + Send + 'a) -> StreamRegions<'a> {
-        StreamRegions::new(&self.file, &self.path, witness)
+        let bytes = (&self.file).take(self.before.length);
+        StreamRegions::new(bytes, &self.path, witness)
     }
 
     /// Fails if the file was written to since it was opened.

@@ -24,7 +24,7 @@ use super::{
 pub struct Metadata {
     /// In bytes.
     pub length: u64,
-    /// A strong entity tag, with its quotation marks: it changes when the bytes do.
+    /// The entity tag, with its quotation marks. A strong one changes when the bytes do; a weak one (`W/`) matches no range.
     pub etag: String,
     /// Sent in whole seconds, as HTTP requires.
     pub last_modified: Option<SystemTime>,
@@ -156,13 +156,14 @@ impl<'a> Fields<'a> {
 
     /// Evaluated in the order of RFC 9110, 13.2.2: a date counts only where there is no condition on the entity tag.
     fn precondition(&self) -> Precondition {
-        let matched = self.has_tag(header::IF_MATCH, |tag| tag == self.metadata.etag);
+        let matched = self.has_tag(header::IF_MATCH, |tag| self.is_strongly(tag));
         let unmodified = || self.is_unmodified_since(header::IF_UNMODIFIED_SINCE);
         if !matched.or_else(unmodified).unwrap_or(true) {
             return Precondition::Failed;
         }
         // The weak comparison (8.8.3.2): a cache may have made the tag weak.
-        let weakly_equal = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag) == self.metadata.etag;
+        let opaque = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
+        let weakly_equal = |tag: &str| opaque(tag) == opaque(&self.metadata.etag);
         let matched = self.has_tag(header::IF_NONE_MATCH, weakly_equal);
         let unmodified = || self.is_unmodified_since(header::IF_MODIFIED_SINCE);
         match matched.or_else(unmodified).unwrap_or(false) {
@@ -174,11 +175,17 @@ impl<'a> Fields<'a> {
     /// `Range`, if there is no `If-Range`, or if it has this entity tag. A date never matches: a file can change twice in a
     /// second, so the date is no strong validator (RFC 9110, 8.8.2.2).
     fn range(&self) -> Wanted {
-        let is_same = |validator: &HeaderValue| validator == self.metadata.etag.as_str();
+        let is_same =
+            |validator: &HeaderValue| validator.to_str().is_ok_and(|tag| self.is_strongly(tag));
         match self.headers.get(header::IF_RANGE).is_none_or(is_same) {
             true => range::wanted(self.text(header::RANGE), self.metadata.length),
             false => Wanted::Whole,
         }
+    }
+
+    /// The strong comparison (RFC 9110, 8.8.3.2): no weak tag equals any.
+    fn is_strongly(&self, tag: &str) -> bool {
+        tag == self.metadata.etag && !tag.starts_with("W/")
     }
 
     /// Whether a list of entity tags has a match or is `*`; `None`: there is no list.

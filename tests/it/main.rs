@@ -23,6 +23,7 @@ mod memory;
 mod mirrors;
 mod mistakes;
 mod nginx;
+mod origin;
 mod parts;
 mod pipes;
 mod plain;

@@ -25,9 +25,12 @@ const LAYERS: [(&str, &[&str]); 7] = [
 ];
 
 /// Where the crates that we depend on may be named: folders or files below src. `format` and `policy` are pure, so only computations are there.
-const OUTSIDE: [(&str, &[&str]); 36] = [
+const OUTSIDE: [(&str, &[&str]); 37] = [
     ("axum", &["serve/"]),
-    ("base64", &["format/", "net/auth/", "net/repr_digest.rs"]),
+    (
+        "base64",
+        &["format/", "net/auth/", "net/repr_digest.rs", "serve/"],
+    ),
     ("bincode", &["format/codec.rs"]),
     ("blake3", &["format/", "policy/", "engine/"]),
     ("bytes", &["format/judge.rs", "net/", "engine/"]),
@@ -41,8 +44,9 @@ const OUTSIDE: [(&str, &[&str]); 36] = [
     ("hyper", &["serve/connections/"]),
     ("hyper_util", &["net/proxies.rs", "serve/connections/"]),
     ("indicatif", &["cli/"]),
-    ("jiff", &["format/receipt.rs", "cli/"]),
+    ("jiff", &["format/receipt.rs", "serve/", "cli/"]),
     ("md5", &["format/"]),
+    ("mime_guess", &["serve/media_types.rs"]),
     ("minisign", &["engine/sign.rs"]),
     ("minisign_verify", &["format/keys.rs"]),
     ("parking_lot", &[""]),
@@ -53,7 +57,7 @@ const OUTSIDE: [(&str, &[&str]); 36] = [
     ("rustix", &["disk/"]),
     ("rustls", &["serve/tls.rs"]),
     ("serde", &["format/receipt.rs", "cli/"]),
-    ("serde_json", &["format/receipt.rs", "cli/"]),
+    ("serde_json", &["format/receipt.rs", "serve/", "cli/"]),
     ("sha1", &["format/"]),
     ("sha2", &["format/"]),
     ("thiserror", &[""]),
@@ -148,7 +152,8 @@ const MUTATING_METHODS: [&str; 8] = [
     "write_all_at",
 ];
 /// Of rustix, whose calls are many, those that only look, or lock.
-const LOOKING: [&str; 13] = [
+const LOOKING: [&str; 15] = [
+    "AtFlags",
     "Dir",
     "FileType",
     "FlockOperation",
@@ -159,6 +164,7 @@ const LOOKING: [&str; 13] = [
     "fstat",
     "fstatfs",
     "fstatvfs",
+    "inotify",
     "seek",
     "statat",
     "statfs",

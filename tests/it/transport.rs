@@ -417,7 +417,7 @@ fn the_access_log_has_a_line_for_each_response() {
 }
 
 #[test]
-fn lines_wait_for_the_end_of_the_server_and_go_to_standard_error() {
+fn the_log_goes_to_standard_error_for_a_dash() {
     let mut served = Served::start(&["--access-log", "-"]);
     for _ in 0..20 {
         served.curl("f", &[]).must(0);
