@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -21,7 +21,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
 
@@ -148,7 +148,7 @@ async fn one(connection: TcpStream, _permit: OwnedSemaphorePermit, mut shared: S
         .max_buf_size(UNSENT_BYTES)
         .serve_connection(
             TokioIo::new(watched),
-            TowerToHyperService::new(shared.app.clone()),
+            TowerToHyperService::new(shared.app.layer(Extension(Connection(moved.clone())))),
         );
     let mut serving = pin!(serving);
     let mut checks = tokio::time::interval(CHECK_TIME);
@@ -169,10 +169,44 @@ async fn one(connection: TcpStream, _permit: OwnedSemaphorePermit, mut shared: S
     }
 }
 
-/// When a byte moved last, in either direction.
+/// The connection of a request, among the request's extensions.
+#[derive(Clone)]
+pub struct Connection(Arc<Moved>);
+
+impl Connection {
+    /// Waits for the work, without counting the time as silence: the response is late, not its client.
+    pub async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = tokio::time::sleep(CHECK_TIME) => self.0.note(),
+            }
+        }
+    }
+
+    /// Waits until all that a response has written so far has left this process. A body that fails closes the connection, and what has
+    /// not left then is lost.
+    pub async fn flushed(&self) {
+        let before = self.0.flushes.load(Ordering::Acquire);
+        loop {
+            let mut next = pin!(self.0.flushed.notified());
+            next.as_mut().enable();
+            if self.0.flushes.load(Ordering::Acquire) != before {
+                return;
+            }
+            next.await;
+        }
+    }
+}
+
+/// When a byte moved last, in either direction, and how often all that was written had left.
 struct Moved {
     began: Instant,
     last_ms: AtomicU64,
+    flushes: AtomicU64,
+    flushed: Notify,
 }
 
 impl Moved {
@@ -180,6 +214,8 @@ impl Moved {
         Moved {
             began: Instant::now(),
             last_ms: AtomicU64::new(0),
+            flushes: AtomicU64::new(0),
+            flushed: Notify::new(),
         }
     }
 
@@ -247,8 +283,14 @@ impl AsyncWrite for Watched {
         self.connection.is_write_vectored()
     }
 
+    /// Called when nothing is left to be written.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_flush(context)
+        let flushed = Pin::new(&mut self.connection).poll_flush(context);
+        if flushed.is_ready() {
+            self.moved.flushes.fetch_add(1, Ordering::Release);
+            self.moved.flushed.notify_waiters();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

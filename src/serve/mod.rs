@@ -1,6 +1,8 @@
 //! HTTP servers. Each takes its surroundings as arguments: a listener, the files to serve, and a signal to stop.
 
 pub mod connections;
+pub mod gateway;
+pub mod media_types;
 pub mod multipart;
 pub mod origin;
 pub mod range;

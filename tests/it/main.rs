@@ -14,6 +14,7 @@ mod delta;
 mod digests;
 mod exits;
 mod fetch;
+mod gateway;
 mod golden;
 mod hosts;
 mod inspect;
