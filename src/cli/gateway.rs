@@ -97,7 +97,10 @@ async fn prepare(args: &GatewayArgs, store: StoreHandle) -> Result<Prepared, Ref
 /// Listens at an address of the loopback interface.
 async fn listen(text: &str) -> Result<TcpListener, Refusal> {
     let failed = |cause: std::io::Error| {
-        let message = format!("failed to listen on {text}: {cause}; {}", hints::OTHER_ADDRESS);
+        let message = format!(
+            "failed to listen on {text}: {cause}; {}",
+            hints::OTHER_ADDRESS
+        );
         Refusal(Exit::Failed, message)
     };
     let addresses: Vec<SocketAddr> = lookup_host(text).await.map_err(failed)?.collect();
@@ -122,10 +125,16 @@ async fn serve(prepared: Prepared, args: &GatewayArgs, output: &mut Output) -> E
         Ok(opened) => opened,
         Err(exit) => return exit,
     };
-    let ready = Gateway::new(context, opened).and_then(|gateway| Ok((gateway, listener.local_addr()?)));
+    let ready =
+        Gateway::new(context, opened).and_then(|gateway| Ok((gateway, listener.local_addr()?)));
     let (gateway, address) = match ready {
         Ok(ready) => ready,
-        Err(cause) => return output.refuse(Exit::Failed, &format!("failed to start the gateway: {cause}")),
+        Err(cause) => {
+            return output.refuse(
+                Exit::Failed,
+                &format!("failed to start the gateway: {cause}"),
+            );
+        }
     };
     let urls = gateway.urls(address);
     for url in &urls {
@@ -135,7 +144,9 @@ async fn serve(prepared: Prepared, args: &GatewayArgs, output: &mut Output) -> E
         }
     }
     let page = gateway.page(address);
-    output.notice(&format!("the page with a map of what is proven is at {page}"));
+    output.notice(&format!(
+        "the page with a map of what is proven is at {page}"
+    ));
     output.flush();
     if args.open
         && let Err(cause) = player::open_in_browser(&page)
@@ -157,7 +168,10 @@ async fn serve(prepared: Prepared, args: &GatewayArgs, output: &mut Output) -> E
         output.about(None);
     };
     let (served, ended) = run_until(gateway, listener, &mut each, player, stopped).await;
-    match served.map_err(|cause| format!("failed to serve: {cause}")).and(ended) {
+    match served
+        .map_err(|cause| format!("failed to serve: {cause}"))
+        .and(ended)
+    {
         Ok(()) => Exit::Ok,
         Err(message) => output.refuse(Exit::Failed, &message),
     }
@@ -186,7 +200,11 @@ async fn run_until(
 }
 
 /// Opens all objects, a few at a time. The first failure ends it.
-async fn open_all(context: &Context, jobs: &[Job], output: &mut Output) -> Result<Vec<Opened>, Exit> {
+async fn open_all(
+    context: &Context,
+    jobs: &[Job],
+    output: &mut Output,
+) -> Result<Vec<Opened>, Exit> {
     output.is_about_several(jobs.len() > 1);
     let queue = Queue {
         rounds: 1,
@@ -203,7 +221,13 @@ async fn open_all(context: &Context, jobs: &[Job], output: &mut Output) -> Resul
             output: &output,
             name: (jobs.len() > 1).then(|| job.served.name.clone()),
         };
-        Opened::open(context, job.served.name.clone(), job.options.clone(), &mut events).await
+        Opened::open(
+            context,
+            job.served.name.clone(),
+            job.options.clone(),
+            &mut events,
+        )
+        .await
     };
     let each = |index: usize, event| match event {
         JobEvent::Ended(Ok(object)) => opened[index] = Some(object),

@@ -118,7 +118,11 @@ mod tests {
             ("ffprobe --file={}", "ffprobe --file=a --file=b"),
         ] {
             let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-            assert_eq!(command(&words(typed), &words("a b")), words(meant), "{typed}");
+            assert_eq!(
+                command(&words(typed), &words("a b")),
+                words(meant),
+                "{typed}"
+            );
         }
     }
 }

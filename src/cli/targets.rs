@@ -222,8 +222,7 @@ fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Ref
 /// `advice`: what to do if there is none.
 fn own_name(url: &Location, advice: &str) -> Result<String, Refusal> {
     let refuse = |why: &str| {
-        let message =
-            format!("{url} has no name that is safe for a file: {why}{advice}");
+        let message = format!("{url} has no name that is safe for a file: {why}{advice}");
         Refusal(Exit::Unsafe, message)
     };
     let name = url

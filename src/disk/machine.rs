@@ -39,9 +39,14 @@ pub fn fill_random(mut bytes: &mut [u8]) -> io::Result<()> {
 
 /// Asks a process that this one started, and that has not been waited for, to end (SIGTERM).
 pub fn terminate(process: u32) -> io::Result<()> {
-    let process = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw);
+    let process = i32::try_from(process)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
     let process = process.ok_or(io::ErrorKind::NotFound)?;
-    Ok(rustix::process::kill_process(process, rustix::process::Signal::TERM)?)
+    Ok(rustix::process::kill_process(
+        process,
+        rustix::process::Signal::TERM,
+    )?)
 }
 
 /// Seconds since 1970.

@@ -5,19 +5,18 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::support::{
     nginx::{Nginx, program},
     objects::{Content, geometry, manifest_of, manifest_with_false_geometry},
     origin::{Asks, Lie, Of, Origin},
-    program::{self, Running, command, run, sapwood, start},
+    program::{Running, command, run, sapwood, start},
     programs::output_of,
     scene::{MANIFEST, OBJECT, Scene},
 };
@@ -36,7 +35,9 @@ struct Gateway {
 impl Gateway {
     fn start(folder: &Path, words: &[&str]) -> Gateway {
         let mut command = sapwood(folder);
-        command.args(["--json", "gateway", "--no-store"]).args(words);
+        command
+            .args(["--json", "gateway", "--no-store"])
+            .args(words);
         let urls = words.iter().filter(|word| word.starts_with("http")).count();
         Gateway::of(command, urls)
     }
@@ -63,7 +64,9 @@ impl Gateway {
         let words: Vec<&str> = [url.as_str()].iter().chain(more).copied().collect();
         // Mirrors are URLs too.
         let mut command = sapwood(scene.folder.path());
-        command.args(["--json", "gateway", "--no-store"]).args(words);
+        command
+            .args(["--json", "gateway", "--no-store"])
+            .args(words);
         Gateway::of(command, 1)
     }
 
@@ -150,18 +153,25 @@ fn request(address: &str, method: &str, path: &str, fields: &[&str]) -> Response
     for field in fields {
         head += &format!("{field}\r\n");
     }
-    connection.write_all(format!("{head}\r\n").as_bytes()).expect("it is sent");
+    connection
+        .write_all(format!("{head}\r\n").as_bytes())
+        .expect("it is sent");
     let mut bytes = Vec::new();
     let _ = connection.read_to_end(&mut bytes);
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
     let end = end.unwrap_or_else(|| panic!("{method} {path}: no response: {bytes:?}"));
     let head = String::from_utf8(bytes[..end].to_vec()).expect("ASCII");
     let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a status");
+    let status = lines
+        .next()
+        .and_then(|line| line.split(' ').nth(1))
+        .expect("a status");
     let fields = lines.filter_map(|line| line.split_once(": "));
     Response {
         status: status.parse().expect("a number"),
-        fields: fields.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect(),
+        fields: fields
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect(),
         body: bytes[end + 4..].to_vec(),
     }
 }
@@ -191,14 +201,21 @@ fn ranges_conditions_and_fields_are_those_of_a_file_named_by_its_root() {
         let response = gateway.get(&fields[..usize::from(!field.is_empty())]);
         assert_eq!(response.status, *status, "{field}");
         assert!(response.is_whole(), "{field}");
-        assert!(response.body == all[range.start as usize..range.end as usize], "{field}: other bytes");
+        assert!(
+            response.body == all[range.start as usize..range.end as usize],
+            "{field}: other bytes"
+        );
         assert_eq!(response.field("etag"), Some(etag.as_str()), "{field}");
         let place = match status {
             206 => Some(format!("bytes {}-{}/{LENGTH}", range.start, range.end - 1)),
             416 => Some(format!("bytes */{LENGTH}")),
             _ => None,
         };
-        assert_eq!(response.field("content-range").map(str::to_owned), place, "{field}");
+        assert_eq!(
+            response.field("content-range").map(str::to_owned),
+            place,
+            "{field}"
+        );
         for (name, value) in [
             ("cross-origin-resource-policy", "same-origin"),
             ("referrer-policy", "no-referrer"),
@@ -207,21 +224,34 @@ fn ranges_conditions_and_fields_are_those_of_a_file_named_by_its_root() {
         ] {
             assert_eq!(response.field(name), Some(value), "{field}");
         }
-        let cors = response.fields.iter().find(|(name, _)| name.starts_with("access-control"));
+        let cors = response
+            .fields
+            .iter()
+            .find(|(name, _)| name.starts_with("access-control"));
         assert_eq!(cors, None, "{field}");
     }
     let range = format!("If-Range: {etag}");
     assert_eq!(gateway.get(&["Range: bytes=0-9", &range]).status, 206);
-    assert_eq!(gateway.get(&[&format!("If-None-Match: {etag}")]).status, 304);
+    assert_eq!(
+        gateway.get(&[&format!("If-None-Match: {etag}")]).status,
+        304
+    );
     let head = gateway.request("HEAD", gateway.parts().1, &[]);
-    assert_eq!((head.status, head.length(), head.body.len()), (200, Some(LENGTH), 0));
+    assert_eq!(
+        (head.status, head.length(), head.body.len()),
+        (200, Some(LENGTH), 0)
+    );
     let several = gateway.get(&["Range: bytes=0-1,500000-500001"]);
     assert_eq!(several.status, 206);
     let body = String::from_utf8_lossy(&several.body);
     assert!(body.contains("bytes 500000-500001/1048581"), "{body}");
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"] {
         let response = gateway.request(method, gateway.parts().1, &[]);
-        assert_eq!((response.status, response.field("allow")), (405, Some("GET, HEAD")), "{method}");
+        assert_eq!(
+            (response.status, response.field("allow")),
+            (405, Some("GET, HEAD")),
+            "{method}"
+        );
     }
     // All of it was fetched once.
     let done = gateway.finish();
@@ -237,13 +267,22 @@ fn a_false_length_is_never_told() {
     let lying = manifest_with_false_geometry(&scene.content, BLOCK, geometry(LENGTH + 1, BLOCK));
     scene.origin.put(MANIFEST, lying);
     let gateway = Gateway::to(&scene, &["--tries", "2"]);
-    for fields in [&[][..], &["Range: bytes=0-9"], &["Range: bytes=99999999-"], &["Range: bytes=-1"], &["Range: bytes=0-1,5-6"]] {
+    for fields in [
+        &[][..],
+        &["Range: bytes=0-9"],
+        &["Range: bytes=99999999-"],
+        &["Range: bytes=-1"],
+        &["Range: bytes=0-1,5-6"],
+    ] {
         for method in ["GET", "HEAD"] {
             let response = gateway.request(method, gateway.parts().1, fields);
             assert_eq!(response.status, 502, "{method} {fields:?}");
             assert_eq!(response.field("content-range"), None, "{method} {fields:?}");
             assert_eq!(response.field("etag"), None, "{method} {fields:?}");
-            assert!(response.length().is_none_or(|length| length < KIB), "{method} {fields:?}");
+            assert!(
+                response.length().is_none_or(|length| length < KIB),
+                "{method} {fields:?}"
+            );
             let body = String::from_utf8_lossy(&response.body);
             assert_eq!(body.is_empty(), method == "HEAD", "{body}");
         }
@@ -257,7 +296,9 @@ fn a_false_length_is_never_told() {
 fn a_source_that_is_gone_is_a_504() {
     let scene = Scene::new(LENGTH, BLOCK);
     let gateway = Gateway::to(&scene, &["--patience", "1s", "--tries", "1"]);
-    scene.origin.lie(OBJECT, Asks::Anything, Of::All, Lie::Status(503));
+    scene
+        .origin
+        .lie(OBJECT, Asks::Anything, Of::All, Lie::Status(503));
     let response = gateway.get(&["Range: bytes=0-9"]);
     assert_eq!(response.status, 504, "{response:?}");
     assert_eq!(response.field("etag"), None);
@@ -274,31 +315,62 @@ fn a_damaged_block_ends_the_response_exactly_before_it() {
     let scene = Scene::new(LENGTH, BLOCK);
     let all = scene.content.all();
     let wrong = 40 * BLOCK..41 * BLOCK;
-    scene.origin.lie(OBJECT, Asks::Anything, Of::All, Lie::FlipAt(wrong.start + 100));
+    scene.origin.lie(
+        OBJECT,
+        Asks::Anything,
+        Of::All,
+        Lie::FlipAt(wrong.start + 100),
+    );
     let gateway = Gateway::to(&scene, &[]);
     for start in [0, 38 * BLOCK + 5, wrong.start - 1] {
         let response = gateway.get(&[&format!("Range: bytes={start}-")]);
         assert_eq!(response.status, 206, "{start}");
         assert_eq!(response.length(), Some(LENGTH - start), "{start}");
         // Byte by byte: all proven ones before the block, and none of it.
-        assert_eq!(response.body.len() as u64, wrong.start - start, "from {start}");
-        assert!(response.body == all[start as usize..wrong.start as usize], "{start}: other bytes");
+        assert_eq!(
+            response.body.len() as u64,
+            wrong.start - start,
+            "from {start}"
+        );
+        assert!(
+            response.body == all[start as usize..wrong.start as usize],
+            "{start}: other bytes"
+        );
     }
     let within = gateway.get(&[&format!("Range: bytes={}-{}", wrong.start, wrong.end - 1)]);
-    assert!(within.body.is_empty(), "{} bytes of the damaged block", within.body.len());
+    assert!(
+        within.body.is_empty(),
+        "{} bytes of the damaged block",
+        within.body.len()
+    );
     // What is behind it is served.
     let behind = gateway.get(&[&format!("Range: bytes={}-", wrong.end)]);
     assert!(behind.is_whole() && behind.body == all[wrong.end as usize..]);
     // A part of several ranges ends there too.
-    let several = gateway.get(&[&format!("Range: bytes=0-9,{}-{}", wrong.start - 10, wrong.start + 10)]);
+    let several = gateway.get(&[&format!(
+        "Range: bytes=0-9,{}-{}",
+        wrong.start - 10,
+        wrong.start + 10
+    )]);
     assert!(!several.is_whole());
     let last = &all[wrong.start as usize - 10..wrong.start as usize];
-    assert!(several.body.ends_with(last), "the last proven bytes are not the end");
+    assert!(
+        several.body.ends_with(last),
+        "the last proven bytes are not the end"
+    );
     let state = gateway.state();
     let shown = &state["shown"];
-    assert_eq!(&shown["cells"].as_str().expect("a map")[38..43], "ppwpp", "{shown}");
+    assert_eq!(
+        &shown["cells"].as_str().expect("a map")[38..43],
+        "ppwpp",
+        "{shown}"
+    );
     let refused = &shown["wrong"][0];
-    assert_eq!((refused["block"].as_u64(), refused["start"].as_u64()), (Some(40), Some(wrong.start)), "{refused}");
+    assert_eq!(
+        (refused["block"].as_u64(), refused["start"].as_u64()),
+        (Some(40), Some(wrong.start)),
+        "{refused}"
+    );
     assert_eq!(refused["source"], scene.url(), "{refused}");
     assert_ne!(refused["expected"], refused["found"], "{refused}");
     gateway.finish();
@@ -310,7 +382,9 @@ fn a_slow_reader_gets_all_bytes_before_a_damaged_block() {
     let length = 8 * MIB;
     let scene = Scene::new(length, BLOCK);
     let wrong = 400 * BLOCK;
-    scene.origin.lie(OBJECT, Asks::Anything, Of::All, Lie::FlipAt(wrong));
+    scene
+        .origin
+        .lie(OBJECT, Asks::Anything, Of::All, Lie::FlipAt(wrong));
     let gateway = Gateway::to(&scene, &[]);
     let mut connection = connect(gateway.address());
     let (address, path) = gateway.parts();
@@ -320,7 +394,10 @@ fn a_slow_reader_gets_all_bytes_before_a_damaged_block() {
     connection.read_exact(&mut bytes).expect("the first bytes");
     std::thread::sleep(Duration::from_secs(1));
     let _ = connection.read_to_end(&mut bytes);
-    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a header section");
+    let end = bytes
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .expect("a header section");
     let body = &bytes[end + 4..];
     assert_eq!(body.len() as u64, wrong);
     assert!(body == scene.content.read(0..wrong), "other bytes");
@@ -330,7 +407,9 @@ fn a_slow_reader_gets_all_bytes_before_a_damaged_block() {
 #[test]
 fn a_good_mirror_makes_up_for_a_damaged_block() {
     let scene = Scene::new(LENGTH, BLOCK);
-    scene.origin.lie(OBJECT, Asks::Anything, Of::All, Lie::FlipAt(40 * BLOCK));
+    scene
+        .origin
+        .lie(OBJECT, Asks::Anything, Of::All, Lie::FlipAt(40 * BLOCK));
     let mirror = Origin::start();
     mirror.put(OBJECT, scene.content.clone());
     let gateway = Gateway::to(&scene, &["--mirror", &mirror.url(OBJECT)]);
@@ -339,8 +418,18 @@ fn a_good_mirror_makes_up_for_a_damaged_block() {
         assert!(response.is_whole() && response.body == scene.content.all());
     }
     let state = gateway.state();
-    assert_eq!(state["shown"]["sources"].as_array().map(Vec::len), Some(2), "{state}");
-    assert!(!state["shown"]["cells"].as_str().expect("a map").contains('w'), "{state}");
+    assert_eq!(
+        state["shown"]["sources"].as_array().map(Vec::len),
+        Some(2),
+        "{state}"
+    );
+    assert!(
+        !state["shown"]["cells"]
+            .as_str()
+            .expect("a map")
+            .contains('w'),
+        "{state}"
+    );
     gateway.finish();
 }
 
@@ -365,20 +454,38 @@ fn other_hosts_tokens_and_paths_get_nothing() {
         vec![format!("Host: {address}, evil.example")],
     ] {
         let fields: Vec<&str> = hosts.iter().map(String::as_str).collect();
-        for path in [path, gateway.page(), "/", &format!("{}-/state.json", gateway.page())] {
+        for path in [
+            path,
+            gateway.page(),
+            "/",
+            &format!("{}-/state.json", gateway.page()),
+        ] {
             let response = request(address, "GET", path, &fields);
             // Two fields and none may be refused by the library below already.
-            assert!([400, 421].contains(&response.status), "{fields:?}: {}", response.status);
-            assert!(response.body.len() < 100 && response.field("etag").is_none(), "{fields:?}");
+            assert!(
+                [400, 421].contains(&response.status),
+                "{fields:?}: {}",
+                response.status
+            );
+            assert!(
+                response.body.len() < 100 && response.field("etag").is_none(),
+                "{fields:?}"
+            );
         }
     }
     let absolute = format!("http://evil.example{path}");
     assert_eq!(gateway.request("GET", &absolute, &[]).status, 421);
-    assert_eq!(request(address, "GET", path, &[&format!("Host: localhost:{port}")]).status, 200);
+    assert_eq!(
+        request(address, "GET", path, &[&format!("Host: localhost:{port}")]).status,
+        200
+    );
 
     let page = gateway.page();
     let token = page.trim_matches('/');
-    assert!(token.len() == 32 && token.chars().all(|c| c.is_ascii_hexdigit()), "{token}");
+    assert!(
+        token.len() == 32 && token.chars().all(|c| c.is_ascii_hexdigit()),
+        "{token}"
+    );
     let wrong_name = gateway.request("GET", &format!("{page}other"), &[]);
     let mut other = token.to_owned();
     let last = if other.ends_with('0') { "1" } else { "0" };
@@ -417,7 +524,12 @@ fn other_hosts_tokens_and_paths_get_nothing() {
         assert_eq!(without_date(&response), without_date(&wrong_name), "{path}");
     }
     // Encoded otherwise, it is the same URL.
-    assert_eq!(gateway.request("HEAD", &format!("{page}%6fbject.bin"), &[]).status, 200);
+    assert_eq!(
+        gateway
+            .request("HEAD", &format!("{page}%6fbject.bin"), &[])
+            .status,
+        200
+    );
     gateway.finish();
 }
 
@@ -426,7 +538,9 @@ fn other_hosts_tokens_and_paths_get_nothing() {
 fn a_thousand_ranges_are_one_response() {
     let scene = Scene::new(LENGTH, BLOCK);
     let gateway = Gateway::to(&scene, &[]);
-    let ranges: Vec<String> = (0..1000).map(|number| format!("{}-{}", number * 1000, number * 1000 + 1)).collect();
+    let ranges: Vec<String> = (0..1000)
+        .map(|number| format!("{}-{}", number * 1000, number * 1000 + 1))
+        .collect();
     for (count, status) in [(256, 206), (257, 200), (1000, 200)] {
         let response = gateway.get(&[&format!("Range: bytes={}", ranges[..count].join(","))]);
         assert_eq!(response.status, status, "{count}");
@@ -441,16 +555,26 @@ fn the_page_needs_no_other_server() {
     let scene = Scene::new(LENGTH, BLOCK);
     let gateway = Gateway::to(&scene, &[]);
     let mut texts = Vec::new();
-    for (file, media_type) in [("", "text/html"), ("-/page.css", "text/css"), ("-/page.js", "text/javascript")] {
+    for (file, media_type) in [
+        ("", "text/html"),
+        ("-/page.css", "text/css"),
+        ("-/page.js", "text/javascript"),
+    ] {
         let response = gateway.request("GET", &format!("{}{file}", gateway.page()), &[]);
         assert_eq!(response.status, 200, "{file}");
         let found = response.field("content-type").unwrap_or_default();
         assert!(found.starts_with(media_type), "{file}: {found}");
         assert_eq!(response.field("cache-control"), Some("no-store"), "{file}");
-        texts.push((response.field("content-security-policy").map(str::to_owned), String::from_utf8(response.body).expect("text")));
+        texts.push((
+            response.field("content-security-policy").map(str::to_owned),
+            String::from_utf8(response.body).expect("text"),
+        ));
     }
     let policy = texts[0].0.clone().expect("a policy");
-    assert!(policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert!(
+        policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
+        "{policy}"
+    );
     for (_, text) in &texts {
         // But for the name space of SVG.
         let text = text.replace("http://www.w3.org/2000/svg", "");
@@ -484,13 +608,20 @@ fn a_replaced_object_is_opened_again() {
     for (gateway, is_reopened) in [(&gateway, true), (&of_root, false)] {
         // Far from what was read ahead: the source shows that it has another one.
         let response = gateway.get(&["Range: bytes=900000-"]);
-        assert!(!response.is_whole() || response.status >= 500, "{}", response.status);
+        assert!(
+            !response.is_whole() || response.status >= 500,
+            "{}",
+            response.status
+        );
         assert!(old.read(900_000..LENGTH).starts_with(&response.body) || response.status >= 500);
         let response = first(gateway);
         match is_reopened {
             true => {
                 assert_eq!(response.status, 206);
-                assert_ne!(response.field("etag"), Some(format!("\"{}\"", scene.root()).as_str()));
+                assert_ne!(
+                    response.field("etag"),
+                    Some(format!("\"{}\"", scene.root()).as_str())
+                );
                 assert!(response.body == new.read(0..100));
                 assert!(gateway.get(&[]).body == new.all());
             }
@@ -507,17 +638,35 @@ fn the_gateway_ends_with_its_player() {
     let curl = program("curl").display().to_string();
     let with = |words: &[&str]| {
         let mut command = sapwood(scene.folder.path());
-        command.args(["gateway", "--no-store", &scene.url(), "--"]).args(words);
+        command
+            .args(["gateway", "--no-store", &scene.url(), "--"])
+            .args(words);
         run(command)
     };
     // Proxies of the environment are not for the loopback interface.
-    let ended = with(&["env", "http_proxy=http://127.0.0.1:1", &curl, "-s", "-o", "out"]).must(0);
-    assert!(ended.stdout.starts_with("http://127.0.0.1:"), "{}", ended.stdout);
+    let ended = with(&[
+        "env",
+        "http_proxy=http://127.0.0.1:1",
+        &curl,
+        "-s",
+        "-o",
+        "out",
+    ])
+    .must(0);
+    assert!(
+        ended.stdout.starts_with("http://127.0.0.1:"),
+        "{}",
+        ended.stdout
+    );
     scene.must_hold(&scene.content);
     let ended = with(&["sh", "-c", "echo $1; exit 4", "sh", "{}"]).must(1);
     let mut lines = ended.stdout.lines();
     assert_eq!(lines.next(), lines.next(), "the player has another URL");
-    assert!(ended.stderr.contains("sh ended with exit code 4"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("sh ended with exit code 4"),
+        "{}",
+        ended.stderr
+    );
     let ended = with(&["no-such-player"]).must(1);
     assert!(ended.stderr.contains("no-such-player"), "{}", ended.stderr);
 }
@@ -553,7 +702,11 @@ fn what_cannot_be_served_ends_it_at_once() {
         (&[&good, "--max-size", "10"], 1, "--max-size"),
         (&[&good, &twin], 2, "the same name object.bin"),
         (&[&good, &bare, "--root", &root], 2, "--root is for one URL"),
-        (&[&good, &bare, "--mirror", &twin], 2, "--mirror is for one URL"),
+        (
+            &[&good, &bare, "--mirror", &twin],
+            2,
+            "--mirror is for one URL",
+        ),
         (&[&good, "--listen", "0.0.0.0:0"], 6, "127.0.0.1"),
         (&[&good, "--listen", "[::]:0"], 6, "loopback"),
         (&[&good, "--listen", "192.0.2.1:0"], 6, "192.0.2.1"),
@@ -580,11 +733,18 @@ fn a_missing_browser_is_a_warning_with_the_page() {
     let mut gateway = Gateway::of(command, 1);
     let page = format!("http://{}{}", gateway.address(), gateway.page());
     gateway.running.wait_for("a warning", |events| {
-        events.iter().any(|event| event["message"].as_str().is_some_and(|said| said.contains(&page)))
+        events.iter().any(|event| {
+            event["message"]
+                .as_str()
+                .is_some_and(|said| said.contains(&page))
+        })
     });
     // One that is there gets the page.
     fs::write(scene.path("xdg-open"), "#!/bin/sh\necho $1 >opened\n").expect("a file");
-    let made = Command::new(program("chmod")).arg("+x").arg(scene.path("xdg-open")).status();
+    let made = Command::new(program("chmod"))
+        .arg("+x")
+        .arg(scene.path("xdg-open"))
+        .status();
     assert!(made.expect("it runs").success());
     let mut command = sapwood(scene.folder.path());
     command.env("PATH", scene.folder.path());
@@ -609,14 +769,20 @@ fn idle_connections_do_not_stop_it() {
     };
     let scene = Scene::new(LENGTH, BLOCK);
     let mut limited = command(program("prlimit"), scene.folder.path());
-    limited.arg(format!("--nofile={limit}")).arg(env!("CARGO_BIN_EXE_sapwood"));
+    limited
+        .arg(format!("--nofile={limit}"))
+        .arg(env!("CARGO_BIN_EXE_sapwood"));
     limited.args(["--json", "gateway", "--no-store", &scene.url()]);
     let gateway = Gateway::of(limited, 1);
     let idle: Vec<TcpStream> = (0..count).map(|_| connect(gateway.address())).collect();
     let began = Instant::now();
     let response = gateway.get(&[]);
     assert!(response.is_whole() && response.body == scene.content.all());
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
     drop(idle);
     gateway.finish();
 }
@@ -633,8 +799,14 @@ fn many_readers_at_once_get_all_bytes_in_little_memory() {
             let (gateway, all) = (&gateway, &all);
             scope.spawn(move || {
                 let start = reader * 50_000;
-                let response = gateway.get(&[&format!("Range: bytes={start}-{}", start + 3_000_000)]);
-                assert!(response.is_whole(), "{reader}: {} of {:?}", response.body.len(), response.length());
+                let response =
+                    gateway.get(&[&format!("Range: bytes={start}-{}", start + 3_000_000)]);
+                assert!(
+                    response.is_whole(),
+                    "{reader}: {} of {:?}",
+                    response.body.len(),
+                    response.length()
+                );
                 assert!(response.body == all[start..=start + 3_000_000], "{reader}");
             });
         }
@@ -656,7 +828,9 @@ fn what_was_read_stays_in_the_store() {
         command.args(["--json", "--store", "store", "gateway", &scene.url()]);
         let gateway = Gateway::of(command, 1);
         assert!(gateway.get(&[]).body == scene.content.all());
-        gateway.finish()["bytes_fetched"].as_u64().expect("a number")
+        gateway.finish()["bytes_fetched"]
+            .as_u64()
+            .expect("a number")
     };
     assert!(fetched() > LENGTH);
     let again = fetched();
@@ -687,8 +861,21 @@ fn other_programs_fetch_right_through_it() {
     fs::write(scene.target(), scene.content.read(0..3_000_000)).expect("a file");
     must(&["wget", "-q", "--no-proxy", "-c", "-O", "out", url]);
     fs::remove_file(scene.target()).expect("it is there");
-    must(&["aria2c", "--no-conf", "-q", "-x8", "-s8", "-k1M", "--file-allocation=none", "-o", "out", url]);
-    let fetched = gateway.finish()["bytes_fetched"].as_u64().expect("a number");
+    must(&[
+        "aria2c",
+        "--no-conf",
+        "-q",
+        "-x8",
+        "-s8",
+        "-k1M",
+        "--file-allocation=none",
+        "-o",
+        "out",
+        url,
+    ]);
+    let fetched = gateway.finish()["bytes_fetched"]
+        .as_u64()
+        .expect("a number");
     // In memory since the first time.
     assert!(fetched < length + length / 10, "{fetched}");
 }
@@ -697,8 +884,29 @@ fn other_programs_fetch_right_through_it() {
 fn film(folder: &Path, more: &[&str]) {
     let mut made = Command::new(program("ffmpeg"));
     made.current_dir(folder)
-        .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=320x240:rate=25:duration=6"])
-        .args(["-f", "lavfi", "-i", "sine=duration=6", "-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-pix_fmt", "yuv420p"])
+        .args([
+            "-nostdin",
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc2=size=320x240:rate=25:duration=6",
+        ])
+        .args([
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=duration=6",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-g",
+            "25",
+            "-pix_fmt",
+            "yuv420p",
+        ])
         .args(["-c:a", "aac"])
         .args(more);
     output_of(&mut made, b"");
@@ -715,7 +923,9 @@ fn decoded(place: &str) -> String {
 
 fn describe(nginx: &Nginx, names: &[&str]) {
     let mut command = sapwood(&nginx.folder.path().join("www"));
-    command.args(["manifest", "--block-size", "16KiB"]).args(names);
+    command
+        .args(["manifest", "--block-size", "16KiB"])
+        .args(names);
     run(command).must(0);
 }
 
@@ -743,7 +953,18 @@ fn ffmpeg_plays_through_it_what_is_in_the_file() {
 fn a_playlist_and_its_segments_play_through_one_gateway() {
     let nginx = Nginx::start(0);
     let www = nginx.folder.path().join("www");
-    film(&www, &["-f", "hls", "-hls_time", "1", "-hls_list_size", "0", "list.m3u8"]);
+    film(
+        &www,
+        &[
+            "-f",
+            "hls",
+            "-hls_time",
+            "1",
+            "-hls_list_size",
+            "0",
+            "list.m3u8",
+        ],
+    );
     let names: Vec<String> = crate::support::scene::names(&www);
     assert!(names.len() > 5, "{names:?}");
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -751,10 +972,22 @@ fn a_playlist_and_its_segments_play_through_one_gateway() {
     let urls: Vec<String> = names.iter().map(|name| nginx.url(name)).collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     let gateway = Gateway::start(nginx.folder.path(), &urls);
-    let list = gateway.urls.iter().find(|url| url.ends_with(".m3u8")).expect("the playlist");
-    assert_eq!(decoded(list), decoded(&www.join("list.m3u8").display().to_string()));
-    let path = list.strip_prefix(&format!("http://{}", gateway.address())).expect("its URL");
+    let list = gateway
+        .urls
+        .iter()
+        .find(|url| url.ends_with(".m3u8"))
+        .expect("the playlist");
+    assert_eq!(
+        decoded(list),
+        decoded(&www.join("list.m3u8").display().to_string())
+    );
+    let path = list
+        .strip_prefix(&format!("http://{}", gateway.address()))
+        .expect("its URL");
     let playlist = gateway.request("GET", path, &[]);
-    assert_eq!(playlist.field("content-type"), Some("application/vnd.apple.mpegurl"));
+    assert_eq!(
+        playlist.field("content-type"),
+        Some("application/vnd.apple.mpegurl")
+    );
     gateway.finish();
 }

@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use axum::{
     body::Bytes,
-    http::{StatusCode, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::Response,
 };
 use futures_util::{
@@ -27,12 +27,24 @@ use super::{
 };
 
 /// The response to a GET or HEAD of an object.
-pub async fn of(request: &Parts, connection: Connection, objects: &Arc<Objects>, index: usize) -> Response {
+pub async fn of(
+    request: &Parts,
+    connection: Connection,
+    objects: &Arc<Objects>,
+    index: usize,
+) -> Response {
     let waiting = connection.clone();
-    waiting.during(proven(request, connection, objects, index)).await
+    waiting
+        .during(proven(request, connection, objects, index))
+        .await
 }
 
-async fn proven(request: &Parts, connection: Connection, objects: &Arc<Objects>, index: usize) -> Response {
+async fn proven(
+    request: &Parts,
+    connection: Connection,
+    objects: &Arc<Objects>,
+    index: usize,
+) -> Response {
     let version = match objects.version(index).await {
         Ok(version) => version,
         Err(error) => return failed(&error),
@@ -41,15 +53,36 @@ async fn proven(request: &Parts, connection: Connection, objects: &Arc<Objects>,
     // declared length, and leaves when that is proven.
     let content = Content::new(version.clone(), connection, objects.clone(), index);
     let declared = content.metadata.length;
-    let response = respond(request, content);
+    let media_type = content.metadata.media_type.clone();
+    let mut response = respond(request, content);
+    restrict(response.headers_mut(), &media_type);
     match version.object.proven_length().await {
         Ok(length) if length == declared => response,
-        Ok(_) => text(StatusCode::BAD_GATEWAY, "the length of the object is not the declared one\n"),
+        Ok(_) => text(
+            StatusCode::BAD_GATEWAY,
+            "the length of the object is not the declared one\n",
+        ),
         Err(error) => {
             version.note(&error);
             failed(&error)
         }
     }
+}
+
+/// Objects are others' content on the origin of the page. A document among them gets no scripts and an origin of its own, so that it
+/// cannot read the page or other objects.
+fn restrict(headers: &mut HeaderMap, media_type: &HeaderValue) {
+    let media_type = media_type.to_str().unwrap_or_default();
+    let is_passive = ["audio/", "video/", "image/"]
+        .iter()
+        .any(|kind| media_type.starts_with(kind));
+    if !is_passive || media_type.starts_with("image/svg") {
+        let policy = HeaderValue::from_static("sandbox");
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    // Another version may be there at the next request.
+    let caching = HeaderValue::from_static("private, no-cache");
+    headers.insert(header::CACHE_CONTROL, caching);
 }
 
 /// The source did not give what can be proven: not in time, or not at all.
@@ -71,7 +104,12 @@ struct Content {
 }
 
 impl Content {
-    fn new(version: Version, connection: Connection, objects: Arc<Objects>, index: usize) -> Content {
+    fn new(
+        version: Version,
+        connection: Connection,
+        objects: Arc<Objects>,
+        index: usize,
+    ) -> Content {
         let media_type = objects.get(index).map(|object| object.media_type.clone());
         Content {
             metadata: Metadata {

@@ -103,6 +103,10 @@ mod tests {
         // A target that is a URL overrides Host (RFC 9112, 3.2.2), so both must be ours.
         assert!(is_accepted(own, "http://localhost:4711/", &[own]));
         assert!(!is_accepted(own, "http://evil.example/", &[own]));
-        assert!(!is_accepted(own, "http://127.0.0.1:4711/", &["evil.example"]));
+        assert!(!is_accepted(
+            own,
+            "http://127.0.0.1:4711/",
+            &["evil.example"]
+        ));
     }
 }

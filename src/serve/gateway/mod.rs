@@ -131,7 +131,10 @@ async fn serve(
 
 /// On every response: pages of other origins do not embed it, learn its URL, or take it for another type.
 const PROTECTION: [(HeaderName, &str); 3] = [
-    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
     (header::REFERRER_POLICY, "no-referrer"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
@@ -139,7 +142,10 @@ const PROTECTION: [(HeaderName, &str); 3] = [
 async fn respond(shared: &Shared, connection: Connection, request: Request) -> Response {
     let (request, _) = request.into_parts();
     if !shared.hosts.are_named_by(&request) {
-        return text(StatusCode::MISDIRECTED_REQUEST, "this host is not served here\n");
+        return text(
+            StatusCode::MISDIRECTED_REQUEST,
+            "this host is not served here\n",
+        );
     }
     if !matches!(request.method, Method::GET | Method::HEAD) {
         let allowed = [(header::ALLOW, "GET, HEAD")];
@@ -171,6 +177,8 @@ fn text(status: StatusCode, message: impl Into<Body>) -> Response {
     let media_type = HeaderValue::from_static("text/plain; charset=utf-8");
     let mut response = Response::new(message.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, media_type);
     response
 }

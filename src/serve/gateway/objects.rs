@@ -130,6 +130,7 @@ impl Objects {
             // The receiver ends with the gateway.
             let mut events = |event| drop(sender.send((index, event)));
             transfer.run(&mut events).await;
+            transfer.finish().await;
         });
     }
 
@@ -149,7 +150,9 @@ impl Objects {
     /// The version of an object that its source has, as far as this is known: one that was found replaced is opened anew.
     pub async fn version(&self, index: usize) -> Result<Version, Error> {
         let object = &self.objects[index];
-        let usable = || Some(object.version()).filter(|version| !version.is_replaced.load(Ordering::Relaxed));
+        let usable = || {
+            Some(object.version()).filter(|version| !version.is_replaced.load(Ordering::Relaxed))
+        };
         if let Some(version) = usable() {
             return Ok(version);
         }
@@ -202,7 +205,9 @@ pub struct CountedReader(Arc<Objects>, usize);
 impl Drop for CountedReader {
     fn drop(&mut self) {
         let CountedReader(objects, index) = self;
-        objects.objects[*index].readers.fetch_sub(1, Ordering::Relaxed);
+        objects.objects[*index]
+            .readers
+            .fetch_sub(1, Ordering::Relaxed);
         objects.share_connections();
     }
 }

@@ -13,7 +13,9 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub fn page() -> Response {
     let mut response = file("text/html; charset=utf-8", include_str!("page.html"));
     let policy = HeaderValue::from_static(POLICY);
-    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_SECURITY_POLICY, policy);
     response
 }
 
@@ -28,6 +30,8 @@ pub fn script() -> Response {
 fn file(media_type: &'static str, text: &'static str) -> Response {
     let mut response = Response::new(Body::from(text));
     let media_type = HeaderValue::from_static(media_type);
-    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, media_type);
     response
 }

@@ -63,7 +63,9 @@ mod tests {
         assert_eq!(route("/T/").as_deref(), Some("Page"));
         assert_eq!(route("/T/-/state.json").as_deref(), Some("State"));
         assert_eq!(route("/T/a.mp4").as_deref(), Some("Object(\"a.mp4\")"));
-        for nothing in ["", "/", "T/", "/T", "//T/", "/./T/", "/x/../T/", "/0/", "//", "/T0/a"] {
+        for nothing in [
+            "", "/", "T/", "/T", "//T/", "/./T/", "/x/../T/", "/0/", "//", "/T0/a",
+        ] {
             assert_eq!(route(nothing), None, "{nothing}");
         }
     }
@@ -76,7 +78,18 @@ mod tests {
         }
         assert_eq!(position("%61.mp4", names), Some(0));
         for nothing in [
-            "", "a", "A.mp4", "a.mp4/", "./a.mp4", "../a.mp4", "x/../a.mp4", "%2e/a.mp4", "a.mp4%00", "a%252emp4", "%FF", "A.mp4",
+            "",
+            "a",
+            "A.mp4",
+            "a.mp4/",
+            "./a.mp4",
+            "../a.mp4",
+            "x/../a.mp4",
+            "%2e/a.mp4",
+            "a.mp4%00",
+            "a%252emp4",
+            "%FF",
+            "A.mp4",
         ] {
             assert_eq!(position(nothing, names), None, "{nothing}");
         }

@@ -42,14 +42,18 @@ pub fn of(request: &Parts, objects: &Objects) -> Response {
     let state = json!({ "bytes_fetched": objects.bytes_fetched(), "objects": all, "shown": shown });
     let mut response = Response::new(Body::from(state.to_string()));
     let media_type = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, media_type);
     response
 }
 
 fn in_short(object: &Object, state: &ObjectState, geometry: &Geometry) -> Value {
     let bytes_in = |wanted: BlockState| -> u64 {
         let ranges = state.blocks.iter().filter(|(_, state)| *state == wanted);
-        ranges.map(|(blocks, _)| geometry.bytes_of_range(*blocks).length()).sum()
+        ranges
+            .map(|(blocks, _)| geometry.bytes_of_range(*blocks).length())
+            .sum()
     };
     json!({
         "name": object.name,
@@ -73,7 +77,10 @@ fn in_full(state: &ObjectState, geometry: &Geometry) -> Value {
             "expected": hex::encode(wrong.expected), "found": hex::encode(wrong.found),
         })
     });
-    let readers = state.readers.iter().map(|bytes| json!({ "start": bytes.start, "end": bytes.end }));
+    let readers = state
+        .readers
+        .iter()
+        .map(|bytes| json!({ "start": bytes.start, "end": bytes.end }));
     json!({
         "sources": state.sources,
         "bytes_fetched": state.bytes_fetched,
@@ -128,19 +135,38 @@ mod tests {
             let mut start = 0;
             let ranges: Vec<_> = states
                 .iter()
-                .map(|(end, state)| (BlockRange::new(std::mem::replace(&mut start, *end), *end), *state))
+                .map(|(end, state)| {
+                    (
+                        BlockRange::new(std::mem::replace(&mut start, *end), *end),
+                        *state,
+                    )
+                })
                 .collect();
             cells(&ranges, blocks)
         };
         assert_eq!(of(&[(1, Missing)], 1), "m");
-        assert_eq!(of(&[(1, Proven), (3, Cached), (4, Wrong), (5, Missing)], 5), "pccwm");
+        assert_eq!(
+            of(&[(1, Proven), (3, Cached), (4, Wrong), (5, Missing)], 5),
+            "pccwm"
+        );
         let all = |letter: &str| letter.repeat(CELLS_MAX as usize);
         for blocks in [CELLS_MAX, CELLS_MAX + 1, 3 * CELLS_MAX - 1, 1 << 24] {
             assert_eq!(of(&[(blocks, Cached)], blocks), all("c"), "{blocks}");
         }
         // Four blocks a cell.
         let blocks = 4 * CELLS_MAX;
-        let mixed = [(4, Proven), (6, Cached), (8, Proven), (9, Proven), (13, Missing), (14, Wrong), (blocks, Missing)];
-        assert_eq!(of(&mixed, blocks), format!("pphw{}", "m".repeat(CELLS_MAX as usize - 4)));
+        let mixed = [
+            (4, Proven),
+            (6, Cached),
+            (8, Proven),
+            (9, Proven),
+            (13, Missing),
+            (14, Wrong),
+            (blocks, Missing),
+        ];
+        assert_eq!(
+            of(&mixed, blocks),
+            format!("pphw{}", "m".repeat(CELLS_MAX as usize - 4))
+        );
     }
 }
