@@ -29,6 +29,7 @@ mod proxies;
 mod publish;
 mod python;
 mod rates;
+mod read;
 mod roots;
 mod secrets;
 mod serve;

@@ -203,6 +203,13 @@ impl Driver {
         self.scheduler.handle(now, event);
     }
 
+    /// Reports that the sink no longer has these blocks.
+    pub fn lost(&mut self, blocks: BlockRange) {
+        let now = self.now();
+        let event = schedule::Event::Lost { blocks };
+        self.scheduler.handle(now, event);
+    }
+
     /// Reports a claimed block that is missing or wrong.
     pub fn claim_failed(&mut self, block: BlockIndex) {
         let now = self.now();

@@ -211,6 +211,7 @@ impl Scheduler {
             Event::Held(verified) => {
                 self.hold(now, verified);
             }
+            Event::Lost { blocks } => self.lost(now, blocks),
             Event::ClaimFailed { block } => self.claim_failed(now, block),
             Event::Wrong { span, block } => self.block_failed(now, span, block),
             Event::Ended { span } => {
