@@ -3,12 +3,15 @@
 //! A [`Reader`] takes blocks from memory, or reads and judges them from the cache. What is missing it waits for. The [`Transfer`]
 //! follows the readers: it reads the pages of the manifest that they need, and fetches the most urgent blocks first.
 
+mod failures;
+mod length;
 mod memory;
 mod pages;
 mod plan;
 mod reader;
 mod shared;
 mod state;
+mod taking;
 mod transfer;
 
 use std::sync::Arc;
@@ -39,6 +42,7 @@ use super::{
     trust,
 };
 
+use length::Length;
 use pages::Pages;
 use shared::Shared;
 use transfer::Origin;
@@ -166,8 +170,11 @@ pub(in crate::engine) async fn open_tuned(
     };
     let leaves = Arc::new(Leaves::empty(ObjectKey::of_root(root, geometry)));
     let cache = ObjectCache::open(&context.store, root, leaves.clone(), provenance, events).await;
-    let proven = trust.is_signed() || !tuning.prove_length;
-    let shared = Arc::new(Shared::new(leaves.clone(), cache, tuning, proven));
+    let length = match trust.is_signed() || !tuning.prove_length {
+        true => Length::Proven,
+        false => Length::Wanted,
+    };
+    let shared = Arc::new(Shared::new(leaves.clone(), cache, tuning, length));
     let mut sources = vec![options.url];
     sources.extend(options.mirrors);
     let info = Info {

@@ -21,6 +21,8 @@ const PAGES_KEPT: usize = 1024;
 
 /// The bytes of groups of a manifest that were read together, or why they could not be read.
 pub struct PagesRead {
+    /// The pages for which they were read.
+    pub pages: Vec<u32>,
     groups: Vec<Group>,
     result: Result<Vec<(ByteRange, Vec<u8>)>, Error>,
     /// Of a server without ranges: the manifest, whose pages are all known now.
@@ -89,6 +91,7 @@ impl Pages {
     pub fn need(&mut self, context: &Context, pages: &BTreeSet<u32>) -> Option<Reading> {
         self.clock += 1;
         let mut groups: Vec<Group> = Vec::new();
+        let mut needed_for = Vec::new();
         for page in pages {
             if let Some(last) = self.known.get_mut(page) {
                 *last = self.clock;
@@ -100,6 +103,7 @@ impl Pages {
                 let is_known = self.tree.knows(level, index) || self.arrived.contains_key(&key);
                 if !is_known && self.requested.insert(key) {
                     groups.push(self.layout.group(level, index));
+                    needed_for.push(*page);
                 }
             }
         }
@@ -107,6 +111,7 @@ impl Pages {
         if groups.is_empty() {
             return None;
         }
+        needed_for.dedup();
         let context = context.clone();
         groups.sort_unstable_by_key(|group| group.bytes.start);
         match &mut self.manifest {
@@ -116,6 +121,7 @@ impl Pages {
                     let wants: Vec<ByteRange> = groups.iter().map(|group| group.bytes).collect();
                     let result = manifest.read_ranges(&context, &wants).await;
                     PagesRead {
+                        pages: needed_for,
                         groups,
                         result,
                         whole: None,
@@ -128,6 +134,7 @@ impl Pages {
                     let take = |page: Page| leaves.insert(page.first, &page.leaves);
                     let result = manifest.each_page(&context, take).await;
                     PagesRead {
+                        pages: needed_for,
                         groups,
                         result: result.map(|()| Vec::new()),
                         whole: Some(manifest),
@@ -140,6 +147,7 @@ impl Pages {
     /// Proves what was read and adds its leaves.
     pub fn read(&mut self, read: PagesRead) -> Result<(), Error> {
         let PagesRead {
+            pages: _,
             groups,
             result,
             whole,

@@ -8,17 +8,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, future::BoxFuture};
 
 use crate::{
     engine::error::Error,
-    format::{geometry::ByteRange, judge::Proven},
+    format::{
+        geometry::{BlockRange, ByteRange},
+        judge::Proven,
+    },
 };
 
-use super::{
-    Handle,
-    shared::{Next, Sequence},
-};
+use super::{Handle, shared::Sequence, taking::Next};
 
 /// A stream of proven bytes in order. Dropping it gives up what only it waited for.
 ///
@@ -29,8 +29,14 @@ pub struct Reader {
     /// Bytes that were not taken from memory or the cache yet.
     left: u64,
     ready: VecDeque<Bytes>,
-    reading: Option<Pin<Box<dyn Future<Output = Vec<Proven>> + Send>>>,
+    cache_read: CacheRead,
     ended: bool,
+}
+
+enum CacheRead {
+    None,
+    Running(BoxFuture<'static, Vec<Proven>>),
+    Done(Vec<Proven>),
 }
 
 impl Reader {
@@ -41,7 +47,7 @@ impl Reader {
             id,
             left: bytes.length(),
             ready: VecDeque::new(),
-            reading: None,
+            cache_read: CacheRead::None,
             ended: false,
         }
     }
@@ -49,6 +55,40 @@ impl Reader {
     fn take(&mut self, chunks: Vec<Bytes>) {
         self.left -= chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         self.ready.extend(chunks);
+    }
+
+    /// Reads blocks from the cache on another thread.
+    fn read_cache(&mut self, blocks: BlockRange, cx: &mut Context<'_>) {
+        let cache = self.handle.shared.cache.clone();
+        let mut running: BoxFuture<'static, _> = Box::pin(async move { cache.read(blocks).await });
+        // The first poll starts it.
+        self.cache_read = match running.as_mut().poll(cx) {
+            Poll::Ready(read) => CacheRead::Done(read),
+            Poll::Pending => CacheRead::Running(running),
+        };
+    }
+
+    /// Takes what was read from the cache, and starts to read what follows. `false`: the read still runs.
+    fn take_cached(&mut self, cx: &mut Context<'_>) -> bool {
+        let read = match std::mem::replace(&mut self.cache_read, CacheRead::None) {
+            CacheRead::None => return true,
+            CacheRead::Done(read) => read,
+            CacheRead::Running(mut running) => match running.as_mut().poll(cx) {
+                Poll::Ready(read) => read,
+                Poll::Pending => {
+                    self.cache_read = CacheRead::Running(running);
+                    return false;
+                }
+            },
+        };
+        let chunks = self.handle.shared.take_cached(self.id, &read);
+        self.take(chunks);
+        if self.left > 0
+            && let Some(blocks) = self.handle.shared.next_cached(self.id)
+        {
+            self.read_cache(blocks, cx);
+        }
+        true
     }
 }
 
@@ -63,21 +103,15 @@ impl Stream for Reader {
             if self.ended || self.left == 0 {
                 return Poll::Ready(None);
             }
-            if let Some(reading) = &mut self.reading {
-                let Poll::Ready(read) = reading.as_mut().poll(cx) else {
-                    return Poll::Pending;
-                };
-                self.reading = None;
-                let chunks = self.handle.shared.take_cached(self.id, &read);
-                self.take(chunks);
+            if !self.take_cached(cx) {
+                return Poll::Pending;
+            }
+            if !self.ready.is_empty() || !matches!(self.cache_read, CacheRead::None) {
                 continue;
             }
             match self.handle.shared.next(self.id, cx) {
                 Next::Take(chunks) => self.take(chunks),
-                Next::ReadCache(blocks) => {
-                    let cache = self.handle.shared.cache.clone();
-                    self.reading = Some(Box::pin(async move { cache.read(blocks).await }));
-                }
+                Next::ReadCache(blocks) => self.read_cache(blocks, cx),
                 Next::Wait => return Poll::Pending,
                 Next::Failed(error) => {
                     self.ended = true;

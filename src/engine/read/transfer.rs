@@ -40,8 +40,9 @@ pub struct Transfer {
     pages: Pages,
     /// `None` until something is missing, and after a failure.
     driver: Option<Driver>,
-    /// What the driver wants.
+    /// What the driver wants, and how many of these ranges are for readers that just sought.
     wanted: Vec<BlockRange>,
+    sought: usize,
     /// Nothing is wanted, and the driver has stopped its spans.
     is_idle: bool,
     jobs: FuturesUnordered<futures_util::future::BoxFuture<'static, Job>>,
@@ -75,6 +76,7 @@ impl Transfer {
             pages,
             driver: None,
             wanted: Vec::new(),
+            sought: 0,
             is_idle: true,
             jobs: FuturesUnordered::new(),
         }
@@ -145,7 +147,7 @@ impl Transfer {
                 ranges: plan.ranges.clone(),
                 more: true,
             });
-            (self.wanted, self.is_idle) = (plan.ranges, false);
+            (self.wanted, self.sought, self.is_idle) = (plan.ranges, plan.sought, false);
         }
     }
 
@@ -169,8 +171,10 @@ impl Transfer {
     fn job_ended(&mut self, job: Job) {
         match job {
             Job::Pages(read) => {
-                if let Err(error) = self.pages.read(*read) {
-                    self.shared.fail(error);
+                let pages = read.pages.clone();
+                match self.pages.read(*read) {
+                    Ok(()) => self.shared.wake_cached(),
+                    Err(error) => self.shared.fail_pages(&pages, error),
                 }
                 if self.shared.geometry().length() == 0
                     && judge::verify(&self.shared.leaves, BlockIndex(0), &[]).is_ok()
@@ -183,9 +187,27 @@ impl Transfer {
         self.shared.plan_again();
     }
 
+    /// Gives a reader that just sought a connection: those of the read-ahead are given up if no other one is free.
+    fn make_room(&mut self) {
+        let sought = &self.wanted[..self.sought.min(self.wanted.len())];
+        let (Some(driver), Some(first)) = (&mut self.driver, sought.first()) else {
+            return;
+        };
+        if driver.waits_for_connection(BlockIndex(first.start)) {
+            let want = |ranges: &[BlockRange]| Want {
+                ranges: ranges.to_vec(),
+                more: true,
+            };
+            driver.want(want(sought));
+            driver.want(want(&self.wanted));
+        }
+        self.sought = 0;
+    }
+
     async fn turn_ended(&mut self, turn: Result<Turn, Error>) {
+        self.make_room();
         match turn {
-            Ok(Turn::Verified(verified)) => self.shared.miss(verified),
+            Ok(Turn::Verified(verified)) => self.shared.plan_again_without(verified),
             Ok(Turn::Idle | Turn::Done) => self.is_idle = self.wanted.is_empty(),
             Err(error) => {
                 self.wanted.clear();

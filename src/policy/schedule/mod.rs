@@ -312,6 +312,11 @@ impl Scheduler {
                 .any(|waiting| waiting.blocks.contains(block))
     }
 
+    /// Whether a wanted block is missing, and as many spans run for others as may run.
+    pub fn waits_for_connection(&self, block: BlockIndex) -> bool {
+        self.spans.len() >= self.room() && self.blocks.is_wanted(block) && !self.is_under_way(block)
+    }
+
     /// The next number of splitmix64, for jitter.
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
