@@ -15,6 +15,7 @@ pub mod inspect;
 mod local;
 pub mod manifest_file;
 pub mod queue;
+pub mod read;
 mod remote;
 pub mod sign;
 pub mod store;

@@ -310,10 +310,14 @@ impl LazyTree {
         self.value(0, block.0)
     }
 
-    /// Drops the pages before this block.
-    pub fn forget_before(&mut self, block: BlockIndex) {
-        self.groups
-            .retain(|(level, index), _| *level > 0 || *index >= block.0 / FANOUT);
+    /// Whether a group was given.
+    pub fn knows(&self, level: u32, index: u32) -> bool {
+        self.groups.contains_key(&(level, index))
+    }
+
+    /// Removes a page, and returns its leaves.
+    pub fn take_page(&mut self, index: u32) -> Option<Vec<Cv>> {
+        self.groups.remove(&(0, index))
     }
 }
 

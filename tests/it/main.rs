@@ -30,6 +30,7 @@ mod proxies;
 mod publish;
 mod python;
 mod rates;
+mod read;
 mod roots;
 mod secrets;
 mod serve;

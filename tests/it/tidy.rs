@@ -156,7 +156,7 @@ const LOOKING: [&str; 8] = [
 const OUR_RECEIVERS: [&str; 1] = ["part"];
 
 /// The floors inside `engine`, the lowest first. A room, which is a file or a folder, names rooms on lower floors only.
-const FLOORS: [&[&str]; 10] = [
+const FLOORS: [&[&str]; 11] = [
     &["error", "events", "connections"],
     &["blocking", "manifest_file", "hashing", "queue"],
     &["context"],
@@ -166,6 +166,7 @@ const FLOORS: [&[&str]; 10] = [
     &["remote"],
     &["transfer", "local"],
     &["cache"],
+    &["read"],
     &["fetch", "cat", "create", "inspect"],
 ];
 

@@ -230,6 +230,11 @@ impl OwnObject {
         self.blocks.lock().held.clone()
     }
 
+    /// Whether a block is claimed or was written.
+    pub fn holds(&self, block: BlockIndex) -> bool {
+        self.blocks.lock().held.contains(block)
+    }
+
     /// The geometry of the object.
     pub fn geometry(&self) -> &Geometry {
         &self.header.geometry
