@@ -62,6 +62,7 @@ const TRIES_OF_SEVERAL: u32 = 2;
 const PATIENCE_OF_SEVERAL_MS: u64 = 15_000;
 
 /// What to read.
+#[derive(Clone)]
 pub struct ReadOptions {
     /// The URL of the object.
     pub url: Location,
