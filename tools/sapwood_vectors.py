@@ -6,6 +6,7 @@ Every change of a manifest is applied and judged by the reader of sapwood_ref.py
 import base64, json, os, struct, sys
 from dataclasses import replace
 import numpy as np
+from sapwood_library_vectors import library_vectors
 from sapwood_ref import (
     CELL, DIGEST_KINDS, GEAR, NO_WINDOW, ORDER, PAGE, PIECES, SECTIONS_AT, STATEMENT, Header, Refused, Section,
     blake3, block_count, check_statement, compare, default_block_size, encode_header, flipped, is_signed_by,
@@ -629,7 +630,7 @@ def lay_out(value, indent=0):
 def write_vectors(directory):
     os.makedirs(directory, exist_ok=True)
     for name, make in (("parts.json", parts_vectors), ("journals.json", journal_vectors),
-                       ("manifests.json", manifest_vectors)):
+                       ("libraries.json", library_vectors), ("manifests.json", manifest_vectors)):
         with open(os.path.join(directory, name), "w", encoding="utf-8", newline="\n") as file:
             file.write(lay_out(make()) + "\n")
 

@@ -1,17 +1,22 @@
 //! `sapwood inspect`
 
 use std::{
-    io::{self, Write},
+    io::{self, BufWriter, Write},
     path::Path,
 };
 
 use serde_json::{Map, Value, json};
 
 use crate::{
-    engine::{context::StoreHandle, error::Error, inspect, manifest_file::ManifestFile},
+    engine::{
+        context::StoreHandle,
+        error::Error,
+        inspect::{self, Inspected},
+    },
     format::{
+        geometry::BlockIndex,
         keys::NotSigned,
-        reader::Manifest,
+        reader::Page,
         signature::{Signature, SignatureArea},
         statement::Known,
     },
@@ -27,16 +32,25 @@ use super::{
 };
 
 pub async fn run(args: &InspectArgs, output: &mut Output) -> Exit {
-    match Box::pin(read(args, output)).await {
+    let mut leaves = LeafLines::new(args.leaves);
+    let read = Box::pin(read(args, &mut leaves, output)).await;
+    let printed = leaves.finish();
+    match read {
+        Ok(_) if args.leaves => output.data_written(printed),
         Ok(manifest) => show(args, &manifest, output),
         Err(exit) => exit,
     }
 }
 
 /// The manifest at a path or a URL. A failure is printed.
-async fn read(args: &InspectArgs, output: &mut Output) -> Result<Manifest, Exit> {
+async fn read(
+    args: &InspectArgs,
+    leaves: &mut LeafLines,
+    output: &mut Output,
+) -> Result<Inspected, Exit> {
+    let take = |page: Page| leaves.print(&page);
     if !(args.place.starts_with("http://") || args.place.starts_with("https://")) {
-        let read = ManifestFile::open_of(Path::new(&args.place)).map(|file| file.manifest);
+        let read = inspect::inspect_file(Path::new(&args.place), take);
         return read.map_err(|error| output.error_of_manifest(Some(&args.place), None, &error));
     }
     let typed = network::location(&args.place).and_then(|url| {
@@ -45,7 +59,7 @@ async fn read(args: &InspectArgs, output: &mut Output) -> Result<Manifest, Exit>
     });
     let (url, context) =
         typed.map_err(|network::Refusal(exit, message)| output.refuse(exit, &message))?;
-    let reading = inspect::inspect(&context, &url);
+    let reading = inspect::inspect(&context, &url, take);
     match Box::pin(signals::unless_stopped(reading)).await {
         Some(read) => {
             read.map_err(|error| output.error_of_manifest(None, Some(&url.to_string()), &error))
@@ -54,7 +68,7 @@ async fn read(args: &InspectArgs, output: &mut Output) -> Result<Manifest, Exit>
     }
 }
 
-fn show(args: &InspectArgs, manifest: &Manifest, output: &mut Output) -> Exit {
+fn show(args: &InspectArgs, manifest: &Inspected, output: &mut Output) -> Exit {
     if args.statement {
         output.data(|stdout| stdout.write_all(manifest.statement.bytes()))
     } else if args.signature {
@@ -74,8 +88,6 @@ fn show(args: &InspectArgs, manifest: &Manifest, output: &mut Output) -> Exit {
                 output.error(None, None, &error)
             }
         }
-    } else if args.leaves {
-        output.data(|stdout| leaves(manifest, stdout))
     } else if output.is_json() {
         output.line(&as_json(manifest).to_string());
         output.printed()
@@ -87,17 +99,44 @@ fn show(args: &InspectArgs, manifest: &Manifest, output: &mut Output) -> Exit {
     }
 }
 
-fn leaves(manifest: &Manifest, stdout: &mut dyn Write) -> io::Result<()> {
-    let geometry = manifest.tree.geometry();
-    for (block, leaf) in geometry.all().iter().zip(manifest.tree.leaves()) {
-        let bytes = geometry.bytes_of(block);
+/// Prints leaves, if they are wanted, as they are read: a manifest may have more of them than fit in memory.
+struct LeafLines {
+    stdout: Option<BufWriter<io::Stdout>>,
+    written: io::Result<()>,
+}
+
+impl LeafLines {
+    fn new(are_wanted: bool) -> LeafLines {
+        LeafLines {
+            stdout: are_wanted.then(|| BufWriter::new(io::stdout())),
+            written: Ok(()),
+        }
+    }
+
+    fn print(&mut self, page: &Page) {
+        if let Some(stdout) = &mut self.stdout
+            && self.written.is_ok()
+        {
+            self.written = write_leaves(page, stdout);
+        }
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        let flushed = self.stdout.as_mut().map_or(Ok(()), Write::flush);
+        self.written.and(flushed)
+    }
+}
+
+fn write_leaves(page: &Page, stdout: &mut impl Write) -> io::Result<()> {
+    for (block, leaf) in (page.first.0..).map(BlockIndex).zip(&page.leaves) {
+        let bytes = page.geometry.bytes_of(block);
         let (start, length) = (bytes.start, bytes.length());
         writeln!(stdout, "{block} {start} {length} {}", hex::encode(leaf))?;
     }
     Ok(())
 }
 
-fn as_json(manifest: &Manifest) -> Value {
+fn as_json(manifest: &Inspected) -> Value {
     let header = manifest.statement.header();
     let digests: Map<String, Value> = header
         .digests
@@ -123,7 +162,7 @@ fn as_json(manifest: &Manifest) -> Value {
     })
 }
 
-fn for_people(manifest: &Manifest) -> Vec<String> {
+fn for_people(manifest: &Inspected) -> Vec<String> {
     let header = manifest.statement.header();
     let geometry = &header.geometry;
     let mut lines = vec![

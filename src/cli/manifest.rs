@@ -12,10 +12,9 @@ use crate::{
         create::{self, CreateOptions, Input},
         error::Error,
         events::{Event, Events},
-        manifest_file::{self, CheckedFile},
+        manifest_file,
         sign::Signer,
     },
-    format::signature::SignatureArea,
 };
 
 use super::{args::ManifestArgs, exit::Exit, hints, keys, output::Output, signals};
@@ -78,12 +77,6 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
     output.done(exit)
 }
 
-/// Whether there is a manifest with a signature at this path.
-fn is_signed(path: &Path) -> bool {
-    let signature = CheckedFile::open(path).map(|file| file.signature);
-    signature.is_ok_and(|signature| signature != SignatureArea::Unsigned)
-}
-
 fn one(
     path: &Path,
     target: Option<&PathBuf>,
@@ -106,7 +99,7 @@ fn one(
         false => create::Output::File(target.clone()),
     };
     let is_file = matches!(out, create::Output::File(_));
-    let was_signed = is_file && signer.is_none() && is_signed(&target);
+    let was_signed = is_file && signer.is_none() && manifest_file::is_signed(&target);
     match create::create(input, out, options, signer) {
         Ok(tree) => {
             if was_signed {

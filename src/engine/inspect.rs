@@ -1,18 +1,47 @@
-//! Reading a remote manifest whole, with every check that needs no object.
+//! Reading a manifest whole, with every check that needs no object.
+
+use std::path::Path;
 
 use crate::{
-    format::reader::{Manifest, WholeReader},
+    format::{
+        reader::{Page, WholeReader},
+        signature::SignatureArea,
+        statement::Statement,
+    },
     net::location::Location,
 };
 
 use super::{
     context::Context,
     error::Error,
+    manifest_file::CheckedFile,
     remote::manifest::{ManifestPlace, OpenManifest},
 };
 
-/// Reads the manifest at a URL; if the URL is an object, the manifest beside it.
-pub async fn inspect(context: &Context, url: &Location) -> Result<Manifest, Error> {
+/// A manifest that passed the checks. Its leaves were handed on page by page.
+pub struct Inspected {
+    /// The bytes that are, or can be, signed.
+    pub statement: Statement,
+    /// Well-formed; whether it is valid depends on a key.
+    pub signature: SignatureArea,
+}
+
+/// Reads the manifest at a path; if the path is an object, the manifest beside it. `take` gets each page of leaves as soon as it
+/// is proven against the root.
+pub fn inspect_file(path: &Path, take: impl FnMut(Page) + Send) -> Result<Inspected, Error> {
+    let file = CheckedFile::open_of(path, take)?;
+    Ok(Inspected {
+        statement: file.statement,
+        signature: file.signature,
+    })
+}
+
+/// The same for a URL.
+pub async fn inspect(
+    context: &Context,
+    url: &Location,
+    take: impl FnMut(Page) + Send,
+) -> Result<Inspected, Error> {
     let limits = &context.limits_now();
     let here = ManifestPlace::Beside(url.clone());
     let (place, mut front) = match OpenManifest::open(context, &here, limits).await {
@@ -37,7 +66,12 @@ pub async fn inspect(context: &Context, url: &Location) -> Result<Manifest, Erro
         cause,
     };
     let (statement, signature) = (front.statement.clone(), front.signature.clone());
-    let mut reader = WholeReader::after_front(statement, signature).map_err(refuse)?;
+    let reader = WholeReader::after_front(statement, signature).map_err(refuse)?;
+    let mut reader = reader.by_page(take);
     front.read_rest(context, &mut reader).await?;
-    reader.finish().map_err(refuse)
+    let (statement, signature) = reader.finish_checks().map_err(refuse)?;
+    Ok(Inspected {
+        statement,
+        signature,
+    })
 }

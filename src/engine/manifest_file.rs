@@ -16,9 +16,9 @@ use crate::{
     format::{
         geometry::ByteRange,
         layout::FRONT_BYTES,
-        reader::{Manifest, WholeReader},
+        reader::{Manifest, Page, WholeReader},
         signature::SignatureArea,
-        statement::{MAGIC, Refused, Statement},
+        statement::{self, MAGIC, Refused, Statement},
     },
 };
 
@@ -52,23 +52,6 @@ impl ManifestFile {
         })
     }
 
-    /// Opens a path that is a manifest, or an object with its manifest beside it.
-    pub fn open_of(path: &Path) -> Result<ManifestFile, Error> {
-        match starts_like_a_manifest(path)? {
-            true => ManifestFile::open(path),
-            false => ManifestFile::open(&beside(path)).map_err(|cause| match cause {
-                Error::Disk(cause) if cause.is_missing() => {
-                    let why = format!("and {} is not a manifest itself", path.display());
-                    Error::NoManifest {
-                        place: beside(path).display().to_string(),
-                        why,
-                    }
-                }
-                other => other,
-            }),
-        }
-    }
-
     /// Reads bytes of the pieces section; `start` counts from the start of the section.
     pub fn read_pieces(&self, start: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let at = self.manifest.tree.layout().pieces().start + start;
@@ -84,14 +67,20 @@ pub struct CheckedFile {
     pub statement: Statement,
     /// Well-formed; whether it is valid depends on a key.
     pub signature: SignatureArea,
-    path: PathBuf,
+    /// Its path.
+    pub path: PathBuf,
     file: File,
 }
 
 impl CheckedFile {
     /// Reads all of a file.
     pub fn open(path: &Path) -> Result<CheckedFile, Error> {
-        let (file, reader) = read_through(path, WholeReader::only_checks)?;
+        CheckedFile::open_by_page(path, |_| ())
+    }
+
+    /// The same, handing on each page of leaves as soon as it is proven against the root.
+    pub fn open_by_page(path: &Path, take: impl FnMut(Page) + Send) -> Result<CheckedFile, Error> {
+        let (file, reader) = read_through(path, |reader| reader.by_page(take))?;
         let checked = reader.finish_checks();
         let (statement, signature) = checked.map_err(|cause| refused(path, cause))?;
         Ok(CheckedFile {
@@ -99,6 +88,21 @@ impl CheckedFile {
             signature,
             path: path.to_owned(),
             file,
+        })
+    }
+
+    /// Opens a path that is a manifest, or an object with its manifest beside it.
+    pub fn open_of(path: &Path, take: impl FnMut(Page) + Send) -> Result<CheckedFile, Error> {
+        if starts_like_a_manifest(path)? {
+            return CheckedFile::open_by_page(path, take);
+        }
+        let beside = beside(path);
+        CheckedFile::open_by_page(&beside, take).map_err(|cause| match cause {
+            Error::Disk(cause) if cause.is_missing() => Error::NoManifest {
+                place: beside.display().to_string(),
+                why: format!("and {} is not a manifest itself", path.display()),
+            },
+            other => other,
         })
     }
 
@@ -120,32 +124,49 @@ fn refused(path: &Path, cause: Refused) -> Error {
 }
 
 /// Reads a file from front to end.
-fn read_through(
+fn read_through<'a>(
     path: &Path,
-    kind: impl FnOnce(WholeReader) -> WholeReader,
-) -> Result<(File, WholeReader), Error> {
-    let file = files::open_for_reading(path)?;
-    let length = Entry::of(&file, path)?.length;
+    kind: impl FnOnce(WholeReader<'a>) -> WholeReader<'a>,
+) -> Result<(File, WholeReader<'a>), Error> {
+    let (file, length, front) = open_front(path)?;
     let refuse = |cause| refused(path, cause);
-    let read = |range: ByteRange, buffer: &mut Vec<u8>| -> Result<(), Error> {
-        buffer.resize(range.length() as usize, 0);
-        file.read_exact_at(buffer, range.start)
-            .map_err(|cause| match cause.kind() {
-                io::ErrorKind::UnexpectedEof => refuse(Refused::Short { bytes: length }),
-                _ => DiskError::io(FileOperation::Read, path, cause).into(),
-            })
-    };
     let mut buffer = Vec::new();
-    read(
-        ByteRange::new(0, length.min(FRONT_BYTES as u64)),
-        &mut buffer,
-    )?;
-    let mut reader = kind(WholeReader::new(&buffer, Some(length)).map_err(refuse)?);
+    let mut reader = kind(WholeReader::new(&front, Some(length)).map_err(refuse)?);
     while let Some(want) = reader.want() {
-        read(want, &mut buffer)?;
+        buffer.resize(want.length() as usize, 0);
+        read_exact(&file, path, want.start, &mut buffer, length)?;
         reader.give(&buffer).map_err(refuse)?;
     }
     Ok((file, reader))
+}
+
+/// Opens a file; returns its length and its first bytes, as many as a front has.
+fn open_front(path: &Path) -> Result<(File, u64, Vec<u8>), Error> {
+    let file = files::open_for_reading(path)?;
+    let length = Entry::of(&file, path)?.length;
+    let mut front = vec![0; length.min(FRONT_BYTES as u64) as usize];
+    read_exact(&file, path, 0, &mut front, length)?;
+    Ok((file, length, front))
+}
+
+fn read_exact(
+    file: &File,
+    path: &Path,
+    at: u64,
+    buffer: &mut [u8],
+    length: u64,
+) -> Result<(), Error> {
+    file.read_exact_at(buffer, at)
+        .map_err(|cause| match cause.kind() {
+            io::ErrorKind::UnexpectedEof => refused(path, Refused::Short { bytes: length }),
+            _ => DiskError::io(FileOperation::Read, path, cause).into(),
+        })
+}
+
+/// Whether there is a manifest with a signature at this path. Reads only its front.
+pub fn is_signed(path: &Path) -> bool {
+    let front = open_front(path).map(|(_, _, front)| statement::read_front(&front));
+    matches!(front, Ok(Ok((_, signature))) if signature != SignatureArea::Unsigned)
 }
 
 /// Whether a file begins with the magic of manifests.

@@ -18,7 +18,7 @@ use crate::{
     format::{keys::PublicKey, layout::FRONT_BYTES, manifest, signature::Signature},
 };
 
-use super::{error::Error, manifest_file::ManifestFile};
+use super::{error::Error, manifest_file::CheckedFile};
 use crate::format::keys::BadSecret;
 
 /// Prompts for the password of an encrypted key.
@@ -101,8 +101,8 @@ impl Signer {
 
 /// Signs a manifest in place: it is replaced by a signed copy.
 pub fn sign(path: &Path, signer: &Signer) -> Result<Signature, Error> {
-    let manifest = ManifestFile::open_of(path)?;
-    let signature = signer.sign(manifest.manifest.statement.bytes())?;
+    let manifest = CheckedFile::open_of(path, |_| ())?;
+    let signature = signer.sign(manifest.statement.bytes())?;
     replace_signature(&manifest, &signature)?;
     Ok(signature)
 }
@@ -115,8 +115,8 @@ pub fn attach(
     place: &str,
     key: &PublicKey,
 ) -> Result<(), Error> {
-    let manifest = ManifestFile::open_of(path)?;
-    let checked = key.check_signature(manifest.manifest.statement.bytes(), signature);
+    let manifest = CheckedFile::open_of(path, |_| ())?;
+    let checked = key.check_signature(manifest.statement.bytes(), signature);
     checked.map_err(|cause| Error::NotSigned {
         place: place.to_owned(),
         cause,
@@ -124,8 +124,8 @@ pub fn attach(
     replace_signature(&manifest, signature)
 }
 
-fn replace_signature(manifest: &ManifestFile, signature: &Signature) -> Result<(), Error> {
-    let front = manifest::front(&manifest.manifest.statement, Some(signature));
+fn replace_signature(manifest: &CheckedFile, signature: &Signature) -> Result<(), Error> {
+    let front = manifest::front(&manifest.statement, Some(signature));
     let temporary = Temporary::create(&manifest.path, Replaces::Manifest)?;
     temporary.write_at(&front, 0)?;
     let original = files::open_for_reading(&manifest.path)?;
@@ -133,7 +133,7 @@ fn replace_signature(manifest: &ManifestFile, signature: &Signature) -> Result<(
     copy_rest(
         &original,
         &manifest.path,
-        manifest.manifest.statement.header().sections_end(),
+        manifest.statement.header().sections_end(),
         &temporary,
     )?;
     temporary.publish(None)?;

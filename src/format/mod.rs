@@ -11,6 +11,7 @@ pub mod judge;
 pub mod keys;
 pub mod layout;
 pub mod leaves;
+pub mod library;
 pub mod manifest;
 #[doc(hidden)]
 pub mod paint;

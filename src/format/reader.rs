@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{
     anchors::{BlockAnchor, NodeAnchor},
-    geometry::{BlockIndex, BlockRange, ByteRange, FANOUT},
+    geometry::{BlockIndex, BlockRange, ByteRange, FANOUT, Geometry},
     layout::{Group, Layout},
     manifest::Tree,
     signature::SignatureArea,
@@ -27,7 +27,7 @@ pub trait InOrder {
     fn give(&mut self, bytes: &[u8]) -> Result<(), Refused>;
 }
 
-impl InOrder for WholeReader {
+impl InOrder for WholeReader<'_> {
     fn want(&self) -> Option<ByteRange> {
         WholeReader::want(self)
     }
@@ -135,6 +135,7 @@ impl TreeReader {
     /// Takes the page that the last bytes gave, if they gave one: it is not kept.
     fn take_page(&mut self, group: Group) -> Option<Page> {
         (group.level == 0).then(|| Page {
+            geometry: self.layout.geometry,
             first: BlockIndex(group.index * FANOUT),
             leaves: std::mem::take(&mut self.current),
             anchors: std::mem::take(&mut self.anchors),
@@ -199,6 +200,8 @@ impl TreeReader {
 /// The proven leaves of neighbouring blocks, and their anchors if the manifest has hints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
+    /// That of the object.
+    pub geometry: Geometry,
     /// The block of the first leaf.
     pub first: BlockIndex,
     /// At most [`FANOUT`].
@@ -333,12 +336,12 @@ pub struct Manifest {
 }
 
 /// Reads a whole manifest from front to end.
-pub struct WholeReader {
+pub struct WholeReader<'a> {
     statement: Statement,
     signature: SignatureArea,
     tree: TreeReader,
-    /// Leaves and anchors are kept.
-    keeps: bool,
+    /// Takes each page as soon as it is proven. `None`: leaves and anchors are kept.
+    take_page: Option<Box<dyn FnMut(Page) + Send + 'a>>,
     /// The section that the next bytes belong to, its hash so far, and how much of it was seen.
     section: usize,
     hasher: blake3::Hasher,
@@ -351,10 +354,10 @@ pub const MANIFEST_BYTES_MAX: u64 = 4 << 30;
 /// Sections that are only hashed are read in steps of this size.
 const STEP: u64 = 256 * 1024;
 
-impl WholeReader {
+impl<'a> WholeReader<'a> {
     /// `front` is the first 1,536 bytes, or the whole file if it is shorter; `file_length` is the length of the manifest, if it
     /// is known.
-    pub fn new(front: &[u8], file_length: Option<u64>) -> Result<WholeReader, Refused> {
+    pub fn new(front: &[u8], file_length: Option<u64>) -> Result<WholeReader<'a>, Refused> {
         let (statement, signature) = read_front(front)?;
         let expected = statement.header().sections_end() + signature.trailer_bytes();
         match file_length {
@@ -367,7 +370,7 @@ impl WholeReader {
     pub fn after_front(
         statement: Statement,
         signature: SignatureArea,
-    ) -> Result<WholeReader, Refused> {
+    ) -> Result<WholeReader<'a>, Refused> {
         let header = statement.header();
         let tree = TreeReader::new(header.layout(), header.root);
         let at = header.sections[0].bytes.start;
@@ -375,7 +378,7 @@ impl WholeReader {
             statement,
             signature,
             tree,
-            keeps: true,
+            take_page: None,
             section: 0,
             hasher: blake3::Hasher::new(),
             at,
@@ -384,11 +387,11 @@ impl WholeReader {
         Ok(reader)
     }
 
-    /// The same for a reader that needs no more than the checks: it keeps no leaf.
+    /// The same, handing on each page as soon as it is proven: of the leaves none is kept.
     #[must_use]
-    pub fn only_checks(self) -> WholeReader {
+    pub fn by_page(self, take: impl FnMut(Page) + Send + 'a) -> WholeReader<'a> {
         WholeReader {
-            keeps: false,
+            take_page: Some(Box::new(take)),
             ..self
         }
     }
@@ -421,8 +424,10 @@ impl WholeReader {
             if let Some(group) = group {
                 self.tree.compare_anchors(group);
             }
-            if let Some(group) = group.filter(|_| !self.keeps) {
-                self.tree.take_page(group);
+            if let Some(take) = &mut self.take_page
+                && let Some(page) = group.and_then(|group| self.tree.take_page(group))
+            {
+                take(page);
             }
         }
         self.finish_sections()
@@ -446,10 +451,10 @@ impl WholeReader {
     /// The manifest, when nothing more is wanted.
     ///
     /// # Panics
-    /// If more bytes are wanted, or if it only checks.
+    /// If more bytes are wanted, or if it handed on the pages.
     pub fn finish(self) -> Result<Manifest, Refused> {
         assert!(self.want().is_none(), "the reader still wants bytes");
-        assert!(self.keeps, "the leaves were kept");
+        assert!(self.take_page.is_none(), "the leaves were kept");
         self.tree.check_anchors()?;
         Ok(Manifest {
             statement: self.statement,
@@ -468,7 +473,7 @@ impl WholeReader {
         Ok((self.statement, self.signature))
     }
 
-    fn read_all(mut self, bytes: &[u8]) -> Result<WholeReader, Refused> {
+    fn read_all(mut self, bytes: &[u8]) -> Result<WholeReader<'a>, Refused> {
         while let Some(want) = self.want() {
             self.give(&bytes[want.start as usize..want.end as usize])?;
         }
@@ -486,7 +491,7 @@ impl Manifest {
     /// Makes the same checks, and keeps no leaf.
     pub fn check_bytes(bytes: &[u8]) -> Result<(Statement, SignatureArea), Refused> {
         let reader = WholeReader::new(bytes, Some(bytes.len() as u64))?;
-        reader.only_checks().read_all(bytes)?.finish_checks()
+        reader.by_page(|_| ()).read_all(bytes)?.finish_checks()
     }
 }
 

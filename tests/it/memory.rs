@@ -234,6 +234,35 @@ fn blocks_that_a_manifest_claims_take_no_memory() {
     assert!(peaks.iter().all(|peak| *peak <= CLAIMS_PEAK_MAX));
 }
 
+/// All its leaves were in memory: 800 MB for the most blocks.
+#[test]
+fn a_manifest_of_many_blocks_takes_no_memory_to_inspect() {
+    let length = BLOCK << 20;
+    let scene = Scene::new(LENGTH, BLOCK);
+    let anchor = anchors::anchor_of(&paint::bytes(0, BLOCK as usize));
+    let manifest = manifest_of_claims(geometry(length, BLOCK), anchor, &[7]);
+    let mut file = fs::File::create(scene.path("claims")).expect("a file");
+    for start in (0..manifest.length()).step_by(MIB as usize) {
+        let end = manifest.length().min(start + MIB);
+        file.write_all(&manifest.read(start..end)).expect("a write");
+    }
+    scene.origin.put(MANIFEST, manifest);
+    let url = scene.origin.url(MANIFEST);
+    for (place, form) in [
+        ("claims", "--json"),
+        ("claims", "--leaves"),
+        (&url, "--json"),
+        (&url, "--leaves"),
+    ] {
+        let mut command = sapwood(scene.folder.path());
+        command.args(["inspect", place, form]);
+        let (ended, peak) = run_measured(&command);
+        let lines = ended.must(0).stdout.lines().count();
+        assert_eq!(lines, if form == "--leaves" { 1 << 20 } else { 1 });
+        assert!(peak <= PEAK_MAX, "{place} {form}: {} MiB", peak / MIB);
+    }
+}
+
 /// Anybody can claim any length; only who has the object has its last block.
 #[test]
 fn nothing_is_searched_for_an_object_whose_last_block_cannot_be_had() {

@@ -15,6 +15,7 @@ use sapwood::{
         geometry::{BLOCKS_MAX, BlockRange, BlockSize, Geometry},
         journal::{self, Claims, Place, Record},
         keys::PublicKey,
+        library::{self, Index, IndexHeader, LibraryPath, RefusedIndex},
         manifest::{self, Particulars, Tree},
         paint,
         pieces::append_pieces,
@@ -524,4 +525,70 @@ fn changed(manifest: &[u8], change: &Value) -> Vec<u8> {
     }
     assert_ne!(bytes, manifest, "a change that changes nothing: {change}");
     bytes
+}
+
+fn read_index(bytes: &[u8]) -> Result<(IndexHeader, Index), RefusedIndex> {
+    let header = IndexHeader::read(bytes, bytes.len() as u64)?;
+    let entries = header.entries();
+    let index = Index::read(
+        &header,
+        &bytes[entries.start as usize..entries.end as usize],
+    )?;
+    Ok((header, index))
+}
+
+#[test]
+fn libraries() {
+    let vectors = read("libraries.json");
+    for vector in list(&vectors, "accepted") {
+        let what = text(vector, "what");
+        let bytes = bytes(vector, "index");
+        let (header, index) = read_index(&bytes).unwrap();
+        let pieces: Vec<Vec<u8>> = index
+            .pieces(&header)
+            .map(|(_, range)| bytes[range.start as usize..range.end as usize].to_vec())
+            .collect();
+        let shown = |entry: &library::Entry| {
+            json!({
+                "path": entry.path.as_str(), "length": entry.length, "root": entry.root.to_string(),
+                "modified": entry.modified_ns, "executable": entry.is_executable,
+            })
+        };
+        let entries: Vec<Value> = index.entries().iter().map(shown).collect();
+        assert_eq!(json!(entries), vector["entries"], "{what}");
+        let as_hex: Vec<String> = pieces.iter().map(hex::encode).collect();
+        assert_eq!(json!(as_hex), vector["pieces"], "{what}");
+        for entry in index.entries() {
+            assert_eq!(index.find(&entry.path), Some(entry), "{what}");
+        }
+        // A writer writes no bytes of later versions.
+        let mut files: Vec<_> = index.entries().iter().cloned().zip(pieces).collect();
+        files.reverse();
+        let written = library::write(files).unwrap();
+        assert_eq!(
+            written == bytes,
+            !what.starts_with("bytes behind"),
+            "{what}"
+        );
+        assert_eq!(read_index(&written).unwrap().1, index, "{what}");
+    }
+    for vector in list(&vectors, "refused") {
+        let refused = read_index(&bytes(vector, "index")).err();
+        let found = refused.as_ref().map(|refused| u64::from(refused.rule()));
+        assert_eq!(
+            found,
+            vector["rule"].as_u64(),
+            "{}: {refused:?}",
+            vector["what"]
+        );
+    }
+    let path = |value: &Value| LibraryPath::new(value.as_str().unwrap());
+    for allowed in list(&vectors, "allowed_paths") {
+        assert!(path(allowed).is_some(), "{allowed}");
+    }
+    let order: Vec<_> = list(&vectors, "order")
+        .iter()
+        .map(|value| path(value).unwrap())
+        .collect();
+    assert!(order.is_sorted(), "{order:?}");
 }
