@@ -22,7 +22,7 @@ use crate::{
         queue::{JobEvent, Queue},
         read::ReadOptions,
     },
-    serve::gateway::{Gateway, Opened},
+    serve::gateway::{self, Gateway, Opened},
 };
 
 use super::{
@@ -107,7 +107,7 @@ async fn listen(text: &str) -> Result<TcpListener, Refusal> {
     if let Some(public) = addresses.iter().find(|address| !address.ip().is_loopback()) {
         return Err(Refusal(Exit::Unsafe, hints::not_loopback(public.ip())));
     }
-    TcpListener::bind(&addresses[..]).await.map_err(failed)
+    gateway::listen(&addresses).map_err(failed)
 }
 
 async fn serve(prepared: Prepared, args: &GatewayArgs, output: &mut Output) -> Exit {

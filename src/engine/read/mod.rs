@@ -16,6 +16,8 @@ mod transfer;
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+
 use crate::{
     disk::state::Provenance,
     format::{
@@ -255,7 +257,13 @@ impl SharedObject {
     /// The length, as soon as it is proven: at once if the statement is signed, else when the last block is proven. An attempt
     /// that fails is an error; the next call tries again.
     pub async fn proven_length(&self) -> Result<u64, Arc<Error>> {
-        self.handle.shared.proven_length().await
+        let shared = &self.handle.shared;
+        let last = self.geometry().last();
+        if !shared.length_is_proven() && shared.cache.holds(last) {
+            // A reader takes it from the cache, where it is judged. If that fails, it is fetched as any other.
+            let _ = self.reader(self.geometry().bytes_of(last)).next().await;
+        }
+        shared.proven_length().await
     }
 
     /// A reader of these bytes in order; bytes after the end of the object are left out.

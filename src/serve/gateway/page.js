@@ -28,6 +28,7 @@ const bytesText = (bytes) => {
   }
   return `${unit === 0 || bytes >= 99.95 ? Math.round(bytes) : bytes.toFixed(1)} ${units[unit]}`;
 };
+const blockSizeText = (bytes) => (bytes >= 1 << 20 ? `${bytes / (1 << 20)} MiB` : `${bytes / 1024} KiB`);
 const rangeText = (start, end) => (end > start ? `${start}-${end - 1}` : "none");
 const percent = (part, all) => (all === 0 ? 100 : Math.floor((100 * part) / all));
 
@@ -204,7 +205,7 @@ function showFacts(object, shown) {
   const length = object.length_proven ? "" : " (declared, not proven yet)";
   const facts = [
     ["Length", `${object.length} bytes, ${bytesText(object.length)}${length}`],
-    ["Blocks", `${object.blocks} of ${bytesText(object.block_size)}`],
+    ["Blocks", `${object.blocks} of ${blockSizeText(object.block_size)}`],
     ["Trust", TRUST[object.trust] ?? object.trust],
     ["Root", copyable(object.root, object.root)],
     [shown.sources.length === 1 ? "Source" : "Sources", lines(shown.sources)],
@@ -276,6 +277,7 @@ function showWrong(wrong) {
       cell(block.source, "source");
       cell(copyable(block.expected, `${block.expected.slice(0, 12)}\u2026`));
       cell(copyable(block.found, `${block.found.slice(0, 12)}\u2026`));
+      cell(block.is_here ? "proven" : "missing");
       return row;
     }),
   );

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     engine::read::{BlockState, ObjectState},
-    format::geometry::{BlockRange, Geometry},
+    format::geometry::{BlockIndex, BlockRange, Geometry},
 };
 
 use super::{
@@ -71,9 +71,17 @@ fn in_short(object: &Object, state: &ObjectState, geometry: &Geometry) -> Value 
 }
 
 fn in_full(state: &ObjectState, geometry: &Geometry) -> Value {
+    let is_wrong = |block: BlockIndex| {
+        let mut wrong = state
+            .blocks
+            .iter()
+            .filter(|(_, state)| *state == BlockState::Wrong);
+        wrong.any(|(blocks, _)| blocks.contains(block))
+    };
     let wrong = state.wrong.iter().map(|wrong| {
         json!({
             "block": wrong.block.0, "start": wrong.bytes.start, "end": wrong.bytes.end, "source": wrong.source,
+            "is_here": !is_wrong(wrong.block),
             "expected": hex::encode(wrong.expected), "found": hex::encode(wrong.found),
         })
     });
