@@ -132,7 +132,8 @@
 //! | which blocks are found locally and not fetched | [`policy::descent`]; which files are searched: `engine/local/candidates.rs` |
 //! | many objects in one run | [`engine::queue`] |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
-//! | the responses of a server | `serve/representation.rs`; which files it has: `serve/origin.rs` |
+//! | the responses of a server | `serve/representation.rs`; which files it has: `serve/origin.rs`; how many connections: `serve/connections.rs` |
+//! | the gateway | `manifest-spec/http.md` first, then [`serve::gateway`]; who is answered: `serve/gateway/host.rs`, `serve/gateway/token.rs`; its page: `serve/gateway/page.html` |
 //! | an option of the program | `cli/args.rs` for its syntax, the command's file in `cli/` for its meaning, `cli/network.rs` for the network |
 //! | what is printed | `cli/output/text.rs`, `cli/output/json.rs`; advice that names flags: `cli/hints.rs` |
 //! | an exit code | `cli/exit.rs` |
@@ -145,6 +146,7 @@
 //!   errors to exit codes.
 //! - Only [`engine::blocking`] moves work from async code to a blocking thread, only [`engine::context`] opens the store, only [`policy::conditions`] makes a
 //!   [`Trust`](format::trust::Trust), only `net/transport.rs` sends a request, only [`net::auth`] adds secrets to it.
+//! - Only `cli/player.rs` starts programs.
 //! - Only `cli` names flags of the program: the library's errors do not.
 //! - There is no `unsafe`, no panic that outside input can cause, and no file name that a server chose.
 //!

@@ -41,7 +41,7 @@ impl Player {
             .env("NO_PROXY", without_proxy("NO_PROXY"))
             .kill_on_drop(true)
             .spawn()
-            .map_err(|cause| format!("failed to start {name}: {cause}"))?;
+            .map_err(|cause| format!("failed to start {name}: {cause}; check its name"))?;
         let name = name.clone();
         Ok(Player { name, child })
     }
