@@ -100,6 +100,8 @@ pub struct Plan {
     pub sought: usize,
     /// Pages of the manifest whose leaves are needed.
     pub pages: BTreeSet<u32>,
+    /// Read the last block from where it is: it proves the length, and until then nothing is fetched.
+    pub reads_last: bool,
 }
 
 /// The blocks that contain these bytes.
@@ -123,6 +125,8 @@ pub fn plan(
     let mut plan = Plan::default();
     if let Some(last) = last {
         plan.pages.extend(pages_of(BlockRange::one(last)));
+        let knows_leaf = (blocks.knows_page)(last.0 / FANOUT);
+        plan.reads_last = knows_leaf && (blocks.is_here)(last);
         missing(blocks, BlockRange::one(last), &mut plan.ranges);
     }
     readers.sort_by_key(Reader::order);
@@ -161,6 +165,9 @@ pub fn plan(
     }
     for range in later {
         missing(blocks, range, &mut plan.ranges);
+    }
+    if plan.reads_last {
+        plan.ranges.clear();
     }
     plan
 }
