@@ -8,6 +8,7 @@ pub mod journal;
 pub mod lacking;
 pub mod leaf_pages;
 pub mod machine;
+mod mapped;
 mod names;
 pub mod part;
 pub mod regions;

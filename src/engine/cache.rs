@@ -126,7 +126,7 @@ impl ObjectCache {
     fn read_block(&self, block: BlockIndex) -> Option<Proven> {
         match &self.place {
             Place::Nowhere => None,
-            Place::Own(own) => own.object.read(&self.leaves, block),
+            Place::Own(own) => own.object.read(&self.leaves, block, own.store.reads()),
             Place::File(user) => {
                 let place = self.leaves.geometry().bytes_of(block);
                 let mut bytes = vec![0; place.length() as usize];

@@ -24,6 +24,7 @@ const TUNING: Tuning = Tuning {
     connections_max: 4,
     memory_bytes: 16 << 20,
     first_bytes: 16 << 20,
+    ahead_bytes_max: 16 << 20,
 };
 
 /// The range of an object, as in HTTP.

@@ -550,8 +550,12 @@ mod tests {
                     read <= pages + geometry.levels() + 2,
                     "{blocks}: {read} groups for {start}-{end}"
                 );
-                lazy.forget_before(BlockIndex(end));
-                assert!(start + 256 > end || lazy.leaf(BlockIndex(start)).is_none());
+                let page = start / 256;
+                let of_page =
+                    &leaves[page as usize * 256..leaves.len().min((page as usize + 1) * 256)];
+                assert!(lazy.knows(0, page));
+                assert_eq!(lazy.take_page(page).as_deref(), Some(of_page));
+                assert!(!lazy.knows(0, page) && lazy.leaf(BlockIndex(start)).is_none());
             }
         }
     }

@@ -186,7 +186,17 @@ enum Written {
 use Written::{Below, Ends, Method, Text, Word};
 
 /// What only some files do, unit tests apart: how it is written, where it belongs, and why.
-const PLACES: [(Written, &[&str], &str); 16] = [
+const PLACES: [(Written, &[&str], &str); 18] = [
+    (
+        Word(&["unsafe", "unsafe_code"]),
+        &["disk/mapped.rs"],
+        "one file has unsafe code, with the argument why it is sound",
+    ),
+    (
+        Word(&["Mapped"]),
+        &["disk/mapped.rs", "disk/store/cached.rs"],
+        "only files of our own store are mapped: another program may shorten any other",
+    ),
     (
         Word(&["spawn_blocking", "block_in_place"]),
         &["engine/blocking.rs"],
@@ -1881,6 +1891,10 @@ fn things_out_of_place_are_seen() {
         ("cli/fetch.rs", "use crate::net::auth::netrc;"),
         ("net/hosts.rs", "fn f() { m.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) }"),
         ("net/hosts.rs", "use std::sync::PoisonError;"),
+        ("disk/part.rs", "fn f() { unsafe { g() } }"),
+        ("disk/store/cached.rs", "unsafe impl Send for A {}"),
+        ("lib.rs", "#![allow(unsafe_code, reason = \"a\")]"),
+        ("disk/seed.rs", "use super::mapped::Mapped;"),
     ];
     #[rustfmt::skip]
     let good = [
@@ -1898,6 +1912,8 @@ fn things_out_of_place_are_seen() {
         ("net/transport.rs", "fn f() { builder.send() }"),
         ("net/error.rs", "const A: &str = \"proxy authorization required\";"),
         ("net/auth/mod.rs", "use super::netrc; use reqwest::header::AUTHORIZATION;"),
+        ("disk/mapped.rs", "#![allow(unsafe_code)] fn f() { unsafe { g() } }"),
+        ("disk/store/cached.rs", "use super::super::mapped::Mapped;"),
     ];
     check(places, &bad, &good);
 }

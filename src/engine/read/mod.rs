@@ -16,8 +16,6 @@ mod transfer;
 
 use std::sync::Arc;
 
-use futures_util::StreamExt;
-
 use crate::{
     disk::state::Provenance,
     format::{
@@ -57,6 +55,8 @@ pub use transfer::Transfer;
 const MEMORY_BYTES: u64 = 64 << 20;
 /// The first read-ahead of a reader; it grows while the reader reads on.
 const FIRST_BYTES: u64 = 256 << 10;
+/// The read-ahead of a reader that reads on and on. A player that seeks has it for nothing.
+const AHEAD_BYTES_MAX: u64 = 8 << 20;
 /// More connections would deliver the last bytes of a read-ahead as early as the first.
 const CONNECTIONS_MAX: u32 = 8;
 /// With several sources, the tries and the patience to open the manifest at one of them.
@@ -92,6 +92,8 @@ pub(in crate::engine) struct Tuning {
     pub memory_bytes: u64,
     /// The first read-ahead of a reader.
     pub first_bytes: u64,
+    /// The largest one.
+    pub ahead_bytes_max: u64,
 }
 
 /// A remote object with a manifest, read by any number of readers at once. Clones share it.
@@ -133,6 +135,7 @@ pub async fn open(
         connections_max: CONNECTIONS_MAX,
         memory_bytes: MEMORY_BYTES,
         first_bytes: FIRST_BYTES,
+        ahead_bytes_max: AHEAD_BYTES_MAX,
     };
     open_tuned(context, options, tuning, events).await
 }
@@ -257,13 +260,7 @@ impl SharedObject {
     /// The length, as soon as it is proven: at once if the statement is signed, else when the last block is proven. An attempt
     /// that fails is an error; the next call tries again.
     pub async fn proven_length(&self) -> Result<u64, Arc<Error>> {
-        let shared = &self.handle.shared;
-        let last = self.geometry().last();
-        if !shared.length_is_proven() && shared.cache.holds(last) {
-            // A reader takes it from the cache, where it is judged. If that fails, it is fetched as any other.
-            let _ = self.reader(self.geometry().bytes_of(last)).next().await;
-        }
-        shared.proven_length().await
+        self.handle.shared.proven_length().await
     }
 
     /// A reader of these bytes in order; bytes after the end of the object are left out.

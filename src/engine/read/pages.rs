@@ -22,7 +22,7 @@ const PAGES_KEPT: usize = 1024;
 /// The bytes of groups of a manifest that were read together, or why they could not be read.
 pub struct PagesRead {
     /// The pages for which they were read.
-    pub pages: Vec<u32>,
+    pages: Vec<u32>,
     groups: Vec<Group>,
     result: Result<Vec<(ByteRange, Vec<u8>)>, Error>,
     /// Of a server without ranges: the manifest, whose pages are all known now.
@@ -144,10 +144,10 @@ impl Pages {
         }
     }
 
-    /// Proves what was read and adds its leaves.
-    pub fn read(&mut self, read: PagesRead) -> Result<(), Error> {
+    /// Proves what was read and adds its leaves. If that fails, returns which pages are not known.
+    pub fn read(&mut self, read: PagesRead) -> Result<(), (Vec<u32>, Error)> {
         let PagesRead {
-            pages: _,
+            pages,
             groups,
             result,
             whole,
@@ -162,17 +162,28 @@ impl Pages {
             }
             self.manifest = Manifest::Stream(Some(Box::new(manifest)));
         }
-        for (range, bytes) in result? {
+        let read = match result {
+            Ok(read) => read,
+            Err(error) => return Err((pages, error)),
+        };
+        for (range, bytes) in read {
             if let Some(group) = groups.iter().find(|group| group.bytes == range) {
                 self.arrived.insert((group.level, group.index), bytes);
             }
         }
-        self.settle()
+        match self.settle() {
+            None => Ok(()),
+            Some((group, error)) => {
+                let below = |page: &u32| page / FANOUT.pow(group.level) == group.index;
+                Err((pages.into_iter().filter(below).collect(), error))
+            }
+        }
     }
 
-    /// Proves the groups whose parent is known, from the top down.
-    fn settle(&mut self) -> Result<(), Error> {
+    /// Proves the groups whose parent is known, from the top down. Returns the last one that is wrong.
+    fn settle(&mut self) -> Option<(Group, Error)> {
         let top = self.layout.geometry.levels();
+        let mut wrong = None;
         for level in (0..=top).rev() {
             let here: Vec<u32> = (self.arrived.range((level, 0)..(level + 1, 0)))
                 .map(|((_, index), _)| *index)
@@ -180,11 +191,10 @@ impl Pages {
                 .collect();
             for index in here {
                 let bytes = self.arrived.remove(&(level, index)).unwrap_or_default();
-                let given = self.tree.give(self.layout.group(level, index), &bytes);
-                if let Err(cause) = given {
-                    return Err(self.refuse(cause));
-                }
-                if level == 0
+                let group = self.layout.group(level, index);
+                if let Err(cause) = self.tree.give(group, &bytes) {
+                    wrong = Some((group, self.refuse(cause)));
+                } else if level == 0
                     && let Some(leaves) = self.tree.take_page(index)
                 {
                     let first = blocks_of(&self.layout.geometry, index).start;
@@ -193,7 +203,7 @@ impl Pages {
                 }
             }
         }
-        Ok(())
+        wrong
     }
 
     fn refuse(&self, cause: crate::format::statement::Refused) -> Error {

@@ -8,8 +8,6 @@ use super::{Tuning, pages::pages_of, shared::Sequence};
 
 /// With several readers, so much of each that waits comes before the read-ahead of all.
 const URGENT_BYTES: u64 = 1 << 20;
-/// The largest read-ahead of a reader.
-const AHEAD_BYTES_MAX: u64 = 16 << 20;
 
 /// How far ahead of a reader blocks are wanted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -100,6 +98,8 @@ pub struct Plan {
     pub sought: usize,
     /// Pages of the manifest whose leaves are needed.
     pub pages: BTreeSet<u32>,
+    /// Read the last block from where it is: it proves the length, and until then nothing is fetched.
+    pub reads_last: bool,
 }
 
 /// The blocks that contain these bytes.
@@ -123,6 +123,8 @@ pub fn plan(
     let mut plan = Plan::default();
     if let Some(last) = last {
         plan.pages.extend(pages_of(BlockRange::one(last)));
+        let knows_leaf = (blocks.knows_page)(last.0 / FANOUT);
+        plan.reads_last = knows_leaf && (blocks.is_here)(last);
         missing(blocks, BlockRange::one(last), &mut plan.ranges);
     }
     readers.sort_by_key(Reader::order);
@@ -139,7 +141,7 @@ pub fn plan(
             reader.ahead.give_up(rest.start);
             continue;
         }
-        let ahead_max = share.min(AHEAD_BYTES_MAX);
+        let ahead_max = share.min(tuning.ahead_bytes_max);
         let sought = reader.has_just_sought();
         let ahead = &mut *reader.ahead;
         ahead.extend(rest, geometry, tuning.first_bytes, ahead_max);
@@ -161,6 +163,9 @@ pub fn plan(
     }
     for range in later {
         missing(blocks, range, &mut plan.ranges);
+    }
+    if plan.reads_last {
+        plan.ranges.clear();
     }
     plan
 }
@@ -195,6 +200,7 @@ mod tests {
         prove_length: true,
         connections_max: 8,
         memory_bytes: 64 * MIB,
+        ahead_bytes_max: 16 * MIB,
         first_bytes: 256 * KIB,
     };
 
@@ -247,7 +253,7 @@ mod tests {
             );
             largest = largest.max(bytes);
         }
-        assert_eq!(largest, AHEAD_BYTES_MAX);
+        assert_eq!(largest, TUNING.ahead_bytes_max);
     }
 
     #[test]

@@ -182,6 +182,11 @@ impl Shared {
         Some(plan)
     }
 
+    /// Notes blocks that were read from the cache.
+    pub fn note_proven(&self, verified: Verified) {
+        self.state.lock().note_proven(self, verified);
+    }
+
     /// Plans again if a reader needs one of these blocks, which were proven, and the sink no longer has it.
     pub fn plan_again_without(&self, verified: Verified) {
         let mut state = self.state.lock();

@@ -5,7 +5,7 @@ use std::task::Context;
 use bytes::Bytes;
 
 use crate::format::{
-    geometry::{BlockIndex, BlockRange, ByteRange},
+    geometry::{BlockIndex, BlockRange, ByteRange, FANOUT},
     judge::Proven,
 };
 
@@ -71,6 +71,7 @@ impl Shared {
             }
             // A block that failed before this reader began is tried again, and so is its page.
             state.is_due |= state.failures.try_again(block);
+            state.is_due |= state.failures.has_failed_page(block.0 / FANOUT);
         }
         if state.is_due {
             self.changed.notify_one();

@@ -18,7 +18,7 @@ use crate::{
     format::{
         blockset::BlockSet,
         geometry::{BlockIndex, BlockRange},
-        judge,
+        judge::{self, Proven},
         tree::Root,
     },
     net::location::Location,
@@ -43,6 +43,8 @@ pub struct Transfer {
     /// What the driver wants, and how many of these ranges are for readers that just sought.
     wanted: Vec<BlockRange>,
     sought: usize,
+    /// The last block is being read from the cache.
+    is_reading_last: bool,
     /// Nothing is wanted, and the driver has stopped its spans.
     is_idle: bool,
     jobs: FuturesUnordered<futures_util::future::BoxFuture<'static, Job>>,
@@ -58,6 +60,8 @@ pub struct Origin {
 /// The end of work that runs beside the driver.
 enum Job {
     Pages(Box<PagesRead>),
+    /// The last block, which proves the length, from the cache.
+    LastRead(Vec<Proven>),
     /// A block that every source sent wrong, and what that means.
     Explained(BlockIndex, Error),
 }
@@ -77,6 +81,7 @@ impl Transfer {
             driver: None,
             wanted: Vec::new(),
             sought: 0,
+            is_reading_last: false,
             is_idle: true,
             jobs: FuturesUnordered::new(),
         }
@@ -126,6 +131,14 @@ impl Transfer {
             self.jobs
                 .push(Box::pin(async move { Job::Pages(Box::new(reading.await)) }));
         }
+        if plan.reads_last && !self.is_reading_last {
+            self.is_reading_last = true;
+            let last = BlockRange::one(self.shared.geometry().last());
+            let cache = self.shared.cache.clone();
+            self.jobs.push(Box::pin(
+                async move { Job::LastRead(cache.read(last).await) },
+            ));
+        }
         let is_held = |driver: &Driver, range: &BlockRange| {
             let held = driver.held_blocks().next(BlockIndex(range.start));
             held.is_some_and(|block| block.0 < range.end)
@@ -171,15 +184,23 @@ impl Transfer {
     fn job_ended(&mut self, job: Job) {
         match job {
             Job::Pages(read) => {
-                let pages = read.pages.clone();
-                match self.pages.read(*read) {
-                    Ok(()) => self.shared.wake_cached(),
-                    Err(error) => self.shared.fail_pages(&pages, error),
+                if let Err((pages, error)) = self.pages.read(*read) {
+                    self.shared.fail_pages(&pages, error);
                 }
+                self.shared.wake_cached();
                 if self.shared.geometry().length() == 0
                     && judge::verify(&self.shared.leaves, BlockIndex(0), &[]).is_ok()
                 {
                     self.shared.note_length_proven();
+                }
+            }
+            Job::LastRead(read) => {
+                self.is_reading_last = false;
+                for run in read {
+                    self.shared.note_proven(run.verified());
+                    if let Some(driver) = &mut self.driver {
+                        driver.held(run.verified());
+                    }
                 }
             }
             Job::Explained(block, error) => self.shared.fail_block(block, error),
