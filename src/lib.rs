@@ -96,7 +96,7 @@
 //!
 //! | modules | what they do |
 //! |---|---|
-//! | [`fetch`](engine::fetch), [`cat`](engine::cat), [`create`](engine::create), [`inspect`](engine::inspect) | use cases |
+//! | [`fetch`](engine::fetch), [`cat`](engine::cat), [`create`](engine::create), [`inspect`](engine::inspect), [`library`](engine::library) | use cases |
 //! | [`read`](engine::read) | reading an object with seek: several readers over one transfer and the cache |
 //! | `cache` | the cached blocks of an object that is read |
 //! | `transfer/`, `local/` | running the scheduler on connections, into a sink; finding blocks in local files |
@@ -135,7 +135,9 @@
 //! | which blocks are found locally and not fetched | [`policy::descent`]; which files are searched: `engine/local/candidates.rs` |
 //! | many objects in one run | [`engine::queue`] |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
-//! | the responses of a server | `serve/representation.rs`; which files it has: `serve/origin.rs`; how many connections: `serve/connections.rs` |
+//! | the responses of a server | `serve/representation.rs`; which files it has: `serve/origin.rs` |
+//! | the connections of a server | `serve/connections/mod.rs` for the limits, `slots.rs` beside it for who makes room, `one.rs` for HTTP/1.1 and HTTP/2; `serve/tls.rs` |
+//! | the access log and the metrics of a server | `serve/connections/exchange.rs` for what is counted, `cli/access_log.rs` for the lines, `serve/metrics.rs` for the page |
 //! | the gateway | `manifest-spec/http.md` first, then [`serve::gateway`]; who is answered: `serve/gateway/host.rs`, `serve/gateway/token.rs`; its page: `serve/gateway/page.html` |
 //! | an option of the program | `cli/args.rs` for its syntax, the command's file in `cli/` for its meaning, `cli/network.rs` for the network |
 //! | what is printed | `cli/output/text.rs`, `cli/output/json.rs`; advice that names flags: `cli/hints.rs` |

@@ -93,7 +93,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct ManifestArgs {
-    /// Files to describe, or - for standard input
+    /// Files to describe, folders to publish as libraries, or - for standard input
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// Where the manifest goes (default: beside the file, as FILE.sapwood); - for standard output
@@ -108,6 +108,9 @@ pub struct ManifestArgs {
     /// Leave out the hints that make updates small (anchors and pieces)
     #[arg(long)]
     pub no_hints: bool,
+    /// Read every file of a folder again, also those that did not change since its last index
+    #[arg(long)]
+    pub read_all: bool,
     /// The name of the file in the manifest (default: its own name)
     #[arg(long, value_name = "N", value_parser = units::manifest_name)]
     pub name: Option<String>,
@@ -147,7 +150,7 @@ pub struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Files to check
+    /// Files to check, or folders with a library
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// The manifest, a file (default: beside the file, as FILE.sapwood)
@@ -480,4 +483,16 @@ pub struct ServeArgs {
         value_parser = units::listen_address
     )]
     pub listen: String,
+    /// Serve https with this certificate (PEM, with its chain); it is read again when it changes
+    #[arg(long, value_name = "F", requires = "tls_key", env = "SAPWOOD_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the certificate (PEM, without a password)
+    #[arg(long, value_name = "F", requires = "tls_cert", env = "SAPWOOD_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Append a JSON object for each response to this file, or to standard error with -; SIGHUP opens the file anew
+    #[arg(long, value_name = "FILE", env = "SAPWOOD_ACCESS_LOG")]
+    pub access_log: Option<PathBuf>,
+    /// Do not serve /metrics (for Prometheus) and /healthz
+    #[arg(long, env = "SAPWOOD_NO_METRICS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_metrics: bool,
 }

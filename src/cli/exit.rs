@@ -51,6 +51,7 @@ impl Exit {
             Error::State(_) => Exit::Failed,
             Error::Net { cause, .. } => Exit::of_failure(cause.failure),
             Error::Manifest { .. }
+            | Error::Index { .. }
             | Error::OtherRoot { .. }
             | Error::BelowRequired { .. }
             | Error::Wrong { .. }

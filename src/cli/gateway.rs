@@ -116,7 +116,7 @@ async fn serve(prepared: Prepared, args: &GatewayArgs, output: &mut Output) -> E
         listener,
         jobs,
     } = prepared;
-    let mut stopped = pin!(signals::stop());
+    let mut stopped = pin!(signals::stop(true));
     let opened = tokio::select! {
         opened = open_all(&context, &jobs, output) => opened,
         () = &mut stopped => return Exit::Ok,

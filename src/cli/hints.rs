@@ -25,12 +25,19 @@ pub const VERIFY_A_FILE: &str =
     "--manifest takes a file here; fetch the manifest first with sapwood fetch URL";
 pub const MANIFEST_ONE_FILE: &str =
     "-o and --name are for one file; without them each manifest is written beside its file";
+pub const VERIFY_FOLDER: &str = "is a folder; --manifest and --hints are for files";
+pub const NO_LIBRARY: &str =
+    "is a folder without a library.sapwood.sapwood; sapwood manifest FOLDER makes its library";
+pub const LIBRARY_PLACE: &str =
+    "the index of a folder is written into it as library.sapwood; -o and --digest are for files";
+pub const READ_ALL_FOLDER: &str = "--read-all is for a folder";
 pub const NO_PASSWORD: &str =
     "a password is needed: set SAPWOOD_KEY_PASSWORD, run in a terminal, or use --no-password";
 pub const EMPTY_PASSWORD: &str =
     "an empty password protects nothing; use --no-password for a key without one";
 pub const OTHER_PASSWORD: &str = "the two passwords differ: no key was made";
 pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 finds a free one)";
+pub const KEY_ELSEWHERE: &str = "Move it away, and name its new place with --tls-key";
 
 pub const EXPIRED: &str =
     "--expires is in the past: every reader with a key would refuse the manifest";
@@ -110,6 +117,7 @@ fn hint(error: &Error) -> Option<&'static str> {
             ..
         } => Some("give the public key with --key"),
         Error::State(_)
+        | Error::Index { .. }
         | Error::Wrong { .. }
         | Error::NoSuchRange { .. }
         | Error::Output(_)

@@ -3,21 +3,28 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     disk::regions::StoppableStream,
     engine::{
         create::{self, CreateOptions, Input},
         error::Error,
-        events::{Event, Events},
+        events::{Event, Events, Progress},
+        library::create::{self as create_library, LibraryOptions},
         manifest_file,
         sign::Signer,
     },
+    format::library,
 };
 
 use super::{args::ManifestArgs, exit::Exit, hints, keys, output::Output, signals};
+
+/// Between two reports of progress.
+const PROGRESS_TIME: Duration = Duration::from_secs(1);
 
 pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
     let is_stdio = |path: &Path| path == Path::new("-");
@@ -28,6 +35,10 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
     if args.paths.iter().any(|path| is_stdio(path)) && args.output.is_none() {
         let exit =
             output.usage("a manifest of standard input needs -o OUT (-o - for standard output)");
+        return output.done(exit);
+    }
+    if let Err(hint) = check_folders(&args) {
+        let exit = output.usage(hint);
         return output.done(exit);
     }
     if args.output.as_deref().is_some_and(is_stdio) {
@@ -60,21 +71,78 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
         published: if dated { now } else { 0 },
         expires: args.expires.unwrap_or(0),
     };
-    let exits: Vec<Exit> = args
-        .paths
-        .iter()
-        .map(|path| {
-            one(
-                path,
-                args.output.as_ref(),
-                &options,
-                signer.as_ref(),
-                output,
-            )
-        })
-        .collect();
+    let one = |path: &PathBuf| match path.is_dir() {
+        true => folder(path, &options, args.read_all, signer.as_ref(), output),
+        false => one(
+            path,
+            args.output.as_ref(),
+            &options,
+            signer.as_ref(),
+            output,
+        ),
+    };
+    let exits: Vec<Exit> = args.paths.iter().map(one).collect();
     let exit = Exit::of_all(exits);
     output.done(exit)
+}
+
+/// Refuses options that have no meaning for a folder, or for anything else.
+fn check_folders(args: &ManifestArgs) -> Result<(), &'static str> {
+    let has_folder = args.paths.iter().any(|path| path.is_dir());
+    if has_folder && (args.output.is_some() || !args.digest.is_empty()) {
+        return Err(hints::LIBRARY_PLACE);
+    }
+    match args.read_all && !has_folder {
+        true => Err(hints::READ_ALL_FOLDER),
+        false => Ok(()),
+    }
+}
+
+/// Publishes a folder as a library.
+fn folder(
+    path: &Path,
+    options: &CreateOptions,
+    reads_all: bool,
+    signer: Option<&Signer>,
+    output: &mut Output,
+) -> Exit {
+    let options = LibraryOptions {
+        name: options.name.clone(),
+        block_size: options.block_size,
+        no_hints: options.no_hints,
+        reads_all,
+        sequence: options.sequence,
+        published: options.published,
+        expires: options.expires,
+    };
+    let manifest = path.join(library::MANIFEST);
+    let was_signed = signer.is_none() && manifest_file::is_signed(&manifest);
+    output.about(Some(path.display().to_string()));
+    let told = Mutex::new((Instant::now(), &mut *output));
+    let progress = |bytes_done: u64, bytes_total: u64| {
+        let mut told = told.lock();
+        let now = Instant::now();
+        if now >= told.0 + PROGRESS_TIME {
+            told.0 = now;
+            told.1.event(Event::Progress(Progress {
+                bytes_done,
+                bytes_total,
+                ..Progress::default()
+            }));
+        }
+    };
+    let made = create_library::create(path, &options, signer, &progress);
+    match made {
+        Ok(made) => {
+            if was_signed {
+                let message = hints::no_longer_signed(&manifest);
+                output.event(Event::Warning { message });
+            }
+            output.event(Event::Library(made));
+            Exit::Ok
+        }
+        Err(error) => output.error(Some(&path.display().to_string()), None, &error),
+    }
 }
 
 fn one(

@@ -1,5 +1,6 @@
 //! The program: arguments in; progress, events and exit codes out. No other layer uses them.
 
+mod access_log;
 mod args;
 mod cat;
 mod exit;

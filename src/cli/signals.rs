@@ -5,11 +5,12 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     pin::pin,
+    task::Poll,
     thread,
 };
 
 use parking_lot::Mutex;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::disk::{error::is_out_of_descriptors, machine, regions};
 
@@ -82,7 +83,7 @@ pub fn stop_reading_on_signal() {
             .enable_all()
             .build();
         if let Ok(runtime) = runtime {
-            runtime.block_on(stop());
+            runtime.block_on(async { stop(true).await });
             regions::stop();
         }
     };
@@ -95,22 +96,39 @@ pub fn stop_reading_on_signal() {
 /// Runs the work until it ends or a signal arrives; `None`: a signal. Dropping the work stops it cleanly.
 pub async fn unless_stopped<T>(work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
-    let mut stopped = pin!(stop());
+    let mut stopped = pin!(stop(true));
     tokio::select! {
         outcome = &mut work => Some(outcome),
         () = &mut stopped => None,
     }
 }
 
-/// Waits for SIGINT, SIGTERM or SIGHUP.
-pub async fn stop() {
-    let wait = async |kind| match signal(kind) {
-        Ok(mut signal) => drop(signal.recv().await),
-        Err(_) => std::future::pending().await,
-    };
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => (),
-        () = wait(SignalKind::terminate()) => (),
-        () = wait(SignalKind::hangup()) => (),
+/// Waits for SIGINT or SIGTERM, or also for SIGHUP. From the call on, they do not end the program.
+pub fn stop(at_hangup: bool) -> impl Future<Output = ()> {
+    let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+    kinds.extend(at_hangup.then(SignalKind::hangup));
+    let mut signals: Vec<Signal> = kinds
+        .into_iter()
+        .filter_map(|kind| signal(kind).ok())
+        .collect();
+    std::future::poll_fn(move |context| {
+        let is_here = |signal: &mut Signal| signal.poll_recv(context).is_ready();
+        match signals.iter_mut().any(is_here) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+}
+
+/// Does this at each SIGHUP from the call on; without an action it only waits.
+pub fn at_hangup(action: Option<impl Fn()>) -> impl Future<Output = ()> {
+    let both = action.and_then(|action| Some((signal(SignalKind::hangup()).ok()?, action)));
+    async move {
+        let Some((mut hangups, action)) = both else {
+            return std::future::pending().await;
+        };
+        while hangups.recv().await.is_some() {
+            action();
+        }
     }
 }

@@ -25,6 +25,7 @@ use super::{
     error::{DiskError, FileOperation},
     files::{self, Entry, EntryKind, Folder},
     journal::{FileKeeper, Journal, JournalKeeper},
+    locks,
     machine::{default_mode, unix_time},
     part::Part,
 };
@@ -108,7 +109,7 @@ impl Destination {
         let began = Instant::now();
         loop {
             let file = self.folder.open_own_or_create(&self.journal_name)?;
-            if !files::try_lock(&file, &path)? {
+            if !locks::try_lock(&file, &path)? {
                 if began.elapsed() >= LOCK_WAIT {
                     return Err(DiskError::Busy { path: self.path() });
                 }

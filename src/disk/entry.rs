@@ -7,7 +7,7 @@ use rustix::fs;
 use super::error::{DiskError, FileOperation};
 
 /// A directory entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Entry {
     /// A file, a folder, or something else.
     pub kind: EntryKind,
@@ -21,8 +21,10 @@ pub struct Entry {
     pub inode: u64,
     links: u64,
     pub(super) owner: u32,
-    /// Changes whenever content or attributes do.
+    /// When the content was last written, unless a program set another time: seconds and nanoseconds.
     pub changed: (i64, u64),
+    /// When content, an attribute or a name last changed. Programs cannot set this one.
+    pub attributes_changed: (i64, u64),
 }
 
 /// A file and its version: while this is unchanged, so is the content, as far as attributes show it.
@@ -49,12 +51,10 @@ pub struct Version {
 impl Version {
     /// The version of an open file; `path` is for the message.
     pub fn of(file: &File, path: &Path) -> Result<Version, DiskError> {
-        fs::fstat(file)
-            .map(|stat| Version {
-                stamp: Entry::new(&stat).stamp(),
-                attributes_changed: (stat.st_ctime, stat.st_ctime_nsec),
-            })
-            .map_err(|cause| DiskError::io(FileOperation::Inspect, path, cause))
+        Entry::of(file, path).map(|entry| Version {
+            stamp: entry.stamp(),
+            attributes_changed: entry.attributes_changed,
+        })
     }
 }
 
@@ -88,6 +88,7 @@ impl Entry {
             links: stat.st_nlink,
             owner: stat.st_uid,
             changed: (stat.st_mtime, stat.st_mtime_nsec),
+            attributes_changed: (stat.st_ctime, stat.st_ctime_nsec),
         }
     }
 

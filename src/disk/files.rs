@@ -11,6 +11,7 @@ use std::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
+    time::SystemTime,
 };
 
 use rustix::{
@@ -22,7 +23,7 @@ use crate::format::geometry::ByteRange;
 
 use super::{
     error::{DiskError, FileOperation},
-    lacking::{self, Lacking},
+    lacking::{self, Lacking, is_unsupported},
 };
 
 pub use super::{
@@ -33,8 +34,8 @@ pub use super::{
 /// A folder held open, so that no other folder can take its place while we work in it.
 #[derive(Debug)]
 pub struct Folder {
-    fd: OwnedFd,
-    path: PathBuf,
+    pub(super) fd: OwnedFd,
+    pub(super) path: PathBuf,
     /// Of the files that this process makes here, when it had to be found out.
     owner: OnceLock<Option<u32>>,
 }
@@ -50,11 +51,15 @@ impl Folder {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = fs::open(path, flags, Mode::empty())
             .map_err(|cause| DiskError::io(FileOperation::Open, path, cause))?;
-        Ok(Folder {
+        Ok(Folder::of(fd, path.to_owned()))
+    }
+
+    pub(super) fn of(fd: OwnedFd, path: PathBuf) -> Folder {
+        Folder {
             fd,
-            path: path.to_owned(),
+            path,
             owner: OnceLock::new(),
-        })
+        }
     }
 
     /// The path of a name in this folder, for messages.
@@ -199,6 +204,22 @@ impl Folder {
         }
     }
 
+    /// Opens an entry below this folder for reading, without following any link. `None`: there is none, or a link on the way.
+    pub(super) fn open_unlinked(
+        &self,
+        path: &Path,
+        is_folder: bool,
+    ) -> Result<Option<OwnedFd>, DiskError> {
+        let mut flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        flags.set(OFlags::DIRECTORY, is_folder);
+        let rules = fs::ResolveFlags::BENEATH | fs::ResolveFlags::NO_SYMLINKS;
+        match fs::openat2(&self.fd, path, flags, Mode::empty(), rules) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(cause) => Err(self.error(FileOperation::Open, path.as_os_str(), cause)),
+        }
+    }
+
     /// Renames the file that is open. Another file that was put in its place does not get the name.
     pub fn rename_open(
         &self,
@@ -276,23 +297,6 @@ impl Folder {
         }
         Ok(names)
     }
-
-    /// The size of this file system.
-    pub fn bytes_of_disk(&self) -> Result<u64, DiskError> {
-        let stat = self.file_system()?;
-        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
-    }
-
-    /// Bytes of this file system that this process may still write.
-    pub fn bytes_free(&self) -> Result<u64, DiskError> {
-        let stat = self.file_system()?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-
-    fn file_system(&self) -> Result<fs::StatVfs, DiskError> {
-        fs::fstatvfs(&self.fd)
-            .map_err(|cause| DiskError::io(FileOperation::Inspect, &self.path, cause))
-    }
 }
 
 /// Creates a folder that only its owner can access, and the missing folders above it; succeeds if it exists.
@@ -359,6 +363,16 @@ pub fn open_noted(path: &Path) -> Option<(File, Entry)> {
     let file = File::from(opened.ok()?);
     let entry = Entry::of(&file, path).ok()?;
     (entry.kind == EntryKind::Regular).then_some((file, entry))
+}
+
+/// Opens a log for appending, or creates it for its owner alone. It may be a device or a FIFO that is read.
+pub fn open_for_appending(path: &Path) -> Result<File, DiskError> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK;
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let opened = fs::open(path, flags, Mode::RUSR | Mode::WUSR);
+    opened
+        .map(File::from)
+        .map_err(|cause| DiskError::io(FileOperation::Create, path, cause))
 }
 
 /// Writes all bytes at an offset.
@@ -452,11 +466,6 @@ pub fn set_mode(file: &File, path: &Path, mode: u32) -> Result<(), DiskError> {
     }
 }
 
-/// Whether a file system does not have a call.
-fn is_unsupported(cause: Errno) -> bool {
-    matches!(cause, Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS)
-}
-
 /// Makes the data durable, and its length, where the file system can.
 pub fn sync_data(file: &File, path: &Path) -> Result<(), DiskError> {
     synced(retry_on_intr(|| fs::fdatasync(file)), path)
@@ -477,24 +486,8 @@ fn synced(outcome: Result<(), Errno>, path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// Locks a file exclusively for as long as it is open, where the file system has locks; `false` if another process holds one.
-pub fn try_lock(file: &File, path: &Path) -> Result<bool, DiskError> {
-    lock(file, path, fs::FlockOperation::NonBlockingLockExclusive)
-}
-
-/// Takes a shared lock of a file for as long as it is open; `false` if another process holds it exclusively.
-pub fn try_lock_shared(file: &File, path: &Path) -> Result<bool, DiskError> {
-    lock(file, path, fs::FlockOperation::NonBlockingLockShared)
-}
-
-fn lock(file: &File, path: &Path, how: fs::FlockOperation) -> Result<bool, DiskError> {
-    match fs::flock(file, how) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(cause) if cause == Errno::NOLCK || is_unsupported(cause) => {
-            lacking::note(Lacking::Locks, path);
-            Ok(true)
-        }
-        Err(cause) => Err(DiskError::io(FileOperation::Lock, path, cause)),
-    }
+/// Sets the time of the last change of a file.
+pub fn set_modified(file: &File, path: &Path, to: SystemTime) -> Result<(), DiskError> {
+    file.set_modified(to)
+        .map_err(|cause| DiskError::io(FileOperation::Write, path, cause))
 }

@@ -3,6 +3,7 @@
 use std::{fmt, path::Path};
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
 
 /// What a file system does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,4 +56,9 @@ pub(super) fn note(lacking: Lacking, path: &Path) {
 /// The warnings since the last call.
 pub fn take() -> Vec<String> {
     std::mem::take(&mut NOTES.lock().messages)
+}
+
+/// Whether a file system does not have a call.
+pub fn is_unsupported(cause: Errno) -> bool {
+    matches!(cause, Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS)
 }

@@ -56,6 +56,15 @@ pub fn unix_time() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
+/// Lets this process have as many descriptors open as it may allow itself.
+pub fn raise_descriptors_max() {
+    let kind = rustix::process::Resource::Nofile;
+    let mut limit = rustix::process::getrlimit(kind);
+    limit.current = limit.maximum;
+    // Where the system refuses it, the limit stays as it was.
+    let _ = rustix::process::setrlimit(kind, limit);
+}
+
 /// How many descriptors this process may have open.
 pub fn descriptors_max() -> u64 {
     rustix::process::getrlimit(rustix::process::Resource::Nofile)

@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -95,7 +95,7 @@ impl FileRegions {
 
     /// Fails if the file was written to since it was opened.
     pub fn check_unchanged(&self) -> Result<(), DiskError> {
-        match Entry::of(&self.file, &self.path)? == self.before {
+        match Entry::of(&self.file, &self.path)?.stamp() == self.before.stamp() {
             true => Ok(()),
             false => Err(DiskError::ChangedWhileRead {
                 path: self.path.clone(),
@@ -241,21 +241,45 @@ pub fn for_each<E: From<DiskError> + Send>(
     regions: &impl Regions,
     work: impl Fn(u64, &[u8]) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
+    on_all_cores(Vec::new, |buffer| match regions.next(buffer)? {
+        None => Ok(false),
+        Some(start) => work(start, buffer).map(|()| true),
+    })
+}
+
+/// Works on each item with all cores. The same holds for `work`.
+pub fn for_each_item<T: Sync, E: Send>(
+    items: &[T],
+    work: impl Fn(usize, &T) -> Result<(), E> + Sync,
+) -> Result<(), E> {
+    let taken = AtomicUsize::new(0);
+    on_all_cores(
+        || (),
+        |()| {
+            let index = taken.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(index) else {
+                return Ok(false);
+            };
+            work(index, item).map(|()| true)
+        },
+    )
+}
+
+/// Calls `step` on all cores until it returns `false`, or an error, which ends all. Each core has a state of its own.
+fn on_all_cores<S, E: Send>(
+    state: impl Fn() -> S + Sync,
+    step: impl Fn(&mut S) -> Result<bool, E> + Sync,
+) -> Result<(), E> {
     let failed: Mutex<Option<E>> = Mutex::new(None);
     let worker = || {
-        let mut buffer = Vec::new();
-        loop {
-            if failed.lock().is_some() {
-                return;
-            }
-            let outcome = match regions.next(&mut buffer) {
-                Ok(None) => return,
-                Ok(Some(start)) => work(start, &buffer),
-                Err(cause) => Err(cause.into()),
-            };
-            if let Err(cause) = outcome {
-                failed.lock().get_or_insert(cause);
-                return;
+        let mut state = state();
+        while failed.lock().is_none() {
+            match step(&mut state) {
+                Ok(true) => (),
+                Ok(false) => return,
+                Err(cause) => {
+                    failed.lock().get_or_insert(cause);
+                }
             }
         }
     };

@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::format::{
+    library,
     receipt::{self, NotAReceipt, Receipt},
     statement::MAGIC,
 };
@@ -25,6 +26,8 @@ pub enum Replaces {
     Nothing,
     /// A manifest.
     Manifest,
+    /// The index of a library.
+    Index,
     /// A receipt.
     Receipt,
 }
@@ -35,6 +38,7 @@ impl Replaces {
         match self {
             Replaces::Nothing => 0,
             Replaces::Manifest => MAGIC.len(),
+            Replaces::Index => library::MAGIC.len(),
             Replaces::Receipt => receipt::BYTES_MAX,
         }
     }
@@ -44,6 +48,7 @@ impl Replaces {
         match self {
             Replaces::Nothing => false,
             Replaces::Manifest => bytes == MAGIC,
+            Replaces::Index => bytes == library::MAGIC,
             Replaces::Receipt => matches!(
                 Receipt::from_json(bytes),
                 Ok(_) | Err(NotAReceipt::Version { .. })
@@ -66,6 +71,7 @@ impl Replaces {
             Replaces::Nothing => return Err(DiskError::Exists { path }),
             _ if read == 0 || self.is_one(&bytes[..read]) => return Ok(()),
             Replaces::Manifest => "a file that is not a manifest",
+            Replaces::Index => "a file that is not the index of a library",
             Replaces::Receipt => "a file that is not a receipt",
         };
         Err(DiskError::Unsafe { path, what })

@@ -33,6 +33,8 @@ use super::{
 pub enum Input {
     /// A regular file, read by several threads.
     File(PathBuf),
+    /// The same, open already.
+    Open(File, PathBuf),
     /// A stream, read once from start to end.
     Stream(Box<dyn Read + Send>),
 }
@@ -72,7 +74,7 @@ pub fn create(
     signer: Option<&Signer>,
 ) -> Result<Tree, Error> {
     let place = match &input {
-        Input::File(path) => path.display().to_string(),
+        Input::File(path) | Input::Open(_, path) => path.display().to_string(),
         Input::Stream(_) => "-".to_owned(),
     };
     let name = options.name.clone().unwrap_or_else(|| default_name(&input));
@@ -81,49 +83,99 @@ pub fn create(
         return Err(Error::Manifest { place, cause });
     }
     check_places(&input, &output)?;
-    let (spool, spool_path) = temporary::spool()?;
-    let mut spooled = 0;
-    let mut sink = |bytes: &[u8]| {
-        files::write_at(&spool, &spool_path, bytes, spooled)?;
-        spooled += bytes.len() as u64;
-        Ok(())
-    };
-    let (tree, digests) = hash_input(input, &place, options, &mut sink)?;
+    let described = Described::of(input, &place, options)?;
     let particulars = Particulars {
         name,
         sequence: options.sequence,
         published: options.published,
         expires: options.expires,
-        digests,
+        digests: described.digests.clone(),
     };
-    let pieces = (!options.no_hints).then_some(Pieces {
-        spool: &spool,
-        path: &spool_path,
-        length: spooled,
-    });
     match output {
-        Output::File(path) => {
-            let temporary = Temporary::create(&path, Replaces::Manifest)?;
-            write(
-                &tree,
-                pieces,
-                particulars,
-                signer,
-                temporary.file(),
-                &temporary.path(),
-            )?;
-            temporary.publish(None)?;
-        }
+        Output::File(path) => described.publish(&path, particulars, signer)?,
         Output::Stream(mut stream) => {
             let (file, path) = temporary::spool()?;
-            let length = write(&tree, pieces, particulars, signer, &file, &path)?;
+            let length = described.write(particulars, signer, &file, &path)?;
             copy(&file, &path, ByteRange::new(0, length), |bytes| {
                 stream.write_all(bytes).map_err(Error::Output)
             })?;
             stream.flush().map_err(Error::Output)?;
         }
     }
-    Ok(tree)
+    Ok(described.tree)
+}
+
+/// An object that was read whole: all that its manifest needs of it.
+pub(super) struct Described {
+    pub tree: Tree,
+    digests: Vec<Digest>,
+    /// The bytes of the pieces section, if there are hints, outside of memory.
+    pieces: Option<(File, PathBuf, u64)>,
+}
+
+impl Described {
+    /// Reads the input once. `place` names it in errors.
+    pub fn of(input: Input, place: &str, options: &CreateOptions) -> Result<Described, Error> {
+        let (spool, path) = temporary::spool()?;
+        let mut spooled = 0;
+        let mut sink = |bytes: &[u8]| {
+            files::write_at(&spool, &path, bytes, spooled)?;
+            spooled += bytes.len() as u64;
+            Ok(())
+        };
+        let (tree, digests) = hash_input(input, place, options, &mut sink)?;
+        Ok(Described {
+            tree,
+            digests,
+            pieces: (!options.no_hints).then_some((spool, path, spooled)),
+        })
+    }
+
+    /// Writes the manifest as a file, which appears, or is replaced, when it is complete.
+    pub fn publish(
+        &self,
+        path: &Path,
+        particulars: Particulars,
+        signer: Option<&Signer>,
+    ) -> Result<(), Error> {
+        let temporary = Temporary::create(path, Replaces::Manifest)?;
+        self.write(particulars, signer, temporary.file(), &temporary.path())?;
+        Ok(temporary.publish(None)?)
+    }
+
+    /// Writes a complete manifest into a new file and returns its length.
+    fn write(
+        &self,
+        particulars: Particulars,
+        signer: Option<&Signer>,
+        file: &File,
+        path: &Path,
+    ) -> Result<u64, Error> {
+        let mut at = FRONT_BYTES as u64;
+        let mut append = |bytes: &[u8]| -> Result<(), Error> {
+            files::write_at(file, path, bytes, at)?;
+            at += bytes.len() as u64;
+            Ok(())
+        };
+        let mut sections = self.tree.write_sections(&mut append)?;
+        if let Some((spool, spool_path, length)) = &self.pieces {
+            let mut hasher = blake3::Hasher::new();
+            copy(spool, spool_path, ByteRange::new(0, *length), |bytes| {
+                hasher.update(bytes);
+                append(bytes)
+            })?;
+            let place = self.tree.layout().pieces();
+            let hash = *hasher.finalize().as_bytes();
+            sections.push(Section::known(Known::Pieces, place, hash));
+        }
+        let statement = particulars.statement(&self.tree, sections);
+        let signature = signer
+            .map(|signer| signer.sign(statement.bytes()))
+            .transpose()?;
+        let front = manifest::front(&statement, signature.as_ref());
+        files::write_at(file, path, &front, 0)?;
+        Ok(at)
+    }
 }
 
 /// Fails before any work if the input cannot be read, or if the manifest would replace it, or anything that is not a manifest.
@@ -145,7 +197,7 @@ fn check_places(input: &Input, output: &Output) -> Result<(), DiskError> {
 
 fn default_name(input: &Input) -> String {
     match input {
-        Input::File(path) => path
+        Input::File(path) | Input::Open(_, path) => path
             .file_name()
             .and_then(|name| name.to_str())
             .map(statement::default_name)
@@ -167,85 +219,28 @@ fn hash_input(
         may_grow: options.block_size.is_none(),
         hints: !options.no_hints,
     };
-    let tree = match input {
-        Input::File(path) => {
-            let regions = FileRegions::open(&path)?;
-            hasher.block_size = options
-                .block_size
-                .unwrap_or_else(|| BlockSize::auto(regions.length()));
-            hasher.may_grow = false;
-            if Geometry::new(regions.length(), hasher.block_size).is_none() {
-                return Err(Error::TooManyBlocks {
-                    place: place.to_owned(),
-                });
-            }
-            hasher.run_file(&regions, place, &mut digests, sink)?
-        }
+    let regions = match input {
+        Input::File(path) => FileRegions::open(&path)?,
+        Input::Open(file, path) => FileRegions::of(file, &path)?,
         Input::Stream(stream) => {
             let witness = |bytes: &[u8]| digests.update(bytes);
-            hasher.run(
-                &StreamRegions::new(stream, Path::new(place), witness),
-                place,
-                sink,
-            )?
+            let regions = StreamRegions::new(stream, Path::new(place), witness);
+            let tree = hasher.run(&regions, place, sink)?;
+            drop(regions);
+            return Ok((tree, digests.finish()));
         }
     };
-    Ok((tree, digests.finish()))
-}
-
-/// The bytes of the pieces section, spooled in a file.
-#[derive(Clone, Copy)]
-struct Pieces<'a> {
-    spool: &'a File,
-    path: &'a Path,
-    length: u64,
-}
-
-/// Writes a complete manifest into a new file and returns its length.
-fn write(
-    tree: &Tree,
-    pieces: Option<Pieces>,
-    particulars: Particulars,
-    signer: Option<&Signer>,
-    file: &File,
-    path: &Path,
-) -> Result<u64, Error> {
-    let mut at = FRONT_BYTES as u64;
-    let mut append = |bytes: &[u8]| -> Result<(), Error> {
-        files::write_at(file, path, bytes, at)?;
-        at += bytes.len() as u64;
-        Ok(())
-    };
-    let mut sections = tree.write_sections(&mut append)?;
-    if let Some(pieces) = pieces {
-        let mut hasher = blake3::Hasher::new();
-        copy(
-            pieces.spool,
-            pieces.path,
-            ByteRange::new(0, pieces.length),
-            |bytes| {
-                hasher.update(bytes);
-                append(bytes)
-            },
-        )?;
-        let place = tree.layout().pieces();
-        sections.push(Section::known(
-            Known::Pieces,
-            place,
-            *hasher.finalize().as_bytes(),
-        ));
+    hasher.block_size = options
+        .block_size
+        .unwrap_or_else(|| BlockSize::auto(regions.length()));
+    hasher.may_grow = false;
+    if Geometry::new(regions.length(), hasher.block_size).is_none() {
+        return Err(Error::TooManyBlocks {
+            place: place.to_owned(),
+        });
     }
-    let statement = particulars.statement(tree, sections);
-    let signature = signer
-        .map(|signer| signer.sign(statement.bytes()))
-        .transpose()?;
-    files::write_at(
-        file,
-        path,
-        &manifest::front(&statement, signature.as_ref()),
-        0,
-    )?;
-    Ok(at)
+    let tree = hasher.run_file(&regions, place, &mut digests, sink)?;
+    Ok((tree, digests.finish()))
 }
 
 /// Passes a range of a file to `take` in buffers.

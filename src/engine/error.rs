@@ -11,6 +11,7 @@ use crate::{
         digests::Algorithm,
         geometry::{BlockIndex, ByteRange},
         keys::{BadKey, NotSigned},
+        library::RefusedIndex,
         statement::Refused,
         tree::{Cv, Root},
         trust::Trust,
@@ -35,6 +36,8 @@ pub enum Error {
     },
     #[error("the manifest {place} is refused: {cause}")]
     Manifest { place: String, cause: Refused },
+    #[error("the library {place} is refused: {cause}")]
+    Index { place: String, cause: RefusedIndex },
     #[error("there is no manifest at {place} ({why})")]
     NoManifest { place: String, why: String },
     #[error("the manifest {place} has the root {found}, but {required} is required")]

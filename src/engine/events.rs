@@ -87,6 +87,8 @@ pub enum Event {
         block_size: BlockSize,
         blocks: u32,
     },
+    /// The index of a folder, and the manifests that belong to it, were written.
+    Library(Library),
     /// Part of a local file is wrong.
     Damaged(Damaged),
     /// A local file is the object.
@@ -164,6 +166,25 @@ pub struct Progress {
     pub bytes_proven: u64,
     /// Bytes per second, over the last few seconds.
     pub rate_bps: u64,
+}
+
+/// A folder that was published as a library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Library {
+    /// The folder.
+    pub path: PathBuf,
+    /// The root of the index.
+    pub root: Root,
+    /// Listed files.
+    pub files: u64,
+    /// The sum of their lengths.
+    pub bytes_total: u64,
+    /// Files that were read in this run.
+    pub files_read: u64,
+    /// Their bytes.
+    pub bytes_read: u64,
+    /// Links, special files, names that a library cannot list, unfinished downloads, manifests of neighbours.
+    pub left_out: u64,
 }
 
 /// A block that differs from its manifest.

@@ -12,6 +12,7 @@ pub mod fetch;
 pub mod hashing;
 pub mod host_memory;
 pub mod inspect;
+pub mod library;
 mod local;
 pub mod manifest_file;
 pub mod queue;

@@ -2,7 +2,11 @@
 
 use std::{cmp::Ordering, collections::HashMap, fmt, ops::Range};
 
-use super::{geometry::PIECE, statement::name_is_allowed, tree::Root};
+use super::{
+    geometry::{BlockSize, PIECE},
+    statement::name_is_allowed,
+    tree::Root,
+};
 
 /// The first bytes of every index.
 pub const MAGIC: [u8; 8] = *b"\x89SAPWLIB";
@@ -12,6 +16,12 @@ pub const VERSION: u16 = 1;
 pub const HEADER_BYTES: usize = 64;
 /// The name of the index in the folder that it describes. Those of its companions begin with it.
 pub const NAME: &str = "library.sapwood";
+/// The manifest of the index.
+pub const MANIFEST: &str = "library.sapwood.sapwood";
+/// The folder of the manifests of objects that are not small.
+pub const MANIFESTS: &str = "library.sapwood.d";
+/// The block size of the index.
+pub const INDEX_BLOCK_SIZE: BlockSize = BlockSize::MIN;
 /// A larger object has a manifest of its own; a smaller one has its pieces in the index.
 pub const SMALL_BYTES_MAX: u64 = 64 << 10;
 /// The largest object that can have a manifest.
@@ -30,6 +40,8 @@ const OWN_SUFFIXES: [&str; 3] = [".part", ".part.journal", ".quarantined"];
 pub enum RefusedIndex {
     #[error("it is not the index of a library")]
     NotAnIndex,
+    #[error("it is missing, or not the object of its manifest")]
+    NotProven,
     #[error("it has version {0}; this program reads version {VERSION}")]
     Version(u16),
     #[error("the sizes in its header are impossible")]
@@ -52,6 +64,8 @@ impl RefusedIndex {
     /// The row of the refusal table.
     pub fn rule(&self) -> u8 {
         match self {
+            // Before the table.
+            RefusedIndex::NotProven => 0,
             RefusedIndex::NotAnIndex => 1,
             RefusedIndex::Version(_) => 2,
             RefusedIndex::Sizes => 3,
@@ -214,6 +228,11 @@ impl IndexHeader {
         let start = self.entries().end;
         start..start + self.pieces_bytes
     }
+}
+
+/// The name of the manifest of an object that is not small, in the folder of manifests.
+pub fn manifest_name(root: Root) -> String {
+    format!("{root}.sapwood")
 }
 
 /// The entries of an index, in its order. A value of this type is consistent in itself.

@@ -31,7 +31,7 @@ use crate::{
 };
 
 use super::{
-    connections::{self, Limits},
+    connections::{self, Options},
     representation::{Metadata, Representation, respond},
 };
 
@@ -39,11 +39,16 @@ use super::{
 const READ_BYTES: u64 = 128 * 1024;
 
 /// Serves the files below a folder until `shutdown` is done. Links that lead out of it are not followed.
-pub async fn run(listener: TcpListener, folder: Folder, shutdown: impl Future<Output = ()>) {
+pub async fn run(
+    listener: TcpListener,
+    folder: Folder,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) {
     let app = Router::new()
         .fallback(serve_file)
         .with_state(Arc::new(folder));
-    connections::serve(listener, app, Limits::default(), shutdown).await;
+    connections::serve(listener, app, options, shutdown).await;
 }
 
 async fn serve_file(State(folder): State<Arc<Folder>>, request: Request) -> Response {

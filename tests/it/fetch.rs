@@ -32,7 +32,7 @@ use serde_json::Value;
 
 use crate::support::{
     objects::{Content, geometry, manifest_of, manifest_with_false_geometry, tree_of},
-    origin::{Asks, Lie, Of, Origin},
+    origin::{Asks, FIRST_BYTES, Lie, Of, Origin},
     program::{self, bytes_of, run_with_input, sapwood, verified},
     scene::{MANIFEST, OBJECT, Scene, names},
 };
@@ -69,8 +69,7 @@ fn a_fresh_fetch_lands_whole_and_proven() {
     assert!(published["elapsed_ms"].is_u64());
     let manifest = manifest_of(&scene.content, scene.block).len() as u64;
     assert_eq!(published["bytes_manifest"], manifest);
-    // The object, its manifest, and the first byte before it.
-    assert_eq!(published["bytes_fetched"], scene.length() + manifest + 1);
+    assert_eq!(published["bytes_fetched"], scene.length() + manifest);
     let done = ended.event("done");
     assert_eq!(
         (&done["published"], &done["failed"]),
@@ -793,7 +792,7 @@ fn no_manifest_and_malformed_ones() {
                 "{what}: {}",
                 ended.stderr
             );
-            assert!(scene.origin.bodies_of(OBJECT).is_empty(), "{what}");
+            assert!(scene.origin.later_bodies_of(OBJECT).is_empty(), "{what}");
             scene.must_be_empty();
         }
     }
@@ -1002,10 +1001,10 @@ fn a_long_manifest_comes_in_parts() {
         for (of, lie) in lies {
             scene.origin.lie(MANIFEST, Asks::Anything, of, lie);
         }
-        // All leaves are proven before the object is asked for more than its last block.
+        // All leaves are proven before the object is asked for more than its first bytes and its last block.
         scene
             .origin
-            .lie(OBJECT, Asks::Byte(0), Of::All, Lie::Status(404));
+            .lie(OBJECT, Asks::Byte(FIRST_BYTES), Of::All, Lie::Status(404));
         let ended = scene.fetch(&[]).must(1);
         assert_eq!(ended.event("planned")["bytes_total"], scene.length());
         let asked = scene.origin.bodies_of(MANIFEST);
@@ -1083,7 +1082,7 @@ fn an_object_of_another_length_is_read_once_more_with_its_manifest() {
         assert!(ended.stderr.contains(length), "{}", ended.stderr);
     }
     assert_eq!(scene.origin.log_of(MANIFEST).len(), 2);
-    assert!(scene.origin.bodies_of(OBJECT).is_empty());
+    assert!(scene.origin.later_bodies_of(OBJECT).is_empty());
     scene.must_be_empty();
 
     // It was just replaced.
@@ -1110,7 +1109,7 @@ fn an_object_of_another_length_is_read_once_more_with_its_manifest() {
 fn the_last_block_is_asked_for_first() {
     let scene = Scene::new(2 * MIB + 1, 16 * KIB);
     scene.fetch(&[]).must(0);
-    let bodies = scene.origin.bodies_of(OBJECT);
+    let bodies = scene.origin.later_bodies_of(OBJECT);
     assert_eq!(bodies[0].range, Some(2 * MIB..2 * MIB + 1));
     assert!(
         bodies.len() > 1
@@ -1142,7 +1141,7 @@ fn a_false_length_or_block_size_is_found_by_the_last_block_before_any_other_is_a
             (&failed["block"], &failed["offset"]),
             (&claimed.last().0.into(), &last.start.into())
         );
-        for asked in scene.origin.bodies_of(OBJECT) {
+        for asked in scene.origin.later_bodies_of(OBJECT) {
             assert_eq!(asked.range, Some(last.start..last.end), "{claimed:?}");
         }
         scene.must_be_empty();
@@ -1395,7 +1394,7 @@ fn done_counts_the_bytes_of_runs_that_fail_too() {
     let scene = Scene::new(MIB, 16 * KIB);
     scene
         .origin
-        .lie(OBJECT, Asks::Byte(0), Of::All, Lie::Status(404));
+        .lie(OBJECT, Asks::Byte(FIRST_BYTES), Of::All, Lie::Status(404));
     let ended = scene.fetch(&["--connections", "1"]).must(1);
     let fetched = ended.event("done")["bytes_fetched"].as_u64().unwrap();
     assert!(
@@ -1775,7 +1774,7 @@ fn trouble_that_stays_is_exit_5_after_the_tries() {
         let ended = scene.fetch(&["--tries", "2"]);
         assert_eq!(ended.exit, Some(5), "{lie:?}: {ended:?}");
         // One more where the connection was a kept one, which may have been closed for other reasons.
-        let asked = scene.origin.bodies_of(OBJECT).len();
+        let asked = scene.origin.later_bodies_of(OBJECT).len();
         assert!((2..=3).contains(&asked), "{lie:?}: {asked}");
         scene.must_be_empty();
     }

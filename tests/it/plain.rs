@@ -8,7 +8,7 @@ use sapwood::format::digests::{Algorithm, DigestHasher};
 use serde_json::Value;
 
 use crate::support::{
-    objects::{Content, manifest_of},
+    objects::Content,
     origin::{Asks, FIRST_BYTES, Lie, Object, Of, Origin},
     program::{self, Ended, bytes_of, sapwood, verified},
     scene::{MANIFEST, OBJECT, Scene, names},
@@ -466,22 +466,6 @@ fn what_is_here_needs_no_first_bytes() {
     assert_eq!(again.event("published")["unchanged"], true);
     for asked in scene.origin.log_of(OBJECT) {
         assert_ne!(asked.range, Some(0..FIRST_BYTES));
-    }
-}
-
-/// A manifest may refuse the object, so it is read before them.
-#[test]
-fn no_first_bytes_are_requested_of_an_object_whose_manifest_is_damaged() {
-    for damaged in [false, true] {
-        let scene = Scene::new(LENGTH, BLOCK);
-        let mut manifest = manifest_of(&scene.content, BLOCK);
-        manifest[100] ^= u8::from(damaged);
-        scene.origin.put(MANIFEST, manifest);
-        fetch(&scene, &scene.url(), &[]).must(if damaged { 3 } else { 0 });
-        let log = scene.origin.log();
-        assert_eq!(log[0].path, MANIFEST, "{log:?}");
-        assert_eq!(log[1].range, Some(0..1), "{log:?}");
-        assert!(!damaged || scene.origin.bodies_of(OBJECT).is_empty());
     }
 }
 

@@ -63,8 +63,9 @@ fn idle_connections_do_not_stop_the_server() {
     let mut status = [0; 12];
     connection.read_exact(&mut status).expect("a response");
     assert_eq!(&status, b"HTTP/1.1 200");
+    // None of them is waited for.
     assert!(
-        began.elapsed() < Duration::from_secs(30),
+        began.elapsed() < Duration::from_secs(4),
         "{:?}",
         began.elapsed()
     );

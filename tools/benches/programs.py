@@ -24,6 +24,8 @@ class Failure(Exception):
 class Program:
     version: str
     """The argument that makes it print its version in the first line."""
+    version_exit: int = 0
+    """The exit code that it then has."""
     package: str = ""
     """The Debian package that holds it, or"""
     crate: str = ""
@@ -52,6 +54,7 @@ PROGRAMS = {
     "relay": Program(""),
     "rsync": Program("--version", package="rsync"),
     "rclone": Program("version", package="rclone"),
+    "wrk": Program("-v", version_exit=1, package="wrk"),
     "wget2": Program("--version", package="wget2"),
     "zsync": Program("-V", package="zsync"),
     "zsyncmake": Program("-V", package="zsync"),
@@ -83,7 +86,7 @@ def version_of(name, path):
         return "ours"
     run = subprocess.run([path, PROGRAMS[name].version], capture_output=True, text=True)
     lines = (run.stdout + run.stderr).strip().splitlines()
-    if run.returncode != 0 or not lines:
+    if run.returncode != PROGRAMS[name].version_exit or not lines:
         raise Failure(f"{name} does not tell its version: exit {run.returncode}")
     # curl names every library that it was linked with.
     return " ".join(lines[0].split()[:8])

@@ -75,6 +75,10 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
             "manifest": lossy(manifest), "root": root.to_string(), "bytes_total": bytes_total, "block_size": block_size.bytes(),
             "blocks": blocks,
         })),
+        Event::Library(library) => ("library", json!({
+            "path": lossy(&library.path), "root": library.root.to_string(), "files": library.files, "bytes_total": library.bytes_total,
+            "files_read": library.files_read, "bytes_read": library.bytes_read, "left_out": library.left_out,
+        })),
         Event::Damaged(damaged) => ("damaged", of_damaged(damaged)),
         Event::Verified { path, root, bytes_total, trust } => ("verified", json!({
             "path": lossy(path), "root": root.to_string(), "bytes_total": bytes_total, "trust": trust.name(),

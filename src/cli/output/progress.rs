@@ -25,14 +25,18 @@ impl Bars {
 
     pub fn start(&mut self, of: Option<String>, plan: &Planned) {
         self.finish(of.as_deref());
-        let bar = Bar::new(&self.all, plan);
+        let name = plan.path.file_name().unwrap_or(plan.path.as_os_str());
+        let mut bar = Bar::new(&self.all, &name.to_string_lossy(), plan.bytes_total);
+        (bar.resumed, bar.reused) = (plan.bytes_held, plan.bytes_local);
+        bar.drawn.set_position(bar.resumed + bar.reused);
         self.bars.insert(of, bar);
     }
 
-    pub fn update(&self, of: Option<&str>, progress: &Progress) {
-        if let Some(bar) = self.bars.get(&of.map(str::to_owned)) {
-            bar.update(progress);
-        }
+    /// Work without a plan has its bar from the first progress on.
+    pub fn update(&mut self, of: Option<&str>, progress: &Progress) {
+        let bar = self.bars.entry(of.map(str::to_owned));
+        let new = || Bar::new(&self.all, of.unwrap_or_default(), progress.bytes_total);
+        bar.or_insert_with(new).update(progress);
     }
 
     pub fn finish(&mut self, of: Option<&str>) {
@@ -62,21 +66,18 @@ struct Bar {
 }
 
 impl Bar {
-    fn new(all: &MultiProgress, plan: &Planned) -> Bar {
-        let bar = all.add(ProgressBar::new(plan.bytes_total));
+    fn new(all: &MultiProgress, name: &str, bytes_total: u64) -> Bar {
+        let bar = all.add(ProgressBar::new(bytes_total));
         bar.set_style(
             ProgressStyle::with_template("{prefix} {wide_bar} {percent:>3}% {msg}")
                 .expect("a fixed template")
                 .progress_chars("=> "),
         );
-        let name = plan.path.file_name().unwrap_or(plan.path.as_os_str());
-        bar.set_prefix(super::words::printable(&name.to_string_lossy()));
-        let (resumed, reused) = (plan.bytes_held, plan.bytes_local);
-        bar.set_position(resumed + reused);
+        bar.set_prefix(super::words::printable(name));
         Bar {
             drawn: bar,
-            resumed,
-            reused,
+            resumed: 0,
+            reused: 0,
         }
     }
 
@@ -95,7 +96,9 @@ impl Bar {
                 units::human_time(left.div_ceil(progress.rate_bps))
             );
         }
-        text += &format!("  proven {}", bytes(progress.bytes_proven));
+        if progress.bytes_proven > 0 {
+            text += &format!("  proven {}", bytes(progress.bytes_proven));
+        }
         // The words of the last line.
         for (what, count) in [("resumed", self.resumed), ("reused", self.reused)] {
             if count > 0 {

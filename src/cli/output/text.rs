@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{hints, units::human_bytes},
-    engine::events::{Damaged, Event, Forgotten, Published},
+    engine::events::{Damaged, Event, Forgotten, Library, Published},
     format::{geometry::BlockIndex, trust::Trust},
     net::error::describe,
     policy::{
@@ -28,6 +28,24 @@ pub enum Line {
     Notice(String),
     /// With `--verbose`: on standard error.
     Detail(String),
+}
+
+fn of_library(library: &Library) -> String {
+    let Library {
+        root, files, path, ..
+    } = library;
+    let mut text = format!(
+        "{root}  {}: {files} {}, {}; read {} ({})",
+        path.display(),
+        if *files == 1 { "file" } else { "files" },
+        human_bytes(library.bytes_total),
+        library.files_read,
+        human_bytes(library.bytes_read)
+    );
+    if library.left_out > 0 {
+        text += &format!("; left out {}", library.left_out);
+    }
+    text
 }
 
 /// An event as text; `None`: nothing is printed for it.
@@ -88,6 +106,7 @@ pub fn line(event: &Event) -> Option<Line> {
             reason_of_drop(*why)
         )),
         Event::Manifest { manifest, root, .. } => result(format!("{root}  {}", manifest.display())),
+        Event::Library(library) => result(of_library(library)),
         Event::Verified {
             path,
             bytes_total,

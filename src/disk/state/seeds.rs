@@ -108,6 +108,12 @@ impl State {
             Ok(sampling::best(candidates, most, |one| one.merit))
         })
     }
+
+    /// Whether there is any holding from this origin.
+    pub fn knows_origin(&self, origin: &str) -> Result<bool, StateError> {
+        let query = "SELECT EXISTS (SELECT 1 FROM holdings WHERE origin = ?1)";
+        self.look(|connection| connection.query_row(query, [origin], |row| row.get(0)))
+    }
 }
 
 /// Holdings by their rows: several reasons may find the same one.

@@ -16,6 +16,7 @@ use crate::{
     disk::{
         error::{DiskError, FileOperation},
         files::{self, Entry, Folder},
+        locks,
         mapped::Mapped,
         part::{Part, Stored},
         state::Own,
@@ -144,7 +145,7 @@ impl Objects {
         let path = self.path_of(&name);
         loop {
             let file = self.folder.open_own_or_create(&name)?;
-            if !files::try_lock_shared(&file, &path)? {
+            if !locks::try_lock_shared(&file, &path)? {
                 return Ok(None);
             }
             // The process that held the lock before may have removed the file that we opened.
@@ -217,7 +218,7 @@ impl Objects {
         let path = self.path_of(&name);
         // An interrupted creation or removal leaves `.leaves` without data: create the data file, because it carries the lock.
         let file = self.folder.open_own_or_create(&name)?;
-        if !files::try_lock(&file, &path)? || !self.folder.is_still(&name, &file)? {
+        if !locks::try_lock(&file, &path)? || !self.folder.is_still(&name, &file)? {
             return Ok(None);
         }
         let leaves = files::with_suffix(&name, LEAVES);

@@ -17,6 +17,7 @@ use crate::{
         destination::{Destination, Locked},
         error::DiskError,
         files, lacking,
+        store::Store,
         temporary::{Replaces, Temporary},
     },
     engine::{
@@ -58,7 +59,8 @@ pub async fn fetch(
 
 async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Error> {
     let (locked, nothing_is_here) = nothing_is_here(locked).await?;
-    let keeps_first = nothing_is_here && run.options.takes_any_object();
+    let keeps_first =
+        nothing_is_here && run.options.takes_first_bytes() && !knows_origin(run).await;
     let request = run.options.open_request(keeps_first);
     let opened = reported(&mut *run.events, remote::open(&run.context, &request)).await?;
     match opened {
@@ -82,6 +84,13 @@ async fn nothing_is_here(locked: Locked) -> Result<(Locked, bool), Error> {
         Ok((locked, nothing))
     });
     Ok(found.await?)
+}
+
+/// Whether the store knows a file from this origin: it may have bytes of the object.
+async fn knows_origin(run: &mut Run<'_>) -> bool {
+    let origin = run.options.url.origin();
+    let look_up = move |store: &mut Store| Ok(store.state().knows_origin(&origin)?);
+    run.in_store(look_up).await.unwrap_or(false)
 }
 
 /// Goes on without a manifest that cannot be read, unless the user requires one, or the part was proven against it: without it, that

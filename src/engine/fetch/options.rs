@@ -76,9 +76,11 @@ impl FetchOptions {
         }
     }
 
-    /// Whether nothing that the first response shows could refuse the object.
-    pub(super) fn takes_any_object(&self) -> bool {
-        !self.requires_manifest() && self.max_size.is_none()
+    /// Whether the first bytes of the object may be requested before its manifest came: nothing could refuse the object, they come
+    /// from one source, and no file that the user allows to search may have them.
+    pub(super) fn takes_first_bytes(&self) -> bool {
+        let nothing_refuses = !self.requires_manifest() && self.max_size.is_none();
+        nothing_refuses && self.mirrors.is_empty() && self.seeds.is_empty() && !self.seed_store
     }
 
     /// Whether the object may not be fetched without its manifest.

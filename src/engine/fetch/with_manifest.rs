@@ -97,7 +97,8 @@ async fn attempt(
         };
         run.bytes_manifest += run.context.client.bytes_fetched() - before;
     }
-    let transfer = to_transfer(run, object, &leaves, trust, copied.stored);
+    let mut transfer = to_transfer(run, object, &leaves, trust, copied.stored);
+    transfer.object.first = object.take_first().await;
     let mut transferred = match transfer.run(&run.context, opened, run.events).await {
         Ok(transferred) => transferred,
         Err(error) => return Ok(Attempt::Failed(locked, error)),
@@ -246,6 +247,7 @@ async fn describe(
                 let now = OpenManifest::open(context, place, &context.limits_now()).await?;
                 let url = &run.options.url;
                 let preflight = object.preflight.clone();
+                object.first = None;
                 (object.manifest, object.preflight) =
                     remote::matching(context, now, place, preflight, url).await?;
             }

@@ -59,7 +59,7 @@ pub async fn fetch(run: &mut Run<'_>, locked: Locked, first: First) -> Result<Pu
     let First {
         preflight,
         response,
-    } = first;
+    } = first.received().await;
     // Without a manifest, versions from different mirrors cannot be distinguished, so everything comes from one of them.
     refuse_page(run, &preflight)?;
     if let Some(encoding) = &preflight.encoding {

@@ -25,8 +25,7 @@ const MANIFEST_PATIENCE: Duration = Duration::from_secs(10);
 /// The wait before the second request, and between rounds of redirects.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Requests the object and its manifest. At the same time, which takes one round trip, unless the first bytes of the object are to
-/// be kept: these are requested only when it has no manifest.
+/// Requests the object and its manifest: at the same time, which takes one round trip, unless there is to be one connection.
 pub async fn responses(
     context: &Context,
     request: &OpenRequest<'_>,
@@ -39,25 +38,15 @@ pub async fn responses(
         patience_ms: 0,
         ..*limits
     };
-    let one_connection = context.connections.per_fetch() == 1;
-    let may_be_without = matches!(place, ManifestPlace::Beside(_) | ManifestPlace::Nowhere);
-    let mut manifest = pin!(OpenManifest::open(context, place, &at_once));
-    let look = object(context, url, limits, FIRST_BYTE);
-    let ((found, since), manifest) = if request.keeps_first && may_be_without {
-        // One that responds slowly must not delay the object.
-        let patience = if one_connection { Duration::MAX } else { AGAIN };
-        match timeout(patience, &mut manifest).await {
-            Ok(none @ Err(Error::NoManifest { .. })) => {
-                let first = preflight::first_bytes(&context.client);
-                (object(context, url, limits, first).await, none)
-            }
-            Ok(manifest) => (look.await, manifest),
-            Err(_) => tokio::join!(look, manifest),
-        }
-    } else if one_connection {
-        (look.await, manifest.await)
-    } else {
-        tokio::join!(look, manifest)
+    let first = match request.keeps_first {
+        true => preflight::first_bytes(&context.client),
+        false => FIRST_BYTE,
+    };
+    let look = object(context, url, limits, first);
+    let manifest = OpenManifest::open(context, place, &at_once);
+    let ((found, since), manifest) = match context.connections.per_fetch() {
+        1 => (look.await, manifest.await),
+        _ => both(look, manifest).await,
     };
     let manifest = match manifest {
         Err(error) if found.is_ok() && may_pass(&error) => {
@@ -72,21 +61,38 @@ pub async fn responses(
     (found, manifest)
 }
 
+/// What was found of the object, and when.
+type Found = (Result<First, Error>, Instant);
+
+/// Waits for both responses. A server of one connection sends the manifest only when the body of the object ends: if the manifest
+/// does not come soon, a body that may be long is dropped.
+async fn both<M>(
+    look: impl Future<Output = Found>,
+    manifest: impl Future<Output = M>,
+) -> (Found, M) {
+    let (mut look, mut manifest) = (pin!(look), pin!(manifest));
+    let (mut found, since) = tokio::select! {
+        manifest = &mut manifest => return (look.await, manifest),
+        found = &mut look => found,
+    };
+    if let Ok(manifest) = timeout(AGAIN, &mut manifest).await {
+        return ((found, since), manifest);
+    }
+    found = found.map(First::without_open_body);
+    ((found, since), manifest.await)
+}
+
 /// Requests this range of the object; also returns when the response came.
-async fn object(
-    context: &Context,
-    url: &Location,
-    limits: &Limits,
-    range: ByteRange,
-) -> (Result<First, Error>, Instant) {
+async fn object(context: &Context, url: &Location, limits: &Limits, range: ByteRange) -> Found {
     let found = retried!(limits, preflight(&context.client, url, range));
-    let found = found.map(|mut found: First| {
-        // One connection is for the next request: only what has arrived is kept.
-        if context.connections.per_fetch() == 1 {
-            found.response = found.response.filter(|response| response.is_received());
-        }
-        found
-    });
+    let found = match context.connections.per_fetch() {
+        // One connection is for the next request.
+        1 => match found {
+            Ok(first) => Ok(first.without_open_body().received().await),
+            Err(error) => Err(error),
+        },
+        _ => found,
+    };
     (found, Instant::now())
 }
 

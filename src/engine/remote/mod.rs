@@ -24,6 +24,7 @@ use crate::{
 use super::{context::Context, error::Error};
 use manifest::{ManifestPlace, OpenManifest};
 use preflight::{First, Preflight, retried_preflight};
+use source::SourceResponse;
 
 /// With several mirrors, the time to try one of them before the next, in milliseconds.
 const FIRST_CONTACT_MS: u64 = 15_000;
@@ -38,7 +39,7 @@ pub struct OpenRequest<'a> {
     pub mirrors: &'a [Location],
     /// `None`: beside the object, at the same source.
     pub manifest: Option<&'a ManifestPlace>,
-    /// Nothing of the object is here, and it may be fetched without a manifest: then its first bytes are kept.
+    /// Nothing of the object is here, and nothing could refuse it: its first bytes are requested with the manifest, and kept.
     pub keeps_first: bool,
     /// Without its manifest the object is of no use: a manifest that cannot be read is requested as patiently as the object.
     pub needs_manifest: bool,
@@ -61,8 +62,22 @@ pub struct Object {
     /// The source of the preflight comes first.
     pub sources: Vec<Location>,
     pub preflight: Preflight,
+    /// The first bytes that come with it, from the first source.
+    pub first: Option<Box<SourceResponse>>,
     pub manifest: OpenManifest,
     pub place: ManifestPlace,
+}
+
+impl Object {
+    /// Takes the first bytes, for the transfer. Those of a small object are all received: its spans share them.
+    pub async fn take_first(&mut self) -> Option<Box<SourceResponse>> {
+        let first = self.first.take()?;
+        let is_small = self.manifest.header().geometry.length() <= preflight::FIRST_BYTES;
+        match is_small && !first.is_received() {
+            true => Some(Box::new(first.into_received().await)),
+            false => Some(first),
+        }
+    }
 }
 
 /// Tries the sources in turn: the next one when one failed, or did not respond for a while. The first usable one wins, and one
@@ -177,12 +192,18 @@ async fn opened(
     };
     match first_contact::responses(context, request, (url, &place), limits).await {
         (Ok(first), Ok(manifest)) => {
-            let preflight = first.preflight;
+            // A long body might end while the manifest is read.
+            let First {
+                preflight,
+                response,
+            } = first.without_open_body();
+            let first = response.filter(|_| other_length(&manifest, &preflight).is_none());
             let matching = matching(context, manifest, &place, preflight, url).await;
             let (manifest, preflight) = matching?;
             Ok(Opened::WithManifest(Box::new(Object {
                 sources: Vec::new(),
                 preflight,
+                first,
                 manifest,
                 place,
             })))
@@ -215,6 +236,12 @@ fn limits(context: &Context, several: bool) -> Limits {
     }
 }
 
+/// The length of the object, if it differs from that of the manifest.
+fn other_length(manifest: &OpenManifest, preflight: &Preflight) -> Option<u64> {
+    let declared = manifest.header().geometry.length();
+    preflight.length.filter(|found| *found != declared)
+}
+
 /// Returns the manifest and the preflight if they are of one length. If they are not, one of them may have just been replaced:
 /// reads both once more.
 pub async fn matching(
@@ -224,10 +251,6 @@ pub async fn matching(
     preflight: Preflight,
     url: &Location,
 ) -> Result<(OpenManifest, Preflight), Error> {
-    let other_length = |manifest: &OpenManifest, preflight: &Preflight| {
-        let declared = manifest.header().geometry.length();
-        preflight.length.filter(|found| *found != declared)
-    };
     if other_length(&manifest, &preflight).is_none() {
         return Ok((manifest, preflight));
     }

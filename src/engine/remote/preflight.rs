@@ -38,10 +38,38 @@ pub struct First {
     pub response: Option<Box<SourceResponse>>,
 }
 
+impl First {
+    /// Drops a body that may be long.
+    pub fn without_open_body(mut self) -> First {
+        self.response = self.response.filter(|response| !response.is_open());
+        self
+    }
+
+    /// Reads the body, unless it may be long.
+    pub async fn received(mut self) -> First {
+        let Some(part) = self
+            .response
+            .take_if(|part| !part.is_open() && !part.is_received())
+        else {
+            return self;
+        };
+        let part = part.into_received().await;
+        if let Some(bytes) = part.received_bytes() {
+            // Some servers send the Content-MD5 of the part: drop a digest of it.
+            if self.preflight.length != Some(bytes.len() as u64) {
+                let offered = &mut self.preflight.offered;
+                offered.retain(|digest| !is_digest_of(digest, bytes));
+            }
+            self.response = Some(Box::new(part));
+        }
+        self
+    }
+}
+
 /// The range of a preflight that only asks what there is.
 pub const FIRST_BYTE: ByteRange = ByteRange { start: 0, end: 1 };
-/// Bytes of an object without a manifest that are requested first: a small one is whole then.
-const FIRST_BYTES: u64 = 64 << 10;
+/// Bytes of an object that are requested with its manifest, if nothing of it is here: a small one is whole then.
+pub const FIRST_BYTES: u64 = 64 << 10;
 
 /// The range of a preflight whose bytes are kept: what arrives in a second, because nothing is reported before.
 pub fn first_bytes(client: &Client) -> ByteRange {
@@ -68,18 +96,13 @@ pub async fn preflight(
         Content::Whole { length } => (length, false),
         Content::Part { total, .. } => (total, true),
     };
-    let mut offered = std::mem::take(&mut response.offered);
+    let offered = std::mem::take(&mut response.offered);
     let (validators, is_page) = (response.validators.clone(), response.is_page);
     let encoding = response.encoding.take();
     let response = match response.content {
         Content::Part { bytes, .. } if bytes.start == 0 => {
-            let part = received(&mut response.body, bytes.end.min(range.end)).await;
-            // Some servers send the Content-MD5 of the part: drop a digest of it.
-            if part.len() as u64 == bytes.end && length != Some(bytes.end) {
-                offered.retain(|digest| !is_digest_of(digest, &part));
-            }
-            let is_kept = range.end > 1 && !part.is_empty();
-            is_kept.then(|| SourceResponse::received(response, part))
+            let until = bytes.end.min(range.end);
+            Some(SourceResponse::of_first_part(response, length, until))
         }
         Content::Part { .. } => None,
         Content::Whole {
@@ -92,7 +115,7 @@ pub async fn preflight(
         }
         Content::Whole { .. } => Some(SourceResponse::of_whole(response)?),
     };
-    Ok(First {
+    let mut first = First {
         preflight: Preflight {
             length,
             ranges,
@@ -102,10 +125,15 @@ pub async fn preflight(
             is_page,
         },
         response: response.map(Box::new),
-    })
+    };
+    if range == FIRST_BYTE && ranges {
+        first = first.received().await;
+        first.response = None;
+    }
+    Ok(first)
 }
 
-/// The first bytes of a body, at most so many. It is read to its end, so that the next request can reuse the connection; what does
+/// A body, at most so many bytes of it. It is read to its end, so that the next request can reuse the connection; what does
 /// not arrive is requested again later.
 async fn received(body: &mut Body, most: u64) -> Vec<u8> {
     let mut bytes = Vec::new();

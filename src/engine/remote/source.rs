@@ -96,9 +96,10 @@ enum Chunks {
         /// Bytes that may still arrive.
         left: u64,
     },
-    /// The first bytes of the representation, which arrived before.
+    /// Bytes of the representation from this offset on, which arrived before.
     Received {
-        bytes: Option<Bytes>,
+        at: u64,
+        bytes: Bytes,
         location: Location,
     },
 }
@@ -157,20 +158,55 @@ impl SourceResponse {
         SourceResponse::of_one(response, &SourceRequest::default())
     }
 
-    /// A response whose body begins with the first byte of the representation, and was read before.
-    pub fn received(response: Response, bytes: Vec<u8>) -> SourceResponse {
-        let until = bytes.len() as u64;
-        let (extent, total) = match response.content {
-            Content::Part { total, .. } => (Extent::Range { until }, total),
-            Content::Whole { length } => (Extent::Whole { length }, length),
-        };
+    /// A response whose body is a part that begins with the first byte, up to this offset.
+    pub fn of_first_part(response: Response, total: Option<u64>, until: u64) -> SourceResponse {
         SourceResponse {
-            extent,
+            extent: Extent::Range { until },
             total,
             validators: response.validators,
             end_declared: response.end_declared,
+            chunks: Chunks::One {
+                body: Box::new(response.body),
+                at: 0,
+                from: 0,
+                until: Some(until),
+            },
+        }
+    }
+
+    /// Reads what arrives of a first part, and the end of the body, so that the next request can use the connection.
+    pub async fn into_received(mut self) -> SourceResponse {
+        let (location, mut bytes) = (self.location().clone(), Vec::new());
+        while let Ok(Some((_, chunk))) = self.next().await {
+            bytes.extend_from_slice(&chunk);
+        }
+        if let Chunks::One { body, .. } = &mut self.chunks {
+            let _ = body.next().await;
+        }
+        SourceResponse {
+            extent: Extent::Range {
+                until: bytes.len() as u64,
+            },
             chunks: Chunks::Received {
-                bytes: Some(bytes.into()),
+                at: 0,
+                bytes: bytes.into(),
+                location,
+            },
+            ..self
+        }
+    }
+
+    /// A response whose body is all of the representation, and was read before.
+    pub fn received(response: Response, bytes: Vec<u8>) -> SourceResponse {
+        let length = Some(bytes.len() as u64);
+        SourceResponse {
+            extent: Extent::Whole { length },
+            total: length,
+            validators: response.validators,
+            end_declared: response.end_declared,
+            chunks: Chunks::Received {
+                at: 0,
+                bytes: bytes.into(),
                 location: response.body.location().clone(),
             },
         }
@@ -179,6 +215,41 @@ impl SourceResponse {
     /// Whether all of it arrived before the transfer.
     pub fn is_received(&self) -> bool {
         matches!(self.chunks, Chunks::Received { .. })
+    }
+
+    /// The bytes that arrived before the transfer; `None`: there are none.
+    pub fn received_bytes(&self) -> Option<&Bytes> {
+        match &self.chunks {
+            Chunks::Received { bytes, .. } if !bytes.is_empty() => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Whether it may be long: a body of the whole representation that was not read.
+    pub fn is_open(&self) -> bool {
+        matches!(self.extent, Extent::Whole { .. }) && !self.is_received()
+    }
+
+    /// Of what arrived before the transfer, the bytes from this offset on; `None`: there are none.
+    pub fn received_from(&self, offset: u64) -> Option<SourceResponse> {
+        let Chunks::Received {
+            at,
+            bytes,
+            location,
+        } = &self.chunks
+        else {
+            return None;
+        };
+        let skipped = usize::try_from(offset.checked_sub(*at)?).ok()?;
+        (skipped < bytes.len()).then(|| SourceResponse {
+            validators: self.validators.clone(),
+            chunks: Chunks::Received {
+                at: offset,
+                bytes: bytes.slice(skipped..),
+                location: location.clone(),
+            },
+            ..*self
+        })
     }
 
     fn of_one(response: Response, request: &SourceRequest<'_>) -> Result<SourceResponse, NetError> {
@@ -291,7 +362,10 @@ impl SourceResponse {
                     .ok_or_else(|| bad(location, BadResponse::Multipart))?;
                 Ok(Some((place, bytes)))
             }
-            Chunks::Received { bytes, .. } => Ok(bytes.take().map(|bytes| (0, bytes))),
+            Chunks::Received { at, bytes, .. } => {
+                let next = (!bytes.is_empty()).then(|| (*at, std::mem::take(bytes)));
+                Ok(next)
+            }
         }
     }
 }

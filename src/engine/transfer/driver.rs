@@ -22,7 +22,7 @@ use crate::{
         context::Context,
         error::Error,
         events::{Event, Events},
-        remote::source::{Extent, Source, SourceResponse},
+        remote::source::{Source, SourceResponse},
     },
     format::{
         blockset::BlockSet,
@@ -35,6 +35,7 @@ use crate::{
 };
 
 use super::{
+    first::FirstBytes,
     rate::Rate,
     sink::BlockSink,
     span::{Shared, Span, SpanEvent},
@@ -53,7 +54,8 @@ pub struct TransferObject {
     pub sources: Vec<Source>,
     /// Whether the first source serves ranges; `true` if unknown.
     pub ranges: bool,
-    /// A response of the first source that begins with the first byte. The first span reads it, if it can use it.
+    /// A response of the first source that begins with the first byte. Spans of that source read it before they request anything,
+    /// each of its bytes once.
     pub first: Option<Box<SourceResponse>>,
     /// The length is trusted. If not, the last block is fetched first, because it proves the length.
     pub length_proven: bool,
@@ -100,8 +102,7 @@ struct Spans {
     receiver: mpsc::UnboundedReceiver<(SpanId, SpanEvent)>,
     /// Which bytes of a whole-object body to read: from the first wanted byte to the last.
     read_window: watch::Sender<ByteRange>,
-    /// See [`TransferObject::first`].
-    first: Option<Box<SourceResponse>>,
+    first: Option<Box<FirstBytes>>,
 }
 
 struct RunningSpan {
@@ -171,7 +172,9 @@ impl Driver {
                 sender,
                 receiver,
                 read_window: watch::Sender::new(ByteRange::new(0, u64::MAX)),
-                first: object.first,
+                first: object
+                    .first
+                    .map(|first| Box::new(FirstBytes::new(&geometry, first))),
             },
             verified: VecDeque::new(),
             failures: Failures::default(),
@@ -391,13 +394,8 @@ impl Driver {
 
     fn start(&mut self, id: SpanId, source: SourceId, blocks: BlockRange, whole: bool) {
         let (end, may_read_whole) = (Arc::new(AtomicU32::new(blocks.end)), Arc::default());
-        let length = self.geometry().length();
-        let is_usable = |first: &SourceResponse| match first.extent() {
-            Extent::Range { until } => blocks.start == 0 && (!whole || until == length),
-            _ => whole,
-        };
-        let first = self.spans.first.take();
-        let first = first.filter(|first| source == SourceId(0) && is_usable(first));
+        let first = self.spans.first.as_mut().filter(|_| source == SourceId(0));
+        let first = first.and_then(|first| first.of_span(blocks, whole));
         let span = Span {
             id,
             source: self.sources[source.0].clone(),

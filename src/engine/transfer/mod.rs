@@ -7,6 +7,7 @@ mod assembler;
 mod claims;
 mod digests;
 pub mod driver;
+mod first;
 mod outcome;
 pub mod part;
 mod rate;

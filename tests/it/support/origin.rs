@@ -30,7 +30,7 @@ use super::objects::Content;
 /// Bytes of a body that are written in one go.
 const CHUNK: u64 = 16 * 1024;
 
-/// What is requested first of an object without a manifest.
+/// What is requested first of an object of which nothing is here.
 pub const FIRST_BYTES: u64 = 64 * 1024;
 
 /// An object as it is served.
@@ -66,7 +66,7 @@ impl From<Vec<u8>> for Object {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asks {
     Anything,
-    /// The first byte alone, or the first bytes of an object without a manifest, as before a fetch.
+    /// The first byte alone, or the first bytes, as before a fetch.
     Preflight,
     /// Everything else.
     Body,
@@ -285,6 +285,13 @@ impl Origin {
             .collect()
     }
 
+    /// The same after the first bytes, which are requested together with the manifest.
+    pub fn later_bodies_of(&self, path: &str) -> Vec<Asked> {
+        let mut bodies = self.bodies_of(path);
+        bodies.retain(|asked| asked.range != Some(0..FIRST_BYTES));
+        bodies
+    }
+
     /// Body bytes of a path that were sent, without preflights.
     pub fn sent(&self, path: &str) -> u64 {
         self.bodies_of(path)
@@ -465,7 +472,7 @@ fn answer(request: &Request, shared: &Shared) -> (Option<Answer>, Vec<Lie>) {
         .iter_mut()
         .filter(|rule| rule.path == request.path || rule.path == "*")
     {
-        if fits(rule.asks, request, shared) {
+        if fits(rule.asks, request) {
             rule.seen += 1;
             let now = match rule.of {
                 Of::All => true,
@@ -534,14 +541,8 @@ impl Shared {
     }
 }
 
-fn fits(asks: Asks, request: &Request, shared: &Shared) -> bool {
-    let has_manifest = || {
-        shared
-            .object(&format!("{}.sapwood", request.path))
-            .is_some()
-    };
-    let preflight =
-        request.range == Some(0..1) || (request.range == Some(0..FIRST_BYTES) && !has_manifest());
+fn fits(asks: Asks, request: &Request) -> bool {
+    let preflight = [Some(0..1), Some(0..FIRST_BYTES)].contains(&request.range);
     match asks {
         Asks::Anything => true,
         Asks::Preflight => preflight,

@@ -29,6 +29,16 @@ pub fn reference() -> Command {
     command
 }
 
+/// The second implementation of the library.
+pub fn library_reference() -> Command {
+    let mut command = Command::new("python3");
+    // No compiled file is left in the repository.
+    command
+        .arg("-B")
+        .arg(repository("tools/sapwood_library.py"));
+    command
+}
+
 /// The program of the BLAKE3 authors: where `tools/bench` builds it, or wherever it is installed.
 pub fn b3sum() -> Command {
     let ours = repository("target/bench-tools/bin/b3sum");

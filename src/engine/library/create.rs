@@ -1,0 +1,342 @@
+//! Publishing a folder as a library: an index of its files, and the manifests of the larger ones (library.md). Files that did not
+//! change since the last run are not read again.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    ffi::OsStr,
+    io::Read,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    disk::{
+        error::{DiskError, FileOperation},
+        files::{self, Entry, EntryKind, Folder, MadeFolder},
+        regions,
+        temporary::{Replaces, Temporary},
+        walk::Walked,
+    },
+    engine::{
+        create::{self, CreateOptions, Described, Input},
+        error::Error,
+        events::Library,
+        sign::Signer,
+    },
+    format::{
+        geometry::BlockSize,
+        library::{self, LibraryPath, SMALL_BYTES_MAX},
+        manifest::Particulars,
+        pieces,
+        statement::default_name,
+        tree::Root,
+    },
+};
+
+use super::earlier::{Earlier, modified_ns, time_of_index};
+
+/// The options of a library.
+#[derive(Clone, Debug, Default)]
+pub struct LibraryOptions {
+    /// `None`: the last segment of the folder's path.
+    pub name: Option<String>,
+    /// The block size of the objects' manifests. `None`: chosen by the length.
+    pub block_size: Option<BlockSize>,
+    /// Leave anchors and pieces out of these manifests.
+    pub no_hints: bool,
+    /// Read every file, whatever the last index says.
+    pub reads_all: bool,
+    /// Grows with each version; 0: not given.
+    pub sequence: u64,
+    /// Unix seconds; 0: not given.
+    pub published: u64,
+    /// Unix seconds; 0: not given.
+    pub expires: u64,
+}
+
+/// Publishes a folder. Readers get the earlier library or the new one.
+///
+/// `progress` is called from several threads with the number of bytes that were read and that are to be read.
+pub fn create(
+    path: &Path,
+    options: &LibraryOptions,
+    signer: Option<&Signer>,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Library, Error> {
+    let began = SystemTime::now();
+    let folder = Folder::open(path)?;
+    folder.lock()?;
+    let earlier = Earlier::read(&folder)?;
+    let (files, left_out) = listed(&folder)?;
+    let known = match (&earlier, options.reads_all) {
+        (Some(earlier), false) => known_files(&folder, earlier, &files)?,
+        _ => HashMap::new(),
+    };
+    let is_new = |file: &&Listed| !known.contains_key(&file.path);
+    let new: Vec<&Listed> = files.iter().filter(is_new).collect();
+    let reading = Reading {
+        folder: &folder,
+        options,
+        total: new.iter().map(|file| file.entry.length).sum(),
+        done: AtomicU64::new(0),
+        progress,
+    };
+    let (files_read, bytes_read) = (new.len() as u64, reading.total);
+    let read = reading.all(&new)?;
+    let mut entries = Vec::with_capacity(files.len());
+    for file in &files {
+        let content = known.get(&file.path).or_else(|| read.get(&file.path));
+        let (root, pieces) = content.expect("every file is known or was read").clone();
+        entries.push((file.entry_of(root), pieces));
+    }
+    let (files, bytes_total) = (
+        entries.len() as u64,
+        entries.iter().map(|(entry, _)| entry.length).sum(),
+    );
+    let needed = entries.iter().filter(|(entry, _)| !entry.is_small());
+    let needed: BTreeSet<Root> = needed.map(|(entry, _)| entry.root).collect();
+    let index = library::write(entries).map_err(|cause| Error::Index {
+        place: path.display().to_string(),
+        cause,
+    })?;
+    let root = Root(*blake3::hash(&index).as_bytes());
+    match earlier.is_some_and(|earlier| earlier.root == root) {
+        // The next run need not read again what this one read.
+        true if files_read > 0 => date_index(&folder, began)?,
+        true => (),
+        false => publish_index(&folder, &index, began)?,
+    }
+    describe_index(&folder, path, options, signer)?;
+    forget_manifests(&folder, &needed)?;
+    Ok(Library {
+        path: path.to_owned(),
+        root,
+        files,
+        bytes_total,
+        files_read,
+        bytes_read,
+        left_out,
+    })
+}
+
+/// Writes the manifest of the index.
+fn describe_index(
+    folder: &Folder,
+    path: &Path,
+    options: &LibraryOptions,
+    signer: Option<&Signer>,
+) -> Result<(), Error> {
+    let input = Input::File(folder.path_of(OsStr::new(library::NAME)));
+    let output = create::Output::File(folder.path_of(OsStr::new(library::MANIFEST)));
+    let options = CreateOptions {
+        block_size: Some(library::INDEX_BLOCK_SIZE),
+        name: Some(options.name.clone().unwrap_or_else(|| name_of(path))),
+        sequence: options.sequence,
+        published: options.published,
+        expires: options.expires,
+        ..CreateOptions::default()
+    };
+    create::create(input, output, &options, signer)?;
+    Ok(())
+}
+
+/// The last segment of a folder's path, if a manifest may have that name.
+fn name_of(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or(path.to_owned());
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    default_name(name)
+}
+
+fn publish_index(folder: &Folder, index: &[u8], began: SystemTime) -> Result<(), Error> {
+    let path = folder.path_of(OsStr::new(library::NAME));
+    let temporary = Temporary::create(&path, Replaces::Index)?;
+    temporary.write_at(index, 0)?;
+    files::set_modified(temporary.file(), &path, time_of_index(began))?;
+    Ok(temporary.publish(None)?)
+}
+
+/// Gives the time of this run to an index that stays.
+fn date_index(folder: &Folder, began: SystemTime) -> Result<(), Error> {
+    let path = folder.path_of(OsStr::new(library::NAME));
+    if let Some((file, _)) = folder.open_file_below(Path::new(library::NAME))? {
+        files::set_modified(&file, &path, time_of_index(began))?;
+    }
+    Ok(())
+}
+
+/// A file that the library lists.
+struct Listed {
+    path: LibraryPath,
+    entry: Entry,
+}
+
+impl Listed {
+    fn entry_of(&self, root: Root) -> library::Entry {
+        library::Entry {
+            path: self.path.clone(),
+            length: self.entry.length,
+            root,
+            // A time that cannot be said is no reason to leave a file out.
+            modified_ns: modified_ns(&self.entry).unwrap_or_default(),
+            is_executable: self.entry.mode & 0o100 != 0,
+        }
+    }
+}
+
+/// The root of a file, and its pieces if it is small.
+type Content = (Root, Vec<u8>);
+
+/// The files to list, in the order of the index, and how many entries are left out.
+fn listed(folder: &Folder) -> Result<(Vec<Listed>, u64), Error> {
+    let is_ours = |path: &Path| {
+        let name = path.iter().next().unwrap_or_default().as_bytes();
+        let start = name.get(..library::NAME.len()).unwrap_or_default();
+        start.eq_ignore_ascii_case(library::NAME.as_bytes())
+    };
+    let walked = folder.walk(|path| !is_ours(path))?;
+    let names: BTreeSet<&Path> = walked.iter().map(|walked| walked.path.as_path()).collect();
+    let is_manifest = |path: &Path| {
+        let object = path.as_os_str().as_bytes().strip_suffix(b".sapwood");
+        object.is_some_and(|object| names.contains(Path::new(OsStr::from_bytes(object))))
+    };
+    let (mut files, mut left_out) = (Vec::new(), 0);
+    for Walked { path, entry } in &walked {
+        if is_ours(path) {
+            continue;
+        }
+        let listed = path.to_str().and_then(LibraryPath::new);
+        match listed.filter(|_| entry.kind == EntryKind::Regular && !is_manifest(path)) {
+            Some(path) => files.push(Listed {
+                path,
+                entry: *entry,
+            }),
+            None => left_out += 1,
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok((files, left_out))
+}
+
+/// The files that need not be read: they are what the last index says, and the manifests of the larger ones are there.
+fn known_files(
+    folder: &Folder,
+    earlier: &Earlier,
+    files: &[Listed],
+) -> Result<HashMap<LibraryPath, Content>, Error> {
+    let manifests: BTreeSet<String> = match folder.below(Path::new(library::MANIFESTS))? {
+        Some(manifests) => manifests.names()?.into_iter().collect(),
+        None => BTreeSet::new(),
+    };
+    let pieces: HashMap<&LibraryPath, &[u8]> = earlier
+        .pieces()
+        .map(|(entry, pieces)| (&entry.path, pieces))
+        .collect();
+    let known = files.iter().filter_map(|file| {
+        let entry = earlier.still_has(&file.path, &file.entry)?;
+        let is_described =
+            entry.is_small() || manifests.contains(&library::manifest_name(entry.root));
+        let pieces = pieces.get(&file.path)?.to_vec();
+        is_described.then(|| (file.path.clone(), (entry.root, pieces)))
+    });
+    Ok(known.collect())
+}
+
+/// Removes the manifests of objects that the library no longer has.
+fn forget_manifests(folder: &Folder, needed: &BTreeSet<Root>) -> Result<(), Error> {
+    let Some(manifests) = folder.below(Path::new(library::MANIFESTS))? else {
+        return Ok(());
+    };
+    for name in manifests.names()? {
+        let root = name.strip_suffix(".sapwood").map(str::parse::<Root>);
+        if let Some(Ok(root)) = root
+            && name == library::manifest_name(root)
+            && !needed.contains(&root)
+        {
+            manifests.remove(OsStr::new(&name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Reading the files that are not known.
+struct Reading<'a> {
+    folder: &'a Folder,
+    options: &'a LibraryOptions,
+    total: u64,
+    done: AtomicU64,
+    progress: &'a (dyn Fn(u64, u64) + Sync),
+}
+
+impl Reading<'_> {
+    /// Small files on all cores, one core a file; then the larger ones, all cores a file.
+    fn all(&self, files: &[&Listed]) -> Result<HashMap<LibraryPath, Content>, Error> {
+        let is_small = |file: &&&Listed| file.entry.length <= SMALL_BYTES_MAX;
+        let small: Vec<&Listed> = files.iter().filter(is_small).copied().collect();
+        let contents = Mutex::new(HashMap::with_capacity(files.len()));
+        regions::for_each_item(&small, |_, file| -> Result<(), Error> {
+            let content = self.small(file)?;
+            contents.lock().insert(file.path.clone(), content);
+            self.note(file);
+            Ok(())
+        })?;
+        let mut contents = contents.into_inner();
+        for file in files.iter().filter(|file| !is_small(file)) {
+            contents.insert(file.path.clone(), (self.large(file)?, Vec::new()));
+            self.note(file);
+        }
+        Ok(contents)
+    }
+
+    fn note(&self, file: &Listed) {
+        let length = file.entry.length;
+        let done = self.done.fetch_add(length, Ordering::Relaxed) + length;
+        (self.progress)(done, self.total);
+    }
+
+    fn open(&self, file: &Listed) -> Result<(std::fs::File, PathBuf), Error> {
+        let path = self.folder.path_of(OsStr::new(file.path.as_str()));
+        regions::check_not_stopped(&path)?;
+        let opened = self.folder.open_file_below(Path::new(file.path.as_str()))?;
+        match opened {
+            Some((opened, entry)) if entry.stamp() == file.entry.stamp() => Ok((opened, path)),
+            _ => Err(DiskError::ChangedWhileRead { path }.into()),
+        }
+    }
+
+    fn small(&self, file: &Listed) -> Result<Content, Error> {
+        let (mut opened, path) = self.open(file)?;
+        let mut bytes = Vec::with_capacity(file.entry.length as usize + 1);
+        opened
+            .read_to_end(&mut bytes)
+            .map_err(|cause| DiskError::io(FileOperation::Read, &path, cause))?;
+        if Entry::of(&opened, &path)?.stamp() != file.entry.stamp() {
+            return Err(DiskError::ChangedWhileRead { path }.into());
+        }
+        let mut checks = Vec::new();
+        pieces::append_pieces(&bytes, &mut checks);
+        Ok((Root(*blake3::hash(&bytes).as_bytes()), checks))
+    }
+
+    /// Reads a larger file, and writes its manifest if there is none.
+    fn large(&self, file: &Listed) -> Result<Root, Error> {
+        let (opened, path) = self.open(file)?;
+        let place = path.display().to_string();
+        let options = CreateOptions {
+            block_size: self.options.block_size,
+            no_hints: self.options.no_hints,
+            ..CreateOptions::default()
+        };
+        let described = Described::of(Input::Open(opened, path), &place, &options)?;
+        let root = described.tree.root();
+        let manifests = self.folder.path_of(OsStr::new(library::MANIFESTS));
+        let made = MadeFolder::make(&manifests)?;
+        let manifest = manifests.join(library::manifest_name(root));
+        described.publish(&manifest, Particulars::default(), None)?;
+        drop(made);
+        Ok(root)
+    }
+}

@@ -1,0 +1,109 @@
+//! The index that a folder has from an earlier run.
+
+use std::{
+    ffi::OsStr,
+    io::Read,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use crate::{
+    disk::{
+        error::{DiskError, FileOperation},
+        files::{Entry, Folder},
+    },
+    engine::manifest_file::CheckedFile,
+    format::{
+        library::{self, Index, IndexHeader, LibraryPath, RefusedIndex},
+        tree::Root,
+    },
+};
+
+/// An index and its bytes.
+pub struct Earlier {
+    pub index: Index,
+    /// The root of the bytes.
+    pub root: Root,
+    bytes: Vec<u8>,
+    header: IndexHeader,
+    /// A file whose attributes changed later was not seen by the run that made the index.
+    made: Duration,
+}
+
+impl Earlier {
+    /// Reads the index of a folder. `None`: there is none, or none that its manifest proves, so that every file is to be read.
+    pub fn read(folder: &Folder) -> Result<Option<Earlier>, DiskError> {
+        let manifest = folder.path_of(OsStr::new(library::MANIFEST));
+        let Ok(manifest) = CheckedFile::open(&manifest) else {
+            return Ok(None);
+        };
+        let read = Earlier::read_proven(folder, manifest.statement.header().root)?;
+        Ok(read.and_then(Result::ok))
+    }
+
+    /// Reads the index of this root. `None`: it is not there.
+    pub fn read_proven(
+        folder: &Folder,
+        root: Root,
+    ) -> Result<Option<Result<Earlier, RefusedIndex>>, DiskError> {
+        let Some((mut file, entry)) = folder.open_file_below(Path::new(library::NAME))? else {
+            return Ok(None);
+        };
+        let path = folder.path_of(OsStr::new(library::NAME));
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)
+            .map_err(|cause| DiskError::io(FileOperation::Read, &path, cause))?;
+        let is_proven = *blake3::hash(&bytes).as_bytes() == root.0;
+        Ok(is_proven.then(|| Earlier::parse(bytes, root, &entry)))
+    }
+
+    fn parse(bytes: Vec<u8>, root: Root, entry: &Entry) -> Result<Earlier, RefusedIndex> {
+        let header = IndexHeader::read(&bytes, bytes.len() as u64)?;
+        let range = header.entries();
+        let entries = &bytes[range.start as usize..range.end as usize];
+        let index = Index::read(&header, entries)?;
+        Ok(Earlier {
+            index,
+            root,
+            header,
+            made: since_1970(entry.changed),
+            bytes,
+        })
+    }
+
+    /// Whether a file is what the index says, as far as its attributes show: of the same length and time, and not touched since
+    /// the index was made.
+    pub fn still_has(&self, path: &LibraryPath, entry: &Entry) -> Option<&library::Entry> {
+        let known = self.index.find(path)?;
+        let touched = since_1970(entry.attributes_changed);
+        let is_same = known.length == entry.length && Some(known.modified_ns) == modified_ns(entry);
+        (is_same && touched < self.made).then_some(known)
+    }
+
+    /// The pieces of each small file, in the order of the entries.
+    pub fn pieces(&self) -> impl Iterator<Item = (&library::Entry, &[u8])> {
+        let pieces = self.index.pieces(&self.header);
+        pieces.map(|(entry, range)| (entry, &self.bytes[range.start as usize..range.end as usize]))
+    }
+}
+
+/// A time before 1970 counts as 1970.
+fn since_1970((seconds, nanoseconds): (i64, u64)) -> Duration {
+    Duration::new(seconds.max(0) as u64, nanoseconds as u32)
+}
+
+/// The time of the last change, as an index has it. `None`: an index cannot say it (before 1678, after 2262).
+pub fn modified_ns(entry: &Entry) -> Option<i64> {
+    let (seconds, nanoseconds) = entry.changed;
+    seconds
+        .checked_mul(1_000_000_000)?
+        .checked_add(nanoseconds.cast_signed())
+}
+
+/// The time to give to an index whose run began then: whatever is touched later is read again by the next run. The clock of file
+/// systems is behind by up to one tick.
+pub fn time_of_index(began: SystemTime) -> SystemTime {
+    began
+        .checked_sub(Duration::from_secs(1))
+        .unwrap_or(UNIX_EPOCH)
+}
