@@ -97,7 +97,8 @@
 //! | modules | what they do |
 //! |---|---|
 //! | [`fetch`](engine::fetch), [`cat`](engine::cat), [`create`](engine::create), [`inspect`](engine::inspect), [`library`](engine::library), [`parts`](engine::parts) | use cases |
-//! | `cache` | the cached blocks of an object that is streamed |
+//! | [`read`](engine::read) | reading an object with seek: several readers over one transfer and the cache |
+//! | `cache` | the cached blocks of an object that is read |
 //! | `transfer/`, `local/` | running the scheduler on connections, into a sink; finding blocks in local files |
 //! | `remote/` | opening an object and its manifest; reading ranges |
 //! | [`store`](engine::store) | the commands of the store: add files, verify, clean up |
@@ -122,7 +123,9 @@
 //! | which leaves are in memory, and where the others are | [`format::leaves`], [`disk::leaf_pages`], `engine/local/leaves.rs` |
 //! | when a search for local blocks begins, and when it ends | `engine/local/mod.rs`, `engine/local/last.rs`; `engine/local/seeds.rs` |
 //! | which offsets the bytes of a response have | `engine/remote/source.rs` |
-//! | where proven blocks go | `engine/transfer/sink.rs`; for a file `engine/transfer/part.rs`, for a reader `engine/transfer/window.rs`, for the store `engine/cache.rs` |
+//! | where proven blocks go | `engine/transfer/sink.rs`; for a file `engine/transfer/part.rs`, for readers `engine/read/memory.rs`, for the store `engine/cache.rs` |
+//! | what is fetched for readers, and in which order | `engine/read/plan.rs`; whom a failure ends: `engine/read/failures.rs` |
+//! | how blocks of the store are read | `disk/mapped.rs`, `disk/store/cached.rs` |
 //! | how long a request waits that a host refused because it limits them | [`policy::refusals`] |
 //! | what is remembered of a host that limits requests | [`policy::reputation`]; [`net::hosts`] applies it, [`disk::state`] keeps it |
 //! | what the store knows, and which holding is tried first | [`disk::store`] for what it does, [`disk::state`] for the tables, [`policy::samples`] for the choice |
@@ -136,6 +139,7 @@
 //! | what `serve` has under which path | `serve/origin/path.rs` for the paths, `manifests.rs` beside it for manifests that are made, `scan.rs` for changes, `endpoint.rs` for manifests and JSON, `index_page.rs` for folders |
 //! | the connections of a server | `serve/connections/mod.rs` for the limits, `slots.rs` beside it for who makes room, `one.rs` for HTTP/1.1 and HTTP/2; `serve/tls.rs` |
 //! | the access log and the metrics of a server | `serve/connections/exchange.rs` for what is counted, `cli/access_log.rs` for the lines, `serve/metrics.rs` for the page |
+//! | the gateway | `manifest-spec/http.md` first, then [`serve::gateway`]; who is answered: `serve/gateway/host.rs`, `serve/gateway/token.rs`; its page: `serve/gateway/page.html` |
 //! | an option of the program | `cli/args.rs` for its syntax, the command's file in `cli/` for its meaning, `cli/network.rs` for the network |
 //! | what is printed | `cli/output/text.rs`, `cli/output/json.rs`; advice that names flags: `cli/hints.rs` |
 //! | an exit code | `cli/exit.rs` |
@@ -148,8 +152,10 @@
 //!   errors to exit codes.
 //! - Only [`engine::blocking`] moves work from async code to a blocking thread, only [`engine::context`] opens the store, only [`policy::conditions`] makes a
 //!   [`Trust`](format::trust::Trust), only `net/transport.rs` sends a request, only [`net::auth`] adds secrets to it.
+//! - Only `cli/player.rs` starts programs.
 //! - Only `cli` names flags of the program: the library's errors do not.
-//! - There is no `unsafe`, no panic that outside input can cause, and no file name that a server chose.
+//! - Only `disk/mapped.rs` has `unsafe` code, with the argument why it is sound, and only files of our own store are mapped.
+//! - There is no panic that outside input can cause, and no file name that a server chose.
 //!
 //! # Features
 //!

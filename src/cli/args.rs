@@ -73,6 +73,8 @@ pub enum Command {
     Fetch(Box<FetchArgs>),
     /// Write a range of a URL to standard output, every byte proven first
     Cat(Box<CatArgs>),
+    /// Let players and browsers read URLs as local files, every byte proven first
+    Gateway(Box<GatewayArgs>),
     /// Make a key pair for signing manifests
     Keygen(KeygenArgs),
     /// Sign a manifest, or put a signature into it that minisign made
@@ -259,6 +261,58 @@ pub struct CatArgs {
     #[arg(long, value_name = "HEX")]
     pub root: Option<Root>,
     /// The manifest must be signed by this key, for the name of the URL: a file, or its text
+    #[arg(long, value_name = "PUB", env = "SAPWOOD_KEY")]
+    pub key: Option<String>,
+    /// The least that every byte must be proven against: signed, root, manifest, digest or none
+    #[arg(
+        long,
+        value_name = "TRUST",
+        default_value = "none",
+        env = "SAPWOOD_REQUIRE"
+    )]
+    pub require: Trust,
+    /// Remember nothing between runs
+    #[arg(long)]
+    pub no_store: bool,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "sapwood gateway [OPTIONS] <URL>... [-- <PLAYER>...]",
+    after_help = "Each URL is served at http://127.0.0.1:PORT/TOKEN/NAME, with ranges; these URLs are printed first. What was read stays in the store. \
+At http://127.0.0.1:PORT/TOKEN/ is a page with a player and a map of what is proven. The gateway ends with its player, with SIGINT or with SIGTERM.\n\n\
+Examples:\n  sapwood gateway https://a.example/talk.mp4 -- mpv {}\n  sapwood gateway https://a.example/talk.mp4 --mirror https://b.example/talk.mp4 --open"
+)]
+pub struct GatewayArgs {
+    /// What to serve: http or https URLs
+    #[arg(required = true, value_name = "URL")]
+    pub urls: Vec<String>,
+    /// A command to run on the URLs of the gateway, which take the place of {} or come last; the gateway ends with it
+    #[arg(last = true, value_name = "PLAYER")]
+    pub player: Vec<String>,
+    /// Where to listen: HOST:PORT, or :PORT on 127.0.0.1; a loopback address. Port 0 finds a free one
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:0",
+        value_parser = units::listen_address
+    )]
+    pub listen: String,
+    /// Open the page of the gateway in the browser of the desktop
+    #[arg(long)]
+    pub open: bool,
+    /// The manifest: a file, a URL, or - (default: .sapwood added to the path of the URL)
+    #[arg(long, value_name = "M")]
+    pub manifest: Option<String>,
+    /// Another URL of the same object; may be given several times
+    #[arg(long, value_name = "URL")]
+    pub mirror: Vec<String>,
+    /// The root that the object must have, as b3sum prints it
+    #[arg(long, value_name = "HEX")]
+    pub root: Option<Root>,
+    /// The manifests must be signed by this key, for the names of the URLs: a file, or its text
     #[arg(long, value_name = "PUB", env = "SAPWOOD_KEY")]
     pub key: Option<String>,
     /// The least that every byte must be proven against: signed, root, manifest, digest or none

@@ -1,7 +1,7 @@
 //! What to do about an error or a mistake, with the flags of this program. The library's messages name no flags: other programs show
 //! them too.
 
-use std::{io, path::Path};
+use std::{io, net::IpAddr, path::Path};
 
 use crate::{
     disk::error::{DiskError, FileOperation},
@@ -49,6 +49,14 @@ pub const KEY_ELSEWHERE: &str = "Move it away, and name its new place with --tls
 
 pub const EXPIRED: &str =
     "--expires is in the past: every reader with a key would refuse the manifest";
+
+/// An address that other machines can reach.
+pub fn not_loopback(address: IpAddr) -> String {
+    format!(
+        "{address} is not an address of the loopback interface: a gateway is for programs on this machine only. Choose 127.0.0.1, ::1 \
+         or localhost with --listen"
+    )
+}
 
 /// A signed manifest was replaced by one without a signature.
 pub fn no_longer_signed(manifest: &Path) -> String {

@@ -5,6 +5,7 @@ mod args;
 mod cat;
 mod exit;
 mod fetch;
+mod gateway;
 mod hints;
 mod hosts;
 mod inspect;
@@ -13,6 +14,7 @@ mod manifest;
 mod network;
 mod output;
 mod password;
+mod player;
 mod serve;
 mod shell;
 mod signals;
@@ -52,6 +54,7 @@ pub fn run() -> ExitCode {
             | Command::Verify(_)
             | Command::Cat(_)
             | Command::Fetch(_)
+            | Command::Gateway(_)
             | Command::Serve(_)
     );
     if is_async && let Err(cause) = signals::check_threads() {
@@ -65,6 +68,9 @@ pub fn run() -> ExitCode {
             signals::block_on(verify::run(args, cli.output.store, &mut output))
         }
         Command::Cat(args) => signals::block_on(cat::run(*args, cli.output.store, &mut output)),
+        Command::Gateway(args) => {
+            signals::block_on(gateway::run(*args, cli.output.store, &mut output))
+        }
         Command::Keygen(args) => keys::keygen(&args, &mut output),
         Command::Sign(args) => keys::sign(&args, &mut output),
         Command::Fetch(args) => signals::block_on(fetch::run(*args, cli.output.store, &mut output)),

@@ -16,7 +16,7 @@ use crate::{
 };
 
 use super::{
-    args::FetchArgs,
+    args::{FetchArgs, GatewayArgs},
     exit::Exit,
     network::{Refusal, location},
 };
@@ -124,16 +124,13 @@ pub fn make_folders(args: &FetchArgs) -> Result<Vec<MadeFolder>, DiskError> {
 /// Options that make sense for one URL only.
 fn check_several(args: &FetchArgs, folder: Option<&Path>) -> Result<(), Refusal> {
     let usage = |message: &str| Err(Refusal::usage(message));
-    let of_one = [
+    for_one_url(&[
         ("--root", args.root.is_some()),
         ("--manifest", args.manifest.is_some()),
         ("--digest", !args.digest.is_empty()),
         ("--sha256", args.sha256.is_some()),
         ("--mirror", !args.mirror.is_empty()),
-    ];
-    if let Some((flag, _)) = of_one.iter().find(|(_, given)| *given) {
-        return usage(&format!("{flag} is for one URL, and several are given"));
-    }
+    ])?;
     if args.output.is_some() && folder.is_none() {
         return usage(
             "several URLs need a folder as -o (an existing one, or with a slash at its end)",
@@ -147,6 +144,46 @@ fn check_several(args: &FetchArgs, folder: Option<&Path>) -> Result<(), Refusal>
     Ok(())
 }
 
+/// `given`: flags, and whether each was given beside several URLs.
+fn for_one_url(given: &[(&str, bool)]) -> Result<(), Refusal> {
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(Refusal::usage(format!(
+            "{flag} is for one URL, and several are given"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// An object of a gateway, and the last segment of its URL there.
+pub struct Served {
+    pub url: Location,
+    pub name: String,
+}
+
+/// The objects of a gateway. Their names differ.
+pub fn served(args: &GatewayArgs) -> Result<Vec<Served>, Refusal> {
+    if args.urls.len() > 1 {
+        for_one_url(&[
+            ("--root", args.root.is_some()),
+            ("--manifest", args.manifest.is_some()),
+            ("--mirror", !args.mirror.is_empty()),
+        ])?;
+    }
+    let mut names = BTreeSet::new();
+    let served = args.urls.iter().map(|text| {
+        let url = location(text)?;
+        let name = own_name(&url, "")?;
+        if !names.insert(name.clone()) {
+            let message = format!(
+                "two URLs have the same name {name}, and a gateway serves each object under its name; start another gateway for one of them"
+            );
+            return Err(Refusal::usage(message));
+        }
+        Ok(Served { url, name })
+    });
+    served.collect()
+}
+
 fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Refusal> {
     let url = location(&entry.url)?;
     if entry.line.is_some() && entry.url.contains(char::is_whitespace) {
@@ -158,7 +195,7 @@ fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Ref
         (_, folder, name) => {
             let name = match name {
                 Some(name) => safe(name)?,
-                None => own_name(&url)?,
+                None => own_name(&url, "; choose one with -o FILE")?,
             };
             folder.unwrap_or(Path::new("")).join(name)
         }
@@ -182,10 +219,10 @@ fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Ref
     })
 }
 
-fn own_name(url: &Location) -> Result<String, Refusal> {
+/// `advice`: what to do if there is none.
+fn own_name(url: &Location, advice: &str) -> Result<String, Refusal> {
     let refuse = |why: &str| {
-        let message =
-            format!("{url} has no name that is safe for a file: {why}; choose one with -o FILE");
+        let message = format!("{url} has no name that is safe for a file: {why}{advice}");
         Refusal(Exit::Unsafe, message)
     };
     let name = url

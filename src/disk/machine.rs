@@ -1,6 +1,7 @@
 //! The user, the machine, its file systems and its clock.
 
 use std::{
+    io,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -25,6 +26,27 @@ pub fn host() -> String {
 /// The signal for a write beyond the limit on the size of files (SIGXFSZ).
 pub fn file_size_signal() -> i32 {
     rustix::process::Signal::XFSZ.as_raw()
+}
+
+/// Fills the buffer with random bytes that nobody can predict.
+pub fn fill_random(mut bytes: &mut [u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty())?;
+        bytes = &mut bytes[count..];
+    }
+    Ok(())
+}
+
+/// Asks a process that this one started, and that has not been waited for, to end (SIGTERM).
+pub fn terminate(process: u32) -> io::Result<()> {
+    let process = i32::try_from(process)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    let process = process.ok_or(io::ErrorKind::NotFound)?;
+    Ok(rustix::process::kill_process(
+        process,
+        rustix::process::Signal::TERM,
+    )?)
 }
 
 /// Seconds since 1970.

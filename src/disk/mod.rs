@@ -10,6 +10,7 @@ pub mod leaf_pages;
 pub mod listing;
 mod locks;
 pub mod machine;
+mod mapped;
 mod names;
 pub mod part;
 pub mod reading;

@@ -3,6 +3,8 @@
 
 use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
 
+use parking_lot::Mutex;
+
 use crate::{
     disk::{
         error::DiskError,
@@ -10,6 +12,7 @@ use crate::{
         store::{OwnObject, Store, StoreError},
     },
     format::{
+        blockset::BlockSet,
         geometry::{BlockIndex, BlockRange, Geometry},
         judge::{self, Leaves, Proven, Verified},
         tree::Root,
@@ -33,9 +36,15 @@ pub struct ObjectCache {
 #[derive(Clone)]
 enum Place {
     Nowhere,
-    /// A file of the user that is the complete object.
-    File(Arc<File>),
+    File(Arc<UserFile>),
     Own(Arc<Own>),
+}
+
+/// A file of the user that was the complete object when it was added.
+struct UserFile {
+    file: File,
+    /// Blocks that may be read: all that were not found to be wrong.
+    held: Mutex<BlockSet>,
 }
 
 /// A cache file of the store. Its new blocks are recorded in the index when this is dropped at the latest, however the stream
@@ -58,14 +67,6 @@ impl Drop for Own {
     }
 }
 
-/// The result of a read: proven blocks and missing ones.
-pub struct CacheRead {
-    /// Ascending.
-    pub proven: Vec<Proven>,
-    /// To be fetched, ascending.
-    pub missing: Vec<BlockRange>,
-}
-
 impl ObjectCache {
     /// Finds the object of these leaves in the store. A store error is one warning.
     pub async fn open(
@@ -78,7 +79,10 @@ impl ObjectCache {
         let geometry = *leaves.geometry();
         let found = store.with(move |store| find(store, root, geometry, provenance));
         let place = match warned(found.await, events) {
-            Some(Found::File(file)) => Place::File(Arc::new(file)),
+            Some(Found::File(file)) => Place::File(Arc::new(UserFile {
+                file,
+                held: Mutex::new(BlockSet::full(geometry.blocks())),
+            })),
             Some(Found::Own(object)) => Place::Own(Arc::new(Own {
                 object: *object,
                 store: store.clone(),
@@ -88,37 +92,51 @@ impl ObjectCache {
         ObjectCache { leaves, place }
     }
 
-    /// Reads and judges the cached ones of these blocks, whose leaves are known.
-    pub async fn read(&self, blocks: BlockRange) -> CacheRead {
+    /// Whether a block is there, as far as is known without reading it.
+    pub fn holds(&self, block: BlockIndex) -> bool {
+        match &self.place {
+            Place::Nowhere => false,
+            Place::File(user) => user.held.lock().contains(block),
+            Place::Own(own) => own.object.holds(block),
+        }
+    }
+
+    /// The blocks that it holds.
+    pub fn held(&self) -> BlockSet {
+        match &self.place {
+            Place::Nowhere => BlockSet::empty(self.leaves.geometry().blocks()),
+            Place::File(user) => user.held.lock().clone(),
+            Place::Own(own) => own.object.held(),
+        }
+    }
+
+    /// Reads and judges these blocks, whose leaves are known, up to the first one that cannot be read.
+    pub async fn read(&self, blocks: BlockRange) -> Vec<Proven> {
         let cache = self.clone();
         blocking::run(move || cache.read_now(blocks)).await
     }
 
-    fn read_now(&self, blocks: BlockRange) -> CacheRead {
+    fn read_now(&self, blocks: BlockRange) -> Vec<Proven> {
         let mut proven = Vec::new();
-        let mut missing: Vec<BlockRange> = Vec::new();
-        for block in blocks.iter() {
-            if let Some(read) = self.read_block(block) {
-                read.add_to(&mut proven);
-                continue;
-            }
-            match missing.last_mut() {
-                Some(last) if last.end == block.0 => last.end += 1,
-                _ => missing.push(BlockRange::one(block)),
-            }
-        }
-        CacheRead { proven, missing }
+        let read = blocks.iter().map_while(|block| self.read_block(block));
+        read.for_each(|read| read.add_to(&mut proven));
+        proven
     }
 
     fn read_block(&self, block: BlockIndex) -> Option<Proven> {
         match &self.place {
             Place::Nowhere => None,
-            Place::Own(own) => own.object.read(&self.leaves, block),
-            Place::File(file) => {
+            Place::Own(own) => own.object.read(&self.leaves, block, own.store.reads()),
+            Place::File(user) => {
                 let place = self.leaves.geometry().bytes_of(block);
                 let mut bytes = vec![0; place.length() as usize];
-                file.read_exact_at(&mut bytes, place.start).ok()?;
-                judge::prove(&self.leaves, block, bytes).ok()
+                let read = user.file.read_exact_at(&mut bytes, place.start).is_ok();
+                let proven = read.then(|| judge::prove(&self.leaves, block, bytes).ok());
+                let proven = proven.flatten();
+                if proven.is_none() {
+                    user.held.lock().remove(block);
+                }
+                proven
             }
         }
     }

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    disk::store::{Store, StoreError},
+    disk::store::{Reads, Store, StoreError},
     net::client::Client,
     policy::schedule::Limits,
 };
@@ -95,7 +95,10 @@ impl Context {
 
 /// The store of a run, opened at its first use. The default has no store and remembers nothing. Clones share the store.
 #[derive(Clone, Default)]
-pub struct StoreHandle(Option<Arc<Mutex<Lazy>>>);
+pub struct StoreHandle {
+    lazy: Option<Arc<Mutex<Lazy>>>,
+    reads: Reads,
+}
 
 enum Lazy {
     Closed(PathBuf),
@@ -107,12 +110,26 @@ enum Lazy {
 impl StoreHandle {
     /// The store in this folder.
     pub fn at(folder: PathBuf) -> StoreHandle {
-        StoreHandle(Some(Arc::new(Mutex::new(Lazy::Closed(folder)))))
+        StoreHandle {
+            lazy: Some(Arc::new(Mutex::new(Lazy::Closed(folder)))),
+            reads: Reads::default(),
+        }
+    }
+
+    /// The same store, whose own objects are read this way.
+    #[must_use]
+    pub fn with_reads(self, reads: Reads) -> StoreHandle {
+        StoreHandle { reads, ..self }
+    }
+
+    /// How its own objects are read.
+    pub fn reads(&self) -> Reads {
+        self.reads
     }
 
     /// Whether there is a store. It may still turn out to be unusable.
     pub fn is_some(&self) -> bool {
-        self.0.is_some()
+        self.lazy.is_some()
     }
 
     /// Runs `work` on the store, on a thread that may block. `None`: there is no store, or it failed before. The first failure is
@@ -124,7 +141,7 @@ impl StoreHandle {
         &self,
         work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<Option<T>, StoreError> {
-        let Some(lazy) = self.0.clone() else {
+        let Some(lazy) = self.lazy.clone() else {
             return Ok(None);
         };
         blocking::run(move || lazy.lock().with(work)).await
@@ -136,7 +153,7 @@ impl StoreHandle {
         &self,
         work: impl FnOnce(&mut Store) -> Result<T, StoreError>,
     ) -> Option<T> {
-        let mut lazy = self.0.as_ref()?.lock();
+        let mut lazy = self.lazy.as_ref()?.lock();
         match lazy.with(work) {
             Ok(done) => done,
             Err(cause) => {
@@ -209,7 +226,10 @@ mod tests {
                 .unwrap(),
             Some(0)
         );
-        assert!(matches!(*store.0.as_ref().unwrap().lock(), Lazy::Open(_)));
+        assert!(matches!(
+            *store.lazy.as_ref().unwrap().lock(),
+            Lazy::Open(_)
+        ));
         assert_eq!(store.clone().with_blocking(|_| Ok(7)), Some(7));
     }
 }

@@ -17,6 +17,7 @@ mod local;
 pub mod manifest_file;
 pub mod parts;
 pub mod queue;
+pub mod read;
 mod remote;
 pub mod sign;
 pub mod store;

@@ -313,10 +313,14 @@ impl LazyTree {
         self.value(0, block.0)
     }
 
-    /// Drops the pages before this block.
-    pub fn forget_before(&mut self, block: BlockIndex) {
-        self.groups
-            .retain(|(level, index), _| *level > 0 || *index >= block.0 / FANOUT);
+    /// Whether a group was given.
+    pub fn knows(&self, level: u32, index: u32) -> bool {
+        self.groups.contains_key(&(level, index))
+    }
+
+    /// Removes a page, and returns its leaves.
+    pub fn take_page(&mut self, index: u32) -> Option<Vec<Cv>> {
+        self.groups.remove(&(0, index))
     }
 }
 
@@ -546,8 +550,12 @@ mod tests {
                     read <= pages + geometry.levels() + 2,
                     "{blocks}: {read} groups for {start}-{end}"
                 );
-                lazy.forget_before(BlockIndex(end));
-                assert!(start + 256 > end || lazy.leaf(BlockIndex(start)).is_none());
+                let page = start / 256;
+                let of_page =
+                    &leaves[page as usize * 256..leaves.len().min((page as usize + 1) * 256)];
+                assert!(lazy.knows(0, page));
+                assert_eq!(lazy.take_page(page).as_deref(), Some(of_page));
+                assert!(!lazy.knows(0, page) && lazy.leaf(BlockIndex(start)).is_none());
             }
         }
     }

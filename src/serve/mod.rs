@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod connections;
+pub mod gateway;
 pub mod media_types;
 pub mod metrics;
 pub mod multipart;

@@ -429,6 +429,27 @@ const MISTAKES: &[Mistake] = &[
         next: "sapwood manifest",
     },
     Mistake {
+        title: "a gateway for other machines",
+        typed: "gateway URL --listen 0.0.0.0:0",
+        exit: 6,
+        place: "0.0.0.0",
+        next: "--listen",
+    },
+    Mistake {
+        title: "a gateway to an object without a manifest",
+        typed: "gateway NOMANIFEST",
+        exit: 1,
+        place: "PORT",
+        next: "--manifest",
+    },
+    Mistake {
+        title: "a gateway to two URLs of one name",
+        typed: "gateway URL URL",
+        exit: 2,
+        place: "object.bin",
+        next: "another gateway",
+    },
+    Mistake {
         title: "serve what is not there",
         typed: "serve missing",
         exit: 1,

@@ -144,7 +144,7 @@ impl Output {
     }
 
     /// A note for people, on standard error.
-    fn notice(&mut self, text: &str) {
+    pub fn notice(&mut self, text: &str) {
         if !self.json && !self.quiet {
             let text = match (&self.path, self.several) {
                 (Some(path), true) => printable(&format!("{path}: {text}")),

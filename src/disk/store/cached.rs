@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
         error::{DiskError, FileOperation},
         files::{self, Entry, Folder},
         locks,
+        mapped::Mapped,
         part::{Part, Stored},
         state::Own,
     },
@@ -45,8 +47,20 @@ pub(super) struct Objects {
 pub struct OwnObject {
     pub(super) header: Header,
     data: Part,
+    /// `None`: it cannot be mapped.
+    mapped: Option<Mapped>,
     leaves: LeavesFile,
     blocks: Mutex<Blocks>,
+}
+
+/// How blocks of own objects are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reads {
+    /// From mapped memory, without a copy; plainly where that is not possible.
+    #[default]
+    Mapped,
+    /// Into a buffer.
+    Plain,
 }
 
 #[derive(Debug)]
@@ -141,11 +155,14 @@ impl Objects {
             let Some((leaves, header)) = self.leaves(&name, header)? else {
                 return Ok(None);
             };
-            let data = Part::new(file, path);
             let geometry = header.geometry;
+            let locked = file.try_clone();
+            let data = Part::new(file, path);
             if data.length()? < geometry.length() {
                 data.set_length(geometry.length())?;
             }
+            let locked = locked.ok();
+            let mapped = locked.and_then(|file| Mapped::of_own_object(&file, geometry.length()));
             let none = BlockSet::empty(geometry.blocks());
             let blocks = Blocks {
                 held: none.clone(),
@@ -156,6 +173,7 @@ impl Objects {
             return Ok(Some(OwnObject {
                 header,
                 data,
+                mapped,
                 leaves,
                 blocks: Mutex::new(blocks),
             }));
@@ -231,6 +249,11 @@ impl OwnObject {
         self.blocks.lock().held.clone()
     }
 
+    /// Whether a block is claimed or was written.
+    pub fn holds(&self, block: BlockIndex) -> bool {
+        self.blocks.lock().held.contains(block)
+    }
+
     /// The geometry of the object.
     pub fn geometry(&self) -> &Geometry {
         &self.header.geometry
@@ -242,22 +265,29 @@ impl OwnObject {
     }
 
     /// Reads and judges a block. `None`: it is missing, unreadable or damaged, and not held from now on.
-    pub fn read(&self, leaves: &Leaves, block: BlockIndex) -> Option<Proven> {
-        if !self.blocks.lock().held.contains(block) {
+    pub fn read(&self, leaves: &Leaves, block: BlockIndex, how: Reads) -> Option<Proven> {
+        if !self.holds(block) {
             return None;
         }
         let place = self.header.geometry.bytes_of(block);
-        let mut bytes = vec![0; place.length() as usize];
-        let read = self.data.read(&mut bytes, place.start).unwrap_or(false);
-        let proven = read
-            .then(|| judge::prove(leaves, block, bytes).ok())
-            .flatten();
+        let mapped = self.mapped.as_ref().filter(|_| how == Reads::Mapped);
+        let bytes = match mapped.and_then(|mapped| mapped.bytes(place)) {
+            Some(bytes) => Some(bytes),
+            None => self.read_bytes(place),
+        };
+        let proven = bytes.and_then(|bytes| judge::prove(leaves, block, bytes).ok());
         if proven.is_none() {
             let mut blocks = self.blocks.lock();
             blocks.held.remove(block);
             blocks.new.remove(block);
         }
         proven
+    }
+
+    fn read_bytes(&self, place: ByteRange) -> Option<Bytes> {
+        let mut bytes = vec![0; place.length() as usize];
+        let is_read = self.data.read(&mut bytes, place.start).unwrap_or(false);
+        is_read.then(|| bytes.into())
     }
 
     /// Writes proven blocks and their leaves. Skips blocks that are held, and those beyond the allowance.

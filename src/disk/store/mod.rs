@@ -27,7 +27,7 @@ use super::{
 use cached::Objects;
 use leaves::Header;
 
-pub use cached::{Damage, OwnObject};
+pub use cached::{Damage, OwnObject, Reads};
 pub use collect::HoldingChange;
 
 /// Candidates that are checked for each wanted seed: the files of some may be missing.

@@ -304,7 +304,7 @@ impl Scene {
         for block in blocks.iter() {
             let place = geometry.bytes_of(block);
             let right = &bytes[place.start as usize..place.end as usize];
-            if let Some(read) = own.read(&leaves, block) {
+            if let Some(read) = own.read(&leaves, block, Reads::default()) {
                 assert_eq!(read.chunks().concat(), right);
                 here += 1;
                 continue;

@@ -206,6 +206,18 @@ impl Driver {
         self.scheduler.handle(now, event);
     }
 
+    /// Whether a wanted block is missing, and all connections are busy with others.
+    pub fn waits_for_connection(&self, block: BlockIndex) -> bool {
+        self.scheduler.waits_for_connection(block)
+    }
+
+    /// Reports that the sink no longer has these blocks.
+    pub fn lost(&mut self, blocks: BlockRange) {
+        let now = self.now();
+        let event = schedule::Event::Lost { blocks };
+        self.scheduler.handle(now, event);
+    }
+
     /// Reports a claimed block that is missing or wrong.
     pub fn claim_failed(&mut self, block: BlockIndex) {
         let now = self.now();

@@ -1,7 +1,7 @@
 //! Transferring the blocks of an object from its sources into a sink: the scheduler on real connections.
 //!
-//! [`driver::Driver`] knows no files. [`part`] runs it into a part with a journal, for `fetch`; `cat` runs it into a window in
-//! memory.
+//! [`driver::Driver`] knows no files. [`part`] runs it into a part with a journal, for `fetch`; `read` runs it into memory and
+//! the store.
 
 mod assembler;
 mod claims;
@@ -13,4 +13,3 @@ pub mod part;
 mod rate;
 pub mod sink;
 mod span;
-pub mod window;

@@ -33,23 +33,3 @@ impl BlockSink for PartSink {
         Ok(stored.verified())
     }
 }
-
-impl<S: BlockSink> BlockSink for Arc<S> {
-    fn put(&self, run: Proven) -> Result<Verified, DiskError> {
-        self.as_ref().put(run)
-    }
-}
-
-/// Puts each run into both sinks, `first` before `then`.
-pub struct Tee<A, B> {
-    pub first: A,
-    pub then: B,
-}
-
-impl<A: BlockSink, B: BlockSink> BlockSink for Tee<A, B> {
-    fn put(&self, run: Proven) -> Result<Verified, DiskError> {
-        let verified = self.first.put(run.clone())?;
-        self.then.put(run)?;
-        Ok(verified)
-    }
-}

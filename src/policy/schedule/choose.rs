@@ -87,7 +87,7 @@ impl Scheduler {
     }
 
     /// How many spans may run now.
-    fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         self.limits.connections.min(self.search.connections()) as usize
     }
 

@@ -44,6 +44,25 @@ impl Scheduler {
         new
     }
 
+    pub(super) fn lost(&mut self, now: Millis, blocks: BlockRange) {
+        let had_demand = self.has_demand();
+        for block in blocks.iter() {
+            if !self.blocks.held.remove(block) || !self.blocks.wanted.blocks.contains(block) {
+                continue;
+            }
+            self.blocks.wanted.unheld += 1;
+            if !self.is_under_way(block) {
+                self.blocks.todo.insert(block);
+            }
+        }
+        if !had_demand && self.has_demand() {
+            self.patience.since = now;
+        }
+        if self.blocks.wanted.unheld > 0 && self.outcome == Some(Outcome::Done) {
+            self.outcome = None;
+        }
+    }
+
     pub(super) fn claim_failed(&mut self, now: Millis, block: BlockIndex) {
         if !self.blocks.claimed.remove(block) || self.is_under_way(block) {
             return;

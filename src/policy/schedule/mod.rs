@@ -211,6 +211,7 @@ impl Scheduler {
             Event::Held(verified) => {
                 self.hold(now, verified);
             }
+            Event::Lost { blocks } => self.lost(now, blocks),
             Event::ClaimFailed { block } => self.claim_failed(now, block),
             Event::Wrong { span, block } => self.block_failed(now, span, block),
             Event::Ended { span } => {
@@ -309,6 +310,11 @@ impl Scheduler {
                 .waiting
                 .iter()
                 .any(|waiting| waiting.blocks.contains(block))
+    }
+
+    /// Whether a wanted block is missing, and as many spans run for others as may run.
+    pub fn waits_for_connection(&self, block: BlockIndex) -> bool {
+        self.spans.len() >= self.room() && self.blocks.is_wanted(block) && !self.is_under_way(block)
     }
 
     /// The next number of splitmix64, for jitter.

@@ -70,6 +70,10 @@ pub enum Event {
     },
     /// Blocks were proven without a request: claimed ones, or copies of local bytes.
     Held(Verified),
+    /// Held blocks are no longer where the caller keeps them: they are to be requested again if they are wanted.
+    Lost {
+        blocks: BlockRange,
+    },
     /// A claimed block is missing or wrong on disk.
     ClaimFailed {
         block: BlockIndex,

@@ -153,3 +153,43 @@ struct Shared {
     streams: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Extension, routing::get};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// The server's own waiting is no silence of its client.
+    #[tokio::test]
+    async fn a_late_response_is_no_silence() {
+        let wait = || tokio::time::sleep(Duration::from_millis(2500));
+        let late = move |Extension(connection): Extension<Connection>| async move {
+            connection.during(wait()).await
+        };
+        let silent = move || async move { wait().await };
+        let app = Router::new()
+            .route("/late", get(late))
+            .route("/silent", get(silent));
+        let limits = Limits {
+            silence: Duration::from_millis(1200),
+            ..Limits::default()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(listener, app, limits, std::future::pending()));
+        let response = async |path: &str| {
+            let mut connection = TcpStream::connect(address).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            connection.write_all(request.as_bytes()).await.unwrap();
+            let mut bytes = Vec::new();
+            let _ = connection.read_to_end(&mut bytes).await;
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let (late, silent) = tokio::join!(response("/late"), response("/silent"));
+        assert!(late.starts_with("HTTP/1.1 200"), "{late}");
+        assert_eq!(silent, "");
+        serving.abort();
+    }
+}

@@ -52,7 +52,7 @@ pub fn program(name: &str) -> PathBuf {
         .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin"), tools])
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
-        .unwrap_or_else(|| panic!("{name} is not here, and this test needs it: install it (apache2-bin, busybox, nginx-light, caddy, openssl, minisign and curl are Debian packages, b3sum a crate)"))
+        .unwrap_or_else(|| panic!("{name} is not here, and this test needs it: install it (apache2-bin, aria2, busybox, nginx-light, caddy, openssl, minisign, curl and wget are Debian packages, b3sum a crate)"))
 }
 
 impl Nginx {

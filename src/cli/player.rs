@@ -1,0 +1,128 @@
+//! Programs that the gateway starts: the player that was given, and the browser of the desktop. No other command starts any.
+
+use std::{
+    ffi::OsString,
+    io,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::disk::machine;
+
+/// How long a player may take to end after it was asked to.
+const END_TIME: Duration = Duration::from_secs(2);
+/// Opens a URL in the browser of the desktop.
+const OPENER: &str = "xdg-open";
+/// Stands for the URLs among the words of a player's command.
+const PLACE: &str = "{}";
+
+/// A running player. It has the terminal.
+pub struct Player {
+    name: String,
+    child: Child,
+}
+
+impl Player {
+    /// Starts a command. `{}` in it is replaced by the URLs; without one they come last.
+    pub fn start(words: &[String], urls: &[String]) -> Result<Player, String> {
+        let words = command(words, urls);
+        let Some((name, arguments)) = words.split_first() else {
+            return Err("there is no player to start".to_owned());
+        };
+        let child = Command::new(name)
+            .args(arguments)
+            // A proxy does not reach this machine's loopback interface.
+            .env("no_proxy", without_proxy("no_proxy"))
+            .env("NO_PROXY", without_proxy("NO_PROXY"))
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|cause| format!("failed to start {name}: {cause}; check its name"))?;
+        let name = name.clone();
+        Ok(Player { name, child })
+    }
+
+    /// Waits until it ends. An error: it did not end well.
+    pub async fn ended(&mut self) -> Result<(), String> {
+        match self.child.wait().await {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("{} ended with {}", self.name, reason(status))),
+            Err(cause) => Err(format!("failed to wait for {}: {cause}", self.name)),
+        }
+    }
+
+    /// Ends it, if it still runs.
+    pub async fn end(mut self) {
+        if let Some(process) = self.child.id() {
+            let _ = machine::terminate(process);
+            // What does not end by then is killed when it is dropped.
+            let _ = timeout(END_TIME, self.child.wait()).await;
+        }
+    }
+}
+
+fn reason(status: ExitStatus) -> String {
+    match status.code() {
+        Some(code) => format!("exit code {code}"),
+        None => status.to_string(),
+    }
+}
+
+/// The words of a command with the URLs in their place. A word with more than the place in it is repeated for each URL.
+fn command(words: &[String], urls: &[String]) -> Vec<String> {
+    let has_place = words.iter().any(|word| word.contains(PLACE));
+    let place = PLACE.to_owned();
+    let appended = (!has_place).then_some(&place);
+    words
+        .iter()
+        .chain(appended)
+        .flat_map(|word| match word.contains(PLACE) {
+            true => urls.iter().map(|url| word.replace(PLACE, url)).collect(),
+            false => vec![word.clone()],
+        })
+        .collect()
+}
+
+/// The hosts that are reached without a proxy, and the loopback interface.
+fn without_proxy(variable: &str) -> OsString {
+    let mut hosts = OsString::from("127.0.0.1,localhost,::1");
+    if let Some(others) = std::env::var_os(variable).filter(|others| !others.is_empty()) {
+        hosts.push(",");
+        hosts.push(others);
+    }
+    hosts
+}
+
+/// Opens a URL in the browser of the desktop, without waiting for it.
+pub fn open_in_browser(url: &str) -> io::Result<()> {
+    let null = Stdio::null;
+    let mut opener = Command::new(OPENER);
+    opener.arg(url).stdin(null()).stdout(null()).stderr(null());
+    opener.spawn().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_take_their_place() {
+        for (typed, meant) in [
+            ("mpv {}", "mpv a b"),
+            ("mpv --mute=yes", "mpv --mute=yes a b"),
+            ("vlc {} vlc://quit", "vlc a b vlc://quit"),
+            ("ffprobe --file={}", "ffprobe --file=a --file=b"),
+        ] {
+            let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+            assert_eq!(
+                command(&words(typed), &words("a b")),
+                words(meant),
+                "{typed}"
+            );
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! A server on the loopback interface that serves proven bytes of remote objects to players and browsers, as if they were local
+//! files; and a page that shows them.
+//!
+//! It answers only requests that name it as their host and have its token in the path.
+
+mod content;
+mod host;
+mod objects;
+mod page;
+mod routes;
+mod state;
+mod token;
+
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::mpsc::{self, UnboundedReceiver},
+    time::timeout,
+};
+
+use crate::engine::{context::Context, events::Event};
+
+use super::connections::{self, Connection, Limits};
+
+pub use objects::Opened;
+
+use host::OwnHosts;
+use objects::Objects;
+use routes::Route;
+use token::Token;
+
+/// A paused player reads nothing, and some do not connect again. While all connections are in use, the usual limit for that holds.
+const PAUSE_TIME: Duration = Duration::from_secs(60 * 60);
+/// Bytes that the system holds of a response before its client takes them. What a player has not taken when it seeks was fetched in
+/// vain, and by itself the system would hold several megabytes.
+const SEND_BUFFER_BYTES: u32 = 256 * 1024;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// How long the transfers may take to end, and to note in the store what they fetched.
+const CLOSE_TIME: Duration = Duration::from_secs(3);
+
+/// Listens at one of these addresses.
+pub fn listen(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let mut failure = io::ErrorKind::AddrNotAvailable.into();
+    for address in addresses {
+        match listen_at(*address) {
+            Ok(listener) => return Ok(listener),
+            Err(cause) => failure = cause,
+        }
+    }
+    Err(failure)
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    // Connections inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Objects that were opened, and the token under which they are served.
+pub struct Gateway {
+    objects: Arc<Objects>,
+    names: Vec<String>,
+    token: Token,
+    events: UnboundedReceiver<(usize, Event)>,
+}
+
+impl Gateway {
+    /// A gateway to these objects, under a new token. Their names must differ.
+    pub fn new(context: Context, opened: Vec<Opened>) -> io::Result<Gateway> {
+        let (sender, events) = mpsc::unbounded_channel();
+        let objects = Objects::new(context, opened, sender);
+        Ok(Gateway {
+            names: objects.iter().map(|object| object.name.clone()).collect(),
+            objects,
+            token: Token::random()?,
+            events,
+        })
+    }
+
+    /// The URL of each object, in order, if the gateway listens at this address.
+    pub fn urls(&self, address: SocketAddr) -> Vec<String> {
+        let page = self.page(address);
+        let segments = self.names.iter().map(|name| routes::segment(name));
+        segments.map(|segment| format!("{page}{segment}")).collect()
+    }
+
+    /// The URL of the page.
+    pub fn page(&self, address: SocketAddr) -> String {
+        format!("http://{address}/{}/", self.token)
+    }
+
+    /// Serves until `shutdown` is done. Reports each event with the index of its object.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        mut each: impl FnMut(usize, Event),
+        shutdown: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let shared = Arc::new(Shared {
+            hosts: OwnHosts::of(listener.local_addr()?),
+            token: self.token,
+            objects: self.objects.clone(),
+        });
+        let app = Router::new().fallback(serve).with_state(shared);
+        let mut events = self.events;
+        {
+            let limits = Limits {
+                silence: PAUSE_TIME,
+                ..Limits::default()
+            };
+            let serving = connections::serve(listener, app, limits, shutdown);
+            let mut serving = pin!(serving);
+            loop {
+                tokio::select! {
+                    () = &mut serving => break,
+                    Some((index, event)) = events.recv() => each(index, event),
+                }
+            }
+        }
+        // What is not noted by then is fetched again some day.
+        let _ = timeout(CLOSE_TIME, self.objects.close()).await;
+        while let Ok((index, event)) = events.try_recv() {
+            each(index, event);
+        }
+        Ok(())
+    }
+}
+
+/// What all requests share.
+struct Shared {
+    hosts: OwnHosts,
+    token: Token,
+    objects: Arc<Objects>,
+}
+
+async fn serve(
+    State(shared): State<Arc<Shared>>,
+    Extension(connection): Extension<Connection>,
+    request: Request,
+) -> Response {
+    let mut response = respond(&shared, connection, request).await;
+    let headers = response.headers_mut();
+    for (name, value) in PROTECTION {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// On every response: pages of other origins do not embed it, learn its URL, or take it for another type.
+const PROTECTION: [(HeaderName, &str); 3] = [
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+];
+
+async fn respond(shared: &Shared, connection: Connection, request: Request) -> Response {
+    let (request, _) = request.into_parts();
+    if !shared.hosts.are_named_by(&request) {
+        return text(
+            StatusCode::MISDIRECTED_REQUEST,
+            "this host is not served here\n",
+        );
+    }
+    if !matches!(request.method, Method::GET | Method::HEAD) {
+        let allowed = [(header::ALLOW, "GET, HEAD")];
+        return (StatusCode::METHOD_NOT_ALLOWED, allowed).into_response();
+    }
+    let objects = &shared.objects;
+    match Route::of(request.uri.path(), &shared.token) {
+        Some(Route::Page) => page::page(),
+        Some(Route::Style) => page::style(),
+        Some(Route::Script) => page::script(),
+        Some(Route::State) => state::of(&request, objects),
+        Some(Route::Object(segment)) => {
+            let names = objects.iter().map(|object| object.name.as_str());
+            match routes::position(segment, names) {
+                Some(index) => content::of(&request, connection, objects, index).await,
+                None => nothing_here(),
+            }
+        }
+        None => nothing_here(),
+    }
+}
+
+/// The same for a wrong token and a wrong name.
+fn nothing_here() -> Response {
+    text(StatusCode::NOT_FOUND, "there is nothing here\n")
+}
+
+fn text(status: StatusCode, message: impl Into<Body>) -> Response {
+    let media_type = HeaderValue::from_static("text/plain; charset=utf-8");
+    let mut response = Response::new(message.into());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, media_type);
+    response
+}
