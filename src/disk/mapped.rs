@@ -149,10 +149,11 @@ mod tests {
     #[test]
     fn a_file_that_is_too_short_or_locked_is_not_mapped() {
         let (folder, file) = painted(16384);
-        assert!(Mapped::of_own_object(&file, 16385).is_none());
         let other = File::open(folder.path().join("object")).unwrap();
-        other.lock().unwrap();
+        other.try_lock().unwrap();
         assert!(Mapped::of_own_object(&file, 16384).is_none());
+        drop(other);
+        assert!(Mapped::of_own_object(&file, 16385).is_none());
     }
 
     /// Without the check of the pages this ends the process.

@@ -173,13 +173,19 @@ impl Shared {
         let (memory, failures) = (&state.memory, &state.failures);
         let blocks = plan::Blocks {
             geometry,
-            is_here: &|block| memory.contains(block) || self.cache.holds(block),
+            is_in_memory: &|block| memory.contains(block),
+            is_cached: &|block| self.cache.holds(block),
             has_failed: &|block| failures.has_failed(block),
             knows_page: &knows_page,
         };
         let mut plan = plan::plan(&blocks, &mut readers, last, &self.tuning);
         plan.pages.retain(|page| !failures.has_failed_page(*page));
         Some(plan)
+    }
+
+    /// The blocks in memory.
+    pub fn in_memory(&self) -> Vec<Verified> {
+        self.state.lock().memory.verified().collect()
     }
 
     /// Notes blocks that were read from the cache.
