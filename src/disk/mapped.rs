@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn mapped_bytes_are_those_of_the_file() {
         let length = 3 * 16384 + 17;
-        let (_folder, file) = painted(length);
+        let (folder, file) = painted(length);
         let mapped = Mapped::of_own_object(&file, length as u64).unwrap();
         for (start, end) in [(0, length), (0, 0), (16384, 32768), (length - 1, length)] {
             let bytes = mapped
@@ -138,7 +138,7 @@ mod tests {
         assert!(mapped.bytes(beyond).is_none());
         // What a reader still has keeps mapping and lock.
         let bytes = mapped.bytes(ByteRange::new(5, 9)).unwrap();
-        let other = File::open(_folder.path().join("object")).unwrap();
+        let other = File::open(folder.path().join("object")).unwrap();
         drop((mapped, file));
         assert!(bytes == paint::bytes(5, 4));
         assert!(other.try_lock().is_err(), "the lock went before the bytes");

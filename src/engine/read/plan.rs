@@ -4,12 +4,15 @@ use std::{cmp::Reverse, collections::BTreeSet};
 
 use crate::format::geometry::{BlockIndex, BlockRange, ByteRange, FANOUT, Geometry};
 
-use super::{Tuning, pages::pages_of, shared::Sequence};
+use super::{Tuning, pages::pages_of};
 
 /// With several readers, so much of each that waits comes before the read-ahead of all.
 const URGENT_BYTES: u64 = 1 << 20;
 /// The largest read-ahead of a reader.
 const AHEAD_BYTES_MAX: u64 = 16 << 20;
+
+/// Numbers readers and failures in the order in which they begin.
+pub type Sequence = u64;
 
 /// How far ahead of a reader blocks are wanted.
 #[derive(Clone, Copy, Debug, Default)]

@@ -20,7 +20,7 @@ use super::{
     failures::Failures,
     length::Length,
     memory::Memory,
-    plan::{self, Ahead, Plan},
+    plan::{self, Ahead, Plan, Sequence},
     state::WrongBlock,
 };
 
@@ -38,9 +38,6 @@ pub struct Shared {
     pub length_changed: Notify,
     pub state: Mutex<State>,
 }
-
-/// Numbers readers and failures in the order in which they begin.
-pub type Sequence = u64;
 
 pub struct State {
     pub memory: Memory,

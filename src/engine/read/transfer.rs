@@ -26,7 +26,7 @@ use crate::{
 };
 
 use super::{
-    pages::{Pages, PagesRead},
+    pages::{Pages, PagesFailed, PagesRead},
     plan::Plan,
     shared::Shared,
     state::WrongBlock,
@@ -188,7 +188,8 @@ impl Transfer {
     fn job_ended(&mut self, job: Job) {
         match job {
             Job::Pages(read) => {
-                if let Err((pages, error)) = self.pages.read(*read) {
+                if let Err(failed) = self.pages.read(*read) {
+                    let PagesFailed { pages, error } = *failed;
                     self.shared.fail_pages(&pages, error);
                 }
                 self.shared.wake_cached();
