@@ -106,24 +106,19 @@ impl Mapped {
 mod tests {
     use super::*;
     use crate::format::paint;
-    use std::os::unix::fs::FileExt;
 
     fn painted(length: usize) -> (tempfile::TempDir, File) {
         let folder = tempfile::tempdir().unwrap();
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(folder.path().join("object"))
-            .unwrap();
-        file.write_all_at(&paint::bytes(0, length), 0).unwrap();
+        let path = folder.path().join("object");
+        std::fs::write(&path, paint::bytes(0, length)).unwrap();
+        let file = File::options().read(true).write(true).open(path).unwrap();
         (folder, file)
     }
 
     #[test]
     fn mapped_bytes_are_those_of_the_file() {
         let length = 3 * 16384 + 17;
-        let (_folder, file) = painted(length);
+        let (folder, file) = painted(length);
         let mapped = Mapped::of_own_object(&file, length as u64).unwrap();
         for (start, end) in [(0, length), (0, 0), (16384, 32768), (length - 1, length)] {
             let bytes = mapped
@@ -138,7 +133,7 @@ mod tests {
         assert!(mapped.bytes(beyond).is_none());
         // What a reader still has keeps mapping and lock.
         let bytes = mapped.bytes(ByteRange::new(5, 9)).unwrap();
-        let other = File::open(_folder.path().join("object")).unwrap();
+        let other = File::open(folder.path().join("object")).unwrap();
         drop((mapped, file));
         assert!(bytes == paint::bytes(5, 4));
         assert!(other.try_lock().is_err(), "the lock went before the bytes");
@@ -149,10 +144,11 @@ mod tests {
     #[test]
     fn a_file_that_is_too_short_or_locked_is_not_mapped() {
         let (folder, file) = painted(16384);
-        assert!(Mapped::of_own_object(&file, 16385).is_none());
         let other = File::open(folder.path().join("object")).unwrap();
-        other.lock().unwrap();
+        other.try_lock().unwrap();
         assert!(Mapped::of_own_object(&file, 16384).is_none());
+        drop(other);
+        assert!(Mapped::of_own_object(&file, 16385).is_none());
     }
 
     /// Without the check of the pages this ends the process.
@@ -161,7 +157,7 @@ mod tests {
         let length = 64 * 1024;
         let (_folder, file) = painted(length);
         let mapped = Mapped::of_own_object(&file, length as u64).unwrap();
-        file.set_len(16384).unwrap();
+        rustix::fs::ftruncate(&file, 16384).unwrap();
         assert!(mapped.bytes(ByteRange::new(0, 16384)).is_some());
         assert!(mapped.bytes(ByteRange::new(16384, 32768)).is_none());
     }

@@ -929,6 +929,63 @@ fn nothing_wanted_is_nothing_to_do() {
 }
 
 #[test]
+fn lost_blocks_are_requested_again_where_they_are_wanted() {
+    let mut scheduler = scheduler(100, 8, true);
+    want(&mut scheduler, 0, &[(0, 2), (50, 51)], true);
+    for (span, blocks) in starts(&mut scheduler, 0) {
+        for block in blocks.iter() {
+            proven(&mut scheduler, 1, span, block.0);
+        }
+        scheduler.handle(1, Event::Ended { span });
+    }
+    assert!(scheduler.is_idle());
+    // The reader has gone on: the first block is not wanted any more.
+    want(&mut scheduler, 2, &[(1, 2)], true);
+    let later = 100 * PATIENCE_MS;
+    scheduler.handle(
+        later,
+        Event::Lost {
+            blocks: range(0, 1),
+        },
+    );
+    assert_eq!(scheduler.command(later), Command::Wait { until: None });
+    scheduler.handle(
+        later,
+        Event::Lost {
+            blocks: range(1, 60),
+        },
+    );
+    assert!(!scheduler.is_idle() && !scheduler.held().contains(BlockIndex(50)));
+    // Patience begins now.
+    let spans = starts(&mut scheduler, later);
+    assert_eq!(
+        spans.iter().map(|span| span.1).collect::<Vec<_>>(),
+        [range(1, 2)]
+    );
+    proven(&mut scheduler, later, spans[0].0, 1);
+    scheduler.handle(later, Event::Ended { span: spans[0].0 });
+    want(&mut scheduler, later, &[(0, 1), (50, 51)], true);
+    assert_eq!(starts(&mut scheduler, later).len(), 2);
+}
+
+#[test]
+fn a_block_waits_for_a_connection_when_all_have_others() {
+    let mut scheduler = scheduler(400, 2, true);
+    want(&mut scheduler, 0, &[(0, 100), (200, 300)], true);
+    assert!(!scheduler.waits_for_connection(BlockIndex(0)));
+    let spans = starts(&mut scheduler, 0);
+    assert_eq!(spans.len(), 2);
+    want(&mut scheduler, 1, &[(350, 360), (0, 100), (200, 300)], true);
+    assert!(scheduler.waits_for_connection(BlockIndex(350)));
+    assert!(!scheduler.waits_for_connection(BlockIndex(0)));
+    assert!(!scheduler.waits_for_connection(BlockIndex(399)));
+    // As the caller does: without the others for a moment.
+    want(&mut scheduler, 1, &[(350, 360)], true);
+    want(&mut scheduler, 1, &[(350, 360), (0, 100), (200, 300)], true);
+    assert_eq!(starts(&mut scheduler, 1)[0].1.start, 350);
+}
+
+#[test]
 fn spans_follow_the_want() {
     let mut scheduler = scheduler(400, 4, true);
     want(

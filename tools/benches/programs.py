@@ -42,6 +42,7 @@ PROGRAMS = {
     "apt-get": Program("--version"),
     "bita": Program("--version", crate="bita", pinned="0.15"),
     "casync": Program("--version", package="casync"),
+    "cached_read": Program(""),
     "curl": Program("--version", package="curl"),
     "delta_count": Program("--version"),
     "index_count": Program("--version"),
@@ -62,7 +63,7 @@ PROGRAMS = {
 
 
 # Programs of this project, and where a build leaves them.
-OURS = {"sapwood": ".", "delta_count": "examples", "index_count": "examples", "relay": "examples"}
+OURS = {"sapwood": ".", "cached_read": "examples", "delta_count": "examples", "index_count": "examples", "relay": "examples"}
 
 
 def find_program(name):
@@ -126,7 +127,7 @@ def program_path(name):
 
 def build():
     command = ["cargo", "build", "--release", "--bin", "sapwood", "--example", "delta_count", "--example", "index_count",
-               "--example", "relay"]
+               "--example", "relay", "--example", "cached_read"]
     say(shlex.join(command))
     if subprocess.run(command, cwd=ROOT, stdout=sys.stderr).returncode != 0:
         raise Failure(f"{shlex.join(command)} failed")

@@ -10,21 +10,21 @@ use crate::{
     format::geometry::{BlockIndex, FANOUT},
 };
 
-use super::shared::{Sequence, Shared, wake};
+use super::plan::Sequence;
 
 /// See the module.
 #[derive(Default)]
 pub struct Failures {
     /// Blocks that came wrong from every source.
-    blocks: BTreeMap<BlockIndex, (Sequence, Arc<Error>)>,
+    pub blocks: BTreeMap<BlockIndex, (Sequence, Arc<Error>)>,
     /// The same, while it is not known whether the object was replaced.
-    undecided: BTreeSet<BlockIndex>,
+    pub undecided: BTreeSet<BlockIndex>,
     /// Pages of the manifest that could not be read: nobody waits for them.
-    pages: BTreeSet<u32>,
+    pub pages: BTreeSet<u32>,
     /// The source has another object now. This one stays failed.
-    replaced: Option<Arc<Error>>,
+    pub replaced: Option<Arc<Error>>,
     /// The transfer failed: nothing is requested until somebody waits.
-    halted: bool,
+    pub halted: bool,
 }
 
 impl Failures {
@@ -73,81 +73,5 @@ impl Failures {
         for block in blocks {
             self.pages.remove(&(block.0 / FANOUT));
         }
-    }
-}
-
-/// What failed.
-enum Failed<'a> {
-    Block(BlockIndex),
-    Pages(&'a [u32]),
-    All,
-}
-
-impl Failed<'_> {
-    fn includes(&self, block: BlockIndex) -> bool {
-        match self {
-            Failed::Block(failed) => *failed == block,
-            Failed::Pages(pages) => pages.contains(&(block.0 / FANOUT)),
-            Failed::All => true,
-        }
-    }
-}
-
-impl Shared {
-    /// No source has this block right. It is not fetched, and who waits for it waits until [`Shared::fail_block`].
-    pub fn begin_to_fail(&self, block: BlockIndex) {
-        self.state.lock().failures.undecided.insert(block);
-        self.plan_again();
-    }
-
-    /// Ends the readers that come to this block.
-    pub fn fail_block(&self, block: BlockIndex, error: Error) {
-        self.fail_some(&Failed::Block(block), error);
-    }
-
-    /// Ends the readers that wait for blocks of these pages.
-    pub fn fail_pages(&self, pages: &[u32], error: Error) {
-        self.fail_some(&Failed::Pages(pages), error);
-    }
-
-    /// Ends all readers that wait.
-    pub fn fail(&self, error: Error) {
-        self.fail_some(&Failed::All, error);
-    }
-
-    fn fail_some(&self, failed: &Failed<'_>, error: Error) {
-        let error = Arc::new(error);
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        let now = state.take_sequence();
-        let failures = &mut state.failures;
-        match failed {
-            Failed::Block(block) => {
-                failures.undecided.remove(block);
-                failures.blocks.insert(*block, (now, error.clone()));
-            }
-            Failed::Pages(pages) => failures.pages.extend(*pages),
-            Failed::All => failures.halted = true,
-        }
-        if let Error::Changed { .. } = *error {
-            failures.replaced = Some(error.clone());
-        }
-        let includes = |block| failures.replaced.is_some() || failed.includes(block);
-        if includes(self.geometry().last()) {
-            state.length.fail(now, &error);
-        }
-        let mut wakers = Vec::new();
-        for place in state.readers.values_mut() {
-            let block = place.block(self.geometry());
-            if place.waits.is_some() && block.is_some_and(includes) {
-                place.error = Some(error.clone());
-                wakers.extend(place.waits.take());
-            }
-        }
-        state.is_due = true;
-        drop(guard);
-        wake(wakers);
-        self.length_changed.notify_waiters();
-        self.changed.notify_one();
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::format::{geometry::BlockIndex, judge::Proven};
+use crate::format::{
+    geometry::BlockIndex,
+    judge::{Proven, Verified},
+};
 
 /// Blocks up to a number of bytes. Beyond it, the block that came first goes first, unless a reader still needs it.
 pub struct Memory {
@@ -29,6 +32,10 @@ impl Memory {
 
     pub fn contains(&self, block: BlockIndex) -> bool {
         self.blocks.contains_key(&block.0)
+    }
+
+    pub fn verified(&self) -> impl Iterator<Item = Verified> {
+        self.blocks.values().map(|(_, proven)| proven.verified())
     }
 
     pub fn get(&self, block: BlockIndex) -> Option<&Proven> {

@@ -6,6 +6,7 @@
 mod failures;
 mod length;
 mod memory;
+mod outcomes;
 mod pages;
 mod plan;
 mod reader;

@@ -29,6 +29,12 @@ pub struct PagesRead {
     whole: Option<OpenManifest>,
 }
 
+/// Pages that are not known, and why.
+pub struct PagesFailed {
+    pub pages: Vec<u32>,
+    pub error: Error,
+}
+
 /// A read that is under way.
 pub type Reading = Pin<Box<dyn Future<Output = PagesRead> + Send>>;
 
@@ -145,7 +151,7 @@ impl Pages {
     }
 
     /// Proves what was read and adds its leaves. If that fails, returns which pages are not known.
-    pub fn read(&mut self, read: PagesRead) -> Result<(), (Vec<u32>, Error)> {
+    pub fn read(&mut self, read: PagesRead) -> Result<(), Box<PagesFailed>> {
         let PagesRead {
             pages,
             groups,
@@ -164,7 +170,7 @@ impl Pages {
         }
         let read = match result {
             Ok(read) => read,
-            Err(error) => return Err((pages, error)),
+            Err(error) => return Err(Box::new(PagesFailed { pages, error })),
         };
         for (range, bytes) in read {
             if let Some(group) = groups.iter().find(|group| group.bytes == range) {
@@ -175,7 +181,8 @@ impl Pages {
             None => Ok(()),
             Some((group, error)) => {
                 let below = |page: &u32| page / FANOUT.pow(group.level) == group.index;
-                Err((pages.into_iter().filter(below).collect(), error))
+                let pages = pages.into_iter().filter(below).collect();
+                Err(Box::new(PagesFailed { pages, error }))
             }
         }
     }

@@ -4,10 +4,13 @@ use std::{cmp::Reverse, collections::BTreeSet};
 
 use crate::format::geometry::{BlockIndex, BlockRange, ByteRange, FANOUT, Geometry};
 
-use super::{Tuning, pages::pages_of, shared::Sequence};
+use super::{Tuning, pages::pages_of};
 
 /// With several readers, so much of each that waits comes before the read-ahead of all.
 const URGENT_BYTES: u64 = 1 << 20;
+
+/// Numbers readers and failures in the order in which they begin.
+pub type Sequence = u64;
 
 /// How far ahead of a reader blocks are wanted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,8 +86,8 @@ impl Reader<'_> {
 /// What is known of the blocks.
 pub struct Blocks<'a> {
     pub geometry: &'a Geometry,
-    /// In memory or in the cache.
-    pub is_here: &'a dyn Fn(BlockIndex) -> bool,
+    pub is_in_memory: &'a dyn Fn(BlockIndex) -> bool,
+    pub is_cached: &'a dyn Fn(BlockIndex) -> bool,
     pub has_failed: &'a dyn Fn(BlockIndex) -> bool,
     pub knows_page: &'a dyn Fn(u32) -> bool,
 }
@@ -92,8 +95,10 @@ pub struct Blocks<'a> {
 /// What is wanted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Blocks to fetch, the most urgent first.
+    /// Blocks to fetch, the most urgent first. Blocks in memory are among them: a span that has just delivered them goes on.
     pub ranges: Vec<BlockRange>,
+    /// Those of them that are not in memory.
+    pub absent: Vec<BlockRange>,
     /// How many of the ranges are for readers that just sought: they need not wait for a connection.
     pub sought: usize,
     /// Pages of the manifest whose leaves are needed.
@@ -124,8 +129,8 @@ pub fn plan(
     if let Some(last) = last {
         plan.pages.extend(pages_of(BlockRange::one(last)));
         let knows_leaf = (blocks.knows_page)(last.0 / FANOUT);
-        plan.reads_last = knows_leaf && (blocks.is_here)(last);
-        missing(blocks, BlockRange::one(last), &mut plan.ranges);
+        plan.reads_last = knows_leaf && (blocks.is_cached)(last);
+        missing(blocks, BlockRange::one(last), &mut plan);
     }
     readers.sort_by_key(Reader::order);
     let share = tuning.memory_bytes / readers.len().max(1) as u64;
@@ -155,38 +160,49 @@ pub fn plan(
             true => wanted.end.min(wanted.start + first),
             false => wanted.start,
         };
-        missing(blocks, BlockRange::new(wanted.start, cut), &mut plan.ranges);
+        missing(blocks, BlockRange::new(wanted.start, cut), &mut plan);
         if sought {
             plan.sought = plan.ranges.len();
         }
         later.push(BlockRange::new(cut, wanted.end));
     }
     for range in later {
-        missing(blocks, range, &mut plan.ranges);
+        missing(blocks, range, &mut plan);
     }
     if plan.reads_last {
         plan.ranges.clear();
+        plan.absent.clear();
     }
     plan
 }
 
-/// Adds the blocks of a range that must be fetched, and whose leaves are known.
-fn missing(blocks: &Blocks<'_>, range: BlockRange, ranges: &mut Vec<BlockRange>) {
-    let mut run: Option<BlockRange> = None;
+/// Adds the blocks of a range that must come from the sources, and whose leaves are known.
+fn missing(blocks: &Blocks<'_>, range: BlockRange, plan: &mut Plan) {
+    let (mut run, mut absent) = (None, None);
     for page in pages_of(range).filter(|page| (blocks.knows_page)(*page)) {
         let first = page * FANOUT;
         let of_page = BlockRange::new(range.start.max(first), range.end.min(first + FANOUT));
         for block in of_page.iter() {
-            if (blocks.is_here)(block) || (blocks.has_failed)(block) {
+            let is_in_memory = (blocks.is_in_memory)(block);
+            if (blocks.has_failed)(block) || (!is_in_memory && (blocks.is_cached)(block)) {
                 continue;
             }
-            match &mut run {
-                Some(run) if run.end == block.0 => run.end += 1,
-                _ => ranges.extend(run.replace(BlockRange::one(block))),
+            grow(&mut run, block, &mut plan.ranges);
+            if !is_in_memory {
+                grow(&mut absent, block, &mut plan.absent);
             }
         }
     }
-    ranges.extend(run);
+    plan.ranges.extend(run);
+    plan.absent.extend(absent);
+}
+
+/// Adds a block to a run, or begins another one.
+fn grow(run: &mut Option<BlockRange>, block: BlockIndex, runs: &mut Vec<BlockRange>) {
+    match run {
+        Some(run) if run.end == block.0 => run.end += 1,
+        _ => runs.extend(run.replace(BlockRange::one(block))),
+    }
 }
 
 #[cfg(test)]
@@ -213,7 +229,8 @@ mod tests {
         let geometry = geometry();
         let blocks = Blocks {
             geometry: &geometry,
-            is_here: &|_| false,
+            is_in_memory: &|_| false,
+            is_cached: &|_| false,
             has_failed: &|_| false,
             knows_page: &|_| true,
         };

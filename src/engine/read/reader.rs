@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-use super::{Handle, shared::Sequence, taking::Next};
+use super::{Handle, plan::Sequence, taking::Next};
 
 /// A stream of proven bytes in order. Dropping it gives up what only it waited for.
 ///

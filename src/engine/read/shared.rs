@@ -20,7 +20,7 @@ use super::{
     failures::Failures,
     length::Length,
     memory::Memory,
-    plan::{self, Ahead, Plan},
+    plan::{self, Ahead, Plan, Sequence},
     state::WrongBlock,
 };
 
@@ -38,9 +38,6 @@ pub struct Shared {
     pub length_changed: Notify,
     pub state: Mutex<State>,
 }
-
-/// Numbers readers and failures in the order in which they begin.
-pub type Sequence = u64;
 
 pub struct State {
     pub memory: Memory,
@@ -173,13 +170,19 @@ impl Shared {
         let (memory, failures) = (&state.memory, &state.failures);
         let blocks = plan::Blocks {
             geometry,
-            is_here: &|block| memory.contains(block) || self.cache.holds(block),
+            is_in_memory: &|block| memory.contains(block),
+            is_cached: &|block| self.cache.holds(block),
             has_failed: &|block| failures.has_failed(block),
             knows_page: &knows_page,
         };
         let mut plan = plan::plan(&blocks, &mut readers, last, &self.tuning);
         plan.pages.retain(|page| !failures.has_failed_page(*page));
         Some(plan)
+    }
+
+    /// The blocks in memory.
+    pub fn in_memory(&self) -> Vec<Verified> {
+        self.state.lock().memory.verified().collect()
     }
 
     /// Notes blocks that were read from the cache.

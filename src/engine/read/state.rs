@@ -88,7 +88,10 @@ pub(super) fn ranges(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        BlockState::{Cached, Missing, Proven, Wrong},
+        *,
+    };
 
     #[test]
     fn every_block_is_in_one_range() {
@@ -109,7 +112,6 @@ mod tests {
             .iter()
             .map(|(range, state)| (range.end, *state))
             .collect();
-        use BlockState::{Cached, Missing, Proven, Wrong};
         assert_eq!(
             found,
             [

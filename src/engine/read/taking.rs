@@ -10,8 +10,8 @@ use crate::format::{
 };
 
 use super::{
-    plan,
-    shared::{Sequence, Shared, State},
+    plan::{self, Sequence},
+    shared::{Shared, State},
 };
 
 /// Bytes that a reader takes from memory at once: they are in memory beside the blocks of all readers.

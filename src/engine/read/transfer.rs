@@ -26,7 +26,7 @@ use crate::{
 };
 
 use super::{
-    pages::{Pages, PagesRead},
+    pages::{Pages, PagesFailed, PagesRead},
     plan::Plan,
     shared::Shared,
     state::WrongBlock,
@@ -45,7 +45,7 @@ pub struct Transfer {
     sought: usize,
     /// The last block is being read from the cache.
     is_reading_last: bool,
-    /// Nothing is wanted, and the driver has stopped its spans.
+    /// The driver has nothing to do.
     is_idle: bool,
     jobs: FuturesUnordered<futures_util::future::BoxFuture<'static, Job>>,
 }
@@ -145,7 +145,7 @@ impl Transfer {
         };
         let driver = self.driver.as_ref();
         let is_lost =
-            driver.is_some_and(|driver| plan.ranges.iter().any(|range| is_held(driver, range)));
+            driver.is_some_and(|driver| plan.absent.iter().any(|range| is_held(driver, range)));
         if plan.ranges == self.wanted && !is_lost {
             return;
         }
@@ -153,7 +153,7 @@ impl Transfer {
             self.driver = Some(self.new_driver());
         }
         if let Some(driver) = &mut self.driver {
-            for range in &plan.ranges {
+            for range in &plan.absent {
                 driver.lost(*range);
             }
             driver.want(Want {
@@ -178,13 +178,18 @@ impl Transfer {
             connections_max: self.shared.tuning.connections_max,
         };
         let claimed = BlockSet::empty(self.shared.geometry().blocks());
-        Driver::new(&self.context, object, self.shared.clone(), claimed)
+        let mut driver = Driver::new(&self.context, object, self.shared.clone(), claimed);
+        for verified in self.shared.in_memory() {
+            driver.held(verified);
+        }
+        driver
     }
 
     fn job_ended(&mut self, job: Job) {
         match job {
             Job::Pages(read) => {
-                if let Err((pages, error)) = self.pages.read(*read) {
+                if let Err(failed) = self.pages.read(*read) {
+                    let PagesFailed { pages, error } = *failed;
                     self.shared.fail_pages(&pages, error);
                 }
                 self.shared.wake_cached();
@@ -229,7 +234,9 @@ impl Transfer {
         self.make_room();
         match turn {
             Ok(Turn::Verified(verified)) => self.shared.plan_again_without(verified),
-            Ok(Turn::Idle | Turn::Done) => self.is_idle = self.wanted.is_empty(),
+            Ok(Turn::Idle | Turn::Done) => {
+                self.is_idle = self.driver.as_ref().is_none_or(Driver::is_idle);
+            }
             Err(error) => {
                 self.wanted.clear();
                 if let Some(driver) = self.driver.take() {

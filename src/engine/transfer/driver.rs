@@ -206,6 +206,11 @@ impl Driver {
         self.scheduler.handle(now, event);
     }
 
+    /// Whether nothing runs and no wanted block is missing. Commands were executed since the last change.
+    pub fn is_idle(&self) -> bool {
+        self.scheduler.is_idle()
+    }
+
     /// Whether a wanted block is missing, and all connections are busy with others.
     pub fn waits_for_connection(&self, block: BlockIndex) -> bool {
         self.scheduler.waits_for_connection(block)

@@ -312,6 +312,11 @@ impl Scheduler {
                 .any(|waiting| waiting.blocks.contains(block))
     }
 
+    /// Whether no span runs and no wanted block is to be delivered.
+    pub fn is_idle(&self) -> bool {
+        self.spans.is_empty() && !self.has_demand()
+    }
+
     /// Whether a wanted block is missing, and as many spans run for others as may run.
     pub fn waits_for_connection(&self, block: BlockIndex) -> bool {
         self.spans.len() >= self.room() && self.blocks.is_wanted(block) && !self.is_under_way(block)

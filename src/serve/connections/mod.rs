@@ -166,7 +166,7 @@ mod tests {
     async fn a_late_response_is_no_silence() {
         let wait = || tokio::time::sleep(Duration::from_millis(2500));
         let late = move |Extension(connection): Extension<Connection>| async move {
-            connection.during(wait()).await
+            connection.during(wait()).await;
         };
         let silent = move || async move { wait().await };
         let app = Router::new()

@@ -110,7 +110,7 @@ impl Objects {
             }
         });
         let objects = Objects {
-            objects: objects.collect(),
+            all: objects.collect(),
             context,
             events,
             transfers: Mutex::default(),
@@ -205,9 +205,7 @@ pub struct CountedReader(Arc<Objects>, usize);
 impl Drop for CountedReader {
     fn drop(&mut self) {
         let CountedReader(objects, index) = self;
-        objects.all[*index]
-            .readers
-            .fetch_sub(1, Ordering::Relaxed);
+        objects.all[*index].readers.fetch_sub(1, Ordering::Relaxed);
         objects.share_connections();
     }
 }

@@ -1,0 +1,92 @@
+//! What can be typed for the commands that serve.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::format::{tree::Root, trust::Trust};
+
+use super::{NetworkArgs, units};
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "sapwood gateway [OPTIONS] <URL>... [-- <PLAYER>...]",
+    after_help = "Each URL is served at http://127.0.0.1:PORT/TOKEN/NAME, with ranges; these URLs are printed first. What was read stays in the store. \
+At http://127.0.0.1:PORT/TOKEN/ is a page with a player and a map of what is proven. The gateway ends with its player, with SIGINT or with SIGTERM.\n\n\
+Examples:\n  sapwood gateway https://a.example/talk.mp4 -- mpv {}\n  sapwood gateway https://a.example/talk.mp4 --mirror https://b.example/talk.mp4 --open"
+)]
+pub struct GatewayArgs {
+    /// What to serve: http or https URLs
+    #[arg(required = true, value_name = "URL")]
+    pub urls: Vec<String>,
+    /// A command to run on the URLs of the gateway, which take the place of {} or come last; the gateway ends with it
+    #[arg(last = true, value_name = "PLAYER")]
+    pub player: Vec<String>,
+    /// Where to listen: HOST:PORT, or :PORT on 127.0.0.1; a loopback address. Port 0 finds a free one
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:0",
+        value_parser = units::listen_address
+    )]
+    pub listen: String,
+    /// Open the page of the gateway in the browser of the desktop
+    #[arg(long)]
+    pub open: bool,
+    /// The manifest: a file, a URL, or - (default: .sapwood added to the path of the URL)
+    #[arg(long, value_name = "M")]
+    pub manifest: Option<String>,
+    /// Another URL of the same object; may be given several times
+    #[arg(long, value_name = "URL")]
+    pub mirror: Vec<String>,
+    /// The root that the object must have, as b3sum prints it
+    #[arg(long, value_name = "HEX")]
+    pub root: Option<Root>,
+    /// The manifests must be signed by this key, for the names of the URLs: a file, or its text
+    #[arg(long, value_name = "PUB", env = "SAPWOOD_KEY")]
+    pub key: Option<String>,
+    /// The least that every byte must be proven against: signed, root, manifest, digest or none
+    #[arg(
+        long,
+        value_name = "TRUST",
+        default_value = "none",
+        env = "SAPWOOD_REQUIRE"
+    )]
+    pub require: Trust,
+    /// Remember nothing between runs
+    #[arg(long)]
+    pub no_store: bool,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The folder to serve
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// Where to listen: HOST:PORT, or :PORT on 127.0.0.1; port 0 finds a free one
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8080",
+        env = "SAPWOOD_LISTEN",
+        value_parser = units::listen_address
+    )]
+    pub listen: String,
+    /// Make no manifests: serve those that lie beside their files
+    #[arg(long)]
+    pub no_manifests: bool,
+    /// Serve https with this certificate (PEM, with its chain); it is read again when it changes
+    #[arg(long, value_name = "F", requires = "tls_key", env = "SAPWOOD_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the certificate (PEM, without a password)
+    #[arg(long, value_name = "F", requires = "tls_cert", env = "SAPWOOD_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Append a JSON object for each response to this file, or to standard error with -; SIGHUP opens the file anew
+    #[arg(long, value_name = "FILE", env = "SAPWOOD_ACCESS_LOG")]
+    pub access_log: Option<PathBuf>,
+    /// Do not serve /metrics (for Prometheus) and /healthz
+    #[arg(long, env = "SAPWOOD_NO_METRICS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_metrics: bool,
+}
