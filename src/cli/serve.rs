@@ -4,6 +4,8 @@ use std::{
     ffi::OsStr,
     fs,
     future::Future,
+    io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     pin::pin,
     sync::Arc,
@@ -61,21 +63,9 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
     {
         output.event(Event::Warning { message });
     }
-    let bound = async {
-        let listener = TcpListener::bind(&*args.listen).await?;
-        let address = listener.local_addr()?;
-        Ok::<_, std::io::Error>((listener, address))
-    };
-    let (listener, address) = match bound.await {
+    let (listener, address) = match bind(&args.listen).await {
         Ok(bound) => bound,
-        Err(cause) => {
-            let message = format!(
-                "failed to listen on {}: {cause}; {}",
-                args.listen,
-                hints::OTHER_ADDRESS
-            );
-            return output.refuse(Exit::Failed, &message);
-        }
+        Err(message) => return output.refuse(Exit::Failed, &message),
     };
     // Before the URL is printed: from then on signals may come.
     let stop = signals::stop(log.is_none());
@@ -109,6 +99,19 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
         log.end();
     }
     Exit::Ok
+}
+
+/// Listens; returns also where.
+async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), String> {
+    let bound = async {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        Ok::<_, io::Error>((listener, address))
+    };
+    bound.await.map_err(|cause| {
+        let other = hints::OTHER_ADDRESS;
+        format!("failed to listen on {listen}: {cause}; {other}")
+    })
 }
 
 /// Has manifests made; returns why that is not possible.
