@@ -96,7 +96,7 @@
 //!
 //! | modules | what they do |
 //! |---|---|
-//! | [`fetch`](engine::fetch), [`cat`](engine::cat), [`create`](engine::create), [`inspect`](engine::inspect) | use cases |
+//! | [`fetch`](engine::fetch), [`cat`](engine::cat), [`create`](engine::create), [`inspect`](engine::inspect), [`library`](engine::library), [`parts`](engine::parts) | use cases |
 //! | `cache` | the cached blocks of an object that is streamed |
 //! | `transfer/`, `local/` | running the scheduler on connections, into a sink; finding blocks in local files |
 //! | `remote/` | opening an object and its manifest; reading ranges |

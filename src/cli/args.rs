@@ -109,6 +109,12 @@ pub struct ManifestArgs {
     /// Leave out the hints that make updates small (anchors and pieces)
     #[arg(long)]
     pub no_hints: bool,
+    /// Describe only these bytes of a file, as in HTTP (A-B, A-, -N), as a part that --join puts together with others
+    #[arg(long, value_name = "A-B", value_parser = units::range, allow_hyphen_values = true, requires = "output")]
+    pub range: Option<Wanted>,
+    /// Join parts of one file, made with --range on any machines, to its manifest
+    #[arg(long, conflicts_with = "range", requires = "output")]
+    pub join: bool,
     /// Read every file of a folder again, also those that did not change since its last index
     #[arg(long)]
     pub read_all: bool,
@@ -151,7 +157,7 @@ pub struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Files to check
+    /// Files to check, or folders with a library
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// The manifest, a file (default: beside the file, as FILE.sapwood)

@@ -52,6 +52,7 @@ impl Exit {
             Error::Net { cause, .. } => Exit::of_failure(cause.failure),
             Error::Manifest { .. }
             | Error::Index { .. }
+            | Error::Part { .. }
             | Error::OtherRoot { .. }
             | Error::BelowRequired { .. }
             | Error::Wrong { .. }
@@ -71,7 +72,9 @@ impl Exit {
             Error::Changed { .. } | Error::OtherLength { .. } => Exit::Changed,
             Error::Output(_) => Exit::Disk,
             Error::Patience { .. } | Error::MustWait { .. } => Exit::Again,
-            Error::TooManyBlocks { .. } => Exit::Usage,
+            Error::TooManyBlocks { .. } | Error::PartRange { .. } | Error::PartsApart { .. } => {
+                Exit::Usage
+            }
         }
     }
 

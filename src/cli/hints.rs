@@ -25,8 +25,19 @@ pub const VERIFY_A_FILE: &str =
     "--manifest takes a file here; fetch the manifest first with sapwood fetch URL";
 pub const MANIFEST_ONE_FILE: &str =
     "-o and --name are for one file; without them each manifest is written beside its file";
+pub const VERIFY_FOLDER: &str = "is a folder; --manifest and --hints are for files";
+pub const NO_LIBRARY: &str =
+    "is a folder without a library.sapwood.sapwood; sapwood manifest FOLDER makes its library";
 pub const LIBRARY_PLACE: &str =
     "the index of a folder is written into it as library.sapwood; -o and --digest are for files";
+pub const STDIN_NEEDS_OUTPUT: &str =
+    "a manifest of standard input needs -o OUT (-o - for standard output)";
+pub const PARTS_OF_FILES: &str =
+    "parts are files, and have no digests: --digest and - cannot be used with --range and --join";
+pub const PART_HAS_NO_NAME: &str =
+    "--name, --seq, --expires and --sign are for --join, not for --range";
+pub const PARTS_HAVE_FORM: &str =
+    "--block-size and --no-hints are for --range; all parts of a file are made with the same";
 pub const READ_ALL_FOLDER: &str = "--read-all is for a folder";
 pub const NO_PASSWORD: &str =
     "a password is needed: set SAPWOOD_KEY_PASSWORD, run in a terminal, or use --no-password";
@@ -107,6 +118,9 @@ fn hint(error: &Error) -> Option<&'static str> {
         } => Some("give the public key with --key"),
         Error::State(_)
         | Error::Index { .. }
+        | Error::Part { .. }
+        | Error::PartRange { .. }
+        | Error::PartsApart { .. }
         | Error::Wrong { .. }
         | Error::NoSuchRange { .. }
         | Error::Output(_)

@@ -11,14 +11,15 @@ use parking_lot::Mutex;
 use crate::{
     disk::regions::StoppableStream,
     engine::{
+        cat::Wanted,
         create::{self, CreateOptions, Input},
         error::Error,
-        events::{Event, Events, Progress},
+        events::{Event, Events, ManifestPart, Progress},
         library::create::{self as create_library, LibraryOptions},
-        manifest_file,
+        manifest_file, parts,
         sign::Signer,
     },
-    format::library,
+    format::{library, manifest::Tree},
 };
 
 use super::{args::ManifestArgs, exit::Exit, hints, keys, output::Output, signals};
@@ -28,16 +29,8 @@ const PROGRESS_TIME: Duration = Duration::from_secs(1);
 
 pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
     let is_stdio = |path: &Path| path == Path::new("-");
-    if args.paths.len() > 1 && (args.output.is_some() || args.name.is_some()) {
-        let exit = output.usage(hints::MANIFEST_ONE_FILE);
-        return output.done(exit);
-    }
-    if args.paths.iter().any(|path| is_stdio(path)) && args.output.is_none() {
-        let exit =
-            output.usage("a manifest of standard input needs -o OUT (-o - for standard output)");
-        return output.done(exit);
-    }
-    if let Err(hint) = check_folders(&args) {
+    let checked = check_files(&args).and_then(|()| check_parts(&args));
+    if let Err(hint) = checked.and_then(|()| check_folders(&args)) {
         let exit = output.usage(hint);
         return output.done(exit);
     }
@@ -71,6 +64,14 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
         published: if dated { now } else { 0 },
         expires: args.expires.unwrap_or(0),
     };
+    if let (true, Some(out)) = (args.join, &args.output) {
+        let exit = join(&args.paths, out, &options, signer.as_ref(), output);
+        return output.done(exit);
+    }
+    if let (Some(range), Some(out)) = (args.range, &args.output) {
+        let exit = part(&args.paths[0], range, out, &options, output);
+        return output.done(exit);
+    }
     let one = |path: &PathBuf| match path.is_dir() {
         true => folder(path, &options, args.read_all, signer.as_ref(), output),
         false => one(
@@ -86,15 +87,100 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
     output.done(exit)
 }
 
+/// Joins parts to a manifest.
+fn join(
+    parts: &[PathBuf],
+    out: &Path,
+    options: &CreateOptions,
+    signer: Option<&Signer>,
+    output: &mut Output,
+) -> Exit {
+    match parts::join(parts, out, options, signer) {
+        Ok(tree) => {
+            output.event(of_manifest(out.to_owned(), &tree));
+            Exit::Ok
+        }
+        Err(error) => output.error(Some(&out.display().to_string()), None, &error),
+    }
+}
+
+/// Describes a range of a file.
+fn part(
+    path: &Path,
+    range: Wanted,
+    out: &Path,
+    options: &CreateOptions,
+    output: &mut Output,
+) -> Exit {
+    match parts::describe(path, |length| range.within(length), out, options) {
+        Ok(header) => {
+            output.event(Event::ManifestPart(ManifestPart {
+                path: out.to_owned(),
+                bytes: header.bytes(),
+                bytes_total: header.geometry.length(),
+                block_size: header.geometry.block_size(),
+            }));
+            Exit::Ok
+        }
+        Err(error) => output.error(Some(&path.display().to_string()), None, &error),
+    }
+}
+
+fn of_manifest(manifest: PathBuf, tree: &Tree) -> Event {
+    let geometry = tree.geometry();
+    Event::Manifest {
+        manifest,
+        root: tree.root(),
+        bytes_total: geometry.length(),
+        block_size: geometry.block_size(),
+        blocks: geometry.blocks(),
+    }
+}
+
 /// Refuses options that have no meaning for a folder, or for anything else.
 fn check_folders(args: &ManifestArgs) -> Result<(), &'static str> {
-    let has_folder = args.paths.iter().any(|path| path.is_dir());
+    let is_part = args.range.is_some() || args.join;
+    let has_folder = !is_part && args.paths.iter().any(|path| path.is_dir());
     if has_folder && (args.output.is_some() || !args.digest.is_empty()) {
         return Err(hints::LIBRARY_PLACE);
     }
     match args.read_all && !has_folder {
         true => Err(hints::READ_ALL_FOLDER),
         false => Ok(()),
+    }
+}
+
+/// Refuses options of one file for several, and standard input without an output.
+fn check_files(args: &ManifestArgs) -> Result<(), &'static str> {
+    let is_of_one = args.output.is_some() || args.name.is_some();
+    if args.paths.len() > 1 && is_of_one && !args.join {
+        return Err(hints::MANIFEST_ONE_FILE);
+    }
+    let has_stdin = args.paths.iter().any(|path| path == Path::new("-"));
+    match has_stdin && args.output.is_none() {
+        true => Err(hints::STDIN_NEEDS_OUTPUT),
+        false => Ok(()),
+    }
+}
+
+/// Refuses options that have no meaning for parts, and standard streams: a part is written in no order.
+fn check_parts(args: &ManifestArgs) -> Result<(), &'static str> {
+    let is_stdio = |path: &Path| path == Path::new("-");
+    let has_stdio = args
+        .paths
+        .iter()
+        .map(PathBuf::as_path)
+        .chain(args.output.as_deref())
+        .any(is_stdio);
+    let is_signed = args.sign.is_some() || args.seq.is_some() || args.expires.is_some();
+    let has_particulars = is_signed || args.name.is_some();
+    let has_form = args.block_size.0.is_some() || args.no_hints;
+    match (args.range.is_some(), args.join) {
+        (false, false) => Ok(()),
+        _ if has_stdio || !args.digest.is_empty() => Err(hints::PARTS_OF_FILES),
+        (true, _) if has_particulars => Err(hints::PART_HAS_NO_NAME),
+        (_, true) if has_form => Err(hints::PARTS_HAVE_FORM),
+        _ => Ok(()),
     }
 }
 
@@ -174,14 +260,7 @@ fn one(
                 let message = hints::no_longer_signed(&target);
                 output.event(Event::Warning { message });
             }
-            let geometry = tree.geometry();
-            output.event(Event::Manifest {
-                manifest: target,
-                root: tree.root(),
-                bytes_total: geometry.length(),
-                block_size: geometry.block_size(),
-                blocks: geometry.blocks(),
-            });
+            output.event(of_manifest(target, &tree));
             Exit::Ok
         }
         Err(Error::Output(cause)) => output.data_written(Err(cause)),

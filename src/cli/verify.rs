@@ -11,6 +11,7 @@ use crate::{
         context::StoreHandle,
         error::Error,
         events::{Event, Events},
+        library::verify as library,
         manifest_file::{self, ManifestFile},
         trust::{self, ManifestFront},
         verify::{self, Against, Verdict},
@@ -52,7 +53,8 @@ pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) 
         let conditions = Conditions {
             root: args.root,
             key: key.clone(),
-            name: Some(name_of(path)),
+            // A copy of a folder may have any name.
+            name: (!path.is_dir()).then(|| name_of(path)),
             ..Conditions::default()
         };
         exits.push(one(path, &args, &conditions, &store, output).await);
@@ -75,7 +77,11 @@ async fn one(
     output: &mut Output,
 ) -> Exit {
     let shown = path.display().to_string();
-    match check(path, args, conditions, store, output).await {
+    let checked = match path.is_dir() {
+        true => check_library(path, args, conditions, store, output).await,
+        false => check(path, args, conditions, store, output).await,
+    };
+    match checked {
         Ok(None) => Exit::Ok,
         Ok(Some((exit, message))) => {
             output.fail(Some(&shown), None, exit, &format!("{shown} {message}"))
@@ -120,6 +126,40 @@ async fn check(
     };
     let message = format!("does not verify: {blocks} place(s) differ. {next}");
     Ok(Some((Exit::NotVerified, message)))
+}
+
+/// The same for a folder and its library.
+async fn check_library(
+    path: &Path,
+    args: &VerifyArgs,
+    conditions: &Conditions,
+    store: &StoreHandle,
+    output: &mut Output,
+) -> Result<Option<(Exit, String)>, Error> {
+    if args.manifest.is_some() || args.hints {
+        return Ok(Some((Exit::Usage, hints::VERIFY_FOLDER.to_owned())));
+    }
+    let folder = path.to_owned();
+    let opened = blocking::run(move || library::open(&folder)).await?;
+    let Some(library) = opened else {
+        return Ok(Some((Exit::Usage, hints::NO_LIBRARY.to_owned())));
+    };
+    let front = ManifestFront {
+        statement: &library.manifest.statement,
+        signature: &library.manifest.signature,
+        place: &library.manifest.path.display().to_string(),
+    };
+    let trust = trust::check(store, conditions, front, output).await?;
+    let quarantines = args.quarantine;
+    let verify = move |tell: &(dyn Fn(Event) + Sync)| library.verify(trust, quarantines, tell);
+    let checked = told(verify, output).await?;
+    Ok((checked.damaged > 0).then(|| {
+        let message = format!(
+            "does not verify: {} of {} files differ",
+            checked.damaged, checked.files
+        );
+        (Exit::NotVerified, message)
+    }))
 }
 
 /// The named manifest, or the one beside the file; `None`: there is none, or none that can be read and it is not needed.
@@ -174,19 +214,29 @@ async fn against(
     }
 }
 
-/// Hashes the file on a thread that may block, and prints its events meanwhile.
+/// Hashes the file, and prints its events meanwhile.
 async fn compare(path: &Path, against: Against, output: &mut Output) -> Result<Verdict, Error> {
-    let (sender, mut receiver) = mpsc::channel(EVENTS_WAITING_MAX);
     let path = path.to_owned();
-    let verdict = blocking::run(move || {
+    let verify = move |tell: &(dyn Fn(Event) + Sync)| {
+        verify::verify(&path, &against, &mut |event: Event| tell(event))
+    };
+    told(verify, output).await
+}
+
+/// Works on a thread that may block, and prints its events meanwhile.
+async fn told<T: Send + 'static>(
+    work: impl FnOnce(&(dyn Fn(Event) + Sync)) -> Result<T, Error> + Send + 'static,
+    output: &mut Output,
+) -> Result<T, Error> {
+    let (sender, mut receiver) = mpsc::channel(EVENTS_WAITING_MAX);
+    let done = blocking::run(move || {
         // The other end is there until this one is dropped.
-        let mut tell = |event: Event| drop(sender.blocking_send(event));
-        verify::verify(&path, &against, &mut tell)
+        work(&|event: Event| drop(sender.blocking_send(event)))
     });
     let print = async {
         while let Some(event) = receiver.recv().await {
             output.event(event);
         }
     };
-    tokio::join!(verdict, print).0
+    tokio::join!(done, print).0
 }

@@ -17,6 +17,8 @@ use std::{
 
 use parking_lot::Mutex;
 
+use crate::format::geometry::ByteRange;
+
 use super::{
     error::{DiskError, FileOperation},
     files::{self, Entry, Stamp},
@@ -59,6 +61,8 @@ pub struct FileRegions {
     path: PathBuf,
     before: Entry,
     taken: AtomicU64,
+    /// Where the last region ends.
+    end: u64,
 }
 
 impl FileRegions {
@@ -75,7 +79,18 @@ impl FileRegions {
             path: path.to_owned(),
             before,
             taken: AtomicU64::new(0),
+            end: before.length,
         })
+    }
+
+    /// Only these bytes.
+    #[must_use]
+    pub fn within(self, bytes: ByteRange) -> FileRegions {
+        FileRegions {
+            taken: AtomicU64::new(bytes.start),
+            end: bytes.end.min(self.length()),
+            ..self
+        }
     }
 
     /// Its bytes when it was opened.
@@ -109,10 +124,10 @@ impl Regions for FileRegions {
     fn next(&self, buffer: &mut Vec<u8>) -> Result<Option<u64>, DiskError> {
         check_not_stopped(&self.path)?;
         let start = self.taken.fetch_add(REGION as u64, Ordering::Relaxed);
-        if start >= self.length() {
+        if start >= self.end {
             return Ok(None);
         }
-        buffer.resize((self.length() - start).min(REGION as u64) as usize, 0);
+        buffer.resize((self.end - start).min(REGION as u64) as usize, 0);
         match self.file.read_exact_at(buffer, start) {
             Ok(()) => Ok(Some(start)),
             Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {

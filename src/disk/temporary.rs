@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::format::{
-    library,
+    library, part,
     receipt::{self, NotAReceipt, Receipt},
     statement::MAGIC,
 };
@@ -28,6 +28,8 @@ pub enum Replaces {
     Manifest,
     /// The index of a library.
     Index,
+    /// A part of a manifest.
+    Part,
     /// A receipt.
     Receipt,
 }
@@ -39,6 +41,7 @@ impl Replaces {
             Replaces::Nothing => 0,
             Replaces::Manifest => MAGIC.len(),
             Replaces::Index => library::MAGIC.len(),
+            Replaces::Part => part::MAGIC.len(),
             Replaces::Receipt => receipt::BYTES_MAX,
         }
     }
@@ -49,6 +52,7 @@ impl Replaces {
             Replaces::Nothing => false,
             Replaces::Manifest => bytes == MAGIC,
             Replaces::Index => bytes == library::MAGIC,
+            Replaces::Part => bytes == part::MAGIC,
             Replaces::Receipt => matches!(
                 Receipt::from_json(bytes),
                 Ok(_) | Err(NotAReceipt::Version { .. })
@@ -72,6 +76,7 @@ impl Replaces {
             _ if read == 0 || self.is_one(&bytes[..read]) => return Ok(()),
             Replaces::Manifest => "a file that is not a manifest",
             Replaces::Index => "a file that is not the index of a library",
+            Replaces::Part => "a file that is not a part of a manifest",
             Replaces::Receipt => "a file that is not a receipt",
         };
         Err(DiskError::Unsafe { path, what })

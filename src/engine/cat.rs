@@ -56,7 +56,7 @@ pub enum Wanted {
 
 impl Wanted {
     /// The range in an object of this length; `None`: the object has no such bytes.
-    fn within(self, length: u64) -> Option<ByteRange> {
+    pub fn within(self, length: u64) -> Option<ByteRange> {
         let (start, end) = match self {
             Wanted::All => return Some(ByteRange::new(0, length)),
             Wanted::From(first, last) => (

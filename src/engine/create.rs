@@ -108,9 +108,9 @@ pub fn create(
 /// An object that was read whole: all that its manifest needs of it.
 pub(super) struct Described {
     pub tree: Tree,
-    digests: Vec<Digest>,
+    pub digests: Vec<Digest>,
     /// The bytes of the pieces section, if there are hints, outside of memory.
-    pieces: Option<(File, PathBuf, u64)>,
+    pub pieces: Option<(File, PathBuf, u64)>,
 }
 
 impl Described {
@@ -244,7 +244,7 @@ fn hash_input(
 }
 
 /// Passes a range of a file to `take` in buffers.
-fn copy(
+pub(super) fn copy(
     file: &File,
     path: &Path,
     range: ByteRange,

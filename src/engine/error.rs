@@ -12,6 +12,7 @@ use crate::{
         geometry::{BlockIndex, ByteRange},
         keys::{BadKey, NotSigned},
         library::RefusedIndex,
+        part::RefusedPart,
         statement::Refused,
         tree::{Cv, Root},
         trust::Trust,
@@ -38,6 +39,18 @@ pub enum Error {
     Manifest { place: String, cause: Refused },
     #[error("the library {place} is refused: {cause}")]
     Index { place: String, cause: RefusedIndex },
+    #[error("the part {place} is refused: {cause}")]
+    Part { place: String, cause: RefusedPart },
+    #[error(
+        "{place}: its blocks must begin and end at multiples of {block_size} bytes, or at the end of the file ({length} bytes)"
+    )]
+    PartRange {
+        place: String,
+        block_size: u64,
+        length: u64,
+    },
+    #[error("{place} does not fit to the parts before it: {why}")]
+    PartsApart { place: String, why: PartsApart },
     #[error("there is no manifest at {place} ({why})")]
     NoManifest { place: String, why: String },
     #[error("the manifest {place} has the root {found}, but {required} is required")]
@@ -173,4 +186,16 @@ impl From<NetError> for Error {
             _ => Error::Net { cause, tries: 1 },
         }
     }
+}
+
+/// Why parts are not those of one manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
+pub enum PartsApart {
+    #[error("it is of a file of another length, or made with other options")]
+    OtherObject,
+    #[error("bytes {start} to {end} are in no part", start = .0.start, end = .0.end)]
+    Gap(ByteRange),
+    #[error("bytes from {0} on are in another part too")]
+    Overlap(u64),
 }

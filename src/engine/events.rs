@@ -87,6 +87,8 @@ pub enum Event {
         block_size: BlockSize,
         blocks: u32,
     },
+    /// A part of a manifest was written.
+    ManifestPart(ManifestPart),
     /// The index of a folder, and the manifests that belong to it, were written.
     Library(Library),
     /// Part of a local file is wrong.
@@ -166,6 +168,19 @@ pub struct Progress {
     pub bytes_proven: u64,
     /// Bytes per second, over the last few seconds.
     pub rate_bps: u64,
+}
+
+/// A part of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestPart {
+    /// Its path.
+    pub path: PathBuf,
+    /// The bytes of the object that it describes.
+    pub bytes: ByteRange,
+    /// The length of the object.
+    pub bytes_total: u64,
+    /// That of the manifest.
+    pub block_size: BlockSize,
 }
 
 /// A folder that was published as a library.

@@ -11,6 +11,7 @@ use crate::{
         digests::{Algorithm, Digest, DigestHasher},
         geometry::{BLOCKS_MAX, BlockSize, Geometry},
         manifest::Tree,
+        part::PartHeader,
         pieces,
         tree::{self, Cv, PartHasher, Root},
     },
@@ -48,6 +49,27 @@ impl TreeHasher {
             collector.lock().take(start, region)
         })?;
         collector.into_inner().finish()
+    }
+
+    /// Reads some blocks of a file, which must not change meanwhile, and returns their leaves and anchors.
+    pub fn run_part(
+        self,
+        regions: FileRegions,
+        part: &PartHeader,
+        place: &str,
+        pieces: PiecesSink,
+    ) -> Result<(Vec<Cv>, Vec<BlockAnchor>), Error> {
+        let regions = regions.within(part.bytes());
+        let bytes = self.block_size.bytes().min(REGION as u64) as usize;
+        let mut collector = Collector::new(self, bytes as u64, place, pieces);
+        collector.next = part.bytes().start;
+        let collector = Mutex::new(collector);
+        regions::for_each(&regions, |start, bytes_of_region| {
+            let region = Region::new(start, bytes_of_region, bytes, self.hints);
+            collector.lock().take(start, region)
+        })?;
+        regions.check_unchanged()?;
+        collector.into_inner().finish_part(part.geometry.blocks())
     }
 
     /// Reads a file, which must not change meanwhile, and updates digests of the whole object too. A digest needs the bytes in
@@ -227,18 +249,30 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
+    /// The only block: its leaf is the root.
+    fn close_only_block(&mut self) {
+        let root = match self.open.as_slice() {
+            [] => PartHasher::new(0).root(),
+            [_] => self.root.expect("the first region gave it"),
+            parts => tree::merge_root(&parts.iter().map(|(value, _)| *value).collect::<Vec<_>>()),
+        };
+        self.close_block_as(root);
+    }
+
+    /// Leaves and anchors of some blocks of an object that has so many.
+    fn finish_part(mut self, blocks: u32) -> Result<(Vec<Cv>, Vec<BlockAnchor>), Error> {
+        if blocks == 1 {
+            self.close_only_block();
+        } else if !self.open.is_empty() {
+            self.close_block()?;
+        }
+        Ok((self.leaves, self.anchors))
+    }
+
     fn finish(mut self) -> Result<Tree, Error> {
         let length = self.next;
         if self.leaves.is_empty() {
-            // One block: its leaf is the root.
-            let root = match self.open.as_slice() {
-                [] => PartHasher::new(0).root(),
-                [_] => self.root.expect("the first region gave it"),
-                parts => {
-                    tree::merge_root(&parts.iter().map(|(value, _)| *value).collect::<Vec<_>>())
-                }
-            };
-            self.close_block_as(root);
+            self.close_only_block();
         } else if !self.open.is_empty() {
             self.close_block()?;
         }

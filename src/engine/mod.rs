@@ -15,6 +15,7 @@ pub mod inspect;
 pub mod library;
 mod local;
 pub mod manifest_file;
+pub mod parts;
 pub mod queue;
 mod remote;
 pub mod sign;

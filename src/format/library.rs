@@ -40,6 +40,8 @@ const OWN_SUFFIXES: [&str; 3] = [".part", ".part.journal", ".quarantined"];
 pub enum RefusedIndex {
     #[error("it is not the index of a library")]
     NotAnIndex,
+    #[error("it is missing, or not the object of its manifest")]
+    NotProven,
     #[error("it has version {0}; this program reads version {VERSION}")]
     Version(u16),
     #[error("the sizes in its header are impossible")]
@@ -62,6 +64,8 @@ impl RefusedIndex {
     /// The row of the refusal table.
     pub fn rule(&self) -> u8 {
         match self {
+            // Before the table.
+            RefusedIndex::NotProven => 0,
             RefusedIndex::NotAnIndex => 1,
             RefusedIndex::Version(_) => 2,
             RefusedIndex::Sizes => 3,
@@ -224,6 +228,11 @@ impl IndexHeader {
         let start = self.entries().end;
         start..start + self.pieces_bytes
     }
+}
+
+/// The name of the manifest of an object that is not small, in the folder of manifests.
+pub fn manifest_name(root: Root) -> String {
+    format!("{root}.sapwood")
 }
 
 /// The entries of an index, in its order. A value of this type is consistent in itself.

@@ -15,6 +15,7 @@ pub mod library;
 pub mod manifest;
 #[doc(hidden)]
 pub mod paint;
+pub mod part;
 pub mod pieces;
 pub mod reader;
 pub mod receipt;

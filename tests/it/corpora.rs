@@ -8,9 +8,13 @@ mod decoders;
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use sapwood::format::{
-    geometry::{BlockIndex, BlockRange, BlockSize, Geometry},
+    geometry::{BlockIndex, BlockRange, BlockSize, ByteRange, Geometry},
     journal::{Identity, Place, Record, RecordWriter},
     layout::{FRONT_BYTES, STATEMENT_BYTES},
+    library::{self, Entry, LibraryPath},
+    paint,
+    part::PartHeader,
+    pieces,
     tree::Root,
 };
 
@@ -87,6 +91,8 @@ fn made() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
             vec![signature_area(), unknown_signature_area()],
         ),
         ("journal", vec![journal()]),
+        ("library", vec![library(&[]), library(&["a", "b/c", "b-c"])]),
+        ("part", vec![part(false), part(true)]),
         ("receipt", vec![receipt()]),
         (
             "content-range",
@@ -159,6 +165,32 @@ fn made() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
             texts(&["bytes=0-0", "bytes=5-", "bytes=-7", "bytes=990-2000"]),
         ),
     ])
+}
+
+/// The index of files of these paths.
+fn library(paths: &[&str]) -> Vec<u8> {
+    let file = |(number, path): (u64, &&str)| {
+        let bytes = paint::bytes(0, number as usize * 2000);
+        let mut checks = Vec::new();
+        pieces::append_pieces(&bytes, &mut checks);
+        let entry = Entry {
+            path: LibraryPath::new(path).unwrap(),
+            length: bytes.len() as u64,
+            root: Root(*blake3::hash(&bytes).as_bytes()),
+            modified_ns: 1_700_000_000_123_456_789,
+            is_executable: number == 1,
+        };
+        (entry, checks)
+    };
+    library::write((0..).zip(paths).map(file).collect()).unwrap()
+}
+
+/// The header of a part of 100 KiB.
+fn part(hints: bool) -> Vec<u8> {
+    let geometry = Geometry::new(100 * KIB, BlockSize::new(16 * KIB).unwrap()).unwrap();
+    let bytes = ByteRange::new(32 * KIB, 100 * KIB);
+    let part = PartHeader::of_bytes(geometry, hints, bytes).unwrap();
+    part.to_bytes().to_vec()
 }
 
 /// A signature as minisign writes it, laid into the area of a manifest.

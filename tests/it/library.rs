@@ -324,3 +324,121 @@ fn a_signed_library_has_a_name_a_sequence_and_an_expiry() {
     library.published(&["--name", "other"]);
     assert_eq!(inspected(&library)["name"], "other");
 }
+
+impl Library {
+    fn verify(&self, more: &[&str]) -> Ended {
+        let mut command = sapwood(self.folder.path());
+        command.args(["--json", "verify", "media"]).args(more);
+        run(command)
+    }
+
+    /// Each damaged place: the path below the folder, the block, the bytes, and whether something was found there.
+    fn damaged(&self) -> Vec<(String, Option<u64>, u64, u64, bool)> {
+        let told = self.verify(&[]).must(3).all("damaged");
+        let mut damaged: Vec<_> = told
+            .iter()
+            .map(|event| {
+                let path = event["path"].as_str().unwrap();
+                (
+                    path.strip_prefix("media/").unwrap().to_owned(),
+                    event["block"].as_u64(),
+                    event["offset"].as_u64().unwrap(),
+                    event["length"].as_u64().unwrap(),
+                    event["found"].is_string(),
+                )
+            })
+            .collect();
+        damaged.sort();
+        damaged
+    }
+}
+
+#[test]
+fn every_damaged_file_is_named() {
+    let library = Library::new();
+    library.verify(&[]).must(2);
+    library.published(&[]);
+    let verified = library.verify(&[]).must(0).event("verified");
+    assert_eq!(verified["bytes_total"], 736_074);
+    let flip = |name: &str, at: usize| {
+        let mut bytes = fs::read(library.path(name)).unwrap();
+        bytes[at] ^= 1;
+        fs::write(library.path(name), bytes).unwrap();
+    };
+    flip("films/a.mp4", 70_000);
+    flip("gemälde.bin", 4999);
+    fs::write(library.path("empty"), b"more").unwrap();
+    fs::write(library.path("films/a-b"), b"").unwrap();
+    fs::remove_file(library.path("films/deep/er/x")).unwrap();
+    fs::remove_file(library.path("films/deep/y")).unwrap();
+    // What a link leads to is not in the folder.
+    let target = library.folder.path().join("copy");
+    fs::rename(library.path("films/copy.mp4"), &target).unwrap();
+    symlink(&target, library.path("films/copy.mp4")).unwrap();
+    library.write("unlisted", 10);
+    let place =
+        |path: &str, block, offset, length, found| (path.to_owned(), block, offset, length, found);
+    assert_eq!(
+        library.damaged(),
+        [
+            place("empty", None, 0, 4, false),
+            place("films/a-b", Some(0), 0, 1, false),
+            place("films/a.mp4", Some(1), 65_536, 65_536, true),
+            place("films/copy.mp4", Some(0), 0, 300_000, false),
+            place("films/deep/er/x", Some(0), 0, 65_536, false),
+            place("films/deep/y", Some(0), 0, 65_537, false),
+            place("gemälde.bin", Some(0), 0, 5000, true),
+        ]
+    );
+    library.verify(&["--quarantine"]).must(3);
+    for name in ["films/a.mp4", "gemälde.bin", "empty", "films/a-b"] {
+        assert!(!library.path(name).exists(), "{name}");
+        assert!(
+            library.path(&format!("{name}.quarantined")).exists(),
+            "{name}"
+        );
+    }
+    assert!(target.exists());
+}
+
+#[test]
+fn a_library_that_is_not_whole_does_not_verify() {
+    let library = Library::new();
+    library.published(&[]);
+    let manifests = fs::read_dir(library.path(MANIFESTS)).unwrap();
+    let manifest = manifests.last().unwrap().unwrap().path();
+    let bytes = fs::read(&manifest).unwrap();
+    fs::write(&manifest, &bytes[..bytes.len() - 1]).unwrap();
+    let ended = library.verify(&[]).must(3);
+    let warning = ended.event("warning")["message"].to_string();
+    assert!(warning.contains("library.sapwood.d"), "{warning}");
+    fs::write(&manifest, bytes).unwrap();
+    library.verify(&[]).must(0);
+    let mut index = fs::read(library.path(INDEX)).unwrap();
+    index[100] ^= 1;
+    fs::write(library.path(INDEX), index).unwrap();
+    library.verify(&[]).must(3);
+    fs::remove_file(library.path(INDEX)).unwrap();
+    library.verify(&[]).must(3);
+}
+
+#[test]
+fn a_key_holds_for_a_library() {
+    let library = Library::new();
+    for name in ["studio", "other"] {
+        let mut command = sapwood(library.folder.path());
+        command.args(["keygen", "--no-password", "-o", name]);
+        run(command).must(0);
+    }
+    library.published(&[]);
+    library.verify(&["--key", "studio.pub"]).must(3);
+    library.published(&["--sign", "studio.key", "--seq", "7"]);
+    library.verify(&["--key", "other.pub"]).must(3);
+    let verified = library.verify(&["--key", "studio.pub"]).must(0);
+    assert_eq!(verified.event("verified")["trust"], "signed");
+    // An older one is refused from now on.
+    library.published(&["--sign", "studio.key", "--seq", "6"]);
+    library.verify(&["--key", "studio.pub"]).must(3);
+    library.verify(&["--manifest", "x"]).must(2);
+    library.verify(&["--hints"]).must(2);
+}

@@ -24,6 +24,7 @@ mod mirrors;
 mod mistakes;
 mod nginx;
 mod origin;
+mod parts;
 mod pipes;
 mod plain;
 mod prompts;

@@ -300,7 +300,7 @@ const MISTAKES: &[Mistake] = &[
         typed: "verify folder",
         exit: 2,
         place: "folder",
-        next: "name a file",
+        next: "sapwood manifest FOLDER",
     },
     Mistake {
         title: "verify against a manifest on a server",
@@ -331,11 +331,11 @@ const MISTAKES: &[Mistake] = &[
         next: "check the path",
     },
     Mistake {
-        title: "a manifest of a folder",
-        typed: "manifest folder",
+        title: "a manifest of a folder in another place",
+        typed: "manifest folder -o out",
         exit: 2,
         place: "folder",
-        next: "a file is needed",
+        next: "library.sapwood",
     },
     Mistake {
         title: "a manifest of a device",

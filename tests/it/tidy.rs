@@ -184,7 +184,7 @@ const FLOORS: [&[&str]; 11] = [
     &["transfer", "local"],
     &["cache"],
     &["fetch", "cat", "create", "inspect"],
-    &["library"],
+    &["library", "parts"],
 ];
 
 /// How something is written that only some files may do.

@@ -75,6 +75,10 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
             "manifest": lossy(manifest), "root": root.to_string(), "bytes_total": bytes_total, "block_size": block_size.bytes(),
             "blocks": blocks,
         })),
+        Event::ManifestPart(part) => ("part", json!({
+            "part": lossy(&part.path), "offset": part.bytes.start, "length": part.bytes.length(), "bytes_total": part.bytes_total,
+            "block_size": part.block_size.bytes(),
+        })),
         Event::Library(library) => ("library", json!({
             "path": lossy(&library.path), "root": library.root.to_string(), "files": library.files, "bytes_total": library.bytes_total,
             "files_read": library.files_read, "bytes_read": library.bytes_read, "left_out": library.left_out,

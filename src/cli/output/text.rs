@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{hints, units::human_bytes},
-    engine::events::{Damaged, Event, Forgotten, Library, Published},
+    engine::events::{Damaged, Event, Forgotten, Library, ManifestPart, Published},
     format::{geometry::BlockIndex, trust::Trust},
     net::error::describe,
     policy::{
@@ -28,6 +28,16 @@ pub enum Line {
     Notice(String),
     /// With `--verbose`: on standard error.
     Detail(String),
+}
+
+fn of_part(part: &ManifestPart) -> String {
+    let ManifestPart {
+        path,
+        bytes,
+        bytes_total,
+        ..
+    } = part;
+    format!("bytes {bytes} of {bytes_total}  {}", path.display())
 }
 
 fn of_library(library: &Library) -> String {
@@ -106,6 +116,7 @@ pub fn line(event: &Event) -> Option<Line> {
             reason_of_drop(*why)
         )),
         Event::Manifest { manifest, root, .. } => result(format!("{root}  {}", manifest.display())),
+        Event::ManifestPart(part) => result(of_part(part)),
         Event::Library(library) => result(of_library(library)),
         Event::Verified {
             path,

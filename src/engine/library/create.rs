@@ -237,15 +237,12 @@ fn known_files(
         .collect();
     let known = files.iter().filter_map(|file| {
         let entry = earlier.still_has(&file.path, &file.entry)?;
-        let is_described = entry.is_small() || manifests.contains(&manifest_name(entry.root));
+        let is_described =
+            entry.is_small() || manifests.contains(&library::manifest_name(entry.root));
         let pieces = pieces.get(&file.path)?.to_vec();
         is_described.then(|| (file.path.clone(), (entry.root, pieces)))
     });
     Ok(known.collect())
-}
-
-fn manifest_name(root: Root) -> String {
-    format!("{root}.sapwood")
 }
 
 /// Removes the manifests of objects that the library no longer has.
@@ -256,7 +253,7 @@ fn forget_manifests(folder: &Folder, needed: &BTreeSet<Root>) -> Result<(), Erro
     for name in manifests.names()? {
         let root = name.strip_suffix(".sapwood").map(str::parse::<Root>);
         if let Some(Ok(root)) = root
-            && name == manifest_name(root)
+            && name == library::manifest_name(root)
             && !needed.contains(&root)
         {
             manifests.remove(OsStr::new(&name))?;
@@ -337,7 +334,7 @@ impl Reading<'_> {
         let root = described.tree.root();
         let manifests = self.folder.path_of(OsStr::new(library::MANIFESTS));
         let made = MadeFolder::make(&manifests)?;
-        let manifest = manifests.join(manifest_name(root));
+        let manifest = manifests.join(library::manifest_name(root));
         described.publish(&manifest, Particulars::default(), None)?;
         drop(made);
         Ok(root)

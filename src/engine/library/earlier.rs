@@ -14,7 +14,7 @@ use crate::{
     },
     engine::manifest_file::CheckedFile,
     format::{
-        library::{self, Index, IndexHeader, LibraryPath},
+        library::{self, Index, IndexHeader, LibraryPath, RefusedIndex},
         tree::Root,
     },
 };
@@ -33,6 +33,19 @@ pub struct Earlier {
 impl Earlier {
     /// Reads the index of a folder. `None`: there is none, or none that its manifest proves, so that every file is to be read.
     pub fn read(folder: &Folder) -> Result<Option<Earlier>, DiskError> {
+        let manifest = folder.path_of(OsStr::new(library::MANIFEST));
+        let Ok(manifest) = CheckedFile::open(&manifest) else {
+            return Ok(None);
+        };
+        let read = Earlier::read_proven(folder, manifest.statement.header().root)?;
+        Ok(read.and_then(Result::ok))
+    }
+
+    /// Reads the index of this root. `None`: it is not there.
+    pub fn read_proven(
+        folder: &Folder,
+        root: Root,
+    ) -> Result<Option<Result<Earlier, RefusedIndex>>, DiskError> {
         let Some((mut file, entry)) = folder.open_file_below(Path::new(library::NAME))? else {
             return Ok(None);
         };
@@ -40,27 +53,20 @@ impl Earlier {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)
             .map_err(|cause| DiskError::io(FileOperation::Read, &path, cause))?;
-        let root = Root(*blake3::hash(&bytes).as_bytes());
-        let manifest = folder.path_of(OsStr::new(library::MANIFEST));
-        let is_proven = CheckedFile::open(&manifest)
-            .is_ok_and(|manifest| manifest.statement.header().root == root);
-        Ok(match is_proven {
-            true => Earlier::parse(bytes, root, &entry),
-            false => None,
-        })
+        let is_proven = *blake3::hash(&bytes).as_bytes() == root.0;
+        Ok(is_proven.then(|| Earlier::parse(bytes, root, &entry)))
     }
 
-    fn parse(bytes: Vec<u8>, root: Root, entry: &Entry) -> Option<Earlier> {
-        let header = IndexHeader::read(&bytes, bytes.len() as u64).ok()?;
+    fn parse(bytes: Vec<u8>, root: Root, entry: &Entry) -> Result<Earlier, RefusedIndex> {
+        let header = IndexHeader::read(&bytes, bytes.len() as u64)?;
         let range = header.entries();
         let entries = &bytes[range.start as usize..range.end as usize];
-        let index = Index::read(&header, entries).ok()?;
-        let (seconds, nanoseconds) = entry.changed;
-        Some(Earlier {
+        let index = Index::read(&header, entries)?;
+        Ok(Earlier {
             index,
             root,
             header,
-            made: Duration::new(u64::try_from(seconds).ok()?, nanoseconds as u32),
+            made: since_1970(entry.changed),
             bytes,
         })
     }
@@ -69,8 +75,7 @@ impl Earlier {
     /// the index was made.
     pub fn still_has(&self, path: &LibraryPath, entry: &Entry) -> Option<&library::Entry> {
         let known = self.index.find(path)?;
-        let (seconds, nanoseconds) = entry.attributes_changed;
-        let touched = Duration::new(u64::try_from(seconds).ok()?, nanoseconds as u32);
+        let touched = since_1970(entry.attributes_changed);
         let is_same = known.length == entry.length && Some(known.modified_ns) == modified_ns(entry);
         (is_same && touched < self.made).then_some(known)
     }
@@ -80,6 +85,11 @@ impl Earlier {
         let pieces = self.index.pieces(&self.header);
         pieces.map(|(entry, range)| (entry, &self.bytes[range.start as usize..range.end as usize]))
     }
+}
+
+/// A time before 1970 counts as 1970.
+fn since_1970((seconds, nanoseconds): (i64, u64)) -> Duration {
+    Duration::new(seconds.max(0) as u64, nanoseconds as u32)
 }
 
 /// The time of the last change, as an index has it. `None`: an index cannot say it (before 1678, after 2262).

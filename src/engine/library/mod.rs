@@ -2,3 +2,4 @@
 
 pub mod create;
 mod earlier;
+pub mod verify;

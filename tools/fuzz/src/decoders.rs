@@ -10,6 +10,8 @@ use sapwood::{
         journal::{self, FILE_HEADER_BYTES, Place},
         keys::PublicKey,
         layout::{FRONT_BYTES, STATEMENT_BYTES},
+        library::{self, Index, IndexHeader},
+        part::PartHeader,
         reader::Manifest,
         receipt::Receipt,
         signature::{Signature, SignatureArea},
@@ -34,6 +36,8 @@ pub const DECODERS: &[(&str, Decoder)] = &[
     ("statement", mended_statement),
     ("signature", signature),
     ("journal", mended_journal),
+    ("library", library),
+    ("part", part),
     ("receipt", receipt),
     ("content-range", in_content_range),
     ("digest-header", digest_header),
@@ -127,6 +131,36 @@ fn mended_journal(bytes: &[u8]) -> bool {
     // What was sound is sound by itself.
     let end = claims.end as usize;
     assert!(journal::read(&mended[..end], &here).is_some());
+    true
+}
+
+fn library(bytes: &[u8]) -> bool {
+    let Ok(header) = IndexHeader::read(bytes, bytes.len() as u64) else {
+        return false;
+    };
+    let slice = |range: std::ops::Range<u64>| &bytes[range.start as usize..range.end as usize];
+    let Ok(index) = Index::read(&header, slice(header.entries())) else {
+        return false;
+    };
+    let paths = index.entries().iter().map(|entry| &entry.path);
+    assert!(paths.is_sorted_by(|a, b| a < b && !a.is_folder_of(b)));
+    let pieces = index.pieces(&header);
+    let files = pieces.map(|(entry, range)| (entry.clone(), slice(range).to_vec()));
+    // Only what a later version put behind a path is not written again.
+    let again = library::write(files.collect()).unwrap();
+    let header = IndexHeader::read(&again, again.len() as u64).unwrap();
+    let range = header.entries();
+    let entries = &again[range.start as usize..range.end as usize];
+    assert_eq!(Index::read(&header, entries), Ok(index));
+    true
+}
+
+fn part(bytes: &[u8]) -> bool {
+    let Ok(part) = PartHeader::read(bytes) else {
+        return false;
+    };
+    assert_eq!(part.to_bytes(), bytes[..part.to_bytes().len()]);
+    assert!(part.length() > part.pieces().end && part.blocks.end <= part.geometry.blocks());
     true
 }
 

@@ -1,0 +1,225 @@
+//! Checking the files of a folder against its library.
+
+use std::{
+    ffi::OsStr,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    disk::{
+        destination::quarantine,
+        error::{DiskError, FileOperation},
+        files::{self as disk, Folder},
+        regions,
+    },
+    engine::{
+        error::Error,
+        events::{Damaged, Event},
+        manifest_file::{CheckedFile, ManifestFile},
+        verify::{self, Against},
+    },
+    format::{
+        geometry::{BlockIndex, ByteRange},
+        library::{self, Entry, Index},
+        tree::{Cv, Root},
+        trust::Trust,
+    },
+};
+
+use super::earlier::Earlier;
+
+/// A folder and its library, of which the index is proven against its manifest.
+pub struct OpenLibrary {
+    folder: Folder,
+    path: PathBuf,
+    /// The manifest of the index, to be checked for trust.
+    pub manifest: CheckedFile,
+    index: Index,
+}
+
+/// How many files were checked, and how many are not what the library says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each says what it is")]
+pub struct Checked {
+    pub files: u64,
+    pub damaged: u64,
+}
+
+/// Opens the library of a folder. `None`: it has none.
+pub fn open(path: &Path) -> Result<Option<OpenLibrary>, Error> {
+    let folder = Folder::open(path)?;
+    let of_index = folder.path_of(OsStr::new(library::MANIFEST));
+    let manifest = match CheckedFile::open(&of_index) {
+        Err(Error::Disk(cause)) if cause.is_missing() => return Ok(None),
+        other => other?,
+    };
+    let header = manifest.statement.header();
+    let index = folder.path_of(OsStr::new(library::NAME));
+    let refuse = |cause| Error::Index {
+        place: index.display().to_string(),
+        cause,
+    };
+    let read = Earlier::read_proven(&folder, header.root)?;
+    let index = read
+        .ok_or(())
+        .map_err(|()| refuse(library::RefusedIndex::NotProven))?;
+    let index = index.map_err(refuse)?.index;
+    Ok(Some(OpenLibrary {
+        path: path.to_owned(),
+        folder,
+        manifest,
+        index,
+    }))
+}
+
+impl OpenLibrary {
+    /// Reads every listed file. `tell` is called from several threads; a file that is not as listed is an event, not an error.
+    pub fn verify(
+        &self,
+        trust: Trust,
+        quarantines: bool,
+        tell: &(dyn Fn(Event) + Sync),
+    ) -> Result<Checked, Error> {
+        let entries = self.index.entries();
+        let damaged = Mutex::new(Vec::new());
+        let check = |entry: &Entry| -> Result<(), Error> {
+            let sound = match entry.is_small() {
+                true => self.small(entry, tell)?,
+                false => self.large(entry, trust, tell)?,
+            };
+            if !sound {
+                damaged.lock().push(self.path_of(entry));
+            }
+            Ok(())
+        };
+        let is_small = |entry: &&Entry| entry.is_small();
+        let small: Vec<&Entry> = entries.iter().filter(is_small).collect();
+        regions::for_each_item(&small, |_, entry| check(entry))?;
+        for entry in entries.iter().filter(|entry| !is_small(entry)) {
+            check(entry)?;
+        }
+        let damaged = damaged.into_inner();
+        for path in damaged.iter().filter(|_| quarantines) {
+            match quarantine(path) {
+                Ok(kept) => tell(Event::Warning {
+                    message: format!("{} is kept as {}", path.display(), kept.display()),
+                }),
+                Err(cause) if cause.is_missing() => (),
+                Err(cause) => return Err(cause.into()),
+            }
+        }
+        let count = damaged.len() as u64;
+        if count == 0 {
+            tell(Event::Verified {
+                path: self.path.clone(),
+                root: self.manifest.statement.header().root,
+                bytes_total: entries.iter().map(|entry| entry.length).sum(),
+                trust,
+            });
+        }
+        Ok(Checked {
+            files: entries.len() as u64,
+            damaged: count,
+        })
+    }
+
+    fn path_of(&self, entry: &Entry) -> PathBuf {
+        self.folder.path_of(OsStr::new(entry.path.as_str()))
+    }
+
+    fn open(&self, entry: &Entry) -> Result<Option<std::fs::File>, DiskError> {
+        let path = Path::new(entry.path.as_str());
+        regions::check_not_stopped(path)?;
+        Ok(self.folder.open_file_below(path)?.map(|(file, _)| file))
+    }
+
+    /// Compares a file that is one block; returns whether it is as listed.
+    fn small(&self, entry: &Entry, tell: &(dyn Fn(Event) + Sync)) -> Result<bool, Error> {
+        let path = self.path_of(entry);
+        let damaged = |block, bytes, expected: Option<Root>, found: Option<Cv>| {
+            tell(Event::Damaged(Damaged {
+                path: path.clone(),
+                block,
+                bytes,
+                expected: expected.map(|root| root.0),
+                found,
+            }));
+        };
+        let (block, whole) = (Some(BlockIndex(0)), ByteRange::new(0, entry.length));
+        let Some(file) = self.open(entry)? else {
+            damaged(block, whole, Some(entry.root), None);
+            return Ok(false);
+        };
+        let length = disk::Entry::of(&file, &path)?.length;
+        let mut bytes = Vec::new();
+        file.take(entry.length)
+            .read_to_end(&mut bytes)
+            .map_err(|cause| DiskError::io(FileOperation::Read, &path, cause))?;
+        let found = *blake3::hash(&bytes).as_bytes();
+        let is_sound = found == entry.root.0;
+        if !is_sound {
+            let is_whole = bytes.len() as u64 == entry.length;
+            damaged(block, whole, Some(entry.root), is_whole.then_some(found));
+        }
+        if length > entry.length {
+            damaged(None, ByteRange::new(entry.length, length), None, None);
+        }
+        Ok(is_sound && length == entry.length)
+    }
+
+    /// Compares a file with its manifest, block by block.
+    fn large(
+        &self,
+        entry: &Entry,
+        trust: Trust,
+        tell: &(dyn Fn(Event) + Sync),
+    ) -> Result<bool, Error> {
+        let path = self.path_of(entry);
+        if self.open(entry)?.is_none() {
+            tell(Event::Damaged(Damaged {
+                path,
+                block: Some(BlockIndex(0)),
+                bytes: ByteRange::new(0, entry.length),
+                expected: Some(entry.root.0),
+                found: None,
+            }));
+            return Ok(false);
+        }
+        let manifests = self.folder.path_of(OsStr::new(library::MANIFESTS));
+        let place = manifests.join(library::manifest_name(entry.root));
+        let manifest = ManifestFile::open(&place);
+        let fits = |manifest: &ManifestFile| {
+            let tree = &manifest.manifest.tree;
+            (tree.root(), tree.geometry().length()) == (entry.root, entry.length)
+        };
+        let (against, has_manifest) = match manifest.ok().filter(fits) {
+            Some(manifest) => (
+                Against::Manifest {
+                    manifest: Box::new(manifest),
+                    trust,
+                    hints: false,
+                },
+                true,
+            ),
+            None => (Against::Root(entry.root), false),
+        };
+        if !has_manifest {
+            let message = format!(
+                "{} is missing, or not the manifest of {}: nobody can fetch the file from this library",
+                place.display(),
+                path.display()
+            );
+            tell(Event::Warning { message });
+        }
+        let mut tell_damage = |event: Event| {
+            if matches!(event, Event::Damaged(_)) {
+                tell(event);
+            }
+        };
+        let verdict = verify::verify(&path, &against, &mut tell_damage)?;
+        Ok(verdict == verify::Verdict::Verified && has_manifest)
+    }
+}
