@@ -504,6 +504,11 @@ fn metrics_count_what_was_served() {
     assert!(value("sapwood_http_response_bytes_total") >= 14);
     assert!(value("process_start_time_seconds") > 1_700_000_000);
     assert!(found.contains("sapwood_build_info version="), "{found}");
+    wait_until("the manifest of the file", || {
+        let found = samples(&served);
+        found.contains("sapwood_manifests_made_total 1\n")
+            && found.contains("sapwood_manifests_pending 0\n")
+    });
     let health = served
         .curl("healthz", &["-w", "%{http_code}"])
         .must(0)

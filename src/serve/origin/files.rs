@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     body::Bytes,
-    http::{HeaderMap, HeaderValue, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Version as HttpVersion, header, request::Parts},
     response::Response,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -103,7 +103,7 @@ impl ServedFile {
         if let Some(tag) = self.earlier_tag.take_if(|tag| names(&request.headers, tag)) {
             self.metadata.etag = tag;
         }
-        if request.version == axum::http::Version::HTTP_2 {
+        if request.version == HttpVersion::HTTP_2 {
             self.read_bytes = READ_BYTES_OF_STREAM;
         }
         let digest = self.digest.take();
