@@ -7,7 +7,10 @@ use std::{
     path::Path,
 };
 
-use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::{
+    fs,
+    io::{Errno, ReadWriteFlags, preadv2},
+};
 
 use crate::format::geometry::ByteRange;
 
@@ -29,10 +32,21 @@ pub fn read_if_cached(
 ) -> Option<io::Result<Vec<u8>>> {
     let mut buffer = vec![0; bytes.length() as usize];
     let slices = &mut [IoSliceMut::new(&mut buffer)];
-    match preadv2(file, slices, bytes.start, ReadWriteFlags::NOWAIT) {
-        Ok(count) if count == buffer.len() => Some(check(file, version).map(|()| buffer)),
-        _ => None,
-    }
+    let read = match preadv2(file, slices, bytes.start, ReadWriteFlags::NOWAIT) {
+        Ok(count) if count == buffer.len() => Ok(()),
+        // Such a file system does not know the flag, and has no disk to wait for.
+        Err(Errno::OPNOTSUPP) if is_in_memory(file) => file.read_exact_at(&mut buffer, bytes.start),
+        _ => return None,
+    };
+    Some(read.and_then(|()| check(file, version)).map(|()| buffer))
+}
+
+/// Whether all files of this file system are in memory.
+fn is_in_memory(file: &File) -> bool {
+    const TMPFS: u32 = 0x0102_1994;
+    const RAMFS: u32 = 0x8584_58f6;
+    // Of other widths on other systems.
+    fs::fstatfs(file).is_ok_and(|system| [TMPFS, RAMFS].contains(&(system.f_type as u32)))
 }
 
 /// Fails if the file has other bytes than in this version.

@@ -504,6 +504,11 @@ fn metrics_count_what_was_served() {
     assert!(value("sapwood_http_response_bytes_total") >= 14);
     assert!(value("process_start_time_seconds") > 1_700_000_000);
     assert!(found.contains("sapwood_build_info version="), "{found}");
+    wait_until("the manifest of the file", || {
+        let found = samples(&served);
+        found.contains("sapwood_manifests_made_total 1\n")
+            && found.contains("sapwood_manifests_pending 0\n")
+    });
     let health = served
         .curl("healthz", &["-w", "%{http_code}"])
         .must(0)
@@ -588,20 +593,7 @@ impl InProcess {
     }
 
     async fn connect_tls(&self) -> TlsStream<tokio::net::TcpStream> {
-        let authority = self.authority.as_ref().expect("TLS");
-        let mut roots = RootCertStore::empty();
-        let ca = CertificateDer::from_pem_file(PathBuf::from(authority.certificate()));
-        roots.add(ca.expect("a certificate")).expect("an authority");
-        let mut config = ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let socket = tokio::net::TcpStream::connect(self.address)
-            .await
-            .expect("it listens");
-        let name = ServerName::try_from("localhost").expect("a name");
-        let connector = TlsConnector::from(Arc::new(config));
-        connector.connect(name, socket).await.expect("a handshake")
+        connect_tls(self.authority.as_ref().expect("TLS"), self.address).await
     }
 
     /// Runs a client; fails if that takes too long.
@@ -617,6 +609,26 @@ impl InProcess {
         let closed = format!("sapwood_connections_closed_total{{reason=\"{reason}\"}} 1");
         self.metrics.text().lines().any(|line| line == closed)
     }
+}
+
+/// Agrees to HTTP/2.
+async fn connect_tls(
+    authority: &Authority,
+    address: impl tokio::net::ToSocketAddrs,
+) -> TlsStream<tokio::net::TcpStream> {
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_file(PathBuf::from(authority.certificate()));
+    roots.add(ca.expect("a certificate")).expect("an authority");
+    let mut config = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let socket = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("it listens");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let connector = TlsConnector::from(Arc::new(config));
+    connector.connect(name, socket).await.expect("a handshake")
 }
 
 fn get() -> http::Request<()> {
@@ -775,4 +787,41 @@ fn a_response_under_way_keeps_its_place() {
         reading.read_exact(&mut bytes).expect("it goes on");
     }
     drop(idle);
+}
+
+#[test]
+fn slow_http2_readers_take_little_memory() {
+    const CONNECTIONS: u64 = 8;
+    const STREAMS_EACH: u64 = 64;
+    const BYTES_EACH: u64 = 112 * 1024;
+    let authority = Authority::new();
+    let served = Served::with_tls(&authority, &[]);
+    let file = File::create(served.folder.path().join("f")).expect("a file");
+    file.set_len(64 * MIB).expect("a hole");
+    let runtime = Runtime::new().expect("threads");
+    let peak = runtime.block_on(async {
+        let mut responses = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let stream = connect_tls(&authority, served.address()).await;
+            let mut client = h2::client::Builder::new();
+            client.initial_connection_window_size(1 << 30);
+            let (mut requests, connection) =
+                client.handshake::<_, Bytes>(stream).await.expect("HTTP/2");
+            tokio::spawn(connection);
+            for _ in 0..STREAMS_EACH {
+                requests = requests.ready().await.expect("it is open");
+                let (response, _) = requests.send_request(get(), true).expect("sent");
+                responses.push(response.await.expect("a response"));
+            }
+        }
+        // Each has begun, and as much waits as the server keeps for it.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        served.running.peak_memory().expect("it runs")
+    });
+    let streams = CONNECTIONS * STREAMS_EACH;
+    assert!(
+        peak < 32 * MIB + streams * BYTES_EACH,
+        "{} KiB",
+        peak / 1024
+    );
 }

@@ -132,7 +132,7 @@ class Serve(Section):
         """Requests a second; any error is a failure."""
         script = work / "ranges.lua"
         script.write_text(SCRIPT.format(length=self.bench.size, size=size, name=OBJECT))
-        command = [program_path("wrk"), f"-t{THREADS}", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-s", script, url]
+        command = [program_path("wrk"), f"-t{THREADS}", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "--timeout", "30s", "-s", script, url]
         run = subprocess.run(command, env=clean_environment(work), stdin=subprocess.DEVNULL, capture_output=True, text=True)
         found = re.search(r"^figures (\d+) (\d+) (\d+) (\d+)$", run.stdout, re.MULTILINE)
         if run.returncode != 0 or not found:

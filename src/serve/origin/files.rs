@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     body::Bytes,
-    http::{HeaderMap, HeaderValue, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Version as HttpVersion, header, request::Parts},
     response::Response,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -31,8 +31,9 @@ use crate::{
 
 use super::manifests::Described;
 
-/// Bytes that are read from a file at a time.
+/// Bytes that are read from a file at a time. A connection has one response in HTTP/1.1, and many in HTTP/2.
 const READ_BYTES: u64 = 128 * 1024;
+const READ_BYTES_OF_STREAM: u64 = 32 * 1024;
 /// Media types that a browser runs scripts of. All files have one origin in it, so that the script of one could read the others.
 const ACTIVE: [&str; 4] = [
     "text/html",
@@ -50,6 +51,7 @@ pub struct ServedFile {
     digest: Option<HeaderValue>,
     /// The entity tag that it had before its root was known. A client that has it goes on with it.
     earlier_tag: Option<String>,
+    read_bytes: u64,
 }
 
 impl ServedFile {
@@ -92,6 +94,7 @@ impl ServedFile {
             },
             digest: None,
             earlier_tag: None,
+            read_bytes: READ_BYTES,
         }
     }
 
@@ -99,6 +102,9 @@ impl ServedFile {
     pub fn respond(mut self, request: &Parts) -> Response {
         if let Some(tag) = self.earlier_tag.take_if(|tag| names(&request.headers, tag)) {
             self.metadata.etag = tag;
+        }
+        if request.version == HttpVersion::HTTP_2 {
+            self.read_bytes = READ_BYTES_OF_STREAM;
         }
         let digest = self.digest.take();
         let is_active = ACTIVE.iter().any(|active| {
@@ -158,14 +164,14 @@ impl Representation for ServedFile {
     }
 
     fn body(&self, bytes: ByteRange) -> BoxStream<'static, io::Result<Bytes>> {
-        let (file, version) = (self.file.clone(), self.version);
+        let (file, version, read_bytes) = (self.file.clone(), self.version, self.read_bytes);
         stream::try_unfold(bytes.start, move |start| {
             let file = file.clone();
             async move {
                 if start == bytes.end {
                     return Ok(None);
                 }
-                let end = bytes.end.min(start + READ_BYTES);
+                let end = bytes.end.min(start + read_bytes);
                 let piece = ByteRange::new(start, end);
                 let read = match reading::read_if_cached(&file, &version, piece) {
                     Some(read) => read?,

@@ -5,7 +5,10 @@ use std::{
     fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -107,6 +110,7 @@ pub struct Manifests {
     pub warn: Warn,
     known: RwLock<HashMap<PathBuf, Arc<Described>>>,
     queue: Mutex<Queue>,
+    made: AtomicU64,
     /// A job was added.
     added: Notify,
     /// A job ended.
@@ -122,9 +126,21 @@ impl Manifests {
             warn,
             known: RwLock::default(),
             queue: Mutex::default(),
+            made: AtomicU64::new(0),
             added: Notify::new(),
             ended: Notify::new(),
         }
+    }
+
+    /// How many manifests were made since the start.
+    pub fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
+    }
+
+    /// How many files wait for something to be made of them, or have it made now.
+    pub fn pending(&self) -> u64 {
+        let queue = self.queue.lock();
+        (queue.waiting.len() + queue.running.len() + queue.later.len()) as u64
     }
 
     /// Starts the workers.
@@ -298,6 +314,7 @@ impl Manifests {
             return Ok(None);
         }
         self.cache.note_made(Kind::Manifest, &version);
+        self.made.fetch_add(1, Ordering::Relaxed);
         Ok(self.in_cache(&version, name))
     }
 

@@ -38,7 +38,10 @@ use crate::{
     engine::blocking,
 };
 
-use super::connections::{self, Options};
+use super::{
+    connections::{self, Options},
+    metrics::{Family, Metrics},
+};
 
 use cache::Cache;
 use files::ServedFile;
@@ -108,6 +111,7 @@ pub async fn run(
     let mut background = JoinSet::new();
     if let Some(manifests) = &origin.manifests {
         manifests.start(&mut background);
+        show(manifests, &options.metrics);
         background.spawn(scan::run(
             origin.folder.clone(),
             origin.path.clone(),
@@ -116,6 +120,23 @@ pub async fn run(
     }
     let app = Router::new().fallback(respond).with_state(origin);
     connections::serve(listener, app, options, shutdown).await;
+}
+
+/// Shows what happens to manifests among the metrics.
+fn show(manifests: &Arc<Manifests>, metrics: &Metrics) {
+    let (made, pending) = (manifests.clone(), manifests.clone());
+    metrics.show(Family {
+        name: "sapwood_manifests_made_total",
+        help: "Manifests that were made since the start.",
+        is_counter: true,
+        value: Box::new(move || made.made()),
+    });
+    metrics.show(Family {
+        name: "sapwood_manifests_pending",
+        help: "Files of which a manifest or digests are to be made.",
+        is_counter: false,
+        value: Box::new(move || pending.pending()),
+    });
 }
 
 async fn respond(State(origin): State<Arc<Origin>>, request: Request) -> Response {
