@@ -150,6 +150,22 @@ impl Local for Seeds {
         self.file(seed).read(into, place)
     }
 
+    fn map<T: Send>(
+        &mut self,
+        ranges: &[(SeedIndex, ByteRange)],
+        work: impl Fn(&[u8]) -> T + Sync,
+    ) -> Vec<Option<T>> {
+        let read = ranges.iter().map(|(_, range)| range.length() + READ_COST);
+        self.bytes_read += read.sum::<u64>();
+        let one = |index: u64| {
+            let (seed, range) = ranges[index as usize];
+            let mut bytes = vec![0; range.length() as usize];
+            let is_read = self.file(seed).read(&mut bytes, range.start);
+            Some(is_read.then(|| work(&bytes)))
+        };
+        in_parallel(ranges.len() as u64, one).expect("no result is `None`")
+    }
+
     fn value(&mut self, seed: SeedIndex, bytes: ByteRange, offset: u64, root: bool) -> Option<Cv> {
         self.bytes_read += bytes.length() + READ_COST;
         if bytes.length() <= PART_BYTES {

@@ -18,7 +18,8 @@ impl Placed {
             return;
         }
         let (mut start, mut end) = (bytes.start, bytes.end);
-        if let Some((&left, &(left_end, left_shift))) = self.ranges.range(..start).next_back()
+        // One that begins at the same place is not to become shorter.
+        if let Some((&left, &(left_end, left_shift))) = self.ranges.range(..=start).next_back()
             && left_shift == shift
             && left_end >= start
         {
@@ -56,5 +57,28 @@ impl Placed {
         let range =
             |(start, (end, shift)): (&u64, &(u64, Shift))| (ByteRange::new(*start, *end), *shift);
         self.ranges.iter().map(range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::protocol::SeedIndex;
+    use super::*;
+
+    /// The bytes behind it were searched again, all the rest of a file.
+    #[test]
+    fn a_range_that_was_placed_again_lost_what_had_joined_it() {
+        let shift = Shift {
+            seed: SeedIndex(0),
+            by: 0,
+        };
+        let mut placed = Placed::default();
+        placed.insert(ByteRange::new(100, 1000), shift);
+        let last_piece = ByteRange::new(90, 100);
+        for _ in 0..2 {
+            placed.insert(last_piece, shift);
+            let ranges: Vec<_> = placed.ranges().collect();
+            assert_eq!(ranges, [(ByteRange::new(90, 1000), shift)]);
+        }
     }
 }
