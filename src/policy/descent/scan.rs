@@ -158,9 +158,15 @@ impl Descent {
             (*seed, ByteRange::new(step.start, end))
         };
         let ranges: Vec<_> = steps.iter().map(whole_windows).collect();
-        let places = local.map(&ranges, |bytes| pairs.may_agree(&rolling::checks(bytes)));
+        let places = local.split(ranges.clone(), |(seed, range), local| {
+            let mut bytes = vec![0; range.length() as usize];
+            match local.read(seed, range.start, &mut bytes) {
+                true => pairs.may_agree(&rolling::checks(&bytes)),
+                false => Vec::new(),
+            }
+        });
         for ((seed, range), places) in ranges.into_iter().zip(places) {
-            for (place, checks) in places.into_iter().flatten() {
+            for (place, checks) in places {
                 if hits.len() >= HITS_MAX {
                     return;
                 }
