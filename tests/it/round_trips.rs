@@ -56,9 +56,11 @@ fn a_fresh_fetch_took_one_round_trip_more_than_needed() {
 fn the_first_bytes_waited_for_the_manifest() {
     let scene = Scene::new(777, BLOCK);
     let late = Lie::Late(Duration::from_millis(500));
-    scene
-        .origin
-        .lie(MANIFEST, Asks::Anything, Of::First(1), late);
+    for path in [OBJECT, MANIFEST] {
+        scene
+            .origin
+            .lie(path, Asks::Anything, Of::First(1), late.clone());
+    }
     scene.fetch(&[]).must(0);
     assert_eq!(scene.origin.most_at_a_time(), 2);
 }

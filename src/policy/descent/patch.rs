@@ -119,7 +119,12 @@ impl Patch {
     }
 
     /// Compares all pieces with what a seed has at this shift.
-    pub fn try_shift(&mut self, shift: Shift, seeds: &[Arc<Tree>], local: &mut impl Local) {
+    pub fn try_shift(
+        &mut self,
+        shift: Shift,
+        seeds: &[Arc<Tree>],
+        local: &mut (impl Local + ?Sized),
+    ) {
         if self.is_complete() || self.tried.contains(&shift) {
             return;
         }
@@ -182,7 +187,7 @@ impl Patch {
         placed: &Placed,
         seeds: &[Arc<Tree>],
         shifts: &mut Shifts,
-        local: &mut impl Local,
+        local: &mut (impl Local + ?Sized),
     ) {
         for pieces in self.gaps(GAP_MIN) {
             let (start, end) = (pieces.start, pieces.end);
@@ -219,7 +224,7 @@ impl Patch {
         seed: Shift,
         stretch: ByteRange,
         gap: Range<usize>,
-        local: &mut impl Local,
+        local: &mut (impl Local + ?Sized),
         found: &mut Vec<Shift>,
     ) {
         let mut bytes = vec![0; stretch.length() as usize];
@@ -262,7 +267,12 @@ impl Patch {
     }
 
     /// Searches each gap for single pieces at shifts near to those of its two sides: between two changes that lie close together.
-    pub fn search_near(&mut self, placed: &Placed, seeds: &[Arc<Tree>], local: &mut impl Local) {
+    pub fn search_near(
+        &mut self,
+        placed: &Placed,
+        seeds: &[Arc<Tree>],
+        local: &mut (impl Local + ?Sized),
+    ) {
         for gap in self.gaps(NEAR_GAP_MIN) {
             let Some((least, most)) = self.near(&gap, placed) else {
                 continue;
@@ -327,7 +337,7 @@ impl Patch {
         least: Shift,
         most: Shift,
         seeds: &[Arc<Tree>],
-        local: &mut impl Local,
+        local: &mut (impl Local + ?Sized),
     ) {
         let (piece, length) = (
             self.piece(index),

@@ -1,6 +1,6 @@
 //! What was found so far and at which shifts, by place, to suggest shifts to the neighbours.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::format::geometry::ByteRange;
 
@@ -10,15 +10,26 @@ use super::protocol::Shift;
 #[derive(Default)]
 pub struct Placed {
     ranges: BTreeMap<u64, (u64, Shift)>,
+    /// What was found before several parts of the object are searched at the same time.
+    before: Option<Arc<Placed>>,
 }
 
 impl Placed {
+    /// Nothing more yet than this.
+    pub fn after(before: &Arc<Placed>) -> Placed {
+        Placed {
+            ranges: BTreeMap::new(),
+            before: Some(before.clone()),
+        }
+    }
+
     pub fn insert(&mut self, bytes: ByteRange, shift: Shift) {
         if bytes.is_empty() {
             return;
         }
         let (mut start, mut end) = (bytes.start, bytes.end);
-        if let Some((&left, &(left_end, left_shift))) = self.ranges.range(..start).next_back()
+        // One that begins at the same place is not to become shorter.
+        if let Some((&left, &(left_end, left_shift))) = self.ranges.range(..=start).next_back()
             && left_shift == shift
             && left_end >= start
         {
@@ -37,24 +48,57 @@ impl Placed {
 
     /// The shift of what was found nearest before this place.
     pub fn left_of(&self, place: u64) -> Option<Shift> {
-        self.ranges
-            .range(..place)
-            .next_back()
-            .map(|(_, (_, shift))| *shift)
+        let left = |placed: &Placed| {
+            let last = placed.ranges.range(..place).next_back();
+            last.map(|(start, (_, shift))| (*start, *shift))
+        };
+        let before = self.before.as_deref().and_then(left);
+        let nearest = before.into_iter().chain(left(self));
+        nearest
+            .max_by_key(|(start, _)| *start)
+            .map(|(_, shift)| shift)
     }
 
     /// The shift of what was found nearest at or after this place.
     pub fn right_of(&self, place: u64) -> Option<Shift> {
-        self.ranges
-            .range(place..)
-            .next()
-            .map(|(_, (_, shift))| *shift)
+        let right = |placed: &Placed| {
+            let first = placed.ranges.range(place..).next();
+            first.map(|(start, (_, shift))| (*start, *shift))
+        };
+        let before = self.before.as_deref().and_then(right);
+        let nearest = right(self).into_iter().chain(before);
+        nearest
+            .min_by_key(|(start, _)| *start)
+            .map(|(_, shift)| shift)
     }
 
-    /// What was found of the object, and the shift of each range.
+    /// What was found of the object, and the shift of each range; without what was found before.
     pub fn ranges(&self) -> impl Iterator<Item = (ByteRange, Shift)> + '_ {
         let range =
             |(start, (end, shift)): (&u64, &(u64, Shift))| (ByteRange::new(*start, *end), *shift);
         self.ranges.iter().map(range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::protocol::SeedIndex;
+    use super::*;
+
+    /// The bytes behind it were searched again, all the rest of a file.
+    #[test]
+    fn a_range_that_was_placed_again_lost_what_had_joined_it() {
+        let shift = Shift {
+            seed: SeedIndex(0),
+            by: 0,
+        };
+        let mut placed = Placed::default();
+        placed.insert(ByteRange::new(100, 1000), shift);
+        let last_piece = ByteRange::new(90, 100);
+        for _ in 0..2 {
+            placed.insert(last_piece, shift);
+            let ranges: Vec<_> = placed.ranges().collect();
+            assert_eq!(ranges, [(ByteRange::new(90, 1000), shift)]);
+        }
     }
 }

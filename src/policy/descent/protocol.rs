@@ -92,6 +92,19 @@ pub trait Local {
     /// Fills the buffer with the bytes of a seed from this place. `false`: they cannot be read.
     fn read(&mut self, seed: SeedIndex, place: u64, into: &mut [u8]) -> bool;
 
+    /// Does work on items that do not depend on each other, on as many at a time as there are cores, each with access of its own. The
+    /// results are in the order of the items.
+    fn split<I: Send, T: Send>(
+        &mut self,
+        items: Vec<I>,
+        work: impl Fn(I, &mut dyn Local) -> T + Sync,
+    ) -> Vec<T>
+    where
+        Self: Sized,
+    {
+        items.into_iter().map(|item| work(item, self)).collect()
+    }
+
     /// The value of the subtree over these bytes of a seed as if they lay at `offset` of the object; the root if they are
     /// all of it.
     fn value(&mut self, seed: SeedIndex, bytes: ByteRange, offset: u64, root: bool) -> Option<Cv>;

@@ -12,6 +12,8 @@ use super::{
 
 /// Seeds are read in steps of this.
 const STEP: u64 = 256 * 1024;
+/// Between so many of them the search may end.
+const STEPS_AT_ONCE: usize = 16;
 /// Bytes of seeds that are searched for one batch of pieces.
 const BYTES_MAX: u64 = 1 << 30;
 /// With fewer pairs than this the search is not worth its time.
@@ -89,9 +91,22 @@ impl Pairs {
         }
     }
 
-    /// Whether any pair may have these checks.
-    fn may_have(&self, hash: u64) -> bool {
-        self.filter[(hash >> (64 - self.filter_bits)) as usize] & bits_of(hash) == bits_of(hash)
+    /// The places at which any pair may agree, among the checks of windows one byte apart. A function of its own, because nearly all
+    /// time of a search is spent here.
+    #[inline(never)]
+    fn may_agree(&self, checks: &[u16]) -> Vec<(u32, u32)> {
+        let seconds = checks.get(PIECE as usize..).unwrap_or_default();
+        let (filter, shift) = (&self.filter[..], 64 - self.filter_bits);
+        let mut places = Vec::new();
+        for (place, (first, second)) in (0..).zip(checks.iter().zip(seconds)) {
+            let checks = u32::from(*first) << 16 | u32::from(*second);
+            let hash = hash(checks);
+            let bits = bits_of(hash);
+            if filter[(hash >> shift) as usize] & bits == bits {
+                places.push((place, checks));
+            }
+        }
+        places
     }
 
     fn of(&self, checks: u32, hash: u64) -> impl Iterator<Item = &Pair> {
@@ -117,60 +132,51 @@ impl Descent {
             return false;
         }
         let (mut hits, mut searched) = (Vec::new(), 0);
-        for (seed, range) in self.unused(patches) {
-            let mut start = range.start;
-            while start < range.end {
-                if self.stopped || !self.may_patch(local) || hits.len() >= HITS_MAX {
-                    break;
-                }
-                let end = range.end.min(start + STEP);
-                searched += end - start;
-                self.scan_range(
-                    seed,
-                    ByteRange::new(start, end),
-                    patches,
-                    &pairs,
-                    &mut hits,
-                    local,
-                );
-                start = end;
+        for steps in steps(&self.unused(patches)).chunks(STEPS_AT_ONCE) {
+            if self.stopped || !self.may_patch(local) || hits.len() >= HITS_MAX {
+                break;
             }
+            searched += steps.iter().map(|(_, step)| step.length()).sum::<u64>();
+            self.scan_steps(steps, patches, &pairs, &mut hits, local);
         }
         let by_chance = (u128::from(searched) * pairs.sorted.len() as u128) >> 32;
         self.take_hits(hits, by_chance as usize, patches, local)
     }
 
-    /// Searches the windows that begin in a range of a seed.
-    fn scan_range(
+    /// Searches the windows that begin in these ranges of seeds.
+    fn scan_steps(
         &self,
-        seed: SeedIndex,
-        range: ByteRange,
+        steps: &[(SeedIndex, ByteRange)],
         patches: &[Patch],
         pairs: &Pairs,
         hits: &mut Vec<Hit>,
         local: &mut impl Local,
     ) {
-        let length = self.seeds[usize::from(seed.0)].geometry().length();
-        let end = length.min(range.end + 2 * PIECE - 1);
-        let mut bytes = vec![0; (end - range.start) as usize];
-        if !local.read(seed, range.start, &mut bytes) {
-            return;
-        }
-        let checks = rolling::checks(&bytes);
-        let seconds = checks.get(PIECE as usize..).unwrap_or_default();
-        for (place, (first, second)) in (range.start..).zip(checks.iter().zip(seconds)) {
-            let checks = u32::from(*first) << 16 | u32::from(*second);
-            let hash = hash(checks);
-            if !pairs.may_have(hash) {
-                continue;
+        let whole_windows = |(seed, step): &(SeedIndex, ByteRange)| {
+            let length = self.seeds[usize::from(seed.0)].geometry().length();
+            let end = length.min(step.end + 2 * PIECE - 1);
+            (*seed, ByteRange::new(step.start, end))
+        };
+        let ranges: Vec<_> = steps.iter().map(whole_windows).collect();
+        let places = local.split(ranges.clone(), |(seed, range), local| {
+            let mut bytes = vec![0; range.length() as usize];
+            match local.read(seed, range.start, &mut bytes) {
+                true => pairs.may_agree(&rolling::checks(&bytes)),
+                false => Vec::new(),
             }
-            if hits.len() >= HITS_MAX {
-                return;
-            }
-            for pair in pairs.of(checks, hash) {
-                let of = patches[pair.patch as usize].bytes().start + u64::from(pair.piece) * PIECE;
-                let by = place.wrapping_sub(of).cast_signed();
-                hits.push((pair.patch, Shift { seed, by }));
+        });
+        for ((seed, range), places) in ranges.into_iter().zip(places) {
+            for (place, checks) in places {
+                if hits.len() >= HITS_MAX {
+                    return;
+                }
+                let place = range.start + u64::from(place);
+                for pair in pairs.of(checks, hash(checks)) {
+                    let of =
+                        patches[pair.patch as usize].bytes().start + u64::from(pair.piece) * PIECE;
+                    let by = place.wrapping_sub(of).cast_signed();
+                    hits.push((pair.patch, Shift { seed, by }));
+                }
             }
         }
     }
@@ -247,4 +253,14 @@ impl Descent {
         });
         unused
     }
+}
+
+/// Ranges in steps.
+fn steps(ranges: &[(SeedIndex, ByteRange)]) -> Vec<(SeedIndex, ByteRange)> {
+    let of_range = |(seed, range): &(SeedIndex, ByteRange)| {
+        let (seed, end) = (*seed, range.end);
+        let starts = (range.start..end).step_by(STEP as usize);
+        starts.map(move |start| (seed, ByteRange::new(start, end.min(start + STEP))))
+    };
+    ranges.iter().flat_map(of_range).collect()
 }
