@@ -33,7 +33,8 @@ fn a_fresh_fetch_took_one_round_trip_more_than_needed() {
     ] {
         for connections in ["1", "16"] {
             let scene = Scene::new(length, block);
-            let ended = scene.fetch(&["--connections", connections]).must(0);
+            let options = ["--no-store", "--connections", connections];
+            let ended = scene.fetch(&options).must(0);
             scene.must_be_published();
             let (log, of_object) = (scene.origin.log(), scene.origin.log_of(OBJECT));
             let what = format!("{length}, {block}, {connections}: {log:?}");
@@ -61,7 +62,7 @@ fn the_first_bytes_waited_for_the_manifest() {
             .origin
             .lie(path, Asks::Anything, Of::First(1), late.clone());
     }
-    scene.fetch(&[]).must(0);
+    scene.fetch(&["--no-store"]).must(0);
     assert_eq!(scene.origin.most_at_a_time(), 2);
 }
 

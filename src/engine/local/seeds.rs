@@ -2,10 +2,8 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, Ordering},
 };
-
-use parking_lot::Mutex;
 
 use crate::{
     disk::{error::DiskError, seed::Seed},
@@ -146,9 +144,30 @@ impl Seeds {
     }
 }
 
-impl Seeds {
-    /// See [`Local::value`].
-    fn value_at(&self, seed: SeedIndex, bytes: ByteRange, offset: u64, root: bool) -> Option<Cv> {
+impl Local for Seeds {
+    fn read(&mut self, seed: SeedIndex, place: u64, into: &mut [u8]) -> bool {
+        self.bytes_read += into.len() as u64 + READ_COST;
+        self.file(seed).read(into, place)
+    }
+
+    fn map<T: Send>(
+        &mut self,
+        ranges: &[(SeedIndex, ByteRange)],
+        work: impl Fn(&[u8]) -> T + Sync,
+    ) -> Vec<Option<T>> {
+        let read = ranges.iter().map(|(_, range)| range.length() + READ_COST);
+        self.bytes_read += read.sum::<u64>();
+        let one = |index: u64| {
+            let (seed, range) = ranges[index as usize];
+            let mut bytes = vec![0; range.length() as usize];
+            let is_read = self.file(seed).read(&mut bytes, range.start);
+            Some(is_read.then(|| work(&bytes)))
+        };
+        in_parallel(ranges.len() as u64, one).expect("no result is `None`")
+    }
+
+    fn value(&mut self, seed: SeedIndex, bytes: ByteRange, offset: u64, root: bool) -> Option<Cv> {
+        self.bytes_read += bytes.length() + READ_COST;
         if bytes.length() <= PART_BYTES {
             let hasher = self.value_of(seed, bytes, offset)?;
             return Some(match root {
@@ -169,86 +188,14 @@ impl Seeds {
         })
     }
 
-    /// Whether a search may go on that read so many bytes, and found so many that are not noted yet.
-    fn is_worth_more(&self, read: u64, found: u64) -> bool {
-        let is_stopped = self.stop.load(Ordering::Relaxed);
-        !is_stopped && self.time.is_left(found) && read < self.bytes_worth()
-    }
-}
-
-impl Local for Seeds {
-    fn read(&mut self, seed: SeedIndex, place: u64, into: &mut [u8]) -> bool {
-        self.bytes_read += into.len() as u64 + READ_COST;
-        self.file(seed).read(into, place)
-    }
-
-    fn split<I: Send, T: Send>(
-        &mut self,
-        items: Vec<I>,
-        work: impl Fn(I, &mut dyn Local) -> T + Sync,
-    ) -> Vec<T> {
-        let (read, found) = (AtomicU64::new(self.bytes_read), AtomicU64::new(0));
-        let items = items.into_iter().map(|item| Mutex::new(Some(item)));
-        let items: Vec<_> = items.collect();
-        let one = |index: u64| {
-            let item = items[index as usize].lock().take()?;
-            let mut reader = Reader {
-                seeds: self,
-                read: &read,
-                found: &found,
-            };
-            Some(work(item, &mut reader))
-        };
-        let done = in_parallel(items.len() as u64, one).expect("each item is taken once");
-        self.bytes_read = read.into_inner();
-        self.time.note_found(found.into_inner());
-        done
-    }
-
-    fn value(&mut self, seed: SeedIndex, bytes: ByteRange, offset: u64, root: bool) -> Option<Cv> {
-        self.bytes_read += bytes.length() + READ_COST;
-        self.value_at(seed, bytes, offset, root)
-    }
-
     fn may_continue(&mut self) -> bool {
-        self.is_worth_more(self.bytes_read, 0)
+        !self.stop.load(Ordering::Relaxed)
+            && self.time.is_left()
+            && self.bytes_read < self.bytes_worth()
     }
 
     fn note_found(&mut self, bytes: u64) {
         self.time.note_found(bytes);
-    }
-}
-
-/// Access to the seeds for one of several threads.
-struct Reader<'a> {
-    seeds: &'a Seeds,
-    /// The bytes that were read by all of them and before them.
-    read: &'a AtomicU64,
-    /// The bytes that they found.
-    found: &'a AtomicU64,
-}
-
-impl Local for Reader<'_> {
-    fn read(&mut self, seed: SeedIndex, place: u64, into: &mut [u8]) -> bool {
-        let cost = into.len() as u64 + READ_COST;
-        self.read.fetch_add(cost, Ordering::Relaxed);
-        self.seeds.file(seed).read(into, place)
-    }
-
-    fn value(&mut self, seed: SeedIndex, bytes: ByteRange, offset: u64, root: bool) -> Option<Cv> {
-        let cost = bytes.length() + READ_COST;
-        self.read.fetch_add(cost, Ordering::Relaxed);
-        self.seeds.value_at(seed, bytes, offset, root)
-    }
-
-    fn may_continue(&mut self) -> bool {
-        let (read, found) = (self.read, self.found);
-        self.seeds
-            .is_worth_more(read.load(Ordering::Relaxed), found.load(Ordering::Relaxed))
-    }
-
-    fn note_found(&mut self, bytes: u64) {
-        self.found.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -291,30 +238,5 @@ mod tests {
     fn a_search_ends_by_what_is_here_and_by_what_was_read_of_the_manifest() {
         assert_eq!(reads(0), 2, "whatever is here");
         assert_eq!(reads(1 << 40), 128, "whatever the manifest says");
-    }
-
-    #[test]
-    fn what_is_searched_side_by_side_counts_together() {
-        let (mut seeds, _file) = seeds();
-        let items: Vec<u64> = (0..9).collect();
-        let done = seeds.split(items.clone(), |item, local| {
-            local.note_found(item);
-            local
-                .read(SeedIndex(0), item, &mut [0; 1000])
-                .then_some(item)
-        });
-        assert_eq!(done, items.into_iter().map(Some).collect::<Vec<_>>());
-        assert_eq!(seeds.bytes_read, 9 * (1000 + READ_COST));
-        assert_eq!(seeds.time.found(), (0..9).sum::<u64>());
-        // What others read counts before they end.
-        let stops = seeds.split(vec![(); 3], |(), local| {
-            let mut reads = 0;
-            while local.may_continue() && reads < 1000 {
-                local.value(SeedIndex(0), ByteRange::new(0, LENGTH), 0, false);
-                reads += 1;
-            }
-            reads
-        });
-        assert!(stops.iter().sum::<u64>() <= 2 + 3, "{stops:?}");
     }
 }

@@ -60,12 +60,6 @@ impl SearchTime {
         self.found += bytes;
     }
 
-    /// The bytes that need not be fetched.
-    #[cfg(test)]
-    pub fn found(&self) -> u64 {
-        self.found
-    }
-
     /// Searches begin and end; between them time does not count.
     pub fn begin(&mut self) {
         self.since = Some(Instant::now());
@@ -78,14 +72,14 @@ impl SearchTime {
             .map_or(Duration::ZERO, |since| since.elapsed());
     }
 
-    /// Whether there is time left. `more`: bytes that were found and not noted yet.
-    pub fn is_left(&self, more: u64) -> bool {
+    /// Whether there is time left.
+    pub fn is_left(&self) -> bool {
         let running = self.since.map_or(Duration::ZERO, |since| since.elapsed());
-        self.spent + running < self.allowed(more)
+        self.spent + running < self.allowed()
     }
 
-    fn allowed(&self, more: u64) -> Duration {
-        let worth = self.bytes / IN_VAIN + self.found + more;
+    fn allowed(&self) -> Duration {
+        let worth = self.bytes / IN_VAIN + self.found;
         Duration::from_secs_f64(worth as f64 / self.rate as f64).max(LEAST)
     }
 }
@@ -96,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_search_may_take_as_long_as_what_it_saves() {
-        let seconds = |time: &SearchTime| time.allowed(0).as_secs();
+        let seconds = |time: &SearchTime| time.allowed().as_secs();
         // 2 TB at 1 Gbit/s are 16,000 s.
         let mut time = SearchTime::new(2_000_000_000_000, None);
         assert_eq!(seconds(&time), 800);
@@ -109,17 +103,17 @@ mod tests {
         assert_eq!(seconds(&time), 14_000);
         let limited = SearchTime::new(2_000_000_000_000, Some(1_000_000));
         assert_eq!(seconds(&limited), 100_000);
-        assert_eq!(SearchTime::new(0, None).allowed(0), LEAST);
+        assert_eq!(SearchTime::new(0, None).allowed(), LEAST);
     }
 
     #[test]
     fn only_searching_takes_time() {
         let mut time = SearchTime::new(0, None);
-        assert!(time.is_left(0));
+        assert!(time.is_left());
         time.begin();
         time.end();
-        assert!(time.since.is_none() && time.is_left(0));
+        assert!(time.since.is_none() && time.is_left());
         time.spent = LEAST;
-        assert!(!time.is_left(0));
+        assert!(!time.is_left());
     }
 }

@@ -119,12 +119,7 @@ impl Patch {
     }
 
     /// Compares all pieces with what a seed has at this shift.
-    pub fn try_shift(
-        &mut self,
-        shift: Shift,
-        seeds: &[Arc<Tree>],
-        local: &mut (impl Local + ?Sized),
-    ) {
+    pub fn try_shift(&mut self, shift: Shift, seeds: &[Arc<Tree>], local: &mut impl Local) {
         if self.is_complete() || self.tried.contains(&shift) {
             return;
         }
@@ -187,7 +182,7 @@ impl Patch {
         placed: &Placed,
         seeds: &[Arc<Tree>],
         shifts: &mut Shifts,
-        local: &mut (impl Local + ?Sized),
+        local: &mut impl Local,
     ) {
         for pieces in self.gaps(GAP_MIN) {
             let (start, end) = (pieces.start, pieces.end);
@@ -224,7 +219,7 @@ impl Patch {
         seed: Shift,
         stretch: ByteRange,
         gap: Range<usize>,
-        local: &mut (impl Local + ?Sized),
+        local: &mut impl Local,
         found: &mut Vec<Shift>,
     ) {
         let mut bytes = vec![0; stretch.length() as usize];
@@ -267,12 +262,7 @@ impl Patch {
     }
 
     /// Searches each gap for single pieces at shifts near to those of its two sides: between two changes that lie close together.
-    pub fn search_near(
-        &mut self,
-        placed: &Placed,
-        seeds: &[Arc<Tree>],
-        local: &mut (impl Local + ?Sized),
-    ) {
+    pub fn search_near(&mut self, placed: &Placed, seeds: &[Arc<Tree>], local: &mut impl Local) {
         for gap in self.gaps(NEAR_GAP_MIN) {
             let Some((least, most)) = self.near(&gap, placed) else {
                 continue;
@@ -337,7 +327,7 @@ impl Patch {
         least: Shift,
         most: Shift,
         seeds: &[Arc<Tree>],
-        local: &mut (impl Local + ?Sized),
+        local: &mut impl Local,
     ) {
         let (piece, length) = (
             self.piece(index),

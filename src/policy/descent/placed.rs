@@ -1,6 +1,6 @@
 //! What was found so far and at which shifts, by place, to suggest shifts to the neighbours.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use crate::format::geometry::ByteRange;
 
@@ -10,19 +10,9 @@ use super::protocol::Shift;
 #[derive(Default)]
 pub struct Placed {
     ranges: BTreeMap<u64, (u64, Shift)>,
-    /// What was found before several parts of the object are searched at the same time.
-    before: Option<Arc<Placed>>,
 }
 
 impl Placed {
-    /// Nothing more yet than this.
-    pub fn after(before: &Arc<Placed>) -> Placed {
-        Placed {
-            ranges: BTreeMap::new(),
-            before: Some(before.clone()),
-        }
-    }
-
     pub fn insert(&mut self, bytes: ByteRange, shift: Shift) {
         if bytes.is_empty() {
             return;
@@ -48,31 +38,21 @@ impl Placed {
 
     /// The shift of what was found nearest before this place.
     pub fn left_of(&self, place: u64) -> Option<Shift> {
-        let left = |placed: &Placed| {
-            let last = placed.ranges.range(..place).next_back();
-            last.map(|(start, (_, shift))| (*start, *shift))
-        };
-        let before = self.before.as_deref().and_then(left);
-        let nearest = before.into_iter().chain(left(self));
-        nearest
-            .max_by_key(|(start, _)| *start)
-            .map(|(_, shift)| shift)
+        self.ranges
+            .range(..place)
+            .next_back()
+            .map(|(_, (_, shift))| *shift)
     }
 
     /// The shift of what was found nearest at or after this place.
     pub fn right_of(&self, place: u64) -> Option<Shift> {
-        let right = |placed: &Placed| {
-            let first = placed.ranges.range(place..).next();
-            first.map(|(start, (_, shift))| (*start, *shift))
-        };
-        let before = self.before.as_deref().and_then(right);
-        let nearest = right(self).into_iter().chain(before);
-        nearest
-            .min_by_key(|(start, _)| *start)
-            .map(|(_, shift)| shift)
+        self.ranges
+            .range(place..)
+            .next()
+            .map(|(_, (_, shift))| *shift)
     }
 
-    /// What was found of the object, and the shift of each range; without what was found before.
+    /// What was found of the object, and the shift of each range.
     pub fn ranges(&self) -> impl Iterator<Item = (ByteRange, Shift)> + '_ {
         let range =
             |(start, (end, shift)): (&u64, &(u64, Shift))| (ByteRange::new(*start, *end), *shift);

@@ -92,17 +92,19 @@ pub trait Local {
     /// Fills the buffer with the bytes of a seed from this place. `false`: they cannot be read.
     fn read(&mut self, seed: SeedIndex, place: u64, into: &mut [u8]) -> bool;
 
-    /// Does work on items that do not depend on each other, on as many at a time as there are cores, each with access of its own. The
-    /// results are in the order of the items.
-    fn split<I: Send, T: Send>(
+    /// Reads ranges of seeds and gives the bytes of each to `work`, as many at a time as there are cores. The results are in the
+    /// order of the ranges; `None`: it cannot be read.
+    fn map<T: Send>(
         &mut self,
-        items: Vec<I>,
-        work: impl Fn(I, &mut dyn Local) -> T + Sync,
-    ) -> Vec<T>
-    where
-        Self: Sized,
-    {
-        items.into_iter().map(|item| work(item, self)).collect()
+        ranges: &[(SeedIndex, ByteRange)],
+        work: impl Fn(&[u8]) -> T + Sync,
+    ) -> Vec<Option<T>> {
+        let one = |(seed, range): &(SeedIndex, ByteRange)| {
+            let mut bytes = vec![0; range.length() as usize];
+            self.read(*seed, range.start, &mut bytes)
+                .then(|| work(&bytes))
+        };
+        ranges.iter().map(one).collect()
     }
 
     /// The value of the subtree over these bytes of a seed as if they lay at `offset` of the object; the root if they are

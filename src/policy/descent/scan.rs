@@ -158,15 +158,9 @@ impl Descent {
             (*seed, ByteRange::new(step.start, end))
         };
         let ranges: Vec<_> = steps.iter().map(whole_windows).collect();
-        let places = local.split(ranges.clone(), |(seed, range), local| {
-            let mut bytes = vec![0; range.length() as usize];
-            match local.read(seed, range.start, &mut bytes) {
-                true => pairs.may_agree(&rolling::checks(&bytes)),
-                false => Vec::new(),
-            }
-        });
+        let places = local.map(&ranges, |bytes| pairs.may_agree(&rolling::checks(bytes)));
         for ((seed, range), places) in ranges.into_iter().zip(places) {
-            for (place, checks) in places {
+            for (place, checks) in places.into_iter().flatten() {
                 if hits.len() >= HITS_MAX {
                     return;
                 }

@@ -1,25 +1,17 @@
 //! Where in the seeds a node of the new tree is looked for, and a block that is put together from pieces.
 
-use std::sync::Arc;
-
 use crate::format::{
     anchors::{self, Tag, WINDOW},
     geometry::ByteRange,
-    manifest::Tree,
 };
 
 use super::{
     Descent,
     level::{Level, Node, blocks_of},
     patch::Patch,
-    placed::Placed,
     protocol::{Find, Local, SeedIndex, Shift, Source},
-    shifts::Shifts,
-    table::Table,
 };
 
-/// Blocks that are put together from pieces one after the other, while those before and behind them are searched too.
-const PATCHES_A_PART: usize = 128;
 /// Places at which an anchor is tried.
 pub const PLACES_MAX: usize = 8;
 
@@ -74,14 +66,14 @@ impl Descent {
                 None => {}
             }
         }
-        let suggested = suggested(self.seeds.len(), &self.placed, &self.shifts, node.bytes);
+        let suggested = self.suggested(node.bytes);
         if suggested
             .into_iter()
             .any(|shift| self.holds(node, shift, local))
         {
             return true;
         }
-        let anchored = anchored(&self.table, &self.seeds, &self.placed, node);
+        let anchored = self.anchored(node);
         node.expected = node.window.is_none() || !anchored.is_empty();
         if anchored
             .into_iter()
@@ -116,6 +108,39 @@ impl Descent {
         let as_long = blocks_of(old, level, node.index) == node.blocks
             && old.bytes_of_range(node.blocks).end == node.bytes.end;
         (same || as_long).then_some(same)
+    }
+
+    /// Shifts that need no hint of the node: of its neighbours, none, and those that held elsewhere.
+    fn suggested(&self, bytes: ByteRange) -> Vec<Shift> {
+        let neighbours = [
+            self.placed.left_of(bytes.start),
+            self.placed.right_of(bytes.end),
+        ];
+        let unmoved = (0..self.seeds.len().min(PLACES_MAX)).map(|seed| Shift {
+            seed: SeedIndex(seed as u16),
+            by: 0,
+        });
+        let mut all: Vec<Shift> = Vec::new();
+        for shift in neighbours
+            .into_iter()
+            .flatten()
+            .chain(unmoved)
+            .chain(self.shifts.held())
+        {
+            if !all.contains(&shift) {
+                all.push(shift);
+            }
+        }
+        all
+    }
+
+    /// Shifts that the node's own anchor suggests, the nearest to what its neighbour suggests first.
+    fn anchored(&self, node: &Node) -> Vec<Shift> {
+        let Some(window) = node.window else {
+            return Vec::new();
+        };
+        let near = self.placed.left_of(node.bytes.start);
+        self.table.places(&self.seeds, window, near, PLACES_MAX)
     }
 
     /// Whether the bytes at this shift are those of the node. Whatever was hashed before is not hashed again.
@@ -178,32 +203,27 @@ impl Descent {
         }
     }
 
-    /// Tries the shifts that are likely for each block, and looks between those that hold. Parts of the object are searched at the
-    /// same time; how many they are does not depend on the machine, and neither does what is found.
+    /// Tries the shifts that are likely for each block, and looks between those that hold.
     fn try_suggested(&mut self, patches: &mut [Patch], local: &mut impl Local) {
-        if !self.may_patch(local) {
-            return;
-        }
-        let before = Arc::new(std::mem::take(&mut self.placed));
-        let (seeds, table, shifts) = (&self.seeds[..], &self.table, &self.shifts);
-        let parts: Vec<&mut [Patch]> = patches.chunks_mut(PATCHES_A_PART).collect();
-        let searched = local.split(parts, |part, local| {
-            let (mut placed, mut shifts) = (Placed::after(&before), shifts.of_part());
-            for patch in part {
-                if !local.may_continue() {
-                    return (true, shifts);
-                }
-                try_one(patch, seeds, table, &mut placed, &mut shifts, local);
+        for patch in patches.iter_mut() {
+            if !self.may_patch(local) {
+                break;
             }
-            (false, shifts)
-        });
-        self.stopped |= searched.iter().any(|(stopped, _)| *stopped);
-        if let Some((_, last)) = searched.last() {
-            self.shifts.go_on_from(last);
-        }
-        self.placed = Arc::into_inner(before).expect("all parts are searched");
-        for patch in patches {
+            let mut shifts = self.suggested(patch.bytes());
+            for shift in self.anchored(patch.node()) {
+                let length = self.seeds[usize::from(shift.seed.0)].geometry().length();
+                if !shifts.contains(&shift) && window_is_at(patch.node(), shift, length, local) {
+                    shifts.push(shift);
+                }
+            }
+            patch.zeros();
+            for shift in shifts {
+                patch.try_shift(shift, &self.seeds, local);
+            }
+            patch.search_near(&self.placed, &self.seeds, local);
+            patch.search_between(&self.placed, &self.seeds, &mut self.shifts, local);
             patch.place(&mut self.placed);
+            local.note_found(patch.found().map(|(piece, _)| piece.length()).sum());
         }
     }
 
@@ -228,69 +248,8 @@ impl Descent {
     }
 }
 
-/// Tries what is likely for one block.
-fn try_one(
-    patch: &mut Patch,
-    seeds: &[Arc<Tree>],
-    table: &Table,
-    placed: &mut Placed,
-    shifts: &mut Shifts,
-    local: &mut (impl Local + ?Sized),
-) {
-    let mut likely = suggested(seeds.len(), placed, shifts, patch.bytes());
-    for shift in anchored(table, seeds, placed, patch.node()) {
-        let length = seeds[usize::from(shift.seed.0)].geometry().length();
-        if !likely.contains(&shift) && window_is_at(patch.node(), shift, length, local) {
-            likely.push(shift);
-        }
-    }
-    patch.zeros();
-    for shift in likely {
-        patch.try_shift(shift, seeds, local);
-    }
-    patch.search_near(placed, seeds, local);
-    patch.search_between(placed, seeds, shifts, local);
-    patch.place(placed);
-    local.note_found(patch.found().map(|(piece, _)| piece.length()).sum());
-}
-
-/// Shifts that need no hint of the node: of its neighbours, none, and those that held elsewhere.
-fn suggested(seeds: usize, placed: &Placed, shifts: &Shifts, bytes: ByteRange) -> Vec<Shift> {
-    let neighbours = [placed.left_of(bytes.start), placed.right_of(bytes.end)];
-    let unmoved = (0..seeds.min(PLACES_MAX)).map(|seed| Shift {
-        seed: SeedIndex(seed as u16),
-        by: 0,
-    });
-    let mut all: Vec<Shift> = Vec::new();
-    for shift in neighbours
-        .into_iter()
-        .flatten()
-        .chain(unmoved)
-        .chain(shifts.held())
-    {
-        if !all.contains(&shift) {
-            all.push(shift);
-        }
-    }
-    all
-}
-
-/// Shifts that the node's own anchor suggests, the nearest to what its neighbour suggests first.
-fn anchored(table: &Table, seeds: &[Arc<Tree>], placed: &Placed, node: &Node) -> Vec<Shift> {
-    let Some(window) = node.window else {
-        return Vec::new();
-    };
-    let near = placed.left_of(node.bytes.start);
-    table.places(seeds, window, near, PLACES_MAX)
-}
-
 /// Whether the seed has the node's window where this shift puts it; `true` for a node without a window.
-fn window_is_at(
-    node: &Node,
-    shift: Shift,
-    seed_length: u64,
-    local: &mut (impl Local + ?Sized),
-) -> bool {
+fn window_is_at(node: &Node, shift: Shift, seed_length: u64, local: &mut impl Local) -> bool {
     let Some(window) = node.window else {
         return true;
     };

@@ -78,21 +78,6 @@ impl Shifts {
         self.records.clear();
     }
 
-    /// The same for a part of the object that is searched beside others.
-    pub fn of_part(&self) -> Shifts {
-        Shifts {
-            held: self.held.clone(),
-            vain_searches: self.vain_searches,
-            left_out: self.left_out,
-            ..Shifts::default()
-        }
-    }
-
-    /// Goes on with the searches of the last part.
-    pub fn go_on_from(&mut self, part: &Shifts) {
-        (self.vain_searches, self.left_out) = (part.vain_searches, part.left_out);
-    }
-
     /// Whether a search byte by byte is worth its time; after many in vain only now and then.
     pub fn worth_searching(&mut self) -> bool {
         if self.vain_searches < VAIN_MAX {

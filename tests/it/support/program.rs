@@ -32,11 +32,13 @@ pub fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {
             command.env_remove(&name);
         }
     }
-    command.env("XDG_STATE_HOME", state());
+    // What is remembered of an origin is not to meet that of another test with the same port.
+    let of_folder = state().join(folder.file_name().unwrap_or_default());
+    command.env("XDG_STATE_HOME", of_folder);
     command
 }
 
-/// What the programs of one test run remember: never in the folder of whoever runs the tests.
+/// Where the programs of one test run remember things: never in the folder of whoever runs the tests.
 fn state() -> &'static Path {
     static STATE: OnceLock<TempDir> = OnceLock::new();
     STATE
