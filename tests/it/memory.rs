@@ -27,7 +27,7 @@ const LENGTH: u64 = 2 * MIB + 17;
 const BLOCK: u64 = 16 * KIB;
 /// The program itself, bytes on their way of eight connections, and room. No header of 10 MB fits beside that, let alone a
 /// manifest of a gigabyte.
-const PEAK_MAX: u64 = 24 * MIB;
+const PEAK_MAX: u64 = 30 * MIB;
 
 /// With as many blocks as a manifest can claim, beside 64 MiB of old data.
 const CLAIMS_PEAK_MAX: u64 = 100 * MIB;
