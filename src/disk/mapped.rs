@@ -105,8 +105,10 @@ impl Mapped {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::paint;
-    use std::os::unix::fs::FileExt;
+    use crate::{
+        disk::{files, part::Part},
+        format::paint,
+    };
 
     fn painted(length: usize) -> (tempfile::TempDir, File) {
         let folder = tempfile::tempdir().unwrap();
@@ -116,7 +118,7 @@ mod tests {
             .create_new(true)
             .open(folder.path().join("object"))
             .unwrap();
-        file.write_all_at(&paint::bytes(0, length), 0).unwrap();
+        files::write_at(&file, folder.path(), &paint::bytes(0, length), 0).unwrap();
         (folder, file)
     }
 
@@ -160,9 +162,10 @@ mod tests {
     #[test]
     fn pages_that_went_away_are_an_error_and_no_signal() {
         let length = 64 * 1024;
-        let (_folder, file) = painted(length);
+        let (folder, file) = painted(length);
         let mapped = Mapped::of_own_object(&file, length as u64).unwrap();
-        file.set_len(16384).unwrap();
+        let part = Part::new(file, folder.path().join("object"));
+        part.set_length(16384).unwrap();
         assert!(mapped.bytes(ByteRange::new(0, 16384)).is_some());
         assert!(mapped.bytes(ByteRange::new(16384, 32768)).is_none());
     }
