@@ -37,9 +37,9 @@ impl Failures {
         self.replaced.clone()
     }
 
-    /// Somebody waits. Returns whether that changes anything.
-    pub fn end_halt(&mut self) -> bool {
-        std::mem::take(&mut self.halted)
+    /// Somebody waits.
+    pub fn end_halt(&mut self) {
+        self.halted = false;
     }
 
     /// Whether a block is not to be fetched for now.
@@ -60,9 +60,9 @@ impl Failures {
             .or_else(|| since.map(|(_, error)| error.clone()))
     }
 
-    /// Forgets that a block failed. Returns whether it had.
-    pub fn try_again(&mut self, block: BlockIndex) -> bool {
-        self.blocks.remove(&block).is_some()
+    /// Forgets that a block failed.
+    pub fn try_again(&mut self, block: BlockIndex) {
+        self.blocks.remove(&block);
     }
 
     /// Forgets the failures of the pages of these blocks, for which somebody waits.

@@ -68,6 +68,19 @@ pub struct Reader<'a> {
     pub ahead: &'a mut Ahead,
 }
 
+impl Plan {
+    /// Whether nothing more is to be fetched than what is already wanted, and that is still wanted.
+    pub fn adds_nothing_to(&self, wanted: &[BlockRange]) -> bool {
+        let within = |range: &BlockRange| {
+            let mut wanted = wanted.iter();
+            wanted.any(|wanted| wanted.start <= range.start && range.end <= wanted.end)
+        };
+        let end = |ranges: &[BlockRange]| ranges.last().map(|range| range.end);
+        self.ranges == wanted
+            || self.one_reader && end(&self.ranges) == end(wanted) && self.absent.iter().all(within)
+    }
+}
+
 impl Reader<'_> {
     /// Less is more urgent: of those that wait first who just sought, the latest first, then who waits longest.
     fn order(&self) -> (u8, Reverse<Sequence>, Sequence) {
@@ -99,6 +112,8 @@ pub struct Plan {
     pub ranges: Vec<BlockRange>,
     /// Those of them that are not in memory.
     pub absent: Vec<BlockRange>,
+    /// There is one reader at most, so there is no order to change.
+    pub one_reader: bool,
     /// How many of the ranges are for readers that just sought: they need not wait for a connection.
     pub sought: usize,
     /// Pages of the manifest whose leaves are needed.
@@ -125,7 +140,10 @@ pub fn plan(
     tuning: &Tuning,
 ) -> Plan {
     let geometry = blocks.geometry;
-    let mut plan = Plan::default();
+    let mut plan = Plan {
+        one_reader: readers.len() <= 1,
+        ..Plan::default()
+    };
     if let Some(last) = last {
         plan.pages.extend(pages_of(BlockRange::one(last)));
         let knows_leaf = (blocks.knows_page)(last.0 / FANOUT);

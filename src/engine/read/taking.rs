@@ -5,7 +5,7 @@ use std::task::Context;
 use bytes::Bytes;
 
 use crate::format::{
-    geometry::{BlockIndex, BlockRange, ByteRange, FANOUT},
+    geometry::{BlockIndex, BlockRange, ByteRange},
     judge::Proven,
 };
 
@@ -59,19 +59,14 @@ impl Shared {
         if let Some(error) = state.failures.error(id, block) {
             return Next::Failed(error);
         }
-        let (several, now) = (state.readers.len() > 1, state.take_sequence());
-        let was_halted = state.failures.end_halt();
+        let now = state.take_sequence();
+        state.failures.end_halt();
         if let Some(place) = state.readers.get_mut(&id) {
             let since = place.waits.as_ref().map_or(now, |(since, _)| *since);
-            let is_new = place.waits.is_none();
+            // Its block may have been in the cache when the transfer planned, or have failed; with several readers the order changes.
+            state.is_due |= place.waits.is_none();
             place.waits = Some((since, cx.waker().clone()));
-            // The order of several readers depends on which of them wait.
-            if is_new && (several || was_halted || !place.ahead.covers(block)) {
-                state.is_due = true;
-            }
-            // A block that failed before this reader began is tried again, and so is its page.
-            state.is_due |= state.failures.try_again(block);
-            state.is_due |= state.failures.has_failed_page(block.0 / FANOUT);
+            state.failures.try_again(block);
         }
         if state.is_due {
             self.changed.notify_one();

@@ -146,7 +146,7 @@ impl Transfer {
         let driver = self.driver.as_ref();
         let is_lost =
             driver.is_some_and(|driver| plan.absent.iter().any(|range| is_held(driver, range)));
-        if plan.ranges == self.wanted && !is_lost {
+        if plan.adds_nothing_to(&self.wanted) && !is_lost {
             return;
         }
         if self.driver.is_none() && !plan.ranges.is_empty() {
