@@ -50,7 +50,7 @@ pub type EventSender = mpsc::UnboundedSender<(usize, Event)>;
 
 /// All objects of a gateway.
 pub struct Objects {
-    objects: Vec<Object>,
+    all: Vec<Object>,
     context: Context,
     events: EventSender,
     transfers: Mutex<JoinSet<()>>,
@@ -110,7 +110,7 @@ impl Objects {
             }
         });
         let objects = Objects {
-            objects: objects.collect(),
+            all: objects.collect(),
             context,
             events,
             transfers: Mutex::default(),
@@ -135,11 +135,11 @@ impl Objects {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Object> {
-        self.objects.iter()
+        self.all.iter()
     }
 
     pub fn get(&self, index: usize) -> Option<&Object> {
-        self.objects.get(index)
+        self.all.get(index)
     }
 
     /// Body bytes that arrived in this run, for all objects.
@@ -149,7 +149,7 @@ impl Objects {
 
     /// The version of an object that its source has, as far as this is known: one that was found replaced is opened anew.
     pub async fn version(&self, index: usize) -> Result<Version, Error> {
-        let object = &self.objects[index];
+        let object = &self.all[index];
         let usable = || {
             Some(object.version()).filter(|version| !version.is_replaced.load(Ordering::Relaxed))
         };
@@ -172,14 +172,14 @@ impl Objects {
 
     /// Counts a reader of an object until it is dropped. Objects without readers leave their connections to the others.
     pub fn count_reader(self: &Arc<Objects>, index: usize) -> CountedReader {
-        self.objects[index].readers.fetch_add(1, Ordering::Relaxed);
+        self.all[index].readers.fetch_add(1, Ordering::Relaxed);
         self.share_connections();
         CountedReader(self.clone(), index)
     }
 
     fn share_connections(&self) {
         let is_read = |object: &&Object| object.readers.load(Ordering::Relaxed) > 0;
-        let read = self.objects.iter().filter(is_read).count();
+        let read = self.all.iter().filter(is_read).count();
         self.context.connections.share_among(read);
     }
 
@@ -205,9 +205,7 @@ pub struct CountedReader(Arc<Objects>, usize);
 impl Drop for CountedReader {
     fn drop(&mut self) {
         let CountedReader(objects, index) = self;
-        objects.objects[*index]
-            .readers
-            .fetch_sub(1, Ordering::Relaxed);
+        objects.all[*index].readers.fetch_sub(1, Ordering::Relaxed);
         objects.share_connections();
     }
 }
