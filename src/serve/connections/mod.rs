@@ -161,14 +161,17 @@ mod tests {
 
     use super::*;
 
+    async fn wait() {
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+    }
+
     /// The server's own waiting is no silence of its client.
     #[tokio::test]
     async fn a_late_response_is_no_silence() {
-        let wait = || tokio::time::sleep(Duration::from_millis(2500));
-        let late = move |Extension(connection): Extension<Connection>| async move {
+        let late = |Extension(connection): Extension<Connection>| async move {
             connection.during(wait()).await;
         };
-        let silent = move || async move { wait().await };
+        let silent = || async move { wait().await };
         let app = Router::new()
             .route("/late", get(late))
             .route("/silent", get(silent));
