@@ -40,6 +40,8 @@ pub struct Response {
     pub is_page: bool,
     /// Whether the response declares where its body ends. If not, a connection that breaks cannot be told from the end.
     pub end_declared: bool,
+    /// HTTP/2 or later: while its body is not read, other responses of the connection may have to wait.
+    pub shares_connection: bool,
     /// Not yet read.
     pub body: Body,
 }
@@ -52,6 +54,7 @@ pub struct Head {
     encoding: Option<String>,
     is_page: bool,
     end_declared: bool,
+    shares_connection: bool,
 }
 
 /// A digest of the stored bytes.
@@ -115,6 +118,7 @@ impl Head {
             _ => return Err(bad(BadResponse::ContentRange)),
         };
         let encoding = encoding(headers);
+        let shares_connection = response.version() > reqwest::Version::HTTP_11;
         let text = |(name, value): (&HeaderName, &HeaderValue)| {
             // It is a digest of what is stored, which may be the object without its encoding.
             if encoding.is_some() && name == STORED_DIGEST {
@@ -131,7 +135,8 @@ impl Head {
             // Later versions have frames (RFC 9112, 6.3).
             end_declared: length.is_some()
                 || headers.contains_key(header::TRANSFER_ENCODING)
-                || response.version() > reqwest::Version::HTTP_11,
+                || shares_connection,
+            shares_connection,
         })
     }
 
@@ -169,6 +174,7 @@ impl Head {
             encoding: self.encoding,
             is_page: self.is_page,
             end_declared: self.end_declared,
+            shares_connection: self.shares_connection,
             body,
         }
     }

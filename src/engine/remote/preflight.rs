@@ -99,6 +99,7 @@ pub async fn preflight(
     let offered = std::mem::take(&mut response.offered);
     let (validators, is_page) = (response.validators.clone(), response.is_page);
     let encoding = response.encoding.take();
+    let shares_connection = response.shares_connection;
     let response = match response.content {
         Content::Part { bytes, .. } if bytes.start == 0 => {
             let until = bytes.end.min(range.end);
@@ -126,8 +127,12 @@ pub async fn preflight(
         },
         response: response.map(Box::new),
     };
-    if range == FIRST_BYTE && ranges {
+    let is_for_one_byte = range == FIRST_BYTE && ranges;
+    if is_for_one_byte || shares_connection {
+        // An unread body would take the window of an HTTP/2 connection, and the manifest would not come.
         first = first.received().await;
+    }
+    if is_for_one_byte {
         first.response = None;
     }
     Ok(first)

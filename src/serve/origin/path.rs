@@ -11,7 +11,7 @@ use std::{
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-use crate::disk::files;
+use crate::{disk::files, format::library};
 
 /// What is not encoded in the paths of our URLs (RFC 3986, unreserved).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
@@ -71,7 +71,12 @@ pub fn is_served(name: &OsStr) -> bool {
 /// Whether manifests are made of a file of this name: not of manifests, and not of the files of a library.
 pub fn is_described(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
-    !name.ends_with(b".sapwood") && !name.starts_with(b"library.sapwood")
+    !name.ends_with(b".sapwood") && !is_of_library(path)
+}
+
+fn is_of_library(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    name.starts_with(library::NAME.as_bytes())
 }
 
 /// The path without this suffix, if it is that of a file of which manifests are made.
@@ -80,7 +85,9 @@ pub fn without_suffix(path: &Path, suffix: &str) -> Option<PathBuf> {
     let object = Path::new(OsStr::from_bytes(bytes.strip_suffix(suffix.as_bytes())?));
     let is_name =
         object.file_name().is_some_and(is_served) && !object.as_os_str().as_bytes().ends_with(b"/");
-    (is_name && is_described(object)).then(|| object.to_owned())
+    // The index of a library is not the manifest of a file named `library`.
+    let is_manifest = is_name && is_described(object) && !is_of_library(path);
+    is_manifest.then(|| object.to_owned())
 }
 
 /// A name as a segment of a URL.
