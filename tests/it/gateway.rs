@@ -253,10 +253,10 @@ fn ranges_conditions_and_fields_are_those_of_a_file_named_by_its_root() {
             "{method}"
         );
     }
-    // All of it was fetched once.
+    // All of it was fetched once, but what was under way when a connection took over the end of another one's span.
     let done = gateway.finish();
     let fetched = done["bytes_fetched"].as_u64().expect("a number");
-    assert!(fetched < LENGTH + 16 * KIB, "{fetched}");
+    assert!(fetched < LENGTH + 128 * KIB, "{fetched}");
 }
 
 /// No length, no end and no 416 before the last block is proven.

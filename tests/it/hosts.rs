@@ -96,7 +96,11 @@ fn a_429_stopped_every_request_for_a_minute() {
         let ended = scene.fetch(&[STORE, &["--patience", "10s"]].concat());
         let (ended, took) = (ended.must(0), began.elapsed());
         scene.must_be_published();
-        assert!(took < Duration::from_secs(6), "the {run} run took {took:?}");
+        // Three times what one connection takes, and 3 s; and as much for a busy machine.
+        assert!(
+            took < Duration::from_secs(12),
+            "the {run} run took {took:?}"
+        );
         let (waits, slowed) = (ended.all("retry"), ended.all("host_slowed"));
         let refused = scene.origin.log().into_iter();
         let refused = refused.filter(|asked| asked.status == 429).count();
