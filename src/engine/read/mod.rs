@@ -27,7 +27,7 @@ use crate::{
         trust::Trust,
     },
     net::location::Location,
-    policy::{conditions::Conditions, schedule::Limits},
+    policy::conditions::Conditions,
 };
 
 use super::{
@@ -37,6 +37,7 @@ use super::{
     error::Error,
     events::Events,
     remote::{
+        self,
         manifest::{ManifestPlace, OpenManifest},
         retry::reported,
     },
@@ -60,9 +61,6 @@ const FIRST_BYTES: u64 = 256 << 10;
 const AHEAD_BYTES_MAX: u64 = 8 << 20;
 /// More connections would deliver the last bytes of a read-ahead as early as the first.
 const CONNECTIONS_MAX: u32 = 8;
-/// With several sources, the tries and the patience to open the manifest at one of them.
-const TRIES_OF_SEVERAL: u32 = 2;
-const PATIENCE_OF_SEVERAL_MS: u64 = 15_000;
 
 /// What to read.
 #[derive(Clone)]
@@ -214,20 +212,12 @@ async fn open_manifest(
     options: &ReadOptions,
 ) -> Result<(OpenManifest, ManifestPlace), Error> {
     let beside = |url: &Location| ManifestPlace::Beside(url.of_manifest());
-    let limits = context.limits_now();
     if let Some(place) = &options.manifest {
-        let manifest = OpenManifest::open(context, place, &limits).await?;
+        let manifest = OpenManifest::open(context, place, &context.limits_now()).await?;
         return Ok((manifest, place.clone()));
     }
+    let limits = remote::limits(context, !options.mirrors.is_empty());
     let place = beside(&options.url);
-    if options.mirrors.is_empty() {
-        return Ok((OpenManifest::open(context, &place, &limits).await?, place));
-    }
-    let limits = Limits {
-        tries: limits.tries.min(TRIES_OF_SEVERAL),
-        patience_ms: limits.patience_ms.min(PATIENCE_OF_SEVERAL_MS),
-        ..limits
-    };
     let first = OpenManifest::open(context, &place, &limits).await;
     let error = match first {
         Ok(manifest) => return Ok((manifest, place)),

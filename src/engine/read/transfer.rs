@@ -240,7 +240,8 @@ impl Transfer {
             Err(error) => {
                 self.wanted.clear();
                 if let Some(driver) = self.driver.take() {
-                    drop(driver.shutdown().await);
+                    // Its work may still put blocks. The readers end when there is none.
+                    driver.shutdown().await.wait().await;
                 }
                 let Error::Wrong { block, .. } = error else {
                     self.shared.fail(error);

@@ -224,7 +224,7 @@ async fn opened(
 }
 
 /// With several sources each gets fewer tries and less patience than a single one.
-fn limits(context: &Context, several: bool) -> Limits {
+pub fn limits(context: &Context, several: bool) -> Limits {
     let limits = context.limits_now();
     match several {
         true => Limits {
