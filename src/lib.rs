@@ -100,6 +100,7 @@
 //! | [`read`](engine::read) | reading an object with seek: several readers over one transfer and the cache |
 //! | `cache` | the cached blocks of an object that is read |
 //! | `transfer/`, `local/` | running the scheduler on connections, into a sink; finding blocks in local files |
+//! | [`small`](engine::small) | small objects: one request each, in memory |
 //! | `remote/` | opening an object and its manifest; reading ranges |
 //! | [`store`](engine::store) | the commands of the store: add files, verify, clean up |
 //! | [`verify`](engine::verify) | a local file against a manifest or a root |

@@ -18,8 +18,11 @@ pub mod manifest_file;
 pub mod parts;
 pub mod queue;
 pub mod read;
+// Its macro is used below.
+#[macro_use]
 mod remote;
 pub mod sign;
+pub mod small;
 pub mod store;
 mod transfer;
 pub mod trust;

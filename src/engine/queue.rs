@@ -1,15 +1,19 @@
-//! Many objects, a few at a time. A job with a transient failure goes to the end of the queue and is tried again in a later
+//! Many objects, some at a time. A job with a transient failure goes to the end of the queue and is tried again in a later
 //! round.
 
 use std::{
     hash::{BuildHasher, RandomState},
+    ops::Range,
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until};
 
-use crate::{disk::error::DiskError, policy::recovery::backoff_bound_ms};
+use crate::{
+    disk::error::DiskError,
+    policy::{recovery::backoff_bound_ms, schedule::CONNECTIONS_FIRST},
+};
 
 use super::{connections::Connections, error::Error};
 
@@ -60,24 +64,20 @@ impl Queue {
         attempt: impl AsyncFn(&J) -> Result<T, Error>,
         mut each: impl FnMut(usize, JobEvent<T>),
     ) {
-        let at_once = self.at_once.clamp(1, self.connections.most() as usize);
-        let now = Instant::now();
-        let first_round = |job| QueueEntry {
-            job,
-            round: 1,
-            not_before: now,
-        };
-        let mut waiting: Vec<QueueEntry> = (0..jobs.len()).map(first_round).collect();
+        let most = self.at_once.clamp(1, self.connections.most() as usize);
+        // A run starts with as many connections as a single fetch does.
+        let mut at_once = most.min(CONNECTIONS_FIRST as usize);
+        let mut first_round = 0..jobs.len();
+        let mut waiting: Vec<QueueEntry> = Vec::new();
         let mut running = FuturesUnordered::new();
-        while !(waiting.is_empty() && running.is_empty()) {
+        while !(first_round.is_empty() && waiting.is_empty() && running.is_empty()) {
             let now = Instant::now();
             // Jobs that wait for another round still need a share, so the number of shares never grows.
-            let left = waiting.len() + running.len();
-            self.connections.share_among(left.min(at_once));
+            let left = first_round.len() + waiting.len() + running.len();
+            self.connections.share_among(left.min(most));
             while running.len() < at_once
-                && let Some(next) = waiting.iter().position(|entry| entry.not_before <= now)
+                && let Some(entry) = next_entry(&mut first_round, &mut waiting, now)
             {
-                let entry = waiting.remove(next);
                 let outcome = attempt(&jobs[entry.job]);
                 running.push(async move { (entry, outcome.await) });
             }
@@ -92,7 +92,10 @@ impl Queue {
                             let not_before = Instant::now() + wait;
                             waiting.push(QueueEntry { job, round: round + 1, not_before });
                         }
-                        outcome => each(job, JobEvent::Ended(outcome)),
+                        outcome => {
+                            at_once = most.min(at_once + usize::from(outcome.is_ok()));
+                            each(job, JobEvent::Ended(outcome));
+                        }
                     }
                 }
                 () = sleep_until(next.unwrap_or(now)), if next.is_some() && has_room => (),
@@ -113,6 +116,23 @@ impl Queue {
         };
         (required <= self.patience).then(|| required.max(backoff(round)))
     }
+}
+
+/// The entry to run now: those that were never run come first.
+fn next_entry(
+    first_round: &mut Range<usize>,
+    waiting: &mut Vec<QueueEntry>,
+    now: Instant,
+) -> Option<QueueEntry> {
+    if let Some(job) = first_round.next() {
+        return Some(QueueEntry {
+            job,
+            round: 1,
+            not_before: now,
+        });
+    }
+    let next = waiting.iter().position(|entry| entry.not_before <= now)?;
+    Some(waiting.remove(next))
 }
 
 /// A random wait of at least half of the bound: an immediate retry would most likely fail too.

@@ -190,7 +190,7 @@ const FLOORS: [&[&str]; 12] = [
     &["verify"],
     &["store"],
     &["remote"],
-    &["transfer", "local"],
+    &["transfer", "local", "small"],
     &["cache"],
     &["read"],
     &["fetch", "cat", "create", "inspect"],

@@ -10,7 +10,7 @@ use crate::format::tree::Root;
 use super::{State, StateError};
 
 /// Beyond this many, the oldest ones are removed.
-const ARRIVALS_MAX: u32 = 100_000;
+pub(super) const ARRIVALS_MAX: u32 = 100_000;
 
 /// An object that arrived from a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,10 @@ impl State {
 
     /// Remembers that an object arrived from a URL; replaces the record of the same object there.
     pub fn remember_arrival(&mut self, arrived: &Arrived) -> Result<(), StateError> {
-        self.change(|transaction| remember(transaction, arrived, ARRIVALS_MAX))
+        self.change(|transaction| {
+            insert(transaction, arrived)?;
+            trim(transaction, ARRIVALS_MAX)
+        })
     }
 
     /// The object that last arrived from this URL as this version.
@@ -55,21 +58,25 @@ impl State {
     }
 }
 
-fn remember(transaction: &Transaction, arrived: &Arrived, most: u32) -> rusqlite::Result<()> {
-    transaction.execute(
-        "INSERT OR REPLACE INTO arrivals (root, url_hash, etag, last_modified, at)
-        VALUES (?1, ?2, ?3, ?4, ?5)",
-        params![
-            arrived.root.0,
-            arrived.url_hash,
-            arrived.etag,
-            arrived.last_modified,
-            arrived.at.cast_signed()
-        ],
-    )?;
+/// Adds an arrival; replaces the record of the same object there.
+pub(super) fn insert(transaction: &Transaction, arrived: &Arrived) -> rusqlite::Result<()> {
+    let insert = "INSERT OR REPLACE INTO arrivals (root, url_hash, etag, last_modified, at)
+        VALUES (?1, ?2, ?3, ?4, ?5)";
+    let row = params![
+        arrived.root.0,
+        arrived.url_hash,
+        arrived.etag,
+        arrived.last_modified,
+        arrived.at.cast_signed()
+    ];
+    transaction.prepare_cached(insert)?.execute(row).map(drop)
+}
+
+/// Removes the oldest ones.
+pub(super) fn trim(transaction: &Transaction, most: u32) -> rusqlite::Result<()> {
     let oldest = "DELETE FROM arrivals WHERE rowid IN
         (SELECT rowid FROM arrivals ORDER BY at DESC LIMIT -1 OFFSET ?1)";
-    transaction.execute(oldest, [most]).map(drop)
+    transaction.prepare_cached(oldest)?.execute([most]).map(drop)
 }
 
 #[cfg(test)]
@@ -102,7 +109,10 @@ mod tests {
         state.remember_arrival(&again).unwrap();
         assert_eq!(found(&state, Some("\"x\"")), None);
         let third = arrived(3, Some("\"z\""), 4);
-        let done = state.change(|transaction| remember(transaction, &third, 2));
+        let done = state.change(|transaction| {
+            insert(transaction, &third)?;
+            trim(transaction, 2)
+        });
         done.unwrap();
         assert_eq!(found(&state, None), None, "the oldest one went");
         assert_eq!(found(&state, Some("\"y\"")), Some(Root([1; 32])));
