@@ -70,6 +70,7 @@ impl Exit {
                 Exit::Failed
             }
             Error::Changed { .. } | Error::OtherLength { .. } => Exit::Changed,
+            Error::NoPlace { .. } | Error::TooManyDeletions { .. } => Exit::Unsafe,
             Error::Output(_) => Exit::Disk,
             Error::Patience { .. } | Error::MustWait { .. } => Exit::Again,
             Error::TooManyBlocks { .. } | Error::PartRange { .. } | Error::PartsApart { .. } => {

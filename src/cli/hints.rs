@@ -115,6 +115,10 @@ fn hint(error: &Error) -> Option<&'static str> {
             "run the same command again after that, or forget the host's limit with sapwood hosts forget HOST",
         ),
         Error::TooLarge { .. } => Some(LARGER),
+        Error::TooManyDeletions { .. } => {
+            Some("check the URL; --delete-max 100% allows all of them, --dry-run shows them")
+        }
+        Error::NoPlace { .. } => Some("move it away"),
         Error::TooManyBlocks { .. } => {
             Some("choose a larger --block-size, up to 16MiB: a file may have 2^24 blocks, 256 TiB")
         }

@@ -286,6 +286,8 @@ pub struct Published {
 pub struct Placed {
     /// The final name.
     pub path: PathBuf,
+    /// Without secrets.
+    pub url: String,
     /// The name of the object.
     pub root: Root,
     /// What the index is proven against.
@@ -336,12 +338,14 @@ pub struct Synced {
     pub root: Root,
     /// What the index is proven against.
     pub trust: Trust,
-    /// Nothing was changed: this is what would be done, and the bytes are the most that would be fetched.
+    /// Nothing was changed: this is what would be done.
     pub is_dry_run: bool,
     /// Listed and selected.
     pub files_total: u64,
     /// The sum of their lengths.
     pub bytes_total: u64,
+    /// Of a dry run: the sum of the lengths of the files to fetch. Updates of files usually need less.
+    pub bytes_to_fetch: u64,
     /// How many files ended how.
     pub files: FileCounts,
     /// Body bytes that arrived in this run.

@@ -24,6 +24,7 @@ mod remote;
 pub mod sign;
 pub mod small;
 pub mod store;
+pub mod sync;
 mod transfer;
 pub mod trust;
 pub mod verify;

@@ -221,6 +221,27 @@ impl MadeFolder {
         std::mem::forget(self);
     }
 
+    /// Creates a folder for what is needed for a moment.
+    pub fn temporary() -> Result<MadeFolder, DiskError> {
+        let all = std::env::temp_dir();
+        for number in 0..100 {
+            let path = all.join(format!(".sapwood-{}-{number}", std::process::id()));
+            if let Some(made) = MadeFolder::make(&path)? {
+                return Ok(made);
+            }
+        }
+        Err(DiskError::io(
+            FileOperation::Create,
+            &all,
+            io::ErrorKind::AlreadyExists,
+        ))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Creates a folder; `None`: it exists. The folder above it must exist.
     pub fn make(path: &Path) -> Result<Option<MadeFolder>, DiskError> {
         match std::fs::create_dir(path) {

@@ -64,6 +64,15 @@ impl Staged {
     }
 }
 
+impl Staged {
+    /// The same without an open file, if it may wait long.
+    #[must_use]
+    pub fn closed(mut self) -> Staged {
+        self.file = None;
+        self
+    }
+}
+
 impl Replica {
     /// Stages these bytes, which were proven.
     pub fn stage_bytes(&self, bytes: &[u8], of: Attributes) -> Result<Staged, DiskError> {

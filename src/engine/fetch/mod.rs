@@ -116,10 +116,15 @@ async fn lock(run: &mut Run<'_>) -> Result<Locked, Error> {
         _ => None,
     };
     let (hosts, no_clobber) = (run.context.client.hosts().clone(), run.options.no_clobber);
+    let folder = run.options.folder.take();
     let locked = blocking::on_disk(move || {
         hosts.refresh();
         check_places(&target, receipt.as_deref(), manifest.as_deref())?;
-        let locked = Destination::new(&target)?.lock()?;
+        let destination = match (folder, target.file_name()) {
+            (Some(folder), Some(name)) => Destination::in_folder(folder, name.to_owned())?,
+            _ => Destination::new(&target)?,
+        };
+        let locked = destination.lock()?;
         match no_clobber && locked.destination().existing()?.is_some() {
             true => Err(DiskError::Exists {
                 path: locked.destination().path(),

@@ -37,7 +37,10 @@ use crate::{
     net::location::Location,
 };
 
-use super::index::{OpenIndex, is_trouble};
+use super::{
+    index::{OpenIndex, is_trouble},
+    results::Results,
+};
 
 /// A range of a small file is requested only if it saves this much: a response with a range has more fields.
 const SAVED_MIN: u64 = 256;
@@ -69,13 +72,13 @@ pub struct Counts {
 }
 
 /// What all fetches share.
-pub struct Fetches<'a> {
+pub struct Fetches<'a, 'r> {
     pub context: Context,
     pub url: Location,
     pub replica: Arc<Replica>,
     pub index: Arc<OpenIndex>,
     pub max_size: Option<u64>,
-    pub events: &'a Mutex<&'a mut dyn Events>,
+    pub results: &'a Mutex<&'a mut Results<'r>>,
     pub running: Running,
 }
 
@@ -98,9 +101,9 @@ impl Running {
     }
 }
 
-impl Fetches<'_> {
+impl Fetches<'_, '_> {
     fn entry(&self, index: usize) -> &Entry {
-        &self.index.file.index.entries()[index]
+        &self.index.entries()[index]
     }
 
     /// Fetches a file, and stages it.
@@ -165,7 +168,7 @@ impl Fetches<'_> {
         let entry = self.entry(job.entry).clone();
         let (replica, path) = (self.replica.clone(), entry.path.clone());
         let old = blocking::run(move || read_small(replica.folder(), &path)).await?;
-        let wanted = differing(&old, self.index.file.pieces_of(&entry.path)?, entry.length);
+        let wanted = differing(&old, self.index.pieces(job.entry), entry.length);
         if wanted.length() + SAVED_MIN >= entry.length {
             return None;
         }
@@ -211,7 +214,7 @@ impl Fetches<'_> {
         };
         let published = fetch::fetch(&context, options, &mut events).await?;
         let (replica, of) = (self.replica.clone(), attributes(entry));
-        let staged = blocking::on_disk(move || replica.stage_named(&name, of)).await?;
+        let staged = blocking::on_disk(move || replica.stage_named(OsStr::new(&name), of)).await?;
         Ok(Fetched {
             staged: vec![(job.entry, staged)],
             bytes: Counts {
@@ -263,19 +266,19 @@ fn differing(old: &[u8], new_pieces: &[u8], length: u64) -> ByteRange {
 }
 
 /// The events of one file.
-struct OfFile<'a, 'f> {
-    fetches: &'a Fetches<'f>,
+struct OfFile<'a, 'f, 'r> {
+    fetches: &'a Fetches<'f, 'r>,
     job: usize,
 }
 
-impl Events for OfFile<'_, '_> {
+impl Events for OfFile<'_, '_, '_> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Progress(progress) => {
                 let bytes = (progress.bytes_done, progress.bytes_fetched);
                 self.fetches.running.jobs.lock().insert(self.job, bytes);
             }
-            event if is_trouble(&event) => self.fetches.events.lock().event(event),
+            event if is_trouble(&event) => self.fetches.results.lock().events.event(event),
             _ => (),
         }
     }

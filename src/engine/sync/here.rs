@@ -19,7 +19,10 @@ use crate::{
     policy::sync::{Local, Wishes},
 };
 
-use super::{index::SyncFolder, state};
+use super::{
+    index::{OpenIndex, SyncFolder},
+    state,
+};
 
 /// What a file holds: its root, and its pieces if it is small.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,17 +41,19 @@ pub struct Here {
     pub known: HashMap<LibraryPath, (Version, Content)>,
     /// The state of the last run says all this.
     pub is_all_in_state: bool,
+    /// Bytes of files that were read.
+    pub bytes_read: u64,
 }
 
 /// Looks at the folder. Reads what may have content that the index wants.
 pub async fn look(
     folder: SyncFolder,
     wishes: Wishes,
-    index: Arc<super::OpenIndex>,
+    index: Arc<OpenIndex>,
 ) -> Result<Here, Error> {
     blocking::run(move || match folder.folder() {
         None => Ok(Here::default()),
-        Some(folder) => Here::look(folder, &wishes, index.file.index.entries()),
+        Some(folder) => Here::look(folder, &wishes, index.entries()),
     })
     .await
 }
@@ -68,6 +73,8 @@ impl Here {
         let to_read = wishes.to_read(listed, &here.files);
         here.is_all_in_state = to_read.is_empty()
             && state.is_some_and(|state| state.index.entries().len() == here.known.len());
+        let length = |index: &usize| here.files[*index].length;
+        here.bytes_read = to_read.iter().map(length).sum();
         here.read(folder, &to_read)?;
         Ok(here)
     }

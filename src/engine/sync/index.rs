@@ -3,6 +3,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -28,7 +29,12 @@ use crate::{
         remote::{manifest::OpenManifest, retry::reported},
         trust::{self, ManifestFront},
     },
-    format::{keys::PublicKey, library, tree::Root, trust::Trust},
+    format::{
+        keys::PublicKey,
+        library::{self, Entry},
+        tree::Root,
+        trust::Trust,
+    },
     net::location::Location,
     policy::{conditions::Conditions, recovery::Changed},
 };
@@ -74,10 +80,35 @@ impl SyncFolder {
 pub struct OpenIndex {
     pub trust: Trust,
     pub file: Earlier,
+    /// Where the pieces of each entry are in it.
+    pieces: Vec<Range<u64>>,
     /// Its manifest, if the folder has another one.
     pub manifest: Option<Bytes>,
     /// The folder has another index.
     pub is_new: bool,
+}
+
+impl OpenIndex {
+    fn new(trust: Trust, file: Earlier, manifest: Option<Bytes>, is_new: bool) -> OpenIndex {
+        OpenIndex {
+            trust,
+            pieces: file.piece_ranges(),
+            file,
+            manifest,
+            is_new,
+        }
+    }
+
+    /// The files, in the order of their paths.
+    pub fn entries(&self) -> &[Entry] {
+        self.file.index.entries()
+    }
+
+    /// The pieces of an entry; none if it is large.
+    pub fn pieces(&self, entry: usize) -> &[u8] {
+        let range = &self.pieces[entry];
+        &self.file.bytes()[range.start as usize..range.end as usize]
+    }
 }
 
 /// What an earlier run left in the folder.
@@ -176,12 +207,7 @@ async fn attempt(
             && *copy.signature == manifest.signature
     });
     if is_same_manifest && let Some(file) = copy.index.take() {
-        return Ok(OpenIndex {
-            trust,
-            file,
-            manifest: None,
-            is_new: false,
-        });
+        return Ok(OpenIndex::new(trust, file, None, false));
     }
     let of_index = manifest.whole(context).await?;
     let same = copy.index.take_if(|index| index.root == root);
@@ -190,12 +216,7 @@ async fn attempt(
         Some(file) => file,
         None => fetch_index(context, request, root, of_index.clone(), events).await?,
     };
-    Ok(OpenIndex {
-        trust,
-        file,
-        manifest: Some(of_index),
-        is_new,
-    })
+    Ok(OpenIndex::new(trust, file, Some(of_index), is_new))
 }
 
 /// Fetches the index of this root, and reads it.
@@ -246,7 +267,7 @@ impl FetchPlace {
         let (staging, made) = match folder {
             SyncFolder::Own(replica) => (replica.staging()?, None),
             SyncFolder::Seen(_) | SyncFolder::Missing => {
-                let made = MadeFolder::make_temporary()?;
+                let made = MadeFolder::temporary()?;
                 (Folder::open(made.path())?, Some(made))
             }
         };

@@ -2,10 +2,13 @@
 //! longer listed is deleted if the user wants it.
 
 mod fetch;
+mod fetching;
 mod here;
 mod index;
 mod intent;
+mod local;
 mod place;
+mod results;
 mod run;
 mod state;
 
@@ -19,18 +22,17 @@ use crate::{
     disk::{error::DiskError, files::Folder, regions, replica::Replica},
     format::keys::PublicKey,
     net::location::Location,
-    policy::sync::{TooManyDeletions, Wishes},
+    policy::sync::Wishes,
 };
 
 use super::{
     blocking,
     context::Context,
     error::Error,
-    events::{Events, Synced},
+    events::{Event, Events, Synced},
 };
 
-use here::Here;
-use index::{IndexRequest, OpenIndex};
+use index::{IndexRequest, SyncFolder};
 use run::Run;
 
 /// What to sync, and how.
@@ -44,8 +46,8 @@ pub struct SyncOptions {
     pub key: Option<PublicKey>,
     /// Which files, and what is deleted.
     pub wishes: Wishes,
-    /// Deleted files are kept in `library.sapwood.trash`.
-    pub uses_trash: bool,
+    /// The folder in `library.sapwood.trash` where deleted files are kept; `None`: they are not.
+    pub trash: Option<String>,
     /// Report what would be done, and do nothing.
     pub is_dry_run: bool,
     /// The largest file, in bytes.
@@ -65,79 +67,94 @@ pub async fn sync(
     events: &mut dyn Events,
 ) -> Result<Synced, Error> {
     let began = Instant::now();
-    let url = options.url.of_library();
-    let folder = open_folder(&options).await?;
-    let mut stop = Box::pin(stop);
+    let mut stop: Stop<'_> = Box::pin(stop);
+    let (path, is_dry_run) = (options.folder.clone(), options.is_dry_run);
+    let folder = blocking::on_disk(move || open_folder(path, is_dry_run)).await?;
     let request = IndexRequest {
-        url: &url,
-        key: options.key.as_ref(),
-        folder: &folder,
+        url: options.url.of_library(),
+        key: options.key.clone(),
+        folder: folder.clone(),
     };
-    let index = tokio::select! {
-        opened = Box::pin(index::open(context, &request, events)) => opened?,
-        () = &mut stop => return Err(stopped(&options)),
-    };
-    let index = Arc::new(index);
-    let here = tokio::select! {
-        here = look(&folder, &options, &index, events) => here?,
-        () = &mut stop => {
-            regions::stop();
-            return Err(stopped(&options));
+    let opened = Box::pin(index::open(context, &request, events));
+    let index = Arc::new(unless_stopped(&options, &mut stop, opened).await?);
+    let looked = here::look(folder.clone(), options.wishes.clone(), index.clone());
+    let here = unless_stopped(&options, &mut stop, Box::pin(looked)).await?;
+    if here.bytes_read > 0 {
+        let bytes = here.bytes_read;
+        events.event(Event::Searching { bytes });
+    }
+    let plan = options.wishes.plan(index.entries(), &here.files);
+    let plan = plan.map_err(|refused| Error::TooManyDeletions {
+        path: options.folder.clone(),
+        deletions: refused.deletions,
+        files: refused.files,
+    })?;
+    let url = request.url;
+    let synced = match folder {
+        SyncFolder::Own(replica) => {
+            let run = Run::new(context, (options, url), replica, index, here, events);
+            Box::pin(run.carry_out(plan, stop)).await
         }
-    };
-    let entries = index.file.index.entries();
-    let plan = options.wishes.plan(entries, &here.files);
-    let plan = plan.map_err(|refused| too_many(&options, refused))?;
-    let replica = match folder {
-        SyncFolder::Locked(replica) if !options.is_dry_run => replica,
-        _ => {
-            let synced = intent::report(&options, &url, &index, &here, &plan, events);
-            return Ok(Synced {
+        SyncFolder::Seen(_) | SyncFolder::Missing => {
+            let synced = intent::report((&options, &url), &index, &here.files, &plan, events);
+            Ok(Synced {
                 bytes_fetched: context.client.bytes_fetched(),
-                elapsed_ms: began.elapsed().as_millis() as u64,
                 ..synced
-            });
+            })
         }
     };
-    let mut run = Run::new(context, options, url, replica, index, here, events);
-    run.began = began;
-    Box::pin(run.carry_out(plan, stop)).await
+    let synced = Synced {
+        elapsed_ms: began.elapsed().as_millis() as u64,
+        ..synced?
+    };
+    events.event(Event::Synced(synced.clone()));
+    Ok(synced)
 }
 
-/// The folder of a sync.
-enum SyncFolder {
-    /// No other run may use it.
-    Locked(Arc<Replica>),
-    /// Only to be looked at.
-    Seen(Arc<Folder>),
-    /// There is none, and none is to be made.
-    Missing,
-}
+/// What ends a sync early.
+type Stop<'a> = std::pin::Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-impl SyncFolder {
-    fn folder(&self) -> Option<&Folder> {
-        match self {
-            SyncFolder::Locked(replica) => Some(replica.folder()),
-            SyncFolder::Seen(folder) => Some(folder),
-            SyncFolder::Missing => None,
+/// Works until it is done, or fails when the sync is stopped.
+async fn unless_stopped<T>(
+    options: &SyncOptions,
+    stop: &mut Stop<'_>,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::select! {
+        outcome = work => outcome,
+        () = stop => {
+            regions::stop();
+            let path = options.folder.clone();
+            Err(DiskError::Stopped { path }.into())
         }
     }
 }
 
-async fn open_folder(options: &SyncOptions) -> Result<Arc<SyncFolder>, Error> {
-    let (path, is_dry_run) = (options.folder.clone(), options.is_dry_run);
-    let opened = blocking::on_disk(move || {
-        if !is_dry_run {
-            return Ok(SyncFolder::Locked(Arc::new(Replica::open(&path)?)));
+fn open_folder(path: PathBuf, is_dry_run: bool) -> Result<SyncFolder, DiskError> {
+    if !is_dry_run {
+        return Ok(SyncFolder::Own(Arc::new(Replica::open(&path)?)));
+    }
+    match Folder::open(&path) {
+        Ok(folder) => {
+            folder.lock()?;
+            Ok(SyncFolder::Seen(Arc::new(folder)))
         }
-        match Folder::open(&path) {
-            Ok(folder) => {
-                folder.lock()?;
-                Ok(SyncFolder::Seen(Arc::new(folder)))
-            }
-            Err(cause) if cause.is_missing() => Ok(SyncFolder::Missing),
-            Err(cause) => Err(cause),
-        }
-    });
-    Ok(Arc::new(opened.await?))
+        Err(cause) if cause.is_missing() => Ok(SyncFolder::Missing),
+        Err(cause) => Err(cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_send<T: Send>(_: T) {}
+
+    /// A server may run a sync as a task. This need only compile.
+    #[test]
+    fn the_future_is_send() {
+        let _ = |context: &Context, options: SyncOptions, events: &mut dyn Events| {
+            is_send(sync(context, options, std::future::pending(), events));
+        };
+    }
 }

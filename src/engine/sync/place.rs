@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::{
-    sync::mpsc::UnboundedReceiver,
+    sync::{OwnedSemaphorePermit, mpsc::UnboundedReceiver},
     time::{Duration, Instant, timeout_at},
 };
 
@@ -11,16 +11,16 @@ use crate::{
     disk::{
         error::DiskError,
         files::Entry,
-        replica::{Replica, Staged},
+        replica::{Placement, Replica, Staged},
     },
     engine::blocking,
-    format::library::LibraryPath,
+    policy::sync::Step,
 };
 
-use super::fetch::Counts;
+use super::{fetch::Counts, index::OpenIndex};
 
 /// A batch is placed when it has so many files,
-const FILES_MAX: usize = 256;
+pub const FILES_MAX: usize = 256;
 /// or so many bytes,
 const BYTES_MAX: u64 = 16 << 20;
 /// or when its first file has waited so long.
@@ -28,37 +28,61 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// A file that can be placed.
 pub struct Ready {
-    /// The entry in the index.
+    /// Its entry in the index.
     pub entry: usize,
-    pub path: LibraryPath,
     pub length: u64,
-    pub staged: Staged,
-    pub bytes: Counts,
-    /// The local file that it was, if it was moved or copied.
-    pub from: Option<From>,
+    pub placement: Placement,
+    pub source: Source,
+    /// As long as this lives it counts among the files that wait to be placed.
+    pub waits: Option<OwnedSemaphorePermit>,
 }
 
-/// Where the content of a file was before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
-    /// The local file, which has no other name than this one from now on, if nothing replaces it.
+impl Ready {
+    /// A staged file of a step. `here`: the files that were here.
+    pub fn new(
+        index: &OpenIndex,
+        here: &[Entry],
+        step: &Step,
+        (staged, source): (Staged, Source),
+    ) -> Ready {
+        let listed = &index.entries()[step.entry];
+        Ready {
+            entry: step.entry,
+            length: listed.length,
+            placement: Placement {
+                staged,
+                path: listed.path.clone(),
+                replaces: step.here.map(|file| here[file].stamp()),
+            },
+            source,
+            waits: None,
+        }
+    }
+}
+
+/// Where the content of a file came from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source {
+    /// A local file, whose name goes, or gets another file.
     Moved(usize),
+    /// A local file, or a file that was fetched for another path.
     Copied,
+    Fetched(Counts),
 }
 
 /// A file that was placed, or not.
 pub struct Placed {
+    /// Its entry in the index.
     pub entry: usize,
-    pub bytes: Counts,
-    pub from: Option<From>,
+    pub source: Source,
     pub outcome: Result<Entry, DiskError>,
 }
 
-/// Places files in batches as they come, until no more do. `report` gets them in their order.
+/// Places files in batches as they come, until no more do; `report` gets each batch.
 pub async fn place_all(
     replica: &Arc<Replica>,
     mut ready: UnboundedReceiver<Ready>,
-    mut report: impl AsyncPlaced,
+    mut report: impl FnMut(Vec<Placed>) + Send,
 ) {
     while let Some(first) = ready.recv().await {
         let until = Instant::now() + WAIT_MAX;
@@ -70,19 +94,7 @@ pub async fn place_all(
             bytes += next.length;
             batch.push(next);
         }
-        report.placed(place(replica, batch).await);
-    }
-}
-
-/// Receives what was placed.
-pub trait AsyncPlaced: Send {
-    /// Called for each batch.
-    fn placed(&mut self, files: Vec<Placed>);
-}
-
-impl<F: FnMut(Vec<Placed>) + Send> AsyncPlaced for F {
-    fn placed(&mut self, files: Vec<Placed>) {
-        self(files);
+        report(place(replica, batch).await);
     }
 }
 
@@ -90,17 +102,16 @@ impl<F: FnMut(Vec<Placed>) + Send> AsyncPlaced for F {
 pub async fn place(replica: &Arc<Replica>, files: Vec<Ready>) -> Vec<Placed> {
     let replica = replica.clone();
     blocking::run(move || {
-        let (mut placed, mut batch) = (Vec::new(), Vec::new());
-        for file in files {
-            placed.push((file.entry, file.bytes, file.from));
-            batch.push((file.staged, file.path));
+        let (mut batch, mut all) = (Vec::new(), Vec::new());
+        for ready in files {
+            all.push((ready.entry, ready.source, ready.waits));
+            batch.push(ready.placement);
         }
         let outcomes = replica.place(batch);
-        let placed = placed.into_iter().zip(outcomes);
-        let placed = placed.map(|((entry, bytes, from), outcome)| Placed {
+        let placed = all.into_iter().zip(outcomes);
+        let placed = placed.map(|((entry, source, _), outcome)| Placed {
             entry,
-            bytes,
-            from,
+            source,
             outcome,
         });
         placed.collect()

@@ -19,7 +19,8 @@ use crate::{
     },
     engine::{error::Error, library::earlier::Earlier},
     format::{
-        library::{self, Entry, LibraryPath},
+        geometry::PIECE,
+        library::{self, Entry, LibraryPath, SMALL_BYTES_MAX},
         tree::Root,
     },
 };
@@ -29,6 +30,14 @@ use super::here::{Content, listable};
 const NAME: &str = "library.sapwood.sync";
 /// The clocks of file systems are behind by one tick, of at most 10 ms: what is written after this time is later than the state.
 const TICK: Duration = Duration::from_millis(20);
+
+/// The size of the pieces of a file in an index.
+fn pieces_bytes(length: u64) -> u64 {
+    match length {
+        0..=SMALL_BYTES_MAX => 2 * length.div_ceil(PIECE),
+        _ => 0,
+    }
+}
 
 /// Reads the state. `None`: there is none, or none that is believed.
 pub fn read(folder: &Folder) -> Result<Option<Earlier>, DiskError> {
@@ -60,8 +69,9 @@ pub fn write(
     let mut files = Vec::with_capacity(known.len());
     for (path, entry) in listable(folder)? {
         let content = known.get(&path);
-        let content = content.filter(|(version, _)| *version == entry.version());
+        let content = content.filter(|(version, _)| entry.version().has_bytes_of(version));
         if let Some((_, content)) = content
+            && content.pieces.len() as u64 == pieces_bytes(entry.length)
             && let Some(modified_ns) = entry.modified_ns()
         {
             let listed = Entry {
