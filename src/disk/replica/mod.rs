@@ -223,3 +223,6 @@ fn split(path: &LibraryPath) -> (&Path, &OsStr) {
     };
     (Path::new(folder), OsStr::new(name))
 }
+
+#[cfg(test)]
+mod tests;
