@@ -1,6 +1,8 @@
 //! Every call that changes the file system, and the safe ways to open files. Their order of use is that of journal.md and of
 //! [`super::destination`]; nothing outside this file writes, syncs, renames or removes.
 
+mod unnamed;
+
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
