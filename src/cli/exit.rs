@@ -90,6 +90,7 @@ impl Exit {
         match cause {
             DiskError::Busy { .. }
             | DiskError::ChangedAfterProof { .. }
+            | DiskError::ChangedSince { .. }
             | DiskError::Gone { .. }
             | DiskError::Stopped { .. } => Exit::Again,
             DiskError::Conflict { .. } | DiskError::IsFolder { .. } => Exit::Usage,

@@ -187,7 +187,9 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
         DiskError::NotRegular { .. } => Some("name a regular file"),
         DiskError::Exists { .. } => Some("nothing was written; choose another name"),
         DiskError::Conflict { .. } => None,
-        DiskError::Stopped { .. } | DiskError::Gone { .. } => Some("run the same command again"),
+        DiskError::Stopped { .. } | DiskError::Gone { .. } | DiskError::ChangedSince { .. } => {
+            Some("run the same command again")
+        }
         DiskError::ChangedAfterProof { .. } => {
             Some("run the same command again: it is judged again, and what is wrong is fetched")
         }

@@ -46,35 +46,40 @@ pub struct Destination {
 impl Destination {
     /// `target` must name a regular file or nothing, in an existing folder.
     pub fn new(target: &Path) -> Result<Destination, DiskError> {
-        let unsafe_target = |what| DiskError::Unsafe {
+        let (folder, name) = files::split(target).ok_or_else(|| DiskError::Unsafe {
             path: target.to_owned(),
-            what,
-        };
-        let (folder, name) = files::split(target).ok_or(unsafe_target("no file name"))?;
+            what: "no file name",
+        })?;
+        let folder = Folder::open(&folder).map_err(|cause| match cause {
+            // Name the target: it cannot be created in this folder.
+            DiskError::Io { source, .. } => DiskError::io(FileOperation::Create, target, source),
+            other => other,
+        })?;
+        Destination::in_folder(folder, name)
+    }
+
+    /// The same in a folder that is open.
+    pub fn in_folder(folder: Folder, name: OsString) -> Result<Destination, DiskError> {
+        let path = folder.path_of(&name);
         if files::is_own(&name) {
             return Err(DiskError::Conflict {
-                path: target.to_owned(),
+                path,
                 what: "a name of unfinished downloads; choose another name",
             });
         }
         let destination = Destination {
-            folder: Folder::open(&folder).map_err(|cause| match cause {
-                // Name the target: it cannot be created in this folder.
-                DiskError::Io { source, .. } => {
-                    DiskError::io(FileOperation::Create, target, source)
-                }
-                other => other,
-            })?,
+            folder,
             part_name: files::with_suffix(&name, ".part"),
             journal_name: files::with_suffix(&name, ".part.journal"),
             name,
         };
-        match destination.existing()?.map(|entry| entry.kind) {
-            None | Some(EntryKind::Regular) => Ok(destination),
-            Some(EntryKind::Folder) => Err(unsafe_target("a folder")),
-            Some(EntryKind::Link) => Err(unsafe_target("a symbolic link")),
-            Some(EntryKind::Special) => Err(unsafe_target("not a regular file")),
-        }
+        let what = match destination.existing()?.map(|entry| entry.kind) {
+            None | Some(EntryKind::Regular) => return Ok(destination),
+            Some(EntryKind::Folder) => "a folder",
+            Some(EntryKind::Link) => "a symbolic link",
+            Some(EntryKind::Special) => "not a regular file",
+        };
+        Err(DiskError::Unsafe { path, what })
     }
 
     /// The final name.

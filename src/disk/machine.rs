@@ -87,6 +87,14 @@ pub fn default_mode() -> u32 {
     0o666 & !umask
 }
 
+/// These permission bits for a file that everybody who may read it may also execute, or nobody.
+pub fn executable_mode(mode: u32, is_executable: bool) -> u32 {
+    match is_executable {
+        true => mode | (mode & 0o444) >> 2,
+        false => mode & !0o111,
+    }
+}
+
 /// Whether a store to a mapped page of a file in this folder may need room on the disk: the file system writes each changed page to
 /// a new place, or a page has several blocks, of which not all are there.
 pub fn mapped_stores_need_room(folder: &Path) -> bool {

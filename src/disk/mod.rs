@@ -15,6 +15,7 @@ mod names;
 pub mod part;
 pub mod reading;
 pub mod regions;
+pub mod replica;
 pub mod seed;
 mod space;
 pub mod state;

@@ -37,7 +37,7 @@ use crate::{
     },
 };
 
-use super::earlier::{Earlier, modified_ns, time_of_index};
+use super::earlier::{Earlier, time_of_index};
 
 /// The options of a library.
 #[derive(Clone, Debug, Default)]
@@ -181,8 +181,8 @@ impl Listed {
             length: self.entry.length,
             root,
             // A time that cannot be said is no reason to leave a file out.
-            modified_ns: modified_ns(&self.entry).unwrap_or_default(),
-            is_executable: self.entry.mode & 0o100 != 0,
+            modified_ns: self.entry.modified_ns().unwrap_or_default(),
+            is_executable: self.entry.is_executable(),
         }
     }
 }

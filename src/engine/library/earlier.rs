@@ -76,7 +76,7 @@ impl Earlier {
     pub fn still_has(&self, path: &LibraryPath, entry: &Entry) -> Option<&library::Entry> {
         let known = self.index.find(path)?;
         let touched = since_1970(entry.attributes_changed);
-        let is_same = known.length == entry.length && Some(known.modified_ns) == modified_ns(entry);
+        let is_same = known.length == entry.length && Some(known.modified_ns) == entry.modified_ns();
         (is_same && touched < self.made).then_some(known)
     }
 
@@ -90,14 +90,6 @@ impl Earlier {
 /// A time before 1970 counts as 1970.
 fn since_1970((seconds, nanoseconds): (i64, u64)) -> Duration {
     Duration::new(seconds.max(0) as u64, nanoseconds as u32)
-}
-
-/// The time of the last change, as an index has it. `None`: an index cannot say it (before 1678, after 2262).
-pub fn modified_ns(entry: &Entry) -> Option<i64> {
-    let (seconds, nanoseconds) = entry.changed;
-    seconds
-        .checked_mul(1_000_000_000)?
-        .checked_add(nanoseconds.cast_signed())
 }
 
 /// The time to give to an index whose run began then: whatever is touched later is read again by the next run. The clock of file
