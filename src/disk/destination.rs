@@ -37,8 +37,8 @@ const LOCK_WAIT: Duration = Duration::from_millis(200);
 /// The target of a download.
 #[derive(Debug)]
 pub struct Destination {
-    folder: Folder,
-    name: OsString,
+    pub(super) folder: Folder,
+    pub(super) name: OsString,
     part_name: OsString,
     journal_name: OsString,
 }
@@ -95,6 +95,11 @@ impl Destination {
     /// The file under the final name, if there is one.
     pub fn existing(&self) -> Result<Option<Entry>, DiskError> {
         self.folder.entry(&self.name)
+    }
+
+    /// Whether there is neither a file under the final name nor anything under that of the part.
+    pub fn is_empty(&self) -> Result<bool, DiskError> {
+        Ok(self.existing()?.is_none() && self.folder.entry(&self.part_name)?.is_none())
     }
 
     /// Whether an earlier run left a part.
@@ -265,7 +270,6 @@ impl Locked {
             folder,
             name,
             part_name,
-            journal_name,
             ..
         } = &self.destination;
         let existing = folder.entry(name)?.filter(|entry| folder.is_ours(entry));
@@ -282,8 +286,7 @@ impl Locked {
         }
         part.rename(folder, part_name, name, !no_clobber)?;
         folder.sync()?;
-        folder.remove(journal_name)?;
-        self.released = true;
+        self.release()?;
         Ok(())
     }
 
@@ -293,12 +296,10 @@ impl Locked {
             folder,
             name,
             part_name,
-            journal_name,
             ..
         } = &self.destination;
         let quarantined = set_aside(folder, part_name, name)?;
-        folder.remove(journal_name)?;
-        self.released = true;
+        self.release()?;
         Ok(quarantined)
     }
 
@@ -307,13 +308,23 @@ impl Locked {
         let Destination {
             folder,
             part_name,
-            journal_name,
             ..
         } = &self.destination;
         if let Some(part) = folder.open_own(part_name)? {
             drop(part);
             folder.remove(part_name)?;
         }
+        self.release()?;
+        Ok(())
+    }
+
+    /// Removes the journal: the object has its name, or nothing of it is left.
+    pub(super) fn release(&mut self) -> Result<(), DiskError> {
+        let Destination {
+            folder,
+            journal_name,
+            ..
+        } = &self.destination;
         folder.remove(journal_name)?;
         self.released = true;
         Ok(())

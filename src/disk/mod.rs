@@ -22,5 +22,6 @@ pub mod state;
 pub mod store;
 pub mod temporary;
 pub mod terminal;
+pub mod together;
 pub mod walk;
 pub mod watch;

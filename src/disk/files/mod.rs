@@ -4,6 +4,8 @@
 mod below;
 mod entries;
 
+mod unnamed;
+
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
