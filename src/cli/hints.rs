@@ -26,6 +26,9 @@ pub const VERIFY_A_FILE: &str =
 pub const MANIFEST_ONE_FILE: &str =
     "-o and --name are for one file; without them each manifest is written beside its file";
 pub const VERIFY_FOLDER: &str = "is a folder; --manifest and --hints are for files";
+pub const NO_REMOTE_LIBRARY: &str = "name the folder of a library; sapwood manifest FOLDER makes one, to be published with the folder";
+pub const SYNC_STOPPED: &str =
+    "stopped; what was synced stays. Run the same command again to go on";
 pub const NO_LIBRARY: &str =
     "is a folder without a library.sapwood.sapwood; sapwood manifest FOLDER makes its library";
 pub const LIBRARY_PLACE: &str =

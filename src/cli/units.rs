@@ -12,6 +12,7 @@ use crate::{
         geometry::BlockSize,
         statement,
     },
+    policy::sync::DeleteMax,
 };
 
 const UNITS: [(&str, u64); 13] = [
@@ -144,6 +145,17 @@ pub fn range(text: &str) -> Result<Wanted, String> {
         (first, "") => Ok(Wanted::From(number(first)?, None)),
         (first, last) => match (number(first)?, number(last)?) {
             (first, last) if first <= last => Ok(Wanted::From(first, Some(last))),
+            _ => Err(wrong()),
+        },
+    }
+}
+
+pub fn delete_max(text: &str) -> Result<DeleteMax, String> {
+    let wrong = || "it is a number of files, or a part of them from 0% to 100%".to_owned();
+    match text.strip_suffix('%') {
+        None => text.parse().map(DeleteMax::Files).map_err(|_| wrong()),
+        Some(percent) => match percent.parse() {
+            Ok(percent @ 0..=100) => Ok(DeleteMax::Percent(percent)),
             _ => Err(wrong()),
         },
     }

@@ -306,9 +306,7 @@ impl Locked {
     /// Removes part and journal: the object is at the target already, or the part is useless.
     pub fn discard(mut self) -> Result<(), DiskError> {
         let Destination {
-            folder,
-            part_name,
-            ..
+            folder, part_name, ..
         } = &self.destination;
         if let Some(part) = folder.open_own(part_name)? {
             drop(part);

@@ -148,7 +148,7 @@ fn end(
     let path = folder.path_of(OsStr::new(""));
     let failed = *folders
         .entry(path)
-        .or_insert_with(|| folder.sync().err().map(|cause| cause.kind()));
+        .or_insert_with(|| folder.sync().err().map(|_| io::ErrorKind::Other));
     if let Some(kind) = failed {
         let path = locked.destination().path();
         return Err(DiskError::io(FileOperation::Sync, &path, kind));

@@ -259,7 +259,11 @@ mod tests {
         for (typed, folder, name) in [
             ("http://h/a/media", "http://h/a/media/", "media"),
             ("http://h/a/media/", "http://h/a/media/", "media"),
-            ("http://h/a/media/library.sapwood", "http://h/a/media/", "media"),
+            (
+                "http://h/a/media/library.sapwood",
+                "http://h/a/media/",
+                "media",
+            ),
             ("http://h/a%20b?t=1", "http://h/a%20b/?t=1", "a b"),
             ("http://h/library.sapwood", "http://h/", ""),
             ("http://h", "http://h/", ""),

@@ -45,6 +45,7 @@ mod store;
 mod storms;
 mod streams;
 mod support;
+mod sync;
 mod tidy;
 mod transport;
 mod trust;

@@ -1,6 +1,7 @@
 //! What can be typed. What it means is in the options of the library; each command's file translates.
 
 mod servers;
+mod sync;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,6 +19,7 @@ use crate::{
 use super::units;
 
 pub use servers::{GatewayArgs, ServeArgs};
+pub use sync::SyncArgs;
 
 /// Move files over plain HTTP so that they land whole and proven, or not at all
 ///
@@ -75,6 +77,11 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Fetch a URL, resume where an earlier run stopped, publish only what is proven
     Fetch(Box<FetchArgs>),
+    /// Make a folder what a library on a server says, for little more than what changed
+    ///
+    /// Files are moved, copied or fetched, each proven before it has its name. The server needs nothing but what sapwood manifest
+    /// FOLDER writes there.
+    Sync(Box<SyncArgs>),
     /// Write a range of a URL to standard output, every byte proven first
     Cat(Box<CatArgs>),
     /// Let players and browsers read URLs as local files, every byte proven first

@@ -315,7 +315,7 @@ impl Events for Output {
         }
         self.print_damaged();
         self.update_bars(&event);
-        if matches!(event, Event::Published(_)) {
+        if matches!(event, Event::Published(_) | Event::Placed(_)) {
             self.published += 1;
         }
         match text::line(&event) {

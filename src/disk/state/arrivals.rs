@@ -76,7 +76,10 @@ pub(super) fn insert(transaction: &Transaction, arrived: &Arrived) -> rusqlite::
 pub(super) fn trim(transaction: &Transaction, most: u32) -> rusqlite::Result<()> {
     let oldest = "DELETE FROM arrivals WHERE rowid IN
         (SELECT rowid FROM arrivals ORDER BY at DESC LIMIT -1 OFFSET ?1)";
-    transaction.prepare_cached(oldest)?.execute([most]).map(drop)
+    transaction
+        .prepare_cached(oldest)?
+        .execute([most])
+        .map(drop)
 }
 
 #[cfg(test)]

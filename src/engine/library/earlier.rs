@@ -22,6 +22,7 @@ use crate::{
 
 /// An index and its bytes.
 pub struct Earlier {
+    /// Its entries.
     pub index: Index,
     /// The root of the bytes.
     pub root: Root,
@@ -91,7 +92,8 @@ impl Earlier {
     pub fn still_has(&self, path: &LibraryPath, entry: &Entry) -> Option<&library::Entry> {
         let known = self.index.find(path)?;
         let touched = since_1970(entry.attributes_changed);
-        let is_same = known.length == entry.length && Some(known.modified_ns) == entry.modified_ns();
+        let is_same =
+            known.length == entry.length && Some(known.modified_ns) == entry.modified_ns();
         (is_same && touched < self.made).then_some(known)
     }
 

@@ -176,8 +176,9 @@ impl Fetches<'_, '_> {
         bytes.resize(entry.length as usize, 0);
         if wanted.length() > 0 {
             let url = self.url.below(entry.path.as_str());
-            let ranges = small::get_ranges(context, &url, &[wanted], entry.length, None);
-            for (range, new) in ranges.await.ok()? {
+            let ranges = [wanted];
+            let given = small::get_ranges(context, &url, &ranges, entry.length, None).await;
+            for (range, new) in given.ok()? {
                 bytes[range.start as usize..range.end as usize].copy_from_slice(&new);
             }
         }
@@ -195,7 +196,10 @@ impl Fetches<'_, '_> {
             library::MANIFESTS,
             library::manifest_name(entry.root)
         );
-        let old = self.replica.folder().path_of(OsStr::new(entry.path.as_str()));
+        let old = self
+            .replica
+            .folder()
+            .path_of(OsStr::new(entry.path.as_str()));
         let target = staging.path_of(OsStr::new(&name));
         let options = FetchOptions {
             folder: Some(staging),

@@ -15,7 +15,7 @@ use crate::{
     disk::files::Entry,
     engine::{
         error::Error,
-        events::{Event, Events},
+        events::Event,
         queue::{JobEvent, Queue},
     },
     policy::sync::{Action, Step},

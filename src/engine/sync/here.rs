@@ -59,11 +59,7 @@ pub async fn look(
 }
 
 impl Here {
-    fn look(
-        folder: &Folder,
-        wishes: &Wishes,
-        listed: &[library::Entry],
-    ) -> Result<Here, Error> {
+    fn look(folder: &Folder, wishes: &Wishes, listed: &[library::Entry]) -> Result<Here, Error> {
         let mut here = Here::default();
         let state = state::read(folder)?;
         for (path, entry) in listable(folder)? {
@@ -121,7 +117,9 @@ impl Here {
         let found = Mutex::new(Vec::with_capacity(which.len()));
         regions::for_each_item(&small, |_, index| -> Result<(), Error> {
             let content = self.content(folder, *index)?;
-            found.lock().extend(content.map(|content| (*index, content)));
+            found
+                .lock()
+                .extend(content.map(|content| (*index, content)));
             Ok(())
         })?;
         let mut found = found.into_inner();
@@ -172,9 +170,11 @@ impl Here {
                 pieces::append_pieces(&bytes, &mut pieces);
                 Root(*blake3::hash(&bytes).as_bytes())
             }
-            _ => root_of_open(file.try_clone().map_err(|cause| {
-                DiskError::io(FileOperation::Open, &shown, cause)
-            })?, &shown)?,
+            _ => root_of_open(
+                file.try_clone()
+                    .map_err(|cause| DiskError::io(FileOperation::Open, &shown, cause))?,
+                &shown,
+            )?,
         };
         let is_same = is_seen(Entry::of(&file, &shown)?);
         Ok(is_same.then_some(Content { root, pieces }))

@@ -194,8 +194,7 @@ async fn attempt(
         ..Conditions::default()
     };
     let (front, of_copy) = (manifest.front(), copy.front());
-    let trust =
-        trust::check_with_copy(&context.store, &conditions, front, of_copy, events).await?;
+    let trust = trust::check_with_copy(&context.store, &conditions, front, of_copy, events).await?;
     let header = manifest.header();
     let (root, bytes) = (header.root, header.geometry.length());
     if bytes > INDEX_BYTES_MAX {

@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     disk::replica::{Staged, Trash},
-    engine::{
-        blocking,
-        events::{Event, Events},
-    },
+    engine::{blocking, events::Event},
     policy::sync::{Action, Step},
 };
 

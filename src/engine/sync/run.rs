@@ -220,7 +220,10 @@ impl<'a> Run<'a> {
         if self.is_all_in_state && !self.results.has_changed {
             return;
         }
-        let (known, replica) = (std::mem::take(&mut self.results.known), self.replica.clone());
+        let (known, replica) = (
+            std::mem::take(&mut self.results.known),
+            self.replica.clone(),
+        );
         let written = blocking::run(move || state::write(replica.folder(), &known)).await;
         self.warn(written);
     }

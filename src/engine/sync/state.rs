@@ -53,7 +53,11 @@ pub fn read(folder: &Folder) -> Result<Option<Earlier>, DiskError> {
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|cause| {
-        DiskError::io(FileOperation::Read, &folder.path_of(OsStr::new(NAME)), cause)
+        DiskError::io(
+            FileOperation::Read,
+            &folder.path_of(OsStr::new(NAME)),
+            cause,
+        )
     })?;
     let root = Root(*blake3::hash(&bytes).as_bytes());
     Ok(Earlier::of_file(bytes, root, &entry).ok())

@@ -68,11 +68,7 @@ fn content_that_is_here_is_never_fetched() {
     // Nothing is here; two files of one content are fetched once.
     assert_eq!(
         actions(keeps, &[("a", 1), ("b", 1), ("c", 2)], &[]),
-        [
-            Action::Fetch,
-            Action::FetchOnce { with: 0 },
-            Action::Fetch
-        ]
+        [Action::Fetch, Action::FetchOnce { with: 0 }, Action::Fetch]
     );
     // Another name: moved if the old name goes, else copied.
     let renamed = (&[("new", 1)][..], &[("old", 1)][..]);
@@ -86,7 +82,10 @@ fn content_that_is_here_is_never_fetched() {
     );
     // Two swapped names, and three in a circle.
     let swapped = actions(keeps, &[("a", 1), ("b", 2)], &[("a", 2), ("b", 1)]);
-    assert_eq!(swapped, [Action::Move { from: 1 }, Action::Move { from: 0 }]);
+    assert_eq!(
+        swapped,
+        [Action::Move { from: 1 }, Action::Move { from: 0 }]
+    );
     let circle = actions(
         keeps,
         &[("a", 1), ("b", 2), ("c", 3)],
@@ -126,9 +125,8 @@ fn only_what_differs_is_done() {
 fn a_move_is_no_deletion() {
     let half = deleting(DeleteMax::default());
     let files = here(&[("a", 1), ("b", 2), ("c", 3), ("d", 4)]);
-    let refused = |entries: &[(&str, u64)], wishes: &Wishes| {
-        wishes.plan(&listed(entries), &files).err()
-    };
+    let refused =
+        |entries: &[(&str, u64)], wishes: &Wishes| wishes.plan(&listed(entries), &files).err();
     let too_many = |deletions| {
         Some(TooManyDeletions {
             deletions,
@@ -238,19 +236,24 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, most: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         (self.0 >> 33) % most
     }
 
     /// Files with names and folders that often meet.
     fn tree(&mut self, most: u64) -> BTreeMap<LibraryPath, u64> {
-        let names = ["a", "b", "a/b", "a/c", "b/a", "b/a/c", "c", "d.tmp", "a/d.tmp"];
+        let names = [
+            "a", "b", "a/b", "a/c", "b/a", "b/a/c", "c", "d.tmp", "a/d.tmp",
+        ];
         let mut tree: BTreeMap<LibraryPath, u64> = BTreeMap::new();
         for _ in 0..self.below(most) {
             let at = path(names[self.below(names.len() as u64) as usize]);
-            let meets = tree.keys().any(|other| {
-                *other == at || other.is_folder_of(&at) || at.is_folder_of(other)
-            });
+            let meets = tree
+                .keys()
+                .any(|other| *other == at || other.is_folder_of(&at) || at.is_folder_of(other));
             if !meets {
                 tree.insert(at, self.below(5));
             }
@@ -260,11 +263,7 @@ impl Random {
 }
 
 /// What a folder holds after the plan was carried out step by step; fails where a step needs what is not there.
-fn carried_out(
-    plan: &Plan,
-    listed: &[Entry],
-    here: &[Local],
-) -> BTreeMap<LibraryPath, Root> {
+fn carried_out(plan: &Plan, listed: &[Entry], here: &[Local]) -> BTreeMap<LibraryPath, Root> {
     let mut now: BTreeMap<LibraryPath, Root> = here
         .iter()
         .map(|local| (local.path.clone(), local.root.expect("known")))
@@ -276,14 +275,22 @@ fn carried_out(
     // Staged first.
     for step in &plan.steps {
         if let Action::Move { from } | Action::Copy { from } = step.action {
-            assert_eq!(here[from].root, Some(listed[step.entry].root), "its content");
+            assert_eq!(
+                here[from].root,
+                Some(listed[step.entry].root),
+                "its content"
+            );
         }
         if let Action::FetchOnce { with } = step.action {
             assert_eq!(listed[with].root, listed[step.entry].root);
         }
     }
     for is_blocked in [false, true] {
-        for step in plan.steps.iter().filter(|step| step.is_blocked == is_blocked) {
+        for step in plan
+            .steps
+            .iter()
+            .filter(|step| step.is_blocked == is_blocked)
+        {
             let entry = &listed[step.entry];
             if !matches!(step.action, Action::Refuse(_)) {
                 assert!(!meets(&now, &entry.path), "{}", entry.path);
@@ -319,8 +326,14 @@ fn any_folder_becomes_what_any_index_says() {
                 _ => DeleteMax::Files(random.below(4)),
             },
         };
-        let entries: Vec<Entry> = remote.iter().map(|(at, name)| entry(at.as_str(), *name)).collect();
-        let files: Vec<Local> = before.iter().map(|(at, name)| local(at.as_str(), *name)).collect();
+        let entries: Vec<Entry> = remote
+            .iter()
+            .map(|(at, name)| entry(at.as_str(), *name))
+            .collect();
+        let files: Vec<Local> = before
+            .iter()
+            .map(|(at, name)| local(at.as_str(), *name))
+            .collect();
         let is_extra = |local: &&Local| {
             !remote.contains_key(&local.path) && wishes.filters.select(&local.path)
         };
@@ -356,12 +369,18 @@ fn any_folder_becomes_what_any_index_says() {
         for step in &plan.steps {
             if step.action == Action::Fetch {
                 let root = entries[step.entry].root;
-                assert!(!roots.contains(&root) && fetched.insert(root), "seed {seed}");
+                assert!(
+                    !roots.contains(&root) && fetched.insert(root),
+                    "seed {seed}"
+                );
             }
         }
         // With deletions, only what stays can be in the way.
         let tmp_may_stay = wishes.deletes && wishes.filters.exclude.is_empty();
-        let conflicts = plan.steps.iter().any(|step| matches!(step.action, Action::Refuse(_)));
+        let conflicts = plan
+            .steps
+            .iter()
+            .any(|step| matches!(step.action, Action::Refuse(_)));
         assert!(!(tmp_may_stay && conflicts), "seed {seed}");
     }
 }
