@@ -39,7 +39,9 @@ impl Folder {
         match fs::openat(&self.fd, ".", flags, Mode::from_raw_mode(0o666)) {
             Ok(fd) => Ok(Some(fd.into())),
             // The others are those of systems that do not know the flag.
-            Err(cause) if is_unsupported(cause) || [Errno::ISDIR, Errno::NOENT].contains(&cause) => {
+            Err(cause)
+                if is_unsupported(cause) || [Errno::ISDIR, Errno::NOENT].contains(&cause) =>
+            {
                 Ok(None)
             }
             Err(cause) => Err(DiskError::io(FileOperation::Create, &self.path, cause)),
