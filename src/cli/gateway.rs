@@ -209,7 +209,7 @@ async fn open_all(
     let queue = Queue {
         rounds: 1,
         patience: std::time::Duration::from_millis(context.limits.patience_ms),
-        at_once: OPENED_AT_ONCE,
+        at_once: OPENED_AT_ONCE.min(context.connections.most() as usize),
         connections: context.connections.clone(),
     };
     let output = Mutex::new(output);

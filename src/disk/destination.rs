@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
@@ -28,6 +28,7 @@ use super::{
     locks,
     machine::{default_mode, unix_time},
     part::Part,
+    quarantine::set_aside,
 };
 
 /// How long to wait for a lock: after a kill the kernel releases the lock only when the process has ended. A lock that is held
@@ -477,33 +478,4 @@ fn plausible_claims(claims: &Claims, length: u64) -> BlockSet {
         claimed.remove(block);
     }
     claimed
-}
-
-/// Renames a file that does not verify to `FILE.quarantined`, or the next free name of that kind, and returns that path.
-pub fn quarantine(path: &Path) -> Result<PathBuf, DiskError> {
-    let (folder, name) = files::split(path).ok_or(DiskError::Unsafe {
-        path: path.to_owned(),
-        what: "no file name",
-    })?;
-    set_aside(&Folder::open(&folder)?, &name, &name)
-}
-
-/// Renames a file to the first free one of `NAME.quarantined`, `NAME.2.quarantined` ...; nothing is replaced.
-fn set_aside(folder: &Folder, file: &OsStr, name: &OsStr) -> Result<PathBuf, DiskError> {
-    let mut number = 1;
-    loop {
-        let suffix = match number {
-            1 => ".quarantined".to_owned(),
-            _ => format!(".{number}.quarantined"),
-        };
-        let quarantined = files::with_suffix(name, &suffix);
-        match folder.rename(file, &quarantined, false) {
-            Err(DiskError::Exists { .. }) => number += 1,
-            outcome => {
-                outcome?;
-                folder.sync()?;
-                return Ok(folder.path_of(&quarantined));
-            }
-        }
-    }
 }

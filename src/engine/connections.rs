@@ -1,6 +1,12 @@
 //! How many connections a fetch may use: a ceiling that several fetches share, and the reputation of the host.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -34,6 +40,8 @@ struct Shared {
     /// One for each fetch or request that may run.
     running: Arc<Semaphore>,
     demand: Mutex<Demand>,
+    /// How many permits the semaphore had from the first.
+    permits: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +63,7 @@ struct AtHost {
 
 /// A fetch or a request that runs, until this is dropped.
 pub struct Admitted {
-    _place: Place,
+    place: Place,
     _running: OwnedSemaphorePermit,
 }
 
@@ -74,10 +82,12 @@ impl Connections {
     /// This many connections, at least one, for one fetch.
     pub fn at_most(most: u32) -> Connections {
         let most = most.max(1);
+        let first = most.min(CONNECTIONS_FIRST);
         Connections {
             most,
             shared: Arc::new(Shared {
-                running: Arc::new(Semaphore::new(most as usize)),
+                running: Arc::new(Semaphore::new(first as usize)),
+                permits: AtomicU32::new(first),
                 demand: Mutex::new(Demand {
                     fetches: 1,
                     ..Demand::default()
@@ -114,7 +124,7 @@ impl Connections {
     }
 
     /// Waits until a fetch or a request may run: no more run than there are connections, and at a host that limited requests no
-    /// more than it accepts.
+    /// more than it accepts. A run begins with [`CONNECTIONS_FIRST`] at most; each one that ends adds another.
     pub async fn admit(&self, client: &Client, location: &Location) -> Admitted {
         loop {
             let waiting = {
@@ -137,7 +147,7 @@ impl Connections {
         };
         let running = self.shared.running.clone().acquire_owned().await;
         Admitted {
-            _place: place,
+            place,
             _running: running.expect("it is never closed"),
         }
     }
@@ -159,6 +169,19 @@ impl Drop for Place {
             for _ in at_host.running..accepted {
                 at_host.waiting.notify_one();
             }
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let Connections { most, shared } = &self.place.connections;
+        let more = |permits| (permits < *most).then_some(permits + 1);
+        let added = shared
+            .permits
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        if added.is_ok() {
+            shared.running.add_permits(1);
         }
     }
 }

@@ -20,6 +20,8 @@ use super::{
     blocking::{self, Threads},
     connections::{CONNECTIONS_MAX, Connections},
     error::Error,
+    group_commit::GroupCommit,
+    observed::Observed,
 };
 
 /// A transfer with a rate limit gets one connection per this many bytes per second: more would only keep responses open without
@@ -43,6 +45,10 @@ pub struct Context {
     pub connections: Connections,
     /// Which threads hash and write arriving bytes.
     pub threads: Threads,
+    /// Publishes small objects.
+    pub commits: GroupCommit,
+    /// What earlier objects of the run showed.
+    pub observed: Observed,
 }
 
 impl Default for Context {
@@ -65,6 +71,8 @@ impl Context {
             },
             connections: Connections::at_most(CONNECTIONS_MAX),
             threads: Threads::Blocking,
+            commits: GroupCommit::default(),
+            observed: Observed::default(),
         }
     }
 

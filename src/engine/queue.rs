@@ -10,10 +10,7 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until};
 
-use crate::{
-    disk::error::DiskError,
-    policy::{recovery::backoff_bound_ms, schedule::CONNECTIONS_FIRST},
-};
+use crate::{disk::error::DiskError, policy::recovery::backoff_bound_ms};
 
 use super::{connections::Connections, error::Error};
 
@@ -24,7 +21,7 @@ pub struct Queue {
     pub rounds: u32,
     /// A job fails if its host requires a longer wait than this.
     pub patience: Duration,
-    /// The most jobs at a time. Never more than there are connections.
+    /// The most jobs at a time. If they are more than the connections, each must wait for one: [`Connections::admit`].
     pub at_once: usize,
     /// The connections that the jobs of this queue share.
     pub connections: Connections,
@@ -64,9 +61,8 @@ impl Queue {
         attempt: impl AsyncFn(&J) -> Result<T, Error>,
         mut each: impl FnMut(usize, JobEvent<T>),
     ) {
-        let most = self.at_once.clamp(1, self.connections.most() as usize);
-        // A run starts with as many connections as a single fetch does.
-        let mut at_once = most.min(CONNECTIONS_FIRST as usize);
+        let at_once = self.at_once.max(1);
+        let shares_max = at_once.min(self.connections.most() as usize);
         let mut first_round = 0..jobs.len();
         let mut waiting: Vec<QueueEntry> = Vec::new();
         let mut running = FuturesUnordered::new();
@@ -74,7 +70,7 @@ impl Queue {
             let now = Instant::now();
             // Jobs that wait for another round still need a share, so the number of shares never grows.
             let left = first_round.len() + waiting.len() + running.len();
-            self.connections.share_among(left.min(most));
+            self.connections.share_among(left.min(shares_max));
             while running.len() < at_once
                 && let Some(entry) = next_entry(&mut first_round, &mut waiting, now)
             {
@@ -92,10 +88,7 @@ impl Queue {
                             let not_before = Instant::now() + wait;
                             waiting.push(QueueEntry { job, round: round + 1, not_before });
                         }
-                        outcome => {
-                            at_once = most.min(at_once + usize::from(outcome.is_ok()));
-                            each(job, JobEvent::Ended(outcome));
-                        }
+                        outcome => each(job, JobEvent::Ended(outcome)),
                     }
                 }
                 () = sleep_until(next.unwrap_or(now)), if next.is_some() && has_room => (),
@@ -267,7 +260,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn jobs_at_once_share_the_connections() {
-        for (at_once, connections, most) in [(4, 16, 4), (4, 2, 2), (0, 16, 1), (9, 16, 5)] {
+        for (at_once, connections, most) in [(4, 16, 4), (2, 2, 2), (0, 16, 1), (9, 16, 5)] {
             let queue = queue(1, at_once, connections);
             // Running now, and the most at a time; connections of each job when it began.
             let seen = RefCell::new((0, 0, Vec::new()));

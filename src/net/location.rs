@@ -135,6 +135,13 @@ impl Location {
         }
     }
 
+    /// The URL up to the last slash of its path.
+    pub fn folder(&self) -> String {
+        let path = self.0.path();
+        let end = path.rfind('/').map_or(0, |slash| slash + 1);
+        format!("{}{}", self.origin(), &path[..end])
+    }
+
     /// The last segment of the path, decoded once.
     pub fn last_segment(&self) -> Option<String> {
         let segment = self.0.path_segments()?.next_back()?;

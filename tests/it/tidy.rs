@@ -37,6 +37,7 @@ const OUTSIDE: [(&str, &[&str]); 39] = [
         "bytes",
         &[
             "format/judge.rs",
+            "disk/group_commit.rs",
             "disk/mapped.rs",
             "disk/store/cached.rs",
             "net/",
@@ -182,9 +183,10 @@ const LOOKING: [&str; 15] = [
 const OUR_RECEIVERS: [&str; 1] = ["part"];
 
 /// The floors inside `engine`, the lowest first. A room, which is a file or a folder, names rooms on lower floors only.
-const FLOORS: [&[&str]; 12] = [
-    &["error", "events", "connections"],
+const FLOORS: [&[&str]; 13] = [
+    &["error", "events", "connections", "observed"],
     &["blocking", "manifest_file", "hashing", "queue"],
+    &["group_commit"],
     &["context"],
     &["trust", "sign", "host_memory"],
     &["verify"],

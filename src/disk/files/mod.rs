@@ -3,7 +3,6 @@
 
 mod below;
 mod entries;
-
 mod unnamed;
 
 use std::{

@@ -5,7 +5,7 @@
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use crate::format::tree::Root;
+use crate::format::{tree::Root, trust::Trust};
 
 use super::{State, StateError};
 
@@ -21,6 +21,8 @@ pub struct Arrived {
     pub url_hash: [u8; 32],
     pub etag: Option<String>,
     pub last_modified: Option<String>,
+    /// What it was proven against, if that needs nothing from the user but the URL.
+    pub trust: Option<Trust>,
     /// Unix seconds.
     pub at: u64,
 }
@@ -36,6 +38,27 @@ impl State {
         self.change(|transaction| {
             insert(transaction, arrived)?;
             trim(transaction, ARRIVALS_MAX)
+        })
+    }
+
+    /// What last arrived from this URL, whatever its version.
+    pub fn last_arrival(&self, url_hash: &[u8; 32]) -> Result<Option<Arrived>, StateError> {
+        let query = "SELECT root, etag, last_modified, at, trust FROM arrivals WHERE url_hash = ?1
+            ORDER BY at DESC LIMIT 1";
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(query)?;
+            let row = query.query_row([url_hash], |row| {
+                let trust: Option<String> = row.get(4)?;
+                Ok(Arrived {
+                    root: Root(row.get(0)?),
+                    url_hash: *url_hash,
+                    etag: row.get(1)?,
+                    last_modified: row.get(2)?,
+                    trust: trust.and_then(|name| name.parse().ok()),
+                    at: row.get::<_, i64>(3)?.cast_unsigned(),
+                })
+            });
+            row.optional()
         })
     }
 
@@ -60,14 +83,15 @@ impl State {
 
 /// Adds an arrival; replaces the record of the same object there.
 pub(super) fn insert(transaction: &Transaction, arrived: &Arrived) -> rusqlite::Result<()> {
-    let insert = "INSERT OR REPLACE INTO arrivals (root, url_hash, etag, last_modified, at)
-        VALUES (?1, ?2, ?3, ?4, ?5)";
+    let insert = "INSERT OR REPLACE INTO arrivals (root, url_hash, etag, last_modified, at, trust)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let row = params![
         arrived.root.0,
         arrived.url_hash,
         arrived.etag,
         arrived.last_modified,
-        arrived.at.cast_signed()
+        arrived.at.cast_signed(),
+        arrived.trust.map(Trust::name)
     ];
     transaction.prepare_cached(insert)?.execute(row).map(drop)
 }
@@ -95,6 +119,7 @@ mod tests {
             url_hash: [7; 32],
             etag: etag.map(str::to_owned),
             last_modified: None,
+            trust: None,
             at,
         };
         for arrival in [arrived(1, Some("\"x\""), 1), arrived(2, None, 2)] {

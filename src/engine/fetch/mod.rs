@@ -1,12 +1,14 @@
 //! Fetching an object: lock the target, open the object, find local data, transfer the rest, publish.
 
 mod adopt;
+mod known;
 mod leftovers;
 mod options;
 mod publish;
 mod receipt;
 mod run;
 mod unknown_length;
+mod whole;
 mod with_manifest;
 mod without_manifest;
 
@@ -17,7 +19,6 @@ use crate::{
         destination::{Destination, Locked},
         error::DiskError,
         files, lacking,
-        store::Store,
         temporary::{Replaces, Temporary},
     },
     engine::{
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub use super::remote::manifest::ManifestPlace;
+use known::Known;
 pub use options::FetchOptions;
 use run::Run;
 
@@ -43,10 +45,13 @@ pub async fn fetch(
     events: &mut dyn Events,
 ) -> Result<Published, Error> {
     let (target, discard) = (options.target.clone(), options.discard);
+    let admitted = context.connections.admit(&context.client, &options.url);
+    let admitted = admitted.await;
     let mut run = Run::new(context, options, &mut *events);
-    let locked = lock(&mut run).await?;
+    run.admitted = Some(admitted);
+    let (locked, here) = lock(&mut run).await?;
     // Boxed, to keep the futures of callers small.
-    let outcome = Box::pin(fetch_locked(&mut run, locked)).await;
+    let outcome = Box::pin(fetch_locked(&mut run, locked, here)).await;
     drop(run);
     for message in lacking::take() {
         events.event(Event::Warning { message });
@@ -57,10 +62,21 @@ pub async fn fetch(
     outcome
 }
 
-async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Error> {
-    let (locked, nothing_is_here) = nothing_is_here(locked).await?;
-    let keeps_first =
-        nothing_is_here && run.options.takes_first_bytes() && !knows_origin(run).await;
+async fn fetch_locked(run: &mut Run<'_>, locked: Locked, here: Here) -> Result<Published, Error> {
+    let mut keeps_first = false;
+    let locked = match here {
+        Here::Known(known) => match known::unchanged(run, locked, known).await? {
+            Ok(published) => return Ok(published),
+            Err(locked) => locked,
+        },
+        Here::Nothing { of_origin } => {
+            run.nothing_is_here = true;
+            let may_be_here = of_origin && !run.context.observed.expects_small();
+            keeps_first = run.options.takes_first_bytes() && !may_be_here;
+            locked
+        }
+        Here::Other => locked,
+    };
     let request = run.options.open_request(keeps_first);
     let opened = reported(&mut *run.events, remote::open(&run.context, &request)).await?;
     match opened {
@@ -70,27 +86,23 @@ async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Er
                 Some(error) => go_on_without(run, locked, *error).await?,
                 None => locked,
             };
-            run.options.url = url;
+            if run.options.url != url {
+                (run.options.url, run.url_hash) = (url, None);
+            }
             Box::pin(without_manifest::fetch(run, locked, *first)).await
         }
     }
 }
 
-/// Whether there is neither a file under the final name nor a part.
-async fn nothing_is_here(locked: Locked) -> Result<(Locked, bool), Error> {
-    let found = blocking::on_disk(move || {
-        let destination = locked.destination();
-        let nothing = destination.existing()?.is_none() && !destination.has_part()?;
-        Ok((locked, nothing))
-    });
-    Ok(found.await?)
-}
-
-/// Whether the store knows a file from this origin: it may have bytes of the object.
-async fn knows_origin(run: &mut Run<'_>) -> bool {
-    let origin = run.options.url.origin();
-    let look_up = move |store: &mut Store| Ok(store.state().knows_origin(&origin)?);
-    run.in_store(look_up).await.unwrap_or(false)
+/// What is at the target when it is locked.
+enum Here {
+    /// Neither a file nor a part. `of_origin`: the store knows a file from this origin, which may have bytes of the object.
+    Nothing {
+        of_origin: bool,
+    },
+    /// What an earlier run published.
+    Known(Known),
+    Other,
 }
 
 /// Goes on without a manifest that cannot be read, unless the user requires one, or the part was proven against it: without it, that
@@ -109,13 +121,14 @@ async fn go_on_without(run: &mut Run<'_>, locked: Locked, error: Error) -> Resul
 }
 
 /// Locks the target for this run, and checks everything that needs no request.
-async fn lock(run: &mut Run<'_>) -> Result<Locked, Error> {
+async fn lock(run: &mut Run<'_>) -> Result<(Locked, Here), Error> {
     let (target, receipt) = (run.options.target.clone(), run.options.receipt.clone());
     let manifest = match &run.options.manifest {
         Some(ManifestPlace::File(path)) => Some(path.clone()),
         _ => None,
     };
     let (hosts, no_clobber) = (run.context.client.hosts().clone(), run.options.no_clobber);
+    let (store, url) = (run.context.store.clone(), run.options.url.clone());
     let folder = run.options.folder.take();
     let locked = blocking::on_disk(move || {
         hosts.refresh();
@@ -125,14 +138,43 @@ async fn lock(run: &mut Run<'_>) -> Result<Locked, Error> {
             _ => Destination::new(&target)?,
         };
         let locked = destination.lock()?;
-        match no_clobber && locked.destination().existing()?.is_some() {
-            true => Err(DiskError::Exists {
-                path: locked.destination().path(),
-            }),
-            false => Ok(locked),
+        let destination = locked.destination();
+        let existing = destination.existing()?;
+        if no_clobber && existing.is_some() {
+            return Err(DiskError::Exists {
+                path: destination.path(),
+            });
         }
+        let is_empty = destination.is_empty()?;
+        let in_store = store.with_blocking(|store| {
+            let url_hash = adopt::url_hash(store, &url)?;
+            let of_origin = is_empty && store.state().knows_origin(&url.origin())?;
+            let known = match existing {
+                Some(entry) => known::find(store, destination, entry, &url_hash)?,
+                None => None,
+            };
+            Ok((url_hash, of_origin, known))
+        });
+        Ok((locked, is_empty, in_store))
     });
-    Ok(locked.await?)
+    let (locked, is_empty, in_store) = locked.await?;
+    let (of_origin, known) = match in_store {
+        Some((url_hash, of_origin, known)) => {
+            run.url_hash = Some(url_hash);
+            (of_origin, known)
+        }
+        None => {
+            // Reports why, if there is a store.
+            run.in_store(|_| Ok(())).await;
+            (false, None)
+        }
+    };
+    let here = match known.filter(|known| known.suffices(&run.options)) {
+        _ if is_empty => Here::Nothing { of_origin },
+        Some(known) => Here::Known(known),
+        None => Here::Other,
+    };
+    Ok((locked, here))
 }
 
 /// Fails if the object or its receipt would replace another file of this run, or the receipt anything that is not a receipt.

@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 use crate::{
     disk::{
-        destination::quarantine,
         error::{DiskError, FileOperation},
         files::{self as disk, Folder},
+        quarantine::quarantine,
         regions,
     },
     engine::{

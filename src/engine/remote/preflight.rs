@@ -1,6 +1,10 @@
 //! The first request for an object.
 
-use crate::{engine::error::Error, net::repr_digest, policy::schedule::Limits};
+use crate::{
+    engine::{context::Context, error::Error},
+    net::repr_digest,
+    policy::schedule::Limits,
+};
 use crate::{
     format::{
         digests::{Digest, DigestHasher},
@@ -186,11 +190,24 @@ pub async fn retried_whole(source: &Source, limits: &Limits) -> Result<SourceRes
     retried!(limits, source.open(SourceRequest::default()))
 }
 
-/// The digest in `URL.sha256`, if there is such a file. Any error counts as its absence, because the user did not request it.
-pub async fn sidecar(client: &Client, url: &Location) -> Option<Digest> {
+/// The digest in `URL.sha256`, if there is such a file. Any error counts as its absence, because the user did not request it. It is
+/// not requested where many other objects have none, unless the user needs it.
+pub async fn sidecar(context: &Context, url: &Location, is_needed: bool) -> Option<Digest> {
     let name = url.safe_name()?;
+    if !is_needed && context.observed.expects_no_sidecar(url) {
+        return None;
+    }
     let place = url.with_suffix(".sha256");
-    let mut response = client.send(Request::whole(&place)).await.ok()?;
+    let mut response = match context.client.send(Request::whole(&place)).await {
+        Ok(response) => response,
+        Err(error) => {
+            if matches!(error.failure, Failure::Refused { status } if status < 500) {
+                context.observed.note_sidecar(url, false);
+            }
+            return None;
+        }
+    };
     let bytes = response.body.read_up_to(SIDECAR_BYTES_MAX).await.ok()?;
+    context.observed.note_sidecar(url, true);
     repr_digest::in_sidecar(std::str::from_utf8(&bytes).ok()?, &name)
 }

@@ -3,11 +3,11 @@
 //! The order for each of them is that of [`super::destination`]: lock -> write -> sync -> name -> sync folder -> remove journal.
 //! There is no part: a kill before the name leaves nothing but the empty journal, which is the lock.
 
-use std::{collections::HashMap, ffi::OsStr, fs::File, io, path::PathBuf};
+use std::{collections::HashMap, ffi::OsStr, fs::File, path::PathBuf};
 
 use super::{
     destination::{Destination, Locked},
-    error::{DiskError, FileOperation},
+    error::DiskError,
     files::{self, Entry},
 };
 
@@ -51,7 +51,7 @@ pub fn publish(batch: Vec<Whole>) -> Vec<Outcome> {
         .into_iter()
         .map(|file| file.and_then(Unnamed::name))
         .collect();
-    let mut folders: HashMap<PathBuf, Option<io::ErrorKind>> = HashMap::new();
+    let mut folders: HashMap<PathBuf, Option<DiskError>> = HashMap::new();
     named
         .into_iter()
         .map(|named| named.and_then(|named| end(named, &mut folders).map_err(failed)))
@@ -141,17 +141,15 @@ impl Unnamed {
 /// Makes the name durable, and gives the lock back. `folders`: those that were synced, and how that failed.
 fn end(
     named: Named,
-    folders: &mut HashMap<PathBuf, Option<io::ErrorKind>>,
+    folders: &mut HashMap<PathBuf, Option<DiskError>>,
 ) -> Result<Entry, DiskError> {
     let Named { mut locked, entry } = named;
     let folder = &locked.destination().folder;
-    let path = folder.path_of(OsStr::new(""));
-    let failed = *folders
-        .entry(path)
-        .or_insert_with(|| folder.sync().err().map(|_| io::ErrorKind::Other));
-    if let Some(kind) = failed {
-        let path = locked.destination().path();
-        return Err(DiskError::io(FileOperation::Sync, &path, kind));
+    let failed = folders
+        .entry(folder.path_of(OsStr::new("")))
+        .or_insert_with(|| folder.sync().err());
+    if let Some(cause) = failed {
+        return Err(cause.of_another(&locked.destination().path()));
     }
     locked.release()?;
     Ok(entry)
