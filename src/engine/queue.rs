@@ -59,11 +59,22 @@ impl Queue {
         &self,
         jobs: &[J],
         attempt: impl AsyncFn(&J) -> Result<T, Error>,
+        each: impl FnMut(usize, JobEvent<T>),
+    ) {
+        let attempt = |job: usize| attempt(&jobs[job]);
+        self.run_numbered(jobs.len(), attempt, each).await;
+    }
+
+    /// The same for jobs that are known by their numbers. This future is `Send` if those of the attempts are.
+    pub async fn run_numbered<T, A: Future<Output = Result<T, Error>>>(
+        &self,
+        jobs: usize,
+        attempt: impl Fn(usize) -> A,
         mut each: impl FnMut(usize, JobEvent<T>),
     ) {
         let at_once = self.at_once.max(1);
         let shares_max = at_once.min(self.connections.most() as usize);
-        let mut first_round = 0..jobs.len();
+        let mut first_round = 0..jobs;
         let mut waiting: Vec<QueueEntry> = Vec::new();
         let mut running = FuturesUnordered::new();
         while !(first_round.is_empty() && waiting.is_empty() && running.is_empty()) {
@@ -74,7 +85,7 @@ impl Queue {
             while running.len() < at_once
                 && let Some(entry) = next_entry(&mut first_round, &mut waiting, now)
             {
-                let outcome = attempt(&jobs[entry.job]);
+                let outcome = attempt(entry.job);
                 running.push(async move { (entry, outcome.await) });
             }
             let has_room = running.len() < at_once;

@@ -142,6 +142,7 @@ async fn publish(
         bytes_fetched: run.context.client.bytes_fetched(),
         bytes_proven: length,
         rate_bps: 0,
+        files: None,
     }));
     let validators = Validators {
         etag: identity.etag.clone(),

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{
     sync::{
@@ -37,8 +38,17 @@ const TICK: Duration = Duration::from_millis(250);
 impl Run<'_> {
     /// Fetches files, and places them as they come. Returns how many bytes arrived. `copies`: files of the same content as one of
     /// these.
-    pub async fn fetch(&mut self, steps: Vec<Step>, copies: &[Step], stop: Stop<'_>) -> u64 {
+    pub fn fetch<'s>(
+        &'s mut self,
+        steps: Vec<Step>,
+        copies: &[Step],
+        stop: Stop<'s>,
+    ) -> BoxFuture<'s, u64> {
         let jobs = self.jobs(steps, copies);
+        Box::pin(self.fetch_all(jobs, stop))
+    }
+
+    async fn fetch_all(&mut self, jobs: Jobs, stop: Stop<'_>) -> u64 {
         if jobs.all.is_empty() {
             return 0;
         }
@@ -62,13 +72,7 @@ impl Run<'_> {
             results: &results,
             running: Running::default(),
         };
-        let attempt = |job: &Job| {
-            let (job, waiting, fetches) = (job.clone(), waiting.clone(), &fetches);
-            Box::pin(async move {
-                let waits = waiting.acquire_owned().await.ok();
-                Ok((fetches.fetch(&job).await?, waits))
-            })
-        };
+        let attempt = |job: usize| fetched(&fetches, jobs.all[job].clone(), waiting.clone());
         let mut ends = Ends {
             jobs: &jobs,
             entries: &self.entries,
@@ -81,7 +85,7 @@ impl Run<'_> {
         let each = move |job: usize, event| ends.take(job, event);
         let fetching = async {
             tokio::select! {
-                () = queue.run(&jobs.all, attempt, each) => false,
+                () = queue.run_numbered(jobs.all.len(), attempt, each) => false,
                 () = is_over.notified() => true,
                 () = stop => true,
             }
@@ -136,6 +140,21 @@ impl Run<'_> {
     }
 }
 
+/// A file that was fetched, and that waits to be placed as long as the permit lives.
+type Waiting = (Fetched, Option<OwnedSemaphorePermit>);
+
+/// Fetches a file when not too many wait to be placed. Boxed, so that the compiler sees that it is `Send`.
+fn fetched<'a>(
+    fetches: &'a Fetches<'_, '_>,
+    job: Job,
+    waiting: Arc<Semaphore>,
+) -> BoxFuture<'a, Result<Waiting, Error>> {
+    Box::pin(async move {
+        let waits = waiting.acquire_owned().await.ok();
+        Ok((fetches.fetch(&job).await?, waits))
+    })
+}
+
 /// What is to be fetched.
 struct Jobs {
     all: Vec<Job>,
@@ -157,7 +176,7 @@ struct Ends<'a, 'r> {
 }
 
 impl Ends<'_, '_> {
-    fn take(&mut self, job: usize, event: JobEvent<(Fetched, Option<OwnedSemaphorePermit>)>) {
+    fn take(&mut self, job: usize, event: JobEvent<Waiting>) {
         let job = &self.jobs.all[job];
         match event {
             JobEvent::Ended(Ok((fetched, waits))) => self.fetched(job, fetched, waits),
