@@ -76,7 +76,8 @@ impl Earlier {
     pub fn still_has(&self, path: &LibraryPath, entry: &Entry) -> Option<&library::Entry> {
         let known = self.index.find(path)?;
         let touched = since_1970(entry.attributes_changed);
-        let is_same = known.length == entry.length && Some(known.modified_ns) == entry.modified_ns();
+        let is_same =
+            known.length == entry.length && Some(known.modified_ns) == entry.modified_ns();
         (is_same && touched < self.made).then_some(known)
     }
 
