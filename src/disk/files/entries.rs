@@ -140,13 +140,9 @@ impl Folder {
         }
     }
 
-    /// Writes all that is changed in this file system to its disk.
-    pub fn sync_file_system(&self) -> Result<(), DiskError> {
-        match retry_on_intr(|| fs::syncfs(&self.fd)) {
-            Ok(()) => Ok(()),
-            Err(cause) if is_unsupported(cause) => Ok(()),
-            Err(cause) => Err(DiskError::io(FileOperation::Sync, &self.path, cause)),
-        }
+    /// Writes all that is changed in this file system to its disk. `false`: some of it may not have been written.
+    pub fn sync_file_system(&self) -> bool {
+        retry_on_intr(|| fs::syncfs(&self.fd)).is_ok()
     }
 
     /// Whether this folder takes names for one that differ in case only, unlike others of its file system. Where this cannot be asked

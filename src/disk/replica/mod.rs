@@ -26,7 +26,7 @@ use crate::format::library::LibraryPath;
 use super::{
     error::DiskError,
     files::{self, Entry, EntryKind, Folder, MadeFolder, Stamp},
-    machine::{default_mode, executable_mode},
+    machine::{default_mode, executable_mode, syncfs_reports_failures},
 };
 
 pub use place::Placement;
@@ -78,6 +78,8 @@ pub struct Replica {
     folds: OnceLock<bool>,
     /// The permission bits of new files.
     mode: u32,
+    /// Whether a sync of the file system reports what it could not write.
+    sync_is_reliable: Mutex<bool>,
     /// Files whose attributes this run has set: from their old stamp to the new one. They are still the files of the plan.
     restamped: Mutex<HashMap<Stamp, Stamp>>,
 }
@@ -96,6 +98,7 @@ impl Replica {
             staging: Mutex::new(None),
             folds: OnceLock::new(),
             mode: default_mode(),
+            sync_is_reliable: Mutex::new(syncfs_reports_failures()),
             restamped: Mutex::new(HashMap::new()),
         })
     }

@@ -20,8 +20,8 @@ use super::{
     split, unplanned,
 };
 
-/// Up to so many files or folders are synced one by one; for more, the whole file system costs less.
-const SYNCED_SINGLY_MAX: usize = 4;
+/// Up to so many files or folders are synced one by one, each with a flush of the disk; for more, the whole file system costs less.
+const SYNCED_SINGLY_MAX: usize = 8;
 
 /// A staged file and the name that it is to have.
 #[derive(Debug)]
@@ -144,9 +144,9 @@ impl Replica {
         ready: Vec<Result<Ready, DiskError>>,
         folders_were_made: bool,
     ) -> Vec<Result<Ready, DiskError>> {
-        if ready.len() > SYNCED_SINGLY_MAX || folders_were_made {
-            // What cannot be written is an error of its file below.
-            let _ = self.folder.sync_file_system();
+        let at_once = ready.len() > SYNCED_SINGLY_MAX || folders_were_made;
+        if at_once && self.sync_all() {
+            return ready;
         }
         let sync = |ready: Result<Ready, DiskError>| {
             let ready = ready?;
@@ -154,6 +154,14 @@ impl Replica {
             Ok(ready)
         };
         ready.into_iter().map(sync).collect()
+    }
+
+    /// Writes all that is changed in the file system. `false`: it cannot be said of which files that failed, or whether it did.
+    fn sync_all(&self) -> bool {
+        // A failure is reported once: two batches take turns, and after one nobody relies on this any more.
+        let mut is_reliable = self.sync_is_reliable.lock();
+        *is_reliable = *is_reliable && self.folder.sync_file_system();
+        *is_reliable
     }
 
     /// Takes new names back that are not listed as they were given.
@@ -181,7 +189,7 @@ impl Replica {
 
     /// Why the names in each folder are not durable.
     fn sync_folders(&self, folders: &Folders) -> Vec<Option<DiskError>> {
-        if folders.open.len() > SYNCED_SINGLY_MAX && self.folder.sync_file_system().is_ok() {
+        if folders.open.len() > SYNCED_SINGLY_MAX && self.sync_all() {
             return folders.open.iter().map(|_| None).collect();
         }
         let sync = |target: &Target| target.folder.sync().err();

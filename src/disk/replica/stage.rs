@@ -173,17 +173,17 @@ impl Replica {
     fn stage_new(
         &self,
         of: Attributes,
-        fill: impl FnOnce(&File, &Path) -> Result<(), DiskError>,
+        write: impl FnOnce(&File, &Path) -> Result<(), DiskError>,
     ) -> Result<Staged, DiskError> {
         let staging = self.staging_folder()?;
         let mode = executable_mode(self.mode, of.is_executable);
         let create = |name: &OsStr| staging.create(name, mode);
-        let (file, name) = staging.with_unused_name(create)?;
+        let (created, name) = staging.with_unused_name(create)?;
         // From here on an error removes the file.
-        let mut staged = Staged::of(staging.clone(), name, file)?;
+        let mut staged = Staged::of(staging.clone(), name, created)?;
         let path = staging.path_of(&staged.name);
         let file = staged.file.as_ref().expect("it was just created");
-        fill(file, &path)?;
+        write(file, &path)?;
         files::set_modified(file, &path, of.modified())?;
         staged.version = Version::of(file, &path)?;
         Ok(staged)

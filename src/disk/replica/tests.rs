@@ -321,22 +321,17 @@ fn folders_that_are_swapped_for_links_meanwhile_lead_nowhere() {
     place.write("sub/deep/keep", "keep");
     let outside = listed(&place.outside(""));
     let (ended, swaps) = (AtomicBool::new(false), AtomicUsize::new(0));
+    symlink(place.outside(""), place.path("link")).unwrap();
+    symlink(place.outside("deep"), place.path("deep")).unwrap();
+    let exchange = |a: &str, b: &str| exchange(&place.path(a), &place.path(b));
     let swap = || {
-        let at = |name: &str| place.path(name);
         while !ended.load(Ordering::Relaxed) {
-            for name in ["sub", "sub/deep"] {
-                let aside = at("aside");
-                let to = match name {
-                    "sub" => place.outside(""),
-                    _ => place.outside("deep"),
-                };
-                if fs::rename(at(name), &aside).is_ok() {
-                    symlink(to, at(name)).unwrap();
-                    thread::yield_now();
-                    fs::remove_file(at(name)).unwrap();
-                    fs::rename(&aside, at(name)).unwrap();
-                    swaps.fetch_add(1, Ordering::Relaxed);
-                }
+            for (folder, link) in [("sub", "link"), ("sub/deep", "deep")] {
+                exchange(folder, link);
+                thread::yield_now();
+                exchange(folder, link);
+                thread::yield_now();
+                swaps.fetch_add(1, Ordering::Relaxed);
             }
         }
     };
@@ -401,47 +396,55 @@ fn one_round(place: &Place, folder: &str, done: &mut [u32; 7]) {
     let _ = replica.remove_emptied([&path("gone")]);
 }
 
+fn exchange(a: &Path, b: &Path) {
+    let (cwd, flags) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+    rustix::fs::renameat_with(cwd, a, cwd, b, flags).unwrap();
+}
+
 /// Another program replaces a file all the time; what it wrote is only replaced by a run that knew it.
 #[test]
 fn a_file_that_another_program_put_there_meanwhile_is_not_lost() {
     let place = Place::new();
     place.write("file", "first");
-    let mut known = vec![place.stamp("file").inode];
-    let (written, got_back) = thread::scope(|scope| {
-        let other = scope.spawn(|| {
-            let (mut written, mut got_back, mut open) = (Vec::new(), Vec::new(), Vec::new());
-            for number in 0..400 {
-                let own = place.base.path().join(format!("own{number}"));
-                fs::write(&own, "of the other").unwrap();
-                let file = File::open(&own).unwrap();
-                written.push(file.metadata().unwrap().ino());
-                // Open, so that no other file gets its number.
-                open.push(file);
-                let exchange = rustix::fs::RenameFlags::EXCHANGE;
-                let (cwd, to) = (rustix::fs::CWD, place.path("file"));
-                rustix::fs::renameat_with(cwd, &own, cwd, to, exchange).unwrap();
-                got_back.push(fs::metadata(&own).unwrap().ino());
+    let (rounds, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (mut replaced, mut refused) = (Vec::new(), 0);
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let other = || {
+        let (mut written, mut got_back) = (Vec::new(), Vec::new());
+        while !ended.load(Ordering::Relaxed) {
+            // Two rounds with changes, two without.
+            if rounds.load(Ordering::Relaxed) % 4 >= 2 {
+                thread::yield_now();
+                continue;
             }
-            (written, got_back, open)
-        });
-        while !other.is_finished() {
-            let stamp = place.stamp("file");
-            if place
-                .place(place.stage("of the run"), "file", Some(stamp))
-                .is_ok()
-            {
-                known.push(stamp.inode);
-            }
+            let own = place.outside(&format!("own{}", written.len()));
+            fs::write(&own, "of the other").unwrap();
+            // No other file gets its number.
+            fs::hard_link(&own, own.with_extension("kept")).unwrap();
+            written.push(inode(&own));
+            exchange(&own, &place.path("file"));
+            got_back.push(inode(&own));
         }
-        let (written, got_back, _) = other.join().unwrap();
         (written, got_back)
+    };
+    let (written, got_back) = thread::scope(|scope| {
+        let other = scope.spawn(other);
+        while replaced.len() < 60 || refused < 20 {
+            let stamp = place.stamp("file");
+            match place.place(place.stage("of the run"), "file", Some(stamp)) {
+                Ok(_) => replaced.push(stamp.inode),
+                Err(_) => refused += 1,
+            }
+            rounds.fetch_add(1, Ordering::Relaxed);
+        }
+        ended.store(true, Ordering::Relaxed);
+        other.join().unwrap()
     });
-    assert!(known.len() > 10, "{}", known.len());
-    let last = place.stamp("file").inode;
-    let lost = written
-        .iter()
-        .filter(|inode| !got_back.contains(inode) && !known.contains(inode) && **inode != last);
-    assert_eq!(lost.count(), 0);
+    let present = inode(&place.path("file"));
+    let is_lost =
+        |inode: &&u64| !got_back.contains(inode) && !replaced.contains(inode) && **inode != present;
+    let lost: Vec<&u64> = written.iter().filter(is_lost).collect();
+    assert!(lost.is_empty(), "{} of {}", lost.len(), written.len());
 }
 
 #[test]
