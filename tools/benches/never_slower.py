@@ -12,6 +12,8 @@ from .programs import Failure, program_path
 from .section import Contender, Goal, Section, hash_of, serve_object
 
 PAGE = 4096
+# At a gigabit the search costs as much as some of the bytes that it saves.
+GIGABIT_MAX = 1.1
 SIZE = 100_000_000
 FETCH = "sapwood fetch {object} -o {out} --json --quiet --no-store"
 
@@ -77,11 +79,10 @@ class NeverSlowerGigabit(NeverSlowerFar):
     rounds_max = 9
     LINK = Link(delay_ms=1, loss_permille=0, mbit_s=1000, queue_kib=2000)
     DATA = ("wheel", "json")
-    LIMIT = 1.1
     contenders = (*NeverSlower.contenders, *(Contender(f"sapwood-{name}{kind}", f"sapwood fetch {{{name}}} -o {{out}} --json --quiet --no-store")
-                                             for name in DATA for kind in ("-whole", "")))
-    goals = (*(Goal(f"sapwood-{name}", "wall_s", LIMIT, "sapwood-whole") for name in ("pages", "strange")),
-             *(Goal(f"sapwood-{name}", "wall_s", LIMIT, f"sapwood-{name}-whole") for name in DATA))
+                                             for name in ("wheel", "json") for kind in ("-whole", "")))
+    goals = (*(Goal(f"sapwood-{name}", "wall_s", GIGABIT_MAX, "sapwood-whole") for name in ("pages", "strange")),
+             *(Goal(f"sapwood-{name}", "wall_s", GIGABIT_MAX, f"sapwood-{name}-whole") for name in ("wheel", "json")))
 
     def programs(self):
         return {"pip", *super().programs()}
