@@ -25,7 +25,7 @@ const LAYERS: [(&str, &[&str]); 7] = [
 ];
 
 /// Where the crates that we depend on may be named: folders or files below src. `format` and `policy` are pure, so only computations are there.
-const OUTSIDE: [(&str, &[&str]); 39] = [
+const OUTSIDE: [(&str, &[&str]); 40] = [
     ("axum", &["serve/"]),
     (
         "base64",
@@ -50,6 +50,7 @@ const OUTSIDE: [(&str, &[&str]); 39] = [
     ("constant_time_eq", &["serve/gateway/token.rs"]),
     ("crc_fast", &["format/"]),
     ("futures_util", &["net/", "engine/", "serve/"]),
+    ("globset", &["policy/filters.rs"]),
     ("hex", &[""]),
     ("httpdate", &["net/", "serve/"]),
     ("hyper", &["serve/connections/"]),
@@ -183,8 +184,9 @@ const LOOKING: [&str; 15] = [
 const OUR_RECEIVERS: [&str; 1] = ["part"];
 
 /// The floors inside `engine`, the lowest first. A room, which is a file or a folder, names rooms on lower floors only.
-const FLOORS: [&[&str]; 13] = [
-    &["error", "events", "connections", "observed"],
+const FLOORS: [&[&str]; 15] = [
+    &["error"],
+    &["events", "connections", "observed"],
     &["blocking", "manifest_file", "hashing", "queue"],
     &["group_commit"],
     &["context"],
@@ -197,6 +199,7 @@ const FLOORS: [&[&str]; 13] = [
     &["read"],
     &["fetch", "cat", "create", "inspect"],
     &["library", "parts"],
+    &["sync"],
 ];
 
 /// How something is written that only some files may do.
@@ -365,11 +368,18 @@ const LINES_MAX: usize = 500;
 /// Lines a function may have.
 const FUNCTION_LINES_MAX: usize = 70;
 /// Longer functions, each with its reason.
-const LONG_FUNCTIONS: [(&str, &str, &str); 1] = [(
-    "cli/output/text.rs",
-    "line",
-    "a table: one arm for each event",
-)];
+const LONG_FUNCTIONS: [(&str, &str, &str); 2] = [
+    (
+        "cli/output/text.rs",
+        "line",
+        "a table: one arm for each event",
+    ),
+    (
+        "cli/output/json.rs",
+        "fields",
+        "a table: one arm for each event",
+    ),
+];
 /// Fields a struct may have.
 const FIELDS_MAX: usize = 12;
 /// Larger structs, each with its reason.

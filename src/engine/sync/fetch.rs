@@ -2,7 +2,6 @@
 //! with.
 
 use std::{
-    collections::HashMap,
     ffi::OsStr,
     io::Read,
     path::Path,
@@ -38,6 +37,7 @@ use crate::{
 };
 
 use super::{
+    counts::{Counts, Running},
     index::{OpenIndex, is_trouble},
     results::Results,
 };
@@ -63,14 +63,6 @@ pub struct Fetched {
     pub bytes: Counts,
 }
 
-/// Where the bytes of a file came from.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    pub fetched: u64,
-    pub reused: u64,
-    pub resumed: u64,
-}
-
 /// What all fetches share.
 pub struct Fetches<'a, 'r> {
     pub context: Context,
@@ -80,25 +72,6 @@ pub struct Fetches<'a, 'r> {
     pub max_size: Option<u64>,
     pub results: &'a Mutex<&'a mut Results<'r>>,
     pub running: Running,
-}
-
-/// Bytes of files that are being fetched, and of those that were.
-#[derive(Default)]
-pub struct Running {
-    /// Of each job that runs: bytes that are done, and bytes that arrived.
-    jobs: Mutex<HashMap<usize, (u64, u64)>>,
-    /// Of those that ended.
-    fetched: AtomicU64,
-}
-
-impl Running {
-    /// Bytes that are done of unfinished files, and bytes that arrived in all.
-    pub fn bytes(&self) -> (u64, u64) {
-        let jobs = self.jobs.lock();
-        let of_ended = self.fetched.load(Ordering::Relaxed);
-        let sum = |(done, fetched), job: &(u64, u64)| (done + job.0, fetched + job.1);
-        jobs.values().fold((0, of_ended), sum)
-    }
 }
 
 impl Fetches<'_, '_> {
@@ -121,9 +94,8 @@ impl Fetches<'_, '_> {
             true => self.small(&context, job).await,
             false => Box::pin(self.large(&context, job)).await,
         };
-        self.running.jobs.lock().remove(&job.entry);
         let count = arrived.load(Ordering::Relaxed);
-        self.running.fetched.fetch_add(count, Ordering::Relaxed);
+        self.running.ended(job.entry, count);
         let mut fetched = fetched?;
         fetched.bytes.fetched = count;
         Ok(fetched)
@@ -280,7 +252,7 @@ impl Events for OfFile<'_, '_, '_> {
         match event {
             Event::Progress(progress) => {
                 let bytes = (progress.bytes_done, progress.bytes_fetched);
-                self.fetches.running.jobs.lock().insert(self.job, bytes);
+                self.fetches.running.progressed(self.job, bytes);
             }
             event if is_trouble(&event) => self.fetches.results.lock().events.event(event),
             _ => (),

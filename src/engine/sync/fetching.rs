@@ -24,7 +24,8 @@ use crate::{
 
 use super::{
     Stop,
-    fetch::{Fetched, Fetches, Job, Running},
+    counts::Running,
+    fetch::{Fetched, Fetches, Job},
     place::{Ready, Source, place_all},
     results::Results,
     run::Run,

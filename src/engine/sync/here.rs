@@ -20,16 +20,10 @@ use crate::{
 };
 
 use super::{
+    content::{Content, listable},
     index::{OpenIndex, SyncFolder},
     state,
 };
-
-/// What a file holds: its root, and its pieces if it is small.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Content {
-    pub root: Root,
-    pub pieces: Vec<u8>,
-}
 
 /// The files of a folder that a library could list.
 #[derive(Default)]
@@ -41,8 +35,6 @@ pub struct Here {
     pub known: HashMap<LibraryPath, (Version, Content)>,
     /// The state of the last run says all this.
     pub is_all_in_state: bool,
-    /// Bytes of files that were read.
-    pub bytes_read: u64,
 }
 
 /// Looks at the folder. Reads what may have content that the index wants.
@@ -69,8 +61,6 @@ impl Here {
         let to_read = wishes.to_read(listed, &here.files);
         here.is_all_in_state = to_read.is_empty()
             && state.is_some_and(|state| state.index.entries().len() == here.known.len());
-        let length = |index: &usize| here.files[*index].length;
-        here.bytes_read = to_read.iter().map(length).sum();
         here.read(folder, &to_read)?;
         Ok(here)
     }
@@ -179,12 +169,4 @@ impl Here {
         let is_same = is_seen(Entry::of(&file, &shown)?);
         Ok(is_same.then_some(Content { root, pieces }))
     }
-}
-
-/// All entries of a folder that are no folders, and that a library could list.
-pub fn listable(folder: &Folder) -> Result<Vec<(LibraryPath, Entry)>, DiskError> {
-    let path_of = |path: &Path| path.to_str().and_then(LibraryPath::new);
-    let walked = folder.walk(|path| path_of(path).is_some())?.into_iter();
-    let listed = walked.filter_map(|walked| Some((path_of(&walked.path)?, walked.entry)));
-    Ok(listed.collect())
 }

@@ -6,10 +6,10 @@ use crate::{
     engine::events::{Event, Events, FileCounts, Intended, Intent, Synced},
     format::library::LibraryPath,
     net::location::Location,
-    policy::sync::{Action, Local, Plan},
+    policy::sync::{Action, Local, Plan, Step},
 };
 
-use super::{SyncOptions, index::OpenIndex};
+use super::{SyncOptions, index::OpenIndex, results::no_place};
 
 /// Reports what would be done to each file, and returns the sums. The bytes to fetch are the most that would be: a changed file
 /// usually needs less.
@@ -38,8 +38,7 @@ pub fn report(
             }
             Action::Refuse(cause) => {
                 counts.failed += 1;
-                let error = super::results::no_place(path_of(&entry.path), cause);
-                events.event(error);
+                events.event(no_place(path_of(&entry.path), cause));
                 continue;
             }
             Action::SetAttributes => (Intent::SetAttributes, &mut counts.unchanged),
@@ -48,12 +47,7 @@ pub fn report(
             Action::FetchOnce { .. } => (Intent::Copy, &mut counts.fetched),
             Action::Fetch => {
                 bytes_to_fetch += entry.length;
-                let is_update = step.here.is_some_and(|local| here[local].length > 0);
-                let what = match is_update {
-                    true => Intent::Update,
-                    false => Intent::Fetch,
-                };
-                (what, &mut counts.fetched)
+                (of_fetch(step, here), &mut counts.fetched)
             }
         };
         *count += 1;
@@ -64,8 +58,8 @@ pub fn report(
             bytes: entry.length,
         }));
     }
+    counts.deleted = plan.deletions.len() as u64;
     for local in &plan.deletions {
-        counts.deleted += 1;
         events.event(Event::Intended(Intended {
             path: path_of(&here[*local].path),
             what: Intent::Delete,
@@ -86,5 +80,13 @@ pub fn report(
         bytes_fetched: 0,
         elapsed_ms: 0,
         is_stopped: false,
+    }
+}
+
+/// A file that is here in another version is updated.
+fn of_fetch(step: &Step, here: &[Local]) -> Intent {
+    match step.here.is_some_and(|local| here[local].length > 0) {
+        true => Intent::Update,
+        false => Intent::Fetch,
     }
 }

@@ -1,9 +1,7 @@
 //! What a sync does with the files that are here: moves, copies, attributes, deletions.
 
-use std::sync::Arc;
-
 use crate::{
-    disk::replica::{Staged, Trash},
+    disk::replica::Staged,
     engine::{blocking, events::Event},
     policy::sync::{Action, Step},
 };
@@ -11,6 +9,7 @@ use crate::{
 use super::{
     fetch::attributes,
     place::{self, FILES_MAX, Ready, Source},
+    removal::Removal,
     run::Run,
 };
 
@@ -128,24 +127,6 @@ impl Run<'_> {
                     }
                 }
             }
-        }
-    }
-}
-
-/// Why a local file is removed.
-#[derive(Clone)]
-pub enum Removal {
-    /// Its content has another name now.
-    Moved,
-    /// The library does not list it. Without a trash it is deleted for good.
-    Deleted(Option<Arc<Trash>>),
-}
-
-impl Removal {
-    fn trash(&self) -> Option<&Trash> {
-        match self {
-            Removal::Deleted(trash) => trash.as_deref(),
-            Removal::Moved => None,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Keeping a folder in step with a library (library.md): what differs is moved, copied or fetched, proven, and placed; what is no
 //! longer listed is deleted if the user wants it.
 
+mod content;
+mod counts;
 mod fetch;
 mod fetching;
 mod here;
@@ -8,12 +10,14 @@ mod index;
 mod intent;
 mod local;
 mod place;
+mod removal;
 mod results;
 mod run;
 mod state;
 
 use std::{
-    path::PathBuf,
+    io::ErrorKind,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,7 +26,7 @@ use crate::{
     disk::{error::DiskError, files::Folder, regions, replica::Replica},
     format::keys::PublicKey,
     net::location::Location,
-    policy::sync::Wishes,
+    policy::sync::{Plan, Wishes},
 };
 
 use super::{
@@ -32,7 +36,8 @@ use super::{
     events::{Event, Events, Synced},
 };
 
-use index::{IndexRequest, SyncFolder};
+use here::Here;
+use index::{IndexRequest, OpenIndex, SyncFolder};
 use run::Run;
 
 /// What to sync, and how.
@@ -75,21 +80,13 @@ pub async fn sync(
         key: options.key.clone(),
         folder: folder.clone(),
     };
-    let opened = Box::pin(index::open(context, &request, events));
-    let index = Arc::new(unless_stopped(&options, &mut stop, opened).await?);
-    let looked = here::look(folder.clone(), options.wishes.clone(), index.clone());
-    let here = unless_stopped(&options, &mut stop, Box::pin(looked)).await?;
-    if here.bytes_read > 0 {
-        let bytes = here.bytes_read;
-        events.event(Event::Searching { bytes });
+    let prepared = prepare(context, &options, &request, &mut stop, events).await;
+    if let (Err(_), SyncFolder::Own(replica)) = (&prepared, &folder) {
+        let replica = replica.clone();
+        // A folder that is not empty has what the next run goes on with.
+        let _ = blocking::on_disk(move || replica.remove_staging()).await;
     }
-    let plan = options.wishes.plan(index.entries(), &here.files);
-    let plan = plan.map_err(|refused| Error::TooManyDeletions {
-        path: options.folder.clone(),
-        deletions: refused.deletions,
-        files: refused.files,
-    })?;
-    let url = request.url;
+    let (Prepared { index, here, plan }, url) = (prepared?, request.url);
     let synced = match folder {
         SyncFolder::Own(replica) => {
             let run = Run::new(context, (options, url), replica, index, here, events);
@@ -109,6 +106,35 @@ pub async fn sync(
     };
     events.event(Event::Synced(synced.clone()));
     Ok(synced)
+}
+
+/// What is to be done, and what it follows from.
+struct Prepared {
+    index: Arc<OpenIndex>,
+    here: Here,
+    plan: Plan,
+}
+
+/// Opens the index, looks at the folder, and plans. Nothing is changed.
+async fn prepare(
+    context: &Context,
+    options: &SyncOptions,
+    request: &IndexRequest,
+    stop: &mut Stop<'_>,
+    events: &mut dyn Events,
+) -> Result<Prepared, Error> {
+    let opened = Box::pin(index::open(context, request, events));
+    let index = Arc::new(unless_stopped(options, stop, opened).await?);
+    let folder = request.folder.clone();
+    let looked = here::look(folder, options.wishes.clone(), index.clone());
+    let here = unless_stopped(options, stop, Box::pin(looked)).await?;
+    let plan = options.wishes.plan(index.entries(), &here.files);
+    let plan = plan.map_err(|refused| Error::TooManyDeletions {
+        path: options.folder.clone(),
+        deletions: refused.deletions,
+        files: refused.files,
+    })?;
+    Ok(Prepared { index, here, plan })
 }
 
 /// What ends a sync early.
@@ -132,15 +158,34 @@ async fn unless_stopped<T>(
 
 fn open_folder(path: PathBuf, is_dry_run: bool) -> Result<SyncFolder, DiskError> {
     if !is_dry_run {
-        return Ok(SyncFolder::Own(Arc::new(Replica::open(&path)?)));
+        let replica = Replica::open(&path).map_err(|cause| not_a_folder(cause, &path))?;
+        return Ok(SyncFolder::Own(Arc::new(replica)));
     }
     match Folder::open(&path) {
         Ok(folder) => {
             folder.lock()?;
             Ok(SyncFolder::Seen(Arc::new(folder)))
         }
-        Err(cause) if cause.is_missing() => Ok(SyncFolder::Missing),
-        Err(cause) => Err(cause),
+        Err(DiskError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            Ok(SyncFolder::Missing)
+        }
+        Err(cause) => Err(not_a_folder(cause, &path)),
+    }
+}
+
+/// The error of a folder that cannot be opened, because something else has its name.
+fn not_a_folder(cause: DiskError, path: &Path) -> DiskError {
+    match cause {
+        DiskError::Io { source, .. }
+            if matches!(
+                source.kind(),
+                ErrorKind::NotADirectory | ErrorKind::AlreadyExists
+            ) =>
+        {
+            let (path, what) = (path.to_owned(), "not a folder");
+            DiskError::Unsafe { path, what }
+        }
+        other => other,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     policy::sync::Step,
 };
 
-use super::{fetch::Counts, index::OpenIndex};
+use super::{counts::Counts, index::OpenIndex};
 
 /// A batch is placed when it has so many files,
 pub const FILES_MAX: usize = 256;

@@ -22,8 +22,8 @@ use crate::{
 };
 
 use super::{
-    fetch::{Counts, Running},
-    here::Content,
+    content::Content,
+    counts::{Counts, Running},
     index::OpenIndex,
     place::{Placed, Source},
 };

@@ -29,8 +29,8 @@ use super::{
     fetch::attributes,
     here::Here,
     index::OpenIndex,
-    local::Removal,
     place::{Ready, Source},
+    removal::Removal,
     results::{Reports, Results, no_place},
     state,
 };

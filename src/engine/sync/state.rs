@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-use super::here::{Content, listable};
+use super::content::{Content, listable};
 
 const NAME: &str = "library.sapwood.sync";
 /// The clocks of file systems are behind by one tick, of at most 10 ms: what is written after this time is later than the state.
