@@ -96,6 +96,7 @@
 //!
 //! | modules | what they do |
 //! |---|---|
+//! | [`sync`](engine::sync) | keeping a folder in step with a library |
 //! | [`fetch`](engine::fetch), [`cat`](engine::cat), [`create`](engine::create), [`inspect`](engine::inspect), [`library`](engine::library), [`parts`](engine::parts) | use cases |
 //! | [`read`](engine::read) | reading an object with seek: several readers over one transfer and the cache |
 //! | `cache` | the cached blocks of an object that is read |
@@ -107,7 +108,8 @@
 //! | [`trust`](engine::trust), [`sign`](engine::sign), [`host_memory`](engine::host_memory) | whether a manifest is trusted; keys and signatures; the reputations of hosts |
 //! | [`context`](engine::context) | client, store and limits, which every use case shares |
 //! | [`blocking`](engine::blocking), [`manifest_file`](engine::manifest_file), [`hashing`](engine::hashing), [`queue`](engine::queue) | tools |
-//! | [`error`](engine::error), [`events`](engine::events), [`connections`](engine::connections) | the types that all of them use |
+//! | [`events`](engine::events), [`connections`](engine::connections) | what is told while work is done; how many connections there are |
+//! | [`error`](engine::error) | why a use case failed |
 //!
 //! # Where to change what
 //!
@@ -135,6 +137,7 @@
 //! | the steps of a fetch | [`engine::fetch`]; with a manifest `engine/fetch/with_manifest.rs`, without one `engine/fetch/without_manifest.rs` |
 //! | which blocks are found locally and not fetched | [`policy::descent`]; which files are searched: `engine/local/candidates.rs` |
 //! | many objects in one run | [`engine::queue`] |
+//! | what a sync does to which file | [`policy::sync`], [`policy::filters`]; the index and its trust: `engine/sync/index.rs`; what is here: `engine/sync/here.rs`, `state.rs` beside it; the steps: `engine/sync/run.rs` |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
 //! | the responses of a server | `serve/representation.rs` |
 //! | what `serve` has under which path | `serve/origin/path.rs` for the paths, `manifests.rs` beside it for manifests that are made, `scan.rs` for changes, `endpoint.rs` for manifests and JSON, `index_page.rs` for folders |
