@@ -118,7 +118,6 @@ async fn publish(
 ) -> Result<Result<Published, Locked>, Error> {
     // Others may use the connection while this waits for the disk.
     run.admitted = None;
-    run.context.observed.note_small(true);
     let path = locked.destination().path();
     let length = identity.geometry.length();
     run.report_plan(&locked, identity, 0, 0, proven.trust);
