@@ -198,6 +198,25 @@ fn an_unchanged_small_file_takes_one_request() {
     );
 }
 
+/// With a part, a journal and syncs of its own.
+#[test]
+fn small_files_that_could_be_refused_take_one_request_more() {
+    let many = Many::new(20, 1);
+    many.fetch(&["--require", "manifest"]).must(0);
+    many.must_be_there();
+    for number in 1..many.count {
+        assert_eq!(
+            many.requests(number),
+            [Some(0..1), Some(0..FIRST_BYTES)],
+            "{number}"
+        );
+    }
+    let many = Many::new(5, 1);
+    many.fetch(&["--max-size", "2500"]).must(1);
+    assert!(many.path(2).exists() && !many.path(3).exists());
+    assert!(many.origin.bodies_of("/3").is_empty());
+}
+
 /// To search files for a small object takes longer than to fetch it, but one that is known to be the object is copied.
 #[test]
 fn a_small_file_that_is_here_under_another_name_is_not_fetched_again() {

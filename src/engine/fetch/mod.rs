@@ -70,7 +70,7 @@ async fn fetch_locked(run: &mut Run<'_>, locked: Locked, here: Here) -> Result<P
             Err(locked) => locked,
         },
         Here::Nothing { may_be_elsewhere } => {
-            run.nothing_is_here = true;
+            (run.nothing_is_here, run.may_be_elsewhere) = (true, may_be_elsewhere);
             keeps_first = run.options.takes_first_bytes() && !may_be_elsewhere;
             locked
         }
