@@ -41,6 +41,7 @@ mod serve;
 mod servers;
 mod several;
 mod simulation;
+mod small;
 mod store;
 mod storms;
 mod streams;

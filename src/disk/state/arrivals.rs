@@ -3,7 +3,7 @@
 //! The query belongs to the URL, for it may name the object. It may also be a secret, so that only a hash
 //! of the URL is kept, keyed with [`State::salt`].
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::format::{tree::Root, trust::Trust};
 
@@ -30,7 +30,14 @@ pub struct Arrived {
 impl State {
     /// The key for hashes of secrets: random, and made with the database.
     pub fn salt(&self) -> Result<[u8; 32], StateError> {
-        self.look(|connection| connection.query_row("SELECT salt FROM salt", [], |row| row.get(0)))
+        if let Some(salt) = self.salt.get() {
+            return Ok(*salt);
+        }
+        let read = |connection: &Connection| {
+            connection.query_row("SELECT salt FROM salt", [], |row| row.get(0))
+        };
+        let salt = self.look(read)?;
+        Ok(*self.salt.get_or_init(|| salt))
     }
 
     /// Remembers that an object arrived from a URL; replaces the record of the same object there.

@@ -167,6 +167,11 @@ impl State {
             .find(|one| !one.own && one.stamp == *stamp))
     }
 
+    /// All holdings of an object.
+    pub fn holdings_of(&self, root: Root) -> Result<Vec<Holding>, StateError> {
+        self.some_holdings("WHERE root = ?1", &[&root.0])
+    }
+
     pub(super) fn some_holdings(
         &self,
         condition: &str,

@@ -22,6 +22,7 @@ use crate::{
         trust::Trust,
         validators::Validators,
     },
+    net::location::Location,
 };
 
 use super::{
@@ -73,7 +74,29 @@ pub fn find(
     }))
 }
 
-/// Asks for one byte of the object. `Err`: it changed, or the file did.
+/// Whether another file may have bytes of an object that is not at its target. For one that is probably small, only a file that is
+/// known to be all of it counts: to search others takes longer than to fetch it.
+pub fn may_be_elsewhere(
+    store: &mut Store,
+    url: &Location,
+    url_hash: &[u8; 32],
+    expects_small: bool,
+) -> Result<bool, StoreError> {
+    if !expects_small {
+        return Ok(store.state().knows_origin(&url.origin())?);
+    }
+    let Some(arrived) = store.state().last_arrival(url_hash)? else {
+        return Ok(false);
+    };
+    for holding in store.state().holdings_of(arrived.root)? {
+        if store.open_holding(&holding)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Requests one byte of the object. `Err`: it changed, or the file did.
 pub async fn unchanged(
     run: &mut Run<'_>,
     locked: Locked,

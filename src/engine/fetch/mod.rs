@@ -26,7 +26,7 @@ use crate::{
         context::Context,
         error::Error,
         events::{Event, Events, Published},
-        remote::{self, Opened, retry::reported},
+        remote::{self, Opened, preflight::FIRST_BYTES, retry::reported},
     },
 };
 
@@ -69,16 +69,17 @@ async fn fetch_locked(run: &mut Run<'_>, locked: Locked, here: Here) -> Result<P
             Ok(published) => return Ok(published),
             Err(locked) => locked,
         },
-        Here::Nothing { of_origin } => {
-            run.nothing_is_here = true;
-            let may_be_here = of_origin && !run.context.observed.expects_small();
-            keeps_first = run.options.takes_first_bytes() && !may_be_here;
+        Here::Nothing { may_be_elsewhere } => {
+            (run.nothing_is_here, run.may_be_elsewhere) = (true, may_be_elsewhere);
+            keeps_first = run.options.takes_first_bytes() && !may_be_elsewhere;
             locked
         }
         Here::Other => locked,
     };
     let request = run.options.open_request(keeps_first);
     let opened = reported(&mut *run.events, remote::open(&run.context, &request)).await?;
+    let is_small = opened.length().is_some_and(|length| length <= FIRST_BYTES);
+    run.context.observed.note_small(is_small);
     match opened {
         Opened::WithManifest(object) => with_manifest::fetch(run, locked, *object).await,
         Opened::WithoutManifest { url, first, unread } => {
@@ -96,9 +97,9 @@ async fn fetch_locked(run: &mut Run<'_>, locked: Locked, here: Here) -> Result<P
 
 /// What is at the target when it is locked.
 enum Here {
-    /// Neither a file nor a part. `of_origin`: the store knows a file from this origin, which may have bytes of the object.
+    /// Neither a file nor a part. `may_be_elsewhere`: another file may have bytes of the object.
     Nothing {
-        of_origin: bool,
+        may_be_elsewhere: bool,
     },
     /// What an earlier run published.
     Known(Known),
@@ -130,6 +131,7 @@ async fn lock(run: &mut Run<'_>) -> Result<(Locked, Here), Error> {
     let (hosts, no_clobber) = (run.context.client.hosts().clone(), run.options.no_clobber);
     let (store, url) = (run.context.store.clone(), run.options.url.clone());
     let folder = run.options.folder.take();
+    let expects_small = run.context.observed.expects_small();
     let locked = blocking::on_disk(move || {
         hosts.refresh();
         check_places(&target, receipt.as_deref(), manifest.as_deref())?;
@@ -148,33 +150,38 @@ async fn lock(run: &mut Run<'_>) -> Result<(Locked, Here), Error> {
         let is_empty = destination.is_empty()?;
         let in_store = store.with_blocking(|store| {
             let url_hash = adopt::url_hash(store, &url)?;
-            let of_origin = is_empty && store.state().knows_origin(&url.origin())?;
-            let known = match existing {
-                Some(entry) => known::find(store, destination, entry, &url_hash)?,
-                None => None,
+            let here = match existing {
+                Some(entry) => known::find(store, destination, entry, &url_hash)?
+                    .map_or(Here::Other, Here::Known),
+                None if is_empty => Here::Nothing {
+                    may_be_elsewhere: known::may_be_elsewhere(
+                        store,
+                        &url,
+                        &url_hash,
+                        expects_small,
+                    )?,
+                },
+                None => Here::Other,
             };
-            Ok((url_hash, of_origin, known))
+            Ok((url_hash, here))
         });
         Ok((locked, is_empty, in_store))
     });
     let (locked, is_empty, in_store) = locked.await?;
-    let (of_origin, known) = match in_store {
-        Some((url_hash, of_origin, known)) => {
-            run.url_hash = Some(url_hash);
-            (of_origin, known)
-        }
-        None => {
-            // Reports why, if there is a store.
-            run.in_store(|_| Ok(())).await;
-            (false, None)
-        }
+    let Some((url_hash, here)) = in_store else {
+        // Reports why, if there is a store.
+        run.in_store(|_| Ok(())).await;
+        let may_be_elsewhere = false;
+        return Ok(match is_empty {
+            true => (locked, Here::Nothing { may_be_elsewhere }),
+            false => (locked, Here::Other),
+        });
     };
-    let here = match known.filter(|known| known.suffices(&run.options)) {
-        _ if is_empty => Here::Nothing { of_origin },
-        Some(known) => Here::Known(known),
-        None => Here::Other,
-    };
-    Ok((locked, here))
+    run.url_hash = Some(url_hash);
+    match here {
+        Here::Known(known) if !known.suffices(&run.options) => Ok((locked, Here::Other)),
+        here => Ok((locked, here)),
+    }
 }
 
 /// Fails if the object or its receipt would replace another file of this run, or the receipt anything that is not a receipt.

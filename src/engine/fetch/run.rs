@@ -39,6 +39,8 @@ pub struct Run<'a> {
     pub admitted: Option<Admitted>,
     /// When the target was locked, there was neither a file nor a part.
     pub nothing_is_here: bool,
+    /// Another file may have bytes of the object.
+    pub may_be_elsewhere: bool,
     /// The URL as the store keeps it; `None`: there is no store.
     pub url_hash: Option<[u8; 32]>,
 }
@@ -55,6 +57,7 @@ impl<'a> Run<'a> {
             bytes_manifest: 0,
             admitted: None,
             nothing_is_here: false,
+            may_be_elsewhere: false,
             url_hash: None,
         }
     }

@@ -9,7 +9,12 @@ use crate::{
     engine::{
         error::Error,
         events::{Event, Progress, Published},
-        remote::{Object, source::SourceResponse},
+        remote::{
+            Object,
+            preflight::{FIRST_BYTES, retried_first},
+            retry::reported,
+            source::SourceResponse,
+        },
         trust,
     },
     format::{
@@ -46,14 +51,25 @@ pub async fn publish_proven(
 ) -> Result<Result<Published, Locked>, Error> {
     object.first = object.take_first().await;
     let header = object.manifest.header().clone();
-    let first = object.first.as_deref();
     let length = header.geometry.length();
-    let Some(bytes) = of_response(run, first, length) else {
+    let requests_now = object.first.is_none() && takes_one_request(run, object, length);
+    let mut bytes = of_response(run, object.first.as_deref(), length);
+    if bytes.is_none() && !requests_now {
         return Ok(Err(locked));
-    };
+    }
     let (context, conditions) = (&run.context, run.conditions());
     let front = object.manifest.front();
     let trust = trust::check(&context.store, &conditions, front, run.events).await?;
+    if requests_now {
+        // Whatever goes wrong now is told by the other way.
+        let (client, limits) = (&run.context.client, run.context.limits_now());
+        let now = retried_first(client, &object.sources[0], &limits);
+        let now = reported(&mut *run.events, now).await.ok();
+        bytes = of_response(run, now.and_then(|first| first.response).as_deref(), length);
+    }
+    let Some(bytes) = bytes else {
+        return Ok(Err(locked));
+    };
     let wanted = &run.options.digests;
     let found = digests(&bytes, wanted);
     let tree = tree(header.geometry, &bytes);
@@ -77,6 +93,16 @@ pub async fn publish_proven(
         trust,
     };
     publish(run, locked, bytes, &identity, proof).await
+}
+
+/// Whether an object that could have been refused, and was not requested for that reason, is now requested whole.
+fn takes_one_request(run: &Run<'_>, object: &Object, length: u64) -> bool {
+    let options = &run.options;
+    let is_small = length > 0 && length <= FIRST_BYTES;
+    let fits = options.max_size.is_none_or(|most| length <= most);
+    let one_source = object.sources.len() == 1;
+    let no_seeds = options.seeds.is_empty() && !options.seed_store && !run.may_be_elsewhere;
+    is_small && fits && one_source && no_seeds && run.nothing_is_here && options.journal.is_none()
 }
 
 /// Publishes an object without a manifest. `Err`: it contradicts a digest.
@@ -118,7 +144,6 @@ async fn publish(
 ) -> Result<Result<Published, Locked>, Error> {
     // Others may use the connection while this waits for the disk.
     run.admitted = None;
-    run.context.observed.note_small(true);
     let path = locked.destination().path();
     let length = identity.geometry.length();
     run.report_plan(&locked, identity, 0, 0, proven.trust);

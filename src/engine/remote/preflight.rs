@@ -196,6 +196,17 @@ pub async fn retried_preflight(
     first.map(|first: First| first.preflight)
 }
 
+/// The first bytes of an object, received and kept, retried by the recovery policy.
+pub async fn retried_first(
+    client: &Client,
+    url: &Location,
+    limits: &Limits,
+) -> Result<First, Error> {
+    let range = first_bytes(client);
+    let first: First = retried!(limits, preflight(client, url, range))?;
+    Ok(first.without_open_body().received().await)
+}
+
 /// The whole representation in one response, retried by the recovery policy.
 pub async fn retried_whole(source: &Source, limits: &Limits) -> Result<SourceResponse, Error> {
     retried!(limits, source.open(SourceRequest::default()))
