@@ -30,7 +30,10 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
-        let base = tempfile::tempdir().unwrap();
+        // In memory if possible: a disk takes its time for each sync.
+        let memory = Path::new("/dev/shm");
+        let base = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir());
+        let base = base.unwrap();
         fs::create_dir(base.path().join("outside")).unwrap();
         for name in ["file", "other"] {
             fs::write(base.path().join("outside").join(name), name).unwrap();
@@ -339,17 +342,16 @@ fn folders_that_are_swapped_for_links_meanwhile_lead_nowhere() {
     thread::scope(|scope| {
         scope.spawn(swap);
         let began = Instant::now();
-        let is_enough = |done: &[u32; 7]| done.iter().all(|done| *done >= 20);
-        while began.elapsed() < Duration::from_secs(2)
-            || !is_enough(&done) && began.elapsed() < Duration::from_secs(60)
-        {
+        let is_enough = |done: &[u32; 7]| {
+            done.iter().all(|done| *done >= 50) && swaps.load(Ordering::Relaxed) > 1000
+        };
+        while !is_enough(&done) && began.elapsed() < Duration::from_secs(60) {
             for folder in ["sub", "sub/deep"] {
                 one_round(&place, folder, &mut done);
             }
         }
         ended.store(true, Ordering::Relaxed);
     });
-    assert!(swaps.load(Ordering::Relaxed) > 100, "{swaps:?}");
     assert!(done.iter().all(|done| *done > 0), "{done:?}");
     assert_eq!(listed(&place.outside("")), outside, "{done:?}");
 }
