@@ -43,7 +43,7 @@ def new_file(random, large=False):
 
 def next_tree(tree, random):
     """Some of everything: files deleted, changed in place and in length, touched, moved, swapped, turned in a circle, copied, new."""
-    tree, paths = dict(tree), sorted(tree)
+    tree, paths = dict(tree), sorted(path for path in tree if not path.startswith("turned"))
     random.shuffle(paths)
     take = lambda share: [paths.pop() for _ in range(max(1, int(len(tree) * share)))]
     for path in take(0.1):
@@ -66,6 +66,11 @@ def next_tree(tree, random):
     for _ in range(6):
         tree[f"{folder_of(random)}new {random.randrange(10**9)}.dat"] = new_file(random)
     tree[f"films/new-{random.randrange(10**9)}.mov"] = new_file(random, large=True)
+    # A file where a folder was, or the other way round.
+    turned = {"turned": "turned/inside.dat", "turned/inside.dat": "turned"}
+    was = next((path for path in turned if path in tree), "turned")
+    tree.pop(was, None)
+    tree[turned[was]] = new_file(random)
     # Large ones do not grow in number.
     for path in sorted(path for path in tree if path.startswith("films/"))[:-5]:
         del tree[path]
@@ -168,8 +173,10 @@ class Copy(Runs):
             raise Wrong(f"in neither version: {sorted(strange)}")
         waiting = [path for path in new if not self.is_placed(path, found, old, new)]
         gone = [path for path in old if path not in found]
-        if gone and waiting:
-            raise Wrong(f"{gone[0]} is gone before {waiting[0]} is here")
+        # Deletions are last; only what they make room for comes later.
+        early = [path for path in waiting if not any(is_below(path, other) or is_below(other, path) for other in gone)]
+        if gone and early:
+            raise Wrong(f"{gone[0]} is gone before {early[0]} is here")
         contents, trashed = {file.content for file in new.values()}, self.trashed()
         for path in gone:
             if old[path].content not in contents and trashed.get(path) != old[path].content:
@@ -220,6 +227,10 @@ class Copy(Runs):
         synced = self.sync().must(0).event("synced")
         if (synced["unchanged"], synced["fetched"], synced["deleted"]) != (len(new), 0, 0):
             raise Wrong(f"nothing changed, and it did something: {synced}")
+
+
+def is_below(path, folder):
+    return path.startswith(f"{folder}/")
 
 
 def read(path):
