@@ -13,6 +13,7 @@ LONG, SHORT = (100_000, 200 << 30), (500, 256 << 20)
 FILE_BYTES = (1_024, 65_536)
 PLACES = 20
 MEMORY_MAX = 200 * MIB
+# Of the processors: wall time depends on what else runs.
 AGAIN_S_MAX = 2
 
 
@@ -42,8 +43,9 @@ class LargeFolder(Sweep):
             path.write_bytes(self.random.randbytes(self.random.randint(*FILE_BYTES)))
 
     def run(self, what, media, files_read):
-        # What changed within a second of a run is read again by the next one.
-        time.sleep(1.1)
+        if files_read:
+            # What changed within a second of a run is read again by the next one.
+            time.sleep(1.1)
         try:
             figures = measure([self.program, "--json", "manifest", media, "--no-hints"], self.folder)
         except Failure as error:
@@ -53,8 +55,8 @@ class LargeFolder(Sweep):
             self.wrong(f"{what}: {said['files_read']} files were read, not {files_read}")
         if figures["peak_bytes"] > MEMORY_MAX:
             self.wrong(f"{what}: {figures['peak_bytes'] // MIB} MiB of memory")
-        if what == "again" and figures["wall_s"] > AGAIN_S_MAX and not self.is_short:
-            self.wrong(f"{what}: {figures['wall_s']:.1f} s")
+        if what == "again" and figures["cpu_s"] > AGAIN_S_MAX:
+            self.wrong(f"{what}: {figures['cpu_s']:.1f} s of the processors")
         self.counts[what] = {name: round(figures[name], 2) for name in ("wall_s", "user_s", "sys_s")}
         self.counts[what]["peak_mib"] = figures["peak_bytes"] // MIB
 
