@@ -173,13 +173,18 @@ class Copy(Runs):
             raise Wrong(f"in neither version: {sorted(strange)}")
         waiting = [path for path in new if not self.is_placed(path, found, old, new)]
         gone = [path for path in old if path not in found]
+        here, coming = ({new[path].content for path in paths} for paths in (set(new) - set(waiting), new))
+        for path in gone:
+            if old[path].content in coming and old[path].content not in here:
+                raise Wrong(f"{path} is gone, and its content has no other name yet")
+        deleted = [path for path in gone if old[path].content not in coming]
         # Deletions are last; only what they make room for comes later.
         early = [path for path in waiting if not any(is_below(path, other) or is_below(other, path) for other in gone)]
-        if gone and early:
-            raise Wrong(f"{gone[0]} is gone before {early[0]} is here")
-        contents, trashed = {file.content for file in new.values()}, self.trashed()
-        for path in gone:
-            if old[path].content not in contents and trashed.get(path) != old[path].content:
+        if deleted and early:
+            raise Wrong(f"{deleted[0]} is gone before {early[0]} is here")
+        trashed = self.trashed()
+        for path in deleted:
+            if trashed.get(path) != old[path].content:
                 raise Wrong(f"{path} was deleted, and is not in the trash")
         for path in set(found) - set(new):
             if read(found[path]) != old[path].content:
