@@ -179,7 +179,7 @@ class Copy(Runs):
                 raise Wrong(f"{path} is gone, and its content has no other name yet")
         deleted = [path for path in gone if old[path].content not in coming]
         # Deletions are last; only what they make room for comes later.
-        early = [path for path in waiting if not any(is_below(path, other) or is_below(other, path) for other in gone)]
+        early = [path for path in waiting if not any(is_below(path, other) or is_below(other, path) for other in set(old) - set(new))]
         if deleted and early:
             raise Wrong(f"{deleted[0]} is gone before {early[0]} is here")
         trashed = self.trashed()
