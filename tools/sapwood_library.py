@@ -4,21 +4,23 @@
     sapwood_library.py write FOLDER [--name N] [--sequence N] ...   writes library.sapwood and what belongs to it
     sapwood_library.py read library.sapwood                         checks an index, and prints each entry as JSON
     sapwood_library.py verify FOLDER                                checks that a folder has what its library lists
+    sapwood_library.py verify-state FOLDER                          the same for what `sapwood sync` noted of it
 
 Ends with 3 and the row of the table when something is refused.
 """
-import argparse, json, os, stat, struct, sys
+import json, os, stat, struct, sys
 from dataclasses import dataclass
 from pathlib import Path
 from sapwood_ref import (
-    KIB, Refused, blake3, default_block_size, file_regions, name_is_allowed, read_bytes, read_manifest, region_pieces,
-    regions_of, scan, write_bytes, write_manifest)
+    KIB, Commands, Refused, add_particulars, blake3, default_block_size, file_regions, name_is_allowed, read_bytes, read_manifest,
+    region_pieces, regions_of, scan, write_bytes, write_manifest)
 
 MAGIC = b"\x89SAPWLIB"
 HEADER = struct.Struct("<8sHHIQQQ24s")
 # After the size of the entry: flags, length, root, modified, size of the path.
 FIELDS = struct.Struct("<BQ32sqH")
 INDEX, MANIFEST, FOLDER = "library.sapwood", "library.sapwood.sapwood", "library.sapwood.d"
+STATE = "library.sapwood.sync"
 INDEX_BLOCK_SIZE = 16384
 # An object of at most so many bytes has no manifest, but pieces in the index.
 SMALL = 65536
@@ -183,18 +185,16 @@ def write_library(folder, name=None, sequence=0, published=0, expires=0):
     return left_out
 
 
-def verify_library(folder):
-    folder = Path(folder)
-    index = read_bytes(folder / INDEX)
-    if blake3(index) != read_manifest(read_bytes(folder / MANIFEST)).header.root:
-        raise Refused(0, "the index is not the object of its manifest")
+def check_files(folder, entries, has_manifests):
+    """Refuses a folder in which a file differs from its entry."""
     wrong = 0
-    for entry in read_index(index):
+    for entry in entries:
         file = os.path.join(os.fsencode(folder), entry.path)
         facts = scan(file_regions(file), default_block_size(entry.length))
-        manifest = folder / FOLDER / f"{entry.root.hex()}.sapwood"
-        same = facts.root == entry.root and (entry.length > SMALL or facts.pieces.tobytes() == entry.pieces)
-        if same and entry.length > SMALL:
+        small = entry.length <= SMALL
+        same = facts.root == entry.root and (not small or facts.pieces.tobytes() == entry.pieces)
+        if same and has_manifests and not small:
+            manifest = folder / FOLDER / f"{entry.root.hex()}.sapwood"
             same = read_manifest(read_bytes(manifest)).header.root == entry.root
         if not same:
             print(f"{entry.path.decode()}: differs", file=sys.stderr)
@@ -203,31 +203,43 @@ def verify_library(folder):
         raise Refused(0, f"{wrong} files differ")
 
 
+def verify_library(folder):
+    folder = Path(folder)
+    index = read_bytes(folder / INDEX)
+    if blake3(index) != read_manifest(read_bytes(folder / MANIFEST)).header.root:
+        raise Refused(0, "the index is not the object of its manifest")
+    check_files(folder, read_index(index), True)
+
+
+def verify_state(folder):
+    """What `sync` noted: an index of the files that it proved, beside no manifests."""
+    folder = Path(folder)
+    entries = read_index(read_bytes(folder / STATE))
+    check_files(folder, entries, False)
+    for entry in entries:
+        status = os.lstat(os.path.join(os.fsencode(folder), entry.path))
+        if (status.st_size, status.st_mtime_ns) != (entry.length, entry.modified):
+            raise Refused(0, f"{entry.path.decode()}: another length or time")
+
+
 # ---- Command line ---------------------------------------------------------------------------------------------------
 
+def command_write(a):
+    print(f"{write_library(a.folder, a.name, a.sequence, a.published, a.expires)} left out")
+
+
+def command_read(a):
+    for entry in read_index(read_bytes(a.index)):
+        print(json.dumps(show(entry), ensure_ascii=False))
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    write = commands.add_parser("write")
-    write.add_argument("folder")
-    write.add_argument("--name")
-    for option in ("--sequence", "--published", "--expires"):
-        write.add_argument(option, type=int, default=0)
-    write.set_defaults(run=lambda a: print(f"{write_library(a.folder, a.name, a.sequence, a.published, a.expires)} left out"))
-    read = commands.add_parser("read")
-    read.add_argument("index")
-    read.set_defaults(run=lambda a: [print(json.dumps(show(e), ensure_ascii=False)) for e in read_index(read_bytes(a.index))])
-    verify = commands.add_parser("verify")
-    verify.add_argument("folder")
-    verify.set_defaults(run=lambda a: verify_library(a.folder))
-    arguments = parser.parse_args()
-    try:
-        arguments.run(arguments)
-    except Refused as refused:
-        print(f"refused: {refused}", file=sys.stderr)
-        sys.exit(3)
-    except OSError as error:
-        sys.exit(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    commands = Commands(__doc__)
+    add_particulars(commands.add("write", command_write, "folder"))
+    commands.add("read", command_read, "index")
+    commands.add("verify", lambda a: verify_library(a.folder), "folder")
+    commands.add("verify-state", lambda a: verify_state(a.folder), "folder")
+    commands.main()
 
 
 if __name__ == "__main__":

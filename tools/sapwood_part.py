@@ -6,11 +6,11 @@
 
 Ends with 3 when something is refused.
 """
-import argparse, os, struct, sys
+import os, struct
 from dataclasses import dataclass
 import numpy as np
 from sapwood_ref import (
-    KIB, Facts, Refused, blake3, block_count, default_block_size, file_regions, merge_root, read_bytes, scan, write_bytes,
+    KIB, Commands, Facts, Refused, blake3, block_count, default_block_size, file_regions, merge_root, read_bytes, scan, write_bytes,
     write_manifest)
 
 MAGIC = b"\x89SAPWPRT"
@@ -95,28 +95,17 @@ def command_join(a):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    part = commands.add_parser("part")
-    part.add_argument("file")
-    part.add_argument("start", type=int)
-    part.add_argument("end", type=int)
+    commands = Commands(__doc__)
+    part = commands.add("part", command_part, "file")
+    for bound in ("start", "end"):
+        part.add_argument(bound, type=int)
     part.add_argument("out")
     part.add_argument("--block-size", type=int)
     part.add_argument("--no-hints", action="store_true")
-    part.set_defaults(run=command_part)
-    joined = commands.add_parser("join")
+    joined = commands.add("join", command_join)
     joined.add_argument("files", nargs="+")
     joined.add_argument("--name", default="")
-    joined.set_defaults(run=command_join)
-    arguments = parser.parse_args()
-    try:
-        arguments.run(arguments)
-    except Refused as refused:
-        print(f"refused: {refused}", file=sys.stderr)
-        sys.exit(3)
-    except OSError as error:
-        sys.exit(f"{error.filename}: {error.strerror}")
+    commands.main()
 
 
 if __name__ == "__main__":

@@ -1127,6 +1127,10 @@ def command_read(a):
         print(i, i * b, min(b, length - i * b), leaf.tobytes().hex())
 
 
+def command_verify(a):
+    verify(file_regions(a.file), read_manifest(read_bytes(a.manifest)), a.hints)
+
+
 def command_coarsen(a):
     m = read_manifest(read_bytes(a.manifest))
     if m.facts.block_size == 1 << 24:
@@ -1151,52 +1155,62 @@ def command_damage(a):
     print(f"{tried} damaged manifests, all refused")
 
 
-def run(words):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+class Commands:
+    """The commands of a program, each with its function."""
 
-    def command(name, run, *arguments):
-        sub = commands.add_parser(name)
-        sub.set_defaults(run=run)
+    def __init__(self, about):
+        self.parser = argparse.ArgumentParser(description=about.splitlines()[0])
+        self.added = self.parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(self, name, run, *arguments):
+        command = self.added.add_parser(name)
+        command.set_defaults(run=run)
         for argument in arguments:
-            sub.add_argument(argument)
-        return sub
+            command.add_argument(argument)
+        return command
 
-    write = command("write", command_write, "file", "out")
-    write.add_argument("--block-size", type=int)
-    write.add_argument("--no-hints", action="store_true")
-    write.add_argument("--name")
+    def run(self, words):
+        arguments = self.parser.parse_args(words)
+        arguments.run(arguments)
+
+    def main(self):
+        """Runs the command line; ends with 3 when something is refused."""
+        try:
+            self.run(sys.argv[1:])
+        except Refused as refused:
+            print(f"refused: {refused}", file=sys.stderr)
+            sys.exit(3)
+        except OSError as error:
+            sys.exit(f"{os.fsdecode(error.filename)}: {error.strerror}")
+
+
+def add_particulars(command):
+    """What is said of a manifest beside its object."""
+    command.add_argument("--name")
     for option in ("--sequence", "--published", "--expires"):       # --seq is short for the first one
-        write.add_argument(option, *(["--seq"] if option == "--sequence" else []), type=int, default=0)
-    write.add_argument("--digest", action="append", default=[], choices=list(KIND_OF))
-    command("read", command_read, "manifest").add_argument("--leaves", action="store_true")
-    command("verify", lambda a: verify(file_regions(a.file), read_manifest(read_bytes(a.manifest)), a.hints), "file",
-            "manifest").add_argument("--hints", action="store_true")
-    command("coarsen", command_coarsen, "manifest", "out")
-    command("b3sum", command_b3sum).add_argument("files", nargs="+")
-    command("paint", command_paint).add_argument("length", type=int)
-    damage = command("damage", command_damage, "manifest")      # one bit of each byte, or all of them; every truncation
-    damage.add_argument("--all-bits", action="store_true")
-    damage.add_argument("--seed", type=int, default=0)
-    command("selftest", lambda a: selftest())
-    command("batch", command_batch)     # one command a line on standard input, each a JSON list of its words
-    arguments = parser.parse_args(words)
-    arguments.run(arguments)
-
-
-def command_batch(a):
-    for line in sys.stdin:
-        run(json.loads(line))
+        command.add_argument(option, *(["--seq"] if option == "--sequence" else []), type=int, default=0)
 
 
 def main():
-    try:
-        run(sys.argv[1:])
-    except Refused as refused:
-        print(f"refused: {refused}", file=sys.stderr)
-        sys.exit(3)
-    except OSError as error:
-        sys.exit(f"{error.filename}: {error.strerror}")
+    commands = Commands(__doc__)
+    write = commands.add("write", command_write, "file", "out")
+    write.add_argument("--block-size", type=int)
+    write.add_argument("--no-hints", action="store_true")
+    add_particulars(write)
+    write.add_argument("--digest", action="append", default=[], choices=list(KIND_OF))
+    commands.add("read", command_read, "manifest").add_argument("--leaves", action="store_true")
+    verified = commands.add("verify", command_verify, "file", "manifest")
+    verified.add_argument("--hints", action="store_true")
+    commands.add("coarsen", command_coarsen, "manifest", "out")
+    commands.add("b3sum", command_b3sum).add_argument("files", nargs="+")
+    commands.add("paint", command_paint).add_argument("length", type=int)
+    damage = commands.add("damage", command_damage, "manifest")     # one bit of each byte, or all of them; every truncation
+    damage.add_argument("--all-bits", action="store_true")
+    damage.add_argument("--seed", type=int, default=0)
+    commands.add("selftest", lambda _: selftest())
+    # One command a line on standard input, each a JSON list of its words.
+    commands.add("batch", lambda _: [commands.run(json.loads(line)) for line in sys.stdin])
+    commands.main()
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ class Versions(Section):
 
 
 class RsyncDaemon:
-    """An rsync that serves a folder on loopback."""
+    """An rsync that serves a folder on loopback, or behind a link."""
 
     CONFIGURATION = """
 {user}
@@ -172,30 +172,33 @@ path = {folder}
 read only = yes
 """
 
-    def __init__(self, work, folder):
+    def __init__(self, work, folder, links=None):
+        self.links, self.address = links, links.addresses[0] if links else "127.0.0.1"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.configuration = work / "rsyncd.conf"
         user = "uid = root\ngid = root" if os.geteuid() == 0 else ""
         self.configuration.write_text(self.CONFIGURATION.format(user=user, log=work / "rsyncd.log", folder=folder))
-        self.url = f"rsync://127.0.0.1:{self.port}/www/"
+        self.url = f"rsync://{self.address}:{self.port}/www/"
 
     def __enter__(self):
+        inside = self.links.inside(self.links.servers[0]) if self.links else []
         self.server = subprocess.Popen(
-            [program_path("rsync"), "--daemon", "--no-detach", f"--config={self.configuration}", f"--port={self.port}",
-             "--address=127.0.0.1"],
+            [*inside, program_path("rsync"), "--daemon", "--no-detach", f"--config={self.configuration}", f"--port={self.port}",
+             f"--address={self.address}"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
         deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                return self
-            except OSError as error:
-                if self.server.poll() is not None or time.monotonic() > deadline:
-                    self.__exit__()
-                    raise Failure("rsync does not listen") from error
-                time.sleep(0.02)
+        while not self.answers():
+            if self.server.poll() is not None or time.monotonic() > deadline:
+                self.__exit__()
+                raise Failure("rsync does not listen")
+            time.sleep(0.02)
+        return self
+
+    def answers(self):
+        inside = self.links.inside(self.links.client) if self.links else []
+        return subprocess.run([*inside, program_path("rsync"), self.url], capture_output=True).returncode == 0
 
     def __exit__(self, *_):
         self.server.terminate()

@@ -6,11 +6,29 @@ import socket
 import subprocess
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from .programs import Failure, program_path
 
 START_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True)
+class Line:
+    """A request in the log of nginx. Bytes are those with headers."""
+
+    path: str
+    status: int
+    sent_bytes: int
+    range: str
+    method: str
+    request_bytes: int
+
+    @classmethod
+    def of(cls, line):
+        path, status, sent, range, method, received = line.split("\t")
+        return cls(path, int(status), int(sent), range, method, int(received))
 
 
 class Origin:
@@ -24,7 +42,7 @@ pid nginx.pid;
 error_log error.log;
 events {{ worker_connections 1024; }}
 http {{
-    log_format sent '$request_uri\\t$status\\t$bytes_sent\\t$http_range';
+    log_format sent '$request_uri\\t$status\\t$bytes_sent\\t$http_range\\t$request_method\\t$request_length';
     access_log access.log sent;
     default_type application/octet-stream;
     sendfile on;
@@ -36,6 +54,7 @@ http {{
     server {{
         listen {address}:{port}{tls};
         root {www};
+        autoindex on;
         location = /mark {{ return 204; }}
     }}
 }}
@@ -97,6 +116,11 @@ http {{
 
     def sent(self):
         """What was sent since the last call: requests, and bytes with their headers."""
+        lines = self.lines()
+        return {"requests": len(lines), "sent_bytes": sum(line.sent_bytes for line in lines)}
+
+    def lines(self):
+        """The requests since the last call."""
         # The only worker logs in the order in which it ends requests. So when a request of our own is in the
         # log, all that came before it are, those too whose client has hung up.
         self.asks_mark()
@@ -111,5 +135,4 @@ http {{
             if time.monotonic() > deadline:
                 raise Failure("nginx did not log a request")
             time.sleep(0.01)
-        lines = [line for line in lines if not line.startswith("/mark\t")]
-        return {"requests": len(lines), "sent_bytes": sum(int(line.split("\t")[2]) for line in lines)}
+        return [Line.of(line) for line in lines if not line.startswith("/mark\t")]

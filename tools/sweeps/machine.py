@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import struct
@@ -34,8 +35,11 @@ def path_of(program):
 
 def install(programs):
     missing = sorted(PACKAGES[program] for program in programs if not path_of(program))
-    if not missing:
-        return
+    if missing:
+        install_packages(missing)
+
+
+def install_packages(missing):
     say(f"installing {' '.join(missing)}")
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -52,6 +56,29 @@ def run(*command):
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
         raise Missing(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def python_with(folder, *packages):
+    """A Python that has these packages of PyPI, in a virtual environment in this folder."""
+    python = folder / "bin" / "python"
+    try:
+        run(sys.executable, "-m", "venv", folder)
+    except Missing:
+        # Debian has the module without what it needs.
+        install_packages(["python3-venv"])
+        run(sys.executable, "-m", "venv", "--clear", folder)
+    run(python, "-m", "pip", "install", "--quiet", *packages)
+    return python
+
+
+@functools.cache
+def python_with_numpy():
+    """For the second implementation."""
+    has_numpy = lambda python: subprocess.run([python, "-c", "import numpy"], capture_output=True).returncode == 0
+    pythons = ["python3", "/usr/bin/python3"]
+    if not any(map(has_numpy, pythons)):
+        install_packages(["python3-numpy"])
+    return next(filter(has_numpy, pythons))
 
 
 class Mounted:

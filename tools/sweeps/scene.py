@@ -27,17 +27,17 @@ class Ended:
         if "panicked" in stderr:
             raise Wrong(f"a panic: {stderr[-2000:]}")
 
-    def event(self, name):
-        """The last event of this name; a line that a kill cut short was not told."""
-        found = None
+    def events(self):
+        """Without a line that a kill cut short."""
         for line in self.stdout.splitlines():
             try:
-                event = json.loads(line)
+                yield json.loads(line)
             except ValueError:
                 continue
-            if event.get("event") == name:
-                found = event
-        return found
+
+    def event(self, name):
+        """The last event of this name."""
+        return next((event for event in reversed(list(self.events())) if event["event"] == name), None)
 
     def must(self, *exits):
         if self.exit not in exits:
@@ -45,7 +45,52 @@ class Ended:
         return self
 
 
-class Scene:
+class Runs:
+    """The program in a folder, with a home of its own. A subclass says the words of a run."""
+
+    def command(self, *more):
+        raise NotImplementedError
+
+    def start(self, *more, before=(), preexec=None):
+        # Files, because nobody reads while it runs, and a full pipe would stop it.
+        stdout, stderr = open(self.folder / "stdout", "wb"), open(self.folder / "stderr", "wb")
+        try:
+            return subprocess.Popen([*before, *self.command(*more)], cwd=self.folder, env=environment(self.folder),
+                                    stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, preexec_fn=preexec,
+                                    start_new_session=True)
+        finally:
+            stdout.close()
+            stderr.close()
+
+    def ended(self, child):
+        """Waits for it: a run that is gone has let go of its lock."""
+        try:
+            child.wait(LONG_ENOUGH_S)
+        except subprocess.TimeoutExpired as error:
+            child.kill()
+            child.wait()
+            raise Wrong("it hangs") from error
+        read = lambda name: (self.folder / name).read_text(errors="replace")
+        return Ended(child.returncode, read("stdout"), read("stderr"))
+
+    def kill(self, child):
+        # With all that it started: under strace the program is a child of the child.
+        os.killpg(child.pid, signal.SIGKILL)
+        return self.ended(child)
+
+    def killed_after(self, seconds):
+        """A run that is killed then; None if it had ended by itself before, as it must end."""
+        child = self.start()
+        try:
+            child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill(child)
+            return True
+        self.ended(child).must(0)
+        return None
+
+
+class Scene(Runs):
     """One object. `target` may be moved to another file system."""
 
     def __init__(self, program, folder, length, seed=1):
@@ -98,46 +143,8 @@ class Scene:
     def command(self, *more):
         return [self.program, "--json", "fetch", self.origin.url(NAME), "-o", self.target, *more]
 
-    def start(self, *more, before=(), preexec=None):
-        # Files, because nobody reads while it runs, and a full pipe would stop it.
-        stdout, stderr = open(self.folder / "stdout", "wb"), open(self.folder / "stderr", "wb")
-        try:
-            return subprocess.Popen([*before, *self.command(*more)], cwd=self.folder, env=environment(self.folder),
-                                    stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, preexec_fn=preexec,
-                                    start_new_session=True)
-        finally:
-            stdout.close()
-            stderr.close()
-
-    def ended(self, child):
-        """Waits for it: a run that is gone has let go of its lock."""
-        try:
-            child.wait(LONG_ENOUGH_S)
-        except subprocess.TimeoutExpired as error:
-            child.kill()
-            child.wait()
-            raise Wrong("it hangs") from error
-        read = lambda name: (self.folder / name).read_text(errors="replace")
-        return Ended(child.returncode, read("stdout"), read("stderr"))
-
     def fetch(self, *more, before=(), preexec=None):
         return self.ended(self.start(*more, before=before, preexec=preexec))
-
-    def kill(self, child):
-        # With all that it started: under strace the program is a child of the child.
-        os.killpg(child.pid, signal.SIGKILL)
-        return self.ended(child)
-
-    def killed_after(self, seconds):
-        """A run that is killed then; None if it had ended by itself before, as it must end."""
-        child = self.start()
-        try:
-            child.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill(child)
-            return True
-        self.ended(child).must(0)
-        return None
 
     def state(self):
         """Of the final name: absent, old or new. Anything else is what must never be."""
