@@ -92,8 +92,15 @@ impl Events for Noted<'_> {
     fn event(&mut self, event: Event) {
         match event {
             Event::FileFailed { path, url, error } => {
-                let path = path.to_string_lossy();
-                let exit = self.output.error(Some(&path), url.as_deref(), &error);
+                let (path, exit) = (path.to_string_lossy(), Exit::of(&error));
+                // Flags that name another manifest are of other commands.
+                let message = match &*error {
+                    Error::NoManifest { .. } => format!("{error}; {}", hints::LIBRARY_NOT_WHOLE),
+                    Error::Manifest { .. } | Error::OtherRoot { .. } => error.to_string(),
+                    other => hints::message(other),
+                };
+                let url = url.as_deref();
+                self.output.fail(Some(&path), url, exit, &message);
                 self.exits.push(exit);
             }
             other => self.output.event(other),

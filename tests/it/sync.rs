@@ -207,6 +207,11 @@ fn a_folder_becomes_what_the_library_says() {
     assert_eq!(synced["fetched"], 9);
     assert_eq!(synced["bytes_total"], 686_074);
     assert_eq!(synced["trust"], "manifest");
+    let planned = pair.sync(&[]).must(0).event("planned");
+    assert_eq!(
+        (&planned["bytes_total"], &planned["bytes_held"]),
+        (&686_074.into(), &686_074.into())
+    );
     let own: Vec<String> = names(&pair.here(""))
         .into_iter()
         .filter(|name| name.starts_with("library.sapwood"))

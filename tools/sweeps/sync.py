@@ -182,7 +182,11 @@ class SyncPowerCuts(Versions):
         share = self.random.choice((0, 0, 0.1, 1))
         trail.append(f"{share:.0%} written")
         for path in self.random.sample(paths, int(share * len(paths))):
-            file = os.open(path, os.O_RDONLY)
+            try:
+                file = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                # The run goes on meanwhile.
+                continue
             os.fsync(file)
             os.close(file)
 

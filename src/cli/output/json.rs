@@ -101,6 +101,15 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
         Event::Evicted { path, root, bytes } =>
             ("evicted", json!({ "path": lossy(path), "root": root.to_string(), "bytes": bytes })),
         Event::Published(published) => ("published", of_published(published)),
+        Event::Placed(_) | Event::Moved { .. } | Event::Deleted { .. } | Event::Intended(_) | Event::FileFailed { .. }
+        | Event::Synced(_) => of_sync(event),
+    }
+}
+
+/// The same of an event of a sync.
+#[rustfmt::skip] // One event a line, or a few.
+fn of_sync(event: &Event) -> (&'static str, Value) {
+    match event {
         Event::Placed(placed) => ("published", of_placed(placed)),
         Event::Moved { from, path } => ("moved", json!({ "from": lossy(from), "path": lossy(path) })),
         Event::Deleted { path, trash } =>
@@ -113,6 +122,8 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
             "path": lossy(path), "url": url, "message": error.to_string(),
         })),
         Event::Synced(synced) => ("synced", of_synced(synced)),
+        // The caller knows the others.
+        _ => ("event", json!({})),
     }
 }
 

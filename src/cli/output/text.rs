@@ -159,6 +159,18 @@ pub fn line(event: &Event) -> Option<Line> {
             human_bytes(*bytes)
         )),
         Event::Published(published) => result(of_published(published)),
+        Event::Placed(_)
+        | Event::Moved { .. }
+        | Event::Deleted { .. }
+        | Event::Intended(_)
+        | Event::FileFailed { .. }
+        | Event::Synced(_) => of_sync(event),
+    }
+}
+
+/// An event of a sync.
+fn of_sync(event: &Event) -> Option<Line> {
+    match event {
         Event::Placed(placed) => Some(Line::Detail(of_placed(placed))),
         Event::Moved { from, path } => Some(Line::Detail(format!(
             "{} is now {}",
@@ -169,6 +181,7 @@ pub fn line(event: &Event) -> Option<Line> {
         Event::Intended(intended) => result(of_intended(intended)),
         Event::FileFailed { error, .. } => notice(error.to_string()),
         Event::Synced(synced) => result(of_synced(synced)),
+        _ => None,
     }
 }
 

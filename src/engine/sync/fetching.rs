@@ -93,7 +93,9 @@ impl Run<'_> {
         };
         let placing = place_all(&replica, receiver, |placed| {
             let mut results = results.lock();
-            placed.into_iter().for_each(|placed| results.placed(placed));
+            for placed in placed {
+                results.placed(placed);
+            }
         });
         let reporting = async {
             let mut ticks = interval(TICK);

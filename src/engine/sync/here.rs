@@ -129,44 +129,40 @@ impl Here {
     fn content(&self, folder: &Folder, index: usize) -> Result<Option<Content>, Error> {
         let path = Path::new(self.files[index].path.as_str());
         regions::check_not_stopped(path)?;
-        let content = self.try_content(folder, path, self.entries[index]);
+        let content = try_content(folder, path, self.entries[index]);
         // A run that is stopped ends; any other file is replaced, or stays.
         regions::check_not_stopped(path)?;
         Ok(content.ok().flatten())
     }
+}
 
-    fn try_content(
-        &self,
-        folder: &Folder,
-        path: &Path,
-        seen: Entry,
-    ) -> Result<Option<Content>, Error> {
-        let is_seen = |entry: Entry| entry.version() == seen.version();
-        let Some((file, entry)) = folder.open_file_below(path)? else {
-            return Ok(None);
-        };
-        if !is_seen(entry) {
-            return Ok(None);
-        }
-        let shown = folder.path_of(path.as_os_str());
-        let mut pieces = Vec::new();
-        let root = match entry.length {
-            0..=SMALL_BYTES_MAX => {
-                let mut bytes = Vec::with_capacity(entry.length as usize + 1);
-                (&file)
-                    .take(SMALL_BYTES_MAX + 1)
-                    .read_to_end(&mut bytes)
-                    .map_err(|cause| DiskError::io(FileOperation::Read, &shown, cause))?;
-                pieces::append_pieces(&bytes, &mut pieces);
-                Root(*blake3::hash(&bytes).as_bytes())
-            }
-            _ => root_of_open(
-                file.try_clone()
-                    .map_err(|cause| DiskError::io(FileOperation::Open, &shown, cause))?,
-                &shown,
-            )?,
-        };
-        let is_same = is_seen(Entry::of(&file, &shown)?);
-        Ok(is_same.then_some(Content { root, pieces }))
+/// The same; an error: it could not be read.
+fn try_content(folder: &Folder, path: &Path, seen: Entry) -> Result<Option<Content>, Error> {
+    let is_seen = |entry: Entry| entry.version() == seen.version();
+    let Some((file, entry)) = folder.open_file_below(path)? else {
+        return Ok(None);
+    };
+    if !is_seen(entry) {
+        return Ok(None);
     }
+    let shown = folder.path_of(path.as_os_str());
+    let mut pieces = Vec::new();
+    let root = match entry.length {
+        0..=SMALL_BYTES_MAX => {
+            let mut bytes = Vec::with_capacity(entry.length as usize + 1);
+            (&file)
+                .take(SMALL_BYTES_MAX + 1)
+                .read_to_end(&mut bytes)
+                .map_err(|cause| DiskError::io(FileOperation::Read, &shown, cause))?;
+            pieces::append_pieces(&bytes, &mut pieces);
+            Root(*blake3::hash(&bytes).as_bytes())
+        }
+        _ => root_of_open(
+            file.try_clone()
+                .map_err(|cause| DiskError::io(FileOperation::Open, &shown, cause))?,
+            &shown,
+        )?,
+    };
+    let is_same = is_seen(Entry::of(&file, &shown)?);
+    Ok(is_same.then_some(Content { root, pieces }))
 }

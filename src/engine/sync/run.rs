@@ -17,7 +17,7 @@ use crate::{
         blocking,
         context::Context,
         error::Error,
-        events::{Event, Events, FileCounts, Synced},
+        events::{Event, Events, FileCounts, Planned, Synced},
     },
     format::library::{self, LibraryPath},
     net::location::Location,
@@ -99,6 +99,7 @@ impl<'a> Run<'a> {
         let bytes_total = plan.steps.iter().map(length).sum();
         self.results.progress = Reports::new(plan.steps.len() as u64, bytes_total);
         self.moved_away = plan.moved_away.iter().copied().collect();
+        self.report_plan(&plan.steps);
         let mut kinds = Kinds::default();
         for step in plan.steps {
             self.sort(step, &mut kinds);
@@ -124,6 +125,25 @@ impl<'a> Run<'a> {
             elapsed_ms: 0,
             is_stopped: self.is_stopped,
         })
+    }
+
+    fn report_plan(&mut self, steps: &[Step]) {
+        let index = self.results.index.clone();
+        let sum = |is_one: fn(&Action) -> bool| -> u64 {
+            let these = steps.iter().filter(|step| is_one(&step.action));
+            these.map(|step| index.entries()[step.entry].length).sum()
+        };
+        self.results.events.event(Event::Planned(Planned {
+            path: self.options.folder.clone(),
+            url: self.url.to_string(),
+            root: Some(index.file.root),
+            bytes_total: sum(|_| true),
+            bytes_held: sum(|action| matches!(action, Action::Keep | Action::SetAttributes)),
+            bytes_local: sum(|action| matches!(action, Action::Move { .. } | Action::Copy { .. })),
+            bytes_to_fetch: sum(|action| *action == Action::Fetch),
+            block_size: None,
+            trust: index.trust,
+        }));
     }
 
     fn sort(&mut self, step: Step, kinds: &mut Kinds) {
