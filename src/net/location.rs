@@ -79,6 +79,33 @@ impl Location {
         Location(url)
     }
 
+    /// The folder of a file, or the folder itself: everything up to the last slash of the path. The query is kept.
+    #[must_use]
+    pub fn folder(&self) -> Location {
+        let mut url = self.0.clone();
+        let end = url.path().rfind('/').map_or(0, |slash| slash + 1);
+        url.set_path(&self.0.path()[..end]);
+        Location(url)
+    }
+
+    /// A file below the folder that this is the URL of. Each segment is encoded, the query is kept.
+    #[must_use]
+    pub fn below<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Location {
+        let mut url = self.0.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        Location(url)
+    }
+
+    /// The name of the folder that this is the URL of: the segment before its last slash, decoded once. Empty at the top of a host.
+    pub fn folder_name(&self) -> Option<String> {
+        let mut segments = self.0.path_segments()?;
+        segments.next_back();
+        let name = percent_decode_str(segments.next_back().unwrap_or_default());
+        name.decode_utf8().ok().map(String::from)
+    }
+
     /// Whether its scheme is https.
     pub fn is_https(&self) -> bool {
         self.0.scheme() == "https"
@@ -206,6 +233,31 @@ mod tests {
         ] {
             let message = Location::parse(bad).unwrap_err().to_string();
             assert!(!message.contains("SECRET"), "{message}");
+        }
+    }
+
+    #[test]
+    fn files_below_a_folder() {
+        for (url, folder, name, below) in [
+            ("http://h/", "http://h/", "", "http://h/a%20b/100%25%3F"),
+            (
+                "http://h/films/library.sapwood?k=1",
+                "http://h/films/?k=1",
+                "films",
+                "http://h/films/a%20b/100%25%3F?k=1",
+            ),
+            (
+                "http://h/x/%C3%A9%2520/",
+                "http://h/x/%C3%A9%2520/",
+                "\u{e9}%20",
+                "http://h/x/%C3%A9%2520/a%20b/100%25%3F",
+            ),
+        ] {
+            let found = Location::parse(url).unwrap().folder();
+            assert_eq!(found.url().to_string(), folder);
+            assert_eq!(found.folder_name().as_deref(), Some(name), "{url}");
+            let file = found.below(["a b", "100%?"]);
+            assert_eq!(file.url().to_string(), below);
         }
     }
 
