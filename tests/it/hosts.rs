@@ -33,7 +33,9 @@ fn retry_after(seconds: u32) -> Vec<(&'static str, String)> {
 /// A 503 with a time is what an origin sends for a manifest that it is making. It says nothing of the host.
 #[test]
 fn a_manifest_that_is_being_made_does_not_slow_its_host() {
-    let scene = Scene::new(4 * MIB, 64 * KIB);
+    let scene = Scene::new(8 * MIB, 64 * KIB);
+    // Slow enough that its spans overlap.
+    scene.origin.pace(Some(8 * MIB));
     let not_ready = Lie::StatusWith(503, retry_after(1));
     scene
         .origin

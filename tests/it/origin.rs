@@ -14,15 +14,15 @@ use std::{
 
 use parking_lot::Mutex;
 use rustix::process::Signal;
-use sapwood::format::paint;
+use sapwood::format::{
+    library::{Index, IndexHeader},
+    paint,
+};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::support::{
-    program::{self, LONG_ENOUGH, Running, command, sapwood, start},
-    programs::{library_reference, output_of},
-};
+use crate::support::program::{self, LONG_ENOUGH, Running, command, sapwood, start};
 
 const MIB: usize = 1024 * 1024;
 
@@ -786,21 +786,14 @@ const MANIFEST_OF_INDEX: &str = "/library.sapwood.sapwood";
 
 /// Root, length and path of each entry of an index.
 fn entries(index: &[u8]) -> Vec<(String, u64, String)> {
-    let folder = TempDir::new().expect("a folder");
-    let path = folder.path().join("index");
-    fs::write(&path, index).expect("a file");
-    let read = output_of(library_reference().arg("read").arg(&path), b"");
-    let lines = String::from_utf8(read).expect("text");
-    let entry = |line: &str| {
-        let entry: Value = serde_json::from_str(line).expect("JSON");
-        let text = |name: &str| entry[name].as_str().expect("text").to_owned();
-        (
-            text("root"),
-            entry["length"].as_u64().expect("a number"),
-            text("path"),
-        )
-    };
-    lines.lines().map(entry).collect()
+    let header = IndexHeader::read(index, index.len() as u64).expect("an index");
+    let bytes = header.entries();
+    let bytes = &index[bytes.start as usize..bytes.end as usize];
+    let index = Index::read(&header, bytes).expect("an index");
+    let entries = index.entries().iter();
+    entries
+        .map(|entry| (entry.root.to_string(), entry.length, entry.path.to_string()))
+        .collect()
 }
 
 impl Site {

@@ -426,7 +426,7 @@ fn a_request_that_cannot_be_read_is_logged() {
         .url
         .trim_start_matches("http://")
         .trim_end_matches('/');
-    let large = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    let large = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(1_000_000));
     for (count, (request, status)) in [("bad\r\n\r\n", 400), (large.as_str(), 431)]
         .iter()
         .enumerate()

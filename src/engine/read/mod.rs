@@ -174,12 +174,7 @@ pub(in crate::engine) async fn open_tuned(
             bytes: geometry.length(),
         });
     }
-    let provenance = Provenance {
-        origin: Some(options.url.origin()),
-        url: Some(options.url.to_string()),
-        key_id: options.key.as_ref().map(PublicKey::id_hex),
-        name: options.url.safe_name(),
-    };
+    let provenance = provenance(&options);
     let leaves = Arc::new(Leaves::empty(ObjectKey::of_root(root, geometry)));
     let cache = ObjectCache::open(&context.store, root, leaves.clone(), provenance, events).await;
     if manifest.is_none() {
@@ -273,6 +268,15 @@ async fn described(
         place,
         manifest: Some(manifest),
     })
+}
+
+fn provenance(options: &ReadOptions) -> Provenance {
+    Provenance {
+        origin: Some(options.url.origin()),
+        url: Some(options.url.to_string()),
+        key_id: options.key.as_ref().map(PublicKey::id_hex),
+        name: options.url.safe_name(),
+    }
 }
 
 fn conditions(options: &ReadOptions) -> Conditions {

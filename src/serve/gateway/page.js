@@ -151,8 +151,11 @@ function rowOfObject(object) {
 
 const countText = (files, bytes) => `${files} ${files === 1 ? "file" : "files"}, ${bytesText(bytes)}`;
 
+let shownRows = [];
+
 function showList() {
   const all = rows();
+  shownRows = all;
   const list = element("list");
   element("objects").hidden = state.objects.length < 2 && state.libraries.length === 0;
   element("library").hidden = place.library === null;
@@ -170,7 +173,6 @@ function showList() {
     const button = list.children[index].firstChild;
     if (button.children[0].textContent !== row.name) button.children[0].textContent = row.name;
     if (button.children[1].textContent !== row.note) button.children[1].textContent = row.note;
-    button.onclick = row.choose;
     button.tabIndex = index === reachable ? 0 : -1;
     if (row.isCurrent) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
@@ -184,6 +186,12 @@ function choose(path) {
   const scroll = poll();
   if (state.libraries.length > 0) scroll.then(() => element("name").scrollIntoView({ block: "nearest" }));
 }
+
+element("list").addEventListener("click", (event) => {
+  const item = event.target.closest("li");
+  const row = shownRows[[...element("list").children].indexOf(item)];
+  if (row) row.choose();
+});
 
 element("list").addEventListener("keydown", (event) => {
   const buttons = [...element("list").querySelectorAll("button")];

@@ -46,10 +46,10 @@ const QUIET_TIME: Duration = Duration::from_millis(200);
 /// While manifests are being made all the time, an index is made without them after this time: the files that are not described in
 /// their present version are in it as they were before, or not at all.
 const OVERDUE_TIME: Duration = Duration::from_secs(10);
-/// The shortest time between two indices, and that time as a multiple of what one takes: many changes in a row cost at most a tenth of
-/// one core.
+/// The shortest time between two indices, and that time as a multiple of what one takes: many changes in a row cost at most a fifth of
+/// one core. Of 20,000 files an index takes about 0.2 s.
 const PAUSE: Duration = Duration::from_secs(1);
-const PAUSE_TIMES: u32 = 10;
+const PAUSE_TIMES: u32 = 4;
 /// An index that could not be made is tried again after this time.
 const FAILED_TIME: Duration = Duration::from_secs(10);
 
@@ -136,9 +136,10 @@ impl Library {
             self.manifests.change().await;
             self.settle().await;
             let began = Instant::now();
-            while let Err(cause) = self.make().await {
+            if let Err(cause) = self.make_complete().await {
                 (self.manifests.warn)(format!("no index of the folder could be made: {cause}"));
                 sleep(FAILED_TIME).await;
+                self.manifests.note_folder_changed();
             }
             sleep(PAUSE.max(began.elapsed() * PAUSE_TIMES)).await;
         }
@@ -156,15 +157,28 @@ impl Library {
         }
     }
 
-    async fn make(self: &Arc<Self>) -> Result<(), Error> {
-        let library = self.clone();
-        blocking::run(move || library.make_now()).await
+    /// Makes the index. The first one has all files, but those that cannot be described.
+    async fn make_complete(self: &Arc<Self>) -> Result<(), Error> {
+        if self.current().is_none() {
+            if self.make(true).await? {
+                return Ok(());
+            }
+            self.settle().await;
+        }
+        self.make(false).await?;
+        Ok(())
     }
 
-    fn make_now(&self) -> Result<(), Error> {
+    async fn make(self: &Arc<Self>, if_complete: bool) -> Result<bool, Error> {
+        let library = self.clone();
+        blocking::run(move || library.make_now(if_complete)).await
+    }
+
+    /// `false`: files are left out, because they are not described yet. With `if_complete` the index is not made then.
+    fn make_now(&self, if_complete: bool) -> Result<bool, Error> {
         if is_published_in(&self.folder)? {
             *self.current.write() = None;
-            return Ok(());
+            return Ok(true);
         }
         let earlier = self.current();
         let known = earlier.as_ref().map(|earlier| earlier.files.entries());
@@ -181,6 +195,10 @@ impl Library {
             self.entry_of(file, before)
         });
         let entries: Vec<EntryAndPieces> = entries.collect();
+        let is_complete = entries.len() == files.len();
+        if if_complete && !is_complete {
+            return Ok(false);
+        }
         let large = entries.iter().filter(|(entry, _)| !entry.is_small());
         let large: Vec<(Root, LibraryPath)> = large
             .map(|(entry, _)| (entry.root, entry.path.clone()))
@@ -191,7 +209,7 @@ impl Library {
             *self.current.write() = Some(Arc::new(Current::of(files, &large)));
             self.made.notify_waiters();
         }
-        Ok(())
+        Ok(is_complete)
     }
 
     /// The entry of a file. Until its present version is described, that is the one which it had before.
