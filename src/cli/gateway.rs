@@ -171,6 +171,7 @@ async fn serve(prepared: Prepared, args: &GatewayArgs, output: &mut Output) -> E
         "the page with a map of what is proven is at {page}"
     ));
     output.flush();
+    output.never_waits();
     if args.open
         && let Err(cause) = player::open_in_browser(&page)
     {

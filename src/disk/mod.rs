@@ -19,6 +19,7 @@ pub mod seed;
 mod space;
 pub mod state;
 pub mod store;
+pub mod streams;
 pub mod temporary;
 pub mod terminal;
 pub mod walk;

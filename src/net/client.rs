@@ -148,7 +148,9 @@ impl Client {
         {
             return Err(NetError::changed(&exchange.location, Changed::Length));
         }
-        Err(NetError::new(&exchange.location, failure))
+        let mut error = NetError::new(&exchange.location, failure);
+        error.length = now;
+        Err(error)
     }
 
     async fn response(

@@ -2,14 +2,17 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use rustix::process::Signal;
+use rustix::{
+    pipe::fcntl_setpipe_size,
+    process::{Pid, Signal, kill_process},
+};
 use serde_json::Value;
 
 use crate::support::{
@@ -627,6 +630,36 @@ fn a_replaced_object_is_opened_again() {
     }
     gateway.finish();
     of_root.finish();
+}
+
+/// Found: the gateway waited until somebody read its events, and the player with it.
+#[test]
+fn a_script_that_reads_only_the_url_is_served_to_the_end() {
+    let scene = Scene::new(32 * MIB, BLOCK);
+    let mut command = sapwood(scene.folder.path());
+    command.args(["--json", "gateway", "--no-store", &scene.url()]);
+    let mut running = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let stdout = running.stdout.take().expect("a pipe");
+    fcntl_setpipe_size(&stdout, 4096).expect("a small pipe");
+    let mut line = String::new();
+    let mut stdout = BufReader::with_capacity(1, stdout);
+    stdout.read_line(&mut line).expect("the first line");
+    let event: Value = serde_json::from_str(&line).expect("JSON");
+    let url = event["url"].as_str().expect("a URL");
+    let rest = url.strip_prefix("http://").expect("http");
+    let (address, path) = rest.split_at(rest.find('/').expect("a path"));
+    let host = format!("Host: {address}");
+    for _ in 0..2 {
+        let response = request(address, "GET", path, &[&host]);
+        assert!(response.body == scene.content.all());
+    }
+    let process = Pid::from_child(&running);
+    kill_process(process, Signal::TERM).expect("a signal");
+    assert_eq!(running.wait().expect("an end").code(), Some(0));
 }
 
 #[test]

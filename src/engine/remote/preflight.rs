@@ -68,6 +68,7 @@ impl First {
 
 /// The range of a preflight that only asks what there is.
 pub const FIRST_BYTE: ByteRange = ByteRange { start: 0, end: 1 };
+const FIRST_TWO_BYTES: ByteRange = ByteRange { start: 0, end: 2 };
 /// Bytes of an object that are requested with its manifest, if nothing of it is here: a small one is whole then.
 pub const FIRST_BYTES: u64 = 64 << 10;
 
@@ -88,7 +89,12 @@ pub async fn preflight(
     url: &Location,
     range: ByteRange,
 ) -> Result<First, NetError> {
-    let mut response = match client.send(Request::range(url, range)).await {
+    let mut sent = client.send(Request::range(url, range)).await;
+    if sent.as_ref().is_err_and(has_two_bytes) {
+        // Some servers refuse to send a single byte.
+        sent = client.send(Request::range(url, FIRST_TWO_BYTES)).await;
+    }
+    let mut response = match sent {
         Err(error) if needs_plain_get(error.failure) => client.send(Request::whole(url)).await?,
         other => other?,
     };
@@ -136,6 +142,11 @@ pub async fn preflight(
         first.response = None;
     }
     Ok(first)
+}
+
+/// Whether a refusal shows that the object has more than one byte.
+fn has_two_bytes(error: &NetError) -> bool {
+    error.length.is_some_and(|length| length > 1)
 }
 
 /// A body, at most so many bytes of it. It is read to its end, so that the next request can reuse the connection; what does
