@@ -47,7 +47,7 @@ const QUIET_TIME: Duration = Duration::from_millis(200);
 /// their present version are in it as they were before, or not at all.
 const OVERDUE_TIME: Duration = Duration::from_secs(10);
 /// The shortest time between two indices, and that time as a multiple of what one takes: many changes in a row cost at most a fifth of
-/// one core. Of 20,000 files an index takes about 0.2 s.
+/// one core.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_TIMES: u32 = 4;
 /// An index that could not be made is tried again after this time.
