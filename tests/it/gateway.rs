@@ -298,10 +298,11 @@ fn a_false_length_is_never_told() {
 #[test]
 fn a_source_that_is_gone_is_a_504() {
     let scene = Scene::new(LENGTH, BLOCK);
-    let gateway = Gateway::to(&scene, &["--patience", "1s", "--tries", "1"]);
+    // From the start: else the length may be proven before.
     scene
         .origin
         .lie(OBJECT, Asks::Anything, Of::All, Lie::Status(503));
+    let gateway = Gateway::to(&scene, &["--patience", "1s", "--tries", "1"]);
     let response = gateway.get(&["Range: bytes=0-9"]);
     assert_eq!(response.status, 504, "{response:?}");
     assert_eq!(response.field("etag"), None);
@@ -1298,6 +1299,41 @@ fn files_that_nobody_reads_are_closed() {
     gateway.finish();
 }
 
+/// The index is the one that `serve` makes.
+#[test]
+fn a_folder_that_nobody_prepared_is_served_through_both() {
+    let library = Library::new();
+    for own in ["library.sapwood", "library.sapwood.sapwood"] {
+        fs::remove_file(library.path(own)).expect("removed");
+    }
+    fs::remove_dir_all(library.path("library.sapwood.d")).expect("removed");
+    let mut command = sapwood(library.folder.path());
+    command.args([
+        "--json",
+        "--store",
+        "store",
+        "serve",
+        "films",
+        "--listen",
+        "127.0.0.1:0",
+    ]);
+    let mut server = start(command);
+    server.wait_for("a URL", |events| !events.is_empty());
+    let url = server.events()[0]["url"]
+        .as_str()
+        .expect("a URL")
+        .to_owned();
+    let gateway = Gateway::start(library.folder.path(), &[&url]);
+    for (number, (path, length)) in FILES.iter().enumerate() {
+        let response = gateway.file(&path.replace('%', "%25").replace(' ', "%20"));
+        assert!(
+            response.is_whole() && response.body == bytes_of(number, *length),
+            "{path}"
+        );
+    }
+    gateway.finish();
+}
+
 // ---- Other programs -------------------------------------------------------------------------------------------------
 
 /// Those that download: at once, resumed, and by many connections.
@@ -1449,6 +1485,17 @@ fn a_playlist_and_its_segments_play_through_one_gateway() {
     assert_eq!(
         playlist.field("content-type"),
         Some("application/vnd.apple.mpegurl")
+    );
+    gateway.finish();
+    // The same folder as a library.
+    let mut manifest = sapwood(&www);
+    manifest.args(["manifest", "."]);
+    run(manifest).must(0);
+    let gateway = Gateway::start(nginx.folder.path(), &[&nginx.url("")]);
+    let list = format!("{}list.m3u8", gateway.url());
+    assert_eq!(
+        decoded(&list),
+        decoded(&www.join("list.m3u8").display().to_string())
     );
     gateway.finish();
 }

@@ -983,6 +983,15 @@ fn an_index_follows_its_files_and_none_is_read_twice() {
     assert!(more <= 20, "{more}");
 }
 
+/// Ends a thread that changes files, also when the test fails.
+struct StopWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for StopWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A program that writes all the time must not keep a file, or all of them, from the index.
 #[test]
 fn a_file_that_changes_all_the_time_stays_as_it_was_in_the_index() {
@@ -1000,6 +1009,7 @@ fn a_file_that_changes_all_the_time_stays_as_it_was_in_the_index() {
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
+        let _stop = StopWhenDropped(&stop);
         site.write("b", b"b");
         let entries = server.index_of(&["a", "b", "busy"]);
         // As it was, or as it was at some moment: a multiple of what is written.
@@ -1009,7 +1019,6 @@ fn a_file_that_changes_all_the_time_stays_as_it_was_in_the_index() {
             length => root(&vec![7; *length as usize]),
         };
         assert_eq!(*found, was);
-        stop.store(true, Ordering::Relaxed);
     });
     let now = fs::read(site.path("busy")).expect("a file");
     server.wait_for_entry("busy", &root(&now));
@@ -1032,6 +1041,7 @@ fn an_index_and_its_manifest_belong_together() {
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
+        let _stop = StopWhenDropped(&stop);
         let mut seen = std::collections::BTreeSet::new();
         let began = Instant::now();
         while began.elapsed() < Duration::from_millis(3500) {
@@ -1045,7 +1055,6 @@ fn an_index_and_its_manifest_belong_together() {
             };
             assert!((0..3).any(belongs), "three times another one");
         }
-        stop.store(true, Ordering::Relaxed);
         seen.len()
     });
     assert!(seen >= 2, "{seen}");

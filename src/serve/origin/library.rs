@@ -132,15 +132,21 @@ impl Library {
 
     /// Keeps the index up to date until it is dropped.
     pub async fn keep(self: Arc<Self>) {
+        let mut has_failed = false;
         loop {
             self.manifests.change().await;
             self.settle().await;
             let began = Instant::now();
-            if let Err(cause) = self.make_complete().await {
-                (self.manifests.warn)(format!("no index of the folder could be made: {cause}"));
+            let made = self.make_complete().await;
+            if let Err(cause) = &made {
+                if !has_failed {
+                    let message = format!("no index of the folder could be made: {cause}");
+                    (self.manifests.warn)(message);
+                }
                 sleep(FAILED_TIME).await;
                 self.manifests.note_folder_changed();
             }
+            has_failed = made.is_err();
             sleep(PAUSE.max(began.elapsed() * PAUSE_TIMES)).await;
         }
     }
