@@ -127,6 +127,11 @@ impl DiskError {
         matches!(self, DiskError::Io { source, .. } if is_out_of_descriptors(source))
     }
 
+    /// This user may not do it.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, DiskError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     /// The file, or a folder on its path, does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(self, DiskError::Io { source, .. } if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))

@@ -94,7 +94,7 @@ impl Location {
         Location(url)
     }
 
-    /// A file below this folder, by its path, which is encoded.
+    /// A file below this folder, by its path, which is encoded. The query stays.
     #[must_use]
     pub fn below(&self, path: &str) -> Location {
         let mut url = self.0.clone();
@@ -272,6 +272,11 @@ mod tests {
                 "media",
             ),
             ("http://h/a%20b?t=1", "http://h/a%20b/?t=1", "a b"),
+            (
+                "http://h/x/%C3%A9%2520/",
+                "http://h/x/%C3%A9%2520/",
+                "\u{e9}%20",
+            ),
             ("http://h/library.sapwood", "http://h/", ""),
             ("http://h", "http://h/", ""),
         ] {

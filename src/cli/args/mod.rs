@@ -84,7 +84,7 @@ pub enum Command {
     Sync(Box<SyncArgs>),
     /// Write a range of a URL to standard output, every byte proven first
     Cat(Box<CatArgs>),
-    /// Let players and browsers read URLs as local files, every byte proven first
+    /// Let players and browsers read URLs and libraries as local files, every byte proven first
     Gateway(Box<GatewayArgs>),
     /// Make a key pair for signing manifests
     Keygen(KeygenArgs),
@@ -94,10 +94,11 @@ pub enum Command {
     Store(StoreArgs),
     /// Show or forget which hosts limit requests
     Hosts(HostsArgs),
-    /// Publish a folder over HTTP, with a manifest of each file
+    /// Publish a folder over HTTP, with a manifest of each file and an index of all
     ///
     /// A file changes its manifest when it changes. Manifests are made in the background and kept in the folder of --store, never in
-    /// DIR. Names that begin with a dot, unfinished downloads and links that lead out of DIR are not served.
+    /// DIR. Names that begin with a dot, unfinished downloads and links that lead out of DIR are not served. DIR as a whole is a library:
+    /// the one that was published there, or one that is made too, for sapwood sync and sapwood gateway.
     Serve(ServeArgs),
     /// Print a script that lets a shell complete the commands
     Completions(CompletionsArgs),

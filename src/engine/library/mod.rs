@@ -2,4 +2,7 @@
 
 pub mod create;
 pub mod earlier;
+pub mod listing;
+pub mod remote;
+pub mod spooled;
 pub mod verify;

@@ -374,11 +374,16 @@ impl Front {
     async fn get(source: &Source) -> Result<Front, NetError> {
         let front = SourceRequest {
             range: Some(ByteRange::new(0, FRONT_BYTES as u64)),
+            made_on_demand: true,
             ..SourceRequest::default()
         };
         let mut response = match source.open(front).await {
             Err(error) if needs_plain_get(error.failure) => {
-                source.open(SourceRequest::default()).await?
+                let whole = SourceRequest {
+                    made_on_demand: true,
+                    ..SourceRequest::default()
+                };
+                source.open(whole).await?
             }
             other => other?,
         };

@@ -53,6 +53,8 @@ pub struct SourceRequest<'a> {
     pub version: Option<&'a Validators>,
     /// There is no manifest: only length and version show that parts belong together, so a 206 must declare the complete length.
     pub unproven: bool,
+    /// See [`Request::made_on_demand`].
+    pub made_on_demand: bool,
 }
 
 /// Which bytes a response contains.
@@ -138,6 +140,7 @@ impl Source {
             more: request.more,
             version: request.version,
             length: request.length.filter(|_| request.unproven),
+            made_on_demand: request.made_on_demand,
             ..Request::whole(location)
         };
         if request.more.is_empty() {
