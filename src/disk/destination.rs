@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
@@ -296,7 +296,7 @@ impl Locked {
             journal_name,
             ..
         } = &self.destination;
-        let quarantined = set_aside(folder, part_name, name)?;
+        let quarantined = folder.set_aside(part_name, folder, name)?;
         folder.remove(journal_name)?;
         self.released = true;
         Ok(quarantined)
@@ -349,6 +349,7 @@ impl Locked {
     pub fn discard_leftovers(self, identity: &Identity, url: &str) -> Result<(), DiskError> {
         let Destination {
             folder,
+            name,
             part_name,
             journal_name,
             ..
@@ -356,7 +357,9 @@ impl Locked {
         // The run that published it may have been killed before it synced the name, and a copy made by the user may not be synced
         // either.
         let path = self.destination.path();
-        files::sync_all(&files::open_for_reading(&path)?, &path)?;
+        let published = folder.open_file_below(Path::new(name))?;
+        let (published, _) = published.ok_or_else(|| DiskError::Gone { path: path.clone() })?;
+        files::sync_all(&published, &path)?;
         folder.sync()?;
         let part = folder.entry(part_name)?;
         if part.is_some_and(|part| folder.suspicious(&part).is_some()) {
@@ -476,25 +479,6 @@ pub fn quarantine(path: &Path) -> Result<PathBuf, DiskError> {
         path: path.to_owned(),
         what: "no file name",
     })?;
-    set_aside(&Folder::open(&folder)?, &name, &name)
-}
-
-/// Renames a file to the first free one of `NAME.quarantined`, `NAME.2.quarantined` ...; nothing is replaced.
-fn set_aside(folder: &Folder, file: &OsStr, name: &OsStr) -> Result<PathBuf, DiskError> {
-    let mut number = 1;
-    loop {
-        let suffix = match number {
-            1 => ".quarantined".to_owned(),
-            _ => format!(".{number}.quarantined"),
-        };
-        let quarantined = files::with_suffix(name, &suffix);
-        match folder.rename(file, &quarantined, false) {
-            Err(DiskError::Exists { .. }) => number += 1,
-            outcome => {
-                outcome?;
-                folder.sync()?;
-                return Ok(folder.path_of(&quarantined));
-            }
-        }
-    }
+    let folder = Folder::open(&folder)?;
+    folder.set_aside(&name, &folder, &name)
 }
