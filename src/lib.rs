@@ -139,6 +139,7 @@
 //! | many objects in one run | [`engine::queue`] |
 //! | what a sync does to which file | [`policy::sync`], [`policy::filters`]; the index and its trust: `engine/sync/index.rs`; what is here: `engine/sync/here.rs`, `state.rs` beside it; the steps: `engine/sync/run.rs` |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
+//! | a folder that is kept in step with a library: staging, names, trash | [`disk::replica`] |
 //! | the responses of a server | `serve/representation.rs` |
 //! | what `serve` has under which path | `serve/origin/path.rs` for the paths, `manifests.rs` beside it for manifests that are made, `queue.rs` for their order, `scan.rs` for changes, `library.rs` for the index of the folder, `endpoint.rs` for manifests and JSON, `index_page.rs` for folders |
 //! | the connections of a server | `serve/connections/mod.rs` for the limits, `slots.rs` beside it for who makes room, `one.rs` for HTTP/1.1 and HTTP/2; `serve/tls.rs` |

@@ -28,7 +28,6 @@ use super::{
     locks,
     machine::{default_mode, unix_time},
     part::Part,
-    quarantine::set_aside,
 };
 
 /// How long to wait for a lock: after a kill the kernel releases the lock only when the process has ended. A lock that is held
@@ -299,7 +298,7 @@ impl Locked {
             part_name,
             ..
         } = &self.destination;
-        let quarantined = set_aside(folder, part_name, name)?;
+        let quarantined = folder.set_aside(part_name, folder, name)?;
         self.release()?;
         Ok(quarantined)
     }
@@ -359,6 +358,7 @@ impl Locked {
     pub fn discard_leftovers(self, identity: &Identity, url: &str) -> Result<(), DiskError> {
         let Destination {
             folder,
+            name,
             part_name,
             journal_name,
             ..
@@ -366,7 +366,9 @@ impl Locked {
         // The run that published it may have been killed before it synced the name, and a copy made by the user may not be synced
         // either.
         let path = self.destination.path();
-        files::sync_all(&files::open_for_reading(&path)?, &path)?;
+        let published = folder.open_file_below(Path::new(name))?;
+        let (published, _) = published.ok_or_else(|| DiskError::Gone { path: path.clone() })?;
+        files::sync_all(&published, &path)?;
         folder.sync()?;
         let part = folder.entry(part_name)?;
         if part.is_some_and(|part| folder.suspicious(&part).is_some()) {

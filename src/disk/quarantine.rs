@@ -1,9 +1,6 @@
 //! Files that do not verify are kept under another name.
 
-use std::{
-    ffi::OsStr,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{
     error::DiskError,
@@ -16,25 +13,6 @@ pub fn quarantine(path: &Path) -> Result<PathBuf, DiskError> {
         path: path.to_owned(),
         what: "no file name",
     })?;
-    set_aside(&Folder::open(&folder)?, &name, &name)
-}
-
-/// Renames a file to the first free one of `NAME.quarantined`, `NAME.2.quarantined` ...; nothing is replaced.
-pub(super) fn set_aside(folder: &Folder, file: &OsStr, name: &OsStr) -> Result<PathBuf, DiskError> {
-    let mut number = 1;
-    loop {
-        let suffix = match number {
-            1 => ".quarantined".to_owned(),
-            _ => format!(".{number}.quarantined"),
-        };
-        let quarantined = files::with_suffix(name, &suffix);
-        match folder.rename(file, &quarantined, false) {
-            Err(DiskError::Exists { .. }) => number += 1,
-            outcome => {
-                outcome?;
-                folder.sync()?;
-                return Ok(folder.path_of(&quarantined));
-            }
-        }
-    }
+    let folder = Folder::open(&folder)?;
+    folder.set_aside(&name, &folder, &name)
 }

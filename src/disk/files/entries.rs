@@ -1,6 +1,6 @@
 //! The entries of open folders: renaming, linking, exchanging and removing them within one file system.
 
-use std::{ffi::OsStr, fs::File};
+use std::{ffi::OsStr, fs::File, path::PathBuf};
 
 use rustix::{
     fs::{self, AtFlags, Mode, RenameFlags},
@@ -12,6 +12,7 @@ use super::{
         entry::Entry,
         error::{DiskError, FileOperation},
         lacking::is_unsupported,
+        names::with_suffix,
     },
     Folder,
 };
@@ -73,6 +74,32 @@ impl Folder {
                 None => self.rename_to(from, folder, to, true),
             },
             Err(cause) => Err(folder.error_of_name(FileOperation::Rename, to, cause)),
+        }
+    }
+
+    /// Renames a file of this folder to the first free one of `NAME.quarantined`, `NAME.2.quarantined` ... in another one, and returns
+    /// that path; nothing is replaced.
+    pub fn set_aside(
+        &self,
+        file: &OsStr,
+        folder: &Folder,
+        name: &OsStr,
+    ) -> Result<PathBuf, DiskError> {
+        let mut number = 1;
+        loop {
+            let suffix = match number {
+                1 => ".quarantined".to_owned(),
+                _ => format!(".{number}.quarantined"),
+            };
+            let quarantined = with_suffix(name, &suffix);
+            match self.rename_to(file, folder, &quarantined, false) {
+                Err(DiskError::Exists { .. }) => number += 1,
+                outcome => {
+                    outcome?;
+                    folder.sync()?;
+                    return Ok(folder.path_of(&quarantined));
+                }
+            }
         }
     }
 

@@ -249,19 +249,31 @@ impl Replica {
             staged.is_kept = true;
             return Ok(true);
         }
+        staged.is_kept = false;
         // What has the staged name now is another file if somebody was faster.
-        let displaced = staging.entry(&staged.name)?;
-        match displaced {
-            Some(displaced) if !self.is_planned(&displaced, planned) => {
-                staged.is_kept = true;
-                staging.exchange(&staged.name, folder, name)?;
-                staged.is_kept = false;
-                Err(unplanned(&displaced, folder.path_of(name)))
+        match staging.entry(&staged.name)? {
+            Some(other) if !self.is_planned(&other, planned) => {
+                give_back(staged, folder, name)?;
+                Err(unplanned(&other, folder.path_of(name)))
             }
-            _ => {
-                staged.is_kept = false;
-                Ok(true)
-            }
+            _ => Ok(true),
+        }
+    }
+}
+
+/// Gives its name back to a file that a staged one has taken it from. Who may lose it meanwhile is kept beside it.
+fn give_back(staged: &mut Staged, folder: &Folder, name: &OsStr) -> Result<(), DiskError> {
+    let staging = staged.staging.clone();
+    staged.is_kept = true;
+    staging.exchange(&staged.name, folder, name)?;
+    let own = staged.version.stamp();
+    match staging.entry(&staged.name)? {
+        Some(entry) if entry.stamp() != own => {
+            staging.set_aside(&staged.name, folder, name).map(drop)
+        }
+        _ => {
+            staged.is_kept = false;
+            Ok(())
         }
     }
 }

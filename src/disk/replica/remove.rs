@@ -97,7 +97,8 @@ impl Replica {
         }
     }
 
-    /// Moves the file of the plan out of its folder. Another one that took its place meanwhile gets its name back.
+    /// Moves the file of the plan out of its folder. Another one that took its place meanwhile gets its name back, or is kept beside it
+    /// if that name is taken again.
     fn take(
         &self,
         folder: &Folder,
@@ -109,7 +110,10 @@ impl Replica {
         folder.rename_to(name, to, as_name, false)?;
         match to.entry(as_name)? {
             Some(taken) if !self.is_planned(&taken, stamp) => {
-                to.rename_to(as_name, folder, name, false)?;
+                match to.rename_to(as_name, folder, name, false) {
+                    Err(DiskError::Exists { .. }) => drop(to.set_aside(as_name, folder, name)?),
+                    renamed => renamed?,
+                }
                 Err(unplanned(&taken, folder.path_of(name)))
             }
             _ => Ok(()),
