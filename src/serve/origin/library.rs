@@ -175,13 +175,13 @@ impl Library {
         Ok(())
     }
 
-    async fn make(self: &Arc<Self>, if_complete: bool) -> Result<bool, Error> {
+    async fn make(self: &Arc<Self>, whole_only: bool) -> Result<bool, Error> {
         let library = self.clone();
-        blocking::run(move || library.make_now(if_complete)).await
+        blocking::run(move || library.make_now(whole_only)).await
     }
 
-    /// `false`: files are left out, because they are not described yet. With `if_complete` the index is not made then.
-    fn make_now(&self, if_complete: bool) -> Result<bool, Error> {
+    /// `false`: files are left out, because they are not described yet. With `whole_only` the index is not made then.
+    fn make_now(&self, whole_only: bool) -> Result<bool, Error> {
         if is_published_in(&self.folder)? {
             *self.current.write() = None;
             return Ok(true);
@@ -202,7 +202,7 @@ impl Library {
         });
         let entries: Vec<EntryAndPieces> = entries.collect();
         let is_complete = entries.len() == files.len();
-        if if_complete && !is_complete {
+        if whole_only && !is_complete {
             return Ok(false);
         }
         let large = entries.iter().filter(|(entry, _)| !entry.is_small());
