@@ -96,17 +96,20 @@
 //!
 //! | modules | what they do |
 //! |---|---|
+//! | [`sync`](engine::sync) | keeping a folder in step with a library |
 //! | [`fetch`](engine::fetch), [`cat`](engine::cat), [`create`](engine::create), [`inspect`](engine::inspect), [`library`](engine::library), [`parts`](engine::parts) | use cases |
 //! | [`read`](engine::read) | reading an object with seek: several readers over one transfer and the cache |
 //! | `cache` | the cached blocks of an object that is read |
 //! | `transfer/`, `local/` | running the scheduler on connections, into a sink; finding blocks in local files |
+//! | [`small`](engine::small) | small objects: one request each, in memory |
 //! | `remote/` | opening an object and its manifest; reading ranges |
 //! | [`store`](engine::store) | the commands of the store: add files, verify, clean up |
 //! | [`verify`](engine::verify) | a local file against a manifest or a root |
 //! | [`trust`](engine::trust), [`sign`](engine::sign), [`host_memory`](engine::host_memory) | whether a manifest is trusted; keys and signatures; the reputations of hosts |
 //! | [`context`](engine::context) | client, store and limits, which every use case shares |
 //! | [`blocking`](engine::blocking), [`manifest_file`](engine::manifest_file), [`hashing`](engine::hashing), [`queue`](engine::queue) | tools |
-//! | [`error`](engine::error), [`events`](engine::events), [`connections`](engine::connections) | the types that all of them use |
+//! | [`events`](engine::events), [`connections`](engine::connections) | what is told while work is done; how many connections there are |
+//! | [`error`](engine::error) | why a use case failed |
 //!
 //! # Where to change what
 //!
@@ -134,12 +137,13 @@
 //! | the steps of a fetch | [`engine::fetch`]; with a manifest `engine/fetch/with_manifest.rs`, without one `engine/fetch/without_manifest.rs` |
 //! | which blocks are found locally and not fetched | [`policy::descent`]; which files are searched: `engine/local/candidates.rs` |
 //! | many objects in one run | [`engine::queue`] |
+//! | what a sync does to which file | [`policy::sync`], [`policy::filters`]; the index and its trust: `engine/sync/index.rs`; what is here: `engine/sync/here.rs`, `state.rs` beside it; the steps: `engine/sync/run.rs` |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
 //! | the responses of a server | `serve/representation.rs` |
-//! | what `serve` has under which path | `serve/origin/path.rs` for the paths, `manifests.rs` beside it for manifests that are made, `scan.rs` for changes, `endpoint.rs` for manifests and JSON, `index_page.rs` for folders |
+//! | what `serve` has under which path | `serve/origin/path.rs` for the paths, `manifests.rs` beside it for manifests that are made, `queue.rs` for their order, `scan.rs` for changes, `library.rs` for the index of the folder, `endpoint.rs` for manifests and JSON, `index_page.rs` for folders |
 //! | the connections of a server | `serve/connections/mod.rs` for the limits, `slots.rs` beside it for who makes room, `one.rs` for HTTP/1.1 and HTTP/2; `serve/tls.rs` |
 //! | the access log and the metrics of a server | `serve/connections/exchange.rs` for what is counted, `cli/access_log.rs` for the lines, `serve/metrics.rs` for the page |
-//! | the gateway | `manifest-spec/http.md` first, then [`serve::gateway`]; who is answered: `serve/gateway/host.rs`, `serve/gateway/token.rs`; its page: `serve/gateway/page.html` |
+//! | the gateway | `manifest-spec/http.md` first, then [`serve::gateway`]; who is answered: `serve/gateway/host.rs`, `serve/gateway/token.rs`; which files of libraries are open: `serve/gateway/objects.rs`; its page: `serve/gateway/page.html` |
 //! | an option of the program | `cli/args/` for its syntax, the command's file in `cli/` for its meaning, `cli/network.rs` for the network |
 //! | what is printed | `cli/output/text.rs`, `cli/output/json.rs`; advice that names flags: `cli/hints.rs` |
 //! | an exit code | `cli/exit.rs` |

@@ -41,6 +41,7 @@ pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> 
 
 fn options(args: &CatArgs) -> Result<CatOptions, network::Refusal> {
     Ok(CatOptions {
+        name: None,
         url: network::location(&args.url)?,
         wanted: args.range,
         manifest: args

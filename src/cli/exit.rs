@@ -70,6 +70,7 @@ impl Exit {
                 Exit::Failed
             }
             Error::Changed { .. } | Error::OtherLength { .. } => Exit::Changed,
+            Error::NoPlace { .. } | Error::TooManyDeletions { .. } => Exit::Unsafe,
             Error::Output(_) => Exit::Disk,
             Error::Patience { .. } | Error::MustWait { .. } => Exit::Again,
             Error::TooManyBlocks { .. } | Error::PartRange { .. } | Error::PartsApart { .. } => {
@@ -90,6 +91,7 @@ impl Exit {
         match cause {
             DiskError::Busy { .. }
             | DiskError::ChangedAfterProof { .. }
+            | DiskError::ChangedSince { .. }
             | DiskError::Gone { .. }
             | DiskError::Stopped { .. } => Exit::Again,
             DiskError::Conflict { .. } | DiskError::IsFolder { .. } => Exit::Usage,

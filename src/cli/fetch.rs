@@ -29,8 +29,8 @@ use super::{
     targets::{self, Job},
 };
 
-/// More files at a time would only take connections from each other.
-const FILES_AT_ONCE: usize = 4;
+/// Of these files, as many as there are connections are fetched; the others wait for the disk, which syncs many as fast as one.
+const FILES_AT_ONCE: usize = 128;
 
 pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     let store = network::store(args.no_store, store, output).await;

@@ -15,13 +15,16 @@ use tokio::{
 };
 
 use crate::{
+    disk::machine,
     engine::{
         context::{Context, StoreHandle},
         error::Error,
         events::{Event, Events},
+        library::remote::RemoteOptions,
         queue::{JobEvent, Queue},
         read::ReadOptions,
     },
+    net::location::Location,
     serve::gateway::{self, Gateway, Opened},
 };
 
@@ -36,10 +39,11 @@ use super::{
     targets::{self, Served},
 };
 
-/// Objects that are opened at a time: each needs one request and a little of its manifest.
+/// Objects and libraries that are opened at a time: each needs one request and a little of its manifest.
 const OPENED_AT_ONCE: usize = 8;
 
 pub async fn run(args: GatewayArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
+    machine::raise_descriptors_max();
     let store = network::store(args.no_store, store, output).await;
     let exit = match prepare(&args, store).await {
         Ok(prepared) => {
@@ -60,10 +64,15 @@ struct Prepared {
     jobs: Vec<Job>,
 }
 
-/// One object, before it is opened.
+/// One object or library, before it is opened.
 struct Job {
     served: Served,
-    options: ReadOptions,
+    what: What,
+}
+
+enum What {
+    Object(Box<ReadOptions>),
+    Library(Box<RemoteOptions>),
 }
 
 async fn prepare(args: &GatewayArgs, store: StoreHandle) -> Result<Prepared, Refusal> {
@@ -75,15 +84,29 @@ async fn prepare(args: &GatewayArgs, store: StoreHandle) -> Result<Prepared, Ref
     let key = key.transpose().map_err(Refusal::usage)?;
     let mirrors = args.mirror.iter().map(|text| network::location(text));
     let mirrors = mirrors.collect::<Result<Vec<_>, _>>()?;
+    let object = |url: Location| ReadOptions {
+        url,
+        manifest: manifest.clone(),
+        root: args.root,
+        key: key.clone(),
+        require: args.require,
+        max_size: args.network.max_size,
+        mirrors: mirrors.clone(),
+        name: None,
+        length: None,
+    };
+    let library = |url: Location| RemoteOptions {
+        url,
+        root: args.root,
+        key: key.clone(),
+        require: args.require,
+        max_size: args.network.max_size,
+        mirrors: mirrors.clone(),
+    };
     let job = |served: Served| Job {
-        options: ReadOptions {
-            url: served.url.clone(),
-            manifest: manifest.clone(),
-            root: args.root,
-            key: key.clone(),
-            require: args.require,
-            max_size: args.network.max_size,
-            mirrors: mirrors.clone(),
+        what: match served.is_library {
+            true => What::Library(Box::new(library(served.url.clone()))),
+            false => What::Object(Box::new(object(served.url.clone()))),
         },
         served,
     };
@@ -148,6 +171,7 @@ async fn serve(prepared: Prepared, args: &GatewayArgs, output: &mut Output) -> E
         "the page with a map of what is proven is at {page}"
     ));
     output.flush();
+    output.never_waits();
     if args.open
         && let Err(cause) = player::open_in_browser(&page)
     {
@@ -161,9 +185,10 @@ async fn serve(prepared: Prepared, args: &GatewayArgs, output: &mut Output) -> E
             Err(message) => return output.refuse(Exit::Failed, &message),
         },
     };
-    let mut each = |index: usize, event: Event| {
-        let name = (jobs.len() > 1).then(|| jobs[index].served.name.clone());
-        output.about(name);
+    let several = jobs.len() > 1 || jobs.iter().any(|job| job.served.is_library);
+    output.is_about_several(several);
+    let mut each = |path: &str, event: Event| {
+        output.about(several.then(|| path.to_owned()));
         output.event(event);
         output.about(None);
     };
@@ -181,7 +206,7 @@ async fn serve(prepared: Prepared, args: &GatewayArgs, output: &mut Output) -> E
 async fn run_until(
     gateway: Gateway,
     listener: TcpListener,
-    each: &mut impl FnMut(usize, Event),
+    each: &mut impl FnMut(&str, Event),
     mut player: Option<Player>,
     stopped: Pin<&mut impl Future<Output = ()>>,
 ) -> (std::io::Result<()>, Result<(), String>) {
@@ -209,7 +234,7 @@ async fn open_all(
     let queue = Queue {
         rounds: 1,
         patience: std::time::Duration::from_millis(context.limits.patience_ms),
-        at_once: OPENED_AT_ONCE,
+        at_once: OPENED_AT_ONCE.min(context.connections.most() as usize),
         connections: context.connections.clone(),
     };
     let output = Mutex::new(output);
@@ -221,13 +246,15 @@ async fn open_all(
             output: &output,
             name: (jobs.len() > 1).then(|| job.served.name.clone()),
         };
-        Opened::open(
-            context,
-            job.served.name.clone(),
-            job.options.clone(),
-            &mut events,
-        )
-        .await
+        let name = job.served.name.clone();
+        match &job.what {
+            What::Object(options) => {
+                Opened::open(context, name, (**options).clone(), &mut events).await
+            }
+            What::Library(options) => {
+                Opened::open_library(context, name, options, &mut events).await
+            }
+        }
     };
     let each = |index: usize, event| match event {
         JobEvent::Ended(Ok(object)) => opened[index] = Some(object),

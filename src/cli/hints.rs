@@ -26,6 +26,11 @@ pub const VERIFY_A_FILE: &str =
 pub const MANIFEST_ONE_FILE: &str =
     "-o and --name are for one file; without them each manifest is written beside its file";
 pub const VERIFY_FOLDER: &str = "is a folder; --manifest and --hints are for files";
+pub const NO_REMOTE_LIBRARY: &str = "name the folder of a library; sapwood manifest FOLDER makes one, to be published with the folder";
+pub const LIBRARY_NOT_WHOLE: &str =
+    "its publisher must run sapwood manifest FOLDER again, and publish all of it";
+pub const SYNC_STOPPED: &str =
+    "stopped; what was synced stays. Run the same command again to go on";
 pub const NO_LIBRARY: &str =
     "is a folder without a library.sapwood.sapwood; sapwood manifest FOLDER makes its library";
 pub const LIBRARY_PLACE: &str =
@@ -115,6 +120,10 @@ fn hint(error: &Error) -> Option<&'static str> {
             "run the same command again after that, or forget the host's limit with sapwood hosts forget HOST",
         ),
         Error::TooLarge { .. } => Some(LARGER),
+        Error::TooManyDeletions { .. } => {
+            Some("check the URL; --delete-max 100% allows all of them, --dry-run shows them")
+        }
+        Error::NoPlace { .. } => Some("move it away"),
         Error::TooManyBlocks { .. } => {
             Some("choose a larger --block-size, up to 16MiB: a file may have 2^24 blocks, 256 TiB")
         }
@@ -187,7 +196,9 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
         DiskError::NotRegular { .. } => Some("name a regular file"),
         DiskError::Exists { .. } => Some("nothing was written; choose another name"),
         DiskError::Conflict { .. } => None,
-        DiskError::Stopped { .. } | DiskError::Gone { .. } => Some("run the same command again"),
+        DiskError::Stopped { .. } | DiskError::Gone { .. } | DiskError::ChangedSince { .. } => {
+            Some("run the same command again")
+        }
         DiskError::ChangedAfterProof { .. } => {
             Some("run the same command again: it is judged again, and what is wrong is fetched")
         }

@@ -19,6 +19,7 @@ mod serve;
 mod shell;
 mod signals;
 mod store;
+mod sync;
 mod targets;
 mod units;
 mod verify;
@@ -56,6 +57,7 @@ pub fn run() -> ExitCode {
             | Command::Fetch(_)
             | Command::Gateway(_)
             | Command::Serve(_)
+            | Command::Sync(_)
     );
     if is_async && let Err(cause) = signals::check_threads() {
         let exit = output.refuse(Exit::Failed, &hints::no_threads(&cause));
@@ -74,6 +76,7 @@ pub fn run() -> ExitCode {
         Command::Keygen(args) => keys::keygen(&args, &mut output),
         Command::Sign(args) => keys::sign(&args, &mut output),
         Command::Fetch(args) => signals::block_on(fetch::run(*args, cli.output.store, &mut output)),
+        Command::Sync(args) => signals::block_on(sync::run(*args, cli.output.store, &mut output)),
         Command::Hosts(args) => hosts::run(&args, cli.output.store, &mut output),
         Command::Store(args) => store::run(&args, cli.output.store, &mut output),
         Command::Completions(args) => shell::completions(&args, &mut output),

@@ -79,6 +79,7 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
         output.event(Event::Warning { message });
     }
     output.flush();
+    output.never_waits();
     let options = Options {
         limits: Limits::default(),
         tls,

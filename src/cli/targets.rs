@@ -12,6 +12,7 @@ use crate::{
         error::DiskError,
         files::{MadeFolder, is_same_file},
     },
+    format::library,
     net::location::{self, Location},
 };
 
@@ -154,13 +155,20 @@ fn for_one_url(given: &[(&str, bool)]) -> Result<(), Refusal> {
     }
 }
 
-/// An object of a gateway, and the last segment of its URL there.
+/// An object or a library of a gateway, and its name there: the last segment of its URL.
 pub struct Served {
     pub url: Location,
     pub name: String,
+    pub is_library: bool,
 }
 
-/// The objects of a gateway. Their names differ.
+/// Whether a URL is that of a library: its folder, or its index.
+fn is_library(url: &Location) -> bool {
+    let last = url.last_segment();
+    matches!(last.as_deref(), Some("" | library::NAME))
+}
+
+/// The objects and libraries of a gateway. Their names differ.
 pub fn served(args: &GatewayArgs) -> Result<Vec<Served>, Refusal> {
     if args.urls.len() > 1 {
         for_one_url(&[
@@ -172,14 +180,29 @@ pub fn served(args: &GatewayArgs) -> Result<Vec<Served>, Refusal> {
     let mut names = BTreeSet::new();
     let served = args.urls.iter().map(|text| {
         let url = location(text)?;
-        let name = own_name(&url, "")?;
+        let is_library = is_library(&url);
+        if is_library && args.manifest.is_some() {
+            let message = format!("--manifest is for an object, and {url} is a library");
+            return Err(Refusal::usage(message));
+        }
+        let name = match is_library {
+            // The top of a host has no name.
+            true => (url.of_library().folder_name())
+                .filter(|name| location::unsafe_name(name).is_none())
+                .unwrap_or_else(|| url.host()),
+            false => own_name(&url, "")?,
+        };
         if !names.insert(name.clone()) {
             let message = format!(
-                "two URLs have the same name {name}, and a gateway serves each object under its name; start another gateway for one of them"
+                "two URLs have the same name {name}, and a gateway serves each under its name; start another gateway for one of them"
             );
             return Err(Refusal::usage(message));
         }
-        Ok(Served { url, name })
+        Ok(Served {
+            url,
+            name,
+            is_library,
+        })
     });
     served.collect()
 }

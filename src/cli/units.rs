@@ -1,6 +1,7 @@
 //! Sizes, durations and times as users type and read them.
 
 use std::{
+    net::Ipv4Addr,
     str::FromStr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -12,6 +13,7 @@ use crate::{
         geometry::BlockSize,
         statement,
     },
+    policy::sync::DeleteMax,
 };
 
 const UNITS: [(&str, u64); 13] = [
@@ -97,6 +99,13 @@ pub fn listen_address(text: &str) -> Result<String, String> {
         .rsplit_once(':')
         .filter(|(_, port)| port.parse::<u16>().is_ok())
         .ok_or("addresses are HOST:PORT or :PORT, such as 127.0.0.1:8080")?;
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_numeric = host.split('.').count() == 4 && host.split('.').all(is_number);
+    if is_numeric && host.parse::<Ipv4Addr>().is_err() {
+        return Err(format!(
+            "{host} is no IPv4 address: each of its four numbers is at most 255"
+        ));
+    }
     Ok(match host {
         "" => format!("127.0.0.1:{port}"),
         _ => text.to_owned(),
@@ -144,6 +153,17 @@ pub fn range(text: &str) -> Result<Wanted, String> {
         (first, "") => Ok(Wanted::From(number(first)?, None)),
         (first, last) => match (number(first)?, number(last)?) {
             (first, last) if first <= last => Ok(Wanted::From(first, Some(last))),
+            _ => Err(wrong()),
+        },
+    }
+}
+
+pub fn delete_max(text: &str) -> Result<DeleteMax, String> {
+    let wrong = || "it is a number of files, or a part of them from 0% to 100%".to_owned();
+    match text.strip_suffix('%') {
+        None => text.parse().map(DeleteMax::Files).map_err(|_| wrong()),
+        Some(percent) => match percent.parse() {
+            Ok(percent @ 0..=100) => Ok(DeleteMax::Percent(percent)),
             _ => Err(wrong()),
         },
     }
@@ -272,7 +292,16 @@ mod tests {
         ] {
             assert_eq!(listen_address(typed), Ok(meant.to_owned()), "{typed}");
         }
-        for bad in ["", "8099", "localhost", "h:", "h:x", "h:99999"] {
+        for bad in [
+            "",
+            "8099",
+            "localhost",
+            "h:",
+            "h:x",
+            "h:99999",
+            "999.1.1.1:1",
+            "1.2.3.256:80",
+        ] {
             assert!(listen_address(bad).is_err(), "{bad}");
         }
     }

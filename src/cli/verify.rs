@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
 use crate::{
-    disk::{destination::quarantine, files},
+    disk::{files, quarantine::quarantine},
     engine::{
         blocking,
         context::StoreHandle,

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
@@ -28,6 +28,7 @@ use super::{
     locks,
     machine::{default_mode, unix_time},
     part::Part,
+    quarantine::set_aside,
 };
 
 /// How long to wait for a lock: after a kill the kernel releases the lock only when the process has ended. A lock that is held
@@ -37,8 +38,8 @@ const LOCK_WAIT: Duration = Duration::from_millis(200);
 /// The target of a download.
 #[derive(Debug)]
 pub struct Destination {
-    folder: Folder,
-    name: OsString,
+    pub(super) folder: Folder,
+    pub(super) name: OsString,
     part_name: OsString,
     journal_name: OsString,
 }
@@ -46,35 +47,40 @@ pub struct Destination {
 impl Destination {
     /// `target` must name a regular file or nothing, in an existing folder.
     pub fn new(target: &Path) -> Result<Destination, DiskError> {
-        let unsafe_target = |what| DiskError::Unsafe {
+        let (folder, name) = files::split(target).ok_or_else(|| DiskError::Unsafe {
             path: target.to_owned(),
-            what,
-        };
-        let (folder, name) = files::split(target).ok_or(unsafe_target("no file name"))?;
+            what: "no file name",
+        })?;
+        let folder = Folder::open(&folder).map_err(|cause| match cause {
+            // Name the target: it cannot be created in this folder.
+            DiskError::Io { source, .. } => DiskError::io(FileOperation::Create, target, source),
+            other => other,
+        })?;
+        Destination::in_folder(folder, name)
+    }
+
+    /// The same in a folder that is open.
+    pub fn in_folder(folder: Folder, name: OsString) -> Result<Destination, DiskError> {
+        let path = folder.path_of(&name);
         if files::is_own(&name) {
             return Err(DiskError::Conflict {
-                path: target.to_owned(),
+                path,
                 what: "a name of unfinished downloads; choose another name",
             });
         }
         let destination = Destination {
-            folder: Folder::open(&folder).map_err(|cause| match cause {
-                // Name the target: it cannot be created in this folder.
-                DiskError::Io { source, .. } => {
-                    DiskError::io(FileOperation::Create, target, source)
-                }
-                other => other,
-            })?,
+            folder,
             part_name: files::with_suffix(&name, ".part"),
             journal_name: files::with_suffix(&name, ".part.journal"),
             name,
         };
-        match destination.existing()?.map(|entry| entry.kind) {
-            None | Some(EntryKind::Regular) => Ok(destination),
-            Some(EntryKind::Folder) => Err(unsafe_target("a folder")),
-            Some(EntryKind::Link) => Err(unsafe_target("a symbolic link")),
-            Some(EntryKind::Special) => Err(unsafe_target("not a regular file")),
-        }
+        let what = match destination.existing()?.map(|entry| entry.kind) {
+            None | Some(EntryKind::Regular) => return Ok(destination),
+            Some(EntryKind::Folder) => "a folder",
+            Some(EntryKind::Link) => "a symbolic link",
+            Some(EntryKind::Special) => "not a regular file",
+        };
+        Err(DiskError::Unsafe { path, what })
     }
 
     /// The final name.
@@ -90,6 +96,11 @@ impl Destination {
     /// The file under the final name, if there is one.
     pub fn existing(&self) -> Result<Option<Entry>, DiskError> {
         self.folder.entry(&self.name)
+    }
+
+    /// Whether there is neither a file under the final name nor anything under that of the part.
+    pub fn is_empty(&self) -> Result<bool, DiskError> {
+        Ok(self.existing()?.is_none() && self.folder.entry(&self.part_name)?.is_none())
     }
 
     /// Whether an earlier run left a part.
@@ -260,7 +271,6 @@ impl Locked {
             folder,
             name,
             part_name,
-            journal_name,
             ..
         } = &self.destination;
         let existing = folder.entry(name)?.filter(|entry| folder.is_ours(entry));
@@ -277,8 +287,7 @@ impl Locked {
         }
         part.rename(folder, part_name, name, !no_clobber)?;
         folder.sync()?;
-        folder.remove(journal_name)?;
-        self.released = true;
+        self.release()?;
         Ok(())
     }
 
@@ -288,27 +297,33 @@ impl Locked {
             folder,
             name,
             part_name,
-            journal_name,
             ..
         } = &self.destination;
         let quarantined = set_aside(folder, part_name, name)?;
-        folder.remove(journal_name)?;
-        self.released = true;
+        self.release()?;
         Ok(quarantined)
     }
 
     /// Removes part and journal: the object is at the target already, or the part is useless.
     pub fn discard(mut self) -> Result<(), DiskError> {
         let Destination {
-            folder,
-            part_name,
-            journal_name,
-            ..
+            folder, part_name, ..
         } = &self.destination;
         if let Some(part) = folder.open_own(part_name)? {
             drop(part);
             folder.remove(part_name)?;
         }
+        self.release()?;
+        Ok(())
+    }
+
+    /// Removes the journal: the object has its name, or nothing of it is left.
+    pub(super) fn release(&mut self) -> Result<(), DiskError> {
+        let Destination {
+            folder,
+            journal_name,
+            ..
+        } = &self.destination;
         folder.remove(journal_name)?;
         self.released = true;
         Ok(())
@@ -463,33 +478,4 @@ fn plausible_claims(claims: &Claims, length: u64) -> BlockSet {
         claimed.remove(block);
     }
     claimed
-}
-
-/// Renames a file that does not verify to `FILE.quarantined`, or the next free name of that kind, and returns that path.
-pub fn quarantine(path: &Path) -> Result<PathBuf, DiskError> {
-    let (folder, name) = files::split(path).ok_or(DiskError::Unsafe {
-        path: path.to_owned(),
-        what: "no file name",
-    })?;
-    set_aside(&Folder::open(&folder)?, &name, &name)
-}
-
-/// Renames a file to the first free one of `NAME.quarantined`, `NAME.2.quarantined` ...; nothing is replaced.
-fn set_aside(folder: &Folder, file: &OsStr, name: &OsStr) -> Result<PathBuf, DiskError> {
-    let mut number = 1;
-    loop {
-        let suffix = match number {
-            1 => ".quarantined".to_owned(),
-            _ => format!(".{number}.quarantined"),
-        };
-        let quarantined = files::with_suffix(name, &suffix);
-        match folder.rename(file, &quarantined, false) {
-            Err(DiskError::Exists { .. }) => number += 1,
-            outcome => {
-                outcome?;
-                folder.sync()?;
-                return Ok(folder.path_of(&quarantined));
-            }
-        }
-    }
 }

@@ -178,6 +178,24 @@ impl Entry {
         }
     }
 
+    /// When it was last modified, in nanoseconds since 1970. `None`: before 1678, or after 2262.
+    pub fn modified_ns(&self) -> Option<i64> {
+        let (seconds, nanoseconds) = self.changed;
+        seconds
+            .checked_mul(1_000_000_000)?
+            .checked_add(nanoseconds.cast_signed())
+    }
+
+    /// Whether its owner may execute it.
+    pub fn is_executable(&self) -> bool {
+        self.mode & 0o100 != 0
+    }
+
+    /// Whether the file has other names, here or elsewhere (hard links).
+    pub fn has_other_names(&self) -> bool {
+        self.links != 1
+    }
+
     /// The permission bits for a file that takes the place of this one: never setuid, setgid or sticky.
     pub fn mode_to_keep(&self) -> u32 {
         self.mode & 0o777
@@ -189,7 +207,9 @@ impl Entry {
             EntryKind::Folder => Some("a folder"),
             EntryKind::Link => Some("a symbolic link"),
             EntryKind::Special => Some("not a regular file"),
-            EntryKind::Regular if self.links != 1 => Some("a file with several names (hard links)"),
+            EntryKind::Regular if self.has_other_names() => {
+                Some("a file with several names (hard links)")
+            }
             EntryKind::Regular => None,
         }
     }

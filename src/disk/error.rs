@@ -67,6 +67,8 @@ pub enum DiskError {
     Stopped { path: PathBuf },
     #[error("{} changed while it was read", .path.display())]
     ChangedWhileRead { path: PathBuf },
+    #[error("{} changed since this run looked at it; it stays as it is", .path.display())]
+    ChangedSince { path: PathBuf },
     #[error("the temporary file with the leaves of the manifest can no longer be used")]
     LeavesLost,
     #[error("{} needs {needed} more bytes, and {available} are free on its disk", .path.display())]
@@ -84,6 +86,23 @@ impl DiskError {
             operation,
             path: path.to_owned(),
             source: source.into(),
+        }
+    }
+
+    /// The same failure at another file that it concerns.
+    #[must_use]
+    pub fn of_another(&self, path: &Path) -> DiskError {
+        match self {
+            DiskError::Io {
+                operation, source, ..
+            } => {
+                let code = source.raw_os_error();
+                let source = code.map_or(source.kind().into(), io::Error::from_raw_os_error);
+                DiskError::io(*operation, path, source)
+            }
+            _ => DiskError::Gone {
+                path: path.to_owned(),
+            },
         }
     }
 
@@ -106,6 +125,11 @@ impl DiskError {
     /// See [`is_out_of_descriptors`].
     pub fn is_out_of_descriptors(&self) -> bool {
         matches!(self, DiskError::Io { source, .. } if is_out_of_descriptors(source))
+    }
+
+    /// This user may not do it.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, DiskError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
     }
 
     /// The file, or a folder on its path, does not exist.

@@ -1,10 +1,10 @@
 //! The entries of folders.
 
 use std::{
-    ffi::{CStr, OsStr, OsString},
+    ffi::{OsStr, OsString},
     fs::File,
     io,
-    os::unix::ffi::OsStrExt,
+    os::{fd::AsFd, unix::ffi::OsStrExt},
 };
 
 use rustix::fs::{self, AtFlags};
@@ -30,19 +30,18 @@ pub fn entries(
     wanted: impl Fn(&OsStr) -> bool,
 ) -> io::Result<(Vec<Listed>, bool)> {
     let mut entries = Vec::new();
-    for entry in fs::Dir::read_from(folder)? {
-        let entry = entry?;
-        let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        if is_itself_or_above(entry.file_name()) || !wanted(name) {
+    for name in names(folder)? {
+        let name = name?;
+        if !wanted(&name) {
             continue;
         }
         if entries.len() == most {
             return Ok((entries, true));
         }
         // One that is gone by now is none.
-        if let Ok(stat) = fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        if let Ok(stat) = fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
             entries.push(Listed {
-                name: name.to_owned(),
+                name,
                 version: Entry::new(&stat).version(),
             });
         }
@@ -50,20 +49,28 @@ pub fn entries(
     Ok((entries, false))
 }
 
-fn is_itself_or_above(name: &CStr) -> bool {
-    matches!(name.to_bytes(), b"." | b"..")
+/// The names in an open folder, in any order, as the file system has them.
+fn names(folder: impl AsFd) -> io::Result<impl Iterator<Item = io::Result<OsString>>> {
+    let names = fs::Dir::read_from(folder)?.filter_map(|entry| match entry {
+        Err(cause) => Some(Err(cause.into())),
+        Ok(entry) => match entry.file_name().to_bytes() {
+            b"." | b".." => None,
+            name => Some(Ok(OsStr::from_bytes(name).to_owned())),
+        },
+    });
+    Ok(names)
 }
 
 impl Folder {
+    /// All names in this folder, in any order, as the file system has them.
+    pub fn all_names(&self) -> Result<Vec<OsString>, DiskError> {
+        let read = || names(&self.fd)?.collect::<io::Result<_>>();
+        read().map_err(|cause| DiskError::io(FileOperation::Read, &self.path, cause))
+    }
+
     /// The names in this folder, in any order, without those that are not UTF-8, because none of ours are.
     pub fn names(&self) -> Result<Vec<String>, DiskError> {
-        let failed = |cause| DiskError::io(FileOperation::Read, &self.path, cause);
-        let mut names = Vec::new();
-        for entry in fs::Dir::read_from(&self.fd).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_str().unwrap_or_default();
-            names.extend((!matches!(name, "" | "." | "..")).then(|| name.to_owned()));
-        }
-        Ok(names)
+        let names = self.all_names()?.into_iter();
+        Ok(names.filter_map(|name| name.into_string().ok()).collect())
     }
 }

@@ -49,6 +49,18 @@ pub fn terminate(process: u32) -> io::Result<()> {
     )?)
 }
 
+/// Whether syncfs(2) fails if a file could not be written: since Linux 5.8.
+pub fn syncfs_reports_failures() -> bool {
+    let name = rustix::system::uname();
+    name.release().to_str().is_ok_and(is_since_5_8)
+}
+
+fn is_since_5_8(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next()?.parse::<u32>().ok();
+    next().zip(next()).is_some_and(|version| version >= (5, 8))
+}
+
 /// Seconds since 1970.
 pub fn unix_time() -> u64 {
     SystemTime::now()
@@ -87,6 +99,14 @@ pub fn default_mode() -> u32 {
     0o666 & !umask
 }
 
+/// These permission bits for a file that everybody who may read it may also execute, or nobody.
+pub fn executable_mode(mode: u32, is_executable: bool) -> u32 {
+    match is_executable {
+        true => mode | (mode & 0o444) >> 2,
+        false => mode & !0o111,
+    }
+}
+
 /// Whether a store to a mapped page of a file in this folder may need room on the disk: the file system writes each changed page to
 /// a new place, or a page has several blocks, of which not all are there.
 pub fn mapped_stores_need_room(folder: &Path) -> bool {
@@ -99,4 +119,32 @@ pub fn mapped_stores_need_room(folder: &Path) -> bool {
         let (kind, block) = (system.f_type as u32, system.f_bsize as u64);
         [BTRFS, ZFS, BCACHEFS].contains(&kind) || block < PAGE
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_of_the_kernel() {
+        for since in ["5.8.0", "5.10.0-8-amd64", "6.18.44-fc-v445", "10.0"] {
+            assert!(is_since_5_8(since), "{since}");
+        }
+        for before in ["4.18.0-553.el8_10.x86_64", "5.7.19", "5", "", "x"] {
+            assert!(!is_since_5_8(before), "{before}");
+        }
+    }
+
+    #[test]
+    fn who_may_read_may_execute() {
+        for (mode, executable) in [
+            (0o644, 0o755),
+            (0o600, 0o700),
+            (0o640, 0o750),
+            (0o666, 0o777),
+        ] {
+            assert_eq!(executable_mode(mode, true), executable, "{mode:o}");
+            assert_eq!(executable_mode(executable, false), mode, "{mode:o}");
+        }
+    }
 }

@@ -104,12 +104,21 @@ impl Temporary {
     /// Creates a file that will be named `target`. What it may replace is replaced when this one is published.
     pub fn create(target: &Path, replaces: Replaces) -> Result<Temporary, DiskError> {
         let (folder, name) = Temporary::place(target)?;
+        Temporary::in_folder(folder, name, replaces)
+    }
+
+    /// The same in a folder that is open.
+    pub fn in_folder(
+        folder: Folder,
+        name: OsString,
+        replaces: Replaces,
+    ) -> Result<Temporary, DiskError> {
         check_existing(&folder, &name, replaces)?;
         let (file, own) = folder.create_unused().map_err(|cause| match cause {
             // The user knows the target only.
             DiskError::Io {
                 operation, source, ..
-            } => DiskError::io(operation, target, source),
+            } => DiskError::io(operation, &folder.path_of(&name), source),
             other => other,
         })?;
         Ok(Temporary {
@@ -197,9 +206,10 @@ fn check_existing(folder: &Folder, name: &OsStr, replaces: Replaces) -> Result<(
     let path = folder.path_of(name);
     let what = match folder.entry(name)?.map(|entry| entry.kind) {
         None => return Ok(()),
-        Some(EntryKind::Regular) => {
-            return replaces.or_refuse(&files::open_for_reading(&path)?, path);
-        }
+        Some(EntryKind::Regular) => match folder.open_file_below(Path::new(name))? {
+            Some((file, _)) => return replaces.or_refuse(&file, path),
+            None => "not a regular file",
+        },
         Some(EntryKind::Folder) => "a folder",
         Some(EntryKind::Link | EntryKind::Special) => "not a regular file",
     };

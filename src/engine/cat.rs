@@ -69,6 +69,8 @@ pub struct CatOptions {
     pub require: Trust,
     /// The largest object, in bytes.
     pub max_size: Option<u64>,
+    /// The name that the key must have signed. `None`: the last segment of the URL.
+    pub name: Option<String>,
 }
 
 /// Streams the wanted bytes to `out`, whose error ends the stream as [`Error::Output`]. Returns the trust of the bytes.
@@ -87,6 +89,8 @@ pub async fn cat(
         require: options.require,
         max_size: options.max_size,
         mirrors: Vec::new(),
+        name: options.name,
+        length: None,
     };
     let (object, mut transfer) = read::open_tuned(context, options, TUNING, events).await?;
     let (trust, length) = (object.trust(), object.geometry().length());

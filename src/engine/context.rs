@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    disk::store::{Reads, Store, StoreError},
+    disk::store::{NewHolding, Reads, Store, StoreError},
     net::client::Client,
     policy::schedule::Limits,
 };
@@ -20,6 +20,8 @@ use super::{
     blocking::{self, Threads},
     connections::{CONNECTIONS_MAX, Connections},
     error::Error,
+    group_commit::GroupCommit,
+    observed::Observed,
 };
 
 /// A transfer with a rate limit gets one connection per this many bytes per second: more would only keep responses open without
@@ -43,6 +45,10 @@ pub struct Context {
     pub connections: Connections,
     /// Which threads hash and write arriving bytes.
     pub threads: Threads,
+    /// Publishes small objects.
+    pub commits: GroupCommit,
+    /// What earlier objects of the run showed.
+    pub observed: Observed,
 }
 
 impl Default for Context {
@@ -65,6 +71,8 @@ impl Context {
             },
             connections: Connections::at_most(CONNECTIONS_MAX),
             threads: Threads::Blocking,
+            commits: GroupCommit::default(),
+            observed: Observed::default(),
         }
     }
 
@@ -93,11 +101,20 @@ impl Context {
     }
 }
 
+/// New holdings are recorded together when there are this many: a transaction for each takes longer than a small file itself.
+const HOLDINGS_AT_ONCE: usize = 1024;
+
 /// The store of a run, opened at its first use. The default has no store and remembers nothing. Clones share the store.
 #[derive(Clone, Default)]
 pub struct StoreHandle {
-    lazy: Option<Arc<Mutex<Lazy>>>,
+    shared: Option<Arc<Shared>>,
     reads: Reads,
+}
+
+struct Shared {
+    lazy: Mutex<Lazy>,
+    /// To be recorded in one transaction.
+    new: Mutex<Vec<NewHolding>>,
 }
 
 enum Lazy {
@@ -111,7 +128,10 @@ impl StoreHandle {
     /// The store in this folder.
     pub fn at(folder: PathBuf) -> StoreHandle {
         StoreHandle {
-            lazy: Some(Arc::new(Mutex::new(Lazy::Closed(folder)))),
+            shared: Some(Arc::new(Shared {
+                lazy: Mutex::new(Lazy::Closed(folder)),
+                new: Mutex::default(),
+            })),
             reads: Reads::default(),
         }
     }
@@ -129,7 +149,7 @@ impl StoreHandle {
 
     /// Whether there is a store. It may still turn out to be unusable.
     pub fn is_some(&self) -> bool {
-        self.lazy.is_some()
+        self.shared.is_some()
     }
 
     /// Runs `work` on the store, on a thread that may block. `None`: there is no store, or it failed before. The first failure is
@@ -141,10 +161,42 @@ impl StoreHandle {
         &self,
         work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<Option<T>, StoreError> {
-        let Some(lazy) = self.lazy.clone() else {
+        let Some(shared) = self.shared.clone() else {
             return Ok(None);
         };
-        blocking::run(move || lazy.lock().with(work)).await
+        blocking::run(move || {
+            shared.record_new()?;
+            shared.lazy.lock().with(work)
+        })
+        .await
+    }
+
+    /// [`StoreHandle::with`] for work that does not need the holdings of [`StoreHandle::record_soon`].
+    pub async fn look_up<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<Option<T>, StoreError> {
+        let Some(shared) = self.shared.clone() else {
+            return Ok(None);
+        };
+        blocking::run(move || shared.lazy.lock().with(work)).await
+    }
+
+    /// Records a holding with others, in one transaction: when there are many, before the next [`StoreHandle::with`], or when the
+    /// last clone is dropped.
+    pub async fn record_soon(&self, new: NewHolding) -> Result<(), StoreError> {
+        let Some(shared) = self.shared.clone() else {
+            return Ok(());
+        };
+        let is_full = {
+            let mut all = shared.new.lock();
+            all.push(new);
+            all.len() >= HOLDINGS_AT_ONCE
+        };
+        match is_full {
+            true => blocking::run(move || shared.record_new()).await,
+            false => Ok(()),
+        }
     }
 
     /// [`StoreHandle::with`] on this thread, which must be allowed to block. The next [`StoreHandle::with`] returns the error, if
@@ -153,7 +205,7 @@ impl StoreHandle {
         &self,
         work: impl FnOnce(&mut Store) -> Result<T, StoreError>,
     ) -> Option<T> {
-        let mut lazy = self.lazy.as_ref()?.lock();
+        let mut lazy = self.shared.as_ref()?.lazy.lock();
         match lazy.with(work) {
             Ok(done) => done,
             Err(cause) => {
@@ -161,6 +213,26 @@ impl StoreHandle {
                 *lazy = Lazy::Failed(Some(cause));
                 None
             }
+        }
+    }
+}
+
+impl Shared {
+    /// Records the new holdings.
+    fn record_new(&self) -> Result<(), StoreError> {
+        let all = std::mem::take(&mut *self.new.lock());
+        if all.is_empty() {
+            return Ok(());
+        }
+        let record = |store: &mut Store| Ok(store.adopt_all(&all)?);
+        self.lazy.lock().with(record).map(drop)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Err(cause) = self.record_new() {
+            tracing::warn!("the store did not record the last files: {cause}");
         }
     }
 }
@@ -227,7 +299,7 @@ mod tests {
             Some(0)
         );
         assert!(matches!(
-            *store.lazy.as_ref().unwrap().lock(),
+            *store.shared.as_ref().unwrap().lazy.lock(),
             Lazy::Open(_)
         ));
         assert_eq!(store.clone().with_blocking(|_| Ok(7)), Some(7));

@@ -18,7 +18,10 @@ use crate::{
         trust::Trust,
     },
     net::error::NetError,
-    policy::recovery::{Changed, Class, Failure},
+    policy::{
+        recovery::{Changed, Class, Failure},
+        sync::Conflict,
+    },
 };
 
 /// Why a use case failed. Places are printed without the secrets of URLs.
@@ -101,6 +104,17 @@ pub enum Error {
     Output(io::Error),
     #[error("{place} has too many blocks of this size")]
     TooManyBlocks { place: String },
+    /// A file of a library.
+    #[error("{}: {cause}", .path.display())]
+    NoPlace { path: PathBuf, cause: Conflict },
+    #[error(
+        "{deletions} of the {files} files in {} are not in the library: more than may be deleted; nothing was changed", .path.display()
+    )]
+    TooManyDeletions {
+        path: PathBuf,
+        deletions: u64,
+        files: u64,
+    },
     #[error("{place}: {cause}")]
     BadKey { place: String, cause: BadKey },
     #[error("{place}: {cause}")]

@@ -1,7 +1,7 @@
 //! Events that a use case reports while it runs. The program prints them as progress or as JSON; a caller of the library uses
 //! them as it needs.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use crate::{
     format::{
@@ -12,6 +12,8 @@ use crate::{
     },
     policy::{recovery::Class, schedule::DropReason},
 };
+
+use super::error::Error;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -121,6 +123,25 @@ pub enum Event {
     },
     /// A file appeared under its final name, or was there already.
     Published(Published),
+    /// A file of a library appeared under its final name.
+    Placed(Placed),
+    /// A file was given another name, because the library has its content there.
+    Moved { from: PathBuf, path: PathBuf },
+    /// A file that the library does not list was deleted, or moved into the trash.
+    Deleted {
+        path: PathBuf,
+        trash: Option<PathBuf>,
+    },
+    /// What a sync would do to a file.
+    Intended(Intended),
+    /// A file of a library failed; the others go on.
+    FileFailed {
+        path: PathBuf,
+        url: Option<String>,
+        error: Arc<Error>,
+    },
+    /// A folder was synced, or as much of it as possible.
+    Synced(Synced),
 }
 
 /// Why a holding is no longer usable.
@@ -168,6 +189,8 @@ pub struct Progress {
     pub bytes_proven: u64,
     /// Bytes per second, over the last few seconds.
     pub rate_bps: u64,
+    /// Of several files: how many are done, and how many there are.
+    pub files: Option<(u64, u64)>,
 }
 
 /// A part of a manifest.
@@ -256,6 +279,93 @@ pub struct Published {
     pub unchanged: bool,
     /// The duration of this run.
     pub elapsed_ms: u64,
+}
+
+/// A file of a library that was placed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The final name.
+    pub path: PathBuf,
+    /// Without secrets.
+    pub url: String,
+    /// The name of the object.
+    pub root: Root,
+    /// What the index is proven against.
+    pub trust: Trust,
+    /// The length of the object.
+    pub bytes_total: u64,
+    /// Body bytes that arrived for it, including discarded ones and those of its manifest.
+    pub bytes_fetched: u64,
+    /// Found in other local files.
+    pub bytes_reused: u64,
+    /// Left by an earlier run, and proven.
+    pub bytes_resumed: u64,
+}
+
+/// What a sync would do to a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intended {
+    /// The final name.
+    pub path: PathBuf,
+    /// What would be done.
+    pub what: Intent,
+    /// The file that is moved or copied.
+    pub from: Option<PathBuf>,
+    /// The length of the file.
+    pub bytes: u64,
+}
+
+/// What a sync does to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each says what it is")]
+pub enum Intent {
+    Fetch,
+    Update,
+    Copy,
+    Move,
+    SetAttributes,
+    Delete,
+}
+
+/// The result of a sync. Numbers are of files where they are not of bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Synced {
+    /// The folder.
+    pub path: PathBuf,
+    /// Without secrets.
+    pub url: String,
+    /// The root of the index.
+    pub root: Root,
+    /// What the index is proven against.
+    pub trust: Trust,
+    /// Nothing was changed: this is what would be done.
+    pub is_dry_run: bool,
+    /// Listed and selected.
+    pub files_total: u64,
+    /// The sum of their lengths.
+    pub bytes_total: u64,
+    /// Of a dry run: the sum of the lengths of the files to fetch. Updates of files usually need less.
+    pub bytes_to_fetch: u64,
+    /// How many files ended how.
+    pub files: FileCounts,
+    /// Body bytes that arrived in this run.
+    pub bytes_fetched: u64,
+    /// The duration of this run.
+    pub elapsed_ms: u64,
+    /// It was stopped, or the server is gone: the same call goes on.
+    pub is_stopped: bool,
+}
+
+/// How many files of a sync ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each says what it is")]
+pub struct FileCounts {
+    pub fetched: u64,
+    pub moved: u64,
+    pub copied: u64,
+    pub deleted: u64,
+    pub unchanged: u64,
+    pub failed: u64,
 }
 
 /// Receives events, in the task that runs the use case.

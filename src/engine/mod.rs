@@ -9,18 +9,24 @@ pub mod create;
 pub mod error;
 pub mod events;
 pub mod fetch;
+pub mod group_commit;
 pub mod hashing;
 pub mod host_memory;
 pub mod inspect;
 pub mod library;
 mod local;
 pub mod manifest_file;
+pub mod observed;
 pub mod parts;
 pub mod queue;
 pub mod read;
+// Its macro is used below.
+#[macro_use]
 mod remote;
 pub mod sign;
+pub mod small;
 pub mod store;
+pub mod sync;
 mod transfer;
 pub mod trust;
 pub mod verify;

@@ -1,8 +1,9 @@
-//! Many objects, a few at a time. A job with a transient failure goes to the end of the queue and is tried again in a later
+//! Many objects, some at a time. A job with a transient failure goes to the end of the queue and is tried again in a later
 //! round.
 
 use std::{
     hash::{BuildHasher, RandomState},
+    ops::Range,
     time::Duration,
 };
 
@@ -20,7 +21,7 @@ pub struct Queue {
     pub rounds: u32,
     /// A job fails if its host requires a longer wait than this.
     pub patience: Duration,
-    /// The most jobs at a time. Never more than there are connections.
+    /// The most jobs at a time. If they are more than the connections, each must wait for one: [`Connections::admit`].
     pub at_once: usize,
     /// The connections that the jobs of this queue share.
     pub connections: Connections,
@@ -58,27 +59,33 @@ impl Queue {
         &self,
         jobs: &[J],
         attempt: impl AsyncFn(&J) -> Result<T, Error>,
+        each: impl FnMut(usize, JobEvent<T>),
+    ) {
+        let attempt = |job: usize| attempt(&jobs[job]);
+        self.run_numbered(jobs.len(), attempt, each).await;
+    }
+
+    /// The same for jobs that are known by their numbers. This future is `Send` if those of the attempts are.
+    pub async fn run_numbered<T, A: Future<Output = Result<T, Error>>>(
+        &self,
+        jobs: usize,
+        attempt: impl Fn(usize) -> A,
         mut each: impl FnMut(usize, JobEvent<T>),
     ) {
-        let at_once = self.at_once.clamp(1, self.connections.most() as usize);
-        let now = Instant::now();
-        let first_round = |job| QueueEntry {
-            job,
-            round: 1,
-            not_before: now,
-        };
-        let mut waiting: Vec<QueueEntry> = (0..jobs.len()).map(first_round).collect();
+        let at_once = self.at_once.max(1);
+        let shares_max = at_once.min(self.connections.most() as usize);
+        let mut first_round = 0..jobs;
+        let mut waiting: Vec<QueueEntry> = Vec::new();
         let mut running = FuturesUnordered::new();
-        while !(waiting.is_empty() && running.is_empty()) {
+        while !(first_round.is_empty() && waiting.is_empty() && running.is_empty()) {
             let now = Instant::now();
             // Jobs that wait for another round still need a share, so the number of shares never grows.
-            let left = waiting.len() + running.len();
-            self.connections.share_among(left.min(at_once));
+            let left = first_round.len() + waiting.len() + running.len();
+            self.connections.share_among(left.min(shares_max));
             while running.len() < at_once
-                && let Some(next) = waiting.iter().position(|entry| entry.not_before <= now)
+                && let Some(entry) = next_entry(&mut first_round, &mut waiting, now)
             {
-                let entry = waiting.remove(next);
-                let outcome = attempt(&jobs[entry.job]);
+                let outcome = attempt(entry.job);
                 running.push(async move { (entry, outcome.await) });
             }
             let has_room = running.len() < at_once;
@@ -113,6 +120,23 @@ impl Queue {
         };
         (required <= self.patience).then(|| required.max(backoff(round)))
     }
+}
+
+/// The entry to run now: those that were never run come first.
+fn next_entry(
+    first_round: &mut Range<usize>,
+    waiting: &mut Vec<QueueEntry>,
+    now: Instant,
+) -> Option<QueueEntry> {
+    if let Some(job) = first_round.next() {
+        return Some(QueueEntry {
+            job,
+            round: 1,
+            not_before: now,
+        });
+    }
+    let next = waiting.iter().position(|entry| entry.not_before <= now)?;
+    Some(waiting.remove(next))
 }
 
 /// A random wait of at least half of the bound: an immediate retry would most likely fail too.
@@ -247,7 +271,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn jobs_at_once_share_the_connections() {
-        for (at_once, connections, most) in [(4, 16, 4), (4, 2, 2), (0, 16, 1), (9, 16, 5)] {
+        for (at_once, connections, most) in [(4, 16, 4), (2, 2, 2), (0, 16, 1), (9, 16, 5)] {
             let queue = queue(1, at_once, connections);
             // Running now, and the most at a time; connections of each job when it began.
             let seen = RefCell::new((0, 0, Vec::new()));

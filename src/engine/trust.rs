@@ -30,6 +30,18 @@ pub async fn check(
     front: ManifestFront<'_>,
     events: &mut dyn Events,
 ) -> Result<Trust, Error> {
+    check_with_copy(store, conditions, front, None, events).await
+}
+
+/// The same for the next version of something of which an earlier run kept the manifest: it is not older than that, even if
+/// nothing else was remembered.
+pub async fn check_with_copy(
+    store: &StoreHandle,
+    conditions: &Conditions,
+    front: ManifestFront<'_>,
+    copy: Option<ManifestFront<'_>>,
+    events: &mut dyn Events,
+) -> Result<Trust, Error> {
     let header = front.statement.header();
     // Key ID and object name, if the required key signed the statement: an unsigned sequence number does not count.
     let signed_as = conditions
@@ -37,15 +49,22 @@ pub async fn check(
         .as_ref()
         .filter(|key| key.check(front.statement.bytes(), front.signature).is_ok())
         .map(|key| (key.id_hex(), header.name.clone()));
+    let seen_before = match signed_as.clone() {
+        Some((key, name)) => {
+            let seen = store.with(move |store| Ok(store.state().sequence(&key, &name)?));
+            warned(seen.await, events).flatten()
+        }
+        None => None,
+    };
+    let is_signed = |copy: &ManifestFront<'_>| {
+        let key = conditions.key.as_ref();
+        key.is_some_and(|key| key.check(copy.statement.bytes(), copy.signature).is_ok())
+            && copy.statement.header().name == header.name
+    };
+    let of_copy = copy.filter(is_signed);
     let seen = Seen {
         now: unix_time(),
-        sequence: match signed_as.clone() {
-            Some((key, name)) => {
-                let seen = store.with(move |store| Ok(store.state().sequence(&key, &name)?));
-                warned(seen.await, events).flatten()
-            }
-            None => None,
-        },
+        sequence: seen_before.max(of_copy.map(|copy| copy.statement.header().sequence)),
     };
     let trust = conditions
         .of_manifest(front.statement, front.signature, seen)

@@ -1,6 +1,6 @@
 //! Checking a local file against its manifest or a root.
 
-use std::{os::unix::fs::FileExt, path::Path};
+use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
 use crate::{
     disk::{
@@ -91,6 +91,12 @@ pub fn root_of_file(path: &Path) -> Result<Root, Error> {
     Ok(tree_of_file(path, &mut Digests::new([]))?.root())
 }
 
+/// The root of an open file; `path` is for messages.
+pub fn root_of_open(file: File, path: &Path) -> Result<Root, Error> {
+    let regions = FileRegions::of(file, path)?;
+    Ok(tree_of(&regions, path, &mut Digests::new([]))?.root())
+}
+
 /// The tree of a file, without hints, and its digests by these algorithms.
 pub fn digests_of_file(
     path: &Path,
@@ -112,7 +118,10 @@ pub fn digests_of_file(
 
 /// The tree of a file without a manifest.
 fn tree_of_file(path: &Path, digests: &mut Digests) -> Result<Tree, Error> {
-    let regions = FileRegions::open(path)?;
+    tree_of(&FileRegions::open(path)?, path, digests)
+}
+
+fn tree_of(regions: &FileRegions, path: &Path, digests: &mut Digests) -> Result<Tree, Error> {
     let place = path.display().to_string();
     // Double the block size while the file would have too many blocks.
     let mut block_size = BlockSize::DEFAULT;
@@ -126,7 +135,7 @@ fn tree_of_file(path: &Path, digests: &mut Digests) -> Result<Tree, Error> {
         may_grow: false,
         hints: false,
     };
-    hasher.run_file(&regions, &place, digests, &mut |_| Ok(()))
+    hasher.run_file(regions, &place, digests, &mut |_| Ok(()))
 }
 
 fn against_manifest(

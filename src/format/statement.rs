@@ -306,6 +306,20 @@ impl Statement {
         &self.header
     }
 
+    /// That of the same object without name, sequence, times and digests, as the manifests of a library have it (library.md, 1).
+    #[must_use]
+    pub fn without_particulars(&self) -> Statement {
+        Statement::new(Header {
+            name: String::new(),
+            sequence: 0,
+            published: 0,
+            expires: 0,
+            digests: Vec::new(),
+            unknown_digests: Vec::new(),
+            ..self.header.clone()
+        })
+    }
+
     /// The bytes that are signed.
     pub fn bytes(&self) -> &[u8; STATEMENT_BYTES] {
         &self.bytes

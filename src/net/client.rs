@@ -134,7 +134,10 @@ impl Client {
             exchange.in_flight.served();
             return Ok(exchange);
         };
-        if let Failure::TooMany { retry_after_ms, .. } = failure {
+        let is_being_made = request.made_on_demand && status == 503 && retry_after_ms.is_some();
+        if let Failure::TooMany { retry_after_ms, .. } = failure
+            && !is_being_made
+        {
             exchange.in_flight.refused(retry_after_ms);
         }
         let now = content_range::of_unsatisfied(&exchange.response);
@@ -145,7 +148,9 @@ impl Client {
         {
             return Err(NetError::changed(&exchange.location, Changed::Length));
         }
-        Err(NetError::new(&exchange.location, failure))
+        let mut error = NetError::new(&exchange.location, failure);
+        error.length = now;
+        Err(error)
     }
 
     async fn response(

@@ -11,6 +11,8 @@ use super::{address::OnlyPrivate, location::Location};
 pub struct NetError {
     pub location: Box<Location>,
     pub failure: Failure,
+    /// The length of the object, if a 416 declares it.
+    pub length: Option<u64>,
     detail: String,
 }
 
@@ -20,6 +22,7 @@ impl NetError {
         NetError {
             location: Box::new(location.clone()),
             failure,
+            length: None,
             detail: describe(failure),
         }
     }
@@ -38,6 +41,7 @@ impl NetError {
         NetError {
             location: Box::new(location.clone()),
             failure,
+            length: None,
             detail: detail.into(),
         }
     }

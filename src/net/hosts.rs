@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -20,6 +20,9 @@ use crate::policy::{
 
 /// Requests that are sent together begin within this time, on a busy machine too: when they are refused, that is one refusal.
 const TOGETHER_MS: u64 = 100;
+
+/// Other processes' refusals are seen after this time at the latest.
+const LOADED_EVERY: Duration = Duration::from_secs(1);
 
 /// A change of the reputation of a host.
 pub type HostChange = Box<dyn FnOnce(Reputation) -> Reputation + Send>;
@@ -40,6 +43,8 @@ pub trait HostMemory: Send + Sync {
 pub struct Hosts {
     known: Arc<Mutex<HashMap<String, Known>>>,
     memory: Option<Arc<dyn HostMemory>>,
+    /// When the memory was loaded last.
+    loaded: Arc<Mutex<Option<Instant>>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -199,9 +204,14 @@ impl Hosts {
             .unwrap_or_default()
     }
 
-    /// Loads the reputations that this or other processes stored. Blocks for as long as the memory does.
+    /// Loads the reputations that this or other processes stored, at most once a second. Blocks for as long as the memory does.
     pub fn refresh(&self) {
         let Some(memory) = &self.memory else { return };
+        let mut loaded = self.loaded.lock();
+        if loaded.is_some_and(|loaded| loaded.elapsed() < LOADED_EVERY) {
+            return;
+        }
+        *loaded = Some(Instant::now());
         let (all, now) = (memory.load(), Hosts::now_ms());
         let mut known = self.known();
         for (host, remembered) in all {

@@ -5,7 +5,7 @@ use std::fmt;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use crate::format::characters;
+use crate::format::{characters, library};
 
 /// An http or https URL.
 #[derive(Clone, PartialEq, Eq)]
@@ -79,6 +79,38 @@ impl Location {
         Location(url)
     }
 
+    /// The folder of a library, from the URL of the folder or of its index. Its path ends with a slash; the query stays.
+    #[must_use]
+    pub fn of_library(&self) -> Location {
+        let mut url = self.0.clone();
+        let is_index = self.last_segment().as_deref() == Some(library::NAME);
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty();
+            if is_index {
+                segments.pop();
+            }
+            segments.push("");
+        }
+        Location(url)
+    }
+
+    /// A file below this folder, by its path, which is encoded. The query stays.
+    #[must_use]
+    pub fn below(&self, path: &str) -> Location {
+        let mut url = self.0.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path.split('/'));
+        }
+        Location(url)
+    }
+
+    /// The name of a folder: the last segment of its path that is not empty, decoded once.
+    pub fn folder_name(&self) -> Option<String> {
+        let mut url = self.0.clone();
+        url.path_segments_mut().ok()?.pop_if_empty();
+        Location(url).last_segment()
+    }
+
     /// Whether its scheme is https.
     pub fn is_https(&self) -> bool {
         self.0.scheme() == "https"
@@ -101,6 +133,13 @@ impl Location {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
         }
+    }
+
+    /// The URL up to the last slash of its path.
+    pub fn folder(&self) -> String {
+        let path = self.0.path();
+        let end = path.rfind('/').map_or(0, |slash| slash + 1);
+        format!("{}{}", self.origin(), &path[..end])
     }
 
     /// The last segment of the path, decoded once.
@@ -220,6 +259,35 @@ mod tests {
         };
         assert_eq!(of("http://h/a.mp4"), "http://h/a.mp4.sapwood");
         assert_eq!(of("http://h/a%20b?x=1"), "http://h/a%20b.sapwood?x=1");
+    }
+
+    #[test]
+    fn libraries_are_named_by_their_folder_or_their_index() {
+        for (typed, folder, name) in [
+            ("http://h/a/media", "http://h/a/media/", "media"),
+            ("http://h/a/media/", "http://h/a/media/", "media"),
+            (
+                "http://h/a/media/library.sapwood",
+                "http://h/a/media/",
+                "media",
+            ),
+            ("http://h/a%20b?t=1", "http://h/a%20b/?t=1", "a b"),
+            (
+                "http://h/x/%C3%A9%2520/",
+                "http://h/x/%C3%A9%2520/",
+                "\u{e9}%20",
+            ),
+            ("http://h/library.sapwood", "http://h/", ""),
+            ("http://h", "http://h/", ""),
+        ] {
+            let location = Location::parse(typed).unwrap().of_library();
+            assert_eq!(location.url().as_str(), folder);
+            assert_eq!(location.folder_name().as_deref(), Some(name));
+        }
+        let folder = Location::parse("http://h/m?t=1").unwrap().of_library();
+        let below = folder.below("a b/50%?#é");
+        let expected = "http://h/m/a%20b/50%25%3F%23%C3%A9?t=1";
+        assert_eq!(below.url().as_str(), expected);
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Request<'a> {
     pub conditional: bool,
     /// The length that the representation must have; another one in a 416 means that it was replaced. `None`: any, or not known.
     pub length: Option<u64>,
+    /// It is made on demand, as a manifest may be: a 503 with `Retry-After` means that it is not ready, and says nothing of the host.
+    pub made_on_demand: bool,
     /// See [`Body`].
     pub body: Body,
 }
@@ -54,6 +56,7 @@ impl<'a> Request<'a> {
             version: None,
             conditional: true,
             length: None,
+            made_on_demand: false,
             body: Body::Empty,
         }
     }

@@ -3,9 +3,11 @@
 pub mod attempts;
 pub mod conditions;
 pub mod descent;
+pub mod filters;
 pub mod recovery;
 pub mod refusals;
 pub mod reputation;
 pub mod requests;
 pub mod samples;
 pub mod schedule;
+pub mod sync;

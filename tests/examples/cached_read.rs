@@ -76,6 +76,8 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
         require: Trust::None,
         max_size: None,
         mirrors: Vec::new(),
+        name: None,
+        length: None,
     };
     let (object, mut transfer) = read::open(&context, options, &mut |_: Event| ()).await?;
     let running = tokio::spawn(async move {

@@ -2,14 +2,17 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use rustix::process::Signal;
+use rustix::{
+    pipe::fcntl_setpipe_size,
+    process::{Pid, Signal, kill_process},
+};
 use serde_json::Value;
 
 use crate::support::{
@@ -295,10 +298,11 @@ fn a_false_length_is_never_told() {
 #[test]
 fn a_source_that_is_gone_is_a_504() {
     let scene = Scene::new(LENGTH, BLOCK);
-    let gateway = Gateway::to(&scene, &["--patience", "1s", "--tries", "1"]);
+    // From the start: else the length may be proven before.
     scene
         .origin
         .lie(OBJECT, Asks::Anything, Of::All, Lie::Status(503));
+    let gateway = Gateway::to(&scene, &["--patience", "1s", "--tries", "1"]);
     let response = gateway.get(&["Range: bytes=0-9"]);
     assert_eq!(response.status, 504, "{response:?}");
     assert_eq!(response.field("etag"), None);
@@ -629,6 +633,36 @@ fn a_replaced_object_is_opened_again() {
     of_root.finish();
 }
 
+/// Found: the gateway waited until somebody read its events, and the player with it.
+#[test]
+fn a_script_that_reads_only_the_url_is_served_to_the_end() {
+    let scene = Scene::new(32 * MIB, BLOCK);
+    let mut command = sapwood(scene.folder.path());
+    command.args(["--json", "gateway", "--no-store", &scene.url()]);
+    let mut running = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let stdout = running.stdout.take().expect("a pipe");
+    fcntl_setpipe_size(&stdout, 4096).expect("a small pipe");
+    let mut line = String::new();
+    let mut stdout = BufReader::with_capacity(1, stdout);
+    stdout.read_line(&mut line).expect("the first line");
+    let event: Value = serde_json::from_str(&line).expect("JSON");
+    let url = event["url"].as_str().expect("a URL");
+    let rest = url.strip_prefix("http://").expect("http");
+    let (address, path) = rest.split_at(rest.find('/').expect("a path"));
+    let host = format!("Host: {address}");
+    for _ in 0..2 {
+        let response = request(address, "GET", path, &[&host]);
+        assert!(response.body == scene.content.all());
+    }
+    let process = Pid::from_child(&running);
+    kill_process(process, Signal::TERM).expect("a signal");
+    assert_eq!(running.wait().expect("an end").code(), Some(0));
+}
+
 #[test]
 fn the_gateway_ends_with_its_player() {
     let scene = Scene::new(LENGTH, BLOCK);
@@ -708,7 +742,13 @@ fn what_cannot_be_served_ends_it_at_once() {
         (&[&good, "--listen", "[::]:0"], 6, "loopback"),
         (&[&good, "--listen", "192.0.2.1:0"], 6, "192.0.2.1"),
         (&["ftp://h/x"], 6, "only http and https"),
-        (&["http://127.0.0.1:1/"], 6, "it is empty"),
+        (&["http://127.0.0.1:1/.x"], 6, "begins with a dot"),
+        (
+            &["http://127.0.0.1:1/", "--manifest", "m"],
+            2,
+            "--manifest is for an object",
+        ),
+        (&[&good, "--listen", "999.1.1.1:1"], 2, "999.1.1.1"),
         (&["x"], 2, "http://"),
         (&[], 2, "<URL>"),
     ];
@@ -832,6 +872,466 @@ fn what_was_read_stays_in_the_store() {
     assert!(fetched() > LENGTH);
     let again = fetched();
     assert!(again < 8 * KIB, "{again}");
+}
+
+// ---- Libraries ------------------------------------------------------------------------------------------------------
+
+/// A library that an origin serves below `/films/`.
+struct Library {
+    folder: tempfile::TempDir,
+    origin: Origin,
+}
+
+/// The paths of its files, with their lengths.
+const FILES: [(&str, usize); 6] = [
+    ("a b.mp4", 300_000),
+    ("deep/er/large.bin", 200_000),
+    ("empty", 0),
+    ("hls/list.m3u8", 40),
+    ("hls/seg/1%.ts", 65_536),
+    ("hls/seg/2.ts", 65_537),
+];
+
+impl Library {
+    fn new() -> Library {
+        let library = Library {
+            folder: tempfile::tempdir().expect("a folder"),
+            origin: Origin::start(),
+        };
+        for (number, (path, length)) in FILES.iter().enumerate() {
+            library.write(path, &bytes_of(number, *length));
+        }
+        library.publish(&[]);
+        library
+    }
+
+    fn path(&self, path: &str) -> std::path::PathBuf {
+        self.folder.path().join("films").join(path)
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) {
+        fs::create_dir_all(self.path(path).parent().expect("a folder")).expect("folders");
+        fs::write(self.path(path), bytes).expect("a file");
+    }
+
+    fn run(&self, words: &[&str]) {
+        let mut command = sapwood(self.folder.path());
+        command.args(words);
+        run(command).must(0);
+    }
+
+    /// Makes the library and hands all of it to the origin.
+    fn publish(&self, more: &[&str]) {
+        self.run(&[&["manifest", "films", "--read-all"], more].concat());
+        self.put("");
+    }
+
+    fn put(&self, folder: &str) {
+        for entry in fs::read_dir(self.path(folder)).expect("a folder") {
+            let entry = entry.expect("an entry");
+            let name = format!("{folder}{}", entry.file_name().to_string_lossy());
+            match entry.file_type().expect("a type").is_dir() {
+                true => self.put(&format!("{name}/")),
+                false => {
+                    let url = format!("/films/{}", name.replace('%', "%25").replace(' ', "%20"));
+                    let bytes = fs::read(entry.path()).expect("a file");
+                    self.origin.put(&url, Content::Bytes(bytes));
+                }
+            }
+        }
+    }
+
+    fn url(&self) -> String {
+        self.origin.url("/films/")
+    }
+
+    fn gateway(&self, more: &[&str]) -> Gateway {
+        let url = self.url();
+        let mut command = sapwood(self.folder.path());
+        command
+            .args(["--json", "gateway", "--no-store", &url])
+            .args(more);
+        Gateway::of(command, 1)
+    }
+}
+
+fn bytes_of(number: usize, length: usize) -> Vec<u8> {
+    sapwood::format::paint::bytes(number as u64, length)
+}
+
+impl Gateway {
+    /// A file of a library, by its encoded path below the page.
+    fn file(&self, path: &str) -> Response {
+        self.request("GET", &format!("{}{path}", self.page()), &[])
+    }
+
+    fn json(&self, path: &str) -> Value {
+        let response = self.file(&format!("-/{path}"));
+        assert_eq!(response.status, 200, "{path}");
+        serde_json::from_slice(&response.body).expect("JSON")
+    }
+}
+
+#[test]
+fn a_library_is_served_file_by_file() {
+    let library = Library::new();
+    let gateway = library.gateway(&[]);
+    assert!(gateway.url().ends_with('/'), "{}", gateway.url());
+    // Before anybody plays, only the index was read.
+    let requested = |of: &str| {
+        library
+            .origin
+            .log()
+            .iter()
+            .filter(|asked| asked.path.contains(of))
+            .count()
+    };
+    assert!(
+        library
+            .origin
+            .log()
+            .iter()
+            .all(|asked| asked.path.starts_with("/films/library.sapwood"))
+    );
+    assert_eq!(requested("library.sapwood.d"), 0);
+    for (number, (path, length)) in FILES.iter().enumerate() {
+        let (path, bytes) = (
+            path.replace('%', "%25").replace(' ', "%20"),
+            bytes_of(number, *length),
+        );
+        let response = gateway.file(&path);
+        assert_eq!(response.status, 200, "{path}");
+        assert!(response.is_whole() && response.body == bytes, "{path}");
+        let root = blake3::hash(&bytes).to_hex().to_string();
+        assert_eq!(
+            response.field("etag"),
+            Some(format!("\"{root}\"").as_str()),
+            "{path}"
+        );
+        // The root alone proves a small file.
+        let manifests = requested(&format!("library.sapwood.d/{root}"));
+        assert_eq!(manifests > 0, *length > 65_536, "{path}");
+        if *length > 10 {
+            let part = gateway.request(
+                "GET",
+                &format!("{}{path}", gateway.page()),
+                &["Range: bytes=3-9"],
+            );
+            assert_eq!(
+                (part.status, part.body.as_slice()),
+                (206, &bytes[3..=9]),
+                "{path}"
+            );
+        }
+    }
+    let playlist = gateway.file("hls/list.m3u8");
+    assert_eq!(
+        playlist.field("content-type"),
+        Some("application/vnd.apple.mpegurl")
+    );
+    for nothing in [
+        "hls",
+        "hls/seg",
+        "a%20b.mp4/",
+        "hls%2Fseg%2F2.ts",
+        "hls/../empty",
+        "hls/%2e%2e/empty",
+        "./empty",
+        "/empty",
+        "hls//seg/2.ts",
+        "Empty",
+        "library.sapwood",
+        "library.sapwood.sapwood",
+        "films/empty",
+        "none/",
+    ] {
+        let response = gateway.file(nothing);
+        assert_eq!(
+            (response.status, response.body.len()),
+            (404, 22),
+            "{nothing}"
+        );
+    }
+    // A folder is shown on the page.
+    let folder = gateway.file("hls/seg/");
+    let place = format!("{}#hls/seg/", gateway.page());
+    assert_eq!(
+        (folder.status, folder.field("location")),
+        (307, Some(place.as_str()))
+    );
+    gateway.finish();
+}
+
+/// Folders and files, a part of them by a filter; what is not open costs nothing.
+#[test]
+fn the_page_lists_a_library() {
+    let library = Library::new();
+    let gateway = library.gateway(&[]);
+    let state = gateway.state();
+    assert_eq!(
+        (&state["objects"], &state["shown"]),
+        (&Value::Array(Vec::new()), &Value::Null)
+    );
+    let of_library = &state["libraries"][0];
+    for (name, value) in [("name", "films"), ("prefix", ""), ("trust", "manifest")] {
+        assert_eq!(of_library[name], value, "{name}");
+    }
+    assert_eq!(
+        (&of_library["files"], &of_library["bytes"]),
+        (&6.into(), &631_113.into())
+    );
+    let names = |list: &Value, what: &str| -> Vec<String> {
+        let rows = list[what].as_array().expect("rows").iter();
+        rows.map(|row| row["name"].as_str().expect("a name").to_owned())
+            .collect()
+    };
+    let top = gateway.json("folder.json?library=0");
+    assert_eq!(names(&top, "folders"), ["deep", "hls"]);
+    assert_eq!(names(&top, "files"), ["a b.mp4", "empty"]);
+    assert_eq!(
+        (&top["files"][0]["href"], &top["files"][0]["type"]),
+        (&"a%20b.mp4".into(), &"video/mp4".into())
+    );
+    assert_eq!(
+        (&top["folders"][1]["files"], &top["folders"][1]["bytes"]),
+        (&3.into(), &131_113.into())
+    );
+    let below = gateway.json("folder.json?library=0&folder=hls%2Fseg%2F");
+    assert_eq!(names(&below, "files"), ["1%.ts", "2.ts"]);
+    assert_eq!(below["files"][0]["href"], "hls/seg/1%25.ts");
+    let found = gateway.json("folder.json?library=0&filter=.TS");
+    assert_eq!(names(&found, "files"), ["hls/seg/1%.ts", "hls/seg/2.ts"]);
+    assert!(names(&found, "folders").is_empty());
+    let found = gateway.json("folder.json?library=0&folder=hls%2F&filter=2");
+    assert_eq!(names(&found, "files"), ["seg/2.ts"]);
+    for bad in [
+        "folder.json",
+        "folder.json?library=1",
+        "folder.json?library=x",
+    ] {
+        assert_eq!(gateway.file(&format!("-/{bad}")).status, 404, "{bad}");
+    }
+    // A file that nobody requested is described by the index, and is not opened for that.
+    library.origin.forget_log();
+    let closed = &gateway.json("state.json?path=hls/seg/2.ts")["shown"];
+    assert_eq!(
+        (&closed["object"]["length"], &closed["cells"]),
+        (&65_537.into(), &Value::Null)
+    );
+    assert!(library.origin.log().is_empty());
+    gateway.file("hls/seg/2.ts");
+    let open = &gateway.json("state.json?path=hls/seg/2.ts")["shown"];
+    assert_eq!(
+        (&open["object"]["trust"], &open["cells"]),
+        (&"manifest".into(), &"pp".into())
+    );
+    assert_eq!(gateway.json("state.json?path=none")["shown"], Value::Null);
+    gateway.finish();
+}
+
+/// The roots are those of the index that was read at the start, whatever the server has later.
+#[test]
+fn a_file_that_is_not_what_the_index_says_is_not_served() {
+    let library = Library::new();
+    let gateway = library.gateway(&["--tries", "2"]);
+    let page = gateway.page().to_owned();
+    assert!(gateway.file("deep/er/large.bin").is_whole());
+    for (path, length) in [
+        ("hls/seg/1%25.ts", 65_536),
+        ("a%20b.mp4", 300_000),
+        ("hls/list.m3u8", 41),
+    ] {
+        let other = Content::Bytes(vec![7; length]);
+        library.origin.put(&format!("/films/{path}"), other);
+        for range in ["Range: bytes=0-9", "Range: bytes=-9"] {
+            let response = gateway.request("GET", &format!("{page}{path}"), &[range]);
+            assert!(
+                response.status >= 500 || response.body.is_empty(),
+                "{path}: {response:?}"
+            );
+            assert_eq!(
+                response.status == 502 && response.field("etag").is_none(),
+                response.status >= 500,
+                "{path}"
+            );
+        }
+    }
+    // Published anew with other files: what is the same is served, what is new is not there.
+    library.write("new", b"new");
+    library.write("empty", b"no longer");
+    library.publish(&[]);
+    assert_eq!(gateway.file("new").status, 404);
+    assert_eq!(
+        (
+            gateway.file("empty").status,
+            gateway.file("empty").body.len()
+        ),
+        (200, 0)
+    );
+    assert!(gateway.file("hls/seg/2.ts").is_whole());
+    gateway.finish();
+    let gateway = library.gateway(&[]);
+    assert_eq!(gateway.file("new").body, b"new");
+    assert_eq!(gateway.file("empty").body, b"no longer");
+    gateway.finish();
+}
+
+#[test]
+fn a_library_is_checked_for_its_key_and_name() {
+    let library = Library::new();
+    library.run(&["keygen", "-o", "k", "--no-password"]);
+    library.run(&["keygen", "-o", "other", "--no-password"]);
+    let refused = |more: &[&str], exit: i32, said: &str| {
+        let mut command = sapwood(library.folder.path());
+        command
+            .args(["--store", "store", "gateway", &library.url()])
+            .args(more);
+        let ended = run(command).must(exit);
+        assert!(ended.stderr.contains(said), "{more:?}: {}", ended.stderr);
+        assert!(
+            library
+                .origin
+                .log()
+                .iter()
+                .all(|asked| asked.path != "/films/library.sapwood"),
+            "{more:?}"
+        );
+    };
+    library.origin.forget_log();
+    refused(&["--key", "k.pub"], 3, "sign");
+    refused(&["--root", &"0".repeat(64)], 3, "root");
+    library.publish(&["--sign", "k.key", "--seq", "5"]);
+    refused(&["--key", "other.pub"], 3, "sign");
+    library.publish(&["--sign", "k.key", "--seq", "5", "--name", "others"]);
+    refused(&["--key", "k.pub"], 3, "others");
+    library.publish(&["--sign", "k.key", "--seq", "5"]);
+    let mut command = sapwood(library.folder.path());
+    command.args([
+        "--json",
+        "--store",
+        "store",
+        "gateway",
+        &library.origin.url("/films/library.sapwood"),
+    ]);
+    command.args(["--key", "k.pub"]);
+    let gateway = Gateway::of(command, 1);
+    assert_eq!(gateway.state()["libraries"][0]["trust"], "signed");
+    assert!(gateway.file("a%20b.mp4").is_whole());
+    assert_eq!(
+        gateway.json("state.json?path=a%20b.mp4")["shown"]["object"]["trust"],
+        "signed"
+    );
+    gateway.finish();
+    // An older one is not taken for the present one.
+    library.publish(&["--sign", "k.key", "--seq", "4"]);
+    library.origin.forget_log();
+    refused(&["--key", "k.pub"], 3, "4");
+}
+
+#[test]
+fn libraries_and_objects_are_served_together() {
+    let (scene, one) = (Scene::new(LENGTH, BLOCK), Library::new());
+    let two = Origin::start();
+    for asked in ["library.sapwood", "library.sapwood.sapwood", "empty"] {
+        let bytes = fs::read(one.path(asked)).expect("a file");
+        two.put(&format!("/{asked}"), Content::Bytes(bytes));
+    }
+    let top = two.url("/library.sapwood");
+    let gateway = Gateway::start(one.folder.path(), &[&one.url(), &scene.url(), &top]);
+    let host = two.address().to_string().replace(':', "%3A");
+    let ends = [
+        "/films/".to_owned(),
+        "/object.bin".to_owned(),
+        format!("/{host}/"),
+    ];
+    for (url, end) in gateway.urls.iter().zip(&ends) {
+        assert!(url.ends_with(end), "{url} {end}");
+    }
+    let page = gateway.urls[1]
+        .strip_suffix("object.bin")
+        .expect("its name");
+    let page = &page[page.find("//").expect("a host") + 2..];
+    let page = &page[page.find('/').expect("a path")..];
+    let get = |path: &str| gateway.request("GET", &format!("{page}{path}"), &[]);
+    assert!(get("object.bin").body == scene.content.all());
+    assert!(get("films/a%20b.mp4").body == bytes_of(0, 300_000));
+    assert_eq!(
+        (get(&format!("{host}/empty")).status, get("empty").status),
+        (200, 404)
+    );
+    assert_eq!(
+        get("films/").field("location"),
+        Some(format!("{page}#films/").as_str())
+    );
+    let state = get("-/state.json").body;
+    let state: Value = serde_json::from_slice(&state).expect("JSON");
+    assert_eq!(state["shown"]["object"]["name"], "object.bin");
+    assert_eq!(
+        (
+            &state["libraries"][0]["prefix"],
+            state["libraries"].as_array().map(Vec::len)
+        ),
+        (&"films/".into(), Some(2))
+    );
+    gateway.finish();
+}
+
+/// Each open file may have much in memory.
+#[test]
+fn files_that_nobody_reads_are_closed() {
+    let library = Library::new();
+    for number in 0..40 {
+        library.write(&format!("many/{number}"), &bytes_of(number, 1000));
+    }
+    library.publish(&[]);
+    let gateway = library.gateway(&[]);
+    for number in 0..40 {
+        assert!(gateway.file(&format!("many/{number}")).body == bytes_of(number, 1000));
+    }
+    let open = |number: usize| {
+        let state = gateway.json(&format!("state.json?path=many/{number}"));
+        state["shown"]["cells"].is_string()
+    };
+    let count = (0..40).filter(|number| open(*number)).count();
+    assert!((1..=6).contains(&count), "{count}");
+    // One that was closed is opened again.
+    assert!(gateway.file("many/0").body == bytes_of(0, 1000));
+    gateway.finish();
+}
+
+/// The index is the one that `serve` makes.
+#[test]
+fn a_folder_that_nobody_prepared_is_served_through_both() {
+    let library = Library::new();
+    for own in ["library.sapwood", "library.sapwood.sapwood"] {
+        fs::remove_file(library.path(own)).expect("removed");
+    }
+    fs::remove_dir_all(library.path("library.sapwood.d")).expect("removed");
+    let mut command = sapwood(library.folder.path());
+    command.args([
+        "--json",
+        "--store",
+        "store",
+        "serve",
+        "films",
+        "--listen",
+        "127.0.0.1:0",
+    ]);
+    let mut server = start(command);
+    server.wait_for("a URL", |events| !events.is_empty());
+    let url = server.events()[0]["url"]
+        .as_str()
+        .expect("a URL")
+        .to_owned();
+    let gateway = Gateway::start(library.folder.path(), &[&url]);
+    for (number, (path, length)) in FILES.iter().enumerate() {
+        let response = gateway.file(&path.replace('%', "%25").replace(' ', "%20"));
+        assert!(
+            response.is_whole() && response.body == bytes_of(number, *length),
+            "{path}"
+        );
+    }
+    gateway.finish();
 }
 
 // ---- Other programs -------------------------------------------------------------------------------------------------
@@ -985,6 +1485,17 @@ fn a_playlist_and_its_segments_play_through_one_gateway() {
     assert_eq!(
         playlist.field("content-type"),
         Some("application/vnd.apple.mpegurl")
+    );
+    gateway.finish();
+    // The same folder as a library.
+    let mut manifest = sapwood(&www);
+    manifest.args(["manifest", "."]);
+    run(manifest).must(0);
+    let gateway = Gateway::start(nginx.folder.path(), &[&nginx.url("")]);
+    let list = format!("{}list.m3u8", gateway.url());
+    assert_eq!(
+        decoded(&list),
+        decoded(&www.join("list.m3u8").display().to_string())
     );
     gateway.finish();
 }

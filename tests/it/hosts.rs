@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::support::{
     origin::{Asks, Lie, Of},
     program::{self, Ended, sapwood},
-    scene::{OBJECT, Scene},
+    scene::{MANIFEST, OBJECT, Scene},
 };
 
 const MIB: u64 = 1 << 20;
@@ -28,6 +28,37 @@ fn hosts(folder: &Path, more: &[&str]) -> Ended {
 
 fn retry_after(seconds: u32) -> Vec<(&'static str, String)> {
     vec![("Retry-After", seconds.to_string())]
+}
+
+/// A 503 with a time is what an origin sends for a manifest that it is making. It says nothing of the host.
+#[test]
+fn a_manifest_that_is_being_made_does_not_slow_its_host() {
+    let scene = Scene::new(8 * MIB, 64 * KIB);
+    // Slow enough that its spans overlap.
+    scene.origin.pace(Some(8 * MIB));
+    let not_ready = Lie::StatusWith(503, retry_after(1));
+    scene
+        .origin
+        .lie(MANIFEST, Asks::Anything, Of::First(2), not_ready);
+    let ended = scene.fetch(STORE).must(0);
+    assert_eq!(ended.event("published")["trust"], "manifest");
+    assert!(ended.all("host_slowed").is_empty(), "{}", ended.stdout);
+    assert!(
+        scene.origin.most_at_a_time() > 4,
+        "{}",
+        scene.origin.most_at_a_time()
+    );
+    let known = hosts(scene.folder.path(), &["list"]).must(0);
+    assert!(known.all("host").is_empty(), "{}", known.stdout);
+    assert_eq!(
+        scene
+            .origin
+            .log_of(MANIFEST)
+            .iter()
+            .filter(|asked| asked.status == 503)
+            .count(),
+        2
+    );
 }
 
 #[test]

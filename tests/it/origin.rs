@@ -14,7 +14,10 @@ use std::{
 
 use parking_lot::Mutex;
 use rustix::process::Signal;
-use sapwood::format::paint;
+use sapwood::format::{
+    library::{Index, IndexHeader},
+    paint,
+};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -759,14 +762,353 @@ fn a_manifest_that_is_not_ready_is_503_in_time() {
     file.set_len(100_000_000_000).expect("a hole");
     let server = site.serve(&[]);
     let began = Instant::now();
-    let response = server.get("/large.sapwood");
-    assert_eq!(response.status, 503);
-    assert_eq!(response.field("retry-after"), "1");
+    // The index of the folder waits for all of its files.
+    let paths = ["/large.sapwood", INDEX, MANIFEST_OF_INDEX];
+    std::thread::scope(|scope| {
+        let server = &server;
+        for request in paths.map(|path| scope.spawn(move || server.get(path))) {
+            let response = request.join().expect("a response");
+            assert_eq!(response.status, 503);
+            assert_eq!(response.field("retry-after"), "1");
+        }
+    });
     assert!(
         began.elapsed() > Duration::from_secs(5),
         "{:?}",
         began.elapsed()
     );
+}
+
+// ---- The library of the folder --------------------------------------------------------------------------------------
+
+const INDEX: &str = "/library.sapwood";
+const MANIFEST_OF_INDEX: &str = "/library.sapwood.sapwood";
+
+/// Root, length and path of each entry of an index.
+fn entries(index: &[u8]) -> Vec<(String, u64, String)> {
+    let header = IndexHeader::read(index, index.len() as u64).expect("an index");
+    let bytes = header.entries();
+    let bytes = &index[bytes.start as usize..bytes.end as usize];
+    let index = Index::read(&header, bytes).expect("an index");
+    let entries = index.entries().iter();
+    entries
+        .map(|entry| (entry.root.to_string(), entry.length, entry.path.to_string()))
+        .collect()
+}
+
+impl Site {
+    fn write_deep(&self, path: &str, bytes: &[u8]) {
+        fs::create_dir_all(self.path(path).parent().expect("a folder")).expect("folders");
+        self.write(path, bytes);
+    }
+
+    /// A copy, published by `manifest DIR`; without a name, as the index of a server has none.
+    fn published_copy(&self) -> TempDir {
+        let copy = TempDir::new().expect("a folder");
+        let mut cp = command("cp", copy.path());
+        cp.arg("-a").arg(self.folder.path()).arg("served");
+        program::run(cp).must(0);
+        let mut manifest = sapwood(copy.path());
+        manifest.args(["manifest", "served", "--name", ""]);
+        program::run(manifest).must(0);
+        copy
+    }
+}
+
+impl Server {
+    /// The index, when it has these paths.
+    #[track_caller]
+    fn index_of(&self, wanted: &[&str]) -> Vec<(String, u64, String)> {
+        let began = Instant::now();
+        loop {
+            let response = self.get(INDEX);
+            let entries = match response.status {
+                200 => entries(&response.body),
+                _ => Vec::new(),
+            };
+            let paths: Vec<&str> = entries.iter().map(|(_, _, path)| path.as_str()).collect();
+            if paths == wanted {
+                return entries;
+            }
+            assert!(began.elapsed() < LONG_ENOUGH, "{paths:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The index, when this is the root of this file.
+    #[track_caller]
+    fn wait_for_entry(&self, path: &str, wanted: &str) {
+        let began = Instant::now();
+        loop {
+            let entries = entries(&self.get(INDEX).body);
+            if entries
+                .iter()
+                .any(|(root, _, other)| other == path && root == wanted)
+            {
+                return;
+            }
+            assert!(began.elapsed() < LONG_ENOUGH, "{entries:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let page = self.get("/metrics").text();
+        let line = page
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} ")));
+        let value = line
+            .and_then(|line| line.split(' ').nth(1))
+            .expect("a metric");
+        value.parse().expect("a number")
+    }
+}
+
+/// Byte for byte what `manifest DIR` publishes, and nothing of it in the folder.
+#[test]
+fn a_folder_that_nobody_published_is_a_library() {
+    let site = Site::new();
+    for (path, length) in [
+        ("films/a.mp4", 300_000),
+        ("films/copy.mp4", 300_000),
+        ("films/deep/y", 65_537),
+        ("films/deep/x", 65_536),
+        ("empty", 0),
+        ("gem\u{e4}lde.bin", 5000),
+        ("alone.sapwood", 700),
+        ("films/library.sapwood", 70_000),
+    ] {
+        site.write_deep(path, &paint::bytes(0, length));
+    }
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(site.path("empty"), mode).expect("set");
+    let copy = site.published_copy();
+    // What is not served is not listed either.
+    for hidden in [".env", "films/.git/config", "x.part", ".well-known/x"] {
+        site.write_deep(hidden, b"secret");
+    }
+    std::os::unix::fs::symlink("empty", site.path("link")).expect("a link");
+    let server = site.serve(&[]);
+    let mut published = Vec::new();
+    for name in names(&copy.path().join("served")) {
+        if name.starts_with("library.sapwood") && !name.ends_with(".d") {
+            published.push(name);
+        }
+    }
+    let manifests = names(&copy.path().join("served/library.sapwood.d"));
+    assert_eq!(manifests.len(), 3);
+    published.extend(
+        manifests
+            .iter()
+            .map(|name| format!("library.sapwood.d/{name}")),
+    );
+    assert_eq!(published.len(), 5);
+    for name in &published {
+        let wanted = fs::read(copy.path().join("served").join(name)).expect("a file");
+        let response = server.get(&format!("/{name}"));
+        assert_eq!(response.status, 200, "{name}: {}", response.text());
+        assert!(response.body == wanted, "{name} differs");
+        // A range over the place where the first bytes are others than those of the manifest that was made.
+        let part = server.request("GET", &format!("/{name}"), &[("Range", "bytes=1500-1600")]);
+        let end = wanted.len().min(1601);
+        assert!(
+            part.status == 416 || part.body == wanted[1500..end],
+            "{name}"
+        );
+        let tag = response.field("etag");
+        let again = server.request("GET", &format!("/{name}"), &[("If-None-Match", &tag)]);
+        assert_eq!(again.status, 304, "{name}: {tag}");
+    }
+    let index = server.get(INDEX);
+    assert_eq!(index.field("etag"), format!("\"{}\"", root(&index.body)));
+    for none in [
+        format!("/library.sapwood.d/{}.sapwood", "0".repeat(64)),
+        format!("/library.sapwood.d/{}.sapwood", root(b"")),
+        "/library.sapwood.d/".to_owned(),
+        "/films/library.sapwood.sapwood".to_owned(),
+        "/library.sapwood.json".to_owned(),
+    ] {
+        assert_eq!(server.get(&none).status, 404, "{none}");
+    }
+    assert!(
+        names(site.folder.path())
+            .iter()
+            .all(|name| !name.starts_with("library"))
+    );
+    // The page says so.
+    let page = server.get("/").text();
+    assert!(
+        page.contains(&format!("sapwood sync http://{}/ DIR", server.address)),
+        "{page}"
+    );
+    assert!(!server.get("/films/").text().contains("sapwood sync"));
+}
+
+#[test]
+fn an_index_follows_its_files_and_none_is_read_twice() {
+    let site = Site::new();
+    for path in ["a", "b", "c/d"] {
+        site.write_deep(path, path.as_bytes());
+    }
+    site.write("large", &paint::bytes(0, MIB));
+    let server = site.serve(&[]);
+    server.index_of(&["a", "b", "c/d", "large"]);
+    // Changed, new, renamed, gone.
+    let changed = paint::bytes(1, MIB);
+    site.write("large", &changed);
+    server.wait_for_entry("large", &root(&changed));
+    site.write_deep("new/e", b"e");
+    fs::rename(site.path("a"), site.path("z")).expect("renamed");
+    server.index_of(&["b", "c/d", "large", "new/e", "z"]);
+    fs::remove_file(site.path("b")).expect("removed");
+    fs::rename(site.path("c"), site.path("y")).expect("renamed");
+    let entries = server.index_of(&["large", "new/e", "y/d", "z"]);
+    assert_eq!(entries[0].0, root(&changed));
+    let place = format!("/library.sapwood.d/{}.sapwood", root(&changed));
+    assert_eq!(root_in(&site, &server.get(&place).body), root(&changed));
+    let copy = site.published_copy();
+    assert!(
+        server.get(INDEX).body
+            == fs::read(copy.path().join("served/library.sapwood")).expect("an index")
+    );
+    // Four files, one changed, one new, and a rename changes an attribute of two: no more is hashed for any number of indices.
+    let made = server.metric("sapwood_manifests_made_total");
+    assert!((6..=8).contains(&made), "{made}");
+    for number in 0..20 {
+        site.write("busy", &[number]);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    server.wait_for_entry("busy", &root(&[19]));
+    let more = server.metric("sapwood_manifests_made_total") - made;
+    assert!(more <= 20, "{more}");
+}
+
+/// Ends a thread that changes files, also when the test fails.
+struct StopWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for StopWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A program that writes all the time must not keep a file, or all of them, from the index.
+#[test]
+fn a_file_that_changes_all_the_time_stays_as_it_was_in_the_index() {
+    let site = Site::new();
+    site.write("busy", b"first");
+    site.write("a", b"a");
+    let server = site.serve(&[]);
+    server.index_of(&["a", "busy"]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = File::create(site.path("busy")).expect("a file");
+            while !stop.load(Ordering::Relaxed) {
+                file.write_all(&[7; 4096]).expect("written");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let _stop = StopWhenDropped(&stop);
+        site.write("b", b"b");
+        let entries = server.index_of(&["a", "b", "busy"]);
+        // As it was, or as it was at some moment: a multiple of what is written.
+        let (found, length, _) = &entries[2];
+        let was = match length {
+            5 => root(b"first"),
+            length => root(&vec![7; *length as usize]),
+        };
+        assert_eq!(*found, was);
+    });
+    let now = fs::read(site.path("busy")).expect("a file");
+    server.wait_for_entry("busy", &root(&now));
+}
+
+/// Index and manifest are of one version, or of two neighbouring ones: whoever reads both again gets them.
+#[test]
+fn an_index_and_its_manifest_belong_together() {
+    let site = Site::new();
+    site.write("a", b"a");
+    let server = site.serve(&[]);
+    server.index_of(&["a"]);
+    let stop = AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut number = 0_u32;
+            while !stop.load(Ordering::Relaxed) {
+                site.write(&format!("f{number}"), &number.to_le_bytes());
+                number += 1;
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let _stop = StopWhenDropped(&stop);
+        let mut seen = std::collections::BTreeSet::new();
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(3500) {
+            let belongs = |_| {
+                let (index, manifest) =
+                    (server.get(INDEX).body, server.get(MANIFEST_OF_INDEX).body);
+                let proven = root_in(&site, &manifest);
+                entries(&index);
+                seen.insert(proven.clone());
+                proven == root(&index)
+            };
+            assert!((0..3).any(belongs), "three times another one");
+        }
+        seen.len()
+    });
+    assert!(seen >= 2, "{seen}");
+}
+
+#[test]
+fn a_published_library_is_served_as_it_is() {
+    let site = Site::new();
+    site.write("a", b"a");
+    site.write("large", &paint::bytes(0, MIB));
+    let run = |args: &[&str]| {
+        let mut command = sapwood(site.store.path());
+        command.args(args);
+        program::run(command).must(0);
+    };
+    run(&["keygen", "-o", "k", "--no-password"]);
+    let folder = site.folder.path().display().to_string();
+    run(&["manifest", &folder, "--sign", "k.key", "--seq", "3"]);
+    let own = |name: &str| fs::read(site.path(name)).expect("a file");
+    let (index, manifest) = (own("library.sapwood"), own("library.sapwood.sapwood"));
+    let server = site.serve(&[]);
+    let place = format!("/library.sapwood.d/{}.sapwood", root(&paint::bytes(0, MIB)));
+    let unchanged = || {
+        assert!(server.get(INDEX).body == index);
+        assert!(server.get(MANIFEST_OF_INDEX).body == manifest);
+        assert_eq!(root_in(&site, &server.get(&place).body), place[19..83]);
+    };
+    unchanged();
+    // It says what the publisher said, whatever happens to the files.
+    site.write("b", b"b");
+    server.root_of("/b");
+    std::thread::sleep(Duration::from_secs(2));
+    unchanged();
+    assert_eq!(own("library.sapwood"), index);
+    // Without it there is one that is made here, until it is published again.
+    for name in ["library.sapwood", "library.sapwood.sapwood"] {
+        fs::remove_file(site.path(name)).expect("removed");
+    }
+    fs::remove_dir_all(site.path("library.sapwood.d")).expect("removed");
+    server.index_of(&["a", "b", "large"]);
+    run(&["manifest", &folder, "--sign", "k.key", "--seq", "4"]);
+    assert!(server.get(INDEX).body == own("library.sapwood"));
+    assert!(server.get(MANIFEST_OF_INDEX).body == own("library.sapwood.sapwood"));
+}
+
+#[test]
+fn without_made_manifests_there_is_no_index() {
+    let site = Site::new();
+    site.write("a", b"a");
+    let server = site.serve(&["--no-manifests"]);
+    for none in [INDEX, MANIFEST_OF_INDEX] {
+        assert_eq!(server.get(none).status, 404);
+    }
+    assert!(!server.get("/").text().contains("sapwood sync"));
 }
 
 fn fetch(site: &Site, url: &str, more: &[&str]) -> std::process::Command {

@@ -506,6 +506,23 @@ fn a_server_without_ranges_sent_its_body_twice() {
     assert_eq!(scene.origin.log_of(OBJECT).len(), 1);
 }
 
+/// whitenoise has 416 for one byte, and was taken for a server without ranges: the second run began at the first byte.
+#[test]
+fn a_server_that_refuses_one_byte_has_ranges() {
+    let scene = scene();
+    scene
+        .origin
+        .lie(OBJECT, Asks::Anything, Of::All, Lie::NoOneByte);
+    let held = stopped(&scene, &scene.url());
+    let ended = fetch(&scene, &scene.url(), &[]).must(0);
+    assert!(resumed(&ended) >= held);
+    let sent = scene.origin.sent(OBJECT);
+    assert!(
+        sent <= LENGTH - held + KIB,
+        "{sent} of {LENGTH}, {held} held"
+    );
+}
+
 #[test]
 fn first_bytes_that_end_early_go_on() {
     for lie in [

@@ -74,6 +74,8 @@ fn options_of(url: &str) -> ReadOptions {
         require: Trust::None,
         max_size: None,
         mirrors: Vec::new(),
+        name: None,
+        length: None,
     }
 }
 

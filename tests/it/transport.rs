@@ -416,6 +416,38 @@ fn the_access_log_has_a_line_for_each_response() {
     assert_eq!(served.running.finish().exit, Some(0));
 }
 
+/// They were answered below the application, which never saw them.
+#[test]
+fn a_request_that_cannot_be_read_is_logged() {
+    let outside = TempDir::new().expect("a folder");
+    let log = outside.path().join("log");
+    let served = Served::start(&["--access-log", text(&log)]);
+    let address = served
+        .url
+        .trim_start_matches("http://")
+        .trim_end_matches('/');
+    let large = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(1_000_000));
+    for (count, (request, status)) in [("bad\r\n\r\n", 400), (large.as_str(), 431)]
+        .iter()
+        .enumerate()
+    {
+        let mut connection = TcpStream::connect(address).expect("it listens");
+        // The server closes it before all of the large one is read.
+        let _ = connection.write_all(request.as_bytes());
+        let line = lines(&log, count + 1).pop().expect("a line");
+        assert_eq!(
+            (&line["status"], &line["client"]),
+            (&(*status).into(), &"127.0.0.1".into()),
+            "{line}"
+        );
+        assert_eq!(
+            (&line["method"], &line["path"]),
+            (&"".into(), &"".into()),
+            "{line}"
+        );
+    }
+}
+
 #[test]
 fn the_log_goes_to_standard_error_for_a_dash() {
     let mut served = Served::start(&["--access-log", "-"]);

@@ -2,14 +2,18 @@
 
 import random
 import shutil
+import subprocess
 
 from links import Link, Links
 
+from .delta import DeltaData
 from .origin import Origin
 from .programs import Failure, program_path
 from .section import Contender, Goal, Section, hash_of, serve_object
 
 PAGE = 4096
+# At a gigabit the search costs as much as some of the bytes that it saves.
+GIGABIT_MAX = 1.1
 SIZE = 100_000_000
 FETCH = "sapwood fetch {object} -o {out} --json --quiet --no-store"
 
@@ -66,3 +70,39 @@ class NeverSlowerFar(NeverSlower):
         links = stack.enter_context(Links(program_path("relay"), [self.LINK]))
         self.inside = links.inside(links.client)
         return Origin(self.bench.work, links)
+
+
+class NeverSlowerGigabit(NeverSlowerFar):
+    """Updates over 1 ms and 1 Gbit/s: the 100 MB of before, and the wheel and the JSON of delta-data, each beside a fetch of everything."""
+
+    name = "never-slower-gigabit"
+    rounds_max = 9
+    LINK = Link(delay_ms=1, loss_permille=0, mbit_s=1000, queue_kib=2000)
+    DATA = ("wheel", "json")
+    contenders = (*NeverSlower.contenders, *(Contender(f"sapwood-{name}{kind}", f"sapwood fetch {{{name}}} -o {{out}} --json --quiet --no-store")
+                                             for name in ("wheel", "json") for kind in ("-whole", "")))
+    goals = (*(Goal(f"sapwood-{name}", "wall_s", GIGABIT_MAX, "sapwood-whole") for name in ("pages", "strange")),
+             *(Goal(f"sapwood-{name}", "wall_s", GIGABIT_MAX, f"sapwood-{name}-whole") for name in ("wheel", "json")))
+
+    def programs(self):
+        return {"pip", *super().programs()}
+
+    def enter(self, stack):
+        words = super().enter(stack)
+        self.roots = {}
+        data = DeltaData(self.bench)
+        data.begin()
+        for pair in data.PAIRS:
+            if pair.name in self.DATA:
+                self.old[pair.name], new = data.make(pair)
+                shutil.copyfile(new, self.origin.www / pair.name)
+                subprocess.run([program_path("sapwood"), "manifest", self.origin.www / pair.name], capture_output=True, check=True)
+                self.roots[pair.name] = hash_of(new)
+                words[pair.name] = self.origin.url(pair.name)
+        return words
+
+    def check(self, contender, run, first):
+        name = contender.name.split("-")[1]
+        if hash_of(run / "out") != self.roots.get(name, self.root):
+            raise Failure(f"{contender.name} wrote other bytes than were served")
+        return self.origin.sent()

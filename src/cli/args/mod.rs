@@ -1,6 +1,7 @@
 //! What can be typed. What it means is in the options of the library; each command's file translates.
 
 mod servers;
+mod sync;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,6 +19,7 @@ use crate::{
 use super::units;
 
 pub use servers::{GatewayArgs, ServeArgs};
+pub use sync::SyncArgs;
 
 /// Move files over plain HTTP so that they land whole and proven, or not at all
 ///
@@ -75,9 +77,14 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Fetch a URL, resume where an earlier run stopped, publish only what is proven
     Fetch(Box<FetchArgs>),
+    /// Make a folder what a library on a server says, for little more than what changed
+    ///
+    /// Files are moved, copied or fetched, each proven before it has its name. The server needs nothing but what sapwood manifest
+    /// FOLDER writes there.
+    Sync(Box<SyncArgs>),
     /// Write a range of a URL to standard output, every byte proven first
     Cat(Box<CatArgs>),
-    /// Let players and browsers read URLs as local files, every byte proven first
+    /// Let players and browsers read URLs and libraries as local files, every byte proven first
     Gateway(Box<GatewayArgs>),
     /// Make a key pair for signing manifests
     Keygen(KeygenArgs),
@@ -87,10 +94,11 @@ pub enum Command {
     Store(StoreArgs),
     /// Show or forget which hosts limit requests
     Hosts(HostsArgs),
-    /// Publish a folder over HTTP, with a manifest of each file
+    /// Publish a folder over HTTP, with a manifest of each file and an index of all
     ///
     /// A file changes its manifest when it changes. Manifests are made in the background and kept in the folder of --store, never in
-    /// DIR. Names that begin with a dot, unfinished downloads and links that lead out of DIR are not served.
+    /// DIR. Names that begin with a dot, unfinished downloads and links that lead out of DIR are not served. DIR as a whole is a library:
+    /// the one that was published there, or one that is made too, for sapwood sync and sapwood gateway.
     Serve(ServeArgs),
     /// Print a script that lets a shell complete the commands
     Completions(CompletionsArgs),

@@ -12,11 +12,13 @@ use super::{NetworkArgs, units};
 #[command(
     override_usage = "sapwood gateway [OPTIONS] <URL>... [-- <PLAYER>...]",
     after_help = "Each URL is served at http://127.0.0.1:PORT/TOKEN/NAME, with ranges; these URLs are printed first. What was read stays in the store. \
-At http://127.0.0.1:PORT/TOKEN/ is a page with a player and a map of what is proven. The gateway ends with its player, with SIGINT or with SIGTERM.\n\n\
-Examples:\n  sapwood gateway https://a.example/talk.mp4 -- mpv {}\n  sapwood gateway https://a.example/talk.mp4 --mirror https://b.example/talk.mp4 --open"
+A URL that ends with a slash, or with library.sapwood, is a library: its files are at /TOKEN/PATH, or at /TOKEN/NAME/PATH beside other URLs, as they were \
+when the gateway started. At http://127.0.0.1:PORT/TOKEN/ is a page with a player and a map of what is proven. The gateway ends with its player, with SIGINT or with SIGTERM.\n\n\
+Examples:\n  sapwood gateway https://a.example/talk.mp4 -- mpv {}\n  sapwood gateway https://a.example/talk.mp4 --mirror https://b.example/talk.mp4 --open\n  \
+sapwood gateway https://a.example/media/ --key studio.pub --open"
 )]
 pub struct GatewayArgs {
-    /// What to serve: http or https URLs
+    /// What to serve: http or https URLs of objects, or of libraries
     #[arg(required = true, value_name = "URL")]
     pub urls: Vec<String>,
     /// A command to run on the URLs of the gateway, which take the place of {} or come last; the gateway ends with it
@@ -36,10 +38,10 @@ pub struct GatewayArgs {
     /// The manifest: a file, a URL, or - (default: .sapwood added to the path of the URL)
     #[arg(long, value_name = "M")]
     pub manifest: Option<String>,
-    /// Another URL of the same object; may be given several times
+    /// Another URL of the same object or library; may be given several times
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,
-    /// The root that the object must have, as b3sum prints it
+    /// The root that the object, or the index of the library, must have, as b3sum prints it
     #[arg(long, value_name = "HEX")]
     pub root: Option<Root>,
     /// The manifests must be signed by this key, for the names of the URLs: a file, or its text
@@ -74,7 +76,7 @@ pub struct ServeArgs {
         value_parser = units::listen_address
     )]
     pub listen: String,
-    /// Make no manifests: serve those that lie beside their files
+    /// Make no manifests and no index: serve those that lie in the folder
     #[arg(long)]
     pub no_manifests: bool,
     /// Serve https with this certificate (PEM, with its chain); it is read again when it changes

@@ -11,7 +11,7 @@ use crate::{
     cli::units,
     engine::{
         error::Error,
-        events::{Damaged, Event, Forgotten, Planned, Published},
+        events::{Damaged, Event, FileCounts, Forgotten, Placed, Planned, Published, Synced},
     },
     policy::schedule::DropReason,
 };
@@ -41,6 +41,7 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
         Event::Progress(progress) => ("progress", json!({
             "bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total, "bytes_fetched": progress.bytes_fetched,
             "rate_bps": progress.rate_bps, "bytes_proven": progress.bytes_proven,
+            "files_done": progress.files.map(|(done, _)| done), "files_total": progress.files.map(|(_, total)| total),
         })),
         Event::BlocksVerified { first, count, source } =>
             ("blocks_verified", json!({ "first": first.0, "count": count, "source": source })),
@@ -100,6 +101,29 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
         Event::Evicted { path, root, bytes } =>
             ("evicted", json!({ "path": lossy(path), "root": root.to_string(), "bytes": bytes })),
         Event::Published(published) => ("published", of_published(published)),
+        Event::Placed(_) | Event::Moved { .. } | Event::Deleted { .. } | Event::Intended(_) | Event::FileFailed { .. }
+        | Event::Synced(_) => of_sync(event),
+    }
+}
+
+/// The same of an event of a sync.
+#[rustfmt::skip] // One event a line, or a few.
+fn of_sync(event: &Event) -> (&'static str, Value) {
+    match event {
+        Event::Placed(placed) => ("published", of_placed(placed)),
+        Event::Moved { from, path } => ("moved", json!({ "from": lossy(from), "path": lossy(path) })),
+        Event::Deleted { path, trash } =>
+            ("deleted", json!({ "path": lossy(path), "trash": trash.as_deref().map(lossy) })),
+        Event::Intended(intended) => ("intended", json!({
+            "path": lossy(&intended.path), "action": text::action(intended.what), "bytes": intended.bytes,
+            "from": intended.from.as_deref().map(lossy),
+        })),
+        Event::FileFailed { path, url, error } => ("failed", json!({
+            "path": lossy(path), "url": url, "message": error.to_string(),
+        })),
+        Event::Synced(synced) => ("synced", of_synced(synced)),
+        // The caller knows the others.
+        _ => ("event", json!({})),
     }
 }
 
@@ -145,6 +169,32 @@ fn of_published(published: &Published) -> Value {
         "bytes_manifest": published.bytes_manifest, "bytes_reused": published.bytes_reused,
         "bytes_resumed": published.bytes_resumed, "unchanged": published.unchanged, "end_known": published.end_known,
         "elapsed_ms": published.elapsed_ms,
+    })
+}
+
+fn of_placed(placed: &Placed) -> Value {
+    json!({
+        "path": lossy(&placed.path), "url": placed.url, "root": placed.root.to_string(), "trust": placed.trust.name(),
+        "bytes_total": placed.bytes_total, "bytes_fetched": placed.bytes_fetched, "bytes_reused": placed.bytes_reused,
+        "bytes_resumed": placed.bytes_resumed, "unchanged": false,
+    })
+}
+
+fn of_synced(synced: &Synced) -> Value {
+    let FileCounts {
+        fetched,
+        moved,
+        copied,
+        deleted,
+        unchanged,
+        failed,
+    } = synced.files;
+    json!({
+        "path": lossy(&synced.path), "url": synced.url, "root": synced.root.to_string(), "trust": synced.trust.name(),
+        "dry_run": synced.is_dry_run, "files_total": synced.files_total, "fetched": fetched, "moved": moved, "copied": copied,
+        "deleted": deleted, "unchanged": unchanged, "failed": failed, "bytes_total": synced.bytes_total,
+        "bytes_to_fetch": synced.bytes_to_fetch, "bytes_fetched": synced.bytes_fetched, "elapsed_ms": synced.elapsed_ms,
+        "stopped": synced.is_stopped,
     })
 }
 

@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    disk::lacking,
+    disk::{lacking, streams},
     engine::{
         error::Error,
         events::{Damaged, Event, Events},
@@ -43,13 +43,21 @@ pub struct Output {
     path: Option<String>,
     /// There are several files, so that lines for people name theirs.
     several: bool,
-    published: u64,
-    failed: u64,
-    bytes_fetched: u64,
+    counts: Counts,
     /// Not printed yet: the next block may be damaged too.
     damaged: Option<DamagedRun>,
     /// The first failure to write to standard output, other than a closed pipe.
     stdout_lost: Option<io::Error>,
+    /// See [`Output::never_waits`].
+    never_waits: bool,
+}
+
+/// What the last line of a run says.
+#[derive(Default)]
+struct Counts {
+    published: u64,
+    failed: u64,
+    bytes_fetched: u64,
 }
 
 impl Output {
@@ -63,11 +71,10 @@ impl Output {
             bars,
             path: None,
             several: false,
-            published: 0,
-            failed: 0,
-            bytes_fetched: 0,
+            counts: Counts::default(),
             damaged: None,
             stdout_lost: None,
+            never_waits: false,
         }
     }
 
@@ -90,11 +97,17 @@ impl Output {
         self.stdout_is_data = true;
     }
 
+    /// From now on a line is dropped if it would wait until somebody reads the lines before it: a server does not stop for them.
+    pub fn never_waits(&mut self) {
+        self.never_waits = true;
+    }
+
     /// One line on standard output, or on standard error while the former is reserved for data.
     pub fn line(&mut self, text: &str) {
         let text = format!("{text}\n");
         match self.stdout_is_data {
-            true => tell(&text),
+            true => self.tell(&text),
+            false if self.never_waits && !streams::has_room(io::stdout(), text.len()) => (),
             false => {
                 let written = io::stdout().write_all(text.as_bytes());
                 self.note_lost(written);
@@ -150,7 +163,14 @@ impl Output {
                 (Some(path), true) => printable(&format!("{path}: {text}")),
                 _ => printable(text),
             };
-            self.without_bars(|_| tell(&format!("sapwood: {text}\n")));
+            self.without_bars(|output| output.tell(&format!("sapwood: {text}\n")));
+        }
+    }
+
+    /// Writes to standard error. A failure is ignored: no run ends because nobody reads its messages.
+    fn tell(&self, text: &str) {
+        if !self.never_waits || streams::has_room(io::stderr(), text.len()) {
+            let _ = io::stderr().write_all(text.as_bytes());
         }
     }
 
@@ -260,7 +280,7 @@ impl Output {
         more: Value,
     ) -> Exit {
         self.print_damaged();
-        self.failed += 1;
+        self.counts.failed += 1;
         if let Some(bars) = &mut self.bars {
             bars.finish(path);
         }
@@ -274,7 +294,7 @@ impl Output {
             fields.extend(more);
         }
         self.json_event("failed", fields);
-        self.without_bars(|_| tell(&format!("sapwood: {}\n", printable(message))));
+        self.without_bars(|output| output.tell(&format!("sapwood: {}\n", printable(message))));
         exit
     }
 
@@ -284,7 +304,11 @@ impl Output {
         for message in lacking::take() {
             self.event(Event::Warning { message });
         }
-        let (published, failed, bytes_fetched) = (self.published, self.failed, self.bytes_fetched);
+        let Counts {
+            published,
+            failed,
+            bytes_fetched,
+        } = self.counts;
         let fields = json!({ "exit": exit as u8, "published": published, "failed": failed, "bytes_fetched": bytes_fetched });
         self.json_event("done", fields);
         exit
@@ -292,7 +316,7 @@ impl Output {
 
     /// Adds body bytes that arrived for one URL, whether it succeeded or not.
     pub fn count_fetched(&mut self, bytes: u64) {
-        self.bytes_fetched += bytes;
+        self.counts.bytes_fetched += bytes;
     }
 
     pub fn flush(&mut self) {
@@ -303,11 +327,6 @@ impl Output {
     }
 }
 
-/// Writes to standard error. A failure is ignored: no run ends because nobody reads its messages.
-fn tell(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
-}
-
 impl Events for Output {
     fn event(&mut self, event: Event) {
         if let (Event::Damaged(damaged), false) = (&event, self.json) {
@@ -315,8 +334,8 @@ impl Events for Output {
         }
         self.print_damaged();
         self.update_bars(&event);
-        if matches!(event, Event::Published(_)) {
-            self.published += 1;
+        if matches!(event, Event::Published(_) | Event::Placed(_)) {
+            self.counts.published += 1;
         }
         match text::line(&event) {
             Some(Line::Result(text)) => self.result(&text),

@@ -89,6 +89,9 @@ impl Bar {
             bytes(progress.bytes_done),
             bytes(progress.bytes_total)
         );
+        if let Some((done, total)) = progress.files {
+            text = format!("{done} of {total} files  {text}");
+        }
         if progress.rate_bps > 0 {
             text += &format!(
                 "  {}/s  {} left",

@@ -1,8 +1,13 @@
 //! Events as text for people.
 
+use std::path::Path;
+
 use crate::{
     cli::{hints, units::human_bytes},
-    engine::events::{Damaged, Event, Forgotten, Library, ManifestPart, Published},
+    engine::events::{
+        Damaged, Event, FileCounts, Forgotten, Intended, Intent, Library, ManifestPart, Placed,
+        Published, Synced,
+    },
     format::{geometry::BlockIndex, trust::Trust},
     net::error::describe,
     policy::{
@@ -154,6 +159,128 @@ pub fn line(event: &Event) -> Option<Line> {
             human_bytes(*bytes)
         )),
         Event::Published(published) => result(of_published(published)),
+        Event::Placed(_)
+        | Event::Moved { .. }
+        | Event::Deleted { .. }
+        | Event::Intended(_)
+        | Event::FileFailed { .. }
+        | Event::Synced(_) => of_sync(event),
+    }
+}
+
+/// An event of a sync.
+fn of_sync(event: &Event) -> Option<Line> {
+    match event {
+        Event::Placed(placed) => Some(Line::Detail(of_placed(placed))),
+        Event::Moved { from, path } => Some(Line::Detail(format!(
+            "{} is now {}",
+            from.display(),
+            path.display()
+        ))),
+        Event::Deleted { path, trash } => Some(Line::Detail(of_deleted(path, trash.as_deref()))),
+        Event::Intended(intended) => result(of_intended(intended)),
+        Event::FileFailed { error, .. } => notice(error.to_string()),
+        Event::Synced(synced) => result(of_synced(synced)),
+        _ => None,
+    }
+}
+
+fn of_placed(placed: &Placed) -> String {
+    format!(
+        "{}: {}, fetched {}, reused {}",
+        placed.path.display(),
+        human_bytes(placed.bytes_total),
+        human_bytes(placed.bytes_fetched),
+        human_bytes(placed.bytes_reused + placed.bytes_resumed)
+    )
+}
+
+fn of_deleted(path: &Path, trash: Option<&Path>) -> String {
+    match trash {
+        Some(trash) => format!(
+            "{} is deleted, and kept as {}",
+            path.display(),
+            trash.display()
+        ),
+        None => format!("{} is deleted", path.display()),
+    }
+}
+
+/// What a sync would do, in one word; JSON has it too.
+pub fn action(intent: Intent) -> &'static str {
+    match intent {
+        Intent::Fetch => "fetch",
+        Intent::Update => "update",
+        Intent::Copy => "copy",
+        Intent::Move => "move",
+        Intent::SetAttributes => "touch",
+        Intent::Delete => "delete",
+    }
+}
+
+fn of_intended(intended: &Intended) -> String {
+    let Intended {
+        path,
+        what,
+        from,
+        bytes,
+    } = intended;
+    let from = from.as_ref();
+    let from = from.map_or_else(String::new, |from| format!("  from {}", from.display()));
+    let path = path.display();
+    format!("{:<7} {path}  {}{from}", action(*what), human_bytes(*bytes))
+}
+
+fn of_synced(synced: &Synced) -> String {
+    let FileCounts {
+        fetched,
+        moved,
+        copied,
+        deleted,
+        unchanged,
+        failed,
+    } = synced.files;
+    let mut line = format!(
+        "{}: {} {}, {}, proven against its {}",
+        synced.path.display(),
+        synced.files_total,
+        if synced.files_total == 1 {
+            "file"
+        } else {
+            "files"
+        },
+        human_bytes(synced.bytes_total),
+        synced.trust.basis()
+    );
+    let counts = [
+        ("fetched", fetched),
+        ("moved", moved),
+        ("copied", copied),
+        ("deleted", deleted),
+        ("unchanged", unchanged),
+        ("failed", failed),
+    ];
+    let (before, would) = match synced.is_dry_run {
+        true => ("; would be: ", true),
+        false => ("; ", false),
+    };
+    let counted = counts.iter().filter(|(_, count)| *count > 0);
+    let counted: Vec<String> = counted
+        .map(|(what, count)| format!("{what} {count}"))
+        .collect();
+    if !counted.is_empty() {
+        line += before;
+        line += &counted.join(", ");
+    }
+    match would {
+        true => line + &format!(", at most {}", human_bytes(synced.bytes_to_fetch)),
+        false => {
+            line + &format!(
+                "; received {} in {}",
+                human_bytes(synced.bytes_fetched),
+                human_seconds(synced.elapsed_ms)
+            )
+        }
     }
 }
 

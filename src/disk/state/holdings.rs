@@ -15,6 +15,7 @@ use crate::{
 
 use super::{
     State, StateError,
+    arrivals::{self, Arrived},
     id::ObjectId,
     objects::{self, Description},
 };
@@ -121,29 +122,25 @@ impl State {
     /// Records that a file of the user is all of the object of this tree. Replaces the record of that path, and keeps where the
     /// same object came from.
     pub fn adopt(&mut self, adopted: &Adopted, tree: &Tree) -> Result<(), StateError> {
-        let described = Description {
-            root: tree.root(),
-            geometry: *tree.geometry(),
-            tree: Some(tree),
-        };
         self.change(|transaction| {
-            // Anchors of this file are worth more than another block size.
-            let object = match known_better(transaction, adopted, tree)? {
-                Some(object) => Some(object),
-                None => objects::describe(transaction, described)?,
-            };
-            if let Some(object) = object {
-                let noted = Noted {
-                    path: &adopted.path,
-                    own: false,
-                    stamp: adopted.stamp,
-                    provenance: &adopted.provenance,
-                    bytes: described.geometry.length(),
-                    at: adopted.at,
-                    blocks: None,
-                };
-                put(transaction, object, &noted)?;
+            adopt(transaction, adopted, tree)?;
+            objects::trim(transaction)
+        })
+    }
+
+    /// [`State::adopt`] and [`State::remember_arrival`] of many files, in one transaction.
+    pub fn adopt_all<'a>(
+        &mut self,
+        files: impl IntoIterator<Item = (Adopted, &'a Tree, Option<&'a Arrived>)>,
+    ) -> Result<(), StateError> {
+        self.change(|transaction| {
+            for (adopted, tree, arrived) in files {
+                adopt(transaction, &adopted, tree)?;
+                if let Some(arrived) = arrived {
+                    arrivals::insert(transaction, arrived)?;
+                }
             }
+            arrivals::trim(transaction, arrivals::ARRIVALS_MAX)?;
             objects::trim(transaction)
         })
     }
@@ -168,6 +165,11 @@ impl State {
         Ok(found
             .into_iter()
             .find(|one| !one.own && one.stamp == *stamp))
+    }
+
+    /// All holdings of an object.
+    pub fn holdings_of(&self, root: Root) -> Result<Vec<Holding>, StateError> {
+        self.some_holdings("WHERE root = ?1", &[&root.0])
     }
 
     pub(super) fn some_holdings(
@@ -212,6 +214,30 @@ impl State {
             transaction.prepare_cached(update)?.execute(row).map(drop)
         })
     }
+}
+
+fn adopt(transaction: &Transaction, adopted: &Adopted, tree: &Tree) -> rusqlite::Result<()> {
+    let described = Description {
+        root: tree.root(),
+        geometry: *tree.geometry(),
+        tree: Some(tree),
+    };
+    // Anchors of this file are worth more than another block size.
+    let object = match known_better(transaction, adopted, tree)? {
+        Some(object) => Some(object),
+        None => objects::describe(transaction, described)?,
+    };
+    let Some(object) = object else { return Ok(()) };
+    let noted = Noted {
+        path: &adopted.path,
+        own: false,
+        stamp: adopted.stamp,
+        provenance: &adopted.provenance,
+        bytes: described.geometry.length(),
+        at: adopted.at,
+        blocks: None,
+    };
+    put(transaction, object, &noted)
 }
 
 fn known_better(

@@ -15,6 +15,7 @@ mod seeds;
 mod sequences;
 
 use std::{
+    cell::OnceCell,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -80,6 +81,8 @@ fn what_next(cause: &rusqlite::Error) -> &'static str {
 pub struct State {
     connection: Connection,
     path: PathBuf,
+    /// See [`State::salt`].
+    salt: OnceCell<[u8; 32]>,
 }
 
 /// The default folder: `$XDG_STATE_HOME/sapwood`, else `~/.local/state/sapwood`.
@@ -140,9 +143,17 @@ impl State {
         connection
             .pragma_update(None, "synchronous", synchronous)
             .map_err(wrap)?;
+        // What a statement would undo is small, but for many statements it is written again and again.
+        connection
+            .pragma_update(None, "temp_store", "MEMORY")
+            .map_err(wrap)?;
         let version = schema::prepare(&mut connection).map_err(wrap)?;
         match version {
-            schema::VERSION => Ok(State { connection, path }),
+            schema::VERSION => Ok(State {
+                connection,
+                path,
+                salt: OnceCell::new(),
+            }),
             found => Err(StateError::Version { path, found }),
         }
     }

@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 ///
 /// Long blobs are the last columns of their tables, so that the others are read without them. Sizes are in bytes, and times are
 /// Unix seconds unless their names say otherwise.
-pub const STEPS: [&str; 5] = [
+pub const STEPS: [&str; 6] = [
     "CREATE TABLE sequences (
         key_id TEXT NOT NULL,
         name TEXT NOT NULL,
@@ -99,6 +99,8 @@ pub const STEPS: [&str; 5] = [
     CREATE INDEX arrivals_by_age ON arrivals (at);
     CREATE TABLE salt (salt BLOB NOT NULL);
     INSERT INTO salt VALUES (randomblob(32));",
+    // NULL: not known.
+    "ALTER TABLE arrivals ADD COLUMN trust TEXT;",
 ];
 pub const VERSION: u32 = STEPS.len() as u32;
 

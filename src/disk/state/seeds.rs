@@ -112,7 +112,10 @@ impl State {
     /// Whether there is any holding from this origin.
     pub fn knows_origin(&self, origin: &str) -> Result<bool, StateError> {
         let query = "SELECT EXISTS (SELECT 1 FROM holdings WHERE origin = ?1)";
-        self.look(|connection| connection.query_row(query, [origin], |row| row.get(0)))
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(query)?;
+            query.query_row([origin], |row| row.get(0))
+        })
     }
 }
 

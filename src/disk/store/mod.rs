@@ -21,7 +21,7 @@ use crate::format::{geometry::Geometry, manifest::Tree, tree::Root};
 use super::{
     error::DiskError,
     files::{self, Stamp},
-    state::{Adopted, Allowed, Holding, Provenance, State, StateError, Wanted},
+    state::{Adopted, Allowed, Arrived, Holding, Provenance, State, StateError, Wanted},
 };
 
 use cached::Objects;
@@ -58,6 +58,37 @@ pub struct Seed {
     pub holding: Holding,
     /// A regular file in the recorded version. It can change at any time: read it, do not map it.
     pub file: File,
+}
+
+/// A file of the user that is all of an object, for [`Store::adopt_all`].
+#[derive(Clone, Debug)]
+pub struct NewHolding {
+    /// Its path.
+    pub path: PathBuf,
+    /// The version that was proven.
+    pub stamp: Stamp,
+    /// The tree of the object.
+    pub tree: Tree,
+    /// Where it came from.
+    pub provenance: Provenance,
+    /// From which URL as which version, if it was fetched.
+    pub arrived: Option<Arrived>,
+    /// Unix seconds.
+    pub at: u64,
+}
+
+impl NewHolding {
+    /// The record of the file; `None`: the file is missing or was modified.
+    fn adopted(&self) -> Option<Adopted> {
+        let path = files::noted_path(&self.path)?;
+        let (_, entry) = files::open_noted(&path)?;
+        (entry.stamp() == self.stamp).then(|| Adopted {
+            path,
+            stamp: self.stamp,
+            provenance: self.provenance.clone(),
+            at: self.at,
+        })
+    }
 }
 
 impl Store {
@@ -137,6 +168,24 @@ impl Store {
         };
         self.state.adopt(&adopted, tree)?;
         Ok(true)
+    }
+
+    /// [`Store::adopt`] of many files in one transaction, with where they came from. Returns how many were recorded: not those
+    /// that are missing or were modified by now.
+    pub fn adopt_all(&mut self, files: &[NewHolding]) -> Result<usize, StateError> {
+        let found: Vec<_> = files
+            .iter()
+            .filter_map(|new| Some((new.adopted()?, new)))
+            .collect();
+        let count = found.len();
+        if count > 0 {
+            let described = |(adopted, new)| {
+                let new: &NewHolding = new;
+                (adopted, &new.tree, new.arrived.as_ref())
+            };
+            self.state.adopt_all(found.into_iter().map(described))?;
+        }
+        Ok(count)
     }
 
     /// The open holdings that are most likely to have bytes of a wanted object, best first, at most `most`.

@@ -4,14 +4,15 @@ use std::path::Path;
 
 use crate::{
     disk::{
+        files::Stamp,
         machine::unix_time,
         state::{Arrived, Provenance},
-        store::{Store, StoreError},
+        store::{NewHolding, Store, StoreError},
     },
-    engine::local::TREE_BLOCKS_MAX,
+    engine::{local::TREE_BLOCKS_MAX, trust::warned},
     format::{
         anchors::BlockAnchor, geometry::BlockIndex, judge::Leaves, manifest::Tree, tree::Root,
-        validators::Validators,
+        trust::Trust, validators::Validators,
     },
     net::location::Location,
 };
@@ -62,22 +63,12 @@ pub async fn adopt(
     path: &Path,
     tree: Tree,
     validators: &Validators,
+    trust: Trust,
     key_id: Option<String>,
 ) {
     let (path, url, at) = (path.to_owned(), &run.options.url, unix_time());
-    let mut arrived = Arrived {
-        root: tree.root(),
-        url_hash: [0; 32],
-        etag: validators.etag.clone(),
-        last_modified: validators.last_modified.clone(),
-        at,
-    };
-    let provenance = Provenance {
-        origin: Some(url.origin()),
-        url: Some(url.to_string()),
-        key_id,
-        name: url.safe_name(),
-    };
+    let mut arrived = arrived(run, tree.root(), validators, trust);
+    let provenance = provenance(url, key_id);
     let url = url.clone();
     let keep = move |store: &mut Store| {
         arrived.url_hash = url_hash(store, &url)?;
@@ -87,8 +78,54 @@ pub async fn adopt(
     run.in_store(keep).await;
 }
 
+/// Records a small file that was published now, together with others.
+pub async fn adopt_soon(
+    run: &mut Run<'_>,
+    (path, stamp): (&Path, Stamp),
+    tree: Tree,
+    validators: &Validators,
+    trust: Trust,
+) {
+    let Some(url_hash) = run.url_hash else { return };
+    let mut arrived = arrived(run, tree.root(), validators, trust);
+    arrived.url_hash = url_hash;
+    let new = NewHolding {
+        path: path.to_owned(),
+        stamp,
+        tree,
+        provenance: provenance(&run.options.url, None),
+        at: arrived.at,
+        arrived: Some(arrived),
+    };
+    let recorded = run.context.store.record_soon(new).await;
+    warned(recorded.map(Some), run.events);
+}
+
+/// The URL is not filled in.
+fn arrived(run: &Run<'_>, root: Root, validators: &Validators, trust: Trust) -> Arrived {
+    let options = &run.options;
+    let is_of_url = options.root.is_none() && options.key.is_none() && options.digests.is_empty();
+    Arrived {
+        root,
+        url_hash: [0; 32],
+        etag: validators.etag.clone(),
+        last_modified: validators.last_modified.clone(),
+        trust: is_of_url.then_some(trust),
+        at: unix_time(),
+    }
+}
+
+fn provenance(url: &Location, key_id: Option<String>) -> Provenance {
+    Provenance {
+        origin: Some(url.origin()),
+        url: Some(url.to_string()),
+        key_id,
+        name: url.safe_name(),
+    }
+}
+
 /// The whole URL as the store keeps it: its query may name the object, and may be a secret.
-fn url_hash(store: &mut Store, url: &Location) -> Result<[u8; 32], StoreError> {
+pub fn url_hash(store: &mut Store, url: &Location) -> Result<[u8; 32], StoreError> {
     let salt = store.state().salt()?;
     Ok(*blake3::keyed_hash(&salt, url.url().as_str().as_bytes()).as_bytes())
 }

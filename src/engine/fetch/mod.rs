@@ -1,12 +1,14 @@
 //! Fetching an object: lock the target, open the object, find local data, transfer the rest, publish.
 
 mod adopt;
+mod known;
 mod leftovers;
 mod options;
 mod publish;
 mod receipt;
 mod run;
 mod unknown_length;
+mod whole;
 mod with_manifest;
 mod without_manifest;
 
@@ -17,7 +19,6 @@ use crate::{
         destination::{Destination, Locked},
         error::DiskError,
         files, lacking,
-        store::Store,
         temporary::{Replaces, Temporary},
     },
     engine::{
@@ -25,11 +26,12 @@ use crate::{
         context::Context,
         error::Error,
         events::{Event, Events, Published},
-        remote::{self, Opened, retry::reported},
+        remote::{self, Opened, preflight::FIRST_BYTES, retry::reported},
     },
 };
 
 pub use super::remote::manifest::ManifestPlace;
+use known::Known;
 pub use options::FetchOptions;
 use run::Run;
 
@@ -43,10 +45,13 @@ pub async fn fetch(
     events: &mut dyn Events,
 ) -> Result<Published, Error> {
     let (target, discard) = (options.target.clone(), options.discard);
+    let admitted = context.connections.admit(&context.client, &options.url);
+    let admitted = admitted.await;
     let mut run = Run::new(context, options, &mut *events);
-    let locked = lock(&mut run).await?;
+    run.admitted = Some(admitted);
+    let (locked, here) = lock(&mut run).await?;
     // Boxed, to keep the futures of callers small.
-    let outcome = Box::pin(fetch_locked(&mut run, locked)).await;
+    let outcome = Box::pin(fetch_locked(&mut run, locked, here)).await;
     drop(run);
     for message in lacking::take() {
         events.event(Event::Warning { message });
@@ -57,12 +62,24 @@ pub async fn fetch(
     outcome
 }
 
-async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Error> {
-    let (locked, nothing_is_here) = nothing_is_here(locked).await?;
-    let keeps_first =
-        nothing_is_here && run.options.takes_first_bytes() && !knows_origin(run).await;
+async fn fetch_locked(run: &mut Run<'_>, locked: Locked, here: Here) -> Result<Published, Error> {
+    let mut keeps_first = false;
+    let locked = match here {
+        Here::Known(known) => match known::unchanged(run, locked, known).await? {
+            Ok(published) => return Ok(published),
+            Err(locked) => locked,
+        },
+        Here::Nothing { may_be_elsewhere } => {
+            (run.nothing_is_here, run.may_be_elsewhere) = (true, may_be_elsewhere);
+            keeps_first = run.options.takes_first_bytes() && !may_be_elsewhere;
+            locked
+        }
+        Here::Other => locked,
+    };
     let request = run.options.open_request(keeps_first);
     let opened = reported(&mut *run.events, remote::open(&run.context, &request)).await?;
+    let is_small = opened.length().is_some_and(|length| length <= FIRST_BYTES);
+    run.context.observed.note_small(is_small);
     match opened {
         Opened::WithManifest(object) => with_manifest::fetch(run, locked, *object).await,
         Opened::WithoutManifest { url, first, unread } => {
@@ -70,27 +87,23 @@ async fn fetch_locked(run: &mut Run<'_>, locked: Locked) -> Result<Published, Er
                 Some(error) => go_on_without(run, locked, *error).await?,
                 None => locked,
             };
-            run.options.url = url;
+            if run.options.url != url {
+                (run.options.url, run.url_hash) = (url, None);
+            }
             Box::pin(without_manifest::fetch(run, locked, *first)).await
         }
     }
 }
 
-/// Whether there is neither a file under the final name nor a part.
-async fn nothing_is_here(locked: Locked) -> Result<(Locked, bool), Error> {
-    let found = blocking::on_disk(move || {
-        let destination = locked.destination();
-        let nothing = destination.existing()?.is_none() && !destination.has_part()?;
-        Ok((locked, nothing))
-    });
-    Ok(found.await?)
-}
-
-/// Whether the store knows a file from this origin: it may have bytes of the object.
-async fn knows_origin(run: &mut Run<'_>) -> bool {
-    let origin = run.options.url.origin();
-    let look_up = move |store: &mut Store| Ok(store.state().knows_origin(&origin)?);
-    run.in_store(look_up).await.unwrap_or(false)
+/// What is at the target when it is locked.
+enum Here {
+    /// Neither a file nor a part. `may_be_elsewhere`: another file may have bytes of the object.
+    Nothing {
+        may_be_elsewhere: bool,
+    },
+    /// What an earlier run published.
+    Known(Known),
+    Other,
 }
 
 /// Goes on without a manifest that cannot be read, unless the user requires one, or the part was proven against it: without it, that
@@ -109,25 +122,66 @@ async fn go_on_without(run: &mut Run<'_>, locked: Locked, error: Error) -> Resul
 }
 
 /// Locks the target for this run, and checks everything that needs no request.
-async fn lock(run: &mut Run<'_>) -> Result<Locked, Error> {
+async fn lock(run: &mut Run<'_>) -> Result<(Locked, Here), Error> {
     let (target, receipt) = (run.options.target.clone(), run.options.receipt.clone());
     let manifest = match &run.options.manifest {
         Some(ManifestPlace::File(path)) => Some(path.clone()),
         _ => None,
     };
     let (hosts, no_clobber) = (run.context.client.hosts().clone(), run.options.no_clobber);
+    let (store, url) = (run.context.store.clone(), run.options.url.clone());
+    let folder = run.options.folder.take();
+    let expects_small = run.context.observed.expects_small();
     let locked = blocking::on_disk(move || {
         hosts.refresh();
         check_places(&target, receipt.as_deref(), manifest.as_deref())?;
-        let locked = Destination::new(&target)?.lock()?;
-        match no_clobber && locked.destination().existing()?.is_some() {
-            true => Err(DiskError::Exists {
-                path: locked.destination().path(),
-            }),
-            false => Ok(locked),
+        let destination = match (folder, target.file_name()) {
+            (Some(folder), Some(name)) => Destination::in_folder(folder, name.to_owned())?,
+            _ => Destination::new(&target)?,
+        };
+        let locked = destination.lock()?;
+        let destination = locked.destination();
+        let existing = destination.existing()?;
+        if no_clobber && existing.is_some() {
+            return Err(DiskError::Exists {
+                path: destination.path(),
+            });
         }
+        let is_empty = destination.is_empty()?;
+        let in_store = store.with_blocking(|store| {
+            let url_hash = adopt::url_hash(store, &url)?;
+            let here = match existing {
+                Some(entry) => known::find(store, destination, entry, &url_hash)?
+                    .map_or(Here::Other, Here::Known),
+                None if is_empty => Here::Nothing {
+                    may_be_elsewhere: known::may_be_elsewhere(
+                        store,
+                        &url,
+                        &url_hash,
+                        expects_small,
+                    )?,
+                },
+                None => Here::Other,
+            };
+            Ok((url_hash, here))
+        });
+        Ok((locked, is_empty, in_store))
     });
-    Ok(locked.await?)
+    let (locked, is_empty, in_store) = locked.await?;
+    let Some((url_hash, here)) = in_store else {
+        // Reports why, if there is a store.
+        run.in_store(|_| Ok(())).await;
+        let may_be_elsewhere = false;
+        return Ok(match is_empty {
+            true => (locked, Here::Nothing { may_be_elsewhere }),
+            false => (locked, Here::Other),
+        });
+    };
+    run.url_hash = Some(url_hash);
+    match here {
+        Here::Known(known) if !known.suffices(&run.options) => Ok((locked, Here::Other)),
+        here => Ok((locked, here)),
+    }
 }
 
 /// Fails if the object or its receipt would replace another file of this run, or the receipt anything that is not a receipt.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::{
-    disk::journal::JournalKeeper,
+    disk::{files::Folder, journal::JournalKeeper},
     engine::remote::{OpenRequest, manifest::ManifestPlace},
     format::{digests::Digest, keys::PublicKey, tree::Root, trust::Trust},
     net::location::Location,
@@ -15,6 +15,8 @@ pub struct FetchOptions {
     pub url: Location,
     /// The final name. An existing file is replaced when the object is proven.
     pub target: PathBuf,
+    /// The folder of the target, if it is open already: what lies on its path does not matter then.
+    pub folder: Option<Folder>,
     /// Other URLs of the same object.
     pub mirrors: Vec<Location>,
     /// Files that may contain some of its bytes, and folders of such files. A missing one is not an error.
@@ -49,6 +51,7 @@ impl FetchOptions {
         FetchOptions {
             url,
             target: target.into(),
+            folder: None,
             mirrors: Vec::new(),
             seeds: Vec::new(),
             seed_store: false,

@@ -101,7 +101,7 @@ pub async fn unchanged(
 }
 
 /// The result of a fetch, after the store has recorded the file.
-async fn published(
+pub async fn published(
     run: &mut Run<'_>,
     path: PathBuf,
     proof: Proof,
@@ -118,7 +118,8 @@ async fn published(
         false => None,
     };
     if let Some(tree) = proof.tree {
-        adopt::adopt(run, &path, tree, &proof.validators, key_id.clone()).await;
+        let (validators, trust) = (&proof.validators, proof.trust);
+        adopt::adopt(run, &path, tree, validators, trust, key_id.clone()).await;
     }
     Published {
         path,
@@ -146,7 +147,7 @@ async fn published(
 }
 
 /// Writes the receipt and reports the result.
-async fn report(run: &mut Run<'_>, published: Published) -> Result<Published, Error> {
+pub async fn report(run: &mut Run<'_>, published: Published) -> Result<Published, Error> {
     let (started, of) = (run.started, published.clone());
     let written = match run.options.receipt.take() {
         Some(place) => blocking::on_disk(move || receipt::write(&place, &of, started)).await,

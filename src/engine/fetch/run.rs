@@ -11,6 +11,7 @@ use crate::{
     },
     engine::{
         blocking::{self, StopWhenDropped},
+        connections::Admitted,
         context::Context,
         error::Error,
         events::{Event, Events, Planned},
@@ -34,6 +35,14 @@ pub struct Run<'a> {
     pub started: u64,
     /// Bytes of the manifest that were fetched.
     pub bytes_manifest: u64,
+    /// The fetch counts among those that have connections, until this is dropped.
+    pub admitted: Option<Admitted>,
+    /// When the target was locked, there was neither a file nor a part.
+    pub nothing_is_here: bool,
+    /// Another file may have bytes of the object.
+    pub may_be_elsewhere: bool,
+    /// The URL as the store keeps it; `None`: there is no store.
+    pub url_hash: Option<[u8; 32]>,
 }
 
 impl<'a> Run<'a> {
@@ -46,6 +55,10 @@ impl<'a> Run<'a> {
             began: Instant::now(),
             started: unix_time(),
             bytes_manifest: 0,
+            admitted: None,
+            nothing_is_here: false,
+            may_be_elsewhere: false,
+            url_hash: None,
         }
     }
 

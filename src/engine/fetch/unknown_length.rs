@@ -246,6 +246,7 @@ async fn stream_once(
                 bytes_fetched: run.context.client.bytes_fetched(),
                 bytes_proven: 0,
                 rate_bps: 0,
+                files: None,
             }));
         }
     }

@@ -25,6 +25,7 @@ use super::{
     adopt::tree_to_store,
     publish::{LocalBytes, Proof, WholePart, publish, set_aside, unchanged, wrong_digest},
     run::{Run, has_room, room_for_all},
+    whole,
 };
 
 pub async fn fetch(
@@ -32,6 +33,10 @@ pub async fn fetch(
     mut locked: Locked,
     mut object: Object,
 ) -> Result<Published, Error> {
+    locked = match whole::publish_proven(run, locked, &mut object).await? {
+        Ok(published) => return Ok(published),
+        Err(locked) => locked,
+    };
     let mut started_over = false;
     loop {
         let root = object.manifest.header().root;

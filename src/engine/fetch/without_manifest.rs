@@ -26,6 +26,7 @@ use crate::{
         journal::Identity,
         judge::Leaves,
         manifest::Tree,
+        trust::Trust,
         validators::Validators,
     },
     net::error::NetError,
@@ -39,7 +40,7 @@ use super::{
     adopt::arrived_before,
     publish::{Expected, LocalBytes, Proof, WholePart, compare_and_publish, unchanged},
     run::Run,
-    unknown_length,
+    unknown_length, whole,
 };
 
 /// Blocks of an object without a manifest are small as long as there are few, so that a small object divides into many spans.
@@ -80,6 +81,15 @@ pub async fn fetch(run: &mut Run<'_>, locked: Locked, first: First) -> Result<Pu
     })?;
     let validators = &preflight.validators;
     let identity = identity(geometry, validators.clone());
+    let (locked, response) = match whole::of_response(run, response.as_deref(), length) {
+        None => (locked, response),
+        Some(bytes) => {
+            match whole::publish_plain(run, locked, &bytes, &identity, &expected).await? {
+                Ok(published) => return Ok(published),
+                Err(locked) => (locked, response),
+            }
+        }
+    };
     if let Some(proof) = proof_of_existing(run, &locked, length, &expected, validators).await? {
         return unchanged(run, locked, identity, proof).await;
     }
@@ -190,7 +200,8 @@ fn refuse_page(run: &Run<'_>, preflight: &Preflight) -> Result<(), Error> {
 async fn expected(run: &mut Run<'_>, preflight: &Preflight) -> Result<Expected, Error> {
     let url = &run.options.url;
     let mut offered = preflight.offered.clone();
-    offered.extend(sidecar(&run.context.client, url).await);
+    let is_needed = run.options.require > Trust::default();
+    offered.extend(sidecar(&run.context, url, is_needed).await);
     let trust = run
         .conditions()
         .without_manifest(&offered)

@@ -5,7 +5,6 @@ use std::{
     collections::{BTreeSet, HashMap},
     ffi::OsStr,
     io::Read,
-    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::SystemTime,
@@ -16,10 +15,9 @@ use parking_lot::Mutex;
 use crate::{
     disk::{
         error::{DiskError, FileOperation},
-        files::{self, Entry, EntryKind, Folder, MadeFolder},
+        files::{self, Entry, Folder, MadeFolder},
         regions,
         temporary::{Replaces, Temporary},
-        walk::Walked,
     },
     engine::{
         create::{self, CreateOptions, Described, Input},
@@ -37,7 +35,10 @@ use crate::{
     },
 };
 
-use super::earlier::{Earlier, modified_ns, time_of_index};
+use super::{
+    earlier::{Earlier, time_of_index},
+    listing::{self, Listed},
+};
 
 /// The options of a library.
 #[derive(Clone, Debug, Default)]
@@ -71,7 +72,7 @@ pub fn create(
     let folder = Folder::open(path)?;
     folder.lock()?;
     let earlier = Earlier::read(&folder)?;
-    let (files, left_out) = listed(&folder)?;
+    let (files, left_out) = listing::list(&folder, |_| true, |_| true)?;
     let known = match (&earlier, options.reads_all) {
         (Some(earlier), false) => known_files(&folder, earlier, &files)?,
         _ => HashMap::new(),
@@ -168,58 +169,8 @@ fn date_index(folder: &Folder, began: SystemTime) -> Result<(), Error> {
     Ok(())
 }
 
-/// A file that the library lists.
-struct Listed {
-    path: LibraryPath,
-    entry: Entry,
-}
-
-impl Listed {
-    fn entry_of(&self, root: Root) -> library::Entry {
-        library::Entry {
-            path: self.path.clone(),
-            length: self.entry.length,
-            root,
-            // A time that cannot be said is no reason to leave a file out.
-            modified_ns: modified_ns(&self.entry).unwrap_or_default(),
-            is_executable: self.entry.mode & 0o100 != 0,
-        }
-    }
-}
-
 /// The root of a file, and its pieces if it is small.
 type Content = (Root, Vec<u8>);
-
-/// The files to list, in the order of the index, and how many entries are left out.
-fn listed(folder: &Folder) -> Result<(Vec<Listed>, u64), Error> {
-    let is_ours = |path: &Path| {
-        let name = path.iter().next().unwrap_or_default().as_bytes();
-        let start = name.get(..library::NAME.len()).unwrap_or_default();
-        start.eq_ignore_ascii_case(library::NAME.as_bytes())
-    };
-    let walked = folder.walk(|path| !is_ours(path))?;
-    let names: BTreeSet<&Path> = walked.iter().map(|walked| walked.path.as_path()).collect();
-    let is_manifest = |path: &Path| {
-        let object = path.as_os_str().as_bytes().strip_suffix(b".sapwood");
-        object.is_some_and(|object| names.contains(Path::new(OsStr::from_bytes(object))))
-    };
-    let (mut files, mut left_out) = (Vec::new(), 0);
-    for Walked { path, entry } in &walked {
-        if is_ours(path) {
-            continue;
-        }
-        let listed = path.to_str().and_then(LibraryPath::new);
-        match listed.filter(|_| entry.kind == EntryKind::Regular && !is_manifest(path)) {
-            Some(path) => files.push(Listed {
-                path,
-                entry: *entry,
-            }),
-            None => left_out += 1,
-        }
-    }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok((files, left_out))
-}
 
 /// The files that need not be read: they are what the last index says, and the manifests of the larger ones are there.
 fn known_files(

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     io::Read,
+    ops::Range,
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -21,6 +22,7 @@ use crate::{
 
 /// An index and its bytes.
 pub struct Earlier {
+    /// Its entries.
     pub index: Index,
     /// The root of the bytes.
     pub root: Root,
@@ -54,10 +56,19 @@ impl Earlier {
         file.read_to_end(&mut bytes)
             .map_err(|cause| DiskError::io(FileOperation::Read, &path, cause))?;
         let is_proven = *blake3::hash(&bytes).as_bytes() == root.0;
-        Ok(is_proven.then(|| Earlier::parse(bytes, root, &entry)))
+        Ok(is_proven.then(|| Earlier::of_file(bytes, root, &entry)))
     }
 
-    fn parse(bytes: Vec<u8>, root: Root, entry: &Entry) -> Result<Earlier, RefusedIndex> {
+    /// The index in a file with these bytes, whose root this is.
+    pub fn of_file(bytes: Vec<u8>, root: Root, entry: &Entry) -> Result<Earlier, RefusedIndex> {
+        Ok(Earlier {
+            made: since_1970(entry.changed),
+            ..Earlier::of(bytes, root)?
+        })
+    }
+
+    /// The index of these bytes, whose root this is. It knows nothing of files.
+    pub fn of(bytes: Vec<u8>, root: Root) -> Result<Earlier, RefusedIndex> {
         let header = IndexHeader::read(&bytes, bytes.len() as u64)?;
         let range = header.entries();
         let entries = &bytes[range.start as usize..range.end as usize];
@@ -66,9 +77,14 @@ impl Earlier {
             index,
             root,
             header,
-            made: since_1970(entry.changed),
+            made: Duration::ZERO,
             bytes,
         })
+    }
+
+    /// All of its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Whether a file is what the index says, as far as its attributes show: of the same length and time, and not touched since
@@ -76,8 +92,15 @@ impl Earlier {
     pub fn still_has(&self, path: &LibraryPath, entry: &Entry) -> Option<&library::Entry> {
         let known = self.index.find(path)?;
         let touched = since_1970(entry.attributes_changed);
-        let is_same = known.length == entry.length && Some(known.modified_ns) == modified_ns(entry);
+        let is_same =
+            known.length == entry.length && Some(known.modified_ns) == entry.modified_ns();
         (is_same && touched < self.made).then_some(known)
+    }
+
+    /// Where the pieces of each entry are in its bytes; an empty range of a large one.
+    pub fn piece_ranges(&self) -> Vec<Range<u64>> {
+        let pieces = self.index.pieces(&self.header);
+        pieces.map(|(_, range)| range).collect()
     }
 
     /// The pieces of each small file, in the order of the entries.
@@ -90,14 +113,6 @@ impl Earlier {
 /// A time before 1970 counts as 1970.
 fn since_1970((seconds, nanoseconds): (i64, u64)) -> Duration {
     Duration::new(seconds.max(0) as u64, nanoseconds as u32)
-}
-
-/// The time of the last change, as an index has it. `None`: an index cannot say it (before 1678, after 2262).
-pub fn modified_ns(entry: &Entry) -> Option<i64> {
-    let (seconds, nanoseconds) = entry.changed;
-    seconds
-        .checked_mul(1_000_000_000)?
-        .checked_add(nanoseconds.cast_signed())
 }
 
 /// The time to give to an index whose run began then: whatever is touched later is read again by the next run. The clock of file

@@ -1,5 +1,8 @@
 //! Libraries: a folder and its index (library.md).
 
 pub mod create;
-mod earlier;
+pub mod earlier;
+pub mod listing;
+pub mod remote;
+pub mod spooled;
 pub mod verify;

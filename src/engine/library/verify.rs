@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 use crate::{
     disk::{
-        destination::quarantine,
         error::{DiskError, FileOperation},
         files::{self as disk, Folder},
+        quarantine::quarantine,
         regions,
     },
     engine::{
@@ -38,6 +38,8 @@ pub struct OpenLibrary {
     /// The manifest of the index, to be checked for trust.
     pub manifest: CheckedFile,
     index: Index,
+    /// There is a folder of manifests: what is fetched from here needs them.
+    has_manifests: bool,
 }
 
 /// How many files were checked, and how many are not what the library says.
@@ -69,6 +71,7 @@ pub fn open(path: &Path) -> Result<Option<OpenLibrary>, Error> {
     let index = index.map_err(refuse)?.index;
     Ok(Some(OpenLibrary {
         path: path.to_owned(),
+        has_manifests: folder.below(Path::new(library::MANIFESTS))?.is_some(),
         folder,
         manifest,
         index,
@@ -195,18 +198,19 @@ impl OpenLibrary {
             let tree = &manifest.manifest.tree;
             (tree.root(), tree.geometry().length()) == (entry.root, entry.length)
         };
-        let (against, has_manifest) = match manifest.ok().filter(fits) {
-            Some(manifest) => (
-                Against::Manifest {
-                    manifest: Box::new(manifest),
-                    trust,
-                    hints: false,
-                },
-                true,
-            ),
-            None => (Against::Root(entry.root), false),
+        let manifest = manifest.ok().filter(fits);
+        let has_manifest = manifest.is_some();
+        let against = match manifest {
+            Some(manifest) => Against::Manifest {
+                manifest: Box::new(manifest),
+                trust,
+                hints: false,
+            },
+            None => Against::Root(entry.root),
         };
-        if !has_manifest {
+        // A copy of a library has no manifests.
+        let needs_manifest = self.has_manifests;
+        if needs_manifest && !has_manifest {
             let message = format!(
                 "{} is missing, or not the manifest of {}: nobody can fetch the file from this library",
                 place.display(),
@@ -220,6 +224,6 @@ impl OpenLibrary {
             }
         };
         let verdict = verify::verify(&path, &against, &mut tell_damage)?;
-        Ok(verdict == verify::Verdict::Verified && has_manifest)
+        Ok(verdict == verify::Verdict::Verified && (has_manifest || !needs_manifest))
     }
 }

@@ -281,6 +281,7 @@ async fn patch_blocks(
             bytes_fetched: fetched,
             bytes_proven: held.bytes(&geometry),
             rate_bps: ((fetched - before) as f64 / seconds) as u64,
+            files: None,
         }));
         Ok(())
     };

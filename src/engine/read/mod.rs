@@ -20,9 +20,11 @@ use std::sync::Arc;
 use crate::{
     disk::state::Provenance,
     format::{
-        geometry::{ByteRange, Geometry},
-        judge::{Leaves, ObjectKey},
+        geometry::{BlockIndex, BlockSize, ByteRange, Geometry},
+        judge::{self, Leaves, ObjectKey},
         keys::PublicKey,
+        library::SMALL_BYTES_MAX,
+        statement::Refused,
         tree::Root,
         trust::Trust,
     },
@@ -79,6 +81,11 @@ pub struct ReadOptions {
     pub max_size: Option<u64>,
     /// Other URLs of the same object.
     pub mirrors: Vec<Location>,
+    /// The name that the key must have signed. `None`: the last segment of the URL.
+    pub name: Option<String>,
+    /// The length of the object of the root, from the index of a library. The root alone proves a small object: no manifest of it is
+    /// read.
+    pub length: Option<u64>,
 }
 
 /// How much is fetched for readers.
@@ -147,17 +154,17 @@ pub(in crate::engine) async fn open_tuned(
 ) -> Result<(SharedObject, Transfer), Error> {
     let hosts = context.client.hosts().clone();
     blocking::run(move || hosts.refresh()).await;
-    let opened = reported(events, open_manifest(context, &options)).await;
-    let (manifest, place) = opened?;
-    let conditions = Conditions {
-        root: options.root,
-        digests: Vec::new(),
-        key: options.key.clone(),
-        name: Some(options.url.last_segment().unwrap_or_default()),
-        require: options.require,
+    let Described {
+        root,
+        geometry,
+        trust,
+        place,
+        manifest,
+    } = match small(&options)? {
+        Some(small) => small,
+        // Boxed, to keep the futures of callers small.
+        None => Box::pin(described(context, &options, events)).await?,
     };
-    let trust = trust::check(&context.store, &conditions, manifest.front(), events).await?;
-    let (root, geometry) = (manifest.header().root, manifest.header().geometry);
     if options
         .max_size
         .is_some_and(|most| geometry.length() > most)
@@ -167,15 +174,14 @@ pub(in crate::engine) async fn open_tuned(
             bytes: geometry.length(),
         });
     }
-    let provenance = Provenance {
-        origin: Some(options.url.origin()),
-        url: Some(options.url.to_string()),
-        key_id: options.key.as_ref().map(PublicKey::id_hex),
-        name: options.url.safe_name(),
-    };
+    let provenance = provenance(&options);
     let leaves = Arc::new(Leaves::empty(ObjectKey::of_root(root, geometry)));
     let cache = ObjectCache::open(&context.store, root, leaves.clone(), provenance, events).await;
-    let length = match trust.is_signed() || !tuning.prove_length {
+    if manifest.is_none() {
+        leaves.insert(BlockIndex(0), &[root.0]);
+    }
+    let is_empty = geometry.length() == 0 && judge::verify(&leaves, BlockIndex(0), &[]).is_ok();
+    let length = match trust.is_signed() || !tuning.prove_length || is_empty {
         true => Length::Proven,
         false => Length::Wanted,
     };
@@ -199,11 +205,89 @@ pub(in crate::engine) async fn open_tuned(
         sources,
         place,
     };
-    let pages = Pages::new(manifest, leaves);
+    let pages = match manifest {
+        Some(manifest) => Pages::new(manifest, leaves),
+        None => Pages::known(leaves, root),
+    };
     Ok((
         object,
         Transfer::new(context.clone(), shared, origin, pages),
     ))
+}
+
+/// What is known of an object before any of its bytes is read.
+struct Described {
+    root: Root,
+    geometry: Geometry,
+    trust: Trust,
+    place: ManifestPlace,
+    /// `None`: it has one block, whose leaf is the root.
+    manifest: Option<OpenManifest>,
+}
+
+/// An object that the root alone proves, if this is one.
+fn small(options: &ReadOptions) -> Result<Option<Described>, Error> {
+    let length = options.length.filter(|length| *length <= SMALL_BYTES_MAX);
+    let geometry = length.and_then(|length| Geometry::new(length, BlockSize::DEFAULT));
+    let (Some(root), Some(geometry)) = (options.root, geometry) else {
+        return Ok(None);
+    };
+    let trust = conditions(options).without_manifest(&[]);
+    Ok(Some(Described {
+        root,
+        geometry,
+        trust: trust.map_err(|cause| trust::refused(&options.url.to_string(), cause))?,
+        place: ManifestPlace::Nowhere,
+        manifest: None,
+    }))
+}
+
+async fn described(
+    context: &Context,
+    options: &ReadOptions,
+    events: &mut dyn Events,
+) -> Result<Described, Error> {
+    let opened = reported(events, open_manifest(context, options)).await;
+    let (manifest, place) = opened?;
+    let conditions = conditions(options);
+    let trust = trust::check(&context.store, &conditions, manifest.front(), events).await?;
+    let (root, geometry) = (manifest.header().root, manifest.header().geometry);
+    if options
+        .length
+        .is_some_and(|length| length != geometry.length())
+    {
+        return Err(Error::Manifest {
+            place: place.to_string(),
+            cause: Refused::Geometry,
+        });
+    }
+    Ok(Described {
+        root,
+        geometry,
+        trust,
+        place,
+        manifest: Some(manifest),
+    })
+}
+
+fn provenance(options: &ReadOptions) -> Provenance {
+    Provenance {
+        origin: Some(options.url.origin()),
+        url: Some(options.url.to_string()),
+        key_id: options.key.as_ref().map(PublicKey::id_hex),
+        name: options.url.safe_name(),
+    }
+}
+
+fn conditions(options: &ReadOptions) -> Conditions {
+    let of_url = || options.url.last_segment().unwrap_or_default();
+    Conditions {
+        root: options.root,
+        digests: Vec::new(),
+        key: options.key.clone(),
+        name: Some(options.name.clone().unwrap_or_else(of_url)),
+        require: options.require,
+    }
 }
 
 /// Opens the manifest where the user says it is, or beside the first source that has one.

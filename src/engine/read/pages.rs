@@ -13,6 +13,7 @@ use crate::{
         judge::Leaves,
         layout::{Group, Layout},
         reader::{LazyTree, Page},
+        tree::Root,
     },
 };
 
@@ -42,6 +43,8 @@ enum Manifest {
     Ranges(Arc<OpenManifest>),
     /// The server does not support ranges. `None` while everything is read.
     Stream(Option<Box<OpenManifest>>),
+    /// There is none: all leaves are known.
+    Nowhere,
 }
 
 /// See the module.
@@ -93,6 +96,25 @@ impl Pages {
         }
     }
 
+    /// All leaves of an object of this root are known.
+    pub fn known(leaves: Arc<Leaves>, root: Root) -> Pages {
+        let layout = Layout {
+            geometry: *leaves.geometry(),
+            hints: false,
+        };
+        let pages = pages_of(layout.geometry.all());
+        Pages {
+            manifest: Manifest::Nowhere,
+            layout,
+            tree: LazyTree::new(layout, root),
+            leaves,
+            requested: BTreeSet::new(),
+            arrived: BTreeMap::new(),
+            known: pages.map(|page| (page, u64::MAX)).collect(),
+            clock: 0,
+        }
+    }
+
     /// Begins to read those of these pages that are neither known nor being read, with all groups above them at once.
     pub fn need(&mut self, context: &Context, pages: &BTreeSet<u32>) -> Option<Reading> {
         self.clock += 1;
@@ -134,6 +156,7 @@ impl Pages {
                     }
                 }))
             }
+            Manifest::Nowhere => None,
             Manifest::Stream(manifest) => {
                 let (mut manifest, leaves) = (*manifest.take()?, self.leaves.clone());
                 Some(Box::pin(async move {
@@ -217,6 +240,7 @@ impl Pages {
         let place = match &self.manifest {
             Manifest::Ranges(manifest) => manifest.place(),
             Manifest::Stream(manifest) => manifest.as_ref().map_or("", |manifest| manifest.place()),
+            Manifest::Nowhere => "",
         };
         Error::Manifest {
             place: place.to_owned(),

@@ -243,6 +243,27 @@ impl OpenManifest {
         Ok(given)
     }
 
+    /// Reads all of it, of the version of the front.
+    pub async fn whole(&self, context: &Context) -> Result<bytes::Bytes, Error> {
+        let end = self.header().sections_end() + self.signature.trailer_bytes();
+        let all = ByteRange::new(0, end);
+        let given = self.read_ranges(context, &[all]).await?;
+        let bytes = given.into_iter().next().map(|(_, bytes)| bytes);
+        let bytes = bytes.unwrap_or_default();
+        match statement::read_front(&bytes) {
+            Ok((found, signature))
+                if found.bytes() == self.statement.bytes() && signature == self.signature =>
+            {
+                Ok(bytes.into())
+            }
+            // No validator showed that it was replaced.
+            _ => Err(Error::Changed {
+                place: self.place.clone(),
+                how: Changed::Content,
+            }),
+        }
+    }
+
     fn refuse(&self, cause: Refused) -> Error {
         Error::Manifest {
             place: self.place.clone(),
@@ -353,11 +374,16 @@ impl Front {
     async fn get(source: &Source) -> Result<Front, NetError> {
         let front = SourceRequest {
             range: Some(ByteRange::new(0, FRONT_BYTES as u64)),
+            made_on_demand: true,
             ..SourceRequest::default()
         };
         let mut response = match source.open(front).await {
             Err(error) if needs_plain_get(error.failure) => {
-                source.open(SourceRequest::default()).await?
+                let whole = SourceRequest {
+                    made_on_demand: true,
+                    ..SourceRequest::default()
+                };
+                source.open(whole).await?
             }
             other => other?,
         };

@@ -57,6 +57,16 @@ pub enum Opened {
     },
 }
 
+impl Opened {
+    /// The length of the object, if it is known.
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            Opened::WithManifest(object) => Some(object.manifest.header().geometry.length()),
+            Opened::WithoutManifest { first, .. } => first.preflight.length,
+        }
+    }
+}
+
 /// An object whose manifest declares the object's length.
 pub struct Object {
     /// The source of the preflight comes first.

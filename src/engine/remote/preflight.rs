@@ -1,6 +1,10 @@
 //! The first request for an object.
 
-use crate::{engine::error::Error, net::repr_digest, policy::schedule::Limits};
+use crate::{
+    engine::{context::Context, error::Error},
+    net::repr_digest,
+    policy::schedule::Limits,
+};
 use crate::{
     format::{
         digests::{Digest, DigestHasher},
@@ -68,6 +72,7 @@ impl First {
 
 /// The range of a preflight that only asks what there is.
 pub const FIRST_BYTE: ByteRange = ByteRange { start: 0, end: 1 };
+const FIRST_TWO_BYTES: ByteRange = ByteRange { start: 0, end: 2 };
 /// Bytes of an object that are requested with its manifest, if nothing of it is here: a small one is whole then.
 pub const FIRST_BYTES: u64 = 64 << 10;
 
@@ -88,7 +93,12 @@ pub async fn preflight(
     url: &Location,
     range: ByteRange,
 ) -> Result<First, NetError> {
-    let mut response = match client.send(Request::range(url, range)).await {
+    let mut sent = client.send(Request::range(url, range)).await;
+    if sent.as_ref().is_err_and(has_two_bytes) {
+        // Some servers refuse to send a single byte.
+        sent = client.send(Request::range(url, FIRST_TWO_BYTES)).await;
+    }
+    let mut response = match sent {
         Err(error) if needs_plain_get(error.failure) => client.send(Request::whole(url)).await?,
         other => other?,
     };
@@ -138,6 +148,11 @@ pub async fn preflight(
     Ok(first)
 }
 
+/// Whether a refusal shows that the object has more than one byte.
+fn has_two_bytes(error: &NetError) -> bool {
+    error.length.is_some_and(|length| length > 1)
+}
+
 /// A body, at most so many bytes of it. It is read to its end, so that the next request can reuse the connection; what does
 /// not arrive is requested again later.
 async fn received(body: &mut Body, most: u64) -> Vec<u8> {
@@ -181,16 +196,40 @@ pub async fn retried_preflight(
     first.map(|first: First| first.preflight)
 }
 
+/// The first bytes of an object, received and kept, retried by the recovery policy.
+pub async fn retried_first(
+    client: &Client,
+    url: &Location,
+    limits: &Limits,
+) -> Result<First, Error> {
+    let range = first_bytes(client);
+    let first: First = retried!(limits, preflight(client, url, range))?;
+    Ok(first.without_open_body().received().await)
+}
+
 /// The whole representation in one response, retried by the recovery policy.
 pub async fn retried_whole(source: &Source, limits: &Limits) -> Result<SourceResponse, Error> {
     retried!(limits, source.open(SourceRequest::default()))
 }
 
-/// The digest in `URL.sha256`, if there is such a file. Any error counts as its absence, because the user did not request it.
-pub async fn sidecar(client: &Client, url: &Location) -> Option<Digest> {
+/// The digest in `URL.sha256`, if there is such a file. Any error counts as its absence, because the user did not request it. It is
+/// not requested where many other objects have none, unless the user needs it.
+pub async fn sidecar(context: &Context, url: &Location, is_needed: bool) -> Option<Digest> {
     let name = url.safe_name()?;
+    if !is_needed && context.observed.expects_no_sidecar(url) {
+        return None;
+    }
     let place = url.with_suffix(".sha256");
-    let mut response = client.send(Request::whole(&place)).await.ok()?;
+    let mut response = match context.client.send(Request::whole(&place)).await {
+        Ok(response) => response,
+        Err(error) => {
+            if matches!(error.failure, Failure::Refused { status } if status < 500) {
+                context.observed.note_sidecar(url, false);
+            }
+            return None;
+        }
+    };
     let bytes = response.body.read_up_to(SIDECAR_BYTES_MAX).await.ok()?;
+    context.observed.note_sidecar(url, true);
     repr_digest::in_sidecar(std::str::from_utf8(&bytes).ok()?, &name)
 }

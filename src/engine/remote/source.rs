@@ -53,6 +53,8 @@ pub struct SourceRequest<'a> {
     pub version: Option<&'a Validators>,
     /// There is no manifest: only length and version show that parts belong together, so a 206 must declare the complete length.
     pub unproven: bool,
+    /// See [`Request::made_on_demand`].
+    pub made_on_demand: bool,
 }
 
 /// Which bytes a response contains.
@@ -138,6 +140,7 @@ impl Source {
             more: request.more,
             version: request.version,
             length: request.length.filter(|_| request.unproven),
+            made_on_demand: request.made_on_demand,
             ..Request::whole(location)
         };
         if request.more.is_empty() {
@@ -193,6 +196,35 @@ impl SourceResponse {
                 location,
             },
             ..self
+        }
+    }
+
+    /// Reads all of it, and the end of the body, so that the next request can use the connection. `None`: more bytes than this
+    /// are declared, or came.
+    pub async fn read_all(mut self, most: u64) -> Result<Option<Bytes>, NetError> {
+        if self.total.is_some_and(|total| total > most) {
+            return Ok(None);
+        }
+        let mut all = Bytes::new();
+        let mut bytes = Vec::new();
+        while let Some((_, chunk)) = self.next().await? {
+            if (all.len() + bytes.len() + chunk.len()) as u64 > most {
+                return Ok(None);
+            }
+            // Most come in one chunk, which is not copied.
+            if all.is_empty() && bytes.is_empty() {
+                all = chunk;
+            } else {
+                bytes.extend_from_slice(&std::mem::take(&mut all));
+                bytes.extend_from_slice(&chunk);
+            }
+        }
+        if let Chunks::One { body, .. } = &mut self.chunks {
+            let _ = body.next().await;
+        }
+        match bytes.is_empty() {
+            true => Ok(Some(all)),
+            false => Ok(Some(bytes.into())),
         }
     }
 

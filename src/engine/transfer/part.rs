@@ -258,6 +258,7 @@ impl Running {
             bytes_fetched: self.driver.bytes_fetched(),
             bytes_proven: self.driver.held_blocks().bytes(&self.geometry),
             rate_bps: self.driver.bytes_per_second(),
+            files: None,
         }));
     }
 }

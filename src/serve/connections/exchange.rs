@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use axum::{
@@ -158,6 +158,32 @@ impl Drop for Exchange {
             if !is_taken {
                 metrics.line_lost();
             }
+        }
+    }
+}
+
+/// Notes that a request was refused because it cannot be read. Of what it was nothing is known.
+pub fn note_refused(cause: &hyper::Error, connection: &Open, shared: &Shared) {
+    if !cause.is_parse() || cause.is_parse_version_h2() {
+        // There was no response.
+        return;
+    }
+    let status = match cause.is_parse_too_large() {
+        true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        false => StatusCode::BAD_REQUEST,
+    };
+    let (status, metrics) = (status.as_u16(), &shared.options.metrics);
+    metrics.responded("other", status, 0, Duration::ZERO);
+    if let Some(log) = &shared.options.log {
+        let is_taken = log.write(Access {
+            time: SystemTime::now(),
+            client: connection.client.to_canonical(),
+            status,
+            is_complete: true,
+            ..Access::default()
+        });
+        if !is_taken {
+            metrics.line_lost();
         }
     }
 }

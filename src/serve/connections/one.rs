@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{
     Shared,
-    exchange::{Version, exchanges},
+    exchange::{Version, exchanges, note_refused},
     slots::Slot,
     stream::Watched,
 };
@@ -107,6 +107,9 @@ async fn http1(
         true
     };
     let ended = unless_ended(pin!(serving), stop, slot, shared).await;
+    if let Ok(Err(cause)) = &ended {
+        note_refused(cause, &slot.connection, shared);
+    }
     ended.map_or_else(|end| end, reason)
 }
 

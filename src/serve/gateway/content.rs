@@ -22,7 +22,7 @@ use crate::{
 };
 
 use super::{
-    objects::{Objects, Version},
+    objects::{Object, Objects, Version},
     text,
 };
 
@@ -31,11 +31,11 @@ pub async fn of(
     request: &Parts,
     connection: Connection,
     objects: &Arc<Objects>,
-    index: usize,
+    object: Arc<Object>,
 ) -> Response {
     let waiting = connection.clone();
     waiting
-        .during(proven(request, connection, objects, index))
+        .during(proven(request, connection, objects, object))
         .await
 }
 
@@ -43,15 +43,15 @@ async fn proven(
     request: &Parts,
     connection: Connection,
     objects: &Arc<Objects>,
-    index: usize,
+    object: Arc<Object>,
 ) -> Response {
-    let version = match objects.version(index).await {
+    let version = match objects.version(&object).await {
         Ok(version) => version,
         Err(error) => return failed(&error),
     };
     // The blocks of the response are fetched together with the last one, which proves the length: the response is made with the
     // declared length, and leaves when that is proven.
-    let content = Content::new(version.clone(), connection, objects.clone(), index);
+    let content = Content::new(version.clone(), connection, objects.clone(), object);
     let declared = content.metadata.length;
     let media_type = content.metadata.media_type.clone();
     let mut response = respond(request, content);
@@ -100,7 +100,7 @@ struct Content {
     metadata: Metadata,
     connection: Connection,
     objects: Arc<Objects>,
-    index: usize,
+    object: Arc<Object>,
 }
 
 impl Content {
@@ -108,21 +108,20 @@ impl Content {
         version: Version,
         connection: Connection,
         objects: Arc<Objects>,
-        index: usize,
+        object: Arc<Object>,
     ) -> Content {
-        let media_type = objects.get(index).map(|object| object.media_type.clone());
         Content {
             metadata: Metadata {
                 length: version.object.geometry().length(),
                 // The root names the bytes: a strong validator.
                 etag: format!("\"{}\"", version.object.root()),
                 last_modified: None,
-                media_type: media_type.expect("an object of the list"),
+                media_type: object.media_type.clone(),
             },
             version,
             connection,
             objects,
-            index,
+            object,
         }
     }
 }
@@ -134,7 +133,7 @@ impl Representation for Content {
 
     fn body(&self, bytes: ByteRange) -> BoxStream<'static, io::Result<Bytes>> {
         let reader = self.version.object.reader(bytes);
-        let counted = self.objects.count_reader(self.index);
+        let counted = self.objects.count_reader(&self.object);
         let (version, connection) = (self.version.clone(), self.connection.clone());
         stream::unfold(Some((reader, counted)), move |reader| {
             let (version, connection) = (version.clone(), connection.clone());

@@ -1,9 +1,10 @@
-//! A server on the loopback interface that serves proven bytes of remote objects to players and browsers, as if they were local
-//! files; and a page that shows them.
+//! A server on the loopback interface that serves proven bytes of remote objects and libraries to players and browsers, as if they
+//! were local files; and a page that shows them.
 //!
 //! It answers only requests that name it as their host and have its token in the path.
 
 mod content;
+mod folder;
 mod host;
 mod objects;
 mod page;
@@ -71,32 +72,33 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Objects that were opened, and the token under which they are served.
+/// Objects and libraries that were opened, and the token under which they are served.
 pub struct Gateway {
     objects: Arc<Objects>,
-    names: Vec<String>,
+    /// Of each object its path, of each library that of its top, below the token.
+    places: Vec<String>,
     token: Token,
-    events: UnboundedReceiver<(usize, Event)>,
+    events: UnboundedReceiver<(String, Event)>,
 }
 
 impl Gateway {
     /// A gateway to these objects, under a new token. Their names must differ.
     pub fn new(context: Context, opened: Vec<Opened>) -> io::Result<Gateway> {
         let (sender, events) = mpsc::unbounded_channel();
-        let objects = Objects::new(context, opened, sender);
+        let is_alone = opened.len() == 1;
         Ok(Gateway {
-            names: objects.iter().map(|object| object.name.clone()).collect(),
-            objects,
+            places: opened.iter().map(|opened| opened.place(is_alone)).collect(),
+            objects: Objects::new(context, opened, sender),
             token: Token::random()?,
             events,
         })
     }
 
-    /// The URL of each object, in order, if the gateway listens at this address.
+    /// The URL of each object and library, in order, if the gateway listens at this address.
     pub fn urls(&self, address: SocketAddr) -> Vec<String> {
         let page = self.page(address);
-        let segments = self.names.iter().map(|name| routes::segment(name));
-        segments.map(|segment| format!("{page}{segment}")).collect()
+        let places = self.places.iter().map(|place| routes::encoded(place));
+        places.map(|place| format!("{page}{place}")).collect()
     }
 
     /// The URL of the page.
@@ -104,11 +106,11 @@ impl Gateway {
         format!("http://{address}/{}/", self.token)
     }
 
-    /// Serves until `shutdown` is done. Reports each event with the index of its object.
+    /// Serves until `shutdown` is done. Reports each event with the path of its object.
     pub async fn run(
         self,
         listener: TcpListener,
-        mut each: impl FnMut(usize, Event),
+        mut each: impl FnMut(&str, Event),
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let shared = Arc::new(Shared {
@@ -128,14 +130,14 @@ impl Gateway {
             loop {
                 tokio::select! {
                     () = &mut serving => break,
-                    Some((index, event)) = events.recv() => each(index, event),
+                    Some((path, event)) = events.recv() => each(&path, event),
                 }
             }
         }
         // What is not noted by then is fetched again some day.
         let _ = timeout(CLOSE_TIME, self.objects.close()).await;
-        while let Ok((index, event)) = events.try_recv() {
-            each(index, event);
+        while let Ok((path, event)) = events.try_recv() {
+            each(&path, event);
         }
         Ok(())
     }
@@ -192,10 +194,12 @@ async fn respond(shared: &Shared, connection: Connection, request: Request) -> R
         Some(Route::Style) => page::style(),
         Some(Route::Script) => page::script(),
         Some(Route::State) => state::of(&request, objects),
-        Some(Route::Object(segment)) => {
-            let names = objects.iter().map(|object| object.name.as_str());
-            match routes::position(segment, names) {
-                Some(index) => content::of(&request, connection, objects, index).await,
+        Some(Route::Folder) => folder::of(&request, objects).unwrap_or_else(nothing_here),
+        Some(Route::Object(path)) => {
+            let path = routes::decoded(path).unwrap_or_default();
+            match objects.find(&path) {
+                Some(object) => content::of(&request, connection, objects, object).await,
+                None if folder::is_one(&path, objects) => folder::on_page(&path, &shared.token),
                 None => nothing_here(),
             }
         }

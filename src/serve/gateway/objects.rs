@@ -1,8 +1,12 @@
-//! The objects of a gateway. Each is opened at the start, and once more when its source has replaced it.
+//! What a gateway serves: objects, each opened at the start, and libraries, whose files are opened when they are first requested. An
+//! object is opened once more when its source has replaced it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use axum::http::HeaderValue;
@@ -14,17 +18,29 @@ use crate::{
         context::Context,
         error::Error,
         events::{Event, Events},
+        library::remote::{self, RemoteLibrary, RemoteOptions},
         read::{self, ReadOptions, SharedObject, Transfer},
+    },
+    format::{
+        library::{Entry, LibraryPath},
+        trust::Trust,
     },
     serve::media_types,
 };
 
-/// An object that was opened, and the name under which it is served.
+/// Files of libraries that stay open while nobody reads them. Each has up to 64 MiB of blocks in memory; those of the others are in
+/// the store.
+const IDLE_MAX: usize = 4;
+
+/// What was opened of a URL, and the name under which it is served.
 pub struct Opened {
     name: String,
-    options: ReadOptions,
-    object: SharedObject,
-    transfer: Transfer,
+    what: What,
+}
+
+enum What {
+    Object(Box<ReadOptions>, SharedObject, Box<Transfer>),
+    Library(Box<RemoteLibrary>),
 }
 
 impl Opened {
@@ -36,32 +52,89 @@ impl Opened {
         events: &mut dyn Events,
     ) -> Result<Opened, Error> {
         let (object, transfer) = read::open(context, options.clone(), events).await?;
-        Ok(Opened {
-            name,
-            options,
-            object,
-            transfer,
-        })
+        let what = What::Object(Box::new(options), object, Box::new(transfer));
+        Ok(Opened { name, what })
+    }
+
+    /// Reads the index of a library.
+    pub async fn open_library(
+        context: &Context,
+        name: String,
+        options: &RemoteOptions,
+        events: &mut dyn Events,
+    ) -> Result<Opened, Error> {
+        let library = remote::open(context, options, events).await?;
+        let what = What::Library(Box::new(library));
+        Ok(Opened { name, what })
     }
 }
 
-/// Events, each with the index of its object.
-pub type EventSender = mpsc::UnboundedSender<(usize, Event)>;
+impl Opened {
+    /// Where it is, below the token. A library that is alone is at the top.
+    pub fn place(&self, is_alone: bool) -> String {
+        match self.what {
+            What::Object(..) => self.name.clone(),
+            What::Library(_) if is_alone => String::new(),
+            What::Library(_) => format!("{}/", self.name),
+        }
+    }
+}
 
-/// All objects of a gateway.
+/// Events, each with the path of its object.
+pub type EventSender = mpsc::UnboundedSender<(String, Event)>;
+
+/// All that a gateway serves.
 pub struct Objects {
-    all: Vec<Object>,
+    own: Vec<Arc<Object>>,
+    libraries: Vec<Library>,
+    files: Mutex<Files>,
     context: Context,
     events: EventSender,
     transfers: Mutex<JoinSet<()>>,
 }
 
+/// A library, whose files are below a path.
+pub struct Library {
+    pub name: String,
+    /// Before the path of each file: empty, or the name with a slash.
+    pub prefix: String,
+    pub remote: RemoteLibrary,
+}
+
+/// The files of libraries that are open, by path.
+#[derive(Default)]
+struct Files {
+    open: HashMap<String, (u64, Arc<Object>)>,
+    /// Counts requests.
+    clock: u64,
+}
+
+impl Files {
+    /// Closes those that nobody has needed for the longest time.
+    fn close_idle(&mut self) {
+        let is_idle = |object: &Arc<Object>| {
+            // Who works with an object has a clone.
+            object.readers.load(Ordering::Relaxed) == 0 && Arc::strong_count(object) == 1
+        };
+        let idle = self.open.iter().filter(|(_, (_, object))| is_idle(object));
+        let mut idle: Vec<(u64, String)> =
+            idle.map(|(path, (at, _))| (*at, path.clone())).collect();
+        idle.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, path) in idle.into_iter().skip(IDLE_MAX) {
+            self.open.remove(&path);
+        }
+    }
+}
+
 /// One object, in the version that is served now.
 pub struct Object {
-    pub name: String,
+    /// Below the token.
+    pub path: String,
     pub media_type: HeaderValue,
+    /// Of a file of a library: what its index is proven against.
+    library: Option<Trust>,
     options: ReadOptions,
-    version: Mutex<Version>,
+    version: Mutex<Option<Version>>,
     /// One request opens the object anew, the others wait for it.
     opening: tokio::sync::Mutex<()>,
     readers: AtomicUsize,
@@ -95,51 +168,98 @@ impl Version {
 }
 
 impl Objects {
-    /// Runs the transfers of these objects. Each fetches only what its readers wait for.
+    /// Runs the transfers of these objects. Each fetches only what its readers wait for. A library is at the top if it is alone.
     pub fn new(context: Context, opened: Vec<Opened>, events: EventSender) -> Arc<Objects> {
-        let mut transfers = Vec::new();
-        let objects = opened.into_iter().map(|opened| {
-            transfers.push(opened.transfer);
-            Object {
-                media_type: media_types::of(&opened.name),
-                name: opened.name,
-                options: opened.options,
-                version: Mutex::new(Version::new(opened.object)),
-                opening: tokio::sync::Mutex::default(),
-                readers: AtomicUsize::new(0),
+        let is_alone = opened.len() == 1;
+        let (mut own, mut libraries, mut transfers) = (Vec::new(), Vec::new(), Vec::new());
+        for opened in opened {
+            let place = opened.place(is_alone);
+            let Opened { name, what } = opened;
+            match what {
+                What::Library(remote) => libraries.push(Library {
+                    prefix: place,
+                    name,
+                    remote: *remote,
+                }),
+                What::Object(options, object, transfer) => {
+                    let opened = Object::new(place, *options, None);
+                    *opened.version.lock() = Some(Version::new(object));
+                    transfers.push((opened.path.clone(), *transfer));
+                    own.push(Arc::new(opened));
+                }
             }
-        });
+        }
         let objects = Objects {
-            all: objects.collect(),
+            own,
+            libraries,
+            files: Mutex::default(),
             context,
             events,
             transfers: Mutex::default(),
         };
-        for (index, transfer) in transfers.into_iter().enumerate() {
-            objects.run(index, transfer);
+        for (path, transfer) in transfers {
+            objects.run(path, transfer);
         }
         Arc::new(objects)
     }
 
-    fn run(&self, index: usize, mut transfer: Transfer) {
+    fn run(&self, path: String, mut transfer: Transfer) {
         let sender = self.events.clone();
         let mut transfers = self.transfers.lock();
         // Drops those that ended.
         while transfers.try_join_next().is_some() {}
         transfers.spawn(async move {
             // The receiver ends with the gateway.
-            let mut events = |event| drop(sender.send((index, event)));
+            let mut events = |event| drop(sender.send((path.clone(), event)));
             transfer.run(&mut events).await;
             transfer.finish().await;
         });
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Object> {
-        self.all.iter()
+    /// Those whose URLs were given.
+    pub fn own(&self) -> &[Arc<Object>] {
+        &self.own
     }
 
-    pub fn get(&self, index: usize) -> Option<&Object> {
-        self.all.get(index)
+    pub fn libraries(&self) -> &[Library] {
+        &self.libraries
+    }
+
+    /// The library of a path, and the entry of its file there.
+    pub fn entry(&self, path: &str) -> Option<(&Library, &Entry)> {
+        self.libraries.iter().find_map(|library| {
+            let path = LibraryPath::new(path.strip_prefix(&library.prefix)?)?;
+            Some((library, library.remote.index.find(&path)?))
+        })
+    }
+
+    /// The object of a path, if there is one. It may not be open yet.
+    pub fn find(&self, path: &str) -> Option<Arc<Object>> {
+        if let Some(own) = self.own.iter().find(|object| object.path == path) {
+            return Some(own.clone());
+        }
+        let (library, entry) = self.entry(path)?;
+        let mut files = self.files.lock();
+        files.clock += 1;
+        let now = files.clock;
+        let make = || {
+            let (options, trust) = (library.remote.object(entry), library.remote.trust);
+            (
+                now,
+                Arc::new(Object::new(path.to_owned(), options, Some(trust))),
+            )
+        };
+        let (used, object) = files.open.entry(path.to_owned()).or_insert_with(make);
+        *used = now;
+        let object = object.clone();
+        files.close_idle();
+        Some(object)
+    }
+
+    /// The object of a path, if it is open.
+    pub fn find_open(&self, path: &str) -> Option<Arc<Object>> {
+        let own = self.own.iter().find(|object| object.path == path).cloned();
+        own.or_else(|| Some(self.files.lock().open.get(path)?.1.clone()))
     }
 
     /// Body bytes that arrived in this run, for all objects.
@@ -148,10 +268,10 @@ impl Objects {
     }
 
     /// The version of an object that its source has, as far as this is known: one that was found replaced is opened anew.
-    pub async fn version(&self, index: usize) -> Result<Version, Error> {
-        let object = &self.all[index];
+    pub async fn version(&self, object: &Object) -> Result<Version, Error> {
         let usable = || {
-            Some(object.version()).filter(|version| !version.is_replaced.load(Ordering::Relaxed))
+            let version = object.version();
+            version.filter(|version| !version.is_replaced.load(Ordering::Relaxed))
         };
         if let Some(version) = usable() {
             return Ok(version);
@@ -161,25 +281,27 @@ impl Objects {
             return Ok(version);
         }
         let sender = self.events.clone();
-        let mut events = |event| drop(sender.send((index, event)));
+        let mut events = |event| drop(sender.send((object.path.clone(), event)));
         let opened = read::open(&self.context, object.options.clone(), &mut events).await?;
         let (opened, transfer) = opened;
-        self.run(index, transfer);
+        self.run(object.path.clone(), transfer);
         let version = Version::new(opened);
-        *object.version.lock() = version.clone();
+        *object.version.lock() = Some(version.clone());
         Ok(version)
     }
 
     /// Counts a reader of an object until it is dropped. Objects without readers leave their connections to the others.
-    pub fn count_reader(self: &Arc<Objects>, index: usize) -> CountedReader {
-        self.all[index].readers.fetch_add(1, Ordering::Relaxed);
+    pub fn count_reader(self: &Arc<Objects>, object: &Arc<Object>) -> CountedReader {
+        object.readers.fetch_add(1, Ordering::Relaxed);
         self.share_connections();
-        CountedReader(self.clone(), index)
+        CountedReader(self.clone(), object.clone())
     }
 
     fn share_connections(&self) {
-        let is_read = |object: &&Object| object.readers.load(Ordering::Relaxed) > 0;
-        let read = self.all.iter().filter(is_read).count();
+        let is_read = |object: &&Arc<Object>| object.readers.load(Ordering::Relaxed) > 0;
+        let files = self.files.lock();
+        let of_libraries = files.open.values().map(|(_, object)| object);
+        let read = self.own.iter().chain(of_libraries).filter(is_read).count();
         self.context.connections.share_among(read);
     }
 
@@ -193,19 +315,37 @@ impl Objects {
 }
 
 impl Object {
-    /// The version that is served now.
-    pub fn version(&self) -> Version {
+    fn new(path: String, options: ReadOptions, library: Option<Trust>) -> Object {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        Object {
+            media_type: media_types::of(name),
+            path,
+            library,
+            options,
+            version: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            readers: AtomicUsize::new(0),
+        }
+    }
+
+    /// The version that is served now; `None`: it was not opened yet.
+    pub fn version(&self) -> Option<Version> {
         self.version.lock().clone()
+    }
+
+    /// What the bytes of a version are proven against.
+    pub fn trust(&self, version: &Version) -> Trust {
+        self.library.unwrap_or_else(|| version.object.trust())
     }
 }
 
 /// A reader that is counted.
-pub struct CountedReader(Arc<Objects>, usize);
+pub struct CountedReader(Arc<Objects>, Arc<Object>);
 
 impl Drop for CountedReader {
     fn drop(&mut self) {
-        let CountedReader(objects, index) = self;
-        objects.all[*index].readers.fetch_sub(1, Ordering::Relaxed);
+        let CountedReader(objects, object) = self;
+        object.readers.fetch_sub(1, Ordering::Relaxed);
         objects.share_connections();
     }
 }

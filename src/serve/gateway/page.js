@@ -12,7 +12,11 @@ const make = (name, text) => {
   return made;
 };
 
-let chosen = 0;
+// The path of the object that is shown, as it is below the token. null: the first one.
+let chosen = null;
+// The folder that is listed. library: its number, or null for the list of all objects and libraries.
+const place = { library: null, folder: "", filter: "" };
+let listed = null;
 let shownRoot = null;
 let state = null;
 let lastText = "";
@@ -43,13 +47,16 @@ const TRUST = {
 async function poll() {
   clearTimeout(timer);
   try {
-    const response = await fetch(`-/state.json?object=${chosen}`, { cache: "no-store" });
+    const query = chosen === null ? "" : `?path=${encodeURIComponent(chosen)}`;
+    const response = await fetch(`-/state.json${query}`, { cache: "no-store" });
     if (!response.ok) throw new Error(response.status);
     const text = await response.text();
     wait = text === lastText ? Math.min(wait * 1.5, IDLE_POLL_MS) : POLL_MS;
     if (text !== lastText) {
+      const isFirst = state === null;
       lastText = text;
       state = JSON.parse(text);
+      if (isFirst && state.libraries.length > 0) await follow();
       show();
     }
     problem("gateway", "");
@@ -75,10 +82,16 @@ function problem(what, text) {
 
 // ---- The list of objects
 
+const current = () => (state && state.shown ? state.shown.object : null);
+// A file of a library that nobody has requested yet has no blocks to show.
+const isOpen = () => Boolean(state && state.shown && state.shown.cells);
+
 function show() {
-  const object = state.objects[chosen];
-  if (!object || !state.shown) return;
   showList();
+  const object = current();
+  for (const id of ["player", "about"]) element(id).hidden = !object;
+  element("blocks").hidden = !isOpen();
+  if (!object) return showLibrary();
   if (shownRoot !== object.root + object.name) {
     shownRoot = object.root + object.name;
     document.title = `${object.name} - Sapwood`;
@@ -86,47 +99,223 @@ function show() {
     showPlayer(object);
   }
   showFacts(object, state.shown);
-  showWrong(state.shown.wrong);
+  showWrong(state.shown.wrong ?? []);
   drawMap();
 }
 
+function showLibrary() {
+  const library = state.libraries[place.library ?? 0];
+  shownRoot = null;
+  element("refused").hidden = true;
+  if (!library) return;
+  document.title = `${library.name} - Sapwood`;
+  element("name").textContent = library.name;
+}
+
+// One row for each thing that can be chosen: { name, note, isCurrent, choose }.
+function rows() {
+  if (place.library === null) {
+    const libraries = state.libraries.map((library) => ({
+      name: `${library.name}/`,
+      note: countText(library.files, library.bytes),
+      choose: () => go(library.prefix),
+    }));
+    return [...state.objects.map(rowOfObject), ...libraries];
+  }
+  if (!listed) return [];
+  const { prefix } = state.libraries[place.library];
+  const folders = listed.folders.map((folder) => ({
+    name: `${folder.name}/`,
+    note: countText(folder.files, folder.bytes),
+    choose: () => go(`${prefix}${place.folder}${folder.name}/`),
+  }));
+  const files = listed.files.map((file) => ({
+    name: file.name,
+    note: bytesText(file.length),
+    isCurrent: file.path === chosen,
+    choose: () => choose(file.path),
+  }));
+  return [...folders, ...files];
+}
+
+function rowOfObject(object) {
+  const here = percent(object.bytes_proven + object.bytes_cached, object.length);
+  const wrong = object.bytes_wrong > 0 ? ", damaged" : "";
+  return {
+    name: object.name,
+    note: `${bytesText(object.length)}, ${here} % here${wrong}`,
+    isCurrent: object.name === (current() ?? {}).name,
+    choose: () => choose(object.name),
+  };
+}
+
+const countText = (files, bytes) => `${files} ${files === 1 ? "file" : "files"}, ${bytesText(bytes)}`;
+
+let shownRows = [];
+
 function showList() {
+  const all = rows();
+  shownRows = all;
   const list = element("list");
-  element("objects").hidden = state.objects.length < 2;
-  while (list.children.length < state.objects.length) {
+  element("objects").hidden = state.objects.length < 2 && state.libraries.length === 0;
+  element("library").hidden = place.library === null;
+  while (list.children.length > all.length) list.lastChild.remove();
+  while (list.children.length < all.length) {
     const button = make("button");
     button.type = "button";
     button.append(make("b"), make("small"));
-    const index = list.children.length;
-    button.addEventListener("click", () => choose(index));
     const item = make("li");
     item.append(button);
     list.append(item);
   }
-  state.objects.forEach((object, index) => {
+  const reachable = Math.max(0, all.findIndex((row) => row.isCurrent));
+  all.forEach((row, index) => {
     const button = list.children[index].firstChild;
-    const here = percent(object.bytes_proven + object.bytes_cached, object.length);
-    const wrong = object.bytes_wrong > 0 ? ", damaged" : "";
-    button.children[0].textContent = object.name;
-    button.children[1].textContent = `${bytesText(object.length)}, ${here} % here${wrong}`;
-    button.tabIndex = index === chosen ? 0 : -1;
-    if (index === chosen) button.setAttribute("aria-current", "true");
+    if (button.children[0].textContent !== row.name) button.children[0].textContent = row.name;
+    if (button.children[1].textContent !== row.note) button.children[1].textContent = row.note;
+    button.tabIndex = index === reachable ? 0 : -1;
+    if (row.isCurrent) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
   });
 }
 
-function choose(index) {
-  chosen = Math.max(0, Math.min(index, state.objects.length - 1));
-  element("list").children[chosen].firstChild.focus();
+function choose(path) {
+  chosen = path;
   lastText = "";
-  poll();
+  if (place.library !== null) rememberPlace(path);
+  const scroll = poll();
+  if (state.libraries.length > 0) scroll.then(() => element("name").scrollIntoView({ block: "nearest" }));
 }
 
+element("list").addEventListener("click", (event) => {
+  const item = event.target.closest("li");
+  const row = shownRows[[...element("list").children].indexOf(item)];
+  if (row) row.choose();
+});
+
 element("list").addEventListener("keydown", (event) => {
-  const moves = { ArrowDown: chosen + 1, ArrowUp: chosen - 1, Home: 0, End: state.objects.length - 1 };
-  if (!(event.key in moves)) return;
+  const buttons = [...element("list").querySelectorAll("button")];
+  const at = buttons.indexOf(event.target);
+  const moves = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: buttons.length - 1 };
+  if (event.key === "ArrowLeft" && place.library !== null) return goUp();
+  if (!(event.key in moves) || at < 0) return;
   event.preventDefault();
-  choose(moves[event.key]);
+  const next = buttons[Math.max(0, Math.min(moves[event.key], buttons.length - 1))];
+  for (const button of buttons) button.tabIndex = button === next ? 0 : -1;
+  next.focus();
+  // Of few objects each is shown at once; the files of a library are opened when they are chosen.
+  if (place.library === null && state.libraries.length === 0) next.click();
+});
+
+// ---- Libraries
+
+// The place is in the fragment of the URL, so that the browser goes back and forth between folders.
+const fragmentOf = (path) => `#${path.split("/").map(encodeURIComponent).join("/")}`;
+
+function rememberPlace(path) {
+  history.replaceState(null, "", fragmentOf(path));
+}
+
+function go(path) {
+  if (location.hash === fragmentOf(path)) follow();
+  else location.hash = fragmentOf(path);
+}
+
+function goUp() {
+  const { prefix } = state.libraries[place.library];
+  const above = place.folder.replace(/[^/]*\/$/, "");
+  if (place.folder !== "") go(prefix + above);
+  else if (prefix !== "") go("");
+}
+
+// Lists what the fragment names: a folder, or the folder of a file, which is shown.
+async function follow() {
+  let path = "";
+  try {
+    path = location.hash.slice(1).split("/").map(decodeURIComponent).join("/");
+  } catch {
+    // It is no fragment of ours.
+  }
+  const library = state.libraries.findIndex(({ prefix }) => path.startsWith(prefix));
+  place.library = library < 0 ? null : library;
+  if (place.library !== null) {
+    const below = path.slice(state.libraries[library].prefix.length);
+    const end = below.lastIndexOf("/") + 1;
+    place.folder = below.slice(0, end);
+    if (end < below.length) chosen = path;
+  }
+  place.filter = "";
+  element("filter").value = "";
+  await list();
+}
+
+async function list() {
+  if (place.library === null) {
+    showList();
+    return;
+  }
+  const { library, folder, filter } = place;
+  const query = `library=${library}&folder=${encodeURIComponent(folder)}&filter=${encodeURIComponent(filter)}`;
+  try {
+    const response = await fetch(`-/folder.json?${query}`, { cache: "no-store" });
+    if (!response.ok) throw new Error(response.status);
+    const found = await response.json();
+    // A later request may have been faster.
+    if (library !== place.library || folder !== place.folder || filter !== place.filter) return;
+    listed = found;
+  } catch {
+    problem("gateway", "The gateway does not respond. It ends with the command that started it.");
+    return;
+  }
+  showCrumbs();
+  const count = listed.folders.length + listed.files.length;
+  const found = filter === "" ? "" : `${count === 0 ? "No file" : countText(count, listed.files.reduce((sum, file) => sum + file.length, 0))} found`;
+  element("count").textContent = listed.truncated ? `The first ${count} are shown; filter for others.` : found;
+  showList();
+}
+
+function showCrumbs() {
+  const { name, prefix } = state.libraries[place.library];
+  const crumb = (text, path, isLast) => {
+    const button = make("button", text);
+    button.type = "button";
+    if (isLast) button.setAttribute("aria-current", "location");
+    button.addEventListener("click", () => go(path));
+    return button;
+  };
+  const names = place.folder.split("/").slice(0, -1);
+  const crumbs = names.map((folder, index) =>
+    crumb(`${folder}/`, `${prefix}${names.slice(0, index + 1).join("/")}/`, index === names.length - 1),
+  );
+  const all = prefix === "" ? [] : [crumb("all", "", false)];
+  element("crumbs").replaceChildren(...all, crumb(`${name}/`, prefix, names.length === 0), ...crumbs);
+}
+
+window.addEventListener("hashchange", () => {
+  if (state && state.libraries.length > 0) follow().then(poll);
+});
+
+let typing = 0;
+element("filter").addEventListener("input", (event) => {
+  clearTimeout(typing);
+  typing = setTimeout(() => {
+    place.filter = event.target.value.trim();
+    list();
+  }, 150);
+});
+
+element("filter").addEventListener("keydown", (event) => {
+  if (event.key !== "ArrowDown") return;
+  event.preventDefault();
+  const first = element("list").querySelector("button");
+  if (first) first.focus();
+});
+
+// A slash leads to the filter, as on many pages.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.target.closest("input") || element("library").hidden) return;
+  event.preventDefault();
+  element("filter").focus();
 });
 
 // ---- The player
@@ -168,7 +357,7 @@ function showPlayer(object) {
 }
 
 function mediaFailed(media, type) {
-  const damaged = state.objects[chosen].bytes_wrong > 0;
+  const damaged = current().bytes_wrong > 0;
   const text = damaged
     ? "The player stopped: the next bytes are damaged at every source, and damaged bytes are sent to no player."
     : media.error && media.error.code === MediaError.MEDIA_ERR_SRC_NOT_SUPPORTED
@@ -205,12 +394,10 @@ function showFacts(object, shown) {
   const length = object.length_proven ? "" : " (declared, not proven yet)";
   const facts = [
     ["Length", `${object.length} bytes, ${bytesText(object.length)}${length}`],
-    ["Blocks", `${object.blocks} of ${blockSizeText(object.block_size)}`],
+    ...(isOpen() ? [["Blocks", `${object.blocks} of ${blockSizeText(object.block_size)}`]] : []),
     ["Trust", TRUST[object.trust] ?? object.trust],
     ["Root", copyable(object.root, object.root)],
-    [shown.sources.length === 1 ? "Source" : "Sources", lines(shown.sources)],
-    ["Fetched", `${bytesText(shown.bytes_fetched)} in this run, manifest included`],
-    ["Readers", shown.readers.length === 0 ? "none" : lines(shown.readers.map((at) => `bytes ${rangeText(at.start, at.end)}`))],
+    ...(isOpen() ? factsOfOpen(shown) : []),
     ["Type", object.type],
   ];
   const list = element("facts");
@@ -224,6 +411,15 @@ function showFacts(object, shown) {
       return [make("dt", name), description];
     }),
   );
+}
+
+function factsOfOpen(shown) {
+  const readers = shown.readers.map((at) => `bytes ${rangeText(at.start, at.end)}`);
+  return [
+    [shown.sources.length === 1 ? "Source" : "Sources", lines(shown.sources)],
+    ["Fetched", `${bytesText(shown.bytes_fetched)} in this run, manifest included`],
+    ["Readers", readers.length === 0 ? "none" : lines(readers)],
+  ];
 }
 
 function lines(texts) {
@@ -290,9 +486,8 @@ const WORDS = { p: "proven in this run", c: "cached", h: "partly here", m: "miss
 let grid = { columns: 1, size: 1 };
 
 function drawMap() {
-  if (!state || !state.shown) return;
-  const { cells, readers } = state.shown;
-  const object = state.objects[chosen];
+  if (!isOpen()) return;
+  const { cells, readers, object } = state.shown;
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
   const width = canvas.clientWidth;
@@ -372,9 +567,9 @@ canvas.addEventListener("mousemove", (event) => {
   const box = canvas.getBoundingClientRect();
   const column = Math.floor((event.clientX - box.left) / grid.size);
   const cell = Math.floor((event.clientY - box.top) / grid.height) * grid.columns + column;
-  const cells = state && state.shown ? state.shown.cells : "";
+  const cells = isOpen() ? state.shown.cells : "";
   if (column >= grid.columns || cell < 0 || cell >= cells.length) return;
-  const object = state.objects[chosen];
+  const object = current();
   const first = Math.floor((cell * object.blocks) / cells.length);
   const last = Math.floor(((cell + 1) * object.blocks) / cells.length) - 1;
   const blocks = first === last ? `block ${first}` : `blocks ${first}-${last}`;

@@ -1,6 +1,8 @@
-//! Which path leads to what: `/TOKEN/` to the page, `/TOKEN/-/...` to the files of the page, `/TOKEN/NAME` to an object. No object
-//! has a name that begins with a dash or has a slash, so these never meet.
+//! Which path leads to what: `/TOKEN/` to the page, `/TOKEN/-/...` to the files of the page, `/TOKEN/NAME` to an object, and
+//! `/TOKEN/PATH` to a file of a library. No name of an object begins with a dash; the files of a library in a folder named `-` are
+//! not served if they are named like those of the page.
 
+use axum::http::request::Parts;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::token::Token;
@@ -12,7 +14,9 @@ pub enum Route<'a> {
     Style,
     Script,
     State,
-    /// The object of this name, if there is one; percent-encoded.
+    /// The list of a folder of a library.
+    Folder,
+    /// The object of this path, if there is one; percent-encoded.
     Object(&'a str),
 }
 
@@ -28,15 +32,27 @@ impl Route<'_> {
             "-/page.css" => Some(Route::Style),
             "-/page.js" => Some(Route::Script),
             "-/state.json" => Some(Route::State),
-            name => Some(Route::Object(name)),
+            "-/folder.json" => Some(Route::Folder),
+            path => Some(Route::Object(path)),
         }
     }
 }
 
-/// Which of the names a percent-encoded segment is. It is decoded once.
-pub fn position<'a>(segment: &str, names: impl IntoIterator<Item = &'a str>) -> Option<usize> {
-    let name = percent_decode_str(segment).decode_utf8().ok()?;
-    names.into_iter().position(|other| other == name)
+/// A percent-encoded path, each segment decoded once. `None`: it is no UTF-8, or has an encoded slash.
+pub fn decoded(path: &str) -> Option<String> {
+    let segments = path.split('/').map(|segment| {
+        let decoded = percent_decode_str(segment).decode_utf8().ok()?;
+        (!decoded.contains('/')).then(|| decoded.into_owned())
+    });
+    let segments: Option<Vec<String>> = segments.collect();
+    Some(segments?.join("/"))
+}
+
+/// A value in the query of a request, decoded.
+pub fn in_query(request: &Parts, name: &str) -> Option<String> {
+    let mut pairs = request.uri.query()?.split('&');
+    let value = pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
 }
 
 /// Characters of a segment that need no encoding (RFC 3986, 2.3).
@@ -46,9 +62,13 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// A name as a segment of a URL.
-pub fn segment(name: &str) -> String {
-    utf8_percent_encode(name, SEGMENT).to_string()
+/// A path as part of a URL.
+pub fn encoded(path: &str) -> String {
+    let segments = path.split('/');
+    let segments: Vec<String> = segments
+        .map(|segment| utf8_percent_encode(segment, SEGMENT).to_string())
+        .collect();
+    segments.join("/")
 }
 
 #[cfg(test)]
@@ -71,12 +91,13 @@ mod tests {
     }
 
     #[test]
-    fn names_are_whole_segments() {
-        let names = ["a.mp4", "b c.mp4", "%41.mp4", "é.mp4"];
-        for (index, name) in names.into_iter().enumerate() {
-            assert_eq!(position(&segment(name), names), Some(index), "{name}");
+    fn paths_are_decoded_once() {
+        let names = ["a.mp4", "b c.mp4", "%41.mp4", "é.mp4", "x/y z/é#?.ts"];
+        for name in names {
+            assert_eq!(decoded(&encoded(name)).as_deref(), Some(name));
         }
-        assert_eq!(position("%61.mp4", names), Some(0));
+        let is_name = |path: &str| decoded(path).is_some_and(|path| names.contains(&path.as_str()));
+        assert!(is_name("%61.mp4"));
         for nothing in [
             "",
             "a",
@@ -90,9 +111,11 @@ mod tests {
             "a%252emp4",
             "%FF",
             "A.mp4",
+            "x%2Fy%20z%2F%C3%A9%23%3F.ts",
+            "x/./y%20z/%C3%A9%23%3F.ts",
         ] {
-            assert_eq!(position(nothing, names), None, "{nothing}");
+            assert!(!is_name(nothing), "{nothing}");
         }
-        assert_eq!(segment("b c#?%é.mp4"), "b%20c%23%3F%25%C3%A9.mp4");
+        assert_eq!(encoded("a/b c#?%é.mp4"), "a/b%20c%23%3F%25%C3%A9.mp4");
     }
 }

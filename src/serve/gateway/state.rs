@@ -1,4 +1,4 @@
-//! What the page shows, as JSON: all objects in short, and one of them in full.
+//! What the page shows, as JSON: all objects whose URLs were given and all libraries in short, and one object in full.
 
 use axum::{
     body::Body,
@@ -10,37 +10,46 @@ use serde_json::{Value, json};
 use crate::{
     engine::read::{BlockState, ObjectState},
     format::geometry::{BlockIndex, BlockRange, Geometry},
+    serve::media_types,
 };
 
 use super::{
-    objects::{Object, Objects},
-    routes,
+    objects::{Library, Object, Objects, Version},
+    routes::{encoded, in_query},
 };
 
 /// The most cells of a map: more of them are no longer told apart on a screen. A cell of a larger object is a range of its blocks.
 const CELLS_MAX: u32 = 1024;
 
-/// `?object=INDEX` chooses the object that is shown in full.
+/// `?object=INDEX` or `?path=PATH` chooses the object that is shown in full.
 pub fn of(request: &Parts, objects: &Objects) -> Response {
-    let query = request.uri.query().unwrap_or_default();
-    let index = query.strip_prefix("object=");
-    let index = index.and_then(|index| index.parse().ok()).unwrap_or(0);
-    let mut shown = Value::Null;
-    let mut all = Vec::new();
-    for (number, object) in objects.iter().enumerate() {
-        let version = object.version();
-        let (state, geometry) = (version.object.state(), *version.object.geometry());
-        if number == index {
-            shown = in_full(&state, &geometry);
-            shown["index"] = number.into();
-        }
-        let mut short = in_short(object, &state, &geometry);
-        short["root"] = version.object.root().to_string().into();
-        short["trust"] = version.object.trust().name().into();
-        all.push(short);
-    }
-    let state = json!({ "bytes_fetched": objects.bytes_fetched(), "objects": all, "shown": shown });
-    let mut response = Response::new(Body::from(state.to_string()));
+    let index = in_query(request, "object").and_then(|index| index.parse().ok());
+    let path = in_query(request, "path");
+    let shown = match &path {
+        Some(path) => objects.find_open(path),
+        None => objects.own().get(index.unwrap_or(0)).cloned(),
+    };
+    let all = objects.own().iter();
+    let all = all.filter_map(|object| Some(in_short(object, &object.version()?)));
+    let state = json!({
+        "bytes_fetched": objects.bytes_fetched(),
+        "objects": all.collect::<Vec<_>>(),
+        "libraries": objects.libraries().iter().map(of_library).collect::<Vec<_>>(),
+        "shown": match shown.and_then(|object| Some((object.version()?, object))) {
+            Some((version, object)) => {
+                let mut shown = in_full(&version.object.state(), version.object.geometry());
+                shown["index"] = index.unwrap_or(0).into();
+                shown["object"] = in_short(&object, &version);
+                shown
+            }
+            None => path.map_or(Value::Null, |path| closed(&path, objects)),
+        },
+    });
+    json_response(&state)
+}
+
+pub fn json_response(value: &Value) -> Response {
+    let mut response = Response::new(Body::from(value.to_string()));
     let media_type = HeaderValue::from_static("application/json");
     response
         .headers_mut()
@@ -48,7 +57,38 @@ pub fn of(request: &Parts, objects: &Objects) -> Response {
     response
 }
 
-fn in_short(object: &Object, state: &ObjectState, geometry: &Geometry) -> Value {
+fn of_library(library: &Library) -> Value {
+    let (remote, entries) = (&library.remote, library.remote.index.entries());
+    json!({
+        "name": library.name,
+        "prefix": library.prefix,
+        "root": remote.root.to_string(),
+        "trust": remote.trust.name(),
+        "files": entries.len(),
+        "bytes": entries.iter().map(|entry| entry.length).sum::<u64>(),
+    })
+}
+
+/// What is known of a file of a library that nobody has requested yet.
+fn closed(path: &str, objects: &Objects) -> Value {
+    let Some((library, entry)) = objects.entry(path) else {
+        return Value::Null;
+    };
+    let media_type = media_types::of(path.rsplit('/').next().unwrap_or_default());
+    let object = json!({
+        "name": path,
+        "href": encoded(path),
+        "type": media_type.to_str().unwrap_or_default(),
+        "length": entry.length,
+        "length_proven": false,
+        "root": entry.root.to_string(),
+        "trust": library.remote.trust.name(),
+    });
+    json!({ "object": object })
+}
+
+fn in_short(object: &Object, version: &Version) -> Value {
+    let (state, geometry) = (version.object.state(), *version.object.geometry());
     let bytes_in = |wanted: BlockState| -> u64 {
         let ranges = state.blocks.iter().filter(|(_, state)| *state == wanted);
         ranges
@@ -56,8 +96,8 @@ fn in_short(object: &Object, state: &ObjectState, geometry: &Geometry) -> Value 
             .sum()
     };
     json!({
-        "name": object.name,
-        "href": routes::segment(&object.name),
+        "name": object.path,
+        "href": encoded(&object.path),
         "type": object.media_type.to_str().unwrap_or_default(),
         "length": geometry.length(),
         "length_proven": state.length_proven,
@@ -67,6 +107,8 @@ fn in_short(object: &Object, state: &ObjectState, geometry: &Geometry) -> Value 
         "bytes_cached": bytes_in(BlockState::Cached),
         "bytes_wrong": bytes_in(BlockState::Wrong),
         "readers": state.readers.len(),
+        "root": version.object.root().to_string(),
+        "trust": object.trust(version).name(),
     })
 }
 

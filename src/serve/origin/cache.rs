@@ -80,6 +80,11 @@ impl Cache {
         }
     }
 
+    /// The folder itself, for files without names.
+    pub fn folder(&self) -> &Path {
+        &self.path
+    }
+
     /// Where this is, or will be, of a file in this version.
     pub fn path_of(&self, kind: Kind, version: &Version) -> PathBuf {
         let (stamp, changed) = (version.stamp(), version.attributes_changed());

@@ -47,7 +47,7 @@ use super::{
 
 /// How long a request waits for what is being made. Our client takes 10 s without a byte as a stall, and repeats a request for a manifest
 /// that failed for 10 s: in two requests it waits about 17 s.
-const WAIT: Duration = Duration::from_secs(8);
+pub const WAIT: Duration = Duration::from_secs(8);
 /// Bytes of a SHA-256 digest.
 const DIGEST_BYTES: usize = 32;
 

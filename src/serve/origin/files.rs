@@ -46,6 +46,8 @@ pub struct ServedFile {
     digest: Option<HeaderValue>,
     /// The entity tag that it had before its root was known. A client that has it goes on with it.
     earlier_tag: Option<String>,
+    /// Takes the place of the first bytes of the file.
+    front: Bytes,
     read_bytes: u64,
 }
 
@@ -77,6 +79,20 @@ impl ServedFile {
         file
     }
 
+    /// A file of the library that was made here.
+    pub fn of_library(file: File, version: Version, etag: String) -> ServedFile {
+        let media_type = HeaderValue::from_static("application/octet-stream");
+        ServedFile::new(file, version, etag, media_type)
+    }
+
+    /// With these bytes instead of as many at the start of the file.
+    pub fn with_front(self, front: Vec<u8>) -> ServedFile {
+        ServedFile {
+            front: front.into(),
+            ..self
+        }
+    }
+
     fn new(file: File, version: Version, etag: String, media_type: HeaderValue) -> ServedFile {
         ServedFile {
             file: Arc::new(file),
@@ -89,6 +105,7 @@ impl ServedFile {
             },
             digest: None,
             earlier_tag: None,
+            front: Bytes::new(),
             read_bytes: READ_BYTES,
         }
     }
@@ -160,11 +177,17 @@ impl Representation for ServedFile {
 
     fn body(&self, bytes: ByteRange) -> BoxStream<'static, io::Result<Bytes>> {
         let (file, version, read_bytes) = (self.file.clone(), self.version, self.read_bytes);
+        let front = self.front.clone();
         stream::try_unfold(bytes.start, move |start| {
-            let file = file.clone();
+            let (file, front) = (file.clone(), front.clone());
             async move {
                 if start == bytes.end {
                     return Ok(None);
+                }
+                let front_end = bytes.end.min(front.len() as u64);
+                if start < front_end {
+                    let piece = front.slice(start as usize..front_end as usize);
+                    return Ok(Some((piece, front_end)));
                 }
                 let end = bytes.end.min(start + read_bytes);
                 let piece = ByteRange::new(start, end);

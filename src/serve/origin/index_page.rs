@@ -56,6 +56,8 @@ struct Contents {
     files: Vec<Shown>,
     /// There are more.
     truncated: bool,
+    /// It is the served folder itself, and has an index.
+    is_library: bool,
 }
 
 /// The response for a folder without the slash at its end, on which the links of its page depend.
@@ -137,6 +139,7 @@ impl Origin {
             folders: folders.into_iter().map(|folder| folder.name).collect(),
             files: files.into_iter().map(shown).collect(),
             truncated,
+            is_library: path == Path::new(".") && self.library.is_some(),
         }
     }
 
@@ -243,13 +246,20 @@ fn page(path: &Path, contents: &Contents, base: &str) -> String {
             shown(&url)
         )
     });
+    let sync = match contents.is_library {
+        true => format!(
+            "<p>Keep a copy of the whole folder in step:\n<pre>sapwood sync {}/ DIR</pre>\n",
+            shown(base)
+        ),
+        false => String::new(),
+    };
     format!(
         "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n\
          <meta name=viewport content=\"width=device-width, initial-scale=1\">\n\
          <meta name=color-scheme content=\"light dark\">\n\
          <title>{title}</title>\n<style>\n{STYLE}</style>\n<h1>{title}</h1>\n\
          <table>\n<thead><tr><th scope=col>Name<th scope=col class=size>Size<th scope=col>Modified\
-         <th scope=col>Root<th scope=col>Proof\n<tbody>\n{rows}</table>\n{empty}{more}{fetch}</html>\n"
+         <th scope=col>Root<th scope=col>Proof\n<tbody>\n{rows}</table>\n{empty}{more}{fetch}{sync}</html>\n"
     )
 }
 

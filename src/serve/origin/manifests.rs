@@ -1,15 +1,15 @@
 //! Manifests of served files, made in the background: those that were requested first, the newest request first, then all others.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -41,20 +41,14 @@ use crate::{
 use super::{
     Warn,
     cache::{Cache, Kind},
+    queue::{Job, Outcome, Queue},
     segments,
 };
 
 /// Files in memory; others are found in the cache again. One takes about 300 bytes.
 const KNOWN_MAX: usize = 100_000;
-/// Requested files that wait. A request that finds no place is repeated by its client.
-const URGENT_MAX: usize = 1024;
-/// Other files that wait. The scan of the folder waits while there are more.
-pub const BACKGROUND_MAX: usize = 1024;
 /// Workers for requested files, beside the one for all. Each hashes on all cores.
 const URGENT_WORKERS: usize = 2;
-/// A file whose manifest could not be made, or that changed while it was read, is left alone for this long, and twice as long each time.
-const AGAIN: Duration = Duration::from_millis(500);
-const AGAIN_MAX: Duration = Duration::from_secs(300);
 /// How often files that were left alone are looked at.
 const CHECK_TIME: Duration = Duration::from_secs(1);
 
@@ -76,32 +70,6 @@ pub struct Described {
     pub manifest_tag: String,
 }
 
-/// Something to make of a file.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Job {
-    kind: Kind,
-    path: PathBuf,
-}
-
-/// What became of a job.
-enum Outcome {
-    Done,
-    /// The file changed, or could not be read.
-    Again,
-}
-
-#[derive(Default)]
-struct Queue {
-    urgent: Vec<Job>,
-    background: VecDeque<Job>,
-    /// Whether each of them is urgent; one that became urgent is in both lists.
-    waiting: HashMap<Job, bool>,
-    /// `true`: changed meanwhile.
-    running: HashMap<Job, bool>,
-    /// When it is due, and how long it was left alone.
-    later: HashMap<Job, (Instant, Duration)>,
-}
-
 /// The manifests of a folder.
 pub struct Manifests {
     folder: Arc<Folder>,
@@ -115,6 +83,10 @@ pub struct Manifests {
     added: Notify,
     /// A job ended.
     ended: Notify,
+    /// A file, or what is known of it, changed.
+    changed: Notify,
+    /// All files of the folder were seen.
+    is_scanned: AtomicBool,
 }
 
 impl Manifests {
@@ -129,6 +101,8 @@ impl Manifests {
             made: AtomicU64::new(0),
             added: Notify::new(),
             ended: Notify::new(),
+            changed: Notify::new(),
+            is_scanned: AtomicBool::new(false),
         }
     }
 
@@ -139,8 +113,7 @@ impl Manifests {
 
     /// How many files wait for something to be made of them, or have it made now.
     pub fn pending(&self) -> u64 {
-        let queue = self.queue.lock();
-        (queue.waiting.len() + queue.running.len() + queue.later.len()) as u64
+        self.queue.lock().jobs() as u64
     }
 
     /// Starts the workers.
@@ -200,9 +173,55 @@ impl Manifests {
         }
     }
 
+    /// Notes that all files of the folder were seen.
+    pub fn note_scanned(&self) {
+        self.is_scanned.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    /// Notes that there may be other files.
+    pub fn note_folder_changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Waits until a file, or what is known of it, changed since the last call.
+    pub async fn change(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Whether all files were seen, and no manifest is to be made but of files that change all the time.
+    pub fn are_complete(&self) -> bool {
+        self.is_scanned.load(Ordering::Relaxed) && !self.queue.lock().makes_manifests()
+    }
+
+    /// Where files without names may lie.
+    pub fn folder_of_cache(&self) -> &Path {
+        self.cache.folder()
+    }
+
+    /// The root of a file in this version, if a manifest was made of it and nothing casts doubt on it. Blocks.
+    pub fn root_of(&self, path: &Path, version: &Version) -> Option<Root> {
+        match self.known(path, version) {
+            Some(known) => (!known.doubted).then_some(known.root),
+            // Not all files are in memory.
+            None => Some(self.in_cache(version, &name_of(path))?.root),
+        }
+    }
+
+    /// The pieces of a file in this version, from its manifest. Blocks.
+    pub fn pieces_of(&self, path: &Path, version: &Version) -> Option<Vec<u8>> {
+        let known = self.known(path, version);
+        let version = known.map_or(*version, |known| known.version);
+        let (file, _) = self.cache.open(Kind::Manifest, &version)?;
+        let place = front(&file)?.header().layout().pieces();
+        let mut pieces = vec![0; place.length() as usize];
+        file.read_exact_at(&mut pieces, place.start).ok()?;
+        Some(pieces)
+    }
+
     /// Whether as many files wait as may.
     pub fn is_full(&self) -> bool {
-        self.queue.lock().background.len() >= BACKGROUND_MAX
+        self.queue.lock().is_full()
     }
 
     /// The end of the next job after this call.
@@ -321,9 +340,7 @@ impl Manifests {
     /// What an earlier run, or this one, made of a file in this version under this name.
     fn in_cache(&self, version: &Version, name: &str) -> Option<Described> {
         let (file, made) = self.cache.open(Kind::Manifest, version)?;
-        let mut front = [0; FRONT_BYTES];
-        file.read_exact_at(&mut front, 0).ok()?;
-        let (statement, _) = statement::read_front(&front).ok()?;
+        let statement = front(&file)?;
         let header = statement.header();
         let is_whole = header.geometry.length() == version.stamp().length
             && header.sections_end() == made.stamp().length
@@ -341,6 +358,7 @@ impl Manifests {
         let version = described.version;
         let earlier = known.insert(path.to_owned(), Arc::new(described));
         drop(known);
+        self.changed.notify_one();
         if let Some(earlier) = earlier.filter(|earlier| earlier.version != version) {
             self.cache.remove(&earlier.version);
         }
@@ -378,6 +396,14 @@ impl Manifests {
     }
 }
 
+/// The statement of a manifest that was made here.
+pub fn front(manifest: &File) -> Option<Statement> {
+    let mut front = [0; FRONT_BYTES];
+    manifest.read_exact_at(&mut front, 0).ok()?;
+    let (statement, _) = statement::read_front(&front).ok()?;
+    Some(statement)
+}
+
 /// The name that a manifest of this file has.
 fn name_of(path: &Path) -> String {
     let name = path.file_name().and_then(|name| name.to_str());
@@ -404,147 +430,4 @@ fn described(statement: &Statement, version: Version) -> Described {
 pub fn checksum(statement: &Statement) -> String {
     let bytes = statement.bytes();
     hex::encode(&bytes[bytes.len() - 32..])
-}
-
-impl Queue {
-    /// `true`: a worker has something to do.
-    fn add(&mut self, job: Job, urgent: bool) -> bool {
-        if let Some(changed) = self.running.get_mut(&job) {
-            *changed |= !urgent;
-            return false;
-        }
-        let is_left_alone = |(due, _): &(Instant, Duration)| *due > Instant::now();
-        if self.later.get(&job).is_some_and(is_left_alone) {
-            return false;
-        }
-        match self.waiting.get(&job) {
-            Some(was_urgent) if *was_urgent || !urgent => return false,
-            _ => (),
-        }
-        let (length, most) = match urgent {
-            true => (self.urgent.len(), URGENT_MAX),
-            false => (self.background.len(), 2 * BACKGROUND_MAX),
-        };
-        if length >= most {
-            // The next request, or the next scan, comes back to it.
-            return false;
-        }
-        self.waiting.insert(job.clone(), urgent);
-        match urgent {
-            true => self.urgent.push(job),
-            false => self.background.push_back(job),
-        }
-        true
-    }
-
-    fn next(&mut self, urgent_only: bool) -> Option<Job> {
-        let now = Instant::now();
-        if !urgent_only {
-            let due: Vec<Job> = self
-                .later
-                .iter()
-                .filter(|(_, (due, _))| *due <= now)
-                .map(|(job, _)| job.clone())
-                .collect();
-            for job in due {
-                self.add(job, false);
-            }
-        }
-        loop {
-            let (job, urgent) = match self.urgent.pop() {
-                Some(job) => (job, true),
-                None if urgent_only => return None,
-                None => (self.background.pop_front()?, false),
-            };
-            // The same job may have been in the other list, and is done or running.
-            if self.waiting.get(&job) == Some(&urgent) {
-                self.waiting.remove(&job);
-                self.running.insert(job.clone(), false);
-                return Some(job);
-            }
-        }
-    }
-
-    /// Returns the job if its file changed meanwhile.
-    fn finish(&mut self, job: Job, outcome: &Outcome) -> Option<Job> {
-        let changed = self.running.remove(&job).unwrap_or_default();
-        match outcome {
-            Outcome::Done => {
-                self.later.remove(&job);
-                return changed.then_some(job);
-            }
-            Outcome::Again if self.later.len() < KNOWN_MAX => {
-                let before = self.later.get(&job).map(|(_, before)| *before * 2);
-                let wait = before.unwrap_or(AGAIN).min(AGAIN_MAX);
-                self.later.insert(job, (Instant::now() + wait, wait));
-            }
-            Outcome::Again => (),
-        }
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn job(path: &str) -> Job {
-        Job {
-            kind: Kind::Manifest,
-            path: path.into(),
-        }
-    }
-
-    #[test]
-    fn the_newest_request_is_first_and_each_job_is_done_once() {
-        let mut queue = Queue::default();
-        for background in ["a", "b", "c"] {
-            assert!(queue.add(job(background), false));
-        }
-        for urgent in ["x", "c", "y"] {
-            assert!(queue.add(job(urgent), true));
-            assert!(!queue.add(job(urgent), true));
-        }
-        let order = ["y", "c", "x", "a", "b"];
-        for path in order {
-            assert_eq!(queue.next(false), Some(job(path)));
-            assert!(!queue.add(job(path), true));
-        }
-        assert_eq!(queue.next(false), None);
-        assert_eq!(queue.waiting.len(), 0);
-    }
-
-    #[test]
-    fn a_worker_for_requests_leaves_the_rest() {
-        let mut queue = Queue::default();
-        queue.add(job("a"), false);
-        assert_eq!(queue.next(true), None);
-        queue.add(job("x"), true);
-        assert_eq!(queue.next(true), Some(job("x")));
-    }
-
-    #[test]
-    fn a_file_that_changed_while_it_was_read_comes_again_later() {
-        let mut queue = Queue::default();
-        queue.add(job("a"), true);
-        let running = queue.next(false).unwrap();
-        queue.finish(running, &Outcome::Again);
-        assert!(!queue.add(job("a"), true));
-        assert_eq!(queue.next(false), None);
-        queue.later.get_mut(&job("a")).unwrap().0 = Instant::now();
-        let running = queue.next(false).unwrap();
-        // A change that is reported now is not lost.
-        queue.add(job("a"), false);
-        assert_eq!(queue.finish(running, &Outcome::Done), Some(job("a")));
-        assert!(queue.later.is_empty());
-    }
-
-    #[test]
-    fn queues_are_bounded() {
-        let mut queue = Queue::default();
-        for index in 0..10 * BACKGROUND_MAX {
-            queue.add(job(&index.to_string()), index % 2 == 0);
-        }
-        assert!(queue.waiting.len() <= URGENT_MAX + 2 * BACKGROUND_MAX);
-    }
 }

@@ -1,5 +1,5 @@
 //! A web server for a folder: serves the files below it to GET and HEAD, with a manifest for each that is made here where none lies
-//! beside the file.
+//! beside the file, and an index of all of them where the folder has none.
 //!
 //! A request costs one open of the file and one look at its attributes, both on the runtime's thread if they need no disk.
 
@@ -7,8 +7,10 @@ mod cache;
 mod endpoint;
 mod files;
 mod index_page;
+mod library;
 mod manifests;
 mod path;
+mod queue;
 mod scan;
 mod segments;
 
@@ -45,6 +47,7 @@ use super::{
 
 use cache::Cache;
 use files::ServedFile;
+use library::Library;
 use manifests::Manifests;
 use path::Target;
 
@@ -63,6 +66,8 @@ pub struct Origin {
     path: PathBuf,
     /// `None`: only those that lie beside their files are served.
     manifests: Option<Arc<Manifests>>,
+    /// `None`: only one that lies in the folder is served.
+    library: Option<Arc<Library>>,
     /// Of its URLs: `http` or `https`.
     pub scheme: &'static str,
 }
@@ -74,11 +79,13 @@ impl Origin {
             folder: Arc::new(Folder::open(path)?),
             path: path.to_owned(),
             manifests: None,
+            library: None,
             scheme: "http",
         })
     }
 
-    /// Makes manifests of all files that have none, and keeps them in a folder of the store, or in a temporary one.
+    /// Makes manifests of all files that have none, and an index of the folder, and keeps them in a folder of the store, or in a
+    /// temporary one.
     pub fn make_manifests(&mut self, store: Option<&Path>, warn: Warn) -> io::Result<()> {
         let cache = match store.map(Cache::in_store) {
             Some(Ok(cache)) => cache,
@@ -88,8 +95,9 @@ impl Origin {
             }
             None => Cache::temporary()?,
         };
-        let manifests = Manifests::new(self.folder.clone(), cache, warn);
-        self.manifests = Some(Arc::new(manifests));
+        let manifests = Arc::new(Manifests::new(self.folder.clone(), cache, warn));
+        let library = Library::new(self.folder.clone(), manifests.clone());
+        (self.manifests, self.library) = (Some(manifests), Some(Arc::new(library)));
         Ok(())
     }
 
@@ -117,6 +125,9 @@ pub async fn run(
             origin.path.clone(),
             manifests.clone(),
         ));
+    }
+    if let Some(library) = &origin.library {
+        background.spawn(library.clone().keep());
     }
     let app = Router::new().fallback(respond).with_state(origin);
     connections::serve(listener, app, options, shutdown).await;
@@ -167,6 +178,9 @@ async fn respond(State(origin): State<Arc<Origin>>, request: Request) -> Respons
 impl Origin {
     /// The response for a path that is no folder's: a file, or what is made of it.
     async fn file(&self, request: &Parts, path: PathBuf) -> Result<Response, DiskError> {
+        if let Some(response) = self.library_file(request, &path).await? {
+            return Ok(response);
+        }
         let described = path::without_suffix(&path, ".sapwood");
         match (self.open_settled(&path).await?, described) {
             (Some((_, version)), _) if version.kind() == EntryKind::Folder => {

@@ -48,6 +48,7 @@ pub async fn run(folder: Arc<Folder>, path: PathBuf, manifests: Arc<Manifests>) 
     }
     loop {
         scan.below(PathBuf::from(".")).await;
+        scan.manifests.note_scanned();
         let again = match scan.watch {
             Some(_) => AGAIN_WATCHED,
             None => AGAIN,
@@ -67,6 +68,7 @@ pub async fn run(folder: Arc<Folder>, path: PathBuf, manifests: Arc<Manifests>) 
                     _ => (),
                 }
             }
+            scan.manifests.note_folder_changed();
         }
     }
 }

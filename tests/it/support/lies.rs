@@ -385,7 +385,11 @@ impl Lie {
                 };
             }
             Lie::Raw(bytes) => answer.raw = Some(bytes.clone()),
-            Lie::NoOneByte if request.range == Some(0..1) => *answer = Answer::plain(416, b""),
+            Lie::NoOneByte if request.range == Some(0..1) => {
+                let length = answer.content.content.length();
+                *answer = Answer::plain(416, b"");
+                answer.set("Content-Range", format!("bytes */{length}"));
+            }
             Lie::NoOneByte => (),
             Lie::Late(by) => answer.late = *by,
         }

@@ -1,5 +1,9 @@
 //! Every call that changes the file system, and the safe ways to open files. Their order of use is that of journal.md and of
-//! [`super::destination`]; nothing outside this file writes, syncs, renames or removes.
+//! [`super::destination`] and [`super::replica`]; nothing outside this folder writes, syncs, renames or removes.
+
+mod below;
+mod entries;
+mod unnamed;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -15,7 +19,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, Mode, OFlags, RenameFlags},
+    fs::{self, AtFlags, Mode, OFlags},
     io::{Errno, retry_on_intr},
 };
 
@@ -140,15 +144,23 @@ impl Folder {
         }
     }
 
-    /// Creates a file under an unused name. The name contains the process ID, so only our own earlier leftovers can collide; it
-    /// is short, so that it fits wherever the final name fits.
+    /// Creates a file under an unused name, for its owner alone.
     pub fn create_unused(&self) -> Result<(File, OsString), DiskError> {
+        self.with_unused_name(|name| self.create(name, 0o600))
+    }
+
+    /// Makes something under an unused name; `None` if that name is used. The names contain the process ID, so only our own earlier
+    /// leftovers can collide; they are short, so that they fit wherever the final name fits.
+    pub fn with_unused_name<T>(
+        &self,
+        mut make: impl FnMut(&OsStr) -> Result<Option<T>, DiskError>,
+    ) -> Result<(T, OsString), DiskError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         for _ in 0..100 {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let name = OsString::from(format!(".sapwood-{}-{number}", std::process::id()));
-            if let Some(file) = self.create(&name, 0o600)? {
-                return Ok((file, name));
+            if let Some(made) = make(&name)? {
+                return Ok((made, name));
             }
         }
         Err(DiskError::io(
@@ -183,120 +195,6 @@ impl Folder {
             .entry(name)?
             .is_some_and(|now| (now.device, now.inode) == (open.device, open.inode)))
     }
-
-    /// Opens a file or folder below this folder for reading; links may lead to places inside the folder, not out of it. `None`: there
-    /// is nothing that may be opened. FIFOs and devices do not block.
-    pub fn open_beneath(&self, path: &Path) -> Result<Option<(File, Version)>, DiskError> {
-        let beneath = fs::ResolveFlags::BENEATH;
-        match fs::openat2(&self.fd, path, READING, Mode::empty(), beneath) {
-            Ok(fd) => {
-                let file = File::from(fd);
-                let version = Version::of(&file, path)?;
-                Ok(Some((file, version)))
-            }
-            Err(
-                cause @ (Errno::NOSPC | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::IO),
-            ) => Err(self.error(FileOperation::Open, path.as_os_str(), cause)),
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// The same without waiting for a disk.
-    pub fn open_beneath_if_cached(
-        &self,
-        path: &Path,
-    ) -> Result<Option<(File, Version)>, NotCached> {
-        let cached = fs::ResolveFlags::BENEATH | fs::ResolveFlags::CACHED;
-        let file: File = match fs::openat2(&self.fd, path, READING, Mode::empty(), cached) {
-            Ok(fd) => fd.into(),
-            Err(Errno::NOENT) => return Ok(None),
-            Err(_) => return Err(NotCached),
-        };
-        let version = Version::of(&file, path).map_err(|_| NotCached)?;
-        Ok(Some((file, version)))
-    }
-
-    /// Opens an entry below this folder for reading, without following any link. `None`: there is none, or a link on the way.
-    pub(super) fn open_unlinked(
-        &self,
-        path: &Path,
-        is_folder: bool,
-    ) -> Result<Option<OwnedFd>, DiskError> {
-        let mut flags = READING;
-        flags.set(OFlags::DIRECTORY, is_folder);
-        let rules = fs::ResolveFlags::BENEATH | fs::ResolveFlags::NO_SYMLINKS;
-        match fs::openat2(&self.fd, path, flags, Mode::empty(), rules) {
-            Ok(fd) => Ok(Some(fd)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-            Err(cause) => Err(self.error(FileOperation::Open, path.as_os_str(), cause)),
-        }
-    }
-
-    /// Renames the file that is open. Another file that was put in its place does not get the name.
-    pub fn rename_open(
-        &self,
-        file: &File,
-        from: &OsStr,
-        to: &OsStr,
-        replace: bool,
-    ) -> Result<(), DiskError> {
-        let other = || DiskError::Unsafe {
-            path: self.path_of(from),
-            what: "not the file that this program wrote",
-        };
-        if !self.is_still(from, file)? {
-            let (path, now) = (self.path_of(from), self.entry(from)?);
-            return Err(now.map_or(DiskError::Gone { path }, |_| other()));
-        }
-        self.rename(from, to, replace)?;
-        // It may have been replaced between the two calls.
-        if !self.is_still(to, file)? {
-            self.remove(to)?;
-            return Err(other());
-        }
-        Ok(())
-    }
-
-    /// Renames a file in this folder. `replace: false` fails with [`DiskError::Exists`] if the new name exists.
-    pub fn rename(&self, from: &OsStr, to: &OsStr, replace: bool) -> Result<(), DiskError> {
-        let flags = if replace {
-            RenameFlags::empty()
-        } else {
-            RenameFlags::NOREPLACE
-        };
-        match fs::renameat_with(&self.fd, from, &self.fd, to, flags) {
-            Ok(()) => Ok(()),
-            Err(Errno::EXIST) if !replace => Err(DiskError::Exists {
-                path: self.path_of(to),
-            }),
-            // This file system cannot do it in one step: check first.
-            Err(Errno::INVAL) if !replace => match self.entry(to)? {
-                Some(_) => Err(DiskError::Exists {
-                    path: self.path_of(to),
-                }),
-                None => self.rename(from, to, true),
-            },
-            Err(cause) => Err(self.error(FileOperation::Rename, to, cause)),
-        }
-    }
-
-    /// Removes a name; succeeds if it does not exist.
-    pub fn remove(&self, name: &OsStr) -> Result<(), DiskError> {
-        match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(cause) => Err(self.error(FileOperation::Remove, name, cause)),
-        }
-    }
-
-    /// Makes renames and removals in this folder durable.
-    pub fn sync(&self) -> Result<(), DiskError> {
-        match fs::fsync(&self.fd) {
-            Ok(()) => Ok(()),
-            // Some file systems cannot sync a folder, but files; there is nothing more to do.
-            Err(cause) if is_unsupported(cause) => Ok(()),
-            Err(cause) => Err(DiskError::io(FileOperation::Sync, &self.path, cause)),
-        }
-    }
 }
 
 /// Creates a folder that only its owner can access, and the missing folders above it; succeeds if it exists.
@@ -319,6 +217,32 @@ pub fn make_private(path: &Path) {
 pub struct MadeFolder(PathBuf);
 
 impl MadeFolder {
+    /// Leaves the folder where it is, empty or not.
+    pub fn keep(self) {
+        std::mem::forget(self);
+    }
+
+    /// Creates a folder for what is needed for a moment.
+    pub fn temporary() -> Result<MadeFolder, DiskError> {
+        let all = std::env::temp_dir();
+        for number in 0..100 {
+            let path = all.join(format!(".sapwood-{}-{number}", std::process::id()));
+            if let Some(made) = MadeFolder::make(&path)? {
+                return Ok(made);
+            }
+        }
+        Err(DiskError::io(
+            FileOperation::Create,
+            &all,
+            io::ErrorKind::AlreadyExists,
+        ))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Creates a folder; `None`: it exists. The folder above it must exist.
     pub fn make(path: &Path) -> Result<Option<MadeFolder>, DiskError> {
         match std::fs::create_dir(path) {
@@ -437,6 +361,11 @@ pub fn copy_range(
     }
 }
 
+/// Makes a file a copy of another one that shares its data. `false`: this file system cannot do it.
+pub fn share_data(from: &File, to: &File) -> bool {
+    fs::ioctl_ficlone(to, from).is_ok()
+}
+
 /// Sets the length of a file: truncates it, or adds a hole.
 pub fn set_length(file: &File, path: &Path, length: u64) -> Result<(), DiskError> {
     file.set_len(length)
@@ -455,7 +384,11 @@ pub fn punch_hole(file: &File, path: &Path, bytes: ByteRange) -> Result<bool, Di
 
 /// Sets the permission bits, where the file system lets us.
 pub fn set_mode(file: &File, path: &Path, mode: u32) -> Result<(), DiskError> {
-    match fs::fchmod(file, Mode::from_raw_mode(mode)) {
+    mode_set(fs::fchmod(file, Mode::from_raw_mode(mode)), path)
+}
+
+fn mode_set(outcome: Result<(), Errno>, path: &Path) -> Result<(), DiskError> {
+    match outcome {
         Ok(()) => Ok(()),
         Err(cause) if cause == Errno::PERM || is_unsupported(cause) => {
             lacking::note(Lacking::Modes, path);

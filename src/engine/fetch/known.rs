@@ -1,0 +1,163 @@
+//! Small files that an earlier run published, and the store remembers: one request shows whether the object is still the same.
+
+use std::{io::Read, path::Path};
+
+use crate::{
+    disk::{
+        destination::{Destination, Locked},
+        files::{self, Entry, EntryKind},
+        state::Arrived,
+        store::{Store, StoreError},
+    },
+    engine::{
+        blocking,
+        error::Error,
+        events::Published,
+        remote::{preflight, preflight::retried_preflight, retry::reported},
+    },
+    format::{
+        geometry::{BlockSize, Geometry},
+        journal::Identity,
+        tree::{PartHasher, Root},
+        trust::Trust,
+        validators::Validators,
+    },
+    net::location::Location,
+};
+
+use super::{
+    options::FetchOptions,
+    publish::{LocalBytes, Proof, published, report},
+    run::Run,
+};
+
+/// A small file that is what last arrived from the URL, as far as its stamp shows.
+pub struct Known {
+    arrived: Arrived,
+    trust: Trust,
+    length: u64,
+}
+
+impl Known {
+    /// Whether what was proven then is enough now.
+    pub fn suffices(&self, options: &FetchOptions) -> bool {
+        let nothing_named = options.manifest.is_none() && options.mirrors.is_empty();
+        let nothing_to_prove =
+            options.root.is_none() && options.key.is_none() && options.digests.is_empty();
+        nothing_named && nothing_to_prove && self.trust >= options.require
+    }
+}
+
+/// Looks for the file under the final name in the store.
+pub fn find(
+    store: &mut Store,
+    destination: &Destination,
+    entry: Entry,
+    url_hash: &[u8; 32],
+) -> Result<Option<Known>, StoreError> {
+    let is_small = entry.kind == EntryKind::Regular && entry.length <= preflight::FIRST_BYTES;
+    let Some(path) = files::noted_path(&destination.path()).filter(|_| is_small) else {
+        return Ok(None);
+    };
+    let state = store.state();
+    let Some(arrived) = state.last_arrival(url_hash)? else {
+        return Ok(None);
+    };
+    let holding = state.holding_at(&path)?;
+    let is_it = holding.is_some_and(|holding| {
+        holding.root == arrived.root && holding.stamp == entry.stamp() && !holding.own
+    });
+    Ok(arrived.trust.filter(|_| is_it).map(|trust| Known {
+        arrived,
+        trust,
+        length: entry.length,
+    }))
+}
+
+/// Whether another file may have bytes of an object that is not at its target. For one that is probably small, only a file that is
+/// known to be all of it counts: to search others takes longer than to fetch it.
+pub fn may_be_elsewhere(
+    store: &mut Store,
+    url: &Location,
+    url_hash: &[u8; 32],
+    expects_small: bool,
+) -> Result<bool, StoreError> {
+    if !expects_small {
+        return Ok(store.state().knows_origin(&url.origin())?);
+    }
+    let Some(arrived) = store.state().last_arrival(url_hash)? else {
+        return Ok(false);
+    };
+    for holding in store.state().holdings_of(arrived.root)? {
+        if store.open_holding(&holding)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Requests one byte of the object. `Err`: it changed, or the file did.
+pub async fn unchanged(
+    run: &mut Run<'_>,
+    locked: Locked,
+    known: Known,
+) -> Result<Result<Published, Locked>, Error> {
+    let validators = Validators {
+        etag: known.arrived.etag.clone(),
+        last_modified: known.arrived.last_modified.clone(),
+    };
+    if !validators.are_strong() {
+        return Ok(Err(locked));
+    }
+    let limits = run.context.limits_now();
+    let look = retried_preflight(&run.context.client, &run.options.url, &limits);
+    let now = reported(&mut *run.events, look).await?;
+    if now.validators != validators || now.length != Some(known.length) {
+        return Ok(Err(locked));
+    }
+    run.admitted = None;
+    run.context.observed.note_small(true);
+    let path = locked.destination().path();
+    let (file, root) = (path.clone(), known.arrived.root);
+    let found = blocking::run(move || root_of(&file, known.length)).await;
+    if found != Some(root) {
+        return Ok(Err(locked));
+    }
+    let Some(geometry) = Geometry::new(known.length, BlockSize::auto(known.length)) else {
+        return Ok(Err(locked));
+    };
+    let identity = Identity {
+        root: Some(root),
+        geometry,
+        etag: None,
+        last_modified: None,
+    };
+    run.report_plan(&locked, &identity, 0, known.length, known.trust);
+    // The run that published it has synced it.
+    blocking::on_disk(move || locked.discard()).await?;
+    let proof = Proof {
+        root,
+        length: known.length,
+        trust: known.trust,
+        digests: Vec::new(),
+        validators,
+        tree: None,
+        end_known: true,
+    };
+    let local = LocalBytes {
+        resumed: 0,
+        reused: known.length,
+    };
+    let published = published(run, path, proof, local, true).await;
+    report(run, published).await.map(Ok)
+}
+
+/// The root of a file of this length, which is small.
+fn root_of(path: &Path, length: u64) -> Option<Root> {
+    let mut bytes = Vec::new();
+    let file = files::open_for_reading(path).ok()?;
+    file.take(length + 1).read_to_end(&mut bytes).ok()?;
+    let mut hasher = PartHasher::new(0);
+    hasher.update(&bytes);
+    (bytes.len() as u64 == length).then(|| hasher.root())
+}

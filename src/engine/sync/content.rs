@@ -1,0 +1,26 @@
+//! The files of a folder, and what they hold.
+
+use std::path::Path;
+
+use crate::{
+    disk::{
+        error::DiskError,
+        files::{Entry, Folder},
+    },
+    format::{library::LibraryPath, tree::Root},
+};
+
+/// What a file holds: its root, and its pieces if it is small.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    pub root: Root,
+    pub pieces: Vec<u8>,
+}
+
+/// All entries of a folder that are no folders, and that a library could list.
+pub fn listable(folder: &Folder) -> Result<Vec<(LibraryPath, Entry)>, DiskError> {
+    let path_of = |path: &Path| path.to_str().and_then(LibraryPath::new);
+    let walked = folder.walk(|path| path_of(path).is_some())?.into_iter();
+    let listed = walked.filter_map(|walked| Some((path_of(&walked.path)?, walked.entry)));
+    Ok(listed.collect())
+}

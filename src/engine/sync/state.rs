@@ -1,0 +1,100 @@
+//! What earlier runs proved of the files in the folder, so that these need not be read again. It has the format of an index. A file
+//! is believed to be what the state says while its length and time are those of the state, and no attribute changed since: the time
+//! of the state file is when all work of its run had ended.
+
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    io::Read,
+    path::Path,
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    disk::{
+        error::{DiskError, FileOperation},
+        files::{self, EntryKind, Folder, Version},
+        temporary::{Replaces, Temporary},
+    },
+    engine::{error::Error, library::earlier::Earlier},
+    format::{
+        geometry::PIECE,
+        library::{self, Entry, LibraryPath, SMALL_BYTES_MAX},
+        tree::Root,
+    },
+};
+
+use super::content::{Content, listable};
+
+const NAME: &str = "library.sapwood.sync";
+/// The clocks of file systems are behind by one tick, of at most 10 ms: what is written after this time is later than the state.
+const TICK: Duration = Duration::from_millis(20);
+
+/// The size of the pieces of a file in an index.
+fn pieces_bytes(length: u64) -> u64 {
+    match length {
+        0..=SMALL_BYTES_MAX => 2 * length.div_ceil(PIECE),
+        _ => 0,
+    }
+}
+
+/// Reads the state. `None`: there is none, or none that is believed.
+pub fn read(folder: &Folder) -> Result<Option<Earlier>, DiskError> {
+    let Some((mut file, entry)) = folder.open_file_below(Path::new(NAME))? else {
+        return Ok(None);
+    };
+    // Its time must have been set when it was written, not afterwards.
+    let is_ours = entry.kind == EntryKind::Regular
+        && folder.suspicious(&entry).is_none()
+        && entry.changed <= entry.attributes_changed;
+    if !is_ours {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|cause| {
+        DiskError::io(
+            FileOperation::Read,
+            &folder.path_of(OsStr::new(NAME)),
+            cause,
+        )
+    })?;
+    let root = Root(*blake3::hash(&bytes).as_bytes());
+    Ok(Earlier::of_file(bytes, root, &entry).ok())
+}
+
+/// Writes the state: the files that are still in the version whose content is known.
+pub fn write(
+    folder: &Folder,
+    known: &HashMap<LibraryPath, (Version, Content)>,
+) -> Result<(), Error> {
+    let ended = SystemTime::now();
+    thread::sleep(TICK);
+    let mut files = Vec::with_capacity(known.len());
+    for (path, entry) in listable(folder)? {
+        let content = known.get(&path);
+        let content = content.filter(|(version, _)| entry.version().has_bytes_of(version));
+        if let Some((_, content)) = content
+            && content.pieces.len() as u64 == pieces_bytes(entry.length)
+            && let Some(modified_ns) = entry.modified_ns()
+        {
+            let listed = Entry {
+                path,
+                length: entry.length,
+                root: content.root,
+                modified_ns,
+                is_executable: entry.is_executable(),
+            };
+            files.push((listed, content.pieces.clone()));
+        }
+    }
+    let path = folder.path_of(OsStr::new(NAME));
+    let bytes = library::write(files).map_err(|cause| Error::Index {
+        place: path.display().to_string(),
+        cause,
+    })?;
+    let temporary = Temporary::create(&path, Replaces::Index)?;
+    temporary.write_at(&bytes, 0)?;
+    files::set_modified(temporary.file(), &path, ended)?;
+    Ok(temporary.publish(None)?)
+}
