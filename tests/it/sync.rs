@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use super::support::{
     origin::{Asks, Lie, Of, Origin},
     program::{Ended, command, run, sapwood, start},
+    programs::{library_reference, output_of},
     scene::names,
 };
 
@@ -207,6 +208,11 @@ fn a_folder_becomes_what_the_library_says() {
     assert_eq!(synced["fetched"], 9);
     assert_eq!(synced["bytes_total"], 686_074);
     assert_eq!(synced["trust"], "manifest");
+    // The second implementation reads what it noted, and finds the files so.
+    output_of(
+        library_reference().arg("verify-state").arg(pair.here("")),
+        b"",
+    );
     let planned = pair.sync(&[]).must(0).event("planned");
     assert_eq!(
         (&planned["bytes_total"], &planned["bytes_held"]),
