@@ -130,7 +130,11 @@ fn a_small_file_takes_one_request_and_one_for_its_manifest() {
     );
     for event in ended.all("published") {
         let number: u64 = event["path"].as_str().unwrap()[4..].parse().unwrap();
-        let trust = if number % 2 == 0 { "manifest" } else { "none" };
+        let trust = if number.is_multiple_of(2) {
+            "manifest"
+        } else {
+            "none"
+        };
         assert_eq!(event["trust"], trust, "{event}");
         let root = tree_of(&Many::content(number), 16 * KIB).root().to_string();
         assert_eq!(event["root"], root);
