@@ -75,7 +75,8 @@
 //! - **Untrusted hints, from coarse to fine.** A manifest also has [`format::anchors`] and [`format::pieces`], hints that locate
 //!   its content at other offsets of local files ([`policy::descent`]).
 //! - **No second copy.** The store refers to the user's files and does not copy them ([`disk::store`]). A fetch writes only into
-//!   its part, which becomes the finished file by a rename.
+//!   its part, which becomes the finished file by a rename; a small object is proven in memory, and needs no part
+//!   ([`disk::group_commit`]).
 //!
 //! # Layers
 //!
@@ -108,7 +109,8 @@
 //! | [`trust`](engine::trust), [`sign`](engine::sign), [`host_memory`](engine::host_memory) | whether a manifest is trusted; keys and signatures; the reputations of hosts |
 //! | [`context`](engine::context) | client, store and limits, which every use case shares |
 //! | [`blocking`](engine::blocking), [`manifest_file`](engine::manifest_file), [`hashing`](engine::hashing), [`queue`](engine::queue) | tools |
-//! | [`events`](engine::events), [`connections`](engine::connections) | what is told while work is done; how many connections there are |
+//! | [`group_commit`](engine::group_commit) | making small files durable together |
+//! | [`events`](engine::events), [`connections`](engine::connections), [`observed`](engine::observed) | what is told while work is done; how many connections there are; which sidecars a folder has |
 //! | [`error`](engine::error) | why a use case failed |
 //!
 //! # Where to change what

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::DbConfig};
 
 use super::{files, machine};
 
@@ -146,6 +146,10 @@ impl State {
         // What a statement would undo is small, but for many statements it is written again and again.
         connection
             .pragma_update(None, "temp_store", "MEMORY")
+            .map_err(wrap)?;
+        // Otherwise a prepared statement is planned again for each new value that is bound to it.
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
             .map_err(wrap)?;
         let version = schema::prepare(&mut connection).map_err(wrap)?;
         match version {

@@ -39,6 +39,11 @@ pub struct Known {
 }
 
 impl Known {
+    /// Whether the file at this path has the bytes: a stamp is no proof.
+    pub fn is_at(&self, path: &Path) -> bool {
+        root_of(path, self.length) == Some(self.arrived.root)
+    }
+
     /// Whether what was proven then is enough now.
     pub fn suffices(&self, options: &FetchOptions) -> bool {
         let nothing_named = options.manifest.is_none() && options.mirrors.is_empty();
@@ -96,7 +101,7 @@ pub fn may_be_elsewhere(
     Ok(false)
 }
 
-/// Requests one byte of the object. `Err`: it changed, or the file did.
+/// Requests one byte of the object. The file has the bytes. `Err`: the object changed.
 pub async fn unchanged(
     run: &mut Run<'_>,
     locked: Locked,
@@ -117,12 +122,7 @@ pub async fn unchanged(
     }
     run.admitted = None;
     run.context.observed.note_small(true);
-    let path = locked.destination().path();
-    let (file, root) = (path.clone(), known.arrived.root);
-    let found = blocking::run(move || root_of(&file, known.length)).await;
-    if found != Some(root) {
-        return Ok(Err(locked));
-    }
+    let (path, root) = (locked.destination().path(), known.arrived.root);
     let Some(geometry) = Geometry::new(known.length, BlockSize::auto(known.length)) else {
         return Ok(Err(locked));
     };

@@ -165,6 +165,10 @@ async fn lock(run: &mut Run<'_>) -> Result<(Locked, Here), Error> {
             };
             Ok((url_hash, here))
         });
+        let in_store = in_store.map(|(url_hash, here)| match here {
+            Here::Known(known) if !known.is_at(&destination.path()) => (url_hash, Here::Other),
+            here => (url_hash, here),
+        });
         Ok((locked, is_empty, in_store))
     });
     let (locked, is_empty, in_store) = locked.await?;
