@@ -26,6 +26,9 @@ const UNLINKED: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS);
 
+/// How often a path is resolved again that something was moved away from meanwhile.
+const RESOLVED_AGAIN_MAX: u32 = 16;
+
 impl Folder {
     /// Opens a file or folder below this folder for reading; links may lead to places inside the folder, not out of it. `None`: there
     /// is nothing that may be opened. FIFOs and devices do not block.
@@ -126,7 +129,18 @@ impl Folder {
     fn open_unlinked(&self, path: &Path, is_folder: bool) -> Result<Option<OwnedFd>, DiskError> {
         let mut flags = READING;
         flags.set(OFlags::DIRECTORY, is_folder);
-        let opened = match fs::openat2(&self.fd, path, flags, Mode::empty(), UNLINKED) {
+        let open = || fs::openat2(&self.fd, path, flags, Mode::empty(), UNLINKED);
+        // What is moved out of the folder while the path is resolved is refused: the path may lead to something else now.
+        let moved_away =
+            |opened: &Result<_, Errno>| matches!(opened, Err(Errno::XDEV | Errno::AGAIN));
+        let mut opened = open();
+        for _ in 0..RESOLVED_AGAIN_MAX {
+            if !moved_away(&opened) {
+                break;
+            }
+            opened = open();
+        }
+        let opened = match opened {
             // The kernel, or a sandbox, does not have this call.
             Err(Errno::NOSYS | Errno::PERM) => open_by_segments(&self.fd, path, flags),
             opened => opened,

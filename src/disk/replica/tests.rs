@@ -341,6 +341,7 @@ fn folders_that_are_swapped_for_links_meanwhile_lead_nowhere() {
     let mut done = [0; 7];
     thread::scope(|scope| {
         scope.spawn(swap);
+        let _ends = Ends(&ended);
         let is_done = |done: &[u32; 7]| done.iter().all(|done| *done >= 3);
         let mut rounds = 0;
         while rounds < 100 || !is_done(&done) || swaps.load(Ordering::Relaxed) < 20 {
@@ -349,7 +350,6 @@ fn folders_that_are_swapped_for_links_meanwhile_lead_nowhere() {
                 one_round(&place, folder, &mut done);
             }
         }
-        ended.store(true, Ordering::Relaxed);
     });
     assert!(done.iter().all(|done| *done > 0), "{done:?}");
     assert_eq!(listed(&place.outside("")), outside, "{done:?}");
@@ -397,6 +397,15 @@ fn one_round(place: &Place, folder: &str, done: &mut [u32; 7]) {
     let _ = replica.remove_emptied([&path("gone")]);
 }
 
+/// Ends the other thread, also if this one panics.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn exchange(a: &Path, b: &Path) {
     let (cwd, flags) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
     rustix::fs::renameat_with(cwd, a, cwd, b, flags).unwrap();
@@ -430,6 +439,7 @@ fn a_file_that_another_program_put_there_meanwhile_is_not_lost() {
     let (mut replaced, mut refused, mut rounds) = (Vec::new(), 0, 0);
     let written = thread::scope(|scope| {
         let other = scope.spawn(other);
+        let ends = Ends(&ended);
         while rounds < 300 || replaced.len() < 3 || refused < 3 {
             rounds += 1;
             let stamp = place.stamp("file");
@@ -438,7 +448,7 @@ fn a_file_that_another_program_put_there_meanwhile_is_not_lost() {
                 Err(_) => refused += 1,
             }
         }
-        ended.store(true, Ordering::Relaxed);
+        drop(ends);
         other.join().unwrap()
     });
     let mut present = vec![inode(&own)];
