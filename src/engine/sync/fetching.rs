@@ -35,6 +35,8 @@ use super::{
 const WAITING_MAX: usize = 512;
 /// How often progress is looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// Bytes of a file are reported so often.
+const SECOND: Duration = Duration::from_secs(1);
 
 impl Run<'_> {
     /// Fetches files, and places them as they come. Returns how many bytes arrived. `copies`: files of the same content as one of
@@ -81,6 +83,7 @@ impl Run<'_> {
             blocked: &mut self.blocked,
             ready: sender,
             is_over: &is_over,
+            patience: queue.patience,
         };
         // With the queue, the sender is dropped, and placing ends.
         let each = move |job: usize, event| ends.take(job, event);
@@ -176,6 +179,7 @@ struct Ends<'a, 'r> {
     ready: UnboundedSender<Ready>,
     /// The server is gone.
     is_over: &'a Notify,
+    patience: Duration,
 }
 
 impl Ends<'_, '_> {
@@ -184,21 +188,33 @@ impl Ends<'_, '_> {
         match event {
             JobEvent::Ended(Ok((fetched, waits))) => self.fetched(job, fetched, waits),
             JobEvent::Ended(Err(error)) => {
-                // Others would wait as long for nothing.
-                let is_over = matches!(error, Error::Patience { .. } | Error::MustWait { .. });
+                self.note_server(&error);
                 let (error, mut results) = (Arc::new(error), self.results.lock());
                 for entry in [job.entry].iter().chain(&job.also) {
                     results.failed_like(*entry, error.clone());
                 }
-                if is_over {
-                    self.is_over.notify_one();
-                }
             }
             JobEvent::Again { error, wait, .. } => {
+                self.note_server(&error);
                 let message = format!("{error}; retrying in {} s", wait.as_secs().max(1));
                 let mut results = self.results.lock();
                 results.events.event(Event::Warning { message });
             }
+        }
+    }
+
+    /// Ends all fetches if the server is gone, or makes all wait: the other files would wait as long for nothing.
+    fn note_server(&self, error: &Error) {
+        let is_over = match error {
+            Error::MustWait { .. } => true,
+            // It may be this file alone.
+            Error::Patience { .. } => {
+                self.results.lock().progress.silence() + SECOND >= self.patience
+            }
+            _ => false,
+        };
+        if is_over {
+            self.is_over.notify_one();
         }
     }
 

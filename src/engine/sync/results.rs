@@ -57,6 +57,8 @@ pub struct Reports {
     pub bytes_done: u64,
     last: Instant,
     fetched_before: u64,
+    /// Bytes that had arrived when more of them were last seen, and when that was.
+    arrived: (u64, Instant),
 }
 
 impl Reports {
@@ -67,7 +69,13 @@ impl Reports {
             bytes_done: 0,
             last: Instant::now(),
             fetched_before: 0,
+            arrived: (0, Instant::now()),
         }
+    }
+
+    /// For how long nothing arrived.
+    pub fn silence(&self) -> Duration {
+        self.arrived.1.elapsed()
     }
 }
 
@@ -165,12 +173,15 @@ impl Results<'_> {
 
     /// Reports progress, at most once in a while.
     pub fn report(&mut self, running: &Running) {
-        let since = self.progress.last.elapsed();
+        let (bytes_running, bytes_fetched) = running.bytes();
+        let reports = &mut self.progress;
+        if bytes_fetched != reports.arrived.0 {
+            reports.arrived = (bytes_fetched, Instant::now());
+        }
+        let since = reports.last.elapsed();
         if since < PROGRESS_TIME {
             return;
         }
-        let (bytes_running, bytes_fetched) = running.bytes();
-        let reports = &mut self.progress;
         let new = bytes_fetched.saturating_sub(reports.fetched_before);
         (reports.last, reports.fetched_before) = (Instant::now(), bytes_fetched);
         self.events.event(Event::Progress(Progress {
