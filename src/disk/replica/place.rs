@@ -16,6 +16,7 @@ use super::{
         machine::executable_mode,
     },
     Attributes, Replica, Staged,
+    remove::remove_empty,
     spelling::{self, Target},
     split, unplanned,
 };
@@ -145,7 +146,7 @@ impl Replica {
         folders_were_made: bool,
     ) -> Vec<Result<Ready, DiskError>> {
         let at_once = ready.len() > SYNCED_SINGLY_MAX || folders_were_made;
-        if at_once && self.sync_all() {
+        if at_once && self.sync_everything() {
             return ready;
         }
         let sync = |ready: Result<Ready, DiskError>| {
@@ -157,7 +158,7 @@ impl Replica {
     }
 
     /// Writes all that is changed in the file system. `false`: it cannot be said of which files that failed, or whether it did.
-    fn sync_all(&self) -> bool {
+    fn sync_everything(&self) -> bool {
         // A failure is reported once: two batches take turns, and after one nobody relies on this any more.
         let mut is_reliable = self.sync_is_reliable.lock();
         *is_reliable = *is_reliable && self.folder.sync_file_system();
@@ -189,7 +190,7 @@ impl Replica {
 
     /// Why the names in each folder are not durable.
     fn sync_folders(&self, folders: &Folders) -> Vec<Option<DiskError>> {
-        if folders.open.len() > SYNCED_SINGLY_MAX && self.sync_all() {
+        if folders.open.len() > SYNCED_SINGLY_MAX && self.sync_everything() {
             return folders.open.iter().map(|_| None).collect();
         }
         let sync = |target: &Target| target.folder.sync().err();
@@ -280,9 +281,12 @@ fn give_back(staged: &mut Staged, folder: &Folder, name: &OsStr) -> Result<(), D
 
 /// Gives a staged file a name that is free.
 fn name_new(staged: &mut Staged, target: &Target, name: &OsStr) -> Result<(), DiskError> {
-    let renamed = staged
-        .staging
-        .rename_to(&staged.name, &target.folder, name, false);
+    let staging = staged.staging.clone();
+    let rename = || staging.rename_to(&staged.name, &target.folder, name, false);
+    let mut renamed = rename();
+    if matches!(renamed, Err(DiskError::Exists { .. })) && remove_empty(&target.folder, name, 0)? {
+        renamed = rename();
+    }
     match renamed {
         Ok(()) => {
             staged.is_kept = true;

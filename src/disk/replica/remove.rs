@@ -142,3 +142,19 @@ impl Replica {
         Ok(())
     }
 }
+
+/// How deep empty folders may be that are in the way of a file.
+const EMPTY_DEPTH_MAX: u32 = 64;
+
+/// Removes a folder that has no files: a kill left it, or a user made it. Returns whether it is gone.
+pub(super) fn remove_empty(folder: &Folder, name: &OsStr, depth: u32) -> Result<bool, DiskError> {
+    let Some(inner) = folder.below(Path::new(name))? else {
+        return Ok(false);
+    };
+    for name in inner.names()? {
+        if depth == EMPTY_DEPTH_MAX || !remove_empty(&inner, OsStr::new(&name), depth + 1)? {
+            return Ok(false);
+        }
+    }
+    folder.remove_folder(name)
+}
