@@ -8,7 +8,7 @@
 
 Ends with 3 and the row of the table when something is refused.
 """
-import json, os, stat, struct, sys
+import json, os, re, stat, struct, sys
 from dataclasses import dataclass
 from pathlib import Path
 from sapwood_ref import (
@@ -152,7 +152,8 @@ def listed_files(folder):
             if inside == b"." and name.lower().startswith(INDEX.encode()):
                 continue
             is_manifest = name.endswith(b".sapwood") and name[:-len(b".sapwood")] in names
-            if stat.S_ISREG(status.st_mode) and path_is_allowed(path) and not is_manifest:
+            is_unfinished = re.fullmatch(rb"\.sapwood-\d+-u?\d+", name)
+            if stat.S_ISREG(status.st_mode) and path_is_allowed(path) and not is_manifest and not is_unfinished:
                 found.append((path, status))
             else:
                 left_out += 1

@@ -29,6 +29,8 @@ pub const VERIFY_FOLDER: &str = "is a folder; --manifest and --hints are for fil
 pub const NO_REMOTE_LIBRARY: &str = "name the folder of a library; sapwood manifest FOLDER makes one, to be published with the folder";
 pub const LIBRARY_NOT_WHOLE: &str =
     "its publisher must run sapwood manifest FOLDER again, and publish all of it";
+pub const SYNC_TO_STDOUT: &str =
+    "- is not possible: sync makes a folder; name it ./- if it is to have that name";
 pub const SYNC_STOPPED: &str =
     "stopped; what was synced stays. Run the same command again to go on";
 pub const NO_LIBRARY: &str =

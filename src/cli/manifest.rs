@@ -83,7 +83,7 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
         ),
     };
     let exits: Vec<Exit> = args.paths.iter().map(one).collect();
-    let exit = Exit::of_all(exits);
+    let exit = output.results(Exit::of_all(exits));
     output.done(exit)
 }
 

@@ -63,7 +63,7 @@ pub async fn run(args: SyncArgs, store: Option<PathBuf>, output: &mut Output) ->
             exits.push(failed(&folder, &url, &error, output));
         }
     }
-    let exit = Exit::of_all(exits);
+    let exit = output.results(Exit::of_all(exits));
     output.done(exit)
 }
 
@@ -109,6 +109,9 @@ impl Events for Noted<'_> {
 }
 
 fn checked(args: SyncArgs, store: StoreHandle) -> Result<(Context, SyncOptions), Refusal> {
+    if args.folder.as_os_str() == "-" {
+        return Err(Refusal::usage(hints::SYNC_TO_STDOUT));
+    }
     let key = args.key.as_deref().map(keys::public_key).transpose();
     let options = SyncOptions {
         url: location(&args.url)?,

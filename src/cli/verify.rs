@@ -59,7 +59,7 @@ pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) 
         };
         exits.push(one(path, &args, &conditions, &store, output).await);
     }
-    let exit = Exit::of_all(exits);
+    let exit = output.results(Exit::of_all(exits));
     output.done(exit)
 }
 

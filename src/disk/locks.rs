@@ -1,6 +1,6 @@
 //! Locks of files, which end with the process that holds them.
 
-use std::{ffi::OsStr, fs::File, os::fd::AsFd, path::Path};
+use std::{fs::File, os::fd::AsFd, path::Path};
 
 use rustix::{fs, io::Errno};
 
@@ -23,7 +23,7 @@ pub fn try_lock_shared(file: &File, path: &Path) -> Result<bool, DiskError> {
 impl Folder {
     /// Locks this folder exclusively for as long as it is open.
     pub fn lock(&self) -> Result<(), DiskError> {
-        let path = self.path_of(OsStr::new("."));
+        let path = self.path.clone();
         match lock(
             &self.fd,
             &path,

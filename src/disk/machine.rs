@@ -37,6 +37,11 @@ pub fn fill_random(mut bytes: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether there is a process of this number.
+pub fn is_running(process: u32) -> bool {
+    Path::new("/proc").join(process.to_string()).exists()
+}
+
 /// Asks a process that this one started, and that has not been waited for, to end (SIGTERM).
 pub fn terminate(process: u32) -> io::Result<()> {
     let process = i32::try_from(process)

@@ -34,6 +34,14 @@ pub fn is_own(name: &OsStr) -> bool {
         .any(|suffix| name.ends_with(suffix.as_bytes()))
 }
 
+/// The number of the process that writes, or wrote, a file of this name, which gets its final name when it is complete.
+pub fn process_of_temporary(name: &OsStr) -> Option<u32> {
+    let (process, number) = name.to_str()?.strip_prefix(".sapwood-")?.split_once('-')?;
+    let number = number.strip_prefix('u').unwrap_or(number);
+    number.parse::<u32>().ok()?;
+    process.parse().ok()
+}
+
 /// Whether both paths name one file: one that exists, links included, or the same name in one folder.
 pub fn is_same_file(a: &Path, b: &Path) -> bool {
     let id = |file: Metadata| (file.dev(), file.ino());

@@ -108,12 +108,14 @@ pub enum Error {
     #[error("{}: {cause}", .path.display())]
     NoPlace { path: PathBuf, cause: Conflict },
     #[error(
-        "{deletions} of the {files} files in {} are not in the library: more than may be deleted; nothing was changed", .path.display()
+        "{deletions} of the {files} files in {} are not in the library: more than may be deleted ({most}); nothing was changed", .path.display()
     )]
     TooManyDeletions {
         path: PathBuf,
         deletions: u64,
         files: u64,
+        /// The limit, as a user gives it.
+        most: String,
     },
     #[error("{place}: {cause}")]
     BadKey { place: String, cause: BadKey },

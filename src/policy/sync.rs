@@ -1,7 +1,10 @@
 //! What a sync does to a folder so that it becomes what an index says: nothing else decides it. Files are named by their places in
 //! the two lists that come in.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use crate::format::{
     library::{Entry, LibraryPath},
@@ -34,6 +37,15 @@ pub enum DeleteMax {
     Files(u64),
     /// So many percent of the files that are in the folder.
     Percent(u8),
+}
+
+impl fmt::Display for DeleteMax {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeleteMax::Files(most) => write!(f, "{most}"),
+            DeleteMax::Percent(most) => write!(f, "{most}%"),
+        }
+    }
 }
 
 impl Default for DeleteMax {

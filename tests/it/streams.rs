@@ -31,7 +31,7 @@ fn command(scene: &Scene, line: &str) -> Command {
 }
 
 /// Commands whose result is what they write to standard output.
-const TO_STDOUT: [&str; 10] = [
+const TO_STDOUT: [&str; 12] = [
     "cat URL --no-store",
     "cat URL --no-store --json --range 0-9",
     "inspect object.bin",
@@ -41,6 +41,8 @@ const TO_STDOUT: [&str; 10] = [
     "man",
     "completions bash",
     "manifest object.bin -o -",
+    "manifest object.bin -o other.sapwood",
+    "verify object.bin",
     "store status --store kept",
 ];
 

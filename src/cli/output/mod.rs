@@ -140,6 +140,19 @@ impl Output {
         }
     }
 
+    /// The same for lines for people that are results, beside the exit code of the work itself. Events are only told.
+    pub fn results(&mut self, exit: Exit) -> Exit {
+        self.print_damaged();
+        match self.json {
+            true => exit,
+            false => Exit::of_all(
+                [exit, self.printed()]
+                    .into_iter()
+                    .filter(|exit| *exit != Exit::Ok),
+            ),
+        }
+    }
+
     fn note_lost(&mut self, written: io::Result<()>) {
         if let Err(cause) = written
             && cause.kind() != io::ErrorKind::BrokenPipe

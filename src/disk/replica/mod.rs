@@ -26,7 +26,7 @@ use crate::format::library::LibraryPath;
 use super::{
     error::DiskError,
     files::{self, Entry, EntryKind, Folder, MadeFolder, Stamp},
-    machine::{default_mode, executable_mode, syncfs_reports_failures},
+    machine::{default_mode, executable_mode, is_running, syncfs_reports_failures},
 };
 
 pub use place::Placement;
@@ -118,8 +118,16 @@ impl Replica {
         self.staging_folder()?.again()
     }
 
-    /// Removes what earlier runs left in the staging folder, but for the names that are to be kept.
+    /// Removes what killed runs left: in the staging folder, but for the names that are to be kept, and unfinished files beside it.
     pub fn clean_staging(&self, keeps: impl Fn(&OsStr) -> bool) -> Result<(), DiskError> {
+        for name in self.folder.all_names()? {
+            let is_left =
+                files::process_of_temporary(&name).is_some_and(|process| !is_running(process));
+            let is_file = |entry: Entry| entry.kind == EntryKind::Regular;
+            if is_left && self.folder.entry(&name)?.is_some_and(is_file) {
+                self.folder.remove(&name)?;
+            }
+        }
         let Some(staging) = self.folder.below(Path::new(STAGING))? else {
             return Ok(());
         };

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, ffi::OsStr, os::unix::ffi::OsStrExt, path::Path
 use crate::{
     disk::{
         error::DiskError,
-        files::{Entry, EntryKind, Folder},
+        files::{self, Entry, EntryKind, Folder},
         walk::Walked,
     },
     format::{
@@ -48,6 +48,11 @@ pub fn list(
         let start = name.get(..library::NAME.len()).unwrap_or_default();
         start.eq_ignore_ascii_case(library::NAME.as_bytes())
     };
+    let is_temporary = |path: &Path| {
+        path.file_name()
+            .and_then(files::process_of_temporary)
+            .is_some()
+    };
     let walked = folder.walk(|path| !is_ours(path) && enters(path))?;
     let names: BTreeSet<&Path> = walked.iter().map(|walked| walked.path.as_path()).collect();
     let is_manifest = |path: &Path| {
@@ -60,7 +65,8 @@ pub fn list(
             continue;
         }
         let listed = path.to_str().and_then(LibraryPath::new);
-        match listed.filter(|_| entry.kind == EntryKind::Regular && !is_manifest(path)) {
+        let is_file = entry.kind == EntryKind::Regular;
+        match listed.filter(|_| is_file && !is_manifest(path) && !is_temporary(path)) {
             Some(path) => files.push(Listed {
                 path,
                 entry: *entry,

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::{
     disk::{
         error::DiskError,
-        files::{Entry, Folder},
+        files::{Entry, Folder, process_of_temporary},
     },
     format::{library::LibraryPath, tree::Root},
 };
@@ -19,7 +19,12 @@ pub struct Content {
 
 /// All entries of a folder that are no folders, and that a library could list.
 pub fn listable(folder: &Folder) -> Result<Vec<(LibraryPath, Entry)>, DiskError> {
-    let path_of = |path: &Path| path.to_str().and_then(LibraryPath::new);
+    let is_temporary = |path: &Path| path.file_name().and_then(process_of_temporary).is_some();
+    let path_of = |path: &Path| {
+        path.to_str()
+            .filter(|_| !is_temporary(path))
+            .and_then(LibraryPath::new)
+    };
     let walked = folder.walk(|path| path_of(path).is_some())?.into_iter();
     let listed = walked.filter_map(|walked| Some((path_of(&walked.path)?, walked.entry)));
     Ok(listed.collect())

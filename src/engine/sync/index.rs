@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// A larger index is refused: it is read into memory. This is one of some ten million files.
-const INDEX_BYTES_MAX: u64 = 1 << 30;
+pub const INDEX_BYTES_MAX: u64 = 1 << 30;
 /// A library is published in a moment: so long after the first reading it is read once more, if index and manifest were of two
 /// versions.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -274,7 +274,9 @@ impl FetchPlace {
         Ok(FetchPlace {
             folder: staging,
             name: FETCHED.into(),
-            seed: seed.map(|folder| folder.path_of(OsStr::new(library::NAME))),
+            seed: seed
+                .map(|folder| folder.path_of(OsStr::new(library::NAME)))
+                .filter(|path| path.exists()),
             _made: made,
         })
     }

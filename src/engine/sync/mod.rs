@@ -133,7 +133,12 @@ async fn prepare(
         path: options.folder.clone(),
         deletions: refused.deletions,
         files: refused.files,
+        most: options.wishes.delete_max.to_string(),
     })?;
+    if plan.steps.is_empty() && !index.entries().is_empty() {
+        let message = "the filters leave out every file of the library".to_owned();
+        events.event(Event::Warning { message });
+    }
     Ok(Prepared { index, here, plan })
 }
 

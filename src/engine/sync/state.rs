@@ -26,10 +26,18 @@ use crate::{
 };
 
 use super::content::{Content, listable};
+use super::index::INDEX_BYTES_MAX;
 
 const NAME: &str = "library.sapwood.sync";
 /// The clocks of file systems are behind by one tick, of at most 10 ms: what is written after this time is later than the state.
 const TICK: Duration = Duration::from_millis(20);
+
+/// Whether the time that a run gave to its state is as much earlier than the last change of the file as the run makes it.
+fn is_earlier((seconds, nanoseconds): (i64, u64), changed: (i64, u64)) -> bool {
+    let time =
+        |seconds: i64, nanoseconds: u64| Duration::new(seconds.max(0) as u64, nanoseconds as u32);
+    time(seconds, nanoseconds) + TICK / 2 <= time(changed.0, changed.1)
+}
 
 /// The size of the pieces of a file in an index.
 fn pieces_bytes(length: u64) -> u64 {
@@ -44,10 +52,11 @@ pub fn read(folder: &Folder) -> Result<Option<Earlier>, DiskError> {
     let Some((mut file, entry)) = folder.open_file_below(Path::new(NAME))? else {
         return Ok(None);
     };
-    // Its time must have been set when it was written, not afterwards.
+    // Its time must have been set when it was written, not by a later write or `touch`.
     let is_ours = entry.kind == EntryKind::Regular
         && folder.suspicious(&entry).is_none()
-        && entry.changed <= entry.attributes_changed;
+        && is_earlier(entry.changed, entry.attributes_changed)
+        && entry.length <= INDEX_BYTES_MAX;
     if !is_ours {
         return Ok(None);
     }
