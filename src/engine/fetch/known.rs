@@ -1,4 +1,4 @@
-//! Small files that an earlier run published, and the store remembers: one request shows whether the object is still the same.
+//! Small files that an earlier run published, and the store remembers: the first responses show whether the object is still the same.
 
 use std::{io::Read, path::Path};
 
@@ -13,7 +13,8 @@ use crate::{
         blocking,
         error::Error,
         events::Published,
-        remote::{preflight, preflight::retried_preflight, retry::reported},
+        remote::{Opened, preflight},
+        trust,
     },
     format::{
         geometry::{BlockSize, Geometry},
@@ -42,6 +43,13 @@ impl Known {
     /// Whether the file at this path has the bytes: a stamp is no proof.
     pub fn is_at(&self, path: &Path) -> bool {
         root_of(path, self.length) == Some(self.arrived.root)
+    }
+
+    fn validators(&self) -> Validators {
+        Validators {
+            etag: self.arrived.etag.clone(),
+            last_modified: self.arrived.last_modified.clone(),
+        }
     }
 
     /// Whether what was proven then is enough now.
@@ -101,27 +109,52 @@ pub fn may_be_elsewhere(
     Ok(false)
 }
 
-/// Requests one byte of the object. The file has the bytes. `Err`: the object changed.
+/// The trust of the file, if the responses show that the object is still the same: its manifest, or, if there was none and is none
+/// now, its validators.
+async fn trust_now(
+    run: &mut Run<'_>,
+    known: &Known,
+    opened: &Opened,
+) -> Result<Option<Trust>, Error> {
+    match opened {
+        Opened::WithManifest(object) => {
+            let header = object.manifest.header();
+            let now = (header.root, header.geometry.length());
+            if now != (known.arrived.root, known.length) {
+                return Ok(None);
+            }
+            let (context, conditions) = (&run.context, run.conditions());
+            let front = object.manifest.front();
+            let trust = trust::check(&context.store, &conditions, front, run.events).await?;
+            run.bytes_manifest += object.manifest.bytes_read();
+            Ok(Some(trust))
+        }
+        Opened::WithoutManifest {
+            first,
+            unread: None,
+            ..
+        } => {
+            let validators = &first.preflight.validators;
+            let is_same = validators.are_strong()
+                && *validators == known.validators()
+                && first.preflight.length == Some(known.length);
+            Ok(Some(known.trust).filter(|trust| is_same && *trust == Trust::default()))
+        }
+        Opened::WithoutManifest { .. } => Ok(None),
+    }
+}
+
+/// Ends the fetch if the object is still the same. The file has its bytes. `Err`: it may have changed.
 pub async fn unchanged(
     run: &mut Run<'_>,
     locked: Locked,
-    known: Known,
+    known: &Known,
+    opened: &Opened,
 ) -> Result<Result<Published, Locked>, Error> {
-    let validators = Validators {
-        etag: known.arrived.etag.clone(),
-        last_modified: known.arrived.last_modified.clone(),
+    let Some(trust) = trust_now(run, known, opened).await? else {
+        return Ok(Err(locked));
     };
-    if !validators.are_strong() {
-        return Ok(Err(locked));
-    }
-    let limits = run.context.limits_now();
-    let look = retried_preflight(&run.context.client, &run.options.url, &limits);
-    let now = reported(&mut *run.events, look).await?;
-    if now.validators != validators || now.length != Some(known.length) {
-        return Ok(Err(locked));
-    }
     run.admitted = None;
-    run.context.observed.note_small(true);
     let (path, root) = (locked.destination().path(), known.arrived.root);
     let Some(geometry) = Geometry::new(known.length, BlockSize::auto(known.length)) else {
         return Ok(Err(locked));
@@ -132,15 +165,15 @@ pub async fn unchanged(
         etag: None,
         last_modified: None,
     };
-    run.report_plan(&locked, &identity, 0, known.length, known.trust);
+    run.report_plan(&locked, &identity, 0, known.length, trust);
     // The run that published it has synced it.
     blocking::on_disk(move || locked.discard()).await?;
     let proof = Proof {
         root,
         length: known.length,
-        trust: known.trust,
+        trust,
         digests: Vec::new(),
-        validators,
+        validators: known.validators(),
         tree: None,
         end_known: true,
     };

@@ -64,22 +64,21 @@ pub async fn fetch(
 
 async fn fetch_locked(run: &mut Run<'_>, locked: Locked, here: Here) -> Result<Published, Error> {
     let mut keeps_first = false;
-    let locked = match here {
-        Here::Known(known) => match known::unchanged(run, locked, known).await? {
-            Ok(published) => return Ok(published),
-            Err(locked) => locked,
-        },
-        Here::Nothing { may_be_elsewhere } => {
-            (run.nothing_is_here, run.may_be_elsewhere) = (true, may_be_elsewhere);
-            keeps_first = run.options.takes_first_bytes() && !may_be_elsewhere;
-            locked
-        }
-        Here::Other => locked,
-    };
+    if let Here::Nothing { may_be_elsewhere } = here {
+        (run.nothing_is_here, run.may_be_elsewhere) = (true, may_be_elsewhere);
+        keeps_first = run.options.takes_first_bytes() && !may_be_elsewhere;
+    }
     let request = run.options.open_request(keeps_first);
     let opened = reported(&mut *run.events, remote::open(&run.context, &request)).await?;
     let is_small = opened.length().is_some_and(|length| length <= FIRST_BYTES);
     run.context.observed.note_small(is_small);
+    let locked = match here {
+        Here::Known(known) => match known::unchanged(run, locked, &known, &opened).await? {
+            Ok(published) => return Ok(published),
+            Err(locked) => locked,
+        },
+        _ => locked,
+    };
     match opened {
         Opened::WithManifest(object) => with_manifest::fetch(run, locked, *object).await,
         Opened::WithoutManifest { url, first, unread } => {
