@@ -10,7 +10,7 @@ const AT_ONCE_BYTES_MAX: usize = 4096;
 /// Whether this many bytes can be written to a stream without waiting for its reader.
 pub fn has_room(stream: impl AsFd, bytes: usize) -> bool {
     let mut streams = [PollFd::new(&stream, PollFlags::OUT)];
-    // A stream that cannot be asked is written to: a file, or one that fails at once.
+    // Files have room always, and a stream whose reader is gone fails at once: both count as ready.
     bytes <= AT_ONCE_BYTES_MAX
         && poll(&mut streams, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
