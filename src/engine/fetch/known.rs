@@ -135,7 +135,9 @@ async fn trust_now(
             ..
         } => {
             let validators = &first.preflight.validators;
-            let is_same = validators.are_strong()
+            // A digest that is offered now would be a reason to trust it.
+            let is_same = first.preflight.offered.is_empty()
+                && validators.are_strong()
                 && *validators == known.validators()
                 && first.preflight.length == Some(known.length);
             Ok(Some(known.trust).filter(|trust| is_same && *trust == Trust::default()))
