@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::json;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, lookup_host},
     sync::mpsc::{Receiver, Sender, channel},
 };
 
@@ -21,7 +21,7 @@ use crate::{
     disk::{error::DiskError, files::Folder, machine, regions, state},
     engine::events::{Event, Events},
     serve::{
-        connections::{Limits, Options},
+        connections::{self, Limits, Options},
         metrics::Metrics,
         origin::{self, Origin},
         status,
@@ -105,7 +105,8 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
 /// Listens; returns also where.
 async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), String> {
     let bound = async {
-        let listener = TcpListener::bind(listen).await?;
+        let addresses: Vec<SocketAddr> = lookup_host(listen).await?.collect();
+        let listener = connections::listen(&addresses, None)?;
         let address = listener.local_addr()?;
         Ok::<_, io::Error>((listener, address))
     };
