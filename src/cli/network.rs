@@ -68,17 +68,22 @@ pub fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
 
 /// The store of this run. One that cannot be used is one warning, and the run remembers nothing.
 pub async fn store(no_store: bool, folder: Option<PathBuf>, output: &mut Output) -> StoreHandle {
-    let folder = match no_store {
-        true => None,
-        false => folder.or_else(state::default_folder),
+    let store = match no_store {
+        true => StoreHandle::default(),
+        false => unopened_store(folder),
     };
-    let store = folder.map_or_else(StoreHandle::default, StoreHandle::at);
     if let Err(error) = store.with(|_| Ok(())).await {
         output.event(Event::Warning {
             message: format!("{error}; this run goes on without it"),
         });
     }
     store
+}
+
+/// The store of a run that may not need it.
+pub fn unopened_store(folder: Option<PathBuf>) -> StoreHandle {
+    let folder = folder.or_else(state::default_folder);
+    folder.map_or_else(StoreHandle::default, StoreHandle::at)
 }
 
 /// What the network flags mean.

@@ -5,6 +5,7 @@ mod entry;
 pub mod error;
 pub mod files;
 pub mod group_commit;
+mod holes;
 pub mod journal;
 pub mod lacking;
 pub mod leaf_pages;

@@ -217,11 +217,6 @@ pub fn make_private(path: &Path) {
 pub struct MadeFolder(PathBuf);
 
 impl MadeFolder {
-    /// Leaves the folder where it is, empty or not.
-    pub fn keep(self) {
-        std::mem::forget(self);
-    }
-
     /// Creates a folder for what is needed for a moment.
     pub fn temporary() -> Result<MadeFolder, DiskError> {
         let all = std::env::temp_dir();
@@ -241,6 +236,19 @@ impl MadeFolder {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Creates a folder and all above it that are missing; the innermost is the first.
+    pub fn make_all(path: &Path) -> Result<Vec<MadeFolder>, DiskError> {
+        let mut made = Vec::new();
+        let above: Vec<&Path> = path.ancestors().collect();
+        for folder in above.into_iter().rev() {
+            // A relative path begins with none.
+            if folder != Path::new("") {
+                made.splice(0..0, MadeFolder::make(folder)?);
+            }
+        }
+        Ok(made)
     }
 
     /// Creates a folder; `None`: it exists. The folder above it must exist.

@@ -72,6 +72,8 @@ impl Attributes {
 /// A folder that is kept in step with a library, locked for this run.
 #[derive(Debug)]
 pub struct Replica {
+    /// Those that are still empty are removed before the lock is given back.
+    _made: Vec<MadeFolder>,
     folder: Folder,
     staging: Mutex<Option<Arc<Folder>>>,
     /// Whether the file system folds names, once it was tried.
@@ -85,15 +87,14 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Opens a folder, or makes it if its parent exists, and locks it. Fails with [`DiskError::Busy`] if another run has it.
+    /// Opens a folder and locks it. Fails with [`DiskError::Busy`] if another run has it. If it is missing, it is made with all folders
+    /// above it; a run that puts nothing into it leaves none of them.
     pub fn open(path: &Path) -> Result<Replica, DiskError> {
-        let made = MadeFolder::make(path)?;
+        let made = MadeFolder::make_all(path)?;
         let folder = Folder::open(path)?;
         folder.lock()?;
-        if let Some(made) = made {
-            made.keep();
-        }
         Ok(Replica {
+            _made: made,
             folder,
             staging: Mutex::new(None),
             folds: OnceLock::new(),
@@ -111,6 +112,12 @@ impl Replica {
     /// The path of a file, for messages.
     pub fn path_of(&self, path: &LibraryPath) -> PathBuf {
         self.folder.path_of(OsStr::new(path.as_str()))
+    }
+
+    /// A failure at a staged file, as one at the file of the library that it is to become.
+    pub fn of_staged(&self, cause: DiskError, path: &LibraryPath) -> DiskError {
+        let staging = self.folder.path_of(OsStr::new(STAGING));
+        cause.of_staged(&staging, &self.path_of(path))
     }
 
     /// The staging folder, opened once more. It is made if it is missing.

@@ -39,7 +39,7 @@ use crate::{
 use super::{
     counts::{Counts, Running},
     index::{OpenIndex, is_trouble},
-    results::Results,
+    results::{Results, of_staged},
 };
 
 /// A range of a small file is requested only if it saves this much: a response with a range has more fields.
@@ -96,7 +96,7 @@ impl Fetches<'_, '_> {
         };
         let count = arrived.load(Ordering::Relaxed);
         self.running.ended(job.entry, count);
-        let mut fetched = fetched?;
+        let mut fetched = fetched.map_err(|error| of_staged(&self.replica, &entry.path, error))?;
         fetched.bytes.fetched = count;
         Ok(fetched)
     }

@@ -6,7 +6,6 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -24,7 +23,7 @@ use crate::{
         error::Error,
         events::{Event, Events},
         fetch::{self, FetchOptions, ManifestPlace},
-        library::earlier::Earlier,
+        library::{AGAIN, INDEX_BYTES_MAX, are_apart, earlier::Earlier},
         manifest_file::CheckedFile,
         remote::{manifest::OpenManifest, retry::reported},
         trust::{self, ManifestFront},
@@ -39,13 +38,11 @@ use crate::{
     policy::{conditions::Conditions, recovery::Changed},
 };
 
-/// A larger index is refused: it is read into memory. This is one of some ten million files.
-pub const INDEX_BYTES_MAX: u64 = 1 << 30;
-/// A library is published in a moment: so long after the first reading it is read once more, if index and manifest were of two
-/// versions.
-const AGAIN: Duration = Duration::from_secs(1);
 /// The name of the index while it is fetched.
 const FETCHED: &str = "index";
+/// The manifest of the last index that a key accepted, beside the copy of it that may be replaced: the folder may become a library of
+/// its own.
+pub const ACCEPTED: &str = "library.sapwood.accepted";
 
 /// Which library, and the folder with the copy of an earlier run.
 pub struct IndexRequest {
@@ -82,7 +79,7 @@ pub struct OpenIndex {
     pub file: Earlier,
     /// Where the pieces of each entry are in it.
     pieces: Vec<Range<u64>>,
-    /// Its manifest, if the folder has another one.
+    /// Its manifest, if the folder has another one, or one that a key did not accept before.
     pub manifest: Option<Bytes>,
     /// The folder has another index.
     pub is_new: bool,
@@ -115,29 +112,47 @@ impl OpenIndex {
 #[derive(Default)]
 struct Copy {
     manifest: Option<CheckedFile>,
+    accepted: Option<CheckedFile>,
     index: Option<Earlier>,
 }
 
 impl Copy {
     fn read(folder: &Folder) -> Result<Copy, DiskError> {
-        let path = folder.path_of(OsStr::new(library::MANIFEST));
         // One that cannot be read is replaced.
-        let Ok(manifest) = CheckedFile::open(&path) else {
-            return Ok(Copy::default());
+        let open = |name: &str| CheckedFile::open(&folder.path_of(OsStr::new(name))).ok();
+        let manifest = open(library::MANIFEST);
+        let index = match &manifest {
+            Some(manifest) => Earlier::read_proven(folder, manifest.statement.header().root)?,
+            None => None,
         };
-        let index = Earlier::read_proven(folder, manifest.statement.header().root)?;
         Ok(Copy {
-            manifest: Some(manifest),
+            manifest,
+            accepted: open(ACCEPTED),
             index: index.and_then(Result::ok),
         })
     }
 
-    fn front(&self) -> Option<ManifestFront<'_>> {
-        self.manifest.as_ref().map(|manifest| ManifestFront {
+    /// The manifests that earlier runs kept.
+    fn fronts(&self) -> Vec<ManifestFront<'_>> {
+        let kept = [&self.manifest, &self.accepted];
+        let kept = kept.into_iter().flatten();
+        kept.map(|manifest| ManifestFront {
             statement: &manifest.statement,
             signature: &manifest.signature,
             place: library::MANIFEST,
         })
+        .collect()
+    }
+
+    /// Whether this manifest is kept already; `trust`: how it is trusted.
+    fn has(&self, manifest: &OpenManifest, trust: Trust) -> bool {
+        let is_this = |kept: &Option<CheckedFile>| {
+            kept.as_ref().is_some_and(|kept| {
+                kept.statement.bytes() == manifest.statement.bytes()
+                    && kept.signature == manifest.signature
+            })
+        };
+        is_this(&self.manifest) && (trust != Trust::Signed || is_this(&self.accepted))
     }
 }
 
@@ -167,17 +182,6 @@ pub async fn open(
     }
 }
 
-/// Whether index and manifest are of two versions: the library may be published at this moment.
-fn are_apart(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Wrong { .. }
-            | Error::OtherLength { .. }
-            | Error::OtherRoot { .. }
-            | Error::Changed { .. }
-    )
-}
-
 async fn attempt(
     context: &Context,
     request: &IndexRequest,
@@ -193,19 +197,17 @@ async fn attempt(
         name: Some(request.url.folder_name().unwrap_or_default()),
         ..Conditions::default()
     };
-    let (front, of_copy) = (manifest.front(), copy.front());
-    let trust = trust::check_with_copy(&context.store, &conditions, front, of_copy, events).await?;
+    let (front, kept) = (manifest.front(), copy.fronts());
+    let trust = trust::check_with_kept(&context.store, &conditions, front, &kept, events).await?;
     let header = manifest.header();
     let (root, bytes) = (header.root, header.geometry.length());
     if bytes > INDEX_BYTES_MAX {
         let place = request.url.below(library::NAME).to_string();
         return Err(Error::TooLarge { place, bytes });
     }
-    let is_same_manifest = copy.front().is_some_and(|copy| {
-        copy.statement.bytes() == manifest.statement.bytes()
-            && *copy.signature == manifest.signature
-    });
-    if is_same_manifest && let Some(file) = copy.index.take() {
+    if copy.has(&manifest, trust)
+        && let Some(file) = copy.index.take()
+    {
         return Ok(OpenIndex::new(trust, file, None, false));
     }
     let of_index = manifest.whole(context).await?;

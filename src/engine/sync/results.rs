@@ -146,6 +146,8 @@ impl Results<'_> {
 
     /// A file failed. The others go on.
     pub fn failed(&mut self, entry: usize, error: Error) {
+        let path = &self.index.entries()[entry].path;
+        let error = of_staged(&self.replica, path, error);
         self.failed_like(entry, Arc::new(error));
     }
 
@@ -199,6 +201,14 @@ fn reused(bytes: u64) -> Counts {
     Counts {
         reused: bytes,
         ..Counts::default()
+    }
+}
+
+/// An error about a staged file, as one about the file of the library that it is to become.
+pub fn of_staged(replica: &Replica, path: &LibraryPath, error: Error) -> Error {
+    match error {
+        Error::Disk(cause) => Error::Disk(replica.of_staged(cause, path)),
+        other => other,
     }
 }
 

@@ -19,7 +19,10 @@ use crate::{
         error::Error,
         events::{Event, Events, FileCounts, Planned, Synced},
     },
-    format::library::{self, LibraryPath},
+    format::{
+        library::{self, LibraryPath},
+        trust::Trust,
+    },
     net::location::Location,
     policy::sync::{Action, Plan, Step},
 };
@@ -28,7 +31,7 @@ use super::{
     Stop, SyncOptions,
     fetch::attributes,
     here::Here,
-    index::OpenIndex,
+    index::{ACCEPTED, OpenIndex},
     place::{Ready, Source},
     removal::Removal,
     results::{Reports, Results, no_place},
@@ -289,6 +292,9 @@ fn publish_index(index: &OpenIndex, replica: &Replica) -> Result<(), Error> {
     }
     if let Some(manifest) = &index.manifest {
         publish(library::MANIFEST, manifest, Replaces::Manifest)?;
+        if index.trust == Trust::Signed {
+            publish(ACCEPTED, manifest, Replaces::Manifest)?;
+        }
     }
     Ok(())
 }

@@ -17,7 +17,10 @@ use crate::{
         files::{self, EntryKind, Folder, Version},
         temporary::{Replaces, Temporary},
     },
-    engine::{error::Error, library::earlier::Earlier},
+    engine::{
+        error::Error,
+        library::{INDEX_BYTES_MAX, earlier::Earlier},
+    },
     format::{
         geometry::PIECE,
         library::{self, Entry, LibraryPath, SMALL_BYTES_MAX},
@@ -26,7 +29,6 @@ use crate::{
 };
 
 use super::content::{Content, listable};
-use super::index::INDEX_BYTES_MAX;
 
 const NAME: &str = "library.sapwood.sync";
 /// The clocks of file systems are behind by one tick, of at most 10 ms: what is written after this time is later than the state.

@@ -10,6 +10,7 @@ mod index_page;
 mod library;
 mod manifests;
 mod path;
+mod published;
 mod queue;
 mod scan;
 mod segments;
