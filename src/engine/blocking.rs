@@ -132,6 +132,33 @@ impl<T> Work<T> {
     }
 }
 
+/// A task of the runtime, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Task<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Task<T> {
+    /// Starts a task. Until it has ended, or was dropped, it is work of the group.
+    pub fn start(group: &Group, work: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        let group = group.clone();
+        Task(tokio::spawn(async move {
+            let outcome = work.await;
+            drop(group);
+            outcome
+        }))
+    }
+
+    /// Waits for the result.
+    pub async fn finish(mut self) -> T {
+        joined(&mut self.0).await
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Stops work on files when the use case that started it is dropped: the work checks the flag.
 #[derive(Debug, Default)]
 pub struct StopWhenDropped(pub Arc<AtomicBool>);
@@ -154,6 +181,22 @@ mod tests {
         work.abort();
         let waited = tokio::time::timeout(Duration::from_millis(50), joined(work));
         assert!(waited.await.is_err(), "it came back");
+    }
+
+    #[tokio::test]
+    async fn a_task_ends_when_it_is_dropped_and_its_group_waits_for_that() {
+        let (group, idle) = Group::new();
+        let held = Arc::new(());
+        let of_task = held.clone();
+        let task = Task::start(&group, async move {
+            let _held = of_task;
+            std::future::pending::<()>().await;
+        });
+        let other = Task::start(&group, async { 7 });
+        assert_eq!(other.finish().await, 7);
+        drop((task, group));
+        idle.wait().await;
+        assert_eq!(Arc::strong_count(&held), 1, "the task is still there");
     }
 
     #[tokio::test]

@@ -206,16 +206,15 @@ fn known_files(
         Some(manifests) => manifests.names()?.into_iter().collect(),
         None => BTreeSet::new(),
     };
-    let pieces: HashMap<&LibraryPath, &[u8]> = earlier
-        .pieces()
-        .map(|(entry, pieces)| (&entry.path, pieces))
-        .collect();
     let known = files.iter().filter_map(|file| {
-        let entry = earlier.still_has(&file.path, &file.entry)?;
+        let place = earlier.still_has(&file.path, &file.entry)?;
+        let entry = &earlier.index.entries()[place];
         let is_described =
             entry.is_small() || manifests.contains(&library::manifest_name(entry.root));
-        let pieces = pieces.get(&file.path)?.to_vec();
-        is_described.then(|| (file.path.clone(), (entry.root, pieces)))
+        is_described.then(|| {
+            let pieces = earlier.pieces(place).to_vec();
+            (file.path.clone(), (entry.root, pieces))
+        })
     });
     Ok(known.collect())
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     disk::{
@@ -39,7 +39,7 @@ use crate::{
 use super::{
     counts::{Counts, Running},
     index::{OpenIndex, is_trouble},
-    results::{Results, of_staged},
+    results::of_staged,
 };
 
 /// A range of a small file is requested only if it saves this much: a response with a range has more fields.
@@ -64,17 +64,18 @@ pub struct Fetched {
 }
 
 /// What all fetches share.
-pub struct Fetches<'a, 'r> {
+pub struct Fetches {
     pub context: Context,
     pub url: Location,
     pub replica: Arc<Replica>,
     pub index: Arc<OpenIndex>,
     pub max_size: Option<u64>,
-    pub results: &'a Mutex<&'a mut Results<'r>>,
+    /// Events of troubles.
+    pub troubles: UnboundedSender<Event>,
     pub running: Running,
 }
 
-impl Fetches<'_, '_> {
+impl Fetches {
     fn entry(&self, index: usize) -> &Entry {
         &self.index.entries()[index]
     }
@@ -140,7 +141,7 @@ impl Fetches<'_, '_> {
         let entry = self.entry(job.entry).clone();
         let (replica, path) = (self.replica.clone(), entry.path.clone());
         let old = blocking::run(move || read_small(replica.folder(), &path)).await?;
-        let wanted = differing(&old, self.index.pieces(job.entry), entry.length);
+        let wanted = differing(&old, &self.index.pieces(job.entry), entry.length);
         if wanted.length() + SAVED_MIN >= entry.length {
             return None;
         }
@@ -242,19 +243,20 @@ fn differing(old: &[u8], new_pieces: &[u8], length: u64) -> ByteRange {
 }
 
 /// The events of one file.
-struct OfFile<'a, 'f, 'r> {
-    fetches: &'a Fetches<'f, 'r>,
+struct OfFile<'a> {
+    fetches: &'a Fetches,
     job: usize,
 }
 
-impl Events for OfFile<'_, '_, '_> {
+impl Events for OfFile<'_> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Progress(progress) => {
                 let bytes = (progress.bytes_done, progress.bytes_fetched);
                 self.fetches.running.progressed(self.job, bytes);
             }
-            event if is_trouble(&event) => self.fetches.results.lock().events.event(event),
+            // The receiver outlives the fetches.
+            event if is_trouble(&event) => drop(self.fetches.troubles.send(event)),
             _ => (),
         }
     }

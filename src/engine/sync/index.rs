@@ -3,7 +3,6 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -76,9 +75,7 @@ impl SyncFolder {
 /// A proven index.
 pub struct OpenIndex {
     pub trust: Trust,
-    pub file: Earlier,
-    /// Where the pieces of each entry are in it.
-    pieces: Vec<Range<u64>>,
+    pub file: Arc<Earlier>,
     /// Its manifest, if the folder has another one, or one that a key did not accept before.
     pub manifest: Option<Bytes>,
     /// The folder has another index.
@@ -89,8 +86,7 @@ impl OpenIndex {
     fn new(trust: Trust, file: Earlier, manifest: Option<Bytes>, is_new: bool) -> OpenIndex {
         OpenIndex {
             trust,
-            pieces: file.piece_ranges(),
-            file,
+            file: Arc::new(file),
             manifest,
             is_new,
         }
@@ -102,9 +98,8 @@ impl OpenIndex {
     }
 
     /// The pieces of an entry; none if it is large.
-    pub fn pieces(&self, entry: usize) -> &[u8] {
-        let range = &self.pieces[entry];
-        &self.file.bytes()[range.start as usize..range.end as usize]
+    pub fn pieces(&self, entry: usize) -> Bytes {
+        self.file.pieces(entry)
     }
 }
 
@@ -168,12 +163,21 @@ pub async fn open(
             .folder()
             .map_or_else(|| Ok(Copy::default()), Copy::read)
     });
-    let mut copy = copy.await?;
-    match attempt(context, request, &mut copy, events).await {
+    let (copy, manifest) = tokio::join!(copy, open_manifest(context, request, events));
+    let mut copy = copy?;
+    let first = async {
+        let manifest = manifest?;
+        attempt(context, request, &mut copy, manifest, events).await
+    };
+    match first.await {
         Err(error) if are_apart(&error) => sleep(AGAIN).await,
         other => return other,
     }
-    match attempt(context, request, &mut copy, events).await {
+    let again = async {
+        let manifest = open_manifest(context, request, events).await?;
+        attempt(context, request, &mut copy, manifest, events).await
+    };
+    match again.await {
         Err(error) if are_apart(&error) => Err(Error::Changed {
             place: request.url.below(library::NAME).to_string(),
             how: Changed::Root,
@@ -182,16 +186,25 @@ pub async fn open(
     }
 }
 
+/// Opens the manifest of the index.
+async fn open_manifest(
+    context: &Context,
+    request: &IndexRequest,
+    events: &mut dyn Events,
+) -> Result<OpenManifest, Error> {
+    let place = ManifestPlace::Url(request.url.below(library::MANIFEST));
+    let limits = context.limits_now();
+    let opening = OpenManifest::open(context, &place, &limits);
+    reported(events, opening).await
+}
+
 async fn attempt(
     context: &Context,
     request: &IndexRequest,
     copy: &mut Copy,
+    manifest: OpenManifest,
     events: &mut dyn Events,
 ) -> Result<OpenIndex, Error> {
-    let place = ManifestPlace::Url(request.url.below(library::MANIFEST));
-    let limits = context.limits_now();
-    let opening = OpenManifest::open(context, &place, &limits);
-    let manifest = reported(&mut *events, opening).await?;
     let conditions = Conditions {
         key: request.key.clone(),
         name: Some(request.url.folder_name().unwrap_or_default()),

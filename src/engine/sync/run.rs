@@ -243,11 +243,9 @@ impl<'a> Run<'a> {
         if self.is_all_in_state && !self.results.has_changed {
             return;
         }
-        let (known, replica) = (
-            std::mem::take(&mut self.results.known),
-            self.replica.clone(),
-        );
-        let written = blocking::run(move || state::write(replica.folder(), &known)).await;
+        let known = std::mem::take(&mut self.results.known);
+        let (here, replica) = (self.results.here.clone(), self.replica.clone());
+        let written = blocking::run(move || state::write(replica.folder(), &known, &here)).await;
         self.warn(written);
     }
 
