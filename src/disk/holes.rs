@@ -63,7 +63,8 @@ impl Holes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileExt;
+    use crate::disk::files;
+    use std::path::Path;
 
     const UNIT: u64 = 64 * 1024;
 
@@ -71,10 +72,10 @@ mod tests {
     fn data_is_never_in_a_hole() {
         // Files in memory have holes on every Linux.
         let file = tempfile::tempfile_in("/dev/shm").unwrap();
-        file.set_len(40 * UNIT).unwrap();
+        files::set_length(&file, Path::new("-"), 40 * UNIT).unwrap();
         let data = [3, 4, 9, 20];
         for at in data {
-            file.write_all_at(b"x", at * UNIT + 77).unwrap();
+            files::write_at(&file, Path::new("-"), b"x", at * UNIT + 77).unwrap();
         }
         let holes = Holes::of(&file);
         for start in 0..40 {
@@ -85,7 +86,7 @@ mod tests {
             }
         }
         let full = tempfile::tempfile_in("/dev/shm").unwrap();
-        full.write_all_at(&vec![0; UNIT as usize], 0).unwrap();
+        files::write_at(&full, Path::new("-"), &vec![0; UNIT as usize], 0).unwrap();
         let holes = Holes::of(&full);
         assert!(!holes.contain(&full, ByteRange::new(0, UNIT)));
     }

@@ -1134,6 +1134,9 @@ fn a_signed_library_goes_from_copy_to_copy() {
         assert!(read(&of_c) == read(&a), "{name}");
         assert!(read(&b) == read(&a), "{name}");
     }
+    // One file alone has a manifest beside it, whoever published the library.
+    let one = server.url("/b/media/films/a.mp4");
+    run(&["cat", &one, "--range", "0-9", "--require", "manifest"], 0);
     // Only of what the index lists, and only while the file is that.
     let object = root(&paint::bytes(0, MIB));
     let place = |root: &str| format!("/b/media/library.sapwood.d/{root}.sapwood");

@@ -139,15 +139,15 @@ impl Copy {
         .collect()
     }
 
-    /// Whether this manifest is kept already; `trust`: how it is trusted.
-    fn has(&self, manifest: &OpenManifest, trust: Trust) -> bool {
+    /// Whether this manifest is kept already, also as one that a key accepted if there is a key.
+    fn has(&self, manifest: &OpenManifest, has_key: bool) -> bool {
         let is_this = |kept: &Option<CheckedFile>| {
             kept.as_ref().is_some_and(|kept| {
                 kept.statement.bytes() == manifest.statement.bytes()
                     && kept.signature == manifest.signature
             })
         };
-        is_this(&self.manifest) && (trust != Trust::Signed || is_this(&self.accepted))
+        is_this(&self.manifest) && (!has_key || is_this(&self.accepted))
     }
 }
 
@@ -218,7 +218,7 @@ async fn attempt(
         let place = request.url.below(library::NAME).to_string();
         return Err(Error::TooLarge { place, bytes });
     }
-    if copy.has(&manifest, trust)
+    if copy.has(&manifest, request.key.is_some())
         && let Some(file) = copy.index.take()
     {
         return Ok(OpenIndex::new(trust, file, None, false));

@@ -19,10 +19,7 @@ use crate::{
         error::Error,
         events::{Event, Events, FileCounts, Planned, Synced},
     },
-    format::{
-        library::{self, LibraryPath},
-        trust::Trust,
-    },
+    format::library::{self, LibraryPath},
     net::location::Location,
     policy::sync::{Action, Plan, Step},
 };
@@ -96,7 +93,8 @@ impl<'a> Run<'a> {
     /// Carries out the plan, as far as it is possible.
     pub async fn carry_out(mut self, plan: Plan, stop: Stop<'_>) -> Result<Synced, Error> {
         let (index, replica) = (self.results.index.clone(), self.replica.clone());
-        blocking::run(move || publish_index(&index, &replica)).await?;
+        let has_key = self.options.key.is_some();
+        blocking::run(move || publish_index(&index, has_key, &replica)).await?;
         let entries = self.results.index.clone();
         let length = |step: &Step| entries.entries()[step.entry].length;
         let bytes_total = plan.steps.iter().map(length).sum();
@@ -268,7 +266,7 @@ struct Kinds {
 }
 
 /// Writes index and manifest into the folder: they say what it is to become. Removes from the staging folder what no entry can use.
-fn publish_index(index: &OpenIndex, replica: &Replica) -> Result<(), Error> {
+fn publish_index(index: &OpenIndex, has_key: bool, replica: &Replica) -> Result<(), Error> {
     let roots: HashSet<String> = index
         .entries()
         .iter()
@@ -290,7 +288,7 @@ fn publish_index(index: &OpenIndex, replica: &Replica) -> Result<(), Error> {
     }
     if let Some(manifest) = &index.manifest {
         publish(library::MANIFEST, manifest, Replaces::Manifest)?;
-        if index.trust == Trust::Signed {
+        if has_key {
             publish(ACCEPTED, manifest, Replaces::Manifest)?;
         }
     }
