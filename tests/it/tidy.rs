@@ -243,6 +243,8 @@ const PLACES: [(Written, &[&str], &str); 18] = [
             "tokio::task::LocalSet",
         ]),
         &[
+            // A task that ends with its owner.
+            "engine/blocking.rs",
             "engine/transfer/driver.rs",
             "engine/remote/ranges.rs",
             "net/probe.rs",
