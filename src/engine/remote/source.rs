@@ -184,7 +184,7 @@ impl SourceResponse {
     pub async fn into_received(mut self) -> SourceResponse {
         let expected = match self.extent {
             Extent::Range { until } => until.min(RECEIVED_BYTES),
-            Extent::Whole { .. } => 0,
+            Extent::Whole { .. } | Extent::Parts | Extent::Joined => 0,
         };
         let (location, mut bytes) = (self.location().clone(), Vec::new());
         bytes.reserve(expected as usize);
