@@ -140,7 +140,7 @@
 //! | which blocks are found locally and not fetched | [`policy::descent`]; which files are searched: `engine/local/candidates.rs` |
 //! | many objects in one run | [`engine::queue`] |
 //! | what a sync does to which file | [`policy::sync`], [`policy::filters`]; the index and its trust: `engine/sync/index.rs`; what is here: `engine/sync/here.rs`, `state.rs` beside it; the steps: `engine/sync/run.rs` |
-//! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
+//! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls; many files at once: `engine/fetch/locks.rs`, [`disk::group_commit`], [`disk::durable`] |
 //! | a folder that is kept in step with a library: staging, names, trash | [`disk::replica`] |
 //! | the responses of a server | `serve/representation.rs` |
 //! | what `serve` has under which path | `serve/origin/path.rs` for the paths, `manifests.rs` beside it for manifests that are made, `queue.rs` for their order, `scan.rs` for changes, `library.rs` for the index of the folder, `endpoint.rs` for manifests and JSON, `index_page.rs` for folders |

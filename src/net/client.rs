@@ -179,11 +179,14 @@ impl Client {
 
     /// The reputation of the URL's host, merged with that of the host that known redirects lead to. Times are Unix milliseconds.
     pub fn reputation(&self, location: &Location) -> Reputation {
-        let resolved = self.redirects.resolved(location);
-        let own = self.options.hosts.reputation(&resolved.host());
-        match resolved == *location {
-            true => own,
-            false => own.joined(self.options.hosts.reputation(&location.host())),
+        let typed = self.options.hosts.reputation(&location.host());
+        match self.redirects.known(location) {
+            None => typed,
+            Some(resolved) => self
+                .options
+                .hosts
+                .reputation(&resolved.host())
+                .joined(typed),
         }
     }
 

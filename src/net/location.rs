@@ -3,7 +3,7 @@
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
-use url::Url;
+use url::{Position, Url};
 
 use crate::format::{characters, library};
 
@@ -118,21 +118,21 @@ impl Location {
 
     /// Whether scheme, host and port are the same (RFC 9110, 4.3.1).
     pub fn same_origin(&self, other: &Location) -> bool {
-        self.0.origin() == other.0.origin()
+        let (own, other) = (&self.0, &other.0);
+        own.scheme() == other.scheme()
+            && own[Position::BeforeHost..Position::AfterPort]
+                == other[Position::BeforeHost..Position::AfterPort]
     }
 
     /// Scheme, host and port as a text.
     pub fn origin(&self) -> String {
-        self.0.origin().ascii_serialization()
+        let host = &self.0[Position::BeforeHost..Position::AfterPort];
+        [self.0.scheme(), "://", host].concat()
     }
 
     /// Host and port, for messages and per-host state.
     pub fn host(&self) -> String {
-        let host = self.0.host_str().unwrap_or_default();
-        match self.0.port() {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_owned(),
-        }
+        self.0[Position::BeforeHost..Position::AfterPort].to_owned()
     }
 
     /// The URL up to the last slash of its path.
@@ -160,7 +160,9 @@ impl Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.0.scheme(), self.host(), self.0.path())
+        f.write_str(self.0.scheme())?;
+        f.write_str("://")?;
+        f.write_str(&self.0[Position::BeforeHost..Position::AfterPath])
     }
 }
 

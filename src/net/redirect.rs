@@ -34,9 +34,14 @@ struct Step {
 impl Redirects {
     /// The URL to which requests for this URL go, after known redirects.
     pub fn resolved(&self, location: &Location) -> Location {
+        self.known(location).unwrap_or_else(|| location.clone())
+    }
+
+    /// Where redirects of this URL led last.
+    pub fn known(&self, location: &Location) -> Option<Location> {
         let known = self.0.lock();
-        let known = known.get(location.url().as_str());
-        known.map_or(location, |step| &step.location).clone()
+        let step = known.get(location.url().as_str())?;
+        Some(step.location.clone())
     }
 
     /// Sends the request to where its redirects led last, or follows them. A signed URL expires: when it is refused, redirects are
