@@ -111,6 +111,7 @@ pub fn part_kept(path: &Path, bytes: u64) -> String {
 fn hint(error: &Error) -> Option<&'static str> {
     match error {
         Error::Disk(cause) => of_disk(cause),
+        Error::Net { cause, .. } if cause.location.is_in_s3() => of_s3(cause.failure),
         Error::Net { cause, .. } => of_failure(cause.failure),
         Error::NoManifest { .. } => Some("give its place with --manifest"),
         Error::OtherRoot { .. } => Some("check --root"),
@@ -209,6 +210,18 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
         }
         DiskError::LeavesLost => Some("check the disk, then run the same command again"),
         DiskError::NoRoom { .. } => Some(MAKE_ROOM),
+    }
+}
+
+fn of_s3(failure: Failure) -> Option<&'static str> {
+    match failure {
+        Failure::Refused { status: 401 | 403 } => {
+            Some("check the URL, and the credentials: AWS_PROFILE, or AWS_ACCESS_KEY_ID")
+        }
+        Failure::Refused { status: 404 } => Some("check the URL and --endpoint"),
+        // The message says it.
+        Failure::Unsafe => None,
+        other => of_failure(other),
     }
 }
 

@@ -49,7 +49,7 @@ async fn read(
     output: &mut Output,
 ) -> Result<Inspected, Exit> {
     let take = |page: Page| leaves.print(&page);
-    if !(args.place.starts_with("http://") || args.place.starts_with("https://")) {
+    if !network::is_url(&args.place) {
         let read = inspect::inspect_file(Path::new(&args.place), take);
         return read.map_err(|error| output.error_of_manifest(Some(&args.place), None, &error));
     }
