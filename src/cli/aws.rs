@@ -30,7 +30,13 @@ fn variable(name: &str) -> Option<String> {
 
 /// A file; nothing, if it is not there.
 fn read(variable: &str, name: &str) -> Result<String, Unusable> {
-    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".aws").join(name));
+    let home = || {
+        Some(
+            PathBuf::from(std::env::var_os("HOME")?)
+                .join(".aws")
+                .join(name),
+        )
+    };
     let named = std::env::var_os(variable).filter(|path| !path.is_empty());
     let Some(path) = named.map(PathBuf::from).or_else(home) else {
         return Ok(String::new());

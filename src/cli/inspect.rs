@@ -53,7 +53,7 @@ async fn read(
         let read = inspect::inspect_file(Path::new(&args.place), take);
         return read.map_err(|error| output.error_of_manifest(Some(&args.place), None, &error));
     }
-    let typed = network::location(&args.place).and_then(|url| {
+    let typed = network::object(&args.place).and_then(|url| {
         let context = network::context(&args.network, StoreHandle::default())?;
         Ok((url, context))
     });

@@ -60,6 +60,17 @@ pub fn location(text: &str) -> Result<Location, Refusal> {
     }
 }
 
+/// The URL of an object; a bucket is none.
+pub fn object(text: &str) -> Result<Location, Refusal> {
+    let location = location(text)?;
+    match location.is_bucket() {
+        true => Err(Refusal::usage(format!(
+            "{location} is a bucket; an object is s3://BUCKET/KEY"
+        ))),
+        false => Ok(location),
+    }
+}
+
 /// Whether a place is a URL, and not a file.
 pub fn is_url(text: &str) -> bool {
     let schemes = ["http://", "https://", "s3://"];
@@ -75,7 +86,7 @@ pub fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
         return Ok(ManifestPlace::Bytes(bytes.into()));
     }
     if is_url(text) {
-        return location(text).map(ManifestPlace::Url);
+        return object(text).map(ManifestPlace::Url);
     }
     Ok(ManifestPlace::File(text.into()))
 }

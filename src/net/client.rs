@@ -212,8 +212,7 @@ impl Client {
         if location.is_in_s3() {
             return Some(false);
         }
-        self.transport
-            .sends_multi_range(&self.resolved(location))
+        self.transport.sends_multi_range(&self.resolved(location))
     }
 
     /// Notes that the host of this URL, after known redirects, fails when several ranges are requested at once.

@@ -107,6 +107,11 @@ impl Location {
         self.s3.as_ref().map(|s3| s3.region.as_str())
     }
 
+    /// Whether it is a bucket in S3, which is a folder and no object.
+    pub fn is_bucket(&self) -> bool {
+        self.bucket_and_key().is_some_and(|(_, key)| key.is_empty())
+    }
+
     /// The bucket and the key, decoded; `None`: the URL is not in S3.
     pub fn bucket_and_key(&self) -> Option<(&str, String)> {
         let object = self.is_in_s3().then(|| self.shown())?;
@@ -228,7 +233,13 @@ impl fmt::Display for Location {
         if let Some((bucket, key)) = self.bucket_and_key() {
             return write!(f, "{}://{bucket}/{key}", name::SCHEME);
         }
-        write!(f, "{}://{}{}", self.url.scheme(), self.host(), self.url.path())
+        write!(
+            f,
+            "{}://{}{}",
+            self.url.scheme(),
+            self.host(),
+            self.url.path()
+        )
     }
 }
 
@@ -322,7 +333,11 @@ mod tests {
         for (typed, path, name) in [
             ("s3://media/a/talk.mp4", "/a/talk.mp4", "talk.mp4"),
             ("S3://Media_1/a b+c", "/a%20b%2Bc", "a b+c"),
-            ("s3://media/what?#1 é%20", "/what%3F%231%20%C3%A9%2520", "what?#1 é%20"),
+            (
+                "s3://media/what?#1 é%20",
+                "/what%3F%231%20%C3%A9%2520",
+                "what?#1 é%20",
+            ),
             ("s3://media//x~y", "//x~y", "x~y"),
         ] {
             let location = place(typed);
@@ -343,7 +358,10 @@ mod tests {
         assert_eq!(below.to_string(), "s3://media/shows/a b/50%?#é");
         let (address, object) = (place("https://h:1/media/shows?x"), "s3://media/shows");
         let address = folder.at(address.url().clone(), "r");
-        assert_eq!((address.to_string().as_str(), address.host()), (object, "h:1".into()));
+        assert_eq!(
+            (address.to_string().as_str(), address.host()),
+            (object, "h:1".into())
+        );
         assert!(address.same_origin(&folder) && address.is_https());
     }
 

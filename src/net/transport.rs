@@ -54,6 +54,8 @@ pub struct Exchange {
     pub in_flight: InFlight,
     /// Why S3 refused the request; the body was read for it.
     pub refusal: Option<Refusal>,
+    /// See [`S3::ahead_s`], when the request was sent.
+    pub ahead_s: i64,
 }
 
 /// What a response showed about its host.
@@ -109,9 +111,9 @@ impl Transport {
 
     /// Whether a refusal of S3 showed that the region or the time of the request was wrong; the next one has others.
     pub fn learns_from(&self, exchange: &Exchange) -> bool {
-        let headers = exchange.response.headers();
+        let (at, headers) = (&exchange.location, exchange.response.headers());
         let refusal = exchange.refusal.as_ref();
-        refusal.is_some_and(|refusal| self.s3.learn(&exchange.location, headers, refusal))
+        refusal.is_some_and(|refusal| self.s3.learn(at, exchange.ahead_s, headers, refusal))
     }
 
     /// What a refusal of S3 says, without our credentials.
@@ -160,6 +162,7 @@ impl Transport {
             fresh: false,
             protocol,
         };
+        let ahead_s = self.s3.ahead_s();
         let mut response = match self.send_or_adapt(request, location, route, known).await {
             Ok(response) => response,
             Err(error) => {
@@ -184,6 +187,7 @@ impl Transport {
         };
         Ok(Exchange {
             refusal,
+            ahead_s,
             response,
             location: location.clone(),
             in_flight,

@@ -57,7 +57,10 @@ const OUTSIDE: [(&str, &[&str]); 41] = [
     ("hyper", &["serve/connections/"]),
     ("hyper_util", &["net/proxies.rs", "serve/connections/"]),
     ("indicatif", &["cli/"]),
-    ("jiff", &["format/receipt.rs", "net/auth/", "serve/", "cli/"]),
+    (
+        "jiff",
+        &["format/receipt.rs", "net/auth/", "serve/", "cli/"],
+    ),
     ("md5", &["format/"]),
     ("memmap2", &["disk/mapped.rs"]),
     ("mime_guess", &["serve/media_types.rs"]),

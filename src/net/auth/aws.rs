@@ -242,7 +242,10 @@ fn section(text: &str, names: &[&str]) -> Option<Settings> {
 
 /// A value without the comment behind it, which begins after a blank.
 fn without_comment(value: &str) -> &str {
-    let comment = [" #", " ;", "\t#", "\t;"].iter().filter_map(|mark| value.find(mark)).min();
+    let comment = [" #", " ;", "\t#", "\t;"]
+        .iter()
+        .filter_map(|mark| value.find(mark))
+        .min();
     value[..comment.unwrap_or(value.len())].trim()
 }
 
@@ -254,8 +257,7 @@ mod tests {
         endpoint_url = http://not.this.example\n[profile own]\nendpoint_url = https://h.example\ns3 =\n  addressing_style = virtual\n  \
         max_concurrent_requests = 2\naws_access_key_id = CONFIG\naws_secret_access_key = c\n[services local]\ns3 =\n    endpoint_url = \
         http://127.0.0.1:3900\nsqs =\n    endpoint_url = http://other\n[profile sso]\nsso_session = x\n[profile half]\naws_access_key_id = A\n";
-    const CREDENTIALS: &str =
-        "[default]\naws_access_key_id=DEFAULT\naws_secret_access_key = d/+=\n[own]\naws_access_key_id = OWN\n\
+    const CREDENTIALS: &str = "[default]\naws_access_key_id=DEFAULT\naws_secret_access_key = d/+=\n[own]\naws_access_key_id = OWN\n\
         aws_secret_access_key = o\naws_session_token = t==\n";
 
     fn read(variables: &[(&str, &str)]) -> Result<Access, BadAccess> {
@@ -299,23 +301,51 @@ mod tests {
         for (variables, expected) in [
             (vec![], "DEFAULT:d/+=: eu-west-1 aws"),
             (with(&[]), "ENV:e: eu-west-1 aws"),
-            (with(&[("AWS_SESSION_TOKEN", "s"), ("AWS_DEFAULT_REGION", "us-west-2")]), "ENV:e:s us-west-2 aws"),
-            (vec![("AWS_REGION", "r"), ("AWS_DEFAULT_REGION", "no")], "DEFAULT:d/+=: r aws"),
-            (vec![("AWS_PROFILE", "garage")], "none garage http://127.0.0.1:3900/"),
-            (vec![("AWS_PROFILE", "own")], "OWN:o:t== us-east-1 host https://h.example/"),
             (
-                vec![("AWS_PROFILE", "own"), ("AWS_ENDPOINT_URL", "http://localhost:1"), ("AWS_PROFILE", "x")],
+                with(&[
+                    ("AWS_SESSION_TOKEN", "s"),
+                    ("AWS_DEFAULT_REGION", "us-west-2"),
+                ]),
+                "ENV:e:s us-west-2 aws",
+            ),
+            (
+                vec![("AWS_REGION", "r"), ("AWS_DEFAULT_REGION", "no")],
+                "DEFAULT:d/+=: r aws",
+            ),
+            (
+                vec![("AWS_PROFILE", "garage")],
+                "none garage http://127.0.0.1:3900/",
+            ),
+            (
+                vec![("AWS_PROFILE", "own")],
+                "OWN:o:t== us-east-1 host https://h.example/",
+            ),
+            (
+                vec![
+                    ("AWS_PROFILE", "own"),
+                    ("AWS_ENDPOINT_URL", "http://localhost:1"),
+                    ("AWS_PROFILE", "x"),
+                ],
                 "OWN:o:t== us-east-1 host http://localhost:1/",
             ),
             (
-                vec![("AWS_ENDPOINT_URL", "http://no"), ("AWS_ENDPOINT_URL_S3", "http://localhost:2/x")],
+                vec![
+                    ("AWS_ENDPOINT_URL", "http://no"),
+                    ("AWS_ENDPOINT_URL_S3", "http://localhost:2/x"),
+                ],
                 "DEFAULT:d/+=: eu-west-1 http://localhost:2/x",
             ),
             (
-                vec![("AWS_PROFILE", "garage"), ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")],
+                vec![
+                    ("AWS_PROFILE", "garage"),
+                    ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true"),
+                ],
                 "none garage aws",
             ),
-            (vec![("AWS_ACCESS_KEY_ID", ""), ("AWS_PROFILE", " ")], "DEFAULT:d/+=: eu-west-1 aws"),
+            (
+                vec![("AWS_ACCESS_KEY_ID", ""), ("AWS_PROFILE", " ")],
+                "DEFAULT:d/+=: eu-west-1 aws",
+            ),
         ] {
             assert_eq!(told(&variables), expected, "{variables:?}");
         }
@@ -325,14 +355,23 @@ mod tests {
     fn what_cannot_be_used_is_named() {
         for (variables, expected) in [
             (("AWS_PROFILE", "missing"), "the AWS profile \"missing\""),
-            (("AWS_PROFILE", "sso"), "aws configure export-credentials --profile sso --format env"),
+            (
+                ("AWS_PROFILE", "sso"),
+                "aws configure export-credentials --profile sso --format env",
+            ),
             (("AWS_PROFILE", "half"), "has only one of"),
-            (("AWS_SECRET_ACCESS_KEY", "SECRET"), "the environment has only one of"),
+            (
+                ("AWS_SECRET_ACCESS_KEY", "SECRET"),
+                "the environment has only one of",
+            ),
             (("AWS_REGION", "a/b"), "\"a/b\" is no region"),
             (("AWS_ENDPOINT_URL", "127.0.0.1:3900"), "\"127.0.0.1:3900\""),
         ] {
             let message = told(&[variables]);
-            assert!(message.starts_with("error: ") && message.contains(expected), "{message}");
+            assert!(
+                message.starts_with("error: ") && message.contains(expected),
+                "{message}"
+            );
             assert!(!message.contains("SECRET"), "{message}");
         }
     }

@@ -28,7 +28,8 @@ pub struct Credentials {
 /// Fields of requests to S3 that are signed: those that change what the request means. Proxies may change others.
 fn is_signed(name: &HeaderName) -> bool {
     let name = name.as_str();
-    name.starts_with("x-amz-") || matches!(name, "range" | "if-match" | "if-none-match" | "if-range")
+    name.starts_with("x-amz-")
+        || matches!(name, "range" | "if-match" | "if-none-match" | "if-range")
 }
 
 impl Credentials {
@@ -137,6 +138,9 @@ mod tests {
         let own = credentials.fields_for(&object, &address);
         assert!(own.contains_key("x-key") && !own.contains_key(AUTHORIZATION));
         assert!(signature(&address, &own) && !signature(&plain, &own));
-        assert!(!signature(&address, &fields), "an Authorization that was typed");
+        assert!(
+            !signature(&address, &fields),
+            "an Authorization that was typed"
+        );
     }
 }

@@ -197,7 +197,11 @@ fn texts(fields: &HeaderMap) -> impl Iterator<Item = (String, String)> {
 }
 
 fn names(fields: &BTreeMap<String, String>) -> String {
-    fields.keys().map(String::as_str).collect::<Vec<_>>().join(";")
+    fields
+        .keys()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(";")
 }
 
 /// The members of a query, encoded and in order.
@@ -279,7 +283,10 @@ mod tests {
              Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
         );
         let content = "44ce7dd67c959e0d3524ffac1771dfbba87d2b6b4b4e99e42034a8b803f8b072";
-        assert_eq!(content, hex::encode(Sha256::digest("Welcome to Amazon S3.")));
+        assert_eq!(
+            content,
+            hex::encode(Sha256::digest("Welcome to Amazon S3."))
+        );
         for (method, url, fields, payload, expected) in [
             (
                 "PUT",
@@ -307,7 +314,10 @@ mod tests {
             ),
         ] {
             let signed = sign(method, url, fields, payload);
-            assert!(signed.ends_with(&format!("Signature={expected}")), "{signed}");
+            assert!(
+                signed.ends_with(&format!("Signature={expected}")),
+                "{signed}"
+            );
         }
     }
 
@@ -332,7 +342,11 @@ mod tests {
              &X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"
         );
         let with_token = presigned(&keys(Some("a+b")), request, THEN, 1);
-        assert!(with_token.as_str().contains("&X-Amz-Security-Token=a%2Bb&X-Amz-SignedHeaders="));
+        assert!(
+            with_token
+                .as_str()
+                .contains("&X-Amz-Security-Token=a%2Bb&X-Amz-SignedHeaders=")
+        );
     }
 
     #[test]

@@ -127,7 +127,10 @@ fn shortened(message: &str) -> String {
         .split_whitespace()
         .collect::<Vec<_>>()
         .join(" ")
-        .replace(|c| characters::turns_text(c) || characters::is_invisible(c), "");
+        .replace(
+            |c| characters::turns_text(c) || characters::is_invisible(c),
+            "",
+        );
     plain
         .trim_end_matches('.')
         .chars()
@@ -153,10 +156,18 @@ mod tests {
         );
         let discreet = refusal.told(&["region"]);
         assert_eq!(discreet.as_deref(), Some("AuthorizationHeaderMalformed"));
-        let long = format!("<Error><Code>x</Code><Message>{}</Message></Error>", "m".repeat(5000));
+        let long = format!(
+            "<Error><Code>x</Code><Message>{}</Message></Error>",
+            "m".repeat(5000)
+        );
         let told = Refusal::parse(&long).told(&[]).unwrap();
         assert_eq!(told.len(), 3 + MESSAGE_CHARS_MAX);
-        for nothing in ["", "<html>", "<Code>x</Code>", "<Error><Code>a b</Code></Error>"] {
+        for nothing in [
+            "",
+            "<html>",
+            "<Code>x</Code>",
+            "<Error><Code>a b</Code></Error>",
+        ] {
             assert_eq!(Refusal::parse(nothing), Refusal::default(), "{nothing}");
         }
         for bad in ["evil.example/", "a.b", "", "-a", "A"] {

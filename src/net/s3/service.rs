@@ -189,13 +189,20 @@ impl S3 {
         }
     }
 
-    /// Learns from a refusal by what a request must be signed. Whether that differs from how it was signed.
-    pub fn learn(&self, at: &Location, headers: &HeaderMap, refusal: &Refusal) -> bool {
+    /// Learns from a refusal for which region and time a request must be signed. Whether it was signed for others: at this location,
+    /// with a clock this far ahead.
+    pub fn learn(
+        &self,
+        at: &Location,
+        ahead_s: i64,
+        headers: &HeaderMap,
+        refusal: &Refusal,
+    ) -> bool {
         let (Some((bucket, _)), Some(used)) = (at.bucket_and_key(), at.s3_region()) else {
             return false;
         };
         if refusal.is_of_the_clock() {
-            return self.learn_time(headers);
+            return self.learn_time(ahead_s, headers);
         }
         match &refusal.region {
             Some(region) if region != used => {
@@ -207,19 +214,24 @@ impl S3 {
         }
     }
 
-    fn learn_time(&self, headers: &HeaderMap) -> bool {
+    fn learn_time(&self, before_s: i64, headers: &HeaderMap) -> bool {
         let date = headers.get(DATE).and_then(|value| value.to_str().ok());
         let Some(date) = date.and_then(|text| httpdate::parse_http_date(text).ok()) else {
             return false;
         };
         let ahead = unix_s(date) - unix_s(SystemTime::now());
-        let before = self.ahead_s.swap(ahead, Ordering::Relaxed);
-        (ahead - before).abs() >= SKEW_S
+        self.ahead_s.store(ahead, Ordering::Relaxed);
+        (ahead - before_s).abs() >= SKEW_S
+    }
+
+    /// By how many seconds the clock of the service is ahead of ours.
+    pub fn ahead_s(&self) -> i64 {
+        self.ahead_s.load(Ordering::Relaxed)
     }
 
     /// The time by the clock of the service, in Unix seconds.
     pub fn now(&self) -> i64 {
-        unix_s(SystemTime::now()) + self.ahead_s.load(Ordering::Relaxed)
+        unix_s(SystemTime::now()) + self.ahead_s()
     }
 }
 
@@ -258,10 +270,22 @@ mod tests {
     fn addresses() {
         let aws = Service::default();
         for (object, address) in [
-            ("s3://media/a b/é+.mp4", "https://media.s3.us-east-1.amazonaws.com/a%20b/%C3%A9%2B.mp4"),
-            ("s3://my.media/k", "https://s3.us-east-1.amazonaws.com/my.media/k"),
-            ("s3://My_Media/k", "https://s3.us-east-1.amazonaws.com/My_Media/k"),
-            ("s3://media//k", "https://media.s3.us-east-1.amazonaws.com//k"),
+            (
+                "s3://media/a b/é+.mp4",
+                "https://media.s3.us-east-1.amazonaws.com/a%20b/%C3%A9%2B.mp4",
+            ),
+            (
+                "s3://my.media/k",
+                "https://s3.us-east-1.amazonaws.com/my.media/k",
+            ),
+            (
+                "s3://My_Media/k",
+                "https://s3.us-east-1.amazonaws.com/My_Media/k",
+            ),
+            (
+                "s3://media//k",
+                "https://media.s3.us-east-1.amazonaws.com//k",
+            ),
         ] {
             assert_eq!(at(&aws, object), address);
         }
@@ -269,14 +293,20 @@ mod tests {
             region: "cn-north-1".to_owned(),
             ..aws.clone()
         };
-        assert_eq!(at(&china, "s3://media/k"), "https://media.s3.cn-north-1.amazonaws.com.cn/k");
+        assert_eq!(
+            at(&china, "s3://media/k"),
+            "https://media.s3.cn-north-1.amazonaws.com.cn/k"
+        );
         let own = |url: &str, in_host: bool| Service {
             endpoint: Some(url.parse().unwrap()),
             bucket_in_host: in_host.then_some(true),
             ..aws.clone()
         };
         let path = own("http://127.0.0.1:3900/", false);
-        assert_eq!(at(&path, "s3://media/a?b"), "http://127.0.0.1:3900/media/a%3Fb");
+        assert_eq!(
+            at(&path, "s3://media/a?b"),
+            "http://127.0.0.1:3900/media/a%3Fb"
+        );
         let below = own("https://h.example/s3", false);
         assert_eq!(at(&below, "s3://media/k"), "https://h.example/s3/media/k");
         let in_host = own("https://h.example", true);
@@ -284,12 +314,26 @@ mod tests {
         // An address has no names below it.
         let literal = own("http://[::1]:1", true);
         assert_eq!(at(&literal, "s3://media/k"), "http://[::1]:1/media/k");
-        assert_eq!(at(&own("http://localhost:1", false), "s3://media/k"), "http://localhost:1/media/k");
+        assert_eq!(
+            at(&own("http://localhost:1", false), "s3://media/k"),
+            "http://localhost:1/media/k"
+        );
         let clear = own("http://minio.example", false);
         assert!(at(&clear, "s3://media/k").contains("not sent to minio.example"));
-        assert!(S3::new(clear).address(&place("s3://media/k"), false).is_ok());
+        assert!(
+            S3::new(clear)
+                .address(&place("s3://media/k"), false)
+                .is_ok()
+        );
         assert!(at(&aws, "s3://media").contains("it is a bucket"));
-        for bad in ["ftp://h/", "https://u:p@h/", "https://h/?x", "https://h/#x", "h:3900", ""] {
+        for bad in [
+            "ftp://h/",
+            "https://u:p@h/",
+            "https://h/?x",
+            "https://h/#x",
+            "h:3900",
+            "",
+        ] {
             assert_eq!(bad.parse::<Endpoint>(), Err(BadEndpoint), "{bad}");
         }
     }
@@ -299,12 +343,23 @@ mod tests {
         let s3 = S3::default();
         let from = s3.address(&place("s3://media/k"), true).unwrap();
         let region = |s3: &S3, from: &Location, to: &str| {
-            s3.redirected(from, place(to)).s3_region().map(str::to_owned)
+            s3.redirected(from, place(to))
+                .s3_region()
+                .map(str::to_owned)
         };
         for (to, expected) in [
-            ("https://media.s3.us-east-1.amazonaws.com/other", Some("us-east-1")),
-            ("https://media.s3.eu-west-1.amazonaws.com/k", Some("eu-west-1")),
-            ("https://media.s3-us-west-2.amazonaws.com/k", Some("us-west-2")),
+            (
+                "https://media.s3.us-east-1.amazonaws.com/other",
+                Some("us-east-1"),
+            ),
+            (
+                "https://media.s3.eu-west-1.amazonaws.com/k",
+                Some("eu-west-1"),
+            ),
+            (
+                "https://media.s3-us-west-2.amazonaws.com/k",
+                Some("us-west-2"),
+            ),
             ("https://media.s3.amazonaws.com/k", Some("us-east-1")),
             ("http://media.s3.eu-west-1.amazonaws.com/k", None),
             ("https://other.s3.eu-west-1.amazonaws.com/k", None),
@@ -321,7 +376,10 @@ mod tests {
         });
         let from = own.address(&place("s3://media/k"), true).unwrap();
         assert!(region(&own, &from, "https://h.example/x").is_some());
-        for other in ["https://h.example:444/x", "https://media.s3.eu-west-1.amazonaws.com/k"] {
+        for other in [
+            "https://h.example:444/x",
+            "https://media.s3.eu-west-1.amazonaws.com/k",
+        ] {
             assert_eq!(region(&own, &from, other), None, "{other}");
         }
         // What is no address in S3 does not become one.
@@ -339,21 +397,26 @@ mod tests {
             ..Refusal::default()
         };
         let none = HeaderMap::new();
-        assert!(s3.learn(&first, &none, &region));
+        assert!(s3.learn(&first, 0, &none, &region));
+        assert!(s3.learn(&first, 0, &none, &region), "two at a time");
         let second = s3.address(&object, true).unwrap();
         let address = "https://media.s3.eu-west-1.amazonaws.com/k";
-        assert_eq!((second.url().as_str(), second.s3_region()), (address, Some("eu-west-1")));
-        assert!(!s3.learn(&second, &none, &region), "once");
+        assert_eq!(
+            (second.url().as_str(), second.s3_region()),
+            (address, Some("eu-west-1"))
+        );
+        assert!(!s3.learn(&second, 0, &none, &region), "once");
         let skewed = Refusal {
             code: Some("RequestTimeTooSkewed".to_owned()),
             ..Refusal::default()
         };
-        assert!(!s3.learn(&second, &none, &skewed), "without a date");
+        assert!(!s3.learn(&second, 0, &none, &skewed), "without a date");
         let mut headers = HeaderMap::new();
         let later = SystemTime::now() + std::time::Duration::from_secs(7200);
         headers.insert(DATE, httpdate::fmt_http_date(later).try_into().unwrap());
-        assert!(s3.learn(&second, &headers, &skewed));
+        assert!(s3.learn(&second, 0, &headers, &skewed));
+        assert!(s3.learn(&second, 0, &headers, &skewed), "two at a time");
         assert!((7190..=7210).contains(&(s3.now() - unix_s(SystemTime::now()))));
-        assert!(!s3.learn(&second, &headers, &skewed), "once");
+        assert!(!s3.learn(&second, s3.ahead_s(), &headers, &skewed), "once");
     }
 }
