@@ -196,7 +196,7 @@ fn credentials_come_from_files_and_profiles() {
     let mut command = with_home();
     command
         .env("AWS_PROFILE", "studio")
-        .args([&url(KEY), "-o", "one"]);
+        .args(["-o", "one", &url(KEY)]);
     run(command).must(0);
     // The files may lie elsewhere.
     fs::rename(&home, folder.path().join("elsewhere")).unwrap();
@@ -206,13 +206,13 @@ fn credentials_come_from_files_and_profiles() {
         .env("AWS_PROFILE", "studio")
         .env("AWS_CONFIG_FILE", place("config"))
         .env("AWS_SHARED_CREDENTIALS_FILE", place("credentials"))
-        .args([&url(KEY), "-o", "two"]);
+        .args(["-o", "two", &url(KEY)]);
     run(command).must(0);
     // A flag counts before them; and what cannot be used concerns nobody else.
     let mut command = with_home();
     command
         .env("AWS_PROFILE", "missing")
-        .args([&url(KEY), "-o", "three"]);
+        .args(["-o", "three", &url(KEY)]);
     let ended = run(command).must(2);
     assert!(
         ended.stderr.contains("the AWS profile \"missing\""),
@@ -233,7 +233,7 @@ fn credentials_come_from_files_and_profiles() {
         .env("AWS_SECRET_ACCESS_KEY", SECRET)
         .env("AWS_SESSION_TOKEN", "t")
         .env("AWS_REGION", "garage")
-        .args([&url(KEY), "-o", "four", "--endpoint", &endpoint]);
+        .args(["-o", "four", "--endpoint", &endpoint, &url(KEY)]);
     run(command).must(0);
     for name in ["one", "two", "four"] {
         assert_eq!(fs::read(folder.path().join(name)).unwrap(), painted());
@@ -321,7 +321,7 @@ fn redirects_elsewhere_get_no_credentials() {
     put(&origin, "moved/é.mp4", Content::Painted(LENGTH));
     let leads = Lie::Redirect(307, origin.url(&path("moved/é.mp4")));
     origin.lie(&path(KEY), Asks::Anything, Of::All, leads);
-    fetch(command(), &[&url(KEY), "-o", "two"]).must(0);
+    fetch(command(), &[&url(KEY), "-o", "two", "--no-store"]).must(0);
     let moved = log_of(&origin, "moved/é.mp4");
     assert!(
         !moved.is_empty() && moved.iter().all(|asked| asked.status == 206),
@@ -378,7 +378,8 @@ fn nothing_is_sent_to_a_bad_place() {
         command(folder.path(), &origin, None),
         &["s3://media", "-o", "out"],
     );
-    assert!(bucket.must(1).stdout.contains("it is a bucket"));
+    let bucket = bucket.must(2);
+    assert!(bucket.stdout.contains("is a bucket"), "{}", bucket.stdout);
     assert_eq!(
         (origin.log().len(), names(folder.path())),
         (0, vec!["store".to_owned()])
@@ -387,7 +388,7 @@ fn nothing_is_sent_to_a_bad_place() {
 
 /// Temporary credentials change between runs; a part is that of the object.
 #[test]
-fn a_killed_run_goes_on_with_other_credentials() {
+fn a_stopped_run_goes_on_with_other_credentials() {
     const LARGE: u64 = 4 * 1024 * 1024;
     let with_token = |token: &str| Rules {
         token: Some(token.to_owned()),
@@ -413,12 +414,11 @@ fn a_killed_run_goes_on_with_other_credentials() {
     };
     origin.allow(&path(KEY), LARGE / 2);
     let mut running = start(typed(&first));
-    running.wait_for("a checkpoint", |events| {
-        events.iter().any(|event| {
-            event["event"] == "checkpoint" && event["bytes_done"].as_u64() > Some(LARGE / 4)
-        })
-    });
-    running.kill();
+    while !origin.is_spent(&path(KEY)) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running.signal(rustix::process::Signal::TERM);
+    running.finish().must(5);
     origin.wait_until_idle();
     assert!(folder.path().join("out.part.journal").exists());
     let nothing_shown = Ended {
@@ -436,11 +436,9 @@ fn a_killed_run_goes_on_with_other_credentials() {
         fs::read(folder.path().join("out")).unwrap(),
         Content::Painted(LARGE).all()
     );
+    let held = ended.event("published")["bytes_resumed"].as_u64().unwrap();
     let sent = origin.sent(&path(KEY));
-    assert!(
-        sent <= LARGE * 3 / 4 + 64 * 1024,
-        "{sent} bytes were sent again"
-    );
+    assert!(held > 0 && sent < LARGE, "{held} bytes held, {sent} sent");
 }
 
 #[test]
@@ -488,7 +486,8 @@ fn every_command_reads_from_s3() {
     assert_eq!(fs::read(here.join("a b/talk.mp4")).unwrap(), painted());
     assert_eq!(fs::read(here.join("c.txt")).unwrap().len(), 10);
     // A mirror and a manifest elsewhere.
-    let gone = Origin::start().url("/gone.mp4");
+    let nothing = Origin::start();
+    let gone = nothing.url("/gone.mp4");
     let manifest = url("a b/talk.mp4.sapwood");
     let more = ["--no-store", "--mirror", &object, "--manifest", &manifest];
     run(typed(&[&["fetch", &gone, "-o", "out"], &more[..]].concat())).must(0);
