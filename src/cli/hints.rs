@@ -7,10 +7,11 @@ use crate::{
     disk::error::{DiskError, FileOperation},
     engine::error::Error,
     format::{keys::BadKey, trust::Trust},
+    net::auth::aws::BadAccess,
     policy::recovery::Failure,
 };
 
-use super::units;
+use super::{aws::Unusable, units};
 
 // Arguments that cannot work, with the flag that helps.
 pub const NO_STORE_FOLDER: &str =
@@ -94,6 +95,16 @@ pub fn message(error: &Error) -> String {
     match hint(error) {
         Some(hint) => format!("{what}; {hint}"),
         None => what,
+    }
+}
+
+/// Why the AWS variables and files cannot be used, and what to do.
+pub fn of_aws(cause: &Unusable) -> String {
+    match cause {
+        Unusable::Access(BadAccess::NoKeys { name, .. }) => format!(
+            "{cause}; run eval \"$(aws configure export-credentials --profile {name} --format env)\" and unset AWS_PROFILE"
+        ),
+        other => other.to_string(),
     }
 }
 

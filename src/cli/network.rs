@@ -33,6 +33,7 @@ use super::{
     args::{HttpVersion, NetworkArgs},
     aws,
     exit::Exit,
+    hints,
     output::Output,
 };
 
@@ -55,7 +56,7 @@ pub fn location(text: &str) -> Result<Location, Refusal> {
     let location =
         location.map_err(|cause| Refusal(Exit::of_bad_url(&cause), cause.to_string()))?;
     match aws::access() {
-        Err(cause) if location.is_in_s3() => Err(Refusal::usage(cause.to_string())),
+        Err(cause) if location.is_in_s3() => Err(Refusal::usage(hints::of_aws(cause))),
         _ => Ok(location),
     }
 }

@@ -35,10 +35,7 @@ pub enum BadAccess {
     NoProfile { name: String },
     #[error("{place} has only one of the access key ID and the secret access key")]
     HalfOfKeys { place: String },
-    #[error(
-        "the AWS profile {name:?} gets its credentials by {how}, which is not supported; run: eval \"$(aws configure export-credentials \
-         --profile {name} --format env)\""
-    )]
+    #[error("the AWS profile {name:?} gets its credentials by {how}, which is not supported")]
     NoKeys { name: String, how: &'static str },
     #[error("{text:?} is no region of AWS; a region has small letters, digits and hyphens")]
     Region { text: String },
@@ -357,7 +354,7 @@ mod tests {
             (("AWS_PROFILE", "missing"), "the AWS profile \"missing\""),
             (
                 ("AWS_PROFILE", "sso"),
-                "aws configure export-credentials --profile sso --format env",
+                "\"sso\" gets its credentials by single sign-on",
             ),
             (("AWS_PROFILE", "half"), "has only one of"),
             (

@@ -119,10 +119,10 @@ fn signature(
     signed: &BTreeMap<String, String>,
     query: &[(String, String)],
 ) -> String {
-    let lines: String = signed
-        .iter()
-        .map(|(name, value)| format!("{name}:{value}\n"))
-        .collect();
+    let mut lines = String::new();
+    for (name, value) in signed {
+        lines.push_str(&format!("{name}:{value}\n"));
+    }
     let canonical = format!(
         "{}\n{}\n{}\n{lines}\n{}\n{}",
         request.method,
