@@ -135,6 +135,7 @@
 //! | what is remembered of a host that limits requests | [`policy::reputation`]; [`net::hosts`] applies it, [`disk::state`] keeps it |
 //! | what the store knows, and which holding is tried first | [`disk::store`] for what it does, [`disk::state`] for the tables, [`policy::samples`] for the choice |
 //! | requests, redirects, which addresses are allowed | [`net::client`], [`net::request`], `net/redirect.rs`, [`net::address`]; protocol and connections: `net/transport.rs`; secrets, sent only to the origin that the user typed: [`net::auth`]; which responses are used: [`net::response`] |
+//! | where an object in S3 is requested, what its errors say | [`net::s3`]; signatures: [`net::auth::sigv4`]; the AWS variables and files: [`net::auth::aws`], read by `cli/aws.rs` |
 //! | which validators are compared, and which part goes on | [`format::validators`], [`format::journal`] |
 //! | the steps of a fetch | [`engine::fetch`]; with a manifest `engine/fetch/with_manifest.rs`, without one `engine/fetch/without_manifest.rs` |
 //! | which blocks are found locally and not fetched | [`policy::descent`]; which files are searched: `engine/local/candidates.rs` |

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod args;
+mod aws;
 mod cat;
 mod exit;
 mod fetch;

@@ -831,7 +831,7 @@ fn a_part_of_the_staging_folder_is_kept_for_those_who_want_it() {
         fs::metadata(place.path(STAGING)).unwrap().mode() & 0o777,
         0o700
     );
-    let destination = Destination::in_folder(staging, "object".into()).unwrap();
+    let destination = Destination::in_folder(staging.into(), "object".into()).unwrap();
     assert_eq!(destination.path(), place.path(STAGING).join("object"));
     for name in ["object", "object.part", "old", ".sapwood-1-1"] {
         fs::write(place.path(STAGING).join(name), name).unwrap();

@@ -52,7 +52,7 @@ pub(super) struct Request {
 enum Outcome {
     Locked(Box<Held>),
     /// Another run has it, or has not ended yet.
-    Busy(Request),
+    Busy(Box<Request>),
 }
 
 /// A locked target.
@@ -86,7 +86,7 @@ impl Locks {
                 blocking::on_disk(move || {
                     let locked = request.destination(&mut Destinations::default())?.lock()?;
                     let target = Target::new(&request, locked)?;
-                    Ok(look_up(vec![(request, target)]).remove(0))
+                    Ok(look_up(vec![(*request, target)]).remove(0))
                 })
                 .await
             }
@@ -149,7 +149,7 @@ fn lock_all(requests: Vec<Request>) -> Vec<Result<Outcome, DiskError>> {
         let target = match tried {
             Ok(Ok(locked)) => Target::new(&request, locked),
             Ok(Err(_)) => {
-                outcomes.push(Some(Ok(Outcome::Busy(request))));
+                outcomes.push(Some(Ok(Outcome::Busy(Box::new(request)))));
                 continue;
             }
             Err(cause) => Err(cause),
