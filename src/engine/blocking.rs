@@ -189,8 +189,8 @@ mod tests {
         let held = Arc::new(());
         let of_task = held.clone();
         let task = Task::start(&group, async move {
-            let _held = of_task;
             std::future::pending::<()>().await;
+            drop(of_task);
         });
         let other = Task::start(&group, async { 7 });
         assert_eq!(other.finish().await, 7);
