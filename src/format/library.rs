@@ -1,6 +1,6 @@
 //! The index of a library: a list of the files of a folder (library.md). It is an object with a manifest, which proves and signs it.
 
-use std::{borrow::Cow, cmp::Ordering, collections::HashMap, fmt, ops::Range};
+use std::{borrow::Cow, cmp::Ordering, collections::HashMap, fmt, ops::Range, sync::LazyLock};
 
 use super::{
     geometry::{BlockSize, PIECE},
@@ -326,7 +326,7 @@ struct RawEntry<'a> {
 
 impl RawEntry<'_> {
     fn checked(&self, number: u32) -> Result<Entry, RefusedIndex> {
-        let is_empty = self.root == empty_root();
+        let is_empty = self.root == *EMPTY_ROOT;
         if self.flags > EXECUTABLE || self.length > LENGTH_MAX || (self.length == 0) != is_empty {
             return Err(RefusedIndex::Values(number));
         }
@@ -343,9 +343,7 @@ impl RawEntry<'_> {
 }
 
 /// The root of no bytes.
-fn empty_root() -> Root {
-    Root(*blake3::hash(b"").as_bytes())
-}
+static EMPTY_ROOT: LazyLock<Root> = LazyLock::new(|| Root(*blake3::hash(b"").as_bytes()));
 
 fn raw_entries(count: u32, mut bytes: &[u8]) -> Result<Vec<RawEntry<'_>>, RefusedIndex> {
     // No allocation before the bytes are there: each entry takes at least these.

@@ -71,10 +71,10 @@ impl Replica {
         let Some((folder, name)) = self.folder_of(path)? else {
             return Ok(None);
         };
-        if folder.entry(name)?.is_none() {
-            return Ok(None);
-        }
-        self.planned(&folder, name, stamp)?;
+        match self.planned(&folder, name, stamp) {
+            Err(DiskError::Gone { .. }) => return Ok(None),
+            planned => planned?,
+        };
         match trash {
             Some(trash) => {
                 let (kept, place) = trash.folder(self)?;
