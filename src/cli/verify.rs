@@ -32,7 +32,7 @@ pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) 
     }
     let is_no_file = |manifest: &Path| {
         let text = manifest.to_string_lossy();
-        text == "-" || text.starts_with("http://") || text.starts_with("https://")
+        text == "-" || network::is_url(&text)
     };
     if args.manifest.as_deref().is_some_and(is_no_file) {
         let exit = output.usage(hints::VERIFY_A_FILE);

@@ -1,6 +1,8 @@
 //! Local files, synchronous. It does not use HTTP.
 
 pub mod destination;
+pub mod destinations;
+pub mod durable;
 mod entry;
 pub mod error;
 pub mod files;

@@ -260,6 +260,38 @@ fn nothing_changed_costs_one_small_request() {
     pair.must_be_equal();
 }
 
+/// A file that was a little larger than a small one took four requests, a part and a journal.
+#[test]
+fn a_new_file_of_two_blocks_takes_one_request() {
+    let pair = Pair::empty();
+    pair.write("photo", 1, 100_000);
+    pair.write("film", 2, 200_000);
+    pair.publish(&[]);
+    let lie = Lie::FlipAt(70_000);
+    pair.origin
+        .lie("/media/photo", Asks::Anything, Of::First(1), lie);
+    pair.sync(&[]).must(0);
+    pair.must_be_equal();
+    let log = pair.origin.log();
+    let of_photo = log.iter().filter(|asked| asked.path == "/media/photo");
+    assert_eq!(of_photo.count(), 2, "the first response was wrong");
+    let manifests = log
+        .iter()
+        .filter(|asked| asked.path.contains("library.sapwood.d"));
+    let mut manifests: Vec<&str> = manifests.map(|asked| &asked.path[..]).collect();
+    manifests.dedup();
+    assert_eq!(manifests.len(), 1, "that of the film: {manifests:?}");
+    // Of an update only what differs is fetched.
+    pair.origin.forget_log();
+    let mut bytes = paint::bytes(1_000_000, 100_000);
+    bytes[70_000] ^= 1;
+    pair.write_bytes("photo", &bytes);
+    pair.publish(&[]);
+    pair.sync(&[]).must(0);
+    pair.must_be_equal();
+    assert!(pair.origin.sent("/media/photo") < 10_000);
+}
+
 #[test]
 fn of_a_changed_file_only_what_changed_is_fetched() {
     let pair = Pair::empty();

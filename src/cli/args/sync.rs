@@ -14,7 +14,7 @@ use super::NetworkArgs;
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct SyncArgs {
-    /// The folder of the library, or its library.sapwood: an http or https URL
+    /// The folder of the library, or its library.sapwood: an http, https or s3 URL
     #[arg(value_name = "URL")]
     pub url: String,
     /// The folder that becomes like it; it is made, with all above it, if it is missing

@@ -32,7 +32,9 @@ use super::{
 
 pub use super::{
     entry::{Entry, EntryKind, NotCached, Stamp, Version},
-    names::{is_own, is_same_file, noted_path, process_of_temporary, split, with_suffix},
+    names::{
+        NotedPaths, is_own, is_same_file, noted_path, process_of_temporary, split, with_suffix,
+    },
 };
 
 /// How files of the user are opened: a FIFO does not block.
@@ -61,6 +63,14 @@ impl Folder {
         let fd = fs::open(path, flags, Mode::empty())
             .map_err(|cause| DiskError::io(FileOperation::Open, path, cause))?;
         Ok(Folder::of(fd, path.to_owned()))
+    }
+
+    /// Whether it was opened by this path.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        match path.as_os_str().is_empty() {
+            true => self.path == Path::new("."),
+            false => self.path.as_os_str() == path.as_os_str(),
+        }
     }
 
     pub(super) fn of(fd: OwnedFd, path: PathBuf) -> Folder {
@@ -294,6 +304,12 @@ pub fn open_noted(path: &Path) -> Option<(File, Entry)> {
     let file = File::from(opened.ok()?);
     let entry = Entry::of(&file, path).ok()?;
     (entry.kind == EntryKind::Regular).then_some((file, entry))
+}
+
+/// The entry under a path of [`noted_path`]. `None`: there is no regular file.
+pub fn noted_entry(path: &Path) -> Option<Entry> {
+    let entry = Entry::new(&fs::lstat(path).ok()?);
+    (entry.kind == EntryKind::Regular).then_some(entry)
 }
 
 /// Opens a log for appending, or creates it for its owner alone. It may be a device or a FIFO that is read.

@@ -24,9 +24,10 @@ use parking_lot::Mutex;
 use crate::format::library::LibraryPath;
 
 use super::{
+    durable::Syncs,
     error::DiskError,
     files::{self, Entry, EntryKind, Folder, MadeFolder, Stamp},
-    machine::{default_mode, executable_mode, is_running, syncfs_reports_failures},
+    machine::{default_mode, executable_mode, is_running},
 };
 
 pub use place::Placement;
@@ -80,8 +81,7 @@ pub struct Replica {
     folds: OnceLock<bool>,
     /// The permission bits of new files.
     mode: u32,
-    /// Whether a sync of the file system reports what it could not write.
-    sync_is_reliable: Mutex<bool>,
+    syncs: Syncs,
     /// Files whose attributes this run has set: from their old stamp to the new one. They are still the files of the plan.
     restamped: Mutex<HashMap<Stamp, Stamp>>,
 }
@@ -99,7 +99,7 @@ impl Replica {
             staging: Mutex::new(None),
             folds: OnceLock::new(),
             mode: default_mode(),
-            sync_is_reliable: Mutex::new(syncfs_reports_failures()),
+            syncs: Syncs::default(),
             restamped: Mutex::new(HashMap::new()),
         })
     }

@@ -1,5 +1,5 @@
-//! Fetching one file of a library into the staging folder: a small one in memory, a larger one as a part that a later run goes on
-//! with.
+//! Fetching one file of a library into the staging folder: one that is not large in memory, another one as a part that a later run
+//! goes on with.
 
 use std::{
     ffi::OsStr,
@@ -44,6 +44,15 @@ use super::{
 
 /// A range of a small file is requested only if it saves this much: a response with a range has more fields.
 const SAVED_MIN: u64 = 256;
+
+/// A file of up to so many bytes of which nothing is here is fetched whole into memory too: with a part it would take three more
+/// requests, which cost more than a part could save.
+const WHOLE_BYTES_MAX: u64 = 2 * SMALL_BYTES_MAX;
+
+/// Whether a file is fetched into memory: there is never a part of it. `is_update`: another version of it is here.
+pub fn is_whole(entry: &Entry, is_update: bool) -> bool {
+    entry.is_small() || (entry.length <= WHOLE_BYTES_MAX && !is_update)
+}
 
 /// A file to fetch.
 #[derive(Clone, Debug)]
@@ -91,9 +100,9 @@ impl Fetches {
         }
         let arrived = Arc::new(AtomicU64::new(0));
         let context = self.context.counting(arrived.clone());
-        let fetched = match entry.is_small() {
-            true => self.small(&context, job).await,
-            false => Box::pin(self.large(&context, job)).await,
+        let fetched = match is_whole(entry, job.replaces.is_some()) {
+            true => self.whole(&context, job).await,
+            false => Box::pin(self.in_parts(&context, job)).await,
         };
         let count = arrived.load(Ordering::Relaxed);
         self.running.ended(job.entry, count);
@@ -102,7 +111,7 @@ impl Fetches {
         Ok(fetched)
     }
 
-    async fn small(&self, context: &Context, job: &Job) -> Result<Fetched, Error> {
+    async fn whole(&self, context: &Context, job: &Job) -> Result<Fetched, Error> {
         let entry = self.entry(job.entry);
         let (bytes, reused) = match self.updated(context, job).await {
             Some(updated) => updated,
@@ -159,7 +168,7 @@ impl Fetches {
         is_right.then(|| (bytes.into(), entry.length - wanted.length()))
     }
 
-    async fn large(&self, context: &Context, job: &Job) -> Result<Fetched, Error> {
+    async fn in_parts(&self, context: &Context, job: &Job) -> Result<Fetched, Error> {
         let entry = self.entry(job.entry);
         let name = entry.root.to_string();
         let replica = self.replica.clone();

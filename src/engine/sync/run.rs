@@ -26,7 +26,7 @@ use crate::{
 
 use super::{
     Stop, SyncOptions,
-    fetch::attributes,
+    fetch::{attributes, is_whole},
     here::Here,
     index::{ACCEPTED, OpenIndex},
     place::{Ready, Source},
@@ -93,8 +93,9 @@ impl<'a> Run<'a> {
     /// Carries out the plan, as far as it is possible.
     pub async fn carry_out(mut self, plan: Plan, stop: Stop<'_>) -> Result<Synced, Error> {
         let (index, replica) = (self.results.index.clone(), self.replica.clone());
+        let parts = roots_of_parts(&index, &plan.steps);
         let has_key = self.options.key.is_some();
-        blocking::run(move || publish_index(&index, has_key, &replica)).await?;
+        blocking::run(move || publish_index(&index, has_key, &replica, &parts)).await?;
         let entries = self.results.index.clone();
         let length = |step: &Step| entries.entries()[step.entry].length;
         let bytes_total = plan.steps.iter().map(length).sum();
@@ -265,17 +266,31 @@ struct Kinds {
     copies: Vec<Step>,
 }
 
-/// Writes index and manifest into the folder: they say what it is to become. Removes from the staging folder what no entry can use.
-fn publish_index(index: &OpenIndex, has_key: bool, replica: &Replica) -> Result<(), Error> {
-    let roots: HashSet<String> = index
-        .entries()
+/// The roots of the files of which this run or a later one can use a part.
+fn roots_of_parts(index: &OpenIndex, steps: &[Step]) -> HashSet<String> {
+    let whole: HashSet<usize> = steps
         .iter()
-        .filter(|entry| !entry.is_small())
-        .map(|entry| entry.root.to_string())
+        .filter(|step| step.action == Action::Fetch)
+        .filter(|step| is_whole(&index.entries()[step.entry], step.here.is_some()))
+        .map(|step| step.entry)
         .collect();
+    let entries = index.entries().iter().enumerate();
+    entries
+        .filter(|(at, entry)| !entry.is_small() && !whole.contains(at))
+        .map(|(_, entry)| entry.root.to_string())
+        .collect()
+}
+
+/// Writes index and manifest into the folder: they say what it is to become. Leaves in the staging folder only what is of these roots.
+fn publish_index(
+    index: &OpenIndex,
+    has_key: bool,
+    replica: &Replica,
+    parts: &HashSet<String>,
+) -> Result<(), Error> {
     replica.clean_staging(|name| {
         let name = name.to_str().unwrap_or_default();
-        roots.contains(name.split('.').next().unwrap_or_default())
+        parts.contains(name.split('.').next().unwrap_or_default())
     })?;
     let publish = |name: &str, bytes: &[u8], replaces| -> Result<(), DiskError> {
         let path = replica.folder().path_of(OsStr::new(name));
