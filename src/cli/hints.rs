@@ -142,6 +142,10 @@ fn hint(error: &Error) -> Option<&'static str> {
             Some("choose a larger --block-size, up to 16MiB: a file may have 2^24 blocks, 256 TiB")
         }
         Error::Expired { .. } => Some("its publisher must sign a newer one"),
+        // A library at the root of a server.
+        Error::OtherName { required, .. } if required.is_empty() => {
+            Some("the URL must end with a folder of that name: serve the folder above it")
+        }
         Error::Manifest { .. } => Some("name another manifest with --manifest"),
         Error::BadKey {
             cause: BadKey::Unknown,
@@ -301,6 +305,14 @@ mod tests {
                     required: "b".to_owned(),
                 },
                 "p is signed for the name \"a\", not for \"b\"",
+            ),
+            (
+                Error::OtherName {
+                    place: place(),
+                    signed: "a".to_owned(),
+                    required: String::new(),
+                },
+                "p is signed for the name \"a\", not for \"\"; the URL must end with a folder of that name: serve the folder above it",
             ),
         ] {
             assert_eq!(message(&error), expected);
