@@ -75,9 +75,11 @@ pub fn run() -> ExitCode {
         }
         Command::Keygen(args) => keys::keygen(&args, &mut output),
         Command::Sign(args) => keys::sign(&args, &mut output),
-        Command::Fetch(args) if fetch::has_several(&args) => signals::block_on_this_thread(|transfers| {
-            fetch::run(*args, cli.output.store, Some(transfers), &mut output)
-        }),
+        Command::Fetch(args) if fetch::has_several(&args) => {
+            signals::block_on_this_thread(|transfers| {
+                fetch::run(*args, cli.output.store, Some(transfers), &mut output)
+            })
+        }
         Command::Fetch(args) => {
             signals::block_on(fetch::run(*args, cli.output.store, None, &mut output))
         }

@@ -87,9 +87,7 @@ pub fn check_threads() -> io::Result<()> {
 /// Lets a write beyond the limit on the size of files fail, instead of ending the program by a signal.
 pub fn survive_file_size_limit() {
     let handled = || {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         // The handler stays when this is dropped.
         runtime.block_on(async { signal(SignalKind::from_raw(machine::file_size_signal())) })
     };
@@ -101,9 +99,7 @@ pub fn survive_file_size_limit() {
 /// From now on a signal ends the reading of files, and with it a command that runs on this thread.
 pub fn stop_reading_on_signal() {
     let wait = || {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build();
+        let runtime = Builder::new_current_thread().enable_all().build();
         if let Ok(runtime) = runtime {
             runtime.block_on(async { stop(true).await });
             regions::stop();

@@ -54,6 +54,9 @@ mod tests {
         assert!(!syncs.together(&folder, SYNCED_SINGLY_MAX));
         assert!(syncs.together(&folder, SYNCED_SINGLY_MAX + 1));
         *syncs.is_reliable.lock() = false;
-        assert!(!syncs.together(&folder, usize::MAX), "failures are not told");
+        assert!(
+            !syncs.together(&folder, usize::MAX),
+            "failures are not told"
+        );
     }
 }

@@ -182,7 +182,11 @@ impl Client {
         let typed = self.options.hosts.reputation(&location.host());
         match self.redirects.known(location) {
             None => typed,
-            Some(resolved) => self.options.hosts.reputation(&resolved.host()).joined(typed),
+            Some(resolved) => self
+                .options
+                .hosts
+                .reputation(&resolved.host())
+                .joined(typed),
         }
     }
 

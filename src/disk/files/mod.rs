@@ -32,7 +32,9 @@ use super::{
 
 pub use super::{
     entry::{Entry, EntryKind, NotCached, Stamp, Version},
-    names::{NotedPaths, is_own, is_same_file, noted_path, process_of_temporary, split, with_suffix},
+    names::{
+        NotedPaths, is_own, is_same_file, noted_path, process_of_temporary, split, with_suffix,
+    },
 };
 
 /// How files of the user are opened: a FIFO does not block.
