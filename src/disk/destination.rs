@@ -55,11 +55,15 @@ impl Destination {
             DiskError::Io { source, .. } => DiskError::io(FileOperation::Create, target, source),
             other => other,
         })?;
-        Destination::in_folder(Arc::new(folder), name)
+        Destination::in_folder(folder, name)
     }
 
     /// The same in a folder that is open.
-    pub fn in_folder(folder: Arc<Folder>, name: OsString) -> Result<Destination, DiskError> {
+    pub fn in_folder(
+        folder: impl Into<Arc<Folder>>,
+        name: OsString,
+    ) -> Result<Destination, DiskError> {
+        let folder = folder.into();
         let path = folder.path_of(&name);
         if files::is_own(&name) {
             return Err(DiskError::Conflict {

@@ -885,6 +885,21 @@ fn what_killed_runs_were_writing_is_no_file_of_a_library() {
     assert!(pair.here(running).exists() && !pair.here(ended).exists());
 }
 
+/// Found: a run that was killed after a file had its new name, and before the old one was deleted, left the staging folder for ever.
+#[test]
+fn what_killed_runs_left_of_files_that_are_done_goes() {
+    let pair = Pair::synced();
+    let large = pair.remote("films/a.mp4");
+    let root = blake3::hash(&fs::read(large).unwrap()).to_string();
+    let staging = pair.here("library.sapwood.staging");
+    for name in [root.clone(), format!("{root}.part")] {
+        write(&staging.join(name), b"old");
+        fs::set_permissions(&staging, fs::Permissions::from_mode(0o700)).unwrap();
+        pair.done(&[]);
+        pair.must_be_equal();
+    }
+}
+
 #[test]
 fn what_a_user_may_have_meant_is_said() {
     let pair = Pair::new();

@@ -1,6 +1,7 @@
 """Folders that change from version to version, an origin that serves them as libraries, and what `sapwood sync` may make of a copy."""
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ OWN = "library.sapwood"
 LEFT = {OWN, f"{OWN}.sapwood", f"{OWN}.sync", f"{OWN}.staging", f"{OWN}.trash"}
 # And one that ended.
 LASTING = LEFT - {f"{OWN}.staging"}
+# A file in the folder that gets its name when it is complete.
+TEMPORARY = re.compile(r"\.sapwood-\d+-u?\d+")
 SMALL_LENGTHS = (0, 1, 1023, 1024, 1025, 65_536, 65_537)
 TIME_NS = 1_700_000_000_123_456_789
 
@@ -168,7 +171,8 @@ class Copy(Runs):
 
     def check(self, old, new):
         """At any moment between two versions. Returns the paths that are not new yet."""
-        found = self.found()
+        # What a run was writing when it was killed; the next one removes it.
+        found = {path: file for path, file in self.found().items() if not TEMPORARY.fullmatch(path)}
         if strange := set(found) - set(old) - set(new):
             raise Wrong(f"in neither version: {sorted(strange)}")
         waiting = [path for path in new if not self.is_placed(path, found, old, new)]

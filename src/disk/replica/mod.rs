@@ -135,6 +135,10 @@ impl Replica {
                 self.folder.remove(&name)?;
             }
         }
+        self.clean_staged(keeps)
+    }
+
+    fn clean_staged(&self, keeps: impl Fn(&OsStr) -> bool) -> Result<(), DiskError> {
         let Some(staging) = self.folder.below(Path::new(STAGING))? else {
             return Ok(());
         };
@@ -148,9 +152,11 @@ impl Replica {
         Ok(())
     }
 
-    /// Removes the staging folder if it is empty. No staged file may be left.
-    pub fn remove_staging(&self) -> Result<(), DiskError> {
+    /// Removes what lies in the staging folder, but for the names that are to be kept, and the folder if it is empty then. No staged file
+    /// may be left.
+    pub fn remove_staging(&self, keeps: impl Fn(&OsStr) -> bool) -> Result<(), DiskError> {
         *self.staging.lock() = None;
+        self.clean_staged(keeps)?;
         self.folder.remove_folder(OsStr::new(STAGING)).map(drop)
     }
 

@@ -7,7 +7,7 @@ use crate::{
         files::Stamp,
         machine::unix_time,
         state::{Arrived, Provenance},
-        store::{NewHolding, Store, StoreError},
+        store::{NewHolding, Store},
     },
     engine::local::TREE_BLOCKS_MAX,
     format::{
@@ -17,7 +17,7 @@ use crate::{
     net::location::Location,
 };
 
-use super::run::Run;
+use super::{remembered::url_hash, run::Run};
 
 /// The object that arrived from this URL under these validators in any earlier run.
 pub async fn arrived_before(run: &mut Run<'_>, validators: &Validators) -> Option<Root> {
@@ -121,10 +121,4 @@ fn provenance(url: &Location, key_id: Option<String>) -> Provenance {
         key_id,
         name: url.safe_name(),
     }
-}
-
-/// The whole URL as the store keeps it: its query may name the object, and may be a secret.
-pub fn url_hash(store: &mut Store, url: &Location) -> Result<[u8; 32], StoreError> {
-    let salt = store.state().salt()?;
-    Ok(*blake3::keyed_hash(&salt, url.url().as_str().as_bytes()).as_bytes())
 }

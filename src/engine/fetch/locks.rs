@@ -1,14 +1,18 @@
 //! Locking targets, and what is at them: for many fetches of a run together.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
     disk::{
         destination::{Destination, Locked},
         destinations::Destinations,
         error::DiskError,
-        files::{Entry, Folder, NotedPaths},
+        files::{self, Entry, Folder, NotedPaths},
         store::{Store, StoreError},
+        temporary::{Replaces, Temporary},
     },
     engine::{
         blocking::{self, BatchLimits, Batches},
@@ -17,10 +21,7 @@ use crate::{
     net::{hosts::Hosts, location::Location},
 };
 
-use super::{
-    adopt, check_places,
-    known::{self, Known, Remembered},
-};
+use super::remembered::{self, Known, Remembered};
 
 /// The disk may be slow, or at the other end of a network.
 const LIMITS: BatchLimits = BatchLimits {
@@ -200,20 +201,21 @@ fn noted(
     targets: &[(Request, Target)],
 ) -> Result<Vec<([u8; 32], Here)>, StoreError> {
     let urls = targets.iter().map(|(request, _)| &request.url);
-    let hashes: Result<Vec<_>, StoreError> = urls.map(|url| adopt::url_hash(store, url)).collect();
+    let hashes: Result<Vec<_>, StoreError> =
+        urls.map(|url| remembered::url_hash(store, url)).collect();
     let hashes = hashes?;
     let mut paths = NotedPaths::default();
-    let remembered = store.state().together(|state| {
+    let found = store.state().together(|state| {
         let mut all = Vec::with_capacity(targets.len());
         for ((request, target), hash) in targets.iter().zip(hashes) {
             let path = target.locked.destination().path();
             let found = match target.existing {
                 Some(entry) => {
                     let path = paths.of(&path);
-                    known::find(state, path.as_deref(), entry, &hash)?
+                    remembered::find(state, path.as_deref(), entry, &hash)?
                         .map_or(Remembered::Nothing, Remembered::Known)
                 }
-                None if target.is_empty => known::elsewhere(state, &request.url, &hash)?,
+                None if target.is_empty => remembered::elsewhere(state, &request.url, &hash)?,
                 None => Remembered::Nothing,
             };
             all.push((hash, found));
@@ -221,7 +223,7 @@ fn noted(
         Ok(all)
     })?;
     let mut all = Vec::with_capacity(targets.len());
-    for ((_, target), (hash, found)) in targets.iter().zip(remembered) {
+    for ((_, target), (hash, found)) in targets.iter().zip(found) {
         let here = match found {
             Remembered::Known(known) => Here::Known(known),
             Remembered::Elsewhere {
@@ -229,7 +231,7 @@ fn noted(
                 holdings,
             } => Here::Nothing {
                 is_of_known_origin,
-                is_elsewhere: known::is_one_there(store, &holdings)?,
+                is_elsewhere: remembered::is_one_there(store, &holdings)?,
             },
             Remembered::Nothing if target.is_empty => Here::NOTHING,
             Remembered::Nothing => Here::Other,
@@ -245,4 +247,32 @@ impl Here {
         is_of_known_origin: false,
         is_elsewhere: false,
     };
+}
+
+/// Fails if the object or its receipt would replace another file of this run, or the receipt anything that is not a receipt.
+fn check_places(
+    target: &Path,
+    receipt: Option<&Path>,
+    manifest: Option<&Path>,
+) -> Result<(), DiskError> {
+    let refuse = |path: &Path, what| {
+        let path = path.to_owned();
+        Err(DiskError::Conflict { path, what })
+    };
+    let is_manifest = |path| manifest.is_some_and(|manifest| files::is_same_file(path, manifest));
+    if is_manifest(target) {
+        return refuse(target, "the manifest of this run");
+    }
+    match receipt {
+        None => Ok(()),
+        Some(receipt) if files::is_same_file(receipt, target) => {
+            refuse(receipt, "the target of this run")
+        }
+        Some(receipt) if is_manifest(receipt) => refuse(receipt, "the manifest of this run"),
+        Some(receipt) if receipt.file_name().is_some_and(files::is_own) => refuse(
+            receipt,
+            "a name of unfinished downloads; choose another name",
+        ),
+        Some(receipt) => Temporary::check(receipt, Replaces::Receipt),
+    }
 }

@@ -7,21 +7,17 @@ mod locks;
 mod options;
 mod publish;
 mod receipt;
+mod remembered;
 mod run;
 mod unknown_length;
 mod whole;
 mod with_manifest;
 mod without_manifest;
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
-    disk::{
-        destination::Locked,
-        error::DiskError,
-        files, lacking,
-        temporary::{Replaces, Temporary},
-    },
+    disk::{destination::Locked, lacking},
     engine::{
         blocking,
         context::Context,
@@ -148,38 +144,10 @@ async fn lock(run: &mut Run<'_>) -> Result<(Locked, Here), Error> {
     }
     run.url_hash = held.url_hash;
     let here = match held.here {
-        Here::Known(known) if !known.suffices(&run.options) => Here::Other,
+        Here::Known(known) if !run.options.is_satisfied_by(known.trust) => Here::Other,
         here => here,
     };
     Ok((held.locked, here))
-}
-
-/// Fails if the object or its receipt would replace another file of this run, or the receipt anything that is not a receipt.
-fn check_places(
-    target: &Path,
-    receipt: Option<&Path>,
-    manifest: Option<&Path>,
-) -> Result<(), DiskError> {
-    let refuse = |path: &Path, what| {
-        let path = path.to_owned();
-        Err(DiskError::Conflict { path, what })
-    };
-    let is_manifest = |path| manifest.is_some_and(|manifest| files::is_same_file(path, manifest));
-    if is_manifest(target) {
-        return refuse(target, "the manifest of this run");
-    }
-    match receipt {
-        None => Ok(()),
-        Some(receipt) if files::is_same_file(receipt, target) => {
-            refuse(receipt, "the target of this run")
-        }
-        Some(receipt) if is_manifest(receipt) => refuse(receipt, "the manifest of this run"),
-        Some(receipt) if receipt.file_name().is_some_and(files::is_own) => refuse(
-            receipt,
-            "a name of unfinished downloads; choose another name",
-        ),
-        Some(receipt) => Temporary::check(receipt, Replaces::Receipt),
-    }
 }
 
 #[cfg(test)]

@@ -91,6 +91,13 @@ impl FetchOptions {
         nothing_refuses && self.mirrors.is_empty() && self.seeds.is_empty() && !self.seed_store
     }
 
+    /// Whether what an earlier run proved is enough now.
+    pub(super) fn is_satisfied_by(&self, proven: Trust) -> bool {
+        let nothing_named = self.manifest.is_none() && self.mirrors.is_empty();
+        let nothing_to_prove = self.root.is_none() && self.key.is_none() && self.digests.is_empty();
+        nothing_named && nothing_to_prove && proven >= self.require
+    }
+
     /// Whether the object may not be fetched without its manifest.
     pub(super) fn requires_manifest(&self) -> bool {
         let named = self.manifest.as_ref();

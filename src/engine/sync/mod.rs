@@ -84,7 +84,7 @@ pub async fn sync(
     if let (Err(_), SyncFolder::Own(replica)) = (&prepared, &folder) {
         let replica = replica.clone();
         // A folder that is not empty has what the next run goes on with.
-        let _ = blocking::on_disk(move || replica.remove_staging()).await;
+        let _ = blocking::on_disk(move || replica.remove_staging(|_| true)).await;
     }
     let (Prepared { index, here, plan }, url) = (prepared?, request.url);
     let synced = match folder {

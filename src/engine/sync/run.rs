@@ -48,6 +48,8 @@ pub struct Run<'a> {
     is_all_in_state: bool,
     /// Local files whose content gets another name, and that have their old one.
     pub moved_away: HashSet<usize>,
+    /// Roots of the files with which this run has nothing to do.
+    left_out: HashSet<String>,
     /// Staged, and to be placed when what is in their way was deleted.
     pub blocked: Vec<Ready>,
     /// Paths of files that lost their names.
@@ -84,6 +86,7 @@ impl<'a> Run<'a> {
             entries: here.entries.into(),
             is_all_in_state: here.is_all_in_state,
             moved_away: HashSet::new(),
+            left_out: HashSet::new(),
             blocked: Vec::new(),
             gone: Vec::new(),
             is_stopped: false,
@@ -94,6 +97,7 @@ impl<'a> Run<'a> {
     pub async fn carry_out(mut self, plan: Plan, stop: Stop<'_>) -> Result<Synced, Error> {
         let (index, replica) = (self.results.index.clone(), self.replica.clone());
         let parts = roots_of_parts(&index, &plan.steps);
+        self.left_out = roots_left_out(&index, &plan.steps);
         let has_key = self.options.key.is_some();
         blocking::run(move || publish_index(&index, has_key, &replica, &parts)).await?;
         let entries = self.results.index.clone();
@@ -202,11 +206,15 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Whether all that was planned is done.
+    fn is_complete(&self) -> bool {
+        !self.is_stopped && self.results.ended.values().all(Result::is_ok)
+    }
+
     /// Deletes what the index does not list, if nothing failed; then places what was blocked.
     async fn delete(&mut self, deletions: Vec<usize>) {
-        let is_complete = !self.is_stopped && self.results.ended.values().all(Result::is_ok);
         let blocked = std::mem::take(&mut self.blocked);
-        if !is_complete {
+        if !self.is_complete() {
             if !deletions.is_empty() && !self.is_stopped {
                 let message = "nothing is deleted, because not all files could be synced";
                 let message = message.to_owned();
@@ -233,9 +241,11 @@ impl<'a> Run<'a> {
     /// Removes emptied folders and the staging folder, and writes the state.
     async fn finish(&mut self) {
         let (gone, replica) = (std::mem::take(&mut self.gone), self.replica.clone());
+        // A run that was killed may have left more of files that are done now.
+        let (is_done, left_out) = (self.is_complete(), std::mem::take(&mut self.left_out));
         let cleared = blocking::on_disk(move || {
             replica.remove_emptied(&gone)?;
-            replica.remove_staging()
+            replica.remove_staging(|name| !is_done || left_out.contains(root_of_staged(name)))
         });
         let cleared = cleared.await.map_err(Error::from);
         self.warn(cleared);
@@ -281,6 +291,25 @@ fn roots_of_parts(index: &OpenIndex, steps: &[Step]) -> HashSet<String> {
         .collect()
 }
 
+/// The roots of the files with which this run has nothing to do.
+fn roots_left_out(index: &OpenIndex, steps: &[Step]) -> HashSet<String> {
+    let mut is_planned = vec![false; index.entries().len()];
+    for step in steps {
+        is_planned[step.entry] = true;
+    }
+    let entries = index.entries().iter().zip(is_planned);
+    entries
+        .filter(|(entry, is_planned)| !entry.is_small() && !is_planned)
+        .map(|(entry, _)| entry.root.to_string())
+        .collect()
+}
+
+/// The root in the name of a staged file or of its part.
+fn root_of_staged(name: &OsStr) -> &str {
+    let name = name.to_str().unwrap_or_default();
+    name.split('.').next().unwrap_or_default()
+}
+
 /// Writes index and manifest into the folder: they say what it is to become. Leaves in the staging folder only what is of these roots.
 fn publish_index(
     index: &OpenIndex,
@@ -288,10 +317,7 @@ fn publish_index(
     replica: &Replica,
     parts: &HashSet<String>,
 ) -> Result<(), Error> {
-    replica.clean_staging(|name| {
-        let name = name.to_str().unwrap_or_default();
-        parts.contains(name.split('.').next().unwrap_or_default())
-    })?;
+    replica.clean_staging(|name| parts.contains(root_of_staged(name)))?;
     let publish = |name: &str, bytes: &[u8], replaces| -> Result<(), DiskError> {
         let path = replica.folder().path_of(OsStr::new(name));
         let temporary = Temporary::create(&path, replaces)?;
