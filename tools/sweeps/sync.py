@@ -184,7 +184,7 @@ class SyncPowerCuts(Versions):
         for path in self.random.sample(paths, int(share * len(paths))):
             try:
                 file = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 # The run goes on meanwhile.
                 continue
             os.fsync(file)
