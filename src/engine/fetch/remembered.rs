@@ -105,7 +105,8 @@ pub fn is_one_there(store: &mut Store, holdings: &[Holding]) -> Result<bool, Sta
 
 /// The root of a file of this length, which is small.
 fn root_of(path: &Path, length: u64) -> Option<Root> {
-    let mut bytes = Vec::new();
+    // With room to see the end: otherwise it is read in many small pieces.
+    let mut bytes = Vec::with_capacity(length as usize + 64);
     let file = files::open_for_reading(path).ok()?;
     file.take(length + 1).read_to_end(&mut bytes).ok()?;
     let mut hasher = PartHasher::new(0);
