@@ -2,9 +2,11 @@
 
 use std::{
     future::Future,
+    io,
     net::SocketAddr,
     path::PathBuf,
     pin::{Pin, pin},
+    process::Stdio,
 };
 
 use parking_lot::Mutex;
@@ -119,7 +121,7 @@ async fn prepare(args: &GatewayArgs, store: StoreHandle) -> Result<Prepared, Ref
 
 /// Listens at an address of the loopback interface.
 async fn listen(text: &str) -> Result<TcpListener, Refusal> {
-    let failed = |cause: std::io::Error| {
+    let failed = |cause: io::Error| {
         let message = format!(
             "failed to listen on {text}: {cause}; {}",
             hints::OTHER_ADDRESS
@@ -178,12 +180,9 @@ async fn serve(prepared: Prepared, args: &GatewayArgs, output: &mut Output) -> E
         let message = format!("failed to open a browser: {cause}; open {page} yourself");
         output.event(Event::Warning { message });
     }
-    let player = match args.player.is_empty() {
-        true => None,
-        false => match Player::start(&args.player, &urls) {
-            Ok(player) => Some(player),
-            Err(message) => return output.refuse(Exit::Failed, &message),
-        },
+    let player = match start_player(&args.player, &urls, output.is_json()) {
+        Ok(player) => player,
+        Err(message) => return output.refuse(Exit::Failed, &message),
     };
     let several = jobs.len() > 1 || jobs.iter().any(|job| job.served.is_library);
     output.is_about_several(several);
@@ -202,6 +201,23 @@ async fn serve(prepared: Prepared, args: &GatewayArgs, output: &mut Output) -> E
     }
 }
 
+/// Starts the player, if one is given.
+fn start_player(
+    words: &[String],
+    urls: &[String],
+    is_json: bool,
+) -> Result<Option<Player>, String> {
+    if words.is_empty() {
+        return Ok(None);
+    }
+    // Standard output is for events alone then.
+    let stdout = match is_json {
+        true => Stdio::from(io::stderr()),
+        false => Stdio::inherit(),
+    };
+    Player::start(words, urls, stdout).map(Some)
+}
+
 /// Serves until a signal or the end of the player, and ends the player. Returns how both ended.
 async fn run_until(
     gateway: Gateway,
@@ -209,7 +225,7 @@ async fn run_until(
     each: &mut impl FnMut(&str, Event),
     mut player: Option<Player>,
     stopped: Pin<&mut impl Future<Output = ()>>,
-) -> (std::io::Result<()>, Result<(), String>) {
+) -> (io::Result<()>, Result<(), String>) {
     let mut ended = Ok(());
     let shutdown = async {
         tokio::select! {

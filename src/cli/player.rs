@@ -28,8 +28,8 @@ pub struct Player {
 }
 
 impl Player {
-    /// Starts a command. `{}` in it is replaced by the URLs; without one they come last.
-    pub fn start(words: &[String], urls: &[String]) -> Result<Player, String> {
+    /// Starts a command. `{}` in it is replaced by the URLs; without one they come last. What it prints goes to `stdout`.
+    pub fn start(words: &[String], urls: &[String], stdout: Stdio) -> Result<Player, String> {
         let words = command(words, urls);
         let Some((name, arguments)) = words.split_first() else {
             return Err("there is no player to start".to_owned());
@@ -39,6 +39,7 @@ impl Player {
             // A proxy does not reach this machine's loopback interface.
             .env("no_proxy", without_proxy("no_proxy"))
             .env("NO_PROXY", without_proxy("NO_PROXY"))
+            .stdout(stdout)
             .kill_on_drop(true)
             .spawn()
             .map_err(|cause| format!("failed to start {name}: {cause}; check its name"))?;

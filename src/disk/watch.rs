@@ -63,6 +63,8 @@ impl Watch {
         let path = self.top.join(".").join(folder);
         match inotify::add_watch(&self.fd, &path, flags) {
             Ok(number) => {
+                // The path of a file has one form: `name`, never `./name`.
+                let folder = folder.strip_prefix(".").unwrap_or(folder);
                 self.folders.insert(number, folder.to_owned());
                 Ok(())
             }

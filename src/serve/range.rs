@@ -21,15 +21,20 @@ const RANGES_MAX: usize = 256;
 /// Parses `bytes=A-B`, `bytes=A-`, `bytes=-N` and lists of them for a representation of this length. The response to a list that
 /// is not ascending, or has overlapping ranges, is the whole representation.
 pub fn wanted(header: Option<&str>, length: u64) -> Wanted {
-    let Some(set) = header.and_then(|header| header.trim().strip_prefix("bytes=")) else {
+    let set = header.and_then(|header| header.trim().split_once('='));
+    let Some((_, set)) = set.filter(|(unit, _)| unit.eq_ignore_ascii_case("bytes")) else {
         return Wanted::Whole;
     };
     let ranges: Option<Vec<(u64, u64)>> = set
         .split(',')
+        .map(str::trim)
+        // RFC 9110, 5.6.1.2.
+        .filter(|range| !range.is_empty())
         .take(RANGES_MAX + 1)
         .map(|range| bounds(range, length))
         .collect();
-    let Some(ranges) = ranges.filter(|ranges| ranges.len() <= RANGES_MAX) else {
+    let is_allowed = |ranges: &Vec<_>| (1..=RANGES_MAX).contains(&ranges.len());
+    let Some(ranges) = ranges.filter(is_allowed) else {
         return Wanted::Whole;
     };
     let parts: Vec<ByteRange> = ranges
@@ -48,12 +53,11 @@ pub fn wanted(header: Option<&str>, length: u64) -> Wanted {
 
 /// The first byte and the one after the last of one range, cut at the end of the representation.
 fn bounds(range: &str, length: u64) -> Option<(u64, u64)> {
-    let (first, last) = range.trim().split_once('-')?;
+    let (first, last) = range.split_once('-')?;
     let number = |text: &str| {
-        text.bytes()
-            .all(|byte| byte.is_ascii_digit())
-            .then(|| text.parse::<u64>().ok())
-            .flatten()
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        // A number that is too large for the type is larger than every length.
+        is_number.then(|| text.parse().unwrap_or(u64::MAX))
     };
     match (first.trim(), last.trim()) {
         ("", last) => number(last).map(|count| (length.saturating_sub(count), length)),
@@ -99,6 +103,14 @@ mod tests {
             ("bytes=3-4,0-1", 10, Wanted::Whole),
             ("bytes=0-4,4-5", 10, Wanted::Whole),
             ("bytes=0-1,x", 10, Wanted::Whole),
+            ("Bytes=0-0", 10, part(0, 1)),
+            ("bytes=,0-0, ,", 10, part(0, 1)),
+            ("bytes=", 10, Wanted::Whole),
+            ("bytes=,", 10, Wanted::Whole),
+            ("bytes=-", 10, Wanted::Whole),
+            ("bytes=5-99999999999999999999", 10, part(5, 10)),
+            ("bytes=-99999999999999999999", 10, part(0, 10)),
+            ("bytes=99999999999999999999-", 10, Wanted::Unsatisfiable),
             ("items=0-1", 10, Wanted::Whole),
             ("bytes=a-b", 10, Wanted::Whole),
         ] {

@@ -192,10 +192,8 @@ impl<'a> Fields<'a> {
     fn has_tag(&self, name: HeaderName, matches: impl Fn(&str) -> bool) -> Option<bool> {
         let mut lines = self.headers.get_all(name).iter().peekable();
         lines.peek()?;
-        let tags = lines
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(','));
-        Some(tags.map(str::trim).any(|tag| tag == "*" || matches(tag)))
+        let mut tags = lines.filter_map(|line| line.to_str().ok()).flat_map(tags);
+        Some(tags.any(|tag| tag == "*" || matches(tag)))
     }
 
     /// `None`: the field is missing or invalid, or the representation has no date.
@@ -209,6 +207,16 @@ impl<'a> Fields<'a> {
     fn text(&self, name: HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+}
+
+/// The entity tags of a list. One may have commas inside its quotation marks.
+fn tags(list: &str) -> impl Iterator<Item = &str> {
+    let mut is_inside = false;
+    let is_separator = move |character| {
+        is_inside ^= character == '"';
+        character == ',' && !is_inside
+    };
+    list.split(is_separator).map(str::trim)
 }
 
 #[cfg(test)]
@@ -355,6 +363,8 @@ mod tests {
             (&[("if-none-match", "W/\"v1\"")], 304),
             (&[("if-none-match", "\"v0\", \"v1\"")], 304),
             (&[("if-none-match", "\"v0\"")], 200),
+            (&[("if-none-match", "\"v0,*,v2\"")], 200),
+            (&[("if-none-match", "\"v0,*\", \"v1\"")], 304),
             (&[("if-modified-since", DATE)], 304),
             (&[("if-modified-since", AFTER)], 304),
             (&[("if-modified-since", BEFORE)], 200),

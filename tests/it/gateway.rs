@@ -702,6 +702,19 @@ fn the_gateway_ends_with_its_player() {
     assert!(ended.stderr.contains("no-such-player"), "{}", ended.stderr);
 }
 
+/// Found: what a player printed came between the events, and was none.
+#[test]
+fn a_player_wrote_into_the_events() {
+    let scene = Scene::new(LENGTH, BLOCK);
+    let mut command = sapwood(scene.folder.path());
+    command.args(["--json", "gateway", "--no-store", &scene.url(), "--"]);
+    command.args(["sh", "-c", "echo frame 1"]);
+    let ended = run(command).must(0);
+    assert!(!ended.stdout.contains("frame"), "{}", ended.stdout);
+    assert!(ended.stderr.contains("frame 1"), "{}", ended.stderr);
+    ended.event("listening");
+}
+
 #[test]
 fn a_signal_ends_the_player_too() {
     let scene = Scene::new(LENGTH, BLOCK);
@@ -854,6 +867,35 @@ fn many_readers_at_once_get_all_bytes_in_little_memory() {
     let done = gateway.finish();
     let fetched = done["bytes_fetched"].as_u64().expect("a number");
     assert!(fetched < 2 * length, "{fetched}");
+}
+
+/// Found: each URL had 64 MiB of blocks in memory until the end, so that a film in a thousand segments was there as a whole.
+#[test]
+fn objects_that_were_read_stayed_in_memory() {
+    const OBJECTS: u64 = 8;
+    let length = 40 * MIB;
+    let scene = Scene::new(length, 64 * KIB);
+    let manifest = manifest_of(&scene.content, 64 * KIB);
+    let mut command = sapwood(scene.folder.path());
+    command.args(["--json", "gateway", "--no-store"]);
+    for number in 0..OBJECTS {
+        let name = format!("/{number}.bin");
+        scene.origin.put(&name, scene.content.clone());
+        scene
+            .origin
+            .put(&format!("{name}.sapwood"), manifest.clone());
+        command.arg(scene.origin.url(&name));
+    }
+    let gateway = Gateway::of(command, OBJECTS as usize);
+    for number in 0..OBJECTS {
+        let path = format!("{}{number}.bin", gateway.page());
+        let response = gateway.request("GET", &path, &[]);
+        assert!(response.is_whole() && response.body.len() as u64 == length);
+    }
+    let peak = gateway.running.peak_memory().expect("it runs");
+    println!("{OBJECTS} objects: {} MiB", peak / MIB);
+    assert!(peak < 260 * MIB, "{} MiB", peak / MIB);
+    gateway.finish();
 }
 
 /// What was read is kept: the next run fetches it no more.

@@ -282,6 +282,24 @@ fn a_change_is_noticed_without_a_request() {
     drop(server);
 }
 
+/// Found: a file of the served folder itself had two paths, `a` and `./a`. Its manifest stayed when it was deleted, and it was hashed
+/// twice when it changed.
+#[test]
+fn what_was_made_of_a_deleted_file_stayed() {
+    let site = Site::new();
+    site.write("a", b"a");
+    let server = site.serve(&[]);
+    server.root_of("/a");
+    let kept = site.store.path().join("state/served");
+    assert_eq!(names(&kept).len(), 1);
+    fs::remove_file(site.path("a")).expect("removed");
+    let began = Instant::now();
+    while !names(&kept).is_empty() {
+        assert!(began.elapsed() < LONG_ENOUGH, "{:?}", names(&kept));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn manifests_are_kept_for_the_next_run() {
     let site = Site::new();

@@ -12,7 +12,7 @@ use std::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::support::program::{Running, command, start};
+use crate::support::program::{Running, command, sapwood, start};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -86,6 +86,23 @@ fn many_clients_at_the_same_moment_did_not_all_get_in() {
     let connections: Result<Vec<TcpStream>, _> = connections.collect();
     server.signal(Signal::CONT);
     assert!(connections.is_ok(), "{connections:?}");
+}
+
+/// Found: "manifests are kept in a temporary folder: Not a directory (os error 20)".
+#[test]
+fn a_store_that_cannot_be_used_was_not_named() {
+    let folder = TempDir::new().expect("a folder");
+    fs::write(folder.path().join("no-folder"), "").expect("a file");
+    let mut command = sapwood(folder.path());
+    command.args(["--json", "--store", "no-folder", "serve", "."]);
+    command.args(["--listen", "127.0.0.1:0"]);
+    let mut server = start(command);
+    server.wait_for("a warning", |events| {
+        let messages = events.iter().filter_map(|event| event["message"].as_str());
+        messages
+            .into_iter()
+            .any(|message| message.contains("no-folder"))
+    });
 }
 
 #[test]

@@ -30,6 +30,16 @@ impl Memory {
         }
     }
 
+    /// The room for blocks, in bytes.
+    pub fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
+    /// Changes the room. What no longer fits stays until [`Memory::shrink`].
+    pub fn limit(&mut self, bytes_max: u64) {
+        self.bytes_max = bytes_max;
+    }
+
     pub fn contains(&self, block: BlockIndex) -> bool {
         self.blocks.contains_key(&block.0)
     }

@@ -338,6 +338,11 @@ impl SharedObject {
         self.handle.shared.proven_length().await
     }
 
+    /// Keeps at most so many bytes in memory from now on, beside the blocks that readers need.
+    pub fn limit_memory(&self, bytes: u64) {
+        self.handle.shared.limit_memory(bytes);
+    }
+
     /// A reader of these bytes in order; bytes after the end of the object are left out.
     pub fn reader(&self, bytes: ByteRange) -> Reader {
         let end = bytes.end.min(self.geometry().length());

@@ -175,7 +175,11 @@ impl Shared {
             has_failed: &|block| failures.has_failed(block),
             knows_page: &knows_page,
         };
-        let mut plan = plan::plan(&blocks, &mut readers, last, &self.tuning);
+        let tuning = Tuning {
+            memory_bytes: memory.bytes_max(),
+            ..self.tuning
+        };
+        let mut plan = plan::plan(&blocks, &mut readers, last, &tuning);
         plan.pages.retain(|page| !failures.has_failed_page(*page));
         Some(plan)
     }
@@ -183,6 +187,19 @@ impl Shared {
     /// The blocks in memory.
     pub fn in_memory(&self) -> Vec<Verified> {
         self.state.lock().memory.verified().collect()
+    }
+
+    /// Keeps at most so many bytes in memory from now on, beside the blocks that readers need.
+    pub fn limit_memory(&self, bytes: u64) {
+        let bytes = bytes.min(self.tuning.memory_bytes);
+        let mut state = self.state.lock();
+        if state.memory.bytes_max() == bytes {
+            return;
+        }
+        state.memory.limit(bytes);
+        state.shrink_memory(self.geometry());
+        drop(state);
+        self.plan_again();
     }
 
     /// Notes blocks that were read from the cache.
@@ -250,6 +267,15 @@ impl State {
         self.next
     }
 
+    /// Drops blocks for which there is no room, but none that a reader needs.
+    fn shrink_memory(&mut self, geometry: &Geometry) {
+        let readers = &self.readers;
+        self.memory.shrink(|block| {
+            let mut places = readers.values();
+            places.any(|place| place.needs(geometry, block))
+        });
+    }
+
     /// Notes blocks that were proven in this run.
     pub fn note_proven(&mut self, shared: &Shared, verified: Verified) {
         self.proven.insert_range(verified.blocks());
@@ -282,11 +308,7 @@ impl BlockSink for Shared {
                 wakers.extend(place.waits.take());
             }
         }
-        let (memory, readers) = (&mut state.memory, &state.readers);
-        memory.shrink(|block| {
-            let mut places = readers.values();
-            places.any(|place| place.needs(self.geometry(), block))
-        });
+        state.shrink_memory(self.geometry());
         state.note_proven(self, verified);
         drop(guard);
         wake(wakers);

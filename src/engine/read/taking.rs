@@ -83,7 +83,7 @@ impl Shared {
     fn cached_run(&self, state: &State, id: Sequence) -> Option<BlockRange> {
         let place = state.readers.get(&id)?;
         let all = plan::blocks_of(self.geometry(), place.rest);
-        let share = self.tuning.memory_bytes / CACHE_READS_PER_MEMORY;
+        let share = state.memory.bytes_max() / CACHE_READS_PER_MEMORY;
         let bytes = CACHE_READ_BYTES.min(share / state.readers.len() as u64);
         let most = (bytes / self.geometry().block_size().bytes()).max(1) as u32;
         let can_read =

@@ -2,10 +2,11 @@
 //! object is opened once more when its source has replaced it.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -28,9 +29,11 @@ use crate::{
     serve::media_types,
 };
 
-/// Files of libraries that stay open while nobody reads them. Each has up to 64 MiB of blocks in memory; those of the others are in
-/// the store.
+/// Objects that keep blocks in memory while nobody reads them, and files of libraries that stay open then. The blocks of the others
+/// are in the store.
 const IDLE_MAX: usize = 4;
+/// Blocks in memory, of all objects. Each that is read, or keeps blocks, has the same share.
+const MEMORY_BYTES: u64 = 128 << 20;
 
 /// What was opened of a URL, and the name under which it is served.
 pub struct Opened {
@@ -91,6 +94,8 @@ pub struct Objects {
     context: Context,
     events: EventSender,
     transfers: Mutex<JoinSet<()>>,
+    /// Counts readers.
+    reads: AtomicU64,
 }
 
 /// A library, whose files are below a path.
@@ -138,6 +143,8 @@ pub struct Object {
     /// One request opens the object anew, the others wait for it.
     opening: tokio::sync::Mutex<()>,
     readers: AtomicUsize,
+    /// The number of the reader that came last; 0: there was none.
+    last_read: AtomicU64,
 }
 
 /// One version of an object. Clones are the same version.
@@ -196,6 +203,7 @@ impl Objects {
             context,
             events,
             transfers: Mutex::default(),
+            reads: AtomicU64::new(0),
         };
         for (path, transfer) in transfers {
             objects.run(path, transfer);
@@ -293,16 +301,32 @@ impl Objects {
     /// Counts a reader of an object until it is dropped. Objects without readers leave their connections to the others.
     pub fn count_reader(self: &Arc<Objects>, object: &Arc<Object>) -> CountedReader {
         object.readers.fetch_add(1, Ordering::Relaxed);
-        self.share_connections();
+        let now = 1 + self.reads.fetch_add(1, Ordering::Relaxed);
+        object.last_read.store(now, Ordering::Relaxed);
+        self.share();
         CountedReader(self.clone(), object.clone())
     }
 
-    fn share_connections(&self) {
+    /// Divides connections and memory among the objects that are read.
+    fn share(&self) {
         let is_read = |object: &&Arc<Object>| object.readers.load(Ordering::Relaxed) > 0;
         let files = self.files.lock();
         let of_libraries = files.open.values().map(|(_, object)| object);
-        let read = self.own.iter().chain(of_libraries).filter(is_read).count();
-        self.context.connections.share_among(read);
+        let all = self.own.iter().chain(of_libraries);
+        let (read, mut idle): (Vec<_>, Vec<_>) = all.partition(is_read);
+        self.context.connections.share_among(read.len());
+        let last_read = |object: &&Arc<Object>| object.last_read.load(Ordering::Relaxed);
+        // The others have no block but their last one, and need it again.
+        idle.retain(|object| last_read(object) > 0);
+        idle.sort_by_key(|object| Reverse(last_read(object)));
+        let (kept, others) = idle.split_at(idle.len().min(IDLE_MAX));
+        let holders = read.len() + kept.len();
+        for object in read.iter().chain(kept) {
+            object.limit_memory(MEMORY_BYTES / holders as u64);
+        }
+        for object in others {
+            object.limit_memory(0);
+        }
     }
 
     /// Ends the transfers, each of which notes in the store what it fetched.
@@ -325,6 +349,13 @@ impl Object {
             version: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             readers: AtomicUsize::new(0),
+            last_read: AtomicU64::new(0),
+        }
+    }
+
+    fn limit_memory(&self, bytes: u64) {
+        if let Some(version) = self.version() {
+            version.object.limit_memory(bytes);
         }
     }
 
@@ -346,6 +377,6 @@ impl Drop for CountedReader {
     fn drop(&mut self) {
         let CountedReader(objects, object) = self;
         object.readers.fetch_sub(1, Ordering::Relaxed);
-        objects.share_connections();
+        objects.share();
     }
 }

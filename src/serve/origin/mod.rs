@@ -88,10 +88,14 @@ impl Origin {
     /// Makes manifests of all files that have none, and an index of the folder, and keeps them in a folder of the store, or in a
     /// temporary one.
     pub fn make_manifests(&mut self, store: Option<&Path>, warn: Warn) -> io::Result<()> {
-        let cache = match store.map(Cache::in_store) {
-            Some(Ok(cache)) => cache,
-            Some(Err(cause)) => {
-                warn(format!("manifests are kept in a temporary folder: {cause}"));
+        let cache = match store.map(|store| (store, Cache::in_store(store))) {
+            Some((_, Ok(cache))) => cache,
+            Some((store, Err(cause))) => {
+                let store = store.display();
+                warn(format!(
+                    "manifests are kept in a temporary folder, and made again at the next start, because the store {store} \
+                     cannot be used: {cause}"
+                ));
                 Cache::temporary()?
             }
             None => Cache::temporary()?,
