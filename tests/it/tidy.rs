@@ -222,7 +222,7 @@ enum Written {
 use Written::{Below, Ends, Method, Text, Word};
 
 /// What only some files do, unit tests apart: how it is written, where it belongs, and why.
-const PLACES: [(Written, &[&str], &str); 18] = [
+const PLACES: [(Written, &[&str], &str); 19] = [
     (
         Word(&["unsafe", "unsafe_code"]),
         &["disk/mapped.rs"],
