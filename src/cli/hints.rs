@@ -102,7 +102,7 @@ pub fn message(error: &Error) -> String {
 pub fn of_aws(cause: &Unusable) -> String {
     match cause {
         Unusable::Access(BadAccess::NoKeys { name, .. }) => format!(
-            "{cause}; run eval \"$(aws configure export-credentials --profile {name} --format env)\" and unset AWS_PROFILE"
+            "{cause}; run eval \"$(aws configure export-credentials --profile {name} --format env)\""
         ),
         other => other.to_string(),
     }
