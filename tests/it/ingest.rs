@@ -780,7 +780,8 @@ async fn lists_have_pages() {
         let mut bytes = [0; 16];
         bytes[..2].copy_from_slice(&number.to_be_bytes());
         let name = format!("{}.mp4", number % 2);
-        let opened = ingest.open(&ann, SessionId::from_random(bytes), &open_request(&name, 1));
+        let request = open_request(&name, 1);
+        let opened = ingest.open(&ann, SessionId::from_random(bytes), &request);
         opened.await.unwrap();
     }
     let (mut after, mut sizes) = (None, Vec::new());

@@ -483,7 +483,7 @@ fn settle(world: &Rc<World>, mut tasks: Vec<(Option<usize>, Task)>) {
         gate.fail_at_random(0, 0);
     }
     let mut context = Context::from_waker(Waker::noop());
-    for _ in 0..12 {
+    for _ in 0..16 {
         collect(world, 0);
         for _ in 0..200 {
             tasks.append(&mut world.begun.borrow_mut());

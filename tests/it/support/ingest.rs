@@ -548,7 +548,7 @@ impl Storage for MemoryStorage {
             if !wrong.is_empty() {
                 return Ok(Verdict::Disproved(Disproved::Parts(wrong)));
             }
-            let found_length = parts.iter().map(|part| part.length).sum();
+            let found_length: u64 = parts.iter().map(|part| part.length).sum();
             assert_eq!(found_length, goal.length, "published without all its parts");
             let sums: Vec<Sha256> = parts.iter().map(|part| part.sha256).collect();
             let found = root_of(&sums);
