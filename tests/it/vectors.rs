@@ -654,7 +654,9 @@ fn uploads() {
         assert_eq!(plan.part(count), None, "{vector}");
         for part in list(vector, "parts") {
             let index = part[0].as_u64().unwrap() as u32;
-            let range = plan.part(index).map(|range| json!([index, range.start, range.end]));
+            let range = plan
+                .part(index)
+                .map(|range| json!([index, range.start, range.end]));
             assert_eq!(range.as_ref(), Some(part), "{vector}");
         }
     }
