@@ -170,9 +170,8 @@ impl PartPlan {
 
     /// The bytes of a part; of the longest that it can be while the length is not known. `None`: there is no such part.
     pub fn part(&self, index: u32) -> Option<ByteRange> {
-        let count = self.count().unwrap_or(PARTS_MAX);
         let length = self.length.unwrap_or_else(|| self.length_max());
-        let is_part = index < count && (index == 0 || self.start(index) < length);
+        let is_part = index < PARTS_MAX && (index == 0 || self.start(index) < length);
         is_part.then(|| ByteRange::new(self.start(index), self.start(index + 1).min(length)))
     }
 

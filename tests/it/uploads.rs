@@ -510,7 +510,7 @@ fn from_environment(name: &str) -> Option<u64> {
 /// Two clients and two servers on one session: never two objects, never one without all its parts, no false answer, no session
 /// collected that is used, no orphan.
 #[test]
-fn upload_schedules_keep_the_rules() {
+fn two_clients_and_two_servers_keep_the_rules() {
     if let Some(seed) = from_environment("SAPWOOD_SEED") {
         println!("{:?}", play(seed));
         return;

@@ -93,12 +93,11 @@ impl ServedClock {
         store: &dyn SessionStore,
         clock: &dyn Clock,
     ) -> Result<(), StoreError> {
+        let stored = store.served_s(self.at(clock.monotonic_s())).await?;
+        // After the call: what it took is in the stored value already, if another server counted it.
         let monotonic_s = clock.monotonic_s();
-        let stored = store.served_s(self.at(monotonic_s)).await?;
-        let mut base = self.base.lock();
-        let mine = base.served_s + monotonic_s.saturating_sub(base.monotonic_s);
-        if stored > mine {
-            *base = Base {
+        if stored > self.at(monotonic_s) {
+            *self.base.lock() = Base {
                 served_s: stored,
                 monotonic_s,
             };
