@@ -1,7 +1,7 @@
 //! What is removed when nobody needs it: sessions that no client uses, what is staged of those that ended, and what no session
 //! knows.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     engine::storage::Staged,
@@ -53,7 +53,7 @@ impl Ingest {
                     needed.insert(handle.clone());
                 }
                 if session.staging == Staging::None && session.state.is_live() {
-                    collected.live_without_staging(session, &mut needed, staged.as_deref().ok());
+                    needed.extend(begun_for(session, staged.as_deref().unwrap_or_default()));
                 }
                 collected.live += u64::from(session.state.is_live());
                 if let Err(cause) = self.collect_one(session, &mut collected).await {
@@ -128,7 +128,7 @@ impl Ingest {
     ) {
         let monotonic_s = self.clock.monotonic_s();
         let mut seen = std::mem::take(&mut *self.orphans.lock());
-        let mut orphans = std::collections::HashMap::new();
+        let mut orphans = HashMap::new();
         for staged in staged {
             collected.staged_bytes += staged.bytes;
             if needed.contains(&staged.handle) {
@@ -156,16 +156,9 @@ impl Ingest {
     }
 }
 
-impl Collected {
-    /// What is staged for a session that does not know it yet: a server that is about to store the handle may have begun it.
-    fn live_without_staging(
-        &self,
-        session: &Session,
-        needed: &mut HashSet<String>,
-        staged: Option<&[Staged]>,
-    ) {
-        let of_session = |staged: &&Staged| staged.session == Some(session.id);
-        let handles = staged.unwrap_or_default().iter().filter(of_session);
-        needed.extend(handles.map(|staged| staged.handle.clone()));
-    }
+/// What is staged for a session that does not know it yet: a server that is about to store the handle may have begun it.
+fn begun_for(session: &Session, staged: &[Staged]) -> Vec<String> {
+    let of_session = |staged: &&Staged| staged.session == Some(session.id);
+    let handles = staged.iter().filter(of_session);
+    handles.map(|staged| staged.handle.clone()).collect()
 }

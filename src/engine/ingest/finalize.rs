@@ -31,7 +31,7 @@ pub enum Finalize {
 /// An attempt to publish, which was noted in the store.
 #[derive(Debug)]
 pub struct FinalizeRun {
-    session: Session,
+    session: Box<Session>,
     parts: Vec<FinishedPart>,
     goal: Goal,
     attempt: u32,
@@ -41,7 +41,7 @@ impl FinalizeRun {
     fn new(session: Session, parts: Vec<FinishedPart>) -> Option<FinalizeRun> {
         match session.state {
             State::Finalizing { goal, attempt, .. } => Some(FinalizeRun {
-                session,
+                session: Box::new(session),
                 parts,
                 goal,
                 attempt,
@@ -128,7 +128,7 @@ impl Ingest {
         } = run;
         let id = session.id;
         self.tell(IngestEvent::Finalizing {
-            session: session.clone(),
+            session: (*session).clone(),
             attempt,
         });
         let verdict = {
