@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use crate::{
     format::upload::SessionId,
-    policy::upload::{Change, Now, Owner, Session},
+    policy::upload::{Change, Now, Owner, Problem, Session},
 };
 
 use super::storage::{Storage, StorageError};
@@ -146,10 +146,13 @@ impl Changed {
     }
 }
 
-/// The message of a storage that failed, for who looks at the session later.
-fn problem_of(cause: &StorageError) -> crate::policy::upload::Problem {
-    crate::policy::upload::Problem {
+/// Why the storage failed, for the client that looks at the session later. What it says of its insides is for the operator.
+fn problem_of(cause: &StorageError) -> Problem {
+    Problem {
         code: error::code_of_storage(cause).to_owned(),
-        detail: cause.to_string(),
+        detail: match cause {
+            StorageError::Failed(_) => "the storage failed".to_owned(),
+            _ => cause.to_string(),
+        },
     }
 }
