@@ -359,6 +359,9 @@ impl Rules {
         self.published = published;
         let kept = world.store.kept.lock().unwrap();
         let Some((session, parts)) = kept.get(&id()) else {
+            // Forgotten: whoever opens it again begins a new one.
+            (self.before, self.alive_at_s) = (None, 0);
+            world.was_aborted.set(false);
             return;
         };
         if let State::Done(done) = session.state {
