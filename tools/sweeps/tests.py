@@ -82,6 +82,24 @@ class Schedules(Test):
         return f"{self['schedules']} simulated schedules ({self['outcomes']}): {self['wrong']} broke a rule"
 
 
+class Uploads(Test):
+    name = "uploads"
+    unit = "uploads"
+    full = SCHEDULES
+
+    def steps(self):
+        said = self.run_one("two_clients_and_two_servers_keep_the_rules", SAPWOOD_SCHEDULES=str(SCHEDULES))
+        ended = re.search(r"^(\d+) uploads: \{(.*)\}$", said, re.MULTILINE)
+        if ended:
+            self.add("uploads", int(ended[1]))
+            self.counts["outcomes"] = ended[2]
+        yield
+
+    def figure(self):
+        return (f"{self['uploads']} simulated uploads of two clients through two servers ({self['outcomes']}): "
+                f"{self['wrong']} broke a rule")
+
+
 class LongTests(Test):
     """Those whose long forms SAPWOOD_LONG asks for, and that of a build without HTTP/3, all in a build as it is released."""
 
