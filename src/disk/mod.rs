@@ -20,6 +20,7 @@ pub mod regions;
 pub mod replica;
 pub mod seed;
 mod space;
+pub mod staging;
 pub mod state;
 pub mod store;
 pub mod streams;

@@ -184,12 +184,11 @@ const LOOKING: [&str; 15] = [
 const OUR_RECEIVERS: [&str; 1] = ["part"];
 
 /// The floors inside `engine`, the lowest first. A room, which is a file or a folder, names rooms on lower floors only.
-const FLOORS: [&[&str]; 17] = [
+const FLOORS: [&[&str]; 18] = [
     &["error"],
     &["events", "connections", "observed"],
     &["blocking", "manifest_file", "hashing", "queue"],
-    &["storage"],
-    &["ingest"],
+    &["upload"],
     &["group_commit"],
     &["context"],
     &["trust", "sign", "host_memory"],
@@ -200,6 +199,8 @@ const FLOORS: [&[&str]; 17] = [
     &["cache"],
     &["read"],
     &["fetch", "cat", "create", "inspect"],
+    &["storage"],
+    &["ingest"],
     &["library", "parts"],
     &["sync"],
 ];

@@ -32,7 +32,10 @@ use super::{
 
 pub use super::{
     entry::{Entry, EntryKind, NotCached, Stamp, Version},
-    names::{is_own, is_same_file, noted_path, process_of_temporary, split, with_suffix},
+    names::{
+        STAGED_UPLOADS, is_own, is_same_file, is_staged_uploads, noted_path, process_of_temporary,
+        split, with_suffix,
+    },
 };
 
 /// How files of the user are opened: a FIFO does not block.

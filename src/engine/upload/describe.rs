@@ -5,7 +5,7 @@
 
 use std::{fs::File, io, mem, os::unix::fs::FileExt, path::Path};
 
-use sha2::{Digest as _, Sha256};
+use sha2::Digest as _;
 
 use crate::{
     disk::{
@@ -17,6 +17,7 @@ use crate::{
         geometry::{BlockSize, ByteRange},
         pieces,
         tree::{Cv, PartHasher, Root},
+        upload::{PartRecord, RecordHeader, SessionId, Sha256},
     },
 };
 
@@ -28,22 +29,39 @@ pub struct DescribedPart {
     /// Of the object.
     pub block_size: BlockSize,
     /// Of its bytes.
-    pub sha256: [u8; 32],
-    /// One for each block: its chaining value, also where there is no other block; of an empty object, its root.
+    pub sha256: Sha256,
+    /// One for each block.
     pub leaves: Vec<Cv>,
     /// One for each block.
     pub anchors: Vec<BlockAnchor>,
     /// As the manifest holds them.
     pub pieces: Vec<u8>,
-    /// The root of the object, if this block is all of it.
-    pub only_block: Option<Root>,
+}
+
+impl DescribedPart {
+    /// The record of the part.
+    pub fn into_record(self, session: SessionId, index: u32, is_whole: bool) -> PartRecord {
+        PartRecord {
+            header: RecordHeader {
+                session,
+                index,
+                block_size: self.block_size,
+                bytes: self.bytes,
+                is_whole,
+                sha256: self.sha256,
+            },
+            leaves: self.leaves,
+            anchors: self.anchors,
+            pieces: self.pieces,
+        }
+    }
 }
 
 /// Describes a part whose bytes come in order, in steps of any length.
 pub struct PartDescriber {
     start: u64,
     block_size: BlockSize,
-    sha256: Sha256,
+    sha256: sha2::Sha256,
     /// Of the block that is incomplete, with its bytes so far and the anchor of these.
     block: PartHasher,
     block_length: u64,
@@ -64,7 +82,7 @@ impl PartDescriber {
         PartDescriber {
             start,
             block_size,
-            sha256: Sha256::new(),
+            sha256: sha2::Sha256::new(),
             block: PartHasher::new(start),
             block_length: 0,
             anchor: BlockAnchor::NONE,
@@ -109,28 +127,23 @@ impl PartDescriber {
             + self.section.len() as u64
     }
 
-    /// The part ends here.
-    pub fn finish(mut self) -> DescribedPart {
+    /// The part ends here. `is_whole`: its only block is the whole object, so that its leaf is the root.
+    pub fn finish(mut self, is_whole: bool) -> DescribedPart {
         let length = self.length();
         self.take_section();
-        if self.block_length > 0 {
+        if self.block_length > 0 || (is_whole && self.leaves.is_empty()) {
             self.close_block();
         }
-        if self.start == 0 && self.leaves.is_empty() {
-            let root = PartHasher::new(0).root();
-            self.first_block = Some(root);
-            self.leaves.push(root.0);
-            self.anchors.push(BlockAnchor::NONE);
+        if let (true, Some(root)) = (is_whole, self.first_block) {
+            self.leaves[0] = root.0;
         }
-        let is_only = self.leaves.len() == 1;
         DescribedPart {
             bytes: ByteRange::new(self.start, self.start + length),
             block_size: self.block_size,
-            sha256: self.sha256.finalize().into(),
+            sha256: Sha256(self.sha256.finalize().into()),
             leaves: self.leaves,
             anchors: self.anchors,
             pieces: self.pieces,
-            only_block: self.first_block.filter(|_| is_only),
         }
     }
 
@@ -161,7 +174,12 @@ impl PartDescriber {
         if self.start == 0 && self.leaves.is_empty() {
             self.first_block = Some(self.block.root());
         }
-        self.leaves.push(self.block.value());
+        // An empty object has one block, and nothing but a root.
+        let leaf = match (self.block_length, self.first_block) {
+            (0, Some(root)) => root.0,
+            _ => self.block.value(),
+        };
+        self.leaves.push(leaf);
         self.anchors
             .push(mem::replace(&mut self.anchor, BlockAnchor::NONE));
         let next = self.start + self.leaves.len() as u64 * self.block_size.bytes();
@@ -176,10 +194,11 @@ pub fn of_file(
     path: &Path,
     bytes: ByteRange,
     block_size: BlockSize,
+    is_whole: bool,
 ) -> Result<DescribedPart, DiskError> {
     let mut describer = PartDescriber::new(bytes.start, block_size);
     update_from(&mut describer, file, path, bytes)?;
-    Ok(describer.finish())
+    Ok(describer.finish(is_whole))
 }
 
 /// Has a describer take bytes of an open file. Blocks. A file that ends before has changed since its length was looked at.
@@ -216,13 +235,19 @@ mod tests {
         format::{geometry::Geometry, manifest::Tree, paint},
     };
 
-    fn described(start: u64, bytes: &[u8], block_size: BlockSize, step: usize) -> DescribedPart {
+    fn described(
+        start: u64,
+        bytes: &[u8],
+        block_size: BlockSize,
+        step: usize,
+        is_whole: bool,
+    ) -> DescribedPart {
         let mut describer = PartDescriber::new(start, block_size);
         for (index, some) in bytes.chunks(step.max(1)).enumerate() {
             assert_eq!(describer.length(), (index * step) as u64);
             describer.update(some);
         }
-        describer.finish()
+        describer.finish(is_whole)
     }
 
     /// Parts, in whatever steps their bytes come, join to what one pass over the whole object gives.
@@ -238,6 +263,7 @@ mod tests {
         ] {
             for length in lengths {
                 let bytes = paint::bytes(0, length as usize);
+                let is_whole = length <= block_size.bytes();
                 let settings = TreeHasher {
                     block_size,
                     may_grow: false,
@@ -256,19 +282,16 @@ mod tests {
                         .chunks(part)
                         .enumerate()
                         .map(|(index, some)| {
-                            let part = described((index * part) as u64, some, block_size, step);
-                            assert_eq!(part.sha256, <[u8; 32]>::from(Sha256::digest(some)));
+                            let start = (index * part) as u64;
+                            let part = described(start, some, block_size, step, is_whole);
+                            assert_eq!(part.sha256.0, *sha2::Sha256::digest(some));
                             part
                         })
                         .collect();
                     if parts.is_empty() {
-                        parts.push(described(0, &[], block_size, step));
+                        parts.push(described(0, &[], block_size, step, is_whole));
                     }
-                    let mut leaves: Vec<Cv> =
-                        parts.iter().flat_map(|part| part.leaves.clone()).collect();
-                    if let [only] = leaves.as_mut_slice() {
-                        *only = parts[0].only_block.unwrap().0;
-                    }
+                    let leaves = parts.iter().flat_map(|part| part.leaves.clone()).collect();
                     let anchors = parts.iter().flat_map(|part| part.anchors.clone()).collect();
                     let pieces: Vec<u8> =
                         parts.iter().flat_map(|part| part.pieces.clone()).collect();
@@ -290,7 +313,7 @@ mod tests {
         let path = folder.path().join("x");
         std::fs::write(&path, [7; 100]).unwrap();
         let file = File::open(&path).unwrap();
-        let of = |end| of_file(&file, &path, ByteRange::new(0, end), BlockSize::MIN);
+        let of = |end| of_file(&file, &path, ByteRange::new(0, end), BlockSize::MIN, true);
         assert_eq!(of(100).unwrap().bytes, ByteRange::new(0, 100));
         let shorter = of(101);
         assert!(matches!(shorter, Err(DiskError::ChangedWhileRead { .. })));
