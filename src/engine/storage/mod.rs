@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     format::{
+        library::LibraryPath,
         tree::Cv,
         upload::{SessionId, Sha256},
     },
@@ -101,6 +102,12 @@ pub enum StorageError {
 ///
 /// Dropping the future of a call leaves what a crash would.
 pub trait Storage: Send + Sync {
+    /// Whether no other process can use this storage while this one does, so that what is unfinished at the start is nobody's.
+    fn is_exclusive(&self) -> bool;
+
+    /// Whether there is an object, or anything else, under this name.
+    fn exists<'a>(&'a self, name: &'a LibraryPath) -> BoxFuture<'a, Result<bool, StorageError>>;
+
     /// Prepares to take parts and returns the handle of what it made. Called again it may make another: the caller removes the
     /// one that it does not need.
     fn begin<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<String, StorageError>>;
