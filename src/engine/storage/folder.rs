@@ -20,13 +20,13 @@ use crate::{
     disk::{
         error::DiskError,
         files::Folder,
-        staging::{Content, Staging, Upload},
+        staging::{Content, Place, Staging, Upload},
     },
     engine::{
         blocking,
         upload::describe::{self, PartDescriber},
     },
-    format::{geometry::ByteRange, tree::Cv, upload::SessionId},
+    format::{geometry::ByteRange, library::LibraryPath, tree::Cv, upload::SessionId},
     policy::{
         parts::PartPlan,
         upload::{FinishedPart, Goal, Session, Staging as Handle},
@@ -286,6 +286,24 @@ fn held_blocks(
 }
 
 impl Storage for FolderStorage {
+    /// The folder of staged uploads is locked.
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+
+    fn exists<'a>(&'a self, name: &'a LibraryPath) -> BoxFuture<'a, Result<bool, StorageError>> {
+        let path = name.clone();
+        let look = move |shared: &Shared| {
+            let place = Place {
+                root: shared.staging.root(),
+                path: &path,
+                replace: false,
+            };
+            Ok(!place.is_free()?)
+        };
+        self.on_disk(look).boxed()
+    }
+
     fn begin<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<String, StorageError>> {
         let handle = session.id.to_string();
         let begin = move |shared: &Shared| {

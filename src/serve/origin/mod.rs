@@ -9,7 +9,7 @@ mod files;
 mod index_page;
 mod library;
 mod manifests;
-mod path;
+pub(super) mod path;
 mod queue;
 mod scan;
 mod segments;
@@ -42,6 +42,7 @@ use crate::{
 
 use super::{
     connections::{self, Options},
+    ingest::Uploads,
     metrics::{Family, Metrics},
 };
 
@@ -70,6 +71,8 @@ pub struct Origin {
     library: Option<Arc<Library>>,
     /// Of its URLs: `http` or `https`.
     pub scheme: &'static str,
+    /// Takes uploads, if it does.
+    pub uploads: Option<Arc<Uploads>>,
 }
 
 impl Origin {
@@ -81,6 +84,7 @@ impl Origin {
             manifests: None,
             library: None,
             scheme: "http",
+            uploads: None,
         })
     }
 
@@ -129,6 +133,15 @@ pub async fn run(
     if let Some(library) = &origin.library {
         background.spawn(library.clone().keep());
     }
+    if let Some(uploads) = &origin.uploads {
+        if let Some(manifests) = origin.manifests.clone() {
+            uploads.at_publication(move |name| {
+                manifests.note_changed(Path::new(name.as_str()));
+                manifests.note_folder_changed();
+            });
+        }
+        uploads.run(&options.metrics, &mut background);
+    }
     let app = Router::new().fallback(respond).with_state(origin);
     connections::serve(listener, app, options, shutdown).await;
 }
@@ -140,17 +153,22 @@ fn show(manifests: &Arc<Manifests>, metrics: &Metrics) {
         name: "sapwood_manifests_made_total",
         help: "Manifests that were made since the start.",
         is_counter: true,
-        value: Box::new(move || made.made()),
+        value: Box::new(move || made.made() as f64),
     });
     metrics.show(Family {
         name: "sapwood_manifests_pending",
         help: "Files of which a manifest or digests are to be made.",
         is_counter: false,
-        value: Box::new(move || pending.pending()),
+        value: Box::new(move || pending.pending() as f64),
     });
 }
 
 async fn respond(State(origin): State<Arc<Origin>>, request: Request) -> Response {
+    if let Some(uploads) = &origin.uploads
+        && Uploads::takes(request.uri().path())
+    {
+        return uploads.respond(request).await;
+    }
     let (request, _) = request.into_parts();
     if !matches!(request.method, Method::GET | Method::HEAD) {
         let allowed = [(header::ALLOW, "GET, HEAD")];

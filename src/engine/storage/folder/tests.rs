@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     engine::manifest_file::ManifestFile,
-    format::{geometry::BlockSize, library::LibraryPath, paint, tree::Root, upload::Sha256},
+    format::{geometry::BlockSize, paint, tree::Root, upload::Sha256},
     policy::{
         parts::PART_BYTES_MIN,
         upload::{Declared, Disproved, Owner, Published, State},
@@ -137,7 +137,7 @@ impl Scene {
         assert!(fs::read(&path).unwrap() == self.object);
         let beside = format!("{}.sapwood", path.display());
         let manifest = ManifestFile::open(Path::new(&beside)).unwrap();
-        assert_eq!(manifest.statement().header().root, self.root());
+        assert_eq!(manifest.manifest.tree.root(), self.root());
     }
 }
 
