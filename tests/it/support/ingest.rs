@@ -1,0 +1,748 @@
+//! Uploads in memory: a store of sessions, a storage and a clock that do what a test says.
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use sapwood::{
+    engine::{
+        ingest::{
+            Ingest, IngestEvent, IngestLimits, OpenRequest,
+            clock::Clock,
+            session_store::{
+                Cursor, Inserted, ListQuery, OwnerLimits, SessionStore, StoreError, Usage, Written,
+            },
+        },
+        storage::{Destination, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict},
+    },
+    format::{
+        library::LibraryPath,
+        tree::Root,
+        upload::{SessionId, Sha256},
+    },
+    policy::upload::{
+        Change, Disproved, FinishedPart, Goal, Owner, PartsChange, Published, Session,
+    },
+};
+
+/// What every call passes before and after its effect.
+#[derive(Default)]
+pub struct Gate {
+    passed: AtomicU64,
+    /// The pass that fails, counted from 1; 0: none.
+    fails: AtomicU64,
+    /// Every pass from that one on fails.
+    for_ever: Mutex<bool>,
+    /// The caller stops at each pass once, so that others run between.
+    yields: Mutex<bool>,
+    /// Of 1000 passes so many fail, by these random numbers.
+    random: Mutex<(u64, u64)>,
+}
+
+impl Gate {
+    pub fn fail_at(&self, pass: u64, for_ever: bool) {
+        self.passed.store(0, Ordering::Relaxed);
+        self.fails.store(pass, Ordering::Relaxed);
+        *self.for_ever.lock().unwrap() = for_ever;
+    }
+
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    pub fn yield_always(&self) {
+        *self.yields.lock().unwrap() = true;
+    }
+
+    pub fn fail_at_random(&self, permille: u64, seed: u64) {
+        *self.random.lock().unwrap() = (permille, seed);
+    }
+
+    async fn pass(&self) -> Result<(), Injected> {
+        if *self.yields.lock().unwrap() {
+            YieldOnce(false).await;
+        }
+        let number = self.passed.fetch_add(1, Ordering::Relaxed) + 1;
+        let at = self.fails.load(Ordering::Relaxed);
+        let for_ever = *self.for_ever.lock().unwrap();
+        let mut random = self.random.lock().unwrap();
+        random.1 = random
+            .1
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let is_chance = (random.1 >> 33) % 1000 < random.0;
+        match is_chance || at != 0 && (number == at || for_ever && number > at) {
+            true => Err(Injected),
+            false => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("injected")]
+pub struct Injected;
+
+impl From<Injected> for StoreFailed {
+    fn from(injected: Injected) -> StoreFailed {
+        StoreFailed(StoreError(Box::new(injected)))
+    }
+}
+
+/// [`StoreError`] and [`StorageError`], each from [`Injected`].
+struct StoreFailed(StoreError);
+struct StorageFailed(StorageError);
+
+impl From<Injected> for StorageFailed {
+    fn from(injected: Injected) -> StorageFailed {
+        StorageFailed(StorageError::Failed(Box::new(injected)))
+    }
+}
+
+impl From<StorageError> for StorageFailed {
+    fn from(error: StorageError) -> StorageFailed {
+        StorageFailed(error)
+    }
+}
+
+struct YieldOnce(bool);
+
+impl Future for YieldOnce {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        context.waker().wake_by_ref();
+        match std::mem::replace(&mut self.0, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+/// Seconds that a test sets. `sleep` ends when they have passed.
+#[derive(Default)]
+pub struct TestClock {
+    pub unix_s: AtomicU64,
+    pub monotonic_s: AtomicU64,
+}
+
+impl TestClock {
+    pub fn advance(&self, seconds: u64) {
+        self.unix_s.fetch_add(seconds, Ordering::Relaxed);
+        self.monotonic_s.fetch_add(seconds, Ordering::Relaxed);
+    }
+
+    /// Of the wall clock alone.
+    pub fn jump_to(&self, unix_s: u64) {
+        self.unix_s.store(unix_s, Ordering::Relaxed);
+    }
+}
+
+impl Clock for TestClock {
+    fn unix_s(&self) -> u64 {
+        self.unix_s.load(Ordering::Relaxed)
+    }
+
+    fn monotonic_s(&self) -> u64 {
+        self.monotonic_s.load(Ordering::Relaxed)
+    }
+
+    fn sleep(&self, seconds: u64) -> BoxFuture<'_, ()> {
+        let until = self.monotonic_s() + seconds;
+        Box::pin(std::future::poll_fn(move |_| {
+            match self.monotonic_s() >= until {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        }))
+    }
+}
+
+/// Sessions in memory.
+#[derive(Default)]
+pub struct MemoryStore {
+    pub gate: Gate,
+    pub kept: Mutex<BTreeMap<SessionId, (Session, BTreeMap<u32, FinishedPart>)>>,
+    served_s: AtomicU64,
+}
+
+impl MemoryStore {
+    fn with<'a, T: Send + 'a>(
+        &'a self,
+        work: impl FnOnce(&mut BTreeMap<SessionId, (Session, BTreeMap<u32, FinishedPart>)>) -> T
+        + Send
+        + 'a,
+    ) -> BoxFuture<'a, Result<T, StoreError>> {
+        Box::pin(async move {
+            let done = async move {
+                self.gate.pass().await?;
+                let done = work(&mut self.kept.lock().unwrap());
+                self.gate.pass().await?;
+                Ok::<T, StoreFailed>(done)
+            };
+            done.await.map_err(|failed| failed.0)
+        })
+    }
+}
+
+fn usage_in(
+    kept: &BTreeMap<SessionId, (Session, BTreeMap<u32, FinishedPart>)>,
+    owner: &Owner,
+) -> Usage {
+    let mut usage = Usage::default();
+    for (session, parts) in kept.values() {
+        if session.owner == *owner && session.state.is_live() {
+            let sum = || parts.values().map(|part| part.length).sum();
+            usage.sessions += 1;
+            usage.bytes += session.declared.plan.length().unwrap_or_else(sum);
+        }
+    }
+    usage
+}
+
+impl SessionStore for MemoryStore {
+    fn insert<'a>(
+        &'a self,
+        session: &'a Session,
+        limits: OwnerLimits,
+    ) -> BoxFuture<'a, Result<Inserted, StoreError>> {
+        self.with(move |kept| {
+            if let Some((found, _)) = kept.get(&session.id) {
+                return Inserted::Exists(Box::new(found.clone()));
+            }
+            let usage = usage_in(kept, &session.owner);
+            let length = session.declared.plan.length().unwrap_or_default();
+            if usage.sessions >= limits.sessions {
+                return Inserted::TooMany(usage);
+            }
+            if usage.bytes + length > limits.bytes {
+                return Inserted::OverQuota(usage);
+            }
+            kept.insert(session.id, (session.clone(), BTreeMap::new()));
+            Inserted::New
+        })
+    }
+
+    fn load(&self, id: SessionId) -> BoxFuture<'_, Result<Option<Session>, StoreError>> {
+        self.with(move |kept| kept.get(&id).map(|(session, _)| session.clone()))
+    }
+
+    fn part(
+        &self,
+        id: SessionId,
+        index: u32,
+    ) -> BoxFuture<'_, Result<Option<FinishedPart>, StoreError>> {
+        self.with(move |kept| kept.get(&id)?.1.get(&index).cloned())
+    }
+
+    fn parts(&self, id: SessionId) -> BoxFuture<'_, Result<Vec<FinishedPart>, StoreError>> {
+        self.with(move |kept| {
+            let parts = kept
+                .get(&id)
+                .map(|(_, parts)| parts.values().cloned().collect());
+            parts.unwrap_or_default()
+        })
+    }
+
+    fn write<'a>(&'a self, change: &'a Change) -> BoxFuture<'a, Result<Written, StoreError>> {
+        self.with(move |kept| {
+            let found = kept.get_mut(&change.session.id);
+            let is_before =
+                |(session, _): &&mut (Session, _)| session.version + 1 == change.session.version;
+            let Some((session, parts)) = found.filter(is_before) else {
+                return Written::Conflict;
+            };
+            *session = change.session.clone();
+            match &change.parts {
+                PartsChange::None => (),
+                PartsChange::Put(part) => drop(parts.insert(part.index, part.clone())),
+                PartsChange::Remove(indices) => parts.retain(|index, _| !indices.contains(index)),
+            }
+            Written::Stored
+        })
+    }
+
+    fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Vec<Session>, StoreError>> {
+        self.with(move |kept| {
+            let key = |cursor: Cursor| (cursor.created_s, cursor.id);
+            let is_listed = |session: &&Session| {
+                session.owner == query.owner
+                    && query
+                        .name
+                        .as_ref()
+                        .is_none_or(|name| session.declared.name == *name)
+                    && query
+                        .after
+                        .is_none_or(|after| key(Cursor::of(session)) < key(after))
+            };
+            let sessions = kept.values().map(|(session, _)| session);
+            let mut all: Vec<Session> = sessions.filter(is_listed).cloned().collect();
+            all.sort_by_key(|session| std::cmp::Reverse(key(Cursor::of(session))));
+            all.truncate(query.limit as usize);
+            all
+        })
+    }
+
+    fn all(
+        &self,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<Session>, StoreError>> {
+        self.with(move |kept| {
+            let behind = kept.values().map(|(session, _)| session);
+            let behind = behind.filter(|session| after.is_none_or(|after| session.id > after));
+            behind.take(limit as usize).cloned().collect()
+        })
+    }
+
+    fn usage<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Result<Usage, StoreError>> {
+        self.with(move |kept| usage_in(kept, owner))
+    }
+
+    fn forget(&self, id: SessionId, version: u64) -> BoxFuture<'_, Result<Written, StoreError>> {
+        self.with(move |kept| {
+            match kept
+                .get(&id)
+                .is_some_and(|(session, _)| session.version == version)
+            {
+                true => {
+                    kept.remove(&id);
+                    Written::Stored
+                }
+                false => Written::Conflict,
+            }
+        })
+    }
+
+    fn served_s(&self, at_least: u64) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.with(move |_| {
+            self.served_s
+                .fetch_max(at_least, Ordering::Relaxed)
+                .max(at_least)
+        })
+    }
+}
+
+/// The hash of some bytes, which stands for both hashes.
+pub fn sum(bytes: &[u8]) -> [u8; 32] {
+    *blake3::hash(bytes).as_bytes()
+}
+
+/// The root of an object of these parts: a hash of their sums.
+pub fn root_of(sums: &[Sha256]) -> Root {
+    let all: Vec<u8> = sums.iter().flat_map(|sum| sum.0).collect();
+    Root(sum(&all))
+}
+
+/// What is staged for one handle.
+#[derive(Clone, Debug, Default)]
+struct StagedParts {
+    session: Option<SessionId>,
+    /// Whole parts by index: all contents that came, and which was preferred last.
+    whole: BTreeMap<u32, Vec<Sha256>>,
+    preferred: BTreeMap<u32, Sha256>,
+}
+
+#[derive(Debug, Default)]
+struct StorageState {
+    staged: BTreeMap<String, StagedParts>,
+    published: BTreeMap<LibraryPath, (SessionId, Root)>,
+    of_session: BTreeMap<SessionId, Published>,
+    begun: u64,
+}
+
+/// A storage in memory. Its bytes are short: only their sums count.
+#[derive(Clone, Default)]
+pub struct MemoryStorage(Arc<StorageShared>);
+
+#[derive(Default)]
+pub struct StorageShared {
+    pub gate: Gate,
+    state: Mutex<StorageState>,
+    pub is_exclusive: std::sync::atomic::AtomicBool,
+}
+
+impl MemoryStorage {
+    pub fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    pub fn be_exclusive(&self) {
+        self.0.is_exclusive.store(true, Ordering::Relaxed);
+    }
+
+    /// What was published for a session.
+    pub fn published(&self, id: SessionId) -> Option<Published> {
+        self.0.state.lock().unwrap().of_session.get(&id).copied()
+    }
+
+    /// Bytes of staging that nobody began.
+    pub fn leave_orphan(&self, handle: &str) {
+        let mut state = self.0.state.lock().unwrap();
+        state
+            .staged
+            .insert(handle.to_owned(), StagedParts::default());
+    }
+
+    /// The handles of all that is staged.
+    pub fn handles(&self) -> Vec<String> {
+        self.0
+            .state
+            .lock()
+            .unwrap()
+            .staged
+            .keys()
+            .cloned()
+            .collect()
+    }
+
+    /// Another object under a name.
+    pub fn put_object(&self, name: &str) {
+        let name = LibraryPath::new(name).unwrap();
+        let other = (SessionId::from_random([9; 16]), Root([9; 32]));
+        self.0.state.lock().unwrap().published.insert(name, other);
+    }
+
+    /// A part rots.
+    pub fn lose_part(&self, index: u32) {
+        let mut state = self.0.state.lock().unwrap();
+        for staged in state.staged.values_mut() {
+            staged.whole.remove(&index);
+            staged.preferred.remove(&index);
+        }
+    }
+
+    /// What is staged vanishes.
+    pub fn lose_all(&self) {
+        self.0.state.lock().unwrap().staged.clear();
+    }
+
+    fn with<'a, T: Send + 'a>(
+        &'a self,
+        work: impl FnOnce(&mut StorageState) -> Result<T, StorageError> + Send + 'a,
+    ) -> BoxFuture<'a, Result<T, StorageError>> {
+        Box::pin(async move {
+            let done = async move {
+                self.0.gate.pass().await?;
+                let done = work(&mut self.0.state.lock().unwrap())?;
+                self.0.gate.pass().await?;
+                Ok::<T, StorageFailed>(done)
+            };
+            done.await.map_err(|failed| failed.0)
+        })
+    }
+}
+
+fn staged_of<'s>(
+    state: &'s mut StorageState,
+    session: &Session,
+) -> Result<&'s mut StagedParts, StorageError> {
+    let handle = match &session.staging {
+        sapwood::policy::upload::Staging::Begun(handle) => handle.clone(),
+        other => panic!("a call with staging {other:?}"),
+    };
+    state
+        .staged
+        .get_mut(&handle)
+        .ok_or(StorageError::StagingGone)
+}
+
+impl Storage for MemoryStorage {
+    fn is_exclusive(&self) -> bool {
+        self.0.is_exclusive.load(Ordering::Relaxed)
+    }
+
+    fn exists<'a>(&'a self, name: &'a LibraryPath) -> BoxFuture<'a, Result<bool, StorageError>> {
+        self.with(move |state| Ok(state.published.contains_key(name)))
+    }
+
+    fn begin<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<String, StorageError>> {
+        self.with(move |state| {
+            state.begun += 1;
+            let handle = format!("upload-{}", state.begun);
+            let staged = StagedParts {
+                session: Some(session.id),
+                ..StagedParts::default()
+            };
+            state.staged.insert(handle.clone(), staged);
+            Ok(handle)
+        })
+    }
+
+    fn destinations<'a>(
+        &'a self,
+        session: &'a Session,
+        parts: &'a [OfferedPart],
+    ) -> BoxFuture<'a, Result<Vec<Destination>, StorageError>> {
+        self.with(move |state| {
+            staged_of(state, session)?;
+            Ok(vec![Destination::Server { from: 0 }; parts.len()])
+        })
+    }
+
+    fn receive<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        _from: u64,
+    ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>> {
+        self.with(move |state| {
+            staged_of(state, session)?;
+            Ok(Box::new(MemoryWriter {
+                storage: self.clone(),
+                session: session.clone(),
+                part: part.clone(),
+                bytes: Vec::new(),
+            }) as Box<dyn PartWriter>)
+        })
+    }
+
+    fn checkpoint<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        _etag: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<FinishedPart, StorageError>> {
+        self.with(move |state| {
+            let staged = staged_of(state, session)?;
+            let index = part.index;
+            let whole = staged.whole.get(&index);
+            if !whole.is_some_and(|whole| whole.contains(&part.sha256)) {
+                return Err(StorageError::PartNotStored { index });
+            }
+            staged.preferred.insert(index, part.sha256);
+            Ok(FinishedPart {
+                index,
+                length: part.length,
+                sha256: part.sha256,
+                etag: None,
+            })
+        })
+    }
+
+    fn finalize<'a>(
+        &'a self,
+        session: &'a Session,
+        parts: &'a [FinishedPart],
+        goal: &'a Goal,
+    ) -> BoxFuture<'a, Result<Verdict, StorageError>> {
+        self.with(move |state| {
+            if let Some(published) = state.of_session.get(&session.id) {
+                return Ok(Verdict::Published(*published));
+            }
+            let staged = staged_of(state, session)?.clone();
+            let is_wrong =
+                |part: &&FinishedPart| staged.preferred.get(&part.index) != Some(&part.sha256);
+            let wrong: Vec<u32> = parts
+                .iter()
+                .filter(is_wrong)
+                .map(|part| part.index)
+                .collect();
+            if !wrong.is_empty() {
+                return Ok(Verdict::Disproved(Disproved::Parts(wrong)));
+            }
+            let found_length: u64 = parts.iter().map(|part| part.length).sum();
+            assert_eq!(found_length, goal.length, "published without all its parts");
+            let sums: Vec<Sha256> = parts.iter().map(|part| part.sha256).collect();
+            let found = root_of(&sums);
+            if let Some(expected) = goal.root.filter(|expected| *expected != found) {
+                let wrong_parts = Vec::new();
+                return Ok(Verdict::Disproved(Disproved::Root {
+                    expected,
+                    found,
+                    wrong_parts,
+                }));
+            }
+            let name = session.declared.name.clone();
+            if !goal.replace && state.published.contains_key(&name) {
+                return Ok(Verdict::Disproved(Disproved::NameExists(name)));
+            }
+            let published = Published {
+                length: goal.length,
+                root: found,
+            };
+            state.published.insert(name, (session.id, found));
+            state.of_session.insert(session.id, published);
+            Ok(Verdict::Published(published))
+        })
+    }
+
+    fn remove<'a>(&'a self, staged: &'a Staged) -> BoxFuture<'a, Result<(), StorageError>> {
+        self.with(move |state| {
+            state.staged.remove(&staged.handle);
+            Ok(())
+        })
+    }
+
+    fn staged(&self) -> BoxFuture<'_, Result<Vec<Staged>, StorageError>> {
+        self.with(move |state| {
+            let staged = state.staged.iter().map(|(handle, parts)| Staged {
+                session: parts.session,
+                handle: handle.clone(),
+                bytes: 1 + parts.whole.len() as u64,
+            });
+            Ok(staged.collect())
+        })
+    }
+}
+
+struct MemoryWriter {
+    storage: MemoryStorage,
+    session: Session,
+    part: OfferedPart,
+    bytes: Vec<u8>,
+}
+
+impl PartWriter for MemoryWriter {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StorageError>> {
+        self.bytes.extend(&bytes);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StorageError>> {
+        Box::pin(async move {
+            let MemoryWriter {
+                storage,
+                session,
+                part,
+                bytes,
+            } = *self;
+            let done = storage.with(move |state| {
+                let staged = staged_of(state, &session)?;
+                let (index, found) = (part.index, Sha256(sum(&bytes)));
+                if found != part.sha256 {
+                    let expected = part.sha256;
+                    return Err(StorageError::PartDiffers {
+                        index,
+                        expected,
+                        found,
+                    });
+                }
+                let whole = staged.whole.entry(index).or_default();
+                if !whole.contains(&found) {
+                    whole.push(found);
+                }
+                Ok(())
+            });
+            done.await
+        })
+    }
+}
+
+/// A small upload: parts of 5 MiB, whose bytes are short.
+pub const PART: u64 = 5 << 20;
+
+/// The bytes that stand for a part of an object.
+pub fn content(object: u8, index: u32) -> Vec<u8> {
+    vec![object, index as u8]
+}
+
+/// A part of an object.
+pub fn offered(object: u8, index: u32) -> OfferedPart {
+    OfferedPart {
+        index,
+        length: PART,
+        sha256: Sha256(sum(&content(object, index))),
+        leaves: None,
+    }
+}
+
+/// The same once it is finished.
+pub fn finished(object: u8, index: u32) -> FinishedPart {
+    let part = offered(object, index);
+    FinishedPart {
+        index,
+        length: part.length,
+        sha256: part.sha256,
+        etag: None,
+    }
+}
+
+/// The root of an object of so many parts.
+pub fn root(object: u8, parts: u32) -> Root {
+    let sums: Vec<Sha256> = (0..parts)
+        .map(|index| offered(object, index).sha256)
+        .collect();
+    root_of(&sums)
+}
+
+/// A request to open a session for an object of so many parts.
+pub fn open_request(name: &str, parts: u32) -> OpenRequest {
+    OpenRequest {
+        name: name.to_owned(),
+        length: Some(u64::from(parts) * PART),
+        part_size: Some(PART),
+        block_size: None,
+        root: None,
+        sha256: None,
+        replace: false,
+        growing: false,
+    }
+}
+
+/// What a client wants published.
+pub fn goal(object: u8, parts: u32) -> Goal {
+    Goal {
+        length: u64::from(parts) * PART,
+        root: Some(root(object, parts)),
+        sha256: None,
+        replace: false,
+    }
+}
+
+pub fn owner(name: &str) -> Owner {
+    Owner(name.to_owned())
+}
+
+/// A server over memory.
+pub struct Server {
+    pub store: Arc<MemoryStore>,
+    pub storage: MemoryStorage,
+    pub clock: Arc<TestClock>,
+    pub events: Arc<Mutex<Vec<IngestEvent>>>,
+    pub limits: IngestLimits,
+}
+
+pub const TTL_S: u64 = 24 * 3600;
+
+impl Server {
+    pub fn new() -> Server {
+        let clock = TestClock::default();
+        clock.advance(1_000_000);
+        Server {
+            store: Arc::default(),
+            storage: MemoryStorage::default(),
+            clock: Arc::new(clock),
+            events: Arc::default(),
+            limits: IngestLimits {
+                owner: OwnerLimits {
+                    sessions: 10,
+                    bytes: 100 * PART,
+                },
+                ttl_s: TTL_S,
+            },
+        }
+    }
+
+    /// Starts it, as after a crash.
+    pub async fn start(&self) -> Ingest {
+        let events = self.events.clone();
+        let tell = Arc::new(move |event| events.lock().unwrap().push(event));
+        let storage = Arc::new(self.storage.clone());
+        let started = Ingest::start(
+            self.store.clone(),
+            storage,
+            self.clock.clone(),
+            self.limits,
+            tell,
+        );
+        started.await.expect("the store works at the start")
+    }
+}
