@@ -31,6 +31,7 @@ use crate::{
 
 use super::{
     access_log::Log, args::ServeArgs, exit::Exit, hints, network::Refusal, output::Output, signals,
+    uploads,
 };
 
 /// Warnings that wait to be printed. More are dropped: they repeat what was said.
@@ -67,6 +68,10 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
         Ok(bound) => bound,
         Err(message) => return output.refuse(Exit::Failed, &message),
     };
+    let finals = match take_uploads(&args, address, &mut origin, &warnings).await {
+        Ok(finals) => finals,
+        Err(Refusal(exit, message)) => return output.refuse(exit, &message),
+    };
     // Before the URL is printed: from then on signals may come.
     let stop = signals::stop(log.is_none());
     let reopening = signals::at_hangup(log.as_ref().map(|log| || log.reopen()));
@@ -85,12 +90,14 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
         tls,
         log: log.as_ref().map(Log::lines),
         metrics: Metrics::new(),
+        takes_bodies: args.uploads.ingest,
         status_paths: !args.no_metrics,
     };
     let serving = async {
         tokio::select! {
             () = origin::run(listener, origin, options, stop) => (),
             () = reopening => (),
+            () = finals => (),
         }
     };
     print_while(serving, told, output).await;
@@ -100,6 +107,29 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
         log.end();
     }
     Exit::Ok
+}
+
+/// Has the server take uploads, if it is to; returns what is done for published objects.
+async fn take_uploads(
+    args: &ServeArgs,
+    address: SocketAddr,
+    origin: &mut Origin,
+    warnings: &Sender<String>,
+) -> Result<impl Future<Output = ()> + use<>, Refusal> {
+    uploads::check_address(args, address)?;
+    let meant = uploads::open(args, warnings).await?;
+    let mut finals = None;
+    if let Some(meant) = meant {
+        let taken = origin.take_uploads(meant.uploads, meant.root);
+        taken.map_err(|cause| Refusal(Exit::Failed, cause.to_string()))?;
+        finals = meant.finals;
+    }
+    Ok(async {
+        match finals {
+            Some(finals) => finals.run().await,
+            None => std::future::pending().await,
+        }
+    })
 }
 
 /// Listens; returns also where.
@@ -201,7 +231,7 @@ fn cautions(args: &ServeArgs, folder: &Folder) -> Vec<String> {
 }
 
 /// Whether a file that exists is in this folder.
-fn is_below(file: &Path, folder: &Path) -> bool {
+pub fn is_below(file: &Path, folder: &Path) -> bool {
     let place = |path| fs::canonicalize(path).ok();
     matches!((place(file), place(folder)), (Some(file), Some(folder)) if file.starts_with(&folder))
 }

@@ -7,11 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::policy::upload::STAGING_FOLDER;
+
 /// Suffixes of files that a download makes beside its target.
 const OWN_SUFFIXES: [&str; 3] = [".part", ".part.journal", ".quarantined"];
 
 /// The folder of uploads that are not published yet, below the folder where they are published. It is no content of that folder.
-pub const STAGED_UPLOADS: &str = "sapwood-staging";
+pub const STAGED_UPLOADS: &str = STAGING_FOLDER;
 
 /// Whether an entry of this name is the folder of staged uploads.
 pub fn is_staged_uploads(name: &OsStr) -> bool {

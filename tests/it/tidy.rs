@@ -331,8 +331,8 @@ const PLACES: [(Written, &[&str], &str); 18] = [
             "basic_auth",
             "bearer_auth",
         ]),
-        &["net/auth/"],
-        "secrets are added in one place",
+        &["net/auth/", "serve/ingest/tokens.rs"],
+        "secrets are added in one place, and read in one",
     ),
     (
         Text(is_authorization),

@@ -18,11 +18,13 @@ use crate::format::upload::{HASH_BYTES, HEADER_BYTES, PART_BYTES_MAX, PartRecord
 use super::{
     error::{DiskError, FileOperation},
     files::{self, EntryKind, Folder, STAGED_UPLOADS},
-    regions,
+    locks, regions,
 };
 
 pub use publish::{Intent, Place};
 
+/// Locked by the process that uses the folder.
+const LOCK: &str = "lock";
 /// The bytes of all parts at their places.
 const OBJECT: &str = "object";
 /// A copy of a part is made in steps of this size.
@@ -36,6 +38,7 @@ const RECORD_BYTES_MAX: u64 =
 pub struct Staging {
     root: Arc<Folder>,
     folder: Folder,
+    _lock: File,
 }
 
 /// What has arrived of one upload.
@@ -77,11 +80,19 @@ impl Staging {
         if entry.mode & 0o077 != 0 {
             folder.set_mode(0o700)?;
         }
-        folder.lock()?;
+        let lock = folder.open_own_or_create(OsStr::new(LOCK))?;
+        let path = folder.path_of(OsStr::new(LOCK));
+        if !locks::try_lock(&lock, &path)? {
+            return Err(DiskError::Busy { path });
+        }
         if is_new {
             root.sync()?;
         }
-        Ok(Staging { root, folder })
+        Ok(Staging {
+            root,
+            folder,
+            _lock: lock,
+        })
     }
 
     /// Where uploads are published.

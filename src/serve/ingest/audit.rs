@@ -55,7 +55,11 @@ fn line(event: &IngestEvent) -> Option<String> {
         IngestEvent::Aborted { session } => ("abort", session),
         IngestEvent::ExpiresSoon { session, .. } => ("expires_soon", session),
         IngestEvent::Expired { session } => ("expire", session),
-        IngestEvent::PartFinished { session, replaced: true, .. } => ("replace_part", session),
+        IngestEvent::PartFinished {
+            session,
+            replaced: true,
+            ..
+        } => ("replace_part", session),
         IngestEvent::OrphanRemoved { staged } => {
             let line = json!({
                 "time": now(),

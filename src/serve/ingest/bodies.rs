@@ -11,8 +11,9 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::problem::Problem;
 
-/// Of a document: the leaves of 100 parts of 8 MiB take 0.8 MiB, and those of a part of 4 GiB 1 MiB.
-pub const BYTES_MAX: usize = 8 << 20;
+/// Of a document: the leaves of 100 parts of 8 MiB take 0.8 MiB, and those of the largest part that is offered with
+/// leaves 1 MiB.
+pub const BYTES_MAX: usize = 4 << 20;
 /// How long a document may take to arrive, and to get its turn.
 const TIME: Duration = Duration::from_secs(30);
 
@@ -48,7 +49,7 @@ pub async fn document<T: DeserializeOwned>(
         }
         Err(_) => {
             let (status, what) = (StatusCode::REQUEST_TIMEOUT, "the body took too long");
-            return Err(Problem::new(status, "body_stalled", what));
+            return Err(Problem::new(status, "bad_request", what));
         }
     };
     serde_json::from_slice(&bytes).map_err(|cause| Problem::bad_request(cause.to_string()))

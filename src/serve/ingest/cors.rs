@@ -51,7 +51,7 @@ impl Origins {
         }
         if let From::Allowed(origin) = from {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-            let exposed = HeaderValue::from_static("Retry-After");
+            let exposed = HeaderValue::from_static("ETag, Retry-After, Location");
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
     }
@@ -61,7 +61,7 @@ impl Origins {
         let fields = [
             (
                 header::ACCESS_CONTROL_ALLOW_METHODS,
-                "GET, HEAD, PUT, POST, DELETE",
+                "GET, PUT, POST, DELETE",
             ),
             (
                 header::ACCESS_CONTROL_ALLOW_HEADERS,

@@ -12,7 +12,10 @@ use crate::{
         ingest::{OpenRequest, session_store::Cursor},
         storage::OfferedPart,
     },
-    format::{tree::Cv, upload::{Sha256, SessionId}},
+    format::{
+        tree::Cv,
+        upload::{SessionId, Sha256},
+    },
     policy::upload::{FinishedPart, Goal, Session, State},
     serve::origin::path::url_path,
 };
@@ -21,6 +24,7 @@ use super::PATH;
 
 /// The body that opens a session.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Open {
     name: String,
     length: Option<u64>,
@@ -36,12 +40,14 @@ pub struct Open {
 
 /// The body of a request for targets.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Offers {
     pub parts: Vec<Offer>,
 }
 
 /// A part that is to be sent.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Offer {
     index: u32,
     length: u64,
@@ -51,6 +57,7 @@ pub struct Offer {
 
 /// The body of a checkpoint.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Checkpoint {
     length: u64,
     sha256: String,
@@ -61,11 +68,13 @@ pub struct Checkpoint {
 
 /// The body of the request that publishes.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Finalize {
     length: u64,
     root: Option<String>,
     sha256: Option<String>,
-    replace: Option<bool>,
+    #[serde(default)]
+    replace: bool,
 }
 
 /// A member that is not what it should be.
@@ -131,15 +140,12 @@ impl Checkpoint {
 }
 
 impl Finalize {
-    /// What is not said here was said when the session was opened.
-    pub fn goal(&self, session: &Session) -> Result<Goal, BadMember> {
-        let root = parsed(self.root.as_deref(), "root")?;
-        let sha256 = parsed(self.sha256.as_deref(), "sha256")?;
+    pub fn goal(&self) -> Result<Goal, BadMember> {
         Ok(Goal {
             length: self.length,
-            root: root.or(session.declared.root),
-            sha256: sha256.or(session.declared.sha256),
-            replace: self.replace.unwrap_or(session.declared.replace),
+            root: parsed(self.root.as_deref(), "root")?,
+            sha256: parsed(self.sha256.as_deref(), "sha256")?,
+            replace: self.replace,
         })
     }
 }
@@ -154,6 +160,8 @@ pub fn status(session: &Session, parts: Option<&[FinishedPart]>, expires_s: u64)
         }
         _ => (declared.root, None),
     };
+    let error = session.problem.as_ref();
+    let error = error.map(|cause| json!({ "code": cause.code, "detail": cause.detail }));
     let mut status = json!({
         "id": session.id.to_string(),
         "name": declared.name.as_str(),
@@ -162,6 +170,7 @@ pub fn status(session: &Session, parts: Option<&[FinishedPart]>, expires_s: u64)
         "length": length(session),
         "part_size": declared.plan.part_size(),
         "block_size": declared.plan.block_size().bytes(),
+        "grows": declared.plan.grows(),
         "root": root.map(|root| root.to_string()),
         "sha256": declared.sha256.map(|sha256| sha256.to_string()),
         "replace": declared.replace,
@@ -171,10 +180,8 @@ pub fn status(session: &Session, parts: Option<&[FinishedPart]>, expires_s: u64)
         "expires": session.state.is_live().then(|| time(expires_s)),
         "version": session.version,
         "url": url,
+        "error": error,
     });
-    if let Some(problem) = &session.problem {
-        status["error"] = json!({ "code": problem.code, "detail": problem.detail });
-    }
     if let Some(parts) = parts {
         status["parts"] = parts.iter().map(part).collect();
     }
@@ -211,7 +218,8 @@ pub fn time(unix_s: u64) -> String {
 /// The URL of a page of a list, below that of the server.
 pub fn page_url(name: Option<&str>, after: Cursor) -> String {
     let name = name.map(|name| {
-        let encoded = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
+        let encoded =
+            percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
         format!("name={encoded}&")
     });
     let (name, Cursor { created_s, id }) = (name.unwrap_or_default(), after);

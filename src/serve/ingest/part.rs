@@ -37,6 +37,8 @@ const TOUCH_TIME: Duration = Duration::from_secs(60);
 /// Why not all of a part was stored.
 enum Failed {
     Ingest(IngestError),
+    /// The client does not say how much comes.
+    NoLength,
     /// More came than was said.
     TooLong,
     /// Less came than was said.
@@ -70,7 +72,10 @@ pub async fn receive(
     let allowed = allowed.map_err(|denied| {
         let (code, what) = match denied {
             Denied::Signature => ("bad_signature", "this URL was not made by this server"),
-            Denied::Expired => ("expired_url", "the time of this URL is over; request another one"),
+            Denied::Expired => (
+                "expired_url",
+                "the time of this URL is over; request another one",
+            ),
         };
         Problem::new(StatusCode::FORBIDDEN, code, what)
     })?;
@@ -105,6 +110,11 @@ fn problem(failed: Failed, allowed: &Allowed) -> Problem {
     let expected = allowed.part.length.saturating_sub(allowed.from);
     let (status, code, what) = match failed {
         Failed::Ingest(cause) => return cause.into(),
+        Failed::NoLength => (
+            StatusCode::LENGTH_REQUIRED,
+            "bad_request",
+            "the field Content-Length is missing",
+        ),
         Failed::TooLong => (
             StatusCode::PAYLOAD_TOO_LARGE,
             "body_too_large",
@@ -112,12 +122,12 @@ fn problem(failed: Failed, allowed: &Allowed) -> Problem {
         ),
         Failed::TooShort => (
             StatusCode::BAD_REQUEST,
-            "body_too_short",
+            "bad_request",
             "the body has fewer bytes",
         ),
         Failed::Stalled => (
             StatusCode::REQUEST_TIMEOUT,
-            "body_stalled",
+            "bad_request",
             "the body took too long",
         ),
     };
@@ -138,9 +148,10 @@ impl Uploads {
         let Allowed { part, from } = allowed;
         let expected = part.length.checked_sub(*from).ok_or(Failed::TooLong)?;
         match declared_length(request) {
+            None => return Err(Failed::NoLength),
             Some(length) if length > expected => return Err(Failed::TooLong),
             Some(length) if length < expected => return Err(Failed::TooShort),
-            _ => (),
+            Some(_) => (),
         }
         let mut writer = self.ingest.receive(id, part, *from).await?;
         let came = self

@@ -8,7 +8,10 @@ use axum::{
 use serde_json::{Value, json};
 
 use crate::{
-    engine::{ingest::IngestError, storage::StorageError},
+    engine::{
+        ingest::{IngestError, IngestLimits},
+        storage::StorageError,
+    },
     policy::upload::{Disproved, Refusal},
 };
 
@@ -51,6 +54,17 @@ impl Problem {
         }
     }
 
+    /// Adds what an owner may have, where that is why.
+    pub fn with_limits(mut self, limits: IngestLimits) -> Problem {
+        let limit = match self.code {
+            "quota" => limits.owner.bytes,
+            "too_many_sessions" => limits.owner.sessions,
+            _ => return self,
+        };
+        self.more["limit"] = limit.into();
+        self
+    }
+
     pub fn response(self) -> Response {
         let mut document = json!({
             "type": "about:blank",
@@ -91,7 +105,7 @@ impl From<IngestError> for Problem {
                 (StatusCode::BAD_REQUEST, json!({ "max": max }), None)
             }
             IngestError::TooManySessions(usage) => {
-                let more = json!({ "sessions": usage.sessions });
+                let more = json!({ "used": usage.sessions });
                 (StatusCode::TOO_MANY_REQUESTS, more, None)
             }
             IngestError::Quota { usage, wanted } => {
@@ -104,7 +118,7 @@ impl From<IngestError> for Problem {
             IngestError::Storage(cause) => of_storage(cause),
             IngestError::Store(cause) => {
                 tracing::warn!("{cause}");
-                (StatusCode::INTERNAL_SERVER_ERROR, Value::Null, None)
+                (StatusCode::SERVICE_UNAVAILABLE, Value::Null, Some(1))
             }
         };
         Problem {
@@ -214,7 +228,7 @@ fn of_storage(cause: &StorageError) -> Of {
         }
         StorageError::Failed(cause) => {
             tracing::warn!("the storage of uploads failed: {cause}");
-            (StatusCode::INTERNAL_SERVER_ERROR, Value::Null)
+            return (StatusCode::SERVICE_UNAVAILABLE, Value::Null, Some(1));
         }
     };
     (status, more, None)

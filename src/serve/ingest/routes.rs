@@ -80,7 +80,7 @@ impl Route {
 /// The response to a request.
 pub async fn respond(uploads: &Arc<Uploads>, request: Request, from: &From) -> Response {
     let responded = dispatch(uploads, request, from).await;
-    responded.unwrap_or_else(Problem::response)
+    responded.unwrap_or_else(|problem| problem.with_limits(uploads.ingest.limits()).response())
 }
 
 async fn dispatch(
@@ -148,7 +148,7 @@ fn owner(uploads: &Uploads, request: &Parts) -> Result<Owner, Problem> {
     match &uploads.tokens {
         Some(tokens) => tokens.owner(&request.headers).ok_or_else(|| {
             let what = "a token is needed (Authorization: Bearer TOKEN)";
-            Problem::new(StatusCode::UNAUTHORIZED, "no_token", what)
+            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", what)
         }),
         // A name that leads to the loopback interface could be that of a web page.
         None if is_loopback(request) => Ok(tokens::local()),
@@ -216,10 +216,9 @@ impl Uploads {
             .iter()
             .map(|session| self.status_of(session))
             .collect();
-        let mut list = json!({ "sessions": sessions });
-        if let Some(next) = page.next {
-            list["next"] = documents::page_url(text.as_deref(), next).into();
-        }
+        let next = page.next;
+        let next = next.map(|next| documents::page_url(text.as_deref(), next));
+        let list = json!({ "sessions": sessions, "next": next });
         Ok(json(StatusCode::OK, &list))
     }
 
@@ -306,10 +305,11 @@ impl Uploads {
         id: SessionId,
         wanted: &documents::Finalize,
     ) -> Result<Response, Problem> {
-        let before = self.ingest.status(owner, id).await?;
-        let goal = wanted.goal(&before.session)?;
-        let session = match self.ingest.finalize(owner, id, goal).await? {
-            Finalize::Done(session) => return Ok(json(StatusCode::OK, &self.status_of(&session))),
+        let session = match self.ingest.finalize(owner, id, wanted.goal()?).await? {
+            Finalize::Done(_) => {
+                let status = self.ingest.status(owner, id).await?;
+                return Ok(json(StatusCode::OK, &self.with_parts(&status)));
+            }
             Finalize::Working(session) => session,
             Finalize::Run(run) => {
                 let uploads = self.clone();

@@ -50,8 +50,7 @@ impl Signer {
         let file = folder.open_own_or_create(name)?;
         let mut key = [0; KEY_BYTES];
         let read = file.read_at(&mut key, 0);
-        let read =
-            read.map_err(|cause| DiskError::io(FileOperation::Read, &path, cause))?;
+        let read = read.map_err(|cause| DiskError::io(FileOperation::Read, &path, cause))?;
         if read < KEY_BYTES {
             // A new one, or one whose writing a crash ended: no URL was signed with it.
             machine::fill_random(&mut key).map_err(StartError::Key)?;
@@ -155,7 +154,11 @@ mod tests {
         ] {
             let changed = url.replacen(from, to, 1);
             assert_ne!(changed, url, "{from}");
-            assert_eq!(check(&signer, &changed, 100), Err(Denied::Signature), "{to}");
+            assert_eq!(
+                check(&signer, &changed, 100),
+                Err(Denied::Signature),
+                "{to}"
+            );
         }
     }
 }

@@ -69,7 +69,9 @@ impl Tokens {
                 found = Some(owner);
             }
         }
-        found.filter(|_| scheme.eq_ignore_ascii_case("bearer")).cloned()
+        found
+            .filter(|_| scheme.eq_ignore_ascii_case("bearer"))
+            .cloned()
     }
 }
 

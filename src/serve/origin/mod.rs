@@ -6,6 +6,7 @@
 mod cache;
 mod endpoint;
 mod files;
+mod folders;
 mod index_page;
 mod library;
 mod manifests;
@@ -48,6 +49,7 @@ use super::{
 
 use cache::Cache;
 use files::ServedFile;
+use folders::Folders;
 use library::Library;
 use manifests::Manifests;
 use path::Target;
@@ -62,8 +64,8 @@ pub type Warn = Arc<dyn Fn(String) + Send + Sync>;
 
 /// A folder to serve. Links that lead out of it are not followed.
 pub struct Origin {
-    folder: Arc<Folder>,
-    /// Where it is, to be watched.
+    folders: Folders,
+    /// Where the first one is, to be watched.
     path: PathBuf,
     /// `None`: only those that lie beside their files are served.
     manifests: Option<Arc<Manifests>>,
@@ -72,14 +74,14 @@ pub struct Origin {
     /// Of its URLs: `http` or `https`.
     pub scheme: &'static str,
     /// Takes uploads, if it does.
-    pub uploads: Option<Arc<Uploads>>,
+    uploads: Option<Arc<Uploads>>,
 }
 
 impl Origin {
     /// Opens the folder. Manifests are those that lie in it.
     pub fn open(path: &Path) -> Result<Origin, DiskError> {
         Ok(Origin {
-            folder: Arc::new(Folder::open(path)?),
+            folders: Folders::new(Folder::open(path)?),
             path: path.to_owned(),
             manifests: None,
             library: None,
@@ -99,15 +101,26 @@ impl Origin {
             }
             None => Cache::temporary()?,
         };
-        let manifests = Arc::new(Manifests::new(self.folder.clone(), cache, warn));
-        let library = Library::new(self.folder.clone(), manifests.clone());
+        let manifests = Arc::new(Manifests::new(self.folders.clone(), cache, warn));
+        let library = Library::new(self.folders.first().clone(), manifests.clone());
         (self.manifests, self.library) = (Some(manifests), Some(Arc::new(library)));
         Ok(())
     }
 
     /// The served folder.
     pub fn folder(&self) -> &Folder {
-        &self.folder
+        self.folders.first()
+    }
+
+    /// Takes uploads too. What is published, in this folder, is served where the other one has nothing.
+    pub fn take_uploads(
+        &mut self,
+        uploads: Arc<Uploads>,
+        published: Arc<Folder>,
+    ) -> Result<(), DiskError> {
+        self.folders.add(published)?;
+        self.uploads = Some(uploads);
+        Ok(())
     }
 }
 
@@ -125,7 +138,7 @@ pub async fn run(
         manifests.start(&mut background);
         show(manifests, &options.metrics);
         background.spawn(scan::run(
-            origin.folder.clone(),
+            origin.folders.first().clone(),
             origin.path.clone(),
             manifests.clone(),
         ));
@@ -246,11 +259,11 @@ impl Origin {
     }
 
     async fn open_beneath(&self, path: &Path) -> Result<Option<(File, Version)>, DiskError> {
-        if let Ok(opened) = self.folder.open_beneath_if_cached(path) {
+        if let Ok(opened) = self.folders.open_beneath_if_cached(path) {
             return Ok(opened);
         }
-        let (folder, path) = (self.folder.clone(), path.to_owned());
-        blocking::on_disk(move || folder.open_beneath(&path)).await
+        let (folders, path) = (self.folders.clone(), path.to_owned());
+        blocking::on_disk(move || folders.open_beneath(&path)).await
     }
 }
 
