@@ -22,6 +22,7 @@ use crate::{
     engine::events::{Event, Events},
     serve::{
         connections::{Limits, Options},
+        ingest::tokens::Tokens,
         metrics::Metrics,
         origin::{self, Origin},
         status,
@@ -117,14 +118,14 @@ async fn take_uploads(
     warnings: &Sender<String>,
 ) -> Result<impl Future<Output = ()> + use<>, Refusal> {
     uploads::check_address(args, address)?;
-    let meant = uploads::open(args, warnings).await?;
+    let meant = uploads::open(args, tokens(args)?, warnings).await?;
     let mut finals = None;
     if let Some(meant) = meant {
         let taken = origin.take_uploads(meant.uploads, meant.root);
         taken.map_err(|cause| Refusal(Exit::Failed, cause.to_string()))?;
         finals = meant.finals;
     }
-    Ok(async {
+    Ok(async move {
         match finals {
             Some(finals) => finals.run().await,
             None => std::future::pending().await,
@@ -194,6 +195,27 @@ fn tls(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<Arc<Tls>>, 
     }
 }
 
+/// Who may upload.
+fn tokens(args: &ServeArgs) -> Result<Option<Tokens>, Refusal> {
+    let Some(file) = &args.uploads.token_file else {
+        return Ok(None);
+    };
+    let shown = file.display();
+    if is_below(file, &args.folder) {
+        let elsewhere = hints::TOKENS_ELSEWHERE;
+        let message = format!(
+            "{shown} is in the folder that is served: everyone could read the tokens. {elsewhere}"
+        );
+        return Err(Refusal(Exit::Unsafe, message));
+    }
+    let text = fs::read_to_string(file)
+        .map_err(|cause| Refusal(Exit::Failed, format!("failed to read {shown}: {cause}")))?;
+    let tokens = Tokens::read(&text);
+    let tokens =
+        tokens.map_err(|cause| Refusal::usage(format!("{shown} has no tokens: {cause}")))?;
+    Ok(Some(tokens))
+}
+
 fn log(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<Log>, DiskError> {
     let Some(target) = &args.access_log else {
         return Ok(None);
@@ -231,7 +253,7 @@ fn cautions(args: &ServeArgs, folder: &Folder) -> Vec<String> {
 }
 
 /// Whether a file that exists is in this folder.
-pub fn is_below(file: &Path, folder: &Path) -> bool {
+fn is_below(file: &Path, folder: &Path) -> bool {
     let place = |path| fs::canonicalize(path).ok();
     matches!((place(file), place(folder)), (Some(file), Some(folder)) if file.starts_with(&folder))
 }

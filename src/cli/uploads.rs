@@ -1,6 +1,6 @@
 //! What the flags of `sapwood serve --ingest` mean.
 
-use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tokio::sync::mpsc::{self, Sender, UnboundedReceiver};
@@ -11,7 +11,7 @@ use crate::{
         ingest::{IngestLimits, session_store::OwnerLimits},
         storage::folder::FolderStorage,
     },
-    serve::ingest::{Uploads, UploadsOptions, tokens::Tokens},
+    serve::ingest::{Pace, Uploads, UploadsOptions, tokens::Tokens},
 };
 
 use super::{
@@ -20,7 +20,6 @@ use super::{
     hints,
     network::Refusal,
     player,
-    serve::is_below,
 };
 
 /// Sessions that are not finished an owner may have.
@@ -46,7 +45,7 @@ pub struct Finals {
 }
 
 /// Refuses what cannot work, before anything is made.
-pub fn check(args: &UploadArgs) -> Result<(), Refusal> {
+fn check(args: &UploadArgs) -> Result<(), Refusal> {
     let is = |value: &Option<String>, prefixes: &[&str]| {
         let value = value.as_deref().unwrap_or_default();
         prefixes.iter().any(|prefix| value.starts_with(prefix))
@@ -84,13 +83,16 @@ pub fn check_address(args: &ServeArgs, address: SocketAddr) -> Result<(), Refusa
 }
 
 /// Opens storage and sessions. `None`: no uploads are taken.
-pub async fn open(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<Meant>, Refusal> {
+pub async fn open(
+    args: &ServeArgs,
+    tokens: Option<Tokens>,
+    warnings: &Sender<String>,
+) -> Result<Option<Meant>, Refusal> {
     let of = &args.uploads;
     if !of.ingest {
         return Ok(None);
     }
     check(of)?;
-    let tokens = tokens(args)?;
     let path = of
         .storage
         .as_ref()
@@ -118,6 +120,7 @@ pub async fn open(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<
             },
             ttl_s: of.session_ttl.as_secs().max(1),
         },
+        pace: Pace::default(),
         warn: Arc::new(move |message| drop(warn.try_send(message))),
         on_final: finals.is_some().then_some(sender),
     });
@@ -130,26 +133,6 @@ pub async fn open(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<
 
 fn failed(cause: &str) -> Refusal {
     Refusal(Exit::Failed, format!("no uploads can be taken: {cause}"))
-}
-
-fn tokens(args: &ServeArgs) -> Result<Option<Tokens>, Refusal> {
-    let Some(file) = &args.uploads.token_file else {
-        return Ok(None);
-    };
-    let shown = file.display();
-    if is_below(file, &args.folder) {
-        let elsewhere = hints::TOKENS_ELSEWHERE;
-        let message = format!(
-            "{shown} is in the folder that is served: everyone could read the tokens. {elsewhere}"
-        );
-        return Err(Refusal(Exit::Unsafe, message));
-    }
-    let text = fs::read_to_string(file)
-        .map_err(|cause| Refusal(Exit::Failed, format!("failed to read {shown}: {cause}")))?;
-    let tokens = Tokens::read(&text);
-    let tokens =
-        tokens.map_err(|cause| Refusal::usage(format!("{shown} has no tokens: {cause}")))?;
-    Ok(Some(tokens))
 }
 
 impl Finals {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use axum::{
-    body::Body,
+    body::{Body, BodyDataStream},
     http::{StatusCode, header, request::Parts},
 };
+use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -16,6 +17,9 @@ use super::problem::Problem;
 pub const BYTES_MAX: usize = 4 << 20;
 /// How long a document may take to arrive, and to get its turn.
 const TIME: Duration = Duration::from_secs(30);
+
+/// How long the rest of a body that is refused is read.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Reads a document.
 pub async fn document<T: DeserializeOwned>(
@@ -36,13 +40,22 @@ pub async fn document<T: DeserializeOwned>(
         );
         return Err(Problem::new(status, "bad_request", what));
     }
+    let mut chunks = body.into_data_stream();
     let read = async {
         let _turn = turns.acquire().await;
-        axum::body::to_bytes(body, BYTES_MAX).await
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            bytes.extend_from_slice(&chunk.ok()?);
+            if bytes.len() > BYTES_MAX {
+                return None;
+            }
+        }
+        Some(bytes)
     };
     let bytes = match timeout(TIME, read).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(_)) => {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => {
+            drain(chunks).await;
             let what = format!("the body has more than {BYTES_MAX} bytes, or did not come whole");
             let status = StatusCode::PAYLOAD_TOO_LARGE;
             return Err(Problem::new(status, "body_too_large", what));
@@ -53,4 +66,11 @@ pub async fn document<T: DeserializeOwned>(
         }
     };
     serde_json::from_slice(&bytes).map_err(|cause| Problem::bad_request(cause.to_string()))
+}
+
+/// Reads what still comes of a body that is refused, for a short time: if the connection was closed before, the system of the client
+/// might discard the response.
+pub async fn drain(mut chunks: BodyDataStream) {
+    let read = async { while let Some(Ok(_)) = chunks.next().await {} };
+    let _ = timeout(DRAIN_TIME, read).await;
 }

@@ -46,6 +46,7 @@ use super::metrics::Metrics;
 use audit::Audit;
 use cors::Origins;
 use counts::Counts;
+pub use part::Pace;
 use signed::Signer;
 use tokens::Tokens;
 
@@ -72,6 +73,8 @@ pub struct UploadsOptions {
     pub origins: Vec<String>,
     /// Of each owner, and of each session.
     pub limits: IngestLimits,
+    /// Of clients that send parts.
+    pub pace: Pace,
     /// Takes what the operator should know.
     pub warn: Arc<dyn Fn(String) + Send + Sync>,
     /// Takes the status of each session whose object was published, as the API shows it.
@@ -105,7 +108,8 @@ pub struct Uploads {
     audit: Arc<Audit>,
     warn: Arc<dyn Fn(String) + Send + Sync>,
     on_final: Option<mpsc::UnboundedSender<Value>>,
-    parts: Arc<Semaphore>,
+    pace: Pace,
+    parts: Semaphore,
     documents: Semaphore,
 }
 
@@ -118,6 +122,7 @@ impl Uploads {
             tokens,
             origins,
             limits,
+            pace,
             warn,
             on_final,
         } = options;
@@ -155,7 +160,8 @@ impl Uploads {
             audit,
             warn,
             on_final,
-            parts: Arc::new(Semaphore::new(PARTS_AT_ONCE)),
+            pace,
+            parts: Semaphore::new(PARTS_AT_ONCE),
             documents: Semaphore::new(DOCUMENTS_AT_ONCE),
         }))
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{
-    body::{Body, Bytes},
+    body::{Body, BodyDataStream, Bytes},
     http::{StatusCode, header, request::Parts},
     response::Response,
 };
@@ -20,17 +20,34 @@ use crate::{
 };
 
 use super::{
-    Uploads,
+    Uploads, bodies,
     counts::PartEnd,
     problem::Problem,
     signed::{Allowed, Denied},
 };
 
-/// A part of which no byte comes for so long ends; below the limit of the connection, so that its blocks are kept in order.
-const SILENCE: Duration = Duration::from_secs(30);
-/// A part that is slower than this ends too, whatever comes of it: 16 KiB in each minute.
-const SLOW_TIME: Duration = Duration::from_secs(60);
-const SLOW_BYTES: u64 = 16 << 10;
+/// How slow a client may send a part.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// A part of which no byte comes for so long ends.
+    pub silence: Duration,
+    /// A part ends too if it has not this many bytes in each of these times.
+    pub least_bytes: u64,
+    /// See there.
+    pub least_time: Duration,
+}
+
+impl Default for Pace {
+    /// The silence is shorter than that of a connection, so that what came is kept in order.
+    fn default() -> Pace {
+        Pace {
+            silence: Duration::from_secs(30),
+            least_bytes: 16 << 10,
+            least_time: Duration::from_secs(60),
+        }
+    }
+}
+
 /// How often a session is noted as used while a part arrives.
 const TOUCH_TIME: Duration = Duration::from_secs(60);
 
@@ -67,42 +84,57 @@ pub async fn receive(
     id: SessionId,
     index: u32,
 ) -> Result<Response, Problem> {
-    let now_s = uploads.ingest.now().unix_s;
-    let allowed = uploads.signer.check(request, index, now_s);
-    let allowed = allowed.map_err(|denied| {
-        let (code, what) = match denied {
-            Denied::Signature => ("bad_signature", "this URL was not made by this server"),
-            Denied::Expired => (
-                "expired_url",
-                "the time of this URL is over; request another one",
-            ),
+    let mut chunks = body.into_data_stream();
+    let received = uploads.receive_all(request, &mut chunks, id, index).await;
+    // A client that waits for permission (RFC 9110, 10.1.1) has sent nothing.
+    if received.is_err() && !request.headers.contains_key(header::EXPECT) {
+        bodies::drain(chunks).await;
+    }
+    received
+}
+
+impl Uploads {
+    async fn receive_all(
+        &self,
+        request: &Parts,
+        chunks: &mut BodyDataStream,
+        id: SessionId,
+        index: u32,
+    ) -> Result<Response, Problem> {
+        let now_s = self.ingest.now().unix_s;
+        let allowed = self.signer.check(request, index, now_s);
+        let allowed = allowed.map_err(|denied| {
+            let (code, what) = match denied {
+                Denied::Signature => ("bad_signature", "this URL was not made by this server"),
+                Denied::Expired => (
+                    "expired_url",
+                    "the time of this URL is over; request another one",
+                ),
+            };
+            Problem::new(StatusCode::FORBIDDEN, code, what)
+        })?;
+        let Ok(_turn) = self.parts.try_acquire() else {
+            return Err(Problem::busy());
         };
-        Problem::new(StatusCode::FORBIDDEN, code, what)
-    })?;
-    let Ok(_turn) = uploads.parts.try_acquire() else {
-        return Err(Problem::busy());
-    };
-    let began = Instant::now();
-    let mut arrived = 0;
-    let connection = request.extensions.get::<Connection>();
-    let received = uploads
-        .take(request, body, id, &allowed, connection, &mut arrived)
-        .await;
-    let end = match &received {
-        Ok(()) => PartEnd::Stored,
-        Err(Failed::Ingest(IngestError::Storage(StorageError::PartDiffers { .. }))) => {
-            PartEnd::Mismatch
+        let began = Instant::now();
+        let mut arrived = 0;
+        let received = self.take(request, chunks, id, &allowed, &mut arrived).await;
+        let end = match &received {
+            Ok(()) => PartEnd::Stored,
+            Err(Failed::Ingest(IngestError::Storage(StorageError::PartDiffers { .. }))) => {
+                PartEnd::Mismatch
+            }
+            Err(_) => PartEnd::Error,
+        };
+        self.counts.note_part(end, arrived, began.elapsed());
+        match received {
+            Ok(()) => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                Ok(response)
+            }
+            Err(failed) => Err(problem(failed, &allowed)),
         }
-        Err(_) => PartEnd::Error,
-    };
-    uploads.counts.note_part(end, arrived, began.elapsed());
-    match received {
-        Ok(()) => {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            Ok(response)
-        }
-        Err(failed) => Err(problem(failed, &allowed)),
     }
 }
 
@@ -139,12 +171,12 @@ impl Uploads {
     async fn take(
         &self,
         request: &Parts,
-        body: Body,
+        chunks: &mut BodyDataStream,
         id: SessionId,
         allowed: &Allowed,
-        connection: Option<&Connection>,
         arrived: &mut u64,
     ) -> Result<(), Failed> {
+        let connection = request.extensions.get::<Connection>();
         let Allowed { part, from } = allowed;
         let expected = part.length.checked_sub(*from).ok_or(Failed::TooLong)?;
         match declared_length(request) {
@@ -155,7 +187,7 @@ impl Uploads {
         }
         let mut writer = self.ingest.receive(id, part, *from).await?;
         let came = self
-            .copy(body, id, &mut writer, expected, connection, arrived)
+            .copy(chunks, id, &mut writer, expected, connection, arrived)
             .await;
         match came {
             Ok(()) => Ok(waiting(connection, writer.finish()).await?),
@@ -172,20 +204,21 @@ impl Uploads {
     /// Hands the bytes of a body to a writer.
     async fn copy(
         &self,
-        body: Body,
+        chunks: &mut BodyDataStream,
         id: SessionId,
         writer: &mut Box<dyn PartWriter>,
         expected: u64,
         connection: Option<&Connection>,
         arrived: &mut u64,
     ) -> Result<(), Failed> {
-        let mut chunks = body.into_data_stream();
         let mut touched = Instant::now();
         let (mut since, mut arrived_since) = (Instant::now(), 0);
-        while let Some(chunk) = timeout(SILENCE, chunks.next())
-            .await
-            .map_err(|_| Failed::Stalled)?
-        {
+        let pace = self.pace;
+        loop {
+            let next = timeout(pace.silence, chunks.next()).await;
+            let Some(chunk) = next.map_err(|_| Failed::Stalled)? else {
+                break;
+            };
             // The connection broke.
             let chunk: Bytes = chunk.map_err(|_| Failed::TooShort)?;
             if let Some(connection) = connection {
@@ -197,8 +230,8 @@ impl Uploads {
                 return Err(Failed::TooLong);
             }
             waiting(connection, writer.write(chunk)).await?;
-            if since.elapsed() >= SLOW_TIME {
-                if arrived_since < SLOW_BYTES {
+            if since.elapsed() >= pace.least_time {
+                if arrived_since < pace.least_bytes {
                     return Err(Failed::Stalled);
                 }
                 (since, arrived_since) = (Instant::now(), 0);
