@@ -57,6 +57,7 @@ pub const NO_S3_STORAGE: &str =
 pub const NO_POSTGRES: &str =
     "--sessions takes a file: this version of sapwood keeps no sessions in a Postgres database";
 pub const NO_FINAL_URL: &str = "--on-final takes a command: this version of sapwood posts to no URL; curl can do it: 'curl --json @- URL'";
+pub const SESSIONS_ELSEWHERE: &str = "Name another place with --sessions, or leave it out: then they are with what is staged, which is not served";
 pub const TOKENS_ELSEWHERE: &str = "Move it away, and name its new place with --token-file";
 pub const UPLOADS_NEED_TOKENS: &str = "without tokens anybody who reaches it could upload; name a file with them with --token-file, or listen on 127.0.0.1";
 pub const UPLOADS_NEED_TLS: &str = "tokens would be sent in the clear; give a certificate with --tls-cert and --tls-key, or listen on 127.0.0.1";

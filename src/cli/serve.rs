@@ -18,7 +18,11 @@ use tokio::{
 };
 
 use crate::{
-    disk::{error::DiskError, files::Folder, machine, regions, state},
+    disk::{
+        error::DiskError,
+        files::{self, Folder},
+        machine, regions, state,
+    },
     engine::events::{Event, Events},
     serve::{
         connections::{Limits, Options},
@@ -118,6 +122,7 @@ async fn take_uploads(
     warnings: &Sender<String>,
 ) -> Result<impl Future<Output = ()> + use<>, Refusal> {
     uploads::check_address(args, address)?;
+    check_sessions(args)?;
     let meant = uploads::open(args, tokens(args)?, warnings).await?;
     let mut finals = None;
     if let Some(meant) = meant {
@@ -192,6 +197,30 @@ fn tls(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<Arc<Tls>>, 
     match Tls::load(certificate, key, warn) {
         Ok(tls) => Ok(Some(Arc::new(tls))),
         Err(cause) => Err(Refusal::usage(cause.to_string())),
+    }
+}
+
+/// Refuses sessions that everyone could read.
+fn check_sessions(args: &ServeArgs) -> Result<(), Refusal> {
+    let Some(file) = args.uploads.sessions.as_deref().map(Path::new) else {
+        return Ok(());
+    };
+    // It is made if it is missing.
+    let folder = match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let is_staged = file.iter().any(files::is_staged_uploads);
+    match is_below(folder, &args.folder) && !is_staged {
+        true => {
+            let message = format!(
+                "{} is in the folder that is served: everyone could read the sessions. {}",
+                file.display(),
+                hints::SESSIONS_ELSEWHERE
+            );
+            Err(Refusal(Exit::Unsafe, message))
+        }
+        false => Ok(()),
     }
 }
 

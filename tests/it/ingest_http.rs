@@ -767,6 +767,9 @@ fn what_others_could_reach_needs_tokens_and_tls() {
     let inside = site.path("tokens");
     let inside = ["--token-file", inside.to_str().expect("a path")];
     refused(&[&here[..], &inside].concat(), 6, "everyone could read");
+    let database = site.path("sessions.db");
+    let database = ["--sessions", database.to_str().expect("a path")];
+    refused(&[&here[..], &database].concat(), 6, "everyone could read");
     let _first = site.serve(&[]);
     refused(&here, 1, "in use");
 }

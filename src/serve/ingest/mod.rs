@@ -109,6 +109,11 @@ pub struct Uploads {
     warn: Arc<dyn Fn(String) + Send + Sync>,
     on_final: Option<mpsc::UnboundedSender<Value>>,
     pace: Pace,
+    turns: Turns,
+}
+
+/// How much is done at a time.
+struct Turns {
     parts: Semaphore,
     documents: Semaphore,
 }
@@ -161,8 +166,10 @@ impl Uploads {
             warn,
             on_final,
             pace,
-            parts: Semaphore::new(PARTS_AT_ONCE),
-            documents: Semaphore::new(DOCUMENTS_AT_ONCE),
+            turns: Turns {
+                parts: Semaphore::new(PARTS_AT_ONCE),
+                documents: Semaphore::new(DOCUMENTS_AT_ONCE),
+            },
         }))
     }
 

@@ -113,7 +113,7 @@ impl Uploads {
             };
             Problem::new(StatusCode::FORBIDDEN, code, what)
         })?;
-        let Ok(_turn) = self.parts.try_acquire() else {
+        let Ok(_turn) = self.turns.parts.try_acquire() else {
             return Err(Problem::busy());
         };
         let began = Instant::now();

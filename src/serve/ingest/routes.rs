@@ -105,7 +105,7 @@ async fn dispatch(
         return part::receive(uploads, &request, body, *id, *index).await;
     }
     let owner = owner(uploads, &request)?;
-    let turns = &uploads.documents;
+    let turns = &uploads.turns.documents;
     match (&route, request.method.as_str()) {
         (Route::Sessions, "GET" | "HEAD") => uploads.list(&request, &owner).await,
         (Route::Session(id), "GET" | "HEAD") => {
