@@ -137,12 +137,13 @@
 //! | what is remembered of a host that limits requests | [`policy::reputation`]; [`net::hosts`] applies it, [`disk::state`] keeps it |
 //! | what the store knows, and which holding is tried first | [`disk::store`] for what it does, [`disk::state`] for the tables, [`policy::samples`] for the choice |
 //! | requests, redirects, which addresses are allowed | [`net::client`], [`net::request`], `net/redirect.rs`, [`net::address`]; protocol and connections: `net/transport.rs`; secrets, sent only to the origin that the user typed: [`net::auth`]; which responses are used: [`net::response`] |
+//! | where an object in S3 is requested, what its errors say | [`net::s3`]; signatures: [`net::auth::sigv4`]; the AWS variables and files: [`net::auth::aws`], read by `cli/aws.rs` |
 //! | which validators are compared, and which part goes on | [`format::validators`], [`format::journal`] |
 //! | the steps of a fetch | [`engine::fetch`]; with a manifest `engine/fetch/with_manifest.rs`, without one `engine/fetch/without_manifest.rs` |
 //! | which blocks are found locally and not fetched | [`policy::descent`]; which files are searched: `engine/local/candidates.rs` |
 //! | many objects in one run | [`engine::queue`] |
 //! | what a sync does to which file | [`policy::sync`], [`policy::filters`]; the index and its trust: `engine/sync/index.rs`; what is here: `engine/sync/here.rs`, `state.rs` beside it; the steps: `engine/sync/run.rs` |
-//! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
+//! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls; many files at once: `engine/fetch/locks.rs`, [`disk::group_commit`], [`disk::durable`] |
 //! | a folder that is kept in step with a library: staging, names, trash | [`disk::replica`] |
 //! | the responses of a server | `serve/representation.rs` |
 //! | what `serve` has under which path | `serve/origin/path.rs` for the paths, `manifests.rs` beside it for manifests that are made, `queue.rs` for their order, `scan.rs` for changes, `library.rs` for the index of the folder, `endpoint.rs` for manifests and JSON, `index_page.rs` for folders |

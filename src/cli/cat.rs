@@ -42,7 +42,7 @@ pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> 
 fn options(args: &CatArgs) -> Result<CatOptions, network::Refusal> {
     Ok(CatOptions {
         name: None,
-        url: network::location(&args.url)?,
+        url: network::object(&args.url)?,
         wanted: args.range,
         manifest: args
             .manifest

@@ -117,7 +117,7 @@ impl Exit {
 
     pub fn of_bad_url(cause: &BadUrl) -> Exit {
         match cause {
-            BadUrl::Malformed { .. } => Exit::Usage,
+            BadUrl::Malformed { .. } | BadUrl::NotInS3 { .. } => Exit::Usage,
             BadUrl::Scheme { .. } => Exit::Unsafe,
         }
     }

@@ -6,13 +6,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use crate::{
-    disk::destination::Destination,
+    disk::{destination::Destination, machine},
     engine::{
         context::{Context, StoreHandle},
         events::{Event, Events},
-        fetch::{self, FetchOptions, ManifestPlace},
+        fetch::{self, FetchOptions, Locks, ManifestPlace},
         queue::{JobEvent, Queue},
     },
     format::keys::PublicKey,
@@ -30,18 +31,32 @@ use super::{
 };
 
 /// Of these files, as many as there are connections are fetched; the others wait for the disk, which syncs many as fast as one.
-const FILES_AT_ONCE: usize = 128;
+const FILES_AT_ONCE: u64 = 128;
+/// The journal, the file without a name, a connection or two, and reserve.
+const DESCRIPTORS_A_FILE: u64 = 6;
 
-pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
+/// Whether there is more than one file.
+pub fn has_several(args: &FetchArgs) -> bool {
+    args.input.is_some() || args.urls.len() > 1
+}
+
+/// `transfers`: see [`Context::transfers`].
+pub async fn run(
+    args: FetchArgs,
+    store: Option<PathBuf>,
+    transfers: Option<Handle>,
+    output: &mut Output,
+) -> Exit {
     let store = network::store(args.no_store, store, output).await;
     let ready = checked(&args, store).and_then(|input| Ok((input, targets::jobs(&args)?)));
-    let (input, (jobs, refusals)) = match ready {
+    let (mut input, (jobs, refusals)) = match ready {
         Ok(ready) => ready,
         Err(Refusal(exit, message)) => {
             let exit = output.refuse(exit, &message);
             return output.done(exit);
         }
     };
+    input.context.transfers = transfers;
     if jobs.is_empty()
         && refusals.is_empty()
         && let Some(list) = &args.input
@@ -61,6 +76,7 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
         .into_iter()
         .map(|Refusal(exit, message)| output.refuse(exit, &message))
         .collect();
+    let locks = Locks::default();
     let options = |job: &Job| FetchOptions {
         mirrors: input.mirrors.clone(),
         seeds: args.seed.clone(),
@@ -74,6 +90,7 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
         no_clobber: args.no_clobber,
         discard: args.discard,
         receipt: job.receipt.clone(),
+        locks: locks.clone(),
         ..FetchOptions::new(job.url.clone(), &job.target)
     };
     let queue = Queue {
@@ -82,7 +99,7 @@ pub async fn run(args: FetchArgs, store: Option<PathBuf>, output: &mut Output) -
             None => 1,
         },
         patience: args.network.patience,
-        at_once: FILES_AT_ONCE,
+        at_once: FILES_AT_ONCE.min(machine::descriptors_max() / DESCRIPTORS_A_FILE) as usize,
         connections: input.context.connections.clone(),
     };
     exits.extend(fetch_all(&input.context, &queue, &jobs, options, output).await);

@@ -7,10 +7,11 @@ use crate::{
     disk::error::{DiskError, FileOperation},
     engine::error::Error,
     format::{keys::BadKey, trust::Trust},
+    net::auth::aws::BadAccess,
     policy::recovery::Failure,
 };
 
-use super::units;
+use super::{aws::Unusable, units};
 
 // Arguments that cannot work, with the flag that helps.
 pub const NO_STORE_FOLDER: &str =
@@ -106,6 +107,16 @@ pub fn message(error: &Error) -> String {
     }
 }
 
+/// Why the AWS variables and files cannot be used, and what to do.
+pub fn of_aws(cause: &Unusable) -> String {
+    match cause {
+        Unusable::Access(BadAccess::NoKeys { name, .. }) => format!(
+            "{cause}; run eval \"$(aws configure export-credentials --profile {name} --format env)\" and unset AWS_PROFILE"
+        ),
+        other => other.to_string(),
+    }
+}
+
 /// How to go on with the part of a fetch that failed for good.
 pub fn part_kept(path: &Path, bytes: u64) -> String {
     format!(
@@ -120,6 +131,7 @@ pub fn part_kept(path: &Path, bytes: u64) -> String {
 fn hint(error: &Error) -> Option<&'static str> {
     match error {
         Error::Disk(cause) => of_disk(cause),
+        Error::Net { cause, .. } if cause.location.is_in_s3() => of_s3(cause.failure),
         Error::Net { cause, .. } => of_failure(cause.failure),
         Error::NoManifest { .. } => Some("give its place with --manifest"),
         Error::OtherRoot { .. } => Some("check --root"),
@@ -218,6 +230,18 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
         }
         DiskError::LeavesLost => Some("check the disk, then run the same command again"),
         DiskError::NoRoom { .. } => Some(MAKE_ROOM),
+    }
+}
+
+fn of_s3(failure: Failure) -> Option<&'static str> {
+    match failure {
+        Failure::Refused { status: 401 | 403 } => {
+            Some("check the URL, and the credentials: AWS_PROFILE, or AWS_ACCESS_KEY_ID")
+        }
+        Failure::Refused { status: 404 } => Some("check the URL and --endpoint"),
+        // The message says it.
+        Failure::Unsafe => None,
+        other => of_failure(other),
     }
 }
 

@@ -49,11 +49,11 @@ async fn read(
     output: &mut Output,
 ) -> Result<Inspected, Exit> {
     let take = |page: Page| leaves.print(&page);
-    if !(args.place.starts_with("http://") || args.place.starts_with("https://")) {
+    if !network::is_url(&args.place) {
         let read = inspect::inspect_file(Path::new(&args.place), take);
         return read.map_err(|error| output.error_of_manifest(Some(&args.place), None, &error));
     }
-    let typed = network::location(&args.place).and_then(|url| {
+    let typed = network::object(&args.place).and_then(|url| {
         let context = network::context(&args.network, StoreHandle::default())?;
         Ok((url, context))
     });
@@ -89,7 +89,7 @@ fn show(args: &InspectArgs, manifest: &Inspected, output: &mut Output) -> Exit {
             }
         }
     } else if output.is_json() {
-        output.line(&as_json(manifest).to_string());
+        output.line(as_json(manifest).to_string());
         output.printed()
     } else {
         for line in for_people(manifest) {

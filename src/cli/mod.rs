@@ -2,6 +2,7 @@
 
 mod access_log;
 mod args;
+mod aws;
 mod cat;
 mod exit;
 mod fetch;
@@ -76,7 +77,14 @@ pub fn run() -> ExitCode {
         }
         Command::Keygen(args) => keys::keygen(&args, &mut output),
         Command::Sign(args) => keys::sign(&args, &mut output),
-        Command::Fetch(args) => signals::block_on(fetch::run(*args, cli.output.store, &mut output)),
+        Command::Fetch(args) if fetch::has_several(&args) => {
+            signals::block_on_this_thread(|transfers| {
+                fetch::run(*args, cli.output.store, Some(transfers), &mut output)
+            })
+        }
+        Command::Fetch(args) => {
+            signals::block_on(fetch::run(*args, cli.output.store, None, &mut output))
+        }
         Command::Sync(args) => signals::block_on(sync::run(*args, cli.output.store, &mut output)),
         Command::Hosts(args) => hosts::run(&args, cli.output.store, &mut output),
         Command::Store(args) => store::run(&args, cli.output.store, &mut output),

@@ -24,13 +24,16 @@ use crate::{
         hosts::Hosts,
         location::Location,
         options::{ClientOptions, Http},
+        s3::service::Service,
     },
     policy::schedule::Limits,
 };
 
 use super::{
     args::{HttpVersion, NetworkArgs},
+    aws,
     exit::Exit,
+    hints,
     output::Output,
 };
 
@@ -49,7 +52,30 @@ impl Refusal {
 }
 
 pub fn location(text: &str) -> Result<Location, Refusal> {
-    Location::parse(text).map_err(|cause| Refusal(Exit::of_bad_url(&cause), cause.to_string()))
+    let location = Location::parse(text);
+    let location =
+        location.map_err(|cause| Refusal(Exit::of_bad_url(&cause), cause.to_string()))?;
+    match aws::access() {
+        Err(cause) if location.is_in_s3() => Err(Refusal::usage(hints::of_aws(cause))),
+        _ => Ok(location),
+    }
+}
+
+/// The URL of an object; a bucket is none.
+pub fn object(text: &str) -> Result<Location, Refusal> {
+    let location = location(text)?;
+    match location.is_bucket() {
+        true => Err(Refusal::usage(format!(
+            "{location} is a bucket; an object is s3://BUCKET/KEY"
+        ))),
+        false => Ok(location),
+    }
+}
+
+/// Whether a place is a URL, and not a file.
+pub fn is_url(text: &str) -> bool {
+    let schemes = ["http://", "https://", "s3://"];
+    schemes.iter().any(|scheme| text.starts_with(scheme))
 }
 
 pub fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
@@ -60,25 +86,30 @@ pub fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
         read.map_err(|cause| Refusal::unread("the manifest from standard input", &cause))?;
         return Ok(ManifestPlace::Bytes(bytes.into()));
     }
-    if text.starts_with("http://") || text.starts_with("https://") {
-        return location(text).map(ManifestPlace::Url);
+    if is_url(text) {
+        return object(text).map(ManifestPlace::Url);
     }
     Ok(ManifestPlace::File(text.into()))
 }
 
 /// The store of this run. One that cannot be used is one warning, and the run remembers nothing.
 pub async fn store(no_store: bool, folder: Option<PathBuf>, output: &mut Output) -> StoreHandle {
-    let folder = match no_store {
-        true => None,
-        false => folder.or_else(state::default_folder),
+    let store = match no_store {
+        true => StoreHandle::default(),
+        false => unopened_store(folder),
     };
-    let store = folder.map_or_else(StoreHandle::default, StoreHandle::at);
     if let Err(error) = store.with(|_| Ok(())).await {
         output.event(Event::Warning {
             message: format!("{error}; this run goes on without it"),
         });
     }
     store
+}
+
+/// The store of a run that may not need it.
+pub fn unopened_store(folder: Option<PathBuf>) -> StoreHandle {
+    let folder = folder.or_else(state::default_folder);
+    folder.map_or_else(StoreHandle::default, StoreHandle::at)
 }
 
 /// What the network flags mean.
@@ -100,6 +131,14 @@ pub fn context(args: &NetworkArgs, store: StoreHandle) -> Result<Context, Refusa
 }
 
 fn client_options(args: &NetworkArgs, store: &StoreHandle) -> Result<ClientOptions, Refusal> {
+    let access = aws::access().as_ref().ok().cloned().unwrap_or_default();
+    let s3 = match &args.endpoint {
+        Some(endpoint) => Service {
+            endpoint: Some(endpoint.clone()),
+            ..access.service
+        },
+        None => access.service,
+    };
     let netrc = match args.netrc.then(netrc_path).flatten() {
         Some(path) => Netrc::parse(&String::from_utf8_lossy(&read(&path)?)),
         None => Netrc::default(),
@@ -120,7 +159,9 @@ fn client_options(args: &NetworkArgs, store: &StoreHandle) -> Result<ClientOptio
         credentials: Credentials {
             netrc,
             fields: headers(&args.headers)?,
+            keys: access.keys,
         },
+        s3,
         // As in curl: 0 is no limit.
         limit_rate: args.limit_rate.filter(|rate| *rate > 0),
         allow_private: args.allow_private,

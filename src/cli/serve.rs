@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::json;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, lookup_host},
     sync::mpsc::{Receiver, Sender, channel},
 };
 
@@ -25,7 +25,7 @@ use crate::{
     },
     engine::events::{Event, Events},
     serve::{
-        connections::{Limits, Options},
+        connections::{self, Limits, Options},
         ingest::tokens::Tokens,
         metrics::Metrics,
         origin::{self, Origin},
@@ -141,7 +141,8 @@ async fn take_uploads(
 /// Listens; returns also where.
 async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), String> {
     let bound = async {
-        let listener = TcpListener::bind(listen).await?;
+        let addresses: Vec<SocketAddr> = lookup_host(listen).await?.collect();
+        let listener = connections::listen(&addresses, None)?;
         let address = listener.local_addr()?;
         Ok::<_, io::Error>((listener, address))
     };

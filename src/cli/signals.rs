@@ -7,10 +7,14 @@ use std::{
     pin::pin,
     task::Poll,
     thread,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 use crate::disk::{error::is_out_of_descriptors, machine, regions};
 
@@ -19,18 +23,36 @@ const THREADS_BESIDE: usize = 2;
 /// Descriptors that the runtime opens by itself, and a few for files.
 const DESCRIPTORS: usize = 12;
 
+/// How long file work that is under way may take to end; connections need not.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
 /// Runs a command on a few worker threads. What a fetch brings is hashed and written there too; the rest of file work has threads of
 /// its own.
 pub fn block_on<T>(command: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers())
-        .enable_all()
-        .build()
-        .expect("threads and an event queue can be had");
+    let runtime = runtime(Builder::new_multi_thread().worker_threads(workers()));
     let outcome = runtime.block_on(command);
-    // File work that is under way ends; connections need not.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    runtime.shutdown_timeout(SHUTDOWN);
     outcome
+}
+
+/// Runs a command of many small requests on this thread: they take longer on their way from one thread to another than for
+/// themselves. Its transfers run on the threads of [`block_on`], by the handle.
+pub fn block_on_this_thread<T, F>(command: impl FnOnce(Handle) -> F) -> T
+where
+    F: Future<Output = T>,
+{
+    let of_transfers = runtime(Builder::new_multi_thread().worker_threads(workers()));
+    let here = runtime(&mut Builder::new_current_thread());
+    let outcome = here.block_on(command(of_transfers.handle().clone()));
+    for runtime in [here, of_transfers] {
+        runtime.shutdown_timeout(SHUTDOWN);
+    }
+    outcome
+}
+
+fn runtime(builder: &mut Builder) -> Runtime {
+    let runtime = builder.enable_all().build();
+    runtime.expect("threads and an event queue can be had")
 }
 
 fn workers() -> usize {
@@ -65,9 +87,7 @@ pub fn check_threads() -> io::Result<()> {
 /// Lets a write beyond the limit on the size of files fail, instead of ending the program by a signal.
 pub fn survive_file_size_limit() {
     let handled = || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         // The handler stays when this is dropped.
         runtime.block_on(async { signal(SignalKind::from_raw(machine::file_size_signal())) })
     };
@@ -79,9 +99,7 @@ pub fn survive_file_size_limit() {
 /// From now on a signal ends the reading of files, and with it a command that runs on this thread.
 pub fn stop_reading_on_signal() {
     let wait = || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
+        let runtime = Builder::new_current_thread().enable_all().build();
         if let Ok(runtime) = runtime {
             runtime.block_on(async { stop(true).await });
             regions::stop();

@@ -19,7 +19,7 @@ use crate::{
 use super::{
     args::{FetchArgs, GatewayArgs},
     exit::Exit,
-    network::{Refusal, location},
+    network::{Refusal, location, object},
 };
 
 /// One object and its target.
@@ -208,8 +208,9 @@ pub fn served(args: &GatewayArgs) -> Result<Vec<Served>, Refusal> {
 }
 
 fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Refusal> {
-    let url = location(&entry.url)?;
-    if entry.line.is_some() && entry.url.contains(char::is_whitespace) {
+    let url = object(&entry.url)?;
+    // A key may have blanks.
+    if entry.line.is_some() && !url.is_in_s3() && entry.url.contains(char::is_whitespace) {
         let message = "the URL has a blank in it; put a tab between a URL and the name of its file, and write %20 for a blank in a URL";
         return Err(Refusal::usage(message));
     }

@@ -32,7 +32,7 @@ pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) 
     }
     let is_no_file = |manifest: &Path| {
         let text = manifest.to_string_lossy();
-        text == "-" || text.starts_with("http://") || text.starts_with("https://")
+        text == "-" || network::is_url(&text)
     };
     if args.manifest.as_deref().is_some_and(is_no_file) {
         let exit = output.usage(hints::VERIFY_A_FILE);
@@ -46,8 +46,11 @@ pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) 
         }
     };
     signals::stop_reading_on_signal();
-    // Only sequences under a key are remembered.
-    let store = network::store(key.is_none(), store, output).await;
+    // Only sequences under a key are remembered. The leaves of a damaged file may be known.
+    let store = match key {
+        Some(_) => network::store(false, store, output).await,
+        None => network::unopened_store(store),
+    };
     let mut exits = Vec::new();
     for path in &args.paths {
         let conditions = Conditions {
@@ -150,8 +153,9 @@ async fn check_library(
         place: &library.manifest.path.display().to_string(),
     };
     let trust = trust::check(store, conditions, front, output).await?;
-    let quarantines = args.quarantine;
-    let verify = move |tell: &(dyn Fn(Event) + Sync)| library.verify(trust, quarantines, tell);
+    let (quarantines, store) = (args.quarantine, store.clone());
+    let verify =
+        move |tell: &(dyn Fn(Event) + Sync)| library.verify(trust, quarantines, &store, tell);
     let checked = told(verify, output).await?;
     Ok((checked.damaged > 0).then(|| {
         let message = format!(

@@ -37,7 +37,7 @@ const LOCK_WAIT: Duration = Duration::from_millis(200);
 /// The target of a download.
 #[derive(Debug)]
 pub struct Destination {
-    pub(super) folder: Folder,
+    pub(super) folder: Arc<Folder>,
     pub(super) name: OsString,
     part_name: OsString,
     journal_name: OsString,
@@ -55,11 +55,11 @@ impl Destination {
             DiskError::Io { source, .. } => DiskError::io(FileOperation::Create, target, source),
             other => other,
         })?;
-        Destination::in_folder(folder, name)
+        Destination::in_folder(Arc::new(folder), name)
     }
 
     /// The same in a folder that is open.
-    pub fn in_folder(folder: Folder, name: OsString) -> Result<Destination, DiskError> {
+    pub fn in_folder(folder: Arc<Folder>, name: OsString) -> Result<Destination, DiskError> {
         let path = folder.path_of(&name);
         if files::is_own(&name) {
             return Err(DiskError::Conflict {
@@ -97,9 +97,9 @@ impl Destination {
         self.folder.entry(&self.name)
     }
 
-    /// Whether there is neither a file under the final name nor anything under that of the part.
-    pub fn is_empty(&self) -> Result<bool, DiskError> {
-        Ok(self.existing()?.is_none() && self.folder.entry(&self.part_name)?.is_none())
+    /// Whether there is nothing under the name of the part.
+    pub fn has_no_part(&self) -> Result<bool, DiskError> {
+        Ok(self.folder.entry(&self.part_name)?.is_none())
     }
 
     /// Whether an earlier run left a part.
@@ -114,25 +114,33 @@ impl Destination {
     }
 
     /// Locks the destination for this run. The journal is the lock file.
-    pub fn lock(self) -> Result<Locked, DiskError> {
-        let path = self.folder.path_of(&self.journal_name);
+    pub fn lock(mut self) -> Result<Locked, DiskError> {
         let began = Instant::now();
+        loop {
+            self = match self.try_lock()? {
+                Ok(locked) => return Ok(locked),
+                Err(busy) if began.elapsed() < LOCK_WAIT => busy,
+                Err(busy) => return Err(DiskError::Busy { path: busy.path() }),
+            };
+            thread::sleep(LOCK_WAIT / 20);
+        }
+    }
+
+    /// The same without a wait. `Err`: another run has it now.
+    pub fn try_lock(self) -> Result<Result<Locked, Destination>, DiskError> {
+        let path = self.folder.path_of(&self.journal_name);
         loop {
             let file = self.folder.open_own_or_create(&self.journal_name)?;
             if !locks::try_lock(&file, &path)? {
-                if began.elapsed() >= LOCK_WAIT {
-                    return Err(DiskError::Busy { path: self.path() });
-                }
-                thread::sleep(LOCK_WAIT / 20);
-                continue;
+                return Ok(Err(self));
             }
             // The run that held the lock before may have finished and removed the file that we opened.
             if self.folder.is_still(&self.journal_name, &file)? {
-                return Ok(Locked {
+                return Ok(Ok(Locked {
                     destination: self,
                     journal: file,
                     released: false,
-                });
+                }));
             }
         }
     }

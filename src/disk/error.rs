@@ -106,6 +106,27 @@ impl DiskError {
         }
     }
 
+    /// A failure at a file below this folder, where it gets its bytes, as one at the file that it is to become. What is in the way in
+    /// that folder keeps its name.
+    #[must_use]
+    pub fn of_staged(mut self, folder: &Path, file: &Path) -> DiskError {
+        match &mut self {
+            DiskError::Io { path, .. }
+            | DiskError::Gone { path }
+            | DiskError::ChangedAfterProof { path }
+            | DiskError::ChangedWhileRead { path }
+            | DiskError::ChangedSince { path }
+            | DiskError::Stopped { path }
+            | DiskError::NoRoom { path, .. }
+                if path.starts_with(folder) && path != folder =>
+            {
+                file.clone_into(path);
+            }
+            _ => (),
+        }
+        self
+    }
+
     /// The disk itself failed, is full, or is read-only, for any operation.
     pub fn is_of_disk(&self) -> bool {
         let is = |source: &io::Error| {

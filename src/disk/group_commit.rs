@@ -3,16 +3,18 @@
 //! The order for each of them is that of [`super::destination`]: lock -> write -> sync -> name -> sync folder -> remove journal.
 //! There is no part: a kill before the name leaves nothing but the empty journal, which is the lock.
 
-use std::{collections::HashMap, ffi::OsStr, fs::File, path::PathBuf};
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    path::PathBuf,
+};
 
 use super::{
     destination::{Destination, Locked},
+    durable::Syncs,
     error::DiskError,
-    files::{self, Entry},
+    files::{self, Entry, Folder},
 };
-
-/// Up to so many files are synced one by one; more are cheaper with all that the file system has to write.
-const SYNCED_SINGLY_MAX: usize = 4;
 
 /// A whole object that is proven, for a destination where no part is.
 #[derive(Debug)]
@@ -44,9 +46,9 @@ struct Unnamed {
 }
 
 /// Publishes these objects; one outcome for each, in the same order.
-pub fn publish(batch: Vec<Whole>) -> Vec<Outcome> {
+pub fn publish(batch: Vec<Whole>, syncs: &Syncs) -> Vec<Outcome> {
     let written: Vec<_> = batch.into_iter().map(write).collect();
-    let synced = sync(written);
+    let synced = sync(written, syncs);
     let named: Vec<_> = synced
         .into_iter()
         .map(|file| file.and_then(Unnamed::name))
@@ -86,20 +88,32 @@ fn write(whole: Whole) -> Step<Unnamed> {
     })
 }
 
-/// Makes the files durable.
-fn sync(written: Vec<Step<Unnamed>>) -> Vec<Step<Unnamed>> {
-    let count = written.iter().flatten().count();
-    if count > SYNCED_SINGLY_MAX
-        && let Some(Ok(first)) = written.iter().find(|step| step.is_ok())
-        // Each file is synced below, which also shows what failed; this only makes that fast.
-        && !first.locked.destination().folder.sync_file_system()
-    {
-        tracing::debug!("the file system could not be synced as a whole");
+/// Makes the files durable: those of one file system together, if they are many.
+fn sync(written: Vec<Step<Unnamed>>, syncs: &Syncs) -> Vec<Step<Unnamed>> {
+    let written: Vec<Step<(Unnamed, u64)>> = written
+        .into_iter()
+        .map(|step| {
+            let unnamed = step?;
+            let path = unnamed.locked.destination().path();
+            let device = Entry::of(&unnamed.file, &path).map_err(failed)?.device;
+            Ok((unnamed, device))
+        })
+        .collect();
+    let mut file_systems: HashMap<u64, (&Folder, usize)> = HashMap::new();
+    for (unnamed, device) in written.iter().flatten() {
+        let folder: &Folder = &unnamed.locked.destination().folder;
+        file_systems.entry(*device).or_insert((folder, 0)).1 += 1;
     }
-    let one = |step: Step<Unnamed>| {
-        let unnamed = step?;
-        let path = unnamed.locked.destination().path();
-        files::sync_all(&unnamed.file, &path).map_err(failed)?;
+    let are_synced = |(device, (folder, count)): (u64, (&Folder, usize))| {
+        syncs.together(folder, count).then_some(device)
+    };
+    let synced: HashSet<u64> = file_systems.into_iter().filter_map(are_synced).collect();
+    let one = |step: Step<(Unnamed, u64)>| {
+        let (unnamed, device) = step?;
+        if !synced.contains(&device) {
+            let path = unnamed.locked.destination().path();
+            files::sync_all(&unnamed.file, &path).map_err(failed)?;
+        }
         Ok(unnamed)
     };
     written.into_iter().map(one).collect()
@@ -145,10 +159,10 @@ fn end(
 ) -> Result<Entry, DiskError> {
     let Named { mut locked, entry } = named;
     let folder = &locked.destination().folder;
-    let failed = folders
-        .entry(folder.path_of(OsStr::new("")))
-        .or_insert_with(|| folder.sync().err());
-    if let Some(cause) = failed {
+    if !folders.contains_key(&folder.path) {
+        folders.insert(folder.path.clone(), folder.sync().err());
+    }
+    if let Some(cause) = &folders[&folder.path] {
         return Err(cause.of_another(&locked.destination().path()));
     }
     locked.release()?;

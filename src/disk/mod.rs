@@ -1,10 +1,13 @@
 //! Local files, synchronous. It does not use HTTP.
 
 pub mod destination;
+pub mod destinations;
+pub mod durable;
 mod entry;
 pub mod error;
 pub mod files;
 pub mod group_commit;
+mod holes;
 pub mod journal;
 pub mod lacking;
 pub mod leaf_pages;

@@ -78,6 +78,27 @@ pub fn noted_path(path: &Path) -> Option<PathBuf> {
     Some(folder.canonicalize().ok()?.join(name))
 }
 
+/// [`noted_path`] of many files: a folder of files that follow each other is looked up once.
+#[derive(Debug, Default)]
+pub struct NotedPaths {
+    last: Option<(PathBuf, PathBuf)>,
+}
+
+impl NotedPaths {
+    /// [`noted_path`], if the folder is what it was for the last file.
+    pub fn of(&mut self, path: &Path) -> Option<PathBuf> {
+        let (folder, name) = split(path)?;
+        match &self.last {
+            Some((last, noted)) if *last == folder => Some(noted.join(name)),
+            _ => {
+                let noted = noted_path(path)?;
+                self.last = Some((folder, noted.parent()?.to_owned()));
+                Some(noted)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,7 @@ use crate::format::geometry::ByteRange;
 use super::{
     error::{DiskError, FileOperation},
     files::{self, Entry, Stamp},
+    holes::Holes,
 };
 
 /// How long a stopped stream may go unnoticed.
@@ -48,11 +49,29 @@ pub fn check_not_stopped(path: &Path) -> Result<(), DiskError> {
 /// Bytes of a region: large enough that a system call costs little, small enough to stay in the cache of a core.
 pub const REGION: usize = 256 * 1024;
 
+/// What a region holds.
+#[derive(Clone, Copy, Debug)]
+pub enum Content<'a> {
+    /// These bytes.
+    Read(&'a [u8]),
+    /// So many zeros, which were not read: they are in a hole of the file.
+    Hole(usize),
+}
+
 /// Something that is read region by region, from several threads.
 pub trait Regions: Sync {
     /// Reads the next region that no thread has taken and returns its place; `None` at the end. The buffer is only
     /// shorter than a region at the end.
     fn next(&self, buffer: &mut Vec<u8>) -> Result<Option<u64>, DiskError>;
+
+    /// The same, without reading holes.
+    fn next_content<'b>(
+        &self,
+        buffer: &'b mut Vec<u8>,
+    ) -> Result<Option<(u64, Content<'b>)>, DiskError> {
+        let start = self.next(buffer)?;
+        Ok(start.map(|start| (start, Content::Read(buffer))))
+    }
 }
 
 /// A regular file. Regions are read in parallel.
@@ -60,6 +79,7 @@ pub struct FileRegions {
     file: File,
     path: PathBuf,
     before: Entry,
+    holes: Holes,
     taken: AtomicU64,
     /// Where the last region ends.
     end: u64,
@@ -75,6 +95,7 @@ impl FileRegions {
     pub fn of(file: File, path: &Path) -> Result<FileRegions, DiskError> {
         let before = Entry::of(&file, path)?;
         Ok(FileRegions {
+            holes: Holes::of(&file),
             file,
             path: path.to_owned(),
             before,
@@ -120,16 +141,19 @@ impl FileRegions {
     }
 }
 
-impl Regions for FileRegions {
-    fn next(&self, buffer: &mut Vec<u8>) -> Result<Option<u64>, DiskError> {
+impl FileRegions {
+    /// The next region that no thread has taken.
+    fn take(&self) -> Result<Option<ByteRange>, DiskError> {
         check_not_stopped(&self.path)?;
         let start = self.taken.fetch_add(REGION as u64, Ordering::Relaxed);
-        if start >= self.end {
-            return Ok(None);
-        }
-        buffer.resize((self.end - start).min(REGION as u64) as usize, 0);
-        match self.file.read_exact_at(buffer, start) {
-            Ok(()) => Ok(Some(start)),
+        let end = self.end.min(start.saturating_add(REGION as u64));
+        Ok((start < end).then(|| ByteRange::new(start, end)))
+    }
+
+    fn read(&self, region: ByteRange, buffer: &mut Vec<u8>) -> Result<(), DiskError> {
+        buffer.resize(region.length() as usize, 0);
+        match self.file.read_exact_at(buffer, region.start) {
+            Ok(()) => Ok(()),
             Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(DiskError::ChangedWhileRead {
                     path: self.path.clone(),
@@ -137,6 +161,31 @@ impl Regions for FileRegions {
             }
             Err(cause) => Err(DiskError::io(FileOperation::Read, &self.path, cause)),
         }
+    }
+}
+
+impl Regions for FileRegions {
+    fn next(&self, buffer: &mut Vec<u8>) -> Result<Option<u64>, DiskError> {
+        let Some(region) = self.take()? else {
+            return Ok(None);
+        };
+        self.read(region, buffer)?;
+        Ok(Some(region.start))
+    }
+
+    fn next_content<'b>(
+        &self,
+        buffer: &'b mut Vec<u8>,
+    ) -> Result<Option<(u64, Content<'b>)>, DiskError> {
+        let Some(region) = self.take()? else {
+            return Ok(None);
+        };
+        if self.holes.contain(&self.file, region) {
+            let hole = Content::Hole(region.length() as usize);
+            return Ok(Some((region.start, hole)));
+        }
+        self.read(region, buffer)?;
+        Ok(Some((region.start, Content::Read(buffer))))
     }
 }
 
@@ -255,11 +304,11 @@ impl Read for StoppableStream {
 /// Works on all regions with all cores. `work` is called from several threads, in any order; the first error ends it.
 pub fn for_each<E: From<DiskError> + Send>(
     regions: &impl Regions,
-    work: impl Fn(u64, &[u8]) -> Result<(), E> + Sync,
+    work: impl Fn(u64, Content) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
-    on_all_cores(Vec::new, |buffer| match regions.next(buffer)? {
+    on_all_cores(Vec::new, |buffer| match regions.next_content(buffer)? {
         None => Ok(false),
-        Some(start) => work(start, buffer).map(|()| true),
+        Some((start, content)) => work(start, content).map(|()| true),
     })
 }
 

@@ -5,6 +5,7 @@
 //! returns; the runtime drops the awaiting future at the same time.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     sync::{
         Arc,
@@ -12,8 +13,9 @@ use std::{
     },
 };
 
+use parking_lot::Mutex;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::{JoinError, JoinHandle, spawn_blocking},
 };
 
@@ -132,6 +134,118 @@ impl<T> Work<T> {
     }
 }
 
+/// A task of the runtime, which ends when this is dropped.
+#[derive(Debug)]
+pub struct Task<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Task<T> {
+    /// Starts a task. Until it has ended, or was dropped, it is work of the group.
+    pub fn start(group: &Group, work: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        let group = group.clone();
+        Task(tokio::spawn(async move {
+            let outcome = work.await;
+            drop(group);
+            outcome
+        }))
+    }
+
+    /// Waits for the result.
+    pub async fn finish(mut self) -> T {
+        joined(&mut self.0).await
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Work of many tasks that few threads do, each for many tasks together: the way to a thread and back takes longer than such work.
+/// Clones share it.
+pub struct Batches<I, O>(Arc<Mutex<Waiting<I, O>>>);
+
+struct Waiting<I, O> {
+    items: VecDeque<(I, oneshot::Sender<O>)>,
+    /// Threads that take what waits.
+    threads: usize,
+}
+
+/// The limits of [`Batches`].
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// Items that one thread takes at a time: more would only keep the first of them waiting.
+    pub items: usize,
+    /// Another thread is started if so many are not enough.
+    pub threads: usize,
+}
+
+impl<I, O> Clone for Batches<I, O> {
+    fn clone(&self) -> Batches<I, O> {
+        Batches(self.0.clone())
+    }
+}
+
+impl<I, O> Default for Batches<I, O> {
+    fn default() -> Batches<I, O> {
+        let (items, threads) = (VecDeque::new(), 0);
+        Batches(Arc::new(Mutex::new(Waiting { items, threads })))
+    }
+}
+
+impl<I: Send + 'static, O: Send + 'static> Batches<I, O> {
+    /// Does the work for this item, with those that come while it is done for others. `work` has one outcome for each item, in the
+    /// same order, and must be the same for all.
+    pub async fn run(
+        &self,
+        item: I,
+        limits: BatchLimits,
+        work: impl Fn(Vec<I>) -> Vec<O> + Send + 'static,
+    ) -> O {
+        let (sender, outcome) = oneshot::channel();
+        let needs_thread = {
+            let mut waiting = self.0.lock();
+            waiting.items.push_back((item, sender));
+            let is_idle = waiting.threads == 0;
+            let is_full = waiting.items.len() > limits.items && waiting.threads < limits.threads;
+            waiting.threads += usize::from(is_idle || is_full);
+            is_idle || is_full
+        };
+        if needs_thread {
+            let waiting = self.0.clone();
+            detach(move || work_off(&waiting, limits.items, &work));
+        }
+        match outcome.await {
+            Ok(outcome) => outcome,
+            // The runtime shuts down, and drops this future too.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+fn work_off<I, O>(
+    waiting: &Mutex<Waiting<I, O>>,
+    items_max: usize,
+    work: &impl Fn(Vec<I>) -> Vec<O>,
+) {
+    loop {
+        let now: Vec<_> = {
+            let mut waiting = waiting.lock();
+            if waiting.items.is_empty() {
+                waiting.threads -= 1;
+                return;
+            }
+            let count = waiting.items.len().min(items_max);
+            waiting.items.drain(..count).collect()
+        };
+        let (items, senders): (Vec<_>, Vec<_>) = now.into_iter().unzip();
+        for (outcome, sender) in work(items).into_iter().zip(senders) {
+            // A task that was dropped needs no answer.
+            let _ = sender.send(outcome);
+        }
+    }
+}
+
 /// Stops work on files when the use case that started it is dropped: the work checks the flag.
 #[derive(Debug, Default)]
 pub struct StopWhenDropped(pub Arc<AtomicBool>);
@@ -154,6 +268,47 @@ mod tests {
         work.abort();
         let waited = tokio::time::timeout(Duration::from_millis(50), joined(work));
         assert!(waited.await.is_err(), "it came back");
+    }
+
+    /// Each of many small files took a thread of its own.
+    #[tokio::test]
+    async fn work_of_many_tasks_is_done_together() {
+        let batches = Batches::default();
+        let limits = BatchLimits {
+            items: 10,
+            threads: 2,
+        };
+        let counts = Arc::new(Mutex::new(Vec::new()));
+        let one = |item: usize| {
+            let counts = counts.clone();
+            let work = move |items: Vec<usize>| {
+                counts.lock().push(items.len());
+                std::thread::sleep(Duration::from_millis(20));
+                items.into_iter().map(|item| item * 2).collect()
+            };
+            batches.run(item, limits, work)
+        };
+        let outcomes = futures_util::future::join_all((0..100).map(one)).await;
+        assert_eq!(outcomes, (0..100).map(|item| item * 2).collect::<Vec<_>>());
+        let counts = counts.lock();
+        assert!(counts.len() <= 12, "{counts:?}");
+        assert!(counts.iter().all(|count| *count <= 10), "{counts:?}");
+    }
+
+    #[tokio::test]
+    async fn a_task_ends_when_it_is_dropped_and_its_group_waits_for_that() {
+        let (group, idle) = Group::new();
+        let held = Arc::new(());
+        let of_task = held.clone();
+        let task = Task::start(&group, async move {
+            std::future::pending::<()>().await;
+            drop(of_task);
+        });
+        let other = Task::start(&group, async { 7 });
+        assert_eq!(other.finish().await, 7);
+        drop((task, group));
+        idle.wait().await;
+        assert_eq!(Arc::strong_count(&held), 1, "the task is still there");
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use crate::{
     disk::store::{NewHolding, Reads, Store, StoreError},
@@ -45,6 +46,8 @@ pub struct Context {
     pub connections: Connections,
     /// Which threads hash and write arriving bytes.
     pub threads: Threads,
+    /// Where the connections of transfers are read. `None`: in the runtime of the caller.
+    pub transfers: Option<Handle>,
     /// Publishes small objects.
     pub commits: GroupCommit,
     /// What earlier objects of the run showed.
@@ -71,6 +74,7 @@ impl Context {
             },
             connections: Connections::at_most(CONNECTIONS_MAX),
             threads: Threads::Blocking,
+            transfers: None,
             commits: GroupCommit::default(),
             observed: Observed::default(),
         }
@@ -102,7 +106,7 @@ impl Context {
 }
 
 /// New holdings are recorded together when there are this many: a transaction for each takes longer than a small file itself.
-const HOLDINGS_AT_ONCE: usize = 1024;
+const HOLDINGS_AT_ONCE: usize = 512;
 
 /// The store of a run, opened at its first use. The default has no store and remembers nothing. Clones share the store.
 #[derive(Clone, Default)]
@@ -183,19 +187,21 @@ impl StoreHandle {
     }
 
     /// Records a holding with others, in one transaction: when there are many, before the next [`StoreHandle::with`], or when the
-    /// last clone is dropped.
-    pub async fn record_soon(&self, new: NewHolding) -> Result<(), StoreError> {
+    /// last clone is dropped. The next [`StoreHandle::with`] returns the error, if there is one.
+    pub fn record_soon(&self, new: NewHolding) {
         let Some(shared) = self.shared.clone() else {
-            return Ok(());
+            return;
         };
-        let is_full = {
+        let full = {
             let mut all = shared.new.lock();
             all.push(new);
-            all.len() >= HOLDINGS_AT_ONCE
+            (all.len() >= HOLDINGS_AT_ONCE).then(|| std::mem::take(&mut *all))
         };
-        match is_full {
-            true => blocking::run(move || shared.record_new()).await,
-            false => Ok(()),
+        let handle = self.clone();
+        if let Some(full) = full {
+            blocking::detach(move || {
+                handle.with_blocking(|store| Ok(store.adopt_all(&full)?));
+            });
         }
     }
 

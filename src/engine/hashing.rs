@@ -1,11 +1,14 @@
 //! One pass over the bytes of an object: leaves, anchors and pieces, on all cores, each region while it is in the CPU cache.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{LazyLock, OnceLock},
+};
 
 use parking_lot::Mutex;
 
 use crate::{
-    disk::regions::{self, FileRegions, REGION, Regions},
+    disk::regions::{self, Content, FileRegions, REGION, Regions},
     format::{
         anchors::{self, BlockAnchor},
         digests::{Algorithm, Digest, DigestHasher},
@@ -44,8 +47,9 @@ impl TreeHasher {
         // Workers hash parts of at most a region; the collector merges them in order into blocks.
         let part = self.block_size.bytes().min(REGION as u64) as usize;
         let collector = Mutex::new(Collector::new(self, part as u64, place, pieces));
-        regions::for_each(regions, |start, bytes| {
-            let region = Region::new(start, bytes, part, self.hints);
+        let hints = HintsMaker::new(part, self.hints);
+        regions::for_each(regions, |start, content| {
+            let region = Region::new(start, content, &hints);
             collector.lock().take(start, region)
         })?;
         collector.into_inner().finish()
@@ -64,8 +68,9 @@ impl TreeHasher {
         let mut collector = Collector::new(self, bytes as u64, place, pieces);
         collector.next = part.bytes().start;
         let collector = Mutex::new(collector);
-        regions::for_each(&regions, |start, bytes_of_region| {
-            let region = Region::new(start, bytes_of_region, bytes, self.hints);
+        let hints = HintsMaker::new(bytes, self.hints);
+        regions::for_each(&regions, |start, content| {
+            let region = Region::new(start, content, &hints);
             collector.lock().take(start, region)
         })?;
         regions.check_unchanged()?;
@@ -123,6 +128,55 @@ impl Digests {
     }
 }
 
+/// Zeros in the place of a hole. They are never written, so that the system need not give memory for them.
+static ZEROS: LazyLock<Vec<u8>> = LazyLock::new(|| vec![0; REGION]);
+
+/// Hints of a region: the anchor of each part, and the pieces.
+#[derive(Clone, Default)]
+struct Hints {
+    anchors: Vec<BlockAnchor>,
+    pieces: Vec<u8>,
+}
+
+/// Makes the hints of regions. Unlike the values of a tree they do not depend on the place, so those of a hole are made once.
+struct HintsMaker {
+    /// Bytes of a part.
+    part: usize,
+    has_hints: bool,
+    of_hole: OnceLock<Hints>,
+}
+
+impl HintsMaker {
+    fn new(part: usize, has_hints: bool) -> HintsMaker {
+        HintsMaker {
+            part,
+            has_hints,
+            of_hole: OnceLock::new(),
+        }
+    }
+
+    fn of(&self, content: Content) -> Hints {
+        match content {
+            Content::Read(bytes) => self.of_bytes(bytes),
+            Content::Hole(REGION) => self.of_hole.get_or_init(|| self.of_bytes(&ZEROS)).clone(),
+            Content::Hole(length) => self.of_bytes(&ZEROS[..length]),
+        }
+    }
+
+    fn of_bytes(&self, bytes: &[u8]) -> Hints {
+        let mut hints = Hints::default();
+        let parts = bytes.chunks(self.part);
+        hints.anchors = match self.has_hints {
+            true => parts.map(anchors::anchor_of).collect(),
+            false => vec![BlockAnchor::NONE; parts.count()],
+        };
+        if self.has_hints {
+            pieces::append_pieces(bytes, &mut hints.pieces);
+        }
+        hints
+    }
+}
+
 /// What one worker computed of one region.
 struct Region {
     length: u64,
@@ -133,28 +187,26 @@ struct Region {
 }
 
 impl Region {
-    fn new(start: u64, bytes: &[u8], part: usize, hints: bool) -> Region {
+    fn new(start: u64, content: Content, maker: &HintsMaker) -> Region {
+        let bytes = match content {
+            Content::Read(bytes) => bytes,
+            Content::Hole(length) => &ZEROS[..length],
+        };
+        let hints = maker.of(content);
         let mut region = Region {
             length: bytes.len() as u64,
-            parts: Vec::new(),
-            pieces: Vec::new(),
+            parts: Vec::with_capacity(hints.anchors.len()),
+            pieces: hints.pieces,
             root: None,
         };
-        for (index, bytes) in bytes.chunks(part).enumerate() {
-            let mut hasher = PartHasher::new(start + (index * part) as u64);
+        let parts = bytes.chunks(maker.part).zip(hints.anchors);
+        for (index, (bytes, anchor)) in parts.enumerate() {
+            let mut hasher = PartHasher::new(start + (index * maker.part) as u64);
             hasher.update(bytes);
-            let anchor = if hints {
-                anchors::anchor_of(bytes)
-            } else {
-                BlockAnchor::NONE
-            };
             region.parts.push((hasher.value(), anchor));
             if start == 0 && index == 0 {
                 region.root = Some(hasher.root());
             }
-        }
-        if hints {
-            pieces::append_pieces(bytes, &mut region.pieces);
         }
         region
     }

@@ -42,7 +42,7 @@ pub struct SmallObject {
 pub struct Expected {
     /// Its name.
     pub root: Root,
-    /// At most [`SMALL_BYTES_MAX`].
+    /// It is held in memory.
     pub length: u64,
 }
 

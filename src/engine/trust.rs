@@ -30,16 +30,16 @@ pub async fn check(
     front: ManifestFront<'_>,
     events: &mut dyn Events,
 ) -> Result<Trust, Error> {
-    check_with_copy(store, conditions, front, None, events).await
+    check_with_kept(store, conditions, front, &[], events).await
 }
 
-/// The same for the next version of something of which an earlier run kept the manifest: it is not older than that, even if
-/// nothing else was remembered.
-pub async fn check_with_copy(
+/// The same for the next version of something of which earlier runs kept manifests: it is not older than these, even if nothing else
+/// was remembered.
+pub async fn check_with_kept(
     store: &StoreHandle,
     conditions: &Conditions,
     front: ManifestFront<'_>,
-    copy: Option<ManifestFront<'_>>,
+    kept: &[ManifestFront<'_>],
     events: &mut dyn Events,
 ) -> Result<Trust, Error> {
     let header = front.statement.header();
@@ -56,15 +56,16 @@ pub async fn check_with_copy(
         }
         None => None,
     };
-    let is_signed = |copy: &ManifestFront<'_>| {
+    let is_signed = |kept: &&ManifestFront<'_>| {
         let key = conditions.key.as_ref();
-        key.is_some_and(|key| key.check(copy.statement.bytes(), copy.signature).is_ok())
-            && copy.statement.header().name == header.name
+        key.is_some_and(|key| key.check(kept.statement.bytes(), kept.signature).is_ok())
+            && kept.statement.header().name == header.name
     };
-    let of_copy = copy.filter(is_signed);
+    let kept = kept.iter().filter(is_signed);
+    let kept = kept.map(|kept| kept.statement.header().sequence).max();
     let seen = Seen {
         now: unix_time(),
-        sequence: seen_before.max(of_copy.map(|copy| copy.statement.header().sequence)),
+        sequence: seen_before.max(kept),
     };
     let trust = conditions
         .of_manifest(front.statement, front.signature, seen)

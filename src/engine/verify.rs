@@ -86,6 +86,32 @@ pub fn verify(path: &Path, against: &Against, events: &mut dyn Events) -> Result
     }
 }
 
+/// The same with nothing but the tree: reports the damaged blocks.
+pub fn against_tree(
+    path: &Path,
+    expected: &Tree,
+    events: &mut dyn Events,
+) -> Result<Verdict, Error> {
+    let geometry = expected.geometry();
+    let regions = FileRegions::open(path)?;
+    let length = regions.length();
+    if length != geometry.length() {
+        return other_length(path, expected, length, events);
+    }
+    let hasher = TreeHasher {
+        block_size: geometry.block_size(),
+        may_grow: false,
+        hints: false,
+    };
+    let place = path.display().to_string();
+    let mut no_pieces = |_: &[u8]| Ok(());
+    let found = hasher.run_file(&regions, &place, &mut Digests::new([]), &mut no_pieces)?;
+    Ok(match damaged_blocks(path, expected, &found, events) {
+        0 => Verdict::Verified,
+        blocks => Verdict::Damaged { blocks },
+    })
+}
+
 /// The root of a file.
 pub fn root_of_file(path: &Path) -> Result<Root, Error> {
     Ok(tree_of_file(path, &mut Digests::new([]))?.root())

@@ -1,6 +1,6 @@
 //! The index of a library: a list of the files of a folder (library.md). It is an object with a manifest, which proves and signs it.
 
-use std::{cmp::Ordering, collections::HashMap, fmt, ops::Range};
+use std::{borrow::Cow, cmp::Ordering, collections::HashMap, fmt, ops::Range};
 
 use super::{
     geometry::{BlockSize, PIECE},
@@ -86,7 +86,10 @@ pub struct LibraryPath(String);
 impl LibraryPath {
     /// `None`: a library may not list it (library.md, section 3).
     pub fn new(path: &str) -> Option<LibraryPath> {
-        let lower = path.to_ascii_lowercase();
+        let lower = match path.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(path.to_ascii_lowercase()),
+            false => Cow::Borrowed(path),
+        };
         let is_allowed = |segment: &str| {
             !segment.is_empty()
                 && name_is_allowed(segment)
@@ -101,9 +104,12 @@ impl LibraryPath {
         &self.0
     }
 
-    /// From the folder down to the name of the file.
-    pub fn segments(&self) -> impl Iterator<Item = &str> {
-        self.0.split('/')
+    /// The order of two texts as paths, segment by segment: a slash comes before all other bytes.
+    pub fn order(a: &str, b: &str) -> Ordering {
+        let (a, b) = (a.as_bytes(), b.as_bytes());
+        let differ = a.iter().zip(b).find(|(a, b)| a != b);
+        let rank = |byte: u8| (byte != b'/', byte);
+        differ.map_or(a.len().cmp(&b.len()), |(a, b)| rank(*a).cmp(&rank(*b)))
     }
 
     /// Whether this path is a folder of the other one.
@@ -121,7 +127,7 @@ impl fmt::Display for LibraryPath {
 
 impl Ord for LibraryPath {
     fn cmp(&self, other: &LibraryPath) -> Ordering {
-        self.segments().cmp(other.segments())
+        LibraryPath::order(&self.0, &other.0)
     }
 }
 
@@ -279,8 +285,13 @@ impl Index {
 
     /// The file of this path.
     pub fn find(&self, path: &LibraryPath) -> Option<&Entry> {
-        let found = self.entries.binary_search_by(|entry| entry.path.cmp(path));
-        found.ok().map(|at| &self.entries[at])
+        self.place_of(path).map(|place| &self.entries[place])
+    }
+
+    /// The place of the file of this path among the entries.
+    pub fn place_of(&self, path: &LibraryPath) -> Option<usize> {
+        let order = |entry: &Entry| entry.path.cmp(path);
+        self.entries.binary_search_by(order).ok()
     }
 
     /// The sum of all lengths; `None`: more than a header can say.
@@ -387,10 +398,11 @@ fn number<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 ///
 /// # Panics
 /// If there are not as many pieces as the length of an object says.
-pub fn write(mut files: Vec<(Entry, Vec<u8>)>) -> Result<Vec<u8>, RefusedIndex> {
+pub fn write<P: AsRef<[u8]>>(mut files: Vec<(Entry, P)>) -> Result<Vec<u8>, RefusedIndex> {
     files.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
     let (mut entries, mut all_pieces) = (Vec::new(), Vec::new());
     for (entry, pieces) in &files {
+        let pieces = pieces.as_ref();
         assert_eq!(pieces.len() as u64, entry.pieces_bytes(), "all pieces");
         entry.write(&mut entries);
         all_pieces.extend_from_slice(pieces);
@@ -410,4 +422,35 @@ pub fn write(mut files: Vec<(Entry, Vec<u8>)>) -> Result<Vec<u8>, RefusedIndex> 
     let header = IndexHeader::read(&index, index.len() as u64)?;
     Index::read(&header, &entries)?;
     Ok(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_ordered_segment_by_segment() {
+        let paths = [
+            "", "a", "a/b", "a/b/c", "a/bc", "a b", "a-b", "a!b", "a!/b", "ab", "aé", "b/a", "B",
+            "é",
+        ];
+        for (a, b) in paths.iter().flat_map(|a| paths.map(|b| (*a, b))) {
+            let by_segments = a.split('/').cmp(b.split('/'));
+            assert_eq!(LibraryPath::order(a, b), by_segments, "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_our_own_are_not_listed_in_any_case() {
+        for path in [
+            "library.sapwood",
+            "Library.Sapwood.d/x",
+            "a/b.part",
+            "a/B.PART",
+        ] {
+            assert_eq!(LibraryPath::new(path), None, "{path}");
+        }
+        let path = LibraryPath::new("A/Library.sapwood").unwrap();
+        assert_eq!(path.as_str(), "A/Library.sapwood");
+    }
 }

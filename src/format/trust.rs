@@ -33,6 +33,11 @@ impl Trust {
         self == Trust::Signed
     }
 
+    /// The manifest that was found beside the object.
+    pub fn is_of_manifest(self) -> bool {
+        self == Trust::Manifest
+    }
+
     /// A description of it, for people.
     pub fn basis(self) -> &'static str {
         match self {

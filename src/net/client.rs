@@ -130,10 +130,13 @@ impl Client {
         let status = exchange.response.status().as_u16();
         let retry_after_ms = retry_after_ms(exchange.response.headers());
         let serves = exchange.in_flight.host_serves();
-        let Some(failure) = Failure::of_status(status, retry_after_ms, serves) else {
+        let Some(mut failure) = Failure::of_status(status, retry_after_ms, serves) else {
             exchange.in_flight.served();
             return Ok(exchange);
         };
+        if let Some(refusal) = &exchange.refusal {
+            failure = refusal.failure(status, failure, retry_after_ms, serves);
+        }
         let is_being_made = request.made_on_demand && status == 503 && retry_after_ms.is_some();
         if let Failure::TooMany { retry_after_ms, .. } = failure
             && !is_being_made
@@ -148,7 +151,11 @@ impl Client {
         {
             return Err(NetError::changed(&exchange.location, Changed::Length));
         }
-        let mut error = NetError::new(&exchange.location, failure);
+        let refusal = exchange.refusal.as_ref();
+        let mut error = match refusal.and_then(|refusal| self.transport.told(refusal)) {
+            Some(told) => NetError::refused(&exchange.location, failure, &told),
+            None => NetError::new(&exchange.location, failure),
+        };
         error.length = now;
         Err(error)
     }
@@ -177,26 +184,47 @@ impl Client {
         )
     }
 
+    /// Where requests for this URL go first.
+    fn address(&self, location: &Location) -> Location {
+        let address = self.transport.address(location);
+        address.unwrap_or_else(|_| location.clone())
+    }
+
+    /// Where requests for this URL go, after known redirects.
+    fn resolved(&self, location: &Location) -> Location {
+        let resolved = self.redirects.resolved(location);
+        resolved.unwrap_or_else(|| self.address(location))
+    }
+
     /// The reputation of the URL's host, merged with that of the host that known redirects lead to. Times are Unix milliseconds.
     pub fn reputation(&self, location: &Location) -> Reputation {
-        let resolved = self.redirects.resolved(location);
-        let own = self.options.hosts.reputation(&resolved.host());
-        match resolved == *location {
-            true => own,
-            false => own.joined(self.options.hosts.reputation(&location.host())),
+        let first = self
+            .options
+            .hosts
+            .reputation(&self.address(location).host());
+        match self.redirects.resolved(location) {
+            None => first,
+            Some(resolved) => self
+                .options
+                .hosts
+                .reputation(&resolved.host())
+                .joined(first),
         }
     }
 
     /// Whether the host of this URL, after known redirects, sends several ranges in one response; `None`: not tried.
     pub fn sends_multi_range(&self, location: &Location) -> Option<bool> {
-        let resolved = self.redirects.resolved(location);
-        self.transport.sends_multi_range(&resolved)
+        // S3 sends one range at most.
+        if location.is_in_s3() {
+            return Some(false);
+        }
+        self.transport.sends_multi_range(&self.resolved(location))
     }
 
     /// Notes that the host of this URL, after known redirects, fails when several ranges are requested at once.
     pub fn refuses_multi_range(&self, location: &Location) {
-        let resolved = self.redirects.resolved(location);
-        self.transport.note_multi_range(&resolved, false);
+        self.transport
+            .note_multi_range(&self.resolved(location), false);
     }
 
     /// The state of hosts (how many connections they accept), shared with the client's clones.

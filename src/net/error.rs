@@ -46,6 +46,12 @@ impl NetError {
         }
     }
 
+    /// A refusal, with the reason of the server.
+    pub(super) fn refused(location: &Location, failure: Failure, reason: &str) -> NetError {
+        let detail = format!("{}: {reason}", describe(failure));
+        NetError::with_detail(location, failure, detail)
+    }
+
     /// No connection could be made.
     pub(super) fn unreachable(location: &Location, cause: &std::io::Error) -> NetError {
         let what = describe(Failure::Unreachable);

@@ -1,27 +1,43 @@
 //! URLs that do not show their secrets: the printed form has no user, query or fragment.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use percent_encoding::percent_decode_str;
-use url::Url;
+use url::{Position, Url};
 
 use crate::format::{characters, library};
 
-/// An http or https URL.
+use super::s3::name;
+
+/// An http or https URL, or an `s3://` URL: an object in S3, or a folder of objects.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Location(Url);
+pub struct Location {
+    url: Url,
+    /// `url` is the address of an object in S3.
+    s3: Option<Arc<InS3>>,
+}
+
+/// What a request to S3 needs besides the address.
+#[derive(PartialEq, Eq)]
+struct InS3 {
+    /// The `s3://` URL.
+    object: Url,
+    region: String,
+}
 
 /// The text is no URL that can be fetched.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum BadUrl {
-    #[error("{text:?} is not a URL{}; URLs begin with http:// or https://", reason(*.cause))]
+    #[error("{text:?} is not a URL{}; URLs begin with http://, https:// or s3://", reason(*.cause))]
     Malformed {
         text: String,
         cause: url::ParseError,
     },
-    #[error("{text:?} has the scheme {scheme:?}; only http and https can be fetched")]
+    #[error("{text:?} has the scheme {scheme:?}; only http, https and s3 can be fetched")]
     Scheme { text: String, scheme: String },
+    #[error("{text:?} is not s3://BUCKET/KEY: {reason}")]
+    NotInS3 { text: String, reason: &'static str },
 }
 
 /// The cause, unless the scheme is missing, which the message says anyway.
@@ -33,14 +49,21 @@ fn reason(cause: url::ParseError) -> String {
 }
 
 impl Location {
-    /// Parses a URL as the user typed it.
+    /// Parses a URL as the user typed it. After `s3://BUCKET/`, the rest of the text is the key as it is, without escapes.
     pub fn parse(text: &str) -> Result<Location, BadUrl> {
+        if let Some(rest) = name::after_scheme(text) {
+            let not_in_s3 = |reason| BadUrl::NotInS3 {
+                text: without_secrets(text),
+                reason,
+            };
+            return Ok(Location::new(name::parse(rest).map_err(not_in_s3)?));
+        }
         let url = Url::parse(text).map_err(|cause| BadUrl::Malformed {
             text: without_secrets(text),
             cause,
         })?;
         match url.scheme() {
-            "http" | "https" if url.has_host() => Ok(Location(url)),
+            "http" | "https" if url.has_host() => Ok(Location::new(url)),
             scheme => Err(BadUrl::Scheme {
                 text: without_secrets(text),
                 scheme: scheme.to_owned(),
@@ -48,21 +71,65 @@ impl Location {
         }
     }
 
+    fn new(url: Url) -> Location {
+        Location { url, s3: None }
+    }
+
+    /// The address at which this object of S3 is requested.
+    pub(super) fn at(&self, address: Url, region: &str) -> Location {
+        let in_s3 = InS3 {
+            object: self.shown().clone(),
+            region: region.to_owned(),
+        };
+        Location {
+            url: address,
+            s3: Some(Arc::new(in_s3)),
+        }
+    }
+
     /// The whole URL, secrets included: for requests, never for messages.
     pub fn url(&self) -> &Url {
-        &self.0
+        &self.url
+    }
+
+    /// The URL that the user knows.
+    fn shown(&self) -> &Url {
+        self.s3.as_ref().map_or(&self.url, |s3| &s3.object)
+    }
+
+    /// Whether it is an object or a folder in S3.
+    pub fn is_in_s3(&self) -> bool {
+        self.shown().scheme() == name::SCHEME
+    }
+
+    /// The region of the S3 service at whose address the object is; `None`: the URL is no address in S3.
+    pub fn s3_region(&self) -> Option<&str> {
+        self.s3.as_ref().map(|s3| s3.region.as_str())
+    }
+
+    /// Whether it is a bucket in S3, which is a folder and no object.
+    pub fn is_bucket(&self) -> bool {
+        self.bucket_and_key().is_some_and(|(_, key)| key.is_empty())
+    }
+
+    /// The bucket and the key, decoded; `None`: the URL is not in S3.
+    pub fn bucket_and_key(&self) -> Option<(&str, String)> {
+        let object = self.is_in_s3().then(|| self.shown())?;
+        let key = object.path().strip_prefix('/').unwrap_or_default();
+        let key = percent_decode_str(key).decode_utf8_lossy();
+        Some((object.host_str()?, key.into_owned()))
     }
 
     /// The target of a redirect from here; `None` if that is no URL. The caller checks the scheme.
     pub fn join(&self, target: &str) -> Option<Url> {
-        let mut url = self.0.join(target).ok()?;
+        let mut url = self.url.join(target).ok()?;
         url.set_fragment(None);
         Some(url)
     }
 
     /// `None` unless it is http or https with a host.
     pub fn from_url(url: Url) -> Option<Location> {
-        (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(Location(url))
+        (matches!(url.scheme(), "http" | "https") && url.has_host()).then(|| Location::new(url))
     }
 
     /// The URL of the manifest: `.sapwood` added to the path, before the query.
@@ -74,15 +141,15 @@ impl Location {
     /// A file beside this one: something added to the path, before the query.
     #[must_use]
     pub fn with_suffix(&self, suffix: &str) -> Location {
-        let mut url = self.0.clone();
-        url.set_path(&format!("{}{suffix}", self.0.path()));
-        Location(url)
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}{suffix}", self.url.path()));
+        Location::new(url)
     }
 
     /// The folder of a library, from the URL of the folder or of its index. Its path ends with a slash; the query stays.
     #[must_use]
     pub fn of_library(&self) -> Location {
-        let mut url = self.0.clone();
+        let mut url = self.url.clone();
         let is_index = self.last_segment().as_deref() == Some(library::NAME);
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty();
@@ -91,60 +158,66 @@ impl Location {
             }
             segments.push("");
         }
-        Location(url)
+        Location::new(url)
     }
 
     /// A file below this folder, by its path, which is encoded. The query stays.
     #[must_use]
     pub fn below(&self, path: &str) -> Location {
-        let mut url = self.0.clone();
+        let mut url = self.url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path.split('/'));
         }
-        Location(url)
+        Location::new(url)
     }
 
     /// The name of a folder: the last segment of its path that is not empty, decoded once.
     pub fn folder_name(&self) -> Option<String> {
-        let mut url = self.0.clone();
+        let mut url = self.url.clone();
         url.path_segments_mut().ok()?.pop_if_empty();
-        Location(url).last_segment()
+        Location::new(url).last_segment()
     }
 
     /// Whether its scheme is https.
     pub fn is_https(&self) -> bool {
-        self.0.scheme() == "https"
+        self.url.scheme() == "https"
     }
 
-    /// Whether scheme, host and port are the same (RFC 9110, 4.3.1).
+    /// Whether scheme, host and port are the same (RFC 9110, 4.3.1); in S3 the bucket, whatever its address.
     pub fn same_origin(&self, other: &Location) -> bool {
-        self.0.origin() == other.0.origin()
-    }
-
-    /// Scheme, host and port as a text.
-    pub fn origin(&self) -> String {
-        self.0.origin().ascii_serialization()
-    }
-
-    /// Host and port, for messages and per-host state.
-    pub fn host(&self) -> String {
-        let host = self.0.host_str().unwrap_or_default();
-        match self.0.port() {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_owned(),
+        match self.is_in_s3() || other.is_in_s3() {
+            true => self.origin() == other.origin(),
+            false => {
+                let (own, other) = (&self.url, &other.url);
+                own.scheme() == other.scheme()
+                    && own[Position::BeforeHost..Position::AfterPort]
+                        == other[Position::BeforeHost..Position::AfterPort]
+            }
         }
+    }
+
+    /// Scheme, host and port as a text; in S3 the scheme and the bucket.
+    pub fn origin(&self) -> String {
+        let url = self.shown();
+        let host = &url[Position::BeforeHost..Position::AfterPort];
+        [url.scheme(), "://", host].concat()
+    }
+
+    /// Host and port, for messages and per-host state; the bucket of an `s3://` URL.
+    pub fn host(&self) -> String {
+        self.url[Position::BeforeHost..Position::AfterPort].to_owned()
     }
 
     /// The URL up to the last slash of its path.
     pub fn folder(&self) -> String {
-        let path = self.0.path();
+        let path = self.shown().path();
         let end = path.rfind('/').map_or(0, |slash| slash + 1);
         format!("{}{}", self.origin(), &path[..end])
     }
 
     /// The last segment of the path, decoded once.
     pub fn last_segment(&self) -> Option<String> {
-        let segment = self.0.path_segments()?.next_back()?;
+        let segment = self.url.path_segments()?.next_back()?;
         percent_decode_str(segment)
             .decode_utf8()
             .ok()
@@ -160,7 +233,12 @@ impl Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.0.scheme(), self.host(), self.0.path())
+        if let Some((bucket, key)) = self.bucket_and_key() {
+            return write!(f, "{}://{bucket}/{key}", name::SCHEME);
+        }
+        f.write_str(self.url.scheme())?;
+        f.write_str("://")?;
+        f.write_str(&self.url[Position::BeforeHost..Position::AfterPath])
     }
 }
 
@@ -245,6 +323,68 @@ mod tests {
         ] {
             let message = Location::parse(bad).unwrap_err().to_string();
             assert!(!message.contains("SECRET"), "{message}");
+        }
+    }
+
+    #[test]
+    fn keys_are_what_stands_there() {
+        let place = |text: &str| Location::parse(text).unwrap();
+        for (typed, path, name) in [
+            ("s3://media/a/talk.mp4", "/a/talk.mp4", "talk.mp4"),
+            ("S3://Media_1/a b+c", "/a%20b%2Bc", "a b+c"),
+            (
+                "s3://media/what?#1 é%20",
+                "/what%3F%231%20%C3%A9%2520",
+                "what?#1 é%20",
+            ),
+            ("s3://media//x~y", "//x~y", "x~y"),
+        ] {
+            let location = place(typed);
+            assert_eq!(location.url().path(), path);
+            assert_eq!(location.safe_name().as_deref(), Some(name), "{typed}");
+            let shown = location.to_string();
+            assert_eq!(shown, typed.replacen("S3", "s3", 1));
+            assert_eq!(place(&shown), location, "{typed}");
+            let manifest = location.of_manifest().to_string();
+            assert_eq!(manifest, format!("{shown}.sapwood"));
+        }
+        let folder = place("s3://media/shows");
+        assert_eq!(folder.origin(), "s3://media");
+        assert!(folder.same_origin(&place("s3://media/other")));
+        assert!(!folder.same_origin(&place("s3://other/shows")));
+        assert!(!folder.same_origin(&place("http://media/shows")));
+        let below = folder.of_library().below("a b/50%?#é");
+        assert_eq!(below.to_string(), "s3://media/shows/a b/50%?#é");
+        let (address, object) = (place("https://h:1/media/shows?x"), "s3://media/shows");
+        let address = folder.at(address.url().clone(), "r");
+        assert_eq!(
+            (address.to_string().as_str(), address.host()),
+            (object, "h:1".into())
+        );
+        assert!(address.same_origin(&folder) && address.is_https());
+    }
+
+    #[test]
+    fn nothing_else_is_a_bucket_or_a_key() {
+        let long = format!("s3://media/{}", "k".repeat(1025));
+        for bad in [
+            "s3://",
+            "s3:///key",
+            "s3://ab/key",
+            "s3://-media/key",
+            "s3://a..b/key",
+            "s3://../key",
+            "s3://media:80/key",
+            "s3://arn:aws:s3:eu-1:1:accesspoint/x/key",
+            "s3://me:SECRET@media/key",
+            "s3://media/a/../b",
+            "s3://media/.",
+            "s3://media/a\nb",
+            &long,
+        ] {
+            let error = Location::parse(bad).unwrap_err();
+            assert!(matches!(error, BadUrl::NotInS3 { .. }), "{error}");
+            assert!(!error.to_string().contains("SECRET"), "{error}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! The HTTP client. It uses neither files nor the database.
 //!
 //! [`client::Client::send`] is the entry point. It passes a [`request::Request`] to `redirect`, which follows redirects by our
-//! rules and sends each step by `transport`; there `auth` adds the fields that are for the typed origin only. The result is a
+//! rules and sends each step by `transport`; there `auth` adds the fields that are for the typed origin only. An object in S3 is
+//! requested at an address that [`s3`] knows, and its requests are signed. The result is a
 //! [`response::Response`], whose head was checked and whose [`body::Body`] was not read yet.
 
 pub mod address;
@@ -23,6 +24,7 @@ mod redirect;
 pub mod repr_digest;
 pub mod request;
 pub mod response;
+pub mod s3;
 mod transport;
 pub mod validators;
 

@@ -1,6 +1,6 @@
 //! How a client makes requests.
 
-use super::{auth::Credentials, hosts::Hosts};
+use super::{auth::Credentials, hosts::Hosts, s3::service::Service};
 
 /// The version of HTTP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct ClientOptions {
     pub authorities: Vec<u8>,
     /// Fields and logins for the origins that the user typed.
     pub credentials: Credentials,
+    /// Where objects in S3 are requested.
+    pub s3: Service,
     /// Bytes a second over all connections.
     pub limit_rate: Option<u64>,
     /// Redirects may lead to private addresses.

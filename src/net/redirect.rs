@@ -32,11 +32,11 @@ struct Step {
 }
 
 impl Redirects {
-    /// The URL to which requests for this URL go, after known redirects.
-    pub fn resolved(&self, location: &Location) -> Location {
+    /// The URL to which known redirects lead from this one.
+    pub fn resolved(&self, location: &Location) -> Option<Location> {
         let known = self.0.lock();
-        let known = known.get(location.url().as_str());
-        known.map_or(location, |step| &step.location).clone()
+        let step = known.get(location.url().as_str())?;
+        Some(step.location.clone())
     }
 
     /// Sends the request to where its redirects led last, or follows them. A signed URL expires: when it is refused, redirects are
@@ -61,7 +61,8 @@ impl Redirects {
         }
         let exchange = self.follow_anew(transport, request).await?;
         let status = exchange.response.status().as_u16();
-        match refused(status) && exchange.location != *request.target {
+        let first = transport.address(request.target)?;
+        match refused(status) && exchange.location != first {
             true => self.follow_anew(transport, request).await,
             false => Ok(exchange),
         }
@@ -74,16 +75,24 @@ impl Redirects {
         request: &Request<'_>,
     ) -> Result<Exchange, NetError> {
         let mut step = Step {
-            location: request.target.clone(),
+            location: transport.address(request.target)?,
             guarded: false,
         };
+        let mut is_signed_again = false;
         for _ in 0..=REDIRECTS_MAX {
             let exchange = transport
                 .exchange(request, &step.location, step.guarded)
                 .await?;
+            if !is_signed_again && transport.learns_from(&exchange) {
+                is_signed_again = true;
+                step.location = transport.address(request.target)?;
+                continue;
+            }
             let status = exchange.response.status().as_u16();
-            if !matches!(status, 301 | 302 | 303 | 307 | 308) {
-                if step.location != *request.target {
+            let refused_by_s3 = exchange.refusal.is_some()
+                && !exchange.response.headers().contains_key(header::LOCATION);
+            if !matches!(status, 301 | 302 | 303 | 307 | 308) || refused_by_s3 {
+                if step.location != transport.address(request.target)? {
                     let first = request.target.url().to_string();
                     self.0.lock().insert(first, step);
                 }
@@ -123,6 +132,9 @@ fn next_step(
     let guarded = (from.guarded || from_public) && !transport.allows_private();
     match guarded && is_private_literal(&location) {
         true => Err(refused()),
-        false => Ok(Step { location, guarded }),
+        false => Ok(Step {
+            location: transport.redirected(&from.location, location),
+            guarded,
+        }),
     }
 }

@@ -24,6 +24,7 @@ use super::{
     probe::probe,
     proxies::Proxies,
     request::{Body, Method, Request},
+    s3::{refusal::Refusal, service::S3},
 };
 
 /// The time limit for connecting and the header section together: a slow connection leaves less for the response.
@@ -40,6 +41,7 @@ pub struct Transport {
     /// Hosts that offer nothing but HTTP/2.
     http2_only: Mutex<HashSet<String>>,
     facts: Mutex<HashMap<String, HostFacts>>,
+    s3: S3,
 }
 
 /// A response whose body was not read.
@@ -50,6 +52,10 @@ pub struct Exchange {
     pub location: Location,
     /// The request counts as running until this is dropped.
     pub in_flight: InFlight,
+    /// Why S3 refused the request; the body was read for it.
+    pub refusal: Option<Refusal>,
+    /// See [`S3::ahead_s`], when the request was sent.
+    pub ahead_s: i64,
 }
 
 /// What a response showed about its host.
@@ -67,6 +73,7 @@ impl Transport {
     /// Without connections or facts.
     pub fn new(options: Arc<ClientOptions>) -> Transport {
         Transport {
+            s3: S3::new(options.s3.clone()),
             options,
             connectors: Connectors::default(),
             proxies: Proxies::default(),
@@ -89,6 +96,30 @@ impl Transport {
             Http::Three => false,
             _ => self.proxies.carry(location),
         }
+    }
+
+    /// Where requests for this URL go first: for an object in S3 to its address, for others to the URL itself.
+    pub fn address(&self, location: &Location) -> Result<Location, NetError> {
+        let is_signed = self.options.credentials.keys.is_some();
+        self.s3.address(location, is_signed)
+    }
+
+    /// Where a redirect from one URL to another leads: at the same S3 service, to an address in S3.
+    pub fn redirected(&self, from: &Location, to: Location) -> Location {
+        self.s3.redirected(from, to)
+    }
+
+    /// Whether a refusal of S3 showed that the region or the time of the request was wrong; the next one has others.
+    pub fn learns_from(&self, exchange: &Exchange) -> bool {
+        let (at, headers) = (&exchange.location, exchange.response.headers());
+        let refusal = exchange.refusal.as_ref();
+        refusal.is_some_and(|refusal| self.s3.learn(at, exchange.ahead_s, headers, refusal))
+    }
+
+    /// What a refusal of S3 says, without our credentials.
+    pub fn told(&self, refusal: &Refusal) -> Option<String> {
+        let keys = self.options.credentials.keys.as_ref();
+        refusal.told(&keys.map_or_else(Vec::new, |keys| keys.secrets()))
     }
 
     /// Whether the host of this URL sends several ranges in one response; `None`: not tried.
@@ -131,7 +162,8 @@ impl Transport {
             fresh: false,
             protocol,
         };
-        let response = match self.send_or_adapt(request, location, route, known).await {
+        let ahead_s = self.s3.ahead_s();
+        let mut response = match self.send_or_adapt(request, location, route, known).await {
             Ok(response) => response,
             Err(error) => {
                 if matches!(error.failure, Failure::Unreachable | Failure::Stalled) {
@@ -148,7 +180,14 @@ impl Transport {
             multi_range: known.and_then(|known| known.multi_range),
         };
         self.facts.lock().insert(location.host(), facts);
+        let is_refused = location.s3_region().is_some() && response.status().as_u16() >= 300;
+        let refusal = match is_refused {
+            true => Some(Refusal::read(&mut response).await),
+            false => None,
+        };
         Ok(Exchange {
+            refusal,
+            ahead_s,
             response,
             location: location.clone(),
             in_flight,
@@ -227,10 +266,13 @@ impl Transport {
         };
         // Our own fields come second: they replace fields of the user with the same name.
         let credentials = &self.options.credentials;
+        let mut fields = credentials.fields_for(request.target, location);
+        fields.extend(request.fields());
+        let signature = credentials.signature(method.as_str(), location, &fields, self.s3.now());
         let builder = client
             .request(method, location.url().clone())
-            .headers(credentials.fields_for(request.target, location))
-            .headers(request.fields());
+            .headers(fields)
+            .headers(signature);
         #[cfg(feature = "http3")]
         let builder = match route.protocol {
             // Without the version the request goes over TCP, in another version of HTTP.

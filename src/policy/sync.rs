@@ -140,16 +140,14 @@ impl Wishes {
     /// The local files whose roots are to be found out: what has the length of the entry of its path, and what may be a file that is
     /// listed under another name.
     pub fn to_read(&self, listed: &[Entry], here: &[Local]) -> Vec<usize> {
-        let at: HashMap<&LibraryPath, &Local> =
-            here.iter().map(|local| (&local.path, local)).collect();
-        let is_missing = |entry: &&Entry| {
-            let root = at.get(&entry.path).and_then(|local| local.root);
+        let pairs = Pairs::of(listed, here);
+        let is_missing = |(entry, local): &(&Entry, &Option<usize>)| {
+            let root = local.and_then(|local| here[local].root);
             root != Some(entry.root) && self.filters.select(&entry.path)
         };
-        let lengths: HashSet<u64> = listed
-            .iter()
+        let lengths: HashSet<u64> = (listed.iter().zip(&pairs.local_of))
             .filter(is_missing)
-            .map(|entry| entry.length)
+            .map(|(entry, _)| entry.length)
             .collect();
         let is_wanted = |local: &Local| {
             local.is_regular && local.root.is_none() && lengths.contains(&local.length)
@@ -197,14 +195,47 @@ impl Wishes {
     }
 }
 
+/// The files that both lists have.
+struct Pairs {
+    /// The local file of each entry.
+    local_of: Vec<Option<usize>>,
+    /// The local files in the order of their paths.
+    in_order: Vec<usize>,
+    /// Of each local file: whether it is listed.
+    is_listed: Vec<bool>,
+}
+
+impl Pairs {
+    fn of(listed: &[Entry], here: &[Local]) -> Pairs {
+        let mut in_order: Vec<usize> = (0..here.len()).collect();
+        in_order.sort_by(|a, b| here[*a].path.cmp(&here[*b].path));
+        let mut is_listed = vec![false; here.len()];
+        let mut local_of = Vec::with_capacity(listed.len());
+        let mut rest = in_order.iter().copied().peekable();
+        for entry in listed {
+            while rest
+                .next_if(|local| here[*local].path < entry.path)
+                .is_some()
+            {}
+            let local = rest.next_if(|local| here[*local].path == entry.path);
+            if let Some(local) = local {
+                is_listed[local] = true;
+            }
+            local_of.push(local);
+        }
+        Pairs {
+            local_of,
+            in_order,
+            is_listed,
+        }
+    }
+}
+
 /// The two lists, and what is decided of the local files.
 struct Planning<'a> {
     listed: &'a [Entry],
     here: &'a [Local],
-    /// The local files by their paths.
-    at: HashMap<&'a str, usize>,
-    /// The local files in the order of their paths.
-    in_order: Vec<usize>,
+    pairs: Pairs,
     /// Not listed, and to be deleted or moved.
     goes: Vec<bool>,
     /// Content that loses its name, by root; the last one is taken first.
@@ -219,21 +250,15 @@ struct Planning<'a> {
 
 impl<'a> Planning<'a> {
     fn new(wishes: &Wishes, listed: &'a [Entry], here: &'a [Local]) -> Planning<'a> {
-        let is_listed: HashSet<&LibraryPath> = listed.iter().map(|entry| &entry.path).collect();
-        let goes = |local: &Local| {
-            wishes.deletes
-                && local.is_regular
-                && !is_listed.contains(&local.path)
-                && wishes.filters.select(&local.path)
+        let pairs = Pairs::of(listed, here);
+        let goes = |(local, is_listed): (&Local, &bool)| {
+            wishes.deletes && local.is_regular && !is_listed && wishes.filters.select(&local.path)
         };
-        let mut in_order: Vec<usize> = (0..here.len()).collect();
-        in_order.sort_by(|a, b| here[*a].path.cmp(&here[*b].path));
         Planning {
             listed,
             here,
-            at: (0..).zip(here).map(|(i, l)| (l.path.as_str(), i)).collect(),
-            in_order,
-            goes: here.iter().map(goes).collect(),
+            goes: here.iter().zip(&pairs.is_listed).map(goes).collect(),
+            pairs,
             leaving: HashMap::new(),
             any: HashMap::new(),
             is_moved: vec![false; here.len()],
@@ -241,10 +266,18 @@ impl<'a> Planning<'a> {
         }
     }
 
+    /// The local file of this path.
+    fn at(&self, path: &str) -> Option<usize> {
+        let in_order = &self.pairs.in_order;
+        let order = |local: &usize| LibraryPath::order(self.here[*local].path.as_str(), path);
+        let found = in_order.binary_search_by(order).ok()?;
+        Some(in_order[found])
+    }
+
     /// What is known of an entry before it is known where its content comes from: `Fetch` stands for all that is to be replaced.
     fn first_step(&self, entry: usize) -> Step {
         let listed = &self.listed[entry];
-        let here = self.at.get(listed.path.as_str()).copied();
+        let here = self.pairs.local_of[entry];
         let step = |action, is_blocked| Step {
             entry,
             action,
@@ -271,11 +304,10 @@ impl<'a> Planning<'a> {
     fn in_the_way(&self, path: &LibraryPath) -> Result<bool, Conflict> {
         let text = path.as_str();
         let folders = text.match_indices('/').map(|(end, _)| &text[..end]);
-        let above = folders.filter_map(|folder| self.at.get(folder).copied());
-        let after = self
-            .in_order
-            .partition_point(|local| self.here[*local].path <= *path);
-        let below = self.in_order[after..].iter().copied();
+        let above = folders.filter_map(|folder| self.at(folder));
+        let in_order = &self.pairs.in_order;
+        let after = in_order.partition_point(|local| self.here[*local].path <= *path);
+        let below = in_order[after..].iter().copied();
         let below = below.take_while(|local| path.is_folder_of(&self.here[*local].path));
         let mut is_blocked = false;
         for local in above.chain(below) {
@@ -290,13 +322,18 @@ impl<'a> Planning<'a> {
     /// Finds the content that is here.
     fn find_sources(&mut self, steps: &[Step]) {
         let mut leaves = self.goes.clone();
+        let mut wanted = HashSet::new();
         for step in steps.iter().filter(|step| step.action == Action::Fetch) {
+            wanted.insert(self.listed[step.entry].root);
             if let Some(here) = step.here {
                 leaves[here] = true;
             }
         }
         for (index, local) in self.here.iter().enumerate().rev() {
-            if let Some(root) = local.root.filter(|_| local.is_regular) {
+            if let Some(root) = local
+                .root
+                .filter(|root| local.is_regular && wanted.contains(root))
+            {
                 self.any.insert(root, index);
                 if leaves[index] {
                     self.leaving.entry(root).or_default().push(index);

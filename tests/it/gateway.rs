@@ -741,7 +741,7 @@ fn what_cannot_be_served_ends_it_at_once() {
         (&[&good, "--listen", "0.0.0.0:0"], 6, "127.0.0.1"),
         (&[&good, "--listen", "[::]:0"], 6, "loopback"),
         (&[&good, "--listen", "192.0.2.1:0"], 6, "192.0.2.1"),
-        (&["ftp://h/x"], 6, "only http and https"),
+        (&["ftp://h/x"], 6, "only http, https and s3"),
         (&["http://127.0.0.1:1/.x"], 6, "begins with a dot"),
         (
             &["http://127.0.0.1:1/", "--manifest", "m"],

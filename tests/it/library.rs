@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     os::unix::{
         ffi::OsStrExt,
-        fs::{PermissionsExt, symlink},
+        fs::{MetadataExt, PermissionsExt, symlink},
     },
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -164,6 +164,31 @@ fn only_what_changed_is_read_again() {
 }
 
 /// Of the same length and with the old time of its last change: only the system knows.
+/// To make files durable can take seconds while other programs write.
+#[test]
+fn a_run_that_finds_nothing_changed_writes_nothing() {
+    let library = Library::new();
+    library.wait();
+    let files = || {
+        [INDEX, MANIFEST].map(|name| {
+            let found = fs::metadata(library.path(name)).unwrap();
+            (found.ino(), found.modified().unwrap())
+        })
+    };
+    let before = files();
+    assert_eq!(library.published(&[])["files_read"], 0);
+    assert_eq!(files(), before);
+    // What it says is not what is asked for.
+    library.published(&["--name", "other"]);
+    let named = files();
+    assert!(named[1] != before[1]);
+    assert_eq!(library.published(&["--name", "other"])["files_read"], 0);
+    assert_eq!(files(), named);
+    library.published(&["--name", "other", "--seq", "2"]);
+    assert!(files()[1] != named[1]);
+    assert_eq!(files()[0], before[0]);
+}
+
 #[test]
 fn a_file_that_hides_its_change_is_read_again() {
     let library = Library::new();

@@ -38,6 +38,7 @@ mod rates;
 mod read;
 mod roots;
 mod round_trips;
+mod s3;
 mod secrets;
 mod serve;
 mod servers;

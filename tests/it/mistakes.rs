@@ -76,7 +76,7 @@ const MISTAKES: &[Mistake] = &[
         typed: "fetch ftp://example.com/file",
         exit: 6,
         place: "ftp://example.com/file",
-        next: "only http and https",
+        next: "only http, https and s3",
     },
     Mistake {
         title: "a path instead of a URL",

@@ -1100,6 +1100,58 @@ fn a_published_library_is_served_as_it_is() {
     assert!(server.get(MANIFEST_OF_INDEX).body == own("library.sapwood.sapwood"));
 }
 
+/// A copy has the index that its publisher signed, and no manifests of objects.
+#[test]
+fn a_signed_library_goes_from_copy_to_copy() {
+    let site = Site::new();
+    let (a, b) = (site.path("media"), site.path("b/media"));
+    site.write_deep("media/films/a.mp4", &paint::bytes(0, MIB));
+    site.write_deep("media/films/again.mp4", &paint::bytes(0, MIB));
+    site.write_deep("media/small", b"small");
+    let run = |args: &[&str], exit| {
+        let mut command = sapwood(site.store.path());
+        command.args(args);
+        program::run(command).must(exit)
+    };
+    run(&["keygen", "-o", "k", "--no-password"], 0);
+    let of_a = a.display().to_string();
+    run(&["manifest", &of_a, "--sign", "k.key", "--seq", "3"], 0);
+    let of_b = b.display().to_string();
+    fs::create_dir(site.path("b")).expect("a folder");
+    let server = site.serve(&[]);
+    let sync =
+        |from: &str, to: &str, exit| run(&["sync", &server.url(from), to, "--key", "k.pub"], exit);
+    sync("/media/", &of_b, 0);
+    assert!(!b.join("library.sapwood.d").exists());
+    let of_c = site.store.path().join("c");
+    sync("/b/media/", &of_c.display().to_string(), 0);
+    for name in ["films/a.mp4", "films/again.mp4", "small"] {
+        let read = |folder: &Path| fs::read(folder.join(name)).expect("a file");
+        assert!(read(&of_c) == read(&a), "{name}");
+    }
+    for name in ["library.sapwood", "library.sapwood.sapwood"] {
+        let read = |folder: &Path| fs::read(folder.join(name)).expect("a file");
+        assert!(read(&of_c) == read(&a), "{name}");
+        assert!(read(&b) == read(&a), "{name}");
+    }
+    // One file alone has a manifest beside it, whoever published the library.
+    let one = server.url("/b/media/films/a.mp4");
+    run(&["cat", &one, "--range", "0-9", "--require", "manifest"], 0);
+    // Only of what the index lists, and only while the file is that.
+    let object = root(&paint::bytes(0, MIB));
+    let place = |root: &str| format!("/b/media/library.sapwood.d/{root}.sapwood");
+    assert_eq!(server.get(&place(&object)).status, 200);
+    let unlisted = paint::bytes(77, MIB);
+    site.write("b/media/unlisted", &unlisted);
+    server.root_of("/b/media/unlisted");
+    assert_eq!(server.get(&place(&root(&unlisted))).status, 404);
+    site.write("b/media/films/a.mp4", &unlisted);
+    assert_eq!(server.get(&place(&object)).status, 200);
+    site.write("b/media/films/again.mp4", &unlisted);
+    assert_eq!(server.get(&place(&object)).status, 404);
+    assert!(!b.join("library.sapwood.d").exists());
+}
+
 #[test]
 fn without_made_manifests_there_is_no_index() {
     let site = Site::new();

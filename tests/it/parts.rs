@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -25,6 +26,10 @@ impl Object {
     fn new(length: u64, options: &[&str]) -> Object {
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("film"), paint::bytes(0, length as usize)).unwrap();
+        Object::of(folder, options)
+    }
+
+    fn of(folder: TempDir, options: &[&str]) -> Object {
         Object {
             folder,
             options: options.iter().map(|option| (*option).to_owned()).collect(),
@@ -56,6 +61,63 @@ impl Object {
         words.extend(self.options.iter().map(String::as_str));
         self.manifest(&words).must(0);
         self.bytes("whole")
+    }
+}
+
+/// Holes are not read. What is made of them must be what is made of the same zeros.
+#[test]
+fn a_file_with_holes_has_the_manifest_of_its_bytes() {
+    let region = 256 * 1024;
+    let length = 12 * region + 77_777;
+    // Regions 1, 5 and 11 have data, some of it zeros; the last one is not whole and a hole.
+    let data = [
+        (region + 3, 70_000),
+        (5 * region, region),
+        (11 * region + 999, 1),
+    ];
+    let mut bytes = vec![0; length];
+    for (at, count) in data {
+        bytes[at..at + count].copy_from_slice(&paint::bytes(at as u64, count));
+    }
+    // In memory, where holes are believed on every Linux.
+    let folder = || TempDir::new_in("/dev/shm").unwrap();
+    for options in [
+        &[][..],
+        &["--no-hints"],
+        &["--block-size", "16KiB"],
+        &["--block-size", "1MiB"],
+        &["--block-size", "16MiB"],
+        &["--digest", "sha-256"],
+    ] {
+        let (full, sparse) = (folder(), folder());
+        fs::write(full.path().join("film"), &bytes).unwrap();
+        let film = fs::File::create(sparse.path().join("film")).unwrap();
+        film.set_len(length as u64).unwrap();
+        for (at, count) in data {
+            film.write_all_at(&bytes[at..at + count], at as u64)
+                .unwrap();
+        }
+        let room = |folder: &TempDir| fs::metadata(folder.path().join("film")).unwrap().blocks();
+        assert!(room(&sparse) < room(&full) / 4);
+        let (full, sparse) = (Object::of(full, options), Object::of(sparse, options));
+        assert!(sparse.whole() == full.whole(), "{options:?}");
+        if options.first() != Some(&"--digest") && options != ["--block-size", "16MiB"] {
+            let border = 8 * region;
+            sparse.part(&format!("0-{}", border - 1), "1").must(0);
+            sparse.part(&format!("{border}-"), "2").must(0);
+            sparse
+                .manifest(&["--join", "1", "2", "-o", "film.sapwood"])
+                .must(0);
+            assert!(sparse.bytes("film.sapwood") == full.bytes("whole"));
+        }
+        let verify = |exit| {
+            let mut command = sapwood(sparse.folder.path());
+            command.args(["verify", "film", "--manifest", "whole"]);
+            run(command).must(exit);
+        };
+        verify(0);
+        film.write_all_at(b"x", 9 * region as u64).unwrap();
+        verify(3);
     }
 }
 

@@ -3,12 +3,13 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     os::unix::fs::FileExt,
     path::Path,
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::program::{Running, command, start};
@@ -70,6 +71,21 @@ fn idle_connections_do_not_stop_the_server() {
         began.elapsed()
     );
     drop(idle);
+}
+
+/// Those that come at the same moment wait in the system until they are accepted. Where it has no room, a client waits for seconds.
+#[test]
+fn many_clients_at_the_same_moment_did_not_all_get_in() {
+    let folder = TempDir::new().expect("a folder");
+    let (server, address) = serve(folder.path(), &[]);
+    let address: SocketAddr = address.parse().expect("an address");
+    // It accepts nothing.
+    server.signal(Signal::STOP);
+    let patience = Duration::from_secs(10);
+    let connections = (0..500).map(|_| TcpStream::connect_timeout(&address, patience));
+    let connections: Result<Vec<TcpStream>, _> = connections.collect();
+    server.signal(Signal::CONT);
+    assert!(connections.is_ok(), "{connections:?}");
 }
 
 #[test]

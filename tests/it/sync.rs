@@ -260,6 +260,38 @@ fn nothing_changed_costs_one_small_request() {
     pair.must_be_equal();
 }
 
+/// A file that was a little larger than a small one took four requests, a part and a journal.
+#[test]
+fn a_new_file_of_two_blocks_takes_one_request() {
+    let pair = Pair::empty();
+    pair.write("photo", 1, 100_000);
+    pair.write("film", 2, 200_000);
+    pair.publish(&[]);
+    let lie = Lie::FlipAt(70_000);
+    pair.origin
+        .lie("/media/photo", Asks::Anything, Of::First(1), lie);
+    pair.sync(&[]).must(0);
+    pair.must_be_equal();
+    let log = pair.origin.log();
+    let of_photo = log.iter().filter(|asked| asked.path == "/media/photo");
+    assert_eq!(of_photo.count(), 2, "the first response was wrong");
+    let manifests = log
+        .iter()
+        .filter(|asked| asked.path.contains("library.sapwood.d"));
+    let mut manifests: Vec<&str> = manifests.map(|asked| &asked.path[..]).collect();
+    manifests.dedup();
+    assert_eq!(manifests.len(), 1, "that of the film: {manifests:?}");
+    // Of an update only what differs is fetched.
+    pair.origin.forget_log();
+    let mut bytes = paint::bytes(1_000_000, 100_000);
+    bytes[70_000] ^= 1;
+    pair.write_bytes("photo", &bytes);
+    pair.publish(&[]);
+    pair.sync(&[]).must(0);
+    pair.must_be_equal();
+    assert!(pair.origin.sent("/media/photo") < 10_000);
+}
+
 #[test]
 fn of_a_changed_file_only_what_changed_is_fetched() {
     let pair = Pair::empty();
@@ -657,6 +689,40 @@ fn an_older_library_is_refused_with_and_without_a_store() {
     pair.sync(&key).must(0);
 }
 
+/// `manifest` replaces the copies of index and manifest.
+#[test]
+fn an_older_library_is_refused_by_a_copy_that_became_a_library() {
+    let pair = Pair::empty();
+    pair.run(&["keygen", "--no-password", "-o", "studio"])
+        .must(0);
+    let publish = |version: u64| {
+        pair.write("a", version, 5000);
+        let sequence = version.to_string();
+        pair.publish(&["--sign", "studio.key", "--seq", &sequence]);
+    };
+    let arguments = ["--key", "studio.pub", "--no-store"];
+    publish(2);
+    pair.sync(&arguments[2..]).must(0);
+    // The first run with the key fetches no index again, and remembers what the key accepted.
+    pair.sync(&arguments).must(0);
+    pair.origin.forget_log();
+    pair.sync(&arguments).must(0);
+    assert_eq!(pair.sent(), (1536, 1));
+    pair.run(&["manifest", "copy"]).must(0);
+    let before = tree(&pair.here(""));
+    publish(1);
+    let ended = pair.sync(&arguments).must(3);
+    assert!(
+        ended.stderr.contains("sequence number 1"),
+        "{}",
+        ended.stderr
+    );
+    assert!(tree(&pair.here("")) == before);
+    publish(3);
+    pair.sync(&arguments).must(0);
+    pair.must_be_equal();
+}
+
 #[test]
 fn an_index_that_is_refused_changes_nothing() {
     let pair = Pair::synced();
@@ -676,6 +742,26 @@ fn an_index_that_is_refused_changes_nothing() {
     .unwrap();
     pair.sync(&["--delete"]).must(3);
     assert!(tree(&pair.here("")) == before);
+}
+
+#[test]
+fn a_folder_is_made_with_all_above_it_or_not_at_all() {
+    let pair = Pair::new();
+    let sync = |url: &str, folder: &str| {
+        let mut command = sapwood(pair.folder.path());
+        command.args(["--json", "sync", url, folder]);
+        run(command)
+    };
+    let path = |name: &str| pair.folder.path().join(name);
+    fs::create_dir(path("there")).unwrap();
+    // There is no library.
+    sync(&pair.origin.url("/none"), "new/a/b").must(1);
+    sync(&pair.origin.url("/none"), "there/b/c").must(1);
+    sync(&pair.origin.url("/none"), "there").must(1);
+    assert!(!path("new").exists());
+    assert!(path("there").read_dir().unwrap().next().is_none());
+    sync(&pair.origin.url("/media"), "new/a/b").must(0);
+    assert!(tree(&path("new/a/b")) == tree(&pair.remote("")));
 }
 
 #[test]
@@ -830,6 +916,10 @@ fn a_file_that_cannot_be_written_fails_and_others_go_on() {
     );
     let failed = ended.event("failed");
     assert_eq!(failed["path"], "copy/films/a.mp4");
+    // A user knows nothing of the file that was being written for it.
+    let message = failed["message"].as_str().unwrap();
+    assert!(message.contains("write copy/films/a.mp4"), "{message}");
+    assert!(!ended.stderr.contains("staging"), "{}", ended.stderr);
     pair.sync(&[]).must(0);
     pair.must_be_equal();
 }
@@ -925,6 +1015,29 @@ fn a_copy_verifies() {
     fs::write(pair.here("films/a.mp4"), bytes).unwrap();
     let ended = pair.run(&["--json", "verify", "copy"]).must(3);
     assert_eq!(ended.all("damaged").len(), 1);
+}
+
+/// A copy has no manifests of its files; the store may know their leaves.
+#[test]
+fn a_damaged_block_of_a_copy_is_named_if_its_leaves_are_known() {
+    let pair = Pair::synced();
+    let mut bytes = fs::read(pair.here("films/a.mp4")).unwrap();
+    bytes[150_000] ^= 1;
+    fs::write(pair.here("films/a.mp4"), &bytes).unwrap();
+    let verify = || {
+        let ended = pair.run(&["--json", "verify", "copy"]).must(3);
+        let damaged = ended.event("damaged");
+        let field = |name: &str| damaged[name].as_u64();
+        (field("block"), field("offset"), field("length"))
+    };
+    assert_eq!(verify(), (None, Some(0), Some(300_000)));
+    pair.run(&["store", "add", "media/films/a.mp4"]).must(0);
+    assert_eq!(verify(), (Some(2), Some(131_072), Some(65_536)));
+    // A part of it is missing.
+    bytes[150_000] ^= 1;
+    bytes.truncate(270_000);
+    fs::write(pair.here("films/a.mp4"), &bytes).unwrap();
+    assert_eq!(verify(), (Some(4), Some(262_144), Some(37_856)));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::{
         tree::Root,
         trust::Trust,
     },
+    net::s3::service::Endpoint,
 };
 
 use super::units;
@@ -197,7 +198,7 @@ pub struct VerifyArgs {
 )]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct FetchArgs {
-    /// What to fetch: http or https URLs
+    /// What to fetch: http, https or s3 URLs
     #[arg(required_unless_present = "input", value_name = "URL")]
     pub urls: Vec<String>,
     /// A list of what to fetch, or - for standard input: one URL a line, or a URL, a tab and the name of the file
@@ -260,7 +261,7 @@ pub struct FetchArgs {
 
 #[derive(Debug, Args)]
 pub struct CatArgs {
-    /// What to read: an http or https URL
+    /// What to read: an http, https or s3 URL
     #[arg(value_name = "URL")]
     pub url: String,
     /// The bytes, as in HTTP: A-B (both ends inclusive), A- or -N
@@ -306,6 +307,9 @@ pub struct NetworkArgs {
     /// Use the logins in ~/.netrc, or in the file that NETRC names
     #[arg(long)]
     pub netrc: bool,
+    /// The service of s3:// URLs (default: that of the AWS variables and files, else AWS)
+    #[arg(long, value_name = "URL", env = "SAPWOOD_ENDPOINT")]
+    pub endpoint: Option<Endpoint>,
     /// Trust the certificate authorities in this file (PEM) too
     #[arg(long, value_name = "FILE", env = "SAPWOOD_CACERT")]
     pub cacert: Option<PathBuf>,

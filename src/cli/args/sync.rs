@@ -14,10 +14,10 @@ use super::NetworkArgs;
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct SyncArgs {
-    /// The folder of the library, or its library.sapwood: an http or https URL
+    /// The folder of the library, or its library.sapwood: an http, https or s3 URL
     #[arg(value_name = "URL")]
     pub url: String,
-    /// The folder that becomes like it; it is made if it is missing
+    /// The folder that becomes like it; it is made, with all above it, if it is missing
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
     /// Delete what the library does not list: into library.sapwood.trash, and only if everything else was synced

@@ -5,7 +5,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::{
     cli::units,
@@ -19,18 +20,37 @@ use crate::{
 use super::{text, words::printable};
 
 /// One line: the name of the event, the time, the file it is about, then its own fields.
-pub fn object(name: &str, path: Option<&str>, fields: Value) -> Value {
-    let mut object = Map::from_iter([
-        ("event".to_owned(), name.into()),
-        ("time_ms".to_owned(), now_ms().into()),
-    ]);
-    if let Some(path) = path {
-        object.insert("path".to_owned(), path.into());
+pub fn line(name: &str, path: Option<&str>, fields: &Value) -> String {
+    let mut line = String::with_capacity(512);
+    line.push_str("{\"event\":");
+    push(&mut line, &name);
+    line.push_str(",\"time_ms\":");
+    push(&mut line, &now_ms());
+    // Its own path counts more.
+    let own = fields.get("path");
+    match (own, path) {
+        (Some(own), _) => push_field(&mut line, "path", own),
+        (None, Some(path)) => push_field(&mut line, "path", &path),
+        (None, None) => (),
     }
-    if let Value::Object(fields) = fields {
-        object.extend(fields);
+    for (name, value) in fields.as_object().into_iter().flatten() {
+        if name != "path" {
+            push_field(&mut line, name, value);
+        }
     }
-    Value::Object(object)
+    line.push('}');
+    line
+}
+
+fn push_field(line: &mut String, name: &str, value: &impl Serialize) {
+    line.push(',');
+    push(line, &name);
+    line.push(':');
+    push(line, value);
+}
+
+fn push(line: &mut String, value: &impl Serialize) {
+    line.push_str(&serde_json::to_string(value).expect("names and values are JSON"));
 }
 
 /// The name and the fields of an event.

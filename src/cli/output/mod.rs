@@ -103,8 +103,9 @@ impl Output {
     }
 
     /// One line on standard output, or on standard error while the former is reserved for data.
-    pub fn line(&mut self, text: &str) {
-        let text = format!("{text}\n");
+    pub fn line(&mut self, text: impl Into<String>) {
+        let mut text: String = text.into();
+        text.push('\n');
         match self.stdout_is_data {
             true => self.tell(&text),
             false if self.never_waits && !streams::has_room(io::stdout(), text.len()) => (),
@@ -196,8 +197,8 @@ impl Output {
 
     pub fn json_event(&mut self, name: &str, fields: Value) {
         if self.json {
-            let object = json::object(name, self.path.as_deref(), fields);
-            self.line(&object.to_string());
+            let line = json::line(name, self.path.as_deref(), &fields);
+            self.line(line);
         }
     }
 
@@ -350,7 +351,8 @@ impl Events for Output {
         if matches!(event, Event::Published(_) | Event::Placed(_)) {
             self.counts.published += 1;
         }
-        match text::line(&event) {
+        let is_for_people = !self.json && !self.quiet;
+        match is_for_people.then(|| text::line(&event)).flatten() {
             Some(Line::Result(text)) => self.result(&text),
             Some(Line::Notice(text)) => self.notice(&text),
             Some(Line::Detail(text)) if self.verbose > 0 => self.notice(&text),

@@ -17,6 +17,9 @@ use super::{
     Folder,
 };
 
+/// File systems of other programs (statfs(2)), FUSE and 9P: only a sync of a file is passed on to them.
+const SYNCED_ELSEWHERE: [u32; 2] = [0x6573_5546, 0x0102_1997];
+
 impl Folder {
     /// Renames the file that is open. Another file that was put in its place does not get the name.
     pub fn rename_open(
@@ -169,7 +172,9 @@ impl Folder {
 
     /// Writes all that is changed in this file system to its disk. `false`: some of it may not have been written.
     pub fn sync_file_system(&self) -> bool {
-        retry_on_intr(|| fs::syncfs(&self.fd)).is_ok()
+        let reaches_disk = fs::fstatfs(&self.fd)
+            .is_ok_and(|system| !SYNCED_ELSEWHERE.contains(&(system.f_type as u32)));
+        reaches_disk && retry_on_intr(|| fs::syncfs(&self.fd)).is_ok()
     }
 
     /// Whether this folder takes names for one that differ in case only, unlike others of its file system. Where this cannot be asked

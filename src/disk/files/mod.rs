@@ -33,8 +33,8 @@ use super::{
 pub use super::{
     entry::{Entry, EntryKind, NotCached, Stamp, Version},
     names::{
-        STAGED_UPLOADS, is_own, is_same_file, is_staged_uploads, noted_path, process_of_temporary,
-        split, with_suffix,
+        NotedPaths, STAGED_UPLOADS, is_own, is_same_file, is_staged_uploads, noted_path,
+        process_of_temporary, split, with_suffix,
     },
 };
 
@@ -64,6 +64,14 @@ impl Folder {
         let fd = fs::open(path, flags, Mode::empty())
             .map_err(|cause| DiskError::io(FileOperation::Open, path, cause))?;
         Ok(Folder::of(fd, path.to_owned()))
+    }
+
+    /// Whether it was opened by this path.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        match path.as_os_str().is_empty() {
+            true => self.path == Path::new("."),
+            false => self.path.as_os_str() == path.as_os_str(),
+        }
     }
 
     pub(super) fn of(fd: OwnedFd, path: PathBuf) -> Folder {
@@ -220,11 +228,6 @@ pub fn make_private(path: &Path) {
 pub struct MadeFolder(PathBuf);
 
 impl MadeFolder {
-    /// Leaves the folder where it is, empty or not.
-    pub fn keep(self) {
-        std::mem::forget(self);
-    }
-
     /// Creates a folder for what is needed for a moment.
     pub fn temporary() -> Result<MadeFolder, DiskError> {
         let all = std::env::temp_dir();
@@ -244,6 +247,19 @@ impl MadeFolder {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Creates a folder and all above it that are missing; the innermost is the first.
+    pub fn make_all(path: &Path) -> Result<Vec<MadeFolder>, DiskError> {
+        let mut made = Vec::new();
+        let above: Vec<&Path> = path.ancestors().collect();
+        for folder in above.into_iter().rev() {
+            // A relative path begins with none.
+            if folder != Path::new("") {
+                made.splice(0..0, MadeFolder::make(folder)?);
+            }
+        }
+        Ok(made)
     }
 
     /// Creates a folder; `None`: it exists. The folder above it must exist.
@@ -289,6 +305,12 @@ pub fn open_noted(path: &Path) -> Option<(File, Entry)> {
     let file = File::from(opened.ok()?);
     let entry = Entry::of(&file, path).ok()?;
     (entry.kind == EntryKind::Regular).then_some((file, entry))
+}
+
+/// The entry under a path of [`noted_path`]. `None`: there is no regular file.
+pub fn noted_entry(path: &Path) -> Option<Entry> {
+    let entry = Entry::new(&fs::lstat(path).ok()?);
+    (entry.kind == EntryKind::Regular).then_some(entry)
 }
 
 /// Opens a log for appending, or creates it for its owner alone. It may be a device or a FIFO that is read.

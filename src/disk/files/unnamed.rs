@@ -50,8 +50,15 @@ impl Folder {
 
     /// Gives an open file without a name this one. `false`: the name exists.
     pub fn link_open(&self, file: &File, name: &OsStr) -> Result<bool, DiskError> {
-        let open = format!("{OPEN_FILES}/{}", file.as_raw_fd());
-        match fs::linkat(fs::CWD, open, &self.fd, name, AtFlags::SYMLINK_FOLLOW) {
+        // Without a privilege only since Linux 6.10: before, it fails with ENOENT. To look the file up takes longer.
+        let linked = match fs::linkat(file, "", &self.fd, name, AtFlags::EMPTY_PATH) {
+            Err(cause) if cause != Errno::EXIST => {
+                let open = format!("{OPEN_FILES}/{}", file.as_raw_fd());
+                fs::linkat(fs::CWD, open, &self.fd, name, AtFlags::SYMLINK_FOLLOW)
+            }
+            linked => linked,
+        };
+        match linked {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
             Err(cause) => Err(self.error(FileOperation::Create, name, cause)),

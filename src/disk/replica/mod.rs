@@ -24,9 +24,10 @@ use parking_lot::Mutex;
 use crate::format::library::LibraryPath;
 
 use super::{
+    durable::Syncs,
     error::DiskError,
     files::{self, Entry, EntryKind, Folder, MadeFolder, Stamp},
-    machine::{default_mode, executable_mode, is_running, syncfs_reports_failures},
+    machine::{default_mode, executable_mode, is_running},
 };
 
 pub use place::Placement;
@@ -72,33 +73,33 @@ impl Attributes {
 /// A folder that is kept in step with a library, locked for this run.
 #[derive(Debug)]
 pub struct Replica {
+    /// Those that are still empty are removed before the lock is given back.
+    _made: Vec<MadeFolder>,
     folder: Folder,
     staging: Mutex<Option<Arc<Folder>>>,
     /// Whether the file system folds names, once it was tried.
     folds: OnceLock<bool>,
     /// The permission bits of new files.
     mode: u32,
-    /// Whether a sync of the file system reports what it could not write.
-    sync_is_reliable: Mutex<bool>,
+    syncs: Syncs,
     /// Files whose attributes this run has set: from their old stamp to the new one. They are still the files of the plan.
     restamped: Mutex<HashMap<Stamp, Stamp>>,
 }
 
 impl Replica {
-    /// Opens a folder, or makes it if its parent exists, and locks it. Fails with [`DiskError::Busy`] if another run has it.
+    /// Opens a folder and locks it. Fails with [`DiskError::Busy`] if another run has it. If it is missing, it is made with all folders
+    /// above it; a run that puts nothing into it leaves none of them.
     pub fn open(path: &Path) -> Result<Replica, DiskError> {
-        let made = MadeFolder::make(path)?;
+        let made = MadeFolder::make_all(path)?;
         let folder = Folder::open(path)?;
         folder.lock()?;
-        if let Some(made) = made {
-            made.keep();
-        }
         Ok(Replica {
+            _made: made,
             folder,
             staging: Mutex::new(None),
             folds: OnceLock::new(),
             mode: default_mode(),
-            sync_is_reliable: Mutex::new(syncfs_reports_failures()),
+            syncs: Syncs::default(),
             restamped: Mutex::new(HashMap::new()),
         })
     }
@@ -111,6 +112,12 @@ impl Replica {
     /// The path of a file, for messages.
     pub fn path_of(&self, path: &LibraryPath) -> PathBuf {
         self.folder.path_of(OsStr::new(path.as_str()))
+    }
+
+    /// A failure at a staged file, as one at the file of the library that it is to become.
+    pub fn of_staged(&self, cause: DiskError, path: &LibraryPath) -> DiskError {
+        let staging = self.folder.path_of(OsStr::new(STAGING));
+        cause.of_staged(&staging, &self.path_of(path))
     }
 
     /// The staging folder, opened once more. It is made if it is missing.

@@ -21,9 +21,6 @@ use super::{
     split, unplanned,
 };
 
-/// Up to so many files or folders are synced one by one, each with a flush of the disk; for more, the whole file system costs less.
-const SYNCED_SINGLY_MAX: usize = 8;
-
 /// A staged file and the name that it is to have.
 #[derive(Debug)]
 pub struct Placement {
@@ -145,8 +142,11 @@ impl Replica {
         ready: Vec<Result<Ready, DiskError>>,
         folders_were_made: bool,
     ) -> Vec<Result<Ready, DiskError>> {
-        let at_once = ready.len() > SYNCED_SINGLY_MAX || folders_were_made;
-        if at_once && self.sync_everything() {
+        let are_synced = match folders_were_made {
+            true => self.syncs.file_system(&self.folder),
+            false => self.syncs.together(&self.folder, ready.len()),
+        };
+        if are_synced {
             return ready;
         }
         let sync = |ready: Result<Ready, DiskError>| {
@@ -155,14 +155,6 @@ impl Replica {
             Ok(ready)
         };
         ready.into_iter().map(sync).collect()
-    }
-
-    /// Writes all that is changed in the file system. `false`: it cannot be said of which files that failed, or whether it did.
-    fn sync_everything(&self) -> bool {
-        // A failure is reported once: two batches take turns, and after one nobody relies on this any more.
-        let mut is_reliable = self.sync_is_reliable.lock();
-        *is_reliable = *is_reliable && self.folder.sync_file_system();
-        *is_reliable
     }
 
     /// Takes new names back that are not listed as they were given.
@@ -190,7 +182,7 @@ impl Replica {
 
     /// Why the names in each folder are not durable.
     fn sync_folders(&self, folders: &Folders) -> Vec<Option<DiskError>> {
-        if folders.open.len() > SYNCED_SINGLY_MAX && self.sync_everything() {
+        if self.syncs.together(&self.folder, folders.open.len()) {
             return folders.open.iter().map(|_| None).collect();
         }
         let sync = |target: &Target| target.folder.sync().err();

@@ -178,15 +178,16 @@ impl Replica {
         let staging = self.staging_folder()?;
         let mode = executable_mode(self.mode, of.is_executable);
         let create = |name: &OsStr| staging.create(name, mode);
-        let (created, name) = staging.with_unused_name(create)?;
-        // From here on an error removes the file.
-        let mut staged = Staged::of(staging.clone(), name, created)?;
-        let path = staging.path_of(&staged.name);
-        let file = staged.file.as_ref().expect("it was just created");
-        write(file, &path)?;
-        files::set_modified(file, &path, of.modified())?;
-        staged.version = Version::of(file, &path)?;
-        Ok(staged)
+        let (file, name) = staging.with_unused_name(create)?;
+        let path = staging.path_of(&name);
+        let written = write(&file, &path)
+            .and_then(|()| files::set_modified(&file, &path, of.modified()))
+            .and_then(|()| Staged::of(staging.clone(), name.clone(), file));
+        if written.is_err() {
+            // What is left is removed by the next run.
+            let _ = staging.remove(&name);
+        }
+        written
     }
 
     /// Gives the file of the plan a second name in the staging folder. `None`: it cannot have one.

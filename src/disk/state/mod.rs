@@ -202,6 +202,18 @@ impl State {
         work(&self.connection).map_err(|cause| self.wrap(cause))
     }
 
+    /// Runs queries on one state of the database. Each by itself takes and returns the right to read it, which takes longer.
+    pub fn together<T>(
+        &self,
+        work: impl FnOnce(&State) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        let begun = self.connection.unchecked_transaction();
+        let reading = begun.map_err(|cause| self.wrap(cause))?;
+        let done = work(self)?;
+        reading.finish().map_err(|cause| self.wrap(cause))?;
+        Ok(done)
+    }
+
     /// Runs a change atomically among processes.
     fn change<T>(
         &mut self,

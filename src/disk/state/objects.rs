@@ -44,6 +44,22 @@ impl State {
         Ok(tree(geometry, &leaves, anchors.as_deref()).filter(|tree| tree.root() == root))
     }
 
+    /// The same in any block size.
+    pub fn any_tree_of(&self, root: Root, length: u64) -> Result<Option<Tree>, StateError> {
+        let query = "SELECT block_size FROM objects WHERE root = ?1 AND length = ?2
+            AND leaves IS NOT NULL ORDER BY block_size LIMIT 1";
+        let size: Option<i64> = self.look(|connection| {
+            connection
+                .query_row(query, params![root.0, length.cast_signed()], |row| {
+                    row.get(0)
+                })
+                .optional()
+        })?;
+        let size = size.and_then(|size| BlockSize::new(size.cast_unsigned()));
+        let geometry = size.and_then(|size| Geometry::new(length, size));
+        geometry.map_or(Ok(None), |geometry| self.tree_of(root, geometry))
+    }
+
     /// Stores anchors that were computed for an object, so that searches find it by them. The tree must have them.
     pub fn keep_anchors(&mut self, tree: &Tree) -> Result<(), StateError> {
         let (root, geometry) = (tree.root(), *tree.geometry());

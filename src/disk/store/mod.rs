@@ -20,7 +20,7 @@ use crate::format::{geometry::Geometry, manifest::Tree, tree::Root};
 
 use super::{
     error::DiskError,
-    files::{self, Stamp},
+    files::{self, NotedPaths, Stamp},
     state::{Adopted, Allowed, Arrived, Holding, Provenance, State, StateError, Wanted},
 };
 
@@ -79,9 +79,9 @@ pub struct NewHolding {
 
 impl NewHolding {
     /// The record of the file; `None`: the file is missing or was modified.
-    fn adopted(&self) -> Option<Adopted> {
-        let path = files::noted_path(&self.path)?;
-        let (_, entry) = files::open_noted(&path)?;
+    fn adopted(&self, paths: &mut NotedPaths) -> Option<Adopted> {
+        let path = paths.of(&self.path)?;
+        let entry = files::noted_entry(&path)?;
         (entry.stamp() == self.stamp).then(|| Adopted {
             path,
             stamp: self.stamp,
@@ -173,9 +173,10 @@ impl Store {
     /// [`Store::adopt`] of many files in one transaction, with where they came from. Returns how many were recorded: not those
     /// that are missing or were modified by now.
     pub fn adopt_all(&mut self, files: &[NewHolding]) -> Result<usize, StateError> {
+        let mut paths = NotedPaths::default();
         let found: Vec<_> = files
             .iter()
-            .filter_map(|new| Some((new.adopted()?, new)))
+            .filter_map(|new| Some((new.adopted(&mut paths)?, new)))
             .collect();
         let count = found.len();
         if count > 0 {

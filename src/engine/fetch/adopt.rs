@@ -9,7 +9,7 @@ use crate::{
         state::{Arrived, Provenance},
         store::{NewHolding, Store, StoreError},
     },
-    engine::{local::TREE_BLOCKS_MAX, trust::warned},
+    engine::local::TREE_BLOCKS_MAX,
     format::{
         anchors::BlockAnchor, geometry::BlockIndex, judge::Leaves, manifest::Tree, tree::Root,
         trust::Trust, validators::Validators,
@@ -79,8 +79,8 @@ pub async fn adopt(
 }
 
 /// Records a small file that was published now, together with others.
-pub async fn adopt_soon(
-    run: &mut Run<'_>,
+pub fn adopt_soon(
+    run: &Run<'_>,
     (path, stamp): (&Path, Stamp),
     tree: Tree,
     validators: &Validators,
@@ -97,8 +97,7 @@ pub async fn adopt_soon(
         at: arrived.at,
         arrived: Some(arrived),
     };
-    let recorded = run.context.store.record_soon(new).await;
-    warned(recorded.map(Some), run.events);
+    run.context.store.record_soon(new);
 }
 
 /// The URL is not filled in.

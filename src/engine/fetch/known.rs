@@ -4,16 +4,19 @@ use std::{io::Read, path::Path};
 
 use crate::{
     disk::{
-        destination::{Destination, Locked},
+        destination::Locked,
         files::{self, Entry, EntryKind},
-        state::Arrived,
-        store::{Store, StoreError},
+        state::{Arrived, Holding, State, StateError},
+        store::Store,
     },
     engine::{
-        blocking,
         error::Error,
         events::Published,
-        remote::{Opened, preflight},
+        remote::{
+            Opened,
+            manifest::{ManifestPlace, OpenManifest},
+            preflight,
+        },
         trust,
     },
     format::{
@@ -24,6 +27,7 @@ use crate::{
         validators::Validators,
     },
     net::location::Location,
+    policy::schedule::Limits,
 };
 
 use super::{
@@ -61,22 +65,34 @@ impl Known {
     }
 }
 
-/// Looks for the file under the final name in the store.
+/// What the state remembers of a target and its URL.
+pub enum Remembered {
+    /// The file that is there.
+    Known(Known),
+    /// Nothing is there, but other files may have bytes of the object.
+    Elsewhere {
+        is_of_known_origin: bool,
+        /// Of the object that came from the URL last.
+        holdings: Vec<Holding>,
+    },
+    Nothing,
+}
+
+/// Looks for the file under the final name. `path`: as the state knows it.
 pub fn find(
-    store: &mut Store,
-    destination: &Destination,
+    state: &State,
+    path: Option<&Path>,
     entry: Entry,
     url_hash: &[u8; 32],
-) -> Result<Option<Known>, StoreError> {
+) -> Result<Option<Known>, StateError> {
     let is_small = entry.kind == EntryKind::Regular && entry.length <= preflight::FIRST_BYTES;
-    let Some(path) = files::noted_path(&destination.path()).filter(|_| is_small) else {
+    let Some(path) = path.filter(|_| is_small) else {
         return Ok(None);
     };
-    let state = store.state();
     let Some(arrived) = state.last_arrival(url_hash)? else {
         return Ok(None);
     };
-    let holding = state.holding_at(&path)?;
+    let holding = state.holding_at(path)?;
     let is_it = holding.is_some_and(|holding| {
         holding.root == arrived.root && holding.stamp == entry.stamp() && !holding.own
     });
@@ -87,48 +103,75 @@ pub fn find(
     }))
 }
 
-/// Whether another file may have bytes of an object that is not at its target. For one that is probably small, only a file that is
-/// known to be all of it counts: to search others takes longer than to fetch it.
-pub fn may_be_elsewhere(
-    store: &mut Store,
+/// Looks for other files that may have bytes of an object that is not at its target.
+pub fn elsewhere(
+    state: &State,
     url: &Location,
     url_hash: &[u8; 32],
-    expects_small: bool,
-) -> Result<bool, StoreError> {
-    if !expects_small {
-        return Ok(store.state().knows_origin(&url.origin())?);
-    }
-    let Some(arrived) = store.state().last_arrival(url_hash)? else {
-        return Ok(false);
+) -> Result<Remembered, StateError> {
+    let holdings = match state.last_arrival(url_hash)? {
+        Some(arrived) => state.holdings_of(arrived.root)?,
+        None => Vec::new(),
     };
-    for holding in store.state().holdings_of(arrived.root)? {
-        if store.open_holding(&holding)?.is_some() {
+    Ok(Remembered::Elsewhere {
+        is_of_known_origin: state.knows_origin(&url.origin())?,
+        holdings,
+    })
+}
+
+/// Whether one of these holdings is still what it was.
+pub fn is_one_there(store: &mut Store, holdings: &[Holding]) -> Result<bool, StateError> {
+    for holding in holdings {
+        if store.open_holding(holding)?.is_some() {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
+/// The trust of the file, if its manifest is still that of the same object. A manifest that cannot be read is left to the other way.
+pub async fn trust_by_manifest(run: &mut Run<'_>, known: &Known) -> Result<Option<Trust>, Error> {
+    if !known.trust.is_of_manifest() {
+        return Ok(None);
+    }
+    let place = ManifestPlace::Beside(run.options.url.of_manifest());
+    let once = Limits {
+        tries: 1,
+        patience_ms: 0,
+        ..run.context.limits_now()
+    };
+    match OpenManifest::open(&run.context, &place, &once).await {
+        Ok(manifest) => trust_of(run, known, &manifest).await,
+        Err(_) => Ok(None),
+    }
+}
+
+/// The trust of the file, if this is the manifest of the same object.
+async fn trust_of(
+    run: &mut Run<'_>,
+    known: &Known,
+    manifest: &OpenManifest,
+) -> Result<Option<Trust>, Error> {
+    let header = manifest.header();
+    if (header.root, header.geometry.length()) != (known.arrived.root, known.length) {
+        return Ok(None);
+    }
+    let (context, conditions) = (&run.context, run.conditions());
+    let front = manifest.front();
+    let trust = trust::check(&context.store, &conditions, front, run.events).await?;
+    run.bytes_manifest += manifest.bytes_read();
+    Ok(Some(trust))
+}
+
 /// The trust of the file, if the responses show that the object is still the same: its manifest, or, if there was none and is none
 /// now, its validators.
-async fn trust_now(
+pub async fn trust_now(
     run: &mut Run<'_>,
     known: &Known,
     opened: &Opened,
 ) -> Result<Option<Trust>, Error> {
     match opened {
-        Opened::WithManifest(object) => {
-            let header = object.manifest.header();
-            let now = (header.root, header.geometry.length());
-            if now != (known.arrived.root, known.length) {
-                return Ok(None);
-            }
-            let (context, conditions) = (&run.context, run.conditions());
-            let front = object.manifest.front();
-            let trust = trust::check(&context.store, &conditions, front, run.events).await?;
-            run.bytes_manifest += object.manifest.bytes_read();
-            Ok(Some(trust))
-        }
+        Opened::WithManifest(object) => trust_of(run, known, &object.manifest).await,
         Opened::WithoutManifest {
             first,
             unread: None,
@@ -146,21 +189,17 @@ async fn trust_now(
     }
 }
 
-/// Ends the fetch if the object is still the same. The file has its bytes. `Err`: it may have changed.
+/// Ends the fetch: the object is still the same. The file has its bytes.
 pub async fn unchanged(
     run: &mut Run<'_>,
     locked: Locked,
     known: &Known,
-    opened: &Opened,
-) -> Result<Result<Published, Locked>, Error> {
-    let Some(trust) = trust_now(run, known, opened).await? else {
-        return Ok(Err(locked));
-    };
+    trust: Trust,
+) -> Result<Published, Error> {
     run.admitted = None;
     let (path, root) = (locked.destination().path(), known.arrived.root);
-    let Some(geometry) = Geometry::new(known.length, BlockSize::auto(known.length)) else {
-        return Ok(Err(locked));
-    };
+    let block_size = BlockSize::auto(known.length);
+    let geometry = Geometry::new(known.length, block_size).expect("the object is small");
     let identity = Identity {
         root: Some(root),
         geometry,
@@ -169,7 +208,7 @@ pub async fn unchanged(
     };
     run.report_plan(&locked, &identity, 0, known.length, trust);
     // The run that published it has synced it.
-    blocking::on_disk(move || locked.discard()).await?;
+    run.options.locks.discard(locked).await?;
     let proof = Proof {
         root,
         length: known.length,
@@ -184,7 +223,7 @@ pub async fn unchanged(
         reused: known.length,
     };
     let published = published(run, path, proof, local, true).await;
-    report(run, published).await.map(Ok)
+    report(run, published).await
 }
 
 /// The root of a file of this length, which is small.

@@ -3,6 +3,7 @@
 mod adopt;
 mod known;
 mod leftovers;
+mod locks;
 mod options;
 mod publish;
 mod receipt;
@@ -12,11 +13,11 @@ mod whole;
 mod with_manifest;
 mod without_manifest;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use crate::{
     disk::{
-        destination::{Destination, Locked},
+        destination::Locked,
         error::DiskError,
         files, lacking,
         temporary::{Replaces, Temporary},
@@ -31,7 +32,8 @@ use crate::{
 };
 
 pub use super::remote::manifest::ManifestPlace;
-use known::Known;
+use locks::Here;
+pub use locks::Locks;
 pub use options::FetchOptions;
 use run::Run;
 
@@ -45,11 +47,11 @@ pub async fn fetch(
     events: &mut dyn Events,
 ) -> Result<Published, Error> {
     let (target, discard) = (options.target.clone(), options.discard);
-    let admitted = context.connections.admit(&context.client, &options.url);
-    let admitted = admitted.await;
     let mut run = Run::new(context, options, &mut *events);
-    run.admitted = Some(admitted);
+    // Those that wait for a connection are locked meanwhile.
     let (locked, here) = lock(&mut run).await?;
+    let admitted = context.connections.admit(&context.client, &run.options.url);
+    run.admitted = Some(admitted.await);
     // Boxed, to keep the futures of callers small.
     let outcome = Box::pin(fetch_locked(&mut run, locked, here)).await;
     drop(run);
@@ -64,21 +66,35 @@ pub async fn fetch(
 
 async fn fetch_locked(run: &mut Run<'_>, locked: Locked, here: Here) -> Result<Published, Error> {
     let mut keeps_first = false;
-    if let Here::Nothing { may_be_elsewhere } = here {
+    if let Here::Nothing {
+        is_of_known_origin,
+        is_elsewhere,
+    } = here
+    {
+        // For an object that is probably small, only a file that is known to be all of it counts: to search others takes longer than
+        // to fetch it.
+        let may_be_elsewhere = match run.context.observed.expects_small() {
+            true => is_elsewhere,
+            false => is_of_known_origin,
+        };
         (run.nothing_is_here, run.may_be_elsewhere) = (true, may_be_elsewhere);
         keeps_first = run.options.takes_first_bytes() && !may_be_elsewhere;
+    }
+    if let Here::Known(known) = &here
+        && let Some(trust) = known::trust_by_manifest(run, known).await?
+    {
+        run.context.observed.note_small(true);
+        return known::unchanged(run, locked, known, trust).await;
     }
     let request = run.options.open_request(keeps_first);
     let opened = reported(&mut *run.events, remote::open(&run.context, &request)).await?;
     let is_small = opened.length().is_some_and(|length| length <= FIRST_BYTES);
     run.context.observed.note_small(is_small);
-    let locked = match here {
-        Here::Known(known) => match known::unchanged(run, locked, &known, &opened).await? {
-            Ok(published) => return Ok(published),
-            Err(locked) => locked,
-        },
-        _ => locked,
-    };
+    if let Here::Known(known) = &here
+        && let Some(trust) = known::trust_now(run, known, &opened).await?
+    {
+        return known::unchanged(run, locked, known, trust).await;
+    }
     match opened {
         Opened::WithManifest(object) => with_manifest::fetch(run, locked, *object).await,
         Opened::WithoutManifest { url, first, unread } => {
@@ -92,17 +108,6 @@ async fn fetch_locked(run: &mut Run<'_>, locked: Locked, here: Here) -> Result<P
             Box::pin(without_manifest::fetch(run, locked, *first)).await
         }
     }
-}
-
-/// What is at the target when it is locked.
-enum Here {
-    /// Neither a file nor a part. `may_be_elsewhere`: another file may have bytes of the object.
-    Nothing {
-        may_be_elsewhere: bool,
-    },
-    /// What an earlier run published.
-    Known(Known),
-    Other,
 }
 
 /// Goes on without a manifest that cannot be read, unless the user requires one, or the part was proven against it: without it, that
@@ -122,69 +127,31 @@ async fn go_on_without(run: &mut Run<'_>, locked: Locked, error: Error) -> Resul
 
 /// Locks the target for this run, and checks everything that needs no request.
 async fn lock(run: &mut Run<'_>) -> Result<(Locked, Here), Error> {
-    let (target, receipt) = (run.options.target.clone(), run.options.receipt.clone());
-    let manifest = match &run.options.manifest {
-        Some(ManifestPlace::File(path)) => Some(path.clone()),
-        _ => None,
+    let options = &mut run.options;
+    let request = locks::Request {
+        target: options.target.clone(),
+        receipt: options.receipt.clone(),
+        manifest: match &options.manifest {
+            Some(ManifestPlace::File(path)) => Some(path.clone()),
+            _ => None,
+        },
+        folder: options.folder.take().map(Arc::new),
+        no_clobber: options.no_clobber,
+        url: options.url.clone(),
+        hosts: run.context.client.hosts().clone(),
+        store: run.context.store.clone(),
     };
-    let (hosts, no_clobber) = (run.context.client.hosts().clone(), run.options.no_clobber);
-    let (store, url) = (run.context.store.clone(), run.options.url.clone());
-    let folder = run.options.folder.take();
-    let expects_small = run.context.observed.expects_small();
-    let locked = blocking::on_disk(move || {
-        hosts.refresh();
-        check_places(&target, receipt.as_deref(), manifest.as_deref())?;
-        let destination = match (folder, target.file_name()) {
-            (Some(folder), Some(name)) => Destination::in_folder(folder, name.to_owned())?,
-            _ => Destination::new(&target)?,
-        };
-        let locked = destination.lock()?;
-        let destination = locked.destination();
-        let existing = destination.existing()?;
-        if no_clobber && existing.is_some() {
-            return Err(DiskError::Exists {
-                path: destination.path(),
-            });
-        }
-        let is_empty = destination.is_empty()?;
-        let in_store = store.with_blocking(|store| {
-            let url_hash = adopt::url_hash(store, &url)?;
-            let here = match existing {
-                Some(entry) => known::find(store, destination, entry, &url_hash)?
-                    .map_or(Here::Other, Here::Known),
-                None if is_empty => Here::Nothing {
-                    may_be_elsewhere: known::may_be_elsewhere(
-                        store,
-                        &url,
-                        &url_hash,
-                        expects_small,
-                    )?,
-                },
-                None => Here::Other,
-            };
-            Ok((url_hash, here))
-        });
-        let in_store = in_store.map(|(url_hash, here)| match here {
-            Here::Known(known) if !known.is_at(&destination.path()) => (url_hash, Here::Other),
-            here => (url_hash, here),
-        });
-        Ok((locked, is_empty, in_store))
-    });
-    let (locked, is_empty, in_store) = locked.await?;
-    let Some((url_hash, here)) = in_store else {
+    let held = options.locks.lock(request).await?;
+    if held.url_hash.is_none() {
         // Reports why, if there is a store.
         run.in_store(|_| Ok(())).await;
-        let may_be_elsewhere = false;
-        return Ok(match is_empty {
-            true => (locked, Here::Nothing { may_be_elsewhere }),
-            false => (locked, Here::Other),
-        });
-    };
-    run.url_hash = Some(url_hash);
-    match here {
-        Here::Known(known) if !known.suffices(&run.options) => Ok((locked, Here::Other)),
-        here => Ok((locked, here)),
     }
+    run.url_hash = held.url_hash;
+    let here = match held.here {
+        Here::Known(known) if !known.suffices(&run.options) => Here::Other,
+        here => here,
+    };
+    Ok((held.locked, here))
 }
 
 /// Fails if the object or its receipt would replace another file of this run, or the receipt anything that is not a receipt.

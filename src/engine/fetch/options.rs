@@ -9,6 +9,8 @@ use crate::{
     net::location::Location,
 };
 
+use super::locks::Locks;
+
 /// What to fetch, where to put it, and what the object must be.
 pub struct FetchOptions {
     /// The URL of the object.
@@ -43,6 +45,8 @@ pub struct FetchOptions {
     pub receipt: Option<PathBuf>,
     /// Where to keep the journal instead of `FILE.part.journal`.
     pub journal: Option<Box<dyn JournalKeeper>>,
+    /// Shared by the fetches of a run, whose targets are locked together.
+    pub locks: Locks,
 }
 
 impl FetchOptions {
@@ -65,6 +69,7 @@ impl FetchOptions {
             discard: false,
             receipt: None,
             journal: None,
+            locks: Locks::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     disk::{destination::Locked, group_commit::Whole},
     engine::{
         error::Error,
-        events::{Event, Progress, Published},
+        events::{Event, Published},
         remote::{
             Object,
             preflight::{FIRST_BYTES, retried_first},
@@ -161,21 +161,13 @@ async fn publish(
         count: identity.geometry.blocks(),
         source: run.options.url.to_string(),
     });
-    run.events.event(Event::Progress(Progress {
-        bytes_done: length,
-        bytes_total: length,
-        bytes_fetched: run.context.client.bytes_fetched(),
-        bytes_proven: length,
-        rate_bps: 0,
-        files: None,
-    }));
     let validators = Validators {
         etag: identity.etag.clone(),
         last_modified: identity.last_modified.clone(),
     };
     let root = proven.tree.root();
     let file = (path.as_path(), entry.stamp());
-    adopt::adopt_soon(run, file, proven.tree, &validators, proven.trust).await;
+    adopt::adopt_soon(run, file, proven.tree, &validators, proven.trust);
     let proof = Proof {
         root,
         length,

@@ -23,6 +23,7 @@ use crate::{
         create::{self, CreateOptions, Described, Input},
         error::Error,
         events::Library,
+        manifest_file::CheckedFile,
         sign::Signer,
     },
     format::{
@@ -111,7 +112,10 @@ pub fn create(
         true => (),
         false => publish_index(&folder, &index, began)?,
     }
-    describe_index(&folder, path, options, signer)?;
+    let name = options.name.clone().unwrap_or_else(|| name_of(path));
+    if signer.is_some() || !is_described(&folder, root, &name, options) {
+        describe_index(&folder, name, options, signer)?;
+    }
     forget_manifests(&folder, &needed)?;
     Ok(Library {
         path: path.to_owned(),
@@ -124,10 +128,30 @@ pub fn create(
     })
 }
 
+/// Whether the index has the manifest without a signature that this run would write: to make a file durable can take seconds while
+/// other programs write.
+fn is_described(folder: &Folder, root: Root, name: &str, options: &LibraryOptions) -> bool {
+    let path = folder.path_of(OsStr::new(library::MANIFEST));
+    let Ok(manifest) = CheckedFile::open(&path) else {
+        return false;
+    };
+    let is_signed =
+        manifest.signature.minisign().is_some() || manifest.signature.trailer_bytes() > 0;
+    let header = manifest.statement.header();
+    !is_signed
+        && (header.root, header.name.as_str()) == (root, name)
+        && (header.sequence, header.published, header.expires)
+            == (options.sequence, options.published, options.expires)
+        && header.geometry.block_size() == library::INDEX_BLOCK_SIZE
+        && header.hints()
+        && header.digests.is_empty()
+        && header.unknown_digests.is_empty()
+}
+
 /// Writes the manifest of the index.
 fn describe_index(
     folder: &Folder,
-    path: &Path,
+    name: String,
     options: &LibraryOptions,
     signer: Option<&Signer>,
 ) -> Result<(), Error> {
@@ -135,7 +159,7 @@ fn describe_index(
     let output = create::Output::File(folder.path_of(OsStr::new(library::MANIFEST)));
     let options = CreateOptions {
         block_size: Some(library::INDEX_BLOCK_SIZE),
-        name: Some(options.name.clone().unwrap_or_else(|| name_of(path))),
+        name: Some(name),
         sequence: options.sequence,
         published: options.published,
         expires: options.expires,
@@ -182,16 +206,15 @@ fn known_files(
         Some(manifests) => manifests.names()?.into_iter().collect(),
         None => BTreeSet::new(),
     };
-    let pieces: HashMap<&LibraryPath, &[u8]> = earlier
-        .pieces()
-        .map(|(entry, pieces)| (&entry.path, pieces))
-        .collect();
     let known = files.iter().filter_map(|file| {
-        let entry = earlier.still_has(&file.path, &file.entry)?;
+        let place = earlier.still_has(&file.path, &file.entry)?;
+        let entry = &earlier.index.entries()[place];
         let is_described =
             entry.is_small() || manifests.contains(&library::manifest_name(entry.root));
-        let pieces = pieces.get(&file.path)?.to_vec();
-        is_described.then(|| (file.path.clone(), (entry.root, pieces)))
+        is_described.then(|| {
+            let pieces = earlier.pieces(place).to_vec();
+            (file.path.clone(), (entry.root, pieces))
+        })
     });
     Ok(known.collect())
 }

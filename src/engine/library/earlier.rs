@@ -8,6 +8,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
+
 use crate::{
     disk::{
         error::{DiskError, FileOperation},
@@ -26,8 +28,9 @@ pub struct Earlier {
     pub index: Index,
     /// The root of the bytes.
     pub root: Root,
-    bytes: Vec<u8>,
-    header: IndexHeader,
+    bytes: Bytes,
+    /// Where in them the pieces of each entry are.
+    pieces: Vec<Range<u64>>,
     /// A file whose attributes changed later was not seen by the run that made the index.
     made: Duration,
 }
@@ -74,11 +77,11 @@ impl Earlier {
         let entries = &bytes[range.start as usize..range.end as usize];
         let index = Index::read(&header, entries)?;
         Ok(Earlier {
+            pieces: index.pieces(&header).map(|(_, range)| range).collect(),
             index,
             root,
-            header,
             made: Duration::ZERO,
-            bytes,
+            bytes: bytes.into(),
         })
     }
 
@@ -88,30 +91,27 @@ impl Earlier {
     }
 
     /// Whether a file is what the index says, as far as its attributes show: of the same length and time, and not touched since
-    /// the index was made.
-    pub fn still_has(&self, path: &LibraryPath, entry: &Entry) -> Option<&library::Entry> {
-        let known = self.index.find(path)?;
-        let touched = since_1970(entry.attributes_changed);
-        let is_same =
-            known.length == entry.length && Some(known.modified_ns) == entry.modified_ns();
-        (is_same && touched < self.made).then_some(known)
+    /// the index was made: its place among the entries.
+    pub fn still_has(&self, path: &LibraryPath, entry: &Entry) -> Option<usize> {
+        let place = self.index.place_of(path)?;
+        is_still(&self.index.entries()[place], entry, self.made).then_some(place)
     }
 
-    /// Where the pieces of each entry are in its bytes; an empty range of a large one.
-    pub fn piece_ranges(&self) -> Vec<Range<u64>> {
-        let pieces = self.index.pieces(&self.header);
-        pieces.map(|(_, range)| range).collect()
-    }
-
-    /// The pieces of each small file, in the order of the entries.
-    pub fn pieces(&self) -> impl Iterator<Item = (&library::Entry, &[u8])> {
-        let pieces = self.index.pieces(&self.header);
-        pieces.map(|(entry, range)| (entry, &self.bytes[range.start as usize..range.end as usize]))
+    /// The pieces of an entry; none of a large one.
+    pub fn pieces(&self, entry: usize) -> Bytes {
+        let range = &self.pieces[entry];
+        self.bytes.slice(range.start as usize..range.end as usize)
     }
 }
 
+/// Whether a file is what an index says that was made at this time.
+pub fn is_still(known: &library::Entry, entry: &Entry, made: Duration) -> bool {
+    let is_same = known.length == entry.length && Some(known.modified_ns) == entry.modified_ns();
+    is_same && since_1970(entry.attributes_changed) < made
+}
+
 /// A time before 1970 counts as 1970.
-fn since_1970((seconds, nanoseconds): (i64, u64)) -> Duration {
+pub fn since_1970((seconds, nanoseconds): (i64, u64)) -> Duration {
     Duration::new(seconds.max(0) as u64, nanoseconds as u32)
 }
 

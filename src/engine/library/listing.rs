@@ -40,7 +40,7 @@ impl Listed {
 /// looked into, `lists` of each file whether it belongs to the library; both by its path.
 pub fn list(
     folder: &Folder,
-    enters: impl Fn(&Path) -> bool,
+    enters: impl Fn(&Path) -> bool + Sync,
     lists: impl Fn(&Path) -> bool,
 ) -> Result<(Vec<Listed>, u64), DiskError> {
     let is_ours = |path: &Path| {

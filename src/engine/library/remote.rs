@@ -1,5 +1,7 @@
 //! A library elsewhere: its index is read, proven and kept, and its files are read one by one, each proven by its root in the index.
 
+use tokio::time::sleep;
+
 use crate::{
     engine::{
         cat::{self, CatOptions, Wanted},
@@ -18,8 +20,7 @@ use crate::{
     net::location::Location,
 };
 
-/// The largest index that is read. It is in memory: about 100 bytes for each file.
-const INDEX_BYTES_MAX: u64 = 1 << 30;
+use super::{AGAIN, INDEX_BYTES_MAX, are_apart};
 
 /// Which library.
 #[derive(Clone)]
@@ -58,7 +59,10 @@ pub async fn open(
     events: &mut dyn Events,
 ) -> Result<RemoteLibrary, Error> {
     match open_once(context, options, events).await {
-        Err(Error::Changed { .. } | Error::OtherLength { .. } | Error::Wrong { .. }) => {
+        // The manifest has another root than the user requires.
+        Err(error @ Error::OtherRoot { .. }) => Err(error),
+        Err(error) if are_apart(&error) => {
+            sleep(AGAIN).await;
             open_once(context, options, events).await
         }
         opened => opened,

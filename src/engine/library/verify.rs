@@ -14,10 +14,12 @@ use crate::{
         files::{self as disk, Folder},
         quarantine::quarantine,
         regions,
+        store::Store,
     },
     engine::{
+        context::StoreHandle,
         error::Error,
-        events::{Damaged, Event},
+        events::{Damaged, Event, Events},
         manifest_file::{CheckedFile, ManifestFile},
         verify::{self, Against},
     },
@@ -79,11 +81,13 @@ pub fn open(path: &Path) -> Result<Option<OpenLibrary>, Error> {
 }
 
 impl OpenLibrary {
-    /// Reads every listed file. `tell` is called from several threads; a file that is not as listed is an event, not an error.
+    /// Reads every listed file. `tell` is called from several threads; a file that is not as listed is an event, not an error. The store
+    /// may know which blocks a damaged file without a manifest should have.
     pub fn verify(
         &self,
         trust: Trust,
         quarantines: bool,
+        store: &StoreHandle,
         tell: &(dyn Fn(Event) + Sync),
     ) -> Result<Checked, Error> {
         let entries = self.index.entries();
@@ -91,7 +95,7 @@ impl OpenLibrary {
         let check = |entry: &Entry| -> Result<(), Error> {
             let sound = match entry.is_small() {
                 true => self.small(entry, tell)?,
-                false => self.large(entry, trust, tell)?,
+                false => self.large(entry, trust, store, tell)?,
             };
             if !sound {
                 damaged.lock().push(self.path_of(entry));
@@ -178,6 +182,7 @@ impl OpenLibrary {
         &self,
         entry: &Entry,
         trust: Trust,
+        store: &StoreHandle,
         tell: &(dyn Fn(Event) + Sync),
     ) -> Result<bool, Error> {
         let path = self.path_of(entry);
@@ -200,14 +205,6 @@ impl OpenLibrary {
         };
         let manifest = manifest.ok().filter(fits);
         let has_manifest = manifest.is_some();
-        let against = match manifest {
-            Some(manifest) => Against::Manifest {
-                manifest: Box::new(manifest),
-                trust,
-                hints: false,
-            },
-            None => Against::Root(entry.root),
-        };
         // A copy of a library has no manifests.
         let needs_manifest = self.has_manifests;
         if needs_manifest && !has_manifest {
@@ -223,7 +220,43 @@ impl OpenLibrary {
                 tell(event);
             }
         };
-        let verdict = verify::verify(&path, &against, &mut tell_damage)?;
+        let verdict = match manifest {
+            Some(manifest) => {
+                let manifest = Box::new(manifest);
+                let hints = false;
+                let against = Against::Manifest {
+                    manifest,
+                    trust,
+                    hints,
+                };
+                verify::verify(&path, &against, &mut tell_damage)?
+            }
+            None => without_manifest(&path, entry, store, &mut tell_damage)?,
+        };
         Ok(verdict == verify::Verdict::Verified && (has_manifest || !needs_manifest))
     }
+}
+
+/// Compares a file with its root, and if it is damaged, with its leaves, if the store has them.
+fn without_manifest(
+    path: &Path,
+    entry: &Entry,
+    store: &StoreHandle,
+    events: &mut dyn Events,
+) -> Result<verify::Verdict, Error> {
+    let mut damage = Vec::new();
+    let against = Against::Root(entry.root);
+    let mut keep = |event: Event| damage.push(event);
+    let verdict = verify::verify(path, &against, &mut keep)?;
+    if verdict == verify::Verdict::Verified {
+        return Ok(verdict);
+    }
+    let look = |store: &mut Store| Ok(store.state().any_tree_of(entry.root, entry.length)?);
+    if let Some(tree) = store.with_blocking(look).flatten() {
+        return verify::against_tree(path, &tree, events);
+    }
+    for event in damage {
+        events.event(event);
+    }
+    Ok(verdict)
 }

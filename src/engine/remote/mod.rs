@@ -183,7 +183,7 @@ async fn contact(
     (index, url): (usize, &Location),
     limits: &Limits,
 ) -> (usize, Result<Opened, Error>) {
-    (index, opened(context, request, url, limits).await)
+    (index, Box::pin(opened(context, request, url, limits)).await)
 }
 
 /// What one source says of the object. The sources of an object with a manifest are not filled in.

@@ -23,6 +23,9 @@ const EARLY_BYTES_MAX: u64 = 1 << 20;
 /// the requested ones.
 const MORE_BYTES_MAX: u64 = 1 << 20;
 
+/// Room for a received body, at most: more is made when it comes.
+const RECEIVED_BYTES: u64 = 64 << 10;
+
 /// A source of the bytes of one representation.
 ///
 /// An enum rather than a trait, so that its futures need no boxes. A source of compressed blocks will be another variant; `s3://`
@@ -179,7 +182,12 @@ impl SourceResponse {
 
     /// Reads what arrives of a first part, and the end of the body, so that the next request can use the connection.
     pub async fn into_received(mut self) -> SourceResponse {
+        let expected = match self.extent {
+            Extent::Range { until } => until.min(RECEIVED_BYTES),
+            Extent::Whole { .. } | Extent::Parts | Extent::Joined => 0,
+        };
         let (location, mut bytes) = (self.location().clone(), Vec::new());
+        bytes.reserve(expected as usize);
         while let Ok(Some((_, chunk))) = self.next().await {
             bytes.extend_from_slice(&chunk);
         }

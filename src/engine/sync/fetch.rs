@@ -1,5 +1,5 @@
-//! Fetching one file of a library into the staging folder: a small one in memory, a larger one as a part that a later run goes on
-//! with.
+//! Fetching one file of a library into the staging folder: one that is not large in memory, another one as a part that a later run
+//! goes on with.
 
 use std::{
     ffi::OsStr,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     disk::{
@@ -39,11 +39,20 @@ use crate::{
 use super::{
     counts::{Counts, Running},
     index::{OpenIndex, is_trouble},
-    results::Results,
+    results::of_staged,
 };
 
 /// A range of a small file is requested only if it saves this much: a response with a range has more fields.
 const SAVED_MIN: u64 = 256;
+
+/// A file of up to so many bytes of which nothing is here is fetched whole into memory too: with a part it would take three more
+/// requests, which cost more than a part could save.
+const WHOLE_BYTES_MAX: u64 = 2 * SMALL_BYTES_MAX;
+
+/// Whether a file is fetched into memory: there is never a part of it. `is_update`: another version of it is here.
+pub fn is_whole(entry: &Entry, is_update: bool) -> bool {
+    entry.is_small() || (entry.length <= WHOLE_BYTES_MAX && !is_update)
+}
 
 /// A file to fetch.
 #[derive(Clone, Debug)]
@@ -64,17 +73,18 @@ pub struct Fetched {
 }
 
 /// What all fetches share.
-pub struct Fetches<'a, 'r> {
+pub struct Fetches {
     pub context: Context,
     pub url: Location,
     pub replica: Arc<Replica>,
     pub index: Arc<OpenIndex>,
     pub max_size: Option<u64>,
-    pub results: &'a Mutex<&'a mut Results<'r>>,
+    /// Events of troubles.
+    pub troubles: UnboundedSender<Event>,
     pub running: Running,
 }
 
-impl Fetches<'_, '_> {
+impl Fetches {
     fn entry(&self, index: usize) -> &Entry {
         &self.index.entries()[index]
     }
@@ -90,18 +100,18 @@ impl Fetches<'_, '_> {
         }
         let arrived = Arc::new(AtomicU64::new(0));
         let context = self.context.counting(arrived.clone());
-        let fetched = match entry.is_small() {
-            true => self.small(&context, job).await,
-            false => Box::pin(self.large(&context, job)).await,
+        let fetched = match is_whole(entry, job.replaces.is_some()) {
+            true => self.whole(&context, job).await,
+            false => Box::pin(self.in_parts(&context, job)).await,
         };
         let count = arrived.load(Ordering::Relaxed);
         self.running.ended(job.entry, count);
-        let mut fetched = fetched?;
+        let mut fetched = fetched.map_err(|error| of_staged(&self.replica, &entry.path, error))?;
         fetched.bytes.fetched = count;
         Ok(fetched)
     }
 
-    async fn small(&self, context: &Context, job: &Job) -> Result<Fetched, Error> {
+    async fn whole(&self, context: &Context, job: &Job) -> Result<Fetched, Error> {
         let entry = self.entry(job.entry);
         let (bytes, reused) = match self.updated(context, job).await {
             Some(updated) => updated,
@@ -140,7 +150,7 @@ impl Fetches<'_, '_> {
         let entry = self.entry(job.entry).clone();
         let (replica, path) = (self.replica.clone(), entry.path.clone());
         let old = blocking::run(move || read_small(replica.folder(), &path)).await?;
-        let wanted = differing(&old, self.index.pieces(job.entry), entry.length);
+        let wanted = differing(&old, &self.index.pieces(job.entry), entry.length);
         if wanted.length() + SAVED_MIN >= entry.length {
             return None;
         }
@@ -158,7 +168,7 @@ impl Fetches<'_, '_> {
         is_right.then(|| (bytes.into(), entry.length - wanted.length()))
     }
 
-    async fn large(&self, context: &Context, job: &Job) -> Result<Fetched, Error> {
+    async fn in_parts(&self, context: &Context, job: &Job) -> Result<Fetched, Error> {
         let entry = self.entry(job.entry);
         let name = entry.root.to_string();
         let replica = self.replica.clone();
@@ -242,19 +252,20 @@ fn differing(old: &[u8], new_pieces: &[u8], length: u64) -> ByteRange {
 }
 
 /// The events of one file.
-struct OfFile<'a, 'f, 'r> {
-    fetches: &'a Fetches<'f, 'r>,
+struct OfFile<'a> {
+    fetches: &'a Fetches,
     job: usize,
 }
 
-impl Events for OfFile<'_, '_, '_> {
+impl Events for OfFile<'_> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Progress(progress) => {
                 let bytes = (progress.bytes_done, progress.bytes_fetched);
                 self.fetches.running.progressed(self.job, bytes);
             }
-            event if is_trouble(&event) => self.fetches.results.lock().events.event(event),
+            // The receiver outlives the fetches.
+            event if is_trouble(&event) => drop(self.fetches.troubles.send(event)),
             _ => (),
         }
     }

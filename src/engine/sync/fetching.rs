@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::{
     sync::{
         Notify, OwnedSemaphorePermit, Semaphore,
-        mpsc::{UnboundedSender, unbounded_channel},
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     },
     time::{Duration, MissedTickBehavior, interval},
 };
@@ -15,6 +15,7 @@ use tokio::{
 use crate::{
     disk::files::Entry,
     engine::{
+        blocking::{Group, Task},
         error::Error,
         events::Event,
         queue::{JobEvent, Queue},
@@ -33,6 +34,8 @@ use super::{
 
 /// Files that were fetched and wait to be placed have a descriptor each.
 const WAITING_MAX: usize = 512;
+/// So many fetches for each connection: the next one has begun when a connection becomes free.
+const AT_ONCE: usize = 2;
 /// How often progress is looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// Bytes of a file are reported so often.
@@ -58,7 +61,7 @@ impl Run<'_> {
         let queue = Queue {
             rounds: self.options.rounds,
             patience: self.options.patience,
-            at_once: self.context.connections.most() as usize,
+            at_once: AT_ONCE * self.context.connections.most() as usize,
             connections: self.context.connections.clone(),
         };
         let waiting = Arc::new(Semaphore::new(WAITING_MAX));
@@ -66,16 +69,22 @@ impl Run<'_> {
         let (sender, receiver) = unbounded_channel();
         let index = self.results.index.clone();
         let results = Mutex::new(&mut self.results);
-        let fetches = Fetches {
+        let (troubles, mut of_fetches) = unbounded_channel();
+        let fetches = Arc::new(Fetches {
             context: self.context.clone(),
             url: self.url.clone(),
             replica: self.replica.clone(),
             index: index.clone(),
             max_size: self.options.max_size,
-            results: &results,
+            troubles,
             running: Running::default(),
+        });
+        let (group, idle) = Group::new();
+        let attempt = |job: usize| {
+            let job = jobs.all[job].clone();
+            // Each is a task, so that all threads of the runtime take part.
+            Task::start(&group, fetched(fetches.clone(), job, waiting.clone())).finish()
         };
-        let attempt = |job: usize| fetched(&fetches, jobs.all[job].clone(), waiting.clone());
         let mut ends = Ends {
             jobs: &jobs,
             entries: &self.entries,
@@ -100,18 +109,15 @@ impl Run<'_> {
                 results.placed(placed);
             }
         });
-        let reporting = async {
-            let mut ticks = interval(TICK);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                results.lock().report(&fetches.running);
-            }
-        };
         let is_stopped = tokio::select! {
             (is_stopped, ()) = async { tokio::join!(fetching, placing) } => is_stopped,
-            () = reporting => true,
+            () = report(&results, &fetches.running, &mut of_fetches) => true,
         };
+        drop(group);
+        idle.wait().await;
+        while let Ok(event) = of_fetches.try_recv() {
+            results.lock().events.event(event);
+        }
         let bytes_fetched = fetches.running.bytes().1;
         self.is_stopped |= is_stopped;
         bytes_fetched
@@ -149,12 +155,28 @@ impl Run<'_> {
 /// A file that was fetched, and that waits to be placed as long as the permit lives.
 type Waiting = (Fetched, Option<OwnedSemaphorePermit>);
 
+/// Reports progress and troubles for ever.
+async fn report(
+    results: &Mutex<&mut Results<'_>>,
+    running: &Running,
+    troubles: &mut UnboundedReceiver<Event>,
+) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => results.lock().report(running),
+            Some(event) = troubles.recv() => results.lock().events.event(event),
+        }
+    }
+}
+
 /// Fetches a file when not too many wait to be placed. Boxed, so that the compiler sees that it is `Send`.
-fn fetched<'a>(
-    fetches: &'a Fetches<'_, '_>,
+fn fetched(
+    fetches: Arc<Fetches>,
     job: Job,
     waiting: Arc<Semaphore>,
-) -> BoxFuture<'a, Result<Waiting, Error>> {
+) -> BoxFuture<'static, Result<Waiting, Error>> {
     Box::pin(async move {
         let waits = waiting.acquire_owned().await.ok();
         Ok((fetches.fetch(&job).await?, waits))

@@ -1,18 +1,19 @@
 //! What is in the folder: its files, and the roots of those of which they are known or worth reading.
 
-use std::{collections::HashMap, io::Read, path::Path, sync::Arc};
+use std::{io::Read, path::Path, sync::Arc};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
     disk::{
         error::{DiskError, FileOperation},
-        files::{Entry, EntryKind, Folder, Version},
+        files::{Entry, EntryKind, Folder},
         regions,
     },
-    engine::{blocking, error::Error, library::earlier::Earlier, verify::root_of_open},
+    engine::{blocking, error::Error, library::earlier::is_still, verify::root_of_open},
     format::{
-        library::{self, LibraryPath, SMALL_BYTES_MAX},
+        library::{LibraryPath, SMALL_BYTES_MAX},
         pieces,
         tree::Root,
     },
@@ -20,84 +21,109 @@ use crate::{
 };
 
 use super::{
-    content::{Content, listable},
+    content::{Content, Known, listable},
     index::{OpenIndex, SyncFolder},
-    state,
+    state::{self, StateFile},
 };
 
-/// The files of a folder that a library could list.
+/// What is seen of a folder before it is known what it is to be.
+#[derive(Default)]
+pub struct Seen {
+    files: Vec<(LibraryPath, Entry)>,
+    state: Option<StateFile>,
+}
+
+/// Lists the files of a folder, and reads the state of the last run.
+pub async fn see(folder: SyncFolder) -> Result<Seen, Error> {
+    blocking::run(move || match folder.folder() {
+        None => Ok(Seen::default()),
+        Some(folder) => Ok(Seen {
+            state: state::read(folder)?,
+            files: listable(folder)?,
+        }),
+    })
+    .await
+}
+
+/// The files of a folder that a library could list, in the order of their paths.
 #[derive(Default)]
 pub struct Here {
     pub files: Vec<Local>,
     /// Of each of them.
     pub entries: Vec<Entry>,
-    /// Files whose content is known, each in the version that has it.
-    pub known: HashMap<LibraryPath, (Version, Content)>,
+    pub known: Known,
     /// The state of the last run says all this.
     pub is_all_in_state: bool,
 }
 
-/// Looks at the folder. Reads what may have content that the index wants.
+/// What is known of the files that were seen. Reads what may have content that the index wants.
 pub async fn look(
     folder: SyncFolder,
+    seen: Seen,
     wishes: Wishes,
     index: Arc<OpenIndex>,
 ) -> Result<Here, Error> {
     blocking::run(move || match folder.folder() {
         None => Ok(Here::default()),
-        Some(folder) => Here::look(folder, &wishes, index.entries()),
+        Some(folder) => Here::look(folder, seen, &wishes, &index),
     })
     .await
 }
 
 impl Here {
-    fn look(folder: &Folder, wishes: &Wishes, listed: &[library::Entry]) -> Result<Here, Error> {
+    fn look(
+        folder: &Folder,
+        seen: Seen,
+        wishes: &Wishes,
+        index: &OpenIndex,
+    ) -> Result<Here, Error> {
         let mut here = Here::default();
-        let state = state::read(folder)?;
-        for (path, entry) in listable(folder)? {
-            here.add(path, entry, state.as_ref());
+        let state = seen.state.and_then(|file| file.state(&index.file));
+        let of_state = state.iter().flat_map(|state| state.file.index.entries());
+        let mut of_state = of_state.enumerate().peekable();
+        let mut count = 0;
+        for (path, entry) in seen.files {
+            while of_state.next_if(|(_, known)| known.path < path).is_some() {}
+            let known = of_state.next_if(|(_, known)| known.path == path);
+            let content = known
+                .zip(state.as_ref())
+                .and_then(|((place, known), state)| {
+                    let has_it =
+                        entry.kind == EntryKind::Regular && is_still(known, &entry, state.made);
+                    has_it.then(|| Content {
+                        root: known.root,
+                        pieces: state.file.pieces(place),
+                    })
+                });
+            count += usize::from(content.is_some());
+            here.add(path, entry, content);
         }
-        here.take_pieces(state.as_ref());
-        let to_read = wishes.to_read(listed, &here.files);
+        let to_read = wishes.to_read(index.entries(), &here.files);
         here.is_all_in_state = to_read.is_empty()
-            && state.is_some_and(|state| state.index.entries().len() == here.known.len());
+            && state.is_some_and(|state| state.file.index.entries().len() == count);
         here.read(folder, &to_read)?;
         Ok(here)
     }
 
-    fn add(&mut self, path: LibraryPath, entry: Entry, state: Option<&Earlier>) {
+    fn add(&mut self, path: LibraryPath, entry: Entry, known: Option<Content>) {
         let is_regular = entry.kind == EntryKind::Regular;
-        let known = state.filter(|_| is_regular);
-        let known = known.and_then(|state| state.still_has(&path, &entry));
-        let root = match (known, is_regular && entry.length == 0) {
-            (None, true) => Some(Root(*blake3::hash(b"").as_bytes())),
-            (known, _) => known.map(|known| known.root),
+        let empty = || Content {
+            root: Root(*blake3::hash(b"").as_bytes()),
+            pieces: Bytes::new(),
         };
-        if let Some(root) = root {
-            let pieces = Vec::new();
-            let content = Content { root, pieces };
-            self.known.insert(path.clone(), (entry.version(), content));
-        }
+        let is_empty = is_regular && entry.length == 0;
+        let known = known.or_else(|| is_empty.then(empty));
         self.files.push(Local {
             path,
             is_regular,
             length: entry.length,
             modified_ns: entry.modified_ns(),
             is_executable: entry.is_executable(),
-            root,
+            root: known.as_ref().map(|content| content.root),
         });
+        let known = known.map(|content| (entry.version(), content));
+        self.known.here.push(known);
         self.entries.push(entry);
-    }
-
-    /// The pieces of what is known come from the state too.
-    fn take_pieces(&mut self, state: Option<&Earlier>) {
-        for (entry, pieces) in state.iter().flat_map(|state| state.pieces()) {
-            if let Some((_, content)) = self.known.get_mut(&entry.path)
-                && content.root == entry.root
-            {
-                content.pieces = pieces.to_vec();
-            }
-        }
     }
 
     /// Reads these files: small ones on all cores, one core a file; of the larger ones one after the other.
@@ -119,8 +145,7 @@ impl Here {
         }
         for (index, content) in found {
             self.files[index].root = Some(content.root);
-            let known = (self.entries[index].version(), content);
-            self.known.insert(self.files[index].path.clone(), known);
+            self.known.here[index] = Some((self.entries[index].version(), content));
         }
         Ok(())
     }
@@ -164,5 +189,6 @@ fn try_content(folder: &Folder, path: &Path, seen: Entry) -> Result<Option<Conte
         )?,
     };
     let is_same = is_seen(Entry::of(&file, &shown)?);
+    let pieces = pieces.into();
     Ok(is_same.then_some(Content { root, pieces }))
 }

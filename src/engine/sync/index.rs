@@ -3,10 +3,8 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -24,7 +22,7 @@ use crate::{
         error::Error,
         events::{Event, Events},
         fetch::{self, FetchOptions, ManifestPlace},
-        library::earlier::Earlier,
+        library::{AGAIN, INDEX_BYTES_MAX, are_apart, earlier::Earlier},
         manifest_file::CheckedFile,
         remote::{manifest::OpenManifest, retry::reported},
         trust::{self, ManifestFront},
@@ -39,13 +37,11 @@ use crate::{
     policy::{conditions::Conditions, recovery::Changed},
 };
 
-/// A larger index is refused: it is read into memory. This is one of some ten million files.
-pub const INDEX_BYTES_MAX: u64 = 1 << 30;
-/// A library is published in a moment: so long after the first reading it is read once more, if index and manifest were of two
-/// versions.
-const AGAIN: Duration = Duration::from_secs(1);
 /// The name of the index while it is fetched.
 const FETCHED: &str = "index";
+/// The manifest of the last index that a key accepted, beside the copy of it that may be replaced: the folder may become a library of
+/// its own.
+pub const ACCEPTED: &str = "library.sapwood.accepted";
 
 /// Which library, and the folder with the copy of an earlier run.
 pub struct IndexRequest {
@@ -79,10 +75,8 @@ impl SyncFolder {
 /// A proven index.
 pub struct OpenIndex {
     pub trust: Trust,
-    pub file: Earlier,
-    /// Where the pieces of each entry are in it.
-    pieces: Vec<Range<u64>>,
-    /// Its manifest, if the folder has another one.
+    pub file: Arc<Earlier>,
+    /// Its manifest, if the folder has another one, or one that a key did not accept before.
     pub manifest: Option<Bytes>,
     /// The folder has another index.
     pub is_new: bool,
@@ -92,8 +86,7 @@ impl OpenIndex {
     fn new(trust: Trust, file: Earlier, manifest: Option<Bytes>, is_new: bool) -> OpenIndex {
         OpenIndex {
             trust,
-            pieces: file.piece_ranges(),
-            file,
+            file: Arc::new(file),
             manifest,
             is_new,
         }
@@ -105,9 +98,8 @@ impl OpenIndex {
     }
 
     /// The pieces of an entry; none if it is large.
-    pub fn pieces(&self, entry: usize) -> &[u8] {
-        let range = &self.pieces[entry];
-        &self.file.bytes()[range.start as usize..range.end as usize]
+    pub fn pieces(&self, entry: usize) -> Bytes {
+        self.file.pieces(entry)
     }
 }
 
@@ -115,29 +107,47 @@ impl OpenIndex {
 #[derive(Default)]
 struct Copy {
     manifest: Option<CheckedFile>,
+    accepted: Option<CheckedFile>,
     index: Option<Earlier>,
 }
 
 impl Copy {
     fn read(folder: &Folder) -> Result<Copy, DiskError> {
-        let path = folder.path_of(OsStr::new(library::MANIFEST));
         // One that cannot be read is replaced.
-        let Ok(manifest) = CheckedFile::open(&path) else {
-            return Ok(Copy::default());
+        let open = |name: &str| CheckedFile::open(&folder.path_of(OsStr::new(name))).ok();
+        let manifest = open(library::MANIFEST);
+        let index = match &manifest {
+            Some(manifest) => Earlier::read_proven(folder, manifest.statement.header().root)?,
+            None => None,
         };
-        let index = Earlier::read_proven(folder, manifest.statement.header().root)?;
         Ok(Copy {
-            manifest: Some(manifest),
+            manifest,
+            accepted: open(ACCEPTED),
             index: index.and_then(Result::ok),
         })
     }
 
-    fn front(&self) -> Option<ManifestFront<'_>> {
-        self.manifest.as_ref().map(|manifest| ManifestFront {
+    /// The manifests that earlier runs kept.
+    fn fronts(&self) -> Vec<ManifestFront<'_>> {
+        let kept = [&self.manifest, &self.accepted];
+        let kept = kept.into_iter().flatten();
+        kept.map(|manifest| ManifestFront {
             statement: &manifest.statement,
             signature: &manifest.signature,
             place: library::MANIFEST,
         })
+        .collect()
+    }
+
+    /// Whether this manifest is kept already, also as one that a key accepted if there is a key.
+    fn has(&self, manifest: &OpenManifest, has_key: bool) -> bool {
+        let is_this = |kept: &Option<CheckedFile>| {
+            kept.as_ref().is_some_and(|kept| {
+                kept.statement.bytes() == manifest.statement.bytes()
+                    && kept.signature == manifest.signature
+            })
+        };
+        is_this(&self.manifest) && (!has_key || is_this(&self.accepted))
     }
 }
 
@@ -153,12 +163,21 @@ pub async fn open(
             .folder()
             .map_or_else(|| Ok(Copy::default()), Copy::read)
     });
-    let mut copy = copy.await?;
-    match attempt(context, request, &mut copy, events).await {
+    let (copy, manifest) = tokio::join!(copy, open_manifest(context, request, events));
+    let mut copy = copy?;
+    let first = async {
+        let manifest = manifest?;
+        attempt(context, request, &mut copy, manifest, events).await
+    };
+    match first.await {
         Err(error) if are_apart(&error) => sleep(AGAIN).await,
         other => return other,
     }
-    match attempt(context, request, &mut copy, events).await {
+    let again = async {
+        let manifest = open_manifest(context, request, events).await?;
+        attempt(context, request, &mut copy, manifest, events).await
+    };
+    match again.await {
         Err(error) if are_apart(&error) => Err(Error::Changed {
             place: request.url.below(library::NAME).to_string(),
             how: Changed::Root,
@@ -167,45 +186,41 @@ pub async fn open(
     }
 }
 
-/// Whether index and manifest are of two versions: the library may be published at this moment.
-fn are_apart(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Wrong { .. }
-            | Error::OtherLength { .. }
-            | Error::OtherRoot { .. }
-            | Error::Changed { .. }
-    )
+/// Opens the manifest of the index.
+async fn open_manifest(
+    context: &Context,
+    request: &IndexRequest,
+    events: &mut dyn Events,
+) -> Result<OpenManifest, Error> {
+    let place = ManifestPlace::Url(request.url.below(library::MANIFEST));
+    let limits = context.limits_now();
+    let opening = OpenManifest::open(context, &place, &limits);
+    reported(events, opening).await
 }
 
 async fn attempt(
     context: &Context,
     request: &IndexRequest,
     copy: &mut Copy,
+    manifest: OpenManifest,
     events: &mut dyn Events,
 ) -> Result<OpenIndex, Error> {
-    let place = ManifestPlace::Url(request.url.below(library::MANIFEST));
-    let limits = context.limits_now();
-    let opening = OpenManifest::open(context, &place, &limits);
-    let manifest = reported(&mut *events, opening).await?;
     let conditions = Conditions {
         key: request.key.clone(),
         name: Some(request.url.folder_name().unwrap_or_default()),
         ..Conditions::default()
     };
-    let (front, of_copy) = (manifest.front(), copy.front());
-    let trust = trust::check_with_copy(&context.store, &conditions, front, of_copy, events).await?;
+    let (front, kept) = (manifest.front(), copy.fronts());
+    let trust = trust::check_with_kept(&context.store, &conditions, front, &kept, events).await?;
     let header = manifest.header();
     let (root, bytes) = (header.root, header.geometry.length());
     if bytes > INDEX_BYTES_MAX {
         let place = request.url.below(library::NAME).to_string();
         return Err(Error::TooLarge { place, bytes });
     }
-    let is_same_manifest = copy.front().is_some_and(|copy| {
-        copy.statement.bytes() == manifest.statement.bytes()
-            && *copy.signature == manifest.signature
-    });
-    if is_same_manifest && let Some(file) = copy.index.take() {
+    if copy.has(&manifest, request.key.is_some())
+        && let Some(file) = copy.index.take()
+    {
         return Ok(OpenIndex::new(trust, file, None, false));
     }
     let of_index = manifest.whole(context).await?;

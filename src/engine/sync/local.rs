@@ -21,15 +21,16 @@ impl Run<'_> {
         let set = move || {
             let set = |step: &Step| {
                 let listed = &index.entries()[step.entry];
-                let stamp = entries[step.here?].stamp();
+                let file = step.here?;
+                let stamp = entries[file].stamp();
                 let set = replica.set_attributes(&listed.path, stamp, attributes(listed));
-                Some((step.entry, set))
+                Some((step.entry, file, set))
             };
             steps.iter().filter_map(set).collect::<Vec<_>>()
         };
-        for (entry, outcome) in blocking::run(set).await {
+        for (entry, file, outcome) in blocking::run(set).await {
             match outcome {
-                Ok(now) => self.results.attributes_set(entry, &now),
+                Ok(now) => self.results.attributes_set(entry, file, &now),
                 Err(cause) => self.results.failed(entry, cause.into()),
             }
         }
@@ -117,7 +118,7 @@ impl Run<'_> {
                 (Err(cause), _) => self.results.not_deleted(path, cause.into()),
                 (Ok(trash), why) => {
                     self.gone.push(gone.clone());
-                    self.results.known.remove(gone);
+                    self.results.known.here[file] = None;
                     self.results.has_changed = true;
                     if let Removal::Deleted(_) = why {
                         self.results.counts.deleted += 1;

@@ -123,10 +123,18 @@ async fn prepare(
     stop: &mut Stop<'_>,
     events: &mut dyn Events,
 ) -> Result<Prepared, Error> {
-    let opened = Box::pin(index::open(context, request, events));
-    let index = Arc::new(unless_stopped(options, stop, opened).await?);
-    let folder = request.folder.clone();
-    let looked = here::look(folder, options.wishes.clone(), index.clone());
+    // What the server and the disk say takes its time: both at once.
+    let (opened, seen) = (
+        Box::pin(index::open(context, request, events)),
+        here::see(request.folder.clone()),
+    );
+    let both = async {
+        let (opened, seen) = tokio::join!(opened, seen);
+        Ok((opened?, seen?))
+    };
+    let (index, seen) = unless_stopped(options, stop, both).await?;
+    let (index, folder) = (Arc::new(index), request.folder.clone());
+    let looked = here::look(folder, seen, options.wishes.clone(), index.clone());
     let here = unless_stopped(options, stop, Box::pin(looked)).await?;
     let plan = options.wishes.plan(index.entries(), &here.files);
     let plan = plan.map_err(|refused| Error::TooManyDeletions {

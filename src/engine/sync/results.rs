@@ -8,10 +8,7 @@ use std::{
 };
 
 use crate::{
-    disk::{
-        files::{Entry, Version},
-        replica::Replica,
-    },
+    disk::{files::Entry, replica::Replica},
     engine::{
         error::Error,
         events::{self, Event, Events, FileCounts, Progress},
@@ -22,7 +19,7 @@ use crate::{
 };
 
 use super::{
-    content::Content,
+    content::{Content, Known},
     counts::{Counts, Running},
     index::OpenIndex,
     place::{Placed, Source},
@@ -39,12 +36,11 @@ pub struct Results<'a> {
     pub url: Location,
     /// The files that were here.
     pub here: Arc<[Local]>,
-    /// Files whose content is known, each in the version that has it.
-    pub known: HashMap<LibraryPath, (Version, Content)>,
+    pub known: Known,
     pub counts: FileCounts,
     /// Something was done to a file.
     pub has_changed: bool,
-    /// How each entry ended; an error: it failed for this reason.
+    /// How each entry ended that was not kept; an error: it failed for this reason.
     pub ended: HashMap<usize, Result<(), Arc<Error>>>,
     pub progress: Reports,
 }
@@ -84,13 +80,11 @@ impl Results<'_> {
     pub fn kept(&mut self, entry: usize) {
         self.counts.unchanged += 1;
         self.progress.bytes_done += self.index.entries()[entry].length;
-        self.ended.insert(entry, Ok(()));
     }
 
-    /// Its attributes were set.
-    pub fn attributes_set(&mut self, entry: usize, now: &Entry) {
-        let path = &self.index.entries()[entry].path;
-        if let Some((version, _)) = self.known.get_mut(path) {
+    /// The attributes of a file that was here were set.
+    pub fn attributes_set(&mut self, entry: usize, file: usize, now: &Entry) {
+        if let Some((version, _)) = &mut self.known.here[file] {
             *version = now.version();
         }
         self.has_changed = true;
@@ -107,10 +101,10 @@ impl Results<'_> {
         let listed = &index.entries()[placed.entry];
         let content = Content {
             root: listed.root,
-            pieces: index.pieces(placed.entry).to_vec(),
+            pieces: index.pieces(placed.entry),
         };
         let known = (entry.version(), content);
-        self.known.insert(listed.path.clone(), known);
+        self.known.placed.insert(listed.path.clone(), known);
         self.has_changed = true;
         self.ended.insert(placed.entry, Ok(()));
         self.progress.bytes_done += listed.length;
@@ -146,6 +140,8 @@ impl Results<'_> {
 
     /// A file failed. The others go on.
     pub fn failed(&mut self, entry: usize, error: Error) {
+        let path = &self.index.entries()[entry].path;
+        let error = of_staged(&self.replica, path, error);
         self.failed_like(entry, Arc::new(error));
     }
 
@@ -174,6 +170,7 @@ impl Results<'_> {
     /// Reports progress, at most once in a while.
     pub fn report(&mut self, running: &Running) {
         let (bytes_running, bytes_fetched) = running.bytes();
+        let files_done = self.ended.len() as u64 + self.counts.unchanged;
         let reports = &mut self.progress;
         if bytes_fetched != reports.arrived.0 {
             reports.arrived = (bytes_fetched, Instant::now());
@@ -190,7 +187,7 @@ impl Results<'_> {
             bytes_fetched,
             bytes_proven: 0,
             rate_bps: (new as f64 / since.as_secs_f64()) as u64,
-            files: Some((self.ended.len() as u64, reports.files_total)),
+            files: Some((files_done, reports.files_total)),
         }));
     }
 }
@@ -199,6 +196,14 @@ fn reused(bytes: u64) -> Counts {
     Counts {
         reused: bytes,
         ..Counts::default()
+    }
+}
+
+/// An error about a staged file, as one about the file of the library that it is to become.
+pub fn of_staged(replica: &Replica, path: &LibraryPath, error: Error) -> Error {
+    match error {
+        Error::Disk(cause) => Error::Disk(replica.of_staged(cause, path)),
+        other => other,
     }
 }
 

@@ -26,9 +26,9 @@ use crate::{
 
 use super::{
     Stop, SyncOptions,
-    fetch::attributes,
+    fetch::{attributes, is_whole},
     here::Here,
-    index::OpenIndex,
+    index::{ACCEPTED, OpenIndex},
     place::{Ready, Source},
     removal::Removal,
     results::{Reports, Results, no_place},
@@ -93,7 +93,9 @@ impl<'a> Run<'a> {
     /// Carries out the plan, as far as it is possible.
     pub async fn carry_out(mut self, plan: Plan, stop: Stop<'_>) -> Result<Synced, Error> {
         let (index, replica) = (self.results.index.clone(), self.replica.clone());
-        blocking::run(move || publish_index(&index, &replica)).await?;
+        let parts = roots_of_parts(&index, &plan.steps);
+        let has_key = self.options.key.is_some();
+        blocking::run(move || publish_index(&index, has_key, &replica, &parts)).await?;
         let entries = self.results.index.clone();
         let length = |step: &Step| entries.entries()[step.entry].length;
         let bytes_total = plan.steps.iter().map(length).sum();
@@ -240,11 +242,9 @@ impl<'a> Run<'a> {
         if self.is_all_in_state && !self.results.has_changed {
             return;
         }
-        let (known, replica) = (
-            std::mem::take(&mut self.results.known),
-            self.replica.clone(),
-        );
-        let written = blocking::run(move || state::write(replica.folder(), &known)).await;
+        let known = std::mem::take(&mut self.results.known);
+        let (here, replica) = (self.results.here.clone(), self.replica.clone());
+        let written = blocking::run(move || state::write(replica.folder(), &known, &here)).await;
         self.warn(written);
     }
 
@@ -266,17 +266,31 @@ struct Kinds {
     copies: Vec<Step>,
 }
 
-/// Writes index and manifest into the folder: they say what it is to become. Removes from the staging folder what no entry can use.
-fn publish_index(index: &OpenIndex, replica: &Replica) -> Result<(), Error> {
-    let roots: HashSet<String> = index
-        .entries()
+/// The roots of the files of which this run or a later one can use a part.
+fn roots_of_parts(index: &OpenIndex, steps: &[Step]) -> HashSet<String> {
+    let whole: HashSet<usize> = steps
         .iter()
-        .filter(|entry| !entry.is_small())
-        .map(|entry| entry.root.to_string())
+        .filter(|step| step.action == Action::Fetch)
+        .filter(|step| is_whole(&index.entries()[step.entry], step.here.is_some()))
+        .map(|step| step.entry)
         .collect();
+    let entries = index.entries().iter().enumerate();
+    entries
+        .filter(|(at, entry)| !entry.is_small() && !whole.contains(at))
+        .map(|(_, entry)| entry.root.to_string())
+        .collect()
+}
+
+/// Writes index and manifest into the folder: they say what it is to become. Leaves in the staging folder only what is of these roots.
+fn publish_index(
+    index: &OpenIndex,
+    has_key: bool,
+    replica: &Replica,
+    parts: &HashSet<String>,
+) -> Result<(), Error> {
     replica.clean_staging(|name| {
         let name = name.to_str().unwrap_or_default();
-        roots.contains(name.split('.').next().unwrap_or_default())
+        parts.contains(name.split('.').next().unwrap_or_default())
     })?;
     let publish = |name: &str, bytes: &[u8], replaces| -> Result<(), DiskError> {
         let path = replica.folder().path_of(OsStr::new(name));
@@ -289,6 +303,9 @@ fn publish_index(index: &OpenIndex, replica: &Replica) -> Result<(), Error> {
     }
     if let Some(manifest) = &index.manifest {
         publish(library::MANIFEST, manifest, Replaces::Manifest)?;
+        if has_key {
+            publish(ACCEPTED, manifest, Replaces::Manifest)?;
+        }
     }
     Ok(())
 }

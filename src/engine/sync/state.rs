@@ -3,10 +3,10 @@
 //! of the state file is when all work of its run had ended.
 
 use std::{
-    collections::HashMap,
     ffi::OsStr,
     io::Read,
     path::Path,
+    sync::Arc,
     thread,
     time::{Duration, SystemTime},
 };
@@ -14,19 +14,25 @@ use std::{
 use crate::{
     disk::{
         error::{DiskError, FileOperation},
-        files::{self, EntryKind, Folder, Version},
+        files::{self, EntryKind, Folder},
         temporary::{Replaces, Temporary},
     },
-    engine::{error::Error, library::earlier::Earlier},
+    engine::{
+        error::Error,
+        library::{
+            INDEX_BYTES_MAX,
+            earlier::{self, Earlier},
+        },
+    },
     format::{
         geometry::PIECE,
-        library::{self, Entry, LibraryPath, SMALL_BYTES_MAX},
+        library::{self, Entry, SMALL_BYTES_MAX},
         tree::Root,
     },
+    policy::sync::Local,
 };
 
-use super::content::{Content, listable};
-use super::index::INDEX_BYTES_MAX;
+use super::content::{Known, listable};
 
 const NAME: &str = "library.sapwood.sync";
 /// The clocks of file systems are behind by one tick, of at most 10 ms: what is written after this time is later than the state.
@@ -47,8 +53,36 @@ fn pieces_bytes(length: u64) -> u64 {
     }
 }
 
+/// What earlier runs proved.
+pub struct State {
+    pub file: Arc<Earlier>,
+    /// What was touched later was not seen by the run that wrote the state.
+    pub made: Duration,
+}
+
+/// The bytes of a state, which are not decoded yet.
+pub struct StateFile {
+    bytes: Vec<u8>,
+    made: Duration,
+}
+
+impl StateFile {
+    /// Decodes it. `None`: it is not one. A folder that is as its library says has a state with the bytes of the index.
+    pub fn state(self, index: &Arc<Earlier>) -> Option<State> {
+        let file = match self.bytes == index.bytes() {
+            true => index.clone(),
+            false => {
+                let root = Root(*blake3::hash(&self.bytes).as_bytes());
+                Arc::new(Earlier::of(self.bytes, root).ok()?)
+            }
+        };
+        let made = self.made;
+        Some(State { file, made })
+    }
+}
+
 /// Reads the state. `None`: there is none, or none that is believed.
-pub fn read(folder: &Folder) -> Result<Option<Earlier>, DiskError> {
+pub fn read(folder: &Folder) -> Result<Option<StateFile>, DiskError> {
     let Some((mut file, entry)) = folder.open_file_below(Path::new(NAME))? else {
         return Ok(None);
     };
@@ -68,20 +102,18 @@ pub fn read(folder: &Folder) -> Result<Option<Earlier>, DiskError> {
             cause,
         )
     })?;
-    let root = Root(*blake3::hash(&bytes).as_bytes());
-    Ok(Earlier::of_file(bytes, root, &entry).ok())
+    let made = earlier::since_1970(entry.changed);
+    Ok(Some(StateFile { bytes, made }))
 }
 
 /// Writes the state: the files that are still in the version whose content is known.
-pub fn write(
-    folder: &Folder,
-    known: &HashMap<LibraryPath, (Version, Content)>,
-) -> Result<(), Error> {
+pub fn write(folder: &Folder, known: &Known, here: &[Local]) -> Result<(), Error> {
     let ended = SystemTime::now();
     thread::sleep(TICK);
+    let known = known.by_path(here);
     let mut files = Vec::with_capacity(known.len());
     for (path, entry) in listable(folder)? {
-        let content = known.get(&path);
+        let content = known.get(&path).copied();
         let content = content.filter(|(version, _)| entry.version().has_bytes_of(version));
         if let Some((_, content)) = content
             && content.pieces.len() as u64 == pieces_bytes(entry.length)

@@ -413,7 +413,10 @@ impl Driver {
             shared: self.shared.clone(),
             sender: self.spans.sender.clone(),
         };
-        let abort = self.spans.tasks.spawn(span.run());
+        let abort = match &self.context.transfers {
+            Some(runtime) => self.spans.tasks.spawn_on(span.run(), runtime),
+            None => self.spans.tasks.spawn(span.run()),
+        };
         let running = RunningSpan {
             source,
             end,

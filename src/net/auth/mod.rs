@@ -1,14 +1,18 @@
 //! Header fields that may be secret: those that the user typed, and `Authorization`.
 //!
-//! INVARIANT: one origin gets them, the origin that the user typed. A redirect to another origin carries none of them.
+//! INVARIANT: one origin gets them, the origin that the user typed. A redirect to another origin carries none of them. For an object in
+//! S3 that is the service.
 
+pub mod aws;
 pub mod netrc;
+pub mod sigv4;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 use super::location::Location;
 use netrc::{Login, Netrc};
+use sigv4::Keys;
 
 /// Fields and logins of the user.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +21,15 @@ pub struct Credentials {
     pub netrc: Netrc,
     /// Sent as they were typed.
     pub fields: Vec<(HeaderName, HeaderValue)>,
+    /// Requests to S3 are signed with them.
+    pub keys: Option<Keys>,
+}
+
+/// Fields of requests to S3 that are signed: those that change what the request means. Proxies may change others.
+fn is_signed(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("x-amz-")
+        || matches!(name, "range" | "if-match" | "if-none-match" | "if-range")
 }
 
 impl Credentials {
@@ -28,12 +41,40 @@ impl Credentials {
             return fields;
         }
         fields.extend(self.fields.iter().cloned());
-        let has_login = !target.url().username().is_empty() || fields.contains_key(AUTHORIZATION);
+        let has_login = !target.url().username().is_empty()
+            || fields.contains_key(AUTHORIZATION)
+            || target.is_in_s3();
         let host = target.url().host_str().filter(|_| !has_login);
         if let Some(login) = host.and_then(|host| self.netrc.login(host)) {
             fields.insert(AUTHORIZATION, basic(login));
         }
         fields
+    }
+
+    /// The fields that sign a request without content that has these fields; none, unless `target` is an address in S3. `now`: Unix
+    /// seconds, by the clock of the service.
+    pub fn signature(
+        &self,
+        method: &str,
+        target: &Location,
+        fields: &HeaderMap,
+        now: i64,
+    ) -> HeaderMap {
+        let is_typed = fields.contains_key(AUTHORIZATION);
+        let keys = self.keys.as_ref().filter(|_| !is_typed);
+        let (Some(keys), Some(region)) = (keys, target.s3_region()) else {
+            return HeaderMap::new();
+        };
+        let signed = fields.iter().filter(|(name, _)| is_signed(name));
+        let signed = signed.map(|(name, value)| (name.clone(), value.clone()));
+        let request = sigv4::Request {
+            method,
+            url: target.url(),
+            region,
+            fields: &signed.collect(),
+            payload: sigv4::NO_CONTENT,
+        };
+        sigv4::fields(keys, request, now)
     }
 }
 
@@ -60,6 +101,11 @@ mod tests {
                 (name.clone(), HeaderValue::from_static(value)),
                 (name, HeaderValue::from_static("twice")),
             ],
+            keys: Some(Keys {
+                id: "id".to_owned(),
+                secret: "secret".to_owned(),
+                token: None,
+            }),
         };
         let sent = |credentials: &Credentials, typed: &str, target: &str| {
             let fields = credentials.fields_for(&place(typed), &place(target));
@@ -82,5 +128,19 @@ mod tests {
         assert_eq!(sent(&typed, "http://h/a", "http://h/a"), ["Bearer x"]);
         let fields = credentials.fields_for(&place("http://h/a"), &place("http://h/a"));
         assert!(fields[AUTHORIZATION].is_sensitive());
+        // What is signed is for S3, and at S3 the signature counts.
+        let signature = |target: &Location, fields: &HeaderMap| {
+            let signature = credentials.signature("GET", target, fields, 0);
+            signature.contains_key(AUTHORIZATION)
+        };
+        let (plain, object) = (place("https://h/a"), place("s3://bucket/a"));
+        let address = object.at(plain.url().clone(), "r");
+        let own = credentials.fields_for(&object, &address);
+        assert!(own.contains_key("x-key") && !own.contains_key(AUTHORIZATION));
+        assert!(signature(&address, &own) && !signature(&plain, &own));
+        assert!(
+            !signature(&address, &fields),
+            "an Authorization that was typed"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! The connections of a server: how many there are at a time, which one makes room for another, and how all of them end.
 
 mod exchange;
+mod listen;
 mod one;
 mod slots;
 mod stream;
@@ -22,6 +23,7 @@ use super::{
     tls::Tls,
 };
 
+pub use listen::listen;
 use slots::{Slot, Slots};
 pub use stream::Connection;
 

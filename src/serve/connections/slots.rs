@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -37,7 +37,7 @@ pub struct Slots {
 #[derive(Default)]
 struct Taken {
     connections: HashMap<u64, Arc<Open>>,
-    of_client: HashMap<IpAddr, usize>,
+    of_client: HashMap<IpAddr, Arc<AtomicUsize>>,
     next: u64,
 }
 
@@ -45,6 +45,10 @@ struct Taken {
 pub struct Open {
     pub client: IpAddr,
     pub activity: Arc<Activity>,
+    /// See [`group_of`].
+    group: IpAddr,
+    /// Connections of its group. A flood looks at all of them for each new connection.
+    of_group: Arc<AtomicUsize>,
     evicted: Notify,
 }
 
@@ -92,8 +96,9 @@ impl Slots {
         let group = group_of(client);
         let is_above_share = {
             let mut taken = self.taken.lock();
-            let has = taken.of_client.get(&group).copied().unwrap_or(0);
-            has >= self.share && !taken.evict(|connection| group_of(connection.client) == group)
+            let has = taken.of_client.get(&group);
+            let has = has.map_or(0, |count| count.load(Ordering::Relaxed));
+            has >= self.share && !taken.evict(|connection| connection.group == group)
         };
         if is_above_share {
             return None;
@@ -110,13 +115,9 @@ impl Slots {
             }
         };
         self.is_full.store(false, Ordering::Relaxed);
-        let connection = Arc::new(Open {
-            client,
-            activity: Arc::new(Activity::new(self.began)),
-            evicted: Notify::new(),
-        });
+        let (number, connection) = self.taken.lock().insert(client, self.began);
         Some(Slot {
-            number: self.taken.lock().insert(connection.clone()),
+            number,
             slots: self.clone(),
             connection,
             _permit: permit,
@@ -125,26 +126,28 @@ impl Slots {
 }
 
 impl Taken {
-    fn insert(&mut self, connection: Arc<Open>) -> u64 {
+    fn insert(&mut self, client: IpAddr, began: Instant) -> (u64, Arc<Open>) {
+        let group = group_of(client);
+        let of_group = self.of_client.entry(group).or_default().clone();
+        of_group.fetch_add(1, Ordering::Relaxed);
+        let connection = Arc::new(Open {
+            client,
+            activity: Arc::new(Activity::new(began)),
+            group,
+            of_group,
+            evicted: Notify::new(),
+        });
         self.next += 1;
-        *self
-            .of_client
-            .entry(group_of(connection.client))
-            .or_default() += 1;
-        self.connections.insert(self.next, connection);
-        self.next
+        self.connections.insert(self.next, connection.clone());
+        (self.next, connection)
     }
 
     fn remove(&mut self, number: u64) {
         let Some(connection) = self.connections.remove(&number) else {
             return;
         };
-        let client = group_of(connection.client);
-        if let Some(count) = self.of_client.get_mut(&client) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_client.remove(&client);
-            }
+        if connection.of_group.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.of_client.remove(&connection.group);
         }
     }
 
@@ -155,7 +158,7 @@ impl Taken {
             .iter()
             .filter(|(_, connection)| connection.activity.is_idle() && may(connection));
         let first = idle.min_by_key(|(number, connection)| {
-            let count = self.of_client.get(&group_of(connection.client)).copied();
+            let count = connection.of_group.load(Ordering::Relaxed);
             (Reverse(count), connection.activity.last_ms(), **number)
         });
         let Some((number, connection)) = first else {

@@ -22,7 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    net::TcpListener,
     sync::mpsc::{self, UnboundedReceiver},
     time::timeout,
 };
@@ -43,33 +43,12 @@ const PAUSE_TIME: Duration = Duration::from_secs(60 * 60);
 /// Bytes that the system holds of a response before its client takes them. What a player has not taken when it seeks was fetched in
 /// vain, and by itself the system would hold several megabytes.
 const SEND_BUFFER_BYTES: u32 = 256 * 1024;
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 1024;
 /// How long the transfers may take to end, and to note in the store what they fetched.
 const CLOSE_TIME: Duration = Duration::from_secs(3);
 
 /// Listens at one of these addresses.
 pub fn listen(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
-    let mut failure = io::ErrorKind::AddrNotAvailable.into();
-    for address in addresses {
-        match listen_at(*address) {
-            Ok(listener) => return Ok(listener),
-            Err(cause) => failure = cause,
-        }
-    }
-    Err(failure)
-}
-
-fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    // Connections inherit it.
-    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    connections::listen(addresses, Some(SEND_BUFFER_BYTES))
 }
 
 /// Objects and libraries that were opened, and the token under which they are served.

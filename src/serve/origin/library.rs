@@ -1,5 +1,6 @@
 //! The library of the served folder (manifest-spec/library.md): an index that is made in the background, from the manifests that are
-//! made anyway, and made anew when files changed. Nothing of it lies in the folder, and a library that was published there comes first.
+//! made anyway, and made anew when files changed. Nothing of it lies in the folder, and a library that was published there comes first:
+//! of that, only the manifests of objects are made that it lacks.
 
 use std::{ffi::OsStr, fs::File, io, path::Path, sync::Arc, time::Duration};
 
@@ -23,12 +24,7 @@ use crate::{
             spooled::{EntryAndPieces, SpooledIndex},
         },
     },
-    format::{
-        library::{self, LibraryPath},
-        manifest,
-        statement::Statement,
-        tree::Root,
-    },
+    format::{library, manifest, statement::Statement, tree::Root},
 };
 
 use super::{
@@ -39,6 +35,7 @@ use super::{
     manifests::{self, Manifests},
     not_ready,
     path::is_served,
+    published::{LargeObjects, Published},
 };
 
 /// Changes are collected for this long.
@@ -64,16 +61,17 @@ pub enum Part {
 }
 
 impl Part {
-    /// Which one a path names; `None`: none.
-    pub fn of(path: &Path) -> Option<Part> {
-        match path.to_str()? {
-            library::NAME => Some(Part::Index),
-            library::MANIFEST => Some(Part::Manifest),
+    /// Which one a path names, and the folder of the library; `None`: none.
+    pub fn of(path: &Path) -> Option<(&Path, Part)> {
+        let (folder, name) = (path.parent()?, path.file_name()?.to_str()?);
+        match name {
+            library::NAME => Some((folder, Part::Index)),
+            library::MANIFEST => Some((folder, Part::Manifest)),
             other => {
-                let (folder, name) = other.split_once('/')?;
-                let root: Root = name.strip_suffix(".sapwood")?.parse().ok()?;
-                let is_name = folder == library::MANIFESTS && library::manifest_name(root) == name;
-                is_name.then_some(Part::Object(root))
+                let root: Root = other.strip_suffix(".sapwood")?.parse().ok()?;
+                let is_name =
+                    folder.ends_with(library::MANIFESTS) && library::manifest_name(root) == name;
+                is_name.then_some((folder.parent()?, Part::Object(root)))
             }
         }
     }
@@ -86,6 +84,8 @@ pub struct Library {
     current: RwLock<Option<Arc<Current>>>,
     /// There is another index.
     made: Notify,
+    /// What lies in the folder.
+    published: Published,
 }
 
 /// An index with what belongs to it.
@@ -93,14 +93,11 @@ struct Current {
     files: SpooledIndex,
     /// The entity tag of the manifest.
     manifest_tag: String,
-    /// The objects that are not small, by root.
-    large: Vec<(Root, LibraryPath)>,
+    large: LargeObjects,
 }
 
 impl Current {
-    fn of(files: SpooledIndex, entries: &[(Root, LibraryPath)]) -> Current {
-        let mut large = entries.to_vec();
-        large.sort_unstable_by_key(|(root, _)| root.0);
+    fn of(files: SpooledIndex, large: LargeObjects) -> Current {
         let statement = manifests::front(&files.manifest);
         let tag = statement.map_or_else(String::new, |statement| manifests::checksum(&statement));
         Current {
@@ -108,14 +105,6 @@ impl Current {
             manifest_tag: tag,
             large,
         }
-    }
-
-    /// The files of this root.
-    fn paths_of(&self, root: Root) -> impl Iterator<Item = &LibraryPath> {
-        let first = self.large.partition_point(|(other, _)| other.0 < root.0);
-        let rest = self.large[first..].iter();
-        rest.take_while(move |(other, _)| *other == root)
-            .map(|(_, path)| path)
     }
 }
 
@@ -127,6 +116,7 @@ impl Library {
             manifests,
             current: RwLock::default(),
             made: Notify::new(),
+            published: Published::default(),
         }
     }
 
@@ -205,14 +195,11 @@ impl Library {
         if whole_only && !is_complete {
             return Ok(false);
         }
-        let large = entries.iter().filter(|(entry, _)| !entry.is_small());
-        let large: Vec<(Root, LibraryPath)> = large
-            .map(|(entry, _)| (entry.root, entry.path.clone()))
-            .collect();
+        let large = LargeObjects::of(entries.iter().map(|(entry, _)| entry));
         let root = earlier.map(|earlier| earlier.files.root);
         let made = SpooledIndex::make(self.manifests.folder_of_cache(), entries, root)?;
         if let Some(files) = made {
-            *self.current.write() = Some(Arc::new(Current::of(files, &large)));
+            *self.current.write() = Some(Arc::new(Current::of(files, large)));
             self.made.notify_waiters();
         }
         Ok(is_complete)
@@ -267,20 +254,32 @@ fn is_published_in(folder: &Folder) -> Result<bool, DiskError> {
 }
 
 impl Origin {
-    /// The response for a file of the library; `None`: it is not made here, and one may lie in the folder.
+    /// The response for a file of a library; `None`: it is not made here, and one may lie in the folder.
     pub(super) async fn library_file(
         &self,
         request: &Parts,
         path: &Path,
     ) -> Result<Option<Response>, DiskError> {
-        let (Some(library), Some(part)) = (&self.library, Part::of(path)) else {
+        let (Some(library), Some((folder, part))) = (&self.library, Part::of(path)) else {
             return Ok(None);
         };
-        let published = self.open_beneath(Path::new(library::MANIFEST)).await?;
-        if published.is_some_and(|(_, version)| version.kind() == EntryKind::Regular) {
+        let until = Instant::now() + WAIT;
+        if self.has_file(&folder.join(library::MANIFEST)).await? {
+            return match part {
+                Part::Object(root) if !self.has_file(path).await? => {
+                    let large = library
+                        .published
+                        .large_objects(&self.folder, folder)
+                        .await?;
+                    self.object(request, folder, (&large, root), until).await
+                }
+                _ => Ok(None),
+            };
+        }
+        // There is one index, of the whole folder.
+        if folder != Path::new("") {
             return Ok(None);
         }
-        let until = Instant::now() + WAIT;
         let Some(current) = library.wait(until).await else {
             return Ok(Some(not_ready()));
         };
@@ -288,13 +287,9 @@ impl Origin {
             Part::Index => (&current.files.index, current.files.root.to_string()),
             Part::Manifest => (&current.files.manifest, current.manifest_tag.clone()),
             Part::Object(root) => {
-                for path in current.paths_of(root) {
-                    let path = Path::new(path.as_str());
-                    if let Some(response) = self.manifest_of(request, path, root, until).await? {
-                        return Ok(Some(response));
-                    }
-                }
-                return Ok(None);
+                return self
+                    .object(request, folder, (&current.large, root), until)
+                    .await;
             }
         };
         let failed = |cause: io::Error| DiskError::io(FileOperation::Open, path, cause);
@@ -302,6 +297,28 @@ impl Origin {
         let version = Version::of(&file, path)?;
         let file = ServedFile::of_library(file, version, format!("\"{etag}\""));
         Ok(Some(file.respond(request)))
+    }
+
+    async fn has_file(&self, path: &Path) -> Result<bool, DiskError> {
+        let opened = self.open_beneath(path).await?;
+        Ok(opened.is_some_and(|(_, version)| version.kind() == EntryKind::Regular))
+    }
+
+    /// The manifest of an object of a library, made of a file that has this root now. `None`: there is no such file.
+    async fn object(
+        &self,
+        request: &Parts,
+        folder: &Path,
+        (large, root): (&LargeObjects, Root),
+        until: Instant,
+    ) -> Result<Option<Response>, DiskError> {
+        for path in large.paths_of(root) {
+            let path = folder.join(path.as_str());
+            if let Some(response) = self.manifest_of(request, &path, root, until).await? {
+                return Ok(Some(response));
+            }
+        }
+        Ok(None)
     }
 
     /// The manifest of a file of this root, as a library has it. `None`: the file has another root by now.
@@ -350,22 +367,33 @@ mod tests {
     #[test]
     fn files_of_a_library() {
         let root = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
-        let object = Some(Part::Object(root.parse().unwrap()));
+        let object = Part::Object(root.parse().unwrap());
         for (path, part) in [
-            ("library.sapwood".to_owned(), Some(Part::Index)),
-            ("library.sapwood.sapwood".to_owned(), Some(Part::Manifest)),
-            (format!("library.sapwood.d/{root}.sapwood"), object),
+            ("library.sapwood".to_owned(), Some(("", Part::Index))),
+            (
+                "library.sapwood.sapwood".to_owned(),
+                Some(("", Part::Manifest)),
+            ),
+            (
+                format!("library.sapwood.d/{root}.sapwood"),
+                Some(("", object)),
+            ),
+            (
+                format!("a/b/library.sapwood.d/{root}.sapwood"),
+                Some(("a/b", object)),
+            ),
+            ("a/library.sapwood".to_owned(), Some(("a", Part::Index))),
             (
                 format!("library.sapwood.d/{}.sapwood", root.to_uppercase()),
                 None,
             ),
             (format!("library.sapwood.d/{root}"), None),
             (format!("library.sapwood.d/x/{root}.sapwood"), None),
-            (format!("a/library.sapwood.d/{root}.sapwood"), None),
-            ("a/library.sapwood".to_owned(), None),
+            (format!("{root}.sapwood"), None),
             ("library.sapwood.d".to_owned(), None),
             ("Library.sapwood".to_owned(), None),
         ] {
+            let part = part.map(|(folder, part)| (Path::new(folder), part));
             assert_eq!(Part::of(Path::new(&path)), part, "{path}");
         }
     }

@@ -11,6 +11,7 @@ mod index_page;
 mod library;
 mod manifests;
 pub(super) mod path;
+mod published;
 mod queue;
 mod scan;
 mod segments;

@@ -15,6 +15,7 @@ pub mod painted;
 pub mod program;
 pub mod programs;
 pub mod proxy;
+pub mod s3;
 pub mod scene;
 pub mod secrets;
 pub mod servers;

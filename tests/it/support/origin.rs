@@ -118,6 +118,8 @@ pub struct Asked {
 }
 
 type Heard = Box<dyn Fn(&Asked) + Send + Sync>;
+/// What a request gets instead of what it asks for.
+type Guard = Box<dyn Fn(&Request) -> Option<Answer> + Send + Sync>;
 
 impl Asked {
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -135,6 +137,7 @@ impl Asked {
 #[derive(Default)]
 struct Shared {
     objects: Mutex<BTreeMap<String, Arc<Object>>>,
+    guard: Mutex<Option<Guard>>,
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<Asked>>,
     /// Bytes a second over all bodies; 0: as fast as it goes.
@@ -244,6 +247,11 @@ impl Origin {
 
     pub fn put(&self, path: &str, object: impl Into<Object>) {
         lock(&self.shared.objects).insert(path.to_owned(), Arc::new(object.into()));
+    }
+
+    /// Refuses requests: those for which this returns an answer. Rules do not change it.
+    pub fn guard(&self, guard: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) {
+        *lock(&self.shared.guard) = Some(Box::new(guard));
     }
 
     pub fn remove(&self, path: &str) {
@@ -485,6 +493,12 @@ fn answer(request: &Request, shared: &Shared) -> (Option<Answer>, Vec<Lie>) {
                 lies.push(rule.lie.clone());
             }
         }
+    }
+    if let Some(refused) = lock(&shared.guard)
+        .as_ref()
+        .and_then(|guard| guard(request))
+    {
+        return (Some(refused), lies);
     }
     let instead = lies.iter().rev().find_map(|lie| match lie {
         Lie::Instead(path) => Some(*path),

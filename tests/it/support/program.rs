@@ -28,7 +28,8 @@ pub fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {
     command.current_dir(folder).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().to_ascii_uppercase();
-        if text.starts_with("SAPWOOD_") || text.ends_with("_PROXY") {
+        let is_ours = text.starts_with("SAPWOOD_") || text.starts_with("AWS_");
+        if is_ours || text.ends_with("_PROXY") {
             command.env_remove(&name);
         }
     }
