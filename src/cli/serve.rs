@@ -69,12 +69,9 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
     {
         output.event(Event::Warning { message });
     }
-    let (listener, address) = match bind(&args.listen).await {
-        Ok(bound) => bound,
-        Err(message) => return output.refuse(Exit::Failed, &message),
-    };
-    let finals = match take_uploads(&args, address, &mut origin, &warnings).await {
-        Ok(finals) => finals,
+    let listening = listen(&args, &mut origin, &warnings).await;
+    let (listener, address, finals) = match listening {
+        Ok(listening) => listening,
         Err(Refusal(exit, message)) => return output.refuse(exit, &message),
     };
     // Before the URL is printed: from then on signals may come.
@@ -114,13 +111,14 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
     Exit::Ok
 }
 
-/// Has the server take uploads, if it is to; returns what is done for published objects.
-async fn take_uploads(
+/// Listens, and has the server take uploads if it is to. Returns also where it listens, and what is done for published objects.
+async fn listen(
     args: &ServeArgs,
-    address: SocketAddr,
     origin: &mut Origin,
     warnings: &Sender<String>,
-) -> Result<impl Future<Output = ()> + use<>, Refusal> {
+) -> Result<(TcpListener, SocketAddr, impl Future<Output = ()> + use<>), Refusal> {
+    let bound = bind(&args.listen).await;
+    let (listener, address) = bound.map_err(|message| Refusal(Exit::Failed, message))?;
     uploads::check_address(args, address)?;
     check_sessions(args)?;
     let meant = uploads::open(args, tokens(args)?, warnings).await?;
@@ -130,12 +128,13 @@ async fn take_uploads(
         taken.map_err(|cause| Refusal(Exit::Failed, cause.to_string()))?;
         finals = meant.finals;
     }
-    Ok(async move {
+    let finals = async move {
         match finals {
             Some(finals) => finals.run().await,
             None => std::future::pending().await,
         }
-    })
+    };
+    Ok((listener, address, finals))
 }
 
 /// Listens; returns also where.

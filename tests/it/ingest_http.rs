@@ -813,6 +813,22 @@ fn a_command_runs_for_each_published_object_and_storage_may_be_elsewhere() {
     );
 }
 
+#[test]
+fn what_is_staged_is_in_no_library() {
+    let site = Site::new();
+    let server = site.serve(&[]);
+    let object = paint::bytes(0, PART + 9);
+    server.api.open(ID, "x", object.len()).must(201);
+    server.api.send_part(ID, &object, 0);
+    fs::write(site.path("small"), b"small").expect("a file");
+    let mut manifest = sapwood(site.state.path());
+    manifest.arg("manifest").arg(site.folder.path());
+    program::run(manifest).must(0);
+    let index = fs::read(site.path("library.sapwood")).expect("an index");
+    let has = |text: &[u8]| index.windows(text.len()).any(|bytes| bytes == text);
+    assert!(has(b"small") && !has(b"staging"));
+}
+
 /// After each acknowledged step the server is killed: what was acknowledged is there when it starts again.
 #[test]
 fn a_server_that_is_killed_after_any_step_goes_on() {

@@ -238,7 +238,7 @@ impl Attempt<'_> {
 
     fn publish(&self, joined: Joined, object: &File, goal: &Goal) -> Result<Verdict, StorageError> {
         let Joined { described, plan } = joined;
-        let name = self.session.declared.name.segments().last();
+        let name = self.place.path.as_str().rsplit('/').next();
         let digest = goal.sha256.and_then(|sha256| {
             let value = sha256.0.to_vec();
             Digest::new(Algorithm::Sha256, value).ok()
