@@ -53,6 +53,15 @@ pub const EMPTY_PASSWORD: &str =
     "an empty password protects nothing; use --no-password for a key without one";
 pub const OTHER_PASSWORD: &str = "the two passwords differ: no key was made";
 pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 finds a free one)";
+pub const NO_S3_STORAGE: &str =
+    "--storage takes a folder: this version of sapwood takes no uploads to s3:// storage";
+pub const NO_POSTGRES: &str =
+    "--sessions takes a file: this version of sapwood keeps no sessions in a Postgres database";
+pub const NO_FINAL_URL: &str = "--on-final takes a command: this version of sapwood posts to no URL; curl can do it: 'curl --json @- URL'";
+pub const SESSIONS_ELSEWHERE: &str = "Name another place with --sessions, or leave it out: then they are with what is staged, which is not served";
+pub const TOKENS_ELSEWHERE: &str = "Move it away, and name its new place with --token-file";
+pub const UPLOADS_NEED_TOKENS: &str = "without tokens anybody who reaches it could upload; name a file with them with --token-file, or listen on 127.0.0.1";
+pub const UPLOADS_NEED_TLS: &str = "tokens would be sent in the clear; give a certificate with --tls-cert and --tls-key, or listen on 127.0.0.1";
 pub const KEY_ELSEWHERE: &str = "Move it away, and name its new place with --tls-key";
 
 pub const EXPIRED: &str =

@@ -23,6 +23,7 @@ mod store;
 mod sync;
 mod targets;
 mod units;
+mod uploads;
 mod verify;
 
 use std::process::ExitCode;

@@ -1,4 +1,5 @@
-//! Programs that the gateway starts: the player that was given, and the browser of the desktop. No other command starts any.
+//! Programs that are started: the player that the gateway was given, the browser of the desktop, and the command that a server runs
+//! for each published object. No other file starts any.
 
 use std::{
     ffi::OsString,
@@ -8,6 +9,7 @@ use std::{
 };
 
 use tokio::{
+    io::AsyncWriteExt,
     process::{Child, Command},
     time::timeout,
 };
@@ -104,6 +106,43 @@ pub fn open_in_browser(url: &str) -> io::Result<()> {
     let mut opener = Command::new(OPENER);
     opener.arg(url).stdin(null()).stdout(null()).stderr(null());
     opener.spawn().map(drop)
+}
+
+/// Runs a command of the operator in a shell, with these variables and this on its standard input, to its end or until the time is
+/// over. An error: it did not end well.
+pub async fn run_in_shell(
+    command: &str,
+    variables: &[(&str, String)],
+    input: &str,
+    time: Duration,
+) -> Result<(), String> {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", command])
+        .envs(variables.iter().cloned())
+        .stdin(Stdio::piped())
+        // Standard output is for the URL and the events of this program.
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    let failed = |cause: io::Error| format!("failed to run {command}: {cause}");
+    let mut child = shell.spawn().map_err(failed)?;
+    let stdin = child.stdin.take();
+    let ended = async {
+        if let Some(mut stdin) = stdin {
+            // It may end without reading.
+            let _ = stdin.write_all(input.as_bytes()).await;
+        }
+        child.wait().await
+    };
+    match timeout(time, ended).await {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(format!("{command} ended with {}", reason(status))),
+        Ok(Err(cause)) => Err(failed(cause)),
+        Err(_) => Err(format!(
+            "{command} took more than {} s and was killed",
+            time.as_secs()
+        )),
+    }
 }
 
 #[cfg(test)]

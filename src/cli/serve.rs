@@ -18,10 +18,15 @@ use tokio::{
 };
 
 use crate::{
-    disk::{error::DiskError, files::Folder, machine, regions, state},
+    disk::{
+        error::DiskError,
+        files::{self, Folder},
+        machine, regions, state,
+    },
     engine::events::{Event, Events},
     serve::{
         connections::{self, Limits, Options},
+        ingest::tokens::Tokens,
         metrics::Metrics,
         origin::{self, Origin},
         status,
@@ -31,6 +36,7 @@ use crate::{
 
 use super::{
     access_log::Log, args::ServeArgs, exit::Exit, hints, network::Refusal, output::Output, signals,
+    uploads,
 };
 
 /// Warnings that wait to be printed. More are dropped: they repeat what was said.
@@ -63,9 +69,10 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
     {
         output.event(Event::Warning { message });
     }
-    let (listener, address) = match bind(&args.listen).await {
-        Ok(bound) => bound,
-        Err(message) => return output.refuse(Exit::Failed, &message),
+    let listening = listen(&args, &mut origin, &warnings).await;
+    let (listener, address, finals) = match listening {
+        Ok(listening) => listening,
+        Err(Refusal(exit, message)) => return output.refuse(exit, &message),
     };
     // Before the URL is printed: from then on signals may come.
     let stop = signals::stop(log.is_none());
@@ -85,12 +92,14 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
         tls,
         log: log.as_ref().map(Log::lines),
         metrics: Metrics::new(),
+        takes_bodies: args.uploads.ingest,
         status_paths: !args.no_metrics,
     };
     let serving = async {
         tokio::select! {
             () = origin::run(listener, origin, options, stop) => (),
             () = reopening => (),
+            () = finals => (),
         }
     };
     print_while(serving, told, output).await;
@@ -100,6 +109,32 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
         log.end();
     }
     Exit::Ok
+}
+
+/// Listens, and has the server take uploads if it is to. Returns also where it listens, and what is done for published objects.
+async fn listen(
+    args: &ServeArgs,
+    origin: &mut Origin,
+    warnings: &Sender<String>,
+) -> Result<(TcpListener, SocketAddr, impl Future<Output = ()> + use<>), Refusal> {
+    let bound = bind(&args.listen).await;
+    let (listener, address) = bound.map_err(|message| Refusal(Exit::Failed, message))?;
+    uploads::check_address(args, address)?;
+    check_sessions(args)?;
+    let meant = uploads::open(args, tokens(args)?, warnings).await?;
+    let mut finals = None;
+    if let Some(meant) = meant {
+        let taken = origin.take_uploads(meant.uploads, meant.root);
+        taken.map_err(|cause| Refusal(Exit::Failed, cause.to_string()))?;
+        finals = meant.finals;
+    }
+    let finals = async move {
+        match finals {
+            Some(finals) => finals.run().await,
+            None => std::future::pending().await,
+        }
+    };
+    Ok((listener, address, finals))
 }
 
 /// Listens; returns also where.
@@ -163,6 +198,51 @@ fn tls(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<Arc<Tls>>, 
         Ok(tls) => Ok(Some(Arc::new(tls))),
         Err(cause) => Err(Refusal::usage(cause.to_string())),
     }
+}
+
+/// Refuses sessions that everyone could read.
+fn check_sessions(args: &ServeArgs) -> Result<(), Refusal> {
+    let Some(file) = args.uploads.sessions.as_deref().map(Path::new) else {
+        return Ok(());
+    };
+    // It is made if it is missing.
+    let folder = match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let is_staged = file.iter().any(files::is_staged_uploads);
+    match is_below(folder, &args.folder) && !is_staged {
+        true => {
+            let message = format!(
+                "{} is in the folder that is served: everyone could read the sessions. {}",
+                file.display(),
+                hints::SESSIONS_ELSEWHERE
+            );
+            Err(Refusal(Exit::Unsafe, message))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Who may upload.
+fn tokens(args: &ServeArgs) -> Result<Option<Tokens>, Refusal> {
+    let Some(file) = &args.uploads.token_file else {
+        return Ok(None);
+    };
+    let shown = file.display();
+    if is_below(file, &args.folder) {
+        let elsewhere = hints::TOKENS_ELSEWHERE;
+        let message = format!(
+            "{shown} is in the folder that is served: everyone could read the tokens. {elsewhere}"
+        );
+        return Err(Refusal(Exit::Unsafe, message));
+    }
+    let text = fs::read_to_string(file)
+        .map_err(|cause| Refusal(Exit::Failed, format!("failed to read {shown}: {cause}")))?;
+    let tokens = Tokens::read(&text);
+    let tokens =
+        tokens.map_err(|cause| Refusal::usage(format!("{shown} has no tokens: {cause}")))?;
+    Ok(Some(tokens))
 }
 
 fn log(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<Log>, DiskError> {

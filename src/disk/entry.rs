@@ -17,6 +17,8 @@ pub struct Entry {
     pub kind: EntryKind,
     /// In bytes.
     pub length: u64,
+    /// What it takes of the disk, in bytes: holes take nothing.
+    pub allocated: u64,
     /// The permission bits.
     pub mode: u32,
     /// With the inode: identifies the file under any name.
@@ -141,6 +143,7 @@ impl Entry {
         Entry {
             kind,
             length: stat.st_size as u64,
+            allocated: stat.st_blocks as u64 * 512,
             mode: stat.st_mode & 0o7777,
             device: stat.st_dev,
             inode: stat.st_ino,

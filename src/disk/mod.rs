@@ -24,6 +24,7 @@ pub mod replica;
 pub mod seed;
 pub mod sessions;
 mod space;
+pub mod staging;
 pub mod state;
 pub mod store;
 pub mod streams;

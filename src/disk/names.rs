@@ -7,8 +7,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::policy::upload::STAGING_FOLDER;
+
 /// Suffixes of files that a download makes beside its target.
 const OWN_SUFFIXES: [&str; 3] = [".part", ".part.journal", ".quarantined"];
+
+/// The folder of uploads that are not published yet, below the folder where they are published. It is no content of that folder.
+pub const STAGED_UPLOADS: &str = STAGING_FOLDER;
+
+/// Whether an entry of this name is the folder of staged uploads.
+pub fn is_staged_uploads(name: &OsStr) -> bool {
+    // Some file systems do not distinguish cases.
+    name.as_bytes()
+        .eq_ignore_ascii_case(STAGED_UPLOADS.as_bytes())
+}
 
 /// Splits a path into its folder and its last segment; `None` if it has none (`/`, `..`), or ends with a slash: only a folder can
 /// be meant.

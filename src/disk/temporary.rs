@@ -195,10 +195,14 @@ pub fn spool() -> Result<(File, PathBuf), DiskError> {
 
 /// The same in this folder. The path is for messages.
 pub fn spool_in(path: &Path) -> Result<(File, PathBuf), DiskError> {
-    let folder = Folder::open(path)?;
+    spool_of(&Folder::open(path)?)
+}
+
+/// The same in a folder that is open.
+pub fn spool_of(folder: &Folder) -> Result<(File, PathBuf), DiskError> {
     let (file, name) = folder.create_unused()?;
     folder.remove(&name)?;
-    Ok((file, path.to_owned()))
+    Ok((file, folder.path_of(OsStr::new(""))))
 }
 
 /// Fails if there is a file that may not be replaced.

@@ -106,7 +106,7 @@ pub fn create(
 }
 
 /// An object that was read whole: all that its manifest needs of it.
-pub(super) struct Described {
+pub(in crate::engine) struct Described {
     pub tree: Tree,
     pub digests: Vec<Digest>,
     /// The bytes of the pieces section, if there are hints, outside of memory.
@@ -144,7 +144,7 @@ impl Described {
     }
 
     /// Writes a complete manifest into a new file and returns its length.
-    fn write(
+    pub(in crate::engine) fn write(
         &self,
         particulars: Particulars,
         signer: Option<&Signer>,
@@ -244,7 +244,7 @@ fn hash_input(
 }
 
 /// Passes a range of a file to `take` in buffers.
-pub(super) fn copy(
+pub(in crate::engine) fn copy(
     file: &File,
     path: &Path,
     range: ByteRange,

@@ -31,4 +31,5 @@ pub mod store;
 pub mod sync;
 mod transfer;
 pub mod trust;
+pub mod upload;
 pub mod verify;

@@ -61,7 +61,7 @@ pub struct Family {
     /// Whether it only grows.
     pub is_counter: bool,
     /// The number now.
-    pub value: Box<dyn Fn() -> u64 + Send + Sync>,
+    pub value: Box<dyn Fn() -> f64 + Send + Sync>,
 }
 
 /// The numbers of one server.

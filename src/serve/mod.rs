@@ -3,6 +3,7 @@
 pub mod access;
 pub mod connections;
 pub mod gateway;
+pub mod ingest;
 pub mod media_types;
 pub mod metrics;
 pub mod multipart;

@@ -18,6 +18,7 @@ mod gateway;
 mod golden;
 mod hosts;
 mod ingest;
+mod ingest_http;
 mod inspect;
 mod library;
 mod long;

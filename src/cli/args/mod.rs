@@ -19,7 +19,7 @@ use crate::{
 
 use super::units;
 
-pub use servers::{GatewayArgs, ServeArgs};
+pub use servers::{GatewayArgs, ServeArgs, UploadArgs};
 pub use sync::SyncArgs;
 
 /// Move files over plain HTTP so that they land whole and proven, or not at all

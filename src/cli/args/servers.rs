@@ -1,6 +1,6 @@
 //! What can be typed for the commands that serve.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
@@ -91,4 +91,40 @@ pub struct ServeArgs {
     /// Do not serve /metrics (for Prometheus) and /healthz
     #[arg(long, env = "SAPWOOD_NO_METRICS", value_parser = clap::builder::FalseyValueParser::new())]
     pub no_metrics: bool,
+    #[command(flatten)]
+    pub uploads: UploadArgs,
+}
+
+/// Taking uploads.
+#[derive(Debug, Args)]
+pub struct UploadArgs {
+    /// Take uploads (sapwood push): staged below DIR/sapwood-staging, proven, then published in the folder with their manifests
+    #[arg(long)]
+    pub ingest: bool,
+    /// Where uploads are staged and published (default: DIR); what is there is served where DIR has nothing
+    #[arg(long, value_name = "DIR", requires = "ingest")]
+    pub storage: Option<String>,
+    /// The database of the sessions (default: sapwood-staging/sessions.sqlite in the storage)
+    #[arg(long, value_name = "FILE", requires = "ingest")]
+    pub sessions: Option<String>,
+    /// Who may upload: a file with a TOKEN, or an OWNER and a TOKEN, in each line; needed for addresses that other machines reach
+    #[arg(long, value_name = "F", requires = "ingest")]
+    pub token_file: Option<PathBuf>,
+    /// The most bytes that an owner may have in uploads that are not published yet
+    #[arg(long, value_name = "SIZE", requires = "ingest", value_parser = units::size)]
+    pub quota: Option<u64>,
+    /// How long an upload that nobody goes on with is kept
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "7d",
+        value_parser = units::patience
+    )]
+    pub session_ttl: Duration,
+    /// A command to run for each published object (SAPWOOD_UPLOAD_NAME, _ROOT, _PATH, _OWNER and _SESSION say which one; its status is on standard input)
+    #[arg(long, value_name = "CMD|URL", requires = "ingest")]
+    pub on_final: Option<String>,
+    /// A web origin, such as https://app.example, whose pages may upload; may be given several times
+    #[arg(long, value_name = "ORIGIN", requires = "ingest")]
+    pub cors: Vec<String>,
 }

@@ -33,7 +33,8 @@ use super::{
 pub use super::{
     entry::{Entry, EntryKind, NotCached, Stamp, Version},
     names::{
-        NotedPaths, is_own, is_same_file, noted_path, process_of_temporary, split, with_suffix,
+        NotedPaths, STAGED_UPLOADS, is_own, is_same_file, is_staged_uploads, noted_path,
+        process_of_temporary, split, with_suffix,
     },
 };
 

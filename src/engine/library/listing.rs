@@ -47,6 +47,7 @@ pub fn list(
         let name = path.iter().next().unwrap_or_default().as_bytes();
         let start = name.get(..library::NAME.len()).unwrap_or_default();
         start.eq_ignore_ascii_case(library::NAME.as_bytes())
+            || path.iter().any(files::is_staged_uploads)
     };
     let is_temporary = |path: &Path| {
         path.file_name()

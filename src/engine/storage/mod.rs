@@ -1,5 +1,7 @@
 //! Where uploads go: parts are staged, proven and published. One trait for all storages.
 
+pub mod folder;
+
 use std::error::Error as StdError;
 
 use bytes::Bytes;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     disk::{
         error::DiskError,
-        files::{Entry, Folder, Version, process_of_temporary},
+        files::{Entry, Folder, Version, is_staged_uploads, process_of_temporary},
     },
     format::{library::LibraryPath, tree::Root},
     policy::sync::Local,
@@ -44,9 +44,11 @@ impl Known {
 /// All entries of a folder that are no folders, and that a library could list, in the order of their paths.
 pub fn listable(folder: &Folder) -> Result<Vec<(LibraryPath, Entry)>, DiskError> {
     let is_temporary = |path: &Path| path.file_name().and_then(process_of_temporary).is_some();
+    // What a server takes that serves the same folder.
+    let is_staged = |path: &Path| path.iter().any(is_staged_uploads);
     let path_of = |path: &Path| {
         path.to_str()
-            .filter(|_| !is_temporary(path))
+            .filter(|_| !is_temporary(path) && !is_staged(path))
             .and_then(LibraryPath::new)
     };
     let walked = folder.walk(|path| path_of(path).is_some())?.into_iter();

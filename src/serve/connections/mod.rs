@@ -65,6 +65,8 @@ pub struct Options {
     pub log: Option<Arc<dyn AccessLog>>,
     /// Counts what happens.
     pub metrics: Arc<Metrics>,
+    /// Whether requests have bodies that are read: then more of them is on its way at a time.
+    pub takes_bodies: bool,
     /// Whether `/metrics` and `/healthz` are served where the application has nothing.
     pub status_paths: bool,
 }

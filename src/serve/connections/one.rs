@@ -27,6 +27,9 @@ use crate::serve::metrics::End;
 const UNSENT_BYTES: usize = 64 * 1024;
 /// Of a request that is not read.
 const UNREAD_BYTES: u32 = 64 * 1024;
+/// The same where bodies are read: 40 ms away these are 13 MB/s for each of them, and 100 MB/s for all of a connection.
+const TAKEN_BYTES: u32 = 512 * 1024;
+const TAKEN_BYTES_OF_CONNECTION: u32 = 4 * 1024 * 1024;
 /// The header section of an HTTP/2 request. The buffer bounds that of HTTP/1.1.
 const HEADER_BYTES: u32 = 16 * 1024;
 /// HTTP/2 streams at a time, each with a file and [`UNSENT_BYTES`] at most.
@@ -119,6 +122,10 @@ async fn http2(
     shared: &Shared,
 ) -> End {
     slot.connection.activity.count_bodies_only();
+    let (of_stream, of_connection) = match shared.options.takes_bodies {
+        true => (TAKEN_BYTES, TAKEN_BYTES_OF_CONNECTION),
+        false => (UNREAD_BYTES, UNREAD_BYTES),
+    };
     let serving = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
@@ -126,8 +133,8 @@ async fn http2(
         .max_send_buf_size(UNSENT_BYTES)
         .max_pending_accept_reset_streams(RESETS_PENDING)
         .max_local_error_reset_streams(RESETS_OF_OURS)
-        .initial_stream_window_size(UNREAD_BYTES)
-        .initial_connection_window_size(UNREAD_BYTES)
+        .initial_stream_window_size(of_stream)
+        .initial_connection_window_size(of_connection)
         .serve_connection(
             TokioIo::new(stream),
             exchanges(Version::Two, &slot.connection, shared),

@@ -53,6 +53,11 @@ impl Connection {
         }
     }
 
+    /// Bytes of a request's body came.
+    pub fn note(&self) {
+        self.0.note();
+    }
+
     /// Waits until all that a response has written so far has left this process. A body that fails closes the connection, and what has
     /// not left then is lost.
     pub async fn flushed(&self) {

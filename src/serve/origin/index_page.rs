@@ -79,7 +79,7 @@ impl Origin {
         let Ok(_permit) = READING.acquire().await else {
             return Ok(status(StatusCode::SERVICE_UNAVAILABLE));
         };
-        let (folder, at) = (self.folder.clone(), path.clone());
+        let (folder, at) = (self.folders.first().clone(), path.clone());
         let Some((entries, truncated)) = blocking::on_disk(move || entries(&folder, &at)).await?
         else {
             return Ok(status(StatusCode::NOT_FOUND));

@@ -269,7 +269,7 @@ impl Origin {
                 Part::Object(root) if !self.has_file(path).await? => {
                     let large = library
                         .published
-                        .large_objects(&self.folder, folder)
+                        .large_objects(self.folders.first(), folder)
                         .await?;
                     self.object(request, folder, (&large, root), until).await
                 }

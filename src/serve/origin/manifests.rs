@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     disk::{
         error::DiskError,
-        files::{EntryKind, Folder, Version},
+        files::{EntryKind, Version},
     },
     engine::{
         blocking,
@@ -41,6 +41,7 @@ use crate::{
 use super::{
     Warn,
     cache::{Cache, Kind},
+    folders::Folders,
     queue::{Job, Outcome, Queue},
     segments,
 };
@@ -72,7 +73,7 @@ pub struct Described {
 
 /// The manifests of a folder.
 pub struct Manifests {
-    folder: Arc<Folder>,
+    folders: Folders,
     cache: Cache,
     /// Takes what the operator should know.
     pub warn: Warn,
@@ -90,10 +91,10 @@ pub struct Manifests {
 }
 
 impl Manifests {
-    /// Of the files below this folder.
-    pub fn new(folder: Arc<Folder>, cache: Cache, warn: Warn) -> Manifests {
+    /// Of the files below these folders.
+    pub fn new(folders: Folders, cache: Cache, warn: Warn) -> Manifests {
         Manifests {
-            folder,
+            folders,
             cache,
             warn,
             known: RwLock::default(),
@@ -259,8 +260,8 @@ impl Manifests {
     /// Opens a file when its time stamp tells it from the next version. `None`: there is none.
     async fn open_settled(&self, path: &Path) -> Option<(File, Version)> {
         loop {
-            let (folder, path) = (self.folder.clone(), path.to_owned());
-            let opened = blocking::run(move || folder.open_beneath(&path)).await;
+            let (folders, path) = (self.folders.clone(), path.to_owned());
+            let opened = blocking::run(move || folders.open_beneath(&path)).await;
             let (file, version) = opened.ok()??;
             if version.kind() != EntryKind::Regular {
                 return None;

@@ -6,10 +6,11 @@
 mod cache;
 mod endpoint;
 mod files;
+mod folders;
 mod index_page;
 mod library;
 mod manifests;
-mod path;
+pub(super) mod path;
 mod published;
 mod queue;
 mod scan;
@@ -43,11 +44,13 @@ use crate::{
 
 use super::{
     connections::{self, Options},
+    ingest::Uploads,
     metrics::{Family, Metrics},
 };
 
 use cache::Cache;
 use files::ServedFile;
+use folders::Folders;
 use library::Library;
 use manifests::Manifests;
 use path::Target;
@@ -62,8 +65,8 @@ pub type Warn = Arc<dyn Fn(String) + Send + Sync>;
 
 /// A folder to serve. Links that lead out of it are not followed.
 pub struct Origin {
-    folder: Arc<Folder>,
-    /// Where it is, to be watched.
+    folders: Folders,
+    /// Where the first one is, to be watched.
     path: PathBuf,
     /// `None`: only those that lie beside their files are served.
     manifests: Option<Arc<Manifests>>,
@@ -71,17 +74,20 @@ pub struct Origin {
     library: Option<Arc<Library>>,
     /// Of its URLs: `http` or `https`.
     pub scheme: &'static str,
+    /// Takes uploads, if it does.
+    uploads: Option<Arc<Uploads>>,
 }
 
 impl Origin {
     /// Opens the folder. Manifests are those that lie in it.
     pub fn open(path: &Path) -> Result<Origin, DiskError> {
         Ok(Origin {
-            folder: Arc::new(Folder::open(path)?),
+            folders: Folders::new(Folder::open(path)?),
             path: path.to_owned(),
             manifests: None,
             library: None,
             scheme: "http",
+            uploads: None,
         })
     }
 
@@ -100,15 +106,26 @@ impl Origin {
             }
             None => Cache::temporary()?,
         };
-        let manifests = Arc::new(Manifests::new(self.folder.clone(), cache, warn));
-        let library = Library::new(self.folder.clone(), manifests.clone());
+        let manifests = Arc::new(Manifests::new(self.folders.clone(), cache, warn));
+        let library = Library::new(self.folders.first().clone(), manifests.clone());
         (self.manifests, self.library) = (Some(manifests), Some(Arc::new(library)));
         Ok(())
     }
 
     /// The served folder.
     pub fn folder(&self) -> &Folder {
-        &self.folder
+        self.folders.first()
+    }
+
+    /// Takes uploads too. What is published, in this folder, is served where the other one has nothing.
+    pub fn take_uploads(
+        &mut self,
+        uploads: Arc<Uploads>,
+        published: Arc<Folder>,
+    ) -> Result<(), DiskError> {
+        self.folders.add(published)?;
+        self.uploads = Some(uploads);
+        Ok(())
     }
 }
 
@@ -126,13 +143,22 @@ pub async fn run(
         manifests.start(&mut background);
         show(manifests, &options.metrics);
         background.spawn(scan::run(
-            origin.folder.clone(),
+            origin.folders.first().clone(),
             origin.path.clone(),
             manifests.clone(),
         ));
     }
     if let Some(library) = &origin.library {
         background.spawn(library.clone().keep());
+    }
+    if let Some(uploads) = &origin.uploads {
+        if let Some(manifests) = origin.manifests.clone() {
+            uploads.at_publication(move |name| {
+                manifests.note_changed(Path::new(name.as_str()));
+                manifests.note_folder_changed();
+            });
+        }
+        uploads.run(&options.metrics, &mut background);
     }
     let app = Router::new().fallback(respond).with_state(origin);
     connections::serve(listener, app, options, shutdown).await;
@@ -145,17 +171,22 @@ fn show(manifests: &Arc<Manifests>, metrics: &Metrics) {
         name: "sapwood_manifests_made_total",
         help: "Manifests that were made since the start.",
         is_counter: true,
-        value: Box::new(move || made.made()),
+        value: Box::new(move || made.made() as f64),
     });
     metrics.show(Family {
         name: "sapwood_manifests_pending",
         help: "Files of which a manifest or digests are to be made.",
         is_counter: false,
-        value: Box::new(move || pending.pending()),
+        value: Box::new(move || pending.pending() as f64),
     });
 }
 
 async fn respond(State(origin): State<Arc<Origin>>, request: Request) -> Response {
+    if let Some(uploads) = &origin.uploads
+        && Uploads::takes(request.uri().path())
+    {
+        return uploads.respond(request).await;
+    }
     let (request, _) = request.into_parts();
     if !matches!(request.method, Method::GET | Method::HEAD) {
         let allowed = [(header::ALLOW, "GET, HEAD")];
@@ -233,11 +264,11 @@ impl Origin {
     }
 
     async fn open_beneath(&self, path: &Path) -> Result<Option<(File, Version)>, DiskError> {
-        if let Ok(opened) = self.folder.open_beneath_if_cached(path) {
+        if let Ok(opened) = self.folders.open_beneath_if_cached(path) {
             return Ok(opened);
         }
-        let (folder, path) = (self.folder.clone(), path.to_owned());
-        blocking::on_disk(move || folder.open_beneath(&path)).await
+        let (folders, path) = (self.folders.clone(), path.to_owned());
+        blocking::on_disk(move || folders.open_beneath(&path)).await
     }
 }
 

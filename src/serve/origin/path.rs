@@ -63,9 +63,9 @@ pub fn target(path: &str) -> Option<Target> {
 }
 
 /// Whether an entry of this name is served and listed. Those that begin with a dot are often there by accident (`.git`, `.env`), and
-/// unfinished or refused downloads are nothing to publish.
+/// unfinished or refused downloads are nothing to publish, nor are uploads that are not proven.
 pub fn is_served(name: &OsStr) -> bool {
-    !name.as_bytes().starts_with(b".") && !files::is_own(name)
+    !name.as_bytes().starts_with(b".") && !files::is_own(name) && !files::is_staged_uploads(name)
 }
 
 /// Whether manifests are made of a file of this name: not of manifests, and not of the files of a library.
@@ -155,6 +155,8 @@ mod tests {
             ("/a.PART", None),
             ("/a.part.journal", None),
             ("/a.2.quarantined", None),
+            ("/sapwood-staging/x", None),
+            ("/Sapwood-Staging", None),
         ] {
             assert_eq!(target(path), wanted, "{path}");
         }

@@ -1,0 +1,3 @@
+//! What both ends of an upload share.
+
+pub mod describe;

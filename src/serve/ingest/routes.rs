@@ -1,0 +1,333 @@
+//! Which request of the API leads to what, and who may make it.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderValue, Method, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::{
+    engine::{
+        ingest::{Finalize, IngestError, Status, Target},
+        storage::Destination,
+    },
+    format::upload::SessionId,
+    policy::upload::{self, Owner},
+};
+
+use super::{
+    PATH, Uploads, bodies,
+    cors::{From, Origins},
+    documents::{self, Checkpoint, Offer, Offers, Open},
+    part,
+    problem::Problem,
+    signed::VALID_S,
+    tokens,
+};
+
+/// How long a request waits for its object to be published, before the client looks again by itself.
+const PUBLISH_WAIT: Duration = Duration::from_secs(8);
+
+/// What a path names.
+enum Route {
+    Sessions,
+    Session(SessionId),
+    Targets(SessionId),
+    Part(SessionId, u32),
+    Bytes(SessionId, u32),
+    Finalize(SessionId),
+}
+
+impl Route {
+    fn of(path: &str) -> Option<Route> {
+        let rest = path.strip_prefix(PATH)?;
+        let Some(rest) = rest.strip_prefix('/') else {
+            return Some(Route::Sessions);
+        };
+        let mut segments = rest.split('/');
+        let id = segments.next()?.parse().ok()?;
+        // A number has one spelling.
+        let index = |text: &str| {
+            let index: u32 = text.parse().ok()?;
+            (index.to_string() == text).then_some(index)
+        };
+        let rest: Vec<&str> = segments.collect();
+        Some(match rest[..] {
+            [] => Route::Session(id),
+            ["targets"] => Route::Targets(id),
+            ["finalize"] => Route::Finalize(id),
+            ["parts", number] => Route::Part(id, index(number)?),
+            ["parts", number, "bytes"] => Route::Bytes(id, index(number)?),
+            _ => return None,
+        })
+    }
+
+    fn methods(&self) -> &'static str {
+        match self {
+            Route::Sessions => "GET, HEAD",
+            Route::Session(_) => "GET, HEAD, PUT, DELETE",
+            Route::Targets(_) | Route::Finalize(_) => "POST",
+            Route::Part(..) | Route::Bytes(..) => "PUT",
+        }
+    }
+}
+
+/// The response to a request.
+pub async fn respond(uploads: &Arc<Uploads>, request: Request, from: &From) -> Response {
+    let responded = dispatch(uploads, request, from).await;
+    responded.unwrap_or_else(|problem| problem.with_limits(uploads.ingest.limits()).response())
+}
+
+async fn dispatch(
+    uploads: &Arc<Uploads>,
+    request: Request,
+    from: &From,
+) -> Result<Response, Problem> {
+    let (request, body) = request.into_parts();
+    if *from == From::Refused {
+        let what = "this server takes no uploads from web pages of this origin";
+        let status = StatusCode::FORBIDDEN;
+        return Err(Problem::new(status, "origin_refused", what));
+    }
+    let missing = || Problem::new(StatusCode::NOT_FOUND, "no_session", "there is nothing here");
+    let route = Route::of(request.uri.path()).ok_or_else(missing)?;
+    if request.method == Method::OPTIONS {
+        let allow = (header::ALLOW, HeaderValue::from_static(route.methods()));
+        let fields = (StatusCode::NO_CONTENT, [allow], Origins::preflight());
+        return Ok(fields.into_response());
+    }
+    if let (Route::Bytes(id, index), &Method::PUT) = (&route, &request.method) {
+        return part::receive(uploads, &request, body, *id, *index).await;
+    }
+    let owner = owner(uploads, &request)?;
+    let turns = &uploads.turns.documents;
+    match (&route, request.method.as_str()) {
+        (Route::Sessions, "GET" | "HEAD") => uploads.list(&request, &owner).await,
+        (Route::Session(id), "GET" | "HEAD") => {
+            let status = uploads.ingest.status(&owner, *id).await?;
+            Ok(json(StatusCode::OK, &uploads.with_parts(&status)))
+        }
+        (Route::Session(id), "PUT") => {
+            let open: Open = bodies::document(&request, body, turns).await?;
+            uploads.open_session(&owner, *id, open).await
+        }
+        (Route::Session(id), "DELETE") => {
+            uploads.ingest.abort(&owner, *id).await?;
+            Ok(StatusCode::NO_CONTENT.into_response())
+        }
+        (Route::Targets(id), "POST") => {
+            let offers: Offers = bodies::document(&request, body, turns).await?;
+            uploads.targets(&owner, *id, offers).await
+        }
+        (Route::Part(id, index), "PUT") => {
+            let checkpoint: Checkpoint = bodies::document(&request, body, turns).await?;
+            uploads.checkpoint(&owner, *id, *index, checkpoint).await
+        }
+        (Route::Finalize(id), "POST") => {
+            let wanted = bodies::document(&request, body, turns).await?;
+            uploads.finalize(&owner, *id, &wanted).await
+        }
+        _ => {
+            let what = format!("this path has the methods {}", route.methods());
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            let mut response = Problem::new(status, "bad_request", what).response();
+            let methods = HeaderValue::from_static(route.methods());
+            response.headers_mut().insert(header::ALLOW, methods);
+            Ok(response)
+        }
+    }
+}
+
+/// Who makes a request.
+fn owner(uploads: &Uploads, request: &Parts) -> Result<Owner, Problem> {
+    match &uploads.tokens {
+        Some(tokens) => tokens.owner(&request.headers).ok_or_else(|| {
+            let what = "a token is needed (Authorization: Bearer TOKEN)";
+            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", what)
+        }),
+        // A name that leads to the loopback interface could be that of a web page.
+        None if is_loopback(request) => Ok(tokens::local()),
+        None => {
+            let what = "without a token, the host must be named localhost, or by an address of the loopback interface";
+            Err(Problem::new(StatusCode::FORBIDDEN, "bad_host", what))
+        }
+    }
+}
+
+fn is_loopback(request: &Parts) -> bool {
+    let field = request.headers.get(header::HOST);
+    let field = field.and_then(|host| host.to_str().ok());
+    let Some(authority) = field.or_else(|| Some(request.uri.authority()?.as_str())) else {
+        return false;
+    };
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
+    host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(is_loopback)
+}
+
+fn json(status: StatusCode, document: &Value) -> Response {
+    let mut response = Response::new(Body::from(document.to_string()));
+    *response.status_mut() = status;
+    let media_type = HeaderValue::from_static("application/json");
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, media_type);
+    response
+}
+
+impl Uploads {
+    fn with_parts(&self, status: &Status) -> Value {
+        let expires_s = self.ingest.expires_s(&status.session);
+        documents::status(&status.session, Some(&status.parts), expires_s)
+    }
+
+    async fn list(&self, request: &Parts, owner: &Owner) -> Result<Response, Problem> {
+        let query = request.uri.query().unwrap_or_default();
+        let (text, after) = (
+            documents::in_query(query, "name"),
+            documents::in_query(query, "after"),
+        );
+        let name = match &text {
+            None => None,
+            Some(text) => {
+                let name = upload::name(text);
+                Some(name.ok_or_else(|| IngestError::BadName(text.clone()))?)
+            }
+        };
+        let after = match after {
+            None => None,
+            Some(text) => {
+                let bad = || Problem::bad_request("there is no such page");
+                Some(documents::cursor(&text).ok_or_else(bad)?)
+            }
+        };
+        let page = self.ingest.list(owner, name, after).await?;
+        let sessions: Vec<Value> = page
+            .sessions
+            .iter()
+            .map(|session| self.status_of(session))
+            .collect();
+        let next = page.next;
+        let next = next.map(|next| documents::page_url(text.as_deref(), next));
+        let list = json!({ "sessions": sessions, "next": next });
+        Ok(json(StatusCode::OK, &list))
+    }
+
+    async fn open_session(
+        &self,
+        owner: &Owner,
+        id: SessionId,
+        open: Open,
+    ) -> Result<Response, Problem> {
+        let opened = self.ingest.open(owner, id, &open.request()?).await?;
+        let status = match opened.is_new {
+            true => StatusCode::CREATED,
+            false => StatusCode::OK,
+        };
+        Ok(json(status, &self.with_parts(&opened.status)))
+    }
+
+    async fn targets(
+        &self,
+        owner: &Owner,
+        id: SessionId,
+        offers: Offers,
+    ) -> Result<Response, Problem> {
+        let parts = offers.parts.into_iter().map(Offer::part);
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        let expires_s = self.ingest.now().unix_s + VALID_S;
+        let targets = self.ingest.targets(owner, id, &parts).await?;
+        let target = |target: &Target| match target {
+            Target::Finished { index } => json!({ "index": index, "finished": true }),
+            Target::Send { index, to } => match to {
+                Destination::Server { from } => {
+                    let part = parts.iter().find(|part| part.index == *index);
+                    let url = part.map(|part| self.signer.url(id, part, *from, expires_s));
+                    json!({
+                        "index": index,
+                        "method": "PUT",
+                        "url": url,
+                        "headers": {},
+                        "from": from,
+                        "expires": documents::time(expires_s),
+                    })
+                }
+                Destination::Storage {
+                    url,
+                    headers,
+                    expires_in_s,
+                } => {
+                    let headers: serde_json::Map<String, Value> = headers
+                        .iter()
+                        .map(|(name, value)| (name.clone(), value.clone().into()))
+                        .collect();
+                    let expires_s = self.ingest.now().unix_s + expires_in_s;
+                    json!({
+                        "index": index,
+                        "method": "PUT",
+                        "url": url,
+                        "headers": headers,
+                        "from": 0,
+                        "expires": documents::time(expires_s),
+                    })
+                }
+            },
+        };
+        let targets: Vec<Value> = targets.iter().map(target).collect();
+        Ok(json(StatusCode::OK, &json!({ "targets": targets })))
+    }
+
+    async fn checkpoint(
+        &self,
+        owner: &Owner,
+        id: SessionId,
+        index: u32,
+        checkpoint: Checkpoint,
+    ) -> Result<Response, Problem> {
+        let replace = checkpoint.replace;
+        let part = checkpoint.part(index)?;
+        let part = self.ingest.checkpoint(owner, id, part, replace).await?;
+        Ok(json(StatusCode::OK, &documents::part(&part)))
+    }
+
+    async fn finalize(
+        self: &Arc<Self>,
+        owner: &Owner,
+        id: SessionId,
+        wanted: &documents::Finalize,
+    ) -> Result<Response, Problem> {
+        let session = match self.ingest.finalize(owner, id, wanted.goal()?).await? {
+            Finalize::Done(_) => {
+                let status = self.ingest.status(owner, id).await?;
+                return Ok(json(StatusCode::OK, &self.with_parts(&status)));
+            }
+            Finalize::Working(session) => session,
+            Finalize::Run(run) => {
+                let uploads = self.clone();
+                // It goes on if the client leaves.
+                let mut running = tokio::spawn(async move { uploads.ingest.run(run).await });
+                match timeout(PUBLISH_WAIT, &mut running).await {
+                    Ok(Ok(published)) => {
+                        let status = published?;
+                        return Ok(json(StatusCode::OK, &self.with_parts(&status)));
+                    }
+                    Ok(Err(_)) => return Err(Problem::busy()),
+                    Err(_) => Box::new(self.ingest.status(owner, id).await?.session),
+                }
+            }
+        };
+        let mut response = json(StatusCode::ACCEPTED, &self.status_of(&session));
+        let second = HeaderValue::from_static("1");
+        response.headers_mut().insert(header::RETRY_AFTER, second);
+        Ok(response)
+    }
+}

@@ -1,0 +1,164 @@
+//! The URLs of parts: whoever has one may send that part, and nothing else, until it expires. The key is kept with what is staged, so
+//! that they outlive the server that signed them.
+
+use std::{ffi::OsStr, os::unix::fs::FileExt};
+
+use axum::http::request::Parts;
+use constant_time_eq::constant_time_eq;
+
+use crate::{
+    disk::{
+        error::{DiskError, FileOperation},
+        files::{self, Folder},
+        machine,
+    },
+    engine::storage::OfferedPart,
+    format::upload::SessionId,
+};
+
+use super::{PATH, StartError, documents::in_query};
+
+/// How long after it was signed a request may begin.
+pub const VALID_S: u64 = 15 * 60;
+const KEY_FILE: &str = "url.key";
+const KEY_BYTES: usize = 32;
+/// The purpose of the key: another use of it would make other hashes.
+const CONTEXT: &str = "sapwood upload part url 1";
+
+/// Signs the URLs of parts.
+pub struct Signer([u8; KEY_BYTES]);
+
+/// What a URL allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    pub part: OfferedPart,
+    pub from: u64,
+}
+
+/// Why a URL allows nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    Signature,
+    Expired,
+}
+
+impl Signer {
+    /// The key of this folder; it is made if it is missing.
+    pub fn open(folder: &Folder) -> Result<Signer, StartError> {
+        let name = OsStr::new(KEY_FILE);
+        let path = folder.path_of(name);
+        let file = folder.open_own_or_create(name)?;
+        let mut key = [0; KEY_BYTES];
+        let read = file.read_at(&mut key, 0);
+        let read = read.map_err(|cause| DiskError::io(FileOperation::Read, &path, cause))?;
+        if read < KEY_BYTES {
+            // A new one, or one whose writing a crash ended: no URL was signed with it.
+            machine::fill_random(&mut key).map_err(StartError::Key)?;
+            files::write_at(&file, &path, &key, 0)?;
+            files::sync_all(&file, &path)?;
+            folder.sync()?;
+        }
+        Ok(Signer(blake3::derive_key(CONTEXT, &key)))
+    }
+
+    /// The URL, below that of the server, that allows to send a part from `from` on, until a moment in Unix seconds.
+    pub fn url(&self, id: SessionId, part: &OfferedPart, from: u64, expires_s: u64) -> String {
+        let OfferedPart {
+            index,
+            length,
+            sha256,
+            ..
+        } = part;
+        let path = format!("{PATH}/{id}/parts/{index}/bytes");
+        let query = format!("length={length}&from={from}&sha256={sha256}&expires={expires_s}");
+        let signature = self.signature(&path, &query);
+        format!("{path}?{query}&signature={signature}")
+    }
+
+    /// What the URL of a request allows.
+    pub fn check(&self, request: &Parts, index: u32, now_s: u64) -> Result<Allowed, Denied> {
+        let query = request.uri.query().unwrap_or_default();
+        let (signed, signature) = query.rsplit_once("&signature=").ok_or(Denied::Signature)?;
+        let expected = self.signature(request.uri.path(), signed);
+        if !constant_time_eq(expected.as_bytes(), signature.as_bytes()) {
+            return Err(Denied::Signature);
+        }
+        let value = |name| in_query(signed, name).ok_or(Denied::Signature);
+        let number = |name| value(name)?.parse::<u64>().map_err(|_| Denied::Signature);
+        if number("expires")? < now_s {
+            return Err(Denied::Expired);
+        }
+        Ok(Allowed {
+            part: OfferedPart {
+                index,
+                length: number("length")?,
+                sha256: value("sha256")?.parse().map_err(|_| Denied::Signature)?,
+                leaves: None,
+            },
+            from: number("from")?,
+        })
+    }
+
+    /// Over the method, the path, and the query before the signature.
+    fn signature(&self, path: &str, query: &str) -> String {
+        let text = format!("PUT\n{path}\n{query}\n");
+        blake3::keyed_hash(&self.0, text.as_bytes()).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::*;
+    use crate::format::upload::Sha256;
+
+    fn check(signer: &Signer, url: &str, now_s: u64) -> Result<Allowed, Denied> {
+        let (parts, ()) = Request::put(url).body(()).unwrap().into_parts();
+        signer.check(&parts, 3, now_s)
+    }
+
+    #[test]
+    fn only_the_url_that_was_signed_is_allowed() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = Folder::open(folder.path()).unwrap();
+        let signer = Signer::open(&opened).unwrap();
+        let part = OfferedPart {
+            index: 3,
+            length: 1000,
+            sha256: Sha256([7; 32]),
+            leaves: None,
+        };
+        let id = SessionId::from_random([1; 16]);
+        let url = signer.url(id, &part, 64, 100);
+        let allowed = Allowed { part, from: 64 };
+        assert_eq!(check(&signer, &url, 100), Ok(allowed.clone()));
+        assert_eq!(check(&signer, &url, 101), Err(Denied::Expired));
+        // After a restart too.
+        let again = Signer::open(&opened).unwrap();
+        assert_eq!(check(&again, &url, 100), Ok(allowed));
+        let other = tempfile::tempdir().unwrap();
+        let other = Signer::open(&Folder::open(other.path()).unwrap()).unwrap();
+        assert_eq!(check(&other, &url, 100), Err(Denied::Signature));
+        let id = id.to_string();
+        for (from, to) in [
+            ("parts/3", "parts/4"),
+            (id.as_str(), "01010101-0101-4101-8101-010101010102"),
+            ("length=1000", "length=1001"),
+            ("from=64", "from=0"),
+            ("sha256=07", "sha256=08"),
+            ("expires=100", "expires=999"),
+            ("signature=", "signature=0"),
+            ("&signature=", "&x="),
+            ("&signature=", "&length=5&signature="),
+        ] {
+            let changed = url.replacen(from, to, 1);
+            assert_ne!(changed, url, "{from}");
+            assert_eq!(
+                check(&signer, &changed, 100),
+                Err(Denied::Signature),
+                "{to}"
+            );
+        }
+    }
+}
