@@ -116,6 +116,16 @@ impl Location {
         self.0.scheme() == "https"
     }
 
+    /// Whether its host is this machine, by its address or as `localhost` (RFC 6761, 6.3).
+    pub fn is_loopback(&self) -> bool {
+        match self.0.host() {
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        }
+    }
+
     /// Whether scheme, host and port are the same (RFC 9110, 4.3.1).
     pub fn same_origin(&self, other: &Location) -> bool {
         self.0.origin() == other.0.origin()

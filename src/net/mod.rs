@@ -23,6 +23,7 @@ mod redirect;
 pub mod repr_digest;
 pub mod request;
 pub mod response;
+mod sending;
 mod transport;
 pub mod validators;
 
