@@ -24,4 +24,5 @@ pub mod signature;
 pub mod statement;
 pub mod tree;
 pub mod trust;
+pub mod upload;
 pub mod validators;

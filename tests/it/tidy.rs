@@ -66,7 +66,7 @@ const OUTSIDE: [(&str, &[&str]); 40] = [
     ("percent_encoding", &["net/", "serve/"]),
     // Headers that users type are parsed where they are typed.
     ("reqwest", &["net/", "cli/network.rs"]),
-    ("rusqlite", &["disk/state/"]),
+    ("rusqlite", &["disk/state/", "disk/sessions/"]),
     ("rustix", &["disk/"]),
     ("rustls", &["serve/tls.rs"]),
     ("serde", &["format/receipt.rs", "cli/"]),
@@ -184,10 +184,12 @@ const LOOKING: [&str; 15] = [
 const OUR_RECEIVERS: [&str; 1] = ["part"];
 
 /// The floors inside `engine`, the lowest first. A room, which is a file or a folder, names rooms on lower floors only.
-const FLOORS: [&[&str]; 15] = [
+const FLOORS: [&[&str]; 17] = [
     &["error"],
     &["events", "connections", "observed"],
     &["blocking", "manifest_file", "hashing", "queue"],
+    &["storage"],
+    &["ingest"],
     &["group_commit"],
     &["context"],
     &["trust", "sign", "host_memory"],
@@ -296,7 +298,11 @@ const PLACES: [(Written, &[&str], &str); 18] = [
         &["engine/fetch/unknown_length.rs", "disk/"],
         "a part takes proven bytes, but where the length is not known",
     ),
-    (Text(is_sql), &["disk/state/"], "SQL has one place"),
+    (
+        Text(is_sql),
+        &["disk/state/", "disk/sessions/"],
+        "SQL has one place for each database",
+    ),
     (
         Text(names_flag),
         &[

@@ -1,0 +1,132 @@
+//! Where sessions are kept. Every store passes the same suite of tests.
+
+use std::error::Error as StdError;
+
+use futures_util::future::BoxFuture;
+
+use crate::{
+    format::{library::LibraryPath, upload::SessionId},
+    policy::upload::{Change, FinishedPart, Owner, Session},
+};
+
+/// The store of sessions failed; whether a change was stored is not known.
+#[derive(Debug, thiserror::Error)]
+#[error("the store of sessions cannot be used: {0}")]
+pub struct StoreError(#[from] pub Box<dyn StdError + Send + Sync>);
+
+/// What one owner may have in sessions that are open or finalizing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnerLimits {
+    /// Sessions.
+    pub sessions: u64,
+    /// Bytes; see [`Usage::bytes`].
+    pub bytes: u64,
+}
+
+/// What one owner has in sessions that are open or finalizing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Sessions.
+    pub sessions: u64,
+    /// The lengths of the objects; where a length is not known, of the finished parts.
+    pub bytes: u64,
+}
+
+/// What came of [`SessionStore::insert`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// It is new.
+    New,
+    /// There is one with this ID.
+    Exists(Box<Session>),
+    /// The owner has as many as allowed.
+    TooMany(Usage),
+    /// The owner would have more bytes than allowed.
+    OverQuota(Usage),
+}
+
+/// Whether a change was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It was.
+    Stored,
+    /// The session has another version, or is gone.
+    Conflict,
+}
+
+/// Which sessions are listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Only of this owner.
+    pub owner: Owner,
+    /// Only with this name.
+    pub name: Option<LibraryPath>,
+    /// Only behind this one: what [`Cursor::of`] says of the last of the page before.
+    pub after: Option<Cursor>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A place in a list: newest sessions first, by ID among those of one second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// When the session was opened.
+    pub created_s: u64,
+    /// Its ID.
+    pub id: SessionId,
+}
+
+impl Cursor {
+    /// The place behind this session.
+    pub fn of(session: &Session) -> Cursor {
+        Cursor {
+            created_s: session.created_s,
+            id: session.id,
+        }
+    }
+}
+
+/// Where sessions are kept. What a call stored is durable when it returns.
+pub trait SessionStore: Send + Sync {
+    /// Stores a new session, unless its owner has too much. Counting and storing are one step.
+    fn insert<'a>(
+        &'a self,
+        session: &'a Session,
+        limits: OwnerLimits,
+    ) -> BoxFuture<'a, Result<Inserted, StoreError>>;
+
+    /// A session.
+    fn load(&self, id: SessionId) -> BoxFuture<'_, Result<Option<Session>, StoreError>>;
+
+    /// A finished part of a session.
+    fn part(
+        &self,
+        id: SessionId,
+        index: u32,
+    ) -> BoxFuture<'_, Result<Option<FinishedPart>, StoreError>>;
+
+    /// The finished parts of a session, by index.
+    fn parts(&self, id: SessionId) -> BoxFuture<'_, Result<Vec<FinishedPart>, StoreError>>;
+
+    /// Stores a change of session and parts in one step, if the session has the version before.
+    fn write<'a>(&'a self, change: &'a Change) -> BoxFuture<'a, Result<Written, StoreError>>;
+
+    /// Sessions of one owner.
+    fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Vec<Session>, StoreError>>;
+
+    /// Sessions of all owners by ID, behind this one.
+    fn all(
+        &self,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<Session>, StoreError>>;
+
+    /// What an owner has.
+    fn usage<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Result<Usage, StoreError>>;
+
+    /// Removes a session that has this version, with its parts.
+    fn forget(&self, id: SessionId, version: u64) -> BoxFuture<'_, Result<Written, StoreError>>;
+
+    /// Raises the clock of served seconds to at least this, and returns it.
+    fn served_s(&self, at_least: u64) -> BoxFuture<'_, Result<u64, StoreError>>;
+}

@@ -1,0 +1,163 @@
+//! Where uploads go: parts are staged, proven and published. One trait for all storages.
+
+use std::error::Error as StdError;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::{
+    format::{
+        library::LibraryPath,
+        tree::Cv,
+        upload::{SessionId, Sha256},
+    },
+    policy::upload::{Disproved, FinishedPart, Goal, Published, Session},
+};
+
+/// A part that a client wants to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfferedPart {
+    /// Zero-based. The caller has checked index and length against the plan of the session.
+    pub index: u32,
+    /// In bytes.
+    pub length: u64,
+    /// Of its bytes.
+    pub sha256: Sha256,
+    /// The leaves of all its blocks, where the client knows them.
+    pub leaves: Option<Vec<Cv>>,
+}
+
+/// Where the bytes of a part go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To [`Storage::receive`], through a URL of the server. `from`: the first bytes of the part that are here already and have
+    /// the leaves of the offer; a whole number of blocks.
+    Server {
+        /// Where the client continues.
+        from: u64,
+    },
+    /// To this URL of the storage, by PUT.
+    Storage {
+        /// Signed for the length and the SHA-256 of the part.
+        url: String,
+        /// To be sent exactly so.
+        headers: Vec<(String, String)>,
+        /// How long from now a request may begin, in seconds.
+        expires_in_s: u64,
+    },
+}
+
+/// What the storage holds for a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staged {
+    /// The session for which it was begun; `None`: what has no such name.
+    pub session: Option<SessionId>,
+    /// What [`Storage::begin`] returned.
+    pub handle: String,
+    /// About how many bytes it takes.
+    pub bytes: u64,
+}
+
+/// What came of [`Storage::finalize`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Proven and durable under its name, with its manifest.
+    Published(Published),
+    /// Nothing was published.
+    Disproved(Disproved),
+}
+
+/// Why a storage did not do something. Whether it was done all the same is not known, unless it says so.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
+pub enum StorageError {
+    #[error("the storage is full")]
+    Full,
+    #[error("the storage does not have part {index} with this SHA-256")]
+    PartNotStored { index: u32 },
+    #[error("another request writes part {index}")]
+    PartInFlight { index: u32 },
+    #[error("part {index} has the SHA-256 {found}, not {expected}; it was not kept")]
+    PartDiffers {
+        index: u32,
+        expected: Sha256,
+        found: Sha256,
+    },
+    #[error("part {index} has more or fewer bytes than the {expected} that were declared")]
+    PartLength { index: u32, expected: u64 },
+    /// Nothing more can be done for the session.
+    #[error("what was staged for the session is gone")]
+    StagingGone,
+    #[error("the storage takes no bytes through this server")]
+    NotThroughServer,
+    #[error("the storage asks to slow down; the next request may follow in {after_s} s")]
+    Busy { after_s: u64 },
+    #[error("the storage failed: {0}")]
+    Failed(#[source] Box<dyn StdError + Send + Sync>),
+}
+
+/// Where uploads go. Every call may be repeated, by another server and after a crash too, and then does the rest.
+///
+/// Dropping the future of a call leaves what a crash would.
+pub trait Storage: Send + Sync {
+    /// Whether no other process can use this storage while this one does, so that what is unfinished at the start is nobody's.
+    fn is_exclusive(&self) -> bool;
+
+    /// Whether there is an object, or anything else, under this name.
+    fn exists<'a>(&'a self, name: &'a LibraryPath) -> BoxFuture<'a, Result<bool, StorageError>>;
+
+    /// Prepares to take parts and returns the handle of what it made. Called again it may make another: the caller removes the
+    /// one that it does not need.
+    fn begin<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<String, StorageError>>;
+
+    /// Where these parts go, in the same order.
+    fn destinations<'a>(
+        &'a self,
+        session: &'a Session,
+        parts: &'a [OfferedPart],
+    ) -> BoxFuture<'a, Result<Vec<Destination>, StorageError>>;
+
+    /// Takes the bytes of a part from `from` on. A part that is whole already with the same SHA-256 stays; one with another
+    /// SHA-256 stays too, until [`Storage::checkpoint`] prefers the new one.
+    fn receive<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        from: u64,
+    ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>>;
+
+    /// Proves that the part with this length and SHA-256 is here, whole and durable, and makes it the one that is published.
+    /// `etag`: what the storage told the client, where it does.
+    fn checkpoint<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        etag: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<FinishedPart, StorageError>>;
+
+    /// Proves length, parts, root and SHA-256, then publishes object and manifest. At most one content is ever published for a
+    /// session; if it was published before, that is returned, whatever else is asked. An object of this session under the name
+    /// is not [`Disproved::NameExists`]. What was staged stays until [`Storage::remove`].
+    fn finalize<'a>(
+        &'a self,
+        session: &'a Session,
+        parts: &'a [FinishedPart],
+        goal: &'a Goal,
+    ) -> BoxFuture<'a, Result<Verdict, StorageError>>;
+
+    /// Removes what was staged, not what was published. After it nothing is published for this handle. Done again it does
+    /// nothing. Writers of parts fail from then on.
+    fn remove<'a>(&'a self, staged: &'a Staged) -> BoxFuture<'a, Result<(), StorageError>>;
+
+    /// All that is staged.
+    fn staged(&self) -> BoxFuture<'_, Result<Vec<Staged>, StorageError>>;
+}
+
+/// Takes the bytes of one part.
+pub trait PartWriter: Send {
+    /// Takes the next bytes. More than the part has are [`StorageError::PartLength`].
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StorageError>>;
+
+    /// The body ended: proves the part and makes it durable. A writer that is dropped before keeps only blocks that are proven.
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StorageError>>;
+}

@@ -1,0 +1,187 @@
+//! The session of an upload: what it knows, and which change is allowed when (upload.md). The caller passes the time and stores
+//! each [`Change`] only if the session still has the version before it.
+
+use crate::format::{
+    library::LibraryPath,
+    tree::Root,
+    upload::{SessionId, Sha256},
+};
+
+use super::parts::PartPlan;
+
+/// Who may use a session: the name of the token with which it was opened.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner(pub String);
+
+/// The time on both clocks, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Since 1970-01-01 UTC: only for people.
+    pub unix_s: u64,
+    /// How long servers have run with these sessions: what expires is judged by this. It never jumps.
+    pub served_s: u64,
+}
+
+/// What a session is opened with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// Where the object is published.
+    pub name: LibraryPath,
+    /// Length, part size and block size.
+    pub plan: PartPlan,
+    /// The root that the object must have.
+    pub root: Option<Root>,
+    /// The SHA-256 that the object must have.
+    pub sha256: Option<Sha256>,
+    /// Whether the object may take the place of another one.
+    pub replace: bool,
+    /// Whether it may be read while it is uploaded.
+    pub growing: bool,
+}
+
+/// What is to be published, as the client says at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Goal {
+    /// In bytes.
+    pub length: u64,
+    /// The root that the object must have.
+    pub root: Option<Root>,
+    /// The SHA-256 that the object must have.
+    pub sha256: Option<Sha256>,
+    /// Whether the object may take the place of another one.
+    pub replace: bool,
+}
+
+/// What was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// In bytes.
+    pub length: u64,
+    /// The object.
+    pub root: Root,
+}
+
+/// Where a session is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Parts are taken.
+    Open,
+    /// The object is proven and published.
+    Finalizing {
+        /// What is to be published.
+        goal: Goal,
+        /// Counts the servers that began; a later one takes over from one that ended.
+        attempt: u32,
+        /// No other server begins before this, in served seconds.
+        lease_until_s: u64,
+    },
+    /// The object is there.
+    Done(Published),
+    /// Nothing was published, and nothing will be.
+    Failed,
+    /// No client used it for too long.
+    Expired,
+    /// The client gave it up.
+    Aborted,
+}
+
+/// What the storage has for a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Staging {
+    /// Nothing yet.
+    None,
+    /// What the storage calls it.
+    Begun(String),
+    /// Nothing any more.
+    Removed,
+}
+
+/// Why the last attempt to publish failed, for who was not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// See upload.md.
+    pub code: String,
+    /// For people.
+    pub detail: String,
+}
+
+/// A session, without its parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// Who may use it.
+    pub owner: Owner,
+    /// What it was opened with.
+    pub declared: Declared,
+    /// Where it is.
+    pub state: State,
+    /// Counts the changes, of parts too.
+    pub version: u64,
+    /// When it was opened, in Unix seconds.
+    pub created_s: u64,
+    /// When a client last used it, in Unix seconds.
+    pub last_alive_s: u64,
+    /// The same in served seconds.
+    pub alive_at_s: u64,
+    /// The owner was told that it expires soon.
+    pub is_warned: bool,
+    /// What the storage has for it.
+    pub staging: Staging,
+    /// Why the last attempt to publish failed.
+    pub problem: Option<Problem>,
+}
+
+/// A part that the storage has, whole and durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinishedPart {
+    /// Zero-based.
+    pub index: u32,
+    /// In bytes.
+    pub length: u64,
+    /// Of its bytes.
+    pub sha256: Sha256,
+    /// What the storage calls this version of the part, where it does.
+    pub etag: Option<String>,
+}
+
+/// A change of a session. It is stored only if the stored session has the version before that of this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The session after it.
+    pub session: Session,
+    /// What changes in its parts.
+    pub parts: PartsChange,
+}
+
+/// A change of the parts of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartsChange {
+    /// None.
+    None,
+    /// This part is finished, with this content.
+    Put(FinishedPart),
+    /// These are no longer finished.
+    Remove(Vec<u32>),
+}
+
+/// The storage found that what was to be published is not what it has; nothing was published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
+pub enum Disproved {
+    #[error("{0} exists")]
+    NameExists(LibraryPath),
+    #[error("the parts have {found} bytes, not {expected}")]
+    Length { expected: u64, found: u64 },
+    #[error("the root of the parts is {found}, not {expected}")]
+    Root {
+        expected: Root,
+        found: Root,
+        /// The parts whose bytes are not those of their checkpoint.
+        wrong_parts: Vec<u32>,
+    },
+    #[error("the SHA-256 of the parts is {found}, not {expected}")]
+    Sha256 { expected: Sha256, found: Sha256 },
+    #[error("the storage lacks parts, or has them with other bytes: {0:?}")]
+    Parts(Vec<u32>),
+}
