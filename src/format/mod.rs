@@ -7,6 +7,7 @@ pub mod codec;
 pub mod digests;
 pub mod geometry;
 pub mod journal;
+pub mod ingest;
 pub mod judge;
 pub mod keys;
 pub mod layout;

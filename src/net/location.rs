@@ -104,6 +104,34 @@ impl Location {
         Location(url)
     }
 
+    /// Another place at the same origin, with these pairs as its query.
+    #[must_use]
+    pub fn at_origin(&self, path: &str, query: &[(&str, &str)]) -> Location {
+        let mut url = self.0.clone();
+        url.set_path(path);
+        url.set_query(None);
+        url.set_fragment(None);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        Location(url)
+    }
+
+    /// The path without its first slash, each segment decoded once. `None`: it is not UTF-8, or has an encoded slash.
+    pub fn decoded_path(&self) -> Option<String> {
+        let decode = |segment: &str| {
+            let segment = percent_decode_str(segment).decode_utf8().ok()?;
+            (!segment.contains('/')).then(|| segment.into_owned())
+        };
+        let segments: Option<Vec<String>> = self.0.path_segments()?.map(decode).collect();
+        Some(segments?.join("/"))
+    }
+
+    /// Whether there is a query or a fragment.
+    pub fn has_query(&self) -> bool {
+        self.0.query().is_some() || self.0.fragment().is_some()
+    }
+
     /// The name of a folder: the last segment of its path that is not empty, decoded once.
     pub fn folder_name(&self) -> Option<String> {
         let mut url = self.0.clone();

@@ -69,8 +69,14 @@ const OUTSIDE: [(&str, &[&str]); 40] = [
     ("rusqlite", &["disk/state/", "disk/sessions/"]),
     ("rustix", &["disk/"]),
     ("rustls", &["serve/tls.rs"]),
-    ("serde", &["format/receipt.rs", "cli/"]),
-    ("serde_json", &["format/receipt.rs", "serve/", "cli/"]),
+    (
+        "serde",
+        &["format/receipt.rs", "format/ingest.rs", "cli/"],
+    ),
+    (
+        "serde_json",
+        &["format/receipt.rs", "format/ingest.rs", "serve/", "cli/"],
+    ),
     ("sha1", &["format/"]),
     ("sha2", &["format/"]),
     ("thiserror", &[""]),
@@ -199,7 +205,7 @@ const FLOORS: [&[&str]; 17] = [
     &["transfer", "local", "small"],
     &["cache"],
     &["read"],
-    &["fetch", "cat", "create", "inspect"],
+    &["fetch", "cat", "create", "inspect", "push"],
     &["library", "parts"],
     &["sync"],
 ];

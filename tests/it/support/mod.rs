@@ -6,6 +6,7 @@
 pub mod caddy;
 pub mod claims;
 pub mod faults;
+pub mod ingest;
 pub mod lies;
 pub mod nginx;
 pub mod objects;
