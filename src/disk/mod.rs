@@ -19,6 +19,7 @@ pub mod reading;
 pub mod regions;
 pub mod replica;
 pub mod seed;
+pub mod sessions;
 mod space;
 pub mod state;
 pub mod store;

@@ -15,6 +15,10 @@ use super::{
 pub const PATH: &str = "/.sapwood/uploads";
 /// The most parts in one request for targets.
 pub const TARGETS_MAX: usize = 100;
+/// The leaves of a part with more blocks are left out.
+pub const OFFERED_LEAVES_MAX: usize = 16_384;
+/// The most leaves in one request for targets: 2 MiB of the 4 that it may have.
+pub const REQUEST_LEAVES_MAX: usize = 32_768;
 /// No honest document is longer: 10,000 parts with their hashes.
 pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
 
@@ -37,7 +41,7 @@ pub struct Offer {
     pub length: u64,
     #[serde(with = "text")]
     pub sha256: Sha256,
-    /// The leaves of all blocks of the part, one after the other, in hexadecimal. `None`: the part is an object of one block.
+    /// The leaves of all blocks of the part, one after the other, in hexadecimal. `None`: one block alone, or too many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leaves: Option<String>,
 }
@@ -96,6 +100,18 @@ pub struct Status {
     /// Of the object, once it is published.
     #[serde(default)]
     pub url: Option<String>,
+    /// Why the last attempt to publish did not.
+    #[serde(default)]
+    pub error: Option<LastError>,
+}
+
+/// Why an object was not published.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs, reason = "named as in upload.md")]
+pub struct LastError {
+    pub code: String,
+    #[serde(default)]
+    pub detail: String,
 }
 
 /// Where a session is.
@@ -350,6 +366,7 @@ mod tests {
         assert_eq!(status.parts[0].sha256, Sha256([0xab; 32]));
         assert_eq!((status.length, status.root), (None, None));
         let later = text.replace("\"open\"", "\"paused\"");
+        assert_eq!(status.error, None);
         assert_eq!(read::<Status>(later.as_bytes()).unwrap().state, State::Unknown);
         for bad in [&text[1..], "{}", "", &text.replace(id, "x"), &text.replace("abab", "")] {
             assert!(read::<Status>(bad.as_bytes()).is_err(), "{bad}");

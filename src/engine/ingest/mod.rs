@@ -1,3 +1,155 @@
-//! Taking uploads: the sessions of clients, over a store of sessions and a storage.
+//! Taking uploads (upload.md): the sessions of clients, over a store of sessions and a storage.
+//!
+//! Each change of a session is decided by [`crate::policy::upload`] and stored only if nobody changed the session meanwhile; else
+//! it is decided again. So any number of servers may share one store and one storage.
 
+pub mod clock;
+mod collect;
+mod error;
+mod events;
+mod finalize;
 pub mod session_store;
+mod sessions;
+pub mod sqlite;
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+
+use crate::{
+    format::upload::SessionId,
+    policy::upload::{Change, Now, Owner, Session},
+};
+
+use super::storage::{Storage, StorageError};
+use clock::{Clock, ServedClock};
+use session_store::{OwnerLimits, SessionStore, StoreError, Written};
+
+pub use collect::Collected;
+pub use error::IngestError;
+pub use events::IngestEvent;
+pub use finalize::{Finalize, FinalizeRun};
+pub use sessions::{OpenRequest, Opened, Page, Status, Target};
+
+/// How often a change is decided again because another request was faster.
+const CONFLICTS_MAX: u32 = 100;
+
+/// Receives what happens, in order.
+pub type Tell = Arc<dyn Fn(IngestEvent) + Send + Sync>;
+
+/// What may be used, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct IngestLimits {
+    /// Of each owner.
+    pub owner: OwnerLimits,
+    /// A session that no client uses for so long expires, in seconds in which a server runs.
+    pub ttl_s: u64,
+}
+
+/// Takes uploads.
+pub struct Ingest {
+    store: Arc<dyn SessionStore>,
+    storage: Arc<dyn Storage>,
+    clock: Arc<dyn Clock>,
+    limits: IngestLimits,
+    tell: Tell,
+    served: ServedClock,
+    /// What no session knows: since when, by the monotonic clock.
+    orphans: Mutex<HashMap<String, u64>>,
+}
+
+impl Ingest {
+    /// Begins with the sessions that are in the store. Call [`Ingest::unfinished`] next, and [`Ingest::collect`] every minute.
+    pub async fn start(
+        store: Arc<dyn SessionStore>,
+        storage: Arc<dyn Storage>,
+        clock: Arc<dyn Clock>,
+        limits: IngestLimits,
+        tell: Tell,
+    ) -> Result<Ingest, StoreError> {
+        let served_s = store.served_s(0).await?;
+        let served = ServedClock::new(served_s, clock.monotonic_s());
+        Ok(Ingest {
+            store,
+            storage,
+            clock,
+            limits,
+            tell,
+            served,
+            orphans: Mutex::default(),
+        })
+    }
+
+    /// The limits that it was started with.
+    pub fn limits(&self) -> IngestLimits {
+        self.limits
+    }
+
+    /// The time on both clocks.
+    pub fn now(&self) -> Now {
+        Now {
+            unix_s: self.clock.unix_s(),
+            served_s: self.served.at(self.clock.monotonic_s()),
+        }
+    }
+
+    /// When a session expires unless a client uses it, in Unix seconds; an estimate, because servers may stop and clocks jump.
+    pub fn expires_s(&self, session: &Session) -> u64 {
+        let now = self.now();
+        now.unix_s + self.limits.ttl_s.saturating_sub(session.idle_s(now))
+    }
+
+    /// A session of this owner. Those of others do not exist for it.
+    async fn session_of(&self, owner: &Owner, id: SessionId) -> Result<Session, IngestError> {
+        let found = self.store.load(id).await?;
+        let of_owner = found.filter(|session| session.owner == *owner);
+        of_owner.ok_or(IngestError::NoSession)
+    }
+
+    /// Stores what `decide` makes of the session as it is now, again and again until nobody was faster. `decide` returning `None`
+    /// changes nothing. Returns the session as it then is.
+    async fn change(
+        &self,
+        id: SessionId,
+        decide: impl Fn(&Session) -> Result<Option<Change>, IngestError> + Send,
+    ) -> Result<Changed, IngestError> {
+        for _ in 0..CONFLICTS_MAX {
+            let session = self.store.load(id).await?.ok_or(IngestError::NoSession)?;
+            let Some(change) = decide(&session)? else {
+                return Ok(Changed::Not(session));
+            };
+            if self.store.write(&change).await? == Written::Stored {
+                return Ok(Changed::To(change.session));
+            }
+        }
+        Err(IngestError::Contended)
+    }
+
+    fn tell(&self, event: IngestEvent) {
+        (self.tell)(event);
+    }
+}
+
+/// What came of [`Ingest::change`].
+enum Changed {
+    /// The session was changed to this.
+    To(Session),
+    /// The session stays like this.
+    Not(Session),
+}
+
+impl Changed {
+    fn session(self) -> Session {
+        match self {
+            Changed::To(session) | Changed::Not(session) => session,
+        }
+    }
+}
+
+/// The message of a storage that failed, for who looks at the session later.
+fn problem_of(cause: &StorageError) -> crate::policy::upload::Problem {
+    crate::policy::upload::Problem {
+        code: error::code_of_storage(cause).to_owned(),
+        detail: cause.to_string(),
+    }
+}

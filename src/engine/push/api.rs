@@ -47,14 +47,6 @@ pub enum Failed {
 }
 
 impl Failed {
-    /// Whether the session is gone, or was never there.
-    pub fn is_of_session(&self) -> bool {
-        match self {
-            Failed::Refused(refusal) => refusal.is_of_session(),
-            Failed::Error(_) => false,
-        }
-    }
-
     /// The code of the refusal; empty if there is none.
     pub fn code(&self) -> &str {
         match self {
@@ -71,10 +63,6 @@ impl Refusal {
             problem: Problem::read(&reply.bytes),
             place: reply.location.to_string(),
         }
-    }
-
-    pub fn is_of_session(&self) -> bool {
-        ["no_session", "session_ended"].contains(&self.problem.code.as_str())
     }
 }
 

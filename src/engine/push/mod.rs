@@ -25,7 +25,7 @@ use tokio::time::sleep;
 
 use crate::{
     format::{
-        ingest::{Detail, Finalize, RefusedUpload, Status},
+        ingest::{Detail, Finalize, Problem, RefusedUpload, State, Status},
         library::LibraryPath,
         tree::Root,
         upload::SessionId,
@@ -40,7 +40,7 @@ use super::{
     events::{Event, Events, PushPlanned, Pushed},
     remote::retry,
 };
-use api::{Api, Failed};
+use api::{Api, Failed, Refusal};
 use content::Counters;
 use part::PartFailed;
 use send::Sender;
@@ -176,7 +176,9 @@ async fn run(context: &Context, input: Input, options: &PushOptions) -> Result<P
             Ok(pushed) => return Ok(pushed),
             Err(PartFailed::Error(error)) => return Err(error),
             // A stream cannot be read again.
-            Err(PartFailed::OtherSession) if push.file.is_none() => break,
+            Err(PartFailed::OtherSession | PartFailed::Closed) if push.file.is_none() => break,
+            // Another run publishes it, or has: what it published decides.
+            Err(PartFailed::Closed) => (),
             Err(PartFailed::OtherSession) => {
                 tracing::debug!("the upload {id} ended, or is of other content");
                 sessions::forget(&push.api, &push.purpose()).await;
@@ -217,7 +219,8 @@ impl Push<'_> {
         self.tell_plan(&session);
         let limits = self.api.limits();
         let at_once = self.options.parts_at_once.min(limits.connections);
-        let mut sender = Sender::new(self.api, session, at_once, self.counters.clone());
+        let (file, counters) = (self.file.clone(), self.counters.clone());
+        let mut sender = Sender::new(self.api, session, file, at_once, counters);
         let mut parts: Vec<u32> = (0..self.plan.count().unwrap_or(0)).collect();
         let mut pipe = pipe;
         for _ in 0..ROUNDS {
@@ -258,23 +261,61 @@ impl Push<'_> {
         };
         let limits = self.api.limits();
         let began = Instant::now();
-        loop {
-            let failed = match self.api.finalize(sender.session.id, &finalize).await {
+        while (began.elapsed().as_millis() as u64) < limits.patience_ms {
+            match self.api.finalize(sender.session.id, &finalize).await {
                 Ok(Some(status)) => return Ok(Finalized::Published(status)),
-                Ok(None) if began.elapsed().as_millis() as u64 > limits.patience_ms => {
-                    return Err(PartFailed::Error(Error::Patience {
-                        patience_s: limits.patience_ms / 1000,
-                        last: None,
-                    }));
-                }
-                Ok(None) => {
-                    sleep(FINALIZE_EVERY).await;
-                    continue;
-                }
-                Err(failed) => failed,
-            };
-            return self.refused(failed, finalize.root);
+                Ok(None) => (),
+                Err(failed) => return self.refused(failed, finalize.root),
+            }
+            if let Some(finalized) = self.poll(sender, began, limits.patience_ms).await? {
+                return Ok(finalized);
+            }
         }
+        Err(PartFailed::Error(Error::Patience {
+            patience_s: limits.patience_ms / 1000,
+            last: None,
+        }))
+    }
+
+    /// Waits while the server works. `None`: it has ended without a reason, or takes too long.
+    async fn poll(
+        &self,
+        sender: &Sender<'_>,
+        began: Instant,
+        patience_ms: u64,
+    ) -> Result<Option<Finalized>, PartFailed> {
+        while (began.elapsed().as_millis() as u64) < patience_ms {
+            sleep(FINALIZE_EVERY).await;
+            let status = self.api.status(sender.session.id).await?;
+            let status = status.ok_or(PartFailed::OtherSession)?;
+            match status.state {
+                State::Finalizing => (),
+                State::Done => return Ok(Some(Finalized::Published(status))),
+                State::Open => {
+                    let Some(error) = &status.error else {
+                        return Ok(None);
+                    };
+                    let (code, detail) = (error.code.clone(), error.detail.clone());
+                    let finished = |index| status.parts.iter().any(|part| part.index == index);
+                    let lacks = (0..self.plan.count().unwrap_or(0)).filter(|index| !finished(*index));
+                    let problem = Problem {
+                        wrong_parts: lacks.clone().collect(),
+                        missing: lacks.collect(),
+                        found: detail.clone(),
+                        code,
+                        detail,
+                    };
+                    let refusal = Refusal {
+                        status: 409,
+                        problem,
+                        place: self.options.url().to_string(),
+                    };
+                    return self.refused(Failed::Refused(refusal), sender.root()).map(Some);
+                }
+                _ => return Err(PartFailed::OtherSession),
+            }
+        }
+        Ok(None)
     }
 
     /// What follows from the refusal to publish.
@@ -286,6 +327,10 @@ impl Push<'_> {
         let lacks = match problem.code.as_str() {
             "parts_missing" => &problem.missing,
             "root_differs" => &problem.wrong_parts,
+            // It is finalized, or was, with another content.
+            "session_differs" | "finalizing" | "session_done" => {
+                return Err(PartFailed::OtherSession);
+            }
             _ => return Err(Failed::Refused(refusal).into()),
         };
         match lacks.is_empty() || self.file.is_none() {

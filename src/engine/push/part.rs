@@ -6,7 +6,7 @@ use crate::{
     engine::{error::Error, remote::retry::Attempts},
     format::{
         geometry::ByteRange,
-        ingest::{self, Checkpoint, Offer, Target},
+        ingest::{self, Checkpoint, OFFERED_LEAVES_MAX, Offer, Target},
         upload::SessionId,
     },
     net::{
@@ -21,7 +21,7 @@ use crate::{
 use super::{
     api::{Api, Failed, Refusal},
     content::{Counters, Stored, StoredContent},
-    source::SourcePart,
+    source::{SourceFile, SourcePart},
 };
 
 /// How long to wait for another request that writes the part.
@@ -32,6 +32,8 @@ const IN_FLIGHT_MS: u64 = 1_000;
 pub enum PartFailed {
     /// The session is gone, or has another part there that is finished: it is not a session of this source.
     OtherSession,
+    /// The object of the session is being published, or is.
+    Closed,
     Error(Error),
 }
 
@@ -43,9 +45,10 @@ impl From<Error> for PartFailed {
 
 impl From<Failed> for PartFailed {
     fn from(failed: Failed) -> PartFailed {
-        match failed.is_of_session() || failed.code() == "part_finished" {
-            true => PartFailed::OtherSession,
-            false => PartFailed::Error(failed.into()),
+        match failed.code() {
+            "no_session" | "session_ended" | "part_finished" => PartFailed::OtherSession,
+            "finalizing" | "session_done" => PartFailed::Closed,
+            _ => PartFailed::Error(failed.into()),
         }
     }
 }
@@ -57,6 +60,8 @@ pub struct Sending<'a> {
     /// See [`super::sessions::Session::is_own`].
     pub is_own: bool,
     pub part: Arc<SourcePart>,
+    /// `None`: a stream.
+    pub file: Option<Arc<SourceFile>>,
     pub counters: Counters,
 }
 
@@ -70,12 +75,25 @@ enum Put {
     Again(NetError),
 }
 
+/// Whether leaves can save bytes, and are not too many.
+fn offers_leaves(part: &SourcePart) -> bool {
+    !part.is_whole && part.leaves.len() <= OFFERED_LEAVES_MAX
+}
+
+/// Leaves of the part that [`offer`] has.
+pub fn offered_leaves(part: &SourcePart) -> usize {
+    match offers_leaves(part) {
+        true => part.leaves.len(),
+        false => 0,
+    }
+}
+
 pub fn offer(part: &SourcePart) -> Offer {
     Offer {
         index: part.index,
         length: part.bytes.length(),
         sha256: part.sha256,
-        leaves: (!part.is_whole).then(|| ingest::leaves(&part.leaves)),
+        leaves: offers_leaves(part).then(|| ingest::leaves(&part.leaves)),
     }
 }
 
@@ -109,6 +127,10 @@ impl Sending<'_> {
                 }
                 Put::Again(error) => error,
             };
+            if let Some(file) = &self.file {
+                // Its bytes may not be those of the target any more.
+                file.check_unchanged().await?;
+            }
             attempts.wait_after(error).await?;
             target = self.target().await?;
         }
@@ -161,11 +183,11 @@ impl Sending<'_> {
             return Ok(Put::Stored { etag });
         }
         let refusal = Refusal::new(reply);
-        if refusal.is_of_session() {
-            return Err(PartFailed::OtherSession);
-        }
         let place = &reply.location;
         match (refusal.problem.code.as_str(), reply.status) {
+            ("no_session" | "session_ended" | "finalizing" | "session_done", _) => {
+                Err(Failed::Refused(refusal).into())
+            }
             ("part_in_flight", _) => {
                 let wait_ms = IN_FLIGHT_MS;
                 let failure = Failure::RetryAfter { wait_ms };

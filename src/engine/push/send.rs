@@ -17,7 +17,7 @@ use crate::{
         transfer::rate::Rate,
     },
     format::{
-        ingest::{State, TARGETS_MAX, Target},
+        ingest::{REQUEST_LEAVES_MAX, State, TARGETS_MAX, Target},
         tree::{self, Cv, Root},
     },
 };
@@ -25,9 +25,9 @@ use crate::{
 use super::{
     api::{Api, Failed},
     content::Counters,
-    part::{PartFailed, Sending, offer},
+    part::{PartFailed, Sending, offer, offered_leaves},
     sessions::Session,
-    source::{Reader, SourcePart},
+    source::{Reader, SourceFile, SourcePart},
 };
 
 /// Parts that are described before they can be sent, beyond those that are being sent.
@@ -39,6 +39,8 @@ const AHEAD_BYTES_MAX: u64 = 1 << 30;
 pub struct Sender<'a> {
     pub api: Api<'a>,
     pub session: Session,
+    /// `None`: a stream.
+    file: Option<Arc<SourceFile>>,
     at_once: usize,
     run: Counters,
     leaves: BTreeMap<u32, Arc<[Cv]>>,
@@ -69,14 +71,34 @@ struct Queues<'f> {
     counters: BTreeMap<u32, Counters>,
 }
 
+/// Parts for one request for targets.
+fn batch(ready: &mut VecDeque<Arc<SourcePart>>) -> Vec<Arc<SourcePart>> {
+    let (mut parts, mut leaves) = (Vec::new(), 0);
+    while let Some(part) = ready.front() {
+        leaves += offered_leaves(part);
+        if parts.len() == TARGETS_MAX || !parts.is_empty() && leaves > REQUEST_LEAVES_MAX {
+            break;
+        }
+        parts.extend(ready.pop_front());
+    }
+    parts
+}
+
 impl<'a> Sender<'a> {
-    pub fn new(api: Api<'a>, session: Session, at_once: u32, run: Counters) -> Sender<'a> {
+    pub fn new(
+        api: Api<'a>,
+        session: Session,
+        file: Option<Arc<SourceFile>>,
+        at_once: u32,
+        run: Counters,
+    ) -> Sender<'a> {
         let second = Duration::from_secs(1);
         let mut ticks = interval_at(Instant::now() + second, second);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Sender {
             api,
             session,
+            file,
             at_once: at_once.max(1) as usize,
             run,
             leaves: BTreeMap::new(),
@@ -140,8 +162,7 @@ impl<'a> Sender<'a> {
     {
         let id = self.session.id;
         if queues.requested.is_empty() && !queues.ready.is_empty() {
-            let most = queues.ready.len().min(TARGETS_MAX);
-            let parts: Vec<_> = queues.ready.drain(..most).collect();
+            let parts = batch(&mut queues.ready);
             let api = *api;
             let request = async move {
                 let offers: Vec<_> = parts.iter().map(|part| offer(part)).collect();
@@ -163,6 +184,7 @@ impl<'a> Sender<'a> {
                 session: id,
                 is_own: self.session.is_own,
                 part: part.clone(),
+                file: self.file.clone(),
                 counters,
             };
             let sent = async move {

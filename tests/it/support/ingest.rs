@@ -1,615 +1,748 @@
-//! A small server that takes uploads as upload.md says, in memory, and follows a script of lies.
-//!
-//! A [`Rule`] says for which operation, for which of its requests, and which [`IngestLie`]. All requests are logged.
+//! Uploads in memory: a store of sessions, a storage and a clock that do what a test says.
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
 };
 
-use sapwood::format::{
-    digests::{Algorithm, DigestHasher},
-    tree,
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use sapwood::{
+    engine::{
+        ingest::{
+            Ingest, IngestEvent, IngestLimits, OpenRequest,
+            clock::Clock,
+            session_store::{
+                Cursor, Inserted, ListQuery, OwnerLimits, SessionStore, StoreError, Usage, Written,
+            },
+        },
+        storage::{Destination, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict},
+    },
+    format::{
+        library::LibraryPath,
+        tree::Root,
+        upload::{SessionId, Sha256},
+    },
+    policy::upload::{
+        Change, Disproved, FinishedPart, Goal, Owner, PartsChange, Published, Session,
+    },
 };
-use serde_json::{Value, json};
 
-use super::origin::Of;
-
-/// What a request is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Op {
-    Open,
-    Status,
-    List,
-    Targets,
-    Part,
-    Checkpoint,
-    Finalize,
-    Abort,
-    Other,
+/// What every call passes before and after its effect.
+#[derive(Default)]
+pub struct Gate {
+    passed: AtomicU64,
+    /// The pass that fails, counted from 1; 0: none.
+    fails: AtomicU64,
+    /// Every pass from that one on fails.
+    for_ever: Mutex<bool>,
+    /// The caller stops at each pass once, so that others run between.
+    yields: Mutex<bool>,
+    /// Of 1000 passes so many fail, by these random numbers.
+    random: Mutex<(u64, u64)>,
 }
 
-pub const ALL: [Op; 7] = [
-    Op::List,
-    Op::Open,
-    Op::Targets,
-    Op::Part,
-    Op::Checkpoint,
-    Op::Finalize,
-    Op::Status,
-];
+impl Gate {
+    pub fn fail_at(&self, pass: u64, for_ever: bool) {
+        self.passed.store(0, Ordering::Relaxed);
+        self.fails.store(pass, Ordering::Relaxed);
+        *self.for_ever.lock().unwrap() = for_ever;
+    }
 
-#[derive(Clone, Debug)]
-pub enum IngestLie {
-    /// This response, and nothing is done. A text that begins with `{` is a problem document.
-    Status(u16, Vec<(&'static str, String)>, String),
-    /// It is done, and the connection ends without a response.
-    Lost,
-    /// Nothing is done, and the connection ends.
-    Reset,
-    /// So many bytes of the body are read, then this response comes and the connection ends.
-    Early(u64, u16),
-    /// So many bytes of the body are read and kept, then the connection ends.
-    Breaks(u64),
-    /// Nothing is read until the gate is open.
-    Waits,
-    /// The response is changed.
-    Edited(fn(&mut Value)),
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    pub fn yield_always(&self) {
+        *self.yields.lock().unwrap() = true;
+    }
+
+    pub fn fail_at_random(&self, permille: u64, seed: u64) {
+        *self.random.lock().unwrap() = (permille, seed);
+    }
+
+    async fn pass(&self) -> Result<(), Injected> {
+        if *self.yields.lock().unwrap() {
+            YieldOnce(false).await;
+        }
+        let number = self.passed.fetch_add(1, Ordering::Relaxed) + 1;
+        let at = self.fails.load(Ordering::Relaxed);
+        let for_ever = *self.for_ever.lock().unwrap();
+        let mut random = self.random.lock().unwrap();
+        random.1 = random
+            .1
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let is_chance = (random.1 >> 33) % 1000 < random.0;
+        match is_chance || at != 0 && (number == at || for_ever && number > at) {
+            true => Err(Injected),
+            false => Ok(()),
+        }
+    }
 }
 
-struct Rule {
-    op: Op,
-    of: Of,
-    lie: IngestLie,
-    seen: u32,
+#[derive(Debug, thiserror::Error)]
+#[error("injected")]
+pub struct Injected;
+
+impl From<Injected> for StoreFailed {
+    fn from(injected: Injected) -> StoreFailed {
+        StoreFailed(StoreError(Box::new(injected)))
+    }
 }
 
-/// A request.
-#[derive(Clone, Debug)]
-pub struct Logged {
-    pub op: Op,
-    /// Of a part.
-    pub index: Option<u32>,
-    /// Bytes of its body that were read.
-    pub bytes: u64,
-    pub has_token: bool,
-    pub status: u16,
+/// [`StoreError`] and [`StorageError`], each from [`Injected`].
+struct StoreFailed(StoreError);
+struct StorageFailed(StorageError);
+
+impl From<Injected> for StorageFailed {
+    fn from(injected: Injected) -> StorageFailed {
+        StorageFailed(StorageError::Failed(Box::new(injected)))
+    }
 }
 
+impl From<StorageError> for StorageFailed {
+    fn from(error: StorageError) -> StorageFailed {
+        StorageFailed(error)
+    }
+}
+
+struct YieldOnce(bool);
+
+impl Future for YieldOnce {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        context.waker().wake_by_ref();
+        match std::mem::replace(&mut self.0, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+/// Seconds that a test sets. `sleep` ends when they have passed.
+#[derive(Default)]
+pub struct TestClock {
+    pub unix_s: AtomicU64,
+    pub monotonic_s: AtomicU64,
+}
+
+impl TestClock {
+    pub fn advance(&self, seconds: u64) {
+        self.unix_s.fetch_add(seconds, Ordering::Relaxed);
+        self.monotonic_s.fetch_add(seconds, Ordering::Relaxed);
+    }
+
+    /// Of the wall clock alone.
+    pub fn jump_to(&self, unix_s: u64) {
+        self.unix_s.store(unix_s, Ordering::Relaxed);
+    }
+}
+
+impl Clock for TestClock {
+    fn unix_s(&self) -> u64 {
+        self.unix_s.load(Ordering::Relaxed)
+    }
+
+    fn monotonic_s(&self) -> u64 {
+        self.monotonic_s.load(Ordering::Relaxed)
+    }
+
+    fn sleep(&self, seconds: u64) -> BoxFuture<'_, ()> {
+        let until = self.monotonic_s() + seconds;
+        Box::pin(std::future::poll_fn(move |_| {
+            match self.monotonic_s() >= until {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        }))
+    }
+}
+
+/// Sessions in memory.
+#[derive(Default)]
+pub struct MemoryStore {
+    pub gate: Gate,
+    pub kept: Mutex<BTreeMap<SessionId, (Session, BTreeMap<u32, FinishedPart>)>>,
+    served_s: AtomicU64,
+}
+
+impl MemoryStore {
+    fn with<'a, T: Send + 'a>(
+        &'a self,
+        work: impl FnOnce(&mut BTreeMap<SessionId, (Session, BTreeMap<u32, FinishedPart>)>) -> T
+        + Send
+        + 'a,
+    ) -> BoxFuture<'a, Result<T, StoreError>> {
+        Box::pin(async move {
+            let done = async move {
+                self.gate.pass().await?;
+                let done = work(&mut self.kept.lock().unwrap());
+                self.gate.pass().await?;
+                Ok::<T, StoreFailed>(done)
+            };
+            done.await.map_err(|failed| failed.0)
+        })
+    }
+}
+
+fn usage_in(
+    kept: &BTreeMap<SessionId, (Session, BTreeMap<u32, FinishedPart>)>,
+    owner: &Owner,
+) -> Usage {
+    let mut usage = Usage::default();
+    for (session, parts) in kept.values() {
+        if session.owner == *owner && session.state.is_live() {
+            let sum = || parts.values().map(|part| part.length).sum();
+            usage.sessions += 1;
+            usage.bytes += session.declared.plan.length().unwrap_or_else(sum);
+        }
+    }
+    usage
+}
+
+impl SessionStore for MemoryStore {
+    fn insert<'a>(
+        &'a self,
+        session: &'a Session,
+        limits: OwnerLimits,
+    ) -> BoxFuture<'a, Result<Inserted, StoreError>> {
+        self.with(move |kept| {
+            if let Some((found, _)) = kept.get(&session.id) {
+                return Inserted::Exists(Box::new(found.clone()));
+            }
+            let usage = usage_in(kept, &session.owner);
+            let length = session.declared.plan.length().unwrap_or_default();
+            if usage.sessions >= limits.sessions {
+                return Inserted::TooMany(usage);
+            }
+            if usage.bytes + length > limits.bytes {
+                return Inserted::OverQuota(usage);
+            }
+            kept.insert(session.id, (session.clone(), BTreeMap::new()));
+            Inserted::New
+        })
+    }
+
+    fn load(&self, id: SessionId) -> BoxFuture<'_, Result<Option<Session>, StoreError>> {
+        self.with(move |kept| kept.get(&id).map(|(session, _)| session.clone()))
+    }
+
+    fn part(
+        &self,
+        id: SessionId,
+        index: u32,
+    ) -> BoxFuture<'_, Result<Option<FinishedPart>, StoreError>> {
+        self.with(move |kept| kept.get(&id)?.1.get(&index).cloned())
+    }
+
+    fn parts(&self, id: SessionId) -> BoxFuture<'_, Result<Vec<FinishedPart>, StoreError>> {
+        self.with(move |kept| {
+            let parts = kept
+                .get(&id)
+                .map(|(_, parts)| parts.values().cloned().collect());
+            parts.unwrap_or_default()
+        })
+    }
+
+    fn write<'a>(&'a self, change: &'a Change) -> BoxFuture<'a, Result<Written, StoreError>> {
+        self.with(move |kept| {
+            let found = kept.get_mut(&change.session.id);
+            let is_before =
+                |(session, _): &&mut (Session, _)| session.version + 1 == change.session.version;
+            let Some((session, parts)) = found.filter(is_before) else {
+                return Written::Conflict;
+            };
+            *session = change.session.clone();
+            match &change.parts {
+                PartsChange::None => (),
+                PartsChange::Put(part) => drop(parts.insert(part.index, part.clone())),
+                PartsChange::Remove(indices) => parts.retain(|index, _| !indices.contains(index)),
+            }
+            Written::Stored
+        })
+    }
+
+    fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Vec<Session>, StoreError>> {
+        self.with(move |kept| {
+            let key = |cursor: Cursor| (cursor.created_s, cursor.id);
+            let is_listed = |session: &&Session| {
+                session.owner == query.owner
+                    && query
+                        .name
+                        .as_ref()
+                        .is_none_or(|name| session.declared.name == *name)
+                    && query
+                        .after
+                        .is_none_or(|after| key(Cursor::of(session)) < key(after))
+            };
+            let sessions = kept.values().map(|(session, _)| session);
+            let mut all: Vec<Session> = sessions.filter(is_listed).cloned().collect();
+            all.sort_by_key(|session| std::cmp::Reverse(key(Cursor::of(session))));
+            all.truncate(query.limit as usize);
+            all
+        })
+    }
+
+    fn all(
+        &self,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<Session>, StoreError>> {
+        self.with(move |kept| {
+            let behind = kept.values().map(|(session, _)| session);
+            let behind = behind.filter(|session| after.is_none_or(|after| session.id > after));
+            behind.take(limit as usize).cloned().collect()
+        })
+    }
+
+    fn usage<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Result<Usage, StoreError>> {
+        self.with(move |kept| usage_in(kept, owner))
+    }
+
+    fn forget(&self, id: SessionId, version: u64) -> BoxFuture<'_, Result<Written, StoreError>> {
+        self.with(move |kept| {
+            match kept
+                .get(&id)
+                .is_some_and(|(session, _)| session.version == version)
+            {
+                true => {
+                    kept.remove(&id);
+                    Written::Stored
+                }
+                false => Written::Conflict,
+            }
+        })
+    }
+
+    fn served_s(&self, at_least: u64) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.with(move |_| {
+            self.served_s
+                .fetch_max(at_least, Ordering::Relaxed)
+                .max(at_least)
+        })
+    }
+}
+
+/// The hash of some bytes, which stands for both hashes.
+pub fn sum(bytes: &[u8]) -> [u8; 32] {
+    *blake3::hash(bytes).as_bytes()
+}
+
+/// The root of an object of these parts: a hash of their sums.
+pub fn root_of(sums: &[Sha256]) -> Root {
+    let all: Vec<u8> = sums.iter().flat_map(|sum| sum.0).collect();
+    Root(sum(&all))
+}
+
+/// What is staged for one handle.
 #[derive(Clone, Debug, Default)]
-struct Staged {
-    sha256: String,
+struct StagedParts {
+    session: Option<SessionId>,
+    /// Whole parts by index: all contents that came, and which was preferred last.
+    whole: BTreeMap<u32, Vec<Sha256>>,
+    preferred: BTreeMap<u32, Sha256>,
+}
+
+#[derive(Debug, Default)]
+struct StorageState {
+    staged: BTreeMap<String, StagedParts>,
+    published: BTreeMap<LibraryPath, (SessionId, Root)>,
+    of_session: BTreeMap<SessionId, Published>,
+    begun: u64,
+}
+
+/// A storage in memory. Its bytes are short: only their sums count.
+#[derive(Clone, Default)]
+pub struct MemoryStorage(Arc<StorageShared>);
+
+#[derive(Default)]
+pub struct StorageShared {
+    pub gate: Gate,
+    state: Mutex<StorageState>,
+    pub is_exclusive: std::sync::atomic::AtomicBool,
+}
+
+impl MemoryStorage {
+    pub fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    pub fn be_exclusive(&self) {
+        self.0.is_exclusive.store(true, Ordering::Relaxed);
+    }
+
+    /// What was published for a session.
+    pub fn published(&self, id: SessionId) -> Option<Published> {
+        self.0.state.lock().unwrap().of_session.get(&id).copied()
+    }
+
+    /// Bytes of staging that nobody began.
+    pub fn leave_orphan(&self, handle: &str) {
+        let mut state = self.0.state.lock().unwrap();
+        state
+            .staged
+            .insert(handle.to_owned(), StagedParts::default());
+    }
+
+    /// The handles of all that is staged.
+    pub fn handles(&self) -> Vec<String> {
+        self.0
+            .state
+            .lock()
+            .unwrap()
+            .staged
+            .keys()
+            .cloned()
+            .collect()
+    }
+
+    /// Another object under a name.
+    pub fn put_object(&self, name: &str) {
+        let name = LibraryPath::new(name).unwrap();
+        let other = (SessionId::from_random([9; 16]), Root([9; 32]));
+        self.0.state.lock().unwrap().published.insert(name, other);
+    }
+
+    /// A part rots.
+    pub fn lose_part(&self, index: u32) {
+        let mut state = self.0.state.lock().unwrap();
+        for staged in state.staged.values_mut() {
+            staged.whole.remove(&index);
+            staged.preferred.remove(&index);
+        }
+    }
+
+    /// What is staged vanishes.
+    pub fn lose_all(&self) {
+        self.0.state.lock().unwrap().staged.clear();
+    }
+
+    fn with<'a, T: Send + 'a>(
+        &'a self,
+        work: impl FnOnce(&mut StorageState) -> Result<T, StorageError> + Send + 'a,
+    ) -> BoxFuture<'a, Result<T, StorageError>> {
+        Box::pin(async move {
+            let done = async move {
+                self.0.gate.pass().await?;
+                let done = work(&mut self.0.state.lock().unwrap())?;
+                self.0.gate.pass().await?;
+                Ok::<T, StorageFailed>(done)
+            };
+            done.await.map_err(|failed| failed.0)
+        })
+    }
+}
+
+fn staged_of<'s>(
+    state: &'s mut StorageState,
+    session: &Session,
+) -> Result<&'s mut StagedParts, StorageError> {
+    let handle = match &session.staging {
+        sapwood::policy::upload::Staging::Begun(handle) => handle.clone(),
+        other => panic!("a call with staging {other:?}"),
+    };
+    state
+        .staged
+        .get_mut(&handle)
+        .ok_or(StorageError::StagingGone)
+}
+
+impl Storage for MemoryStorage {
+    fn is_exclusive(&self) -> bool {
+        self.0.is_exclusive.load(Ordering::Relaxed)
+    }
+
+    fn exists<'a>(&'a self, name: &'a LibraryPath) -> BoxFuture<'a, Result<bool, StorageError>> {
+        self.with(move |state| Ok(state.published.contains_key(name)))
+    }
+
+    fn begin<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<String, StorageError>> {
+        self.with(move |state| {
+            state.begun += 1;
+            let handle = format!("upload-{}", state.begun);
+            let staged = StagedParts {
+                session: Some(session.id),
+                ..StagedParts::default()
+            };
+            state.staged.insert(handle.clone(), staged);
+            Ok(handle)
+        })
+    }
+
+    fn destinations<'a>(
+        &'a self,
+        session: &'a Session,
+        parts: &'a [OfferedPart],
+    ) -> BoxFuture<'a, Result<Vec<Destination>, StorageError>> {
+        self.with(move |state| {
+            staged_of(state, session)?;
+            Ok(vec![Destination::Server { from: 0 }; parts.len()])
+        })
+    }
+
+    fn receive<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        _from: u64,
+    ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>> {
+        self.with(move |state| {
+            staged_of(state, session)?;
+            Ok(Box::new(MemoryWriter {
+                storage: self.clone(),
+                session: session.clone(),
+                part: part.clone(),
+                bytes: Vec::new(),
+            }) as Box<dyn PartWriter>)
+        })
+    }
+
+    fn checkpoint<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        _etag: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<FinishedPart, StorageError>> {
+        self.with(move |state| {
+            let staged = staged_of(state, session)?;
+            let index = part.index;
+            let whole = staged.whole.get(&index);
+            if !whole.is_some_and(|whole| whole.contains(&part.sha256)) {
+                return Err(StorageError::PartNotStored { index });
+            }
+            staged.preferred.insert(index, part.sha256);
+            Ok(FinishedPart {
+                index,
+                length: part.length,
+                sha256: part.sha256,
+                etag: None,
+            })
+        })
+    }
+
+    fn finalize<'a>(
+        &'a self,
+        session: &'a Session,
+        parts: &'a [FinishedPart],
+        goal: &'a Goal,
+    ) -> BoxFuture<'a, Result<Verdict, StorageError>> {
+        self.with(move |state| {
+            if let Some(published) = state.of_session.get(&session.id) {
+                return Ok(Verdict::Published(*published));
+            }
+            let staged = staged_of(state, session)?.clone();
+            let is_wrong =
+                |part: &&FinishedPart| staged.preferred.get(&part.index) != Some(&part.sha256);
+            let wrong: Vec<u32> = parts
+                .iter()
+                .filter(is_wrong)
+                .map(|part| part.index)
+                .collect();
+            if !wrong.is_empty() {
+                return Ok(Verdict::Disproved(Disproved::Parts(wrong)));
+            }
+            let found_length: u64 = parts.iter().map(|part| part.length).sum();
+            assert_eq!(found_length, goal.length, "published without all its parts");
+            let sums: Vec<Sha256> = parts.iter().map(|part| part.sha256).collect();
+            let found = root_of(&sums);
+            if let Some(expected) = goal.root.filter(|expected| *expected != found) {
+                let wrong_parts = Vec::new();
+                return Ok(Verdict::Disproved(Disproved::Root {
+                    expected,
+                    found,
+                    wrong_parts,
+                }));
+            }
+            let name = session.declared.name.clone();
+            if !goal.replace && state.published.contains_key(&name) {
+                return Ok(Verdict::Disproved(Disproved::NameExists(name)));
+            }
+            let published = Published {
+                length: goal.length,
+                root: found,
+            };
+            state.published.insert(name, (session.id, found));
+            state.of_session.insert(session.id, published);
+            Ok(Verdict::Published(published))
+        })
+    }
+
+    fn remove<'a>(&'a self, staged: &'a Staged) -> BoxFuture<'a, Result<(), StorageError>> {
+        self.with(move |state| {
+            state.staged.remove(&staged.handle);
+            Ok(())
+        })
+    }
+
+    fn staged(&self) -> BoxFuture<'_, Result<Vec<Staged>, StorageError>> {
+        self.with(move |state| {
+            let staged = state.staged.iter().map(|(handle, parts)| Staged {
+                session: parts.session,
+                handle: handle.clone(),
+                bytes: 1 + parts.whole.len() as u64,
+            });
+            Ok(staged.collect())
+        })
+    }
+}
+
+struct MemoryWriter {
+    storage: MemoryStorage,
+    session: Session,
+    part: OfferedPart,
     bytes: Vec<u8>,
 }
 
-#[derive(Clone, Debug)]
-struct Session {
-    opened: Value,
-    state: &'static str,
-    finished: BTreeMap<u32, Staged>,
-    /// Whole parts, and the beginnings of others.
-    staged: BTreeMap<(u32, String), Vec<u8>>,
-    leaves: BTreeMap<(u32, String), Vec<[u8; 32]>>,
-    root: Option<String>,
-}
+impl PartWriter for MemoryWriter {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StorageError>> {
+        self.bytes.extend(&bytes);
+        Box::pin(async { Ok(()) })
+    }
 
-#[derive(Default)]
-struct Shared {
-    rules: Mutex<Vec<Rule>>,
-    log: Mutex<Vec<Logged>>,
-    sessions: Mutex<BTreeMap<String, Session>>,
-    published: Mutex<BTreeMap<String, Vec<u8>>>,
-    token: Mutex<Option<String>>,
-    is_open: Mutex<bool>,
-    address: Mutex<Option<SocketAddr>>,
-}
-
-/// A running server. Its threads end with the tests.
-#[derive(Clone)]
-pub struct Ingest(Arc<Shared>);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    let mut hasher = DigestHasher::new(Algorithm::Sha256);
-    hasher.update(bytes);
-    hasher.finish().hex()
-}
-
-struct Request {
-    method: String,
-    path: String,
-    query: String,
-    token: Option<String>,
-    length: u64,
-}
-
-impl Ingest {
-    pub fn start() -> Ingest {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let shared = Arc::new(Shared::default());
-        *lock(&shared.address) = listener.local_addr().ok();
-        let server = Ingest(shared);
-        std::thread::spawn({
-            let server = server.clone();
-            move || {
-                for stream in listener.incoming().flatten() {
-                    let server = server.clone();
-                    std::thread::spawn(move || server.serve(stream));
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StorageError>> {
+        Box::pin(async move {
+            let MemoryWriter {
+                storage,
+                session,
+                part,
+                bytes,
+            } = *self;
+            let done = storage.with(move |state| {
+                let staged = staged_of(state, &session)?;
+                let (index, found) = (part.index, Sha256(sum(&bytes)));
+                if found != part.sha256 {
+                    let expected = part.sha256;
+                    return Err(StorageError::PartDiffers {
+                        index,
+                        expected,
+                        found,
+                    });
                 }
-            }
-        });
-        server
-    }
-
-    pub fn url(&self, path: &str) -> String {
-        let address = lock(&self.0.address).expect("it is bound");
-        format!("http://{address}{path}")
-    }
-
-    pub fn lie(&self, op: Op, of: Of, lie: IngestLie) {
-        let seen = 0;
-        lock(&self.0.rules).push(Rule { op, of, lie, seen });
-    }
-
-    pub fn be_honest(&self) {
-        lock(&self.0.rules).clear();
-    }
-
-    pub fn require(&self, token: &str) {
-        *lock(&self.0.token) = Some(token.to_owned());
-    }
-
-    /// Ends the waits of [`IngestLie::Waits`].
-    pub fn open_gate(&self) {
-        *lock(&self.0.is_open) = true;
-    }
-
-    pub fn log(&self) -> Vec<Logged> {
-        lock(&self.0.log).clone()
-    }
-
-    pub fn log_of(&self, op: Op) -> Vec<Logged> {
-        let mut log = self.log();
-        log.retain(|logged| logged.op == op);
-        log
-    }
-
-    pub fn forget_log(&self) {
-        lock(&self.0.log).clear();
-    }
-
-    /// Bytes of parts that came.
-    pub fn bytes_of_parts(&self) -> u64 {
-        self.log_of(Op::Part).iter().map(|part| part.bytes).sum()
-    }
-
-    pub fn published(&self, name: &str) -> Option<Vec<u8>> {
-        lock(&self.0.published).get(name).cloned()
-    }
-
-    pub fn publish(&self, name: &str, bytes: &[u8]) {
-        lock(&self.0.published).insert(name.to_owned(), bytes.to_vec());
-    }
-
-    /// The states of all sessions.
-    pub fn states(&self) -> Vec<&'static str> {
-        let sessions = lock(&self.0.sessions);
-        sessions.values().map(|session| session.state).collect()
-    }
-
-    /// The indices of all finished parts.
-    pub fn finished(&self) -> Vec<u32> {
-        let sessions = lock(&self.0.sessions);
-        let all = sessions.values().flat_map(|session| session.finished.keys());
-        all.copied().collect()
-    }
-
-    /// Changes a byte of a part that is finished.
-    pub fn damage(&self, index: u32) {
-        for session in lock(&self.0.sessions).values_mut() {
-            let part = session.finished.get_mut(&index).expect("it is finished");
-            part.bytes[7] ^= 1;
-        }
-    }
-
-    fn serve(&self, mut stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
-        while let Some(request) = read_head(&mut stream) {
-            if self.answer(&mut stream, &request).is_none() {
-                // What the client still sends is not to turn the response into a reset.
-                let _ = stream.shutdown(Shutdown::Write);
-                let _ = stream.set_read_timeout(Some(Duration::from_millis(300)));
-                let mut rest = [0; 65536];
-                while stream.read(&mut rest).is_ok_and(|count| count > 0) {}
-                return;
-            }
-        }
-    }
-
-    /// `None`: the connection ends.
-    fn answer(&self, stream: &mut TcpStream, request: &Request) -> Option<()> {
-        let (op, id, index) = operation(request);
-        let lie = self.rule(op);
-        let number = {
-            let mut log = lock(&self.0.log);
-            log.push(Logged {
-                op,
-                index,
-                bytes: 0,
-                has_token: request.token.is_some(),
-                status: 0,
+                let whole = staged.whole.entry(index).or_default();
+                if !whole.contains(&found) {
+                    whole.push(found);
+                }
+                Ok(())
             });
-            log.len() - 1
-        };
-        let note = |change: &dyn Fn(&mut Logged)| {
-            if let Some(logged) = lock(&self.0.log).get_mut(number) {
-                change(logged);
-            }
-        };
-        if matches!(lie, Some(IngestLie::Waits)) {
-            while !*lock(&self.0.is_open) {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
-        let most = match lie {
-            Some(IngestLie::Early(bytes, _) | IngestLie::Breaks(bytes)) => bytes,
-            Some(IngestLie::Reset) => 0,
-            _ => request.length,
-        };
-        let mut body = vec![0; most.min(request.length) as usize];
-        stream.read_exact(&mut body).ok()?;
-        note(&|logged| logged.bytes = body.len() as u64);
-        match lie {
-            Some(IngestLie::Reset) => return None,
-            Some(IngestLie::Early(_, status)) => {
-                note(&|logged| logged.status = status);
-                respond(stream, status, &[], "");
-                return None;
-            }
-            Some(IngestLie::Breaks(_)) => {
-                self.keep(&id, index, request, &body);
-                return None;
-            }
-            Some(IngestLie::Status(status, headers, text)) => {
-                note(&|logged| logged.status = status);
-                respond(stream, status, &headers, &text);
-                return Some(());
-            }
-            _ => (),
-        }
-        let is_allowed = op == Op::Part || {
-            let token = lock(&self.0.token);
-            token.is_none() || *token == request.token
-        };
-        let (status, mut answer) = match is_allowed {
-            false => problem(401, "unauthorized", json!({})),
-            true => self.act(op, &id, index, request, &body),
-        };
-        note(&|logged| logged.status = status);
-        match lie {
-            Some(IngestLie::Lost) => return None,
-            Some(IngestLie::Edited(edit)) => edit(&mut answer),
-            _ => (),
-        }
-        let text = match answer {
-            Value::Null => String::new(),
-            answer => answer.to_string(),
-        };
-        respond(stream, status, &[], &text);
-        Some(())
-    }
-
-    fn rule(&self, op: Op) -> Option<IngestLie> {
-        let mut now = None;
-        for rule in lock(&self.0.rules).iter_mut().filter(|rule| rule.op == op) {
-            rule.seen += 1;
-            let fits = match rule.of {
-                Of::All => true,
-                Of::First(count) => rule.seen <= count,
-                Of::Nth(number) => rule.seen == number,
-                Of::From(number) => rule.seen >= number,
-                Of::EachNth(number) => rule.seen % number == 0,
-            };
-            now = now.or(fits.then(|| rule.lie.clone()));
-        }
-        now
-    }
-
-    /// Keeps the whole blocks at the start of a part.
-    fn keep(&self, id: &str, index: Option<u32>, request: &Request, body: &[u8]) {
-        let mut sessions = lock(&self.0.sessions);
-        let (Some(session), Some(index)) = (sessions.get_mut(id), index) else {
-            return;
-        };
-        let block = session.opened["block_size"].as_u64().expect("a size") as usize;
-        let staged = session.staged.entry((index, sha_of(request))).or_default();
-        staged.extend_from_slice(body);
-        staged.truncate(staged.len() / block * block);
-    }
-
-    fn act(
-        &self,
-        op: Op,
-        id: &str,
-        index: Option<u32>,
-        request: &Request,
-        body: &[u8],
-    ) -> (u16, Value) {
-        let document: Value = serde_json::from_slice(body).unwrap_or_default();
-        let mut sessions = lock(&self.0.sessions);
-        match op {
-            Op::List => {
-                let name = url::form_urlencoded::parse(request.query.as_bytes())
-                    .find(|(key, _)| key == "name")
-                    .map(|(_, value)| value.into_owned());
-                let fits = |session: &&Value| name.as_ref().is_none_or(|name| session["name"] == **name);
-                let mut all: Vec<Value> = sessions.iter().map(|(id, session)| status(id, session)).collect();
-                all.retain(|session| fits(&session));
-                for session in &mut all {
-                    session["parts"] = json!([]);
-                }
-                return (200, json!({ "sessions": all }));
-            }
-            Op::Open => return self.open(&mut sessions, id, document),
-            Op::Abort => {
-                if let Some(session) = sessions.get_mut(id) {
-                    session.state = "aborted";
-                }
-                return (204, Value::Null);
-            }
-            Op::Other => return (404, Value::Null),
-            _ => (),
-        }
-        let Some(session) = sessions.get_mut(id) else {
-            return problem(404, "no_session", json!({}));
-        };
-        match op {
-            Op::Status => (200, status(id, session)),
-            Op::Finalize => self.finalize(id, session, &document),
-            _ if session.state != "open" => problem(410, "session_ended", json!({})),
-            Op::Targets => (200, self.targets(id, session, &document)),
-            Op::Part => put(session, index.expect("a part"), request, body),
-            _ => checkpoint(session, index.expect("a part"), &document),
-        }
-    }
-
-    fn open(
-        &self,
-        sessions: &mut BTreeMap<String, Session>,
-        id: &str,
-        document: Value,
-    ) -> (u16, Value) {
-        if let Some(session) = sessions.get(id) {
-            return match session.opened == document {
-                true => (200, status(id, session)),
-                false => problem(409, "session_differs", json!({})),
-            };
-        }
-        let name = document["name"].as_str().expect("a name");
-        if lock(&self.0.published).contains_key(name) && document["replace"] != true {
-            return problem(409, "name_exists", json!({}));
-        }
-        if name.contains("refused") {
-            return problem(422, "bad_name", json!({ "detail": "it is refused" }));
-        }
-        let session = Session {
-            opened: document,
-            state: "open",
-            finished: BTreeMap::new(),
-            staged: BTreeMap::new(),
-            leaves: BTreeMap::new(),
-            root: None,
-        };
-        let answer = status(id, &session);
-        sessions.insert(id.to_owned(), session);
-        (201, answer)
-    }
-
-    fn targets(&self, id: &str, session: &mut Session, document: &Value) -> Value {
-        let offers = document["parts"].as_array().expect("parts");
-        assert!(offers.len() <= 100, "too many at once");
-        let target = |offer: &Value| {
-            let index = offer["index"].as_u64().expect("an index") as u32;
-            let sha = offer["sha256"].as_str().expect("a hash").to_owned();
-            if session.finished.get(&index).is_some_and(|part| part.sha256 == sha) {
-                return json!({ "index": index, "finished": true });
-            }
-            let from = session.staged.get(&(index, sha.clone())).map_or(0, Vec::len);
-            if let Some(text) = offer["leaves"].as_str() {
-                let leaves = hex::decode(text).expect("leaves");
-                let leaves = leaves.as_chunks::<32>().0.to_vec();
-                session.leaves.insert((index, sha.clone()), leaves);
-            }
-            let length = &offer["length"];
-            let url = self.url(&format!(
-                "/.sapwood/uploads/{id}/parts/{index}?sha256={sha}&length={length}&from={from}"
-            ));
-            json!({ "index": index, "method": "PUT", "url": url, "headers": { "x-test": "1" }, "from": from })
-        };
-        json!({ "targets": offers.iter().map(target).collect::<Vec<_>>() })
-    }
-
-    fn finalize(&self, id: &str, session: &mut Session, document: &Value) -> (u16, Value) {
-        if session.state == "done" {
-            return (200, status(id, session));
-        }
-        if session.state != "open" {
-            return problem(410, "session_ended", json!({}));
-        }
-        let length = document["length"].as_u64().expect("a length");
-        let (mut object, mut wrong) = (Vec::new(), Vec::new());
-        for (index, part) in &session.finished {
-            object.extend_from_slice(&part.bytes);
-            wrong.extend((sha256(&part.bytes) != part.sha256).then_some(*index));
-        }
-        if (object.len() as u64) < length {
-            let count = length.div_ceil(session.opened["part_size"].as_u64().expect("a size"));
-            let missing: Vec<u64> = (0..count)
-                .filter(|index| !session.finished.contains_key(&(*index as u32)))
-                .collect();
-            return problem(409, "parts_missing", json!({ "missing": missing }));
-        }
-        let root = blake3::hash(&object).to_hex().to_string();
-        if document["root"] != root.as_str() {
-            for index in &wrong {
-                session.finished.remove(index);
-                session.staged.retain(|(staged, _), _| staged != index);
-            }
-            let expected = &document["root"];
-            let more = json!({ "expected": expected, "found": root, "wrong_parts": wrong });
-            return problem(422, "root_differs", more);
-        }
-        let name = session.opened["name"].as_str().expect("a name").to_owned();
-        lock(&self.0.published).insert(name, object);
-        session.state = "done";
-        session.root = Some(root);
-        let mut answer = status(id, session);
-        answer["url"] = self.url(&format!("/{}", session.opened["name"].as_str().expect("a name"))).into();
-        (200, answer)
+            done.await
+        })
     }
 }
 
-fn status(id: &str, session: &Session) -> Value {
-    let part = |(index, part): (&u32, &Staged)| json!({ "index": index, "length": part.bytes.len(), "sha256": part.sha256 });
-    let mut status = session.opened.clone();
-    status["id"] = id.into();
-    status["owner"] = "o".into();
-    status["state"] = session.state.into();
-    status["root"] = session.root.clone().into();
-    status["version"] = 1.into();
-    status["parts"] = session.finished.iter().map(part).collect();
-    status
+/// A small upload: parts of 5 MiB, whose bytes are short.
+pub const PART: u64 = 5 << 20;
+
+/// The bytes that stand for a part of an object.
+pub fn content(object: u8, index: u32) -> Vec<u8> {
+    vec![object, index as u8]
 }
 
-fn put(session: &mut Session, index: u32, request: &Request, body: &[u8]) -> (u16, Value) {
-    let key = (index, sha_of(request));
-    let query = |name: &str| {
-        let value = request.query.split('&').find_map(|pair| pair.strip_prefix(name));
-        value.and_then(|value| value.parse::<u64>().ok()).expect("a number")
-    };
-    let staged = session.staged.entry(key.clone()).or_default();
-    staged.truncate(query("from=") as usize);
-    staged.extend_from_slice(body);
-    let (length, found) = (staged.len() as u64, sha256(staged));
-    if length != query("length=") || found != key.1 {
-        session.staged.remove(&key);
-        return problem(422, "part_differs_from_url", json!({}));
+/// A part of an object.
+pub fn offered(object: u8, index: u32) -> OfferedPart {
+    OfferedPart {
+        index,
+        length: PART,
+        sha256: Sha256(sum(&content(object, index))),
+        leaves: None,
     }
-    // The leaves that the client gave are those of the bytes.
-    let block = session.opened["block_size"].as_u64().expect("a size");
-    if let Some(leaves) = session.leaves.get(&key) {
-        let start = u64::from(index) * session.opened["part_size"].as_u64().expect("a size");
-        let staged = &session.staged[&key];
-        for (number, bytes) in staged.chunks(block as usize).enumerate() {
-            let value = tree::value_of(start + number as u64 * block, bytes);
-            assert_eq!(leaves[number], value, "leaf {number} of part {index}");
+}
+
+/// The same once it is finished.
+pub fn finished(object: u8, index: u32) -> FinishedPart {
+    let part = offered(object, index);
+    FinishedPart {
+        index,
+        length: part.length,
+        sha256: part.sha256,
+        etag: None,
+    }
+}
+
+/// The root of an object of so many parts.
+pub fn root(object: u8, parts: u32) -> Root {
+    let sums: Vec<Sha256> = (0..parts)
+        .map(|index| offered(object, index).sha256)
+        .collect();
+    root_of(&sums)
+}
+
+/// A request to open a session for an object of so many parts.
+pub fn open_request(name: &str, parts: u32) -> OpenRequest {
+    OpenRequest {
+        name: name.to_owned(),
+        length: Some(u64::from(parts) * PART),
+        part_size: Some(PART),
+        block_size: None,
+        root: None,
+        sha256: None,
+        replace: false,
+        growing: false,
+    }
+}
+
+/// What a client wants published.
+pub fn goal(object: u8, parts: u32) -> Goal {
+    Goal {
+        length: u64::from(parts) * PART,
+        root: Some(root(object, parts)),
+        sha256: None,
+        replace: false,
+    }
+}
+
+pub fn owner(name: &str) -> Owner {
+    Owner(name.to_owned())
+}
+
+/// A server over memory.
+pub struct Server {
+    pub store: Arc<MemoryStore>,
+    pub storage: MemoryStorage,
+    pub clock: Arc<TestClock>,
+    pub events: Arc<Mutex<Vec<IngestEvent>>>,
+    pub limits: IngestLimits,
+}
+
+pub const TTL_S: u64 = 24 * 3600;
+
+impl Server {
+    pub fn new() -> Server {
+        let clock = TestClock::default();
+        clock.advance(1_000_000);
+        Server {
+            store: Arc::default(),
+            storage: MemoryStorage::default(),
+            clock: Arc::new(clock),
+            events: Arc::default(),
+            limits: IngestLimits {
+                owner: OwnerLimits {
+                    sessions: 10,
+                    bytes: 100 * PART,
+                },
+                ttl_s: TTL_S,
+            },
         }
     }
-    (204, Value::Null)
-}
 
-fn checkpoint(session: &mut Session, index: u32, document: &Value) -> (u16, Value) {
-    let sha = document["sha256"].as_str().expect("a hash").to_owned();
-    if let Some(finished) = session.finished.get(&index) {
-        if finished.sha256 == sha {
-            return (200, json!({ "index": index }));
-        }
-        if document["replace"] != true {
-            return problem(409, "part_finished", json!({ "index": index }));
-        }
+    /// Starts it, as after a crash.
+    pub async fn start(&self) -> Ingest {
+        let events = self.events.clone();
+        let tell = Arc::new(move |event| events.lock().unwrap().push(event));
+        let storage = Arc::new(self.storage.clone());
+        let started = Ingest::start(
+            self.store.clone(),
+            storage,
+            self.clock.clone(),
+            self.limits,
+            tell,
+        );
+        started.await.expect("the store works at the start")
     }
-    let Some(bytes) = session.staged.get(&(index, sha.clone())) else {
-        return problem(409, "part_not_stored", json!({}));
-    };
-    if document["length"] != bytes.len() as u64 {
-        return problem(409, "part_not_stored", json!({}));
-    }
-    let bytes = bytes.clone();
-    session.finished.insert(index, Staged { sha256: sha, bytes });
-    (200, json!({ "index": index }))
-}
-
-fn problem(status: u16, code: &str, more: Value) -> (u16, Value) {
-    let mut problem = json!({ "type": "about:blank", "title": code, "status": status, "detail": "", "code": code });
-    if let (Some(problem), Value::Object(more)) = (problem.as_object_mut(), more) {
-        problem.extend(more);
-    }
-    (status, problem)
-}
-
-fn sha_of(request: &Request) -> String {
-    let sha = request.query.split('&').find_map(|pair| pair.strip_prefix("sha256="));
-    sha.unwrap_or_default().to_owned()
-}
-
-fn operation(request: &Request) -> (Op, String, Option<u32>) {
-    let Some(rest) = request.path.strip_prefix("/.sapwood/uploads") else {
-        return (Op::Other, String::new(), None);
-    };
-    let mut segments = rest.trim_start_matches('/').split('/');
-    let id = segments.next().unwrap_or_default().to_owned();
-    let (what, index) = (segments.next(), segments.next());
-    let index = index.and_then(|index| index.parse().ok());
-    let op = match (request.method.as_str(), what) {
-        ("GET", None) if id.is_empty() => Op::List,
-        ("GET", None) => Op::Status,
-        ("PUT", None) => Op::Open,
-        ("DELETE", None) => Op::Abort,
-        ("POST", Some("targets")) => Op::Targets,
-        ("POST", Some("finalize")) => Op::Finalize,
-        ("PUT", Some("parts")) if request.query.is_empty() => Op::Checkpoint,
-        ("PUT", Some("parts")) => Op::Part,
-        _ => Op::Other,
-    };
-    (op, id, index)
-}
-
-fn read_head(stream: &mut TcpStream) -> Option<Request> {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte).ok()?;
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
-    let mut lines = head.split("\r\n");
-    let mut words = lines.next()?.split(' ').map(str::to_owned);
-    let (method, target) = (words.next()?, words.next()?);
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let fields: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(": ")).collect();
-    let field = |name: &str| {
-        let found = fields.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| (*value).to_owned())
-    };
-    assert_eq!(field("transfer-encoding"), None, "a body without a length");
-    Some(Request {
-        method,
-        path: path.to_owned(),
-        query: query.to_owned(),
-        token: field("authorization"),
-        length: field("content-length").map_or(0, |length| length.parse().expect("a number")),
-    })
-}
-
-fn respond(stream: &mut TcpStream, status: u16, headers: &[(&'static str, String)], text: &str) {
-    let media_type = match status {
-        400.. if text.starts_with('{') => "application/problem+json",
-        _ => "application/json",
-    };
-    let mut head = format!("HTTP/1.1 {status} Said\r\n");
-    if status != 204 {
-        head += &format!("Content-Type: {media_type}\r\nContent-Length: {}\r\n", text.len());
-    }
-    for (name, value) in headers {
-        head += &format!("{name}: {value}\r\n");
-    }
-    let _ = stream.write_all(format!("{head}\r\n{text}").as_bytes());
 }

@@ -1,13 +1,17 @@
 //! The session of an upload: what it knows, and which change is allowed when (upload.md). The caller passes the time and stores
 //! each [`Change`] only if the session still has the version before it.
 
+mod transitions;
+
 use crate::format::{
     library::LibraryPath,
     tree::Root,
     upload::{SessionId, Sha256},
 };
 
-use super::parts::PartPlan;
+use super::parts::{BadSize, PartPlan};
+
+pub use transitions::Begin;
 
 /// Who may use a session: the name of the token with which it was opened.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -184,4 +188,134 @@ pub enum Disproved {
     Sha256 { expected: Sha256, found: Sha256 },
     #[error("the storage lacks parts, or has them with other bytes: {0:?}")]
     Parts(Vec<u32>),
+}
+
+/// Who runs an attempt to publish says so this often, or another server may take over, in served seconds.
+pub const LEASE_S: u64 = 120;
+/// A session is noted as used at most this often.
+pub const TOUCH_EVERY_S: u64 = 60;
+/// Ends of the names of files that belong to an object.
+const OWN_SUFFIXES: [&str; 3] = [".sapwood", ".sapwood.json", ".sapwood.d"];
+/// The folder with what is staged.
+pub const STAGING_FOLDER: &str = "sapwood-staging";
+/// The longest last segment of a name: the names of its manifest and of temporary files are longer.
+const LAST_SEGMENT_BYTES_MAX: usize = 240;
+
+/// Why a request is refused, whatever the storage has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
+pub enum Refusal {
+    #[error("the session was opened with other values")]
+    SessionDiffers,
+    #[error("the session has ended: it {0}")]
+    SessionEnded(&'static str),
+    #[error("the object of the session is published")]
+    SessionDone,
+    #[error("the object is being proven and published")]
+    Finalizing,
+    #[error("an object with these sizes has no part {index} of {length} bytes")]
+    BadPart { index: u32, length: u64 },
+    #[error("part {index} is finished with the SHA-256 {finished}, not {offered}")]
+    PartFinished {
+        index: u32,
+        finished: Sha256,
+        offered: Sha256,
+    },
+    #[error("{} parts are not finished", .missing.len())]
+    PartsMissing { missing: Vec<u32> },
+    #[error("the session has {found} bytes, not {expected}")]
+    LengthDiffers { expected: u64, found: u64 },
+    #[error(transparent)]
+    BadSize(#[from] BadSize),
+}
+
+/// A name under which an object may be published: one that a library may list, and that is not taken for a file of this program.
+pub fn name(text: &str) -> Option<LibraryPath> {
+    let path = LibraryPath::new(text)?;
+    let lower = text.to_ascii_lowercase();
+    let is_own = |segment: &str| {
+        segment.starts_with('.') || OWN_SUFFIXES.iter().any(|suffix| segment.ends_with(suffix))
+    };
+    let last = lower.rsplit('/').next().unwrap_or_default();
+    let is_allowed = !lower.split('/').any(is_own)
+        && !lower.split('/').any(|segment| segment == STAGING_FOLDER)
+        && last.len() <= LAST_SEGMENT_BYTES_MAX;
+    is_allowed.then_some(path)
+}
+
+impl State {
+    /// Its name in upload.md.
+    pub fn name(&self) -> &'static str {
+        match self {
+            State::Open => "open",
+            State::Finalizing { .. } => "finalizing",
+            State::Done(_) => "done",
+            State::Failed => "failed",
+            State::Expired => "expired",
+            State::Aborted => "aborted",
+        }
+    }
+
+    /// Whether something can still be published.
+    pub fn is_live(&self) -> bool {
+        matches!(self, State::Open | State::Finalizing { .. })
+    }
+}
+
+impl Declared {
+    /// Whether a request to open a session is the same as the one that opened this one. Sizes that it does not give were chosen.
+    pub fn is_same(&self, other: &Declared, part_size_given: bool, block_size_given: bool) -> bool {
+        let (mine, theirs) = (self.plan, other.plan);
+        self.name == other.name
+            && mine.length() == theirs.length()
+            && (!part_size_given || mine.part_size() == theirs.part_size())
+            && (!block_size_given || mine.block_size() == theirs.block_size())
+            && (self.root, self.sha256) == (other.root, other.sha256)
+            && (self.replace, self.growing) == (other.replace, other.growing)
+    }
+}
+
+impl Disproved {
+    /// Its code in upload.md.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Disproved::NameExists(_) => "name_exists",
+            Disproved::Length { .. } => "length_differs",
+            Disproved::Root { .. } => "root_differs",
+            Disproved::Sha256 { .. } => "sha256_differs",
+            Disproved::Parts(_) => "parts_missing",
+        }
+    }
+
+    /// Parts that are to be sent again.
+    pub fn wrong_parts(&self) -> &[u32] {
+        match self {
+            Disproved::Root { wrong_parts, .. } | Disproved::Parts(wrong_parts) => wrong_parts,
+            _ => &[],
+        }
+    }
+
+    fn problem(&self) -> Problem {
+        Problem {
+            code: self.code().to_owned(),
+            detail: self.to_string(),
+        }
+    }
+}
+
+impl Refusal {
+    /// Its code in upload.md.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Refusal::SessionDiffers => "session_differs",
+            Refusal::SessionEnded(_) => "session_ended",
+            Refusal::SessionDone => "session_done",
+            Refusal::Finalizing => "finalizing",
+            Refusal::BadPart { .. } => "bad_part",
+            Refusal::PartFinished { .. } => "part_finished",
+            Refusal::PartsMissing { .. } => "parts_missing",
+            Refusal::LengthDiffers { .. } => "length_differs",
+            Refusal::BadSize(_) => "bad_size",
+        }
+    }
 }

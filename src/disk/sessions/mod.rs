@@ -1,0 +1,349 @@
+//! The sessions of uploads, in one `SQLite` database. Unlike the state of the program it is no cache: what a client was told is
+//! in it, so each change is on the disk when it returns.
+
+mod rows;
+mod schema;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{
+    Connection, OptionalExtension, Transaction, TransactionBehavior, params, params_from_iter,
+};
+
+use crate::{
+    format::{library::LibraryPath, upload::SessionId},
+    policy::upload::{Change, FinishedPart, Owner, PartsChange, Session},
+};
+
+use super::{files, machine};
+use rows::{COLUMNS, part_of, session_of, values_of};
+
+/// How long to wait for another process that holds the database.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Why the sessions cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum SessionsError {
+    #[error("the sessions in {} cannot be used: {source}", .path.display())]
+    Database {
+        path: PathBuf,
+        source: rusqlite::Error,
+    },
+    #[error("the folder of the sessions {} cannot be made: {source}", .path.display())]
+    Folder {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the sessions in {} were made by another version of sapwood (schema {found})", .path.display())]
+    Version { path: PathBuf, found: u32 },
+}
+
+/// What came of a new session. Two numbers are what the owner has: sessions and bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// It is new.
+    New,
+    /// There is one with this ID.
+    Exists(Box<Session>),
+    /// The owner has as many as allowed.
+    TooMany((u64, u64)),
+    /// The owner would have more bytes than allowed.
+    OverQuota((u64, u64)),
+}
+
+/// The open database.
+#[derive(Debug)]
+pub struct Sessions {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Sessions {
+    /// Opens the database, creating it and its folder if they are missing.
+    pub fn open(path: &Path) -> Result<Sessions, SessionsError> {
+        let folder = path.parent().unwrap_or(path);
+        files::create_private_folder(folder).map_err(|source| SessionsError::Folder {
+            path: folder.to_owned(),
+            source,
+        })?;
+        files::make_private(path);
+        let wrap = |source| SessionsError::Database {
+            path: path.to_owned(),
+            source,
+        };
+        let mut connection = Connection::open(path).map_err(wrap)?;
+        connection.busy_timeout(BUSY).map_err(wrap)?;
+        // See disk::state: a log needs memory that a full disk can turn into SIGBUS.
+        let journal = match machine::mapped_stores_need_room(folder) {
+            true => "TRUNCATE",
+            false => "WAL",
+        };
+        for (name, value) in [("journal_mode", journal), ("synchronous", "FULL")] {
+            connection.pragma_update(None, name, value).map_err(wrap)?;
+        }
+        match prepare(&mut connection).map_err(wrap)? {
+            schema::VERSION => Ok(Sessions {
+                connection,
+                path: path.to_owned(),
+            }),
+            found => Err(SessionsError::Version {
+                path: path.to_owned(),
+                found,
+            }),
+        }
+    }
+
+    fn wrap(&self, source: rusqlite::Error) -> SessionsError {
+        SessionsError::Database {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    /// Runs a query.
+    fn look<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, SessionsError> {
+        work(&self.connection).map_err(|cause| self.wrap(cause))
+    }
+
+    /// Runs a change in one step.
+    fn change<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction) -> rusqlite::Result<T>,
+    ) -> Result<T, SessionsError> {
+        let changed = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .and_then(|transaction| {
+                let done = work(&transaction)?;
+                transaction.commit()?;
+                Ok(done)
+            });
+        changed.map_err(|cause| self.wrap(cause))
+    }
+
+    /// Stores a new session, unless its owner has too much: at most so many sessions and bytes that are not finished.
+    pub fn insert(
+        &mut self,
+        session: &Session,
+        most_sessions: u64,
+        most_bytes: u64,
+    ) -> Result<Inserted, SessionsError> {
+        let columns = COLUMNS.join(", ");
+        let values = vec!["?"; COLUMNS.len()].join(", ");
+        let insert = format!("INSERT INTO sessions ({columns}, parts_bytes) VALUES ({values}, 0)");
+        self.change(|transaction| {
+            if let Some(found) = load(transaction, session.id)? {
+                return Ok(Inserted::Exists(Box::new(found)));
+            }
+            let (sessions, bytes) = usage(transaction, &session.owner)?;
+            let length = session.declared.plan.length().unwrap_or_default();
+            if sessions >= most_sessions {
+                return Ok(Inserted::TooMany((sessions, bytes)));
+            }
+            if bytes.saturating_add(length) > most_bytes {
+                return Ok(Inserted::OverQuota((sessions, bytes)));
+            }
+            transaction.execute(&insert, params_from_iter(values_of(session)))?;
+            Ok(Inserted::New)
+        })
+    }
+
+    /// A session.
+    pub fn load(&self, id: SessionId) -> Result<Option<Session>, SessionsError> {
+        self.look(|connection| load(connection, id))
+    }
+
+    /// A finished part.
+    pub fn part(&self, id: SessionId, index: u32) -> Result<Option<FinishedPart>, SessionsError> {
+        let query = "SELECT * FROM parts WHERE session = ?1 AND part = ?2";
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(query)?;
+            let row = query.query_row(params![id.bytes(), index], part_of);
+            row.optional()
+        })
+    }
+
+    /// The finished parts of a session, by index.
+    pub fn parts(&self, id: SessionId) -> Result<Vec<FinishedPart>, SessionsError> {
+        let query = "SELECT * FROM parts WHERE session = ?1 ORDER BY part";
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(query)?;
+            let rows = query.query_map(params![id.bytes()], part_of)?;
+            rows.collect()
+        })
+    }
+
+    /// Stores a change if the session has the version before; `false`: it has not.
+    pub fn write(&mut self, change: &Change) -> Result<bool, SessionsError> {
+        let session = &change.session;
+        let set: Vec<String> = COLUMNS
+            .iter()
+            .map(|column| format!("{column} = ?"))
+            .collect();
+        let update = format!(
+            "UPDATE sessions SET {} WHERE id = ? AND version = ?",
+            set.join(", ")
+        );
+        let mut values = values_of(session);
+        values.push(Box::new(session.id.bytes()));
+        values.push(Box::new((session.version - 1).cast_signed()));
+        self.change(|transaction| {
+            let mut update = transaction.prepare_cached(&update)?;
+            let is_stored = update.execute(params_from_iter(values))? == 1;
+            if is_stored {
+                change_parts(transaction, session.id, &change.parts)?;
+            }
+            Ok(is_stored)
+        })
+    }
+
+    /// Sessions of an owner, newest first, behind a time and an ID.
+    pub fn list(
+        &self,
+        owner: &Owner,
+        name: Option<&LibraryPath>,
+        after: Option<(u64, SessionId)>,
+        limit: u32,
+    ) -> Result<Vec<Session>, SessionsError> {
+        let mut query = "SELECT * FROM sessions WHERE owner = ?1".to_owned();
+        // Each of the two has an index.
+        query += match name {
+            Some(_) => " AND name = ?2",
+            None => " AND ?2 IS NULL",
+        };
+        query += match after {
+            Some(_) => " AND (created_s, id) < (?3, ?4)",
+            None => " AND ?3 IS NULL AND ?4 IS NULL",
+        };
+        query += " ORDER BY created_s DESC, id DESC LIMIT ?5";
+        let (created_s, id) = after
+            .map(|(created_s, id)| (created_s.cast_signed(), id.bytes()))
+            .unzip();
+        let name = name.map(LibraryPath::as_str);
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(&query)?;
+            let rows = query.query_map(params![owner.0, name, created_s, id, limit], session_of)?;
+            rows.collect()
+        })
+    }
+
+    /// Sessions of all owners by ID, behind this one.
+    pub fn all(&self, after: Option<SessionId>, limit: u32) -> Result<Vec<Session>, SessionsError> {
+        let query = "SELECT * FROM sessions WHERE id > ?1 ORDER BY id LIMIT ?2";
+        let after = after.map_or_else(Vec::new, |after| after.bytes().to_vec());
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(query)?;
+            let rows = query.query_map(params![after, limit], session_of)?;
+            rows.collect()
+        })
+    }
+
+    /// What an owner has that is not finished: sessions and bytes.
+    pub fn usage(&self, owner: &Owner) -> Result<(u64, u64), SessionsError> {
+        self.look(|connection| usage(connection, owner))
+    }
+
+    /// Removes a session that has this version; `false`: it has another, or is gone.
+    pub fn forget(&mut self, id: SessionId, version: u64) -> Result<bool, SessionsError> {
+        let delete = "DELETE FROM sessions WHERE id = ?1 AND version = ?2";
+        self.change(|transaction| {
+            let version = version.cast_signed();
+            let is_gone = transaction.execute(delete, params![id.bytes(), version])? == 1;
+            if is_gone {
+                transaction.execute("DELETE FROM parts WHERE session = ?1", [id.bytes()])?;
+            }
+            Ok(is_gone)
+        })
+    }
+
+    /// Raises the clock of served seconds to at least this, and returns it.
+    pub fn served_s(&mut self, at_least: u64) -> Result<u64, SessionsError> {
+        let raise = "UPDATE served SET seconds = max(seconds, ?1) RETURNING seconds";
+        self.change(|transaction| {
+            let at_least = at_least.cast_signed();
+            let seconds: i64 = transaction.query_row(raise, [at_least], |row| row.get(0))?;
+            Ok(seconds.cast_unsigned())
+        })
+    }
+}
+
+/// Makes the tables that are missing; returns the version of the schema.
+fn prepare(connection: &mut Connection) -> rusqlite::Result<u32> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found = transaction.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))?;
+    let Some(missing) = schema::STEPS.get(found as usize..) else {
+        return Ok(found);
+    };
+    for step in missing {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", schema::VERSION)?;
+    transaction.commit()?;
+    Ok(schema::VERSION)
+}
+
+fn load(connection: &Connection, id: SessionId) -> rusqlite::Result<Option<Session>> {
+    let mut query = connection.prepare_cached("SELECT * FROM sessions WHERE id = ?1")?;
+    query.query_row([id.bytes()], session_of).optional()
+}
+
+fn usage(connection: &Connection, owner: &Owner) -> rusqlite::Result<(u64, u64)> {
+    // A sum of lengths that SQLite cannot hold is more than any quota.
+    let query = "SELECT count(*), total(coalesce(length, parts_bytes)) FROM sessions
+        WHERE owner = ?1 AND is_live";
+    let mut query = connection.prepare_cached(query)?;
+    query.query_row([&owner.0], |row| {
+        Ok((
+            row.get::<_, i64>(0)?.cast_unsigned(),
+            row.get::<_, f64>(1)? as u64,
+        ))
+    })
+}
+
+fn change_parts(
+    transaction: &Transaction,
+    id: SessionId,
+    change: &PartsChange,
+) -> rusqlite::Result<()> {
+    let remove = "DELETE FROM parts WHERE session = ?1 AND part = ?2 RETURNING length";
+    let remove = |index: u32| -> rusqlite::Result<i64> {
+        let mut remove = transaction.prepare_cached(remove)?;
+        let length = remove.query_row(params![id.bytes(), index], |row| row.get(0));
+        Ok(length.optional()?.unwrap_or(0))
+    };
+    let more = match change {
+        PartsChange::None => return Ok(()),
+        PartsChange::Put(part) => {
+            let before = remove(part.index)?;
+            let insert = "INSERT INTO parts (session, part, length, sha256, etag)
+                VALUES (?1, ?2, ?3, ?4, ?5)";
+            let length = part.length.cast_signed();
+            transaction.prepare_cached(insert)?.execute(params![
+                id.bytes(),
+                part.index,
+                length,
+                part.sha256.0,
+                part.etag
+            ])?;
+            length - before
+        }
+        PartsChange::Remove(indices) => {
+            let mut less = 0;
+            for index in indices {
+                less += remove(*index)?;
+            }
+            -less
+        }
+    };
+    let add = "UPDATE sessions SET parts_bytes = parts_bytes + ?2 WHERE id = ?1";
+    let mut add = transaction.prepare_cached(add)?;
+    add.execute(params![id.bytes(), more])?;
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! The tables of sessions, and the migrations from each version of them to the next.
+
+/// The migrations. A database with a higher version was made by a later program.
+///
+/// Numbers without a sign keep their bits. Times are in seconds. `parts_bytes` is the sum of the lengths of the parts.
+pub const STEPS: [&str; 1] = ["CREATE TABLE sessions (
+        id BLOB PRIMARY KEY,
+        version INTEGER NOT NULL,
+        owner TEXT NOT NULL,
+        name TEXT NOT NULL,
+        length INTEGER,
+        part_size INTEGER NOT NULL,
+        block_size INTEGER NOT NULL,
+        root BLOB,
+        sha256 BLOB,
+        may_replace INTEGER NOT NULL,
+        growing INTEGER NOT NULL,
+        created_s INTEGER NOT NULL,
+        last_alive_s INTEGER NOT NULL,
+        alive_at_s INTEGER NOT NULL,
+        is_warned INTEGER NOT NULL,
+        staging TEXT NOT NULL,
+        handle TEXT,
+        problem_code TEXT,
+        problem_detail TEXT,
+        state TEXT NOT NULL,
+        is_live INTEGER NOT NULL,
+        attempt INTEGER,
+        lease_until_s INTEGER,
+        goal_length INTEGER,
+        goal_root BLOB,
+        goal_sha256 BLOB,
+        goal_replace INTEGER,
+        parts_bytes INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX sessions_by_owner ON sessions (owner, created_s, id);
+    CREATE INDEX sessions_by_name ON sessions (owner, name, created_s, id);
+    CREATE INDEX live_sessions ON sessions (owner, length, parts_bytes) WHERE is_live;
+    CREATE TABLE parts (
+        session BLOB NOT NULL,
+        part INTEGER NOT NULL,
+        length INTEGER NOT NULL,
+        sha256 BLOB NOT NULL,
+        etag TEXT,
+        PRIMARY KEY (session, part)
+    ) WITHOUT ROWID;
+    CREATE TABLE served (seconds INTEGER NOT NULL);
+    INSERT INTO served VALUES (0);"];
+pub const VERSION: u32 = STEPS.len() as u32;

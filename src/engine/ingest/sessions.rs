@@ -1,0 +1,373 @@
+//! The requests of clients, apart from the last: open, status, list, targets, parts, checkpoint, abort.
+
+use crate::{
+    engine::storage::{Destination, OfferedPart, PartWriter, Staged},
+    format::{
+        geometry::BlockSize,
+        library::LibraryPath,
+        tree::Root,
+        upload::{SessionId, Sha256},
+    },
+    policy::{
+        parts::{BadSize, PartPlan},
+        upload::{self, Declared, FinishedPart, Owner, Session, Staging},
+    },
+};
+
+use super::{
+    Changed, Ingest, IngestError, IngestEvent,
+    session_store::{Cursor, Inserted, ListQuery, Written},
+};
+
+/// Parts in one request for targets.
+pub const TARGETS_MAX: usize = 100;
+/// Sessions on one page of a list.
+pub const LIST_MAX: u32 = 1000;
+
+/// What a client opens a session with, not checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenRequest {
+    /// Where the object is to be published.
+    pub name: String,
+    /// In bytes; `None`: not known.
+    pub length: Option<u64>,
+    /// In bytes; `None`: chosen here.
+    pub part_size: Option<u64>,
+    /// In bytes; `None`: chosen here.
+    pub block_size: Option<u64>,
+    /// The root that the object must have.
+    pub root: Option<Root>,
+    /// The SHA-256 that the object must have.
+    pub sha256: Option<Sha256>,
+    /// Whether the object may take the place of another one.
+    pub replace: bool,
+    /// Whether it may be read while it is uploaded.
+    pub growing: bool,
+}
+
+impl OpenRequest {
+    fn declared(&self) -> Result<Declared, IngestError> {
+        let name = upload::name(&self.name);
+        let name = name.ok_or_else(|| IngestError::BadName(self.name.clone()))?;
+        let given = |given| BlockSize::new(given).ok_or(BadSize::BlockSize { given });
+        let block_size = self.block_size.map(given).transpose();
+        let block_size = block_size.map_err(upload::Refusal::from)?;
+        let plan = PartPlan::choose(self.length, self.part_size, block_size);
+        Ok(Declared {
+            name,
+            plan: plan.map_err(upload::Refusal::from)?,
+            root: self.root,
+            sha256: self.sha256,
+            replace: self.replace,
+            growing: self.growing,
+        })
+    }
+}
+
+/// A session and its finished parts, by index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The session.
+    pub session: Session,
+    /// Its parts.
+    pub parts: Vec<FinishedPart>,
+}
+
+/// An opened session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// How it is.
+    pub status: Status,
+    /// Whether this request made it.
+    pub is_new: bool,
+}
+
+/// A page of a list of sessions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Newest first.
+    pub sessions: Vec<Session>,
+    /// Where the next page begins; `None`: this is the last.
+    pub next: Option<Cursor>,
+}
+
+/// What a client does with a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Nothing: it is finished with this SHA-256.
+    Finished {
+        /// Zero-based.
+        index: u32,
+    },
+    /// It sends the part there.
+    Send {
+        /// Zero-based.
+        index: u32,
+        /// Where.
+        to: Destination,
+    },
+}
+
+impl Ingest {
+    /// Opens a session, once: the same request again finds it.
+    pub async fn open(
+        &self,
+        owner: &Owner,
+        id: SessionId,
+        request: &OpenRequest,
+    ) -> Result<Opened, IngestError> {
+        let declared = request.declared()?;
+        let given = (request.part_size.is_some(), request.block_size.is_some());
+        loop {
+            if let Some(session) = self.store.load(id).await? {
+                if session.owner != *owner {
+                    return Err(IngestError::NoSession);
+                }
+                if !session.declared.is_same(&declared, given.0, given.1) {
+                    return Err(upload::Refusal::SessionDiffers.into());
+                }
+                let session = self.ready(session).await?;
+                return Ok(Opened {
+                    status: self.with_parts(session).await?,
+                    is_new: false,
+                });
+            }
+            if !declared.replace && self.storage.exists(&declared.name).await? {
+                return Err(IngestError::NameExists(declared.name));
+            }
+            let session = Session::open(id, owner.clone(), declared.clone(), self.now());
+            match self.store.insert(&session, self.limits.owner).await? {
+                Inserted::New => {
+                    self.tell(IngestEvent::Opened {
+                        session: session.clone(),
+                    });
+                    let session = self.ready(session).await?;
+                    return Ok(Opened {
+                        status: self.with_parts(session).await?,
+                        is_new: true,
+                    });
+                }
+                // Another request was faster.
+                Inserted::Exists(_) => (),
+                Inserted::TooMany(usage) => return Err(IngestError::TooManySessions(usage)),
+                Inserted::OverQuota(usage) => {
+                    let wanted = declared.plan.length().unwrap_or_default();
+                    return Err(IngestError::Quota { usage, wanted });
+                }
+            }
+        }
+    }
+
+    /// The session once the storage is ready for its parts, if it takes any.
+    async fn ready(&self, session: Session) -> Result<Session, IngestError> {
+        if session.staging != Staging::None || session.takes_parts().is_err() {
+            return Ok(session);
+        }
+        let handle = self.storage.begin(&session).await?;
+        let changed = self.change(session.id, |session| Ok(session.begun(&handle)));
+        let session = changed.await?.session();
+        // Another server was faster, or the session ended: what was begun here is not needed.
+        if session.staging != Staging::Begun(handle.clone()) {
+            let staged = Staged {
+                session: Some(session.id),
+                handle,
+                bytes: 0,
+            };
+            self.storage.remove(&staged).await?;
+        }
+        Ok(session)
+    }
+
+    async fn with_parts(&self, session: Session) -> Result<Status, IngestError> {
+        let parts = self.store.parts(session.id).await?;
+        Ok(Status { session, parts })
+    }
+
+    /// How a session is.
+    pub async fn status(&self, owner: &Owner, id: SessionId) -> Result<Status, IngestError> {
+        let session = self.session_of(owner, id).await?;
+        let session = self.touched(session).await?;
+        self.with_parts(session).await
+    }
+
+    /// Sessions of this owner, newest first.
+    pub async fn list(
+        &self,
+        owner: &Owner,
+        name: Option<LibraryPath>,
+        after: Option<Cursor>,
+    ) -> Result<Page, IngestError> {
+        let query = ListQuery {
+            owner: owner.clone(),
+            name,
+            after,
+            limit: LIST_MAX + 1,
+        };
+        let mut sessions = self.store.list(&query).await?;
+        let has_more = sessions.len() > LIST_MAX as usize;
+        sessions.truncate(LIST_MAX as usize);
+        let next = sessions.last().filter(|_| has_more).map(Cursor::of);
+        Ok(Page { sessions, next })
+    }
+
+    /// Where parts go.
+    pub async fn targets(
+        &self,
+        owner: &Owner,
+        id: SessionId,
+        parts: &[OfferedPart],
+    ) -> Result<Vec<Target>, IngestError> {
+        if parts.len() > TARGETS_MAX {
+            let (max, found) = (TARGETS_MAX, parts.len());
+            return Err(IngestError::TooManyParts { max, found });
+        }
+        let session = self.session_of(owner, id).await?;
+        for part in parts {
+            session.takes_part(part.index, part.length)?;
+        }
+        let session = self.ready(session).await?;
+        let session = self.touched(session).await?;
+        session.takes_parts()?;
+        let (mut finished, mut wanted) = (Vec::with_capacity(parts.len()), Vec::new());
+        for part in parts {
+            let found = self.store.part(id, part.index).await?;
+            let is_finished = found.is_some_and(|found| found.sha256 == part.sha256);
+            finished.push(is_finished);
+            wanted.extend((!is_finished).then(|| part.clone()));
+        }
+        self.check_quota(&session, &wanted).await?;
+        let mut destinations = self
+            .storage
+            .destinations(&session, &wanted)
+            .await?
+            .into_iter();
+        let target = |(part, is_finished): (&OfferedPart, bool)| {
+            let index = part.index;
+            match is_finished {
+                true => Some(Target::Finished { index }),
+                false => destinations.next().map(|to| Target::Send { index, to }),
+            }
+        };
+        Ok(parts.iter().zip(finished).filter_map(target).collect())
+    }
+
+    /// Where the length is known, its bytes were counted when the session was opened.
+    async fn check_quota(
+        &self,
+        session: &Session,
+        parts: &[OfferedPart],
+    ) -> Result<(), IngestError> {
+        if session.declared.plan.length().is_some() || parts.is_empty() {
+            return Ok(());
+        }
+        let usage = self.store.usage(&session.owner).await?;
+        let wanted = parts.iter().map(|part| part.length).sum();
+        match usage.bytes.saturating_add(wanted) > self.limits.owner.bytes {
+            true => Err(IngestError::Quota { usage, wanted }),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes the bytes of a part, for who has a URL that was signed for it. While they arrive, call [`Ingest::touch`] every
+    /// minute.
+    pub async fn receive(
+        &self,
+        id: SessionId,
+        part: &OfferedPart,
+        from: u64,
+    ) -> Result<Box<dyn PartWriter>, IngestError> {
+        let session = self.store.load(id).await?.ok_or(IngestError::NoSession)?;
+        session.takes_part(part.index, part.length)?;
+        let session = self.touched(session).await?;
+        Ok(self.storage.receive(&session, part, from).await?)
+    }
+
+    /// Notes that a client uses the session.
+    pub async fn touch(&self, id: SessionId) -> Result<(), IngestError> {
+        let now = self.now();
+        self.change(id, |session| Ok(session.touched(now))).await?;
+        Ok(())
+    }
+
+    async fn touched(&self, session: Session) -> Result<Session, IngestError> {
+        let now = self.now();
+        if session.touched(now).is_none() {
+            return Ok(session);
+        }
+        let changed = self.change(session.id, |session| Ok(session.touched(now)));
+        Ok(changed.await?.session())
+    }
+
+    /// Notes that a part is whole, once the storage proves it. Done again it changes nothing.
+    pub async fn checkpoint(
+        &self,
+        owner: &Owner,
+        id: SessionId,
+        part: FinishedPart,
+        replace: bool,
+    ) -> Result<FinishedPart, IngestError> {
+        let mut proven: Option<FinishedPart> = None;
+        for _ in 0..super::CONFLICTS_MAX {
+            let session = self.session_of(owner, id).await?;
+            let finished = self.store.part(id, part.index).await?;
+            let offered = proven.as_ref().unwrap_or(&part);
+            let now = self.now();
+            let Some(change) = session.put_part(finished.as_ref(), offered, replace, now)? else {
+                return Ok(offered.clone());
+            };
+            if proven.is_none() {
+                let offered = OfferedPart {
+                    index: part.index,
+                    length: part.length,
+                    sha256: part.sha256,
+                    leaves: None,
+                };
+                let etag = part.etag.as_deref();
+                proven = Some(self.storage.checkpoint(&session, &offered, etag).await?);
+                // The storage may have taken long: the change is decided again.
+                continue;
+            }
+            if self.store.write(&change).await? == Written::Stored {
+                let part = offered.clone();
+                self.tell(IngestEvent::PartFinished {
+                    session: change.session,
+                    part: part.clone(),
+                    replaced: finished.is_some_and(|before| before.sha256 != part.sha256),
+                });
+                return Ok(part);
+            }
+        }
+        Err(IngestError::Contended)
+    }
+
+    /// Gives a session up. Done again it changes nothing.
+    pub async fn abort(&self, owner: &Owner, id: SessionId) -> Result<(), IngestError> {
+        self.session_of(owner, id).await?;
+        let now = self.now();
+        let changed = self.change(id, |session| Ok(session.aborted(now)?)).await?;
+        if let Changed::To(session) = &changed {
+            self.tell(IngestEvent::Aborted {
+                session: session.clone(),
+            });
+        }
+        self.unstage(&changed.session()).await
+    }
+
+    /// Removes what was staged for a session that has ended.
+    pub(super) async fn unstage(&self, session: &Session) -> Result<(), IngestError> {
+        if session.unstaged().is_none() {
+            return Ok(());
+        }
+        if let Staging::Begun(handle) = &session.staging {
+            let staged = Staged {
+                session: Some(session.id),
+                handle: handle.clone(),
+                bytes: 0,
+            };
+            self.storage.remove(&staged).await?;
+        }
+        self.change(session.id, |session| Ok(session.unstaged()))
+            .await?;
+        Ok(())
+    }
+}

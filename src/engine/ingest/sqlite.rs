@@ -1,0 +1,128 @@
+//! Sessions in an `SQLite` database: the store of a server that is alone.
+
+use std::{path::PathBuf, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+
+use crate::{
+    disk::sessions::{self, Sessions, SessionsError},
+    engine::blocking,
+    format::upload::SessionId,
+    policy::upload::{Change, FinishedPart, Owner, Session},
+};
+
+use super::session_store::{
+    Inserted, ListQuery, OwnerLimits, SessionStore, StoreError, Usage, Written,
+};
+
+/// Sessions in an `SQLite` database.
+#[derive(Clone, Debug)]
+pub struct SqliteSessions(Arc<Mutex<Sessions>>);
+
+impl SqliteSessions {
+    /// Opens this database; makes it if it is missing.
+    pub async fn open(path: PathBuf) -> Result<SqliteSessions, SessionsError> {
+        let opened = blocking::run(move || Sessions::open(&path)).await?;
+        Ok(SqliteSessions(Arc::new(Mutex::new(opened))))
+    }
+
+    /// Runs this on the database, on a thread that may block.
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Sessions) -> Result<T, SessionsError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move {
+            let done = blocking::run(move || work(&mut shared.lock())).await;
+            done.map_err(|cause| StoreError(Box::new(cause)))
+        })
+    }
+}
+
+impl SessionStore for SqliteSessions {
+    fn insert<'a>(
+        &'a self,
+        session: &'a Session,
+        limits: OwnerLimits,
+    ) -> BoxFuture<'a, Result<Inserted, StoreError>> {
+        let session = session.clone();
+        let (most_sessions, most_bytes) = (limits.sessions, limits.bytes);
+        let inserted = self.run(move |all| all.insert(&session, most_sessions, most_bytes));
+        Box::pin(async move {
+            Ok(match inserted.await? {
+                sessions::Inserted::New => Inserted::New,
+                sessions::Inserted::Exists(session) => Inserted::Exists(session),
+                sessions::Inserted::TooMany(usage) => Inserted::TooMany(usage_of(usage)),
+                sessions::Inserted::OverQuota(usage) => Inserted::OverQuota(usage_of(usage)),
+            })
+        })
+    }
+
+    fn load(&self, id: SessionId) -> BoxFuture<'_, Result<Option<Session>, StoreError>> {
+        self.run(move |all| all.load(id))
+    }
+
+    fn part(
+        &self,
+        id: SessionId,
+        index: u32,
+    ) -> BoxFuture<'_, Result<Option<FinishedPart>, StoreError>> {
+        self.run(move |all| all.part(id, index))
+    }
+
+    fn parts(&self, id: SessionId) -> BoxFuture<'_, Result<Vec<FinishedPart>, StoreError>> {
+        self.run(move |all| all.parts(id))
+    }
+
+    fn write<'a>(&'a self, change: &'a Change) -> BoxFuture<'a, Result<Written, StoreError>> {
+        let change = change.clone();
+        let written = self.run(move |all| all.write(&change));
+        Box::pin(async move { written.await.map(written_if) })
+    }
+
+    fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Vec<Session>, StoreError>> {
+        let ListQuery {
+            owner,
+            name,
+            after,
+            limit,
+        } = query.clone();
+        let after = after.map(|after| (after.created_s, after.id));
+        self.run(move |all| all.list(&owner, name.as_ref(), after, limit))
+    }
+
+    fn all(
+        &self,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<Session>, StoreError>> {
+        self.run(move |all| all.all(after, limit))
+    }
+
+    fn usage<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Result<Usage, StoreError>> {
+        let owner = owner.clone();
+        let usage = self.run(move |all| all.usage(&owner));
+        Box::pin(async move { usage.await.map(usage_of) })
+    }
+
+    fn forget(&self, id: SessionId, version: u64) -> BoxFuture<'_, Result<Written, StoreError>> {
+        let forgotten = self.run(move |all| all.forget(id, version));
+        Box::pin(async move { forgotten.await.map(written_if) })
+    }
+
+    fn served_s(&self, at_least: u64) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.run(move |all| all.served_s(at_least))
+    }
+}
+
+fn written_if(is_stored: bool) -> Written {
+    match is_stored {
+        true => Written::Stored,
+        false => Written::Conflict,
+    }
+}
+
+fn usage_of((sessions, bytes): (u64, u64)) -> Usage {
+    Usage { sessions, bytes }
+}
