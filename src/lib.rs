@@ -139,7 +139,7 @@
 //! | the steps of a fetch | [`engine::fetch`]; with a manifest `engine/fetch/with_manifest.rs`, without one `engine/fetch/without_manifest.rs` |
 //! | which blocks are found locally and not fetched | [`policy::descent`]; which files are searched: `engine/local/candidates.rs` |
 //! | what a push sends, and what it goes on with | [`engine::push`]: `source.rs` for reading, `sessions.rs` for earlier runs, `send.rs` and `part.rs` for the parts, `api.rs` for the requests; the documents: [`format::ingest`]; sending content and its stalls: `net/sending.rs` |
-| many objects in one run | [`engine::queue`] |
+//! | many objects in one run | [`engine::queue`] |
 //! | what a sync does to which file | [`policy::sync`], [`policy::filters`]; the index and its trust: `engine/sync/index.rs`; what is here: `engine/sync/here.rs`, `state.rs` beside it; the steps: `engine/sync/run.rs` |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls |
 //! | a folder that is kept in step with a library: staging, names, trash | [`disk::replica`] |

@@ -71,8 +71,7 @@ pub const PUSH_SAME_NAME: &str =
     "two files have this name; push them one by one with different --name";
 pub const PUSH_NO_NAME: &str = "has no name in UTF-8; give it one with --name";
 pub const NO_S3_PUSH: &str = "s3:// is not possible yet: push to the URL of a server that takes uploads, as sapwood serve DIR --ingest does";
-pub const BAD_TOKEN: &str =
-    "--token (SAPWOOD_TOKEN) is no token: letters, digits and -._~+/= on one line, or a file with it";
+pub const BAD_TOKEN: &str = "--token (SAPWOOD_TOKEN) is no token: letters, digits and -._~+/= on one line, or a file with it";
 pub const TOKEN_IN_THE_CLEAR: &str = "a token is not sent over plain http, except to this machine; give an https URL, or no --token (SAPWOOD_TOKEN)";
 
 pub const EXPIRED: &str =
@@ -191,7 +190,9 @@ fn of_upload(cause: &RefusedUpload) -> Option<&'static str> {
         RefusedUpload::StorageFull(_) => {
             Some("run the same command again when there is room: what arrived is kept")
         }
-        RefusedUpload::Access { .. } => Some("give a token with --token, or check the one that was given"),
+        RefusedUpload::Access { .. } => {
+            Some("give a token with --token, or check the one that was given")
+        }
         RefusedUpload::NoUploads { .. } => {
             Some("check the URL; the server must take uploads, as sapwood serve DIR --ingest does")
         }

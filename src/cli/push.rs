@@ -144,7 +144,10 @@ fn split(args: &PushArgs) -> Result<(Vec<&Path>, Location), Refusal> {
     }
     let url = location(url)?;
     match url.has_query() {
-        true => Err(Refusal::usage(format!("{url}: {}", hints::PUSH_WITHOUT_QUERY))),
+        true => Err(Refusal::usage(format!(
+            "{url}: {}",
+            hints::PUSH_WITHOUT_QUERY
+        ))),
         false => Ok((files, url)),
     }
 }
@@ -288,7 +291,9 @@ async fn list(context: &Context, server: &Server, output: &mut Output) -> Exit {
         None => return output.fail(None, Some(&url), Exit::Again, hints::STOPPED),
     };
     for status in &listed {
-        let length = status.length.map_or_else(|| "-".to_owned(), units::human_bytes);
+        let length = status
+            .length
+            .map_or_else(|| "-".to_owned(), units::human_bytes);
         let used = status.last_alive.as_deref().unwrap_or("-");
         output.result(&format!(
             "{}  {:<10}  {length:>9}  {used}  {}",

@@ -233,7 +233,9 @@ pub enum RefusedUpload {
     NoUploads { status: u16 },
     #[error("there is no such upload (status {status})")]
     NoSession { status: u16 },
-    #[error("what arrived has the root {found}, and the source has {expected}; nothing was published")]
+    #[error(
+        "what arrived has the root {found}, and the source has {expected}; nothing was published"
+    )]
     Root { expected: Root, found: String },
     #[error("the upload ended before it was published{0}")]
     Ended(Detail),
@@ -367,8 +369,17 @@ mod tests {
         assert_eq!((status.length, status.root), (None, None));
         let later = text.replace("\"open\"", "\"paused\"");
         assert_eq!(status.error, None);
-        assert_eq!(read::<Status>(later.as_bytes()).unwrap().state, State::Unknown);
-        for bad in [&text[1..], "{}", "", &text.replace(id, "x"), &text.replace("abab", "")] {
+        assert_eq!(
+            read::<Status>(later.as_bytes()).unwrap().state,
+            State::Unknown
+        );
+        for bad in [
+            &text[1..],
+            "{}",
+            "",
+            &text.replace(id, "x"),
+            &text.replace("abab", ""),
+        ] {
             assert!(read::<Status>(bad.as_bytes()).is_err(), "{bad}");
         }
     }

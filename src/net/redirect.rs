@@ -88,7 +88,9 @@ impl Redirects {
                 return Ok(exchange);
             }
             if !request.method.is_safe() && !matches!(status, 307 | 308) {
-                let detail = format!("it redirects to a page (status {status}) instead of taking the request");
+                let detail = format!(
+                    "it redirects to a page (status {status}) instead of taking the request"
+                );
                 let failure = Failure::Redirects;
                 return Err(NetError::with_detail(&step.location, failure, detail));
             }

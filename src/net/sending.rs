@@ -202,9 +202,15 @@ mod tests {
         assert!(goes(None, 100_000, &[0]).await);
         assert!(goes(None, 100_000, &[9]).await, "slow is no stall");
         assert!(!goes(None, 100_000, &[0, 0, 11]).await);
-        assert!(goes(None, 100_000, &[11, 0]).await, "connecting takes longer");
+        assert!(
+            goes(None, 100_000, &[11, 0]).await,
+            "connecting takes longer"
+        );
         assert!(!goes(None, 100_000, &[13, 0]).await);
-        assert!(goes(None, 16_384, &[0, 50]).await, "the server makes it durable");
+        assert!(
+            goes(None, 16_384, &[0, 50]).await,
+            "the server makes it durable"
+        );
         assert!(!goes(None, 16_384, &[0, 70]).await);
     }
 

@@ -213,9 +213,7 @@ impl Transport {
         }
         // A server may close an idle connection just when it is reused. One such break is not a failure of the server.
         let is_small = !matches!(request.body, Body::Content(_));
-        if error.failure == Failure::Broken
-            && is_small
-            && known.is_some_and(|known| known.unbroken)
+        if error.failure == Failure::Broken && is_small && known.is_some_and(|known| known.unbroken)
         {
             if let Some(facts) = self.facts.lock().get_mut(&location.host()) {
                 facts.unbroken = false;

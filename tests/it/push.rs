@@ -21,9 +21,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
-    uploads::{ALL, Ingest, IngestLie, Op},
     origin::Of,
     program::{self, Ended, Running, run, run_with_input, sapwood, start},
+    uploads::{ALL, Ingest, IngestLie, Op},
 };
 
 const MIB: usize = 1 << 20;
@@ -78,7 +78,8 @@ impl Push {
 
     /// A run that was killed when so many parts were finished, of which the others wait.
     fn killed_after(&self, parts: u32) {
-        self.server.lie(Op::Part, Of::From(parts + 1), IngestLie::Waits);
+        self.server
+            .lie(Op::Part, Of::From(parts + 1), IngestLie::Waits);
         let mut running = start(self.command(&["--connections", "1"]));
         wait_for_checkpoints(&mut running, parts as usize);
         running.kill();
@@ -121,7 +122,11 @@ fn a_file_is_published_whole_and_its_url_printed() {
     command.args(["push", "f.bin", &push.server.url("/other.bin")]);
     let ended = run(command).must(0);
     assert_eq!(ended.stdout, format!("{}\n", push.server.url("/other.bin")));
-    assert!(ended.stderr.contains(&root_of(&push.bytes)), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains(&root_of(&push.bytes)),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]
@@ -232,14 +237,17 @@ fn every_lost_response_and_every_break_is_mended() {
 #[test]
 fn a_server_in_trouble_is_tried_again_as_by_a_fetch() {
     let again = |status, headers: &[(&'static str, &str)]| {
-        let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()));
         IngestLie::Status(status, headers.collect(), String::new())
     };
     for op in ALL {
         let push = Push::new();
         push.server.lie(op, Of::Nth(1), again(500, &[]));
         if op == Op::Part {
-            push.server.lie(op, Of::Nth(2), again(503, &[("Retry-After", "1")]));
+            push.server
+                .lie(op, Of::Nth(2), again(503, &[("Retry-After", "1")]));
         }
         push.run(&[]).must(0);
         push.must_be_published();
@@ -251,7 +259,8 @@ fn a_server_in_trouble_is_tried_again_as_by_a_fetch() {
     assert_eq!(ended.event("failed")["class"], "again");
     // A limit for a time that is longer than patience.
     let push = Push::new();
-    push.server.lie(Op::Part, Of::All, again(429, &[("Retry-After", "3600")]));
+    push.server
+        .lie(Op::Part, Of::All, again(429, &[("Retry-After", "3600")]));
     let ended = push.run(&["--patience", "2s"]).must(5);
     assert!(ended.event("failed")["retry_at"].is_string());
 }
@@ -273,17 +282,22 @@ fn a_dead_server_is_exit_5() {
 #[test]
 fn a_part_goes_on_at_the_block_where_its_request_broke() {
     let push = Push::new();
-    push.server.lie(Op::Part, Of::Nth(1), IngestLie::Breaks(3_000_000));
+    push.server
+        .lie(Op::Part, Of::Nth(1), IngestLie::Breaks(3_000_000));
     push.run(&[]).must(0);
     push.must_be_published();
     let kept = 3_000_000 / 65_536 * 65_536;
-    assert_eq!(push.server.bytes_of_parts(), LENGTH as u64 + 3_000_000 - kept);
+    assert_eq!(
+        push.server.bytes_of_parts(),
+        LENGTH as u64 + 3_000_000 - kept
+    );
 }
 
 #[test]
 fn a_refusal_in_the_middle_of_a_body_ends_it_at_once() {
     let push = Push::new();
-    push.server.lie(Op::Part, Of::All, IngestLie::Early(100_000, 413));
+    push.server
+        .lie(Op::Part, Of::All, IngestLie::Early(100_000, 413));
     let began = Instant::now();
     let ended = push.run(&["--connections", "1"]).must(1);
     assert!(began.elapsed() < Duration::from_secs(60));
@@ -313,7 +327,11 @@ fn an_expired_url_is_replaced_once() {
 fn another_writer_of_a_part_is_waited_for() {
     let push = Push::new();
     let busy = json!({ "code": "part_in_flight" }).to_string();
-    push.server.lie(Op::Part, Of::Nth(1), IngestLie::Status(409, Vec::new(), busy));
+    push.server.lie(
+        Op::Part,
+        Of::Nth(1),
+        IngestLie::Status(409, Vec::new(), busy),
+    );
     push.run(&[]).must(0);
     push.must_be_published();
 }
@@ -335,7 +353,8 @@ fn what_the_server_lacks_at_the_end_is_sent_again_and_nothing_else() {
 fn another_root_is_never_reported_as_published() {
     let push = Push::new();
     let edit = |answer: &mut Value| answer["root"] = "00".repeat(32).into();
-    push.server.lie(Op::Finalize, Of::All, IngestLie::Edited(edit));
+    push.server
+        .lie(Op::Finalize, Of::All, IngestLie::Edited(edit));
     let ended = push.run(&[]).must(3);
     assert_eq!(ended.all("published").len(), 0);
     let push = Push::new();
@@ -343,7 +362,11 @@ fn another_root_is_never_reported_as_published() {
     let differs = IngestLie::Status(422, Vec::new(), differs.to_string());
     push.server.lie(Op::Finalize, Of::All, differs);
     let ended = push.run(&[]).must(3);
-    assert!(ended.event("failed")["message"].to_string().contains("1234"));
+    assert!(
+        ended.event("failed")["message"]
+            .to_string()
+            .contains("1234")
+    );
 }
 
 #[test]
@@ -351,26 +374,42 @@ fn a_finalize_that_takes_long_is_waited_for() {
     let push = Push::new();
     let working = IngestLie::Status(202, Vec::new(), String::new());
     push.server.lie(Op::Finalize, Of::First(1), working.clone());
-    push.server.lie(Op::Status, Of::Nth(1), IngestLie::Edited(|answer| answer["state"] = "finalizing".into()));
+    push.server.lie(
+        Op::Status,
+        Of::Nth(1),
+        IngestLie::Edited(|answer| answer["state"] = "finalizing".into()),
+    );
     push.run(&[]).must(0);
     push.must_be_published();
     // It ends as the request itself would have: here with parts that are lacking.
     let push = Push::new();
     push.server.lie(Op::Finalize, Of::First(1), working.clone());
-    push.server.lie(Op::Status, Of::Nth(1), IngestLie::Edited(|answer| {
-        answer["error"] = json!({ "code": "root_differs", "detail": "d" });
-        let parts = answer["parts"].as_array_mut().expect("parts");
-        parts.remove(1);
-    }));
+    push.server.lie(
+        Op::Status,
+        Of::Nth(1),
+        IngestLie::Edited(|answer| {
+            answer["error"] = json!({ "code": "root_differs", "detail": "d" });
+            let parts = answer["parts"].as_array_mut().expect("parts");
+            parts.remove(1);
+        }),
+    );
     push.run(&[]).must(0);
     push.must_be_published();
     let push = Push::new();
     push.server.lie(Op::Finalize, Of::All, working);
-    push.server.lie(Op::Status, Of::Nth(1), IngestLie::Edited(|answer| {
-        answer["error"] = json!({ "code": "name_exists", "detail": "d" });
-    }));
+    push.server.lie(
+        Op::Status,
+        Of::Nth(1),
+        IngestLie::Edited(|answer| {
+            answer["error"] = json!({ "code": "name_exists", "detail": "d" });
+        }),
+    );
     let ended = push.run(&[]).must(1);
-    assert!(ended.event("failed")["message"].to_string().contains("--replace"));
+    assert!(
+        ended.event("failed")["message"]
+            .to_string()
+            .contains("--replace")
+    );
 }
 
 #[test]
@@ -381,7 +420,10 @@ fn an_existing_object_is_replaced_only_by_wish() {
     let message = ended.event("failed")["message"].to_string();
     assert!(message.contains("--replace"), "{message}");
     assert_eq!(push.server.bytes_of_parts(), 0);
-    assert_eq!(push.server.published("a/f.bin").expect("it is there"), b"old");
+    assert_eq!(
+        push.server.published("a/f.bin").expect("it is there"),
+        b"old"
+    );
     push.run(&["--replace"]).must(0);
     push.must_be_published();
 }
@@ -403,8 +445,14 @@ fn many_files_do_not_stop_for_one_that_is_refused() {
     assert_eq!(failed.len(), 2, "{failed:?}");
     let is_name = |event: &&Value| event["path"] == "refused";
     let message = failed.iter().find(is_name).expect("it failed")["message"].to_string();
-    assert!(message.contains("it is refused") && message.contains("--name"), "{message}");
-    assert_eq!(push.server.published("three"), Some(paint::bytes(2, 200_000)));
+    assert!(
+        message.contains("it is refused") && message.contains("--name"),
+        "{message}"
+    );
+    assert_eq!(
+        push.server.published("three"),
+        Some(paint::bytes(2, 200_000))
+    );
 }
 
 #[test]
@@ -503,7 +551,10 @@ fn unfinished_uploads_are_listed_and_given_up() {
         command
     };
     let upload = run(command(&["--list"])).must(0).event("upload");
-    assert_eq!((&upload["name"], &upload["state"]), (&json!("a/f.bin"), &json!("open")));
+    assert_eq!(
+        (&upload["name"], &upload["state"]),
+        (&json!("a/f.bin"), &json!("open"))
+    );
     let id = upload["session"].as_str().expect("an ID").to_owned();
     for _ in 0..2 {
         run(command(&["--abort", &id])).must(0);
@@ -582,13 +633,21 @@ fn targets_lead_nowhere_else_with_what_is_secret() {
     let push = Push::new();
     let other = Ingest::start();
     // Found by the fields of the request: the other server logs them.
-    push.server.lie(Op::Targets, Of::All, IngestLie::Edited(|answer| {
-        for target in answer["targets"].as_array_mut().expect("targets") {
-            target["headers"] = json!({ "Authorization": "x" });
-        }
-    }));
+    push.server.lie(
+        Op::Targets,
+        Of::All,
+        IngestLie::Edited(|answer| {
+            for target in answer["targets"].as_array_mut().expect("targets") {
+                target["headers"] = json!({ "Authorization": "x" });
+            }
+        }),
+    );
     let ended = push.run(&[]).must(1);
-    assert!(ended.event("failed")["message"].to_string().contains("target"));
+    assert!(
+        ended.event("failed")["message"]
+            .to_string()
+            .contains("target")
+    );
     assert_eq!(push.server.bytes_of_parts() + other.bytes_of_parts(), 0);
 }
 
@@ -601,7 +660,14 @@ fn a_server_that_stops_reading_is_a_stall() {
     let push = Push::of(paint::bytes(0, 24 * MIB));
     push.server.lie(Op::Part, Of::Nth(1), IngestLie::Waits);
     let mut command = sapwood(push.folder.path());
-    command.args(["--json", "push", "f.bin", &push.server.url("/a/"), "--part-size", "24MiB"]);
+    command.args([
+        "--json",
+        "push",
+        "f.bin",
+        &push.server.url("/a/"),
+        "--part-size",
+        "24MiB",
+    ]);
     let began = Instant::now();
     let ended = program::run(command).must(0);
     assert!(began.elapsed() >= Duration::from_secs(10));

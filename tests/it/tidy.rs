@@ -69,10 +69,7 @@ const OUTSIDE: [(&str, &[&str]); 40] = [
     ("rusqlite", &["disk/state/", "disk/sessions/"]),
     ("rustix", &["disk/"]),
     ("rustls", &["serve/tls.rs"]),
-    (
-        "serde",
-        &["format/receipt.rs", "format/ingest.rs", "cli/"],
-    ),
+    ("serde", &["format/receipt.rs", "format/ingest.rs", "cli/"]),
     (
         "serde_json",
         &["format/receipt.rs", "format/ingest.rs", "serve/", "cli/"],

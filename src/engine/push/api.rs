@@ -4,8 +4,8 @@ use crate::{
     engine::{context::Context, error::Error},
     format::{
         ingest::{
-            self, Checkpoint, Document, DOCUMENT_BYTES_MAX, Finalize, Offer, Offers, Open, PATH, Problem,
-            RefusedUpload, Sessions, Status, TARGETS_MAX, Target, Targets,
+            self, Checkpoint, DOCUMENT_BYTES_MAX, Document, Finalize, Offer, Offers, Open, PATH,
+            Problem, RefusedUpload, Sessions, Status, TARGETS_MAX, Target, Targets,
         },
         upload::SessionId,
     },
@@ -189,12 +189,7 @@ impl Api<'_> {
         self.typed.at_origin(&format!("{PATH}/{id}{below}"), &[])
     }
 
-    async fn request(
-        &self,
-        method: Method,
-        place: &Location,
-        body: Body,
-    ) -> Result<Reply, Error> {
+    async fn request(&self, method: Method, place: &Location, body: Body) -> Result<Reply, Error> {
         let limits = self.limits();
         let request = Request {
             named_by: Some(self.typed),
@@ -205,7 +200,11 @@ impl Api<'_> {
     }
 
     async fn once(&self, request: Request<'_>) -> Result<Reply, NetError> {
-        let reply = self.context.client.call(request, DOCUMENT_BYTES_MAX).await?;
+        let reply = self
+            .context
+            .client
+            .call(request, DOCUMENT_BYTES_MAX)
+            .await?;
         let is_limit = ["too_many_sessions", "quota"];
         if reply.status == 429 && !is_limit.contains(&Problem::read(&reply.bytes).code.as_str()) {
             let failure = Failure::TooMany {

@@ -297,7 +297,8 @@ impl Push<'_> {
                     };
                     let (code, detail) = (error.code.clone(), error.detail.clone());
                     let finished = |index| status.parts.iter().any(|part| part.index == index);
-                    let lacks = (0..self.plan.count().unwrap_or(0)).filter(|index| !finished(*index));
+                    let lacks =
+                        (0..self.plan.count().unwrap_or(0)).filter(|index| !finished(*index));
                     let problem = Problem {
                         wrong_parts: lacks.clone().collect(),
                         missing: lacks.collect(),
@@ -310,7 +311,9 @@ impl Push<'_> {
                         problem,
                         place: self.options.url().to_string(),
                     };
-                    return self.refused(Failed::Refused(refusal), sender.root()).map(Some);
+                    return self
+                        .refused(Failed::Refused(refusal), sender.root())
+                        .map(Some);
                 }
                 _ => return Err(PartFailed::OtherSession),
             }
@@ -349,7 +352,9 @@ impl Push<'_> {
     async fn published(&self, sender: &Sender<'_>, status: Status) -> Result<Pushed, PartFailed> {
         let root = sender.root();
         if status.root != Some(root) {
-            let found = status.root.map_or_else(String::new, |root| root.to_string());
+            let found = status
+                .root
+                .map_or_else(String::new, |root| root.to_string());
             return Err(PartFailed::Error(Error::Upload {
                 place: self.options.url().to_string(),
                 cause: Box::new(RefusedUpload::Root {

@@ -159,15 +159,21 @@ impl Sending<'_> {
             return Err(invalid().into());
         }
         let bytes = ByteRange::new(stored.bytes.start + target.from, stored.bytes.end);
-        let content = Arc::new(StoredContent::new(Stored { bytes, ..stored }, &self.counters));
+        let content = Arc::new(StoredContent::new(
+            Stored { bytes, ..stored },
+            &self.counters,
+        ));
         let request = Request {
             named_by: Some(self.api.typed),
             required: Some(&required),
             ..Request::new(Method::Put, &location, Body::Content(content.clone()))
         };
-        let context = self.api.context;
-        let _admitted = context.connections.admit(&context.client, &location).await;
-        let sent = context.client.call(request, ingest::DOCUMENT_BYTES_MAX).await;
+        let shared = self.api.context;
+        let _admitted = shared.connections.admit(&shared.client, &location).await;
+        let sent = shared
+            .client
+            .call(request, ingest::DOCUMENT_BYTES_MAX)
+            .await;
         if let Some(cause) = content.failure() {
             return Err(PartFailed::Error(cause.into()));
         }
@@ -196,7 +202,11 @@ impl Sending<'_> {
             }
             ("part_differs_from_url", _) => {
                 let detail = "other bytes arrived than were sent";
-                Ok(Put::Again(NetError::with_detail(place, Failure::Broken, detail)))
+                Ok(Put::Again(NetError::with_detail(
+                    place,
+                    Failure::Broken,
+                    detail,
+                )))
             }
             ("too_many_sessions" | "quota", _) => Err(PartFailed::Error(refusal.into())),
             (_, 429) => {
@@ -220,7 +230,9 @@ impl Sending<'_> {
             etag,
             replace: self.is_own,
         };
-        let done = self.api.checkpoint(self.session, self.part.index, &checkpoint);
+        let done = self
+            .api
+            .checkpoint(self.session, self.part.index, &checkpoint);
         match done.await {
             Ok(()) => Ok(None),
             Err(failed) if failed.code() == "part_not_stored" => {

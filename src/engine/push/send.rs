@@ -117,7 +117,12 @@ impl<'a> Sender<'a> {
 
     /// The root of what was read, from the first part to the last.
     pub fn root(&self) -> Root {
-        let leaves: Vec<Cv> = self.leaves.values().flat_map(|part| part.iter()).copied().collect();
+        let leaves: Vec<Cv> = self
+            .leaves
+            .values()
+            .flat_map(|part| part.iter())
+            .copied()
+            .collect();
         tree::root_of(&leaves)
     }
 
@@ -200,7 +205,9 @@ impl<'a> Sender<'a> {
         let earlier = self.leaves.insert(part.index, part.leaves.clone());
         if earlier.is_some_and(|earlier| earlier != part.leaves) {
             let path = part.stored.path.to_path_buf();
-            return Err(PartFailed::Error(DiskError::ChangedWhileRead { path }.into()));
+            return Err(PartFailed::Error(
+                DiskError::ChangedWhileRead { path }.into(),
+            ));
         }
         self.end = self.end.max(part.bytes.end);
         let length = part.bytes.length();

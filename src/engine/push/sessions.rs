@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    disk::{error::{DiskError, FileOperation}, machine},
+    disk::{
+        error::{DiskError, FileOperation},
+        machine,
+    },
     engine::{context::StoreHandle, error::Error},
     format::{
         ingest::{Finished, Open, State, Status},
@@ -192,14 +195,18 @@ impl<'a> Memory<'a> {
 
     async fn session(&self) -> Option<SessionId> {
         let key = self.key?;
-        let found = self.store.look_up(move |store| Ok(store.state().push_session(&key)?));
+        let found = self
+            .store
+            .look_up(move |store| Ok(store.state().push_session(&key)?));
         found.await.ok()??
     }
 
     async fn remember(&self, id: SessionId) {
         let Some(key) = self.key else { return };
         let at = machine::unix_time();
-        let done = self.store.look_up(move |store| Ok(store.state().remember_push(&key, id, at)?));
+        let done = self
+            .store
+            .look_up(move |store| Ok(store.state().remember_push(&key, id, at)?));
         if let Err(cause) = done.await {
             tracing::warn!("the upload is not remembered: {cause}");
         }
@@ -207,7 +214,9 @@ impl<'a> Memory<'a> {
 
     async fn forget(&self) {
         let Some(key) = self.key else { return };
-        let done = self.store.look_up(move |store| Ok(store.state().forget_push(&key)?));
+        let done = self
+            .store
+            .look_up(move |store| Ok(store.state().forget_push(&key)?));
         if let Err(cause) = done.await {
             tracing::debug!("not forgotten: {cause}");
         }

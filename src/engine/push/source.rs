@@ -12,11 +12,7 @@ use std::{
     },
 };
 
-use futures_util::{
-    FutureExt, StreamExt,
-    future::BoxFuture,
-    stream::FuturesOrdered,
-};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
@@ -396,7 +392,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         let (block, part) = (BlockSize::new(1 << 20).unwrap(), 5 << 20);
-        for length in [0, 1, 1 << 20, (1 << 20) + 1, 5 << 20, (5 << 20) + 1, 11 << 20] {
+        for length in [
+            0,
+            1,
+            1 << 20,
+            (1 << 20) + 1,
+            5 << 20,
+            (5 << 20) + 1,
+            11 << 20,
+        ] {
             let bytes = paint::bytes(0, length);
             std::fs::write(&path, &bytes).unwrap();
             let expected = *blake3::hash(&bytes).as_bytes();

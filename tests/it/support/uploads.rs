@@ -208,7 +208,9 @@ impl Ingest {
     /// The indices of all finished parts.
     pub fn finished(&self) -> Vec<u32> {
         let sessions = lock(&self.0.sessions);
-        let all = sessions.values().flat_map(|session| session.finished.keys());
+        let all = sessions
+            .values()
+            .flat_map(|session| session.finished.keys());
         all.copied().collect()
     }
 
@@ -350,8 +352,12 @@ impl Ingest {
                 let name = url::form_urlencoded::parse(request.query.as_bytes())
                     .find(|(key, _)| key == "name")
                     .map(|(_, value)| value.into_owned());
-                let fits = |session: &&Value| name.as_ref().is_none_or(|name| session["name"] == **name);
-                let mut all: Vec<Value> = sessions.iter().map(|(id, session)| status(id, session)).collect();
+                let fits =
+                    |session: &&Value| name.as_ref().is_none_or(|name| session["name"] == **name);
+                let mut all: Vec<Value> = sessions
+                    .iter()
+                    .map(|(id, session)| status(id, session))
+                    .collect();
                 all.retain(|session| fits(&session));
                 for session in &mut all {
                     session["parts"] = json!([]);
@@ -419,10 +425,17 @@ impl Ingest {
         let target = |offer: &Value| {
             let index = offer["index"].as_u64().expect("an index") as u32;
             let sha = offer["sha256"].as_str().expect("a hash").to_owned();
-            if session.finished.get(&index).is_some_and(|part| part.sha256 == sha) {
+            if session
+                .finished
+                .get(&index)
+                .is_some_and(|part| part.sha256 == sha)
+            {
                 return json!({ "index": index, "finished": true });
             }
-            let from = session.staged.get(&(index, sha.clone())).map_or(0, Vec::len);
+            let from = session
+                .staged
+                .get(&(index, sha.clone()))
+                .map_or(0, Vec::len);
             if let Some(text) = offer["leaves"].as_str() {
                 let leaves = hex::decode(text).expect("leaves");
                 let leaves = leaves.as_chunks::<32>().0.to_vec();
@@ -472,7 +485,12 @@ impl Ingest {
         session.state = "done";
         session.root = Some(root);
         let mut answer = status(id, session);
-        answer["url"] = self.url(&format!("/{}", session.opened["name"].as_str().expect("a name"))).into();
+        answer["url"] = self
+            .url(&format!(
+                "/{}",
+                session.opened["name"].as_str().expect("a name")
+            ))
+            .into();
         (200, answer)
     }
 }
@@ -492,8 +510,13 @@ fn status(id: &str, session: &Session) -> Value {
 fn put(session: &mut Session, index: u32, request: &Request, body: &[u8]) -> (u16, Value) {
     let key = (index, sha_of(request));
     let query = |name: &str| {
-        let value = request.query.split('&').find_map(|pair| pair.strip_prefix(name));
-        value.and_then(|value| value.parse::<u64>().ok()).expect("a number")
+        let value = request
+            .query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix(name));
+        value
+            .and_then(|value| value.parse::<u64>().ok())
+            .expect("a number")
     };
     let staged = session.staged.entry(key.clone()).or_default();
     staged.truncate(query("from=") as usize);
@@ -533,7 +556,9 @@ fn checkpoint(session: &mut Session, index: u32, document: &Value) -> (u16, Valu
         return problem(409, "part_not_stored", json!({}));
     }
     let bytes = bytes.clone();
-    session.finished.insert(index, Staged { sha256: sha, bytes });
+    session
+        .finished
+        .insert(index, Staged { sha256: sha, bytes });
     (200, json!({ "index": index }))
 }
 
@@ -546,7 +571,10 @@ fn problem(status: u16, code: &str, more: Value) -> (u16, Value) {
 }
 
 fn sha_of(request: &Request) -> String {
-    let sha = request.query.split('&').find_map(|pair| pair.strip_prefix("sha256="));
+    let sha = request
+        .query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("sha256="));
     sha.unwrap_or_default().to_owned()
 }
 
@@ -586,7 +614,9 @@ fn read_head(stream: &mut TcpStream) -> Option<Request> {
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let fields: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(": ")).collect();
     let field = |name: &str| {
-        let found = fields.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+        let found = fields
+            .iter()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name));
         found.map(|(_, value)| (*value).to_owned())
     };
     assert_eq!(field("transfer-encoding"), None, "a body without a length");
@@ -606,7 +636,10 @@ fn respond(stream: &mut TcpStream, status: u16, headers: &[(&'static str, String
     };
     let mut head = format!("HTTP/1.1 {status} Said\r\n");
     if status != 204 {
-        head += &format!("Content-Type: {media_type}\r\nContent-Length: {}\r\n", text.len());
+        head += &format!(
+            "Content-Type: {media_type}\r\nContent-Length: {}\r\n",
+            text.len()
+        );
     }
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
