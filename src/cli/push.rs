@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::{
-    disk::regions::StoppableStream,
+    disk::regions::{self, StoppableStream},
     engine::{
         context::{Context, StoreHandle},
         error::Error,
@@ -248,8 +248,11 @@ async fn push_all(context: &Context, queue: &Queue, jobs: &[Job], output: &mut O
             }
         }
     };
-    // `None`: stopped.
-    let _ = signals::unless_stopped(queue.run(jobs, attempt, each)).await;
+    let ended = signals::unless_stopped(queue.run(jobs, attempt, each)).await;
+    if ended.is_none() {
+        // A stream may give no bytes for long.
+        regions::stop();
+    }
     let mut output = output.lock();
     for (job, _) in jobs.iter().zip(&exits).filter(|(_, exit)| exit.is_none()) {
         let message = match &job.file {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
 use crate::format::{characters, library};
@@ -104,16 +104,17 @@ impl Location {
         Location(url)
     }
 
-    /// Another place at the same origin, with these pairs as its query.
+    /// Another place at the same origin. `query`: a name and its value, which is encoded.
     #[must_use]
-    pub fn at_origin(&self, path: &str, query: &[(&str, &str)]) -> Location {
+    pub fn at_origin(&self, path: &str, query: Option<(&str, &str)>) -> Location {
         let mut url = self.0.clone();
         url.set_path(path);
-        url.set_query(None);
         url.set_fragment(None);
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
-        }
+        let query = query.map(|(name, value)| {
+            let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
+            format!("{name}={value}")
+        });
+        url.set_query(query.as_deref());
         Location(url)
     }
 
@@ -326,6 +327,22 @@ mod tests {
         let below = folder.below("a b/50%?#é");
         let expected = "http://h/m/a%20b/50%25%3F%23%C3%A9?t=1";
         assert_eq!(below.url().as_str(), expected);
+    }
+
+    #[test]
+    fn other_places_of_an_origin() {
+        let typed = Location::parse("http://u:p@h:7/a/?t=1#x").unwrap();
+        let place = typed.at_origin("/b", None);
+        assert_eq!(place.url().as_str(), "http://u:p@h:7/b");
+        let place = typed.at_origin("/b", Some(("name", "a b/+&é")));
+        let expected = "http://u:p@h:7/b?name=a%20b%2F%2B%26%C3%A9";
+        assert_eq!(place.url().as_str(), expected);
+        let path = |url: &str| Location::parse(url).unwrap().decoded_path();
+        assert_eq!(path("http://h/a%20b/c/").as_deref(), Some("a b/c/"));
+        assert_eq!(path("http://h").as_deref(), Some(""));
+        assert_eq!(path("http://h/a%2Fb"), None);
+        assert_eq!(path("http://h/%FF"), None);
+        assert!(typed.has_query());
     }
 
     #[test]

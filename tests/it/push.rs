@@ -580,6 +580,27 @@ fn a_signal_stops_it_and_the_same_command_goes_on() {
     push.must_be_published();
 }
 
+/// The program waited for bytes of a stream that gave none.
+#[test]
+fn a_signal_stops_a_stream_that_is_silent() {
+    let push = Push::new();
+    let mut command = sapwood(push.folder.path());
+    command.args(["--json", "push", "-", &push.server.url("/"), "--name", "s"]);
+    let (reader, _writer) = std::io::pipe().expect("a pipe");
+    command.stdin(reader);
+    let mut running = start(command);
+    running.wait_for("a plan", |events| {
+        events.iter().any(|event| event["event"] == "planned")
+    });
+    let began = Instant::now();
+    running.signal(Signal::TERM);
+    let ended = running.finish().must(5);
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let message = ended.event("failed")["message"].to_string();
+    assert!(message.contains("--abort"), "{message}");
+    assert_eq!(push.server.published("s"), None);
+}
+
 /// Dropping the future pauses; the next call goes on.
 #[test]
 fn the_library_pauses_and_goes_on() {

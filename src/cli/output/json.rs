@@ -43,8 +43,7 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
             "rate_bps": progress.rate_bps, "bytes_proven": progress.bytes_proven,
             "files_done": progress.files.map(|(done, _)| done), "files_total": progress.files.map(|(_, total)| total),
         })),
-        Event::BlocksVerified { first, count, source } =>
-            ("blocks_verified", json!({ "first": first.0, "count": count, "source": source })),
+        Event::BlocksVerified { first, count, source } => ("blocks_verified", json!({ "first": first.0, "count": count, "source": source })),
         Event::BlockWrong { block, bytes, expected, found, source } => ("block_wrong", json!({
             "block": block.0, "offset": bytes.start, "length": bytes.length(), "expected": hex::encode(expected),
             "found": hex::encode(found), "source": source,

@@ -112,7 +112,7 @@ impl Api<'_> {
     /// The sessions of this user, of this name if there is one, newest first.
     pub async fn sessions(&self, name: Option<&str>) -> Result<Vec<Status>, Failed> {
         let query = name.map(|name| ("name", name));
-        let mut place = self.typed.at_origin(PATH, query.as_slice());
+        let mut place = self.typed.at_origin(PATH, query);
         let mut all = Vec::new();
         for _ in 0..PAGES_MAX {
             let reply = self.request(Method::Get, &place, Body::Empty).await?;
@@ -186,7 +186,7 @@ impl Api<'_> {
     }
 
     fn session(&self, id: SessionId, below: &str) -> Location {
-        self.typed.at_origin(&format!("{PATH}/{id}{below}"), &[])
+        self.typed.at_origin(&format!("{PATH}/{id}{below}"), None)
     }
 
     async fn request(&self, method: Method, place: &Location, body: Body) -> Result<Reply, Error> {

@@ -105,7 +105,7 @@ impl PushOptions {
 
     /// Where the object will be.
     pub fn url(&self) -> Location {
-        let root = self.server.url.at_origin("/", &[]);
+        let root = self.server.url.at_origin("/", None);
         root.below(self.name.as_str())
     }
 }
