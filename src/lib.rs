@@ -98,6 +98,8 @@
 //! | modules | what they do |
 //! |---|---|
 //! | [`sync`](engine::sync) | keeping a folder in step with a library |
+//! | [`ingest`](engine::ingest) | taking uploads: sessions of clients, publishing, collection |
+//! | [`storage`](engine::storage) | where uploads go: staging, proof, publication |
 //! | [`fetch`](engine::fetch), [`push`](engine::push), [`cat`](engine::cat), [`create`](engine::create), [`inspect`](engine::inspect), [`library`](engine::library), [`parts`](engine::parts) | use cases |
 //! | [`read`](engine::read) | reading an object with seek: several readers over one transfer and the cache |
 //! | `cache` | the cached blocks of an object that is read |
@@ -148,6 +150,8 @@
 //! | the connections of a server | `serve/connections/mod.rs` for the limits, `slots.rs` beside it for who makes room, `one.rs` for HTTP/1.1 and HTTP/2; `serve/tls.rs` |
 //! | the access log and the metrics of a server | `serve/connections/exchange.rs` for what is counted, `cli/access_log.rs` for the lines, `serve/metrics.rs` for the page |
 //! | the gateway | `manifest-spec/http.md` first, then [`serve::gateway`]; who is answered: `serve/gateway/host.rs`, `serve/gateway/token.rs`; which files of libraries are open: `serve/gateway/objects.rs`; its page: `serve/gateway/page.html` |
+//! | uploads | `manifest-spec/upload.md` first, then [`policy::upload`] for the changes of a session, [`policy::parts`] for sizes, [`format::upload`] for the record of a part |
+//! | what a server does with a request of an upload | [`engine::ingest`]; where sessions are kept: `engine/ingest/session_store.rs`, [`disk::sessions`]; where bytes go: [`engine::storage`] |
 //! | an option of the program | `cli/args/` for its syntax, the command's file in `cli/` for its meaning, `cli/network.rs` for the network |
 //! | what is printed | `cli/output/text.rs`, `cli/output/json.rs`; advice that names flags: `cli/hints.rs` |
 //! | an exit code | `cli/exit.rs` |

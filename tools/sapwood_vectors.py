@@ -13,6 +13,7 @@ from sapwood_ref import (
     level_sizes, merge_groups, merge_root, node_anchor_levels, node_levels, paint, painted_regions, public_key,
     read_journal, read_manifest, region_pieces, regions_of, rule_of, scan, seal, section_lengths, show,
     signature_area, tag_of, window_hashes, write_groups, write_journal, write_leaves, write_manifest)
+from sapwood_upload_vectors import upload_vectors
 
 # ---- Vectors: the parts (8) -----------------------------------------------------------------------------------------
 
@@ -630,7 +631,8 @@ def lay_out(value, indent=0):
 def write_vectors(directory):
     os.makedirs(directory, exist_ok=True)
     for name, make in (("parts.json", parts_vectors), ("journals.json", journal_vectors),
-                       ("libraries.json", library_vectors), ("manifests.json", manifest_vectors)):
+                       ("libraries.json", library_vectors), ("manifests.json", manifest_vectors),
+                       ("uploads.json", upload_vectors)):
         with open(os.path.join(directory, name), "w", encoding="utf-8", newline="\n") as file:
             file.write(lay_out(make()) + "\n")
 

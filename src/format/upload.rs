@@ -309,3 +309,166 @@ impl PartRecord {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{anchors::anchor_of, paint, pieces::append_pieces, tree::PartHasher};
+
+    fn record(index: u32, start: u64, length: u64, is_whole: bool) -> PartRecord {
+        let bytes = paint::bytes(start, length as usize);
+        let size = BlockSize::MIN.bytes();
+        let blocks = || {
+            (0..size_blocks(length)).map(|block| {
+                let end = ((block + 1) * size).min(length);
+                (
+                    start + block * size,
+                    &bytes[(block * size) as usize..end as usize],
+                )
+            })
+        };
+        let leaf = |(at, bytes): (u64, &[u8])| {
+            let mut hasher = PartHasher::new(at);
+            hasher.update(bytes);
+            match is_whole {
+                true => hasher.root().0,
+                false => hasher.value(),
+            }
+        };
+        let mut pieces = Vec::new();
+        append_pieces(&bytes, &mut pieces);
+        PartRecord {
+            header: RecordHeader {
+                session: SessionId::from_random([0xA5; 16]),
+                index,
+                block_size: BlockSize::MIN,
+                bytes: ByteRange::new(start, start + length),
+                is_whole,
+                sha256: Sha256([7; 32]),
+            },
+            leaves: blocks().map(leaf).collect(),
+            anchors: blocks().map(|(_, bytes)| anchor_of(bytes)).collect(),
+            pieces,
+        }
+    }
+
+    fn size_blocks(length: u64) -> u64 {
+        BlockSize::MIN.blocks_for(length)
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let b = BlockSize::MIN.bytes();
+        for (index, start, length, is_whole) in [
+            (0, 0, 0, true),
+            (0, 0, 1, true),
+            (0, 0, b, true),
+            (0, 0, b, false),
+            (0, 0, b + 1, false),
+            (0, 0, 3 * b, false),
+            (9999, 7 * b, 1, false),
+            (1, 7 * b, 2 * b + 1025, false),
+        ] {
+            let record = record(index, start, length, is_whole);
+            let bytes = record.to_bytes();
+            assert_eq!(bytes.len() as u64, record.header.record_bytes());
+            assert_eq!(PartRecord::read(&bytes), Ok(record), "{start} {length}");
+        }
+    }
+
+    #[test]
+    fn every_change_of_a_record_is_refused() {
+        let bytes = record(0, 0, 100, true).to_bytes();
+        for at in 0..bytes.len() {
+            assert!(PartRecord::read(&bytes[..at]).is_err(), "cut at {at}");
+            for bit in 0..8 {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1 << bit;
+                assert!(PartRecord::read(&changed).is_err(), "{at} {bit}");
+            }
+        }
+        let longer = [bytes.as_slice(), &[0]].concat();
+        assert!(matches!(
+            PartRecord::read(&longer),
+            Err(RefusedRecord::Length { .. })
+        ));
+    }
+
+    /// The checksum was made again: what is read is refused for what it says.
+    #[test]
+    fn what_a_record_may_not_say_is_refused() {
+        let refused = |record: &PartRecord, at: usize, new: &[u8]| {
+            let mut bytes = record.to_bytes();
+            bytes[at..at + new.len()].copy_from_slice(new);
+            let end = bytes.len() - HASH_BYTES;
+            let hash = blake3::hash(&bytes[..end]);
+            bytes[end..].copy_from_slice(hash.as_bytes());
+            PartRecord::read(&bytes).expect_err("it is refused")
+        };
+        let first = record(0, 0, 100, true);
+        assert_eq!(refused(&first, 0, b"\x88"), RefusedRecord::NotARecord);
+        assert_eq!(refused(&first, 8, &[2]), RefusedRecord::Version(2));
+        let huge = (PART_BYTES_MAX + 1).to_le_bytes();
+        let last = 10_000_u32.to_le_bytes();
+        for (at, new) in [
+            (10, &[2][..]),
+            (10, &[0, 1]),
+            (12, &[1]),
+            (12, &[0, 0, 0, 2]),
+            (16, &[1]),
+            (16, &[0, 0x40]),
+            (16, &[0xFF; 8]),
+            (24, &huge),
+            (24, &[0xFF; 8]),
+            (32, &[1]),
+            (32, &last),
+            (36, &[1]),
+            (46, &[0x15]),
+            (88, &[1]),
+            (95, &[1]),
+        ] {
+            assert_eq!(
+                refused(&first, at, new),
+                RefusedRecord::Header,
+                "{at} {new:?}"
+            );
+        }
+        // An empty part that is not the whole object; a whole object at another place.
+        assert_eq!(
+            refused(&record(0, 0, 0, true), 10, &[0]),
+            RefusedRecord::Header
+        );
+        assert_eq!(
+            refused(&record(1, 16384, 5, false), 10, &[1]),
+            RefusedRecord::Header
+        );
+        let anchor = first.header.anchors().start as usize;
+        assert_eq!(
+            refused(&first, anchor, &[0xFF; 8]),
+            RefusedRecord::Anchor(0)
+        );
+    }
+
+    #[test]
+    fn ids_as_text() {
+        let id = SessionId::from_random([0xFF; 16]);
+        let text = "ffffffff-ffff-4fff-bfff-ffffffffffff";
+        assert_eq!(id.to_string(), text);
+        assert_eq!(text.parse(), Ok(id));
+        for bad in [
+            "",
+            "ffffffff-ffff-5fff-bfff-ffffffffffff",
+            "ffffffff-ffff-4fff-cfff-ffffffffffff",
+            "FFFFFFFF-FFFF-4FFF-BFFF-FFFFFFFFFFFF",
+            "ffffffffffff4fffbfffffffffffffff",
+            "ffffffff-ffff-4fff-bfff-fffffffffff",
+            "-ffffffff-ffff-4fff-bfff-ffffffffffff",
+            "ffffffff-ffff-4fff-bfff-ffffffffffff/..",
+        ] {
+            assert_eq!(bad.parse::<SessionId>(), Err(NotASessionId), "{bad}");
+        }
+        let sum = Sha256([0xAB; 32]);
+        assert_eq!(sum.to_string().parse(), Ok(sum));
+        assert_eq!("ab".parse::<Sha256>(), Err(NotASha256));
+    }
+}

@@ -221,3 +221,163 @@ fn smallest(is_unknown: bool, block_size: BlockSize) -> u64 {
         .next_multiple_of(block)
         .max(if is_unknown { 2 * block } else { 0 })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const SIZE: u64 = PART_BYTES_DEFAULT;
+
+    fn known(length: u64) -> PartPlan {
+        PartPlan::choose(Some(length), None, None).unwrap()
+    }
+
+    #[test]
+    fn part_sizes_grow_until_the_parts_suffice() {
+        let max = u64::from(PARTS_MAX);
+        for (length, part_size, count) in [
+            (0, SIZE, 1),
+            (1, SIZE, 1),
+            (SIZE, SIZE, 1),
+            (SIZE + 1, SIZE, 2),
+            (max * SIZE, SIZE, 10_000),
+            (max * SIZE + 1, 2 * SIZE, 5_001),
+            (max * PART_BYTES_MAX, PART_BYTES_MAX, 10_000),
+        ] {
+            let plan = known(length);
+            assert_eq!(
+                (plan.part_size(), plan.count()),
+                (part_size, Some(count)),
+                "{length}"
+            );
+            assert!(part_size.is_multiple_of(plan.block_size().bytes()));
+        }
+        let too_long = max * PART_BYTES_MAX + 1;
+        let refused = PartPlan::choose(Some(too_long), None, None);
+        assert!(
+            matches!(refused, Err(BadSize::Length { .. })),
+            "{refused:?}"
+        );
+        assert!(PartPlan::choose(Some(u64::MAX), None, None).is_err());
+    }
+
+    /// Parts follow each other without a gap, whatever the length.
+    #[test]
+    fn parts_cover_the_object() {
+        let unknown = PartPlan::choose(None, None, None).unwrap();
+        for length in [
+            0,
+            1,
+            SIZE - 1,
+            SIZE,
+            SIZE + 1,
+            999 * SIZE,
+            1000 * SIZE,
+            1000 * SIZE + 1,
+            3000 * SIZE + 5,
+            1 << 42,
+        ] {
+            for plan in [known(length), unknown.with_length(length).unwrap()] {
+                let count = plan.count().unwrap();
+                let mut end = 0;
+                for index in 0..count {
+                    let part = plan.part(index).unwrap();
+                    assert_eq!(part.start, end, "{length}: {index}");
+                    assert!(!part.is_empty() || length == 0);
+                    assert!(plan.allows(index, part.length()));
+                    assert!(!plan.allows(index, part.length() + 1));
+                    end = part.end;
+                }
+                assert_eq!(end, length);
+                assert_eq!(plan.part(count), None);
+                assert_eq!(plan.part(u32::MAX), None);
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_unknown_length_grow() {
+        let plan = PartPlan::choose(None, None, None).unwrap();
+        for (index, size) in [
+            (0, SIZE),
+            (999, SIZE),
+            (1000, 2 * SIZE),
+            (2000, 4 * SIZE),
+            (9999, 512 * SIZE),
+        ] {
+            assert_eq!(
+                plan.part(index).map(ByteRange::length),
+                Some(size).filter(|_| index < 9000),
+                "{index}"
+            );
+        }
+        // 2^24 blocks of 256 KiB.
+        assert_eq!(plan.length_max(), 4 << 40);
+        // Growth ends at 4 GiB.
+        let large = PartPlan::new(None, 3 << 30, BlockSize::MAX).unwrap();
+        assert_eq!(large.part(5000).map(ByteRange::length), Some(3 << 30));
+        assert_eq!(
+            plan.with_length((4 << 40) + 1).unwrap_err(),
+            BadSize::Length {
+                length: (4 << 40) + 1,
+                part_size: SIZE,
+                block_size: 256 << 10,
+            }
+        );
+        // Any length is allowed up to that of the plan.
+        assert!(
+            plan.allows(3, 1)
+                && plan.allows(3, SIZE)
+                && !plan.allows(3, SIZE + 1)
+                && !plan.allows(3, 0)
+        );
+        assert!(plan.allows(0, 0));
+    }
+
+    #[test]
+    fn sizes_that_are_not_allowed_have_allowed_neighbours() {
+        let refused = |part_size, block: u64| {
+            let block = BlockSize::new(block).unwrap();
+            match PartPlan::new(Some(1), part_size, block) {
+                Err(BadSize::PartSize { below, above, .. }) => (below, above),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(refused(0, 1 << 16), (None, Some(5 * MIB)));
+        assert_eq!(refused(5 * MIB - 1, 1 << 16), (None, Some(5 * MIB)));
+        assert_eq!(
+            refused(5 * MIB + 1, 1 << 16),
+            (Some(5 * MIB), Some(5 * MIB + (1 << 16)))
+        );
+        assert_eq!(refused(8 * MIB, 1 << 24), (None, Some(16 * MIB)));
+        assert_eq!(
+            refused(PART_BYTES_MAX + 1, 1 << 16),
+            (Some(PART_BYTES_MAX), None)
+        );
+        assert_eq!(refused(u64::MAX, 1 << 16), (Some(PART_BYTES_MAX), None));
+        let unknown = PartPlan::new(None, 16 * MIB, BlockSize::MAX);
+        assert!(unknown.is_err(), "one block could be the whole object");
+        let message = PartPlan::new(Some(1), 5 * MIB + 1, BlockSize::DEFAULT).unwrap_err();
+        assert!(
+            message
+                .to_string()
+                .ends_with("allowed are 5242880 and 5308416"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn the_only_block_is_the_whole_object() {
+        let b = BlockSize::DEFAULT.bytes();
+        let unknown = PartPlan::choose(None, None, Some(BlockSize::DEFAULT)).unwrap();
+        for (length, whole) in [(0, true), (1, true), (b, true), (b + 1, false)] {
+            assert_eq!(known(length).is_whole(0, length), whole);
+            assert_eq!(unknown.is_whole(0, length), whole);
+        }
+        assert!(!unknown.is_whole(1, 1));
+        // A part of one block of an object that has more.
+        let large = PartPlan::new(Some(32 * MIB), 16 * MIB, BlockSize::MAX).unwrap();
+        assert!(!large.is_whole(0, 16 * MIB));
+    }
+}

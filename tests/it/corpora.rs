@@ -8,6 +8,7 @@ mod decoders;
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use sapwood::format::{
+    anchors::BlockAnchor,
     geometry::{BlockIndex, BlockRange, BlockSize, ByteRange, Geometry},
     journal::{Identity, Place, Record, RecordWriter},
     layout::{FRONT_BYTES, STATEMENT_BYTES},
@@ -16,6 +17,7 @@ use sapwood::format::{
     part::PartHeader,
     pieces,
     tree::Root,
+    upload::{PartRecord, RecordHeader, SessionId, Sha256},
 };
 
 use crate::support::objects::{Content, manifest_of};
@@ -93,6 +95,7 @@ fn made() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         ("journal", vec![journal()]),
         ("library", vec![library(&[]), library(&["a", "b/c", "b-c"])]),
         ("part", vec![part(false), part(true)]),
+        ("record", vec![record()]),
         ("receipt", vec![receipt()]),
         (
             "content-range",
@@ -194,6 +197,25 @@ fn part(hints: bool) -> Vec<u8> {
 }
 
 /// A signature as minisign writes it, laid into the area of a manifest.
+/// The record of a staged part of one byte.
+fn record() -> Vec<u8> {
+    let header = RecordHeader {
+        session: SessionId::from_random([7; 16]),
+        index: 0,
+        block_size: BlockSize::MIN,
+        bytes: ByteRange::new(0, 1),
+        is_whole: true,
+        sha256: Sha256([5; 32]),
+    };
+    let record = PartRecord {
+        header,
+        leaves: vec![[6; 32]],
+        anchors: vec![BlockAnchor::NONE],
+        pieces: vec![1, 2],
+    };
+    record.to_bytes()
+}
+
 fn signature_area() -> Vec<u8> {
     let comment = b"timestamp:1633700835\tfile:test\tprehashed";
     let mut area = vec![0; FRONT_BYTES - STATEMENT_BYTES];

@@ -12,7 +12,7 @@ use sapwood::{
         anchors::{self, BlockAnchor, GEAR, Tag},
         blockset::BlockSet,
         digests::{Algorithm, Digest, DigestHasher},
-        geometry::{BLOCKS_MAX, BlockRange, BlockSize, Geometry},
+        geometry::{BLOCKS_MAX, BlockRange, BlockSize, ByteRange, Geometry},
         journal::{self, Claims, Place, Record},
         keys::PublicKey,
         library::{self, Index, IndexHeader, LibraryPath, RefusedIndex},
@@ -21,7 +21,9 @@ use sapwood::{
         pieces::append_pieces,
         reader::Manifest,
         trust::Trust,
+        upload::{PartRecord, RecordHeader, SessionId, Sha256},
     },
+    policy::parts::PartPlan,
 };
 use serde_json::{Value, json};
 
@@ -591,4 +593,84 @@ fn libraries() {
         .map(|value| path(value).unwrap())
         .collect();
     assert!(order.is_sorted(), "{order:?}");
+}
+
+/// The record of a part of a painted object.
+fn staged_record(vector: &Value) -> PartRecord {
+    let (start, end) = (number(vector, "start"), number(vector, "end"));
+    let size = BlockSize::new(number(vector, "block_size")).unwrap();
+    let (tree, _) = tree_and_pieces(number(vector, "length"), size, true);
+    let header = RecordHeader {
+        session: text(vector, "session").parse::<SessionId>().unwrap(),
+        index: number(vector, "index") as u32,
+        block_size: size,
+        bytes: ByteRange::new(start, end),
+        is_whole: vector["whole"].as_bool().unwrap(),
+        sha256: text(vector, "sha256").parse::<Sha256>().unwrap(),
+    };
+    let part = paint::bytes(start, (end - start) as usize);
+    let mut hasher = DigestHasher::new(Algorithm::Sha256);
+    hasher.update(&part);
+    assert_eq!(hasher.finish().hex(), header.sha256.to_string());
+    let first = (start / size.bytes()) as usize;
+    let blocks = first..first + header.blocks() as usize;
+    let mut pieces = Vec::new();
+    append_pieces(&part, &mut pieces);
+    PartRecord {
+        header,
+        leaves: tree.leaves()[blocks.clone()].to_vec(),
+        anchors: tree.anchors()[blocks].to_vec(),
+        pieces,
+    }
+}
+
+#[test]
+fn uploads() {
+    let vectors = read("uploads.json");
+    for vector in list(&vectors, "records") {
+        let record = staged_record(vector);
+        let written = record.to_bytes();
+        let hash = blake3::hash(&written).to_hex();
+        assert_eq!(hash.as_str(), text(vector, "record_blake3"), "{vector}");
+        assert_eq!(PartRecord::read(&written), Ok(record));
+    }
+    for vector in list(&vectors, "refused") {
+        let read = PartRecord::read(&bytes(vector, "record"));
+        assert!(read.is_err(), "{}", vector["what"]);
+    }
+    let sizes = |values: &Value| {
+        let at = |index: usize| values[index].as_u64();
+        (at(0), at(1))
+    };
+    for vector in list(&vectors, "plans") {
+        let (part_size, block_size) = sizes(&vector["asked"]);
+        let block_size = block_size.and_then(BlockSize::new);
+        let plan = PartPlan::choose(vector["length"].as_u64(), part_size, block_size).unwrap();
+        assert_eq!(plan.part_size(), number(vector, "part_size"), "{vector}");
+        assert_eq!(plan.block_size().bytes(), number(vector, "block_size"));
+        assert_eq!(plan.length_max(), number(vector, "length_max"), "{vector}");
+        let count = number(vector, "count") as u32;
+        assert!(plan.count().is_none_or(|found| found == count), "{vector}");
+        assert_eq!(plan.part(count), None, "{vector}");
+        for part in list(vector, "parts") {
+            let index = part[0].as_u64().unwrap() as u32;
+            let range = plan
+                .part(index)
+                .map(|range| json!([index, range.start, range.end]));
+            assert_eq!(range.as_ref(), Some(part), "{vector}");
+        }
+    }
+    for vector in list(&vectors, "known_later") {
+        let plan = PartPlan::choose(None, None, None).unwrap();
+        let plan = plan.with_length(number(vector, "length")).unwrap();
+        let count = plan.count().unwrap();
+        assert_eq!(u64::from(count), number(vector, "count"), "{vector}");
+        let last = plan.part(count - 1).unwrap();
+        assert_eq!(json!([last.start, last.end]), vector["last"]);
+    }
+    for vector in list(&vectors, "refused_plans") {
+        let block_size = vector[2].as_u64().and_then(BlockSize::new);
+        let plan = PartPlan::choose(vector[0].as_u64(), vector[1].as_u64(), block_size);
+        assert!(plan.is_err(), "{vector}");
+    }
 }

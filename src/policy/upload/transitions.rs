@@ -351,3 +351,361 @@ impl From<Session> for Change {
         Change { session, parts }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        format::tree::Root,
+        policy::{parts::PartPlan, upload},
+    };
+
+    const PART: u64 = 5 << 20;
+    const TTL_S: u64 = 7200;
+    const GOAL: Goal = Goal {
+        length: 2 * PART,
+        root: None,
+        sha256: None,
+        replace: false,
+    };
+
+    fn at(served_s: u64) -> Now {
+        Now {
+            unix_s: 1_000_000 + served_s,
+            served_s,
+        }
+    }
+
+    fn part(index: u32, content: u8) -> FinishedPart {
+        FinishedPart {
+            index,
+            length: PART,
+            sha256: Sha256([content; 32]),
+            etag: None,
+        }
+    }
+
+    fn open() -> Session {
+        let declared = Declared {
+            name: upload::name("talk.mp4").unwrap(),
+            plan: PartPlan::new(
+                Some(2 * PART),
+                PART,
+                crate::format::geometry::BlockSize::DEFAULT,
+            )
+            .unwrap(),
+            root: None,
+            sha256: None,
+            replace: false,
+            growing: false,
+        };
+        let id = SessionId::from_random([1; 16]);
+        Session::open(id, Owner("ann".into()), declared, at(100))
+    }
+
+    fn published() -> Published {
+        Published {
+            length: 2 * PART,
+            root: Root([1; 32]),
+        }
+    }
+
+    fn problem() -> Problem {
+        Problem {
+            code: "storage_failed".into(),
+            detail: String::new(),
+        }
+    }
+
+    fn finalizing() -> State {
+        State::Finalizing {
+            goal: GOAL,
+            attempt: 1,
+            lease_until_s: 220,
+        }
+    }
+
+    fn states() -> [State; 6] {
+        [
+            State::Open,
+            finalizing(),
+            State::Done(published()),
+            State::Failed,
+            State::Expired,
+            State::Aborted,
+        ]
+    }
+
+    /// Every change in every state: what follows, or the code of the refusal, or `-`: nothing.
+    #[test]
+    fn every_transition() {
+        let state =
+            |change: Option<Change>| change.map_or("-", |change| change.session.state.name());
+        let refused = |result: Result<Option<Change>, Refusal>| match result {
+            Ok(change) => state(change),
+            Err(refusal) => refusal.code(),
+        };
+        let begin = |session: &Session, goal, served_s| match session.begin_finalize(
+            &[part(0, 1), part(1, 1)],
+            goal,
+            at(served_s),
+        ) {
+            Ok(Begin::Run(change)) => change.session.state.name(),
+            Ok(Begin::Working) => "working",
+            Ok(Begin::Done(_)) => "published",
+            Err(refusal) => refusal.code(),
+        };
+        let other = Goal {
+            root: Some(Root([9; 32])),
+            ..GOAL
+        };
+        let wrong = Disproved::Parts(vec![1]);
+        let expected = [
+            // open, finalizing, done, failed, expired, aborted
+            [
+                "open",
+                "finalizing",
+                "session_done",
+                "session_ended",
+                "session_ended",
+                "session_ended",
+            ],
+            [
+                "finalizing",
+                "working",
+                "published",
+                "session_ended",
+                "session_ended",
+                "session_ended",
+            ],
+            [
+                "finalizing",
+                "finalizing",
+                "published",
+                "session_ended",
+                "session_ended",
+                "session_ended",
+            ],
+            [
+                "finalizing",
+                "finalizing",
+                "session_done",
+                "session_ended",
+                "session_ended",
+                "session_ended",
+            ],
+            ["aborted", "finalizing", "session_done", "-", "-", "-"],
+            ["done", "done", "-", "-", "-", "-"],
+            ["-", "open", "-", "-", "-", "-"],
+            ["-", "-", "-", "-", "-", "-"],
+            ["-", "finalizing", "-", "-", "-", "-"],
+            ["-", "finalizing", "-", "-", "-", "-"],
+            ["-", "finalizing", "-", "-", "-", "-"],
+            ["failed", "failed", "-", "-", "-", "-"],
+            ["expired", "-", "-", "-", "-", "-"],
+            ["open", "finalizing", "-", "-", "-", "-"],
+            ["-", "-", "done", "failed", "expired", "aborted"],
+        ];
+        for (number, before) in states().into_iter().enumerate() {
+            let session = Session {
+                state: before.clone(),
+                ..open()
+            };
+            let found = [
+                refused(session.put_part(None, &part(0, 1), false, at(101))),
+                begin(&session, GOAL, 101),
+                begin(&session, GOAL, 220),
+                begin(&session, other, 220),
+                refused(session.aborted(at(101))),
+                state(session.published(published(), at(101))),
+                state(session.disproved(1, &wrong, at(101))),
+                state(session.disproved(2, &wrong, at(101))),
+                state(session.renewed(1, at(101))),
+                state(session.interrupted(1, problem())),
+                state(session.taken_over(false, at(220))),
+                state(session.lost(problem(), at(101))),
+                state(session.expired(TTL_S, at(100 + TTL_S))),
+                state(session.touched(at(100 + upload::TOUCH_EVERY_S))),
+                state(session.unstaged()),
+            ];
+            for (row, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                assert_eq!(*found, expected[number], "row {row}, {}", before.name());
+            }
+        }
+    }
+
+    #[test]
+    fn every_change_is_the_next_version_and_uses_are_noted() {
+        let session = open();
+        let changes = [
+            session
+                .put_part(None, &part(0, 1), false, at(500))
+                .unwrap()
+                .unwrap(),
+            session.aborted(at(500)).unwrap().unwrap(),
+            session.touched(at(500)).unwrap(),
+            session.begun("a").unwrap(),
+            session.expired(TTL_S, at(100 + TTL_S)).unwrap(),
+            session.warned(TTL_S, at(100 + TTL_S)).unwrap(),
+            session.published(published(), at(500)).unwrap(),
+        ];
+        for change in &changes {
+            assert_eq!(change.session.version, session.version + 1);
+        }
+        let used = |change: &Change| change.session.alive_at_s;
+        assert_eq!(
+            changes.each_ref().map(used),
+            [500, 500, 500, 100, 100 + TTL_S, 100, 500]
+        );
+        assert_eq!(
+            changes[4].session.last_alive_s, session.last_alive_s,
+            "nobody used it"
+        );
+        // A server whose clock is behind takes no life from it.
+        let earlier = session
+            .put_part(None, &part(0, 1), false, at(5))
+            .unwrap()
+            .unwrap();
+        assert_eq!(used(&earlier), 100);
+        assert!(
+            session
+                .touched(at(100 + upload::TOUCH_EVERY_S - 1))
+                .is_none()
+        );
+        assert!(session.expired(TTL_S, at(100 + TTL_S - 1)).is_none());
+        assert!(session.warned(TTL_S, at(100 + TTL_S * 3 / 4 - 1)).is_none());
+        let warned = &changes[5].session;
+        assert!(warned.warned(TTL_S, at(100 + TTL_S)).is_none(), "told once");
+        assert!(!warned.touched(at(9000)).unwrap().session.is_warned);
+        assert!(
+            session.begun("a").unwrap().session.begun("b").is_none(),
+            "the first is used"
+        );
+    }
+
+    #[test]
+    fn a_finished_part_is_replaced_only_on_request() {
+        let session = open();
+        let put = |finished: Option<&FinishedPart>, new: &FinishedPart, replace| {
+            let change = session.put_part(finished, new, replace, at(101));
+            change.map(|change| change.is_some())
+        };
+        let (one, two) = (part(0, 1), part(0, 2));
+        assert_eq!(put(None, &one, false), Ok(true));
+        assert_eq!(put(Some(&one), &one, false), Ok(false));
+        assert_eq!(
+            put(Some(&one), &two, false).unwrap_err().code(),
+            "part_finished"
+        );
+        assert_eq!(put(Some(&one), &two, true), Ok(true));
+        // The same bytes, stored again under another tag.
+        let tagged = FinishedPart {
+            etag: Some("e".into()),
+            ..one.clone()
+        };
+        assert_eq!(put(Some(&one), &tagged, false), Ok(true));
+        for (index, length) in [(2, PART), (0, PART - 1), (0, 0)] {
+            let odd = FinishedPart {
+                index,
+                length,
+                ..one.clone()
+            };
+            assert_eq!(put(None, &odd, true).unwrap_err().code(), "bad_part");
+        }
+    }
+
+    #[test]
+    fn only_all_parts_are_finalized() {
+        let session = open();
+        let begin = |session: &Session, parts: &[FinishedPart], goal| match session.begin_finalize(
+            parts,
+            goal,
+            at(101),
+        ) {
+            Ok(_) => "ok",
+            Err(Refusal::PartsMissing { missing }) if missing == [0] => "0 is missing",
+            Err(Refusal::PartsMissing { missing }) if missing == [1] => "1 is missing",
+            Err(refusal) => refusal.code(),
+        };
+        let all = [part(0, 1), part(1, 1)];
+        assert_eq!(begin(&session, &all, GOAL), "ok");
+        assert_eq!(begin(&session, &all[..1], GOAL), "1 is missing");
+        assert_eq!(begin(&session, &all[1..], GOAL), "0 is missing");
+        let short = [
+            FinishedPart {
+                length: 5,
+                ..part(0, 1)
+            },
+            part(1, 1),
+        ];
+        assert_eq!(begin(&session, &short, GOAL), "0 is missing");
+        assert_eq!(
+            begin(
+                &session,
+                &all,
+                Goal {
+                    length: PART,
+                    ..GOAL
+                }
+            ),
+            "length_differs"
+        );
+        let mut unknown = open();
+        unknown.declared.plan = PartPlan::choose(None, Some(PART), None).unwrap();
+        assert_eq!(begin(&unknown, &all, GOAL), "ok");
+        assert_eq!(
+            begin(
+                &unknown,
+                &all,
+                Goal {
+                    length: PART,
+                    ..GOAL
+                }
+            ),
+            "length_differs"
+        );
+        assert_eq!(
+            begin(
+                &unknown,
+                &all,
+                Goal {
+                    length: PART + 5,
+                    ..GOAL
+                }
+            ),
+            "1 is missing"
+        );
+        assert_eq!(
+            begin(
+                &unknown,
+                &all,
+                Goal {
+                    length: u64::MAX,
+                    ..GOAL
+                }
+            ),
+            "bad_size"
+        );
+        let mut declared = open();
+        declared.declared.root = Some(Root([1; 32]));
+        assert_eq!(begin(&declared, &all, GOAL), "ok");
+        assert_eq!(
+            begin(
+                &declared,
+                &all,
+                Goal {
+                    root: Some(Root([2; 32])),
+                    ..GOAL
+                }
+            ),
+            "session_differs"
+        );
+        let change = match declared.begin_finalize(&all, GOAL, at(101)) {
+            Ok(Begin::Run(change)) => change.session.state,
+            other => panic!("{other:?}"),
+        };
+        assert!(
+            matches!(change, State::Finalizing { goal, .. } if goal.root == Some(Root([1; 32])))
+        );
+    }
+}

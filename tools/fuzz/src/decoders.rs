@@ -16,6 +16,7 @@ use sapwood::{
         receipt::Receipt,
         signature::{Signature, SignatureArea},
         statement::{self, Statement},
+        upload::PartRecord,
     },
     net::{
         auth::netrc::Netrc,
@@ -38,6 +39,7 @@ pub const DECODERS: &[(&str, Decoder)] = &[
     ("journal", mended_journal),
     ("library", library),
     ("part", part),
+    ("record", record),
     ("receipt", receipt),
     ("content-range", in_content_range),
     ("digest-header", digest_header),
@@ -161,6 +163,14 @@ fn part(bytes: &[u8]) -> bool {
     };
     assert_eq!(part.to_bytes(), bytes[..part.to_bytes().len()]);
     assert!(part.length() > part.pieces().end && part.blocks.end <= part.geometry.blocks());
+    true
+}
+
+fn record(bytes: &[u8]) -> bool {
+    let Ok(record) = PartRecord::read(bytes) else {
+        return false;
+    };
+    assert_eq!(record.to_bytes(), bytes);
     true
 }
 
