@@ -100,7 +100,7 @@
 //! | [`sync`](engine::sync) | keeping a folder in step with a library |
 //! | [`ingest`](engine::ingest) | taking uploads: sessions of clients, publishing, collection |
 //! | [`storage`](engine::storage) | where uploads go: staging, proof, publication |
-//! | [`fetch`](engine::fetch), [`cat`](engine::cat), [`create`](engine::create), [`inspect`](engine::inspect), [`library`](engine::library), [`parts`](engine::parts) | use cases |
+//! | [`fetch`](engine::fetch), [`push`](engine::push), [`cat`](engine::cat), [`create`](engine::create), [`inspect`](engine::inspect), [`library`](engine::library), [`parts`](engine::parts) | use cases |
 //! | [`read`](engine::read) | reading an object with seek: several readers over one transfer and the cache |
 //! | `cache` | the cached blocks of an object that is read |
 //! | `transfer/`, `local/` | running the scheduler on connections, into a sink; finding blocks in local files |
@@ -141,6 +141,7 @@
 //! | which validators are compared, and which part goes on | [`format::validators`], [`format::journal`] |
 //! | the steps of a fetch | [`engine::fetch`]; with a manifest `engine/fetch/with_manifest.rs`, without one `engine/fetch/without_manifest.rs` |
 //! | which blocks are found locally and not fetched | [`policy::descent`]; which files are searched: `engine/local/candidates.rs` |
+//! | what a push sends, and what it goes on with | [`engine::push`]: `source.rs` for reading, `sessions.rs` for earlier runs, `send.rs` and `part.rs` for the parts, `api.rs` for the requests; the documents: [`format::ingest`]; sending content and its stalls: `net/sending.rs` |
 //! | many objects in one run | [`engine::queue`] |
 //! | what a sync does to which file | [`policy::sync`], [`policy::filters`]; the index and its trust: `engine/sync/index.rs`; what is here: `engine/sync/here.rs`, `state.rs` beside it; the steps: `engine/sync/run.rs` |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls; many files at once: `engine/fetch/locks.rs`, [`disk::group_commit`], [`disk::durable`] |

@@ -3,7 +3,7 @@
 use crate::{
     disk::error::{DiskError, FileOperation},
     engine::error::Error,
-    format::keys::BadSecret,
+    format::{ingest::RefusedUpload, keys::BadSecret},
     net::location::BadUrl,
     policy::recovery::Failure,
 };
@@ -76,6 +76,16 @@ impl Exit {
             Error::TooManyBlocks { .. } | Error::PartRange { .. } | Error::PartsApart { .. } => {
                 Exit::Usage
             }
+            Error::PartSize { .. } | Error::OtherUpload { .. } => Exit::Usage,
+            Error::Upload { cause, .. } => Exit::of_upload(cause),
+        }
+    }
+
+    fn of_upload(cause: &RefusedUpload) -> Exit {
+        match cause {
+            RefusedUpload::Root { .. } => Exit::NotVerified,
+            RefusedUpload::Ended(_) => Exit::Again,
+            _ => Exit::Failed,
         }
     }
 

@@ -6,7 +6,7 @@ use std::{io, net::IpAddr, path::Path};
 use crate::{
     disk::error::{DiskError, FileOperation},
     engine::error::Error,
-    format::{keys::BadKey, trust::Trust},
+    format::{ingest::RefusedUpload, keys::BadKey, trust::Trust},
     net::auth::aws::BadAccess,
     policy::recovery::Failure,
 };
@@ -63,6 +63,26 @@ pub const TOKENS_ELSEWHERE: &str = "Move it away, and name its new place with --
 pub const UPLOADS_NEED_TOKENS: &str = "without tokens anybody who reaches it could upload; name a file with them with --token-file, or listen on 127.0.0.1";
 pub const UPLOADS_NEED_TLS: &str = "tokens would be sent in the clear; give a certificate with --tls-cert and --tls-key, or listen on 127.0.0.1";
 pub const KEY_ELSEWHERE: &str = "Move it away, and name its new place with --tls-key";
+
+pub const STOPPED: &str = "stopped";
+pub const PUSH_STOPPED: &str =
+    "stopped; what the server has stays there. Run the same command again to go on";
+pub const PIPE_STOPPED: &str = "stopped; a stream cannot be read again: its upload is removed when it expires, or with push --abort ID URL";
+pub const PUSH_NEEDS_URL: &str = "name the file and the URL: sapwood push FILE URL";
+pub const PUSH_TAKES_NO_FILE: &str = "--list and --abort take the URL alone";
+pub const PUSH_WITHOUT_QUERY: &str = "the URL of a push has no query and no fragment";
+pub const PUSH_URL_ENCODING: &str =
+    "the path of the URL is not UTF-8, or has an encoded slash in a name";
+pub const PUSH_SEVERAL: &str = "several files need a URL with a slash at its end, which each is put below by its own name; --name and --session are for one file";
+pub const PUSH_ONE_PIPE: &str = "- cannot be pushed together with files";
+pub const PUSH_PIPE_NAME: &str = "standard input has no name: give it one with --name";
+pub const PUSH_NAME: &str = "is not safe as the name of an object: names have neither .. nor empty or hidden segments, nor endings of our own files; choose another with --name";
+pub const PUSH_SAME_NAME: &str =
+    "two files have this name; push them one by one with different --name";
+pub const PUSH_NO_NAME: &str = "has no name in UTF-8; give it one with --name";
+pub const NO_S3_PUSH: &str = "s3:// is not possible yet: push to the URL of a server that takes uploads, as sapwood serve DIR --ingest does";
+pub const BAD_TOKEN: &str = "--token (SAPWOOD_TOKEN) is no token: letters, digits and -._~+/= on one line, or a file with it";
+pub const TOKEN_IN_THE_CLEAR: &str = "a token is not sent over plain http, except to this machine; give an https URL, or no --token (SAPWOOD_TOKEN)";
 
 pub const EXPIRED: &str =
     "--expires is in the past: every reader with a key would refuse the manifest";
@@ -156,6 +176,11 @@ fn hint(error: &Error) -> Option<&'static str> {
             Some("the URL must end with a folder of that name: serve the folder above it")
         }
         Error::Manifest { .. } => Some("name another manifest with --manifest"),
+        Error::Upload { cause, .. } => of_upload(cause),
+        Error::OtherUpload { .. } => {
+            Some("see push --list URL; without --session a push finds the upload that fits")
+        }
+        Error::PartSize { .. } => Some("choose another --part-size"),
         Error::BadKey {
             cause: BadKey::Unknown,
             ..
@@ -174,6 +199,34 @@ fn hint(error: &Error) -> Option<&'static str> {
         | Error::Older { .. }
         | Error::Key { .. }
         | Error::OtherDigest { .. } => None,
+    }
+}
+
+fn of_upload(cause: &RefusedUpload) -> Option<&'static str> {
+    match cause {
+        RefusedUpload::NameExists => {
+            Some("--replace puts the new one in its place, --name chooses another name")
+        }
+        RefusedUpload::Name(_) => Some("choose another name with --name"),
+        RefusedUpload::Size(_) => Some("choose another --part-size"),
+        RefusedUpload::Quota(_) | RefusedUpload::TooManySessions(_) => Some(
+            "push --list URL shows the unfinished ones, push --abort ID URL gives one up with all that was sent",
+        ),
+        RefusedUpload::StorageFull(_) => {
+            Some("run the same command again when there is room: what arrived is kept")
+        }
+        RefusedUpload::Access { .. } => {
+            Some("give a token with --token, or check the one that was given")
+        }
+        RefusedUpload::NoUploads { .. } => {
+            Some("check the URL; the server must take uploads, as sapwood serve DIR --ingest does")
+        }
+        RefusedUpload::NoSession { .. } => Some("push --list URL shows all there are"),
+        RefusedUpload::Root { .. } => Some(
+            "run the same command again; if that does not help, the server or something in transit damages bytes",
+        ),
+        RefusedUpload::Ended(_) => Some("run the same command again"),
+        RefusedUpload::Other { .. } | RefusedUpload::Document(_) => None,
     }
 }
 

@@ -16,6 +16,7 @@ mod network;
 mod output;
 mod password;
 mod player;
+mod push;
 mod serve;
 mod shell;
 mod signals;
@@ -58,6 +59,7 @@ pub fn run() -> ExitCode {
             | Command::Cat(_)
             | Command::Fetch(_)
             | Command::Gateway(_)
+            | Command::Push(_)
             | Command::Serve(_)
             | Command::Sync(_)
     );
@@ -85,6 +87,7 @@ pub fn run() -> ExitCode {
         Command::Fetch(args) => {
             signals::block_on(fetch::run(*args, cli.output.store, None, &mut output))
         }
+        Command::Push(args) => signals::block_on(push::run(*args, cli.output.store, &mut output)),
         Command::Sync(args) => signals::block_on(sync::run(*args, cli.output.store, &mut output)),
         Command::Hosts(args) => hosts::run(&args, cli.output.store, &mut output),
         Command::Store(args) => store::run(&args, cli.output.store, &mut output),

@@ -10,15 +10,18 @@ use crate::{
     format::{
         digests::Algorithm,
         geometry::{BlockIndex, ByteRange},
+        ingest::RefusedUpload,
         keys::{BadKey, NotSigned},
         library::RefusedIndex,
         part::RefusedPart,
         statement::Refused,
         tree::{Cv, Root},
         trust::Trust,
+        upload::SessionId,
     },
     net::error::NetError,
     policy::{
+        parts::BadSize,
         recovery::{Changed, Class, Failure},
         sync::Conflict,
     },
@@ -150,6 +153,15 @@ pub enum Error {
         found: String,
         quarantined: Option<PathBuf>,
     },
+    #[error("{place}: {cause}")]
+    Upload {
+        place: String,
+        cause: Box<RefusedUpload>,
+    },
+    #[error("the upload {id} is over, or of an object of another name, length or part size")]
+    OtherUpload { id: SessionId },
+    #[error("{cause}")]
+    PartSize { cause: BadSize },
 }
 
 impl Error {

@@ -9,6 +9,7 @@ use crate::{
         geometry::{BlockIndex, BlockSize, ByteRange},
         tree::{Cv, Root},
         trust::Trust,
+        upload::SessionId,
     },
     policy::{recovery::Class, schedule::DropReason},
 };
@@ -142,6 +143,14 @@ pub enum Event {
     },
     /// A folder was synced, or as much of it as possible.
     Synced(Synced),
+    /// It is known what a push has to send.
+    PushPlanned(PushPlanned),
+    /// The server has this many bytes of finished parts from an earlier run.
+    PushResumed { bytes_held: u64 },
+    /// At most once a second.
+    PushProgress(PushProgress),
+    /// The server proved a file and published it.
+    Pushed(Pushed),
 }
 
 /// Why a holding is no longer usable.
@@ -366,6 +375,59 @@ pub struct FileCounts {
     pub deleted: u64,
     pub unchanged: u64,
     pub failed: u64,
+}
+
+/// The plan of a push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushPlanned {
+    /// The source.
+    pub path: PathBuf,
+    /// Where the object will be, without secrets.
+    pub url: String,
+    /// Which upload of the server it is.
+    pub session: SessionId,
+    /// The length of the source; `None`: a stream.
+    pub bytes_total: Option<u64>,
+    /// Of finished parts that the server has. They are compared with the source before they count.
+    pub bytes_held: u64,
+    /// The others.
+    pub bytes_to_send: Option<u64>,
+    /// The size of the first parts.
+    pub part_size: u64,
+    /// That of the object.
+    pub block_size: BlockSize,
+}
+
+/// The progress of a push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PushProgress {
+    /// What the server has, and what is on the way to it.
+    pub bytes_done: u64,
+    /// The length of the source; `None`: a stream.
+    pub bytes_total: Option<u64>,
+    /// Sent in this run, with all that was sent again.
+    pub bytes_sent: u64,
+    /// Bytes per second, over the last few seconds.
+    pub rate_bps: u64,
+}
+
+/// A file that a server published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// The source.
+    pub path: PathBuf,
+    /// Where the object is, without secrets.
+    pub url: String,
+    /// The name of the object: the server and this program computed the same.
+    pub root: Root,
+    /// Its length.
+    pub bytes_total: u64,
+    /// Sent in this run, with all that was sent again.
+    pub bytes_sent: u64,
+    /// What the server had before.
+    pub bytes_reused: u64,
+    /// The duration of this run.
+    pub elapsed_ms: u64,
 }
 
 /// Receives events, in the task that runs the use case.

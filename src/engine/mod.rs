@@ -24,6 +24,7 @@ pub mod read;
 // Its macro is used below.
 #[macro_use]
 mod remote;
+pub mod push;
 pub mod sign;
 pub mod small;
 pub mod storage;

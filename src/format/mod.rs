@@ -6,6 +6,7 @@ pub mod characters;
 pub mod codec;
 pub mod digests;
 pub mod geometry;
+pub mod ingest;
 pub mod journal;
 pub mod judge;
 pub mod keys;

@@ -5,8 +5,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use reqwest::header::{CONTENT_TYPE, ETAG};
+
 use crate::policy::{
-    recovery::{Changed, Failure},
+    recovery::{BadResponse, Changed, Failure},
     reputation::Reputation,
 };
 
@@ -24,6 +26,32 @@ use super::{
     response::{Head, Response, retry_after_ms},
     transport::{Exchange, Transport},
 };
+
+/// A small response.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// 2xx, or one that refuses the request.
+    pub status: u16,
+    /// `Retry-After`.
+    pub retry_after_ms: Option<u64>,
+    /// The entity tag of what was stored.
+    pub etag: Option<String>,
+    /// The URL of the response, after redirects.
+    pub location: Location,
+    /// Of a refusal: the problem document (RFC 9457), if there is one, perhaps cut.
+    pub bytes: Vec<u8>,
+}
+
+/// The most bytes of a problem document.
+const PROBLEM_BYTES_MAX: usize = 64 * 1024;
+/// These errors of a server stay what they are: it does not have the method, this version of HTTP, or room.
+const FINAL: [u16; 3] = [501, 505, 507];
+
+/// Whether the body says why the request was refused.
+fn is_problem(response: &reqwest::Response) -> bool {
+    let media_type = response.headers().get(CONTENT_TYPE);
+    media_type.is_some_and(|value| value.as_bytes().starts_with(b"application/problem+json"))
+}
 
 /// An HTTP client. Clones share connections, rate limit, byte counter, and facts about hosts.
 #[derive(Clone)]
@@ -46,10 +74,11 @@ impl Client {
     /// A client with its own connections, rate limit and counter.
     pub fn new(options: ClientOptions) -> Client {
         let options = Arc::new(options);
+        let rate_limit = Arc::new(RateLimit::new(options.limit_rate));
         Client {
             counter: Arc::default(),
-            rate_limit: Arc::new(RateLimit::new(options.limit_rate)),
-            transport: Arc::new(Transport::new(options.clone())),
+            transport: Arc::new(Transport::new(options.clone(), rate_limit.clone())),
+            rate_limit,
             redirects: Arc::default(),
             options,
         }
@@ -83,6 +112,56 @@ impl Client {
     pub async fn send(&self, request: Request<'_>) -> Result<Response, NetError> {
         let exchange = self.exchange(&request).await?;
         self.response(&request, exchange).await
+    }
+
+    /// Sends a request whose response is a small document of at most this many bytes. A refusal of the request is a [`Reply`] too, unless
+    /// its status alone says what follows: then it is an error, as for every request.
+    pub async fn call(&self, request: Request<'_>, bytes_max: usize) -> Result<Reply, NetError> {
+        let mut exchange = self.redirects.follow(&self.transport, &request).await?;
+        let status = exchange.response.status().as_u16();
+        let retry_after_ms = retry_after_ms(exchange.response.headers());
+        let serves = exchange.in_flight.host_serves();
+        let is_success = exchange.response.status().is_success();
+        let is_problem = is_problem(&exchange.response);
+        let failure = Failure::of_status(status, retry_after_ms, serves);
+        match failure.filter(|_| !is_success) {
+            None => exchange.in_flight.served(),
+            Some(Failure::Refused { .. }) => (),
+            Some(Failure::Server { .. }) if FINAL.contains(&status) => (),
+            // A limit of the server's own, that no waiting lifts.
+            Some(Failure::TooMany { .. }) if is_problem && retry_after_ms.is_none() => (),
+            Some(failure) => {
+                if let Failure::TooMany { retry_after_ms, .. } = failure {
+                    exchange.in_flight.refused(retry_after_ms);
+                }
+                return Err(NetError::new(&exchange.location, failure));
+            }
+        }
+        let field = |name| {
+            let value = exchange.response.headers().get(name)?;
+            value.to_str().ok().map(str::to_owned)
+        };
+        let mut reply = Reply {
+            status,
+            retry_after_ms,
+            etag: field(ETAG),
+            location: exchange.location.clone(),
+            bytes: Vec::new(),
+        };
+        let mut body = self.body(exchange);
+        if is_success {
+            reply.bytes = body.read_up_to(bytes_max + 1).await?;
+            if reply.bytes.len() > bytes_max {
+                let failure = Failure::BadResponse(BadResponse::Status(status));
+                let detail = format!("its response is longer than {bytes_max} bytes");
+                return Err(NetError::with_detail(&reply.location, failure, detail));
+            }
+        } else if is_problem {
+            // What it says is useful, and the status enough: the connection may break after it.
+            let read = body.read_up_to(PROBLEM_BYTES_MAX).await;
+            reply.bytes = read.unwrap_or_default();
+        }
+        Ok(reply)
     }
 
     /// Sends a request for several ranges. Many servers send one part, or everything, instead.

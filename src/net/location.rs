@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::{Position, Url};
 
 use crate::format::{characters, library};
@@ -171,6 +171,35 @@ impl Location {
         Location::new(url)
     }
 
+    /// Another place at the same origin. `query`: a name and its value, which is encoded.
+    #[must_use]
+    pub fn at_origin(&self, path: &str, query: Option<(&str, &str)>) -> Location {
+        let mut url = self.url.clone();
+        url.set_path(path);
+        url.set_fragment(None);
+        let query = query.map(|(name, value)| {
+            let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
+            format!("{name}={value}")
+        });
+        url.set_query(query.as_deref());
+        Location::new(url)
+    }
+
+    /// The path without its first slash, each segment decoded once. `None`: it is not UTF-8, or has an encoded slash.
+    pub fn decoded_path(&self) -> Option<String> {
+        let decode = |segment: &str| {
+            let segment = percent_decode_str(segment).decode_utf8().ok()?;
+            (!segment.contains('/')).then(|| segment.into_owned())
+        };
+        let segments: Option<Vec<String>> = self.url.path_segments()?.map(decode).collect();
+        Some(segments?.join("/"))
+    }
+
+    /// Whether there is a query or a fragment.
+    pub fn has_query(&self) -> bool {
+        self.url.query().is_some() || self.url.fragment().is_some()
+    }
+
     /// The name of a folder: the last segment of its path that is not empty, decoded once.
     pub fn folder_name(&self) -> Option<String> {
         let mut url = self.url.clone();
@@ -181,6 +210,16 @@ impl Location {
     /// Whether its scheme is https.
     pub fn is_https(&self) -> bool {
         self.url.scheme() == "https"
+    }
+
+    /// Whether its host is this machine, by its address or as `localhost` (RFC 6761, 6.3).
+    pub fn is_loopback(&self) -> bool {
+        match self.url.host() {
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
+            None => false,
+        }
     }
 
     /// Whether scheme, host and port are the same (RFC 9110, 4.3.1); in S3 the bucket, whatever its address.
@@ -428,6 +467,22 @@ mod tests {
         let below = folder.below("a b/50%?#é");
         let expected = "http://h/m/a%20b/50%25%3F%23%C3%A9?t=1";
         assert_eq!(below.url().as_str(), expected);
+    }
+
+    #[test]
+    fn other_places_of_an_origin() {
+        let typed = Location::parse("http://u:p@h:7/a/?t=1#x").unwrap();
+        let place = typed.at_origin("/b", None);
+        assert_eq!(place.url().as_str(), "http://u:p@h:7/b");
+        let place = typed.at_origin("/b", Some(("name", "a b/+&é")));
+        let expected = "http://u:p@h:7/b?name=a%20b%2F%2B%26%C3%A9";
+        assert_eq!(place.url().as_str(), expected);
+        let path = |url: &str| Location::parse(url).unwrap().decoded_path();
+        assert_eq!(path("http://h/a%20b/c/").as_deref(), Some("a b/c/"));
+        assert_eq!(path("http://h").as_deref(), Some(""));
+        assert_eq!(path("http://h/a%2Fb"), None);
+        assert_eq!(path("http://h/%FF"), None);
+        assert!(typed.has_query());
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod repr_digest;
 pub mod request;
 pub mod response;
 pub mod s3;
+mod sending;
 mod transport;
 pub mod validators;
 

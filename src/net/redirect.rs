@@ -68,16 +68,14 @@ impl Redirects {
         }
     }
 
-    /// Follows redirects from the first URL on. Each step repeats the method, as it must for GET (RFC 9110, 15.4).
+    /// Follows redirects from the first URL on. Each step repeats method and content. 301, 302 and 303 may turn other methods than GET and
+    /// HEAD into GET (RFC 9110, 15.4): they are not followed.
     async fn follow_anew(
         &self,
         transport: &Transport,
         request: &Request<'_>,
     ) -> Result<Exchange, NetError> {
-        let mut step = Step {
-            location: transport.address(request.target)?,
-            guarded: false,
-        };
+        let mut step = first_step(transport, request)?;
         let mut is_signed_again = false;
         for _ in 0..=REDIRECTS_MAX {
             let exchange = transport
@@ -98,9 +96,36 @@ impl Redirects {
                 }
                 return Ok(exchange);
             }
+            if !request.method.is_safe() && !matches!(status, 307 | 308) {
+                let detail = format!(
+                    "it redirects to a page (status {status}) instead of taking the request"
+                );
+                let failure = Failure::Redirects;
+                return Err(NetError::with_detail(&step.location, failure, detail));
+            }
             step = next_step(transport, &step, &exchange.response)?;
         }
         Err(NetError::new(request.target, Failure::Redirects))
+    }
+}
+
+/// The target of the request. One that a server named may be only where a redirect of that server may lead.
+fn first_step(transport: &Transport, request: &Request<'_>) -> Result<Step, NetError> {
+    let location = transport.address(request.target)?;
+    let Some(typed) = request.named_by else {
+        let guarded = false;
+        return Ok(Step { location, guarded });
+    };
+    if location.same_origin(typed) {
+        let guarded = false;
+        return Ok(Step { location, guarded });
+    }
+    let from_public = !is_private_literal(typed) && transport.is_public(typed).unwrap_or(true);
+    let guarded = from_public && !transport.allows_private();
+    let downgrades = typed.is_https() && !location.is_https();
+    match downgrades || guarded && is_private_literal(&location) {
+        true => Err(NetError::new(&location, Failure::Unsafe)),
+        false => Ok(Step { location, guarded }),
     }
 }
 

@@ -1,34 +1,130 @@
 //! One request: method, target, range, version and body.
 
+use std::{fmt, io, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::format::{geometry::ByteRange, validators::Validators};
 
-use super::{location::Location, validators};
+use super::{auth::Token, location::Location, validators};
 
-/// What the request does with its target.
+/// What the request does with its target. All but POST are idempotent (RFC 9110, 9.2.2), and what this program sends by POST is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// Transfers a representation, or ranges of it.
     Get,
+    /// The same without the representation.
+    Head,
+    /// Replaces the state of the target by the content of the request.
+    Put,
+    /// Lets the target process the content of the request.
+    Post,
+    /// Removes the target.
+    Delete,
 }
+
+impl Method {
+    /// Whether it changes nothing at the server.
+    pub fn is_safe(self) -> bool {
+        matches!(self, Method::Get | Method::Head)
+    }
+}
+
+/// Content that is too large for memory. It is read when it is sent.
+pub trait Content: Send + Sync {
+    /// In bytes.
+    fn length(&self) -> u64;
+    /// All of it, from the start. An error, or another length than the declared one, breaks the request.
+    fn chunks(&self) -> Chunks;
+    /// Called when so many more bytes were handed to the connection.
+    fn sent(&self, bytes: u64);
+}
+
+/// Content as it is read.
+pub type Chunks = BoxStream<'static, io::Result<Bytes>>;
 
 /// The content of the request.
 ///
 /// INVARIANT: it can be produced again, so that a request whose response was lost can be repeated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Body {
     /// No content.
     Empty,
+    /// Content in memory.
+    Bytes {
+        /// All of it.
+        bytes: Bytes,
+        /// Its media type.
+        media_type: &'static str,
+    },
+    /// Content that is read piece by piece.
+    Content(Arc<dyn Content>),
 }
+
+impl Body {
+    /// A document in JSON.
+    pub fn json(text: String) -> Body {
+        Body::Bytes {
+            bytes: text.into(),
+            media_type: "application/json",
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Body::Empty => f.write_str("Empty"),
+            Body::Bytes { bytes, .. } => write!(f, "Bytes({})", bytes.len()),
+            Body::Content(content) => write!(f, "Content({})", content.length()),
+        }
+    }
+}
+
+/// Fields that a server requires on a request that it described: a signature may include them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequiredFields(Vec<(HeaderName, HeaderValue)>);
+
+impl RequiredFields {
+    /// `None`: one of them is no field, or not one that a server may choose. Those that route, frame or authorize a request are ours.
+    pub fn parse<'f>(
+        fields: impl IntoIterator<Item = (&'f String, &'f String)>,
+    ) -> Option<RequiredFields> {
+        let field = |(name, value): (&String, &String)| {
+            let name = HeaderName::try_from(name).ok()?;
+            let is_allowed =
+                name.as_str().starts_with("x-") || CONTENT_FIELDS.contains(&name.as_str());
+            let mut value = HeaderValue::try_from(value).ok()?;
+            value.set_sensitive(true);
+            is_allowed.then_some((name, value))
+        };
+        let fields: Option<Vec<_>> = fields.into_iter().map(field).collect();
+        fields.map(RequiredFields)
+    }
+}
+
+/// Fields that describe content, besides those of a vendor (`x-`).
+const CONTENT_FIELDS: [&str; 6] = [
+    "cache-control",
+    "content-disposition",
+    "content-md5",
+    "content-type",
+    "if-none-match",
+    "repr-digest",
+];
 
 /// A request, before redirects are followed and fields for single origins are added.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
     /// See [`Method`].
     pub method: Method,
-    /// The URL as the user typed it, or one made from it. Its origin alone gets credentials.
+    /// The URL as the user typed it, one made from it, or one that a server named: see `named_by`.
     pub target: &'a Location,
+    /// The URL, as the user typed it, whose server named the target. Like a redirect, the target may then not be everywhere, and only
+    /// the typed origin gets credentials.
+    pub named_by: Option<&'a Location>,
     /// `None`: the whole representation.
     pub range: Option<ByteRange>,
     /// More ranges, for [`super::client::Client::send_multi_range`].
@@ -41,24 +137,41 @@ pub struct Request<'a> {
     pub length: Option<u64>,
     /// It is made on demand, as a manifest may be: a 503 with `Retry-After` means that it is not ready, and says nothing of the host.
     pub made_on_demand: bool,
+    /// For the typed origin only.
+    pub token: Option<&'a Token>,
+    /// See [`RequiredFields`].
+    pub required: Option<&'a RequiredFields>,
     /// See [`Body`].
     pub body: Body,
 }
 
 impl<'a> Request<'a> {
-    /// A GET of the whole representation, whatever its version.
-    pub fn whole(target: &'a Location) -> Request<'a> {
+    /// A request without conditions.
+    pub fn new(method: Method, target: &'a Location, body: Body) -> Request<'a> {
         Request {
-            method: Method::Get,
+            method,
             target,
+            named_by: None,
             range: None,
             more: &[],
             version: None,
             conditional: true,
             length: None,
             made_on_demand: false,
-            body: Body::Empty,
+            token: None,
+            required: None,
+            body,
         }
+    }
+
+    /// A GET of the whole representation, whatever its version.
+    pub fn whole(target: &'a Location) -> Request<'a> {
+        Request::new(Method::Get, target, Body::Empty)
+    }
+
+    /// The URL that the user typed, or one made from it.
+    pub fn typed(&self) -> &'a Location {
+        self.named_by.unwrap_or(self.target)
     }
 
     /// A GET of a range, whatever the version.
@@ -84,6 +197,18 @@ impl<'a> Request<'a> {
             fields.insert(header::RANGE, value);
         }
         fields.extend(self.condition());
+        match &self.body {
+            Body::Empty => (),
+            Body::Bytes { media_type, .. } => {
+                fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+            }
+            // The HTTP library does not know it.
+            Body::Content(content) => {
+                fields.insert(header::CONTENT_LENGTH, content.length().into());
+            }
+        }
+        let required = self.required.map(|required| required.0.iter().cloned());
+        fields.extend(required.into_iter().flatten());
         fields
     }
 
@@ -135,5 +260,41 @@ mod tests {
             request.version = Some(version);
             assert_eq!(fields(&request), [None, None, None]);
         }
+    }
+
+    /// A server could have had a request routed elsewhere, or its body framed anew.
+    #[test]
+    fn a_server_chooses_only_fields_that_describe_content() {
+        let parse = |name: &str| {
+            let (name, value) = (name.to_owned(), "v".to_owned());
+            RequiredFields::parse([(&name, &value)])
+        };
+        for good in ["X-Amz-Checksum-Sha256", "content-type", "Content-MD5"] {
+            assert!(parse(good).is_some(), "{good}");
+        }
+        for bad in [
+            "host",
+            "Authorization",
+            "Cookie",
+            "Content-Length",
+            "Transfer-Encoding",
+            "Connection",
+            "Proxy-Authorization",
+            "Expect",
+            "a b",
+            "",
+        ] {
+            assert!(parse(bad).is_none(), "{bad}");
+        }
+        let required = parse("x-a").unwrap();
+        let target = Location::parse("http://h/a").unwrap();
+        let body = Body::json("{}".to_owned());
+        let request = Request {
+            required: Some(&required),
+            ..Request::new(Method::Put, &target, body)
+        };
+        let fields = request.fields();
+        assert_eq!(fields["x-a"], "v");
+        assert_eq!(fields[header::CONTENT_TYPE], "application/json");
     }
 }

@@ -16,6 +16,7 @@ use crate::policy::recovery::Failure;
 use super::{
     CONNECT_MS, STALL_MS,
     address::{is_private, is_private_literal, resolves_to_private},
+    auth::Token,
     connectors::{Connectors, Protocol, Route},
     error::NetError,
     hosts::InFlight,
@@ -23,8 +24,10 @@ use super::{
     options::{ClientOptions, Http},
     probe::probe,
     proxies::Proxies,
+    rate_limit::RateLimit,
     request::{Body, Method, Request},
     s3::{refusal::Refusal, service::S3},
+    sending::Sending,
 };
 
 /// The time limit for connecting and the header section together: a slow connection leaves less for the response.
@@ -38,6 +41,7 @@ pub struct Transport {
     /// Created at their first use.
     connectors: Connectors,
     proxies: Proxies,
+    rate_limit: Arc<RateLimit>,
     /// Hosts that offer nothing but HTTP/2.
     http2_only: Mutex<HashSet<String>>,
     facts: Mutex<HashMap<String, HostFacts>>,
@@ -71,10 +75,11 @@ struct HostFacts {
 
 impl Transport {
     /// Without connections or facts.
-    pub fn new(options: Arc<ClientOptions>) -> Transport {
+    pub fn new(options: Arc<ClientOptions>, rate_limit: Arc<RateLimit>) -> Transport {
         Transport {
             s3: S3::new(options.s3.clone()),
             options,
+            rate_limit,
             connectors: Connectors::default(),
             proxies: Proxies::default(),
             http2_only: Mutex::default(),
@@ -122,6 +127,12 @@ impl Transport {
         refusal.told(&keys.map_or_else(Vec::new, |keys| keys.secrets()))
     }
 
+    /// Whether the last response of this host came from a public address. `None`: it sent none yet.
+    pub fn is_public(&self, location: &Location) -> Option<bool> {
+        let facts = self.facts.lock();
+        facts.get(&location.host()).map(|facts| facts.public)
+    }
+
     /// Whether the host of this URL sends several ranges in one response; `None`: not tried.
     pub fn sends_multi_range(&self, location: &Location) -> Option<bool> {
         self.facts.lock().get(&location.host())?.multi_range
@@ -141,10 +152,11 @@ impl Transport {
         location: &Location,
         guarded: bool,
     ) -> Result<Exchange, NetError> {
+        let proxied = self.is_proxied(location);
+        check_token(request, location, proxied)?;
         let in_flight = self.options.hosts.begin(location.host());
         let in_flight = in_flight
             .map_err(|wait_ms| NetError::new(location, Failure::RetryAfter { wait_ms }))?;
-        let proxied = self.is_proxied(location);
         if guarded && proxied && !may_pass_proxy(request, location).await {
             return Err(NetError::new(location, Failure::Unsafe));
         }
@@ -215,7 +227,7 @@ impl Transport {
     }
 
     /// Sends the request, and once more in another way if that can help. The second try may repeat a request that the server
-    /// already processed: a GET changes nothing there, and every request body can be produced again.
+    /// already processed: all are idempotent, and every request body can be produced again.
     async fn send_or_adapt(
         &self,
         request: &Request<'_>,
@@ -239,7 +251,9 @@ impl Transport {
             return self.send_by(route, request, location).await;
         }
         // A server may close an idle connection just when it is reused. One such break is not a failure of the server.
-        if error.failure == Failure::Broken && known.is_some_and(|known| known.unbroken) {
+        let is_small = !matches!(request.body, Body::Content(_));
+        if error.failure == Failure::Broken && is_small && known.is_some_and(|known| known.unbroken)
+        {
             if let Some(facts) = self.facts.lock().get_mut(&location.host()) {
                 facts.unbroken = false;
             }
@@ -263,10 +277,17 @@ impl Transport {
             .map_err(|cause| NetError::with_detail(location, Failure::Tls, cause.to_string()))?;
         let method = match request.method {
             Method::Get => reqwest::Method::GET,
+            Method::Head => reqwest::Method::HEAD,
+            Method::Put => reqwest::Method::PUT,
+            Method::Post => reqwest::Method::POST,
+            Method::Delete => reqwest::Method::DELETE,
         };
         // Our own fields come second: they replace fields of the user with the same name.
         let credentials = &self.options.credentials;
-        let mut fields = credentials.fields_for(request.target, location);
+        let mut fields = credentials.fields_for(request.typed(), location);
+        if let Some(token) = request.token {
+            token.add_to(&mut fields, request.typed(), location);
+        }
         fields.extend(request.fields());
         let signature = credentials.signature(method.as_str(), location, &fields, self.s3.now());
         let builder = client
@@ -279,15 +300,38 @@ impl Transport {
             Protocol::Three => builder.version(reqwest::Version::HTTP_3),
             _ => builder,
         };
-        let builder = match request.body {
-            Body::Empty => builder,
+        let (builder, sending) = match &request.body {
+            Body::Empty => (builder, None),
+            Body::Bytes { bytes, .. } => (builder.body(bytes.clone()), None),
+            Body::Content(content) => {
+                let (body, sending) = Sending::start(content, self.rate_limit.clone());
+                (builder.body(body), Some(sending))
+            }
         };
-        match timeout(Duration::from_millis(HEADERS_MS), builder.send()).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(cause)) => Err(NetError::from_reqwest(location, &cause)),
-            Err(_) => Err(NetError::new(location, Failure::Stalled)),
+        let response = match sending {
+            Some(sending) => sending.unless_stalled(HEADERS_MS, builder.send()).await,
+            None => {
+                let limit = Duration::from_millis(HEADERS_MS);
+                timeout(limit, builder.send()).await.ok()
+            }
+        };
+        match response {
+            Some(Ok(response)) => Ok(response),
+            Some(Err(cause)) => Err(NetError::from_reqwest(location, &cause)),
+            None => Err(NetError::new(location, Failure::Stalled)),
         }
     }
+}
+
+/// Refuses to send a token where others can read it.
+fn check_token(request: &Request<'_>, location: &Location, proxied: bool) -> Result<(), NetError> {
+    let is_sent = request.token.is_some() && location.same_origin(request.typed());
+    let is_safe = Token::is_safe_for(location) && (location.is_https() || !proxied);
+    if !is_sent || is_safe {
+        return Ok(());
+    }
+    let detail = "a token is not sent over plain http, except to this machine and past proxies";
+    Err(NetError::with_detail(location, Failure::Unsafe, detail))
 }
 
 fn http2(location: &Location) -> Protocol {
@@ -300,7 +344,7 @@ fn http2(location: &Location) -> Protocol {
 /// Behind a proxy we do not see the address it connects to. Refuse a redirect whose name resolves here to a private address; a
 /// name that does not resolve here is the proxy's decision. The origin the user typed is not checked.
 async fn may_pass_proxy(request: &Request<'_>, location: &Location) -> bool {
-    location.same_origin(request.target)
+    location.same_origin(request.typed())
         || match location.url().host() {
             Some(url::Host::Domain(name)) => !resolves_to_private(name).await,
             _ => !is_private_literal(location),
@@ -338,10 +382,11 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let place = Location::parse(&format!("http://localhost:{port}/x")).unwrap();
         for (allow_private, refused) in [(false, true), (true, false)] {
-            let transport = Transport::new(Arc::new(ClientOptions {
+            let options = ClientOptions {
                 allow_private,
                 ..ClientOptions::default()
-            }));
+            };
+            let transport = Transport::new(Arc::new(options), Arc::default());
             let known = HostFacts {
                 public: true,
                 unbroken: true,

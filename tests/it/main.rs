@@ -33,6 +33,7 @@ mod plain;
 mod prompts;
 mod proxies;
 mod publish;
+mod push;
 mod python;
 mod rates;
 mod read;

@@ -1,5 +1,6 @@
 //! What can be typed. What it means is in the options of the library; each command's file translates.
 
+mod push;
 mod servers;
 mod sync;
 
@@ -19,6 +20,7 @@ use crate::{
 
 use super::units;
 
+pub use push::PushArgs;
 pub use servers::{GatewayArgs, ServeArgs, UploadArgs};
 pub use sync::SyncArgs;
 
@@ -78,6 +80,11 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Fetch a URL, resume where an earlier run stopped, publish only what is proven
     Fetch(Box<FetchArgs>),
+    /// Push files to a server that takes uploads, resume where an earlier run stopped
+    ///
+    /// Each file is read once, and published under its name when the server has proven its root. What the server has of the same
+    /// content is not sent again, whatever the path or the machine.
+    Push(Box<PushArgs>),
     /// Make a folder what a library on a server says, for little more than what changed
     ///
     /// Files are moved, copied or fetched, each proven before it has its name. The server needs nothing but what sapwood manifest

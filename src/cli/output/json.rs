@@ -63,8 +63,7 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
             "rate_bps": progress.rate_bps, "bytes_proven": progress.bytes_proven,
             "files_done": progress.files.map(|(done, _)| done), "files_total": progress.files.map(|(_, total)| total),
         })),
-        Event::BlocksVerified { first, count, source } =>
-            ("blocks_verified", json!({ "first": first.0, "count": count, "source": source })),
+        Event::BlocksVerified { first, count, source } => ("blocks_verified", json!({ "first": first.0, "count": count, "source": source })),
         Event::BlockWrong { block, bytes, expected, found, source } => ("block_wrong", json!({
             "block": block.0, "offset": bytes.start, "length": bytes.length(), "expected": hex::encode(expected),
             "found": hex::encode(found), "source": source,
@@ -123,6 +122,7 @@ pub fn fields(event: &Event) -> (&'static str, Value) {
         Event::Published(published) => ("published", of_published(published)),
         Event::Placed(_) | Event::Moved { .. } | Event::Deleted { .. } | Event::Intended(_) | Event::FileFailed { .. }
         | Event::Synced(_) => of_sync(event),
+        Event::PushPlanned(_) | Event::PushResumed { .. } | Event::PushProgress(_) | Event::Pushed(_) => of_push(event),
     }
 }
 
@@ -142,6 +142,29 @@ fn of_sync(event: &Event) -> (&'static str, Value) {
             "path": lossy(path), "url": url, "message": error.to_string(),
         })),
         Event::Synced(synced) => ("synced", of_synced(synced)),
+        // The caller knows the others.
+        _ => ("event", json!({})),
+    }
+}
+
+/// The same of an event of a push.
+#[rustfmt::skip] // One event a line, or a few.
+fn of_push(event: &Event) -> (&'static str, Value) {
+    match event {
+        Event::PushPlanned(plan) => ("planned", json!({
+            "path": lossy(&plan.path), "url": plan.url, "session": plan.session.to_string(), "bytes_total": plan.bytes_total,
+            "bytes_held": plan.bytes_held, "bytes_to_send": plan.bytes_to_send, "part_size": plan.part_size,
+            "block_size": plan.block_size.bytes(),
+        })),
+        Event::PushResumed { bytes_held } => ("resumed", json!({ "bytes_held": bytes_held })),
+        Event::PushProgress(progress) => ("progress", json!({
+            "bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total, "bytes_sent": progress.bytes_sent,
+            "rate_bps": progress.rate_bps,
+        })),
+        Event::Pushed(pushed) => ("published", json!({
+            "path": lossy(&pushed.path), "url": pushed.url, "root": pushed.root.to_string(), "bytes_total": pushed.bytes_total,
+            "bytes_sent": pushed.bytes_sent, "bytes_reused": pushed.bytes_reused, "elapsed_ms": pushed.elapsed_ms,
+        })),
         // The caller knows the others.
         _ => ("event", json!({})),
     }

@@ -16,7 +16,7 @@ use crate::{
     disk::{lacking, streams},
     engine::{
         error::Error,
-        events::{Damaged, Event, Events},
+        events::{Damaged, Event, Events, Progress, PushProgress},
     },
     policy::recovery::Class,
 };
@@ -58,6 +58,18 @@ struct Counts {
     published: u64,
     failed: u64,
     bytes_fetched: u64,
+    /// Of a command that sends.
+    bytes_sent: Option<u64>,
+}
+
+/// The progress of a push, as a bar shows it.
+fn as_progress(progress: &PushProgress) -> Progress {
+    Progress {
+        bytes_done: progress.bytes_done,
+        bytes_total: progress.bytes_total.unwrap_or(0),
+        rate_bps: progress.rate_bps,
+        ..Progress::default()
+    }
 }
 
 impl Output {
@@ -207,7 +219,11 @@ impl Output {
         match event {
             Event::Planned(plan) => bars.start(self.path.clone(), plan),
             Event::Progress(progress) => bars.update(self.path.as_deref(), progress),
-            Event::Published(_) => bars.finish(self.path.as_deref()),
+            Event::PushPlanned(plan) => bars.start_push(self.path.clone(), plan),
+            Event::PushProgress(progress) => {
+                bars.update(self.path.as_deref(), &as_progress(progress));
+            }
+            Event::Published(_) | Event::Pushed(_) => bars.finish(self.path.as_deref()),
             _ => (),
         }
     }
@@ -322,8 +338,12 @@ impl Output {
             published,
             failed,
             bytes_fetched,
+            bytes_sent,
         } = self.counts;
-        let fields = json!({ "exit": exit as u8, "published": published, "failed": failed, "bytes_fetched": bytes_fetched });
+        let mut fields = json!({ "exit": exit as u8, "published": published, "failed": failed, "bytes_fetched": bytes_fetched });
+        if let Some(bytes_sent) = bytes_sent {
+            fields["bytes_sent"] = bytes_sent.into();
+        }
         self.json_event("done", fields);
         exit
     }
@@ -331,6 +351,11 @@ impl Output {
     /// Adds body bytes that arrived for one URL, whether it succeeded or not.
     pub fn count_fetched(&mut self, bytes: u64) {
         self.counts.bytes_fetched += bytes;
+    }
+
+    /// Adds body bytes that were sent for one URL, whether it succeeded or not.
+    pub fn count_sent(&mut self, bytes: u64) {
+        *self.counts.bytes_sent.get_or_insert(0) += bytes;
     }
 
     pub fn flush(&mut self) {
@@ -348,7 +373,10 @@ impl Events for Output {
         }
         self.print_damaged();
         self.update_bars(&event);
-        if matches!(event, Event::Published(_) | Event::Placed(_)) {
+        if matches!(
+            event,
+            Event::Published(_) | Event::Placed(_) | Event::Pushed(_)
+        ) {
             self.counts.published += 1;
         }
         let is_for_people = !self.json && !self.quiet;
@@ -357,6 +385,9 @@ impl Events for Output {
             Some(Line::Notice(text)) => self.notice(&text),
             Some(Line::Detail(text)) if self.verbose > 0 => self.notice(&text),
             Some(Line::Detail(_)) | None => (),
+        }
+        if let Event::Pushed(pushed) = &event {
+            self.notice(&text::of_pushed(pushed));
         }
         if self.json {
             let (name, fields) = json::fields(&event);

@@ -6,7 +6,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{
     cli::units,
-    engine::events::{Planned, Progress},
+    engine::events::{Planned, Progress, PushPlanned},
 };
 
 /// A bar for each file that is being fetched, at the bottom of the terminal.
@@ -29,6 +29,16 @@ impl Bars {
         let mut bar = Bar::new(&self.all, &name.to_string_lossy(), plan.bytes_total);
         (bar.resumed, bar.reused) = (plan.bytes_held, plan.bytes_local);
         bar.drawn.set_position(bar.resumed + bar.reused);
+        self.bars.insert(of, bar);
+    }
+
+    pub fn start_push(&mut self, of: Option<String>, plan: &PushPlanned) {
+        self.finish(of.as_deref());
+        let name = plan.path.file_name().unwrap_or(plan.path.as_os_str());
+        let total = plan.bytes_total.unwrap_or(0);
+        let mut bar = Bar::new(&self.all, &name.to_string_lossy(), total);
+        bar.resumed = plan.bytes_held;
+        bar.drawn.set_position(bar.resumed);
         self.bars.insert(of, bar);
     }
 
@@ -84,20 +94,20 @@ impl Bar {
     fn update(&self, progress: &Progress) {
         let bytes = units::human_bytes;
         let left = progress.bytes_total.saturating_sub(progress.bytes_done);
-        let mut text = format!(
-            "{} of {}",
-            bytes(progress.bytes_done),
-            bytes(progress.bytes_total)
-        );
+        let mut text = match progress.bytes_total {
+            // A stream.
+            0 => bytes(progress.bytes_done),
+            total => format!("{} of {}", bytes(progress.bytes_done), bytes(total)),
+        };
         if let Some((done, total)) = progress.files {
             text = format!("{done} of {total} files  {text}");
         }
         if progress.rate_bps > 0 {
-            text += &format!(
-                "  {}/s  {} left",
-                bytes(progress.rate_bps),
-                units::human_time(left.div_ceil(progress.rate_bps))
-            );
+            text += &format!("  {}/s", bytes(progress.rate_bps));
+        }
+        if progress.rate_bps > 0 && progress.bytes_total > 0 {
+            let seconds = left.div_ceil(progress.rate_bps);
+            text += &format!("  {} left", units::human_time(seconds));
         }
         if progress.bytes_proven > 0 {
             text += &format!("  proven {}", bytes(progress.bytes_proven));

@@ -6,7 +6,7 @@ use crate::{
     cli::{hints, units::human_bytes},
     engine::events::{
         Damaged, Event, FileCounts, Forgotten, Intended, Intent, Library, ManifestPart, Placed,
-        Published, Synced,
+        Published, Pushed, Synced,
     },
     format::{geometry::BlockIndex, trust::Trust},
     net::error::describe,
@@ -70,6 +70,8 @@ pub fn line(event: &Event) -> Option<Line> {
         | Event::Progress(_)
         | Event::BlocksVerified { .. }
         | Event::Checkpoint { .. }
+        | Event::PushPlanned(_)
+        | Event::PushProgress(_)
         // A `DamagedRun` is one line for several.
         | Event::Damaged(_) => None,
         Event::BlockWrong {
@@ -85,6 +87,11 @@ pub fn line(event: &Event) -> Option<Line> {
             "resuming: {} already here",
             human_bytes(*bytes_held)
         )),
+        Event::PushResumed { bytes_held } => notice(format!(
+            "resuming: the server has {} already",
+            human_bytes(*bytes_held)
+        )),
+        Event::Pushed(pushed) => result(pushed.url.clone()),
         Event::Searching { bytes } if *bytes < SEARCHED_BYTES_TOLD => None,
         Event::Searching { bytes } => notice(format!(
             "searching {} of local files for matching blocks",
@@ -183,6 +190,20 @@ fn of_sync(event: &Event) -> Option<Line> {
         Event::Synced(synced) => result(of_synced(synced)),
         _ => None,
     }
+}
+
+/// What there is to say about a push, besides the URL.
+pub fn of_pushed(pushed: &Pushed) -> String {
+    let mut line = format!(
+        "{} proven by the server, root {}; sent {}",
+        human_bytes(pushed.bytes_total),
+        pushed.root,
+        human_bytes(pushed.bytes_sent)
+    );
+    if pushed.bytes_reused > 0 {
+        line += &format!(", {} were there", human_bytes(pushed.bytes_reused));
+    }
+    line + &format!(" in {}", human_seconds(pushed.elapsed_ms))
 }
 
 fn of_placed(placed: &Placed) -> String {

@@ -9,6 +9,7 @@ mod holdings;
 mod hosts;
 mod id;
 mod objects;
+mod pushes;
 mod samples;
 mod schema;
 mod seeds;

@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 ///
 /// Long blobs are the last columns of their tables, so that the others are read without them. Sizes are in bytes, and times are
 /// Unix seconds unless their names say otherwise.
-pub const STEPS: [&str; 6] = [
+pub const STEPS: [&str; 7] = [
     "CREATE TABLE sequences (
         key_id TEXT NOT NULL,
         name TEXT NOT NULL,
@@ -101,6 +101,11 @@ pub const STEPS: [&str; 6] = [
     INSERT INTO salt VALUES (randomblob(32));",
     // NULL: not known.
     "ALTER TABLE arrivals ADD COLUMN trust TEXT;",
+    "CREATE TABLE pushes (
+        key BLOB PRIMARY KEY,
+        session BLOB NOT NULL,
+        at INTEGER NOT NULL
+    ) WITHOUT ROWID;",
 ];
 pub const VERSION: u32 = STEPS.len() as u32;
 

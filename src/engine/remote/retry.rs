@@ -53,9 +53,19 @@ pub async fn reported<T>(events: &mut dyn Events, work: impl Future<Output = T>)
         tokio::select! {
             biased;
             Some(wait) = waits.recv() => events.event(wait),
-            done = &mut work => return done,
+            done = &mut work => {
+                while let Ok(event) = waits.try_recv() {
+                    events.event(event);
+                }
+                return done;
+            }
         }
     }
+}
+
+/// Reports something that happens in the work that [`reported`] runs. Elsewhere nothing is reported.
+pub fn tell(event: Event) {
+    let _ = WAITS.try_with(|waits| drop(waits.send(event)));
 }
 
 /// The failed attempts of one request. [`attempts::Attempts`] decides, this waits.
@@ -104,8 +114,7 @@ impl Attempts {
                     idle: true,
                     reason: self.reason(&error),
                 };
-                // Where nothing is reported there is no channel.
-                let _ = WAITS.try_with(|waits| drop(waits.send(event)));
+                tell(event);
                 sleep(Duration::from_millis(ms)).await;
                 Ok(())
             }

@@ -10,6 +10,6 @@ pub mod driver;
 mod first;
 mod outcome;
 pub mod part;
-mod rate;
+pub mod rate;
 pub mod sink;
 mod span;

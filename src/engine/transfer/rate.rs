@@ -25,6 +25,11 @@ impl Rate {
         self.bytes += bytes;
     }
 
+    /// All bytes so far.
+    pub fn set(&mut self, bytes: u64) {
+        self.bytes = bytes;
+    }
+
     /// To be called about once a second.
     pub fn bytes_per_second(&mut self) -> u64 {
         let now = Instant::now();

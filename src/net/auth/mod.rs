@@ -1,7 +1,7 @@
 //! Header fields that may be secret: those that the user typed, and `Authorization`.
 //!
 //! INVARIANT: one origin gets them, the origin that the user typed. A redirect to another origin carries none of them. For an object in
-//! S3 that is the service.
+//! S3 that is the service. A [`Token`] is never sent over plain HTTP, except to this machine.
 
 pub mod aws;
 pub mod netrc;
@@ -78,6 +78,41 @@ impl Credentials {
     }
 }
 
+/// A bearer token (RFC 6750).
+#[derive(Clone)]
+pub struct Token(HeaderValue);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+impl Token {
+    /// `None`: it is no token (RFC 6750, 2.1).
+    pub fn parse(text: &str) -> Option<Token> {
+        let is_of_token = |c: char| c.is_ascii_alphanumeric() || "-._~+/=".contains(c);
+        if text.is_empty() || !text.chars().all(is_of_token) {
+            return None;
+        }
+        let mut value = HeaderValue::try_from(format!("Bearer {text}")).ok()?;
+        value.set_sensitive(true);
+        Some(Token(value))
+    }
+
+    /// Whether nobody else on the network can read it on the way there, if no proxy is between.
+    pub fn is_safe_for(target: &Location) -> bool {
+        target.is_https() || target.is_loopback()
+    }
+
+    /// Adds it to the fields of a request to `target`, to which the URL `typed` led.
+    pub fn add_to(&self, fields: &mut HeaderMap, typed: &Location, target: &Location) {
+        if target.same_origin(typed) && Token::is_safe_for(target) {
+            fields.insert(AUTHORIZATION, self.0.clone());
+        }
+    }
+}
+
 /// A login as RFC 7617 sends it.
 fn basic(login: &Login) -> HeaderValue {
     let encoded = STANDARD.encode(format!("{}:{}", login.user, login.password));
@@ -142,5 +177,31 @@ mod tests {
             !signature(&address, &fields),
             "an Authorization that was typed"
         );
+    }
+
+    #[test]
+    fn tokens_go_to_the_typed_origin_and_over_nothing_that_others_read() {
+        let place = |url: &str| Location::parse(url).unwrap();
+        let token = Token::parse("abc.DEF-1~+/==").unwrap();
+        assert_eq!(format!("{token:?}"), "Token(..)");
+        for bad in ["", "a b", "a\nb", "Bearer x", "\u{e9}"] {
+            assert!(Token::parse(bad).is_none(), "{bad:?}");
+        }
+        for (typed, target, sent) in [
+            ("https://h/", "https://h/a", true),
+            ("http://127.0.0.1:7/", "http://127.0.0.1:7/a", true),
+            ("http://127.9.9.9/", "http://127.9.9.9/a", true),
+            ("http://[::1]:7/", "http://[::1]:7/a", true),
+            ("http://localhost/", "http://localhost/a", true),
+            ("http://h/", "http://h/a", false),
+            ("http://10.0.0.1/", "http://10.0.0.1/a", false),
+            ("http://localhost.h/", "http://localhost.h/", false),
+            ("https://h/", "https://other/a", false),
+            ("http://127.0.0.1:7/", "http://127.0.0.1:8/a", false),
+        ] {
+            let mut fields = HeaderMap::new();
+            token.add_to(&mut fields, &place(typed), &place(target));
+            assert_eq!(fields.contains_key(AUTHORIZATION), sent, "{target}");
+        }
     }
 }

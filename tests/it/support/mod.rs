@@ -21,6 +21,7 @@ pub mod secrets;
 pub mod servers;
 pub mod tls;
 pub mod two;
+pub mod uploads;
 
 /// Whether the long forms run too: `SAPWOOD_LONG=1`, as `tools/torture --only long-tests` sets it.
 pub fn long() -> bool {

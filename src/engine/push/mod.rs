@@ -1,0 +1,399 @@
+//! Pushing files to a server that takes uploads (upload.md).
+//!
+//! The source is read once, part after part, on threads that may block ([`source`]). What the server has is not sent; the rest is,
+//! some parts at a time ([`send`], [`part`]), and published when the server has proven the root. A later push goes on with the session
+//! of an earlier one, or with one of the same content ([`sessions`]). Dropping the future is a clean stop.
+
+mod api;
+mod content;
+mod part;
+mod send;
+mod sessions;
+mod source;
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+
+use crate::{
+    format::{
+        ingest::{Detail, Finalize, Problem, RefusedUpload, State, Status},
+        library::LibraryPath,
+        tree::Root,
+        upload::SessionId,
+    },
+    net::{auth::Token, location::Location},
+    policy::parts::PartPlan,
+};
+
+use super::{
+    context::Context,
+    error::Error,
+    events::{Event, Events, PushPlanned, Pushed},
+    remote::retry,
+};
+use api::{Api, Failed, Refusal};
+use content::Counters;
+use part::PartFailed;
+use send::Sender;
+use sessions::{Purpose, Session};
+use source::{Reader, SourceFile};
+
+pub use source::{Input, Pipe};
+
+/// Parts that are sent at a time, unless the caller says otherwise.
+pub const PARTS_AT_ONCE: u32 = 6;
+/// The server is asked so often whether it has published an object.
+const FINALIZE_EVERY: Duration = Duration::from_secs(1);
+/// How often parts are sent again that the server lacks when it publishes.
+const ROUNDS: u32 = 3;
+/// How many sessions that turn out to be of other content are left for another one.
+const SESSIONS_MAX: u32 = 4;
+
+/// Where uploads go, and as whom.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// As the user typed it: any URL of its origin.
+    pub url: Location,
+    /// Never sent over plain HTTP, except to this machine.
+    pub token: Option<Token>,
+}
+
+/// What to push, and where to.
+#[derive(Clone, Debug)]
+pub struct PushOptions {
+    /// See [`Server`].
+    pub server: Server,
+    /// The path of the object at the origin.
+    pub name: LibraryPath,
+    /// For messages.
+    pub path: PathBuf,
+    /// An object of this name is replaced.
+    pub replace: bool,
+    /// In bytes; `None`: chosen by the length.
+    pub part_size: Option<u64>,
+    /// How many parts are sent at a time.
+    pub parts_at_once: u32,
+    /// Go on with this session; `None`: with one that fits, or a new one.
+    pub session: Option<SessionId>,
+    /// Counts the bytes that are sent, also of a run that is dropped.
+    pub sent: Arc<AtomicU64>,
+}
+
+impl PushOptions {
+    /// The defaults of the program.
+    pub fn new(server: Server, name: LibraryPath, path: PathBuf) -> PushOptions {
+        PushOptions {
+            server,
+            name,
+            path,
+            replace: false,
+            part_size: None,
+            parts_at_once: PARTS_AT_ONCE,
+            session: None,
+            sent: Arc::default(),
+        }
+    }
+
+    /// Where the object will be.
+    pub fn url(&self) -> Location {
+        let root = self.server.url.at_origin("/", None);
+        root.below(self.name.as_str())
+    }
+}
+
+/// Pushes a file or a stream. A later call goes on where a dropped or failed one of a file ended.
+pub async fn push(
+    context: &Context,
+    input: Input,
+    options: &PushOptions,
+    events: &mut dyn Events,
+) -> Result<Pushed, Error> {
+    retry::reported(events, run(context, input, options)).await
+}
+
+/// The uploads of this user that are not over, newest first.
+pub async fn list(context: &Context, server: &Server) -> Result<Vec<Status>, Error> {
+    Ok(api(context, server).sessions(None).await?)
+}
+
+/// Gives an upload up, with all that was sent.
+pub async fn abort(context: &Context, server: &Server, id: SessionId) -> Result<(), Error> {
+    Ok(api(context, server).abort(id).await?)
+}
+
+fn api<'a>(context: &'a Context, server: &'a Server) -> Api<'a> {
+    Api {
+        context,
+        typed: &server.url,
+        token: server.token.as_ref(),
+    }
+}
+
+/// What a push works on.
+struct Push<'a> {
+    api: Api<'a>,
+    options: &'a PushOptions,
+    plan: PartPlan,
+    /// `None`: a stream.
+    file: Option<Arc<SourceFile>>,
+    counters: Counters,
+    began: Instant,
+}
+
+async fn run(context: &Context, input: Input, options: &PushOptions) -> Result<Pushed, Error> {
+    let began = Instant::now();
+    let (file, mut pipe) = match input {
+        Input::File(path) => (Some(Arc::new(SourceFile::open(&path).await?)), None),
+        Input::Pipe(pipe) => (None, Some(pipe)),
+    };
+    let length = file.as_ref().map(|file| file.length());
+    let plan = PartPlan::choose(length, options.part_size, None);
+    let push = Push {
+        api: api(context, &options.server),
+        options,
+        plan: plan.map_err(|cause| Error::PartSize { cause })?,
+        file,
+        counters: Counters {
+            run: options.sent.clone(),
+            ..Counters::default()
+        },
+        began,
+    };
+    let mut not = BTreeSet::new();
+    for _ in 0..SESSIONS_MAX {
+        let session = sessions::find_or_open(&push.api, &push.purpose(), &not).await?;
+        let id = session.id;
+        match push.with_session(session, pipe.take()).await {
+            Ok(pushed) => return Ok(pushed),
+            Err(PartFailed::Error(error)) => return Err(error),
+            // A stream cannot be read again.
+            Err(PartFailed::OtherSession | PartFailed::Closed) if push.file.is_none() => break,
+            // Another run publishes it, or has: what it published decides.
+            Err(PartFailed::Closed) => (),
+            Err(PartFailed::OtherSession) => {
+                tracing::debug!("the upload {id} ended, or is of other content");
+                sessions::forget(&push.api, &push.purpose()).await;
+                not.insert(id);
+            }
+        }
+    }
+    Err(Error::Upload {
+        place: options.url().to_string(),
+        cause: Box::new(RefusedUpload::Ended(Detail::default())),
+    })
+}
+
+/// What became of a request to publish.
+enum Finalized {
+    Published(Status),
+    /// These parts are sent again.
+    Lacks(Vec<u32>),
+}
+
+impl Push<'_> {
+    fn purpose(&self) -> Purpose<'_> {
+        Purpose {
+            name: self.options.name.as_str(),
+            plan: self.plan,
+            replace: self.options.replace,
+            source: self.file.as_ref().map(|file| file.identity()),
+            session: self.options.session,
+        }
+    }
+
+    /// Sends what the session lacks, and publishes.
+    async fn with_session(
+        &self,
+        session: Session,
+        pipe: Option<Pipe>,
+    ) -> Result<Pushed, PartFailed> {
+        self.tell_plan(&session);
+        let limits = self.api.limits();
+        let at_once = self.options.parts_at_once.min(limits.connections);
+        let (file, counters) = (self.file.clone(), self.counters.clone());
+        let mut sender = Sender::new(self.api, session, file, at_once, counters);
+        let mut parts: Vec<u32> = (0..self.plan.count().unwrap_or(0)).collect();
+        let mut pipe = pipe;
+        for _ in 0..ROUNDS {
+            let reader = match (&self.file, pipe.take()) {
+                (Some(file), _) => Reader::of_file(file.clone(), self.plan, parts),
+                (None, Some(pipe)) => Reader::of_pipe(pipe, self.plan),
+                (None, None) => break,
+            };
+            let sent = sender.send_all(reader).await;
+            if let Some(file) = &self.file {
+                // First: what was sent of a file that changed fits to nothing.
+                file.check_unchanged().await?;
+            }
+            sent?;
+            match self.finalize(&sender).await? {
+                Finalized::Published(status) => return self.published(&sender, status).await,
+                Finalized::Lacks(lacks) => {
+                    sender.send_again(&lacks);
+                    parts = lacks;
+                }
+            }
+        }
+        Err(PartFailed::Error(Error::Upload {
+            place: self.options.url().to_string(),
+            cause: Box::new(RefusedUpload::Root {
+                expected: sender.root(),
+                found: "another one each time".to_owned(),
+            }),
+        }))
+    }
+
+    /// Publishes, and waits until that is done.
+    async fn finalize(&self, sender: &Sender<'_>) -> Result<Finalized, PartFailed> {
+        let finalize = Finalize {
+            length: sender.length(),
+            root: sender.root(),
+            replace: self.options.replace,
+        };
+        let limits = self.api.limits();
+        let began = Instant::now();
+        while (began.elapsed().as_millis() as u64) < limits.patience_ms {
+            match self.api.finalize(sender.session.id, &finalize).await {
+                Ok(Some(status)) => return Ok(Finalized::Published(status)),
+                Ok(None) => (),
+                Err(failed) => return self.refused(failed, finalize.root),
+            }
+            if let Some(finalized) = self.poll(sender, began, limits.patience_ms).await? {
+                return Ok(finalized);
+            }
+        }
+        Err(PartFailed::Error(Error::Patience {
+            patience_s: limits.patience_ms / 1000,
+            last: None,
+        }))
+    }
+
+    /// Waits while the server works. `None`: it has ended without a reason, or takes too long.
+    async fn poll(
+        &self,
+        sender: &Sender<'_>,
+        began: Instant,
+        patience_ms: u64,
+    ) -> Result<Option<Finalized>, PartFailed> {
+        while (began.elapsed().as_millis() as u64) < patience_ms {
+            sleep(FINALIZE_EVERY).await;
+            let status = self.api.status(sender.session.id).await?;
+            let status = status.ok_or(PartFailed::OtherSession)?;
+            match status.state {
+                State::Finalizing => (),
+                State::Done => return Ok(Some(Finalized::Published(status))),
+                State::Open => {
+                    let Some(error) = &status.error else {
+                        return Ok(None);
+                    };
+                    let (code, detail) = (error.code.clone(), error.detail.clone());
+                    let finished = |index| status.parts.iter().any(|part| part.index == index);
+                    let lacks =
+                        (0..self.plan.count().unwrap_or(0)).filter(|index| !finished(*index));
+                    let problem = Problem {
+                        wrong_parts: lacks.clone().collect(),
+                        missing: lacks.collect(),
+                        found: detail.clone(),
+                        code,
+                        detail,
+                    };
+                    let refusal = Refusal {
+                        status: 409,
+                        problem,
+                        place: self.options.url().to_string(),
+                    };
+                    return self
+                        .refused(Failed::Refused(refusal), sender.root())
+                        .map(Some);
+                }
+                _ => return Err(PartFailed::OtherSession),
+            }
+        }
+        Ok(None)
+    }
+
+    /// What follows from the refusal to publish.
+    fn refused(&self, failed: Failed, root: Root) -> Result<Finalized, PartFailed> {
+        let Failed::Refused(refusal) = failed else {
+            return Err(failed.into());
+        };
+        let problem = &refusal.problem;
+        let lacks = match problem.code.as_str() {
+            "parts_missing" => &problem.missing,
+            "root_differs" => &problem.wrong_parts,
+            // It is finalized, or was, with another content.
+            "session_differs" | "finalizing" | "session_done" => {
+                return Err(PartFailed::OtherSession);
+            }
+            _ => return Err(Failed::Refused(refusal).into()),
+        };
+        match lacks.is_empty() || self.file.is_none() {
+            false => Ok(Finalized::Lacks(lacks.clone())),
+            true => Err(PartFailed::Error(Error::Upload {
+                place: refusal.place,
+                cause: Box::new(RefusedUpload::Root {
+                    expected: root,
+                    found: problem.found.clone(),
+                }),
+            })),
+        }
+    }
+
+    /// The object is there, if the server says the same of it as the source does.
+    async fn published(&self, sender: &Sender<'_>, status: Status) -> Result<Pushed, PartFailed> {
+        let root = sender.root();
+        if status.root != Some(root) {
+            let found = status
+                .root
+                .map_or_else(String::new, |root| root.to_string());
+            return Err(PartFailed::Error(Error::Upload {
+                place: self.options.url().to_string(),
+                cause: Box::new(RefusedUpload::Root {
+                    expected: root,
+                    found,
+                }),
+            }));
+        }
+        sessions::forget(&self.api, &self.purpose()).await;
+        let url = status.url.and_then(|url| self.api.typed.join(&url));
+        let url = url.and_then(Location::from_url);
+        let pushed = Pushed {
+            path: self.options.path.clone(),
+            url: url.unwrap_or_else(|| self.options.url()).to_string(),
+            root,
+            bytes_total: sender.length(),
+            bytes_sent: self.counters.run.load(Ordering::Relaxed),
+            bytes_reused: sender.bytes_reused(),
+            elapsed_ms: self.began.elapsed().as_millis() as u64,
+        };
+        retry::tell(Event::Pushed(pushed.clone()));
+        Ok(pushed)
+    }
+
+    fn tell_plan(&self, session: &Session) {
+        let bytes_held = session.bytes_held();
+        let bytes_total = self.plan.length();
+        retry::tell(Event::PushPlanned(PushPlanned {
+            path: self.options.path.clone(),
+            url: self.options.url().to_string(),
+            session: session.id,
+            bytes_total,
+            bytes_held,
+            bytes_to_send: bytes_total.map(|total| total.saturating_sub(bytes_held)),
+            part_size: self.plan.part_size(),
+            block_size: self.plan.block_size(),
+        }));
+        if bytes_held > 0 {
+            retry::tell(Event::PushResumed { bytes_held });
+        }
+    }
+}
