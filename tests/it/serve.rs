@@ -98,10 +98,8 @@ fn a_store_that_cannot_be_used_was_not_named() {
     command.args(["--listen", "127.0.0.1:0"]);
     let mut server = start(command);
     server.wait_for("a warning", |events| {
-        let messages = events.iter().filter_map(|event| event["message"].as_str());
-        messages
-            .into_iter()
-            .any(|message| message.contains("no-folder"))
+        let mut messages = events.iter().filter_map(|event| event["message"].as_str());
+        messages.any(|message| message.contains("no-folder"))
     });
 }
 

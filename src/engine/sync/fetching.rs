@@ -34,8 +34,6 @@ use super::{
 
 /// Files that were fetched and wait to be placed have a descriptor each.
 const WAITING_MAX: usize = 512;
-/// So many fetches for each connection: the next one has begun when a connection becomes free.
-const AT_ONCE: usize = 2;
 /// How often progress is looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// Bytes of a file are reported so often.
@@ -61,7 +59,7 @@ impl Run<'_> {
         let queue = Queue {
             rounds: self.options.rounds,
             patience: self.options.patience,
-            at_once: AT_ONCE * self.context.connections.most() as usize,
+            at_once: self.context.connections.most() as usize,
             connections: self.context.connections.clone(),
         };
         let waiting = Arc::new(Semaphore::new(WAITING_MAX));
