@@ -158,6 +158,6 @@ impl Finals {
             }
         }
         // Its server has ended.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

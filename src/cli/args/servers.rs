@@ -121,10 +121,10 @@ pub struct UploadArgs {
         value_parser = units::patience
     )]
     pub session_ttl: Duration,
-    /// A command to run for each published object (SAPWOOD_UPLOAD_NAME, _ROOT, _PATH, _OWNER and _SESSION say which one; its status is on standard input)
+    /// A command to run for each published object (its name, root, path, owner and session are in `SAPWOOD_UPLOAD_NAME`, `_ROOT`, `_PATH`, `_OWNER` and `_SESSION`, its status is on standard input)
     #[arg(long, value_name = "CMD|URL", requires = "ingest")]
     pub on_final: Option<String>,
-    /// A web origin, such as https://app.example, whose pages may upload; may be given several times
+    /// A web origin, such as `https://app.example`, whose pages may upload; may be given several times
     #[arg(long, value_name = "ORIGIN", requires = "ingest")]
     pub cors: Vec<String>,
 }

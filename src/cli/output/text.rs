@@ -70,8 +70,6 @@ pub fn line(event: &Event) -> Option<Line> {
         | Event::Progress(_)
         | Event::BlocksVerified { .. }
         | Event::Checkpoint { .. }
-        | Event::PushPlanned(_)
-        | Event::PushProgress(_)
         // A `DamagedRun` is one line for several.
         | Event::Damaged(_) => None,
         Event::BlockWrong {
@@ -87,11 +85,6 @@ pub fn line(event: &Event) -> Option<Line> {
             "resuming: {} already here",
             human_bytes(*bytes_held)
         )),
-        Event::PushResumed { bytes_held } => notice(format!(
-            "resuming: the server has {} already",
-            human_bytes(*bytes_held)
-        )),
-        Event::Pushed(pushed) => result(pushed.url.clone()),
         Event::Searching { bytes } if *bytes < SEARCHED_BYTES_TOLD => None,
         Event::Searching { bytes } => notice(format!(
             "searching {} of local files for matching blocks",
@@ -141,6 +134,24 @@ pub fn line(event: &Event) -> Option<Line> {
             human_bytes(*bytes_total),
             trust.basis()
         )),
+        Event::Added { .. } | Event::Forgotten { .. } | Event::Evicted { .. } => of_store(event),
+        Event::Published(published) => result(of_published(published)),
+        Event::Placed(_)
+        | Event::Moved { .. }
+        | Event::Deleted { .. }
+        | Event::Intended(_)
+        | Event::FileFailed { .. }
+        | Event::Synced(_) => of_sync(event),
+        Event::PushPlanned(_)
+        | Event::PushProgress(_)
+        | Event::PushResumed { .. }
+        | Event::Pushed(_) => of_push(event),
+    }
+}
+
+/// An event of the store.
+fn of_store(event: &Event) -> Option<Line> {
+    match event {
         Event::Added {
             path,
             root,
@@ -165,13 +176,19 @@ pub fn line(event: &Event) -> Option<Line> {
             path.display(),
             human_bytes(*bytes)
         )),
-        Event::Published(published) => result(of_published(published)),
-        Event::Placed(_)
-        | Event::Moved { .. }
-        | Event::Deleted { .. }
-        | Event::Intended(_)
-        | Event::FileFailed { .. }
-        | Event::Synced(_) => of_sync(event),
+        _ => None,
+    }
+}
+
+/// An event of a push.
+fn of_push(event: &Event) -> Option<Line> {
+    match event {
+        Event::PushResumed { bytes_held } => notice(format!(
+            "resuming: the server has {} already",
+            human_bytes(*bytes_held)
+        )),
+        Event::Pushed(pushed) => result(pushed.url.clone()),
+        _ => None,
     }
 }
 

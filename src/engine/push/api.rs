@@ -35,7 +35,7 @@ pub struct Api<'a> {
 #[derive(Debug)]
 pub struct Refusal {
     pub status: u16,
-    pub problem: Problem,
+    pub problem: Box<Problem>,
     pub place: String,
 }
 
@@ -60,7 +60,7 @@ impl Refusal {
     pub fn new(reply: &Reply) -> Refusal {
         Refusal {
             status: reply.status,
-            problem: Problem::read(&reply.bytes),
+            problem: Box::new(Problem::read(&reply.bytes)),
             place: reply.location.to_string(),
         }
     }

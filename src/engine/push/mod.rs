@@ -194,7 +194,7 @@ async fn run(context: &Context, input: Input, options: &PushOptions) -> Result<P
 
 /// What became of a request to publish.
 enum Finalized {
-    Published(Status),
+    Published(Box<Status>),
     /// These parts are sent again.
     Lacks(Vec<u32>),
 }
@@ -236,7 +236,7 @@ impl Push<'_> {
             }
             sent?;
             match self.finalize(&sender).await? {
-                Finalized::Published(status) => return self.published(&sender, status).await,
+                Finalized::Published(status) => return self.published(&sender, *status).await,
                 Finalized::Lacks(lacks) => {
                     sender.send_again(&lacks);
                     parts = lacks;
@@ -263,7 +263,7 @@ impl Push<'_> {
         let began = Instant::now();
         while (began.elapsed().as_millis() as u64) < limits.patience_ms {
             match self.api.finalize(sender.session.id, &finalize).await {
-                Ok(Some(status)) => return Ok(Finalized::Published(status)),
+                Ok(Some(status)) => return Ok(Finalized::Published(Box::new(status))),
                 Ok(None) => (),
                 Err(failed) => return self.refused(failed, finalize.root),
             }
@@ -290,7 +290,7 @@ impl Push<'_> {
             let status = status.ok_or(PartFailed::OtherSession)?;
             match status.state {
                 State::Finalizing => (),
-                State::Done => return Ok(Some(Finalized::Published(status))),
+                State::Done => return Ok(Some(Finalized::Published(Box::new(status)))),
                 State::Open => {
                     let Some(error) = &status.error else {
                         return Ok(None);
@@ -308,7 +308,7 @@ impl Push<'_> {
                     };
                     let refusal = Refusal {
                         status: 409,
-                        problem,
+                        problem: Box::new(problem),
                         place: self.options.url().to_string(),
                     };
                     return self

@@ -178,12 +178,12 @@ impl Sending<'_> {
             return Err(PartFailed::Error(cause.into()));
         }
         match sent {
-            Ok(reply) => self.outcome(&reply),
+            Ok(reply) => Sending::outcome(&reply),
             Err(error) => Ok(Put::Again(error)),
         }
     }
 
-    fn outcome(&self, reply: &Reply) -> Result<Put, PartFailed> {
+    fn outcome(reply: &Reply) -> Result<Put, PartFailed> {
         if (200..300).contains(&reply.status) {
             let etag = reply.etag.clone();
             return Ok(Put::Stored { etag });

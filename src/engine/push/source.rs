@@ -211,7 +211,7 @@ impl Reader {
                 *next = Some(index + 1);
                 let pipe = pipe.clone();
                 Ok(Some(Box::new(move || {
-                    of_pipe(&mut *pipe.lock(), &plan, index, bytes, &stop)
+                    of_pipe(&mut pipe.lock(), &plan, index, bytes, &stop)
                 })))
             }
         }
@@ -409,7 +409,7 @@ mod tests {
             let source = Arc::new(SourceFile::open(&path).await.unwrap());
             let indices = (0..plan.count().unwrap()).collect();
             let of_file = parts(Reader::of_file(source, plan, indices)).await;
-            let pipe = Box::new(std::io::Cursor::new(bytes.clone()));
+            let pipe = Box::new(io::Cursor::new(bytes.clone()));
             let plan = PartPlan::new(None, part, block).unwrap();
             let of_pipe = parts(Reader::of_pipe(pipe, plan)).await;
             for parts in [&of_file, &of_pipe] {

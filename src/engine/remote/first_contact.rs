@@ -46,7 +46,7 @@ pub async fn responses(
     let manifest = OpenManifest::open(context, place, &at_once);
     let ((found, since), manifest) = match context.connections.per_fetch() {
         1 => (look.await, manifest.await),
-        _ => both(look, manifest).await,
+        _ => Box::pin(both(look, manifest)).await,
     };
     let manifest = match manifest {
         Err(error) if found.is_ok() && may_pass(&error) => {

@@ -525,7 +525,7 @@ mod tests {
                 state(session.taken_over(false, at(220))),
                 state(session.lost(problem(), at(101))),
                 state(session.expired(TTL_S, at(100 + TTL_S))),
-                state(session.touched(at(100 + upload::TOUCH_EVERY_S))),
+                state(session.touched(at(100 + TOUCH_EVERY_S))),
                 state(session.unstaged()),
             ];
             for (row, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -567,11 +567,7 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(used(&earlier), 100);
-        assert!(
-            session
-                .touched(at(100 + upload::TOUCH_EVERY_S - 1))
-                .is_none()
-        );
+        assert!(session.touched(at(100 + TOUCH_EVERY_S - 1)).is_none());
         assert!(session.expired(TTL_S, at(100 + TTL_S - 1)).is_none());
         assert!(session.warned(TTL_S, at(100 + TTL_S * 3 / 4 - 1)).is_none());
         let warned = &changes[5].session;

@@ -24,7 +24,7 @@ pub struct Problem {
     code: &'static str,
     detail: String,
     /// Members that a program can act on.
-    more: Value,
+    more: Box<Value>,
     /// Seconds after which the same request may be made again.
     retry_after_s: Option<u64>,
 }
@@ -35,7 +35,7 @@ impl Problem {
             status,
             code,
             detail: detail.into(),
-            more: Value::Null,
+            more: Box::new(Value::Null),
             retry_after_s: None,
         }
     }
@@ -73,7 +73,7 @@ impl Problem {
             "detail": self.detail,
             "code": self.code,
         });
-        if let Value::Object(more) = self.more {
+        if let Value::Object(more) = *self.more {
             for (name, value) in more {
                 document[name] = value;
             }
@@ -125,7 +125,7 @@ impl From<IngestError> for Problem {
             status,
             code,
             detail,
-            more,
+            more: Box::new(more),
             retry_after_s,
         }
     }

@@ -208,8 +208,8 @@ impl Attempt<'_> {
                 Err(DiskError::ChangedWhileRead { .. }) => wrong.push(index),
                 read => {
                     read?;
-                    let described = describer.finish(header.is_whole);
-                    if described.leaves != record.leaves {
+                    let found = describer.finish(header.is_whole);
+                    if found.leaves != record.leaves {
                         wrong.push(index);
                     }
                 }

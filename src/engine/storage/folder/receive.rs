@@ -147,12 +147,12 @@ impl Receiving {
             return Ok(());
         };
         let index = self.turn.index;
-        let described = describer.finish(self.is_whole);
-        if described.sha256 != self.sha256 {
+        let part = describer.finish(self.is_whole);
+        if part.sha256 != self.sha256 {
             return Err(StorageError::PartDiffers {
                 index,
                 expected: self.sha256,
-                found: described.sha256,
+                found: part.sha256,
             });
         }
         let phase = self.turn.active.phase.read();
@@ -160,7 +160,7 @@ impl Receiving {
             return Err(phase_error(*phase, index));
         }
         files::sync_data(&self.file, &self.path)?;
-        let record = described.into_record(self.session, index, self.is_whole);
+        let record = part.into_record(self.session, index, self.is_whole);
         Ok(self.upload.write_record(self.content, &record)?)
     }
 }
