@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     origin::Of,
-    program::{self, Ended, Running, run, run_with_input, sapwood, start},
+    program::{Ended, Running, run, run_with_input, sapwood, start},
     uploads::{ALL, Ingest, IngestLie, Op},
 };
 
@@ -690,7 +690,7 @@ fn a_server_that_stops_reading_is_a_stall() {
         "24MiB",
     ]);
     let began = Instant::now();
-    let ended = program::run(command).must(0);
+    let ended = run(command).must(0);
     assert!(began.elapsed() >= Duration::from_secs(10));
     assert!(!ended.all("retry").is_empty());
     push.must_be_published();
