@@ -798,3 +798,22 @@ async fn lists_have_pages() {
     let page = ingest.list(&ann, name, None).await.unwrap();
     assert_eq!((page.sessions.len(), page.next), (1000, None));
 }
+
+/// The answer of the storage was lost: the object may be there.
+#[tokio::test]
+async fn a_session_of_which_nobody_knows_whether_it_is_published_is_not_given_up() {
+    let server = Server::new();
+    let (ingest, ann) = (server.start().await, owner("ann"));
+    let request = open_request("talk.mp4", PARTS);
+    ingest.open(&ann, id(1), &request).await.unwrap();
+    for index in 0..PARTS {
+        put(&ingest, id(1), 7, index).await.unwrap();
+    }
+    // After its effect.
+    server.storage.gate().fail_at(2, false);
+    assert_eq!(code(finish(&ingest, id(1), 7).await), "storage_failed");
+    server.storage.gate().fail_at(0, false);
+    assert!(server.storage.published(id(1)).is_some());
+    assert_eq!(code(ingest.abort(&ann, id(1)).await), "finalizing");
+    finish(&ingest, id(1), 7).await.unwrap();
+}

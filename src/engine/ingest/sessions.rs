@@ -278,7 +278,10 @@ impl Ingest {
     ) -> Result<Box<dyn PartWriter>, IngestError> {
         let session = self.store.load(id).await?.ok_or(IngestError::NoSession)?;
         session.takes_part(part.index, part.length)?;
+        let session = self.ready(session).await?;
+        // It may have ended since it was read.
         let session = self.touched(session).await?;
+        session.takes_parts()?;
         Ok(self.storage.receive(&session, part, from).await?)
     }
 
@@ -323,6 +326,8 @@ impl Ingest {
                     leaves: None,
                 };
                 let etag = part.etag.as_deref();
+                let session = self.ready(session).await?;
+                session.takes_parts()?;
                 proven = Some(self.storage.checkpoint(&session, &offered, etag).await?);
                 // The storage may have taken long: the change is decided again.
                 continue;
