@@ -73,13 +73,24 @@ const OUTSIDE: [(&str, &[&str]); 41] = [
     ("rusqlite", &["disk/state/", "disk/sessions/"]),
     ("rustix", &["disk/"]),
     ("rustls", &["serve/tls.rs"]),
-    ("serde", &["format/receipt.rs", "format/ingest.rs", "cli/"]),
+    (
+        "serde",
+        &[
+            "format/receipt.rs",
+            "format/ingest.rs",
+            "serve/ingest/",
+            "cli/",
+        ],
+    ),
     (
         "serde_json",
         &["format/receipt.rs", "format/ingest.rs", "serve/", "cli/"],
     ),
     ("sha1", &["format/"]),
-    ("sha2", &["format/", "net/auth/"]),
+    (
+        "sha2",
+        &["format/", "net/auth/", "engine/upload/", "engine/storage/"],
+    ),
     ("thiserror", &[""]),
     ("tokio", &["net/", "engine/", "serve/", "cli/"]),
     ("tokio_rustls", &["serve/tls.rs", "serve/connections/"]),
@@ -1237,8 +1248,11 @@ fn is_sql(text: &str) -> bool {
         "ALTER", "ATTACH", "BEGIN", "CREATE", "DELETE", "DROP", "INSERT", "PRAGMA", "REPLACE",
         "SELECT", "UPDATE", "VACUUM", "WITH",
     ];
-    let first = text.split_whitespace().next();
-    first.is_some_and(|first| statements.contains(&first))
+    let mut words = text.split_whitespace();
+    let first = words.next();
+    // A method of HTTP stands alone.
+    let is_method = first == Some("DELETE") && words.next().is_none();
+    first.is_some_and(|first| statements.contains(&first)) && !is_method
 }
 
 /// `--` and a letter, at the start or after a space.

@@ -152,7 +152,8 @@ mod tests {
                 .unwrap();
             let insert = match version {
                 2..4 => "INSERT INTO manifests VALUES (?1, 'http://a/b', '\"x\"', NULL, x'00', 5)",
-                4.. => "INSERT INTO arrivals VALUES (?1, 'http://a/b', '\"x\"', NULL, 5)",
+                4..6 => "INSERT INTO arrivals VALUES (?1, 'http://a/b', '\"x\"', NULL, 5)",
+                6.. => "INSERT INTO arrivals VALUES (?1, 'http://a/b', '\"x\"', NULL, 5, NULL)",
                 _ => "SELECT 1 WHERE ?1 IS NULL",
             };
             old.query_row(insert, [[9u8; 32]], |_| Ok(()))

@@ -54,7 +54,6 @@ impl Clock for SystemClock {
 /// itself, so that it is never faster than the time, however many servers there are.
 #[derive(Debug)]
 pub(super) struct ServedClock {
-    started_s: u64,
     base: Mutex<Base>,
 }
 
@@ -68,7 +67,6 @@ struct Base {
 impl ServedClock {
     pub(super) fn new(served_s: u64, monotonic_s: u64) -> ServedClock {
         ServedClock {
-            started_s: monotonic_s,
             base: Mutex::new(Base {
                 served_s,
                 monotonic_s,
@@ -80,11 +78,6 @@ impl ServedClock {
     pub(super) fn at(&self, monotonic_s: u64) -> u64 {
         let base = *self.base.lock();
         base.served_s + monotonic_s.saturating_sub(base.monotonic_s)
-    }
-
-    /// How long this server runs.
-    pub(super) fn since_start_s(&self, monotonic_s: u64) -> u64 {
-        monotonic_s.saturating_sub(self.started_s)
     }
 
     /// Tells the store, and learns what other servers told it.

@@ -12,8 +12,8 @@ use super::{Changed, FinalizeRun, Ingest, IngestError, IngestEvent};
 
 /// Sessions that are looked at together.
 const PAGE: u32 = 500;
-/// After its start a server lets clients use their sessions for so long before any expires; and what no session knows stays so
-/// long.
+/// A server sees a session unchanged for so long before it expires, whatever the store says of the time before; and what no session
+/// knows stays so long.
 const GRACE_S: u64 = 3600;
 
 /// What one collection found and did.
@@ -44,7 +44,7 @@ impl Ingest {
         let mut collected = Collected::default();
         // Before the sessions: what is staged now and belongs to none of them later is not that of a new one.
         let staged = self.storage.staged().await;
-        let mut needed = HashSet::new();
+        let (mut needed, mut live) = (HashSet::new(), HashSet::new());
         let mut after = None;
         loop {
             let page = self.store.all(after, PAGE).await?;
@@ -55,7 +55,9 @@ impl Ingest {
                 if session.staging == Staging::None && session.state.is_live() {
                     needed.extend(begun_for(session, staged.as_deref().unwrap_or_default()));
                 }
-                collected.live += u64::from(session.state.is_live());
+                if session.state.is_live() {
+                    live.insert(session.id);
+                }
                 if let Err(cause) = self.collect_one(session, &mut collected).await {
                     collected.failures.push(cause);
                 }
@@ -65,6 +67,8 @@ impl Ingest {
                 None => break,
             }
         }
+        collected.live = live.len() as u64;
+        self.unchanged.lock().retain(|id, _| live.contains(id));
         match staged {
             Ok(staged) => self.collect_orphans(staged, &needed, &mut collected).await,
             Err(cause) => collected.failures.push(cause.into()),
@@ -72,10 +76,18 @@ impl Ingest {
         Ok(collected)
     }
 
-    /// How long this server has run is enough for clients to have used their sessions.
-    fn has_waited(&self) -> bool {
-        let since_start_s = self.served.since_start_s(self.clock.monotonic_s());
-        since_start_s >= GRACE_S.min(self.limits.ttl_s)
+    /// Whether this server itself has seen for long that no client uses the session. The seconds that the store has counted may be
+    /// late, and a use was noted with them.
+    fn is_seen_idle(&self, session: &Session) -> bool {
+        let now_s = self.clock.monotonic_s();
+        let mut unchanged = self.unchanged.lock();
+        let seen = unchanged
+            .entry(session.id)
+            .or_insert((session.version, now_s));
+        if seen.0 != session.version {
+            *seen = (session.version, now_s);
+        }
+        now_s.saturating_sub(seen.1) >= GRACE_S.min(self.limits.ttl_s)
     }
 
     async fn collect_one(
@@ -97,7 +109,7 @@ impl Ingest {
             return Ok(());
         }
         // A client that uses it meanwhile raises its version: then it is looked at again, and is not idle.
-        let is_stale = session.expired(ttl_s, now).is_some() && self.has_waited();
+        let is_stale = self.is_seen_idle(session) && session.expired(ttl_s, now).is_some();
         let changed = match is_stale {
             true => {
                 let changed = self.change(session.id, |session| Ok(session.expired(ttl_s, now)));

@@ -56,6 +56,8 @@ pub struct Ingest {
     served: ServedClock,
     /// What no session knows: since when, by the monotonic clock.
     orphans: Mutex<HashMap<String, u64>>,
+    /// The version of each session that nobody changed, and since when, by the monotonic clock.
+    unchanged: Mutex<HashMap<SessionId, (u64, u64)>>,
 }
 
 impl Ingest {
@@ -77,6 +79,7 @@ impl Ingest {
             tell,
             served,
             orphans: Mutex::default(),
+            unchanged: Mutex::default(),
         })
     }
 
