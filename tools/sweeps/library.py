@@ -130,6 +130,9 @@ class Copy(Runs):
     def prepare(self, old):
         """The copy is this version, and links in it lead out of it."""
         shutil.rmtree(self.at / f"{OWN}.trash", ignore_errors=True)
+        # The last run left them to processes that had not ended yet.
+        for temporary in self.at.glob(".sapwood-*"):
+            temporary.unlink()
         self.check_finished(old)
         link = self.at / "away"
         if not link.is_symlink():
