@@ -16,7 +16,7 @@ LEFT = {OWN, f"{OWN}.sapwood", f"{OWN}.sync", f"{OWN}.staging", f"{OWN}.trash"}
 # And one that ended.
 LASTING = LEFT - {f"{OWN}.staging"}
 # A file in the folder that gets its name when it is complete.
-TEMPORARY = re.compile(r"\.sapwood-\d+-u?\d+")
+TEMPORARY = re.compile(r"\.sapwood-(\d+)-u?\d+")
 SMALL_LENGTHS = (0, 1, 1023, 1024, 1025, 65_536, 65_537)
 TIME_NS = 1_700_000_000_123_456_789
 
@@ -130,6 +130,9 @@ class Copy(Runs):
     def prepare(self, old):
         """The copy is this version, and links in it lead out of it."""
         shutil.rmtree(self.at / f"{OWN}.trash", ignore_errors=True)
+        # The last run left them to processes that had not ended yet.
+        for temporary in self.at.glob(".sapwood-*"):
+            temporary.unlink()
         self.check_finished(old)
         link = self.at / "away"
         if not link.is_symlink():
@@ -218,7 +221,8 @@ class Copy(Runs):
             raise Wrong("something outside of the copy was touched")
 
     def check_finished(self, tree):
-        found = self.found()
+        # What a killed run was writing goes, unless its number is that of another process now.
+        found = {path: file for path, file in self.found().items() if not is_of_running(path)}
         if set(found) != set(tree):
             raise Wrong(f"finished with other files: {sorted(set(found) ^ set(tree))}")
         for path, file in tree.items():
@@ -236,6 +240,11 @@ class Copy(Runs):
         synced = self.sync().must(0).event("synced")
         if (synced["unchanged"], synced["fetched"], synced["deleted"]) != (len(new), 0, 0):
             raise Wrong(f"nothing changed, and it did something: {synced}")
+
+
+def is_of_running(path):
+    temporary = TEMPORARY.fullmatch(path)
+    return temporary is not None and os.path.exists(f"/proc/{temporary[1]}")
 
 
 def is_below(path, folder):

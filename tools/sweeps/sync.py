@@ -1,6 +1,7 @@
 """`sapwood sync`: kills, power cuts, and sources that say too little."""
 
 import os
+import signal
 import subprocess
 import time
 
@@ -191,8 +192,12 @@ class SyncPowerCuts(Versions):
             os.close(file)
 
     def cut(self, child):
+        running = child.poll() is None
+        if running:
+            # A program that ran on could be told that all is well: XFS then syncs a folder without an error.
+            os.killpg(child.pid, signal.SIGKILL)
         self.disk.cut_power()
-        if child.poll() is None:
+        if running:
             self.copy.kill(child)
         self.disk.unmount()
         self.disk.mount()
