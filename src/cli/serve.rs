@@ -180,11 +180,17 @@ async fn print_while(
     }
 }
 
+/// Whether everyone could read a file: the folder and that of finished uploads are both served.
+fn is_served(file: &Path, args: &ServeArgs) -> bool {
+    let storage = args.uploads.storage.as_deref().map(Path::new);
+    is_below(file, &args.folder) || storage.is_some_and(|storage| is_below(file, storage))
+}
+
 fn tls(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<Arc<Tls>>, Refusal> {
     let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else {
         return Ok(None);
     };
-    if is_below(key, &args.folder) {
+    if is_served(key, args) {
         let message = format!(
             "{} is in the folder that is served: everyone could read the key. {}",
             key.display(),
@@ -211,7 +217,7 @@ fn check_sessions(args: &ServeArgs) -> Result<(), Refusal> {
         _ => Path::new("."),
     };
     let is_staged = file.iter().any(files::is_staged_uploads);
-    match is_below(folder, &args.folder) && !is_staged {
+    match is_served(folder, args) && !is_staged {
         true => {
             let message = format!(
                 "{} is in the folder that is served: everyone could read the sessions. {}",
@@ -230,7 +236,7 @@ fn tokens(args: &ServeArgs) -> Result<Option<Tokens>, Refusal> {
         return Ok(None);
     };
     let shown = file.display();
-    if is_below(file, &args.folder) {
+    if is_served(file, args) {
         let elsewhere = hints::TOKENS_ELSEWHERE;
         let message = format!(
             "{shown} is in the folder that is served: everyone could read the tokens. {elsewhere}"
@@ -258,7 +264,7 @@ fn log(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<Log>, DiskE
 fn cautions(args: &ServeArgs, folder: &Folder) -> Vec<String> {
     let mut cautions = Vec::new();
     if let Some(log) = args.access_log.as_deref()
-        && is_below(log, &args.folder)
+        && is_served(log, args)
     {
         cautions.push(format!(
             "{} is in the folder that is served: everyone can read the access log",

@@ -169,6 +169,8 @@ struct Waiting<I, O> {
     items: VecDeque<(I, oneshot::Sender<O>)>,
     /// Threads that take what waits.
     threads: usize,
+    /// The work of a thread panicked.
+    has_panicked: bool,
 }
 
 /// The limits of [`Batches`].
@@ -188,8 +190,11 @@ impl<I, O> Clone for Batches<I, O> {
 
 impl<I, O> Default for Batches<I, O> {
     fn default() -> Batches<I, O> {
-        let (items, threads) = (VecDeque::new(), 0);
-        Batches(Arc::new(Mutex::new(Waiting { items, threads })))
+        Batches(Arc::new(Mutex::new(Waiting {
+            items: VecDeque::new(),
+            threads: 0,
+            has_panicked: false,
+        })))
     }
 }
 
@@ -217,9 +222,25 @@ impl<I: Send + 'static, O: Send + 'static> Batches<I, O> {
         }
         match outcome.await {
             Ok(outcome) => outcome,
-            // The runtime shuts down, and drops this future too.
-            Err(_) => std::future::pending().await,
+            Err(gone) => {
+                let has_panicked = self.0.lock().has_panicked;
+                assert!(!has_panicked, "work for many tasks panicked: {gone}");
+                // The runtime shuts down, and drops this future too.
+                std::future::pending().await
+            }
         }
+    }
+}
+
+/// Notes that a thread ends by a panic, while its tasks still wait. What waits then ends with them.
+struct NotedPanic<'a, I, O>(&'a Mutex<Waiting<I, O>>);
+
+impl<I, O> Drop for NotedPanic<'_, I, O> {
+    fn drop(&mut self) {
+        let mut waiting = self.0.lock();
+        waiting.has_panicked = true;
+        waiting.threads -= 1;
+        waiting.items.clear();
     }
 }
 
@@ -239,7 +260,11 @@ fn work_off<I, O>(
             waiting.items.drain(..count).collect()
         };
         let (items, senders): (Vec<_>, Vec<_>) = now.into_iter().unzip();
-        for (outcome, sender) in work(items).into_iter().zip(senders) {
+        // Dropped before the senders, whose tasks look at it.
+        let panics = NotedPanic(waiting);
+        let outcomes = work(items);
+        std::mem::forget(panics);
+        for (outcome, sender) in outcomes.into_iter().zip(senders) {
             // A task that was dropped needs no answer.
             let _ = sender.send(outcome);
         }
@@ -293,6 +318,26 @@ mod tests {
         let counts = counts.lock();
         assert!(counts.len() <= 12, "{counts:?}");
         assert!(counts.iter().all(|count| *count <= 10), "{counts:?}");
+    }
+
+    /// They waited for ever.
+    #[tokio::test]
+    async fn a_panic_of_work_for_many_tasks_goes_on_in_them() {
+        let batches = Batches::default();
+        let limits = BatchLimits {
+            items: 1,
+            threads: 1,
+        };
+        let one = |item: u32| {
+            let batches = batches.clone();
+            tokio::spawn(async move {
+                let work = |_: Vec<u32>| -> Vec<u32> { panic!("as it must") };
+                batches.run(item, limits, work).await
+            })
+        };
+        for task in [one(1), one(2)] {
+            assert!(task.await.unwrap_err().is_panic());
+        }
     }
 
     #[tokio::test]

@@ -189,6 +189,11 @@ impl Upload {
         Ok(header.filter(|header| header.index == index))
     }
 
+    /// Bytes that may still be written on this disk.
+    pub fn bytes_free(&self) -> Result<u64, DiskError> {
+        self.folder.bytes_free()
+    }
+
     /// Writes the record of a part whose bytes are durable.
     pub fn write_record(&self, content: Content, record: &PartRecord) -> Result<(), DiskError> {
         let name = record_name(content, record.header.index);
@@ -210,7 +215,8 @@ impl Upload {
         let (from, from_path, _) = self.file(Content::Newer, index, 0)?;
         let (to, path, at) = self.file(Content::Kept, index, record.bytes.start)?;
         let mut buffer = vec![0; COPY_BYTES];
-        let mut from = from;
+        // An earlier content may have been longer.
+        let mut from = from.take(record.bytes.length());
         let mut copied = 0;
         loop {
             regions::check_not_stopped(&path)?;

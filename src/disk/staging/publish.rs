@@ -188,9 +188,8 @@ impl Upload {
             return Err(exists());
         }
         self.write(PUBLISHING, intent.to_text().as_bytes())?;
-        if place.replace {
-            folder.remove(&with_suffix(name, ".sapwood"))?;
-        }
+        // A manifest, of an object that goes or is gone.
+        folder.remove(&with_suffix(name, ".sapwood"))?;
         let own = OsStr::new(OBJECT);
         let renamed = self.folder.rename_to(own, &folder, name, place.replace);
         if let Err(cause) = renamed {
@@ -211,9 +210,9 @@ impl Upload {
 
     fn finish(&self, folder: &Folder, name: &OsStr) -> Result<(), DiskError> {
         let (own, beside) = (OsStr::new(MANIFEST), with_suffix(name, ".sapwood"));
-        // A file that somebody put there meanwhile stays; the object can be read without a manifest beside it.
-        if self.folder.entry(own)?.is_some() && has_no_other_file(folder, &beside)? {
-            self.folder.rename_to(own, folder, &beside, true)?;
+        // What came there after the old manifest went stays: it may be that of a newer object.
+        if self.folder.entry(own)?.is_some() && folder.entry(&beside)?.is_none() {
+            self.folder.rename_to(own, folder, &beside, false)?;
         }
         folder.sync()?;
         let (publishing, published) = (OsStr::new(PUBLISHING), OsStr::new(PUBLISHED));

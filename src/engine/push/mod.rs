@@ -1,8 +1,8 @@
 //! Pushing files to a server that takes uploads (upload.md).
 //!
-//! The source is read once, part after part, on threads that may block ([`source`]). What the server has is not sent; the rest is,
-//! some parts at a time ([`send`], [`part`]), and published when the server has proven the root. A later push goes on with the session
-//! of an earlier one, or with one of the same content ([`sessions`]). Dropping the future is a clean stop.
+//! The source is read once, part after part, on threads that may block (`source`). What the server has is not sent; the rest is,
+//! some parts at a time (`send`, `part`), and published when the server has proven the root. A later push goes on with the session
+//! of an earlier one, or with one of the same content (`sessions`). Dropping the future is a clean stop.
 
 mod api;
 mod content;
@@ -168,10 +168,11 @@ async fn run(context: &Context, input: Input, options: &PushOptions) -> Result<P
         },
         began,
     };
-    let mut not = BTreeSet::new();
+    let (mut not, mut ours) = (BTreeSet::new(), BTreeSet::new());
     for _ in 0..SESSIONS_MAX {
-        let session = sessions::find_or_open(&push.api, &push.purpose(), &not).await?;
+        let session = sessions::find_or_open(&push.api, &push.purpose(), &not, &ours).await?;
         let id = session.id;
+        ours.insert(id);
         match push.with_session(session, pipe.take()).await {
             Ok(pushed) => return Ok(pushed),
             Err(PartFailed::Error(error)) => return Err(error),

@@ -73,14 +73,16 @@ impl Purpose<'_> {
     }
 }
 
-/// Finds a session to go on with, or opens one. `not`: sessions that turned out to have other content.
+/// Finds a session to go on with, or opens one. `not`: sessions that turned out to have other content; `ours`: those that this run went on
+/// with. One that was done before this run says nothing of what has the name now.
 pub async fn find_or_open(
     api: &Api<'_>,
     purpose: &Purpose<'_>,
     not: &BTreeSet<SessionId>,
+    ours: &BTreeSet<SessionId>,
 ) -> Result<Session, Error> {
     if let Some(id) = purpose.session {
-        return named(api, purpose, id).await;
+        return named(api, purpose, id, ours).await;
     }
     let Some(source) = purpose.source else {
         return open(api, purpose, new_id()?).await;
@@ -88,7 +90,7 @@ pub async fn find_or_open(
     let memory = Memory::new(api, purpose.name, source).await;
     if let Some(id) = memory.session().await.filter(|id| !not.contains(id)) {
         match api.status(id).await? {
-            Some(status) if is_usable(status.state) && purpose.fits(&status) => {
+            Some(status) if is_usable(&status, ours) && purpose.fits(&status) => {
                 return Ok(Session::new(status, purpose.plan, true));
             }
             // The source has another length now: nobody goes on with it.
@@ -113,9 +115,14 @@ pub async fn forget(api: &Api<'_>, purpose: &Purpose<'_>) {
     }
 }
 
-async fn named(api: &Api<'_>, purpose: &Purpose<'_>, id: SessionId) -> Result<Session, Error> {
+async fn named(
+    api: &Api<'_>,
+    purpose: &Purpose<'_>,
+    id: SessionId,
+    ours: &BTreeSet<SessionId>,
+) -> Result<Session, Error> {
     match api.status(id).await? {
-        Some(status) if is_usable(status.state) && purpose.fits(&status) => {
+        Some(status) if is_usable(&status, ours) && purpose.fits(&status) => {
             Ok(Session::new(status, purpose.plan, true))
         }
         Some(_) => Err(Error::OtherUpload { id }),
@@ -162,8 +169,12 @@ async fn with_parts(
     Ok(None)
 }
 
-fn is_usable(state: State) -> bool {
-    matches!(state, State::Open | State::Finalizing | State::Done)
+fn is_usable(status: &Status, ours: &BTreeSet<SessionId>) -> bool {
+    match status.state {
+        State::Open | State::Finalizing => true,
+        State::Done => ours.contains(&status.id),
+        _ => false,
+    }
 }
 
 fn new_id() -> Result<SessionId, Error> {

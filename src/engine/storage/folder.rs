@@ -44,6 +44,8 @@ struct Shared {
     staging: Staging,
     /// What goes on in the uploads that were used since the start.
     active: Mutex<HashMap<String, Arc<Active>>>,
+    /// Held while an object and its manifest get their names: another upload may be for the same one.
+    naming: Mutex<()>,
 }
 
 /// What goes on in one upload. Each step of a writer holds the phase, so that it ends before the phase changes.
@@ -116,6 +118,7 @@ impl FolderStorage {
         Ok(FolderStorage(Arc::new(Shared {
             staging: Staging::open(path)?,
             active: Mutex::default(),
+            naming: Mutex::default(),
         })))
     }
 

@@ -140,6 +140,10 @@ impl Session {
                 return Ok(taken_over.map_or(Begin::Working, |change| Begin::Run(Box::new(change))));
             }
             State::Done(done) => {
+                let differs = |sha256| goal.sha256.is_some_and(|goal| goal != sha256);
+                if self.declared.sha256.is_some_and(differs) {
+                    return Err(Refusal::SessionDiffers);
+                }
                 let is_same =
                     done.length == goal.length && goal.root.is_none_or(|root| root == done.root);
                 return match is_same {

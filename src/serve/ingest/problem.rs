@@ -94,9 +94,18 @@ impl Problem {
     }
 }
 
+/// What a client is told: the paths of the server are not for it.
+fn told(cause: &IngestError) -> String {
+    match cause {
+        IngestError::Store(_) => "the store of sessions failed".to_owned(),
+        IngestError::Storage(StorageError::Failed(_)) => "the storage failed".to_owned(),
+        cause => cause.to_string(),
+    }
+}
+
 impl From<IngestError> for Problem {
     fn from(cause: IngestError) -> Problem {
-        let (code, detail) = (cause.code(), cause.to_string());
+        let (code, detail) = (cause.code(), told(&cause));
         let (status, more, retry_after_s) = match &cause {
             IngestError::NoSession => (StatusCode::NOT_FOUND, Value::Null, None),
             IngestError::BadName(_) => (StatusCode::UNPROCESSABLE_ENTITY, Value::Null, None),

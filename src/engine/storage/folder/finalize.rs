@@ -2,6 +2,8 @@
 
 use std::{fs::File, path::Path};
 
+use parking_lot::Mutex;
+
 use crate::{
     disk::{
         error::DiskError,
@@ -61,6 +63,7 @@ pub fn run(
         upload: &upload,
         place,
         spool: shared.staging.folder(),
+        naming: &shared.naming,
     }
     .run(parts, goal);
     if !matches!(verdict, Ok(Verdict::Published(_))) {
@@ -74,6 +77,7 @@ struct Attempt<'a> {
     upload: &'a Upload,
     place: Place<'a>,
     spool: &'a files::Folder,
+    naming: &'a Mutex<()>,
 }
 
 /// All that is known of the object: what its manifest needs.
@@ -88,6 +92,7 @@ impl Attempt<'_> {
             return Ok(published(intent));
         }
         if let Some(intent) = self.upload.half_published()? {
+            let _naming = self.naming.lock();
             self.upload.finish_publication(&self.place)?;
             return Ok(published(intent));
         }
@@ -256,6 +261,7 @@ impl Attempt<'_> {
             root: described.tree.root(),
             length: plan.length().unwrap_or_default(),
         };
+        let _naming = self.naming.lock();
         match self.upload.publish(object, intent, &self.place) {
             Ok(()) => Ok(published(intent)),
             Err(DiskError::Exists { .. } | DiskError::Unsafe { .. }) => {

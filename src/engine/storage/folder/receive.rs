@@ -26,6 +26,8 @@ use super::{
     FolderStorage, Phase, Shared, Turn, handle, phase_error, range_of,
 };
 
+/// Parts leave so much of the disk to the sessions: without it no upload could be noted as given up, and what is staged would stay.
+const RESERVE_BYTES: u64 = 4 << 20;
 /// Bytes that are collected before they are hashed and written together.
 const STEP_BYTES: usize = 512 * 1024;
 
@@ -132,6 +134,9 @@ impl Receiving {
         let phase = self.turn.active.phase.read();
         if *phase != Phase::Open {
             return Err(phase_error(*phase, self.turn.index));
+        }
+        if self.upload.bytes_free()? < RESERVE_BYTES {
+            return Err(StorageError::Full);
         }
         for bytes in step {
             let offset = self.at + describer.length();
