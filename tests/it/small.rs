@@ -298,7 +298,8 @@ fn kills_among_small_files_leave_whole_ones() {
             );
             whole += 1;
         }
-        assert!(whole > fewest, "{whole}");
+        // A kill may lose what the store noted of the last files: they are fetched again, and are there meanwhile.
+        assert!(whole >= fewest && whole >= 3, "{whole}");
         fewest = whole;
     }
     many.fetch(&[]).must(0);
