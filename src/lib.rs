@@ -99,8 +99,10 @@
 //! |---|---|
 //! | [`sync`](engine::sync) | keeping a folder in step with a library |
 //! | [`ingest`](engine::ingest) | taking uploads: sessions of clients, publishing, collection |
+//! | [`push`](engine::push) | sending files and streams to a server or a storage |
 //! | [`storage`](engine::storage) | where uploads go: staging, proof, publication |
-//! | [`fetch`](engine::fetch), [`push`](engine::push), [`cat`](engine::cat), [`create`](engine::create), [`inspect`](engine::inspect), [`library`](engine::library), [`parts`](engine::parts) | use cases |
+//! | [`against`](engine::against) | what a local file is verified against: which manifest, or which root |
+//! | [`fetch`](engine::fetch), [`cat`](engine::cat), [`create`](engine::create), [`inspect`](engine::inspect), [`library`](engine::library), [`parts`](engine::parts) | use cases |
 //! | [`read`](engine::read) | reading an object with seek: several readers over one transfer and the cache |
 //! | `cache` | the cached blocks of an object that is read |
 //! | `transfer/`, `local/` | running the scheduler on connections, into a sink; finding blocks in local files |
@@ -110,9 +112,9 @@
 //! | [`verify`](engine::verify) | a local file against a manifest or a root |
 //! | [`trust`](engine::trust), [`sign`](engine::sign), [`host_memory`](engine::host_memory) | whether a manifest is trusted; keys and signatures; the reputations of hosts |
 //! | [`context`](engine::context) | client, store and limits, which every use case shares |
-//! | [`blocking`](engine::blocking), [`manifest_file`](engine::manifest_file), [`hashing`](engine::hashing), [`queue`](engine::queue) | tools |
+//! | [`blocking`](engine::blocking), [`manifest_file`](engine::manifest_file), [`hashing`](engine::hashing), [`queue`](engine::queue), [`event_fields`](engine::event_fields) | tools |
 //! | [`group_commit`](engine::group_commit) | making small files durable together |
-//! | [`events`](engine::events), [`connections`](engine::connections), [`observed`](engine::observed) | what is told while work is done; how many connections there are; which sidecars a folder has |
+//! | [`events`](engine::events), [`connections`](engine::connections), [`observed`](engine::observed), [`error_kind`](engine::error_kind) | what is told while work is done; how many connections there are; which sidecars a folder has; what a caller can do about an error |
 //! | [`error`](engine::error) | why a use case failed |
 //!
 //! # Where to change what
@@ -136,12 +138,12 @@
 //! | how long a request waits that a host refused because it limits them | [`policy::refusals`] |
 //! | what is remembered of a host that limits requests | [`policy::reputation`]; [`net::hosts`] applies it, [`disk::state`] keeps it |
 //! | what the store knows, and which holding is tried first | [`disk::store`] for what it does, [`disk::state`] for the tables, [`policy::samples`] for the choice |
-//! | requests, redirects, which addresses are allowed | [`net::client`], [`net::request`], `net/redirect.rs`, [`net::address`]; protocol and connections: `net/transport.rs`; secrets, sent only to the origin that the user typed: [`net::auth`]; which responses are used: [`net::response`] |
+//! | requests, redirects, which addresses are allowed | [`net::client`], [`net::request`], `net/redirect.rs`, [`net::address`]; protocol and connections: `net/transport.rs`; proxies: [`net::proxies`]; certificates that the user names: [`net::authorities`]; secrets, sent only to the origin that the user typed: [`net::auth`]; which responses are used: [`net::response`] |
 //! | where an object in S3 is requested, what its errors say | [`net::s3`]; signatures: [`net::auth::sigv4`]; the AWS variables and files: [`net::auth::aws`], read by `cli/aws.rs` |
 //! | which validators are compared, and which part goes on | [`format::validators`], [`format::journal`] |
 //! | the steps of a fetch | [`engine::fetch`]; with a manifest `engine/fetch/with_manifest.rs`, without one `engine/fetch/without_manifest.rs` |
 //! | which blocks are found locally and not fetched | [`policy::descent`]; which files are searched: `engine/local/candidates.rs` |
-//! | what a push sends, and what it goes on with | [`engine::push`]: `source.rs` for reading, `sessions.rs` for earlier runs, `send.rs` and `part.rs` for the parts, `api.rs` for the requests; the documents: [`format::ingest`]; sending content and its stalls: `net/sending.rs` |
+//! | what a push sends, and what it goes on with | [`engine::push`]: `source.rs` for reading, `sessions.rs` for earlier runs, `send.rs` and `part.rs` for the parts, `server.rs` for requests to a server, `direct.rs` for those to a storage; the documents: [`format::ingest`]; content: `engine/upload/content.rs`, its sending and stalls: `net/sending.rs` |
 //! | many objects in one run | [`engine::queue`] |
 //! | what a sync does to which file | [`policy::sync`], [`policy::filters`]; the index and its trust: `engine/sync/index.rs`; what is here: `engine/sync/here.rs`, `state.rs` beside it; the steps: `engine/sync/run.rs` |
 //! | part, lock, rename, sync | [`disk::destination`] for the order, [`disk::files`] for the calls; many files at once: `engine/fetch/locks.rs`, [`disk::group_commit`], [`disk::durable`] |
@@ -153,17 +155,17 @@
 //! | uploads that a server takes | `manifest-spec/upload.md` first; requests, tokens, signed URLs: `serve/ingest/`; staged parts: [`engine::storage::folder`], [`disk::staging`] |
 //! | the gateway | `manifest-spec/http.md` first, then [`serve::gateway`]; who is answered: `serve/gateway/host.rs`, `serve/gateway/token.rs`; which files of libraries are open: `serve/gateway/objects.rs`; its page: `serve/gateway/page.html` |
 //! | uploads | `manifest-spec/upload.md` first, then [`policy::upload`] for the changes of a session, [`policy::parts`] for sizes, [`format::upload`] for the record of a part |
-//! | what a server does with a request of an upload | [`engine::ingest`]; where sessions are kept: `engine/ingest/session_store.rs`, [`disk::sessions`]; where bytes go: [`engine::storage`] |
-//! | an option of the program | `cli/args/` for its syntax, the command's file in `cli/` for its meaning, `cli/network.rs` for the network |
-//! | what is printed | `cli/output/text.rs`, `cli/output/json.rs`; advice that names flags: `cli/hints.rs` |
-//! | an exit code | `cli/exit.rs` |
+//! | what a server does with a request of an upload | [`engine::ingest`]; where sessions are kept: `engine/ingest/session_store.rs`, [`disk::sessions`]; where bytes go: [`engine::storage`]; in S3: `calls.rs` of [`engine::storage::s3`] for the requests, `finalize.rs`, `proof.rs` and `publish.rs` beside it for the steps |
+//! | an option of the program | `cli/args/` for its syntax, the command's file in `cli/` for its meaning, `cli/network.rs` for the network; the configuration file: `cli/config.rs`; lines of a list: `cli/list.rs`; examples and what manual pages say: `cli/args/examples.rs` |
+//! | what is printed | `cli/output/text.rs`, [`engine::event_fields`] for JSON, many files in one line: `cli/output/total.rs`; advice that names flags: `cli/hints.rs` |
+//! | an exit code | [`engine::error_kind`], `cli/exit.rs` |
 //!
 //! # Absences
 //!
 //! - `format` and `policy` perform no I/O: no files, sockets, clocks, threads or async code. Callers pass in events and the time.
 //! - `disk` and `net` never import each other; `engine` connects them.
-//! - Only [`format::codec`] names bincode, only [`disk::state`] and [`disk::sessions`] have SQL, only [`disk::files`] changes files, only `cli` names clap, only `cli/exit.rs` maps
-//!   errors to exit codes.
+//! - Only [`format::codec`] names bincode, only [`disk::state`] and [`disk::sessions`] have SQL, only [`disk::files`] changes files, only `cli` names clap, only [`engine::error_kind`]
+//!   maps errors to exit codes.
 //! - Only [`engine::blocking`] moves work from async code to a blocking thread, only [`engine::context`] opens the store, only [`policy::conditions`] makes a
 //!   [`Trust`](format::trust::Trust), only `net/transport.rs` sends a request, only [`net::auth`] adds secrets to it.
 //! - Only `cli/player.rs` starts programs.

@@ -5,6 +5,7 @@ That file is cargo-deny's, which finds the same (and advisories): `cargo deny --
 300 crates, though, and would be half of what the tests build.
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -13,6 +14,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# What users install.
+CRATES = ["Cargo.toml", "tools/python/Cargo.toml"]
 REGISTRY = "registry+https://github.com/rust-lang/crates.io-index"
 UNDERSTOOD = {
     "graph": {"targets", "all-features"}, "advisories": {"ignore"}, "licenses": {"allow", "unused-allowed-license"},
@@ -86,8 +89,8 @@ def main():
         if unknown := keys.keys() - UNDERSTOOD.get(section, set()):
             sys.exit(f"tools/deny.toml: [{section}] has what is not understood here: {' '.join(unknown)}")
     packages = {}
-    for system in rules["graph"]["targets"]:
-        command = ["cargo", "metadata", "--locked", "--all-features", "--format-version", "1", "--filter-platform", system]
+    for system, crate in itertools.product(rules["graph"]["targets"], CRATES):
+        command = ["cargo", "metadata", "--locked", "--all-features", "--format-version", "1", "--filter-platform", system, "--manifest-path", crate]
         told = json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
         used = {node["id"] for node in told["resolve"]["nodes"]}
         packages |= {package["id"]: package for package in told["packages"] if package["id"] in used}

@@ -27,8 +27,8 @@ pub async fn run(args: CatArgs, store: Option<PathBuf>, output: &mut Output) -> 
     let url = options.url.to_string();
     let mut stdout = io::stdout();
     let mut write = |bytes: &[u8]| stdout.write_all(bytes);
-    let exit = match signals::unless_stopped(cat::cat(&context, options, output, &mut write)).await
-    {
+    let streaming = Box::pin(cat::cat(&context, options, output, &mut write));
+    let exit = match signals::unless_stopped(streaming).await {
         // What standard output has not passed on yet may still fail.
         Some(Ok(_)) => output.data_written(io::stdout().flush()),
         Some(Err(Error::Output(cause))) => output.data_written(Err(cause)),

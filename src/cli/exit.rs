@@ -1,11 +1,9 @@
-//! Exit codes: the only file that maps errors to them.
+//! Exit codes: the kinds of errors, and success.
 
 use crate::{
-    disk::error::{DiskError, FileOperation},
-    engine::error::Error,
-    format::{ingest::RefusedUpload, keys::BadSecret},
+    engine::{error::Error, error_kind::ErrorKind},
     net::location::BadUrl,
-    policy::recovery::Failure,
+    serve::ingest::StartError,
 };
 
 /// See `sapwood --help`.
@@ -45,104 +43,56 @@ impl Exit {
     }
 
     pub fn of(error: &Error) -> Exit {
-        match error {
-            _ if error.is_transient() => Exit::Again,
-            Error::Disk(cause) => Exit::of_disk(cause),
-            Error::State(_) => Exit::Failed,
-            Error::Net { cause, .. } => Exit::of_failure(cause.failure),
-            Error::Manifest { .. }
-            | Error::Index { .. }
-            | Error::Part { .. }
-            | Error::OtherRoot { .. }
-            | Error::BelowRequired { .. }
-            | Error::Wrong { .. }
-            | Error::OtherDigest { .. }
-            | Error::NotSigned { .. }
-            | Error::OtherName { .. }
-            | Error::Expired { .. }
-            | Error::Older { .. } => Exit::NotVerified,
-            Error::Key {
-                cause: BadSecret::Interrupted,
-                ..
-            } => Exit::Again,
-            Error::BadKey { .. } | Error::Key { .. } => Exit::Usage,
-            Error::NoManifest { .. } | Error::TooLarge { .. } | Error::NoSuchRange { .. } => {
-                Exit::Failed
-            }
-            Error::Changed { .. } | Error::OtherLength { .. } => Exit::Changed,
-            Error::NoPlace { .. } | Error::TooManyDeletions { .. } => Exit::Unsafe,
-            Error::Output(_) => Exit::Disk,
-            Error::Patience { .. } | Error::MustWait { .. } => Exit::Again,
-            Error::TooManyBlocks { .. } | Error::PartRange { .. } | Error::PartsApart { .. } => {
-                Exit::Usage
-            }
-            Error::PartSize { .. } | Error::OtherUpload { .. } => Exit::Usage,
-            Error::Upload { cause, .. } => Exit::of_upload(cause),
-        }
+        ErrorKind::of(error).into()
     }
 
-    fn of_upload(cause: &RefusedUpload) -> Exit {
+    /// Of a server that cannot take uploads.
+    pub fn of_start(cause: &StartError) -> Exit {
         match cause {
-            RefusedUpload::Root { .. } => Exit::NotVerified,
-            RefusedUpload::Ended(_) => Exit::Again,
-            _ => Exit::Failed,
-        }
-    }
-
-    fn of_failure(failure: Failure) -> Exit {
-        match failure {
-            Failure::Unsafe => Exit::Unsafe,
-            Failure::Changed(_) => Exit::Changed,
-            _ => Exit::Failed,
-        }
-    }
-
-    fn of_disk(cause: &DiskError) -> Exit {
-        match cause {
-            DiskError::Busy { .. }
-            | DiskError::ChangedAfterProof { .. }
-            | DiskError::ChangedSince { .. }
-            | DiskError::Gone { .. }
-            | DiskError::Stopped { .. } => Exit::Again,
-            DiskError::Conflict { .. } | DiskError::IsFolder { .. } => Exit::Usage,
-            DiskError::Unsafe { .. } | DiskError::NotRegular { .. } | DiskError::Exists { .. } => {
-                Exit::Unsafe
-            }
-            DiskError::ChangedWhileRead { .. } => Exit::Changed,
-            DiskError::NoRoom { .. } | DiskError::LeavesLost => Exit::Disk,
-            DiskError::Io { .. } if cause.is_out_of_descriptors() => Exit::Failed,
-            DiskError::Io {
-                operation:
-                    FileOperation::Create
-                    | FileOperation::Write
-                    | FileOperation::Sync
-                    | FileOperation::Rename
-                    | FileOperation::Remove,
-                ..
-            } => Exit::Disk,
-            DiskError::Io { .. } if cause.is_of_disk() => Exit::Disk,
-            DiskError::Io { .. } => Exit::Failed,
+            StartError::Disk(cause) => ErrorKind::of_disk(cause).into(),
+            StartError::Sessions(cause) if cause.is_busy() => Exit::Again,
+            StartError::Sessions(cause) if cause.is_of_disk() => Exit::Disk,
+            StartError::OtherStorage(_) => Exit::Unsafe,
+            StartError::Sessions(_) | StartError::Store(_) | StartError::Key(_) => Exit::Failed,
         }
     }
 
     pub fn of_bad_url(cause: &BadUrl) -> Exit {
-        match cause {
-            BadUrl::Malformed { .. } | BadUrl::NotInS3 { .. } => Exit::Usage,
-            BadUrl::Scheme { .. } => Exit::Unsafe,
-        }
+        ErrorKind::of_bad_url(cause).into()
     }
 
     /// One word for scripts, beside the number.
     pub fn class(self) -> &'static str {
+        match self.kind() {
+            None => "ok",
+            Some(kind) => kind.name(),
+        }
+    }
+
+    fn kind(self) -> Option<ErrorKind> {
         match self {
-            Exit::Ok => "ok",
-            Exit::Failed => "failed",
-            Exit::Usage => "usage",
-            Exit::NotVerified => "not-verified",
-            Exit::Changed => "changed",
-            Exit::Again => "again",
-            Exit::Unsafe => "unsafe",
-            Exit::Disk => "disk",
+            Exit::Ok => None,
+            Exit::Failed => Some(ErrorKind::Failed),
+            Exit::Usage => Some(ErrorKind::Usage),
+            Exit::NotVerified => Some(ErrorKind::NotVerified),
+            Exit::Changed => Some(ErrorKind::Changed),
+            Exit::Again => Some(ErrorKind::Again),
+            Exit::Unsafe => Some(ErrorKind::Unsafe),
+            Exit::Disk => Some(ErrorKind::Disk),
+        }
+    }
+}
+
+impl From<ErrorKind> for Exit {
+    fn from(kind: ErrorKind) -> Exit {
+        match kind {
+            ErrorKind::Failed => Exit::Failed,
+            ErrorKind::Usage => Exit::Usage,
+            ErrorKind::NotVerified => Exit::NotVerified,
+            ErrorKind::Changed => Exit::Changed,
+            ErrorKind::Again => Exit::Again,
+            ErrorKind::Unsafe => Exit::Unsafe,
+            ErrorKind::Disk => Exit::Disk,
         }
     }
 }
@@ -152,34 +102,7 @@ mod tests {
     use std::{io, path::Path};
 
     use super::*;
-
-    /// A journal that cannot be read is as bad as one that cannot be written: the disk is to be looked after.
-    #[test]
-    fn a_disk_that_fails_is_told_apart_from_a_file_that_is_not_there() {
-        let exit = |operation, cause: io::Error| {
-            Exit::of_disk(&DiskError::io(
-                operation,
-                Path::new("x.part.journal"),
-                cause,
-            ))
-        };
-        // EIO, which has no kind.
-        let failed = || io::Error::from_raw_os_error(5);
-        for operation in [
-            FileOperation::Open,
-            FileOperation::Read,
-            FileOperation::Lock,
-            FileOperation::Inspect,
-        ] {
-            assert_eq!(exit(operation, failed()), Exit::Disk, "{operation}");
-            let missing = io::ErrorKind::NotFound.into();
-            assert_eq!(exit(operation, missing), Exit::Failed, "{operation}");
-        }
-        // What cannot be written to is no target, whatever the reason.
-        let denied = || io::ErrorKind::PermissionDenied.into();
-        assert_eq!(exit(FileOperation::Create, denied()), Exit::Disk);
-        assert_eq!(exit(FileOperation::Open, denied()), Exit::Failed);
-    }
+    use crate::disk::error::{DiskError, FileOperation};
 
     /// "Too many open files" was told as a full disk.
     #[test]
@@ -187,7 +110,7 @@ mod tests {
         for code in [23, 24] {
             let cause = io::Error::from_raw_os_error(code);
             let cause = DiskError::io(FileOperation::Create, Path::new("x.part"), cause);
-            assert_eq!(Exit::of_disk(&cause), Exit::Failed, "{cause}");
+            assert_eq!(ErrorKind::of_disk(&cause), ErrorKind::Failed, "{cause}");
             let message = super::super::hints::message(&cause.into());
             assert!(message.contains("ulimit -n"), "{message}");
         }

@@ -3,10 +3,11 @@
 use std::{
     path::{Path, PathBuf},
     sync::atomic::Ordering,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Notify, time::sleep};
 
 use crate::{
     disk::{destination::Destination, machine},
@@ -23,7 +24,7 @@ use crate::{
 use super::{
     args::FetchArgs,
     exit::Exit,
-    hints, keys,
+    hints, keys, list,
     network::{self, Refusal, location, manifest_place},
     output::Output,
     signals,
@@ -32,6 +33,8 @@ use super::{
 
 /// Of these files, as many as there are connections are fetched; the others wait for the disk, which syncs many as fast as one.
 const FILES_AT_ONCE: u64 = 128;
+/// Between two looks at whether a line about all files is due.
+const TICK: Duration = Duration::from_secs(5);
 /// The journal, the file without a name, a connection or two, and reserve.
 const DESCRIPTORS_A_FILE: u64 = 6;
 
@@ -61,11 +64,11 @@ pub async fn run(
         && refusals.is_empty()
         && let Some(list) = &args.input
     {
-        let message = format!("{} has no URL in it", targets::name_of(list));
+        let message = format!("{} has no URL in it", list::name_of(list));
         output.event(Event::Warning { message });
     }
     // Empty ones go again at the end.
-    let _made = match targets::make_folders(&args) {
+    let _made = match targets::make_folders(&args, &jobs) {
         Ok(made) => made,
         Err(cause) => {
             let exit = output.error(None, None, &cause.into());
@@ -77,87 +80,116 @@ pub async fn run(
         .map(|Refusal(exit, message)| output.refuse(exit, &message))
         .collect();
     let locks = Locks::default();
-    let options = |job: &Job| FetchOptions {
-        mirrors: input.mirrors.clone(),
-        seeds: args.seed.clone(),
-        seed_store: args.seed_store,
-        manifest: input.manifest.clone(),
-        root: args.root,
-        key: input.key.clone(),
-        digests: args.digest.iter().chain(&args.sha256).cloned().collect(),
-        require: args.require,
-        max_size: args.network.max_size,
-        no_clobber: args.no_clobber,
-        discard: args.discard,
-        receipt: job.receipt.clone(),
-        locks: locks.clone(),
-        ..FetchOptions::new(job.url.clone(), &job.target)
+    let options = |job: &Job| input.options(&args, job, locks.clone());
+    let queue = input.queue(&args);
+    let jobs = match args.fail_fast && !exits.is_empty() {
+        true => Vec::new(),
+        false => jobs,
     };
-    let queue = Queue {
-        rounds: match args.input {
-            Some(_) => args.network.tries,
-            None => 1,
-        },
-        patience: args.network.patience,
-        at_once: FILES_AT_ONCE.min(machine::descriptors_max() / DESCRIPTORS_A_FILE) as usize,
-        connections: input.context.connections.clone(),
+    let run = Run {
+        queue: &queue,
+        jobs: &jobs,
+        fail_fast: args.fail_fast,
     };
-    exits.extend(fetch_all(&input.context, &queue, &jobs, options, output).await);
+    exits.extend(run.fetch_all(&input.context, options, output).await);
     let exit = Exit::of_all(exits);
     output.done(exit)
 }
 
-/// Runs all jobs, or until the user stops it; how each one ended. `options` is called once an attempt.
-async fn fetch_all(
-    context: &Context,
-    queue: &Queue,
-    jobs: &[Job],
-    options: impl Fn(&Job) -> FetchOptions,
-    output: &mut Output,
-) -> Vec<Exit> {
-    output.is_about_several(jobs.len() > 1);
-    let output = Mutex::new(output);
-    let mut exits = vec![None; jobs.len()];
-    let attempt = async |job: &Job| {
-        let path = job.path();
-        let output = &output;
-        let context = context.counting(job.fetched.clone());
-        fetch::fetch(&context, options(job), &mut Labelled { output, path }).await
-    };
-    let each = |index: usize, event| {
-        let job: &Job = &jobs[index];
-        let (path, url) = (job.path(), job.url.to_string());
-        let mut output = output.lock();
-        match event {
-            JobEvent::Ended(Ok(_)) => exits[index] = Some(Exit::Ok),
-            JobEvent::Ended(Err(error)) => {
-                exits[index] = Some(output.error(Some(&path), Some(&url), &error));
-            }
-            JobEvent::Again { error, round, wait } => {
-                output.about(Some(path));
-                output.queued_again(&url, &error, round, wait);
-                output.about(None);
-            }
+/// The jobs of a run.
+struct Run<'r> {
+    queue: &'r Queue,
+    jobs: &'r [Job],
+    fail_fast: bool,
+}
+
+impl Run<'_> {
+    /// Runs all jobs, or until the user stops it; how each one ended. `options` is called once an attempt.
+    async fn fetch_all(
+        &self,
+        context: &Context,
+        options: impl Fn(&Job) -> FetchOptions,
+        output: &mut Output,
+    ) -> Vec<Exit> {
+        let jobs = self.jobs;
+        if jobs.len() > 1 {
+            output.is_about_several(true);
+            output.begin_total(jobs.len());
         }
-    };
-    // `None`: stopped.
-    let _ = signals::unless_stopped(queue.run(jobs, attempt, each)).await;
-    let mut output = output.lock();
-    for (job, _) in jobs.iter().zip(&exits).filter(|(_, exit)| exit.is_none()) {
-        let message = match has_part(&job.target) {
-            true => "stopped; verified blocks are kept. Run the same command again to resume",
-            false => "stopped before a block was kept. Run the same command again",
+        if let [job] = jobs {
+            output.connects(&job.path(), &job.url.host());
+        }
+        let output = Mutex::new(output);
+        let mut exits = vec![None; jobs.len()];
+        let has_failed = Notify::new();
+        let attempt = async |job: &Job| {
+            let path = job.path();
+            let output = &output;
+            let context = context.counting(job.fetched.clone());
+            fetch::fetch(&context, options(job), &mut Labelled { output, path }).await
         };
-        let (path, url) = (job.path(), job.url.to_string());
-        output.fail(Some(&path), Some(&url), Exit::Again, message);
+        let each = |index: usize, event| {
+            let job: &Job = &jobs[index];
+            let (path, url) = (job.path(), job.url.to_string());
+            let mut output = output.lock();
+            match event {
+                JobEvent::Ended(Ok(_)) => exits[index] = Some(Exit::Ok),
+                JobEvent::Ended(Err(error)) => {
+                    exits[index] = Some(output.error(Some(&path), Some(&url), &error));
+                    if self.fail_fast {
+                        has_failed.notify_one();
+                    }
+                }
+                JobEvent::Again { error, round, wait } => {
+                    output.about(Some(path));
+                    output.queued_again(&url, &error, round, wait);
+                    output.about(None);
+                }
+            }
+        };
+        let work = async {
+            tokio::select! {
+                biased;
+                () = has_failed.notified() => true,
+                () = self.queue.run(jobs, attempt, each) => false,
+                () = tick(&output) => false,
+            }
+        };
+        // `None`: stopped.
+        let another_failed = signals::unless_stopped(work).await == Some(true);
+        let mut output = output.lock();
+        for (job, _) in jobs.iter().zip(&exits).filter(|(_, exit)| exit.is_none()) {
+            let message = stopped(another_failed, has_part(&job.target));
+            let (path, url) = (job.path(), job.url.to_string());
+            output.fail(Some(&path), Some(&url), Exit::Again, message);
+        }
+        for job in jobs {
+            output.count_fetched(job.fetched.load(Ordering::Relaxed));
+        }
+        output.end_total();
+        exits
+            .into_iter()
+            .map(|exit| exit.unwrap_or(Exit::Again))
+            .collect()
     }
-    for job in jobs {
-        output.count_fetched(job.fetched.load(Ordering::Relaxed));
+}
+
+/// Lets the output tell from time to time how far all files are. Never ends.
+async fn tick(output: &Mutex<&mut Output>) {
+    loop {
+        sleep(TICK).await;
+        output.lock().tick();
     }
-    exits
-        .into_iter()
-        .map(|exit| exit.unwrap_or(Exit::Again))
-        .collect()
+}
+
+/// Why a file is not there, of a run that ended before it.
+fn stopped(another_failed: bool, has_part: bool) -> &'static str {
+    match (another_failed, has_part) {
+        (false, true) => "stopped; verified blocks are kept. Run the same command again to resume",
+        (false, false) => "stopped before a block was kept. Run the same command again",
+        (true, true) => "stopped, because another file failed; verified blocks are kept",
+        (true, false) => "not fetched, because another file failed",
+    }
 }
 
 /// Whether a run left a part of this target.
@@ -187,6 +219,42 @@ struct FetchInput {
     key: Option<PublicKey>,
     manifest: Option<ManifestPlace>,
     mirrors: Vec<Location>,
+}
+
+impl FetchInput {
+    fn options(&self, args: &FetchArgs, job: &Job, locks: Locks) -> FetchOptions {
+        let digests = args.digest.iter().chain(&args.sha256).chain(&job.digests);
+        FetchOptions {
+            mirrors: [&self.mirrors[..], &job.mirrors].concat(),
+            seeds: args.seed.clone(),
+            seed_store: args.seed_store,
+            manifest: job.manifest.clone().or_else(|| self.manifest.clone()),
+            root: job.root.or(args.root),
+            key: self.key.clone(),
+            digests: digests.cloned().collect(),
+            require: args.require,
+            max_size: args.network.max_size,
+            no_clobber: args.no_clobber,
+            discard: args.discard,
+            save_manifest: args.save_manifest,
+            receipt: job.receipt.clone(),
+            locks,
+            ..FetchOptions::new(job.url.clone(), &job.target)
+        }
+    }
+
+    fn queue(&self, args: &FetchArgs) -> Queue {
+        let at_once = args.jobs.map_or(FILES_AT_ONCE, u64::from);
+        Queue {
+            rounds: match args.input {
+                Some(_) => args.network.tries,
+                None => 1,
+            },
+            patience: args.network.patience,
+            at_once: at_once.min(machine::descriptors_max() / DESCRIPTORS_A_FILE) as usize,
+            connections: self.context.connections.clone(),
+        }
+    }
 }
 
 fn checked(args: &FetchArgs, store: StoreHandle) -> Result<FetchInput, Refusal> {

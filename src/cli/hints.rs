@@ -5,10 +5,14 @@ use std::{io, net::IpAddr, path::Path};
 
 use crate::{
     disk::error::{DiskError, FileOperation},
-    engine::error::Error,
-    format::{ingest::RefusedUpload, keys::BadKey, trust::Trust},
-    net::auth::aws::BadAccess,
+    engine::{error::Error, event_fields},
+    format::{ingest::RefusedUpload, keys::BadKey, trust::Trust, upload::SessionId},
+    net::{
+        auth::aws::BadAccess,
+        proxies::{BadProxy, NotAProxy},
+    },
     policy::recovery::Failure,
+    serve::ingest::StartError,
 };
 
 use super::{aws::Unusable, units};
@@ -16,14 +20,14 @@ use super::{aws::Unusable, units};
 // Arguments that cannot work, with the flag that helps.
 pub const NO_STORE_FOLDER: &str =
     "there is no home folder for the store; name a folder with --store";
+pub const BAD_HEADER: &str = "-H takes 'Name: value', or @FILE with one a line";
+pub const NOTHING_REMEMBERED: &str = "there is no home folder (HOME is not set), so that this run remembers nothing for the next one; name a folder with --store";
 pub const VERIFY_ONE_FILE: &str = "--manifest and --root are for one file";
 pub const VERIFY_AGAINST: &str = "give a manifest with --manifest, or a root with --root";
 pub const QUARANTINE_PART: &str = "has a name of unfinished downloads, which --quarantine does not rename; verify it without --quarantine, or fetch it again";
 pub const RECEIPT_TO_STDOUT: &str = "--receipt - is not possible: a receipt is a file, or one for each URL in a folder; --json prints events to standard output";
 pub const NAME_MANIFEST: &str =
     "name the manifest itself, or make one of the file with sapwood manifest";
-pub const VERIFY_A_FILE: &str =
-    "--manifest takes a file here; fetch the manifest first with sapwood fetch URL";
 pub const MANIFEST_ONE_FILE: &str =
     "-o and --name are for one file; without them each manifest is written beside its file";
 pub const VERIFY_FOLDER: &str = "is a folder; --manifest and --hints are for files";
@@ -53,11 +57,9 @@ pub const EMPTY_PASSWORD: &str =
     "an empty password protects nothing; use --no-password for a key without one";
 pub const OTHER_PASSWORD: &str = "the two passwords differ: no key was made";
 pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 finds a free one)";
-pub const NO_S3_STORAGE: &str =
-    "--storage takes a folder: this version of sapwood takes no uploads to s3:// storage";
 pub const NO_POSTGRES: &str =
     "--sessions takes a file: this version of sapwood keeps no sessions in a Postgres database";
-pub const NO_FINAL_URL: &str = "--on-final takes a command: this version of sapwood posts to no URL; curl can do it: 'curl --json @- URL'";
+pub const STORAGE_IN_S3: &str = "check --storage, and the AWS variables and files: AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL";
 pub const SESSIONS_ELSEWHERE: &str = "Name another place with --sessions, or leave it out: then they are with what is staged, which is not served";
 pub const TOKENS_ELSEWHERE: &str = "Move it away, and name its new place with --token-file";
 pub const UPLOADS_NEED_TOKENS: &str = "without tokens anybody who reaches it could upload; name a file with them with --token-file, or listen on 127.0.0.1";
@@ -66,8 +68,7 @@ pub const KEY_ELSEWHERE: &str = "Move it away, and name its new place with --tls
 
 pub const STOPPED: &str = "stopped";
 pub const PUSH_STOPPED: &str =
-    "stopped; what the server has stays there. Run the same command again to go on";
-pub const PIPE_STOPPED: &str = "stopped; a stream cannot be read again: its upload is removed when it expires, or with push --abort ID URL";
+    "stopped; what has arrived stays there. Run the same command again to go on";
 pub const PUSH_NEEDS_URL: &str = "name the file and the URL: sapwood push FILE URL";
 pub const PUSH_TAKES_NO_FILE: &str = "--list and --abort take the URL alone";
 pub const PUSH_WITHOUT_QUERY: &str = "the URL of a push has no query and no fragment";
@@ -80,7 +81,12 @@ pub const PUSH_NAME: &str = "is not safe as the name of an object: names have ne
 pub const PUSH_SAME_NAME: &str =
     "two files have this name; push them one by one with different --name";
 pub const PUSH_NO_NAME: &str = "has no name in UTF-8; give it one with --name";
-pub const NO_S3_PUSH: &str = "s3:// is not possible yet: push to the URL of a server that takes uploads, as sapwood serve DIR --ingest does";
+pub const PUSH_S3_ALONE: &str =
+    "--sse and --attested are for s3:// URLs: what takes uploads at other URLs decides itself";
+pub const PUSH_S3_NAME: &str =
+    "--name needs an s3:// URL with a slash at its end: else the URL has the name already";
+pub const PUSH_INTO_STAGING: &str =
+    "sapwood-staging is the folder of uploads that are not finished; choose another key";
 pub const BAD_TOKEN: &str = "--token (SAPWOOD_TOKEN) is no token: letters, digits and -._~+/= on one line, or a file with it";
 pub const TOKEN_IN_THE_CLEAR: &str = "a token is not sent over plain http, except to this machine; give an https URL, or no --token (SAPWOOD_TOKEN)";
 
@@ -118,12 +124,52 @@ pub fn no_threads(cause: &io::Error) -> String {
 /// An error as it is printed: what happened, then what to do.
 pub fn message(error: &Error) -> String {
     let what = match error {
-        Error::Expired { place, at } => format!("{place} expired at {}", units::rfc3339(*at)),
+        Error::Expired { place, at } => {
+            format!("{place} expired at {}", event_fields::rfc3339(*at))
+        }
+        Error::MustWait { place, wait_s } => {
+            let now = std::time::UNIX_EPOCH
+                .elapsed()
+                .unwrap_or_default()
+                .as_secs();
+            format!(
+                "{place}: the host limits requests; the next one may follow at {}, in {}",
+                units::time_of_day(now + wait_s),
+                units::human_time(*wait_s)
+            )
+        }
         other => other.to_string(),
     };
     match hint(error) {
         Some(hint) => format!("{what}; {hint}"),
         None => what,
+    }
+}
+
+/// How to go on with a stream of which not all was sent.
+pub fn stream_goes_on(id: SessionId, url: &str) -> String {
+    format!(
+        "what the server has of this stream stays there for some time. If it can be read again from its start, the same command with --session {id} sends the rest; \
+         else push --abort {id} {url} gives it up"
+    )
+}
+
+/// Why a server cannot take uploads, and what to do.
+pub fn of_start(cause: &StartError) -> String {
+    let hint = match cause {
+        StartError::Disk(cause) => of_disk(cause),
+        StartError::OtherStorage(_) => Some(
+            "name the folder that they belong to with --storage, or another file with --sessions",
+        ),
+        StartError::Sessions(cause) if cause.is_busy() => Some(SESSIONS_BUSY),
+        StartError::Sessions(cause) if cause.is_of_disk() => {
+            Some("make room, or name a place that can be written to with --sessions")
+        }
+        StartError::Sessions(_) | StartError::Store(_) | StartError::Key(_) => None,
+    };
+    match hint {
+        Some(hint) => format!("{cause}; {hint}"),
+        None => cause.to_string(),
     }
 }
 
@@ -134,6 +180,23 @@ pub fn of_aws(cause: &Unusable) -> String {
             "{cause}; run eval \"$(aws configure export-credentials --profile {name} --format env)\""
         ),
         other => other.to_string(),
+    }
+}
+
+/// A public key that cannot be used.
+pub fn of_key(key: &str, why: &str) -> String {
+    format!("--key {key}: {why}")
+}
+
+/// A proxy that cannot be used, and what to do.
+pub fn of_proxy(cause: &BadProxy) -> String {
+    match cause {
+        BadProxy::Malformed(variable) => {
+            format!(
+                "{cause}; {NotAProxy}. Correct it, choose another with --proxy, or run without it: env -u {variable} sapwood ..."
+            )
+        }
+        BadProxy::Scheme { .. } => format!("{cause}; {NotAProxy}"),
     }
 }
 
@@ -157,7 +220,15 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::OtherRoot { .. } => Some("check --root"),
         Error::BelowRequired { required, .. } => of_required(*required),
         Error::Changed { .. } => Some("run the same command again to fetch the new version"),
-        Error::OtherLength { .. } => Some("run the same command again when both are published"),
+        Error::OtherLength { .. } => Some(
+            "its publisher must make the manifest of this object with sapwood manifest FILE, and publish both; until then give another \
+             with --manifest, or fetch with --no-manifest (NOT verified)",
+        ),
+        Error::Wrong { .. } => Some(
+            "try another source or another network; if that does not help, its publisher must make the manifest of this object \
+             with sapwood manifest FILE, and publish both",
+        ),
+        Error::SignsOlder { .. } => Some("give a --seq at least as high"),
         Error::Patience { .. } => Some("run the same command again to resume"),
         Error::MustWait { .. } => Some(
             "run the same command again after that, or forget the host's limit with sapwood hosts forget HOST",
@@ -190,7 +261,6 @@ fn hint(error: &Error) -> Option<&'static str> {
         | Error::Part { .. }
         | Error::PartRange { .. }
         | Error::PartsApart { .. }
-        | Error::Wrong { .. }
         | Error::NoSuchRange { .. }
         | Error::Output(_)
         | Error::BadKey { .. }
@@ -223,15 +293,19 @@ fn of_upload(cause: &RefusedUpload) -> Option<&'static str> {
         }
         RefusedUpload::NoSession { .. } => Some("push --list URL shows all there are"),
         RefusedUpload::Root { .. } => Some(
-            "run the same command again; if that does not help, the server or something in transit damages bytes",
+            "run the same command again; if that does not help, the server, the storage or something in transit damages bytes",
         ),
         RefusedUpload::Ended(_) => Some("run the same command again"),
-        RefusedUpload::Other { .. } | RefusedUpload::Document(_) => None,
+        RefusedUpload::Storage(_) | RefusedUpload::Other { .. } | RefusedUpload::Document(_) => {
+            None
+        }
     }
 }
 
+const SESSIONS_BUSY: &str =
+    "another process holds them: wait for it, then run the same command again";
 const MAKE_ROOM: &str = "make room, then run the same command again";
-const LARGER: &str = "raise --max-size to fetch it";
+const LARGER: &str = "raise --max-size to allow it";
 
 /// How to get at least this trust.
 fn of_required(trust: Trust) -> Option<&'static str> {
@@ -311,6 +385,7 @@ fn of_failure(failure: Failure) -> Option<&'static str> {
         Failure::Refused { status: 407 } => Some("check http_proxy, https_proxy and all_proxy"),
         Failure::Refused { .. } | Failure::BadResponse(_) | Failure::Redirects => None,
         Failure::NoTls => Some("check the scheme and the port of the URL"),
+        Failure::NoHttp2 => Some("leave out --http 2"),
         Failure::Tls => Some("--cacert FILE adds certificate authorities to trust"),
         Failure::Unsafe => Some("--allow-private allows private addresses"),
         Failure::TooLarge => Some(LARGER),

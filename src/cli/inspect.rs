@@ -11,9 +11,12 @@ use crate::{
     engine::{
         context::StoreHandle,
         error::Error,
+        event_fields,
+        events::{Event, Events},
         inspect::{self, Inspected},
     },
     format::{
+        characters::printable,
         geometry::BlockIndex,
         keys::NotSigned,
         reader::Page,
@@ -23,13 +26,7 @@ use crate::{
     net::location::Location,
 };
 
-use super::{
-    args::InspectArgs,
-    exit::Exit,
-    network,
-    output::{Output, printable},
-    signals, units,
-};
+use super::{args::InspectArgs, exit::Exit, network, output::Output, signals, units};
 
 pub async fn run(args: &InspectArgs, output: &mut Output) -> Exit {
     let mut leaves = LeafLines::new(args.leaves);
@@ -59,7 +56,13 @@ async fn read(
     });
     let (url, context) =
         typed.map_err(|network::Refusal(exit, message)| output.refuse(exit, &message))?;
-    let reading = inspect::inspect(&context, &url, take);
+    let mut tell = |event: Event| {
+        // The description is the only object.
+        if !output.is_json() {
+            output.event(event);
+        }
+    };
+    let reading = inspect::inspect(&context, &url, take, &mut tell);
     match Box::pin(signals::unless_stopped(reading)).await {
         Some(read) => {
             read.map_err(|error| output.error_of_manifest(None, Some(&url.to_string()), &error))
@@ -186,7 +189,7 @@ fn for_people(manifest: &Inspected) -> Vec<String> {
     }
     for (what, time) in [("published", header.published), ("expires", header.expires)] {
         if time > 0 {
-            lines.push(format!("{what:<11} {}", units::rfc3339(time)));
+            lines.push(format!("{what:<11} {}", event_fields::rfc3339(time)));
         }
     }
     lines.extend(

@@ -3,34 +3,37 @@
 use std::{
     fs,
     io::{self, IsTerminal},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde_json::json;
 
 use crate::{
     engine::{
+        context::StoreHandle,
         error::Error,
         sign::{self, Signer},
+        trust::{self, ToSign},
     },
     format::{
         keys::{BadKey, BadSecret, PublicKey},
         signature::Signature,
+        statement::Header,
     },
 };
 
 use super::{
     args::{KeygenArgs, SignArgs},
     exit::Exit,
-    hints,
+    hints, network,
     output::Output,
-    password,
+    password, signals,
 };
 
 pub fn keygen(args: &KeygenArgs, output: &mut Output) -> Exit {
     let password = match args.no_password {
         true => Ok(None),
-        false => new_password().map(Some),
+        false => new_password(),
     };
     let made = match password {
         Ok(password) => sign::keygen(&args.output, password),
@@ -59,9 +62,9 @@ pub fn keygen(args: &KeygenArgs, output: &mut Output) -> Exit {
     }
 }
 
-pub fn sign(args: &SignArgs, output: &mut Output) -> Exit {
+pub fn sign(args: &SignArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     let shown = args.file.display().to_string();
-    let exit = match signed(args) {
+    let exit = match signed(args, store, output) {
         Ok(key_id) => {
             output.result(&format!("{shown}: signed with key {key_id}"));
             output.json_event("signed", json!({ "path": shown, "key_id": key_id }));
@@ -72,7 +75,8 @@ pub fn sign(args: &SignArgs, output: &mut Output) -> Exit {
     output.done(exit)
 }
 
-fn signed(args: &SignArgs) -> Result<String, Error> {
+fn signed(args: &SignArgs, store: Option<PathBuf>, output: &mut Output) -> Result<String, Error> {
+    let sequences = Sequences::new(store, output);
     let signature = match (&args.key, &args.attach) {
         (_, Some(minisig)) => {
             let text = fs::read_to_string(minisig).map_err(|cause| {
@@ -82,19 +86,27 @@ fn signed(args: &SignArgs) -> Result<String, Error> {
                     cause,
                 )
             })?;
-            attached(&args.file, minisig, &text, args.key.as_deref())?
+            attached(args, minisig, &text, &sequences, output)?
         }
-        (Some(key), None) => sign::sign(&args.file, &signer(key)?)?,
+        (Some(key), None) => {
+            let signer = signer(key)?;
+            let mut may_sign = |header: &Header| {
+                let to_sign = to_sign(header, signer.key_id_hex(), &args.file);
+                sequences.may_sign(to_sign, output)
+            };
+            sign::sign(&args.file, &signer, &mut may_sign)?
+        }
         (None, None) => unreachable!("clap asks for one of them"),
     };
     Ok(signature.key_id_hex())
 }
 
 fn attached(
-    file: &Path,
+    args: &SignArgs,
     minisig: &Path,
     text: &str,
-    key: Option<&str>,
+    sequences: &Sequences,
+    output: &mut Output,
 ) -> Result<Signature, Error> {
     let place = minisig.display().to_string();
     let refuse = |cause: BadKey| Error::BadKey {
@@ -102,18 +114,45 @@ fn attached(
         cause,
     };
     let signature = Signature::from_minisig(text).map_err(refuse)?;
-    let key = match key {
+    let key = match args.key.as_deref() {
         Some(key) => file_or_text(key)
             .map_err(|_| BadKey::PublicKey)
             .and_then(|text| PublicKey::from_text(&text))
             .map_err(|cause| Error::BadKey {
-                place: "the key".to_owned(),
+                place: place_of_key(key),
                 cause,
             })?,
         None => key_beside(minisig, &signature).ok_or_else(|| refuse(BadKey::Unknown))?,
     };
-    sign::attach(file, &signature, &place, &key)?;
+    let mut may_sign = |header: &Header| {
+        let to_sign = to_sign(header, key.id_hex(), &args.file);
+        sequences.may_sign(to_sign, output)
+    };
+    sign::attach(&args.file, &signature, &place, &key, &mut may_sign)?;
     Ok(signature)
+}
+
+fn to_sign(header: &Header, key_id: String, file: &Path) -> ToSign {
+    ToSign {
+        key_id,
+        name: header.name.clone(),
+        sequence: header.sequence,
+        place: file.display().to_string(),
+    }
+}
+
+/// The sequence numbers that were signed or accepted before.
+pub struct Sequences(StoreHandle);
+
+impl Sequences {
+    pub fn new(store: Option<PathBuf>, output: &mut Output) -> Sequences {
+        Sequences(signals::block_on_here(network::store(false, store, output)))
+    }
+
+    /// See [`trust::may_sign`].
+    pub fn may_sign(&self, to_sign: ToSign, output: &mut Output) -> Result<(), Error> {
+        signals::block_on_here(trust::may_sign(&self.0, to_sign, output))
+    }
 }
 
 /// The public key of a signature, if a `.pub` file in the same folder has it.
@@ -129,15 +168,19 @@ fn key_beside(minisig: &Path, signature: &Signature) -> Option<PublicKey> {
         .find(|key| key.id_hex() == signature.key_id_hex())
 }
 
+/// A key as messages name it. A text that is no path may be secret; one as short as this has no secret part of a key.
+fn place_of_key(key: &str) -> String {
+    match Path::new(key).exists() || key.len() < KEY_TEXT_BYTES_MIN {
+        true => key.to_owned(),
+        false => "the key".to_owned(),
+    }
+}
+
 /// A secret key from a file, or its text itself.
 pub fn signer(key: &str) -> Result<Signer, Error> {
     let is_there = Path::new(key).exists();
     let refuse = |cause| Error::Key {
-        // A text that is no path may be secret; one as short as this has no secret part of a key.
-        place: match is_there || key.len() < KEY_TEXT_BYTES_MIN {
-            true => key.to_owned(),
-            false => "the key".to_owned(),
-        },
+        place: place_of_key(key),
         cause,
     };
     let text = file_or_text(key).map_err(|cause| match cause.kind() {
@@ -156,9 +199,10 @@ const KEY_TEXT_BYTES_MIN: usize = 56;
 
 /// A public key from a file, or its text itself.
 pub fn public_key(key: &str) -> Result<PublicKey, String> {
-    let text =
-        file_or_text(key).map_err(|cause| format!("failed to read the key {key}: {cause}"))?;
-    PublicKey::from_text(&text).map_err(|cause| format!("{key}: {cause}"))
+    let text = file_or_text(key)
+        .map_err(|cause| hints::of_key(key, &format!("failed to read it: {cause}")))?;
+    PublicKey::from_text(&text)
+        .map_err(|cause| hints::of_key(&place_of_key(key), &cause.to_string()))
 }
 
 fn file_or_text(key: &str) -> io::Result<String> {
@@ -177,27 +221,35 @@ enum NoPassword {
     Interrupted,
 }
 
-/// A password for a new key, typed twice.
-fn new_password() -> Result<String, NoPassword> {
-    let typed = |prompt| {
-        ask_password(prompt).map_err(|cause| match cause.kind() {
-            io::ErrorKind::Interrupted => NoPassword::Interrupted,
-            _ => NoPassword::Usage(hints::NO_PASSWORD),
-        })
+/// A password for a new key, typed twice; `None`: the user wants none.
+fn new_password() -> Result<Option<String>, NoPassword> {
+    let refuse = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::Interrupted => NoPassword::Interrupted,
+        _ => NoPassword::Usage(hints::NO_PASSWORD),
     };
+    let typed = |prompt| ask_password(prompt).map_err(refuse);
     let password = typed("Password for the new key: ")?;
-    match password.is_empty() {
-        true => Err(NoPassword::Usage(hints::EMPTY_PASSWORD)),
-        false if typed("The same password again: ")? != password => {
-            Err(NoPassword::Usage(hints::OTHER_PASSWORD))
-        }
-        false => Ok(password),
+    let is_typed = std::env::var_os(PASSWORD_VARIABLE).is_none();
+    if password.is_empty() {
+        let confirmed = is_typed && password::confirm(WITHOUT_PASSWORD).map_err(refuse)?;
+        return match confirmed {
+            true => Ok(None),
+            false => Err(NoPassword::Usage(hints::EMPTY_PASSWORD)),
+        };
+    }
+    match typed("The same password again: ")? == password {
+        true => Ok(Some(password)),
+        false => Err(NoPassword::Usage(hints::OTHER_PASSWORD)),
     }
 }
 
+const WITHOUT_PASSWORD: &str =
+    "Without a password, anybody who has the file can sign. Make the key without one? (y/n) ";
+const PASSWORD_VARIABLE: &str = "SAPWOOD_KEY_PASSWORD";
+
 /// The password of the environment, or what is typed at the terminal.
 fn ask_password(prompt: &str) -> io::Result<String> {
-    if let Ok(password) = std::env::var("SAPWOOD_KEY_PASSWORD") {
+    if let Ok(password) = std::env::var(PASSWORD_VARIABLE) {
         return Ok(password);
     }
     match io::stdin().is_terminal() {

@@ -18,16 +18,24 @@ use crate::{
         library::create::{self as create_library, LibraryOptions},
         manifest_file, parts,
         sign::Signer,
+        trust::ToSign,
     },
     format::{library, manifest::Tree},
 };
 
-use super::{args::ManifestArgs, exit::Exit, hints, keys, output::Output, signals};
+use super::{
+    args::ManifestArgs,
+    exit::Exit,
+    hints,
+    keys::{self, Sequences},
+    output::Output,
+    signals,
+};
 
 /// Between two reports of progress.
 const PROGRESS_TIME: Duration = Duration::from_secs(1);
 
-pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
+pub fn run(args: ManifestArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     let is_stdio = |path: &Path| path == Path::new("-");
     let checked = check_files(&args).and_then(|()| check_parts(&args));
     if let Err(hint) = checked.and_then(|()| check_folders(&args)) {
@@ -48,7 +56,10 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
     // Only manifests that are meant to follow each other are dated, so that others are the same at any time.
     let dated = args.seq.is_some() || args.expires.is_some() || args.sign.is_some();
     let signer = match args.sign.as_deref().map(keys::signer).transpose() {
-        Ok(signer) => signer,
+        Ok(signer) => signer.map(|signer| Signing {
+            signer,
+            sequences: Sequences::new(store, output),
+        }),
         Err(error) => {
             let exit = output.error(None, None, &error);
             return output.done(exit);
@@ -87,15 +98,50 @@ pub fn run(args: ManifestArgs, output: &mut Output) -> Exit {
     output.done(exit)
 }
 
+/// How manifests are signed.
+struct Signing {
+    signer: Signer,
+    sequences: Sequences,
+}
+
+impl Signing {
+    /// Refuses a sequence number that is lower than one of before. `named`: the name of the user, `default`: the other one.
+    fn check(
+        signing: Option<&Signing>,
+        place: &Path,
+        (named, default): (Option<&String>, impl FnOnce() -> String),
+        sequence: u64,
+        output: &mut Output,
+    ) -> Result<(), Error> {
+        let Some(signing) = signing else {
+            return Ok(());
+        };
+        let to_sign = ToSign {
+            key_id: signing.signer.key_id_hex(),
+            name: named.cloned().unwrap_or_else(default),
+            sequence,
+            place: place.display().to_string(),
+        };
+        signing.sequences.may_sign(to_sign, output)
+    }
+
+    fn signer(signing: Option<&Signing>) -> Option<&Signer> {
+        signing.map(|signing| &signing.signer)
+    }
+}
+
 /// Joins parts to a manifest.
 fn join(
     parts: &[PathBuf],
     out: &Path,
     options: &CreateOptions,
-    signer: Option<&Signer>,
+    signing: Option<&Signing>,
     output: &mut Output,
 ) -> Exit {
-    match parts::join(parts, out, options, signer) {
+    let name = (options.name.as_ref(), || parts::default_name(out));
+    let may_sign = Signing::check(signing, out, name, options.sequence, output);
+    let joined = may_sign.and_then(|()| parts::join(parts, out, options, Signing::signer(signing)));
+    match joined {
         Ok(tree) => {
             output.event(of_manifest(out.to_owned(), &tree));
             Exit::Ok
@@ -189,7 +235,7 @@ fn folder(
     path: &Path,
     options: &CreateOptions,
     reads_all: bool,
-    signer: Option<&Signer>,
+    signing: Option<&Signing>,
     output: &mut Output,
 ) -> Exit {
     let options = LibraryOptions {
@@ -202,7 +248,9 @@ fn folder(
         expires: options.expires,
     };
     let manifest = path.join(library::MANIFEST);
-    let was_signed = signer.is_none() && manifest_file::is_signed(&manifest);
+    let was_signed = signing.is_none() && manifest_file::is_signed(&manifest);
+    let name = (options.name.as_ref(), || create_library::name_of(path));
+    let may_sign = Signing::check(signing, path, name, options.sequence, output);
     output.about(Some(path.display().to_string()));
     let told = Mutex::new((Instant::now(), &mut *output));
     let progress = |bytes_done: u64, bytes_total: u64| {
@@ -217,7 +265,8 @@ fn folder(
             }));
         }
     };
-    let made = create_library::create(path, &options, signer, &progress);
+    let signer = Signing::signer(signing);
+    let made = may_sign.and_then(|()| create_library::create(path, &options, signer, &progress));
     match made {
         Ok(made) => {
             if was_signed {
@@ -235,10 +284,19 @@ fn one(
     path: &Path,
     target: Option<&PathBuf>,
     options: &CreateOptions,
-    signer: Option<&Signer>,
+    signing: Option<&Signing>,
     output: &mut Output,
 ) -> Exit {
-    let input = match path == Path::new("-") {
+    let is_stdin = path == Path::new("-");
+    let default = || match is_stdin {
+        true => String::new(),
+        false => create::name_of(path),
+    };
+    let name = (options.name.as_ref(), default);
+    if let Err(error) = Signing::check(signing, path, name, options.sequence, output) {
+        return output.error(Some(&path.display().to_string()), None, &error);
+    }
+    let input = match is_stdin {
         true => match StoppableStream::new(io::stdin()) {
             Ok(stream) => Input::Stream(Box::new(stream)),
             Err(cause) => return output.refuse(Exit::Failed, &hints::no_threads(&cause)),
@@ -253,8 +311,8 @@ fn one(
         false => create::Output::File(target.clone()),
     };
     let is_file = matches!(out, create::Output::File(_));
-    let was_signed = is_file && signer.is_none() && manifest_file::is_signed(&target);
-    match create::create(input, out, options, signer) {
+    let was_signed = is_file && signing.is_none() && manifest_file::is_signed(&target);
+    match create::create(input, out, options, Signing::signer(signing)) {
         Ok(tree) => {
             if was_signed {
                 let message = hints::no_longer_signed(&target);

@@ -4,13 +4,16 @@ mod access_log;
 mod args;
 mod aws;
 mod cat;
+mod config;
 mod exit;
 mod fetch;
+mod finals;
 mod gateway;
 mod hints;
 mod hosts;
 mod inspect;
 mod keys;
+mod list;
 mod manifest;
 mod network;
 mod output;
@@ -29,7 +32,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 
 use args::{Cli, Command};
 use exit::Exit;
@@ -37,7 +40,11 @@ use output::Output;
 
 /// Parses the arguments, runs the command, and returns the exit code.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let typed = config::command().and_then(|command| {
+        let matches = command.try_get_matches()?;
+        Cli::from_arg_matches(&matches)
+    });
+    let cli = match typed {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are not errors; clap tells them apart.
@@ -45,7 +52,6 @@ pub fn run() -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
-    output::init_log(cli.output.verbose);
     let mut output = Output::new(&cli.output);
     if let Err(cause) = signals::check_descriptors() {
         let exit = output.refuse(Exit::Failed, &hints::no_descriptors(&cause));
@@ -68,17 +74,17 @@ pub fn run() -> ExitCode {
         return ExitCode::from(output.done(exit) as u8);
     }
     let exit = match cli.command {
-        Command::Manifest(args) => manifest::run(args, &mut output),
+        Command::Manifest(args) => manifest::run(args, cli.output.store, &mut output),
         Command::Inspect(args) => signals::block_on(inspect::run(&args, &mut output)),
         Command::Verify(args) => {
-            signals::block_on(verify::run(args, cli.output.store, &mut output))
+            signals::block_on(verify::run(*args, cli.output.store, &mut output))
         }
         Command::Cat(args) => signals::block_on(cat::run(*args, cli.output.store, &mut output)),
         Command::Gateway(args) => {
             signals::block_on(gateway::run(*args, cli.output.store, &mut output))
         }
         Command::Keygen(args) => keys::keygen(&args, &mut output),
-        Command::Sign(args) => keys::sign(&args, &mut output),
+        Command::Sign(args) => keys::sign(&args, cli.output.store, &mut output),
         Command::Fetch(args) if fetch::has_several(&args) => {
             signals::block_on_this_thread(|transfers| {
                 fetch::run(*args, cli.output.store, Some(transfers), &mut output)
@@ -92,7 +98,7 @@ pub fn run() -> ExitCode {
         Command::Hosts(args) => hosts::run(&args, cli.output.store, &mut output),
         Command::Store(args) => store::run(&args, cli.output.store, &mut output),
         Command::Completions(args) => shell::completions(&args, &mut output),
-        Command::Man => shell::man(&mut output),
+        Command::Man(args) => shell::man(&args, &mut output),
         Command::Serve(args) => signals::block_on(serve::run(args, cli.output.store, &mut output)),
     };
     output.flush();

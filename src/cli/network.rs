@@ -20,10 +20,12 @@ use crate::{
     format::reader,
     net::{
         auth::{Credentials, netrc::Netrc},
+        authorities::Authorities,
         client::Client,
         hosts::Hosts,
         location::Location,
         options::{ClientOptions, Http},
+        proxies::{self, BadProxy},
         s3::service::Service,
     },
     policy::schedule::Limits,
@@ -96,7 +98,14 @@ pub fn manifest_place(text: &str) -> Result<ManifestPlace, Refusal> {
 pub async fn store(no_store: bool, folder: Option<PathBuf>, output: &mut Output) -> StoreHandle {
     let store = match no_store {
         true => StoreHandle::default(),
-        false => unopened_store(folder),
+        false => {
+            let store = unopened_store(folder);
+            if !store.is_some() {
+                let message = hints::NOTHING_REMEMBERED.to_owned();
+                output.event(Event::Warning { message });
+            }
+            store
+        }
     };
     if let Err(error) = store.with(|_| Ok(())).await {
         output.event(Event::Warning {
@@ -114,6 +123,16 @@ pub fn unopened_store(folder: Option<PathBuf>) -> StoreHandle {
 
 /// What the network flags mean.
 pub fn context(args: &NetworkArgs, store: StoreHandle) -> Result<Context, Refusal> {
+    // A proxy that is chosen stands above the environment.
+    if args.proxy.is_none() {
+        proxies::check().map_err(|cause| {
+            let exit = match cause {
+                BadProxy::Malformed(_) => Exit::Usage,
+                BadProxy::Scheme { .. } => Exit::Failed,
+            };
+            Refusal(exit, hints::of_proxy(&cause))
+        })?;
+    }
     let client = Client::new(client_options(args, &store)?);
     Ok(Context {
         store,
@@ -130,6 +149,29 @@ pub fn context(args: &NetworkArgs, store: StoreHandle) -> Result<Context, Refusa
     })
 }
 
+/// How long a server repeats a request to its storage: its clients wait for it.
+const SERVER_PATIENCE_MS: u64 = 30_000;
+
+/// For the requests of a server to S3, as the AWS variables and files say.
+pub fn for_servers() -> Context {
+    let access = aws::access().as_ref().ok().cloned().unwrap_or_default();
+    let context = Context::new(Client::new(ClientOptions {
+        credentials: Credentials {
+            keys: access.keys,
+            ..Credentials::default()
+        },
+        s3: access.service,
+        ..ClientOptions::default()
+    }));
+    Context {
+        limits: Limits {
+            patience_ms: SERVER_PATIENCE_MS,
+            ..context.limits
+        },
+        ..context
+    }
+}
+
 fn client_options(args: &NetworkArgs, store: &StoreHandle) -> Result<ClientOptions, Refusal> {
     let access = aws::access().as_ref().ok().cloned().unwrap_or_default();
     let s3 = match &args.endpoint {
@@ -140,9 +182,16 @@ fn client_options(args: &NetworkArgs, store: &StoreHandle) -> Result<ClientOptio
         None => access.service,
     };
     let netrc = match args.netrc.then(netrc_path).flatten() {
-        Some(path) => Netrc::parse(&String::from_utf8_lossy(&read(&path)?)),
+        Some(path) => Netrc::parse(&String::from_utf8_lossy(&read(
+            &path,
+            "the logins of --netrc",
+        )?)),
         None => Netrc::default(),
     };
+    if args.proxy.is_some() && args.http == HttpVersion::Three {
+        let message = "--http 3 does not go through a proxy; choose another --http with --proxy";
+        return Err(Refusal::usage(message));
+    }
     Ok(ClientOptions {
         http: match args.http {
             HttpVersion::Auto => Http::Auto,
@@ -164,6 +213,8 @@ fn client_options(args: &NetworkArgs, store: &StoreHandle) -> Result<ClientOptio
         s3,
         // As in curl: 0 is no limit.
         limit_rate: args.limit_rate.filter(|rate| *rate > 0),
+        proxy: args.proxy.clone(),
+        connect_timeout: Some(args.connect_timeout),
         allow_private: args.allow_private,
         hosts: match store.is_some() {
             true => host_memory::remembered(store.clone()),
@@ -189,20 +240,19 @@ fn netrc_path() -> Option<PathBuf> {
     std::env::var_os("NETRC").map(PathBuf::from).or_else(home)
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, Refusal> {
-    std::fs::read(file).map_err(|cause| Refusal::unread(&file.display().to_string(), &cause))
+fn read(file: &Path, what: &str) -> Result<Vec<u8>, Refusal> {
+    let what = format!("{}, {what}", file.display());
+    std::fs::read(file).map_err(|cause| Refusal::unread(&what, &cause))
 }
 
 /// Certificates in PEM, at least one.
-fn authorities(file: &Path) -> Result<Vec<u8>, Refusal> {
-    let bytes = read(file)?;
-    match reqwest::Certificate::from_pem_bundle(&bytes) {
-        Ok(certificates) if !certificates.is_empty() => Ok(bytes),
-        Ok(_) | Err(_) => Err(Refusal::usage(format!(
-            "{} has no certificate in PEM (BEGIN CERTIFICATE), which --cacert needs",
+fn authorities(file: &Path) -> Result<Authorities, Refusal> {
+    Authorities::parse(&read(file, "the certificates of --cacert")?).ok_or_else(|| {
+        Refusal::usage(format!(
+            "{} has no certificate in PEM (BEGIN CERTIFICATE), or a malformed one; --cacert needs certificates",
             file.display()
-        ))),
-    }
+        ))
+    })
 }
 
 /// Headers as they are typed, or in files: `@FILE`, one a line.
@@ -214,7 +264,7 @@ fn headers(typed: &[String]) -> Result<Vec<(HeaderName, HeaderValue)>, Refusal> 
             continue;
         };
         let lines = std::fs::read_to_string(file)
-            .map_err(|cause| Refusal::unread(&format!("the headers in {file}"), &cause))?;
+            .map_err(|cause| Refusal::unread(&format!("{file}, the headers of -H"), &cause))?;
         for line in lines.lines().filter(|line| !line.trim().is_empty()) {
             headers.push(header(line)?);
         }
@@ -224,7 +274,7 @@ fn headers(typed: &[String]) -> Result<Vec<(HeaderName, HeaderValue)>, Refusal> 
 
 /// One header. Its value may be a secret, so it is not repeated in the message.
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), Refusal> {
-    let wrong = || Refusal::usage("headers are given as 'Name: value'");
+    let wrong = || Refusal::usage(hints::BAD_HEADER);
     let (name, value) = text.split_once(':').ok_or_else(wrong)?;
     let name = HeaderName::try_from(name.trim()).map_err(|_| wrong())?;
     let mut value = HeaderValue::try_from(value.trim()).map_err(|_| wrong())?;

@@ -23,16 +23,30 @@ type Answer = io::Result<String>;
 struct Prompt {
     terminal: Terminal,
     text: String,
+    /// What is typed is not shown.
+    hides: bool,
     /// Whether the password is still awaited, and what is typed is hidden.
     open: Mutex<bool>,
 }
 
+/// Asks a question whose answer is shown: whether it is yes.
+pub fn confirm(text: &str) -> io::Result<bool> {
+    let answer = line(text, false)?;
+    Ok(["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()))
+}
+
+/// Reads a password from the terminal, without showing it.
+pub fn prompt(text: &str) -> io::Result<String> {
+    line(text, true)
+}
+
 /// Reads one line from the terminal. A signal that ends programs restores the terminal and is returned as
 /// [`io::ErrorKind::Interrupted`]; Ctrl-Z restores it while the program is suspended.
-pub fn prompt(text: &str) -> io::Result<String> {
+fn line(text: &str, hides: bool) -> io::Result<String> {
     let prompt = Arc::new(Prompt {
         terminal: Terminal::open()?,
         text: text.to_owned(),
+        hides,
         open: Mutex::new(true),
     });
     let (sender, answers) = mpsc::channel();
@@ -55,12 +69,14 @@ pub fn prompt(text: &str) -> io::Result<String> {
 }
 
 impl Prompt {
-    /// Hides what is typed, then shows the text.
+    /// Shows the text, after hiding what is typed if that is wanted.
     fn show(&self) -> io::Result<()> {
         let open = self.open.lock();
         match *open {
             true => {
-                self.terminal.hide_input()?;
+                if self.hides {
+                    self.terminal.hide_input()?;
+                }
                 self.terminal.file().write_all(self.text.as_bytes())
             }
             false => Ok(()),

@@ -1,6 +1,7 @@
 //! `sapwood push`
 
 use std::{
+    collections::HashMap,
     ffi::OsStr,
     io,
     path::{Path, PathBuf},
@@ -19,11 +20,13 @@ use crate::{
         context::{Context, StoreHandle},
         error::Error,
         events::{Event, Events},
-        push::{self, Input, Pipe, PushOptions, Server},
+        push::{self, Bucket, Input, Pipe, Place, PushOptions, Server},
         queue::{JobEvent, Queue},
+        storage::s3::{S3Options, S3Storage},
     },
     format::{ingest::Status, library::LibraryPath, upload::SessionId},
     net::{auth::Token, location::Location},
+    policy::upload,
 };
 
 use super::{
@@ -51,10 +54,10 @@ pub async fn run(args: PushArgs, store: Option<PathBuf>, output: &mut Output) ->
         }
     };
     let exit = match work {
-        Work::List(server) => list(&context, &server, output).await,
-        Work::Abort(server, id) => {
-            let url = server.url.to_string();
-            match signals::unless_stopped(push::abort(&context, &server, id)).await {
+        Work::List(place) => list(&context, &place, output).await,
+        Work::Abort(place, id) => {
+            let url = place.url().to_string();
+            match signals::unless_stopped(push::abort(&context, &place, id)).await {
                 Some(Ok(())) => {
                     output.result(&format!("{id} is given up"));
                     output.json_event("aborted", json!({ "session": id.to_string(), "url": url }));
@@ -83,8 +86,8 @@ pub async fn run(args: PushArgs, store: Option<PathBuf>, output: &mut Output) ->
 /// What was typed, as the library takes it.
 enum Work {
     Push(Vec<Job>),
-    List(Server),
-    Abort(Server, SessionId),
+    List(Place),
+    Abort(Place, SessionId),
 }
 
 /// A source, and where it goes.
@@ -118,14 +121,54 @@ fn checked(args: &PushArgs, store: StoreHandle) -> Result<(Context, Work), Refus
         let message = format!("{url}: {}", hints::TOKEN_IN_THE_CLEAR);
         return Err(Refusal(Exit::Unsafe, message));
     }
+    let is_in_s3 = url.is_in_s3();
+    if !is_in_s3 && (args.s3.sse.is_some() || args.s3.attested) {
+        return Err(Refusal::usage(hints::PUSH_S3_ALONE));
+    }
     let context = network::context(&args.network, store)?;
-    let server = Server { url, token };
+    let (place, path) = match is_in_s3 {
+        true => in_s3(args, &url, &context)?,
+        false => {
+            let path = url.decoded_path();
+            let path = path.ok_or_else(|| Refusal::usage(hints::PUSH_URL_ENCODING))?;
+            (Place::Server(Server { url, token }), path)
+        }
+    };
     let work = match (args.list, args.abort) {
-        (true, _) => Work::List(server),
-        (false, Some(id)) => Work::Abort(server, id),
-        (false, None) => Work::Push(jobs(args, &files, &server)?),
+        (true, _) => Work::List(place),
+        (false, Some(id)) => Work::Abort(place, id),
+        (false, None) => Work::Push(jobs(args, &files, &place, &path)?),
     };
     Ok((context, work))
+}
+
+/// The folder of a key in S3, and the rest of the key.
+fn in_s3(args: &PushArgs, url: &Location, context: &Context) -> Result<(Place, String), Refusal> {
+    let (bucket, key) = url.bucket_and_key().unwrap_or_default();
+    let (folder, name) = key.rsplit_once('/').map_or_else(
+        || (String::new(), key.as_str()),
+        |(folder, name)| (format!("{folder}/"), name),
+    );
+    if folder
+        .split('/')
+        .any(|segment| segment == upload::STAGING_FOLDER)
+    {
+        let message = format!("{url}: {}", hints::PUSH_INTO_STAGING);
+        return Err(Refusal(Exit::Unsafe, message));
+    }
+    if !name.is_empty() && args.name.is_some() {
+        return Err(Refusal::usage(hints::PUSH_S3_NAME));
+    }
+    let folder = location(&format!("s3://{bucket}/{folder}"))?;
+    let options = S3Options {
+        sse: args.s3.sse.clone(),
+        attested: args.s3.attested,
+        ..S3Options::default()
+    };
+    let storage = S3Storage::new(context, &folder, options);
+    let storage = storage.map_err(|cause| Refusal::usage(cause.to_string()))?;
+    let storage = Arc::new(storage);
+    Ok((Place::Storage(Bucket { folder, storage }), name.to_owned()))
 }
 
 /// The files, and the URL.
@@ -139,9 +182,6 @@ fn split(args: &PushArgs) -> Result<(Vec<&Path>, Location), Refusal> {
         _ => (),
     }
     let url = url.to_str().unwrap_or_default();
-    if url.starts_with("s3://") {
-        return Err(Refusal::usage(hints::NO_S3_PUSH));
-    }
     let url = location(url)?;
     match url.has_query() {
         true => Err(Refusal::usage(format!(
@@ -166,11 +206,15 @@ fn token(typed: &str) -> Result<Token, Refusal> {
     Token::parse(line).ok_or_else(|| Refusal::usage(hints::BAD_TOKEN))
 }
 
-fn jobs(args: &PushArgs, files: &[&Path], server: &Server) -> Result<Vec<Job>, Refusal> {
+/// `folder`: the path of the URL at the place; it is that of an object, unless it is empty or ends with a slash.
+fn jobs(
+    args: &PushArgs,
+    files: &[&Path],
+    place: &Place,
+    folder: &str,
+) -> Result<Vec<Job>, Refusal> {
     let is_pipe = |file: &&Path| file.as_os_str() == "-";
     let several = files.len() > 1;
-    let folder = server.url.decoded_path();
-    let folder = folder.ok_or_else(|| Refusal::usage(hints::PUSH_URL_ENCODING))?;
     let is_folder = folder.is_empty() || folder.ends_with('/');
     if several && (args.name.is_some() || !is_folder || args.session.is_some()) {
         return Err(Refusal::usage(hints::PUSH_SEVERAL));
@@ -188,9 +232,14 @@ fn jobs(args: &PushArgs, files: &[&Path], server: &Server) -> Result<Vec<Job>, R
             Some(name) if is_folder => format!("{folder}{name}"),
             Some(name) => format!("{folder}/{name}"),
             None if is_folder => format!("{folder}{}", own_name()?),
-            None => folder.clone(),
+            None => folder.to_owned(),
         };
-        let name = LibraryPath::new(&name).ok_or_else(|| {
+        // A server has rules of its own.
+        let checked = match place {
+            Place::Server(_) => LibraryPath::new(&name),
+            Place::Storage(_) => upload::name(&name),
+        };
+        let name = checked.ok_or_else(|| {
             let message = format!("{name:?} {}", hints::PUSH_NAME);
             Refusal(Exit::Unsafe, message)
         })?;
@@ -203,8 +252,9 @@ fn jobs(args: &PushArgs, files: &[&Path], server: &Server) -> Result<Vec<Job>, R
             replace: args.replace,
             part_size: args.part_size,
             session: args.session,
+            max_size: args.network.max_size,
             sent: Arc::new(AtomicU64::new(0)),
-            ..PushOptions::new(server.clone(), name, file.clone())
+            ..PushOptions::new(place.clone(), name, file.clone())
         };
         let file = (!is_pipe(&file.as_path())).then_some(file);
         jobs.push(Job { file, options });
@@ -224,10 +274,12 @@ fn file_name(file: &Path) -> Result<String, Refusal> {
 async fn push_all(context: &Context, queue: &Queue, jobs: &[Job], output: &mut Output) -> Exit {
     output.is_about_several(jobs.len() > 1);
     let output = Mutex::new(output);
+    let sessions = Mutex::new(HashMap::new());
     let mut exits = vec![None; jobs.len()];
     let attempt = async |job: &Job| {
         let mut labelled = Labelled {
             output: &output,
+            sessions: &sessions,
             path: job.path(),
         };
         push::push(context, job.input()?, &job.options, &mut labelled).await
@@ -239,7 +291,13 @@ async fn push_all(context: &Context, queue: &Queue, jobs: &[Job], output: &mut O
         match event {
             JobEvent::Ended(Ok(_)) => exits[index] = Some(Exit::Ok),
             JobEvent::Ended(Err(error)) => {
-                exits[index] = Some(output.error(Some(&path), Some(&url), &error));
+                let exit = output.error(Some(&path), Some(&url), &error);
+                exits[index] = Some(exit);
+                let session = sessions.lock().get(&path).copied();
+                if let (None, Some(id), Exit::Again) = (&job.file, session, exit) {
+                    let message = hints::stream_goes_on(id, &url);
+                    output.event(Event::Warning { message });
+                }
             }
             JobEvent::Again { error, round, wait } => {
                 output.about(Some(path));
@@ -255,12 +313,14 @@ async fn push_all(context: &Context, queue: &Queue, jobs: &[Job], output: &mut O
     }
     let mut output = output.lock();
     for (job, _) in jobs.iter().zip(&exits).filter(|(_, exit)| exit.is_none()) {
-        let message = match &job.file {
-            Some(_) => hints::PUSH_STOPPED,
-            None => hints::PIPE_STOPPED,
-        };
         let (path, url) = (job.path(), job.options.url().to_string());
-        output.fail(Some(&path), Some(&url), Exit::Again, message);
+        let session = sessions.lock().get(&path).copied();
+        let message = match (&job.file, session) {
+            (Some(_), _) => hints::PUSH_STOPPED.to_owned(),
+            (None, Some(id)) => format!("{}; {}", hints::STOPPED, hints::stream_goes_on(id, &url)),
+            (None, None) => hints::STOPPED.to_owned(),
+        };
+        output.fail(Some(&path), Some(&url), Exit::Again, &message);
     }
     for job in jobs {
         output.count_sent(job.options.sent.load(Ordering::Relaxed));
@@ -273,11 +333,17 @@ async fn push_all(context: &Context, queue: &Queue, jobs: &[Job], output: &mut O
 /// Labels the events of one job with its path.
 struct Labelled<'q, 'o> {
     output: &'q Mutex<&'o mut Output>,
+    /// The upload of each path.
+    sessions: &'q Mutex<HashMap<String, SessionId>>,
     path: String,
 }
 
 impl Events for Labelled<'_, '_> {
     fn event(&mut self, event: Event) {
+        if let Event::PushPlanned(planned) = &event {
+            let path = self.path.clone();
+            self.sessions.lock().insert(path, planned.session);
+        }
         let mut output = self.output.lock();
         output.about(Some(self.path.clone()));
         output.event(event);
@@ -286,9 +352,9 @@ impl Events for Labelled<'_, '_> {
 }
 
 /// Prints the uploads of the user: ID, state, length, when it was last used, name.
-async fn list(context: &Context, server: &Server, output: &mut Output) -> Exit {
-    let url = server.url.to_string();
-    let listed = match signals::unless_stopped(push::list(context, server)).await {
+async fn list(context: &Context, place: &Place, output: &mut Output) -> Exit {
+    let url = place.url().to_string();
+    let listed = match signals::unless_stopped(push::list(context, place)).await {
         Some(Ok(listed)) => listed,
         Some(Err(error)) => return output.error(None, Some(&url), &error),
         None => return output.fail(None, Some(&url), Exit::Again, hints::STOPPED),
@@ -304,14 +370,15 @@ async fn list(context: &Context, server: &Server, output: &mut Output) -> Exit {
             status.state.name(),
             status.name
         ));
-        output.json_event("upload", of_upload(status));
+        output.json_event("upload", of_upload(status, place.url()));
     }
     output.results(Exit::Ok)
 }
 
-fn of_upload(status: &Status) -> serde_json::Value {
+fn of_upload(status: &Status, place: &Location) -> serde_json::Value {
+    let url = status.url.as_deref().and_then(|url| place.join(url));
     json!({
         "session": status.id.to_string(), "state": status.state.name(), "name": status.name, "bytes_total": status.length,
-        "part_size": status.part_size, "last_alive": status.last_alive, "expires": status.expires, "url": status.url,
+        "part_size": status.part_size, "last_alive": status.last_alive, "expires": status.expires, "url": url.map(|url| url.to_string()),
     })
 }

@@ -26,7 +26,7 @@ use crate::{
     engine::events::{Event, Events},
     serve::{
         connections::{self, Limits, Options},
-        ingest::tokens::Tokens,
+        ingest::tokens::{BadTokens, TokenFile},
         metrics::Metrics,
         origin::{self, Origin},
         status,
@@ -102,7 +102,7 @@ pub async fn run(args: ServeArgs, store: Option<PathBuf>, output: &mut Output) -
             () = finals => (),
         }
     };
-    print_while(serving, told, output).await;
+    Box::pin(print_while(serving, told, output)).await;
     // Ends the hashing that is under way.
     regions::stop();
     if let Some(log) = log {
@@ -121,16 +121,17 @@ async fn listen(
     let (listener, address) = bound.map_err(|message| Refusal(Exit::Failed, message))?;
     uploads::check_address(args, address)?;
     check_sessions(args)?;
-    let meant = uploads::open(args, tokens(args)?, warnings).await?;
+    let url = format!("{}://{address}/", origin.scheme);
+    let meant = uploads::open(args, tokens(args, warnings)?, &url, warnings).await?;
     let mut finals = None;
     if let Some(meant) = meant {
-        let taken = origin.take_uploads(meant.uploads, meant.root);
+        let taken = origin.take_uploads(meant.uploads);
         taken.map_err(|cause| Refusal(Exit::Failed, cause.to_string()))?;
         finals = meant.finals;
     }
     let finals = async move {
         match finals {
-            Some(finals) => finals.run().await,
+            Some(finals) => Box::pin(finals.run()).await,
             None => std::future::pending().await,
         }
     };
@@ -231,7 +232,7 @@ fn check_sessions(args: &ServeArgs) -> Result<(), Refusal> {
 }
 
 /// Who may upload.
-fn tokens(args: &ServeArgs) -> Result<Option<Tokens>, Refusal> {
+fn tokens(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<TokenFile>, Refusal> {
     let Some(file) = &args.uploads.token_file else {
         return Ok(None);
     };
@@ -243,12 +244,13 @@ fn tokens(args: &ServeArgs) -> Result<Option<Tokens>, Refusal> {
         );
         return Err(Refusal(Exit::Unsafe, message));
     }
-    let text = fs::read_to_string(file)
-        .map_err(|cause| Refusal(Exit::Failed, format!("failed to read {shown}: {cause}")))?;
-    let tokens = Tokens::read(&text);
-    let tokens =
-        tokens.map_err(|cause| Refusal::usage(format!("{shown} has no tokens: {cause}")))?;
-    Ok(Some(tokens))
+    let warnings = warnings.clone();
+    let warn = Box::new(move |message| drop(warnings.try_send(message)));
+    match TokenFile::load(file, warn) {
+        Ok(tokens) => Ok(Some(tokens)),
+        Err(cause @ BadTokens::Unread { .. }) => Err(Refusal(Exit::Failed, cause.to_string())),
+        Err(cause @ BadTokens::None { .. }) => Err(Refusal::usage(cause.to_string())),
+    }
 }
 
 fn log(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<Log>, DiskError> {

@@ -35,6 +35,11 @@ pub fn block_on<T>(command: impl Future<Output = T>) -> T {
     outcome
 }
 
+/// Waits on this thread for something that takes no time to speak of, in a command that is not async.
+pub fn block_on_here<T>(work: impl Future<Output = T>) -> T {
+    runtime(&mut Builder::new_current_thread()).block_on(work)
+}
+
 /// Runs a command of many small requests on this thread: they take longer on their way from one thread to another than for
 /// themselves. Its transfers run on the threads of [`block_on`], by the handle.
 pub fn block_on_this_thread<T, F>(command: impl FnOnce(Handle) -> F) -> T

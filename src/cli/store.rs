@@ -15,13 +15,14 @@ use crate::{
         store::{self, Status},
         verify::Verdict,
     },
+    format::characters::printable,
 };
 
 use super::{
     args::{StoreArgs, StoreCommand},
     exit::Exit,
     hints,
-    output::{Output, printable},
+    output::Output,
     signals,
     units::human_bytes,
 };
@@ -37,6 +38,7 @@ pub fn run(args: &StoreArgs, folder: Option<PathBuf>, output: &mut Output) -> Ex
         StoreCommand::Status => status(&mut store, &folder, output),
         StoreCommand::List => list(&mut store, output),
         StoreCommand::Add { paths } => Ok(add(&mut store, paths, output)),
+        StoreCommand::Forget { paths } => forget(&mut store, paths, output),
         StoreCommand::Verify => verify(&mut store, output),
         StoreCommand::Gc { max_size } => {
             store::collect(&mut store, *max_size, output)?;
@@ -128,6 +130,21 @@ fn add_one(store: &mut Store, path: &Path, output: &mut Output) -> Exit {
         Ok(()) => Exit::Ok,
         Err(error) => output.error(Some(&path.to_string_lossy()), None, &error),
     }
+}
+
+fn forget(store: &mut Store, paths: &[PathBuf], output: &mut Output) -> Result<Exit, Error> {
+    let mut exits = Vec::new();
+    for path in paths {
+        exits.push(match store::forget(store, path, output)? {
+            0 => {
+                let path = path.display().to_string();
+                let message = format!("{}: the store knows no file there", printable(&path));
+                output.fail(Some(&path), None, Exit::Failed, &message)
+            }
+            _ => Exit::Ok,
+        });
+    }
+    Ok(Exit::of_all(exits))
 }
 
 fn verify(store: &mut Store, output: &mut Output) -> Result<Exit, Error> {

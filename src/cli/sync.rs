@@ -13,6 +13,7 @@ use crate::{
     engine::{
         context::{Context, StoreHandle},
         error::Error,
+        event_fields,
         events::{Event, Events},
         sync::{self, SyncOptions},
     },
@@ -25,7 +26,7 @@ use super::{
     hints, keys,
     network::{self, Refusal, location},
     output::Output,
-    signals, units,
+    signals,
 };
 
 pub async fn run(args: SyncArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
@@ -126,7 +127,7 @@ fn checked(args: SyncArgs, store: StoreHandle) -> Result<(Context, SyncOptions),
             delete_max: args.delete_max,
         },
         // Not all systems have names with a colon.
-        trash: (!args.no_trash).then(|| units::rfc3339(unix_time()).replace(':', "-")),
+        trash: (!args.no_trash).then(|| event_fields::rfc3339(unix_time()).replace(':', "-")),
         is_dry_run: args.dry_run,
         max_size: args.network.max_size,
         rounds: args.network.tries,

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    io::{self, Read},
     path::{Component, Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
 };
@@ -12,14 +11,16 @@ use crate::{
         error::DiskError,
         files::{MadeFolder, is_same_file},
     },
-    format::library,
+    engine::{fetch::ManifestPlace, manifest_file},
+    format::{digests::Digest, library, tree::Root},
     net::location::{self, Location},
 };
 
 use super::{
     args::{FetchArgs, GatewayArgs},
     exit::Exit,
-    network::{Refusal, location, object},
+    list::{self, Entry, name_of},
+    network::{Refusal, location, manifest_place, object},
 };
 
 /// One object and its target.
@@ -27,6 +28,11 @@ pub struct Job {
     pub url: Location,
     pub target: PathBuf,
     pub receipt: Option<PathBuf>,
+    /// The list may say these of one object.
+    pub root: Option<Root>,
+    pub digests: Vec<Digest>,
+    pub mirrors: Vec<Location>,
+    pub manifest: Option<ManifestPlace>,
     /// Body bytes that arrived for it, in all rounds.
     pub fetched: Arc<AtomicU64>,
 }
@@ -37,19 +43,11 @@ impl Job {
     }
 }
 
-/// One entry of a list or an argument: its URL, and the name of the file if it is given.
-struct Entry {
-    url: String,
-    name: Option<String>,
-    /// In a list, counted from 1.
-    line: Option<usize>,
-}
-
 /// The jobs, and the entries that are none, each with its reason. An error: the command as a whole makes no sense.
 pub fn jobs(args: &FetchArgs) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
     let entries = match &args.input {
-        Some(place) => read(place)?,
-        None => typed(&args.urls),
+        Some(place) => list::read(place)?,
+        None => args.urls.iter().map(|url| Ok(Entry::of_url(url))).collect(),
     };
     let several = entries.len() > 1;
     let folder = folder(args.output.as_deref());
@@ -60,14 +58,17 @@ pub fn jobs(args: &FetchArgs) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
     let mut refusals = Vec::new();
     let mut targets = BTreeSet::new();
     for entry in entries {
-        let line = entry.line;
+        let (line, entry) = match entry {
+            Ok(entry) => (entry.line, Ok(entry)),
+            Err((line, wrong)) => (Some(line), Err(wrong)),
+        };
         let at_line = |Refusal(exit, message): Refusal| match (line, &args.input) {
             (Some(line), Some(list)) => {
                 Refusal(exit, format!("{}, line {line}: {message}", name_of(list)))
             }
             _ => Refusal(exit, message),
         };
-        match job(entry, args, folder.as_deref()) {
+        match entry.and_then(|entry| job(entry, args, folder.as_deref())) {
             Ok(job) if targets.insert(job.target.clone()) => jobs.push(job),
             Ok(job) => {
                 let message = format!(
@@ -79,12 +80,13 @@ pub fn jobs(args: &FetchArgs) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
             Err(refusal) => refusals.push(at_line(refusal)),
         }
     }
-    check_places(&jobs, args.input.as_deref())?;
+    check_places(&jobs, args)?;
     Ok((jobs, refusals))
 }
 
-/// No job may replace the list, and no receipt the target of another job.
-fn check_places(jobs: &[Job], list: Option<&Path>) -> Result<(), Refusal> {
+/// No job may replace the list, and no receipt or manifest the target of another job.
+fn check_places(jobs: &[Job], args: &FetchArgs) -> Result<(), Refusal> {
+    let list = args.input.as_deref();
     // As folders are typed, they may begin with a dot.
     let plain = |path: &Path| -> PathBuf {
         let segments = path.components();
@@ -102,6 +104,12 @@ fn check_places(jobs: &[Job], list: Option<&Path>) -> Result<(), Refusal> {
         if let Some(receipt) = job.receipt.as_ref().filter(is_target) {
             return refuse(receipt, "the target of another URL");
         }
+        let manifest = args
+            .save_manifest
+            .then(|| manifest_file::beside(&job.target));
+        if let Some(manifest) = manifest.filter(|manifest| is_target(&manifest)) {
+            return refuse(&manifest, "the target of another URL");
+        }
         if list.is_some_and(|list| is_same_file(list, &job.target)) {
             return refuse(&job.target, "the list of URLs");
         }
@@ -109,17 +117,20 @@ fn check_places(jobs: &[Job], list: Option<&Path>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Makes the folders that were named with a slash at the end and are not there.
-pub fn make_folders(args: &FetchArgs) -> Result<Vec<MadeFolder>, DiskError> {
+/// Makes the folders that were named with a slash at the end, or in names of a list, and are not there. The innermost come first.
+pub fn make_folders(args: &FetchArgs, jobs: &[Job]) -> Result<Vec<MadeFolder>, DiskError> {
     let named = [&args.output, &args.receipt].into_iter().flatten();
-    let made = named
-        .filter_map(|place| folder(Some(place)))
-        .map(|folder| MadeFolder::make(&folder));
-    Ok(made
-        .collect::<Result<Vec<_>, _>>()?
-        .into_iter()
-        .flatten()
-        .collect())
+    let mut made = Vec::new();
+    for folder in named.filter_map(|place| folder(Some(place))) {
+        made.extend(MadeFolder::make(&folder)?);
+    }
+    if args.input.is_some() {
+        let parents: BTreeSet<&Path> = jobs.iter().filter_map(|job| job.target.parent()).collect();
+        for parent in parents {
+            made.splice(0..0, MadeFolder::make_all(parent)?);
+        }
+    }
+    Ok(made)
 }
 
 /// Options that make sense for one URL only.
@@ -214,7 +225,7 @@ fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Ref
         let message = "the URL has a blank in it; put a tab between a URL and the name of its file, and write %20 for a blank in a URL";
         return Err(Refusal::usage(message));
     }
-    let target = match (&args.output, folder, entry.name) {
+    let target = match (&args.output, folder, &entry.name) {
         (Some(file), None, _) => file.clone(),
         (_, folder, name) => {
             let name = match name {
@@ -239,6 +250,10 @@ fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Ref
         url,
         target,
         receipt,
+        root: entry.root,
+        digests: entry.digests,
+        mirrors: (entry.mirrors.iter().map(|text| location(text))).collect::<Result<_, _>>()?,
+        manifest: entry.manifest.as_deref().map(manifest_place).transpose()?,
         fetched: Arc::default(),
     })
 }
@@ -258,10 +273,10 @@ fn own_name(url: &Location, advice: &str) -> Result<String, Refusal> {
     }
 }
 
-/// A list may come from elsewhere, so a name in it may not be a path.
-fn safe(name: String) -> Result<String, Refusal> {
-    match location::unsafe_name(&name) {
-        None => Ok(name),
+/// A list may come from elsewhere, so a name in it stays below the folder: each of its segments is a safe name.
+fn safe(name: &str) -> Result<String, Refusal> {
+    match name.split('/').find_map(location::unsafe_name) {
+        None => Ok(name.to_owned()),
         Some(why) => Err(Refusal(
             Exit::Unsafe,
             format!("{name:?} is not safe as the name of a file: {why}; choose another name"),
@@ -274,81 +289,4 @@ fn folder(output: Option<&Path>) -> Option<PathBuf> {
     let output = output?;
     let slash = output.as_os_str().as_encoded_bytes().ends_with(b"/");
     (slash || output.is_dir()).then(|| output.to_owned())
-}
-
-fn typed(urls: &[String]) -> Vec<Entry> {
-    let entry = |url: &String| Entry {
-        url: url.clone(),
-        name: None,
-        line: None,
-    };
-    urls.iter().map(entry).collect()
-}
-
-/// Reads a list: a URL, or a URL, a tab and a name, a line. Empty lines, those that begin with # and the mark that some
-/// editors put first say nothing.
-fn read(place: &Path) -> Result<Vec<Entry>, Refusal> {
-    let mut text = String::new();
-    let read = match place == Path::new("-") {
-        true => io::stdin().read_to_string(&mut text),
-        false => std::fs::File::open(place).and_then(|mut file| file.read_to_string(&mut text)),
-    };
-    read.map_err(|cause| {
-        let message = format!("failed to read the list {}: {cause}", name_of(place));
-        Refusal(Exit::Failed, message)
-    })?;
-    Ok(entries(&text))
-}
-
-fn entries(text: &str) -> Vec<Entry> {
-    text.trim_start_matches('\u{feff}')
-        .lines()
-        .map(str::trim)
-        .zip(1..)
-        .filter(|(text, _)| !text.is_empty() && !text.starts_with('#'))
-        .map(|(text, line)| {
-            let (url, name) = match text.split_once('\t') {
-                Some((url, name)) => (url.trim(), Some(name.trim().to_owned())),
-                None => (text, None),
-            };
-            Entry {
-                url: url.to_owned(),
-                name,
-                line: Some(line),
-            }
-        })
-        .collect()
-}
-
-/// A list, for messages.
-pub fn name_of(list: &Path) -> String {
-    match list == Path::new("-") {
-        true => "standard input".to_owned(),
-        false => list.display().to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_a_list() {
-        let text = "\u{feff}# films\n\nhttps://a.example/1\n  https://a.example/2\tsecond.mov \r\n";
-        let found: Vec<(Option<usize>, String, Option<String>)> = entries(text)
-            .into_iter()
-            .map(|entry| (entry.line, entry.url, entry.name))
-            .collect();
-        assert_eq!(
-            found,
-            [
-                (Some(3), "https://a.example/1".to_owned(), None),
-                (
-                    Some(4),
-                    "https://a.example/2".to_owned(),
-                    Some("second.mov".to_owned())
-                ),
-            ]
-        );
-    }
 }

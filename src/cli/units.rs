@@ -6,12 +6,15 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
 use crate::{
-    engine::cat::Wanted,
+    engine::{cat::Wanted, event_fields::rfc3339},
     format::{
         digests::{Algorithm, Digest, NotADigest},
         geometry::BlockSize,
         statement,
+        trust::Trust,
     },
     policy::sync::DeleteMax,
 };
@@ -93,12 +96,13 @@ pub fn patience(text: &str) -> Result<Duration, String> {
     })
 }
 
-/// HOST:PORT, or :PORT, which is that of 127.0.0.1.
+/// HOST:PORT; or :PORT or PORT, which is that of 127.0.0.1.
 pub fn listen_address(text: &str) -> Result<String, String> {
     let (host, port) = text
         .rsplit_once(':')
+        .or(Some(("", text)))
         .filter(|(_, port)| port.parse::<u16>().is_ok())
-        .ok_or("addresses are HOST:PORT or :PORT, such as 127.0.0.1:8080")?;
+        .ok_or("addresses are HOST:PORT, :PORT or PORT, such as 127.0.0.1:8080")?;
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let is_numeric = host.split('.').count() == 4 && host.split('.').all(is_number);
     if is_numeric && host.parse::<Ipv4Addr>().is_err() {
@@ -139,8 +143,38 @@ pub fn block_size(text: &str) -> Result<AutoBlockSize, String> {
         .ok_or_else(wrong)
 }
 
+/// The algorithms, so that completions know them.
+pub fn algorithms() -> impl TypedValueParser<Value = Algorithm> {
+    let named = |algorithm: Algorithm| {
+        let name = algorithm.name();
+        let value = PossibleValue::new(name);
+        match name.strip_prefix("sha-") {
+            Some(bits) => value.alias(format!("sha{bits}")),
+            None => value,
+        }
+    };
+    let values = PossibleValuesParser::new(Algorithm::ALL.map(named));
+    values.try_map(|name| algorithm(&name))
+}
+
+/// The degrees of trust, the least first, so that completions know them.
+pub fn trust() -> impl TypedValueParser<Value = Trust> {
+    let names = PossibleValuesParser::new(["none", "digest", "manifest", "root", "signed"]);
+    names.try_map(|name| name.parse::<Trust>())
+}
+
 pub fn algorithm(text: &str) -> Result<Algorithm, String> {
-    text.parse().map_err(|cause: NotADigest| cause.to_string())
+    let named: Result<Algorithm, NotADigest> = algorithm_name(text).parse();
+    named.map_err(|cause| cause.to_string())
+}
+
+/// The name of an algorithm: `sha256` and `SHA-256` are sha-256.
+fn algorithm_name(typed: &str) -> String {
+    let name = typed.to_ascii_lowercase();
+    match name.strip_prefix("sha") {
+        Some(bits) if bits.starts_with(|c: char| c.is_ascii_digit()) => format!("sha-{bits}"),
+        _ => name,
+    }
 }
 
 /// A range as in HTTP: A-B, A- or -N. `0-` is everything, also of an empty object.
@@ -170,7 +204,11 @@ pub fn delete_max(text: &str) -> Result<DeleteMax, String> {
 }
 
 pub fn digest(text: &str) -> Result<Digest, String> {
-    text.parse().map_err(|cause: NotADigest| cause.to_string())
+    let named: Result<Digest, NotADigest> = match text.split_once('=') {
+        Some((name, value)) => format!("{}={value}", algorithm_name(name)).parse(),
+        None => text.parse(),
+    };
+    named.map_err(|cause| cause.to_string())
 }
 
 pub fn sha256(text: &str) -> Result<Digest, String> {
@@ -209,12 +247,23 @@ pub fn human_time(seconds: u64) -> String {
     }
 }
 
-/// A Unix time as RFC 3339.
-pub fn rfc3339(seconds: u64) -> String {
+/// A Unix time as a clock on the wall shows it: 14:05, with seconds if that is soon, with the day if it is not today.
+pub fn time_of_day(seconds: u64) -> String {
+    let zone = jiff::tz::TimeZone::system();
     let time = i64::try_from(seconds)
         .ok()
         .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
-    time.map_or_else(|| seconds.to_string(), |time| time.to_string())
+    let Some(time) = time.map(|time| time.to_zoned(zone.clone())) else {
+        return rfc3339(seconds);
+    };
+    let now = jiff::Timestamp::now().to_zoned(zone);
+    let is_soon = time.timestamp().as_second() - now.timestamp().as_second() < 120;
+    let format = match time.date() == now.date() {
+        true if is_soon => "%H:%M:%S",
+        true => "%H:%M",
+        false => "%F %H:%M",
+    };
+    time.strftime(format).to_string()
 }
 
 /// `auto`, or a block size.
@@ -283,18 +332,37 @@ mod tests {
     }
 
     #[test]
+    fn names_of_algorithms() {
+        for (typed, meant) in [
+            ("sha256", "sha-256"),
+            ("SHA-256", "sha-256"),
+            ("sha512", "sha-512"),
+            ("Sha1", "sha-1"),
+            ("MD5", "md5"),
+            ("blake3", "blake3"),
+        ] {
+            assert_eq!(algorithm(typed).unwrap().to_string(), meant, "{typed}");
+        }
+        assert!(algorithm("sha").is_err() && algorithm("sha3").is_err());
+        let (one, other) = (format!("sha256={:064}", 1), format!("sha-256={:064}", 1));
+        assert_eq!(digest(&one), digest(&other));
+    }
+
+    #[test]
     fn addresses_to_listen_on() {
         for (typed, meant) in [
             ("127.0.0.1:0", "127.0.0.1:0"),
             ("[::1]:80", "[::1]:80"),
             ("localhost:8099", "localhost:8099"),
             (":8099", "127.0.0.1:8099"),
+            ("8099", "127.0.0.1:8099"),
+            ("localhost:0", "localhost:0"),
         ] {
             assert_eq!(listen_address(typed), Ok(meant.to_owned()), "{typed}");
         }
         for bad in [
             "",
-            "8099",
+            "99999",
             "localhost",
             "h:",
             "h:x",

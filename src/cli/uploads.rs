@@ -1,47 +1,40 @@
 //! What the flags of `sapwood serve --ingest` mean.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use serde_json::Value;
-use tokio::sync::mpsc::{self, Sender, UnboundedReceiver};
+use tokio::sync::mpsc::Sender;
 
 use crate::{
-    disk::files::Folder,
+    disk::staging::Staging,
     engine::{
+        error::Error,
         ingest::{IngestLimits, session_store::OwnerLimits},
-        storage::folder::FolderStorage,
+        storage::{
+            self, StorageError,
+            folder::FolderStorage,
+            s3::{S3Options, S3Storage},
+        },
     },
-    serve::ingest::{Pace, Uploads, UploadsOptions, tokens::Tokens},
+    net::{error::NetError, location::Location},
+    serve::ingest::{Pace, StartError, Stored, Uploads, UploadsOptions, tokens::TokenFile},
 };
 
 use super::{
     args::{ServeArgs, UploadArgs},
     exit::Exit,
+    finals::{Finals, PublishedAt, Told},
     hints,
-    network::Refusal,
-    player,
+    network::{self, Refusal},
 };
 
 /// Sessions that are not finished an owner may have.
 const SESSIONS_MAX: u64 = 1000;
-/// How long a command for a published object may take.
-const FINAL_TIME: Duration = Duration::from_secs(600);
 
 /// Uploads as the flags want them.
 pub struct Meant {
     pub uploads: Arc<Uploads>,
-    /// Where objects are published.
-    pub root: Arc<Folder>,
     /// `None`: nothing is done for a published object.
     pub finals: Option<Finals>,
-}
-
-/// Does for published objects what the operator wants.
-pub struct Finals {
-    command: String,
-    root: Arc<Folder>,
-    published: UnboundedReceiver<Value>,
-    warnings: Sender<String>,
 }
 
 /// Refuses what cannot work, before anything is made.
@@ -50,17 +43,10 @@ fn check(args: &UploadArgs) -> Result<(), Refusal> {
         let value = value.as_deref().unwrap_or_default();
         prefixes.iter().any(|prefix| value.starts_with(prefix))
     };
-    for (is_wrong, why) in [
-        (is(&args.storage, &["s3://"]), hints::NO_S3_STORAGE),
-        (
-            is(&args.sessions, &["postgres://", "postgresql://"]),
-            hints::NO_POSTGRES,
-        ),
-        (
-            is(&args.on_final, &["http://", "https://"]),
-            hints::NO_FINAL_URL,
-        ),
-    ] {
+    for (is_wrong, why) in [(
+        is(&args.sessions, &["postgres://", "postgresql://"]),
+        hints::NO_POSTGRES,
+    )] {
         if is_wrong {
             return Err(Refusal::usage(why));
         }
@@ -82,10 +68,11 @@ pub fn check_address(args: &ServeArgs, address: SocketAddr) -> Result<(), Refusa
     Err(Refusal(Exit::Unsafe, message))
 }
 
-/// Opens storage and sessions. `None`: no uploads are taken.
+/// Opens storage and sessions. `None`: no uploads are taken. `url`: of the server.
 pub async fn open(
     args: &ServeArgs,
-    tokens: Option<Tokens>,
+    tokens: Option<TokenFile>,
+    url: &str,
     warnings: &Sender<String>,
 ) -> Result<Option<Meant>, Refusal> {
     let of = &args.uploads;
@@ -93,20 +80,17 @@ pub async fn open(
         return Ok(None);
     }
     check(of)?;
-    let path = of
-        .storage
-        .as_ref()
-        .map_or(args.folder.clone(), PathBuf::from);
-    let storage = FolderStorage::open(&path);
-    let storage = storage.map_err(|cause| failed(&cause.to_string()))?;
-    let root = storage.root().clone();
-    let (sender, published) = mpsc::unbounded_channel();
-    let finals = of.on_final.clone().map(|command| Finals {
-        command,
-        root: root.clone(),
-        published,
-        warnings: warnings.clone(),
-    });
+    let told = of.on_final.as_deref().map(Told::parse).transpose()?;
+    let (storage, published_at) = match of.storage.as_deref() {
+        Some(text) if text.starts_with("s3://") => in_s3(args, text).await?,
+        path => {
+            let path = path.map_or(args.folder.clone(), PathBuf::from);
+            let storage = FolderStorage::open(&path);
+            let storage = storage.map_err(|cause| failed(&cause.into()))?;
+            let root = storage.root().clone();
+            (Stored::Folder(storage), PublishedAt::Folder(root))
+        }
+    };
     let warn = warnings.clone();
     let uploads = Uploads::open(UploadsOptions {
         storage,
@@ -122,42 +106,61 @@ pub async fn open(
         },
         pace: Pace::default(),
         warn: Arc::new(move |message| drop(warn.try_send(message))),
-        on_final: finals.is_some().then_some(sender),
+        tells_published: told.is_some(),
     });
-    Ok(Some(Meant {
-        uploads: uploads.await.map_err(|cause| failed(&cause.to_string()))?,
-        root,
-        finals,
-    }))
+    let uploads = uploads.await.map_err(|cause| failed(&cause))?;
+    let finals = told.map(|told| Finals {
+        told,
+        uploads: uploads.clone(),
+        published_at,
+        url: url.to_owned(),
+        warnings: warnings.clone(),
+    });
+    Ok(Some(Meant { uploads, finals }))
 }
 
-fn failed(cause: &str) -> Refusal {
-    Refusal(Exit::Failed, format!("no uploads can be taken: {cause}"))
+fn failed(cause: &StartError) -> Refusal {
+    let what = hints::of_start(cause);
+    Refusal(
+        Exit::of_start(cause),
+        format!("no uploads can be taken: {what}"),
+    )
 }
 
-impl Finals {
-    /// Runs the command for each published object, one after the other.
-    pub async fn run(mut self) {
-        while let Some(status) = self.published.recv().await {
-            let text = |member: &str| status[member].as_str().unwrap_or_default().to_owned();
-            let path = self.root.path_of(text("name").as_ref());
-            let variables = [
-                ("SAPWOOD_UPLOAD_NAME", text("name")),
-                ("SAPWOOD_UPLOAD_ROOT", text("root")),
-                ("SAPWOOD_UPLOAD_OWNER", text("owner")),
-                ("SAPWOOD_UPLOAD_SESSION", text("id")),
-                ("SAPWOOD_UPLOAD_PATH", path.display().to_string()),
-            ];
-            let input = format!("{status}\n");
-            let ran = player::run_in_shell(&self.command, &variables, &input, FINAL_TIME);
-            if let Err(message) = ran.await {
-                let name = text("name");
-                let _ = self
-                    .warnings
-                    .try_send(format!("{name} was published, but {message}"));
-            }
-        }
-        // Its server has ended.
-        std::future::pending::<()>().await;
+/// A storage in S3, once it has taken an upload and removed it.
+async fn in_s3(args: &ServeArgs, url: &str) -> Result<(Stored, PublishedAt), Refusal> {
+    let folder = network::location(&format!("{}/", url.trim_end_matches('/')))?;
+    let refused = |cause| {
+        let message = message(&folder, cause);
+        Refusal(Exit::Failed, format!("no uploads can be taken: {message}"))
+    };
+    let storage = S3Storage::new(&network::for_servers(), &folder, S3Options::default());
+    let storage = storage.map_err(refused)?;
+    // What is this server's own lies in its folder, and is locked there.
+    let own = Staging::open(&args.folder).map_err(|cause| failed(&cause.into()))?;
+    storage::probe(&storage).await.map_err(refused)?;
+    let storage = Arc::new(storage);
+    Ok((Stored::S3 { storage, own }, PublishedAt::S3(folder)))
+}
+
+/// Why a storage in S3 cannot be used, and what to do.
+fn message(folder: &Location, cause: StorageError) -> String {
+    let StorageError::Failed(cause) = cause else {
+        return format!("{folder}: {cause}");
+    };
+    // The place of the request is of no use here.
+    let in_s3 = |cause: &NetError| {
+        let advice = hints::STORAGE_IN_S3;
+        format!("{folder}: {}; {advice}", cause.detail())
+    };
+    match cause.downcast::<Error>() {
+        Ok(error) => match *error {
+            Error::Net { cause, .. } => in_s3(&cause),
+            Error::Patience {
+                last: Some(cause), ..
+            } => in_s3(&cause),
+            other => hints::message(&other),
+        },
+        Err(cause) => cause.to_string(),
     }
 }

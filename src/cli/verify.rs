@@ -5,22 +5,30 @@ use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
 use crate::{
-    disk::{files, quarantine::quarantine},
+    disk::{error::DiskError, files, quarantine::quarantine},
     engine::{
+        against::{self, Named, Sought},
         blocking,
         context::StoreHandle,
         error::Error,
         events::{Event, Events},
+        fetch::ManifestPlace,
         library::verify as library,
-        manifest_file::{self, ManifestFile},
         trust::{self, ManifestFront},
         verify::{self, Against, Verdict},
     },
-    format::{keys::NotSigned, statement},
+    format::statement,
     policy::conditions::Conditions,
 };
 
-use super::{args::VerifyArgs, exit::Exit, hints, keys, network, output::Output, signals};
+use super::{
+    args::VerifyArgs,
+    exit::Exit,
+    hints, keys,
+    network::{self, Refusal},
+    output::Output,
+    signals,
+};
 
 /// Events that wait to be printed; then the hashing waits.
 const EVENTS_WAITING_MAX: usize = 256;
@@ -28,14 +36,6 @@ const EVENTS_WAITING_MAX: usize = 256;
 pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) -> Exit {
     if args.paths.len() > 1 && (args.manifest.is_some() || args.root.is_some()) {
         let exit = output.usage(hints::VERIFY_ONE_FILE);
-        return output.done(exit);
-    }
-    let is_no_file = |manifest: &Path| {
-        let text = manifest.to_string_lossy();
-        text == "-" || network::is_url(&text)
-    };
-    if args.manifest.as_deref().is_some_and(is_no_file) {
-        let exit = output.usage(hints::VERIFY_A_FILE);
         return output.done(exit);
     }
     let key = match args.key.as_deref().map(keys::public_key).transpose() {
@@ -51,6 +51,13 @@ pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) 
         Some(_) => network::store(false, store, output).await,
         None => network::unopened_store(store),
     };
+    let named = match named_manifest(&args, &store) {
+        Ok(named) => named,
+        Err(Refusal(exit, message)) => {
+            let exit = output.refuse(exit, &message);
+            return output.done(exit);
+        }
+    };
     let mut exits = Vec::new();
     for path in &args.paths {
         let conditions = Conditions {
@@ -60,7 +67,14 @@ pub async fn run(args: VerifyArgs, store: Option<PathBuf>, output: &mut Output) 
             name: (!path.is_dir()).then(|| name_of(path)),
             ..Conditions::default()
         };
-        exits.push(one(path, &args, &conditions, &store, output).await);
+        let task = Task {
+            path,
+            args: &args,
+            named: named.as_ref(),
+            conditions: &conditions,
+            store: &store,
+        };
+        exits.push(task.run(output).await);
     }
     let exit = output.results(Exit::of_all(exits));
     output.done(exit)
@@ -72,63 +86,82 @@ fn name_of(path: &Path) -> String {
     name.map(statement::default_name).unwrap_or_default()
 }
 
-async fn one(
-    path: &Path,
-    args: &VerifyArgs,
-    conditions: &Conditions,
-    store: &StoreHandle,
-    output: &mut Output,
-) -> Exit {
-    let shown = path.display().to_string();
-    let checked = match path.is_dir() {
-        true => check_library(path, args, conditions, store, output).await,
-        false => check(path, args, conditions, store, output).await,
-    };
-    match checked {
-        Ok(None) => Exit::Ok,
-        Ok(Some((exit, message))) => {
-            output.fail(Some(&shown), None, exit, &format!("{shown} {message}"))
-        }
-        Err(error) => output.error(Some(&shown), None, &error),
-    }
-}
-
-/// `None`: it verifies.
-async fn check(
-    path: &Path,
-    args: &VerifyArgs,
-    conditions: &Conditions,
-    store: &StoreHandle,
-    output: &mut Output,
-) -> Result<Option<(Exit, String)>, Error> {
-    let is_own = path.file_name().is_some_and(files::is_own);
-    if args.quarantine && is_own {
-        let message = hints::QUARANTINE_PART.to_owned();
-        return Ok(Some((Exit::Usage, message)));
-    }
-    let (object, manifest) = (path.to_owned(), args.manifest.clone());
-    // With a root of the user's own, what lies beside the file is not needed; unless it must be signed.
-    let needed = conditions.root.is_none() || conditions.key.is_some();
-    let manifest = blocking::run(move || {
-        files::open_for_reading(&object)?;
-        open_manifest(&object, manifest.as_deref(), needed)
-    });
-    let Some(mut against) = against(path, manifest.await?, conditions, store, output).await? else {
-        let message = format!("has no manifest beside it; {}", hints::VERIFY_AGAINST);
-        return Ok(Some((Exit::Usage, message)));
-    };
-    if let Against::Manifest { hints, .. } = &mut against {
-        *hints = args.hints;
-    }
-    let Verdict::Damaged { blocks } = compare(path, against, output).await? else {
+fn named_manifest(args: &VerifyArgs, store: &StoreHandle) -> Result<Option<Named>, Refusal> {
+    let place = args.manifest.as_deref().map(network::manifest_place);
+    let Some(place) = place.transpose()? else {
         return Ok(None);
     };
-    let next = match args.quarantine {
-        true => format!("It is kept as {}", quarantine(path)?.display()),
-        false => "Fetch it again to repair it".to_owned(),
+    let context = match place {
+        ManifestPlace::File(_) => None,
+        _ => Some(network::context(&args.network, store.clone())?),
     };
-    let message = format!("does not verify: {blocks} place(s) differ. {next}");
-    Ok(Some((Exit::NotVerified, message)))
+    Ok(Some(Named { place, context }))
+}
+
+/// A path to verify.
+struct Task<'a> {
+    path: &'a Path,
+    args: &'a VerifyArgs,
+    named: Option<&'a Named>,
+    conditions: &'a Conditions,
+    store: &'a StoreHandle,
+}
+
+impl Task<'_> {
+    async fn run(&self, output: &mut Output) -> Exit {
+        let shown = self.path.display().to_string();
+        let checked = match self.path.is_dir() {
+            true => check_library(self.path, self.args, self.conditions, self.store, output).await,
+            false => self.check(output).await,
+        };
+        match checked {
+            Ok(None) => Exit::Ok,
+            Ok(Some((exit, message))) => {
+                output.fail(Some(&shown), None, exit, &format!("{shown} {message}"))
+            }
+            Err(error) => output.error(Some(&shown), None, &error),
+        }
+    }
+
+    /// `None`: it verifies.
+    async fn check(&self, output: &mut Output) -> Result<Option<(Exit, String)>, Error> {
+        let path = self.path;
+        let is_own = path.file_name().is_some_and(files::is_own);
+        if self.args.quarantine && is_own {
+            let message = hints::QUARANTINE_PART.to_owned();
+            return Ok(Some((Exit::Usage, message)));
+        }
+        let sought = Sought {
+            path,
+            named: self.named,
+            conditions: self.conditions,
+            store: self.store,
+        };
+        let found = signals::unless_stopped(against::find(&sought, output)).await;
+        let stopped = || DiskError::Stopped {
+            path: path.to_owned(),
+        };
+        let Some(mut against) = found.ok_or_else(stopped)?? else {
+            let message = format!("has no manifest beside it; {}", hints::VERIFY_AGAINST);
+            return Ok(Some((Exit::Usage, message)));
+        };
+        if let Against::Manifest { hints, .. } = &mut against {
+            *hints = self.args.hints;
+        }
+        let Verdict::Damaged { blocks } = compare(path, against, output).await? else {
+            return Ok(None);
+        };
+        let next = match self.args.quarantine {
+            true => format!("It is kept as {}", quarantine(path)?.display()),
+            false => "Fetch it again to repair it".to_owned(),
+        };
+        let places = match blocks {
+            1 => "1 place differs".to_owned(),
+            _ => format!("{blocks} places differ"),
+        };
+        let message = format!("does not verify: {places}. {next}");
+        Ok(Some((Exit::NotVerified, message)))
+    }
 }
 
 /// The same for a folder and its library.
@@ -164,58 +197,6 @@ async fn check_library(
         );
         (Exit::NotVerified, message)
     }))
-}
-
-/// The named manifest, or the one beside the file; `None`: there is none, or none that can be read and it is not needed.
-fn open_manifest(
-    path: &Path,
-    named: Option<&Path>,
-    needed: bool,
-) -> Result<Option<ManifestFile>, Error> {
-    let Some(named) = named else {
-        return match ManifestFile::open(&manifest_file::beside(path)) {
-            Ok(manifest) => Ok(Some(manifest)),
-            Err(Error::Disk(cause)) if cause.is_missing() => Ok(None),
-            Err(_) if !needed => Ok(None),
-            Err(other) => Err(other),
-        };
-    };
-    ManifestFile::open(named).map(Some)
-}
-
-/// What to compare with; `None`: there is neither a manifest nor a root.
-async fn against(
-    path: &Path,
-    manifest: Option<ManifestFile>,
-    conditions: &Conditions,
-    store: &StoreHandle,
-    output: &mut Output,
-) -> Result<Option<Against>, Error> {
-    if let Some(manifest) = manifest {
-        let front = ManifestFront {
-            statement: &manifest.manifest.statement,
-            signature: &manifest.manifest.signature,
-            place: &manifest.path.display().to_string(),
-        };
-        let trust = trust::check(store, conditions, front, output).await?;
-        let manifest = Box::new(manifest);
-        return Ok(Some(Against::Manifest {
-            manifest,
-            trust,
-            hints: false,
-        }));
-    }
-    let Some(root) = conditions.root else {
-        return Ok(None);
-    };
-    match conditions.without_manifest(&[]) {
-        Ok(_) => Ok(Some(Against::Root(root))),
-        // A root is less than the signature that the key asks for.
-        Err(_) => Err(Error::NotSigned {
-            place: manifest_file::beside(path).display().to_string(),
-            cause: NotSigned::Unsigned,
-        }),
-    }
 }
 
 /// Hashes the file, and prints its events meanwhile.

@@ -6,6 +6,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use super::error::{DiskError, FileOperation};
+
 /// The name of the user, or the number of a user without a name.
 pub fn user() -> String {
     let number = uzers::get_current_uid();
@@ -35,6 +37,15 @@ pub fn fill_random(mut bytes: &mut [u8]) -> io::Result<()> {
         bytes = &mut bytes[count..];
     }
     Ok(())
+}
+
+/// The same for callers whose errors are those of a disk.
+pub fn random<const N: usize>() -> Result<[u8; N], DiskError> {
+    let mut bytes = [0; N];
+    let place = Path::new("/dev/urandom");
+    let filled = fill_random(&mut bytes);
+    filled.map_err(|cause| DiskError::io(FileOperation::Read, place, cause))?;
+    Ok(bytes)
 }
 
 /// Whether there is a process of this number.

@@ -31,9 +31,14 @@ const STOPPED_TIME: Duration = Duration::from_millis(50);
 /// The user stopped this program.
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// Ends all reading of whole files and streams in this process, for good: a signal asked it to end.
+/// Ends all reading of whole files and streams in this process: a signal asked it to end.
 pub fn stop() {
     STOPPED.store(true, Ordering::Relaxed);
+}
+
+/// Allows it again, in a process that does not end by the signal.
+pub fn allow_again() {
+    STOPPED.store(false, Ordering::Relaxed);
 }
 
 /// Fails after [`stop`]; `path` is what is being read.

@@ -11,12 +11,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinError, JoinHandle, spawn_blocking},
+    time::sleep,
 };
 
 use crate::disk::error::DiskError;
@@ -46,6 +48,14 @@ pub async fn on_disk<T: Send + 'static>(
 /// Starts work on a thread that may block. Only the shutdown of the runtime waits for its end.
 pub fn detach(work: impl FnOnce() + Send + 'static) {
     spawn_blocking(work);
+}
+
+/// [`detach`] after a wait; if the runtime shuts down before, the work is dropped.
+pub fn detach_after(wait: Duration, work: impl FnOnce() + Send + 'static) {
+    tokio::spawn(async move {
+        sleep(wait).await;
+        detach(work);
+    });
 }
 
 /// The result of a task. If the task panicked, the panic resumes here.

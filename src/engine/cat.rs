@@ -148,7 +148,7 @@ impl Events for StreamEvents<'_> {
         if matches!(
             event,
             Event::Warning { .. }
-                | Event::Retry { .. }
+                | Event::Retry(_)
                 | Event::HostSlowed { .. }
                 | Event::SourceDropped { .. }
                 | Event::BlockWrong { .. }

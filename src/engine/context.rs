@@ -6,6 +6,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -107,6 +108,8 @@ impl Context {
 
 /// New holdings are recorded together when there are this many: a transaction for each takes longer than a small file itself.
 const HOLDINGS_AT_ONCE: usize = 512;
+/// Or when the first of them is this old: what a kill loses of them is fetched again.
+const HOLDINGS_WAIT: Duration = Duration::from_millis(50);
 
 /// The store of a run, opened at its first use. The default has no store and remembers nothing. Clones share the store.
 #[derive(Clone, Default)]
@@ -186,22 +189,37 @@ impl StoreHandle {
         blocking::run(move || shared.lazy.lock().with(work)).await
     }
 
-    /// Records a holding with others, in one transaction: when there are many, before the next [`StoreHandle::with`], or when the
-    /// last clone is dropped. The next [`StoreHandle::with`] returns the error, if there is one.
+    /// Records a holding with others, in one transaction: soon, when there are many, before the next [`StoreHandle::with`], or when
+    /// the last clone is dropped. The next [`StoreHandle::with`] returns the error, if there is one.
     pub fn record_soon(&self, new: NewHolding) {
         let Some(shared) = self.shared.clone() else {
             return;
         };
-        let full = {
+        let count = {
             let mut all = shared.new.lock();
             all.push(new);
-            (all.len() >= HOLDINGS_AT_ONCE).then(|| std::mem::take(&mut *all))
+            all.len()
         };
-        let handle = self.clone();
-        if let Some(full) = full {
-            blocking::detach(move || {
-                handle.with_blocking(|store| Ok(store.adopt_all(&full)?));
+        if count == 1 {
+            // Not a clone: the end of the run does not wait.
+            let (weak, reads) = (Arc::downgrade(&shared), self.reads);
+            blocking::detach_after(HOLDINGS_WAIT, move || {
+                let shared = weak.upgrade();
+                StoreHandle { shared, reads }.record_new();
             });
+        }
+        if count == HOLDINGS_AT_ONCE {
+            let handle = self.clone();
+            blocking::detach(move || handle.record_new());
+        }
+    }
+
+    /// Records the new holdings now. Blocks.
+    fn record_new(&self) {
+        let Some(shared) = &self.shared else { return };
+        let all = std::mem::take(&mut *shared.new.lock());
+        if !all.is_empty() {
+            self.with_blocking(|store| Ok(store.adopt_all(&all)?));
         }
     }
 

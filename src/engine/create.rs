@@ -197,13 +197,15 @@ fn check_places(input: &Input, output: &Output) -> Result<(), DiskError> {
 
 fn default_name(input: &Input) -> String {
     match input {
-        Input::File(path) | Input::Open(_, path) => path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .map(statement::default_name)
-            .unwrap_or_default(),
+        Input::File(path) | Input::Open(_, path) => name_of(path),
         Input::Stream(_) => String::new(),
     }
+}
+
+/// The name that the manifest of a file has by default.
+pub fn name_of(path: &Path) -> String {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.map(statement::default_name).unwrap_or_default()
 }
 
 /// Reads the input once: returns the tree and the digests, and writes the pieces to the sink.

@@ -140,6 +140,15 @@ pub enum Error {
         found: u64,
         seen: u64,
     },
+    #[error(
+        "{place} would be signed with {}, but {seen} was signed or accepted before under its name: readers refuse an older one", sequence_or_none(*.sequence)
+    )]
+    SignsOlder {
+        place: String,
+        /// 0: none.
+        sequence: u64,
+        seen: u64,
+    },
     #[error("{place}: {cause}")]
     Key {
         place: String,
@@ -185,8 +194,15 @@ impl Error {
     }
 }
 
+fn sequence_or_none(sequence: u64) -> String {
+    match sequence {
+        0 => "no sequence number".to_owned(),
+        _ => format!("the sequence number {sequence}"),
+    }
+}
+
 fn last_failure(last: Option<&NetError>) -> String {
-    last.map_or_else(String::new, |cause| format!(" ({cause})"))
+    last.map_or_else(String::new, |cause| format!(": {cause}"))
 }
 
 fn where_it_is(quarantined: Option<&Path>) -> String {

@@ -61,16 +61,8 @@ pub enum Event {
         bytes: u64,
         url: Option<String>,
     },
-    /// A request failed; it is sent again after the wait. `idle`: no other request is under way. `reason`: of the first failure of a
-    /// request that got no response.
-    Retry {
-        source: String,
-        class: Class,
-        attempt: u32,
-        wait_ms: u64,
-        idle: bool,
-        reason: Option<String>,
-    },
+    /// A request failed; it is sent again after a wait.
+    Retry(Retry),
     /// A host limits requests. The number of connections is not raised before the end of the cooldown. What was refused is
     /// requested again after the wait, and any other request too unless the host serves some.
     HostSlowed {
@@ -153,6 +145,27 @@ pub enum Event {
     Pushed(Pushed),
 }
 
+/// A request that failed, and is sent again.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// Its URL, without secrets.
+    pub source: String,
+    /// How the failure is treated.
+    pub class: Class,
+    /// The failures so far that count as tries.
+    pub attempt: u32,
+    /// It is sent again after this time.
+    pub wait_ms: u64,
+    /// No other request is under way.
+    pub idle: bool,
+    /// What was wrong, and where.
+    pub reason: String,
+    /// Since the last bytes nothing was told of a host that is unreachable or sends nothing.
+    pub is_first: bool,
+    /// When it is given up, unless bytes arrive; Unix milliseconds.
+    pub until_ms: u64,
+}
+
 /// Why a holding is no longer usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forgotten {
@@ -160,6 +173,8 @@ pub enum Forgotten {
     Gone,
     /// The path has another file, or the file was modified.
     Changed,
+    /// The user said so.
+    Told,
 }
 
 /// The plan of a fetch.

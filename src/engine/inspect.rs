@@ -1,6 +1,6 @@
 //! Reading a manifest whole, with every check that needs no object.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{
     format::{
@@ -12,10 +12,15 @@ use crate::{
 };
 
 use super::{
+    blocking,
     context::Context,
     error::Error,
-    manifest_file::CheckedFile,
-    remote::manifest::{ManifestPlace, OpenManifest},
+    events::Events,
+    manifest_file::{CheckedFile, ManifestFile},
+    remote::{
+        manifest::{ManifestPlace, OpenManifest},
+        retry::reported,
+    },
 };
 
 /// A manifest that passed the checks. Its leaves were handed on page by page.
@@ -38,6 +43,15 @@ pub fn inspect_file(path: &Path, take: impl FnMut(Page) + Send) -> Result<Inspec
 
 /// The same for a URL.
 pub async fn inspect(
+    context: &Context,
+    url: &Location,
+    take: impl FnMut(Page) + Send,
+    events: &mut dyn Events,
+) -> Result<Inspected, Error> {
+    reported(events, inspected(context, url, take)).await
+}
+
+async fn inspected(
     context: &Context,
     url: &Location,
     take: impl FnMut(Page) + Send,
@@ -74,4 +88,19 @@ pub async fn inspect(
         statement,
         signature,
     })
+}
+
+/// Reads a manifest at a URL or in memory, all of it.
+pub async fn read(
+    context: &Context,
+    place: &ManifestPlace,
+    events: &mut dyn Events,
+) -> Result<ManifestFile, Error> {
+    let bytes = reported(events, async {
+        let manifest = OpenManifest::open(context, place, &context.limits_now()).await?;
+        manifest.whole(context).await
+    });
+    let bytes = bytes.await?;
+    let place = PathBuf::from(place.to_string());
+    blocking::run(move || ManifestFile::of_bytes(&bytes, &place)).await
 }

@@ -12,6 +12,7 @@ use crate::{
     disk::{
         error::{DiskError, FileOperation},
         files::{self, Entry},
+        temporary,
     },
     format::{
         geometry::ByteRange,
@@ -43,7 +44,18 @@ pub fn beside(object: &Path) -> PathBuf {
 impl ManifestFile {
     /// Opens and reads a manifest, with every check that does not need the object.
     pub fn open(path: &Path) -> Result<ManifestFile, Error> {
-        let (file, reader) = read_through(path, |reader| reader)?;
+        ManifestFile::read(files::open_for_reading(path)?, path)
+    }
+
+    /// A manifest in memory, which is kept in a temporary file. `place` names it.
+    pub fn of_bytes(bytes: &[u8], place: &Path) -> Result<ManifestFile, Error> {
+        let (file, path) = temporary::spool()?;
+        files::write_at(&file, &path, bytes, 0)?;
+        ManifestFile::read(file, place)
+    }
+
+    fn read(file: File, path: &Path) -> Result<ManifestFile, Error> {
+        let (file, reader) = read_through(file, path, |reader| reader)?;
         let manifest = reader.finish().map_err(|cause| refused(path, cause))?;
         Ok(ManifestFile {
             manifest,
@@ -80,7 +92,8 @@ impl CheckedFile {
 
     /// The same, handing on each page of leaves as soon as it is proven against the root.
     pub fn open_by_page(path: &Path, take: impl FnMut(Page) + Send) -> Result<CheckedFile, Error> {
-        let (file, reader) = read_through(path, |reader| reader.by_page(take))?;
+        let file = files::open_for_reading(path)?;
+        let (file, reader) = read_through(file, path, |reader| reader.by_page(take))?;
         let checked = reader.finish_checks();
         let (statement, signature) = checked.map_err(|cause| refused(path, cause))?;
         Ok(CheckedFile {
@@ -125,10 +138,11 @@ fn refused(path: &Path, cause: Refused) -> Error {
 
 /// Reads a file from front to end.
 fn read_through<'a>(
+    file: File,
     path: &Path,
     kind: impl FnOnce(WholeReader<'a>) -> WholeReader<'a>,
 ) -> Result<(File, WholeReader<'a>), Error> {
-    let (file, length, front) = open_front(path)?;
+    let (length, front) = read_front(&file, path)?;
     let refuse = |cause| refused(path, cause);
     let mut buffer = Vec::new();
     let mut reader = kind(WholeReader::new(&front, Some(length)).map_err(refuse)?);
@@ -140,13 +154,12 @@ fn read_through<'a>(
     Ok((file, reader))
 }
 
-/// Opens a file; returns its length and its first bytes, as many as a front has.
-fn open_front(path: &Path) -> Result<(File, u64, Vec<u8>), Error> {
-    let file = files::open_for_reading(path)?;
-    let length = Entry::of(&file, path)?.length;
+/// The length of a file and its first bytes, as many as a front has.
+fn read_front(file: &File, path: &Path) -> Result<(u64, Vec<u8>), Error> {
+    let length = Entry::of(file, path)?.length;
     let mut front = vec![0; length.min(FRONT_BYTES as u64) as usize];
-    read_exact(&file, path, 0, &mut front, length)?;
-    Ok((file, length, front))
+    read_exact(file, path, 0, &mut front, length)?;
+    Ok((length, front))
 }
 
 fn read_exact(
@@ -165,7 +178,10 @@ fn read_exact(
 
 /// Whether there is a manifest with a signature at this path. Reads only its front.
 pub fn is_signed(path: &Path) -> bool {
-    let front = open_front(path).map(|(_, _, front)| statement::read_front(&front));
+    let front = files::open_for_reading(path)
+        .map_err(Error::from)
+        .and_then(|file| read_front(&file, path))
+        .map(|(_, front)| statement::read_front(&front));
     matches!(front, Ok(Ok((_, signature))) if signature != SignatureArea::Unsigned)
 }
 

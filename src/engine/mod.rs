@@ -1,5 +1,6 @@
 //! The use cases. Typed options in, typed events out; no terminal and no exit codes.
 
+pub mod against;
 pub mod blocking;
 mod cache;
 pub mod cat;
@@ -7,6 +8,8 @@ pub mod connections;
 pub mod context;
 pub mod create;
 pub mod error;
+pub mod error_kind;
+pub mod event_fields;
 pub mod events;
 pub mod fetch;
 pub mod group_commit;

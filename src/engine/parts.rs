@@ -167,7 +167,7 @@ pub fn join(
 }
 
 /// The name of the object, as the name of its manifest gives it.
-fn default_name(out: &Path) -> String {
+pub fn default_name(out: &Path) -> String {
     let name = out
         .file_name()
         .and_then(|name| name.to_str())

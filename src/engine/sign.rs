@@ -15,11 +15,13 @@ use crate::{
         files,
         temporary::{Replaces, Temporary},
     },
-    format::{keys::PublicKey, layout::FRONT_BYTES, manifest, signature::Signature},
+    format::{
+        keys::PublicKey, layout::FRONT_BYTES, manifest, signature::Signature, statement::Header,
+    },
 };
 
 use super::{error::Error, manifest_file::CheckedFile};
-use crate::format::keys::BadSecret;
+use crate::format::keys::{BadSecret, SecretText};
 
 /// Prompts for the password of an encrypted key.
 pub type Password<'a> = &'a mut dyn FnMut() -> io::Result<String>;
@@ -71,17 +73,28 @@ impl Signer {
         if PublicKey::from_text(text).is_ok() {
             return Err(BadSecret::Public);
         }
-        let boxed = || SecretKeyBox::from_string(text).map_err(|_| BadSecret::Malformed);
-        if let Ok(key) = SecretKey::from_unencrypted_box(boxed()?) {
+        let text = SecretText::parse(text).ok_or(BadSecret::Malformed)?;
+        if let Some(key) = unencrypted(&text) {
             return Ok(Signer(key));
+        }
+        // What is not encrypted has no password.
+        if !text.is_encrypted() {
+            return Err(BadSecret::Malformed);
         }
         let password = password().map_err(|cause| match cause.kind() {
             io::ErrorKind::Interrupted => BadSecret::Interrupted,
             _ => BadSecret::NoPassword,
         })?;
-        SecretKey::from_box(boxed()?, Some(password))
+        let boxed = SecretKeyBox::from_string(&text.as_file()).map_err(|_| BadSecret::Malformed)?;
+        SecretKey::from_box(boxed, Some(password))
             .map(Signer)
             .map_err(|_| BadSecret::Password)
+    }
+
+    /// The key id as minisign prints it.
+    pub fn key_id_hex(&self) -> String {
+        let id = self.0.keynum().try_into().unwrap_or_default();
+        format!("{:016X}", u64::from_le_bytes(id))
     }
 
     /// Signs the exact bytes of a statement.
@@ -99,9 +112,25 @@ impl Signer {
     }
 }
 
+/// A key without a password. `minisign -W` leaves its checksum zero; other programs write one.
+fn unencrypted(text: &SecretText) -> Option<SecretKey> {
+    match (text.is_encrypted(), text.has_checksum()) {
+        (true, _) => None,
+        (false, false) => SecretKey::from_bytes(text.bytes()).ok(),
+        (false, true) => {
+            let boxed = SecretKeyBox::from_string(&text.as_file());
+            SecretKey::from_unencrypted_box(boxed.ok()?).ok()
+        }
+    }
+}
+
+/// Decides whether a manifest with this header may be signed.
+pub type MaySign<'a> = &'a mut dyn FnMut(&Header) -> Result<(), Error>;
+
 /// Signs a manifest in place: it is replaced by a signed copy.
-pub fn sign(path: &Path, signer: &Signer) -> Result<Signature, Error> {
+pub fn sign(path: &Path, signer: &Signer, may_sign: MaySign) -> Result<Signature, Error> {
     let manifest = CheckedFile::open_of(path, |_| ())?;
+    may_sign(manifest.statement.header())?;
     let signature = signer.sign(manifest.statement.bytes())?;
     replace_signature(&manifest, &signature)?;
     Ok(signature)
@@ -114,6 +143,7 @@ pub fn attach(
     signature: &Signature,
     place: &str,
     key: &PublicKey,
+    may_sign: MaySign,
 ) -> Result<(), Error> {
     let manifest = CheckedFile::open_of(path, |_| ())?;
     let checked = key.check_signature(manifest.statement.bytes(), signature);
@@ -121,6 +151,7 @@ pub fn attach(
         place: place.to_owned(),
         cause,
     })?;
+    may_sign(manifest.statement.header())?;
     replace_signature(&manifest, signature)
 }
 

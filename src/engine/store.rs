@@ -9,11 +9,13 @@ use crate::{
         machine::unix_time,
         regions::FileRegions,
         state::{Holding, Provenance},
-        store::{HoldingChange, Store},
+        store::{HoldingChange, Store, StoreError},
     },
     format::{
         geometry::{BlockSize, Geometry},
         manifest::Tree,
+        signature::SignatureArea,
+        statement::{self, Statement},
     },
     policy::conditions::BY_ROOT,
 };
@@ -198,6 +200,51 @@ fn verify_file(
     }
     store.forget(holding)?;
     Ok(Some(Verdict::Damaged { blocks: damaged }))
+}
+
+/// The manifest that a file came with, as far as the store keeps it.
+pub struct Kept {
+    /// The bytes that are, or can be, signed.
+    pub statement: Statement,
+    /// Well-formed; whether it is valid depends on a key.
+    pub signature: SignatureArea,
+    /// All leaves of the object.
+    pub tree: Tree,
+}
+
+/// The manifest of the file that was fetched to this path, whatever is there now. `None`: there was none, or the store has forgotten
+/// it.
+pub fn kept_manifest(store: &mut Store, path: &Path) -> Result<Option<Kept>, StoreError> {
+    let Some((holding, front)) = store.recorded_at(path)? else {
+        return Ok(None);
+    };
+    let front = statement::read_front(&front).ok();
+    let front = front.filter(|(statement, _)| statement.header().root == holding.root);
+    let tree = store.tree_of(&holding)?;
+    Ok(front.zip(tree).map(|((statement, signature), tree)| Kept {
+        statement,
+        signature,
+        tree,
+    }))
+}
+
+/// Forgets the files of the user at this path or below it, and returns how many there were. The files may be gone already.
+pub fn forget(store: &mut Store, path: &Path, events: &mut dyn Events) -> Result<usize, Error> {
+    // A folder may be a link; a file that is gone has no path but its own.
+    let places = [path.canonicalize().ok(), files::noted_path(path)];
+    let mut count = 0;
+    for holding in store.state().holdings()? {
+        let is_named = |place: &PathBuf| holding.path.starts_with(place);
+        if holding.own || !places.iter().flatten().any(is_named) {
+            continue;
+        }
+        store.forget(&holding)?;
+        let Holding { path, root, .. } = holding;
+        let why = Forgotten::Told;
+        events.event(Event::Forgotten { path, root, why });
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// Forgets missing files, checks the store's own objects, and evicts blocks until they take at most `bytes_max`.

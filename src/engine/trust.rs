@@ -2,8 +2,12 @@
 //! remembers the sequence number of an accepted manifest. All of this happens before the transfer of the object.
 
 use crate::{
-    disk::machine::unix_time,
-    format::{signature::SignatureArea, statement::Statement, trust::Trust},
+    disk::{machine::unix_time, store::Store},
+    format::{
+        signature::{AREA_BYTES, SignatureArea},
+        statement::Statement,
+        trust::Trust,
+    },
     policy::conditions::{Conditions, Distrust, Seen},
 };
 
@@ -21,6 +25,19 @@ pub struct ManifestFront<'a> {
     pub signature: &'a SignatureArea,
     /// Its URL or path, for messages.
     pub place: &'a str,
+}
+
+impl ManifestFront<'_> {
+    /// The bytes, to be read by [`crate::format::statement::read_front`]. `None`: the signature is of a kind that this version does not
+    /// know.
+    pub fn to_bytes(&self) -> Option<Vec<u8>> {
+        let area = match self.signature {
+            SignatureArea::Unsigned => [0; AREA_BYTES],
+            SignatureArea::Minisign(signature) => signature.to_area(),
+            SignatureArea::Unknown { .. } => return None,
+        };
+        Some([&self.statement.bytes()[..], &area].concat())
+    }
 }
 
 /// Returns the trust of a manifest, or the condition that it does not meet as an error.
@@ -79,6 +96,51 @@ pub async fn check_with_kept(
         warned(remembered.await, events);
     }
     Ok(trust)
+}
+
+/// What is to be signed: a name under a key, and its sequence number (0: none).
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "fields are named after their types")]
+pub struct ToSign {
+    pub key_id: String,
+    pub name: String,
+    pub sequence: u64,
+    /// For messages.
+    pub place: String,
+}
+
+/// Refuses to sign what every reader refuses who accepted a later manifest of that name under that key, as far as it is remembered
+/// here. What may be signed is remembered.
+pub async fn may_sign(
+    store: &StoreHandle,
+    to_sign: ToSign,
+    events: &mut dyn Events,
+) -> Result<(), Error> {
+    let ToSign {
+        key_id,
+        name,
+        sequence,
+        place,
+    } = to_sign;
+    if name.is_empty() {
+        // Different objects may have no name.
+        return Ok(());
+    }
+    let work = move |store: &mut Store| {
+        let seen = store.state().sequence(&key_id, &name)?.unwrap_or(0);
+        if seen < sequence {
+            store.state().remember_sequence(&key_id, &name, sequence)?;
+        }
+        Ok(seen)
+    };
+    match warned(store.with(work).await, events) {
+        Some(seen) if seen > sequence => Err(Error::SignsOlder {
+            place,
+            sequence,
+            seen,
+        }),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Turns an error of the store into a warning event: it never fails the use case.

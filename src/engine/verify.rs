@@ -33,6 +33,8 @@ use super::{
 pub enum Against {
     /// Only the root is known: damage is detected, but not located.
     Root(Root),
+    /// Every damaged block is reported. The tree is that of a trusted manifest.
+    Tree { tree: Box<Tree>, trust: Trust },
     /// Every damaged block is reported, and the digests in the manifest are checked too; its hints if `hints` is true. They
     /// prove nothing about the file, and take longer than all the rest.
     Manifest {
@@ -77,6 +79,18 @@ pub fn verify(path: &Path, against: &Against, events: &mut dyn Events) -> Result
                 found,
             }));
             Ok(Verdict::Damaged { blocks: 1 })
+        }
+        Against::Tree { tree, trust } => {
+            let verdict = against_tree(path, tree, events)?;
+            if verdict == Verdict::Verified {
+                events.event(Event::Verified {
+                    path: path.to_owned(),
+                    root: tree.root(),
+                    bytes_total: tree.geometry().length(),
+                    trust: *trust,
+                });
+            }
+            Ok(verdict)
         }
         Against::Manifest {
             manifest,

@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
@@ -245,6 +246,8 @@ pub enum RefusedUpload {
         code: String,
         detail: Detail,
     },
+    #[error("{0}")]
+    Storage(String),
     #[error("the response of the server is not one of an upload: {0}")]
     Document(String),
 }
@@ -290,7 +293,10 @@ impl Problem {
             ("storage_full", _) | (_, 507) => RefusedUpload::StorageFull(detail),
             ("session_ended", _) => RefusedUpload::Ended(detail),
             ("no_session", _) => RefusedUpload::NoSession { status },
-            (_, 401 | 403) => RefusedUpload::Access { status },
+            // S3 says itself why.
+            (code, 401 | 403) if !code.starts_with(char::is_uppercase) => {
+                RefusedUpload::Access { status }
+            }
             ("", 404 | 405 | 501) => RefusedUpload::NoUploads { status },
             (code, _) => RefusedUpload::Other {
                 status,
@@ -316,6 +322,14 @@ impl Document for Targets {}
 /// Reads a response.
 pub fn read<T: Document>(bytes: &[u8]) -> Result<T, RefusedUpload> {
     serde_json::from_slice(bytes).map_err(|cause| RefusedUpload::Document(cause.to_string()))
+}
+
+/// A time in Unix seconds, as RFC 3339 has it.
+pub fn time(unix_s: u64) -> String {
+    let seconds = i64::try_from(unix_s).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds)
+        .unwrap_or(Timestamp::MAX)
+        .to_string()
 }
 
 /// All leaves of a part, as an [`Offer`] has them.

@@ -20,6 +20,8 @@ pub struct PublicKey {
 pub enum BadKey {
     #[error("it is not a minisign public key")]
     PublicKey,
+    #[error("it is a secret key; the public key of the pair is in NAME.pub")]
+    Secret,
     #[error(
         "the public key of this signature is not known, so that the signature cannot be checked"
     )]
@@ -54,6 +56,9 @@ impl PublicKey {
             .map(str::trim)
             .rfind(|line| !line.is_empty())
             .ok_or(BadKey::PublicKey)?;
+        if SecretText::parse(line).is_some() {
+            return Err(BadKey::Secret);
+        }
         let key = minisign_verify::PublicKey::from_base64(line).map_err(|_| BadKey::PublicKey)?;
         let bytes = STANDARD.decode(line).map_err(|_| BadKey::PublicKey)?;
         let id = *bytes
@@ -142,6 +147,49 @@ impl Signature {
             global_signature: global.try_into().map_err(|_| BadKey::Signature)?,
             trusted_comment: comment,
         })
+    }
+}
+
+/// A secret key as a file or a line of base64 has it.
+pub struct SecretText {
+    line: String,
+    /// Algorithms, salt, limits, then the key and its checksum, encrypted if there is a password.
+    bytes: Vec<u8>,
+}
+
+impl SecretText {
+    const BYTES: usize = 158;
+
+    /// From the text of a key file, or its second line alone; `None`: it is not one.
+    pub fn parse(text: &str) -> Option<SecretText> {
+        let line = text
+            .lines()
+            .map(str::trim)
+            .rfind(|line| !line.is_empty())?
+            .to_owned();
+        let bytes = STANDARD.decode(&line).ok()?;
+        let is_key = bytes.len() == SecretText::BYTES && bytes.starts_with(b"Ed");
+        is_key.then_some(SecretText { line, bytes })
+    }
+
+    /// The decoded key.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether it takes a password to use it.
+    pub fn is_encrypted(&self) -> bool {
+        self.bytes[2..4] != [0, 0]
+    }
+
+    /// Whether there is a checksum of the key.
+    pub fn has_checksum(&self) -> bool {
+        self.bytes[126..].iter().any(|byte| *byte != 0)
+    }
+
+    /// As the text of a key file.
+    pub fn as_file(&self) -> String {
+        format!("untrusted comment: secret key\n{}\n", self.line)
     }
 }
 

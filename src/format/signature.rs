@@ -5,7 +5,8 @@ use super::{
     refused::Refused,
 };
 
-const AREA_BYTES: usize = FRONT_BYTES - STATEMENT_BYTES;
+/// The length of a signature area.
+pub const AREA_BYTES: usize = FRONT_BYTES - STATEMENT_BYTES;
 const MINISIGN: [u8; 2] = *b"ED";
 const COMMENT_BYTES_MAX: usize = 372;
 

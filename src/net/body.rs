@@ -64,7 +64,7 @@ impl Body {
         let left = limit.saturating_sub(self.waited);
         let chunk = match timeout(left, self.response.chunk()).await {
             Ok(Ok(chunk)) => chunk,
-            Ok(Err(cause)) => return Err(NetError::from_reqwest(&self.location, &cause)),
+            Ok(Err(cause)) => return Err(NetError::from_reqwest(&self.location, None, &cause)),
             Err(_) => {
                 self.in_flight.mark_unreachable();
                 return Err(NetError::new(&self.location, Failure::Stalled));

@@ -5,11 +5,14 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use reqwest::header::{CONTENT_TYPE, ETAG};
+use reqwest::header::{CONTENT_TYPE, ETAG, HeaderMap};
 
-use crate::policy::{
-    recovery::{BadResponse, Changed, Failure},
-    reputation::Reputation,
+use crate::{
+    format::ingest::Problem,
+    policy::{
+        recovery::{BadResponse, Changed, Failure},
+        reputation::Reputation,
+    },
 };
 
 use super::{
@@ -22,7 +25,7 @@ use super::{
     options::ClientOptions,
     rate_limit::RateLimit,
     redirect::Redirects,
-    request::Request,
+    request::{Body as Content, Method, Request, RequiredFields},
     response::{Head, Response, retry_after_ms},
     transport::{Exchange, Transport},
 };
@@ -38,19 +41,42 @@ pub struct Reply {
     pub etag: Option<String>,
     /// The URL of the response, after redirects.
     pub location: Location,
-    /// Of a refusal: the problem document (RFC 9457), if there is one, perhaps cut.
+    /// Of a refusal: the problem document (RFC 9457) or XML, if there is one, perhaps cut.
     pub bytes: Vec<u8>,
+    /// Why S3 refused the request.
+    pub refusal: Option<Refused>,
+    fields: HeaderMap,
+}
+
+/// A refusal of S3.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// As in the list of its errors: `NoSuchUpload`. A response to HEAD has none.
+    pub code: Option<String>,
+    /// With all that it says.
+    pub error: NetError,
+}
+
+impl Reply {
+    /// The value of a field, by its name in lower case.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.get(name)?.to_str().ok()
+    }
 }
 
 /// The most bytes of a problem document.
 const PROBLEM_BYTES_MAX: usize = 64 * 1024;
+/// What a server says for people is cut there.
+const DETAIL_CHARS_MAX: usize = 500;
 /// These errors of a server stay what they are: it does not have the method, this version of HTTP, or room.
 const FINAL: [u16; 3] = [501, 505, 507];
+/// What follows from these is said by the code in the body: without it they are no answer.
+const CODED: [u16; 4] = [404, 409, 410, 422];
 
-/// Whether the body says why the request was refused.
-fn is_problem(response: &reqwest::Response) -> bool {
-    let media_type = response.headers().get(CONTENT_TYPE);
-    media_type.is_some_and(|value| value.as_bytes().starts_with(b"application/problem+json"))
+/// Whether the body is of this media type.
+fn is_of_type(response: &reqwest::Response, media_type: &[u8]) -> bool {
+    let value = response.headers().get(CONTENT_TYPE);
+    value.is_some_and(|value| value.as_bytes().starts_with(media_type))
 }
 
 /// An HTTP client. Clones share connections, rate limit, byte counter, and facts about hosts.
@@ -122,19 +148,33 @@ impl Client {
         let retry_after_ms = retry_after_ms(exchange.response.headers());
         let serves = exchange.in_flight.host_serves();
         let is_success = exchange.response.status().is_success();
-        let is_problem = is_problem(&exchange.response);
+        let is_problem = is_of_type(&exchange.response, b"application/problem+json");
+        // S3 at a URL that a server named.
+        let is_xml = is_of_type(&exchange.response, b"application/xml");
         let failure = Failure::of_status(status, retry_after_ms, serves);
+        let failure = match &exchange.refusal {
+            Some(refusal) => {
+                failure.map(|by_status| refusal.failure(status, by_status, retry_after_ms, serves))
+            }
+            None => failure,
+        };
+        let refused = self.refused(&exchange, failure);
         match failure.filter(|_| !is_success) {
             None => exchange.in_flight.served(),
             Some(Failure::Refused { .. }) => (),
+            Some(Failure::Changed(Changed::Precondition)) if refused.is_some() => (),
             Some(Failure::Server { .. }) if FINAL.contains(&status) => (),
             // A limit of the server's own, that no waiting lifts.
             Some(Failure::TooMany { .. }) if is_problem && retry_after_ms.is_none() => (),
+            Some(failure) if status == 503 && is_problem => {
+                return Err(self.of_problem(exchange, failure, retry_after_ms).await);
+            }
             Some(failure) => {
                 if let Failure::TooMany { retry_after_ms, .. } = failure {
                     exchange.in_flight.refused(retry_after_ms);
                 }
-                return Err(NetError::new(&exchange.location, failure));
+                let error = refused.map(|refused| refused.error);
+                return Err(error.unwrap_or_else(|| NetError::new(&exchange.location, failure)));
             }
         }
         let field = |name| {
@@ -147,6 +187,8 @@ impl Client {
             etag: field(ETAG),
             location: exchange.location.clone(),
             bytes: Vec::new(),
+            refusal: refused,
+            fields: exchange.response.headers().clone(),
         };
         let mut body = self.body(exchange);
         if is_success {
@@ -156,12 +198,65 @@ impl Client {
                 let detail = format!("its response is longer than {bytes_max} bytes");
                 return Err(NetError::with_detail(&reply.location, failure, detail));
             }
-        } else if is_problem {
-            // What it says is useful, and the status enough: the connection may break after it.
-            let read = body.read_up_to(PROBLEM_BYTES_MAX).await;
-            reply.bytes = read.unwrap_or_default();
+        } else if is_problem || is_xml {
+            reply.bytes = match body.read_up_to(PROBLEM_BYTES_MAX).await {
+                Ok(bytes) => bytes,
+                Err(error) if is_problem && CODED.contains(&status) => return Err(error),
+                // What it says is useful, and the status enough: the connection may break after it.
+                Err(_) => Vec::new(),
+            };
         }
         Ok(reply)
+    }
+
+    /// What a problem document says of a 503: the host limits requests only if it is busy.
+    async fn of_problem(
+        &self,
+        exchange: Exchange,
+        failure: Failure,
+        retry_after_ms: Option<u64>,
+    ) -> NetError {
+        let location = exchange.location.clone();
+        let read = self.body(exchange).read_up_to(PROBLEM_BYTES_MAX).await;
+        let Problem { code, detail, .. } = Problem::read(&read.unwrap_or_default());
+        if code == "busy" {
+            return NetError::new(&location, failure);
+        }
+        let status = 503;
+        let failure = Failure::Server {
+            status,
+            retry_after_ms,
+        };
+        let detail: String = detail.chars().take(DETAIL_CHARS_MAX).collect();
+        let what = format!("the server reported an error (status {status}, {code}): {detail}");
+        NetError::with_detail(&location, failure, what)
+    }
+
+    /// What S3 says of a failure.
+    fn refused(&self, exchange: &Exchange, failure: Option<Failure>) -> Option<Refused> {
+        let (refusal, failure) = exchange.refusal.as_ref().zip(failure)?;
+        let error = match self.transport.told(refusal) {
+            Some(told) => NetError::refused(&exchange.location, failure, &told),
+            None => NetError::new(&exchange.location, failure),
+        };
+        let code = refusal.code.clone();
+        Some(Refused { code, error })
+    }
+
+    /// A URL of an object in S3, or of a view of it, to which whoever has it may send a request with this method and exactly these
+    /// fields, from now on for so many seconds. It is a secret: its printed form has no query.
+    pub fn presigned(
+        &self,
+        method: Method,
+        target: &Location,
+        fields: &RequiredFields,
+        seconds: u32,
+    ) -> Result<Location, NetError> {
+        let request = Request {
+            required: Some(fields),
+            ..Request::new(method, target, Content::Empty)
+        };
+        self.transport.presigned(&request, seconds)
     }
 
     /// Sends a request for several ranges. Many servers send one part, or everything, instead.
@@ -230,9 +325,9 @@ impl Client {
         {
             return Err(NetError::changed(&exchange.location, Changed::Length));
         }
-        let refusal = exchange.refusal.as_ref();
-        let mut error = match refusal.and_then(|refusal| self.transport.told(refusal)) {
-            Some(told) => NetError::refused(&exchange.location, failure, &told),
+        let refused = self.refused(&exchange, Some(failure));
+        let mut error = match refused {
+            Some(refused) => refused.error,
             None => NetError::new(&exchange.location, failure),
         };
         error.length = now;

@@ -1,13 +1,10 @@
 //! The clients of the HTTP library: how connections are made.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::sync::{Arc, OnceLock};
 
 use reqwest::redirect;
 
-use super::{CONNECT_MS, address::PublicResolver, options::ClientOptions, proxies};
+use super::{address::PublicResolver, options::ClientOptions, proxies};
 
 /// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +20,19 @@ pub enum Protocol {
     /// HTTP/3: over QUIC, which is always encrypted, and past any proxy.
     #[cfg(feature = "http3")]
     Three,
+}
+
+impl Protocol {
+    /// What ALPN offers. HTTP/3 has its own.
+    pub(super) fn names(self) -> Vec<Vec<u8>> {
+        match self {
+            Protocol::One | Protocol::OneInTheClear => vec![b"http/1.1".to_vec()],
+            Protocol::Two => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            Protocol::TwoInTheClear => vec![b"h2".to_vec()],
+            #[cfg(feature = "http3")]
+            Protocol::Three => vec![b"h3".to_vec()],
+        }
+    }
 }
 
 /// How a request is sent.
@@ -42,11 +52,7 @@ pub struct Connectors([OnceLock<reqwest::Client>; 20]);
 
 impl Connectors {
     /// The client for this route. The options must be the same each time.
-    pub fn get(
-        &self,
-        options: &ClientOptions,
-        route: Route,
-    ) -> Result<&reqwest::Client, reqwest::Error> {
+    pub fn get(&self, options: &ClientOptions, route: Route) -> Result<&reqwest::Client, NoClient> {
         let protocol = (route.protocol as usize) << 2;
         let slot = usize::from(route.guarded) | usize::from(route.fresh) << 1 | protocol;
         let slot = &self.0[slot];
@@ -58,10 +64,21 @@ impl Connectors {
     }
 }
 
-fn build(options: &ClientOptions, route: Route) -> Result<reqwest::Client, reqwest::Error> {
+/// Why a client could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum NoClient {
+    /// The HTTP library says so.
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+    /// The TLS library says so.
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+}
+
+fn build(options: &ClientOptions, route: Route) -> Result<reqwest::Client, NoClient> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("sapwood/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(Duration::from_millis(CONNECT_MS))
+        .connect_timeout(options.connect_timeout())
         .redirect(redirect::Policy::none())
         .referer(false)
         // Field names are case-insensitive, but some servers know only `Range`, as curl and browsers write it in HTTP/1.1.
@@ -72,15 +89,17 @@ fn build(options: &ClientOptions, route: Route) -> Result<reqwest::Client, reqwe
     }
     if proxies::are_off() {
         builder = builder.no_proxy();
+    } else if let Some(proxy) = &options.proxy {
+        builder = builder.proxy(proxy.for_all()?);
     }
     if route.guarded {
         builder = builder.dns_resolver(Arc::new(PublicResolver));
     }
-    if !options.authorities.is_empty() {
-        builder =
-            builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&options.authorities)?);
+    if !options.authorities.is_empty() && route.protocol != Protocol::OneInTheClear {
+        let tls = options.authorities.tls(route.protocol.names());
+        builder = builder.tls_backend_preconfigured(tls?);
     }
-    match route.protocol {
+    Ok(match route.protocol {
         Protocol::One => builder.http1_only().build(),
         // The system's authorities are not read: that takes longer than the first responses.
         Protocol::OneInTheClear => builder.tls_certs_only([]).http1_only().build(),
@@ -89,7 +108,7 @@ fn build(options: &ClientOptions, route: Route) -> Result<reqwest::Client, reqwe
         Protocol::TwoInTheClear => builder.http2_prior_knowledge().build(),
         #[cfg(feature = "http3")]
         Protocol::Three => three(builder),
-    }
+    }?)
 }
 
 /// A dead QUIC connection sends nothing. Its idle timeout is that of a stalled response, so that the next request makes a new one.
@@ -97,6 +116,6 @@ fn build(options: &ClientOptions, route: Route) -> Result<reqwest::Client, reqwe
 fn three(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
     builder
         .http3_prior_knowledge()
-        .http3_max_idle_timeout(Duration::from_millis(super::STALL_MS))
+        .http3_max_idle_timeout(std::time::Duration::from_millis(super::STALL_MS))
         .build()
 }

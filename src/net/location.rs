@@ -146,6 +146,17 @@ impl Location {
         Location::new(url)
     }
 
+    /// A file of this name in the same folder. The query stays.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> Location {
+        let mut url = self.url.clone();
+        let path = url.path();
+        let end = path.rfind('/').map_or(0, |slash| slash + 1);
+        let path = format!("{}{name}", &path[..end]);
+        url.set_path(&path);
+        Location::new(url)
+    }
+
     /// The folder of a library, from the URL of the folder or of its index. Its path ends with a slash; the query stays.
     #[must_use]
     pub fn of_library(&self) -> Location {
@@ -183,6 +194,31 @@ impl Location {
         });
         url.set_query(query.as_deref());
         Location::new(url)
+    }
+
+    /// The same with this query, whose names and values are encoded. Of an object or a bucket in S3 it is a view: its parts, its uploads.
+    #[must_use]
+    pub fn with_query(&self, members: &[(&str, &str)]) -> Location {
+        let encoded = |text: &str| utf8_percent_encode(text, name::ENCODED).to_string();
+        let member = |(name, value): &(&str, &str)| match value.is_empty() {
+            true => encoded(name),
+            false => format!("{}={}", encoded(name), encoded(value)),
+        };
+        let members: Vec<String> = members.iter().map(member).collect();
+        let mut url = self.url.clone();
+        url.set_query(Some(&members.join("&")));
+        Location::new(url)
+    }
+
+    /// What a request to copy this object of S3 names.
+    pub fn s3_source(&self) -> Option<String> {
+        let (bucket, key) = self.bucket_and_key()?;
+        Some(format!("{bucket}/{}", name::encoded(&key)))
+    }
+
+    /// The query of an object or a bucket in S3.
+    pub(super) fn s3_query(&self) -> Option<&str> {
+        self.shown().query()
     }
 
     /// The path without its first slash, each segment decoded once. `None`: it is not UTF-8, or has an encoded slash.

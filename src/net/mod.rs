@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod auth;
+pub mod authorities;
 pub mod body;
 pub mod client;
 mod connectors;
@@ -18,11 +19,12 @@ pub mod multi_range;
 pub mod multipart;
 pub mod options;
 mod probe;
-mod proxies;
+pub mod proxies;
 mod rate_limit;
 mod redirect;
 pub mod repr_digest;
 pub mod request;
+mod request_log;
 pub mod response;
 pub mod s3;
 mod sending;
@@ -33,5 +35,5 @@ pub mod validators;
 pub const STALL_MS: u64 = 10_000;
 /// See [`STALL_MS`].
 pub const STALL_BYTES: u64 = 1_000;
-/// The longest time to a connection.
+/// The longest time to a connection, unless the caller says otherwise.
 pub const CONNECT_MS: u64 = 10_000;

@@ -1,6 +1,11 @@
 //! How a client makes requests.
 
-use super::{auth::Credentials, hosts::Hosts, s3::service::Service};
+use std::time::Duration;
+
+use super::{
+    CONNECT_MS, auth::Credentials, authorities::Authorities, hosts::Hosts, proxies::Proxy,
+    s3::service::Service,
+};
 
 /// The version of HTTP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,16 +27,28 @@ pub enum Http {
 pub struct ClientOptions {
     /// The version of HTTP.
     pub http: Http,
-    /// Certificates of authorities, PEM, that are trusted beside those of the system.
-    pub authorities: Vec<u8>,
+    /// Certificates that are trusted beside those of the system.
+    pub authorities: Authorities,
     /// Fields and logins for the origins that the user typed.
     pub credentials: Credentials,
     /// Where objects in S3 are requested.
     pub s3: Service,
     /// Bytes a second over all connections.
     pub limit_rate: Option<u64>,
+    /// The proxy of all requests, in place of those that the environment names.
+    pub proxy: Option<Proxy>,
+    /// The longest time to a connection; the default is 10 s.
+    pub connect_timeout: Option<Duration>,
     /// Redirects may lead to private addresses.
     pub allow_private: bool,
     /// The state of hosts: how many connections they accept.
     pub hosts: Hosts,
+}
+
+impl ClientOptions {
+    /// The longest time to a connection.
+    pub(super) fn connect_timeout(&self) -> Duration {
+        let default = Duration::from_millis(CONNECT_MS);
+        self.connect_timeout.unwrap_or(default)
+    }
 }

@@ -8,13 +8,13 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{CONNECT_MS, address::is_private, location::Location};
+use super::{address::is_private, location::Location};
 
 const PROBE_INTERVAL: Duration = Duration::from_millis(crate::policy::recovery::PROBE_EVERY_MS);
 
-/// Returns when the host accepts a connection, or fails after the connect timeout. `guarded`: do not connect to private
+/// Returns when the host accepts a connection, or fails after `limit`. `guarded`: do not connect to private
 /// addresses.
-pub async fn probe(location: &Location, guarded: bool) -> io::Result<()> {
+pub async fn probe(location: &Location, guarded: bool, limit: Duration) -> io::Result<()> {
     let (Some(host), Some(port)) = (
         location.url().host_str(),
         location.url().port_or_known_default(),
@@ -44,7 +44,7 @@ pub async fn probe(location: &Location, guarded: bool) -> io::Result<()> {
             }
         }
     };
-    timeout(Duration::from_millis(CONNECT_MS), probing)
+    timeout(limit, probing)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -4,6 +4,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::format::digests::{Algorithm, Digest};
 
+use super::location::Location;
+
 /// The digests in one header field; none for a field without a digest, or with one that does not cover the whole object.
 pub fn in_header(name: &str, value: &str) -> Vec<Digest> {
     let base64 = |algorithm, text: &str| {
@@ -62,12 +64,55 @@ fn amz_algorithm(name: &str) -> Option<Algorithm> {
     }
 }
 
-/// The digest in a `.sha256` file, as `sha256sum` writes it: the hexadecimal digits alone, or before the name of this
-/// file; or as BSD's `sha256` does: `SHA256 (NAME) = DIGITS`. A file that lists several needs the name to match.
-pub fn in_sidecar(text: &str, name: &str) -> Option<Digest> {
+/// A file with digests beside an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sidecar {
+    /// `NAME.sha256`
+    Sha256,
+    /// `NAME.sha512`
+    Sha512,
+    /// `SHA256SUMS`, of all files of the folder.
+    Sums,
+    /// `NAME.md5`
+    Md5,
+}
+
+impl Sidecar {
+    /// What it adds to the name of the object, or its own name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sidecar::Sha256 => ".sha256",
+            Sidecar::Sha512 => ".sha512",
+            Sidecar::Sums => "SHA256SUMS",
+            Sidecar::Md5 => ".md5",
+        }
+    }
+
+    /// Its URL.
+    pub fn of(self, object: &Location) -> Location {
+        match self {
+            Sidecar::Sums => object.beside(self.name()),
+            _ => object.with_suffix(self.name()),
+        }
+    }
+
+    /// The algorithm, and what BSD calls it.
+    fn algorithm(self) -> (Algorithm, &'static str) {
+        match self {
+            Sidecar::Sha256 | Sidecar::Sums => (Algorithm::Sha256, "SHA256 ("),
+            Sidecar::Sha512 => (Algorithm::Sha512, "SHA512 ("),
+            Sidecar::Md5 => (Algorithm::Md5, "MD5 ("),
+        }
+    }
+}
+
+/// The digest in a sidecar, as `sha256sum` writes it: the hexadecimal digits alone, or before the name of this file; or as BSD's
+/// `sha256` does: `SHA256 (NAME) = DIGITS`. A file that lists several, or may do so, needs the name to match.
+pub fn in_sidecar(sidecar: Sidecar, text: &str, name: &str) -> Option<Digest> {
+    let (algorithm, tag) = sidecar.algorithm();
     let digest = |hex_digits: &str| {
         let value = hex::decode(hex_digits.trim_start_matches('\\')).ok()?;
-        Digest::new(Algorithm::Sha256, value).ok()
+        Digest::new(algorithm, value).ok()
     };
     let lines: Vec<&str> = text
         .lines()
@@ -75,7 +120,7 @@ pub fn in_sidecar(text: &str, name: &str) -> Option<Digest> {
         .filter(|line| !line.is_empty())
         .collect();
     let tagged = |line: &&str| {
-        let (listed, hex_digits) = line.strip_prefix("SHA256 (")?.rsplit_once(") = ")?;
+        let (listed, hex_digits) = line.strip_prefix(tag)?.rsplit_once(") = ")?;
         Some((hex_digits.to_owned(), listed.to_owned()))
     };
     let plain = |line: &&str| {
@@ -88,7 +133,9 @@ pub fn in_sidecar(text: &str, name: &str) -> Option<Digest> {
         (listed.rsplit('/').next() == Some(name)).then(|| digest(&hex_digits))?
     });
     match lines.as_slice() {
-        [only] => named.or_else(|| digest(only.split_whitespace().next()?)),
+        [only] if sidecar != Sidecar::Sums => {
+            named.or_else(|| digest(only.split_whitespace().next()?))
+        }
         _ => named,
     }
 }
@@ -146,7 +193,8 @@ mod tests {
 
     #[test]
     fn sidecars() {
-        let hex_of = |text: &str| in_sidecar(text, "f.bin").map(|digest| digest.hex());
+        let hex_of =
+            |text: &str| in_sidecar(Sidecar::Sha256, text, "f.bin").map(|digest| digest.hex());
         assert_eq!(hex_of(SHA256).as_deref(), Some(SHA256));
         assert_eq!(
             hex_of(&format!("{SHA256}  f.bin\n")).as_deref(),
@@ -167,5 +215,37 @@ mod tests {
         assert_eq!(hex_of(&format!("{SHA256}  x\n{SHA256}  y\n")), None);
         assert_eq!(hex_of("<html>"), None);
         assert_eq!(hex_of(""), None);
+    }
+
+    #[test]
+    fn sidecars_of_all_kinds() {
+        let (sha512, md5) = ("ab".repeat(64), "cd".repeat(16));
+        for (sidecar, text, wanted) in [
+            (Sidecar::Sha512, format!("{sha512}  f.bin\n"), Some(&sha512)),
+            (
+                Sidecar::Sha512,
+                format!("SHA512 (f.bin) = {sha512}\n"),
+                Some(&sha512),
+            ),
+            (Sidecar::Sha512, format!("{SHA256}  f.bin\n"), None),
+            (Sidecar::Md5, format!("{md5} *f.bin\n"), Some(&md5)),
+            (Sidecar::Md5, md5.clone(), Some(&md5)),
+            (Sidecar::Md5, format!("MD5 (f.bin) = {md5}"), Some(&md5)),
+            // Of a folder: the one line may be that of another file.
+            (Sidecar::Sums, SHA256.to_owned(), None),
+            (Sidecar::Sums, format!("{SHA256}  other.bin\n"), None),
+            (
+                Sidecar::Sums,
+                format!("{SHA256}  ./f.bin\n"),
+                Some(&SHA256.to_owned()),
+            ),
+        ] {
+            let found = in_sidecar(sidecar, &text, "f.bin").map(|digest| digest.hex());
+            assert_eq!(found.as_ref(), wanted, "{sidecar:?}: {text}");
+        }
+        let object = Location::parse("https://h/a/f.bin?q=1").unwrap();
+        let shown = |sidecar: Sidecar| sidecar.of(&object).url().to_string();
+        assert_eq!(shown(Sidecar::Md5), "https://h/a/f.bin.md5?q=1");
+        assert_eq!(shown(Sidecar::Sums), "https://h/a/SHA256SUMS?q=1");
     }
 }

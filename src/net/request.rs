@@ -26,6 +26,17 @@ pub enum Method {
 }
 
 impl Method {
+    /// As a request has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Put => "PUT",
+            Method::Post => "POST",
+            Method::Delete => "DELETE",
+        }
+    }
+
     /// Whether it changes nothing at the server.
     pub fn is_safe(self) -> bool {
         matches!(self, Method::Get | Method::Head)
@@ -105,6 +116,17 @@ impl RequiredFields {
     }
 }
 
+impl FromIterator<(&'static str, String)> for RequiredFields {
+    /// Our own fields for a service of a vendor. A value that no field can have is left out.
+    fn from_iter<I: IntoIterator<Item = (&'static str, String)>>(fields: I) -> RequiredFields {
+        let field = |(name, value): (&'static str, String)| {
+            let value = HeaderValue::try_from(value).ok()?;
+            Some((HeaderName::from_static(name), value))
+        };
+        RequiredFields(fields.into_iter().filter_map(field).collect())
+    }
+}
+
 /// Fields that describe content, besides those of a vendor (`x-`).
 const CONTENT_FIELDS: [&str; 6] = [
     "cache-control",
@@ -114,6 +136,9 @@ const CONTENT_FIELDS: [&str; 6] = [
     "if-none-match",
     "repr-digest",
 ];
+
+/// The field with the object that an S3 service copies.
+const COPY_SOURCE: &str = "x-amz-copy-source";
 
 /// A request, before redirects are followed and fields for single origins are added.
 #[derive(Clone, Debug)]
@@ -207,9 +232,34 @@ impl<'a> Request<'a> {
                 fields.insert(header::CONTENT_LENGTH, content.length().into());
             }
         }
-        let required = self.required.map(|required| required.0.iter().cloned());
-        fields.extend(required.into_iter().flatten());
+        fields.extend(self.required_fields());
         fields
+    }
+
+    /// The ranges, for a line of the log; empty without them.
+    pub(super) fn logged_range(&self) -> String {
+        let range = |range: ByteRange| format!(" bytes {range}");
+        let more = match self.more.len() {
+            0 => String::new(),
+            count => format!(" and {count} more ranges"),
+        };
+        self.range.map_or_else(String::new, range) + &more
+    }
+
+    /// See [`RequiredFields`].
+    pub(super) fn required_fields(&self) -> HeaderMap {
+        let required = self.required.map(|required| required.0.iter().cloned());
+        required.into_iter().flatten().collect()
+    }
+
+    /// Whether an S3 service at this address does work on what it has before it responds.
+    pub(super) fn is_work_for(&self, location: &Location) -> bool {
+        let copies = || {
+            let required = self.required.into_iter().flat_map(|required| &required.0);
+            required.into_iter().any(|(name, _)| name == COPY_SOURCE)
+        };
+        let is_in_s3 = location.s3_region().is_some();
+        is_in_s3 && (self.method == Method::Post || self.method == Method::Put && copies())
     }
 
     /// The field that makes it conditional, if there is one. A whole representation shows its version, and needs none.

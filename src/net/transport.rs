@@ -4,34 +4,37 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use reqwest::Response;
+use reqwest::{Response, Version};
 use tokio::time::timeout;
 
-use crate::policy::recovery::Failure;
+use crate::policy::recovery::{BadResponse, Failure};
 
 use super::{
     CONNECT_MS, STALL_MS,
     address::{is_private, is_private_literal, resolves_to_private},
-    auth::Token,
+    auth::{Payload, Token},
     connectors::{Connectors, Protocol, Route},
-    error::NetError,
+    error::{self, NetError},
     hosts::InFlight,
     location::Location,
     options::{ClientOptions, Http},
     probe::probe,
     proxies::Proxies,
     rate_limit::RateLimit,
-    request::{Body, Method, Request},
+    request::{Body, Request},
+    request_log,
     s3::{refusal::Refusal, service::S3},
     sending::Sending,
 };
 
-/// The time limit for connecting and the header section together: a slow connection leaves less for the response.
-const HEADERS_MS: u64 = STALL_MS + CONNECT_MS / 5;
+/// See [`Transport::headers_ms`].
+const HEADERS_MORE_MS: u64 = CONNECT_MS / 5;
+/// The time limit for a request that an S3 service does before it responds: it copies up to 5 GiB, or joins 10,000 parts.
+const WORK_MS: u64 = 300_000;
 /// The message of the TLS library when client and server have no common version of HTTP.
 const NO_COMMON_PROTOCOL: &str = "NoApplicationProtocol";
 
@@ -78,10 +81,10 @@ impl Transport {
     pub fn new(options: Arc<ClientOptions>, rate_limit: Arc<RateLimit>) -> Transport {
         Transport {
             s3: S3::new(options.s3.clone()),
+            proxies: Proxies::chosen(options.proxy.as_ref()),
             options,
             rate_limit,
             connectors: Connectors::default(),
-            proxies: Proxies::default(),
             http2_only: Mutex::default(),
             facts: Mutex::default(),
         }
@@ -95,11 +98,16 @@ impl Transport {
     /// Whether requests to this URL go through a proxy. The connection is then to the proxy's address, so that only an address
     /// literal in the URL shows where a response comes from.
     pub fn is_proxied(&self, location: &Location) -> bool {
+        self.proxy(location).is_some()
+    }
+
+    /// Host and port of the proxy for requests to this URL.
+    fn proxy(&self, location: &Location) -> Option<String> {
         match self.options.http {
             // HTTP/3 ignores proxies.
             #[cfg(feature = "http3")]
-            Http::Three => false,
-            _ => self.proxies.carry(location),
+            Http::Three => None,
+            _ => self.proxies.of(location),
         }
     }
 
@@ -119,6 +127,17 @@ impl Transport {
         let (at, headers) = (&exchange.location, exchange.response.headers());
         let refusal = exchange.refusal.as_ref();
         refusal.is_some_and(|refusal| self.s3.learn(at, exchange.ahead_s, headers, refusal))
+    }
+
+    /// A URL for which this request to an address in S3 needs no credentials; see [`Credentials::presigned`].
+    ///
+    /// [`Credentials::presigned`]: super::auth::Credentials::presigned
+    pub fn presigned(&self, request: &Request<'_>, seconds: u32) -> Result<Location, NetError> {
+        let address = self.address(request.target)?;
+        let (method, fields) = (request.method.name(), request.required_fields());
+        let credentials = &self.options.credentials;
+        let url = credentials.presigned(method, &address, &fields, self.s3.now(), seconds);
+        Location::from_url(url).ok_or_else(|| NetError::new(request.target, Failure::Redirects))
     }
 
     /// What a refusal of S3 says, without our credentials.
@@ -163,7 +182,8 @@ impl Transport {
         let guarded = guarded && !proxied;
         let protocol = self.protocol(location, proxied)?;
         if !proxied {
-            probe_first(location, guarded, &in_flight).await?;
+            let limit = self.options.connect_timeout();
+            probe_first(location, guarded, limit, &in_flight).await?;
         }
         let known = self.facts.lock().get(&location.host()).copied();
         // A name that resolved to a public address must not resolve to a private one later.
@@ -239,6 +259,20 @@ impl Transport {
             Err(error) => error,
             sent => return sent,
         };
+        // A server that sent responses before speaks HTTP: this was the rest of one, and as good as a break.
+        let error = match error.failure {
+            Failure::BadResponse(BadResponse::NotHttp) if known.is_some() => {
+                NetError::new(location, Failure::Broken)
+            }
+            _ => error,
+        };
+        if error.failure == Failure::Broken
+            && route.protocol == Protocol::TwoInTheClear
+            && known.is_none()
+            && self.responds_by_http1(request, location, route).await
+        {
+            return Err(NetError::new(location, Failure::NoHttp2));
+        }
         // TLS failed only for the protocol: the server does not offer HTTP/1.1.
         if error.failure == Failure::Tls
             && error.detail().contains(NO_COMMON_PROTOCOL)
@@ -266,6 +300,34 @@ impl Transport {
         Err(error)
     }
 
+    /// Whether a server that breaks connections in HTTP/2 responds in HTTP/1.1.
+    async fn responds_by_http1(
+        &self,
+        request: &Request<'_>,
+        location: &Location,
+        route: Route,
+    ) -> bool {
+        let protocol = match self.is_proxied(location) {
+            true => Protocol::One,
+            false => Protocol::OneInTheClear,
+        };
+        let is_small = !matches!(request.body, Body::Content(_));
+        let route = Route { protocol, ..route };
+        is_small && self.send_by(route, request, location).await.is_ok()
+    }
+
+    /// The time limit for connecting and the header section together: a slow connection leaves less for the response.
+    fn headers_ms(&self) -> u64 {
+        let connect_ms = self.options.connect_timeout().as_millis() as u64;
+        STALL_MS.max(connect_ms) + HEADERS_MORE_MS
+    }
+
+    /// An error of the HTTP library, with the proxy that the request went to.
+    fn error_of(&self, location: &Location, cause: &reqwest::Error) -> NetError {
+        let proxy = self.proxy(location);
+        NetError::from_reqwest(location, proxy.as_deref(), cause)
+    }
+
     async fn send_by(
         &self,
         route: Route,
@@ -275,13 +337,8 @@ impl Transport {
         let client = self.connectors.get(&self.options, route);
         let client = client
             .map_err(|cause| NetError::with_detail(location, Failure::Tls, cause.to_string()))?;
-        let method = match request.method {
-            Method::Get => reqwest::Method::GET,
-            Method::Head => reqwest::Method::HEAD,
-            Method::Put => reqwest::Method::PUT,
-            Method::Post => reqwest::Method::POST,
-            Method::Delete => reqwest::Method::DELETE,
-        };
+        let method = request.method.name();
+        let method = reqwest::Method::from_bytes(method.as_bytes()).expect("it is a method");
         // Our own fields come second: they replace fields of the user with the same name.
         let credentials = &self.options.credentials;
         let mut fields = credentials.fields_for(request.typed(), location);
@@ -289,7 +346,13 @@ impl Transport {
             token.add_to(&mut fields, request.typed(), location);
         }
         fields.extend(request.fields());
-        let signature = credentials.signature(method.as_str(), location, &fields, self.s3.now());
+        let payload = match &request.body {
+            Body::Empty => Payload::Bytes(&[]),
+            Body::Bytes { bytes, .. } => Payload::Bytes(bytes),
+            Body::Content(_) => Payload::Unsigned,
+        };
+        let now = self.s3.now();
+        let signature = credentials.signature(method.as_str(), location, &fields, payload, now);
         let builder = client
             .request(method, location.url().clone())
             .headers(fields)
@@ -297,7 +360,7 @@ impl Transport {
         #[cfg(feature = "http3")]
         let builder = match route.protocol {
             // Without the version the request goes over TCP, in another version of HTTP.
-            Protocol::Three => builder.version(reqwest::Version::HTTP_3),
+            Protocol::Three => builder.version(Version::HTTP_3),
             _ => builder,
         };
         let (builder, sending) = match &request.body {
@@ -308,17 +371,30 @@ impl Transport {
                 (builder.body(body), Some(sending))
             }
         };
+        let began = Instant::now();
+        let limit_ms = self.headers_ms();
         let response = match sending {
-            Some(sending) => sending.unless_stalled(HEADERS_MS, builder.send()).await,
+            Some(sending) => sending.unless_stalled(limit_ms, builder.send()).await,
             None => {
-                let limit = Duration::from_millis(HEADERS_MS);
+                let limit = Duration::from_millis(match request.is_work_for(location) {
+                    true => WORK_MS,
+                    false => limit_ms,
+                });
                 timeout(limit, builder.send()).await.ok()
             }
         };
-        match response {
+        let response = match response {
             Some(Ok(response)) => Ok(response),
-            Some(Err(cause)) => Err(NetError::from_reqwest(location, &cause)),
+            Some(Err(cause)) => Err(self.error_of(location, &cause)),
             None => Err(NetError::new(location, Failure::Stalled)),
+        };
+        request_log::log(request, location, &response, began.elapsed());
+        let response = response?;
+        // ALPN offers HTTP/1.1 too, to learn whether there is no TLS or no HTTP/2.
+        let needs_http2 = self.options.http == Http::Two && route.protocol == Protocol::Two;
+        match needs_http2 && response.version() < Version::HTTP_2 {
+            true => Err(NetError::new(location, Failure::NoHttp2)),
+            false => Ok(response),
         }
     }
 }
@@ -355,6 +431,7 @@ async fn may_pass_proxy(request: &Request<'_>, location: &Location) -> bool {
 async fn probe_first(
     location: &Location,
     guarded: bool,
+    limit: Duration,
     in_flight: &InFlight,
 ) -> Result<(), NetError> {
     if !in_flight.needs_probe() {
@@ -363,9 +440,9 @@ async fn probe_first(
     let probe_lock = in_flight.probe_lock();
     let _one_at_a_time = probe_lock.lock().await;
     if in_flight.needs_probe() {
-        probe(location, guarded)
+        probe(location, guarded, limit)
             .await
-            .map_err(|cause| NetError::unreachable(location, &cause))?;
+            .map_err(|cause| NetError::unreachable(location, None, &error::why(&cause)))?;
         in_flight.mark_reachable();
     }
     Ok(())

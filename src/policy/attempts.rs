@@ -64,6 +64,11 @@ impl Attempts {
         self.tries
     }
 
+    /// When the request is given up, unless bytes arrive.
+    pub fn patience_ends(&self) -> Millis {
+        self.patient_since.saturating_add(self.limits.patience_ms)
+    }
+
     /// Records a failure and decides what follows.
     pub fn after(&mut self, failure: Failure, now: Millis) -> Next {
         self.tries += u32::from(failure.counts_as_try());
@@ -106,8 +111,7 @@ impl Attempts {
                 };
             }
         };
-        let waited_ms = now.saturating_sub(self.patient_since);
-        let left_ms = self.limits.patience_ms.saturating_sub(waited_ms);
+        let left_ms = self.patience_ends().saturating_sub(now);
         let least_ms = match remedy {
             Remedy::Again { least_ms } => least_ms,
             _ => 0,

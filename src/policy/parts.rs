@@ -18,16 +18,16 @@ const GROUP: u32 = 1000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
 pub enum BadSize {
-    #[error("a part cannot have {given} bytes; the nearest sizes that are allowed are {}", nearest(*.below, *.above))]
+    #[error("a part cannot have {}; the nearest sizes that are allowed are {}", exact(*.given), nearest(*.below, *.above))]
     PartSize {
         given: u64,
         below: Option<u64>,
         above: Option<u64>,
     },
-    #[error("a block cannot have {given} bytes: a power of two from 16384 to 16777216 is needed")]
+    #[error("a block cannot have {}: a power of two from 16KiB to 16MiB is needed", exact(*.given))]
     BlockSize { given: u64 },
     #[error(
-        "{length} bytes are more than an upload with parts of {part_size} bytes and blocks of {block_size} bytes can have"
+        "{length} bytes are more than an upload with parts of {} and blocks of {} can have", exact(*.part_size), exact(*.block_size)
     )]
     Length {
         length: u64,
@@ -40,9 +40,19 @@ fn nearest(below: Option<u64>, above: Option<u64>) -> String {
     let all: Vec<String> = [below, above]
         .iter()
         .flatten()
-        .map(u64::to_string)
+        .map(|bytes| exact(*bytes))
         .collect();
     all.join(" and ")
+}
+
+/// A size in the largest unit of which it is a whole number, as it can be typed.
+fn exact(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let fits = |(_, bits): &&(&str, u32)| bytes > 0 && bytes.trailing_zeros() >= *bits;
+    match units.iter().find(fits) {
+        Some((name, bits)) => format!("{}{name}", bytes >> bits),
+        None => format!("{bytes} bytes"),
+    }
 }
 
 /// The parts of one object.
@@ -361,7 +371,7 @@ mod tests {
         assert!(
             message
                 .to_string()
-                .ends_with("allowed are 5242880 and 5308416"),
+                .ends_with("allowed are 5MiB and 5184KiB"),
             "{message}"
         );
     }

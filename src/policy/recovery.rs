@@ -14,7 +14,7 @@
 //! | changed | stop: changed | drop | stop: changed | start over once; then stop: changed |
 //! | 416 inside the object | again, a try; then stop: failed | again, a try; then drop | again, a try; then stop: failed | stop: later |
 //! | 400, 403, 431, 501 to a range | as 4xx and 5xx | as 4xx and 5xx | one stream | as 4xx and 5xx |
-//! | other 4xx, TLS, no TLS, redirects, unsafe, too large | stop: failed | drop | stop: failed | stop: failed |
+//! | other 4xx, TLS, no TLS, no HTTP/2, redirects, unsafe, too large | stop: failed | drop | stop: failed | stop: failed |
 //!
 //! "Again" waits for a backoff that doubles, and at least for the `Retry-After` of a 5xx; "later" as [`refusals`](super::refusals)
 //! says. What is no try counts against patience only. 400, 401, 403, 404 and 410 behind a redirect are failures only after the
@@ -54,6 +54,8 @@ pub enum Failure {
     Tls,
     /// The server does not speak TLS.
     NoTls,
+    /// The user requires HTTP/2, and the server has none.
+    NoHttp2,
     /// More redirects than are followed, or one that leads nowhere.
     Redirects,
     /// A server led to a forbidden address or scheme.
@@ -80,6 +82,8 @@ pub enum BadResponse {
     NoLength,
     #[error("its headers are too large or malformed")]
     Headers,
+    #[error("it did not respond with HTTP; perhaps this port is for https, or for something else")]
+    NotHttp,
     #[error("it declares the length of its body in two ways")]
     TwoLengths,
     #[error("it sent a part of the object although all of it was requested")]
@@ -155,6 +159,7 @@ impl Failure {
             Failure::Refused { .. }
             | Failure::Tls
             | Failure::NoTls
+            | Failure::NoHttp2
             | Failure::Redirects
             | Failure::Unsafe
             | Failure::TooLarge => Class::Stop,
@@ -171,6 +176,11 @@ impl Failure {
                 | Failure::Refused { status: 416 }
                 | Failure::BadResponse(_)
         )
+    }
+
+    /// Whether the host gives no sign of life: only patience limits how often it is requested again.
+    pub fn lasts(self) -> bool {
+        matches!(self, Failure::Unreachable | Failure::Stalled)
     }
 
     /// Whether the same request may succeed without its Range and its conditions: some servers refuse any.
@@ -318,6 +328,7 @@ pub fn remedy(failure: Failure, phase: Phase, before: Before) -> Remedy {
         Failure::Refused { .. }
         | Failure::Tls
         | Failure::NoTls
+        | Failure::NoHttp2
         | Failure::Redirects
         | Failure::Unsafe
         | Failure::TooLarge => give_up(End::Failed),
@@ -418,6 +429,7 @@ mod tests {
             Failure::Refused { status: 404 },
             Failure::Tls,
             Failure::NoTls,
+            Failure::NoHttp2,
             Failure::Redirects,
             Failure::Unsafe,
             Failure::TooLarge,
@@ -534,13 +546,14 @@ mod tests {
         },
     ];
     /// All but that of several parts.
-    const BAD_ANSWERS: [BadResponse; 10] = [
+    const BAD_ANSWERS: [BadResponse; 11] = [
         BadResponse::Status(204),
         BadResponse::ContentRange,
         BadResponse::LaterPart,
         BadResponse::EarlierPart,
         BadResponse::NoLength,
         BadResponse::Headers,
+        BadResponse::NotHttp,
         BadResponse::TwoLengths,
         BadResponse::NotWhole,
         BadResponse::Page,
@@ -570,6 +583,7 @@ mod tests {
                 | BadResponse::Multipart
                 | BadResponse::NoLength
                 | BadResponse::Headers
+                | BadResponse::NotHttp
                 | BadResponse::TwoLengths
                 | BadResponse::NotWhole
                 | BadResponse::Page

@@ -159,6 +159,12 @@ impl Wishes {
 
     /// What is to be done. `listed` is in the order of an index.
     pub fn plan(&self, listed: &[Entry], here: &[Local]) -> Result<Plan, TooManyDeletions> {
+        let plan = self.unchecked_plan(listed, here);
+        self.check(&plan, here).map(|()| plan)
+    }
+
+    /// [`Wishes::plan`], also if more files would be deleted than the user allows.
+    pub fn unchecked_plan(&self, listed: &[Entry], here: &[Local]) -> Plan {
         let mut planning = Planning::new(self, listed, here);
         let mut steps: Vec<Step> = (0..listed.len())
             .filter(|entry| self.filters.select(&listed[*entry].path))
@@ -170,12 +176,11 @@ impl Wishes {
         }
         let goes = (0..here.len()).filter(|local| planning.goes[*local]);
         let (moved_away, deletions) = goes.partition(|local| planning.is_moved[*local]);
-        let plan = Plan {
+        Plan {
             steps,
             deletions,
             moved_away,
-        };
-        self.check(&plan, here).map(|()| plan)
+        }
     }
 
     fn check(&self, plan: &Plan, here: &[Local]) -> Result<(), TooManyDeletions> {

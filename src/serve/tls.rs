@@ -87,8 +87,22 @@ struct Current {
     checked: Instant,
 }
 
-/// Device, inode, length and time of both files; `None`: one is missing.
-type Versions = [Option<(u64, u64, u64, i64, i64)>; 2];
+/// Device, inode, length and time of a file; `None`: it is missing.
+pub type FileVersion = Option<(u64, u64, u64, i64, i64)>;
+/// Of both files.
+type Versions = [FileVersion; 2];
+
+/// The version that a file has now.
+pub fn version_of(path: &Path) -> FileVersion {
+    let file = fs::metadata(path).ok()?;
+    Some((
+        file.dev(),
+        file.ino(),
+        file.len(),
+        file.mtime(),
+        file.mtime_nsec(),
+    ))
+}
 
 impl Tls {
     /// Reads a chain, the server's own certificate first, and its key: PKCS#8, PKCS#1 or SEC1.
@@ -148,16 +162,7 @@ impl Tls {
 
 impl Files {
     fn versions(&self) -> Versions {
-        [&self.certificate, &self.key].map(|path| {
-            let file = fs::metadata(path).ok()?;
-            Some((
-                file.dev(),
-                file.ino(),
-                file.len(),
-                file.mtime(),
-                file.mtime_nsec(),
-            ))
-        })
+        [&self.certificate, &self.key].map(|path| version_of(path))
     }
 
     fn read(&self) -> Result<ServerConfig, BadTls> {

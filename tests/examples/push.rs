@@ -8,7 +8,7 @@ use sapwood::{
     engine::{
         context::Context,
         events::{Event, Pushed},
-        push::{self, Input, PARTS_AT_ONCE, PushOptions, Server},
+        push::{self, Input, PARTS_AT_ONCE, Place, PushOptions, Server},
     },
     format::library::LibraryPath,
     net::location::Location,
@@ -57,7 +57,7 @@ async fn run(
     let options = PushOptions {
         parts_at_once,
         replace: true,
-        ..PushOptions::new(server, name, PathBuf::from(file))
+        ..PushOptions::new(Place::Server(server), name, PathBuf::from(file))
     };
     let input = Input::File(file.into());
     Ok(push::push(&Context::default(), input, &options, &mut |_: Event| ()).await?)

@@ -74,10 +74,71 @@ fn a_self_signed_certificate_of_an_authority_is_named_in_plain_words() {
     let scene = Scene::new(MIB, 16 * KIB);
     let port = scene.origin.address().port();
     let front = Front::before(port, &authority.own(), &["http/1.1"], false);
-    let more = ["--cacert", &authority.certificate()];
-    let ended = fetch(&scene, &front.url(&OBJECT[1..]), &more).must(1);
+    let ended = fetch(&scene, &front.url(&OBJECT[1..]), &[]).must(1);
     let words = "certificate of a certificate authority as its own";
     assert!(ended.stderr.contains(words), "{}", ended.stderr);
+}
+
+/// What `openssl req -x509` makes is the certificate of an authority. The user who names it trusts the server that shows it, under its
+/// own names and in its own time.
+#[test]
+fn a_self_signed_certificate_that_is_named_is_trusted() {
+    let authority = Authority::new();
+    let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
+    for (what, names, days, named, exit) in [
+        ("named", names, "2", true, 0),
+        ("not named", names, "2", false, 1),
+        ("expired", names, "-1", true, 1),
+        (
+            "of another name",
+            "subjectAltName=DNS:other.example",
+            "2",
+            true,
+            1,
+        ),
+    ] {
+        let certificate = authority.self_signed(names, days);
+        let scene = Scene::new(MIB, 16 * KIB);
+        let port = scene.origin.address().port();
+        for http in ["auto", "2"] {
+            let protocol = if http == "2" { "h2" } else { "http/1.1" };
+            // The origin speaks HTTP/1.1 alone: of HTTP/2 the handshake is enough.
+            if http == "2" && exit == 0 {
+                continue;
+            }
+            let front = Front::before(port, &certificate, &[protocol], false);
+            let file = match named {
+                true => certificate.file(),
+                false => authority.certificate(),
+            };
+            let more = ["--cacert", &file, "--http", http];
+            let ended = fetch(&scene, &front.url(&OBJECT[1..]), &more);
+            assert_eq!(ended.exit, Some(exit), "{what}: {}", ended.stderr);
+        }
+        if exit == 0 {
+            scene.must_be_published();
+        }
+    }
+}
+
+#[test]
+fn what_is_no_certificate_is_refused() {
+    let scene = Scene::new(MIB, 16 * KIB);
+    let authority = Authority::new();
+    let own = std::fs::read_to_string(authority.certificate()).unwrap();
+    let cut = own.replacen("MII", "MIC", 1);
+    let empty = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (name, text) in [
+        ("text", "no certificate\n"),
+        ("malformed", empty),
+        ("one of two", &format!("{own}{empty}")),
+        ("changed", &cut),
+    ] {
+        std::fs::write(scene.path(name), text).unwrap();
+        let ended = fetch(&scene, &scene.url(), &["--cacert", name]).must(2);
+        assert!(ended.stderr.contains(name), "{}", ended.stderr);
+    }
+    assert!(scene.origin.log().is_empty());
 }
 
 #[test]

@@ -700,3 +700,28 @@ fn pieces_were_read_of_a_file_that_has_nothing_in_common() {
     let manifest = number(&ended, "bytes_manifest");
     assert!(manifest <= TREE, "{manifest} bytes of the manifest");
 }
+
+/// The help did not say how many files of a folder are searched.
+#[test]
+fn a_folder_of_more_seeds_than_are_searched_is_used_as_far_as_it_goes() {
+    let scene = Scene::new(1 << 20, 64 * 1024);
+    fs::create_dir(scene.path("many")).unwrap();
+    let content = scene.content.all();
+    for index in 0..300 {
+        let bytes = match index {
+            0 => content[..512 * 1024].to_vec(),
+            _ => fresh(index, 100),
+        };
+        fs::write(scene.path("many").join(format!("{index:03}")), bytes).unwrap();
+    }
+    let ended = scene.fetch(&["--seed", "many"]).must(0);
+    let warning = ended.event("warning")["message"].to_string();
+    assert!(warning.contains("44 of the files"), "{warning}");
+    assert!(warning.contains("at most 256"), "{warning}");
+    let reused = ended.event("published")["bytes_reused"].as_u64();
+    assert!(reused >= Some(400_000), "{reused:?}");
+    let mut help = sapwood(scene.folder.path());
+    help.args(["fetch", "--help"]);
+    let help = program::run(help).must(0).stdout;
+    assert!(help.contains("At most 256 files"), "{help}");
+}

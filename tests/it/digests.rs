@@ -5,10 +5,12 @@ use std::fs;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sapwood::format::digests::{Algorithm, DigestHasher};
 
+use tempfile::TempDir;
+
 use crate::support::{
     objects::Content,
     origin::{Object, Origin},
-    program::{self, Ended, sapwood},
+    program::{self, Ended, run_with_input, sapwood},
     scene::{MANIFEST, OBJECT, Scene, names},
 };
 
@@ -165,13 +167,65 @@ fn offered_beside_the_object() {
             must_end(&text, &scene, &[], right, "digest");
         }
     }
-    // Other kinds are not looked for: that would be a request each, of every server, for what few have.
-    let scene = without_manifest();
-    scene.origin.put(
-        "/object.bin.md5",
-        hex::encode(digest(Algorithm::Md5, false)).into_bytes(),
+}
+
+/// Nothing but `.sha256` was looked for.
+#[test]
+fn offered_in_sidecars_of_other_kinds() {
+    for right in [true, false] {
+        for (path, algorithm, tag, trust) in [
+            ("/object.bin.sha512", Algorithm::Sha512, "SHA512", "digest"),
+            ("/SHA256SUMS", Algorithm::Sha256, "SHA256", "digest"),
+            ("/object.bin.md5", Algorithm::Md5, "MD5", "digest"),
+        ] {
+            let hex = hex::encode(digest(algorithm, right));
+            let other = "00".repeat(hex.len() / 2);
+            for text in [
+                format!("{other}  other.bin\n{hex} *object.bin\n"),
+                format!("{tag} (other.bin) = {other}\n{tag} (object.bin) = {hex}\n"),
+                // Longer than what is read of it.
+                format!(
+                    "{hex}  ./object.bin\n{}",
+                    format!("{other}  x\n").repeat(5000)
+                ),
+            ] {
+                let scene = without_manifest();
+                scene.origin.put(path, text.clone().into_bytes());
+                must_end(&text[..80], &scene, &[], right, trust);
+            }
+        }
+    }
+}
+
+/// Of a folder there is one request, whatever is fetched from it.
+#[test]
+fn a_digest_file_of_a_folder_is_requested_once() {
+    let origin = Origin::start();
+    let folder = TempDir::new().unwrap();
+    let (mut list, mut sums) = (String::new(), String::new());
+    for number in 0..40u64 {
+        let content = Content::Painted(1000 + number);
+        let mut hasher = DigestHasher::new(Algorithm::Sha256);
+        hasher.update(&content.all());
+        let hex = hasher.finish().hex();
+        origin.put(&format!("/{number}.bin"), content);
+        sums += &format!("{hex}  {number}.bin\n");
+        list += &format!("{}\n", origin.url(&format!("/{number}.bin")));
+    }
+    origin.put("/SHA256SUMS", sums.into_bytes());
+    let mut command = sapwood(folder.path());
+    command.args(["--json", "fetch", "-i", "-", "--connections", "2"]);
+    let ended = run_with_input(command, list.as_bytes()).must(0);
+    let trusts = ended
+        .all("published")
+        .into_iter()
+        .map(|one| one["trust"].clone());
+    assert!(
+        trusts.clone().all(|trust| trust == "digest"),
+        "{}",
+        ended.stdout
     );
-    must_end(".md5", &scene, &[], true, "none");
+    assert!(origin.log_of("/SHA256SUMS").len() <= 2);
 }
 
 /// A strong digest of the user's own is as good as a root; a weak one is no better than a server's.
@@ -290,4 +344,30 @@ fn what_a_digest_of_the_user_proved_is_named_after_it() {
     }
     let ended = scene.fetch(&["--sha256", &sha256]).must(0);
     assert_eq!(ended.event("published")["trust"], "root");
+}
+
+/// A sidecar that is anything but one cost a megabyte.
+#[test]
+fn a_sidecar_with_a_long_body_is_not_read_to_its_end() {
+    const READ: usize = 64 * 1024;
+    let right = hex::encode(digest(Algorithm::Sha256, true));
+    let wrong = hex::encode(digest(Algorithm::Sha256, false));
+    let cut = format!("{wrong}  object.bin");
+    let filler = format!("{}\n", "#".repeat(READ - cut.len() - 1));
+    for (head, trust) in [
+        (format!("{right}  object.bin\n"), "digest"),
+        // Only the first 64 KiB look like a digest of the object.
+        (format!("{filler}{cut}.old\n"), "none"),
+    ] {
+        let scene = without_manifest();
+        let long = head + &"#\n".repeat(1_500_000);
+        scene.origin.put("/object.bin.sha256", long.into_bytes());
+        let ended = scene.fetch(&[]).must(0);
+        let published = ended.event("published");
+        assert_eq!(published["trust"], trust, "{published}");
+        let fetched = published["bytes_fetched"].as_u64().unwrap();
+        let extra = fetched - scene.length();
+        // What was on its way when the reading ended counts too.
+        assert!(extra < 700_000, "{extra}");
+    }
 }

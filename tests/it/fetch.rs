@@ -1319,7 +1319,7 @@ fn secrets_of_urls_and_headers_are_never_shown_or_kept() {
             (Lie::Status(403), 1),
             (Lie::Status(500), 5),
             (Lie::Refuse, 5),
-            (Lie::Raw(b"no http".to_vec()), 5),
+            (Lie::Raw(b"no http".to_vec()), 1),
             (Lie::Redirect(302, redirect.clone()), 5),
             (Lie::FlipEach(1000), 3),
         ] {

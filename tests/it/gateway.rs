@@ -1265,7 +1265,7 @@ fn a_library_is_checked_for_its_key_and_name() {
     );
     gateway.finish();
     // An older one is not taken for the present one.
-    library.publish(&["--sign", "k.key", "--seq", "4"]);
+    library.publish(&["--sign", "k.key", "--seq", "4", "--store", "another"]);
     library.origin.forget_log();
     refused(&["--key", "k.pub"], 3, "4");
 }

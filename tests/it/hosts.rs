@@ -273,9 +273,12 @@ fn a_retry_after_of_days_locked_the_host_out_for_other_runs() {
         let failed = ended.event("failed");
         assert!(failed["retry_at"].is_string(), "{failed}");
         let message = failed["message"].as_str().unwrap().to_owned();
-        let (_, seconds) = message.split_once("may follow in ").unwrap();
-        let (seconds, _) = seconds.split_once(" s").unwrap();
-        seconds.parse::<u64>().unwrap()
+        // A time of day, and the time until then: 1:02:03.
+        let (_, wait) = message.split_once("may follow at ").unwrap();
+        let (_, wait) = wait.split_once(", in ").unwrap();
+        let (wait, _) = wait.split_once(';').unwrap();
+        let parts = wait.split(':').map(|part| part.parse::<u64>().unwrap());
+        parts.fold(0, |sum, part| sum * 60 + part)
     };
     let began = Instant::now();
     assert!(

@@ -462,7 +462,7 @@ fn a_key_holds_for_a_library() {
     let verified = library.verify(&["--key", "studio.pub"]).must(0);
     assert_eq!(verified.event("verified")["trust"], "signed");
     // An older one is refused from now on.
-    library.published(&["--sign", "studio.key", "--seq", "6"]);
+    library.published(&["--sign", "studio.key", "--seq", "6", "--store", "another"]);
     library.verify(&["--key", "studio.pub"]).must(3);
     library.verify(&["--manifest", "x"]).must(2);
     library.verify(&["--hints"]).must(2);

@@ -33,7 +33,7 @@ struct Mistake {
 }
 
 /// In what is typed: URL is a good object, NOMANIFEST one without a manifest, PAGE one whose manifest is a page, GONE one that
-/// is not there, DEAD a server that is not there, PLAIN https to a server without TLS, TAKEN a port that is in use. `film` has a signed
+/// is not there, OTHER one with the manifest of another object, DEAD a server that is not there, PLAIN https to a server without TLS, TAKEN a port that is in use. `film` has a signed
 /// manifest, `cut` one of a longer file.
 const MISTAKES: &[Mistake] = &[
     Mistake {
@@ -152,7 +152,7 @@ const MISTAKES: &[Mistake] = &[
         title: "a header without a colon",
         typed: "fetch URL -H Bearer",
         exit: 2,
-        place: "headers",
+        place: "-H",
         next: "'Name: value'",
     },
     Mistake {
@@ -229,7 +229,7 @@ const MISTAKES: &[Mistake] = &[
         title: "no server there",
         typed: "fetch DEAD --patience 1s",
         exit: 5,
-        place: "DEAD",
+        place: "cannot reach 127.0.0.1:1 (connection refused), trying until",
         next: "run the same command again",
     },
     Mistake {
@@ -268,6 +268,20 @@ const MISTAKES: &[Mistake] = &[
         next: "name another manifest",
     },
     Mistake {
+        title: "a manifest of another object",
+        typed: "fetch OTHER",
+        exit: 4,
+        place: "has 70000 bytes, but its manifest",
+        next: "sapwood manifest FILE",
+    },
+    Mistake {
+        title: "HTTP/2 from a server without it",
+        typed: "fetch URL --http 2",
+        exit: 1,
+        place: "/object.bin",
+        next: "leave out --http 2",
+    },
+    Mistake {
         title: "signed is required, nothing is signed",
         typed: "fetch URL --require signed",
         exit: 3,
@@ -303,11 +317,18 @@ const MISTAKES: &[Mistake] = &[
         next: "sapwood manifest FOLDER",
     },
     Mistake {
-        title: "verify against a manifest on a server",
+        title: "verify against an object instead of its manifest",
         typed: "verify text --manifest URL",
+        exit: 3,
+        place: "/object.bin",
+        next: "name another manifest",
+    },
+    Mistake {
+        title: "verify with a secret key",
+        typed: "verify film --key studio.key",
         exit: 2,
-        place: "--manifest",
-        next: "sapwood fetch",
+        place: "--key studio.key",
+        next: "NAME.pub",
     },
     Mistake {
         title: "verify a file that was cut",
@@ -471,8 +492,8 @@ const MISTAKES: &[Mistake] = &[
         next: "--listen",
     },
     Mistake {
-        title: "serve on a port alone",
-        typed: "serve folder --listen 8099",
+        title: "serve on a name alone",
+        typed: "serve folder --listen localhost",
         exit: 2,
         place: "--listen",
         next: "HOST:PORT",
@@ -514,6 +535,18 @@ fn fill(folder: &Path, keys: &Path) {
     program::run(signed).must(0);
 }
 
+/// The text with the word TIME after each "until ".
+fn without_times(text: &str) -> String {
+    let mut parts = text.split("until ");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let is_time = |c: char| c.is_ascii_digit() || c == ':';
+        shown.push_str("until TIME");
+        shown.push_str(part.trim_start_matches(is_time));
+    }
+    shown
+}
+
 /// A server that speaks plain HTTP, and says so to everybody who connects.
 fn without_tls() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -534,6 +567,8 @@ fn every_mistake_is_told_with_its_place_and_the_next_step() {
     origin.put("/object.bin", content.clone());
     origin.put("/object.bin.sapwood", manifest_of(&content, 16 * 1024));
     origin.put("/plain.bin", content.clone());
+    origin.put("/other.bin", Content::Painted(70_000));
+    origin.put("/other.bin.sapwood", manifest_of(&content, 16 * 1024));
     origin.put("/page.bin", content);
     origin.put("/page.bin.sapwood", b"<html>hello</html>".to_vec());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -545,6 +580,7 @@ fn every_mistake_is_told_with_its_place_and_the_next_step() {
         ("NOMANIFEST", origin.url("/plain.bin")),
         ("PAGE", origin.url("/page.bin")),
         ("GONE", origin.url("/gone.bin")),
+        ("OTHER", origin.url("/other.bin")),
         ("HIDDEN", origin.url("/.hidden")),
         ("PLAIN", format!("https://{plain}/object.bin")),
         ("URL", origin.url("/object.bin")),
@@ -579,6 +615,7 @@ fn every_mistake_is_told_with_its_place_and_the_next_step() {
         for (real, name) in &named {
             told = told.replace(real, name);
         }
+        told = without_times(&told);
         let Mistake {
             title,
             typed,

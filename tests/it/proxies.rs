@@ -17,6 +17,7 @@ use crate::support::{
     program::{self, Ended, sapwood},
     proxy::Proxy,
     scene::{MANIFEST, OBJECT, Scene},
+    socks::Socks,
     tls::Authority,
 };
 
@@ -278,4 +279,171 @@ fn behind_a_proxy_other_places_may_be_led_to() {
             "{place} was not asked for: {asked:?}"
         );
     }
+}
+
+/// The message named the origin, which nobody had tried to reach.
+#[test]
+fn a_dead_proxy_was_told_as_a_dead_origin() {
+    let dead = "http://127.0.0.1:1";
+    for (url, variable) in [
+        ("http://media.invalid/x", "http_proxy"),
+        ("https://media.invalid/x", "https_proxy"),
+    ] {
+        let ended = fetch(&scene(), url, &[(variable, dead)]).must(5);
+        let failed = ended.event("failed")["message"].to_string();
+        let told = "cannot reach the proxy 127.0.0.1:1 (connection refused)";
+        assert!(failed.contains(told), "{failed}");
+    }
+    let proxy = Proxy::refusing(502);
+    let ended = fetch(
+        &scene(),
+        "https://media.invalid/x",
+        &[("https_proxy", &proxy.url())],
+    )
+    .must(5);
+    let failed = ended.event("failed")["message"].to_string();
+    assert!(failed.contains("the proxy 127.0.0.1:"), "{failed}");
+    assert!(
+        failed.contains("cannot connect to media.invalid"),
+        "{failed}"
+    );
+}
+
+/// A value that is no proxy was ignored, and requests went past the proxy.
+#[test]
+fn a_bad_proxy_variable_was_ignored() {
+    for (variable, value) in [
+        ("http_proxy", "my proxy"),
+        ("HTTP_PROXY", "http://"),
+        ("https_proxy", "http://proxy:99999"),
+        ("all_proxy", "http://user:PLANTED-SECRET@"),
+    ] {
+        let scene = scene();
+        let ended = fetch(&scene, &scene.url(), &[(variable, value)]).must(2);
+        let failed = ended.event("failed")["message"].to_string();
+        assert!(
+            failed.contains(&format!("{variable} is no URL of a proxy")),
+            "{failed}"
+        );
+        assert!(scene.origin.log().is_empty());
+        let off = [(variable, value), ("no_proxy", "*")];
+        fetch(&scene, &scene.url(), &off).must(0);
+    }
+}
+
+/// A fetch through a proxy that is named in the command.
+fn fetch_through(scene: &Scene, url: &str, proxy: &str, variables: &[(&str, &str)]) -> Ended {
+    let mut command = sapwood(scene.folder.path());
+    command
+        .args([
+            "--json",
+            "-vvv",
+            "fetch",
+            url,
+            "-o",
+            "out",
+            "--patience",
+            "2s",
+        ])
+        .args(["--proxy", proxy])
+        .envs(variables.iter().copied());
+    let ended = program::run(command);
+    for text in [&ended.stdout, &ended.stderr] {
+        assert!(!text.contains(SECRET), "{text}");
+    }
+    ended
+}
+
+#[test]
+fn a_proxy_that_is_chosen_stands_above_the_environment() {
+    let scene = scene();
+    let (chosen, other) = (proxy_of(&scene.origin), Proxy::refusing(500));
+    let url = format!("http://media.invalid{OBJECT}");
+    let variables = [("http_proxy", other.url()), ("all_proxy", other.url())];
+    let variables = variables
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let login = format!("user:{SECRET}");
+    fetch_through(&scene, &url, &chosen.url_with(&login), &variables).must(0);
+    scene.must_be_published();
+    assert!(chosen.log().iter().all(|asked| asked.login.is_some()));
+    assert!(!chosen.log().is_empty() && other.log().is_empty());
+    // What no_proxy excepts goes past it, and * excepts all.
+    for exception in ["127.0.0.1", "*"] {
+        let (scene, chosen) = (self::scene(), Proxy::refusing(500));
+        fetch_through(
+            &scene,
+            &scene.url(),
+            &chosen.url(),
+            &[("no_proxy", exception)],
+        )
+        .must(0);
+        assert_eq!(chosen.log(), [], "{exception}");
+    }
+}
+
+#[test]
+fn socks_proxies_carry_a_fetch() {
+    let scene = scene();
+    // Only socks5h leaves names to the proxy.
+    let proxy = Socks::start(scene.origin.address(), None);
+    let url = format!("http://media.invalid{OBJECT}");
+    fetch_through(&scene, &url, &proxy.url("socks5h", ""), &[]).must(0);
+    scene.must_be_published();
+    let hosts = proxy.hosts();
+    assert!(
+        hosts.iter().all(|host| host == "media.invalid") && !hosts.is_empty(),
+        "{hosts:?}"
+    );
+    let scene = self::scene();
+    let proxy = Socks::start(scene.origin.address(), Some(("user", SECRET)));
+    let login = format!("user:{SECRET}@");
+    fetch_through(&scene, &scene.url(), &proxy.url("socks5", &login), &[]).must(0);
+    scene.must_be_published();
+    assert!(
+        proxy.hosts().iter().all(|host| host == "127.0.0.1"),
+        "{:?}",
+        proxy.hosts()
+    );
+    // The environment may name one too.
+    let (scene, url) = (self::scene(), url);
+    let proxy = Socks::start(scene.origin.address(), None);
+    fetch(&scene, &url, &[("all_proxy", &proxy.url("socks5h", ""))]).must(0);
+    assert!(!proxy.hosts().is_empty());
+}
+
+#[test]
+fn what_is_no_proxy_is_refused() {
+    let scene = scene();
+    for bad in [
+        "ftp://127.0.0.1:1",
+        "http://",
+        "http://h/path",
+        "h:99999",
+        "socks9://h:1",
+    ] {
+        let ended = fetch_through_text(&scene, &["--proxy", bad]).must(2);
+        assert!(
+            ended.stderr.contains("a proxy is http://HOST:PORT"),
+            "{}",
+            ended.stderr
+        );
+    }
+    if cfg!(feature = "http3") {
+        let ended = fetch_through_text(&scene, &["--proxy", "h:1", "--http", "3"]).must(2);
+        assert!(
+            ended
+                .stderr
+                .contains("--http 3 does not go through a proxy"),
+            "{}",
+            ended.stderr
+        );
+    }
+    assert!(scene.origin.log().is_empty());
+}
+
+fn fetch_through_text(scene: &Scene, more: &[&str]) -> Ended {
+    let mut command = sapwood(scene.folder.path());
+    command.args(["fetch", &scene.url()]).args(more);
+    program::run(command)
 }

@@ -12,7 +12,7 @@ use sapwood::{
     engine::{
         context::Context,
         events::Event,
-        push::{self, Input, PushOptions, Server},
+        push::{self, Input, Place, PushOptions, Server},
     },
     format::{library::LibraryPath, paint},
     net::location::Location,
@@ -305,6 +305,18 @@ fn a_refusal_in_the_middle_of_a_body_ends_it_at_once() {
     assert!(ended.event("failed")["message"].to_string().contains("413"));
 }
 
+/// Its status alone does not say what to do.
+#[test]
+fn a_refusal_whose_reason_broke_off_ended_the_push() {
+    let push = Push::new();
+    // The storage loses a part, and the checkpoint is refused.
+    let taken = IngestLie::Status(204, Vec::new(), String::new());
+    push.server.lie(Op::Part, Of::Nth(1), taken);
+    push.server.lie(Op::Checkpoint, Of::Nth(1), IngestLie::Half);
+    push.run(&["--connections", "1"]).must(0);
+    push.must_be_published();
+}
+
 #[test]
 fn an_expired_url_is_replaced_once() {
     let refusals = ["expired_url", ""].map(|code| match code {
@@ -412,6 +424,54 @@ fn a_finalize_that_takes_long_is_waited_for() {
     );
 }
 
+/// An earlier run published it, and did not come to know. The same command has to end, and sends nothing.
+#[test]
+fn a_push_whose_last_answer_was_lost_was_refused_when_run_again() {
+    let lost = |push: &Push| {
+        push.server.lie(Op::Finalize, Of::All, IngestLie::Lost);
+        push.run(&["--tries", "1", "--patience", "2s"]).must(5);
+        push.must_be_published();
+        push.server.be_honest();
+        push.server.forget_log();
+    };
+    let push = Push::new();
+    lost(&push);
+    let ended = push.run(&[]).must(0);
+    assert_eq!(ended.event("published")["bytes_sent"], 0);
+    assert_eq!(push.server.log_of(Op::Open).len(), 0);
+    // What has the name now is not what it published, or not what is to be published.
+    let push = Push::new();
+    lost(&push);
+    push.server.publish("a/f.bin", b"other");
+    push.run(&[]).must(1);
+    let push = Push::new();
+    lost(&push);
+    fs::write(push.folder.path().join("f.bin"), paint::bytes(5, LENGTH)).expect("a file");
+    push.run(&[]).must(1);
+    push.must_be_published();
+}
+
+/// It was an error each time, so that a folder could not be pushed again after one file was added.
+#[test]
+fn an_object_that_is_there_already_is_not_sent_again() {
+    let push = Push::new();
+    push.run(&[]).must(0);
+    push.server.forget_log();
+    let ended = push.run(&[]).must(0);
+    let published = ended.event("published");
+    assert_eq!(published["bytes_sent"], 0);
+    assert_eq!(published["bytes_reused"], published["bytes_total"]);
+    assert_eq!(push.server.bytes_of_parts(), 0);
+    push.must_be_published();
+    // One byte more.
+    fs::write(
+        push.folder.path().join("f.bin"),
+        paint::bytes(1, LENGTH + 1),
+    )
+    .expect("a file");
+    push.run(&[]).must(1);
+}
+
 #[test]
 fn an_existing_object_is_replaced_only_by_wish() {
     let push = Push::new();
@@ -419,6 +479,10 @@ fn an_existing_object_is_replaced_only_by_wish() {
     let ended = push.run(&[]).must(1);
     let message = ended.event("failed")["message"].to_string();
     assert!(message.contains("--replace"), "{message}");
+    // The URL of its session is nothing that the user knows.
+    let object = push.server.url("/a/f.bin");
+    assert!(message.contains(&object), "{message}");
+    assert!(!message.contains(".sapwood/uploads"), "{message}");
     assert_eq!(push.server.bytes_of_parts(), 0);
     assert_eq!(
         push.server.published("a/f.bin").expect("it is there"),
@@ -497,7 +561,23 @@ fn mistakes_are_told_before_anything_is_sent() {
         (vec![url.as_str()], 2, "URL"),
         (vec!["f.bin", "nowhere"], 2, "not a URL"),
         (vec!["f.bin", "ftp://h/"], 6, "ftp"),
-        (vec!["f.bin", "s3://bucket/key"], 2, "s3://"),
+        (vec!["f.bin", &url, "--attested"], 2, "--attested"),
+        (vec!["f.bin", &url, "--sse", "AES256"], 2, "--sse"),
+        (
+            vec!["f.bin", "s3://bucket/a", "--name", "n"],
+            2,
+            "a slash at its end",
+        ),
+        (vec!["f.bin", "f.bin", "s3://bucket/a"], 2, "slash"),
+        (vec!["-", "s3://bucket/"], 2, "--name"),
+        (vec!["f.bin", "s3://bucket/.a"], 6, ".a"),
+        (vec!["f.bin", "s3://bucket/a/b.sapwood"], 6, "b.sapwood"),
+        (
+            vec!["f.bin", "s3://bucket/sapwood-staging/x/"],
+            6,
+            "sapwood-staging",
+        ),
+        (vec!["f.bin", "s3://b/a"], 2, "a bucket has 3 to 63"),
         (vec!["f.bin", &query], 2, "query"),
         (vec!["-", &url], 2, "--name"),
         (vec!["f.bin", "-", &url], 2, "-"),
@@ -506,8 +586,8 @@ fn mistakes_are_told_before_anything_is_sent() {
         (vec!["f.bin", "g", &url, "--name", "n"], 2, "--name"),
         (vec!["f.bin", &url, "--name", "../n"], 6, ".."),
         (vec!["f.bin", &url, "--name", ""], 6, "--name"),
-        (vec!["f.bin", &url, "--part-size", "1MiB"], 2, "5242880"),
-        (vec!["f.bin", &url, "--part-size", "8000000"], 2, "7995392"),
+        (vec!["f.bin", &url, "--part-size", "1MiB"], 2, "5MiB"),
+        (vec!["f.bin", &url, "--part-size", "8000000"], 2, "7808KiB"),
         (vec!["f.bin", &url, "--token", "a b"], 2, "--token"),
         (vec!["f.bin", &url, "--session", "x"], 2, "UUID"),
         (vec!["--list", "f.bin", &url], 2, "--list"),
@@ -580,6 +660,117 @@ fn a_signal_stops_it_and_the_same_command_goes_on() {
     push.must_be_published();
 }
 
+/// A session that was done before this run says nothing of what has the name now. Its object was told as published, unseen.
+#[test]
+fn a_session_that_was_done_before_is_not_trusted() {
+    let push = Push::new();
+    let other = paint::bytes(9, 100);
+    // The object is published, and the program never learns it.
+    push.server.lie(Op::Finalize, Of::All, IngestLie::Lost);
+    push.run(&["--tries", "1"]).must(5);
+    push.must_be_published();
+    push.server.be_honest();
+    push.server.publish("a/f.bin", &other);
+    push.run(&[]).must(1);
+    assert_eq!(push.server.published("a/f.bin"), Some(other.clone()));
+    push.run(&["--replace"]).must(0);
+    push.must_be_published();
+    // The same if the user names the session.
+    let id = "9b2f6c1e-5d0a-4c3b-8f7e-2a1b3c4d5e6f";
+    let named = ["--replace", "--session", id];
+    push.run(&named).must(0);
+    push.server.publish("a/f.bin", &other);
+    push.run(&named).must(2);
+    assert_eq!(push.server.published("a/f.bin"), Some(other));
+}
+
+/// A server whose disk failed was told as one that limits requests, and remembered as one.
+#[test]
+fn a_server_that_fails_is_not_said_to_limit_requests() {
+    let push = Push::new();
+    let problem = json!({
+        "status": 503, "code": "storage_failed", "detail": "the storage of this test failed",
+    });
+    let retry = vec![("Retry-After", "1".to_owned())];
+    let failed = IngestLie::Status(503, retry, problem.to_string());
+    push.server.lie(Op::Open, Of::All, failed);
+    let ended = push.run(&["--tries", "2"]).must(5);
+    let message = ended.event("failed")["message"].to_string();
+    assert!(
+        message.contains("the storage of this test failed"),
+        "{message}"
+    );
+    assert!(!message.contains("limits requests"), "{message}");
+    assert!(ended.all("host_slowed").is_empty());
+}
+
+#[test]
+fn urls_in_a_list_are_whole() {
+    let push = Push::new();
+    push.run(&[]).must(0);
+    push.server.lie(
+        Op::List,
+        Of::All,
+        IngestLie::Edited(|answer| answer["sessions"][0]["url"] = json!("/a/f.bin")),
+    );
+    let mut command = sapwood(push.folder.path());
+    command.args(["--json", "push", "--list", &push.server.url("/a/")]);
+    let upload = run(command).must(0).event("upload");
+    assert_eq!(upload["url"], push.server.url("/a/f.bin").as_str());
+}
+
+#[test]
+fn what_is_larger_than_the_user_allows_is_not_pushed() {
+    let push = Push::new();
+    let ended = push.run(&["--max-size", "15MiB"]).must(1);
+    let message = ended.event("failed")["message"].to_string();
+    assert!(message.contains("--max-size"), "{message}");
+    assert!(push.server.log().is_empty(), "{:?}", push.server.log());
+    push.run(&["--max-size", "16MiB"]).must(0);
+    let mut piped = sapwood(push.folder.path());
+    piped.args(["--json", "push", "-", &push.server.url("/"), "--name", "s"]);
+    piped.args(["--part-size", "5MiB", "--max-size", "15MiB"]);
+    let ended = run_with_input(piped, &push.bytes).must(1);
+    let message = ended.event("failed")["message"].to_string();
+    assert!(message.contains("--max-size"), "{message}");
+    assert_eq!(push.server.published("s"), None);
+}
+
+/// Who can produce the stream again does not send again what arrived.
+#[test]
+fn a_stream_that_was_stopped_says_how_to_go_on() {
+    let push = Push::new();
+    let url = push.server.url("/");
+    let command = |more: &[&str]| {
+        let mut command = sapwood(push.folder.path());
+        command.args(["--json", "push", "-", &url, "--name", "s"]);
+        command.args(["--part-size", "5MiB"]).args(more);
+        command
+    };
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    let mut first = command(&[]);
+    first.stdin(reader);
+    let mut running = start(first);
+    let some = push.bytes[..2 * PART + 5].to_vec();
+    let writing = std::thread::spawn(move || {
+        std::io::Write::write_all(&mut writer, &some).expect("it reads");
+        writer
+    });
+    wait_for_checkpoints(&mut running, 2);
+    let _writer = writing.join().expect("no panic");
+    running.signal(Signal::TERM);
+    let ended = running.finish().must(5);
+    let id = ended.event("planned")["session"].clone();
+    let id = id.as_str().expect("an ID");
+    let message = ended.event("failed")["message"].to_string();
+    assert!(message.contains(&format!("--session {id}")), "{message}");
+    assert!(message.contains("--abort"), "{message}");
+    push.server.forget_log();
+    run_with_input(command(&["--session", id]), &push.bytes).must(0);
+    assert!(push.server.published("s").as_ref() == Some(&push.bytes));
+    assert_eq!(push.server.bytes_of_parts(), (LENGTH - 2 * PART) as u64);
+}
+
 /// The program waited for bytes of a stream that gave none.
 #[test]
 fn a_signal_stops_a_stream_that_is_silent() {
@@ -608,7 +799,7 @@ fn the_library_pauses_and_goes_on() {
     let runtime = tokio::runtime::Runtime::new().expect("threads");
     let url = Location::parse(&push.server.url("/")).expect("a URL");
     let name = LibraryPath::new("a/f.bin").expect("a name");
-    let server = Server { url, token: None };
+    let server = Place::Server(Server { url, token: None });
     let file = push.folder.path().join("f.bin");
     let options = PushOptions {
         part_size: Some(PART as u64),

@@ -16,8 +16,8 @@ use sapwood::{
     policy::{
         parts::PartPlan,
         upload::{
-            Change, Declared, Goal, Now, Owner, PartsChange, Problem, Published, Session, Staging,
-            State,
+            Change, Declared, Goal, Now, Owner, PartsChange, Problem, Published, Session,
+            StagedBytes, Staging, State,
         },
     },
 };
@@ -134,7 +134,8 @@ async fn keeps_sessions(store: &dyn SessionStore) {
         store.load(SessionId::from_random([77; 16])).await.unwrap(),
         None
     );
-    // Forgotten only at its version.
+    // Forgotten only at its version, once somebody was told of its object.
+    store.told(now.id).await.unwrap();
     assert_eq!(
         store.forget(now.id, now.version - 1).await.unwrap(),
         Written::Conflict
@@ -322,6 +323,37 @@ async fn counts_usage(store: Arc<dyn SessionStore>) {
     assert_eq!(store.usage(&ann).await.unwrap(), usage(3, 20 * PART));
     stored(&*store, changed(&first, |it| it.state = State::Aborted)).await;
     assert_eq!(store.usage(&ann).await.unwrap(), usage(2, 10 * PART));
+    // What lies besides counts until it is that of a finished part, and while another content lies beside it.
+    let staged = |is_beside| StagedBytes {
+        index: 3,
+        length: PART,
+        is_beside,
+    };
+    let limits_now = OwnerLimits {
+        sessions: 3,
+        bytes: 12 * PART,
+    };
+    let count = |is_beside| store.count_staged(unknown.id, staged(is_beside), limits_now);
+    for (is_beside, parts) in [(false, 11), (false, 11), (true, 12), (true, 12)] {
+        assert_eq!(count(is_beside).await.unwrap(), None);
+        assert_eq!(store.usage(&ann).await.unwrap(), usage(2, parts * PART));
+    }
+    let other = StagedBytes {
+        index: 4,
+        ..staged(false)
+    };
+    assert_eq!(store.staged_bytes(unknown.id).await.unwrap(), 2 * PART);
+    let over = store.count_staged(unknown.id, other, limits_now).await;
+    assert_eq!(over.unwrap(), Some(usage(2, 12 * PART)));
+    let mut unknown = store.load(unknown.id).await.unwrap().unwrap();
+    for (object, parts) in [(1, 12), (2, 11)] {
+        let put = Change {
+            parts: PartsChange::Put(finished(object, 3)),
+            ..changed(&unknown, |_| ())
+        };
+        unknown = stored(&*store, put).await;
+        assert_eq!(store.usage(&ann).await.unwrap(), usage(2, parts * PART));
+    }
     // Many at once do not pass the limit together.
     let all = (100..120).map(|number| {
         let store = store.clone();
@@ -334,6 +366,40 @@ async fn counts_usage(store: Arc<dyn SessionStore>) {
         new += u32::from(one.await.unwrap() == Inserted::New);
     }
     assert_eq!(new, 2);
+}
+
+/// Of each published object somebody is told, whatever happens between.
+async fn notes_what_was_published(store: &dyn SessionStore) {
+    let untold = || async {
+        let untold = store.untold(10).await.unwrap();
+        untold.iter().map(|session| session.id).collect::<Vec<_>>()
+    };
+    let published = Published {
+        length: 5,
+        root: Root([6; 32]),
+    };
+    let mut ids = Vec::new();
+    for number in [2, 1] {
+        let session = session(number, "ann", 5);
+        store.insert(&session, PLENTY).await.unwrap();
+        assert_eq!(untold().await, ids);
+        let done = changed(&session, |it| {
+            it.state = State::Done(published);
+            it.last_alive_s = 100 - u64::from(number);
+        });
+        let done = stored(store, done).await;
+        ids.push(done.id);
+        assert_eq!(untold().await, ids);
+        let later = stored(store, changed(&done, |it| it.staging = Staging::Removed)).await;
+        assert_eq!(later.version, 3);
+    }
+    for left in [&ids[1..], &[]] {
+        store.told(ids[ids.len() - left.len() - 1]).await.unwrap();
+        assert_eq!(untold().await, left);
+    }
+    for id in ids {
+        assert_eq!(store.forget(id, 3).await.unwrap(), Written::Stored);
+    }
 }
 
 async fn raises_the_served_clock(store: &dyn SessionStore) {
@@ -350,6 +416,7 @@ async fn every_store<'a>(make: impl Fn() -> BoxFuture<'a, Arc<dyn SessionStore>>
     lists_pages(&*make().await).await;
     counts_usage(make().await).await;
     raises_the_served_clock(&*make().await).await;
+    notes_what_was_published(&*make().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -366,7 +433,9 @@ async fn the_store_in_sqlite_passes_the_suite() {
         let number = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = folder.path().join(format!("{number}/sessions.sqlite"));
         Box::pin(async {
-            Arc::new(SqliteSessions::open(path).await.unwrap()) as Arc<dyn SessionStore>
+            let store = SqliteSessions::open(path).await.unwrap();
+            store.note_published(true).await.unwrap();
+            Arc::new(store) as Arc<dyn SessionStore>
         })
     })
     .await;
@@ -388,4 +457,23 @@ async fn two_connections_to_sqlite_see_the_same_sessions() {
     use std::os::unix::fs::PermissionsExt;
     let mode = path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
+    // They are those of one storage, for ever.
+    assert!(one.bind("a".to_owned()).await.unwrap());
+    assert!(two.bind("a".to_owned()).await.unwrap());
+    assert!(!two.bind("b".to_owned()).await.unwrap());
+    // Who wants to be told is told from then on, and what nobody was told of is not forgotten.
+    one.note_published(true).await.unwrap();
+    let second = session(2, "ann", 50);
+    one.insert(&second, PLENTY).await.unwrap();
+    let published = Published {
+        length: 5,
+        root: Root([6; 32]),
+    };
+    let done = changed(&second, |it| it.state = State::Done(published));
+    one.write(&done).await.unwrap();
+    assert_eq!(one.forget(second.id, 2).await.unwrap(), Written::Conflict);
+    assert_eq!(two.untold(5).await.unwrap().len(), 1);
+    two.note_published(false).await.unwrap();
+    assert_eq!(two.untold(5).await.unwrap(), []);
+    assert_eq!(one.forget(second.id, 2).await.unwrap(), Written::Stored);
 }

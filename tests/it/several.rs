@@ -126,7 +126,10 @@ fn the_rest_of_a_list_goes_on() {
     let cases = [
         (String::new(), 1),
         (format!("{}\t../../escape\n", shelf.origin.url("/3.bin")), 6),
-        (format!("{}\tsub/folder\n", shelf.origin.url("/3.bin")), 6),
+        (
+            format!("{}\tsub/../folder\n", shelf.origin.url("/3.bin")),
+            6,
+        ),
         ("ftp://example.org/x\n".to_owned(), 6),
         ("not a url\n".to_owned(), 2),
         (shelf.origin.url("/") + "\n", 6),
@@ -156,7 +159,7 @@ fn what_may_pass_is_queued_again() {
     let again: Vec<Value> = ended
         .all("retry")
         .into_iter()
-        .filter(|event| event["message"].is_string())
+        .filter(|event| event["until"].is_null())
         .collect();
     assert_eq!(again.len(), 1, "{again:?}");
     assert_eq!(again[0]["path"], "3.bin");
@@ -431,4 +434,34 @@ fn a_store_that_cannot_be_used_is_one_warning() {
     let ended = fetch(&[]).must(0);
     assert_eq!(ended.all("warning").len(), 1);
     assert_eq!(fetch(&[]).must(0).event("published")["unchanged"], false);
+}
+
+#[test]
+fn a_run_that_fails_fast_ends_at_the_first_failure() {
+    let shelf = Shelf::new();
+    let missing = shelf.origin.url("/missing.bin");
+    let list = format!("{missing}\n{}", shelf.list());
+    let ended = shelf
+        .fetch(&list, &["--connections", "1", "--fail-fast"])
+        .must(1);
+    let failed = ended.all("failed");
+    assert_eq!(failed[0]["url"], missing.as_str());
+    assert_eq!(failed.len() + ended.all("published").len(), 11);
+    let words = "another file failed";
+    let stopped = |event: &&Value| {
+        event["message"]
+            .as_str()
+            .is_some_and(|text| text.contains(words))
+    };
+    assert!(
+        failed.iter().filter(stopped).count() >= 5,
+        "{}",
+        ended.stdout
+    );
+    // A line of the list that is none counts too, and without the flag all others land.
+    let list = format!("ftp://nowhere/x\n{}", shelf.list());
+    let none = shelf.fetch(&list, &["--fail-fast"]).must(6);
+    assert!(none.all("published").is_empty(), "{}", none.stdout);
+    let all = shelf.fetch(&list, &[]).must(6);
+    assert_eq!(all.all("published").len(), 10);
 }

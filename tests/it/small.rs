@@ -1,6 +1,12 @@
 //! Many small files: how many requests they cost, what a kill leaves, and small objects in memory.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, process::Command, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::MetadataExt,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 use sapwood::{
@@ -17,7 +23,7 @@ use tempfile::TempDir;
 use crate::support::{
     objects::{Content, manifest_of, tree_of},
     origin::{Asks, FIRST_BYTES, Lie, Of, Origin},
-    program::{self, Ended, run_with_input, sapwood},
+    program::{self, Ended, run, run_with_input, sapwood},
     scene::names,
 };
 
@@ -298,11 +304,46 @@ fn kills_among_small_files_leave_whole_ones() {
             );
             whole += 1;
         }
-        // A kill may lose what the store noted of the last files: they are fetched again, and are there meanwhile.
+        // What the store noted of files of the last moment may be lost with a kill: they are fetched again, and are there meanwhile.
         assert!(whole >= fewest && whole >= 3, "{whole}");
         fewest = whole;
     }
     many.fetch(&[]).must(0);
+    many.must_be_there();
+}
+
+/// Up to 512 were noted at the end of the run alone, and all fetched again after a kill.
+#[test]
+fn small_files_are_noted_while_others_are_fetched() {
+    let many = Many::new(12, 1);
+    let late = Lie::Late(Duration::from_secs(60));
+    many.origin.lie("/11", Asks::Anything, Of::All, late);
+    fs::write(many.folder.path().join("list"), many.list()).unwrap();
+    let mut command = sapwood(many.folder.path());
+    command.args([
+        "--json", "--store", "store", "fetch", "-i", "list", "-o", "out",
+    ]);
+    let mut running = program::start(command);
+    running.wait_for("files", |events| {
+        let published = |event: &&serde_json::Value| event["event"] == "published";
+        events.iter().filter(published).count() == 11
+    });
+    let noted = || {
+        let mut command = sapwood(many.folder.path());
+        command.args(["--json", "--store", "store", "store", "list"]);
+        run(command).must(0).all("holding").len()
+    };
+    let until = Instant::now() + Duration::from_secs(20);
+    while noted() < 11 {
+        assert!(Instant::now() < until, "{}", noted());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    running.kill();
+    many.origin.be_honest();
+    let again = many.fetch(&[]).must(0);
+    let unchanged = again.all("published").into_iter();
+    let unchanged = unchanged.filter(|event| event["unchanged"] == true).count();
+    assert_eq!(unchanged, 11);
     many.must_be_there();
 }
 
@@ -321,7 +362,7 @@ fn a_small_file_is_locked_while_it_is_fetched() {
     while !many.folder.path().join("out/1.part.journal").exists() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    program::run(fetch()).must(5);
+    run(fetch()).must(5);
     first.finish().must(0);
     assert_eq!(names(&many.folder.path().join("out")), ["1"]);
 }

@@ -297,6 +297,41 @@ fn files_and_folders_are_added_listed_and_forgotten() {
 }
 
 #[test]
+fn what_is_forgotten_is_not_used_and_stays_where_it_is() {
+    let scene = Scene::new(MIB, 64 * KIB);
+    let films = scene.path("films");
+    fs::create_dir_all(films.join("old")).unwrap();
+    for name in ["a.mp4", "old/b.mp4", "old/c.mp4", "older.mp4"] {
+        fs::write(
+            films.join(name),
+            Content::Painted(MIB + name.len() as u64).all(),
+        )
+        .unwrap();
+    }
+    store(&scene, &["add", "films"]).must(0);
+    // Gone, and still to be forgotten by its name.
+    fs::remove_file(films.join("a.mp4")).unwrap();
+    let forgotten = store(&scene, &["forget", "films/a.mp4", "films/old"]).must(0);
+    let forgotten = forgotten.all("forgotten");
+    assert_eq!(forgotten.len(), 3);
+    assert!(forgotten.iter().all(|one| one["reason"] == "told"));
+    let listed = store(&scene, &["list"]).must(0).all("holding");
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert!(
+        listed[0]["path"]
+            .as_str()
+            .unwrap()
+            .ends_with("films/older.mp4")
+    );
+    assert!(films.join("old/b.mp4").exists());
+    let unknown = store(&scene, &["forget", "films/old", "films/older.mp4"]).must(1);
+    assert_eq!(
+        (unknown.all("failed").len(), unknown.all("forgotten").len()),
+        (1, 1)
+    );
+}
+
+#[test]
 fn what_cannot_be_added_says_why() {
     let scene = Scene::new(MIB, 64 * KIB);
     rustix::fs::mknodat(

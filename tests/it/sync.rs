@@ -531,6 +531,11 @@ fn a_dry_run_says_what_would_be_done_and_does_nothing() {
         text.contains("would be: fetched 2, moved 1, deleted 1"),
         "{text}"
     );
+    // More than may be deleted, which the message says that a dry run shows.
+    let ended = pair.sync(&["--dry-run", "--delete", "--delete-max", "0"]);
+    let intended = ended.must(6).all("intended").len();
+    assert_eq!(intended, expected.len());
+    assert!(all() == before);
 }
 
 #[test]
@@ -698,7 +703,16 @@ fn an_older_library_is_refused_by_a_copy_that_became_a_library() {
     let publish = |version: u64| {
         pair.write("a", version, 5000);
         let sequence = version.to_string();
-        pair.publish(&["--sign", "studio.key", "--seq", &sequence]);
+        // A publisher that remembers signs no lower sequence number.
+        let store = format!("publisher-{version}");
+        pair.publish(&[
+            "--sign",
+            "studio.key",
+            "--seq",
+            &sequence,
+            "--store",
+            &store,
+        ]);
     };
     let arguments = ["--key", "studio.pub", "--no-store"];
     publish(2);
@@ -931,6 +945,11 @@ fn a_file_that_cannot_be_written_fails_and_others_go_on() {
     );
     let failed = ended.event("failed");
     assert_eq!(failed["path"], "copy/films/a.mp4");
+    // As every other `failed`: they were missing.
+    assert_eq!(
+        (&failed["exit"], &failed["class"]),
+        (&7.into(), &"disk".into())
+    );
     // A user knows nothing of the file that was being written for it.
     let message = failed["message"].as_str().unwrap();
     assert!(message.contains("write copy/films/a.mp4"), "{message}");

@@ -68,7 +68,10 @@ impl Signed {
     /// A manifest of the object, made with these arguments.
     fn manifest(&self, more: &[&str]) -> Vec<u8> {
         let _ = fs::remove_file(self.path("object.bin.sapwood"));
-        self.sapwood(&[&["manifest", "object.bin"], more].concat())
+        // Another publisher each time: one and the same signs no lower sequence number.
+        let store = TempDir::new().unwrap();
+        let store = store.path().display().to_string();
+        self.sapwood(&[&["manifest", "object.bin", "--store", &store], more].concat())
             .must(0);
         fs::read(self.path("object.bin.sapwood")).unwrap()
     }
@@ -746,4 +749,109 @@ fn keys_that_are_none_are_usage_errors() {
             );
         }
     }
+}
+
+/// "There is no password", for a key that has none.
+#[test]
+fn keys_of_minisign_without_a_password_were_taken_for_encrypted() {
+    let signed = with_keys_of_minisign();
+    signed
+        .sapwood(&["manifest", "object.bin", "--sign", "mini.key"])
+        .must(0);
+    signed
+        .sapwood(&["verify", "object.bin", "--key", "mini.pub"])
+        .must(0);
+    // The line with the key alone, as it is pasted.
+    let text = fs::read_to_string(signed.path("mini.key")).unwrap();
+    let line = text.lines().nth(1).unwrap();
+    signed
+        .sapwood(&["sign", "object.bin", "--key", line])
+        .must(0);
+    let ended = signed
+        .sapwood(&["verify", "object.bin", "--key", "mini.key"])
+        .must(2);
+    assert!(ended.stderr.contains("it is a secret key"), "{ended:?}");
+}
+
+/// Every reader who had seen sequence 5 refused what was signed with 3, or with none.
+#[test]
+fn a_publisher_signed_a_lower_sequence_than_before() {
+    let signed = Signed::new();
+    let sign = |more: &[&str]| {
+        let args = ["manifest", "object.bin", "--sign", "ours.key"];
+        signed.sapwood(&[&args, more].concat())
+    };
+    sign(&["--seq", "5"]).must(0);
+    sign(&["--seq", "5"]).must(0);
+    let before = fs::read(signed.path("object.bin.sapwood")).unwrap();
+    for (more, told) in [
+        (
+            &["--seq", "3"][..],
+            "the sequence number 3, but 5 was signed",
+        ),
+        (&[], "no sequence number, but 5 was signed"),
+    ] {
+        let ended = sign(more).must(2);
+        assert!(ended.stderr.contains(told), "{}", ended.stderr);
+        assert!(ended.stderr.contains("--seq"), "{}", ended.stderr);
+        assert_eq!(fs::read(signed.path("object.bin.sapwood")).unwrap(), before);
+    }
+    // Under another name or key it is another object.
+    sign(&["--seq", "3", "--name", "another"]).must(0);
+    let other = [
+        "manifest",
+        "object.bin",
+        "--sign",
+        "other.key",
+        "--seq",
+        "1",
+    ];
+    signed.sapwood(&other).must(0);
+    // What was made without a signature is signed later.
+    signed
+        .sapwood(&["manifest", "object.bin", "--seq", "4"])
+        .must(0);
+    signed
+        .sapwood(&["sign", "object.bin", "--key", "ours.key"])
+        .must(2);
+    sign(&["--seq", "6"]).must(0);
+}
+
+/// `--manifest` took a file only, although a manifest is a URL or a stream for every other command.
+#[test]
+fn verify_against_a_manifest_at_a_url_or_in_a_pipe() {
+    let signed = Signed::new();
+    let manifest = signed.good();
+    fs::remove_file(signed.path("object.bin.sapwood")).unwrap();
+    signed.origin.put("/m", manifest.clone());
+    let url = signed.origin.url("/m");
+    let key = signed.public();
+    let verify = |more: &[&str]| {
+        let mut command = sapwood(signed.publisher.path());
+        command.args(["verify", "object.bin", "--hints"]).args(more);
+        program::run_with_input(command, &manifest)
+    };
+    for place in [&*url, "-"] {
+        let ended = verify(&["--manifest", place]).must(0);
+        assert!(
+            ended.stdout.contains("against its manifest"),
+            "{}",
+            ended.stdout
+        );
+        let ended = verify(&["--manifest", place, "--key", &key]).must(0);
+        assert!(ended.stdout.contains("signed manifest"), "{}", ended.stdout);
+    }
+    let ended = verify(&["--manifest", &signed.origin.url("/none")]).must(1);
+    assert!(ended.stderr.contains("/none"), "{}", ended.stderr);
+    let ended = verify(&["--manifest", &signed.origin.url(OBJECT)]).must(3);
+    assert!(
+        ended.stderr.contains("not a Sapwood manifest"),
+        "{}",
+        ended.stderr
+    );
+    let mut bytes = fs::read(signed.path("object.bin")).unwrap();
+    bytes[20_000] ^= 1;
+    fs::write(signed.path("object.bin"), bytes).unwrap();
+    let ended = verify(&["--manifest", &url]).must(3);
+    assert!(ended.stdout.contains("is damaged"), "{}", ended.stdout);
 }

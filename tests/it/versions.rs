@@ -301,7 +301,7 @@ mod http3 {
             .unwrap()
             .to_owned();
         assert!(message.contains("no new bytes"), "{message}");
-        assert!(message.contains("cannot be reached"), "{message}");
+        assert!(message.contains("cannot reach"), "{message}");
     }
 
     #[test]

@@ -28,6 +28,8 @@ class Program:
     """The exit code that it then has."""
     package: str = ""
     """The Debian package that holds it, or"""
+    pypi: str = ""
+    """the package of PyPI, or"""
     crate: str = ""
     """the crate, of which we want"""
     pinned: str = ""
@@ -37,6 +39,7 @@ class Program:
 PROGRAMS = {
     "sapwood": Program("--version"),
     "aria2c": Program("--version", package="aria2"),
+    "aws": Program("--version", pypi="awscli"),
     "b3sum": Program("--version", crate="b3sum", pinned="1.8.7"),
     "apt-cache": Program("--version"),
     "apt-get": Program("--version"),
@@ -70,6 +73,8 @@ def find_program(name):
     """The path of a program in a version that we accept, or None."""
     if name in OURS:
         folders = [TARGET / "release" / OURS[name]]
+    elif PROGRAMS[name].pypi:
+        folders = [python_folder(name) / "bin"]
     else:
         # Servers lie in sbin, which is not on everybody's PATH.
         folders = [CRATE_CACHE / "bin", *os.get_exec_path(), "/usr/sbin", "/sbin"]
@@ -80,6 +85,11 @@ def find_program(name):
         if not numbers or not f"{numbers[0]}.".startswith(f"{pinned}."):
             return None
     return path
+
+
+def python_folder(name):
+    """A virtual environment of its own: one of the user's may need the user's home."""
+    return CRATE_CACHE / PROGRAMS[name].pypi
 
 
 def version_of(name, path):
@@ -99,6 +109,10 @@ def install(name):
         # By force, because another version may lie there.
         commands = [["cargo", "install", "--quiet", "--locked", "--force", "--root", str(CRATE_CACHE),
                      "--version", f"={program.pinned}", program.crate]]
+    elif program.pypi:
+        folder = python_folder(name)
+        commands = [[sys.executable, "-m", "venv", "--clear", str(folder)],
+                    [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", program.pypi]]
     else:
         commands = [["apt-get", "-qq", "update"],
                     ["apt-get", "-qq", "install", "-y", "--no-install-recommends", program.package]]

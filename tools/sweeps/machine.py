@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 PACKAGES = {
-    "aria2c": "aria2", "axel": "axel", "curl": "curl", "ip": "iproute2", "mkfs.btrfs": "btrfs-progs", "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs",
+    "aria2c": "aria2", "axel": "axel", "b3sum": "b3sum", "curl": "curl", "ip": "iproute2", "mkfs.btrfs": "btrfs-progs", "mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs",
     "rclone": "rclone", "strace": "strace", "wget2": "wget2", "eatmydata": "eatmydata",
 }
 # XFS_IOC_GOINGDOWN; ext4 has it too. Argument 2: what is in memory only, the log included, is lost.

@@ -1,25 +1,25 @@
 //! What can be typed. What it means is in the options of the library; each command's file translates.
 
+pub mod examples;
+mod fetch;
+mod network;
 mod push;
 mod servers;
 mod sync;
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, builder::PossibleValuesParser};
 
 use crate::{
     engine::cat::Wanted,
-    format::{
-        digests::{Algorithm, Digest},
-        tree::Root,
-        trust::Trust,
-    },
-    net::s3::service::Endpoint,
+    format::{digests::Algorithm, tree::Root, trust::Trust},
 };
 
 use super::units;
 
+pub use fetch::FetchArgs;
+pub use network::{HttpVersion, NetworkArgs};
 pub use push::PushArgs;
 pub use servers::{GatewayArgs, ServeArgs, UploadArgs};
 pub use sync::SyncArgs;
@@ -47,6 +47,19 @@ pub struct Cli {
     pub output: OutputArgs,
 }
 
+/// The commands, whose helps begin with an example.
+pub fn command() -> clap::Command {
+    let with_example = |command: clap::Command, name: &str| match examples::of(name) {
+        [(line, what), ..] => command.before_help(format!("Example: {line}\n  {what}")),
+        [] => command,
+    };
+    let names = examples::commands();
+    let program = with_example(Cli::command(), "sapwood");
+    names.fold(program, |program, name| {
+        program.mut_subcommand(name, |command| with_example(command, name))
+    })
+}
+
 /// Of all commands.
 #[derive(Debug, Args)]
 pub struct OutputArgs {
@@ -65,7 +78,7 @@ pub struct OutputArgs {
         help_heading = "Output"
     )]
     pub store: Option<PathBuf>,
-    /// Print more about what happens; -vv and -vvv still more
+    /// Print a line for each request, response and wait; -vv more, -vvv what the libraries say too
     #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
 }
@@ -77,7 +90,7 @@ pub enum Command {
     /// Show what a manifest says
     Inspect(Box<InspectArgs>),
     /// Check files against their manifests and name every damaged block
-    Verify(VerifyArgs),
+    Verify(Box<VerifyArgs>),
     /// Fetch a URL, resume where an earlier run stopped, publish only what is proven
     Fetch(Box<FetchArgs>),
     /// Push files to a server that takes uploads, resume where an earlier run stopped
@@ -110,8 +123,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Print a script that lets a shell complete the commands
     Completions(CompletionsArgs),
-    /// Print the manual page
-    Man,
+    /// Print a manual page: that of a command, or of the program
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -126,7 +139,7 @@ pub struct ManifestArgs {
     #[arg(long, value_name = "SIZE", default_value = "auto", env = "SAPWOOD_BLOCK_SIZE", value_parser = units::block_size)]
     pub block_size: units::AutoBlockSize,
     /// Add a digest of the whole file; may be given several times
-    #[arg(long, value_name = "ALG", value_parser = units::algorithm)]
+    #[arg(long, value_name = "ALG", ignore_case = true, value_parser = units::algorithms())]
     pub digest: Vec<Algorithm>,
     /// Leave out the hints that make updates small (anchors and pieces)
     #[arg(long)]
@@ -182,9 +195,9 @@ pub struct VerifyArgs {
     /// Files to check, or folders with a library
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// The manifest, a file (default: beside the file, as FILE.sapwood)
+    /// The manifest: a file, a URL, or - for standard input (default: beside the file, as FILE.sapwood)
     #[arg(long, value_name = "M")]
-    pub manifest: Option<PathBuf>,
+    pub manifest: Option<String>,
     /// The root that the file must have, as b3sum prints it
     #[arg(long, value_name = "HEX")]
     pub root: Option<Root>,
@@ -197,71 +210,6 @@ pub struct VerifyArgs {
     /// Rename what does not verify to FILE.quarantined
     #[arg(long)]
     pub quarantine: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    override_usage = "sapwood fetch [OPTIONS] <URL>...\n       sapwood fetch [OPTIONS] -i <LIST>"
-)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
-pub struct FetchArgs {
-    /// What to fetch: http, https or s3 URLs
-    #[arg(required_unless_present = "input", value_name = "URL")]
-    pub urls: Vec<String>,
-    /// A list of what to fetch, or - for standard input: one URL a line, or a URL, a tab and the name of the file
-    #[arg(long, short, value_name = "LIST", conflicts_with = "urls")]
-    pub input: Option<PathBuf>,
-    /// Where to: a file, or a folder (an existing one, or with a slash at its end)
-    #[arg(long, short, value_name = "FILE|DIR")]
-    pub output: Option<PathBuf>,
-    /// The manifest: a file, a URL, or - (default: .sapwood added to the path of the URL)
-    #[arg(long, value_name = "M")]
-    pub manifest: Option<String>,
-    /// Request no manifest: the result is proven against digests, or NOT verified
-    #[arg(long, conflicts_with = "manifest")]
-    pub no_manifest: bool,
-    /// Another URL of the same object; may be given several times
-    #[arg(long, value_name = "URL")]
-    pub mirror: Vec<String>,
-    /// The root that the object must have, as b3sum prints it
-    #[arg(long, value_name = "HEX")]
-    pub root: Option<Root>,
-    /// The manifest must be signed by this key, for the name of the URL: a file, or its text
-    #[arg(long, value_name = "PUB", env = "SAPWOOD_KEY")]
-    pub key: Option<String>,
-    /// A digest that the object must have, ALG=HEX; may be given several times
-    #[arg(long, value_name = "ALG=HEX", value_parser = units::digest)]
-    pub digest: Vec<Digest>,
-    /// Short for --digest sha-256=HEX
-    #[arg(long, value_name = "HEX", value_parser = units::sha256)]
-    pub sha256: Option<Digest>,
-    /// The least that the result must be proven against: signed, root, manifest, digest or none
-    #[arg(
-        long,
-        value_name = "TRUST",
-        default_value = "none",
-        env = "SAPWOOD_REQUIRE"
-    )]
-    pub require: Trust,
-    /// A local file that may hold bytes of the object, or a folder of such files; may be given several times. The file that is
-    /// replaced is always one
-    #[arg(long, value_name = "PATH")]
-    pub seed: Vec<PathBuf>,
-    /// Look for bytes in all files that the store knows of, not only in those that came from the same server or under the same key
-    #[arg(long)]
-    pub seed_store: bool,
-    /// Write what was fetched, from where and what it was proven against, as JSON: to a file, or to a folder
-    #[arg(long, value_name = "FILE|DIR")]
-    pub receipt: Option<PathBuf>,
-    /// Do not replace an existing file: exit with 6
-    #[arg(long)]
-    pub no_clobber: bool,
-    /// Remember nothing between runs
-    #[arg(long)]
-    pub no_store: bool,
-    /// Delete what does not verify instead of keeping it as FILE.quarantined, and the part of a file that the server refuses
-    #[arg(long)]
-    pub discard: bool,
     #[command(flatten)]
     pub network: NetworkArgs,
 }
@@ -283,12 +231,13 @@ pub struct CatArgs {
     /// The manifest must be signed by this key, for the name of the URL: a file, or its text
     #[arg(long, value_name = "PUB", env = "SAPWOOD_KEY")]
     pub key: Option<String>,
-    /// The least that every byte must be proven against: signed, root, manifest, digest or none
+    /// The least that every byte must be proven against
     #[arg(
         long,
         value_name = "TRUST",
         default_value = "none",
-        env = "SAPWOOD_REQUIRE"
+        env = "SAPWOOD_REQUIRE",
+        value_parser = units::trust()
     )]
     pub require: Trust,
     /// Remember nothing between runs
@@ -296,64 +245,6 @@ pub struct CatArgs {
     pub no_store: bool,
     #[command(flatten)]
     pub network: NetworkArgs,
-}
-
-/// Of all commands that use the network.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Network")]
-pub struct NetworkArgs {
-    /// The most connections at a time
-    #[arg(long, value_name = "N", default_value = "16", env = "SAPWOOD_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub connections: u32,
-    /// The most bytes a second, over all connections: 5MB (1000), 512KiB or 512K (1024); 0: no limit
-    #[arg(long, value_name = "RATE", env = "SAPWOOD_LIMIT_RATE", value_parser = units::size)]
-    pub limit_rate: Option<u64>,
-    /// A header for the hosts in the command, 'Name: value', or @FILE with one a line
-    #[arg(long = "header", short = 'H', value_name = "HEADER")]
-    pub headers: Vec<String>,
-    /// Use the logins in ~/.netrc, or in the file that NETRC names
-    #[arg(long)]
-    pub netrc: bool,
-    /// The service of s3:// URLs (default: that of the AWS variables and files, else AWS)
-    #[arg(long, value_name = "URL", env = "SAPWOOD_ENDPOINT")]
-    pub endpoint: Option<Endpoint>,
-    /// Trust the certificate authorities in this file (PEM) too
-    #[arg(long, value_name = "FILE", env = "SAPWOOD_CACERT")]
-    pub cacert: Option<PathBuf>,
-    /// The version of HTTP
-    #[arg(
-        long,
-        value_name = "VERSION",
-        default_value = "auto",
-        env = "SAPWOOD_HTTP"
-    )]
-    pub http: HttpVersion,
-    /// Give up after this time without a newly proven byte: 90s, 5m, 7d; a bare number is seconds
-    #[arg(long, value_name = "TIME", default_value = "5m", env = "SAPWOOD_PATIENCE", value_parser = units::patience)]
-    pub patience: Duration,
-    /// Give up after so many failures in a row of one request to a host that responds; with -i, after so many rounds
-    #[arg(long, value_name = "N", default_value = "5", env = "SAPWOOD_TRIES", value_parser = clap::value_parser!(u32).range(1..))]
-    pub tries: u32,
-    /// Refuse objects larger than this: bytes, or a number with kB, MB, GB (1000), KiB, MiB, GiB, K, M or G (1024)
-    #[arg(long, value_name = "SIZE", env = "SAPWOOD_MAX_SIZE", value_parser = units::size)]
-    pub max_size: Option<u64>,
-    /// Allow servers to redirect to private addresses
-    #[arg(long, env = "SAPWOOD_ALLOW_PRIVATE", value_parser = clap::builder::FalseyValueParser::new())]
-    pub allow_private: bool,
-}
-
-/// Versions of HTTP that can be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum HttpVersion {
-    /// HTTP/1.1; HTTP/2 where nothing else is offered
-    Auto,
-    #[value(name = "1.1")]
-    One,
-    #[value(name = "2")]
-    Two,
-    /// Over QUIC; only in builds with the feature http3
-    #[value(name = "3")]
-    Three,
 }
 
 #[derive(Debug, Args)]
@@ -428,6 +319,14 @@ pub enum StoreCommand {
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
     },
+    /// Forget files, or all files below folders: their blocks are not used any more, until they are added or fetched again
+    ///
+    /// The files themselves stay as they are.
+    Forget {
+        /// Files and folders, also those that are gone
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
     /// Read all that the store knows of and compare
     ///
     /// What was removed or written to since is forgotten, and that is all: exit code 0. Damage in a file that
@@ -441,6 +340,13 @@ pub enum StoreCommand {
         #[arg(long, value_name = "SIZE", value_parser = units::size)]
         max_size: Option<u64>,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The command
+    #[arg(value_parser = PossibleValuesParser::new(examples::commands()))]
+    pub command: Option<String>,
 }
 
 #[derive(Debug, Args)]

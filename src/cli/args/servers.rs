@@ -13,9 +13,7 @@ use super::{NetworkArgs, units};
     override_usage = "sapwood gateway [OPTIONS] <URL>... [-- <PLAYER>...]",
     after_help = "Each URL is served at http://127.0.0.1:PORT/TOKEN/NAME, with ranges; these URLs are printed first. What was read stays in the store. \
 A URL that ends with a slash, or with library.sapwood, is a library: its files are at /TOKEN/PATH, or at /TOKEN/NAME/PATH beside other URLs, as they were \
-when the gateway started. At http://127.0.0.1:PORT/TOKEN/ is a page with a player and a map of what is proven. The gateway ends with its player, with SIGINT or with SIGTERM.\n\n\
-Examples:\n  sapwood gateway https://a.example/talk.mp4 -- mpv {}\n  sapwood gateway https://a.example/talk.mp4 --mirror https://b.example/talk.mp4 --open\n  \
-sapwood gateway https://a.example/media/ --key studio.pub --open"
+when the gateway started. At http://127.0.0.1:PORT/TOKEN/ is a page with a player and a map of what is proven. The gateway ends with its player, with SIGINT or with SIGTERM."
 )]
 pub struct GatewayArgs {
     /// What to serve: http or https URLs of objects, or of libraries
@@ -24,7 +22,7 @@ pub struct GatewayArgs {
     /// A command to run on the URLs of the gateway, which take the place of {} or come last; the gateway ends with it
     #[arg(last = true, value_name = "PLAYER")]
     pub player: Vec<String>,
-    /// Where to listen: HOST:PORT, or :PORT on 127.0.0.1; a loopback address. Port 0 finds a free one
+    /// Where to listen: HOST:PORT, or PORT on 127.0.0.1; a loopback address. Port 0 finds a free one
     #[arg(
         long,
         value_name = "ADDR",
@@ -47,12 +45,13 @@ pub struct GatewayArgs {
     /// The manifests must be signed by this key, for the names of the URLs: a file, or its text
     #[arg(long, value_name = "PUB", env = "SAPWOOD_KEY")]
     pub key: Option<String>,
-    /// The least that every byte must be proven against: signed, root, manifest, digest or none
+    /// The least that every byte must be proven against
     #[arg(
         long,
         value_name = "TRUST",
         default_value = "none",
-        env = "SAPWOOD_REQUIRE"
+        env = "SAPWOOD_REQUIRE",
+        value_parser = units::trust()
     )]
     pub require: Trust,
     /// Remember nothing between runs
@@ -67,7 +66,7 @@ pub struct ServeArgs {
     /// The folder to serve
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
-    /// Where to listen: HOST:PORT, or :PORT on 127.0.0.1; port 0 finds a free one
+    /// Where to listen: HOST:PORT, or PORT on 127.0.0.1; port 0 finds a free one
     #[arg(
         long,
         value_name = "ADDR",
@@ -97,17 +96,19 @@ pub struct ServeArgs {
 
 /// Taking uploads.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Uploads")]
 pub struct UploadArgs {
     /// Take uploads (sapwood push): staged below DIR/sapwood-staging, proven, then published in the folder with their manifests
     #[arg(long)]
     pub ingest: bool,
-    /// Where uploads are staged and published (default: DIR); what is there is served where DIR has nothing
-    #[arg(long, value_name = "DIR", requires = "ingest")]
+    /// Where uploads are staged and published: a folder, or a prefix in S3 (default: DIR); what is there is served where DIR has
+    /// nothing, from S3 by redirects to signed URLs. Clients send to S3 directly; its access is that of the AWS variables and files
+    #[arg(long, value_name = "DIR|s3://B/P", requires = "ingest")]
     pub storage: Option<String>,
-    /// The database of the sessions (default: sapwood-staging/sessions.sqlite in the storage)
+    /// The database of the sessions (default: sapwood-staging/sessions.sqlite in the storage, or in DIR for S3)
     #[arg(long, value_name = "FILE", requires = "ingest")]
     pub sessions: Option<String>,
-    /// Who may upload: a file with a TOKEN, or an OWNER and a TOKEN, in each line; needed for addresses that other machines reach
+    /// Who may upload: a file with a TOKEN, or an OWNER and a TOKEN, in each line; needed for addresses that other machines reach; it is read again when it changes
     #[arg(long, value_name = "F", requires = "ingest")]
     pub token_file: Option<PathBuf>,
     /// The most bytes that an owner may have in uploads that are not published yet
@@ -121,7 +122,7 @@ pub struct UploadArgs {
         value_parser = units::patience
     )]
     pub session_ttl: Duration,
-    /// A command to run for each published object (its name, root, path, owner and session are in `SAPWOOD_UPLOAD_NAME`, `_ROOT`, `_PATH`, `_OWNER` and `_SESSION`, its status is on standard input)
+    /// A URL to be told of each published object by a POST of JSON, or a command to run (its name, root, path, owner and session are in `SAPWOOD_UPLOAD_NAME`, `_ROOT`, `_PATH` (in S3 `_URL`), `_OWNER` and `_SESSION`, its status is on standard input)
     #[arg(long, value_name = "CMD|URL", requires = "ingest")]
     pub on_final: Option<String>,
     /// A web origin, such as `https://app.example`, whose pages may upload; may be given several times

@@ -1,13 +1,16 @@
 //! Everything that is printed: events in words or as JSON, results on stdout, everything else on stderr.
 
 mod json;
+mod log;
 mod progress;
 mod text;
+mod total;
 mod words;
 
 use std::{
+    collections::HashSet,
     io::{self, BufWriter, IsTerminal, Write},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -16,16 +19,18 @@ use crate::{
     disk::{lacking, streams},
     engine::{
         error::Error,
+        event_fields,
         events::{Damaged, Event, Events, Progress, PushProgress},
     },
+    format::characters::printable,
     policy::recovery::Class,
 };
 
-use super::{args::OutputArgs, exit::Exit, hints};
+use super::{args::OutputArgs, exit::Exit, hints, units};
 
 use progress::Bars;
 use text::{DamagedRun, Line};
-pub use words::printable;
+use total::Total;
 
 /// Where output goes and how it looks.
 #[allow(
@@ -41,8 +46,10 @@ pub struct Output {
     bars: Option<Bars>,
     /// The file that events are about.
     path: Option<String>,
-    /// There are several files, so that lines for people name theirs.
-    several: bool,
+    /// There are several files, so that lines for people name theirs: the hosts that were told to be out of reach, and why.
+    several: Option<HashSet<String>>,
+    /// How far all files are, if there are several.
+    total: Option<Total>,
     counts: Counts,
     /// Not printed yet: the next block may be damaged too.
     damaged: Option<DamagedRun>,
@@ -75,6 +82,7 @@ fn as_progress(progress: &PushProgress) -> Progress {
 impl Output {
     pub fn new(args: &OutputArgs) -> Output {
         let bars = (!args.json && !args.quiet && io::stderr().is_terminal()).then(Bars::new);
+        log::init(args.verbose, bars.as_ref().map(Bars::screen));
         Output {
             json: args.json,
             quiet: args.quiet,
@@ -82,8 +90,9 @@ impl Output {
             stdout_is_data: false,
             bars,
             path: None,
-            several: false,
+            several: None,
             counts: Counts::default(),
+            total: None,
             damaged: None,
             stdout_lost: None,
             never_waits: false,
@@ -99,9 +108,43 @@ impl Output {
         self.path = path;
     }
 
+    /// A bar shows that nothing of this file came yet.
+    pub fn connects(&mut self, path: &str, host: &str) {
+        if let Some(bars) = &mut self.bars {
+            bars.connect(path, host);
+        }
+    }
+
     /// Whether there is more than one file.
     pub fn is_about_several(&mut self, several: bool) {
-        self.several = several;
+        self.several = several.then(HashSet::new);
+    }
+
+    /// From now on this many files are shown as one.
+    pub fn begin_total(&mut self, files: usize) {
+        self.total = Some(Total::new(files, Instant::now()));
+    }
+
+    /// Once a minute, where there is no bar, a line tells how far all files are. Called more often.
+    pub fn tick(&mut self) {
+        let now = Instant::now();
+        if self.bars.is_some() || self.json || self.quiet {
+            return;
+        }
+        if let Some(line) = self.total.as_mut().and_then(|total| total.line(now)) {
+            self.tell(&format!("sapwood: {line}\n"));
+        }
+    }
+
+    /// The last line about all files.
+    pub fn end_total(&mut self) {
+        if let Some(total) = self.total.take() {
+            if let Some(bars) = &mut self.bars {
+                bars.finish_all();
+            }
+            self.several = None;
+            self.notice(&total.end(Instant::now()));
+        }
     }
 
     /// From now on standard output is reserved for data.
@@ -112,6 +155,7 @@ impl Output {
     /// From now on a line is dropped if it would wait until somebody reads the lines before it: a server does not stop for them.
     pub fn never_waits(&mut self) {
         self.never_waits = true;
+        log::never_waits();
     }
 
     /// One line on standard output, or on standard error while the former is reserved for data.
@@ -185,7 +229,7 @@ impl Output {
     /// A note for people, on standard error.
     pub fn notice(&mut self, text: &str) {
         if !self.json && !self.quiet {
-            let text = match (&self.path, self.several) {
+            let text = match (&self.path, self.several.is_some()) {
                 (Some(path), true) => printable(&format!("{path}: {text}")),
                 _ => printable(text),
             };
@@ -215,16 +259,36 @@ impl Output {
     }
 
     fn update_bars(&mut self, event: &Event) {
+        if let Some(total) = &mut self.total {
+            total.note(self.path.as_deref(), event, Instant::now());
+        }
         let Some(bars) = &mut self.bars else { return };
+        if let Some(total) = &self.total {
+            return bars.show_total(total.shown(Instant::now()));
+        }
         match event {
             Event::Planned(plan) => bars.start(self.path.clone(), plan),
             Event::Progress(progress) => bars.update(self.path.as_deref(), progress),
+            Event::Retry(retry) if retry.idle => {
+                let until = units::time_of_day(retry.until_ms / 1000);
+                bars.wait(self.path.as_deref(), &until);
+            }
             Event::PushPlanned(plan) => bars.start_push(self.path.clone(), plan),
             Event::PushProgress(progress) => {
                 bars.update(self.path.as_deref(), &as_progress(progress));
             }
             Event::Published(_) | Event::Pushed(_) => bars.finish(self.path.as_deref()),
             _ => (),
+        }
+    }
+
+    /// Whether a line about another file said the same: many may wait for one host.
+    fn is_told(&mut self, event: &Event) -> bool {
+        match (event, &mut self.several) {
+            (Event::Retry(retry), Some(told)) if retry.is_first => {
+                !told.insert(retry.reason.clone())
+            }
+            _ => false,
         }
     }
 
@@ -255,7 +319,7 @@ impl Output {
 
     /// One file failed. `url` without its secrets.
     pub fn error(&mut self, path: Option<&str>, url: Option<&str>, error: &Error) -> Exit {
-        let more = json::fields_of_error(error);
+        let more = event_fields::fields_of_error(error);
         self.fail_with(path, url, Exit::of(error), &hints::message(error), more)
     }
 
@@ -285,7 +349,7 @@ impl Output {
         self.notice(&format!("{text}; retrying in {} s", wait_ms.div_ceil(1000)));
         self.json_event(
             "retry",
-            json!({ "source": url, "class": Class::Again.name(), "attempt": attempt, "wait_ms": wait_ms, "message": text }),
+            json!({ "source": url, "class": Class::Again.name(), "attempt": attempt, "wait_ms": wait_ms, "reason": text }),
         );
     }
 
@@ -311,6 +375,9 @@ impl Output {
     ) -> Exit {
         self.print_damaged();
         self.counts.failed += 1;
+        if let Some(total) = &mut self.total {
+            total.note_failed();
+        }
         if let Some(bars) = &mut self.bars {
             bars.finish(path);
         }
@@ -379,7 +446,7 @@ impl Events for Output {
         ) {
             self.counts.published += 1;
         }
-        let is_for_people = !self.json && !self.quiet;
+        let is_for_people = !self.json && !self.quiet && !self.is_told(&event);
         match is_for_people.then(|| text::line(&event)).flatten() {
             Some(Line::Result(text)) => self.result(&text),
             Some(Line::Notice(text)) => self.notice(&text),
@@ -394,23 +461,4 @@ impl Events for Output {
             self.json_event(name, fields);
         }
     }
-}
-
-/// What -v shows: warnings, then what is done, then everything.
-pub fn init_log(verbose: u8) {
-    let level = match verbose {
-        0 => return,
-        1 => tracing::Level::INFO,
-        2 => tracing::Level::DEBUG,
-        _ => tracing::Level::TRACE,
-    };
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .without_time()
-        // Its messages about standard error would go to standard error, and panic where that is closed.
-        .log_internal_errors(false)
-        .finish();
-    // Set once, at the start of the program; there is no other.
-    let _ = tracing::subscriber::set_global_default(subscriber);
 }

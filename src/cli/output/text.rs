@@ -3,17 +3,19 @@
 use std::path::Path;
 
 use crate::{
-    cli::{hints, units::human_bytes},
-    engine::events::{
-        Damaged, Event, FileCounts, Forgotten, Intended, Intent, Library, ManifestPart, Placed,
-        Published, Pushed, Synced,
+    cli::{
+        hints,
+        units::{self, human_bytes},
+    },
+    engine::{
+        event_fields::{action, reason_of_drop},
+        events::{
+            Damaged, Event, FileCounts, Forgotten, Intended, Library, ManifestPart, Placed,
+            Planned, Published, Pushed, Retry, Synced,
+        },
     },
     format::{geometry::BlockIndex, trust::Trust},
-    net::error::describe,
-    policy::{
-        recovery::{Class, Failure},
-        schedule::DropReason,
-    },
+    policy::recovery::Class,
 };
 
 use super::words::human_seconds;
@@ -66,8 +68,8 @@ fn of_library(library: &Library) -> String {
 /// An event as text; `None`: nothing is printed for it.
 pub fn line(event: &Event) -> Option<Line> {
     match event {
-        Event::Planned(_)
-        | Event::Progress(_)
+        Event::Planned(plan) => Some(Line::Detail(of_planned(plan))),
+        Event::Progress(_)
         | Event::BlocksVerified { .. }
         | Event::Checkpoint { .. }
         // A `DamagedRun` is one line for several.
@@ -108,7 +110,7 @@ pub fn line(event: &Event) -> Option<Line> {
             },
             human_bytes(*bytes)
         )),
-        Event::Retry { .. } => of_retry(event),
+        Event::Retry(retry) => Some(of_retry(retry)),
         Event::HostSlowed {
             host,
             connections,
@@ -149,6 +151,33 @@ pub fn line(event: &Event) -> Option<Line> {
     }
 }
 
+/// What is to be fetched, from where.
+fn of_planned(plan: &Planned) -> String {
+    let mut text = format!(
+        "{}: {} of {} to fetch from {}",
+        plan.path.display(),
+        human_bytes(plan.bytes_to_fetch),
+        human_bytes(plan.bytes_total),
+        plan.url
+    );
+    for (what, bytes) in [("resumed", plan.bytes_held), ("reused", plan.bytes_local)] {
+        if bytes > 0 {
+            text += &format!(", {what} {}", human_bytes(bytes));
+        }
+    }
+    match plan.block_size {
+        Some(size) => {
+            text + &format!(
+                "; proven by blocks of {} KiB against its {}",
+                size.bytes() >> 10,
+                plan.trust.basis()
+            )
+        }
+        None if plan.trust == Trust::default() => text + "; NOT verified",
+        None => text + &format!("; compared with its {} at the end", plan.trust.basis()),
+    }
+}
+
 /// An event of the store.
 fn of_store(event: &Event) -> Option<Line> {
     match event {
@@ -169,6 +198,7 @@ fn of_store(event: &Event) -> Option<Line> {
             match why {
                 Forgotten::Gone => "is gone",
                 Forgotten::Changed => "changed",
+                Forgotten::Told => "is forgotten",
             }
         )),
         Event::Evicted { path, bytes, .. } => result(format!(
@@ -184,7 +214,7 @@ fn of_store(event: &Event) -> Option<Line> {
 fn of_push(event: &Event) -> Option<Line> {
     match event {
         Event::PushResumed { bytes_held } => notice(format!(
-            "resuming: the server has {} already",
+            "resuming: {} arrived before",
             human_bytes(*bytes_held)
         )),
         Event::Pushed(pushed) => result(pushed.url.clone()),
@@ -212,7 +242,7 @@ fn of_sync(event: &Event) -> Option<Line> {
 /// What there is to say about a push, besides the URL.
 pub fn of_pushed(pushed: &Pushed) -> String {
     let mut line = format!(
-        "{} proven by the server, root {}; sent {}",
+        "{} published, root {}; sent {}",
         human_bytes(pushed.bytes_total),
         pushed.root,
         human_bytes(pushed.bytes_sent)
@@ -241,18 +271,6 @@ fn of_deleted(path: &Path, trash: Option<&Path>) -> String {
             trash.display()
         ),
         None => format!("{} is deleted", path.display()),
-    }
-}
-
-/// What a sync would do, in one word; JSON has it too.
-pub fn action(intent: Intent) -> &'static str {
-    match intent {
-        Intent::Fetch => "fetch",
-        Intent::Update => "update",
-        Intent::Copy => "copy",
-        Intent::Move => "move",
-        Intent::SetAttributes => "touch",
-        Intent::Delete => "delete",
     }
 }
 
@@ -332,31 +350,28 @@ fn notice(text: String) -> Option<Line> {
     Some(Line::Notice(text))
 }
 
-fn of_retry(event: &Event) -> Option<Line> {
-    let Event::Retry {
+fn of_retry(retry: &Retry) -> Line {
+    let Retry {
         source,
         class,
         wait_ms,
         idle,
         reason,
         ..
-    } = event
-    else {
-        return None;
-    };
-    if let Some(reason) = reason {
-        return notice(format!("{reason}; trying again"));
+    } = retry;
+    if retry.is_first {
+        let until = units::time_of_day(retry.until_ms / 1000);
+        return Line::Notice(format!("{reason}, trying until {until}"));
     }
-    let why = match class {
-        Class::Slower => "its host limits requests; ",
-        _ => "",
-    };
     let seconds = *wait_ms as f64 / 1000.0;
-    let line = format!("{source}: {why}retrying in {seconds:.1} s");
-    Some(match *idle && *wait_ms >= WAIT_TOLD_MS {
+    let line = match class {
+        Class::Slower => format!("{source}: its host limits requests; retrying in {seconds:.1} s"),
+        _ => format!("{reason}; retrying in {seconds:.1} s"),
+    };
+    match *idle && *wait_ms >= WAIT_TOLD_MS {
         true => Line::Notice(line),
         false => Line::Detail(line),
-    })
+    }
 }
 
 fn of_slowed(host: &str, connections: u32, wait_ms: u64, serves: bool) -> String {
@@ -366,16 +381,6 @@ fn of_slowed(host: &str, connections: u32, wait_ms: u64, serves: bool) -> String
         false => "the next request follows",
     };
     format!("{host} limits requests: at most {connections} connection(s); {what} in {seconds:.1} s")
-}
-
-/// Why a source is not used any more; JSON has it too.
-pub fn reason_of_drop(why: DropReason) -> String {
-    match why {
-        DropReason::WrongBlock { .. } => "it sent wrong blocks".to_owned(),
-        DropReason::Failed(Failure::Unreachable) => "it cannot be reached".to_owned(),
-        DropReason::Failed(Failure::Changed(how)) => format!("it has another object: {how}"),
-        DropReason::Failed(failure) => describe(failure),
-    }
 }
 
 /// What is damaged: one place, or blocks that follow each other and are all wrong, or all missing.
@@ -463,24 +468,6 @@ fn of_published(published: &Published) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn why_a_source_is_no_longer_used() {
-        use crate::policy::recovery::Changed;
-        for (failure, reason) in [
-            (Failure::Unreachable, "it cannot be reached"),
-            (
-                Failure::Refused { status: 404 },
-                "nothing is there (status 404)",
-            ),
-            (
-                Failure::Changed(Changed::Length),
-                "it has another object: its length differs",
-            ),
-        ] {
-            assert_eq!(reason_of_drop(DropReason::Failed(failure)), reason);
-        }
-    }
-
     /// `store add` and `store list` had the columns in different orders.
     #[test]
     fn a_file_that_was_added_is_shown_as_in_the_list() {
@@ -497,13 +484,17 @@ mod tests {
 
     #[test]
     fn what_waits_for_a_host_that_limits_requests_and_how_long() {
-        let retry = |wait_ms, idle| Event::Retry {
-            source: "http://h/x".to_owned(),
-            class: Class::Slower,
-            attempt: 0,
-            wait_ms,
-            idle,
-            reason: None,
+        let retry = |wait_ms, idle| {
+            Event::Retry(Retry {
+                source: "http://h/x".to_owned(),
+                class: Class::Slower,
+                attempt: 0,
+                wait_ms,
+                idle,
+                reason: "http://h/x: status 429".to_owned(),
+                is_first: false,
+                until_ms: 0,
+            })
         };
         let text =
             |seconds| format!("http://h/x: its host limits requests; retrying in {seconds} s");

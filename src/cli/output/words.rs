@@ -1,6 +1,6 @@
 //! Durations and names as all output prints them.
 
-use crate::{cli::units, format::characters};
+use crate::cli::units;
 
 /// A duration: `1.4 s` below a minute, then `1:02:03`.
 pub fn human_seconds(ms: u64) -> String {
@@ -10,31 +10,9 @@ pub fn human_seconds(ms: u64) -> String {
     }
 }
 
-/// A text with its control, bidirectional and invisible characters escaped: names come from outside, a terminal acts on some, and
-/// others deceive its reader.
-pub fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        match characters::turns_text(c) || characters::is_invisible(c) {
-            true => shown.extend(c.escape_default()),
-            false => shown.push(c),
-        }
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn control_characters_are_shown() {
-        let shown = printable("a\u{1b}[2J\nb\té");
-        assert_eq!(shown, "a\\u{1b}[2J\\nb\\té");
-        assert_eq!(printable(&shown), shown, "once more");
-        assert_eq!(printable("a\u{202e}gpj.exe"), "a\\u{202e}gpj.exe");
-        assert_eq!(printable("a\u{200b}b"), "a\\u{200b}b");
-    }
 
     #[test]
     fn durations() {

@@ -1,6 +1,7 @@
 //! The sessions of uploads, in one `SQLite` database. Unlike the state of the program it is no cache: what a client was told is
 //! in it, so each change is on the disk when it returns.
 
+mod counts;
 mod rows;
 mod schema;
 
@@ -15,10 +16,11 @@ use rusqlite::{
 
 use crate::{
     format::{library::LibraryPath, upload::SessionId},
-    policy::upload::{Change, FinishedPart, Owner, PartsChange, Session},
+    policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes, State},
 };
 
 use super::{files, machine};
+use counts::{change_parts, set_staged, staged_of, usage};
 use rows::{COLUMNS, part_of, session_of, values_of};
 
 /// How long to wait for another process that holds the database.
@@ -42,6 +44,31 @@ pub enum SessionsError {
     Version { path: PathBuf, found: u32 },
 }
 
+impl SessionsError {
+    /// Another process holds the database.
+    pub fn is_busy(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+        matches!(self.code(), Some(DatabaseBusy | DatabaseLocked))
+    }
+
+    /// The disk is full, read-only, or fails.
+    pub fn is_of_disk(&self) -> bool {
+        use rusqlite::ErrorCode::{CannotOpen, DiskFull, ReadOnly, SystemIoFailure};
+        matches!(self, SessionsError::Folder { .. })
+            || matches!(
+                self.code(),
+                Some(DiskFull | ReadOnly | SystemIoFailure | CannotOpen)
+            )
+    }
+
+    fn code(&self) -> Option<rusqlite::ErrorCode> {
+        match self {
+            SessionsError::Database { source, .. } => source.sqlite_error_code(),
+            SessionsError::Folder { .. } | SessionsError::Version { .. } => None,
+        }
+    }
+}
+
 /// What came of a new session. Two numbers are what the owner has: sessions and bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inserted {
@@ -60,6 +87,8 @@ pub enum Inserted {
 pub struct Sessions {
     connection: Connection,
     path: PathBuf,
+    /// See [`Sessions::note_published`].
+    notes_published: bool,
 }
 
 impl Sessions {
@@ -89,12 +118,36 @@ impl Sessions {
             schema::VERSION => Ok(Sessions {
                 connection,
                 path: path.to_owned(),
+                notes_published: false,
             }),
             found => Err(SessionsError::Version {
                 path: path.to_owned(),
                 found,
             }),
         }
+    }
+
+    /// Binds the sessions to the storage that has what is staged for them; `false`: they are bound to another one.
+    pub fn bind(&mut self, storage: &str) -> Result<bool, SessionsError> {
+        self.change(|transaction| {
+            let bound: Option<String> = transaction
+                .query_row("SELECT id FROM storage", [], |row| row.get(0))
+                .optional()?;
+            if bound.is_none() {
+                transaction.execute("INSERT INTO storage VALUES (?1)", [storage])?;
+            }
+            Ok(bound.is_none_or(|bound| bound == storage))
+        })
+    }
+
+    /// Whether it is noted from now on of which sessions the object was published. If not, what was noted is forgotten.
+    pub fn note_published(&mut self, is_noted: bool) -> Result<(), SessionsError> {
+        self.notes_published = is_noted;
+        if is_noted {
+            return Ok(());
+        }
+        let forget = "UPDATE sessions SET is_untold = 0 WHERE is_untold";
+        self.change(|transaction| transaction.execute(forget, []).map(drop))
     }
 
     fn wrap(&self, source: rusqlite::Error) -> SessionsError {
@@ -194,7 +247,15 @@ impl Sessions {
         let mut values = values_of(session);
         values.push(Box::new(session.id.bytes()));
         values.push(Box::new((session.version - 1).cast_signed()));
+        let is_noted = self.notes_published && matches!(session.state, State::Done(_));
+        let note =
+            "UPDATE sessions SET is_untold = 1 WHERE id = ?1 AND version = ?2 AND state <> ?3";
         self.change(|transaction| {
+            if is_noted {
+                let before = (session.version - 1).cast_signed();
+                let mut note = transaction.prepare_cached(note)?;
+                note.execute(params![session.id.bytes(), before, session.state.name()])?;
+            }
             let mut update = transaction.prepare_cached(&update)?;
             let is_stored = update.execute(params_from_iter(values))? == 1;
             if is_stored {
@@ -245,19 +306,77 @@ impl Sessions {
         })
     }
 
+    /// Counts bytes that come to lie in the storage, unless the owner of the session then has more than this: then it returns what the
+    /// owner has. What was counted for the part before is not counted again.
+    pub fn count_staged(
+        &mut self,
+        id: SessionId,
+        staged: StagedBytes,
+        most_bytes: u64,
+    ) -> Result<Option<(u64, u64)>, SessionsError> {
+        self.change(|transaction| {
+            let Some(session) = load(transaction, id)? else {
+                return Ok(None);
+            };
+            let (kept, beside) = staged_of(transaction, id, staged.index)?;
+            let length = staged.length.cast_signed();
+            let (kept_now, beside_now) = match staged.is_beside {
+                true => (kept, beside.max(length)),
+                false => (kept.max(length), beside),
+            };
+            let more = kept_now - kept + beside_now - beside;
+            if more == 0 {
+                return Ok(None);
+            }
+            let usage = usage(transaction, &session.owner)?;
+            if usage.1.saturating_add(more.cast_unsigned()) > most_bytes {
+                return Ok(Some(usage));
+            }
+            set_staged(transaction, id, staged.index, (kept_now, beside_now), more)?;
+            Ok(None)
+        })
+    }
+
+    /// What [`Sessions::count_staged`] counts for a session now.
+    pub fn staged_bytes(&self, id: SessionId) -> Result<u64, SessionsError> {
+        let query = "SELECT staged_bytes FROM sessions WHERE id = ?1";
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(query)?;
+            let bytes: Option<i64> = query.query_row([id.bytes()], |row| row.get(0)).optional()?;
+            Ok(bytes.unwrap_or_default().cast_unsigned())
+        })
+    }
+
+    /// Sessions whose object was published and of which nobody was told, in the order of their publication.
+    pub fn untold(&self, limit: u32) -> Result<Vec<Session>, SessionsError> {
+        let query = "SELECT * FROM sessions WHERE is_untold ORDER BY last_alive_s, id LIMIT ?1";
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(query)?;
+            let rows = query.query_map([limit], session_of)?;
+            rows.collect()
+        })
+    }
+
+    /// Somebody was told of the object of a session.
+    pub fn told(&mut self, id: SessionId) -> Result<(), SessionsError> {
+        let told = "UPDATE sessions SET is_untold = 0 WHERE id = ?1";
+        self.change(|transaction| transaction.execute(told, [id.bytes()]).map(drop))
+    }
+
     /// What an owner has that is not finished: sessions and bytes.
     pub fn usage(&self, owner: &Owner) -> Result<(u64, u64), SessionsError> {
         self.look(|connection| usage(connection, owner))
     }
 
-    /// Removes a session that has this version; `false`: it has another, or is gone.
+    /// Removes a session that has this version; `false`: it has another, is gone, or nobody was told of its object.
     pub fn forget(&mut self, id: SessionId, version: u64) -> Result<bool, SessionsError> {
-        let delete = "DELETE FROM sessions WHERE id = ?1 AND version = ?2";
+        let delete = "DELETE FROM sessions WHERE id = ?1 AND version = ?2 AND NOT is_untold";
         self.change(|transaction| {
             let version = version.cast_signed();
             let is_gone = transaction.execute(delete, params![id.bytes(), version])? == 1;
             if is_gone {
                 transaction.execute("DELETE FROM parts WHERE session = ?1", [id.bytes()])?;
+                transaction.execute("DELETE FROM staged WHERE session = ?1", [id.bytes()])?;
             }
             Ok(is_gone)
         })
@@ -292,58 +411,4 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<u32> {
 fn load(connection: &Connection, id: SessionId) -> rusqlite::Result<Option<Session>> {
     let mut query = connection.prepare_cached("SELECT * FROM sessions WHERE id = ?1")?;
     query.query_row([id.bytes()], session_of).optional()
-}
-
-fn usage(connection: &Connection, owner: &Owner) -> rusqlite::Result<(u64, u64)> {
-    // A sum of lengths that SQLite cannot hold is more than any quota.
-    let query = "SELECT count(*), total(coalesce(length, parts_bytes)) FROM sessions
-        WHERE owner = ?1 AND is_live";
-    let mut query = connection.prepare_cached(query)?;
-    query.query_row([&owner.0], |row| {
-        Ok((
-            row.get::<_, i64>(0)?.cast_unsigned(),
-            row.get::<_, f64>(1)? as u64,
-        ))
-    })
-}
-
-fn change_parts(
-    transaction: &Transaction,
-    id: SessionId,
-    change: &PartsChange,
-) -> rusqlite::Result<()> {
-    let remove = "DELETE FROM parts WHERE session = ?1 AND part = ?2 RETURNING length";
-    let remove = |index: u32| -> rusqlite::Result<i64> {
-        let mut remove = transaction.prepare_cached(remove)?;
-        let length = remove.query_row(params![id.bytes(), index], |row| row.get(0));
-        Ok(length.optional()?.unwrap_or(0))
-    };
-    let more = match change {
-        PartsChange::None => return Ok(()),
-        PartsChange::Put(part) => {
-            let before = remove(part.index)?;
-            let insert = "INSERT INTO parts (session, part, length, sha256, etag)
-                VALUES (?1, ?2, ?3, ?4, ?5)";
-            let length = part.length.cast_signed();
-            transaction.prepare_cached(insert)?.execute(params![
-                id.bytes(),
-                part.index,
-                length,
-                part.sha256.0,
-                part.etag
-            ])?;
-            length - before
-        }
-        PartsChange::Remove(indices) => {
-            let mut less = 0;
-            for index in indices {
-                less += remove(*index)?;
-            }
-            -less
-        }
-    };
-    let add = "UPDATE sessions SET parts_bytes = parts_bytes + ?2 WHERE id = ?1";
-    let mut add = transaction.prepare_cached(add)?;
-    add.execute(params![id.bytes(), more])?;
-    Ok(())
 }

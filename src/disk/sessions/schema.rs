@@ -2,8 +2,10 @@
 
 /// The migrations. A database with a higher version was made by a later program.
 ///
-/// Numbers without a sign keep their bits. Times are in seconds. `parts_bytes` is the sum of the lengths of the parts.
-pub const STEPS: [&str; 1] = ["CREATE TABLE sessions (
+/// Numbers without a sign keep their bits. Times are in seconds. `parts_bytes` is the sum of the lengths of the parts, `staged_bytes` that
+/// of what lies in the storage besides: the rows of `staged`. `is_untold`: the object was published, and nobody was told.
+pub const STEPS: [&str; 2] = [
+    "CREATE TABLE sessions (
         id BLOB PRIMARY KEY,
         version INTEGER NOT NULL,
         owner TEXT NOT NULL,
@@ -45,5 +47,19 @@ pub const STEPS: [&str; 1] = ["CREATE TABLE sessions (
         PRIMARY KEY (session, part)
     ) WITHOUT ROWID;
     CREATE TABLE served (seconds INTEGER NOT NULL);
-    INSERT INTO served VALUES (0);"];
+    INSERT INTO served VALUES (0);",
+    "ALTER TABLE sessions ADD COLUMN staged_bytes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE sessions ADD COLUMN is_untold INTEGER NOT NULL DEFAULT 0;
+    DROP INDEX live_sessions;
+    CREATE INDEX live_sessions ON sessions (owner, length, parts_bytes, staged_bytes) WHERE is_live;
+    CREATE INDEX untold_sessions ON sessions (last_alive_s, id) WHERE is_untold;
+    CREATE TABLE staged (
+        session BLOB NOT NULL,
+        part INTEGER NOT NULL,
+        kept INTEGER NOT NULL,
+        beside INTEGER NOT NULL,
+        PRIMARY KEY (session, part)
+    ) WITHOUT ROWID;
+    CREATE TABLE storage (id TEXT NOT NULL);",
+];
 pub const VERSION: u32 = STEPS.len() as u32;

@@ -13,18 +13,23 @@ use std::{
     sync::Arc,
 };
 
-use crate::format::upload::{HASH_BYTES, HEADER_BYTES, PART_BYTES_MAX, PartRecord, RecordHeader};
+use crate::format::upload::{
+    HASH_BYTES, HEADER_BYTES, PART_BYTES_MAX, PartRecord, RecordHeader, SessionId,
+};
 
 use super::{
     error::{DiskError, FileOperation},
     files::{self, EntryKind, Folder, STAGED_UPLOADS},
-    locks, regions,
+    locks, machine, regions,
 };
 
 pub use publish::{Intent, Place};
 
 /// Locked by the process that uses the folder.
 const LOCK: &str = "lock";
+/// What tells the folder from all others: a random UUID.
+const ID: &str = "storage.id";
+const ID_BYTES: u64 = 36;
 /// The bytes of all parts at their places.
 const OBJECT: &str = "object";
 /// A copy of a part is made in steps of this size.
@@ -88,11 +93,23 @@ impl Staging {
         if is_new {
             root.sync()?;
         }
-        Ok(Staging {
+        let staging = Staging {
             root,
             folder,
             _lock: lock,
-        })
+        };
+        staging.remove_temporaries()?;
+        Ok(staging)
+    }
+
+    /// Removes what a server that was killed was writing here. Nobody else writes: the folder is locked.
+    fn remove_temporaries(&self) -> Result<(), DiskError> {
+        for name in self.folder.all_names()? {
+            if files::process_of_temporary(&name).is_some() {
+                self.folder.remove(&name)?;
+            }
+        }
+        Ok(())
     }
 
     /// Where uploads are published.
@@ -103,6 +120,22 @@ impl Staging {
     /// The folder itself, for what belongs to all uploads.
     pub fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    /// What tells the folder from all others. It is made if it is missing.
+    pub fn id(&self) -> Result<String, DiskError> {
+        let own = Upload {
+            folder: self.folder.again()?,
+        };
+        if let Some(bytes) = own.read(ID, ID_BYTES)?
+            && let Ok(id) = String::from_utf8(bytes)
+            && id.parse::<SessionId>().is_ok()
+        {
+            return Ok(id);
+        }
+        let id = SessionId::from_random(machine::random()?).to_string();
+        own.write(ID, id.as_bytes())?;
+        Ok(id)
     }
 
     /// Makes the folder of an upload, if it is missing.

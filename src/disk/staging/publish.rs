@@ -2,20 +2,25 @@
 //!
 //! 1. `object` gets its length and permission bits and is synced; `manifest` is written and synced.
 //! 2. `publishing` names the content: from here on no other one can be published for this upload.
-//! 3. With `replace`, the manifest of the old object goes. `object` is renamed to its name, and the folder is synced.
-//! 4. `manifest` is renamed to its name, and the folder is synced.
+//! 3. The manifest beside the name is moved to `replaced`. `object` is renamed to its name, and the folder is synced.
+//! 4. `manifest` is renamed to its name, if the name still is that of the object, and the folder is synced.
 //! 5. `publishing` is renamed to `published`.
 //!
 //! `object` is missing exactly after step 3: what has the name then may be removed or replaced by anybody, and is not touched again.
 
-use std::{ffi::OsStr, fs::File, path::Path};
+use std::{ffi::OsStr, fs::File, io::Read, path::Path};
 
-use crate::format::{library::LibraryPath, statement::MAGIC, tree::Root};
+use crate::format::{
+    layout::FRONT_BYTES,
+    library::LibraryPath,
+    statement::{self, MAGIC},
+    tree::Root,
+};
 
 use super::{
     super::{
         error::{DiskError, FileOperation},
-        files::{self, EntryKind, Folder, with_suffix},
+        files::{self, Entry, EntryKind, Folder, with_suffix},
         machine::default_mode,
     },
     OBJECT, Upload,
@@ -24,7 +29,9 @@ use super::{
 const MANIFEST: &str = "manifest";
 const PUBLISHING: &str = "publishing";
 const PUBLISHED: &str = "published";
-/// A root, a length, and the signs between.
+/// The manifest of the object that is replaced, until that is gone.
+const REPLACED: &str = "replaced";
+/// A root, two numbers, and the signs between.
 const INTENT_BYTES_MAX: u64 = 100;
 
 /// The content that is published.
@@ -34,20 +41,34 @@ pub struct Intent {
     pub root: Root,
     /// In bytes.
     pub length: u64,
+    /// Of the file: tells it from another one that has the name later.
+    pub inode: u64,
 }
 
 impl Intent {
+    /// To publish this file.
+    pub fn new(object: &File, root: Root, length: u64) -> Result<Intent, DiskError> {
+        let inode = Entry::of(object, Path::new(OBJECT))?.inode;
+        Ok(Intent {
+            root,
+            length,
+            inode,
+        })
+    }
+
     fn to_text(self) -> String {
-        format!("{} {}\n", self.root, self.length)
+        format!("{} {} {}\n", self.root, self.length, self.inode)
     }
 
     fn read(bytes: &[u8]) -> Option<Intent> {
         let text = std::str::from_utf8(bytes).ok()?;
-        let (root, length) = text.strip_suffix('\n')?.split_once(' ')?;
-        Some(Intent {
-            root: root.parse().ok()?,
-            length: length.parse().ok()?,
-        })
+        let mut words = text.strip_suffix('\n')?.split(' ');
+        let intent = Intent {
+            root: words.next()?.parse().ok()?,
+            length: words.next()?.parse().ok()?,
+            inode: words.next()?.parse().ok()?,
+        };
+        words.next().is_none().then_some(intent)
     }
 }
 
@@ -115,22 +136,35 @@ impl Place<'_> {
 
 /// Whether no file but a manifest has this name.
 fn has_no_other_file(folder: &Folder, name: &OsStr) -> Result<bool, DiskError> {
-    let Some(entry) = folder.entry(name)? else {
-        return Ok(true);
-    };
-    if entry.kind != EntryKind::Regular {
-        return Ok(false);
+    match folder.entry(name)? {
+        None => Ok(true),
+        Some(entry) if entry.kind != EntryKind::Regular => Ok(false),
+        Some(_) => {
+            let front = front(folder, name)?;
+            Ok(front.is_empty() || front.starts_with(&MAGIC))
+        }
     }
+}
+
+/// Whether a manifest of an object with this root has this name.
+fn is_manifest_of(folder: &Folder, name: &OsStr, root: Root) -> Result<bool, DiskError> {
+    let front = front(folder, name)?;
+    let read = statement::read_front(&front);
+    Ok(read.is_ok_and(|(statement, _)| statement.header().root == root))
+}
+
+/// The first bytes of a file; none if there is no such file.
+fn front(folder: &Folder, name: &OsStr) -> Result<Vec<u8>, DiskError> {
     let Some((file, _)) = folder.open_file_below(Path::new(name))? else {
-        return Ok(true);
+        return Ok(Vec::new());
     };
-    let mut magic = [0; MAGIC.len()];
-    let read = std::os::unix::fs::FileExt::read_at(&file, &mut magic, 0);
-    let read = read.map_err(|cause| {
+    let mut front = Vec::new();
+    let read = file.take(FRONT_BYTES as u64).read_to_end(&mut front);
+    read.map_err(|cause| {
         let path = folder.path_of(name);
         DiskError::io(FileOperation::Read, &path, cause)
     })?;
-    Ok(read == 0 || magic == MAGIC)
+    Ok(front)
 }
 
 impl Upload {
@@ -175,10 +209,12 @@ impl Upload {
     }
 
     /// Gives object and manifest their names. [`DiskError::Exists`]: the name is taken, and nothing was published.
-    pub fn publish(&self, object: &File, intent: Intent, place: &Place) -> Result<(), DiskError> {
+    pub fn publish(&self, object: File, intent: Intent, place: &Place) -> Result<(), DiskError> {
         let shown = self.folder.path_of(OsStr::new(OBJECT));
-        files::set_mode(object, &shown, default_mode())?;
-        files::sync_all(object, &shown)?;
+        files::set_mode(&object, &shown, default_mode())?;
+        files::sync_all(&object, &shown)?;
+        // Whoever watches the folder is not to see a file that somebody could write to.
+        drop(object);
         let folder = place.folder()?;
         let (_, name) = place.split();
         let exists = || DiskError::Exists {
@@ -188,31 +224,63 @@ impl Upload {
             return Err(exists());
         }
         self.write(PUBLISHING, intent.to_text().as_bytes())?;
-        // A manifest, of an object that goes or is gone.
-        folder.remove(&with_suffix(name, ".sapwood"))?;
+        let (beside, replaced) = (with_suffix(name, ".sapwood"), OsStr::new(REPLACED));
+        if folder.entry(&beside)?.is_some() {
+            // Of an object that goes or is gone.
+            folder.rename_to(&beside, &self.folder, replaced, true)?;
+        }
         let own = OsStr::new(OBJECT);
         let renamed = self.folder.rename_to(own, &folder, name, place.replace);
         if let Err(cause) = renamed {
+            self.restore_in(&folder, name)?;
             self.folder.remove(OsStr::new(PUBLISHING))?;
             self.folder.sync()?;
             return Err(cause);
         }
         folder.sync()?;
         self.folder.sync()?;
-        self.finish(&folder, name)
+        self.finish(&folder, name, intent)
+    }
+
+    /// Puts a manifest back that was moved away for an object which has not got the name: a kill ended that attempt.
+    pub fn restore(&self, place: &Place) -> Result<(), DiskError> {
+        let (path, name) = place.split();
+        match self.folder.entry(OsStr::new(REPLACED))? {
+            None => Ok(()),
+            Some(_) => match place.root.below(path)? {
+                None => Ok(()),
+                Some(folder) => self.restore_in(&folder, name),
+            },
+        }
+    }
+
+    fn restore_in(&self, folder: &Folder, name: &OsStr) -> Result<(), DiskError> {
+        let (beside, replaced) = (with_suffix(name, ".sapwood"), OsStr::new(REPLACED));
+        if self.folder.entry(replaced)?.is_some() && folder.entry(&beside)?.is_none() {
+            self.folder.rename_to(replaced, folder, &beside, false)?;
+            folder.sync()?;
+        }
+        Ok(())
     }
 
     /// Does the last steps of an upload whose object has its name.
-    pub fn finish_publication(&self, place: &Place) -> Result<(), DiskError> {
+    pub fn finish_publication(&self, intent: Intent, place: &Place) -> Result<(), DiskError> {
         let folder = place.folder()?;
-        self.finish(&folder, place.split().1)
+        self.finish(&folder, place.split().1, intent)
     }
 
-    fn finish(&self, folder: &Folder, name: &OsStr) -> Result<(), DiskError> {
+    fn finish(&self, folder: &Folder, name: &OsStr, intent: Intent) -> Result<(), DiskError> {
         let (own, beside) = (OsStr::new(MANIFEST), with_suffix(name, ".sapwood"));
-        // What came there after the old manifest went stays: it may be that of a newer object.
-        if self.folder.entry(own)?.is_some() && folder.entry(&beside)?.is_none() {
-            self.folder.rename_to(own, folder, &beside, false)?;
+        let now = folder.entry(name)?;
+        // Else another object has the name now, and its manifest comes from elsewhere.
+        let is_ours =
+            now.is_some_and(|now| (now.inode, now.length) == (intent.inode, intent.length));
+        if is_ours
+            && self.folder.entry(own)?.is_some()
+            && has_no_other_file(folder, &beside)?
+            && !is_manifest_of(folder, &beside, intent.root)?
+        {
+            self.folder.rename_to(own, folder, &beside, true)?;
         }
         folder.sync()?;
         let (publishing, published) = (OsStr::new(PUBLISHING), OsStr::new(PUBLISHED));

@@ -16,6 +16,7 @@ use crate::{
 use super::{
     State, StateError,
     arrivals::{self, Arrived},
+    fronts,
     id::ObjectId,
     objects::{self, Description},
 };
@@ -44,6 +45,17 @@ pub struct Adopted {
     pub provenance: Provenance,
     /// Unix seconds.
     pub at: u64,
+}
+
+/// What is recorded of a file beside its version.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The tree of the object.
+    pub tree: &'a Tree,
+    /// The front of its manifest, if it came with one.
+    pub front: Option<&'a [u8]>,
+    /// From which URL as which version, if it was fetched.
+    pub arrived: Option<&'a Arrived>,
 }
 
 /// A file that holds blocks of an object, according to the index.
@@ -128,15 +140,18 @@ impl State {
         })
     }
 
-    /// [`State::adopt`] and [`State::remember_arrival`] of many files, in one transaction.
+    /// [`State::adopt`], [`State::keep_front`] and [`State::remember_arrival`] of many files, in one transaction.
     pub fn adopt_all<'a>(
         &mut self,
-        files: impl IntoIterator<Item = (Adopted, &'a Tree, Option<&'a Arrived>)>,
+        files: impl IntoIterator<Item = (Adopted, Arrival<'a>)>,
     ) -> Result<(), StateError> {
         self.change(|transaction| {
-            for (adopted, tree, arrived) in files {
-                adopt(transaction, &adopted, tree)?;
-                if let Some(arrived) = arrived {
+            for (adopted, arrival) in files {
+                adopt(transaction, &adopted, arrival.tree)?;
+                if let Some(front) = arrival.front {
+                    fronts::keep(transaction, &adopted.path, arrival.tree.root(), front)?;
+                }
+                if let Some(arrived) = arrival.arrived {
                     arrivals::insert(transaction, arrived)?;
                 }
             }
@@ -288,6 +303,7 @@ pub(super) fn put(
             inode = excluded.inode, length = excluded.length, changed_s = excluded.changed_s,
             changed_ns = excluded.changed_ns, bytes = excluded.bytes, used = max(used, excluded.used),
             blocks = excluded.blocks,
+            front = iif(object = excluded.object, front, NULL),
             origin = coalesce(excluded.origin, iif(object = excluded.object, origin, NULL)),
             url = coalesce(excluded.url, iif(object = excluded.object, url, NULL)),
             key_id = coalesce(excluded.key_id, iif(object = excluded.object, key_id, NULL)),

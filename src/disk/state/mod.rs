@@ -5,6 +5,7 @@
 
 mod arrivals;
 mod cached;
+mod fronts;
 mod holdings;
 mod hosts;
 mod id;
@@ -28,7 +29,7 @@ use super::{files, machine};
 
 pub use arrivals::Arrived;
 pub use cached::Own;
-pub use holdings::{Adopted, Holding, Provenance};
+pub use holdings::{Adopted, Arrival, Holding, Provenance};
 pub use seeds::{Allowed, Candidate, Wanted};
 
 /// How long to wait for another process that holds the database.

@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 ///
 /// Long blobs are the last columns of their tables, so that the others are read without them. Sizes are in bytes, and times are
 /// Unix seconds unless their names say otherwise.
-pub const STEPS: [&str; 7] = [
+pub const STEPS: [&str; 8] = [
     "CREATE TABLE sequences (
         key_id TEXT NOT NULL,
         name TEXT NOT NULL,
@@ -106,6 +106,8 @@ pub const STEPS: [&str; 7] = [
         session BLOB NOT NULL,
         at INTEGER NOT NULL
     ) WITHOUT ROWID;",
+    // Statement and signature of the manifest that the file came with, without the zeros at their end.
+    "ALTER TABLE holdings ADD COLUMN front BLOB;",
 ];
 pub const VERSION: u32 = STEPS.len() as u32;
 

@@ -21,7 +21,7 @@ use crate::format::{geometry::Geometry, manifest::Tree, tree::Root};
 use super::{
     error::DiskError,
     files::{self, NotedPaths, Stamp},
-    state::{Adopted, Allowed, Arrived, Holding, Provenance, State, StateError, Wanted},
+    state::{Adopted, Allowed, Arrival, Arrived, Holding, Provenance, State, StateError, Wanted},
 };
 
 use cached::Objects;
@@ -71,6 +71,8 @@ pub struct NewHolding {
     pub tree: Tree,
     /// Where it came from.
     pub provenance: Provenance,
+    /// The front of its manifest, if it came with one.
+    pub front: Option<Vec<u8>>,
     /// From which URL as which version, if it was fetched.
     pub arrived: Option<Arrived>,
     /// Unix seconds.
@@ -170,6 +172,23 @@ impl Store {
         Ok(true)
     }
 
+    /// Keeps the front of the manifest of a recorded file, for as long as it is recorded as this object.
+    pub fn keep_front(&mut self, path: &Path, root: Root, front: &[u8]) -> Result<(), StateError> {
+        match files::noted_path(path) {
+            Some(path) => self.state.keep_front(&path, root, front),
+            None => Ok(()),
+        }
+    }
+
+    /// The file of the user that was recorded at this path, whatever is there now, and the front of the manifest that it came with.
+    pub fn recorded_at(&self, path: &Path) -> Result<Option<(Holding, Vec<u8>)>, StateError> {
+        let Some(path) = files::noted_path(path) else {
+            return Ok(None);
+        };
+        let holding = self.state.holding_at(&path)?.filter(|holding| !holding.own);
+        Ok(holding.zip(self.state.front_at(&path)?))
+    }
+
     /// [`Store::adopt`] of many files in one transaction, with where they came from. Returns how many were recorded: not those
     /// that are missing or were modified by now.
     pub fn adopt_all(&mut self, files: &[NewHolding]) -> Result<usize, StateError> {
@@ -182,7 +201,12 @@ impl Store {
         if count > 0 {
             let described = |(adopted, new)| {
                 let new: &NewHolding = new;
-                (adopted, &new.tree, new.arrived.as_ref())
+                let arrival = Arrival {
+                    tree: &new.tree,
+                    front: new.front.as_deref(),
+                    arrived: new.arrived.as_ref(),
+                };
+                (adopted, arrival)
             };
             self.state.adopt_all(found.into_iter().map(described))?;
         }

@@ -69,11 +69,15 @@ pub async fn adopt(
     let (path, url, at) = (path.to_owned(), &run.options.url, unix_time());
     let mut arrived = arrived(run, tree.root(), validators, trust);
     let provenance = provenance(url, key_id);
-    let url = url.clone();
+    let (url, front) = (url.clone(), run.front.clone());
     let keep = move |store: &mut Store| {
         arrived.url_hash = url_hash(store, &url)?;
         store.state().remember_arrival(&arrived)?;
-        Ok(store.adopt(&path, &tree, provenance, at)?)
+        let adopted = store.adopt(&path, &tree, provenance, at)?;
+        if let Some(front) = front {
+            store.keep_front(&path, tree.root(), &front)?;
+        }
+        Ok(adopted)
     };
     run.in_store(keep).await;
 }
@@ -95,6 +99,7 @@ pub fn adopt_soon(
         tree,
         provenance: provenance(&run.options.url, None),
         at: arrived.at,
+        front: run.front.clone(),
         arrived: Some(arrived),
     };
     run.context.store.record_soon(new);

@@ -55,6 +55,7 @@ async fn trust_of(
     let (context, conditions) = (&run.context, run.conditions());
     let front = manifest.front();
     let trust = trust::check(&context.store, &conditions, front, run.events).await?;
+    run.front = manifest.front().to_bytes();
     run.bytes_manifest += manifest.bytes_read();
     Ok(Some(trust))
 }

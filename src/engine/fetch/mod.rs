@@ -9,6 +9,7 @@ mod publish;
 mod receipt;
 mod remembered;
 mod run;
+mod saved_manifest;
 mod unknown_length;
 mod whole;
 mod with_manifest;

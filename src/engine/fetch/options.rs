@@ -12,6 +12,10 @@ use crate::{
 use super::locks::Locks;
 
 /// What to fetch, where to put it, and what the object must be.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
 pub struct FetchOptions {
     /// The URL of the object.
     pub url: Location,
@@ -41,6 +45,8 @@ pub struct FetchOptions {
     pub no_clobber: bool,
     /// Delete a file that does not verify, instead of keeping it as `FILE.quarantined`.
     pub discard: bool,
+    /// Write the manifest beside the file. An existing one is replaced.
+    pub save_manifest: bool,
     /// Where to write the receipt. An existing one is replaced.
     pub receipt: Option<PathBuf>,
     /// Where to keep the journal instead of `FILE.part.journal`.
@@ -67,6 +73,7 @@ impl FetchOptions {
             max_size: None,
             no_clobber: false,
             discard: false,
+            save_manifest: false,
             receipt: None,
             journal: None,
             locks: Locks::default(),

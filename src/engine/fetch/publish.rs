@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-use super::{adopt, receipt, run::Run};
+use super::{adopt, receipt, run::Run, saved_manifest};
 
 /// A part that holds all of its object, and is settled.
 pub struct WholePart {
@@ -156,6 +156,9 @@ pub async fn report(run: &mut Run<'_>, published: Published) -> Result<Published
     // The file is published even if writing the receipt failed.
     run.events.event(Event::Published(published.clone()));
     written?;
+    if run.options.save_manifest {
+        saved_manifest::save(run, &published).await?;
+    }
     Ok(published)
 }
 

@@ -43,6 +43,8 @@ pub struct Run<'a> {
     pub may_be_elsewhere: bool,
     /// The URL as the store keeps it; `None`: there is no store.
     pub url_hash: Option<[u8; 32]>,
+    /// The front of the manifest that the object is proven by.
+    pub front: Option<Vec<u8>>,
 }
 
 impl<'a> Run<'a> {
@@ -59,6 +61,7 @@ impl<'a> Run<'a> {
             nothing_is_here: false,
             may_be_elsewhere: false,
             url_hash: None,
+            front: None,
         }
     }
 

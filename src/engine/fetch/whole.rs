@@ -60,6 +60,7 @@ pub async fn publish_proven(
     let (context, conditions) = (&run.context, run.conditions());
     let front = object.manifest.front();
     let trust = trust::check(&context.store, &conditions, front, run.events).await?;
+    run.front = object.manifest.front().to_bytes();
     if requests_now {
         // Whatever goes wrong now is told by the other way.
         let (client, limits) = (&run.context.client, run.context.limits_now());

@@ -219,6 +219,7 @@ async fn describe(
             run.events,
         )
         .await?;
+        run.front = manifest.front().to_bytes();
         run.check_length(Some(header.geometry.length()))?;
         let validators = &object.preflight.validators;
         let identity = Identity {

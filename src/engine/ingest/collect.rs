@@ -8,12 +8,12 @@ use crate::{
     policy::upload::{Session, Staging},
 };
 
-use super::{Changed, FinalizeRun, Ingest, IngestError, IngestEvent};
+use super::{Changed, FinalizeRun, Ingest, IngestError, IngestEvent, Orphan};
 
 /// Sessions that are looked at together.
 const PAGE: u32 = 500;
 /// A server sees a session unchanged for so long before it expires, whatever the store says of the time before; and what no session
-/// knows stays so long.
+/// knows stays so long, if nobody else can use the storage.
 const GRACE_S: u64 = 3600;
 
 /// What one collection found and did.
@@ -139,6 +139,11 @@ impl Ingest {
         collected: &mut Collected,
     ) {
         let monotonic_s = self.clock.monotonic_s();
+        let grace_s = match self.storage.is_exclusive() {
+            true => GRACE_S.min(self.limits.ttl_s),
+            // It may be an upload of somebody else.
+            false => self.limits.ttl_s,
+        };
         let mut seen = std::mem::take(&mut *self.orphans.lock());
         let mut orphans = HashMap::new();
         for staged in staged {
@@ -146,11 +151,15 @@ impl Ingest {
             if needed.contains(&staged.handle) {
                 continue;
             }
-            let since_s = seen.remove(&staged.handle).unwrap_or(monotonic_s);
+            let bytes = staged.bytes;
+            let before = seen.remove(&staged.handle);
+            let before = before.filter(|before| before.bytes == bytes);
+            let since_s = before.map_or(monotonic_s, |before| before.since_s);
+            let orphan = Orphan { bytes, since_s };
             collected.orphans += 1;
             collected.orphan_bytes += staged.bytes;
-            if monotonic_s.saturating_sub(since_s) < GRACE_S.min(self.limits.ttl_s) {
-                orphans.insert(staged.handle, since_s);
+            if monotonic_s.saturating_sub(since_s) < grace_s {
+                orphans.insert(staged.handle, orphan);
                 continue;
             }
             match self.storage.remove(&staged).await {
@@ -159,7 +168,7 @@ impl Ingest {
                     self.tell(IngestEvent::OrphanRemoved { staged });
                 }
                 Err(cause) => {
-                    orphans.insert(staged.handle, since_s);
+                    orphans.insert(staged.handle, orphan);
                     collected.failures.push(cause.into());
                 }
             }

@@ -92,7 +92,7 @@ impl Ingest {
         loop {
             let page = self.store.all(after, PAGE).await?;
             for session in &page {
-                runs.extend(self.take_over(session, self.storage.is_exclusive()).await?);
+                runs.extend(self.take_over(session, self.is_alone).await?);
             }
             match page.last() {
                 Some(last) => after = Some(last.id),

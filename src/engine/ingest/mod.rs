@@ -46,6 +46,14 @@ pub struct IngestLimits {
     pub ttl_s: u64,
 }
 
+/// What is staged and no session knows.
+#[derive(Clone, Copy, Debug)]
+struct Orphan {
+    bytes: u64,
+    /// Since when it has so many, by the monotonic clock.
+    since_s: u64,
+}
+
 /// Takes uploads.
 pub struct Ingest {
     store: Arc<dyn SessionStore>,
@@ -54,8 +62,10 @@ pub struct Ingest {
     limits: IngestLimits,
     tell: Tell,
     served: ServedClock,
-    /// What no session knows: since when, by the monotonic clock.
-    orphans: Mutex<HashMap<String, u64>>,
+    /// No other server has these sessions.
+    is_alone: bool,
+    /// What no session knows.
+    orphans: Mutex<HashMap<String, Orphan>>,
     /// The version of each session that nobody changed, and since when, by the monotonic clock.
     unchanged: Mutex<HashMap<SessionId, (u64, u64)>>,
 }
@@ -71,7 +81,9 @@ impl Ingest {
     ) -> Result<Ingest, StoreError> {
         let served_s = store.served_s(0).await?;
         let served = ServedClock::new(served_s, clock.monotonic_s());
+        let is_alone = storage.is_exclusive();
         Ok(Ingest {
+            is_alone,
             store,
             storage,
             clock,
@@ -81,6 +93,16 @@ impl Ingest {
             orphans: Mutex::default(),
             unchanged: Mutex::default(),
         })
+    }
+
+    /// No other server can use the store of sessions while this one does, as if the storage were exclusive: what was being published is not
+    /// left to a server that may still be there.
+    #[must_use]
+    pub fn alone(self) -> Ingest {
+        Ingest {
+            is_alone: true,
+            ..self
+        }
     }
 
     /// The limits that it was started with.

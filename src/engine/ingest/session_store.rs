@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     format::{library::LibraryPath, upload::SessionId},
-    policy::upload::{Change, FinishedPart, Owner, Session},
+    policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes},
 };
 
 /// The store of sessions failed; whether a change was stored is not known.
@@ -28,7 +28,8 @@ pub struct OwnerLimits {
 pub struct Usage {
     /// Sessions.
     pub sessions: u64,
-    /// The lengths of the objects; where a length is not known, of the finished parts.
+    /// The lengths of the objects; where a length is not known, of the finished parts. And what lies in the storage besides:
+    /// [`SessionStore::count_staged`].
     pub bytes: u64,
 }
 
@@ -110,6 +111,25 @@ pub trait SessionStore: Send + Sync {
 
     /// Stores a change of session and parts in one step, if the session has the version before.
     fn write<'a>(&'a self, change: &'a Change) -> BoxFuture<'a, Result<Written, StoreError>>;
+
+    /// Counts bytes that come to lie in the storage, in one step with the look at what the owner of the session may have: `Some` is what
+    /// the owner has, and nothing was counted. What was counted for the part before is not counted again, and a part that is finished
+    /// counts as such.
+    fn count_staged(
+        &self,
+        id: SessionId,
+        staged: StagedBytes,
+        limits: OwnerLimits,
+    ) -> BoxFuture<'_, Result<Option<Usage>, StoreError>>;
+
+    /// What [`SessionStore::count_staged`] counts for a session now.
+    fn staged_bytes(&self, id: SessionId) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Sessions whose object was published and of which nobody was told yet, in the order of their publication. They are not forgotten.
+    fn untold(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Session>, StoreError>>;
+
+    /// Somebody was told of the object of a session.
+    fn told(&self, id: SessionId) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Sessions of one owner.
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Vec<Session>, StoreError>>;

@@ -1,7 +1,7 @@
 //! The requests of clients, apart from the last: open, status, list, targets, parts, checkpoint, abort.
 
 use crate::{
-    engine::storage::{Destination, OfferedPart, PartWriter, Staged},
+    engine::storage::{Adds, Destination, OfferedPart, PartWriter, Staged},
     format::{
         geometry::BlockSize,
         library::LibraryPath,
@@ -10,7 +10,7 @@ use crate::{
     },
     policy::{
         parts::{BadSize, PartPlan},
-        upload::{self, Declared, FinishedPart, Owner, Session, Staging},
+        upload::{self, Declared, FinishedPart, Owner, Session, StagedBytes, Staging},
     },
 };
 
@@ -123,7 +123,7 @@ impl Ingest {
                 if session.owner != *owner {
                     return Err(IngestError::NoSession);
                 }
-                if !session.declared.is_same(&declared, given.0, given.1) {
+                if !session.is_opened_by(&declared, given.0, given.1) {
                     return Err(upload::Refusal::SessionDiffers.into());
                 }
                 let session = self.ready(session).await?;
@@ -261,8 +261,10 @@ impl Ingest {
             return Ok(());
         }
         let usage = self.store.usage(&session.owner).await?;
-        let wanted = parts.iter().map(|part| part.length).sum();
-        match usage.bytes.saturating_add(wanted) > self.limits.owner.bytes {
+        let wanted: u64 = parts.iter().map(|part| part.length).sum();
+        // Some of them may have been sent before: the request that sends a part counts exactly.
+        let more = wanted.saturating_sub(self.store.staged_bytes(session.id).await?);
+        match more > 0 && usage.bytes.saturating_add(more) > self.limits.owner.bytes {
             true => Err(IngestError::Quota { usage, wanted }),
             false => Ok(()),
         }
@@ -282,7 +284,54 @@ impl Ingest {
         // It may have ended since it was read.
         let session = self.touched(session).await?;
         session.takes_parts()?;
-        Ok(self.storage.receive(&session, part, from).await?)
+        let writer = self.storage.receive(&session, part, from).await?;
+        let is_counted = match writer.adds() {
+            Adds::Nothing => false,
+            // Where the length is known, its bytes were counted when the session was opened.
+            Adds::Part => session.declared.plan.length().is_none(),
+            Adds::Second => true,
+        };
+        if is_counted {
+            self.count_staged(&session, part, writer.adds()).await?;
+        }
+        Ok(writer)
+    }
+
+    async fn count_staged(
+        &self,
+        session: &Session,
+        part: &OfferedPart,
+        adds: Adds,
+    ) -> Result<(), IngestError> {
+        let staged = StagedBytes {
+            index: part.index,
+            length: part.length,
+            is_beside: adds == Adds::Second,
+        };
+        let limits = self.limits.owner;
+        match self.store.count_staged(session.id, staged, limits).await? {
+            None => Ok(()),
+            Some(usage) => Err(IngestError::Quota {
+                usage,
+                wanted: part.length,
+            }),
+        }
+    }
+
+    /// Whose session it is.
+    pub async fn owner_of(&self, id: SessionId) -> Result<Owner, IngestError> {
+        let session = self.store.load(id).await?;
+        Ok(session.ok_or(IngestError::NoSession)?.owner)
+    }
+
+    /// Sessions whose object was published and of which nobody was told yet; at most so many.
+    pub async fn untold(&self, limit: u32) -> Result<Vec<Session>, IngestError> {
+        Ok(self.store.untold(limit).await?)
+    }
+
+    /// Somebody was told of the object of a session.
+    pub async fn told(&self, id: SessionId) -> Result<(), IngestError> {
+        Ok(self.store.told(id).await?)
     }
 
     /// Notes that a client uses the session.

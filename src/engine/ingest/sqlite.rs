@@ -9,7 +9,7 @@ use crate::{
     disk::sessions::{self, Sessions, SessionsError},
     engine::blocking,
     format::upload::SessionId,
-    policy::upload::{Change, FinishedPart, Owner, Session},
+    policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes},
 };
 
 use super::session_store::{
@@ -25,6 +25,18 @@ impl SqliteSessions {
     pub async fn open(path: PathBuf) -> Result<SqliteSessions, SessionsError> {
         let opened = blocking::run(move || Sessions::open(&path)).await?;
         Ok(SqliteSessions(Arc::new(Mutex::new(opened))))
+    }
+
+    /// See [`Sessions::bind`].
+    pub async fn bind(&self, storage: String) -> Result<bool, SessionsError> {
+        let shared = self.0.clone();
+        blocking::run(move || shared.lock().bind(&storage)).await
+    }
+
+    /// See [`Sessions::note_published`].
+    pub async fn note_published(&self, is_noted: bool) -> Result<(), SessionsError> {
+        let shared = self.0.clone();
+        blocking::run(move || shared.lock().note_published(is_noted)).await
     }
 
     /// Runs this on the database, on a thread that may block.
@@ -79,6 +91,28 @@ impl SessionStore for SqliteSessions {
         let change = change.clone();
         let written = self.run(move |all| all.write(&change));
         Box::pin(async move { written.await.map(written_if) })
+    }
+
+    fn count_staged(
+        &self,
+        id: SessionId,
+        staged: StagedBytes,
+        limits: OwnerLimits,
+    ) -> BoxFuture<'_, Result<Option<Usage>, StoreError>> {
+        let counted = self.run(move |all| all.count_staged(id, staged, limits.bytes));
+        Box::pin(async move { Ok(counted.await?.map(usage_of)) })
+    }
+
+    fn staged_bytes(&self, id: SessionId) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.run(move |all| all.staged_bytes(id))
+    }
+
+    fn untold(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Session>, StoreError>> {
+        self.run(move |all| all.untold(limit))
+    }
+
+    fn told(&self, id: SessionId) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.run(move |all| all.told(id))
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Vec<Session>, StoreError>> {

@@ -170,7 +170,7 @@ fn describe_index(
 }
 
 /// The last segment of a folder's path, if a manifest may have that name.
-fn name_of(path: &Path) -> String {
+pub fn name_of(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or(path.to_owned());
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
     default_name(name)

@@ -34,6 +34,8 @@ pub struct Candidates {
     pub stored: Vec<Seed>,
     /// Why other files are not among them.
     failed: Vec<String>,
+    /// How many were too many.
+    left_out: usize,
 }
 
 /// The file that the object will replace, and those that the user names.
@@ -114,6 +116,13 @@ pub async fn open_seeds(
     let most = layout.geometry.length().min(bytes);
     let time = SearchTime::new(most, context.client.limit_rate());
     let seeds = Seeds::new(stop.0.clone(), time);
+    if candidates.left_out > 0 {
+        let message = format!(
+            "{} of the files that may hold its bytes are left out: at most {NAMED_MAX} are searched; name the likeliest ones",
+            candidates.left_out
+        );
+        events.event(Event::Warning { message });
+    }
     if bytes > 0 {
         events.event(Event::Searching { bytes });
     }
@@ -178,10 +187,7 @@ impl Candidates {
             }
         }
         if left_out > 0 {
-            let why = format!(
-                "{left_out} files: at most {NAMED_MAX} are searched; name the likeliest ones"
-            );
-            candidates.failed.push(why);
+            candidates.left_out = left_out;
         }
         candidates
     }

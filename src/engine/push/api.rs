@@ -1,147 +1,113 @@
-//! The requests of an upload, each repeated by the recovery policy. All are idempotent.
+//! The requests of an upload, to a server or to a storage: the same documents, codes and meanings.
 
 use crate::{
-    engine::{context::Context, error::Error},
+    engine::context::{Context, StoreHandle},
     format::{
-        ingest::{
-            self, Checkpoint, DOCUMENT_BYTES_MAX, Document, Finalize, Offer, Offers, Open, PATH,
-            Problem, RefusedUpload, Sessions, Status, TARGETS_MAX, Target, Targets,
-        },
+        ingest::{Checkpoint, Finalize, Offer, Open, Status, Target},
         upload::SessionId,
     },
-    net::{
-        auth::Token,
-        client::Reply,
-        error::NetError,
-        location::Location,
-        request::{Body, Method, Request},
-    },
-    policy::{recovery::Failure, schedule::Limits},
+    net::location::Location,
+    policy::schedule::Limits,
 };
 
-/// Pages of a list of sessions that are read: 100,000 sessions.
-const PAGES_MAX: usize = 100;
+use super::{
+    direct::{Direct, StorageApi},
+    failed::Failed,
+    place::Place,
+    server::ServerApi,
+    source::Whole,
+};
 
-/// The upload API of a server.
+/// Takes uploads.
 #[derive(Clone, Copy)]
-pub struct Api<'a> {
-    pub context: &'a Context,
-    /// As the user typed it; its origin has the API.
-    pub typed: &'a Location,
-    pub token: Option<&'a Token>,
+pub enum Api<'a> {
+    Server(ServerApi<'a>),
+    Storage(StorageApi<'a>),
 }
 
-/// The server refused a request.
-#[derive(Debug)]
-pub struct Refusal {
-    pub status: u16,
-    pub problem: Box<Problem>,
-    pub place: String,
-}
+impl<'a> Api<'a> {
+    /// `direct`: what is known of the uploads, if the place is a storage.
+    pub fn new(context: &'a Context, place: &'a Place, direct: &'a Direct) -> Api<'a> {
+        match place {
+            Place::Server(server) => Api::Server(ServerApi { context, server }),
+            Place::Storage(bucket) => Api::Storage(StorageApi {
+                context,
+                bucket,
+                direct,
+            }),
+        }
+    }
 
-/// Why a request failed.
-#[derive(Debug)]
-pub enum Failed {
-    Refused(Refusal),
-    Error(Error),
-}
-
-impl Failed {
-    /// The code of the refusal; empty if there is none.
-    pub fn code(&self) -> &str {
+    pub fn context(&self) -> &'a Context {
         match self {
-            Failed::Refused(refusal) => &refusal.problem.code,
-            Failed::Error(_) => "",
+            Api::Server(api) => api.context,
+            Api::Storage(api) => api.context,
         }
     }
-}
 
-impl Refusal {
-    pub fn new(reply: &Reply) -> Refusal {
-        Refusal {
-            status: reply.status,
-            problem: Box::new(Problem::read(&reply.bytes)),
-            place: reply.location.to_string(),
+    /// Remembers the sessions of earlier runs.
+    pub fn store(&self) -> &'a StoreHandle {
+        &self.context().store
+    }
+
+    /// As the user typed it, for messages.
+    pub fn place(&self) -> &'a Location {
+        match self {
+            Api::Server(api) => &api.server.url,
+            Api::Storage(api) => &api.bucket.folder,
         }
     }
-}
 
-impl From<Error> for Failed {
-    fn from(error: Error) -> Failed {
-        Failed::Error(error)
-    }
-}
-
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Error {
-        Error::Upload {
-            cause: Box::new(refusal.problem.refusal(refusal.status)),
-            place: refusal.place,
+    /// What names belong to.
+    pub fn scope(&self) -> String {
+        match self {
+            Api::Server(api) => api.server.url.origin(),
+            Api::Storage(api) => api.bucket.folder.to_string(),
         }
     }
-}
 
-impl From<Failed> for Error {
-    fn from(failed: Failed) -> Error {
-        match failed {
-            Failed::Refused(refusal) => refusal.into(),
-            Failed::Error(error) => error,
+    /// The server that names the URLs of parts; `None`: this program makes them.
+    pub fn named_by(&self) -> Option<&'a Location> {
+        match self {
+            Api::Server(api) => Some(&api.server.url),
+            Api::Storage(_) => None,
         }
     }
-}
 
-impl Api<'_> {
+    /// The limits of one request.
+    pub fn limits(&self) -> Limits {
+        self.context().limits_now()
+    }
+
     /// Opens a session, or finds it open.
     pub async fn open(&self, id: SessionId, open: &Open<'_>) -> Result<Status, Failed> {
-        let place = self.session(id, "");
-        let body = Body::json(ingest::write(open));
-        let reply = self.request(Method::Put, &place, body).await?;
-        document(&reply)
+        match self {
+            Api::Server(api) => api.open(id, open).await,
+            Api::Storage(api) => api.open(id, open).await,
+        }
     }
 
     /// `None`: there is no such session of this user.
     pub async fn status(&self, id: SessionId) -> Result<Option<Status>, Failed> {
-        let place = self.session(id, "");
-        let reply = self.request(Method::Get, &place, Body::Empty).await?;
-        match reply.status {
-            404 | 410 => Ok(None),
-            _ => document(&reply).map(Some),
+        match self {
+            Api::Server(api) => api.status(id).await,
+            Api::Storage(api) => api.status(id).await,
         }
     }
 
     /// The sessions of this user, of this name if there is one, newest first.
     pub async fn sessions(&self, name: Option<&str>) -> Result<Vec<Status>, Failed> {
-        let query = name.map(|name| ("name", name));
-        let mut place = self.typed.at_origin(PATH, query);
-        let mut all = Vec::new();
-        for _ in 0..PAGES_MAX {
-            let reply = self.request(Method::Get, &place, Body::Empty).await?;
-            let page: Sessions = document(&reply)?;
-            all.extend(page.sessions);
-            let next = page.next.and_then(|next| place.join(&next));
-            match next.and_then(Location::from_url) {
-                Some(next) if next.same_origin(self.typed) => place = next,
-                _ => break,
-            }
+        match self {
+            Api::Server(api) => api.sessions(name).await,
+            Api::Storage(api) => api.sessions(name).await,
         }
-        Ok(all)
     }
 
-    /// Where these parts go, in the same order; at most [`TARGETS_MAX`].
+    /// Where these parts go, in the same order; at most [`crate::format::ingest::TARGETS_MAX`].
     pub async fn targets(&self, id: SessionId, offers: &[Offer]) -> Result<Vec<Target>, Failed> {
-        debug_assert!(offers.len() <= TARGETS_MAX);
-        let place = self.session(id, "/targets");
-        let body = Body::json(ingest::write(&Offers { parts: offers }));
-        let reply = self.request(Method::Post, &place, body).await?;
-        let targets: Targets = document(&reply)?;
-        let are_of = |(target, offer): (&Target, &Offer)| target.index == offer.index;
-        let fits = targets.targets.len() == offers.len();
-        match fits && targets.targets.iter().zip(offers).all(are_of) {
-            true => Ok(targets.targets),
-            false => {
-                let what = "its targets are not those of the parts".to_owned();
-                Err(no_document(&reply, RefusedUpload::Document(what)))
-            }
+        match self {
+            Api::Server(api) => api.targets(id, offers).await,
+            Api::Storage(api) => api.targets(id, offers).await,
         }
     }
 
@@ -152,98 +118,30 @@ impl Api<'_> {
         index: u32,
         checkpoint: &Checkpoint<'_>,
     ) -> Result<(), Failed> {
-        let place = self.session(id, &format!("/parts/{index}"));
-        let body = Body::json(ingest::write(checkpoint));
-        let reply = self.request(Method::Put, &place, body).await?;
-        success(&reply)
+        match self {
+            Api::Server(api) => api.checkpoint(id, index, checkpoint).await,
+            Api::Storage(api) => api.checkpoint(id, index, checkpoint).await,
+        }
     }
 
-    /// Publishes the object; `None`: the server works at it.
+    /// Publishes the object, which has these parts; `None`: the server works at it.
     pub async fn finalize(
         &self,
         id: SessionId,
         finalize: &Finalize,
+        whole: &Whole,
     ) -> Result<Option<Status>, Failed> {
-        let place = self.session(id, "/finalize");
-        let body = Body::json(ingest::write(finalize));
-        let reply = self.request(Method::Post, &place, body).await?;
-        match reply.status {
-            202 => Ok(None),
-            _ => document(&reply).map(Some),
+        match self {
+            Api::Server(api) => api.finalize(id, finalize).await,
+            Api::Storage(api) => api.finalize(id, finalize, whole).await.map(Some),
         }
     }
 
     /// Gives a session up, with all that was sent.
     pub async fn abort(&self, id: SessionId) -> Result<(), Failed> {
-        let place = self.session(id, "");
-        let reply = self.request(Method::Delete, &place, Body::Empty).await?;
-        success(&reply)
-    }
-
-    /// The limits of one request.
-    pub fn limits(&self) -> Limits {
-        self.context.limits_now()
-    }
-
-    fn session(&self, id: SessionId, below: &str) -> Location {
-        self.typed.at_origin(&format!("{PATH}/{id}{below}"), None)
-    }
-
-    async fn request(&self, method: Method, place: &Location, body: Body) -> Result<Reply, Error> {
-        let limits = self.limits();
-        let request = Request {
-            named_by: Some(self.typed),
-            token: self.token,
-            ..Request::new(method, place, body)
-        };
-        retried!(&limits, self.once(request.clone()))
-    }
-
-    async fn once(&self, request: Request<'_>) -> Result<Reply, NetError> {
-        let reply = self
-            .context
-            .client
-            .call(request, DOCUMENT_BYTES_MAX)
-            .await?;
-        let is_limit = ["too_many_sessions", "quota"];
-        if reply.status == 429 && !is_limit.contains(&Problem::read(&reply.bytes).code.as_str()) {
-            let failure = Failure::TooMany {
-                status: 429,
-                retry_after_ms: None,
-                serves: true,
-            };
-            return Err(NetError::new(&reply.location, failure));
+        match self {
+            Api::Server(api) => api.abort(id).await,
+            Api::Storage(api) => api.abort(id).await,
         }
-        Ok(reply)
-    }
-}
-
-fn success(reply: &Reply) -> Result<(), Failed> {
-    match reply.status {
-        200..=299 => Ok(()),
-        _ => Err(Failed::Refused(Refusal::new(reply))),
-    }
-}
-
-fn document<T: Document>(reply: &Reply) -> Result<T, Failed> {
-    success(reply)?;
-    ingest::read(&reply.bytes).map_err(|cause| no_document(reply, cause))
-}
-
-fn no_document(reply: &Reply, cause: RefusedUpload) -> Failed {
-    Failed::Error(Error::Upload {
-        place: reply.location.to_string(),
-        cause: Box::new(cause),
-    })
-}
-
-impl Failed {
-    /// A target that no request can be made of.
-    pub fn no_target(place: &Location) -> Failed {
-        let what = "a target has no URL or fields that are allowed".to_owned();
-        Failed::Error(Error::Upload {
-            place: place.to_string(),
-            cause: Box::new(RefusedUpload::Document(what)),
-        })
     }
 }

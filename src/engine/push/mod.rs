@@ -1,13 +1,19 @@
-//! Pushing files to a server that takes uploads (upload.md).
+//! Pushing files to a server that takes uploads, or into a storage (upload.md).
 //!
-//! The source is read once, part after part, on threads that may block (`source`). What the server has is not sent; the rest is,
-//! some parts at a time (`send`, `part`), and published when the server has proven the root. A later push goes on with the session
-//! of an earlier one, or with one of the same content (`sessions`). Dropping the future is a clean stop.
+//! The source is read once, part after part, on threads that may block (`source`). What the storage has is not sent; the rest is,
+//! some parts at a time (`send`, `part`), and published when the root is proven. A later push goes on with the session of an
+//! earlier one, or with one of the same content (`sessions`). Requests go to a server (`server`), or straight to a storage
+//! (`direct`). Dropping the future is a clean stop.
 
 mod api;
-mod content;
+mod direct;
+mod failed;
 mod part;
+mod place;
+mod removal;
+mod same;
 mod send;
+mod server;
 mod sessions;
 mod source;
 
@@ -30,7 +36,7 @@ use crate::{
         tree::Root,
         upload::SessionId,
     },
-    net::{auth::Token, location::Location},
+    net::location::Location,
     policy::parts::PartPlan,
 };
 
@@ -39,14 +45,18 @@ use super::{
     error::Error,
     events::{Event, Events, PushPlanned, Pushed},
     remote::retry,
+    upload::content::Counters,
 };
-use api::{Api, Failed, Refusal};
-use content::Counters;
+use api::Api;
+
+use direct::Direct;
+use failed::{Failed, Refusal};
 use part::PartFailed;
 use send::Sender;
 use sessions::{Purpose, Session};
 use source::{Reader, SourceFile};
 
+pub use place::{Bucket, Place, Server};
 pub use source::{Input, Pipe};
 
 /// Parts that are sent at a time, unless the caller says otherwise.
@@ -58,21 +68,12 @@ const ROUNDS: u32 = 3;
 /// How many sessions that turn out to be of other content are left for another one.
 const SESSIONS_MAX: u32 = 4;
 
-/// Where uploads go, and as whom.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// As the user typed it: any URL of its origin.
-    pub url: Location,
-    /// Never sent over plain HTTP, except to this machine.
-    pub token: Option<Token>,
-}
-
 /// What to push, and where to.
 #[derive(Clone, Debug)]
 pub struct PushOptions {
-    /// See [`Server`].
-    pub server: Server,
-    /// The path of the object at the origin.
+    /// Where to.
+    pub place: Place,
+    /// The path of the object, at the origin of the server or below the folder of the storage.
     pub name: LibraryPath,
     /// For messages.
     pub path: PathBuf,
@@ -84,29 +85,31 @@ pub struct PushOptions {
     pub parts_at_once: u32,
     /// Go on with this session; `None`: with one that fits, or a new one.
     pub session: Option<SessionId>,
+    /// A source with more bytes is not pushed.
+    pub max_size: Option<u64>,
     /// Counts the bytes that are sent, also of a run that is dropped.
     pub sent: Arc<AtomicU64>,
 }
 
 impl PushOptions {
     /// The defaults of the program.
-    pub fn new(server: Server, name: LibraryPath, path: PathBuf) -> PushOptions {
+    pub fn new(place: Place, name: LibraryPath, path: PathBuf) -> PushOptions {
         PushOptions {
-            server,
+            place,
             name,
             path,
             replace: false,
             part_size: None,
             parts_at_once: PARTS_AT_ONCE,
             session: None,
+            max_size: None,
             sent: Arc::default(),
         }
     }
 
     /// Where the object will be.
     pub fn url(&self) -> Location {
-        let root = self.server.url.at_origin("/", None);
-        root.below(self.name.as_str())
+        self.place.url_of(self.name.as_str())
     }
 }
 
@@ -117,25 +120,27 @@ pub async fn push(
     options: &PushOptions,
     events: &mut dyn Events,
 ) -> Result<Pushed, Error> {
-    retry::reported(events, run(context, input, options)).await
+    let pushed = retry::reported(events, run(context, input, options)).await;
+    pushed.map_err(|error| match error {
+        // The URL of a session is nothing that the user knows.
+        Error::Upload { cause, .. } => Error::Upload {
+            place: options.url().to_string(),
+            cause,
+        },
+        other => other,
+    })
 }
 
 /// The uploads of this user that are not over, newest first.
-pub async fn list(context: &Context, server: &Server) -> Result<Vec<Status>, Error> {
-    Ok(api(context, server).sessions(None).await?)
+pub async fn list(context: &Context, place: &Place) -> Result<Vec<Status>, Error> {
+    let direct = Direct::default();
+    Ok(Api::new(context, place, &direct).sessions(None).await?)
 }
 
 /// Gives an upload up, with all that was sent.
-pub async fn abort(context: &Context, server: &Server, id: SessionId) -> Result<(), Error> {
-    Ok(api(context, server).abort(id).await?)
-}
-
-fn api<'a>(context: &'a Context, server: &'a Server) -> Api<'a> {
-    Api {
-        context,
-        typed: &server.url,
-        token: server.token.as_ref(),
-    }
+pub async fn abort(context: &Context, place: &Place, id: SessionId) -> Result<(), Error> {
+    let direct = Direct::default();
+    Ok(Api::new(context, place, &direct).abort(id).await?)
 }
 
 /// What a push works on.
@@ -156,9 +161,11 @@ async fn run(context: &Context, input: Input, options: &PushOptions) -> Result<P
         Input::Pipe(pipe) => (None, Some(pipe)),
     };
     let length = file.as_ref().map(|file| file.length());
+    check_size(length.unwrap_or_default(), options)?;
     let plan = PartPlan::choose(length, options.part_size, None);
+    let direct = Direct::default();
     let push = Push {
-        api: api(context, &options.server),
+        api: Api::new(context, &options.place, &direct),
         options,
         plan: plan.map_err(|cause| Error::PartSize { cause })?,
         file,
@@ -170,11 +177,19 @@ async fn run(context: &Context, input: Input, options: &PushOptions) -> Result<P
     };
     let (mut not, mut ours) = (BTreeSet::new(), BTreeSet::new());
     for _ in 0..SESSIONS_MAX {
-        let session = sessions::find_or_open(&push.api, &push.purpose(), &not, &ours).await?;
+        let session = sessions::find_or_open(&push.api, &push.purpose(), &not, &ours).await;
+        let session = match session {
+            Err(error) if same::is_taken(&error) => return push.is_there(error).await,
+            session => session?,
+        };
         let id = session.id;
         ours.insert(id);
         match push.with_session(session, pipe.take()).await {
             Ok(pushed) => return Ok(pushed),
+            // Another upload of the same file was earlier.
+            Err(PartFailed::Error(error)) if same::is_taken(&error) => {
+                return push.is_there(error).await;
+            }
             Err(PartFailed::Error(error)) => return Err(error),
             // A stream cannot be read again.
             Err(PartFailed::OtherSession | PartFailed::Closed) if push.file.is_none() => break,
@@ -193,6 +208,16 @@ async fn run(context: &Context, input: Input, options: &PushOptions) -> Result<P
     })
 }
 
+fn check_size(bytes: u64, options: &PushOptions) -> Result<(), Error> {
+    match options.max_size.is_some_and(|most| bytes > most) {
+        true => Err(Error::TooLarge {
+            place: options.path.display().to_string(),
+            bytes,
+        }),
+        false => Ok(()),
+    }
+}
+
 /// What became of a request to publish.
 enum Finalized {
     Published(Box<Status>),
@@ -204,11 +229,37 @@ impl Push<'_> {
     fn purpose(&self) -> Purpose<'_> {
         Purpose {
             name: self.options.name.as_str(),
+            url: self.options.url(),
             plan: self.plan,
             replace: self.options.replace,
             source: self.file.as_ref().map(|file| file.identity()),
             session: self.options.session,
         }
+    }
+
+    /// An object has the name. If it is the source, there is nothing to do.
+    async fn is_there(&self, taken: Error) -> Result<Pushed, Error> {
+        let (Some(file), url) = (&self.file, self.options.url()) else {
+            return Err(taken);
+        };
+        let Some(root) = same::root_at(&self.api, &url).await else {
+            return Err(taken);
+        };
+        if same::root_of(file, self.plan).await? != root {
+            return Err(taken);
+        }
+        let sent = self.counters.run.load(Ordering::Relaxed);
+        let pushed = Pushed {
+            path: self.options.path.clone(),
+            url: url.to_string(),
+            root,
+            bytes_total: file.length(),
+            bytes_sent: sent,
+            bytes_reused: file.length().saturating_sub(sent),
+            elapsed_ms: self.began.elapsed().as_millis() as u64,
+        };
+        retry::tell(Event::Pushed(pushed.clone()));
+        Ok(pushed)
     }
 
     /// Sends what the session lacks, and publishes.
@@ -230,7 +281,7 @@ impl Push<'_> {
                 (None, Some(pipe)) => Reader::of_pipe(pipe, self.plan),
                 (None, None) => break,
             };
-            let sent = sender.send_all(reader).await;
+            let sent = sender.send_all(reader, self.options).await;
             if let Some(file) = &self.file {
                 // First: what was sent of a file that changed fits to nothing.
                 file.check_unchanged().await?;
@@ -262,8 +313,10 @@ impl Push<'_> {
         };
         let limits = self.api.limits();
         let began = Instant::now();
+        let whole = sender.whole();
         while (began.elapsed().as_millis() as u64) < limits.patience_ms {
-            match self.api.finalize(sender.session.id, &finalize).await {
+            let finalized = self.api.finalize(sender.session.id, &finalize, &whole);
+            match finalized.await {
                 Ok(Some(status)) => return Ok(Finalized::Published(Box::new(status))),
                 Ok(None) => (),
                 Err(failed) => return self.refused(failed, finalize.root),
@@ -364,8 +417,7 @@ impl Push<'_> {
                 }),
             }));
         }
-        sessions::forget(&self.api, &self.purpose()).await;
-        let url = status.url.and_then(|url| self.api.typed.join(&url));
+        let url = status.url.and_then(|url| self.api.place().join(&url));
         let url = url.and_then(Location::from_url);
         let pushed = Pushed {
             path: self.options.path.clone(),
@@ -377,6 +429,8 @@ impl Push<'_> {
             elapsed_ms: self.began.elapsed().as_millis() as u64,
         };
         retry::tell(Event::Pushed(pushed.clone()));
+        // Not before it is told: a run that is killed between the two is run again.
+        sessions::forget(&self.api, &self.purpose()).await;
         Ok(pushed)
     }
 

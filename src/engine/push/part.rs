@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use crate::{
-    engine::{error::Error, remote::retry::Attempts},
+    engine::{
+        error::Error,
+        remote::retry::Attempts,
+        upload::content::{Counters, Stored, StoredContent},
+    },
     format::{
         geometry::ByteRange,
         ingest::{self, Checkpoint, OFFERED_LEAVES_MAX, Offer, Target},
@@ -19,13 +23,22 @@ use crate::{
 };
 
 use super::{
-    api::{Api, Failed, Refusal},
-    content::{Counters, Stored, StoredContent},
+    api::Api,
+    failed::{Failed, Refusal},
     source::{SourceFile, SourcePart},
 };
 
 /// How long to wait for another request that writes the part.
 const IN_FLIGHT_MS: u64 = 1_000;
+
+/// The bytes that arrived were not those of the URL: as a server says it, as S3 does, as Garage does.
+const DAMAGED: [&str; 5] = [
+    "part_differs_from_url",
+    "BadDigest",
+    "XAmzContentChecksumMismatch",
+    "IncompleteBody",
+    "InvalidDigest",
+];
 
 /// Why a part was not sent.
 #[derive(Debug)]
@@ -120,8 +133,11 @@ impl Sending<'_> {
                 Put::RefusedUrl(refusal) if is_url_fresh => {
                     return Err(PartFailed::Error(refusal.into()));
                 }
-                Put::RefusedUrl(_) => {
+                Put::RefusedUrl(refusal) => {
                     is_url_fresh = true;
+                    if refusal.status == 404 && self.checkpoint(None).await?.is_none() {
+                        break;
+                    }
                     target = self.target().await?;
                     continue;
                 }
@@ -149,8 +165,8 @@ impl Sending<'_> {
 
     /// Sends the bytes that the storage does not have.
     async fn put(&self, target: &Target) -> Result<Put, PartFailed> {
-        let invalid = || Failed::no_target(self.api.typed);
-        let url = self.api.typed.join(&target.url);
+        let invalid = || Failed::no_target(self.api.place());
+        let url = self.api.place().join(&target.url);
         let location = url.and_then(Location::from_url).ok_or_else(invalid)?;
         let required = RequiredFields::parse(&target.headers).ok_or_else(invalid)?;
         let stored = self.part.stored.clone();
@@ -164,11 +180,11 @@ impl Sending<'_> {
             &self.counters,
         ));
         let request = Request {
-            named_by: Some(self.api.typed),
+            named_by: self.api.named_by(),
             required: Some(&required),
             ..Request::new(Method::Put, &location, Body::Content(content.clone()))
         };
-        let shared = self.api.context;
+        let shared = self.api.context();
         let _admitted = shared.connections.admit(&shared.client, &location).await;
         let sent = shared
             .client
@@ -200,7 +216,7 @@ impl Sending<'_> {
                 let detail = "another request writes this part";
                 Ok(Put::Again(NetError::with_detail(place, failure, detail)))
             }
-            ("part_differs_from_url", _) => {
+            (code, _) if DAMAGED.contains(&code) => {
                 let detail = "other bytes arrived than were sent";
                 Ok(Put::Again(NetError::with_detail(
                     place,
@@ -217,7 +233,8 @@ impl Sending<'_> {
                 };
                 Ok(Put::Again(NetError::new(place, failure)))
             }
-            (_, 400 | 401 | 403) => Ok(Put::RefusedUrl(refusal)),
+            // A storage says 404 if the upload is gone: then the session says what became of it.
+            (_, 400 | 401 | 403 | 404) => Ok(Put::RefusedUrl(refusal)),
             _ => Err(PartFailed::Error(refusal.into())),
         }
     }
@@ -237,7 +254,7 @@ impl Sending<'_> {
             Ok(()) => Ok(None),
             Err(failed) if failed.code() == "part_not_stored" => {
                 let detail = "the storage lost a part that it had taken";
-                let place = self.api.typed;
+                let place = self.api.place();
                 Ok(Some(NetError::with_detail(place, Failure::Broken, detail)))
             }
             Err(failed) => Err(failed.into()),

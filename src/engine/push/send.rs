@@ -15,19 +15,22 @@ use crate::{
         events::{Event, PushProgress},
         remote::retry::tell,
         transfer::rate::Rate,
+        upload::content::Counters,
     },
     format::{
-        ingest::{REQUEST_LEAVES_MAX, State, TARGETS_MAX, Target},
+        ingest::{Finished, REQUEST_LEAVES_MAX, State, TARGETS_MAX, Target},
         tree::{self, Cv, Root},
     },
 };
 
 use super::{
-    api::{Api, Failed},
-    content::Counters,
+    PushOptions,
+    api::Api,
+    check_size,
+    failed::Failed,
     part::{PartFailed, Sending, offer, offered_leaves},
     sessions::Session,
-    source::{Reader, SourceFile, SourcePart},
+    source::{Reader, SourceFile, SourcePart, Whole},
 };
 
 /// Parts that are described before they can be sent, beyond those that are being sent.
@@ -43,7 +46,7 @@ pub struct Sender<'a> {
     file: Option<Arc<SourceFile>>,
     at_once: usize,
     run: Counters,
-    leaves: BTreeMap<u32, Arc<[Cv]>>,
+    described: BTreeMap<u32, (Finished, Arc<[Cv]>)>,
     /// What is known to have been read.
     end: u64,
     /// Bytes of parts that the storage has, and how many of them this run did not send.
@@ -53,7 +56,7 @@ pub struct Sender<'a> {
     ticks: Interval,
 }
 
-type Sent = (Arc<SourcePart>, Result<u64, PartFailed>);
+type Stored = (Arc<SourcePart>, Result<u64, PartFailed>);
 type Requested = (Vec<Arc<SourcePart>>, Result<Vec<Target>, Failed>);
 
 /// Parts on their way.
@@ -63,7 +66,7 @@ struct Queues<'f> {
     ready: VecDeque<Arc<SourcePart>>,
     requested: FuturesUnordered<BoxFuture<'f, Requested>>,
     targeted: VecDeque<(Arc<SourcePart>, Target)>,
-    sending: FuturesUnordered<BoxFuture<'f, Sent>>,
+    sending: FuturesUnordered<BoxFuture<'f, Stored>>,
     /// Of all of them.
     count: usize,
     bytes: u64,
@@ -101,7 +104,7 @@ impl<'a> Sender<'a> {
             file,
             at_once: at_once.max(1) as usize,
             run,
-            leaves: BTreeMap::new(),
+            described: BTreeMap::new(),
             end: 0,
             stored: 0,
             reused: 0,
@@ -117,13 +120,23 @@ impl<'a> Sender<'a> {
 
     /// The root of what was read, from the first part to the last.
     pub fn root(&self) -> Root {
-        let leaves: Vec<Cv> = self
-            .leaves
+        tree::root_of(&self.leaves())
+    }
+
+    fn leaves(&self) -> Vec<Cv> {
+        let leaves = self
+            .described
             .values()
-            .flat_map(|part| part.iter())
-            .copied()
-            .collect();
-        tree::root_of(&leaves)
+            .flat_map(|(_, leaves)| leaves.iter());
+        leaves.copied().collect()
+    }
+
+    /// All that was read.
+    pub fn whole(&self) -> Whole {
+        Whole {
+            parts: self.described.values().map(|(part, _)| *part).collect(),
+            leaves: self.leaves(),
+        }
     }
 
     /// Bytes that the storage had before.
@@ -132,7 +145,11 @@ impl<'a> Sender<'a> {
     }
 
     /// Reads all parts of the reader, and sends those that the storage does not have.
-    pub async fn send_all(&mut self, mut reader: Reader) -> Result<(), PartFailed> {
+    pub async fn send_all(
+        &mut self,
+        mut reader: Reader,
+        options: &PushOptions,
+    ) -> Result<(), PartFailed> {
         let api = self.api;
         let mut queues = Queues::default();
         let mut is_reading = true;
@@ -152,7 +169,11 @@ impl<'a> Sender<'a> {
                     queues.targeted.extend(parts.into_iter().zip(targets?));
                 }
                 part = reader.next(), if is_reading && has_room => match part? {
-                    Some(part) => self.described(&mut queues, part)?,
+                    Some(part) => {
+                        // Of a stream the length shows only now.
+                        check_size(part.bytes.end, options)?;
+                        self.described(&mut queues, part)?;
+                    }
                     None => is_reading = false,
                 },
                 _ = self.ticks.tick() => self.tell_progress(&queues),
@@ -202,15 +223,21 @@ impl<'a> Sender<'a> {
 
     /// Takes a part that was read. One that the storage has is not sent.
     fn described(&mut self, queues: &mut Queues<'_>, part: SourcePart) -> Result<(), PartFailed> {
-        let earlier = self.leaves.insert(part.index, part.leaves.clone());
-        if earlier.is_some_and(|earlier| earlier != part.leaves) {
+        let length = part.bytes.length();
+        let described = Finished {
+            index: part.index,
+            length,
+            sha256: part.sha256,
+        };
+        let described = (described, part.leaves.clone());
+        let earlier = self.described.insert(part.index, described);
+        if earlier.is_some_and(|(_, leaves)| leaves != part.leaves) {
             let path = part.stored.path.to_path_buf();
             return Err(PartFailed::Error(
                 DiskError::ChangedWhileRead { path }.into(),
             ));
         }
         self.end = self.end.max(part.bytes.end);
-        let length = part.bytes.length();
         // The server has all parts of a session that it publishes, or tells which ones are missing.
         let is_closed = self.session.state != State::Open;
         match self.session.finished.get(&part.index) {

@@ -3,19 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    disk::{
-        error::{DiskError, FileOperation},
-        machine,
-    },
+    disk::machine,
     engine::{context::StoreHandle, error::Error},
     format::{
         ingest::{Finished, Open, State, Status},
         upload::SessionId,
     },
+    net::location::Location,
     policy::parts::PartPlan,
 };
 
-use super::api::{Api, Failed};
+use super::{api::Api, failed::Failed, same};
 
 /// Sessions of other runs that are looked at.
 const LOOKED_AT: usize = 8;
@@ -35,6 +33,8 @@ pub struct Session {
 /// What a session is for.
 pub struct Purpose<'a> {
     pub name: &'a str,
+    /// Where the object will be.
+    pub url: Location,
     pub plan: PartPlan,
     pub replace: bool,
     /// Device and inode of the source; `None`: it is a stream, which is not pushed twice.
@@ -74,7 +74,7 @@ impl Purpose<'_> {
 }
 
 /// Finds a session to go on with, or opens one. `not`: sessions that turned out to have other content; `ours`: those that this run went on
-/// with. One that was done before this run says nothing of what has the name now.
+/// with. One that was done before this run says nothing of what has the name now: that is looked at.
 pub async fn find_or_open(
     api: &Api<'_>,
     purpose: &Purpose<'_>,
@@ -91,6 +91,10 @@ pub async fn find_or_open(
     if let Some(id) = memory.session().await.filter(|id| !not.contains(id)) {
         match api.status(id).await? {
             Some(status) if is_usable(&status, ours) && purpose.fits(&status) => {
+                return Ok(Session::new(status, purpose.plan, true));
+            }
+            // An earlier run ended before it knew.
+            Some(status) if is_published(api, purpose, &status).await => {
                 return Ok(Session::new(status, purpose.plan, true));
             }
             // The source has another length now: nobody goes on with it.
@@ -156,13 +160,17 @@ async fn with_parts(
         }
         sessions => sessions?,
     };
-    let may_fit = |status: &&Status| {
-        status.state == State::Open && purpose.fits(status) && !not.contains(&status.id)
+    let fits = |status: &Status| {
+        // What a server publishes it publishes without help.
+        let is_unfinished = status.state == State::Open
+            || status.state == State::Finalizing && api.named_by().is_none();
+        is_unfinished && purpose.fits(status)
     };
+    let may_fit = |status: &&Status| fits(status) && !not.contains(&status.id);
     for status in sessions.iter().filter(may_fit).take(LOOKED_AT) {
-        let status = api.status(status.id).await?;
-        let status = status.filter(|status| status.state == State::Open && purpose.fits(status));
-        if let Some(status) = status.filter(|status| !status.parts.is_empty()) {
+        let status = api.status(status.id).await?.filter(fits);
+        let has_content = |status: &Status| !status.parts.is_empty() || status.state != State::Open;
+        if let Some(status) = status.filter(has_content) {
             return Ok(Some(status));
         }
     }
@@ -177,13 +185,16 @@ fn is_usable(status: &Status, ours: &BTreeSet<SessionId>) -> bool {
     }
 }
 
+/// Whether this session published what has the name now.
+async fn is_published(api: &Api<'_>, purpose: &Purpose<'_>, status: &Status) -> bool {
+    if status.state != State::Done || !purpose.fits(status) {
+        return false;
+    }
+    status.root.is_some() && same::root_at(api, &purpose.url).await == status.root
+}
+
 fn new_id() -> Result<SessionId, Error> {
-    let mut bytes = [0; 16];
-    machine::fill_random(&mut bytes).map_err(|cause| {
-        let place = std::path::Path::new("/dev/urandom");
-        DiskError::io(FileOperation::Read, place, cause)
-    })?;
-    Ok(SessionId::from_random(bytes))
+    Ok(SessionId::from_random(machine::random()?))
 }
 
 /// The record of this push in the store. Without a store, or where it fails, nothing is remembered.
@@ -194,9 +205,9 @@ struct Memory<'a> {
 
 impl<'a> Memory<'a> {
     async fn new(api: &Api<'a>, name: &str, (device, inode): (u64, u64)) -> Memory<'a> {
-        let store = &api.context.store;
+        let store = api.store();
         let salt = store.look_up(|store| Ok(store.state().salt()?)).await;
-        let of = format!("{}\n{name}\n{device}\n{inode}", api.typed.origin());
+        let of = format!("{}\n{name}\n{device}\n{inode}", api.scope());
         let key = salt.ok().flatten();
         Memory {
             store,

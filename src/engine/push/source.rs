@@ -25,17 +25,17 @@ use crate::{
     engine::{
         blocking::{self, StopWhenDropped},
         error::Error,
+        upload::content::Stored,
     },
     format::{
         digests::{Algorithm, DigestHasher},
         geometry::{BlockSize, ByteRange},
+        ingest::Finished,
         tree::{Cv, PartHasher},
         upload::Sha256,
     },
     policy::parts::PartPlan,
 };
-
-use super::content::Stored;
 
 /// Bytes that are read at a time.
 const CHUNK: usize = 256 * 1024;
@@ -51,6 +51,12 @@ pub struct SourcePart {
     pub is_whole: bool,
     /// Where its bytes are read again.
     pub stored: Stored,
+}
+
+/// What was read of a source, from the first part to the last.
+pub struct Whole {
+    pub parts: Vec<Finished>,
+    pub leaves: Vec<Cv>,
 }
 
 /// A regular file, and the version of it that is pushed.

@@ -229,6 +229,8 @@ async fn opened(
         // If the object is missing, that error counts, not the one of its manifest.
         (Err(error), Ok(_) | Err(Error::NoManifest { .. })) => Err(error),
         (Err(error), Err(of_manifest)) if first_contact::may_pass(&of_manifest) => Err(error),
+        // The user named the object.
+        (Err(error @ Error::Net { .. }), Err(Error::Net { .. })) => Err(error),
         (_, Err(error)) => Err(error),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     engine::{context::Context, error::Error},
-    net::repr_digest,
+    net::repr_digest::{self, Sidecar},
     policy::schedule::Limits,
 };
 use crate::{
@@ -183,8 +183,8 @@ pub fn needs_plain_get(failure: Failure) -> bool {
         )
 }
 
-/// The most bytes of a sidecar file that are read: it may list a whole folder.
-const SIDECAR_BYTES_MAX: usize = 1 << 20;
+/// The most bytes of a sidecar file that are read: it may list a whole folder, and it may be anything.
+const SIDECAR_BYTES_MAX: usize = 64 << 10;
 
 /// A preflight that keeps nothing, retried by the recovery policy.
 pub async fn retried_preflight(
@@ -212,24 +212,58 @@ pub async fn retried_whole(source: &Source, limits: &Limits) -> Result<SourceRes
     retried!(limits, source.open(SourceRequest::default()))
 }
 
-/// The digest in `URL.sha256`, if there is such a file. Any error counts as its absence, because the user did not request it. It is
+/// The digest in a sidecar of the object, if there is one. Any error counts as its absence, because the user did not request it. It is
 /// not requested where many other objects have none, unless the user needs it.
 pub async fn sidecar(context: &Context, url: &Location, is_needed: bool) -> Option<Digest> {
+    // One after the other: the object has one connection so far.
+    for kind in [
+        Sidecar::Sha256,
+        Sidecar::Sha512,
+        Sidecar::Sums,
+        Sidecar::Md5,
+    ] {
+        let digest = one_sidecar(context, url, kind, is_needed).await;
+        if digest.is_some() {
+            return digest;
+        }
+    }
+    None
+}
+
+async fn one_sidecar(
+    context: &Context,
+    url: &Location,
+    kind: Sidecar,
+    is_needed: bool,
+) -> Option<Digest> {
     let name = url.safe_name()?;
-    if !is_needed && context.observed.expects_no_sidecar(url) {
+    if !is_needed && context.observed.expects_no_sidecar(url, kind) {
         return None;
     }
-    let place = url.with_suffix(".sha256");
+    let place = kind.of(url);
+    if let Some(text) = context.observed.list_at(&place) {
+        return repr_digest::in_sidecar(kind, &text, &name);
+    }
     let mut response = match context.client.send(Request::whole(&place)).await {
         Ok(response) => response,
         Err(error) => {
             if matches!(error.failure, Failure::Refused { status } if status < 500) {
-                context.observed.note_sidecar(url, false);
+                context.observed.note_sidecar(url, kind, false);
             }
             return None;
         }
     };
-    let bytes = response.body.read_up_to(SIDECAR_BYTES_MAX).await.ok()?;
-    context.observed.note_sidecar(url, true);
-    repr_digest::in_sidecar(std::str::from_utf8(&bytes).ok()?, &name)
+    let mut bytes = response.body.read_up_to(SIDECAR_BYTES_MAX).await.ok()?;
+    if bytes.len() == SIDECAR_BYTES_MAX {
+        // The last line may be cut.
+        let end = bytes.iter().rposition(|byte| *byte == b'\n')?;
+        bytes.truncate(end);
+    }
+    let text = std::str::from_utf8(&bytes).ok()?;
+    let digest = repr_digest::in_sidecar(kind, text, &name);
+    context.observed.note_sidecar(url, kind, true);
+    if kind == Sidecar::Sums {
+        context.observed.keep_list(&place, text);
+    }
+    digest
 }

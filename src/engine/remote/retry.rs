@@ -10,12 +10,11 @@ use tokio::{
 use crate::{
     engine::{
         error::Error,
-        events::{Event, Events},
+        events::{Event, Events, Retry},
     },
-    net::error::NetError,
+    net::{error::NetError, hosts::Hosts},
     policy::{
         attempts::{self, Next},
-        recovery::Failure,
         schedule::Limits,
     },
 };
@@ -73,7 +72,7 @@ pub struct Attempts {
     decisions: attempts::Attempts,
     patience_s: u64,
     began: Instant,
-    /// The reason was reported.
+    /// A failure that only patience limits was reported since the last bytes.
     told: bool,
 }
 
@@ -92,13 +91,24 @@ impl Attempts {
     pub fn progress(&mut self) {
         let now = self.began.elapsed().as_millis() as u64;
         self.decisions.progress(now);
+        self.told = false;
     }
 
-    /// The reason of the first failure, if there was no response.
-    fn reason(&mut self, error: &NetError) -> Option<String> {
-        let tell = error.failure == Failure::Unreachable && !self.told;
-        self.told |= tell;
-        tell.then(|| error.to_string())
+    /// What is reported of a failure before the wait of `wait_ms`.
+    fn retry(&mut self, error: &NetError, wait_ms: u64, now: u64) -> Retry {
+        let is_first = error.failure.lasts() && !self.told;
+        self.told |= is_first;
+        let left_ms = self.decisions.patience_ends().saturating_sub(now);
+        Retry {
+            source: error.location.to_string(),
+            class: error.failure.class(),
+            attempt: self.decisions.tries(),
+            wait_ms,
+            idle: true,
+            reason: error.to_string(),
+            is_first,
+            until_ms: Hosts::now_ms() + left_ms,
+        }
     }
 
     /// Waits until the next attempt, or returns the error that ends the request.
@@ -106,15 +116,7 @@ impl Attempts {
         let now = self.began.elapsed().as_millis() as u64;
         match self.decisions.after(error.failure, now) {
             Next::Wait { ms } => {
-                let event = Event::Retry {
-                    source: error.location.to_string(),
-                    class: error.failure.class(),
-                    attempt: self.decisions.tries(),
-                    wait_ms: ms,
-                    idle: true,
-                    reason: self.reason(&error),
-                };
-                tell(event);
+                tell(Event::Retry(self.retry(&error, ms, now)));
                 sleep(Duration::from_millis(ms)).await;
                 Ok(())
             }

@@ -132,6 +132,11 @@ impl FolderStorage {
         self.0.staging.folder()
     }
 
+    /// What tells this folder from all others; kept with what is staged.
+    pub fn id(&self) -> Result<String, DiskError> {
+        self.0.staging.id()
+    }
+
     /// Does work on a thread that may wait for the disk.
     async fn on_disk<T: Send + 'static>(
         &self,

@@ -1,6 +1,8 @@
 //! Where uploads go: parts are staged, proven and published. One trait for all storages.
 
 pub mod folder;
+mod probe;
+pub mod s3;
 
 use std::error::Error as StdError;
 
@@ -15,6 +17,8 @@ use crate::{
     },
     policy::upload::{Disproved, FinishedPart, Goal, Published, Session},
 };
+
+pub use probe::probe;
 
 /// A part that a client wants to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +71,17 @@ pub enum Verdict {
     Published(Published),
     /// Nothing was published.
     Disproved(Disproved),
+}
+
+/// An upload, as a storage itself has noted it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Its ID, name and sizes are those that were declared; what the storage does not note is missing.
+    pub session: Session,
+    /// When, in Unix seconds.
+    pub begun_s: u64,
+    /// Its parts were joined: an attempt to publish it did not end, or goes on.
+    pub is_complete: bool,
 }
 
 /// Why a storage did not do something. Whether it was done all the same is not known, unless it says so.
@@ -155,8 +170,55 @@ pub trait Storage: Send + Sync {
     fn staged(&self) -> BoxFuture<'_, Result<Vec<Staged>, StorageError>>;
 }
 
+/// What the bytes of a writer add to what lies in the storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adds {
+    /// Nothing: the part is here.
+    Nothing,
+    /// The part.
+    Part,
+    /// Another content of a part that is here.
+    Second,
+}
+
+/// A storage that is itself the record of its uploads, so that they need no other.
+pub trait Recorded: Storage {
+    /// The uploads that were begun and whose staging was not removed, newest first; with a name, those for it.
+    fn uploads<'a>(
+        &'a self,
+        name: Option<&'a LibraryPath>,
+    ) -> BoxFuture<'a, Result<Vec<Begun>, StorageError>>;
+
+    /// The parts that it has, each with the SHA-256 that it computed.
+    fn finished<'a>(
+        &'a self,
+        session: &'a Session,
+    ) -> BoxFuture<'a, Result<Vec<FinishedPart>, StorageError>>;
+
+    /// Takes the leaves that the client itself computed, before [`Storage::finalize`], for the manifest of an object that the storage
+    /// does not read. For others it does nothing.
+    fn attest<'a>(
+        &'a self,
+        session: &'a Session,
+        length: u64,
+        leaves: Vec<Cv>,
+    ) -> BoxFuture<'a, Result<(), StorageError>>;
+
+    /// Whether the parts that were joined for a session are these.
+    fn has_joined<'a>(
+        &'a self,
+        session: &'a Session,
+        parts: &'a [FinishedPart],
+    ) -> BoxFuture<'a, Result<bool, StorageError>>;
+}
+
 /// Takes the bytes of one part.
 pub trait PartWriter: Send {
+    /// See [`Adds`].
+    fn adds(&self) -> Adds {
+        Adds::Part
+    }
+
     /// Takes the next bytes. More than the part has are [`StorageError::PartLength`].
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StorageError>>;
 

@@ -336,7 +336,7 @@ pub fn is_trouble(event: &Event) -> bool {
         event,
         Event::Warning { .. }
             | Event::BlockWrong { .. }
-            | Event::Retry { .. }
+            | Event::Retry(_)
             | Event::HostSlowed { .. }
             | Event::SourceDropped { .. }
     )

@@ -136,13 +136,21 @@ async fn prepare(
     let (index, folder) = (Arc::new(index), request.folder.clone());
     let looked = here::look(folder, seen, options.wishes.clone(), index.clone());
     let here = unless_stopped(options, stop, Box::pin(looked)).await?;
-    let plan = options.wishes.plan(index.entries(), &here.files);
-    let plan = plan.map_err(|refused| Error::TooManyDeletions {
-        path: options.folder.clone(),
-        deletions: refused.deletions,
-        files: refused.files,
-        most: options.wishes.delete_max.to_string(),
-    })?;
+    let plan = match options.wishes.plan(index.entries(), &here.files) {
+        Ok(plan) => plan,
+        Err(refused) => {
+            if options.is_dry_run {
+                let plan = options.wishes.unchecked_plan(index.entries(), &here.files);
+                intent::report((options, &request.url), &index, &here.files, &plan, events);
+            }
+            return Err(Error::TooManyDeletions {
+                path: options.folder.clone(),
+                deletions: refused.deletions,
+                files: refused.files,
+                most: options.wishes.delete_max.to_string(),
+            });
+        }
+    };
     if plan.steps.is_empty() && !index.entries().is_empty() {
         let message = "the filters leave out every file of the library".to_owned();
         events.event(Event::Warning { message });

@@ -2,7 +2,7 @@
 //! [`BlockSink`].
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -21,21 +21,22 @@ use crate::{
         blocking::{self, Group, Idle},
         context::Context,
         error::Error,
-        events::{Event, Events},
+        events::{Event, Events, Retry},
         remote::source::{Source, SourceResponse},
     },
     format::{
         blockset::BlockSet,
         geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
-        judge::{Leaves, Mismatch, Verified},
+        judge::{Leaves, Verified},
         validators::Validators,
     },
-    net::{error::NetError, hosts::Hosts},
+    net::hosts::Hosts,
     policy::schedule::{self, Command, Outcome, Scheduler, SourceId, SpanId, Want},
 };
 
 use super::{
     first::FirstBytes,
+    outcome::{self, Ended, Failures},
     rate::Rate,
     sink::BlockSink,
     span::{Shared, Span, SpanEvent},
@@ -110,14 +111,6 @@ struct RunningSpan {
     end: Arc<AtomicU32>,
     may_read_whole: Arc<Notify>,
     abort: AbortHandle,
-}
-
-/// The last failures, for the error of the whole transfer.
-#[derive(Default)]
-pub(super) struct Failures {
-    /// The last wrong bytes of each block, and their source.
-    pub wrong: BTreeMap<BlockIndex, (Mismatch, SourceId)>,
-    pub last: Option<NetError>,
 }
 
 /// The next step of the scheduler.
@@ -332,14 +325,22 @@ impl Driver {
                     class,
                     attempt,
                     wait_ms,
-                } => events.event(Event::Retry {
-                    source: self.sources[source.0].name(),
-                    class,
-                    attempt,
-                    wait_ms,
-                    idle: self.scheduler.running() == 0,
-                    reason: None,
-                }),
+                } => {
+                    let left_ms = self.scheduler.patience_ends().saturating_sub(now);
+                    let mut retry = Retry {
+                        source: self.sources[source.0].name(),
+                        class,
+                        attempt,
+                        wait_ms,
+                        idle: self.scheduler.running() == 0,
+                        reason: String::new(),
+                        is_first: false,
+                        until_ms: Hosts::now_ms() + left_ms,
+                    };
+                    let proven = self.scheduler.held().count();
+                    self.failures.explain(source, proven, &mut retry);
+                    events.event(Event::Retry(retry));
+                }
                 Command::Slowed {
                     source,
                     connections,
@@ -365,14 +366,12 @@ impl Driver {
     }
 
     fn failure(&self, outcome: Outcome) -> Error {
-        let Failures { wrong, last } = &self.failures;
-        super::outcome::error(super::outcome::Ended {
+        outcome::error(Ended {
             outcome,
             sources: &self.sources,
             geometry: self.geometry(),
             limits: self.scheduler.limits(),
-            wrong,
-            last: last.as_ref(),
+            failures: &self.failures,
             now: self.now(),
         })
     }
@@ -443,7 +442,10 @@ impl Driver {
             return Ok(());
         };
         let event = match event {
-            SpanEvent::Opened => schedule::Event::Opened { span },
+            SpanEvent::Opened => {
+                self.failures.responded(source);
+                schedule::Event::Opened { span }
+            }
             SpanEvent::WholeBody => schedule::Event::WholeBody { span },
             SpanEvent::Bytes(count) => {
                 self.rate.add(count);
@@ -477,7 +479,7 @@ impl Driver {
             SpanEvent::Failed(cause) => {
                 self.spans.running.remove(&span);
                 let failure = cause.failure;
-                self.failures.last = Some(cause);
+                self.failures.failed(source, cause);
                 schedule::Event::Failed { span, failure }
             }
             SpanEvent::Disk(cause) => return Err(cause.into()),

@@ -1,3 +1,4 @@
 //! What both ends of an upload share.
 
+pub mod content;
 pub mod describe;

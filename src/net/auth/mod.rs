@@ -9,6 +9,8 @@ pub mod sigv4;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use sha2::{Digest as _, Sha256};
+use url::Url;
 
 use super::location::Location;
 use netrc::{Login, Netrc};
@@ -23,6 +25,25 @@ pub struct Credentials {
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// Requests to S3 are signed with them.
     pub keys: Option<Keys>,
+}
+
+/// The content of a request, as far as its signature needs it.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// It is signed.
+    Bytes(&'a [u8]),
+    /// It is not signed: TLS protects it on its way, or it stays on this machine.
+    Unsigned,
+}
+
+impl Payload<'_> {
+    fn signed(self) -> String {
+        match self {
+            Payload::Bytes([]) => sigv4::NO_CONTENT.to_owned(),
+            Payload::Bytes(bytes) => hex::encode(Sha256::digest(bytes)),
+            Payload::Unsigned => sigv4::UNSIGNED.to_owned(),
+        }
+    }
 }
 
 /// Fields of requests to S3 that are signed: those that change what the request means. Proxies may change others.
@@ -51,13 +72,14 @@ impl Credentials {
         fields
     }
 
-    /// The fields that sign a request without content that has these fields; none, unless `target` is an address in S3. `now`: Unix
-    /// seconds, by the clock of the service.
+    /// The fields that sign a request that has these fields; none, unless `target` is an address in S3. `now`: Unix seconds, by the
+    /// clock of the service.
     pub fn signature(
         &self,
         method: &str,
         target: &Location,
         fields: &HeaderMap,
+        payload: Payload<'_>,
         now: i64,
     ) -> HeaderMap {
         let is_typed = fields.contains_key(AUTHORIZATION);
@@ -72,9 +94,34 @@ impl Credentials {
             url: target.url(),
             region,
             fields: &signed.collect(),
-            payload: sigv4::NO_CONTENT,
+            payload: &payload.signed(),
         };
         sigv4::fields(keys, request, now)
+    }
+
+    /// The URL of a request to an address in S3 that whoever has it may send with exactly these fields and any content, from `now` on
+    /// for so many seconds. Without keys it is the address.
+    pub fn presigned(
+        &self,
+        method: &str,
+        target: &Location,
+        fields: &HeaderMap,
+        now: i64,
+        seconds: u32,
+    ) -> Url {
+        match (&self.keys, target.s3_region()) {
+            (Some(keys), Some(region)) => {
+                let request = sigv4::Request {
+                    method,
+                    url: target.url(),
+                    region,
+                    fields,
+                    payload: sigv4::UNSIGNED,
+                };
+                sigv4::presigned(keys, request, now, seconds)
+            }
+            _ => target.url().clone(),
+        }
     }
 }
 
@@ -165,7 +212,7 @@ mod tests {
         assert!(fields[AUTHORIZATION].is_sensitive());
         // What is signed is for S3, and at S3 the signature counts.
         let signature = |target: &Location, fields: &HeaderMap| {
-            let signature = credentials.signature("GET", target, fields, 0);
+            let signature = credentials.signature("GET", target, fields, Payload::Bytes(&[]), 0);
             signature.contains_key(AUTHORIZATION)
         };
         let (plain, object) = (place("https://h/a"), place("s3://bucket/a"));
@@ -173,6 +220,19 @@ mod tests {
         let own = credentials.fields_for(&object, &address);
         assert!(own.contains_key("x-key") && !own.contains_key(AUTHORIZATION));
         assert!(signature(&address, &own) && !signature(&plain, &own));
+        let hashed = |payload| {
+            let signed = credentials.signature("PUT", &address, &own, payload, 0);
+            signed["x-amz-content-sha256"].to_str().unwrap().to_owned()
+        };
+        let welcome = "44ce7dd67c959e0d3524ffac1771dfbba87d2b6b4b4e99e42034a8b803f8b072";
+        assert_eq!(hashed(Payload::Bytes(b"Welcome to Amazon S3.")), welcome);
+        assert_eq!(hashed(Payload::Bytes(&[])), sigv4::NO_CONTENT);
+        assert_eq!(hashed(Payload::Unsigned), "UNSIGNED-PAYLOAD");
+        let url = credentials.presigned("PUT", &address, &own, 0, 60);
+        assert!(
+            url.as_str().contains("X-Amz-SignedHeaders=host%3Bx-key&"),
+            "{url}"
+        );
         assert!(
             !signature(&address, &fields),
             "an Authorization that was typed"

@@ -5,4 +5,5 @@
 pub mod name;
 pub mod refusal;
 pub mod service;
+pub mod uploads;
 mod xml;

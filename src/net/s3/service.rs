@@ -148,25 +148,27 @@ impl S3 {
             return Ok(object.clone());
         };
         let error = |failure, detail: String| NetError::with_detail(object, failure, detail);
-        if key.is_empty() {
+        if key.is_empty() && object.s3_query().is_none() {
             let detail = "it is a bucket, and no object: a key follows the slash";
             return Err(error(Failure::Refused { status: 400 }, detail.to_owned()));
         }
         let region = self.regions.lock().get(bucket).cloned();
         let region = region.unwrap_or_else(|| self.service.region.clone());
         let address = self.service.address(bucket, &key, &region);
-        let address = address.ok_or_else(|| {
+        let mut address = address.ok_or_else(|| {
             let detail = "the bucket has no address at this service";
             error(Failure::Refused { status: 400 }, detail.to_owned())
         })?;
-        if signed && address.scheme() != "https" && !is_loopback(&address) {
-            let host = address.host_str().unwrap_or_default();
+        address.set_query(object.s3_query());
+        let address = object.at(address, &region);
+        if signed && !address.is_https() && !is_loopback(address.url()) {
+            let host = address.url().host_str().unwrap_or_default().to_owned();
             let detail = format!(
                 "requests with AWS credentials are not sent to {host} over plain http: use an https endpoint, or no credentials"
             );
             return Err(error(Failure::Unsafe, detail));
         }
-        Ok(object.at(address, &region))
+        Ok(address)
     }
 
     /// The target of a redirect. It stays an address in S3, where requests are signed, at the same host, and at another one of AWS for
@@ -326,6 +328,22 @@ mod tests {
                 .is_ok()
         );
         assert!(at(&aws, "s3://media").contains("it is a bucket"));
+        let view = |object: &str, members: &[(&str, &str)]| {
+            let s3 = S3::new(path.clone());
+            let at = s3.address(&place(object).with_query(members), true);
+            at.map(|at| (at.url().to_string(), at.to_string())).unwrap()
+        };
+        let parts = view(
+            "s3://media/a?b",
+            &[("uploadId", "x/y+z="), ("partNumber", "1")],
+        );
+        let url = "http://127.0.0.1:3900/media/a%3Fb?uploadId=x%2Fy%2Bz%3D&partNumber=1";
+        assert_eq!(parts, (url.to_owned(), "s3://media/a?b".to_owned()));
+        let uploads = view("s3://media", &[("uploads", ""), ("prefix", "a/")]);
+        assert_eq!(
+            uploads.0,
+            "http://127.0.0.1:3900/media/?uploads&prefix=a%2F"
+        );
         for bad in [
             "ftp://h/",
             "https://u:p@h/",

@@ -252,7 +252,8 @@ impl Scheduler {
             })
     }
 
-    fn patience_ends(&self) -> Millis {
+    /// When the transfer is given up, unless blocks are proven.
+    pub fn patience_ends(&self) -> Millis {
         self.patience.since.saturating_add(self.limits.patience_ms)
     }
 

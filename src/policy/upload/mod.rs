@@ -35,7 +35,7 @@ pub struct Declared {
     pub plan: PartPlan,
     /// The root that the object must have.
     pub root: Option<Root>,
-    /// The SHA-256 that the object must have.
+    /// The SHA-256 that the object must have; once it is published, the one that was proven.
     pub sha256: Option<Sha256>,
     /// Whether the object may take the place of another one.
     pub replace: bool,
@@ -149,6 +149,17 @@ pub struct FinishedPart {
     pub etag: Option<String>,
 }
 
+/// Bytes of a part that lie in the storage and are not those of a finished part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StagedBytes {
+    /// Zero-based.
+    pub index: u32,
+    /// Of the part.
+    pub length: u64,
+    /// They lie beside another content of the part.
+    pub is_beside: bool,
+}
+
 /// A change of a session. It is stored only if the stored session has the version before that of this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -196,6 +207,8 @@ pub const LEASE_S: u64 = 120;
 pub const TOUCH_EVERY_S: u64 = 60;
 /// Ends of the names of files that belong to an object.
 const OWN_SUFFIXES: [&str; 3] = [".sapwood", ".sapwood.json", ".sapwood.d"];
+/// Pages that the server has at its root.
+const PAGES: [&str; 2] = ["metrics", "healthz"];
 /// The folder with what is staged.
 pub const STAGING_FOLDER: &str = "sapwood-staging";
 /// The longest last segment of a name: the names of its manifest and of temporary files are longer.
@@ -239,6 +252,7 @@ pub fn name(text: &str) -> Option<LibraryPath> {
     let last = lower.rsplit('/').next().unwrap_or_default();
     let is_allowed = !lower.split('/').any(is_own)
         && !lower.split('/').any(|segment| segment == STAGING_FOLDER)
+        && !text.split('/').take(1).any(|first| PAGES.contains(&first))
         && last.len() <= LAST_SEGMENT_BYTES_MAX;
     is_allowed.then_some(path)
 }

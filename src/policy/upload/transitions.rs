@@ -35,6 +35,22 @@ impl Session {
         }
     }
 
+    /// Whether a request with these values is the same as the one that opened the session. Sizes that it does not give were chosen.
+    pub fn is_opened_by(
+        &self,
+        declared: &Declared,
+        part_size_given: bool,
+        block_size_given: bool,
+    ) -> bool {
+        let mut declared = declared.clone();
+        if let State::Done(_) = self.state {
+            // It may have been given at the end.
+            declared.sha256 = declared.sha256.or(self.declared.sha256);
+        }
+        self.declared
+            .is_same(&declared, part_size_given, block_size_given)
+    }
+
     /// How long no client used it.
     pub fn idle_s(&self, now: Now) -> u64 {
         now.served_s.saturating_sub(self.alive_at_s)
@@ -140,9 +156,13 @@ impl Session {
                 return Ok(taken_over.map_or(Begin::Working, |change| Begin::Run(Box::new(change))));
             }
             State::Done(done) => {
-                let differs = |sha256| goal.sha256.is_some_and(|goal| goal != sha256);
-                if self.declared.sha256.is_some_and(differs) {
-                    return Err(Refusal::SessionDiffers);
+                match (self.declared.sha256, goal.sha256) {
+                    (Some(proven), Some(other)) if other != proven => {
+                        return Err(Refusal::SessionDiffers);
+                    }
+                    // The object was not compared with it.
+                    (None, Some(_)) => return Err(Refusal::SessionDone),
+                    _ => (),
                 }
                 let is_same =
                     done.length == goal.length && goal.root.is_none_or(|root| root == done.root);
@@ -263,14 +283,15 @@ impl Session {
 
     /// The storage published the object, whoever asked it to. `None`: it is known, or the session ended before.
     pub fn published(&self, published: Published, now: Now) -> Option<Change> {
-        let session = || self.used(State::Done(published), now);
+        let proven = match &self.state {
+            State::Finalizing { goal, .. } => goal.sha256,
+            _ => None,
+        };
         self.state.is_live().then(|| {
-            let problem = None;
-            Session {
-                problem,
-                ..session()
-            }
-            .into()
+            let mut session = self.used(State::Done(published), now);
+            session.problem = None;
+            session.declared.sha256 = session.declared.sha256.or(proven);
+            session.into()
         })
     }
 

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -13,6 +12,7 @@ use crate::{
         storage::OfferedPart,
     },
     format::{
+        ingest::time,
         tree::Cv,
         upload::{SessionId, Sha256},
     },
@@ -205,14 +205,6 @@ pub fn part(part: &FinishedPart) -> Value {
         document.insert("etag".to_owned(), etag.clone().into());
     }
     Value::Object(document)
-}
-
-/// As RFC 3339 has it.
-pub fn time(unix_s: u64) -> String {
-    let seconds = i64::try_from(unix_s).unwrap_or(i64::MAX);
-    Timestamp::from_second(seconds)
-        .unwrap_or(Timestamp::MAX)
-        .to_string()
 }
 
 /// The URL of a page of a list, below that of the server.

@@ -9,36 +9,40 @@ mod part;
 mod problem;
 mod routes;
 mod signed;
+mod stored;
 pub mod tokens;
+mod turns;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     extract::Request,
-    http::{HeaderValue, header},
-    response::Response,
+    http::{HeaderValue, Method, header},
+    response::{IntoResponse, Redirect, Response},
 };
 use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Notify, mpsc},
     task::JoinSet,
     time::sleep,
 };
 
 use crate::{
-    disk::error::DiskError,
-    engine::{
-        ingest::{
-            FinalizeRun, Ingest, IngestError, IngestEvent, IngestLimits,
-            clock::SystemClock,
-            session_store::{SessionStore, StoreError},
-            sqlite::SqliteSessions,
-        },
-        storage::folder::FolderStorage,
+    disk::{error::DiskError, files::Folder, sessions::SessionsError},
+    engine::ingest::{
+        FinalizeRun, Ingest, IngestError, IngestEvent, IngestLimits,
+        clock::SystemClock,
+        session_store::{SessionStore, StoreError},
+        sqlite::SqliteSessions,
     },
-    format::library::LibraryPath,
-    policy::upload::Session,
+    format::{library::LibraryPath, upload::SessionId},
+    policy::upload::{Published, Session},
 };
 
 use super::metrics::Metrics;
@@ -48,7 +52,9 @@ use cors::Origins;
 use counts::Counts;
 pub use part::Pace;
 use signed::Signer;
-use tokens::Tokens;
+pub use stored::Stored;
+use tokens::TokenFile;
+use turns::Turns;
 
 /// The path of the API; all of it is below.
 pub const PATH: &str = "/.sapwood/uploads";
@@ -58,17 +64,19 @@ const SESSIONS: &str = "sessions.sqlite";
 const COLLECT_TIME: Duration = Duration::from_secs(60);
 /// Parts that arrive at a time. Each has at most 1.5 MiB in memory.
 const PARTS_AT_ONCE: usize = 256;
-/// Other requests with a body at a time, each of at most [`bodies::BYTES_MAX`].
+/// Other requests with a long body at a time, each of at most [`bodies::BYTES_MAX`].
 const DOCUMENTS_AT_ONCE: usize = 16;
+/// Published objects of which the operator is told that are read together.
+const UNTOLD: u32 = 100;
 
 /// Who may upload, and what is done then.
 pub struct UploadsOptions {
     /// Where objects are staged and published.
-    pub storage: FolderStorage,
-    /// The database of the sessions; `None`: with what is staged.
+    pub storage: Stored,
+    /// The database of the sessions; `None`: in the folder of staged uploads.
     pub sessions: Option<PathBuf>,
     /// `None`: whoever reaches the loopback interface.
-    pub tokens: Option<Tokens>,
+    pub tokens: Option<TokenFile>,
     /// The web origins whose scripts may use the API.
     pub origins: Vec<String>,
     /// Of each owner, and of each session.
@@ -77,8 +85,8 @@ pub struct UploadsOptions {
     pub pace: Pace,
     /// Takes what the operator should know.
     pub warn: Arc<dyn Fn(String) + Send + Sync>,
-    /// Takes the status of each session whose object was published, as the API shows it.
-    pub on_final: Option<mpsc::UnboundedSender<Value>>,
+    /// Whether the operator is told of each published object: see [`Uploads::untold`].
+    pub tells_published: bool,
 }
 
 /// Why uploads cannot be taken.
@@ -88,18 +96,22 @@ pub enum StartError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error(transparent)]
+    Sessions(#[from] SessionsError),
+    #[error("the sessions in {} are those of another storage: what is staged for them is not here", .0.display())]
+    OtherStorage(PathBuf),
+    #[error(transparent)]
     Store(#[from] StoreError),
     #[error("no key for the URLs of parts could be made: {0}")]
     Key(#[source] io::Error),
 }
 
 /// Takes what is told of a published object.
-type Notice = Box<dyn Fn(&LibraryPath) + Send + Sync>;
+type Notice = Box<dyn Fn(&LibraryPath, &Published) + Send + Sync>;
 
 /// Takes uploads.
 pub struct Uploads {
     ingest: Ingest,
-    tokens: Option<Tokens>,
+    tokens: Option<TokenFile>,
     origins: Origins,
     signer: Signer,
     counts: Arc<Counts>,
@@ -107,15 +119,17 @@ pub struct Uploads {
     events: parking_lot::Mutex<Option<mpsc::UnboundedReceiver<IngestEvent>>>,
     audit: Arc<Audit>,
     warn: Arc<dyn Fn(String) + Send + Sync>,
-    on_final: Option<mpsc::UnboundedSender<Value>>,
-    pace: Pace,
-    turns: Turns,
+    /// Told at each publication.
+    has_untold: Notify,
+    turns: AllTurns,
+    stored: Stored,
 }
 
-/// How much is done at a time.
-struct Turns {
-    parts: Semaphore,
-    documents: Semaphore,
+/// How much is done at a time, and how fast.
+struct AllTurns {
+    pace: Pace,
+    parts: Turns,
+    documents: Turns,
 }
 
 impl Uploads {
@@ -129,12 +143,18 @@ impl Uploads {
             limits,
             pace,
             warn,
-            on_final,
+            tells_published,
         } = options;
-        let staging = storage.staging();
+        let stored = storage;
+        let staging = stored.own_folder();
+        // The folder of a server's own is locked.
+        let is_alone = sessions.is_none();
         let sessions = sessions.unwrap_or_else(|| staging.path_of(SESSIONS.as_ref()));
-        let store = SqliteSessions::open(sessions).await;
-        let store = store.map_err(|cause| StoreError(Box::new(cause)))?;
+        let store = SqliteSessions::open(sessions.clone()).await?;
+        if !store.bind(stored.id()?).await? {
+            return Err(StartError::OtherStorage(sessions));
+        }
+        store.note_published(tells_published).await?;
         let store: Arc<dyn SessionStore> = Arc::new(store);
         let signer = Signer::open(staging)?;
         let audit = Arc::new(Audit::open(staging)?);
@@ -144,18 +164,22 @@ impl Uploads {
         let (count, notices) = (counts.clone(), published.clone());
         let tell = move |event: IngestEvent| {
             count.note(&event);
-            if let IngestEvent::Published { session, .. } = &event {
+            if let IngestEvent::Published { session, published } = &event {
                 for notice in notices.read().iter() {
-                    notice(&session.declared.name);
+                    notice(&session.declared.name, published);
                 }
             }
             // Nobody takes it when the server has ended.
             let _ = sender.send(event);
         };
         let clock = Arc::new(SystemClock::new());
-        let ingest = Ingest::start(store, Arc::new(storage), clock, limits, Arc::new(tell));
+        let ingest = Ingest::start(store, stored.storage(), clock, limits, Arc::new(tell));
+        let ingest = ingest.await?;
         Ok(Arc::new(Uploads {
-            ingest: ingest.await?,
+            ingest: match is_alone {
+                true => ingest.alone(),
+                false => ingest,
+            },
             tokens,
             origins: Origins::new(origins),
             signer,
@@ -164,18 +188,41 @@ impl Uploads {
             events: parking_lot::Mutex::new(Some(events)),
             audit,
             warn,
-            on_final,
-            pace,
-            turns: Turns {
-                parts: Semaphore::new(PARTS_AT_ONCE),
-                documents: Semaphore::new(DOCUMENTS_AT_ONCE),
+            has_untold: Notify::new(),
+            turns: AllTurns {
+                pace,
+                parts: Turns::new(PARTS_AT_ONCE),
+                documents: Turns::new(DOCUMENTS_AT_ONCE),
             },
+            stored,
         }))
     }
 
     /// Tells of each object that is published, before its client knows.
-    pub fn at_publication(&self, notice: impl Fn(&LibraryPath) + Send + Sync + 'static) {
+    pub fn at_publication(
+        &self,
+        notice: impl Fn(&LibraryPath, &Published) + Send + Sync + 'static,
+    ) {
         self.published.write().push(Box::new(notice));
+    }
+
+    /// The statuses, as the API shows them, of sessions whose object was published and of which the operator was not told: also by a
+    /// server before this one. Waits until there are some. An error is a store that failed.
+    pub async fn untold(&self) -> Result<Vec<(SessionId, Value)>, IngestError> {
+        loop {
+            let published = self.has_untold.notified();
+            let sessions = self.ingest.untold(UNTOLD).await?;
+            if !sessions.is_empty() {
+                let of = |session: &Session| (session.id, self.status_of(session));
+                return Ok(sessions.iter().map(of).collect());
+            }
+            published.await;
+        }
+    }
+
+    /// The operator was told of the object of a session.
+    pub async fn told(&self, id: SessionId) -> Result<(), IngestError> {
+        self.ingest.told(id).await
     }
 
     /// Starts what goes on beside the requests: it ends with the set.
@@ -184,6 +231,22 @@ impl Uploads {
         background.spawn(self.clone().keep());
         if let Some(events) = self.events.lock().take() {
             background.spawn(self.clone().follow(events));
+        }
+    }
+
+    /// Where published objects are, if that is a folder.
+    pub fn folder(&self) -> Option<&Arc<Folder>> {
+        self.stored.folder()
+    }
+
+    /// The response for a path at which no folder has anything: where an object is that was published in S3.
+    pub fn elsewhere(&self, method: &Method, path: &Path) -> Option<Response> {
+        match self.stored.url(method, path)? {
+            Ok(url) => Some(Redirect::temporary(&url).into_response()),
+            Err(cause) => {
+                tracing::warn!("{}: {cause}", path.display());
+                None
+            }
         }
     }
 
@@ -243,10 +306,8 @@ impl Uploads {
                 batch.push(event);
             }
             for event in &batch {
-                if let (IngestEvent::Published { session, .. }, Some(finals)) =
-                    (event, &self.on_final)
-                {
-                    let _ = finals.send(self.status_of(session));
+                if let IngestEvent::Published { .. } = event {
+                    self.has_untold.notify_one();
                 }
                 if let IngestEvent::Interrupted { session, detail } = event {
                     let id = session.id;

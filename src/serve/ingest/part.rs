@@ -113,9 +113,9 @@ impl Uploads {
             };
             Problem::new(StatusCode::FORBIDDEN, code, what)
         })?;
-        let Ok(_turn) = self.turns.parts.try_acquire() else {
-            return Err(Problem::busy());
-        };
+        let owner = self.ingest.owner_of(id).await?;
+        let turn = self.turns.parts.try_take(&owner);
+        let _turn = turn.ok_or_else(Problem::busy)?;
         let began = Instant::now();
         let mut arrived = 0;
         let received = self.take(request, chunks, id, &allowed, &mut arrived).await;
@@ -213,7 +213,7 @@ impl Uploads {
     ) -> Result<(), Failed> {
         let mut touched = Instant::now();
         let (mut since, mut arrived_since) = (Instant::now(), 0);
-        let pace = self.pace;
+        let pace = self.turns.pace;
         loop {
             let next = timeout(pace.silence, chunks.next()).await;
             let Some(chunk) = next.map_err(|_| Failed::Stalled)? else {

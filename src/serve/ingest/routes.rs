@@ -16,7 +16,7 @@ use crate::{
         ingest::{Finalize, IngestError, Status, Target},
         storage::Destination,
     },
-    format::upload::SessionId,
+    format::{ingest, upload::SessionId},
     policy::upload::{self, Owner},
 };
 
@@ -104,7 +104,7 @@ async fn dispatch(
     if let (Route::Bytes(id, index), &Method::PUT) = (&route, &request.method) {
         return part::receive(uploads, &request, body, *id, *index).await;
     }
-    let owner = owner(uploads, &request)?;
+    let owner = owner(uploads, &request).await?;
     let turns = &uploads.turns.documents;
     match (&route, request.method.as_str()) {
         (Route::Sessions, "GET" | "HEAD") => uploads.list(&request, &owner).await,
@@ -113,7 +113,7 @@ async fn dispatch(
             Ok(json(StatusCode::OK, &uploads.with_parts(&status)))
         }
         (Route::Session(id), "PUT") => {
-            let open: Open = bodies::document(&request, body, turns).await?;
+            let open: Open = bodies::document(&request, body, turns, &owner).await?;
             uploads.open_session(&owner, *id, open).await
         }
         (Route::Session(id), "DELETE") => {
@@ -121,15 +121,15 @@ async fn dispatch(
             Ok(StatusCode::NO_CONTENT.into_response())
         }
         (Route::Targets(id), "POST") => {
-            let offers: Offers = bodies::document(&request, body, turns).await?;
+            let offers: Offers = bodies::document(&request, body, turns, &owner).await?;
             uploads.targets(&owner, *id, offers).await
         }
         (Route::Part(id, index), "PUT") => {
-            let checkpoint: Checkpoint = bodies::document(&request, body, turns).await?;
+            let checkpoint: Checkpoint = bodies::document(&request, body, turns, &owner).await?;
             uploads.checkpoint(&owner, *id, *index, checkpoint).await
         }
         (Route::Finalize(id), "POST") => {
-            let wanted = bodies::document(&request, body, turns).await?;
+            let wanted = bodies::document(&request, body, turns, &owner).await?;
             uploads.finalize(&owner, *id, &wanted).await
         }
         _ => {
@@ -144,9 +144,9 @@ async fn dispatch(
 }
 
 /// Who makes a request.
-fn owner(uploads: &Uploads, request: &Parts) -> Result<Owner, Problem> {
+async fn owner(uploads: &Uploads, request: &Parts) -> Result<Owner, Problem> {
     match &uploads.tokens {
-        Some(tokens) => tokens.owner(&request.headers).ok_or_else(|| {
+        Some(tokens) => tokens.owner(&request.headers).await.ok_or_else(|| {
             let what = "a token is needed (Authorization: Bearer TOKEN)";
             Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", what)
         }),
@@ -258,7 +258,7 @@ impl Uploads {
                         "url": url,
                         "headers": {},
                         "from": from,
-                        "expires": documents::time(expires_s),
+                        "expires": ingest::time(expires_s),
                     })
                 }
                 Destination::Storage {
@@ -277,7 +277,7 @@ impl Uploads {
                         "url": url,
                         "headers": headers,
                         "from": 0,
-                        "expires": documents::time(expires_s),
+                        "expires": ingest::time(expires_s),
                     })
                 }
             },

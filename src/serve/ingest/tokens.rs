@@ -1,11 +1,24 @@
-//! The tokens of those who may upload.
+//! The tokens of those who may upload, read again when their file changes.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use axum::http::{HeaderMap, header};
 use constant_time_eq::constant_time_eq_32;
+use parking_lot::Mutex;
 
-use crate::policy::upload::Owner;
+use crate::{
+    engine::blocking,
+    policy::upload::Owner,
+    serve::tls::{FileVersion, Warn, version_of},
+};
+
+/// How often the file is looked at, at most.
+const CHECK_TIME: Duration = Duration::from_secs(1);
 
 /// The owner of what is uploaded without a token, on the loopback interface.
 const LOCAL: &str = "local";
@@ -24,6 +37,89 @@ pub enum NoTokens {
     Line { line: usize },
     #[error("line {line} has a token of an earlier line")]
     Twice { line: usize },
+}
+
+/// A file whose tokens cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what it is")]
+pub enum BadTokens {
+    #[error("failed to read {}: {cause}", path.display())]
+    Unread { path: PathBuf, cause: io::Error },
+    #[error("{} has no tokens: {cause}", path.display())]
+    None { path: PathBuf, cause: NoTokens },
+}
+
+/// The tokens of a file, as it is now.
+pub struct TokenFile {
+    path: PathBuf,
+    current: Mutex<Current>,
+    warn: Warn,
+}
+
+struct Current {
+    tokens: Tokens,
+    version: FileVersion,
+    checked: Instant,
+}
+
+impl TokenFile {
+    /// Reads the file.
+    pub fn load(path: &Path, warn: Warn) -> Result<TokenFile, BadTokens> {
+        // Before it is read: a later change shows.
+        let version = version_of(path);
+        Ok(TokenFile {
+            path: path.to_owned(),
+            current: Mutex::new(Current {
+                tokens: read(path)?,
+                version,
+                checked: Instant::now(),
+            }),
+            warn,
+        })
+    }
+
+    /// Whose token a request has. A changed file that cannot be used is one warning, and the tokens before stay.
+    pub async fn owner(&self, headers: &HeaderMap) -> Option<Owner> {
+        let due = {
+            let mut current = self.current.lock();
+            let is_due = current.checked.elapsed() >= CHECK_TIME;
+            if is_due {
+                current.checked = Instant::now();
+            }
+            is_due.then_some(current.version)
+        };
+        if let Some(old) = due {
+            let path = self.path.clone();
+            let look = move || {
+                let version = version_of(&path);
+                (version != old).then(|| (version, read(&path)))
+            };
+            if let Some((version, read)) = blocking::run(look).await {
+                let mut current = self.current.lock();
+                current.version = version;
+                match read {
+                    Ok(tokens) => current.tokens = tokens,
+                    Err(cause) => {
+                        (self.warn)(format!(
+                            "{cause}; the server goes on with the tokens that it has"
+                        ));
+                    }
+                }
+            }
+        }
+        self.current.lock().tokens.owner(headers)
+    }
+}
+
+fn read(path: &Path) -> Result<Tokens, BadTokens> {
+    let text = fs::read_to_string(path).map_err(|cause| BadTokens::Unread {
+        path: path.to_owned(),
+        cause,
+    })?;
+    Tokens::read(&text).map_err(|cause| BadTokens::None {
+        path: path.to_owned(),
+        cause,
+    })
 }
 
 impl Tokens {

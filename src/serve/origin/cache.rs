@@ -5,18 +5,24 @@ use std::{
     ffi::OsStr,
     fs::File,
     io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
 
-use crate::disk::files::{self, EntryKind, Folder, MadeFolder, Version};
+use crate::disk::{
+    error::{DiskError, FileOperation},
+    files::{self, EntryKind, Folder, MadeFolder, Version},
+};
 
 /// In the store. A manifest has about 0.27 % of the bytes of its file, so this is enough for about 3 TB.
 const STORE_BYTES_MAX: u64 = 8 << 30;
 /// In a temporary folder, which may lie in memory.
 const TEMPORARY_BYTES_MAX: u64 = 256 << 20;
+/// A copy is made in steps of this size.
+const COPY_BYTES: usize = 256 * 1024;
 /// The folder in the store.
 const FOLDER: &str = "served";
 
@@ -112,6 +118,26 @@ impl Cache {
         Some((file, version))
     }
 
+    /// Keeps a copy of a file as what was made of this version.
+    pub fn copy(
+        &self,
+        from: &File,
+        length: u64,
+        kind: Kind,
+        version: &Version,
+    ) -> Result<(), DiskError> {
+        let path = self.path_of(kind, version);
+        let folder = Folder::open(&self.path)?;
+        let (file, own) = folder.create_unused()?;
+        let written = copy_all(from, &file, &path, length).and_then(|()| {
+            folder.rename_open(&file, &own, path.file_name().unwrap_or_default(), true)
+        });
+        if written.is_err() {
+            let _ = folder.remove(&own);
+        }
+        written
+    }
+
     /// Removes what was made of a version that is gone. A failure is harmless.
     pub fn remove(&self, version: &Version) {
         let Ok(folder) = Folder::open(&self.path) else {
@@ -160,6 +186,20 @@ impl Cache {
             }
         }
     }
+}
+
+fn copy_all(from: &File, to: &File, path: &Path, length: u64) -> Result<(), DiskError> {
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut copied = 0;
+    while copied < length {
+        let most = usize::try_from(length - copied).unwrap_or(COPY_BYTES);
+        let step = &mut buffer[..most.min(COPY_BYTES)];
+        let read = from.read_exact_at(step, copied);
+        read.map_err(|cause| DiskError::io(FileOperation::Read, path, cause))?;
+        files::write_at(to, path, step, copied)?;
+        copied += step.len() as u64;
+    }
+    Ok(())
 }
 
 impl Drop for Cache {

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     disk::{
         error::DiskError,
-        files::{EntryKind, Version},
+        files::{self, EntryKind, Version},
     },
     engine::{
         blocking,
@@ -78,6 +78,8 @@ pub struct Manifests {
     /// Takes what the operator should know.
     pub warn: Warn,
     known: RwLock<HashMap<PathBuf, Arc<Described>>>,
+    /// Uploads that were proven and published with this root, and not looked at since.
+    published: Mutex<HashMap<PathBuf, Root>>,
     queue: Mutex<Queue>,
     made: AtomicU64,
     /// A job was added.
@@ -98,6 +100,7 @@ impl Manifests {
             cache,
             warn,
             known: RwLock::default(),
+            published: Mutex::default(),
             queue: Mutex::default(),
             made: AtomicU64::new(0),
             added: Notify::new(),
@@ -153,6 +156,16 @@ impl Manifests {
     /// Makes the manifest of a file that may have changed, when nothing else is to do.
     pub fn note_changed(&self, path: &Path) {
         self.add(Kind::Manifest, path, false);
+    }
+
+    /// Notes a file that was proven and published with its manifest. It is not hashed again if nobody wrote to it since.
+    pub fn note_published(&self, path: &Path, root: Root) {
+        let mut published = self.published.lock();
+        if published.len() < KNOWN_MAX {
+            published.insert(path.to_owned(), root);
+        }
+        drop(published);
+        self.note_changed(path);
     }
 
     /// Notes that a program has written to a file.
@@ -278,6 +291,7 @@ impl Manifests {
             self.forget(path);
             return Outcome::Done;
         };
+        let published = self.published.lock().remove(path);
         let known = self.known(path, &version);
         let doubted = known.as_ref().is_some_and(|known| known.doubted);
         if let Some(known) = known.filter(|known| !known.doubted)
@@ -288,8 +302,11 @@ impl Manifests {
         let (manifests, path) = (self.clone(), path.to_owned());
         blocking::run(move || {
             let name = name_of(&path);
-            let found = (!doubted).then(|| manifests.in_cache(&version, &name));
-            let described = match found.flatten() {
+            let found = || {
+                let adopted = || manifests.adopted(&path, &version, &name, published?);
+                manifests.in_cache(&version, &name).or_else(adopted)
+            };
+            let described = match (!doubted).then(found).flatten() {
                 Some(described) => described,
                 None => match manifests.make(file, &path, version, &name) {
                     Ok(Some(described)) => described,
@@ -336,6 +353,26 @@ impl Manifests {
         self.cache.note_made(Kind::Manifest, &version);
         self.made.fetch_add(1, Ordering::Relaxed);
         Ok(self.in_cache(&version, name))
+    }
+
+    /// What the manifest beside a file says that was published with this root.
+    fn adopted(&self, path: &Path, version: &Version, name: &str, root: Root) -> Option<Described> {
+        let beside = files::with_suffix(path.as_os_str(), ".sapwood");
+        let (manifest, made) = self.folders.open_beneath(Path::new(&beside)).ok()??;
+        let header_root = front(&manifest)?.header().root;
+        // The manifest got its name after the object: whoever wrote to the object since, or put another one in its place, did it later.
+        let is_unchanged = version.attributes_changed() <= made.attributes_changed();
+        if header_root != root || !is_unchanged {
+            return None;
+        }
+        let length = made.stamp().length;
+        let copied = self.cache.copy(&manifest, length, Kind::Manifest, version);
+        if let Err(cause) = copied {
+            tracing::debug!("the manifest of {} was not kept: {cause}", path.display());
+            return None;
+        }
+        self.cache.note_made(Kind::Manifest, version);
+        self.in_cache(version, name)
     }
 
     /// What an earlier run, or this one, made of a file in this version under this name.

@@ -117,13 +117,11 @@ impl Origin {
         self.folders.first()
     }
 
-    /// Takes uploads too. What is published, in this folder, is served where the other one has nothing.
-    pub fn take_uploads(
-        &mut self,
-        uploads: Arc<Uploads>,
-        published: Arc<Folder>,
-    ) -> Result<(), DiskError> {
-        self.folders.add(published)?;
+    /// Takes uploads too. What is published is served where the folder has nothing.
+    pub fn take_uploads(&mut self, uploads: Arc<Uploads>) -> Result<(), DiskError> {
+        if let Some(published) = uploads.folder() {
+            self.folders.add(published.clone())?;
+        }
         self.uploads = Some(uploads);
         Ok(())
     }
@@ -153,8 +151,8 @@ pub async fn run(
     }
     if let Some(uploads) = &origin.uploads {
         if let Some(manifests) = origin.manifests.clone() {
-            uploads.at_publication(move |name| {
-                manifests.note_changed(Path::new(name.as_str()));
+            uploads.at_publication(move |name, published| {
+                manifests.note_published(Path::new(name.as_str()), published.root);
                 manifests.note_folder_changed();
             });
         }
@@ -193,7 +191,7 @@ async fn respond(State(origin): State<Arc<Origin>>, request: Request) -> Respons
         return (StatusCode::METHOD_NOT_ALLOWED, allowed).into_response();
     }
     let response = match path::target(request.uri.path()) {
-        Some(Target::File(path)) => origin.file(&request, path).await,
+        Some(Target::File(path)) => origin.file_or_elsewhere(&request, path).await,
         Some(Target::Folder(path)) => origin.index(&request, path).await,
         None => Ok(status(StatusCode::NOT_FOUND)),
     };
@@ -212,7 +210,23 @@ async fn respond(State(origin): State<Arc<Origin>>, request: Request) -> Respons
 }
 
 impl Origin {
-    /// The response for a path that is no folder's: a file, or what is made of it.
+    /// The response for a path that is no folder's: of the folders, or where it was published in S3.
+    async fn file_or_elsewhere(
+        &self,
+        request: &Parts,
+        path: PathBuf,
+    ) -> Result<Response, DiskError> {
+        let response = self.file(request, path.clone()).await?;
+        if let Some(uploads) = &self.uploads
+            && response.status() == StatusCode::NOT_FOUND
+            && let Some(elsewhere) = uploads.elsewhere(&request.method, &path)
+        {
+            return Ok(elsewhere);
+        }
+        Ok(response)
+    }
+
+    /// The response for a file, or for what is made of it.
     async fn file(&self, request: &Parts, path: PathBuf) -> Result<Response, DiskError> {
         if let Some(response) = self.library_file(request, &path).await? {
             return Ok(response);

@@ -1,7 +1,7 @@
 //! Uploads in memory: a store of sessions, a storage and a clock that do what a test says.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -29,7 +29,8 @@ use sapwood::{
         upload::{SessionId, Sha256},
     },
     policy::upload::{
-        Change, Disproved, FinishedPart, Goal, Owner, PartsChange, Published, Session,
+        Change, Disproved, FinishedPart, Goal, Owner, PartsChange, Published, Session, StagedBytes,
+        State,
     },
 };
 
@@ -171,9 +172,26 @@ pub struct MemoryStore {
     pub gate: Gate,
     pub kept: Mutex<BTreeMap<SessionId, (Session, BTreeMap<u32, FinishedPart>)>>,
     served_s: AtomicU64,
+    /// Of parts that are not finished: the bytes of the first content, and of another one beside it.
+    staged: Mutex<BTreeMap<(SessionId, u32), (u64, u64)>>,
+    told: Mutex<BTreeSet<SessionId>>,
 }
 
+type Kept = BTreeMap<SessionId, (Session, BTreeMap<u32, FinishedPart>)>;
+
 impl MemoryStore {
+    fn usage_in(&self, kept: &Kept, owner: &Owner) -> Usage {
+        let mut usage = usage_in(kept, owner);
+        for ((id, _), (first, beside)) in &*self.staged.lock().unwrap() {
+            let of_owner =
+                |(session, _): &&(Session, _)| session.owner == *owner && session.state.is_live();
+            if kept.get(id).filter(of_owner).is_some() {
+                usage.bytes += first + beside;
+            }
+        }
+        usage
+    }
+
     fn with<'a, T: Send + 'a>(
         &'a self,
         work: impl FnOnce(&mut BTreeMap<SessionId, (Session, BTreeMap<u32, FinishedPart>)>) -> T
@@ -217,7 +235,7 @@ impl SessionStore for MemoryStore {
             if let Some((found, _)) = kept.get(&session.id) {
                 return Inserted::Exists(Box::new(found.clone()));
             }
-            let usage = usage_in(kept, &session.owner);
+            let usage = self.usage_in(kept, &session.owner);
             let length = session.declared.plan.length().unwrap_or_default();
             if usage.sessions >= limits.sessions {
                 return Inserted::TooMany(usage);
@@ -262,7 +280,14 @@ impl SessionStore for MemoryStore {
             *session = change.session.clone();
             match &change.parts {
                 PartsChange::None => (),
-                PartsChange::Put(part) => drop(parts.insert(part.index, part.clone())),
+                PartsChange::Put(part) => {
+                    let is_replaced = parts.insert(part.index, part.clone()).is_some();
+                    let mut staged = self.staged.lock().unwrap();
+                    if let Some((first, beside)) = staged.get_mut(&(session.id, part.index)) {
+                        *first = 0;
+                        *beside = if is_replaced { 0 } else { *beside };
+                    }
+                }
                 PartsChange::Remove(indices) => parts.retain(|index, _| !indices.contains(index)),
             }
             Written::Stored
@@ -303,7 +328,59 @@ impl SessionStore for MemoryStore {
     }
 
     fn usage<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Result<Usage, StoreError>> {
-        self.with(move |kept| usage_in(kept, owner))
+        self.with(move |kept| self.usage_in(kept, owner))
+    }
+
+    fn count_staged(
+        &self,
+        id: SessionId,
+        staged: StagedBytes,
+        limits: OwnerLimits,
+    ) -> BoxFuture<'_, Result<Option<Usage>, StoreError>> {
+        self.with(move |kept| {
+            let (session, _) = kept.get(&id)?;
+            let usage = self.usage_in(kept, &session.owner);
+            let mut all = self.staged.lock().unwrap();
+            let before = all.get(&(id, staged.index)).copied().unwrap_or_default();
+            let now = match staged.is_beside {
+                true => (before.0, before.1.max(staged.length)),
+                false => (before.0.max(staged.length), before.1),
+            };
+            let more = now.0 + now.1 - before.0 - before.1;
+            if more > 0 && usage.bytes + more > limits.bytes {
+                return Some(usage);
+            }
+            all.insert((id, staged.index), now);
+            None
+        })
+    }
+
+    fn staged_bytes(&self, id: SessionId) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.with(move |_| {
+            let all = self.staged.lock().unwrap();
+            let of_session = all.range((id, 0)..=(id, u32::MAX));
+            of_session.map(|(_, (first, beside))| first + beside).sum()
+        })
+    }
+
+    fn untold(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Session>, StoreError>> {
+        self.with(move |kept| {
+            let told = self.told.lock().unwrap();
+            let is_untold = |session: &&Session| {
+                matches!(session.state, State::Done(_)) && !told.contains(&session.id)
+            };
+            let sessions = kept.values().map(|(session, _)| session);
+            let mut untold: Vec<Session> = sessions.filter(is_untold).cloned().collect();
+            untold.sort_by_key(|session| (session.last_alive_s, session.id));
+            untold.truncate(limit as usize);
+            untold
+        })
+    }
+
+    fn told(&self, id: SessionId) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.with(move |_| {
+            self.told.lock().unwrap().insert(id);
+        })
     }
 
     fn forget(&self, id: SessionId, version: u64) -> BoxFuture<'_, Result<Written, StoreError>> {
@@ -389,6 +466,13 @@ impl MemoryStorage {
         state
             .staged
             .insert(handle.to_owned(), StagedParts::default());
+    }
+
+    /// A part arrives for what nobody began.
+    pub fn grow_orphan(&self, handle: &str, index: u32) {
+        let mut state = self.0.state.lock().unwrap();
+        let staged = state.staged.get_mut(handle).expect("it is staged");
+        staged.whole.insert(index, Vec::new());
     }
 
     /// The handles of all that is staged.

@@ -3,6 +3,7 @@
 // Not every subject uses all of it.
 #![allow(dead_code, reason = "each subject uses a part")]
 
+pub mod bucket;
 pub mod caddy;
 pub mod claims;
 pub mod faults;
@@ -19,6 +20,9 @@ pub mod s3;
 pub mod scene;
 pub mod secrets;
 pub mod servers;
+pub mod site;
+pub mod socks;
+pub mod terminal;
 pub mod tls;
 pub mod two;
 pub mod uploads;

@@ -35,6 +35,7 @@ pub fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {
     }
     // What is remembered of an origin is not to meet that of another test with the same port.
     let of_folder = state().join(folder.file_name().unwrap_or_default());
+    command.env("XDG_CONFIG_HOME", of_folder.join("config"));
     command.env("XDG_STATE_HOME", of_folder);
     command
 }

@@ -124,9 +124,79 @@ pub fn put_painted(origin: &Origin, key: &str, length: u64, block: u64) {
     put(origin, key, content);
 }
 
-type Refused = (u16, &'static str, String);
+pub type Refused = (u16, &'static str, String);
 
-fn judge(request: &Request, rules: &Rules) -> Result<(), Refused> {
+/// Where the signature of a request is: in its fields, or in its URL.
+struct Signed {
+    credential: String,
+    names: String,
+    signature: String,
+    date: String,
+    token: Option<String>,
+    content: String,
+    /// Seconds for which a URL is good.
+    expires: Option<u64>,
+}
+
+/// The members of a query, decoded.
+pub fn query(text: &str) -> Vec<(String, String)> {
+    let decoded = |text: &str| {
+        let bytes: Vec<u8> = percent_encoding::percent_decode_str(text).collect();
+        String::from_utf8(bytes).expect("UTF-8")
+    };
+    let members = text.split('&').filter(|member| !member.is_empty());
+    let member = |member: &str| {
+        let (name, value) = member.split_once('=').unwrap_or((member, ""));
+        (decoded(name), decoded(value))
+    };
+    members.map(member).collect()
+}
+
+impl Signed {
+    fn of(request: &Request) -> Result<Signed, Refused> {
+        let refuse = |status, code| Err((status, code, String::new()));
+        let field = |name: &str| request.header(name).map(str::to_owned);
+        let members = query(request.query.as_deref().unwrap_or_default());
+        let member = |name: &str| {
+            let found = members.iter().find(|(other, _)| other == name);
+            found.map(|(_, value)| value.clone())
+        };
+        if let Some(signature) = member("X-Amz-Signature") {
+            return Ok(Signed {
+                credential: member("X-Amz-Credential").unwrap_or_default(),
+                names: member("X-Amz-SignedHeaders").unwrap_or_default(),
+                signature,
+                date: member("X-Amz-Date").unwrap_or_default(),
+                token: member("X-Amz-Security-Token"),
+                content: "UNSIGNED-PAYLOAD".to_owned(),
+                expires: member("X-Amz-Expires").and_then(|text| text.parse().ok()),
+            });
+        }
+        let Some(typed) = request.header("authorization") else {
+            return refuse(403, "AccessDenied");
+        };
+        let Some(fields) = typed.strip_prefix("AWS4-HMAC-SHA256 ") else {
+            return refuse(400, "AuthorizationHeaderMalformed");
+        };
+        let fields: BTreeMap<&str, &str> = fields
+            .split(',')
+            .filter_map(|member| member.trim().split_once('='))
+            .collect();
+        let of = |name: &str| fields.get(name).copied().unwrap_or_default().to_owned();
+        Ok(Signed {
+            credential: of("Credential"),
+            names: of("SignedHeaders"),
+            signature: of("Signature"),
+            date: field("x-amz-date").unwrap_or_default(),
+            token: field("x-amz-security-token"),
+            content: field("x-amz-content-sha256").unwrap_or_default(),
+            expires: None,
+        })
+    }
+}
+
+/// Whether a service with these rules takes the request.
+pub fn judge(request: &Request, rules: &Rules) -> Result<(), Refused> {
     let refuse = |status, code| Err((status, code, String::new()));
     let typed = request.header("authorization");
     let of_aws = request
@@ -139,18 +209,8 @@ fn judge(request: &Request, rules: &Rules) -> Result<(), Refused> {
             false => Ok(()),
         };
     }
-    let Some(typed) = typed else {
-        return refuse(403, "AccessDenied");
-    };
-    let Some(fields) = typed.strip_prefix("AWS4-HMAC-SHA256 ") else {
-        return refuse(400, "AuthorizationHeaderMalformed");
-    };
-    let fields: BTreeMap<&str, &str> = fields
-        .split(',')
-        .filter_map(|member| member.trim().split_once('='))
-        .collect();
-    let of = |name: &str| fields.get(name).copied().unwrap_or_default();
-    let credential: Vec<&str> = of("Credential").split('/').collect();
+    let by = Signed::of(request)?;
+    let credential: Vec<&str> = by.credential.split('/').collect();
     let [id, day, region, "s3", "aws4_request"] = credential[..] else {
         return refuse(400, "AuthorizationHeaderMalformed");
     };
@@ -161,48 +221,69 @@ fn judge(request: &Request, rules: &Rules) -> Result<(), Refused> {
         let more = format!("<Region>{}</Region>", rules.region);
         return Err((400, "AuthorizationHeaderMalformed", more));
     }
-    if request.header("x-amz-security-token") != rules.token.as_deref() {
+    if by.token != rules.token {
         return refuse(400, "ExpiredToken");
     }
-    let date = request.header("x-amz-date").unwrap_or_default();
-    let now = SystemTime::now() + rules.ahead;
-    match unix_time(date) {
-        Some(sent) if sent.abs_diff(unix(now)) > 900 => return refuse(403, "RequestTimeTooSkewed"),
-        Some(_) if date.starts_with(day) => (),
+    let date = by.date.as_str();
+    let now = unix(SystemTime::now() + rules.ahead);
+    match (unix_time(date), by.expires) {
+        (Some(sent), Some(expires)) if now > sent + expires => {
+            return refuse(403, "AccessDenied");
+        }
+        (Some(sent), Some(_)) if sent > now + 900 => return refuse(403, "AccessDenied"),
+        (Some(sent), None) if sent.abs_diff(now) > 900 => {
+            return refuse(403, "RequestTimeTooSkewed");
+        }
+        (Some(_), _) if date.starts_with(day) => (),
         _ => return refuse(403, "AccessDenied"),
     }
-    let signed: Vec<&str> = of("SignedHeaders").split(';').collect();
+    let signed: Vec<&str> = by.names.split(';').collect();
     let must_be_signed = |name: &str| {
-        name == "host" || name == "range" || name == "if-match" || name.starts_with("x-amz-")
+        let of_condition = ["range", "if-match", "if-none-match"].contains(&name);
+        name == "host" || of_condition || name.starts_with("x-amz-")
     };
     let all_are = request.headers.iter().all(|(name, _)| {
         let name = name.to_ascii_lowercase();
         !must_be_signed(&name) || signed.contains(&name.as_str())
     });
-    if !all_are || !signed.contains(&"host") || !signed.is_sorted() {
+    let all_came = signed.iter().all(|name| request.header(name).is_some());
+    if !all_are || !all_came || !signed.contains(&"host") || !signed.is_sorted() {
         return refuse(403, "HeadersNotSigned");
     }
+    match signature(request, rules, &by, (day, region)) == by.signature {
+        true => Ok(()),
+        false => refuse(403, "SignatureDoesNotMatch"),
+    }
+}
+
+fn signature(request: &Request, rules: &Rules, by: &Signed, (day, region): (&str, &str)) -> String {
     // S3 decodes the path, and encodes it anew for the signature.
     let decoded: Vec<u8> = percent_encoding::percent_decode_str(&request.path).collect();
     let mut canonical = format!("{}\n{}\n", request.method, escaped(&decoded, true));
-    canonical += &format!("{}\n", request.query.as_deref().unwrap_or_default());
-    for name in &signed {
+    let members = query(request.query.as_deref().unwrap_or_default());
+    let mut members: Vec<String> = members
+        .iter()
+        .filter(|(name, _)| name != "X-Amz-Signature")
+        .map(|(name, value)| {
+            let again = |text: &str| escaped(text.as_bytes(), false);
+            format!("{}={}", again(name), again(value))
+        })
+        .collect();
+    members.sort();
+    canonical += &format!("{}\n", members.join("&"));
+    for name in by.names.split(';') {
         let value = request.header(name).unwrap_or_default().trim();
         canonical += &format!("{name}:{value}\n");
     }
-    let content = request.header("x-amz-content-sha256").unwrap_or_default();
-    canonical += &format!("\n{}\n{content}", of("SignedHeaders"));
+    canonical += &format!("\n{}\n{}", by.names, by.content);
     let hashed = hex::encode(Sha256::digest(canonical.as_bytes()));
     let scope = format!("{day}/{region}/s3/aws4_request");
-    let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{hashed}");
+    let to_sign = format!("AWS4-HMAC-SHA256\n{}\n{scope}\n{hashed}", by.date);
     let date_key = hmac(format!("AWS4{}", rules.secret).as_bytes(), day);
     let date_region_key = hmac(&date_key, region);
     let date_region_service_key = hmac(&date_region_key, "s3");
     let signing_key = hmac(&date_region_service_key, "aws4_request");
-    match hex::encode(hmac(&signing_key, &to_sign)) == of("Signature") {
-        true => Ok(()),
-        false => refuse(403, "SignatureDoesNotMatch"),
-    }
+    hex::encode(hmac(&signing_key, &to_sign))
 }
 
 /// RFC 2104, by hand.
@@ -249,7 +330,7 @@ fn unix_time(text: &str) -> Option<u64> {
     (text.len() == 16).then_some(days * 86_400 + seconds)
 }
 
-fn unix(time: SystemTime) -> u64 {
+pub fn unix(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .expect("it is later")
         .as_secs()

@@ -33,7 +33,7 @@ pub fn url(scheme: &str, host: &dyn Display, login: bool) -> String {
 pub fn fetch(folder: &Path, url: &str, more: &[&str]) -> Command {
     let mut command = sapwood(folder);
     command
-        .args(["-vvv", "--store", "store"])
+        .args(["-vvvv", "--store", "store"])
         .args(more)
         .args(["fetch", url, "-o", "out"])
         .args(["-H", &format!("X-Key: {SECRET}")])

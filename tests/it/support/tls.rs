@@ -77,6 +77,28 @@ impl Authority {
         }
     }
 
+    /// A certificate that signs itself, as `openssl req -x509` makes them, for so many days.
+    pub fn self_signed(&self, names: &str, days: &str) -> Certificate {
+        let extensions = self.path("extensions");
+        fs::write(
+            &extensions,
+            format!("{names}\nbasicConstraints=critical,CA:TRUE\n"),
+        )
+        .expect("a file");
+        let number = CERTIFICATES.fetch_add(1, Ordering::Relaxed);
+        let chain = self.path(&format!("self-signed-{number}.pem"));
+        let mut command = program::command(nginx::program("openssl"), self.folder.path());
+        command
+            .args(
+                "x509 -req -in server.csr -signkey server.key -extfile extensions -days".split(' '),
+            )
+            .args([days, "-out"])
+            .arg(&chain);
+        program::run(command).must(0);
+        let key = self.key();
+        Certificate { chain, key }
+    }
+
     /// The certificate of the authority, as that of a server.
     pub fn own(&self) -> Certificate {
         Certificate {
@@ -106,6 +128,13 @@ pub struct Certificate {
     key: PathBuf,
 }
 
+impl Certificate {
+    /// What --cacert takes.
+    pub fn file(&self) -> String {
+        self.chain.display().to_string()
+    }
+}
+
 /// Speaks TLS for a server that does not.
 pub struct Front {
     address: SocketAddr,
@@ -120,6 +149,15 @@ impl Front {
             key: authority.key(),
         };
         Front::before(port, &certificate, &["h2"], false)
+    }
+
+    /// Before the server on this port of the loopback; agrees to no other protocol than HTTP/1.1.
+    pub fn only_one(port: u16, authority: &Authority) -> Front {
+        let certificate = Certificate {
+            chain: authority.chain(),
+            key: authority.key(),
+        };
+        Front::before(port, &certificate, &["http/1.1"], false)
     }
 
     /// Before the server on this port. `cuts`: when the server ends a connection, its TLS is not ended.

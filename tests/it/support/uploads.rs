@@ -16,7 +16,10 @@ use sapwood::format::{
 };
 use serde_json::{Value, json};
 
-use super::origin::Of;
+use super::{
+    objects::{Content, manifest_of},
+    origin::Of,
+};
 
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +51,8 @@ pub enum IngestLie {
     Status(u16, Vec<(&'static str, String)>, String),
     /// It is done, and the connection ends without a response.
     Lost,
+    /// It is done, and the connection ends in the middle of the response.
+    Half,
     /// Nothing is done, and the connection ends.
     Reset,
     /// So many bytes of the body are read, then this response comes and the connection ends.
@@ -239,6 +244,10 @@ impl Ingest {
     /// `None`: the connection ends.
     fn answer(&self, stream: &mut TcpStream, request: &Request) -> Option<()> {
         let (op, id, index) = operation(request);
+        if op == Op::Other && request.method == "GET" {
+            self.answer_reader(stream, &request.path);
+            return Some(());
+        }
         let lie = self.rule(op);
         let number = {
             let mut log = lock(&self.0.log);
@@ -305,8 +314,33 @@ impl Ingest {
             Value::Null => String::new(),
             answer => answer.to_string(),
         };
+        if matches!(lie, Some(IngestLie::Half)) {
+            let mut whole = Vec::new();
+            respond(&mut whole, status, &[], &text);
+            let _ = stream.write_all(&whole[..whole.len() - text.len() / 2]);
+            return None;
+        }
         respond(stream, status, &[], &text);
         Some(())
+    }
+
+    /// Serves what is published, and its manifest.
+    fn answer_reader(&self, stream: &mut TcpStream, path: &str) {
+        let name = path.trim_start_matches('/');
+        let object = name.strip_suffix(".sapwood").unwrap_or(name);
+        let Some(bytes) = self.published(object) else {
+            return respond(stream, 404, &[], "");
+        };
+        let bytes = match object == name {
+            true => bytes,
+            false => manifest_of(&Content::Bytes(bytes), 1 << 16),
+        };
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nETag: \"{}\"\r\n\r\n",
+            bytes.len(),
+            sha256(&bytes)
+        );
+        let _ = stream.write_all(&[head.as_bytes(), &bytes].concat());
     }
 
     fn rule(&self, op: Op) -> Option<IngestLie> {
@@ -452,7 +486,10 @@ impl Ingest {
 
     fn finalize(&self, id: &str, session: &mut Session, document: &Value) -> (u16, Value) {
         if session.state == "done" {
-            return (200, status(id, session));
+            return match document["root"].as_str() == session.root.as_deref() {
+                true => (200, status(id, session)),
+                false => problem(409, "session_done", json!({})),
+            };
         }
         if session.state != "open" {
             return problem(410, "session_ended", json!({}));
@@ -629,7 +666,7 @@ fn read_head(stream: &mut TcpStream) -> Option<Request> {
     })
 }
 
-fn respond(stream: &mut TcpStream, status: u16, headers: &[(&'static str, String)], text: &str) {
+fn respond(stream: &mut impl Write, status: u16, headers: &[(&'static str, String)], text: &str) {
     let media_type = match status {
         400.. if text.starts_with('{') => "application/problem+json",
         _ => "application/json",

@@ -23,7 +23,7 @@ use sapwood::{
         content_range,
         location::{self, Location},
         multipart::{Multipart, Next},
-        repr_digest,
+        repr_digest::{self, Sidecar},
     },
     serve::range,
 };
@@ -207,7 +207,15 @@ fn digest_header(bytes: &[u8]) -> bool {
 }
 
 fn sidecar(bytes: &[u8]) -> bool {
-    from_utf8(bytes).is_ok_and(|text| repr_digest::in_sidecar(text, "clip.mov").is_some())
+    let kinds = [
+        Sidecar::Sha256,
+        Sidecar::Sha512,
+        Sidecar::Sums,
+        Sidecar::Md5,
+    ];
+    let digests = from_utf8(bytes)
+        .map(|text| kinds.map(|kind| repr_digest::in_sidecar(kind, text, "clip.mov")));
+    digests.is_ok_and(|digests| digests.iter().any(Option::is_some))
 }
 
 fn minisig(bytes: &[u8]) -> bool {

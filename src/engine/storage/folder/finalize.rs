@@ -93,11 +93,15 @@ impl Attempt<'_> {
         }
         if let Some(intent) = self.upload.half_published()? {
             let _naming = self.naming.lock();
-            self.upload.finish_publication(&self.place)?;
+            self.upload.finish_publication(intent, &self.place)?;
             return Ok(published(intent));
         }
+        {
+            let _naming = self.naming.lock();
+            self.upload.restore(&self.place)?;
+        }
         match self.prove(parts, goal)? {
-            Ok((joined, object)) => self.publish(joined, &object, goal),
+            Ok((joined, object)) => self.publish(joined, object, goal),
             Err(disproved) => Ok(Verdict::Disproved(disproved)),
         }
     }
@@ -241,7 +245,7 @@ impl Attempt<'_> {
         Ok(Sha256(value.unwrap_or([0; 32])))
     }
 
-    fn publish(&self, joined: Joined, object: &File, goal: &Goal) -> Result<Verdict, StorageError> {
+    fn publish(&self, joined: Joined, object: File, goal: &Goal) -> Result<Verdict, StorageError> {
         let Joined { described, plan } = joined;
         let name = self.place.path.as_str().rsplit('/').next();
         let digest = goal.sha256.and_then(|sha256| {
@@ -257,10 +261,8 @@ impl Attempt<'_> {
             described.write(particulars, None, file, path).map(drop)
         };
         self.upload.write_manifest(write).map_err(failed)?;
-        let intent = Intent {
-            root: described.tree.root(),
-            length: plan.length().unwrap_or_default(),
-        };
+        let length = plan.length().unwrap_or_default();
+        let intent = Intent::new(&object, described.tree.root(), length)?;
         let _naming = self.naming.lock();
         match self.upload.publish(object, intent, &self.place) {
             Ok(()) => Ok(published(intent)),

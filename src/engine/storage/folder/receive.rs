@@ -22,7 +22,7 @@ use crate::{
 };
 
 use super::{
-    super::{OfferedPart, PartWriter, StorageError},
+    super::{Adds, OfferedPart, PartWriter, StorageError},
     FolderStorage, Phase, Shared, Turn, handle, phase_error, range_of,
 };
 
@@ -44,6 +44,7 @@ pub async fn begin(
     Ok(Box::new(Writer {
         left: receiving.range.length() - from,
         index: receiving.turn.index,
+        adds: receiving.adds,
         expected: receiving.range.length(),
         receiving: Some(Box::new(receiving)),
         step: Vec::new(),
@@ -64,8 +65,9 @@ struct Receiving {
     file: File,
     path: PathBuf,
     at: u64,
-    /// `None`: the part is here already, and its bytes are only counted.
+    /// `None`: the part is here already, and nothing more is to come.
     describer: Option<PartDescriber>,
+    adds: Adds,
 }
 
 impl Receiving {
@@ -93,20 +95,26 @@ impl Receiving {
         if upload.published()?.is_some() || upload.half_published()?.is_some() {
             return Err(StorageError::StagingGone);
         }
-        let (mut is_here, mut content) = (false, Content::Kept);
+        let (mut here, mut content) = (None, Content::Kept);
         for of in [Content::Kept, Content::Newer] {
             if let Some(record) = upload.record(of, part.index)? {
-                is_here |= (record.header.sha256, record.header.bytes) == (part.sha256, range);
+                let is_same = (record.header.sha256, record.header.bytes) == (part.sha256, range);
+                here = here.or(is_same.then_some(of));
                 content = Content::Newer;
             }
         }
-        if !is_here && content == Content::Newer {
+        let adds = match (here, content) {
+            (Some(_), _) => Adds::Nothing,
+            (None, Content::Kept) => Adds::Part,
+            (None, Content::Newer) => Adds::Second,
+        };
+        if adds == Adds::Second {
             // What is written now is not what an earlier record proves.
             upload.forget_record(Content::Newer, part.index)?;
         }
-        let (file, path, at) = upload.file(content, part.index, range.start)?;
+        let (file, path, at) = upload.file(here.unwrap_or(content), part.index, range.start)?;
         let mut describer = None;
-        if !is_here {
+        if adds != Adds::Nothing || from < part.length {
             let describer = describer.insert(PartDescriber::new(range.start, block_size));
             let before = ByteRange::new(at, at + from);
             describe::update_from(describer, &file, &path, before)?;
@@ -124,6 +132,7 @@ impl Receiving {
             path,
             at,
             describer,
+            adds,
         })
     }
 
@@ -131,6 +140,13 @@ impl Receiving {
         let Some(describer) = &mut self.describer else {
             return Ok(());
         };
+        if self.adds == Adds::Nothing {
+            // They must be the bytes that are here.
+            for bytes in step {
+                describer.update(bytes);
+            }
+            return Ok(());
+        }
         let phase = self.turn.active.phase.read();
         if *phase != Phase::Open {
             return Err(phase_error(*phase, self.turn.index));
@@ -160,6 +176,9 @@ impl Receiving {
                 found: part.sha256,
             });
         }
+        if self.adds == Adds::Nothing {
+            return Ok(());
+        }
         let phase = self.turn.active.phase.read();
         if *phase != Phase::Open {
             return Err(phase_error(*phase, index));
@@ -175,6 +194,7 @@ struct Writer {
     /// `None`: a step failed, or was left.
     receiving: Option<Box<Receiving>>,
     index: u32,
+    adds: Adds,
     expected: u64,
     /// The bytes that are to come.
     left: u64,
@@ -229,6 +249,10 @@ impl Writer {
 }
 
 impl PartWriter for Writer {
+    fn adds(&self) -> Adds {
+        self.adds
+    }
+
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StorageError>> {
         self.take(bytes).boxed()
     }

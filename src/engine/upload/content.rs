@@ -28,9 +28,11 @@ const CHUNK: u64 = 256 * 1024;
 /// A range of an open file.
 #[derive(Clone)]
 pub struct Stored {
+    /// The file.
     pub file: Arc<File>,
     /// For messages.
     pub path: Arc<Path>,
+    /// Of the file.
     pub bytes: ByteRange,
 }
 
