@@ -10,6 +10,7 @@ use crate::support::pages::{Line, lines, pages};
 
 const LINE_CHARACTERS_MAX: usize = 130;
 const README_LINES_MAX: usize = 120;
+const PICTURE_BYTES_MAX: usize = 60_000;
 
 type Wrong = Vec<String>;
 
@@ -34,27 +35,35 @@ fn of_repository(path: &Path) -> Option<String> {
 
 // ---- The checks -----------------------------------------------------------------------------------------------------
 
-/// The targets of the links and pictures in a text, with the numbers of their lines. A link may go on in the next line.
+/// The targets of the links and pictures in a text, with the numbers of their lines.
 fn links(text: &str) -> Vec<(usize, String)> {
-    let prose: Vec<(usize, String)> = lines(text)
-        .filter(|(_, line)| !matches!(line, Line::Code(_)))
-        .map(|(number, line)| (number, without_code(line.text())))
-        .collect();
     let mut found = Vec::new();
-    for (number, line) in prose {
-        for (at, _) in line.match_indices("](") {
-            let rest = &line[at + 2..];
+    let mut is_code = false;
+    for (number, line) in lines(text) {
+        let line = match line {
+            Line::Prose(line) if !line.is_empty() => line,
+            // What is between backticks may go on in the next line, but not in another paragraph.
+            Line::Prose(_) | Line::Code(_) => {
+                is_code = false;
+                continue;
+            }
+            Line::Table(line) => {
+                is_code = false;
+                line
+            }
+        };
+        let mut outside = String::new();
+        for (index, text) in line.split('`').enumerate() {
+            is_code ^= index > 0;
+            outside.push_str(if is_code { "" } else { text });
+        }
+        for (at, _) in outside.match_indices("](") {
+            let rest = &outside[at + 2..];
             let end = rest.find(')').unwrap_or(rest.len());
             found.push((number, rest[..end].to_owned()));
         }
     }
     found
-}
-
-/// What is between backticks is no link.
-fn without_code(line: &str) -> String {
-    let outside = line.split('`').step_by(2);
-    outside.collect::<Vec<_>>().join("")
 }
 
 /// The anchors of a text's headings, as GitHub makes them.
@@ -205,12 +214,28 @@ fn the_readme_is_short_and_leads_to_every_page() {
     assert!(readme.lines().count() <= README_LINES_MAX);
     let linked: Vec<String> = links(readme).into_iter().map(|(_, link)| link).collect();
     assert!(pages.len() > 10, "they are found");
-    none(pages[1..].iter().filter_map(|(path, _)| {
-        (!linked.contains(path)).then(|| format!("README.md does not link {path}"))
-    }));
+    let pages = pages[1..].iter().filter(|(path, _)| !linked.contains(path));
+    none(pages.map(|(path, _)| format!("README.md does not link {path}")));
     // What others call by the README's word.
     for command in ["tools/quickstart", "tools/test"] {
         assert!(readme.contains(&format!("`{command}`")), "{command}");
+    }
+}
+
+/// Of real runs, by `tools/picture`: what is shown everywhere, without code in it.
+#[test]
+fn pictures_are_small() {
+    let (_, readme) = &pages()[0];
+    let pictures: Vec<String> = links(readme)
+        .into_iter()
+        .map(|(_, link)| link)
+        .filter(|link| link.ends_with(".svg"))
+        .collect();
+    assert_eq!(pictures, ["src/docs/kill.svg"]);
+    for path in pictures {
+        let picture = of_repository(Path::new(&path)).expect("a picture");
+        assert!(picture.len() < PICTURE_BYTES_MAX, "{}", picture.len());
+        assert!(picture.contains("@keyframes") && !picture.contains("<script"));
     }
 }
 
@@ -245,6 +270,7 @@ fn mistakes_are_seen() {
         "[x](#one)",
         "| [x](gone.md) |",
         "[a](there.md) [x](gone.md)",
+        "`[x](gone.md)\n` [x](gone.md)",
     ] {
         assert_eq!(dead(bad).len(), 1, "{bad}");
     }

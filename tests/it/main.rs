@@ -41,6 +41,7 @@ mod push_s3;
 mod python;
 mod rates;
 mod read;
+mod recipes;
 mod roots;
 mod round_trips;
 mod s3;

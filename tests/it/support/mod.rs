@@ -25,6 +25,7 @@ pub mod site;
 pub mod socks;
 pub mod terminal;
 pub mod tls;
+pub mod transcript;
 pub mod two;
 pub mod uploads;
 
