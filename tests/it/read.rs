@@ -535,7 +535,8 @@ fn a_seek_does_not_wait_for_the_read_ahead_of_others() {
         let is_for_it = |range: &Range<u64>| (48 * MIB..49 * MIB).contains(&range.start);
         let is_requested = || {
             let log = scene.origin.log_of(OBJECT);
-            log.iter().any(|asked| asked.range.as_ref().is_some_and(is_for_it))
+            log.iter()
+                .any(|asked| asked.range.as_ref().is_some_and(is_for_it))
         };
         let requested = async {
             while !is_requested() {
