@@ -12,6 +12,7 @@ mod corpora;
 mod crashes;
 mod delta;
 mod digests;
+mod documents;
 mod exits;
 mod fetch;
 mod gateway;

@@ -12,6 +12,7 @@ pub mod lies;
 pub mod nginx;
 pub mod objects;
 pub mod origin;
+pub mod pages;
 pub mod painted;
 pub mod program;
 pub mod programs;
