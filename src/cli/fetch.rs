@@ -1,6 +1,7 @@
 //! `sapwood fetch`
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     time::Duration,
@@ -89,7 +90,16 @@ pub async fn run(
         .map(|Refusal(exit, message)| output.refuse(exit, &message))
         .collect();
     let locks = Locks::default();
-    let options = |job: &Job| input.options(&args, job, locks.clone());
+    let mut kept = HashSet::new();
+    for job in jobs.iter().filter(|job| job.is_suggested) {
+        if !fetch::came_from(&input.context, &job.url, &job.target).await {
+            kept.insert(job.target.clone());
+        }
+    }
+    let options = |job: &Job| FetchOptions {
+        no_clobber: args.no_clobber || kept.contains(&job.target),
+        ..input.options(&args, job, locks.clone())
+    };
     let queue = input.queue(&args);
     let jobs = match args.fail_fast && !exits.is_empty() {
         true => Vec::new(),
@@ -264,7 +274,6 @@ impl FetchInput {
             digests: digests.cloned().collect(),
             require: args.require,
             max_size: args.network.max_size,
-            no_clobber: args.no_clobber,
             discard: args.discard,
             save_manifest: args.save_manifest,
             receipt: job.receipt.clone(),

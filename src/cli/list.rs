@@ -12,6 +12,8 @@ pub struct Entry {
     pub url: String,
     /// May have folders.
     pub name: Option<String>,
+    /// The server chose the name.
+    pub is_suggested: bool,
     pub root: Option<Root>,
     pub digests: Vec<Digest>,
     pub mirrors: Vec<String>,

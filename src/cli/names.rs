@@ -39,7 +39,10 @@ pub async fn suggest(context: &Context, entries: &mut [Line], events: &mut dyn E
     let names = suggested_names(context, &urls, events).await;
     for ((line, url), name) in lines.into_iter().zip(&urls).zip(names) {
         match (name, line) {
-            (Ok(name), Ok(entry)) => entry.name = name.filter(|name| is_safe(name, url, events)),
+            (Ok(name), Ok(entry)) => {
+                entry.name = name.filter(|name| is_safe(name, url, events));
+                entry.is_suggested = entry.name.is_some();
+            }
             (Err(error), line) => {
                 let message = format!("{url}: {}", hints::message(&error));
                 let number = line.as_ref().ok().and_then(|entry| entry.line);

@@ -29,6 +29,8 @@ use super::{
 pub struct Job {
     pub url: Location,
     pub target: PathBuf,
+    /// The server chose the name: another file that has it is not replaced.
+    pub is_suggested: bool,
     pub receipt: Option<PathBuf>,
     /// The list may say these of one object.
     pub root: Option<Root>,
@@ -258,6 +260,7 @@ fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Ref
     Ok(Job {
         url,
         target,
+        is_suggested: entry.is_suggested,
         receipt,
         root: entry.root,
         digests: entry.digests,

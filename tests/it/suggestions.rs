@@ -57,6 +57,40 @@ fn a_file_is_named_as_its_server_suggests_if_the_user_wants_that() {
 }
 
 #[test]
+fn a_server_cannot_choose_a_file_to_replace() {
+    let scene = Scene::new(64 * KIB, 16 * KIB);
+    let field = "attachment; filename=Makefile";
+    put(&scene, "/get/7", "Content-Disposition", field);
+    fs::write(scene.path("Makefile"), "all:").unwrap();
+    let url = scene.origin.url("/get/7");
+    let command = |more: &[&str]| {
+        let mut command = sapwood(scene.folder.path());
+        let args = ["--json", "fetch", &url, "--content-disposition"];
+        command.args(args).args(more);
+        program::run(command)
+    };
+    for store in [&["--store", "s"][..], &["--no-store"]] {
+        let ended = command(store).must(6);
+        assert!(
+            ended.event("failed")["message"]
+                .to_string()
+                .contains("Makefile")
+        );
+        assert_eq!(fs::read(scene.path("Makefile")).unwrap(), b"all:");
+    }
+    // What came from the URL is replaced, or repaired, by the same command.
+    fs::remove_file(scene.path("Makefile")).unwrap();
+    command(&["--store", "s"]).must(0);
+    fs::write(scene.path("Makefile"), "damaged").unwrap();
+    command(&["--store", "s"]).must(0);
+    assert_eq!(
+        fs::read(scene.path("Makefile")).unwrap(),
+        scene.content.all()
+    );
+    command(&["--no-store"]).must(6);
+}
+
+#[test]
 fn an_unsafe_suggestion_is_told_and_not_taken() {
     let scene = Scene::new(64 * KIB, 16 * KIB);
     for (number, name) in ["../../x", "C:\\\\x", "a/b", ".x.part", "x.part", "..", "-x"]

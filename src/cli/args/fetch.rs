@@ -52,6 +52,8 @@ pub struct FetchArgs {
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,
     /// Name the file as the server suggests in Content-Disposition, if that name is safe and you name none: one more request
+    ///
+    /// A file of that name that was not fetched from this URL is not replaced: exit code 6.
     #[arg(long)]
     pub content_disposition: bool,
     /// Write the manifest beside the file, as FILE.sapwood (it is kept in the store anyway, where `sapwood verify` finds it)

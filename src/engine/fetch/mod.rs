@@ -34,7 +34,7 @@ use locks::Here;
 pub use locks::Locks;
 pub use options::FetchOptions;
 use run::Run;
-pub use suggested_names::suggested_names;
+pub use suggested_names::{came_from, suggested_names};
 
 /// Fetches one object to its target. The file appears there complete and proven, or not at all.
 ///

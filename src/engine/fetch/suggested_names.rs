@@ -1,8 +1,11 @@
-//! The names of files, before they are fetched.
+//! The names of files that servers suggest, before the files are fetched.
+
+use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt, stream};
 
 use crate::{
+    disk::store::{Store, StoreError},
     engine::{
         context::Context,
         error::Error,
@@ -11,6 +14,8 @@ use crate::{
     },
     net::location::Location,
 };
+
+use super::remembered::url_hash;
 
 /// Names that are requested at a time.
 const AT_ONCE: usize = 8;
@@ -32,4 +37,22 @@ async fn suggested_name(context: &Context, url: &Location) -> Result<Option<Stri
     let preflight = retried_preflight(&context.client, url, &limits).await;
     drop(admitted);
     Ok(preflight?.file_name)
+}
+
+/// Whether the file at a path is there because it was fetched from this URL, as far as the store knows. A server that chooses a name
+/// must not replace another file by it.
+pub async fn came_from(context: &Context, url: &Location, path: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else {
+        return false;
+    };
+    let url = url.clone();
+    let known = context.store.with(move |store| is_from(store, &url, path));
+    known.await.ok().flatten().unwrap_or(false)
+}
+
+fn is_from(store: &mut Store, url: &Location, path: PathBuf) -> Result<bool, StoreError> {
+    let hash = url_hash(store, url)?;
+    let arrived = store.state().last_arrival(&hash)?;
+    let holding = store.state().holding_at(&path)?;
+    Ok(matches!((arrived, holding), (Some(arrived), Some(holding)) if arrived.root == holding.root))
 }
