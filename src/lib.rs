@@ -165,7 +165,7 @@
 //! - `format` and `policy` perform no I/O: no files, sockets, clocks, threads or async code. Callers pass in events and the time.
 //! - `disk` and `net` never import each other; `engine` connects them.
 //! - Only [`format::codec`] names bincode, only [`disk::state`] and [`disk::sessions`] have SQL, only [`disk::files`] changes files, only `cli` names clap, only [`engine::error_kind`]
-//!   maps errors to exit codes.
+//!   maps errors of the library to exit codes, only `cli/exit.rs` those of the start of a server.
 //! - Only [`engine::blocking`] moves work from async code to a blocking thread, only [`engine::context`] opens the store, only [`policy::conditions`] makes a
 //!   [`Trust`](format::trust::Trust), only `net/transport.rs` sends a request, only [`net::auth`] adds secrets to it.
 //! - Only `cli/player.rs` starts programs.

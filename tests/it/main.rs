@@ -58,6 +58,7 @@ mod staged;
 mod store;
 mod storms;
 mod streams;
+mod suggestions;
 mod support;
 mod sync;
 mod tidy;
