@@ -251,16 +251,22 @@ impl Smallest {
                 .expect("a cell has room for all lanes")
         });
         let mut limit = self.limit;
+        // Written out lane by lane: as elements of an array the hashes are in memory, and not in registers, where the compiler
+        // optimises for size.
+        let [mut a, mut b, mut c, mut d, mut e, mut f] = hashes;
         for place in 0..LANE_WINDOWS {
-            for (lane, end) in ends.iter().enumerate() {
-                hashes[lane] = step(gear, hashes[lane], end[place]);
-                if hashes[lane] <= limit {
-                    let offset = start + lane * LANE_WINDOWS + place;
-                    limit = self.consider(hashes[lane], offset, lane == 0);
-                }
+            macro_rules! roll {
+                ($($lane:literal $hash:ident),*) => {$(
+                    $hash = step(gear, $hash, ends[$lane][place]);
+                    if $hash <= limit {
+                        let offset = start + $lane * LANE_WINDOWS + place;
+                        limit = self.consider($hash, offset, $lane == 0);
+                    }
+                )*};
             }
+            roll!(0 a, 1 b, 2 c, 3 d, 4 e, 5 f);
         }
-        hashes[LANES - 1]
+        f
     }
 
     /// Takes this window if it is smaller, or the same and earlier, and returns the new limit. `in_order` says that the

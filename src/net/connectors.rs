@@ -1,6 +1,9 @@
 //! The clients of the HTTP library: how connections are made.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    error::Error,
+    sync::{Arc, OnceLock},
+};
 
 use reqwest::redirect;
 
@@ -67,12 +70,43 @@ impl Connectors {
 /// Why a client could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum NoClient {
+    /// Nothing says which servers to trust.
+    #[error(
+        "no certificate authorities are installed here, so that no server can be trusted (Debian has them in ca-certificates)"
+    )]
+    NoAuthorities,
     /// The HTTP library says so.
-    #[error(transparent)]
-    Http(#[from] reqwest::Error),
+    #[error("{0}")]
+    Http(String),
     /// The TLS library says so.
     #[error(transparent)]
-    Tls(#[from] rustls::Error),
+    Tls(rustls::Error),
+}
+
+/// The TLS library's text for a system without certificate authorities. It has no kind of error for that.
+const NO_AUTHORITIES: &str = "No CA certificates were loaded";
+
+impl From<reqwest::Error> for NoClient {
+    fn from(error: reqwest::Error) -> NoClient {
+        // The HTTP library itself says "builder error", whatever it is.
+        let mut cause: &dyn Error = &error;
+        while let Some(below) = cause.source() {
+            cause = below;
+        }
+        match cause.to_string() {
+            text if text.contains(NO_AUTHORITIES) => NoClient::NoAuthorities,
+            text => NoClient::Http(text),
+        }
+    }
+}
+
+impl From<rustls::Error> for NoClient {
+    fn from(error: rustls::Error) -> NoClient {
+        match error.to_string().contains(NO_AUTHORITIES) {
+            true => NoClient::NoAuthorities,
+            false => NoClient::Tls(error),
+        }
+    }
 }
 
 fn build(options: &ClientOptions, route: Route) -> Result<reqwest::Client, NoClient> {

@@ -178,7 +178,7 @@ fn why_unreachable(error: &reqwest::Error, innermost: &str) -> String {
 pub(super) fn why(cause: &io::Error) -> String {
     let text = cause.to_string();
     let words = match cause.kind() {
-        _ if text.contains("Temporary failure in name resolution") => "no name server responds",
+        _ if NO_NAME_SERVER.iter().any(|words| text.contains(words)) => "no name server responds",
         _ if text.contains("failed to lookup address") => "name not found",
         io::ErrorKind::ConnectionRefused => "connection refused",
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "no route to it",
@@ -191,6 +191,11 @@ pub(super) fn why(cause: &io::Error) -> String {
     words.to_owned()
 }
 
+/// The texts of glibc and of musl for a name server that does not respond.
+const NO_NAME_SERVER: [&str; 2] = [
+    "Temporary failure in name resolution",
+    "failed to lookup address information: Try again",
+];
 const NO_RESPONSE: &str = "no response";
 /// The HTTP library's text for a proxy that does not connect to the host.
 const NO_TARGET: &str = "tunnel error: unsuccessful";
@@ -245,5 +250,27 @@ pub fn describe(failure: Failure) -> String {
                 .to_owned()
         }
         Failure::TooLarge => "it is larger than the limit".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With musl a dead name server was a name that is not found.
+    #[test]
+    fn names_are_missing_or_their_server_is() {
+        for (text, expected) in [
+            ("Name or service not known", "name not found"),
+            ("Name does not resolve", "name not found"),
+            (
+                "Temporary failure in name resolution",
+                "no name server responds",
+            ),
+            ("Try again", "no name server responds"),
+        ] {
+            let text = format!("failed to lookup address information: {text}");
+            assert_eq!(why(&io::Error::other(text)), expected);
+        }
     }
 }

@@ -63,6 +63,23 @@ fn a_host_that_is_not_there_was_five_minutes_of_silence() {
     assert!(is_told, "{}", ended.stderr);
 }
 
+/// On a machine without certificate authorities that was a "builder error".
+#[test]
+fn nobody_to_trust_was_a_builder_error() {
+    let url = "https://127.0.0.1:1/object.bin";
+    for args in [&["fetch", url][..], &["cat", url]] {
+        let folder = TempDir::new().unwrap();
+        let mut command = sapwood(folder.path());
+        command.env("SSL_CERT_FILE", folder.path().join("none"));
+        command.env("SSL_CERT_DIR", folder.path().join("none"));
+        command.args(args);
+        let ended = program::run(command).must(1);
+        let told = "no certificate authorities are installed here";
+        assert!(ended.stderr.contains(told), "{args:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains("--cacert"), "{}", ended.stderr);
+    }
+}
+
 /// Each of many files that wait for one host would say so.
 #[test]
 fn many_files_that_wait_for_one_host_are_one_line() {
