@@ -338,6 +338,11 @@ impl Machine {
         let list = format!("{0}talk.mp4\n{0}master.mov\tfilms/master.mov\n", origin.url);
         self.write("wanted.list", list.as_bytes());
         self.write("srv/inbox/wanted.list", list.as_bytes());
+        let metalink = format!(
+            "<metalink xmlns=\"urn:ietf:params:xml:ns:metalink\"><file name=\"rushes.mov\"><url>{}rushes.mov</url></file></metalink>",
+            origin.url
+        );
+        self.write("release.meta4", metalink.as_bytes());
         self.hosts.extend([origin, ingest]);
     }
 
