@@ -68,7 +68,6 @@ const OUTSIDE: [(&str, &[&str]); 42] = [
     ("httpdate", &["net/", "serve/"]),
     ("hyper", &["serve/connections/"]),
     ("hyper_util", &["net/proxies.rs", "serve/connections/"]),
-    ("indicatif", &["cli/"]),
     (
         "jiff",
         &[
@@ -132,6 +131,7 @@ const OUTSIDE: [(&str, &[&str]); 42] = [
     ("tokio_rustls", &["serve/tls.rs", "serve/connections/"]),
     ("toml", &["cli/config.rs"]),
     ("tracing", &["disk/", "net/", "engine/", "serve/", "cli/"]),
+    ("unicode_width", &["cli/output/bar.rs"]),
     ("url", &["net/"]),
     ("uzers", &["disk/machine.rs"]),
 ];
