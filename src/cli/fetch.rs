@@ -4,11 +4,10 @@ use std::{
     collections::HashSet,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
-    time::Duration,
 };
 
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::Notify, time::sleep};
+use tokio::{runtime::Handle, sync::Notify};
 
 use crate::{
     disk::{destination::Destination, machine},
@@ -36,8 +35,6 @@ use super::{
 
 /// Of these files, as many as there are connections are fetched; the others wait for the disk, which syncs many as fast as one.
 const FILES_AT_ONCE: u64 = 128;
-/// Between two looks at whether a line about all files is due.
-const TICK: Duration = Duration::from_secs(5);
 /// The journal, the file without a name, a connection or two, and reserve.
 const DESCRIPTORS_A_FILE: u64 = 6;
 
@@ -192,7 +189,6 @@ impl Run<'_> {
                 biased;
                 () = has_failed.notified() => true,
                 () = self.queue.run(jobs, attempt, each) => false,
-                () = tick(&output) => false,
             }
         };
         // `None`: stopped.
@@ -211,14 +207,6 @@ impl Run<'_> {
             .into_iter()
             .map(|exit| exit.unwrap_or(Exit::Again))
             .collect()
-    }
-}
-
-/// Lets the output tell from time to time how far all files are. Never ends.
-async fn tick(output: &Mutex<&mut Output>) {
-    loop {
-        sleep(TICK).await;
-        output.lock().tick();
     }
 }
 

@@ -158,7 +158,10 @@ fn part(
     options: &CreateOptions,
     output: &mut Output,
 ) -> Exit {
-    match parts::describe(path, |length| range.within(length), out, options) {
+    output.reads_file(path);
+    let described = parts::describe(path, |length| range.within(length), out, options);
+    output.has_read();
+    match described {
         Ok(header) => {
             output.event(Event::ManifestPart(ManifestPart {
                 path: out.to_owned(),
@@ -252,10 +255,14 @@ fn folder(
     let name = (options.name.as_ref(), || create_library::name_of(path));
     let may_sign = Signing::check(signing, path, name, options.sequence, output);
     output.about(Some(path.display().to_string()));
+    let shown = path.display().to_string();
     let told = Mutex::new((Instant::now(), &mut *output));
     let progress = |bytes_done: u64, bytes_total: u64| {
         let mut told = told.lock();
         let now = Instant::now();
+        if bytes_done == 0 {
+            told.1.reads(&shown, bytes_total);
+        }
         if now >= told.0 + PROGRESS_TIME {
             told.0 = now;
             told.1.event(Event::Progress(Progress {
@@ -267,6 +274,7 @@ fn folder(
     };
     let signer = Signing::signer(signing);
     let made = may_sign.and_then(|()| create_library::create(path, &options, signer, &progress));
+    output.has_read();
     match made {
         Ok(made) => {
             if was_signed {
@@ -312,7 +320,13 @@ fn one(
     };
     let is_file = matches!(out, create::Output::File(_));
     let was_signed = is_file && signing.is_none() && manifest_file::is_signed(&target);
-    match create::create(input, out, options, Signing::signer(signing)) {
+    match is_stdin {
+        true => output.reads("standard input", 0),
+        false => output.reads_file(path),
+    }
+    let made = create::create(input, out, options, Signing::signer(signing));
+    output.has_read();
+    match made {
         Ok(tree) => {
             if was_signed {
                 let message = hints::no_longer_signed(&target);

@@ -273,6 +273,9 @@ fn file_name(file: &Path) -> Result<String, Refusal> {
 /// Runs all jobs, or until the user stops it; how they ended.
 async fn push_all(context: &Context, queue: &Queue, jobs: &[Job], output: &mut Output) -> Exit {
     output.is_about_several(jobs.len() > 1);
+    if jobs.len() > 1 {
+        output.begin_total(jobs.len());
+    }
     let output = Mutex::new(output);
     let sessions = Mutex::new(HashMap::new());
     let mut exits = vec![None; jobs.len()];
@@ -326,6 +329,7 @@ async fn push_all(context: &Context, queue: &Queue, jobs: &[Job], output: &mut O
         output.count_sent(job.options.sent.load(Ordering::Relaxed));
     }
     output.count_fetched(context.client.bytes_fetched());
+    output.end_total();
     let exit = Exit::of_all(exits.into_iter().map(|exit| exit.unwrap_or(Exit::Again)));
     output.results(exit)
 }

@@ -118,7 +118,13 @@ fn add(store: &mut Store, paths: &[PathBuf], output: &mut Output) -> Exit {
     let mut exits = Vec::new();
     for path in paths {
         match store::check_path(path).and_then(|()| store::files_of(path)) {
-            Ok(files) => exits.extend(files.iter().map(|file| add_one(store, file, output))),
+            Ok(files) => {
+                let bytes = files.iter().filter_map(|file| file.metadata().ok());
+                let bytes = bytes.map(|metadata| metadata.len()).sum();
+                output.reads(&path.display().to_string(), bytes);
+                exits.extend(files.iter().map(|file| add_one(store, file, output)));
+                output.has_read();
+            }
             Err(error) => exits.push(output.error(Some(&path.to_string_lossy()), None, &error)),
         }
     }
@@ -149,7 +155,10 @@ fn forget(store: &mut Store, paths: &[PathBuf], output: &mut Output) -> Result<E
 
 fn verify(store: &mut Store, output: &mut Output) -> Result<Exit, Error> {
     let mut exits = Vec::new();
-    for holding in store.state().holdings()? {
+    let holdings = store.state().holdings()?;
+    let bytes = holdings.iter().map(|holding| holding.bytes).sum();
+    output.reads("store", bytes);
+    for holding in holdings {
         let path = holding.path.clone();
         let shown = path.to_string_lossy();
         exits.push(match store::verify(store, holding, output) {
@@ -164,5 +173,6 @@ fn verify(store: &mut Store, output: &mut Output) -> Result<Exit, Error> {
             Err(error) => output.error(Some(&shown), None, &error),
         });
     }
+    output.has_read();
     Ok(Exit::of_all(exits))
 }

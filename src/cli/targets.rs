@@ -240,7 +240,7 @@ fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Ref
                 Some(name) => safe(name)?,
                 None => match names::in_query(&url) {
                     Some(name) => name,
-                    None => own_name(&url, "; choose one with -o FILE")?,
+                    None => own_name(&url, name_advice(args))?,
                 },
             };
             folder.unwrap_or(Path::new("")).join(name)
@@ -270,6 +270,15 @@ fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Ref
     })
 }
 
+/// How to choose a name: -o names the file of a single URL, else a folder.
+fn name_advice(args: &FetchArgs) -> &'static str {
+    match &args.input {
+        Some(_) => "; put one after the URL, with a tab between",
+        None if args.urls.len() > 1 => "; fetch it by itself, with -o FILE",
+        None => "; choose one with -o FILE",
+    }
+}
+
 /// `advice`: what to do if there is none.
 fn own_name(url: &Location, advice: &str) -> Result<String, Refusal> {
     let refuse = |why: &str| {
@@ -281,18 +290,24 @@ fn own_name(url: &Location, advice: &str) -> Result<String, Refusal> {
         .ok_or_else(|| refuse("it is not UTF-8"))?;
     match location::unsafe_name(&name) {
         None => Ok(name),
+        Some(_) if name.is_empty() => Err(refuse("its path ends with a slash")),
         Some(why) => Err(refuse(why)),
     }
 }
 
 /// A list may come from elsewhere, so a name in it stays below the folder: each of its segments is a safe name.
 fn safe(name: &str) -> Result<String, Refusal> {
-    match name.split('/').find_map(location::unsafe_name) {
+    let refuse = |why: &str| {
+        let message =
+            format!("{name:?} is not safe as the name of a file: {why}; choose another name");
+        Err(Refusal(Exit::Unsafe, message))
+    };
+    let wrong = |segment| Some((segment, location::unsafe_name(segment)?));
+    match name.split('/').find_map(wrong) {
         None => Ok(name.to_owned()),
-        Some(why) => Err(Refusal(
-            Exit::Unsafe,
-            format!("{name:?} is not safe as the name of a file: {why}; choose another name"),
-        )),
+        Some(("", _)) => refuse("it has a slash without a name before or after it"),
+        Some((_, why)) if !name.contains('/') => refuse(why),
+        Some((segment, why)) => refuse(&format!("{why}: {segment:?}")),
     }
 }
 

@@ -148,7 +148,10 @@ impl Task<'_> {
         if let Against::Manifest { hints, .. } = &mut against {
             *hints = self.args.hints;
         }
-        let Verdict::Damaged { blocks } = compare(path, against, output).await? else {
+        output.reads_file(path);
+        let verdict = compare(path, against, output).await;
+        output.has_read();
+        let Verdict::Damaged { blocks } = verdict? else {
             return Ok(None);
         };
         let next = match self.args.quarantine {
@@ -186,10 +189,13 @@ async fn check_library(
         place: &library.manifest.path.display().to_string(),
     };
     let trust = trust::check(store, conditions, front, output).await?;
-    let (quarantines, store) = (args.quarantine, store.clone());
+    let (quarantines, store, bytes) = (args.quarantine, store.clone(), library.bytes_total());
     let verify =
         move |tell: &(dyn Fn(Event) + Sync)| library.verify(trust, quarantines, &store, tell);
-    let checked = told(verify, output).await?;
+    output.reads(&path.display().to_string(), bytes);
+    let checked = told(verify, output).await;
+    output.has_read();
+    let checked = checked?;
     Ok((checked.damaged > 0).then(|| {
         let message = format!(
             "does not verify: {} of {} files differ",

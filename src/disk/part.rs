@@ -22,6 +22,7 @@ use crate::format::{
 use super::{
     error::{DiskError, FileOperation},
     files::{self, Entry, Folder, Version},
+    regions,
     seed::Seed,
 };
 
@@ -185,6 +186,7 @@ impl Part {
 
     /// Reads at an offset of the object; `false` if the part ends before the buffer is full.
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> Result<bool, DiskError> {
+        regions::note_read(buffer.len() as u64);
         match self.file.read_exact_at(buffer, offset) {
             Ok(()) => Ok(true),
             Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => Ok(false),

@@ -31,6 +31,19 @@ const STOPPED_TIME: Duration = Duration::from_millis(50);
 /// The user stopped this program.
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
+/// Bytes of local files and streams that this process has read to hash, judge or search them.
+static READ: AtomicU64 = AtomicU64::new(0);
+
+/// How many bytes of local files and streams this process has read: for a program that shows its progress.
+pub fn bytes_read() -> u64 {
+    READ.load(Ordering::Relaxed)
+}
+
+/// Counts bytes that were read, or are in a hole.
+pub fn note_read(bytes: u64) {
+    READ.fetch_add(bytes, Ordering::Relaxed);
+}
+
 /// Ends all reading of whole files and streams in this process: a signal asked it to end.
 pub fn stop() {
     STOPPED.store(true, Ordering::Relaxed);
@@ -175,6 +188,7 @@ impl Regions for FileRegions {
             return Ok(None);
         };
         self.read(region, buffer)?;
+        note_read(region.length());
         Ok(Some(region.start))
     }
 
@@ -185,6 +199,7 @@ impl Regions for FileRegions {
         let Some(region) = self.take()? else {
             return Ok(None);
         };
+        note_read(region.length());
         if self.holes.contain(&self.file, region) {
             let hole = Content::Hole(region.length() as usize);
             return Ok(Some((region.start, hole)));
@@ -249,6 +264,7 @@ impl Regions for StreamRegions<'_> {
         (stream.witness)(buffer);
         let start = stream.at;
         stream.at += buffer.len() as u64;
+        note_read(buffer.len() as u64);
         Ok((!buffer.is_empty()).then_some(start))
     }
 }

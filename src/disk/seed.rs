@@ -15,7 +15,7 @@ use crate::format::geometry::ByteRange;
 use super::{
     error::{DiskError, FileOperation},
     files::{self, Entry, Stamp},
-    regions::FileRegions,
+    regions::{self, FileRegions},
 };
 
 /// A local file that may have wanted bytes. Unreadable bytes count as missing.
@@ -73,6 +73,7 @@ impl Seed {
 
     /// Fills the buffer from this offset; returns whether it succeeded.
     pub fn read(&self, buffer: &mut [u8], place: u64) -> bool {
+        regions::note_read(buffer.len() as u64);
         self.file.read_exact_at(buffer, place).is_ok()
     }
 

@@ -1,10 +1,12 @@
-//! The terminal that controls this process.
+//! The terminal that controls this process, and others that it writes to.
 
-use std::{fs::File, io};
+use std::{fs::File, io, os::fd::AsFd};
 
 use rustix::{
-    process::{Signal, getpid, kill_process},
-    termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr},
+    process::{Signal, getpgrp, getpid, kill_process},
+    termios::{
+        LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
+    },
 };
 
 /// The terminal, and its modes as they were found.
@@ -38,6 +40,17 @@ impl Terminal {
     pub fn restore(&self) -> io::Result<()> {
         Ok(tcsetattr(&self.file, OptionalActions::Now, &self.found)?)
     }
+}
+
+/// The width of a terminal; `None`: it does not know.
+pub fn columns(terminal: impl AsFd) -> Option<usize> {
+    let size = tcgetwinsize(terminal).ok()?;
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
+/// Whether this process is not in the background of a terminal that controls it.
+pub fn is_in_foreground(terminal: impl AsFd) -> bool {
+    tcgetpgrp(terminal).map_or(true, |group| group == getpgrp())
 }
 
 /// The signal of Ctrl-Z (SIGTSTP).

@@ -327,6 +327,7 @@ fn other_length(
         let buffer = &mut buffer[..bytes.length() as usize];
         file.read_exact_at(buffer, bytes.start)
             .map_err(|cause| DiskError::io(FileOperation::Read, path, cause))?;
+        regions::note_read(bytes.length());
         let found = tree::leaf_of(geometry, block, buffer);
         if found != leaf {
             report(Some(block), bytes, Some(leaf), Some(found));

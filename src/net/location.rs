@@ -344,9 +344,7 @@ pub fn unsafe_name(name: &str) -> Option<&'static str> {
     let own = [".part", ".journal", ".quarantined"]
         .iter()
         .any(|suffix| name.ends_with(suffix));
-    let bad = |c: char| {
-        characters::turns_text(c) || characters::is_invisible(c) || matches!(c, '/' | '\\' | ':')
-    };
+    let hidden = |c: char| characters::turns_text(c) || characters::is_invisible(c);
     let stem = name
         .split('.')
         .next()
@@ -362,6 +360,7 @@ pub fn unsafe_name(name: &str) -> Option<&'static str> {
     let reasons = [
         (name.is_empty(), "it is empty"),
         (name.len() > NAME_BYTES_MAX, "it is longer than 242 bytes"),
+        (name == "." || name == "..", "it stands for a folder"),
         (name.starts_with('.'), "it begins with a dot"),
         (
             name.starts_with([' ', '~', '-']),
@@ -370,9 +369,12 @@ pub fn unsafe_name(name: &str) -> Option<&'static str> {
         (name.ends_with([' ', '.']), "it ends with a blank or a dot"),
         (own, "it ends like the files of an unfinished download"),
         (device, "some systems have a device of this name"),
+        (name.contains('/'), "it has a slash"),
+        (name.contains('\\'), "it has a backslash"),
+        (name.contains(':'), "it has a colon"),
         (
-            name.contains(bad),
-            "it has a slash, a backslash, a colon, or an invisible character",
+            name.contains(hidden),
+            "it has a control character, an invisible one, or one that turns the text around it",
         ),
     ];
     let found = reasons.into_iter().find(|(is_so, _)| *is_so);
@@ -559,6 +561,15 @@ mod tests {
             &long,
         ] {
             assert_eq!(name(bad), None, "{bad}");
+        }
+        for (name, why) in [
+            ("..", "it stands for a folder"),
+            (".x", "it begins with a dot"),
+            ("a/b", "it has a slash"),
+            ("a\\b", "it has a backslash"),
+            ("a:b", "it has a colon"),
+        ] {
+            assert_eq!(unsafe_name(name), Some(why), "{name}");
         }
     }
 }

@@ -6,6 +6,7 @@
     reason = "it pays where code is called by others; a test is read from top to bottom"
 )]
 
+mod bar;
 mod below;
 mod cat;
 mod corpora;

@@ -465,3 +465,52 @@ fn a_run_that_fails_fast_ends_at_the_first_failure() {
     let all = shelf.fetch(&list, &[]).must(6);
     assert_eq!(all.all("published").len(), 10);
 }
+
+/// The advice was `-o FILE`, which several URLs cannot have, and `..` "began with a dot".
+#[test]
+fn a_name_that_is_not_safe_says_why_and_what_can_be_typed() {
+    let folder = TempDir::new().unwrap();
+    let url = |name: &str| format!("http://127.0.0.1:1/{name}");
+    let told = |args: &[&str]| {
+        let mut fetch = sapwood(folder.path());
+        fetch.arg("fetch").args(args);
+        program::run(fetch).must(6).stderr
+    };
+    let one = told(&[&url("a%3Ab")]);
+    assert!(
+        one.contains("it has a colon; choose one with -o FILE"),
+        "{one}"
+    );
+    let two = told(&[&url(".x"), &url("y%5C")]);
+    assert_eq!(
+        two.matches("; fetch it by itself, with -o FILE").count(),
+        2,
+        "{two}"
+    );
+    let list: String = ["\tsub/../x", "\t/x", "\tCON", "x/"]
+        .map(|rest| format!("{}{rest}\n", url("")))
+        .concat();
+    fs::write(folder.path().join("list"), list).unwrap();
+    let lines = told(&["-i", "list"]);
+    for (line, why) in [
+        (
+            1,
+            r#""sub/../x" is not safe as the name of a file: it stands for a folder: ".."; choose another name"#,
+        ),
+        (
+            2,
+            r#""/x" is not safe as the name of a file: it has a slash without a name before or after it"#,
+        ),
+        (
+            3,
+            r#""CON" is not safe as the name of a file: some systems have a device of this name"#,
+        ),
+    ] {
+        assert!(
+            lines.contains(&format!("list, line {line}: {why}")),
+            "{lines}"
+        );
+    }
+    let slash = "its path ends with a slash; put one after the URL, with a tab between";
+    assert!(lines.contains(slash), "{lines}");
+}

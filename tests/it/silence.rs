@@ -139,12 +139,24 @@ fn a_host_that_went_away_was_silence() {
 fn the_terminal_was_empty_while_a_host_was_not_there() {
     let folder = TempDir::new().unwrap();
     let mut fetch = AtTerminal::start(&folder, &format!("fetch {DEAD} --patience 3s"));
-    fetch.wait_until("a bar from the start", |it| {
-        it.shown().contains("object.bin  connecting to 127.0.0.1:1")
-    });
     fetch.wait_until("a bar that waits", |it| {
-        it.shown().contains("object.bin  waiting until ")
+        it.shown().contains("object.bin  waiting, trying until ")
     });
+    assert_eq!(fetch.exit(), Some(5), "{}", fetch.shown());
+}
+
+#[test]
+fn the_terminal_was_empty_until_the_first_response() {
+    let folder = TempDir::new().unwrap();
+    // It is connected to, and responds to nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let mut fetch = AtTerminal::start(&folder, &format!("fetch http://{address}/object.bin"));
+    fetch.wait_until("a bar from the start", |it| {
+        let connecting = format!("object.bin  connecting to {address}");
+        it.shown().contains(&connecting)
+    });
+    fetch.types("\x03");
     assert_eq!(fetch.exit(), Some(5), "{}", fetch.shown());
 }
 

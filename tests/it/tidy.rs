@@ -68,7 +68,6 @@ const OUTSIDE: [(&str, &[&str]); 43] = [
     ("httpdate", &["net/", "serve/"]),
     ("hyper", &["serve/connections/"]),
     ("hyper_util", &["net/proxies.rs", "serve/connections/"]),
-    ("indicatif", &["cli/"]),
     (
         "jiff",
         &[
@@ -133,6 +132,7 @@ const OUTSIDE: [(&str, &[&str]); 43] = [
     ("tokio_rustls", &["serve/tls.rs", "serve/connections/"]),
     ("toml", &["cli/config.rs"]),
     ("tracing", &["disk/", "net/", "engine/", "serve/", "cli/"]),
+    ("unicode_width", &["cli/output/bar.rs"]),
     ("url", &["net/"]),
     ("uzers", &["disk/machine.rs"]),
 ];

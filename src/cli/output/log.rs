@@ -7,7 +7,6 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use indicatif::MultiProgress;
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
@@ -17,7 +16,7 @@ use tracing::{
 
 use crate::disk::streams;
 
-use super::printable;
+use super::{printable, screen::Screen};
 
 /// See [`super::Output::never_waits`].
 static NEVER_WAITS: AtomicBool = AtomicBool::new(false);
@@ -27,8 +26,8 @@ pub fn never_waits() {
     NEVER_WAITS.store(true, Ordering::Relaxed);
 }
 
-/// Prints what was logged with as much detail as was asked for. `screen`: what draws the bars, above which lines belong.
-pub fn init(verbose: u8, screen: Option<MultiProgress>) {
+/// Prints what was logged with as much detail as was asked for. `screen`: what draws the bar, above which lines belong.
+pub fn init(verbose: u8, screen: Option<Screen>) {
     let (own, of_libraries) = match verbose {
         0 => return,
         1 => (LevelFilter::INFO, LevelFilter::OFF),
@@ -48,7 +47,7 @@ pub fn init(verbose: u8, screen: Option<MultiProgress>) {
 struct Log {
     own: LevelFilter,
     of_libraries: LevelFilter,
-    screen: Option<MultiProgress>,
+    screen: Option<Screen>,
 }
 
 fn is_own(metadata: &Metadata) -> bool {
@@ -90,7 +89,7 @@ impl Subscriber for Log {
             }
         };
         match &self.screen {
-            Some(screen) => screen.suspend(write),
+            Some(screen) => screen.above(write),
             None => write(),
         }
     }

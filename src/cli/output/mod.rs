@@ -1,15 +1,19 @@
 //! Everything that is printed: events in words or as JSON, results on stdout, everything else on stderr.
 
+mod bar;
 mod json;
+mod live;
 mod log;
 mod progress;
+mod screen;
 mod text;
 mod total;
 mod words;
 
 use std::{
     collections::HashSet,
-    io::{self, BufWriter, IsTerminal, Write},
+    io::{self, BufWriter, Write},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -20,13 +24,13 @@ use crate::{
     engine::{
         error::Error,
         event_fields,
-        events::{Damaged, Event, Events, Progress, PushProgress},
+        events::{Damaged, Event, Events},
     },
     format::characters::printable,
     policy::recovery::Class,
 };
 
-use super::{args::OutputArgs, exit::Exit, hints, units};
+use super::{args::OutputArgs, exit::Exit, hints};
 
 use progress::Bars;
 use text::{DamagedRun, Line};
@@ -43,6 +47,7 @@ pub struct Output {
     verbose: u8,
     /// Standard output is taken by data, so events go to standard error.
     stdout_is_data: bool,
+    /// With neither --json nor --quiet.
     bars: Option<Bars>,
     /// The file that events are about.
     path: Option<String>,
@@ -69,19 +74,9 @@ struct Counts {
     bytes_sent: Option<u64>,
 }
 
-/// The progress of a push, as a bar shows it.
-fn as_progress(progress: &PushProgress) -> Progress {
-    Progress {
-        bytes_done: progress.bytes_done,
-        bytes_total: progress.bytes_total.unwrap_or(0),
-        rate_bps: progress.rate_bps,
-        ..Progress::default()
-    }
-}
-
 impl Output {
     pub fn new(args: &OutputArgs) -> Output {
-        let bars = (!args.json && !args.quiet && io::stderr().is_terminal()).then(Bars::new);
+        let bars = (!args.json && !args.quiet).then(Bars::new);
         log::init(args.verbose, bars.as_ref().map(Bars::screen));
         Output {
             json: args.json,
@@ -125,14 +120,22 @@ impl Output {
         self.total = Some(Total::new(files, Instant::now()));
     }
 
-    /// Once a minute, where there is no bar, a line tells how far all files are. Called more often.
-    pub fn tick(&mut self) {
-        let now = Instant::now();
-        if self.bars.is_some() || self.json || self.quiet {
-            return;
+    /// A bar shows how much of these bytes of local files is read, until [`Output::has_read`]. 0: unknown.
+    pub fn reads(&mut self, what: &str, bytes: u64) {
+        if let Some(bars) = &mut self.bars {
+            bars.read(what, bytes);
         }
-        if let Some(line) = self.total.as_mut().and_then(|total| total.line(now)) {
-            self.tell(&format!("sapwood: {line}\n"));
+    }
+
+    /// The same of one file.
+    pub fn reads_file(&mut self, path: &Path) {
+        let bytes = path.metadata().map_or(0, |metadata| metadata.len());
+        self.reads(&path.display().to_string(), bytes);
+    }
+
+    pub fn has_read(&mut self) {
+        if let Some(bars) = &mut self.bars {
+            bars.finish_all();
         }
     }
 
@@ -246,7 +249,7 @@ impl Output {
 
     fn without_bars(&mut self, print: impl FnOnce(&mut Output)) {
         match self.bars.as_ref().map(Bars::screen) {
-            Some(screen) => screen.suspend(|| print(self)),
+            Some(screen) => screen.above(|| print(self)),
             None => print(self),
         }
     }
@@ -262,23 +265,10 @@ impl Output {
         if let Some(total) = &mut self.total {
             total.note(self.path.as_deref(), event, Instant::now());
         }
-        let Some(bars) = &mut self.bars else { return };
-        if let Some(total) = &self.total {
-            return bars.show_total(total.shown(Instant::now()));
-        }
-        match event {
-            Event::Planned(plan) => bars.start(self.path.clone(), plan),
-            Event::Progress(progress) => bars.update(self.path.as_deref(), progress),
-            Event::Retry(retry) if retry.idle => {
-                let until = units::time_of_day(retry.until_ms / 1000);
-                bars.wait(self.path.as_deref(), &until);
-            }
-            Event::PushPlanned(plan) => bars.start_push(self.path.clone(), plan),
-            Event::PushProgress(progress) => {
-                bars.update(self.path.as_deref(), &as_progress(progress));
-            }
-            Event::Published(_) | Event::Pushed(_) => bars.finish(self.path.as_deref()),
-            _ => (),
+        match (&mut self.bars, &self.total) {
+            (Some(bars), Some(total)) => bars.show_total(total, event),
+            (Some(bars), None) => bars.note(self.path.as_deref(), event),
+            (None, _) => (),
         }
     }
 

@@ -18,13 +18,10 @@ use crate::{
     policy::recovery::Class,
 };
 
-use super::words::human_seconds;
+use super::words::{self, WAIT_TOLD_MS, human_seconds};
 
 /// A search of fewer bytes is over before a line about it is read.
 const SEARCHED_BYTES_TOLD: u64 = 2_000_000_000;
-
-/// A longer wait of the whole run is told without `--verbose` too.
-const WAIT_TOLD_MS: u64 = 2_000;
 
 /// A line for people, and where it goes.
 #[derive(Debug, PartialEq, Eq)]
@@ -160,10 +157,8 @@ fn of_planned(plan: &Planned) -> String {
         human_bytes(plan.bytes_total),
         plan.url
     );
-    for (what, bytes) in [("resumed", plan.bytes_held), ("reused", plan.bytes_local)] {
-        if bytes > 0 {
-            text += &format!(", {what} {}", human_bytes(bytes));
-        }
+    if let Some(local) = words::local(plan.bytes_held + plan.bytes_local, plan.bytes_held) {
+        text += &format!(", {local}");
     }
     match plan.block_size {
         Some(size) => {
@@ -254,12 +249,18 @@ pub fn of_pushed(pushed: &Pushed) -> String {
 }
 
 fn of_placed(placed: &Placed) -> String {
+    let Placed {
+        bytes_reused,
+        bytes_resumed,
+        ..
+    } = placed;
+    let local = words::local(bytes_reused + bytes_resumed, *bytes_resumed);
+    let local = local.map_or_else(String::new, |local| format!(", {local}"));
     format!(
-        "{}: {}, fetched {}, reused {}",
+        "{}: {}, fetched {}{local}",
         placed.path.display(),
         human_bytes(placed.bytes_total),
-        human_bytes(placed.bytes_fetched),
-        human_bytes(placed.bytes_reused + placed.bytes_resumed)
+        human_bytes(placed.bytes_fetched)
     )
 }
 
@@ -453,13 +454,9 @@ fn of_published(published: &Published) -> String {
     if published.unchanged {
         return line;
     }
-    for (what, bytes) in [
-        ("resumed", published.bytes_resumed),
-        ("reused", published.bytes_reused),
-    ] {
-        if bytes > 0 {
-            line += &format!(", {what} {}", human_bytes(bytes));
-        }
+    let resumed = published.bytes_resumed;
+    if let Some(local) = words::local(published.bytes_reused + resumed, resumed) {
+        line += &format!(", {local}");
     }
     line + &format!(" in {}", human_seconds(published.elapsed_ms))
 }

@@ -5,15 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    cli::units::{human_bytes, human_time},
-    engine::events::Event,
+use crate::{cli::units::human_bytes, engine::events::Event};
+
+use super::{
+    bar::{Bar, Counts},
+    words::human_seconds,
 };
 
-use super::words::human_seconds;
-
-/// Where no bar is drawn, a line is printed as often as this.
-const LINE_EVERY: Duration = Duration::from_secs(60);
 /// The rate is that of the last seconds.
 const RATE_SECONDS: usize = 10;
 
@@ -28,8 +26,9 @@ pub struct Total {
     sum: Bytes,
     /// Files whose length is known.
     planned: u64,
+    /// They are sent, not fetched.
+    is_push: bool,
     began: Instant,
-    last_line: Instant,
     /// The bytes that had arrived, second by second.
     marks: VecDeque<(Instant, u64)>,
 }
@@ -38,7 +37,11 @@ pub struct Total {
 struct Bytes {
     done: u64,
     total: u64,
+    /// Arrived, or sent.
     fetched: u64,
+    local: u64,
+    resumed: u64,
+    verified: u64,
 }
 
 impl Total {
@@ -50,8 +53,8 @@ impl Total {
             running: HashMap::new(),
             sum: Bytes::default(),
             planned: 0,
+            is_push: false,
             began: now,
-            last_line: now,
             marks: VecDeque::from([(now, 0)]),
         }
     }
@@ -66,14 +69,33 @@ impl Total {
             Event::Planned(plan) => {
                 bytes.total = plan.bytes_total;
                 bytes.done = plan.bytes_held + plan.bytes_local;
+                (bytes.local, bytes.resumed) = (bytes.done, plan.bytes_held);
             }
             Event::Progress(progress) => {
                 (bytes.done, bytes.total) = (progress.bytes_done, progress.bytes_total);
                 bytes.fetched = progress.bytes_fetched;
+                bytes.verified = progress.bytes_proven;
             }
             Event::Published(published) => {
                 (bytes.done, bytes.total) = (published.bytes_total, published.bytes_total);
                 bytes.fetched = published.bytes_fetched;
+                bytes.local = published.bytes_reused + published.bytes_resumed;
+                bytes.resumed = published.bytes_resumed;
+                self.published += 1;
+            }
+            Event::PushPlanned(plan) => {
+                self.is_push = true;
+                bytes.total = plan.bytes_total.unwrap_or(0);
+                bytes.done = plan.bytes_held;
+            }
+            Event::PushProgress(progress) => {
+                bytes.done = progress.bytes_done;
+                bytes.total = progress.bytes_total.unwrap_or(0);
+                bytes.fetched = progress.bytes_sent;
+            }
+            Event::Pushed(pushed) => {
+                (bytes.done, bytes.total) = (pushed.bytes_total, pushed.bytes_total);
+                bytes.fetched = pushed.bytes_sent;
                 self.published += 1;
             }
             _ => return,
@@ -84,9 +106,12 @@ impl Total {
             done: sum(self.sum.done, before.done, bytes.done),
             total: sum(self.sum.total, before.total, bytes.total),
             fetched: sum(self.sum.fetched, before.fetched, bytes.fetched),
+            local: sum(self.sum.local, before.local, bytes.local),
+            resumed: sum(self.sum.resumed, before.resumed, bytes.resumed),
+            verified: sum(self.sum.verified, before.verified, bytes.verified),
         };
         match event {
-            Event::Published(_) => drop(self.running.remove(path)),
+            Event::Published(_) | Event::Pushed(_) => drop(self.running.remove(path)),
             _ => drop(self.running.insert(path.to_owned(), bytes)),
         }
         self.mark(now);
@@ -127,35 +152,30 @@ impl Total {
         }
     }
 
-    /// How far it is: bytes, bytes of all, and the words.
-    pub fn shown(&self, now: Instant) -> (u64, u64, String) {
-        let (done, total, rate) = (self.sum.done, self.bytes_total(), self.rate(now));
-        let mut text = format!("{} of {} files done", self.published, self.files);
-        if self.failed > 0 {
-            text += &format!(", {} failed", self.failed);
+    /// How far it is.
+    pub fn bar(&self, now: Instant) -> Bar {
+        let (published, files, failed) = (self.published, self.files, self.failed);
+        let failed = match failed {
+            0 => String::new(),
+            failed => format!(", {failed} failed"),
+        };
+        Bar {
+            name: format!("{published} of {files} files done{failed}"),
+            name_short: Some(format!("{published}/{files} done{failed}")),
+            bytes_done: self.sum.done,
+            bytes_total: self.bytes_total(),
+            is_about: self.planned < self.files,
+            rate_bps: self.rate(now),
+            counts: Counts {
+                local: self.sum.local,
+                resumed: self.sum.resumed,
+                // That of a push is what is done.
+                fetched: if self.is_push { 0 } else { self.sum.fetched },
+                verified: self.sum.verified,
+                retried: 0,
+            },
+            ..Bar::default()
         }
-        if total > 0 {
-            let about = if self.planned < self.files {
-                "about "
-            } else {
-                ""
-            };
-            text += &format!("  {} of {about}{}", human_bytes(done), human_bytes(total));
-        }
-        if rate > 0 {
-            let left = total.saturating_sub(done).div_ceil(rate);
-            text += &format!("  {}/s  {} left", human_bytes(rate), human_time(left));
-        }
-        (done, total, text)
-    }
-
-    /// The same once a minute, where there is no bar.
-    pub fn line(&mut self, now: Instant) -> Option<String> {
-        if now.duration_since(self.last_line) < LINE_EVERY {
-            return None;
-        }
-        self.last_line = now;
-        Some(self.shown(now).2)
     }
 
     /// What came of it.
@@ -166,8 +186,9 @@ impl Total {
         };
         let took = now.duration_since(self.began).as_millis() as u64;
         let (published, bytes) = (self.published, human_bytes(self.sum.fetched));
+        let moved = if self.is_push { "sent" } else { "fetched" };
         format!(
-            "{published} done{failed}; fetched {bytes} in {}",
+            "{published} done{failed}; {moved} {bytes} in {}",
             human_seconds(took)
         )
     }
@@ -192,8 +213,9 @@ mod tests {
     fn many_files_are_one_line() {
         let began = Instant::now();
         let at = |seconds| began + Duration::from_secs(seconds);
+        let shown = |total: &Total, seconds| total.bar(at(seconds)).sentence();
         let mut total = Total::new(4, began);
-        assert_eq!(total.shown(began).2, "0 of 4 files done");
+        assert_eq!(shown(&total, 0), "0 of 4 files done");
         total.note(Some("a"), &progress(0, 10_000_000, 0), at(0));
         total.note(
             Some("a"),
@@ -201,33 +223,23 @@ mod tests {
             at(2),
         );
         total.note(Some("b"), &progress(2_000_000, 30_000_000, 0), at(2));
-        let (done, all, text) = total.shown(at(2));
-        assert_eq!((done, all), (6_000_000, 80_000_000));
+        let bar = total.bar(at(2));
+        assert_eq!((bar.bytes_done, bar.bytes_total), (6_000_000, 80_000_000));
         assert_eq!(
-            text,
-            "0 of 4 files done  6.0 MB of about 80 MB  2.0 MB/s  0:37 left"
+            shown(&total, 2),
+            "0 of 4 files done  7% of about 80 MB  2.0 MB/s  0:37 left  fetched 4.0 MB"
         );
         total.note_failed();
         total.note_failed();
-        assert!(
-            total
-                .shown(at(2))
-                .2
-                .starts_with("0 of 4 files done, 2 failed  ")
+        assert!(shown(&total, 2).starts_with("0 of 4 files done, 2 failed  "));
+        assert_eq!(
+            total.bar(at(2)).line(39),
+            "0/4 done, 2 failed  7%  2.0 MB/s"
         );
         assert!(
             total
                 .end(at(3))
                 .starts_with("0 done, 2 failed; fetched 4.0 MB in 3.0 s")
         );
-        // Once a minute.
-        assert_eq!(total.line(at(59)), None);
-        assert!(
-            total
-                .line(at(60))
-                .is_some_and(|line| line.contains("6.0 MB of about"))
-        );
-        assert_eq!(total.line(at(119)), None);
-        assert!(total.line(at(120)).is_some());
     }
 }

@@ -248,6 +248,7 @@ struct Reading<'a> {
 impl Reading<'_> {
     /// Small files on all cores, one core a file; then the larger ones, all cores a file.
     fn all(&self, files: &[&Listed]) -> Result<HashMap<LibraryPath, Content>, Error> {
+        (self.progress)(0, self.total);
         let is_small = |file: &&&Listed| file.entry.length <= SMALL_BYTES_MAX;
         let small: Vec<&Listed> = files.iter().filter(is_small).copied().collect();
         let contents = Mutex::new(HashMap::with_capacity(files.len()));
@@ -287,6 +288,7 @@ impl Reading<'_> {
         opened
             .read_to_end(&mut bytes)
             .map_err(|cause| DiskError::io(FileOperation::Read, &path, cause))?;
+        regions::note_read(bytes.len() as u64);
         if Entry::of(&opened, &path)?.stamp() != file.entry.stamp() {
             return Err(DiskError::ChangedWhileRead { path }.into());
         }

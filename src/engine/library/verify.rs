@@ -81,6 +81,11 @@ pub fn open(path: &Path) -> Result<Option<OpenLibrary>, Error> {
 }
 
 impl OpenLibrary {
+    /// The sum of the lengths of all listed files.
+    pub fn bytes_total(&self) -> u64 {
+        self.index.entries().iter().map(|entry| entry.length).sum()
+    }
+
     /// Reads every listed file. `tell` is called from several threads; a file that is not as listed is an event, not an error. The store
     /// may know which blocks a damaged file without a manifest should have.
     pub fn verify(
@@ -123,7 +128,7 @@ impl OpenLibrary {
             tell(Event::Verified {
                 path: self.path.clone(),
                 root: self.manifest.statement.header().root,
-                bytes_total: entries.iter().map(|entry| entry.length).sum(),
+                bytes_total: self.bytes_total(),
                 trust,
             });
         }
@@ -165,6 +170,7 @@ impl OpenLibrary {
         file.take(entry.length)
             .read_to_end(&mut bytes)
             .map_err(|cause| DiskError::io(FileOperation::Read, &path, cause))?;
+        regions::note_read(bytes.len() as u64);
         let found = *blake3::hash(&bytes).as_bytes();
         let is_sound = found == entry.root.0;
         if !is_sound {

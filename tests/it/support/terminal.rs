@@ -13,11 +13,14 @@ use std::{
 use rustix::{
     process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt},
-    termios::{LocalModes, tcgetattr},
+    termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
 use tempfile::TempDir;
 
 use super::program::{LONG_ENOUGH, command};
+
+/// Erases from the cursor to the end of the line.
+const ERASE: &str = "\x1b[K";
 
 /// The program at a terminal of its own, whose other end is here.
 pub struct AtTerminal {
@@ -28,16 +31,34 @@ pub struct AtTerminal {
 
 impl AtTerminal {
     pub fn start(folder: &TempDir, line: &str) -> AtTerminal {
+        AtTerminal::start_with(folder, line, 0, &[])
+    }
+
+    /// `columns`: how wide the terminal is; 0: it does not know.
+    pub fn start_with(
+        folder: &TempDir,
+        line: &str,
+        columns: u16,
+        variables: &[(&str, &str)],
+    ) -> AtTerminal {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
         let terminal = openpt(flags).expect("a terminal");
         unlockpt(&terminal).expect("a terminal");
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&terminal, size).expect("a size");
         let inner: OwnedFd = ioctl_tiocgptpeer(&terminal, flags).expect("its other end");
         let end = || Stdio::from(inner.try_clone().expect("a descriptor"));
         let mut session = command("setsid", folder.path());
         session.arg("--ctty").arg(env!("CARGO_BIN_EXE_sapwood"));
         session.args(line.split_whitespace());
         // Tests may run where there is no terminal.
-        session.env("TERM", "xterm");
+        session.env("TERM", "xterm").env_remove("NO_COLOR");
+        session.envs(variables.iter().copied());
         session.stdin(end()).stdout(end()).stderr(end());
         let child = session.spawn().expect("setsid is a part of every Debian");
         let terminal = File::from(terminal);
@@ -60,6 +81,44 @@ impl AtTerminal {
 
     pub fn shown(&self) -> String {
         self.shown.lock().unwrap().clone()
+    }
+
+    /// The lines that were drawn over each other, each as it was.
+    pub fn drawn(&self) -> Vec<String> {
+        let shown = self.shown();
+        let drawn = shown.split('\r').filter_map(|text| text.split_once(ERASE));
+        let drawn = drawn.map(|(line, _)| line.to_owned());
+        drawn.filter(|line| !line.is_empty()).collect()
+    }
+
+    /// What a terminal of so many columns shows after that: its lines, the last of which has the cursor, and its column.
+    pub fn screen(&self, columns: usize) -> (Vec<String>, usize) {
+        let (mut lines, mut column) = (vec![Vec::new()], 0);
+        let shown = self.shown().replace(ERASE, "\0");
+        for c in shown.chars() {
+            let line = lines.last_mut().expect("a line");
+            match c {
+                '\r' => column = 0,
+                '\n' => {
+                    lines.push(Vec::new());
+                    column = 0;
+                }
+                '\0' => line.truncate(column),
+                c => {
+                    assert!(!c.is_control(), "{c:?} in {shown:?}");
+                    if column == columns {
+                        lines.push(Vec::new());
+                        column = 0;
+                    }
+                    let line = lines.last_mut().expect("a line");
+                    line.resize(line.len().max(column + 1), ' ');
+                    line[column] = c;
+                    column += 1;
+                }
+            }
+        }
+        let lines = lines.into_iter().map(String::from_iter);
+        (lines.collect(), column)
     }
 
     #[track_caller]
