@@ -331,6 +331,8 @@ fn shortened(name: &str, columns: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use unicode_width::UnicodeWidthStr;
+
     use super::*;
 
     const LONG: &str = "debian-13.1.0-amd64-netinst-and-a-name-that-goes-on-for-quite-a-while.iso";
@@ -421,6 +423,10 @@ mod tests {
                         };
                         for columns in [0, 1, 2, 9, 20, 39, 40, 41, 79, 80, 199, 200, 1000] {
                             let line = bar.line(columns);
+                            assert!(
+                                UnicodeWidthStr::width(&*line) <= columns,
+                                "{columns}: {line}"
+                            );
                             assert!(width(&line) <= columns, "{columns}: {line}");
                             assert!(!line.chars().any(char::is_control), "{line:?}");
                         }

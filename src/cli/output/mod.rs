@@ -158,6 +158,8 @@ impl Output {
     /// From now on a line is dropped if it would wait until somebody reads the lines before it: a server does not stop for them.
     pub fn never_waits(&mut self) {
         self.never_waits = true;
+        // Nor does it show the progress of anything.
+        self.bars = None;
         log::never_waits();
     }
 
