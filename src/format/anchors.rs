@@ -238,6 +238,11 @@ impl Smallest {
     }
 
     /// The windows of all lanes of a whole cell; returns the hash of the last one.
+    #[allow(
+        clippy::many_single_char_names,
+        clippy::needless_range_loop,
+        reason = "a name for each lane, and one place in all of them"
+    )]
     fn side_by_side(&mut self, gear: &[u64; 256], cell: &[u8; CELL], start: usize) -> u64 {
         let mut hashes = [0; LANES];
         for place in 0..WINDOW - 1 {
