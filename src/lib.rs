@@ -157,15 +157,15 @@
 //! | uploads | `manifest-spec/upload.md` first, then [`policy::upload`] for the changes of a session, [`policy::parts`] for sizes, [`format::upload`] for the record of a part |
 //! | what a server does with a request of an upload | [`engine::ingest`]; where sessions are kept: `engine/ingest/session_store.rs`, [`disk::sessions`]; where bytes go: [`engine::storage`]; in S3: `calls.rs` of [`engine::storage::s3`] for the requests, `finalize.rs`, `proof.rs` and `publish.rs` beside it for the steps |
 //! | an option of the program | `cli/args/` for its syntax, the command's file in `cli/` for its meaning, `cli/network.rs` for the network; the configuration file: `cli/config.rs`; lines of a list: `cli/list.rs`; examples and what manual pages say: `cli/args/examples.rs` |
-//! | what is printed | `cli/output/text.rs`, [`engine::event_fields`] for JSON, many files in one line: `cli/output/total.rs`; advice that names flags: `cli/hints.rs` |
-//! | an exit code | [`engine::error_kind`], `cli/exit.rs` |
+//! | what is printed | `cli/output/text.rs`, [`engine::event_fields`] for JSON (their page: [`docs::events`]), many files in one line: `cli/output/total.rs`; advice that names flags: `cli/hints.rs` |
+//! | an exit code | [`engine::error_kind`], `cli/exit.rs`; the page about them: [`docs::exit_codes`] |
 //!
 //! # Absences
 //!
 //! - `format` and `policy` perform no I/O: no files, sockets, clocks, threads or async code. Callers pass in events and the time.
 //! - `disk` and `net` never import each other; `engine` connects them.
 //! - Only [`format::codec`] names bincode, only [`disk::state`] and [`disk::sessions`] have SQL, only [`disk::files`] changes files, only `cli` names clap, only [`engine::error_kind`]
-//!   maps errors to exit codes.
+//!   maps errors of the library to exit codes, only `cli/exit.rs` those of the start of a server.
 //! - Only [`engine::blocking`] moves work from async code to a blocking thread, only [`engine::context`] opens the store, only [`policy::conditions`] makes a
 //!   [`Trust`](format::trust::Trust), only `net/transport.rs` sends a request, only [`net::auth`] adds secrets to it.
 //! - Only `cli/player.rs` starts programs.
@@ -185,6 +185,14 @@ pub mod net;
 pub mod policy;
 #[cfg(feature = "serve")]
 pub mod serve;
+
+/// What scripts and programs around the program rely on.
+pub mod docs {
+    #[doc = include_str!("docs/exit-codes.md")]
+    pub mod exit_codes {}
+    #[doc = include_str!("docs/events.md")]
+    pub mod events {}
+}
 
 #[cfg(feature = "cli")]
 mod cli;

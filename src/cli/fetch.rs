@@ -1,6 +1,7 @@
 //! `sapwood fetch`
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     time::Duration,
@@ -24,7 +25,9 @@ use crate::{
 use super::{
     args::FetchArgs,
     exit::Exit,
-    hints, keys, list,
+    hints, input, keys,
+    list::Line,
+    names,
     network::{self, Refusal, location, manifest_place},
     output::Output,
     signals,
@@ -51,20 +54,27 @@ pub async fn run(
     output: &mut Output,
 ) -> Exit {
     let store = network::store(args.no_store, store, output).await;
-    let ready = checked(&args, store).and_then(|input| Ok((input, targets::jobs(&args)?)));
-    let (mut input, (jobs, refusals)) = match ready {
+    let ready = checked(&args, store).and_then(|input| Ok((input, targets::entries(&args)?)));
+    let named = match ready {
+        Ok((mut input, entries)) => {
+            input.context.transfers = transfers;
+            let entries = named(&args, &input.context, entries, output).await;
+            entries.and_then(|entries| Ok((input, targets::jobs(&args, entries)?)))
+        }
+        Err(refusal) => Err(refusal),
+    };
+    let (input, (jobs, refusals)) = match named {
         Ok(ready) => ready,
         Err(Refusal(exit, message)) => {
             let exit = output.refuse(exit, &message);
             return output.done(exit);
         }
     };
-    input.context.transfers = transfers;
     if jobs.is_empty()
         && refusals.is_empty()
         && let Some(list) = &args.input
     {
-        let message = format!("{} has no URL in it", list::name_of(list));
+        let message = format!("{} has no URL in it", input::name_of(list));
         output.event(Event::Warning { message });
     }
     // Empty ones go again at the end.
@@ -80,7 +90,16 @@ pub async fn run(
         .map(|Refusal(exit, message)| output.refuse(exit, &message))
         .collect();
     let locks = Locks::default();
-    let options = |job: &Job| input.options(&args, job, locks.clone());
+    let mut kept = HashSet::new();
+    for job in jobs.iter().filter(|job| job.is_suggested) {
+        if !fetch::came_from(&input.context, &job.url, &job.target).await {
+            kept.insert(job.target.clone());
+        }
+    }
+    let options = |job: &Job| FetchOptions {
+        no_clobber: args.no_clobber || kept.contains(&job.target),
+        ..input.options(&args, job, locks.clone())
+    };
     let queue = input.queue(&args);
     let jobs = match args.fail_fast && !exits.is_empty() {
         true => Vec::new(),
@@ -94,6 +113,27 @@ pub async fn run(
     exits.extend(run.fetch_all(&input.context, options, output).await);
     let exit = Exit::of_all(exits);
     output.done(exit)
+}
+
+/// The entries, with the names that their servers suggest if the user wants those.
+async fn named(
+    args: &FetchArgs,
+    context: &Context,
+    mut entries: Vec<Line>,
+    output: &mut Output,
+) -> Result<Vec<Line>, Refusal> {
+    let names_file = args.output.is_some() && targets::folder(args.output.as_deref()).is_none();
+    if !args.content_disposition || names_file {
+        return Ok(entries);
+    }
+    let suggested = names::suggest(context, &mut entries, output);
+    match signals::unless_stopped(suggested).await {
+        Some(()) => Ok(entries),
+        None => {
+            let message = "stopped before a file was begun".to_owned();
+            Err(Refusal(Exit::Again, message))
+        }
+    }
 }
 
 /// The jobs of a run.
@@ -234,7 +274,6 @@ impl FetchInput {
             digests: digests.cloned().collect(),
             require: args.require,
             max_size: args.network.max_size,
-            no_clobber: args.no_clobber,
             discard: args.discard,
             save_manifest: args.save_manifest,
             receipt: job.receipt.clone(),

@@ -1,15 +1,10 @@
 //! The lines of a list of objects to fetch.
 
-use std::{
-    io::{self, Read},
-    path::Path,
-};
-
 use serde_json::Value;
 
 use crate::format::{digests::Digest, tree::Root};
 
-use super::{exit::Exit, network::Refusal, units};
+use super::{network::Refusal, units};
 
 /// One entry of a list or an argument, with what is said of this object alone.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -17,6 +12,8 @@ pub struct Entry {
     pub url: String,
     /// May have folders.
     pub name: Option<String>,
+    /// The server chose the name.
+    pub is_suggested: bool,
     pub root: Option<Root>,
     pub digests: Vec<Digest>,
     pub mirrors: Vec<String>,
@@ -34,7 +31,7 @@ impl Entry {
     }
 
     /// Takes a field; `false`: there is none of this name.
-    fn set(&mut self, name: &str, value: &str) -> Result<bool, String> {
+    pub fn set(&mut self, name: &str, value: &str) -> Result<bool, String> {
         match name {
             "root" => {
                 let root = value
@@ -58,34 +55,12 @@ impl Entry {
     }
 }
 
-/// A line of a list, counted from 1, or why it is none.
-pub type Line = Result<Entry, (usize, Refusal)>;
+/// An entry, or why it is none, with its line.
+pub type Line = Result<Entry, (Option<usize>, Refusal)>;
 
-/// Reads a list. Empty lines, lines that begin with # and a byte order mark are skipped.
-pub fn read(place: &Path) -> Result<Vec<Line>, Refusal> {
-    let mut text = String::new();
-    let read = match place == Path::new("-") {
-        true => io::stdin().read_to_string(&mut text),
-        false => std::fs::File::open(place).and_then(|mut file| file.read_to_string(&mut text)),
-    };
-    read.map_err(|cause| {
-        let message = format!("failed to read the list {}: {cause}", name_of(place));
-        Refusal(Exit::Failed, message)
-    })?;
-    Ok(lines(&text))
-}
-
-/// A list, for messages.
-pub fn name_of(list: &Path) -> String {
-    match list == Path::new("-") {
-        true => "standard input".to_owned(),
-        false => list.display().to_string(),
-    }
-}
-
-fn lines(text: &str) -> Vec<Line> {
-    text.trim_start_matches('\u{feff}')
-        .lines()
+/// The lines of a list. Empty lines and lines that begin with # are skipped.
+pub fn lines(text: &str) -> Vec<Line> {
+    text.lines()
         .map(|text| text.trim_matches([' ', '\r', '\n']))
         .zip(1..)
         .filter(|(text, _)| !text.trim().is_empty() && !text.starts_with('#'))
@@ -94,8 +69,8 @@ fn lines(text: &str) -> Vec<Line> {
                 true => of_json(text),
                 false => of_fields(text),
             };
-            let wrong = |message| (line, Refusal::usage(message));
             let line = Some(line);
+            let wrong = |message| (line, Refusal::usage(message));
             entry.map(|entry| Entry { line, ..entry }).map_err(wrong)
         })
         .collect()
@@ -170,13 +145,13 @@ mod tests {
 
     #[test]
     fn lines_of_a_list() {
-        let text = "\u{feff}# films\n\nhttps://a.example/1\n  https://a.example/2\tfolder/second.mov \r\n\
+        let text = "# films\n\nhttps://a.example/1\n  https://a.example/2\tfolder/second.mov \r\n\
                     https://a.example/3\t\troot=00\nhttps://a.example/4\tx\ty\n";
         let found: Vec<_> = lines(text)
             .into_iter()
             .map(|line| match line {
                 Ok(entry) => (entry.line, entry.url, entry.name),
-                Err((line, _)) => (Some(line), "wrong".to_owned(), None),
+                Err((line, _)) => (line, "wrong".to_owned(), None),
             })
             .collect();
         let name = Some("folder/second.mov".to_owned());

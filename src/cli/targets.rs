@@ -19,7 +19,9 @@ use crate::{
 use super::{
     args::{FetchArgs, GatewayArgs},
     exit::Exit,
-    list::{self, Entry, name_of},
+    input::{self, name_of},
+    list::{Entry, Line},
+    names,
     network::{Refusal, location, manifest_place, object},
 };
 
@@ -27,6 +29,8 @@ use super::{
 pub struct Job {
     pub url: Location,
     pub target: PathBuf,
+    /// The server chose the name: another file that has it is not replaced.
+    pub is_suggested: bool,
     pub receipt: Option<PathBuf>,
     /// The list may say these of one object.
     pub root: Option<Root>,
@@ -43,12 +47,16 @@ impl Job {
     }
 }
 
+/// What was typed, or what the list has.
+pub fn entries(args: &FetchArgs) -> Result<Vec<Line>, Refusal> {
+    match &args.input {
+        Some(place) => input::read(place),
+        None => Ok(args.urls.iter().map(|url| Ok(Entry::of_url(url))).collect()),
+    }
+}
+
 /// The jobs, and the entries that are none, each with its reason. An error: the command as a whole makes no sense.
-pub fn jobs(args: &FetchArgs) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
-    let entries = match &args.input {
-        Some(place) => list::read(place)?,
-        None => args.urls.iter().map(|url| Ok(Entry::of_url(url))).collect(),
-    };
+pub fn jobs(args: &FetchArgs, entries: Vec<Line>) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
     let several = entries.len() > 1;
     let folder = folder(args.output.as_deref());
     if several {
@@ -60,7 +68,7 @@ pub fn jobs(args: &FetchArgs) -> Result<(Vec<Job>, Vec<Refusal>), Refusal> {
     for entry in entries {
         let (line, entry) = match entry {
             Ok(entry) => (entry.line, Ok(entry)),
-            Err((line, wrong)) => (Some(line), Err(wrong)),
+            Err((line, wrong)) => (line, Err(wrong)),
         };
         let at_line = |Refusal(exit, message): Refusal| match (line, &args.input) {
             (Some(line), Some(list)) => {
@@ -230,7 +238,10 @@ fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Ref
         (_, folder, name) => {
             let name = match name {
                 Some(name) => safe(name)?,
-                None => own_name(&url, "; choose one with -o FILE")?,
+                None => match names::in_query(&url) {
+                    Some(name) => name,
+                    None => own_name(&url, "; choose one with -o FILE")?,
+                },
             };
             folder.unwrap_or(Path::new("")).join(name)
         }
@@ -249,6 +260,7 @@ fn job(entry: Entry, args: &FetchArgs, folder: Option<&Path>) -> Result<Job, Ref
     Ok(Job {
         url,
         target,
+        is_suggested: entry.is_suggested,
         receipt,
         root: entry.root,
         digests: entry.digests,
@@ -285,7 +297,7 @@ fn safe(name: &str) -> Result<String, Refusal> {
 }
 
 /// The folder that -o names, if it names one: it exists, or ends with a slash.
-fn folder(output: Option<&Path>) -> Option<PathBuf> {
+pub fn folder(output: Option<&Path>) -> Option<PathBuf> {
     let output = output?;
     let slash = output.as_os_str().as_encoded_bytes().ends_with(b"/");
     (slash || output.is_dir()).then(|| output.to_owned())

@@ -22,6 +22,10 @@ pub fn in_header(name: &str, value: &str) -> Vec<Digest> {
                 )
             })
             .collect(),
+        // RFC 3230, before it, where an algorithm may be in capitals: `SHA-256=BASE64`. Servers that name mirrors have it (RFC 6249).
+        "digest" => members(value)
+            .filter_map(|(algorithm, text)| base64(repr_algorithm(algorithm)?, text))
+            .collect(),
         "x-goog-hash" => members(value)
             .filter_map(|(algorithm, text)| base64(algorithm.parse().ok()?, text))
             .collect(),
@@ -160,6 +164,10 @@ mod tests {
                 "repr-digest",
                 &format!("sha-256=:{sha256}:, unixsum=:AA==:")
             ),
+            [format!("sha-256={SHA256}")]
+        );
+        assert_eq!(
+            found("digest", &format!("SHA-256={sha256},UNIXsum=30637")),
             [format!("sha-256={SHA256}")]
         );
         assert_eq!(

@@ -10,7 +10,8 @@ use crate::{
 };
 
 use super::{
-    body::Body, content_range, error::NetError, location::Location, repr_digest, validators,
+    body::Body, content_disposition, content_range, error::NetError, link, location::Location,
+    repr_digest, validators,
 };
 
 /// Which bytes the body of a response contains.
@@ -42,6 +43,10 @@ pub struct Response {
     pub end_declared: bool,
     /// HTTP/2 or later: while its body is not read, other responses of the connection may have to wait.
     pub shares_connection: bool,
+    /// The name that the server suggests for a file. It may be unsafe.
+    pub file_name: Option<String>,
+    /// Mirrors that the server names, the best first: references, as they were sent.
+    pub duplicates: Vec<String>,
     /// Not yet read.
     pub body: Body,
 }
@@ -55,6 +60,8 @@ pub struct Head {
     is_page: bool,
     end_declared: bool,
     shares_connection: bool,
+    file_name: Option<String>,
+    duplicates: Vec<String>,
 }
 
 /// A digest of the stored bytes.
@@ -119,17 +126,10 @@ impl Head {
         };
         let encoding = encoding(headers);
         let shares_connection = response.version() > reqwest::Version::HTTP_11;
-        let text = |(name, value): (&HeaderName, &HeaderValue)| {
-            // It is a digest of what is stored, which may be the object without its encoding.
-            if encoding.is_some() && name == STORED_DIGEST {
-                return None;
-            }
-            Some(repr_digest::in_header(name.as_str(), value.to_str().ok()?))
-        };
         Ok(Head {
             content,
             validators: validators::of_response(headers),
-            offered: headers.iter().filter_map(text).flatten().collect(),
+            offered: offered(headers, encoding.is_some()),
             encoding,
             is_page: PAGES.iter().any(|page| content_type.starts_with(page)),
             // Later versions have frames (RFC 9112, 6.3).
@@ -137,6 +137,8 @@ impl Head {
                 || headers.contains_key(header::TRANSFER_ENCODING)
                 || shares_connection,
             shares_connection,
+            file_name: content_disposition::file_name(headers),
+            duplicates: link::duplicates(headers),
         })
     }
 
@@ -175,9 +177,23 @@ impl Head {
             is_page: self.is_page,
             end_declared: self.end_declared,
             shares_connection: self.shares_connection,
+            file_name: self.file_name,
+            duplicates: self.duplicates,
             body,
         }
     }
+}
+
+/// The digests in header fields.
+fn offered(headers: &HeaderMap, is_encoded: bool) -> Vec<Digest> {
+    let digests = |(name, value): (&HeaderName, &HeaderValue)| {
+        // It is a digest of what is stored, which may be the object without its encoding.
+        if is_encoded && name == STORED_DIGEST {
+            return None;
+        }
+        Some(repr_digest::in_header(name.as_str(), value.to_str().ok()?))
+    };
+    headers.iter().filter_map(digests).flatten().collect()
 }
 
 /// The `Content-Encoding`, if there is one.

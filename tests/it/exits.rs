@@ -1,4 +1,4 @@
-//! One line of shell for each exit code, run for real. README.md shows the same lines.
+//! One line of shell for each exit code, run for real. src/docs/exit-codes.md shows the same lines.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::support::{
     scene::{MANIFEST, OBJECT, Scene},
 };
 
-/// The lines of the README's table, in the order of their codes. `URL` is an object with a manifest beside it.
+/// The lines of the table on that page, in the order of their codes. `URL` is an object with a manifest beside it.
 const LINES: [&str; 8] = [
     "sapwood fetch URL -o film.mp4",
     "sapwood fetch URL.missing -o film.mp4",
@@ -59,11 +59,11 @@ fn a_line_of_shell_for_each() {
 }
 
 #[test]
-fn the_readme_shows_these_lines() {
-    let readme =
-        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("the README");
+fn the_page_shows_these_lines() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/src/docs/exit-codes.md");
+    let page = fs::read_to_string(page).expect("a page");
     for (exit, line) in LINES.into_iter().enumerate() {
-        let shown = readme
+        let shown = page
             .lines()
             .find(|shown| shown.starts_with(&format!("| {exit} |")))
             .unwrap_or_else(|| panic!("no row for {exit}"));

@@ -122,6 +122,7 @@ fn a_429_stopped_every_request_for_a_minute() {
     scene.origin.pace(Some(24 * MIB));
     let crowded = Lie::Crowded(2, 429, Vec::new());
     scene.origin.lie(OBJECT, Asks::Anything, Of::All, crowded);
+    let mut learned = 0;
     for run in ["first", "second"] {
         let began = Instant::now();
         let ended = scene.fetch(&[STORE, &["--patience", "10s"]].concat());
@@ -147,15 +148,24 @@ fn a_429_stopped_every_request_for_a_minute() {
             let ms = wait["wait_ms"].as_u64().unwrap();
             assert!(wait["class"] == "slower" && ms <= 4_000, "{wait}");
         }
-        let steps: Vec<_> = slowed.iter().map(|event| &event["connections"]).collect();
-        assert_eq!(steps, [4, 2], "{}", ended.stdout);
+        let steps = slowed
+            .iter()
+            .map(|event| event["connections"].as_u64().unwrap());
+        let steps: Vec<u64> = steps.collect();
+        // 1, if the origin of a busy machine still counts a connection that the client has closed.
+        assert!(
+            [&[4, 2][..], &[4, 2, 1]].contains(&&steps[..]),
+            "{}",
+            ended.stdout
+        );
+        learned = *steps.last().unwrap();
         fs::remove_file(scene.target()).unwrap();
         scene.origin.forget_log();
     }
     // The number is not raised for a minute at least.
     let list = hosts(scene.folder.path(), &["list"]).must(0);
     let known = list.event("host");
-    assert_eq!(known["connections"], 2);
+    assert_eq!(known["connections"], learned);
     let until_ms = known["until_ms"].as_u64().unwrap();
     assert!(
         until_ms > known["time_ms"].as_u64().unwrap() + 40_000,

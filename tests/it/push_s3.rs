@@ -110,7 +110,7 @@ impl Scene {
         let mut running = start(command);
         wait_for_checkpoints(&mut running, parts as usize);
         running.kill();
-        self.bucket.be_idle();
+        self.bucket.wait_until_idle();
         self.bucket.be_honest();
         self.bucket.forget_log();
     }

@@ -233,9 +233,8 @@ impl Scene {
 
     async fn finalize(&self) -> Result<Verdict, StorageError> {
         let (parts, goal) = (self.parts(), self.goal());
-        let attested = self
-            .storage
-            .attest(&self.session, goal.length, self.leaves());
+        let leaves = self.leaves();
+        let attested = self.storage.attest(&self.session, goal.length, &leaves);
         attested.await?;
         self.storage.finalize(&self.session, &parts, &goal).await
     }

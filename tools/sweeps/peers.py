@@ -1,4 +1,4 @@
-"""The same kills and lies against other programs, for the table of the README."""
+"""The same kills and lies against other programs, for the table in src/docs/benchmarks.md."""
 
 import statistics
 import subprocess

@@ -117,6 +117,14 @@ class UploadKills(Sweep):
 class Acknowledged(Sweep):
     """What a server acknowledged before it died must be there when another one starts."""
 
+    def set_up(self):
+        """A site, and a client with a file of two parts for it. Returns the contents of an older object."""
+        source = self.folder / "source"
+        write_random(source, PART + MIB + 77)
+        self.site = Site(self.program, self.folder)
+        self.client = Client(self.program, self.folder / "client", self.site, source, NAME, *SMALL_PARTS, "--replace", "--no-store")
+        return os.urandom(MIB + 5)
+
     def check_acknowledged(self, site):
         relay = site.relay
         sessions = {session["id"]: session for session in site.sessions()}
@@ -195,11 +203,7 @@ class UploadSteps(Acknowledged):
     short = 5
 
     def steps(self):
-        source = self.folder / "source"
-        write_random(source, PART + MIB + 77)
-        old = os.urandom(MIB + 5)
-        self.site = Site(self.program, self.folder)
-        self.client = Client(self.program, self.folder / "client", self.site, source, NAME, *SMALL_PARTS, "--replace", "--no-store")
+        old = self.set_up()
         self.seen = set()
         cases = [(at_start, calls, older) for at_start in (False, True) for older in (None, old) for calls in (*CALLS, ALL_CALLS)]
         if self.is_short:

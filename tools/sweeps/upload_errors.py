@@ -1,11 +1,9 @@
 """Uploads to a folder whose disk fails: the n-th call of the server, once and for ever."""
 
-import os
 import subprocess
 
-from .scene import LONG_ENOUGH_S, MIB, Wrong
-from .site import Client, Site, write_random
-from .upload import NAME, PART, SMALL_PARTS, Acknowledged, attached
+from .scene import LONG_ENOUGH_S, Wrong
+from .upload import NAME, Acknowledged, attached
 
 CALLS = ("pwrite64,pwritev", "fsync,fdatasync,syncfs", "renameat,renameat2,rename", "unlinkat,unlink,rmdir", "mkdirat,mkdir", "openat",
          "ftruncate,fallocate", "pread64", "linkat", "fchmod")
@@ -24,11 +22,7 @@ class UploadErrors(Acknowledged):
     short = 6
 
     def steps(self):
-        source = self.folder / "source"
-        write_random(source, PART + MIB + 77)
-        old = os.urandom(MIB + 5)
-        self.site = Site(self.program, self.folder)
-        self.client = Client(self.program, self.folder / "client", self.site, source, NAME, *SMALL_PARTS, "--replace", "--no-store")
+        old = self.set_up()
         cases = [(calls, error, ever, older) for older in (None, old) for calls in CALLS for error in ERRORS for ever in (False, True)]
         if self.is_short:
             self.random.shuffle(cases)

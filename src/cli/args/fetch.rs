@@ -27,6 +27,7 @@ pub struct FetchArgs {
     ///
     /// After a tab there may be the name of the file, which may have folders; then, each after a tab, root=HEX, digest=ALG=HEX,
     /// mirror=URL and manifest=M. A line that begins with a brace is a JSON object with url, name, root, digest, mirror and manifest.
+    /// Or it is a Metalink 4 document: its names, mirrors and digests are used.
     #[arg(long, short, value_name = "LIST", conflicts_with = "urls")]
     pub input: Option<PathBuf>,
     /// Short for --digest sha-256=HEX
@@ -50,6 +51,11 @@ pub struct FetchArgs {
     /// Another URL of the same object; may be given several times
     #[arg(long, value_name = "URL")]
     pub mirror: Vec<String>,
+    /// Name the file as the server suggests in Content-Disposition, if that name is safe and you name none: one more request
+    ///
+    /// A file of that name that was not fetched from this URL is not replaced: exit code 6.
+    #[arg(long)]
+    pub content_disposition: bool,
     /// Write the manifest beside the file, as FILE.sapwood (it is kept in the store anyway, where `sapwood verify` finds it)
     #[arg(long, conflicts_with = "no_manifest")]
     pub save_manifest: bool,

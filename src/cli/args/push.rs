@@ -62,6 +62,8 @@ pub struct PushArgs {
 pub struct PushS3Args {
     /// s3 only: do not read the object back to prove it, but rely on the SHA-256 that the storage computed of its parts; nothing is
     /// copied either
+    ///
+    /// Root and manifest are then the word of this client alone: the storage only checked that the parts came as they were sent.
     #[arg(long)]
     pub attested: bool,
     /// s3 only: have the storage encrypt what it keeps: AES256, aws:kms or aws:kms:ID

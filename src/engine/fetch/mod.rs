@@ -10,6 +10,7 @@ mod receipt;
 mod remembered;
 mod run;
 mod saved_manifest;
+mod suggested_names;
 mod unknown_length;
 mod whole;
 mod with_manifest;
@@ -33,6 +34,7 @@ use locks::Here;
 pub use locks::Locks;
 pub use options::FetchOptions;
 use run::Run;
+pub use suggested_names::{came_from, suggested_names};
 
 /// Fetches one object to its target. The file appears there complete and proven, or not at all.
 ///

@@ -17,7 +17,6 @@ use crate::{
         digests::Digest, journal::Identity, judge::Leaves, keys::PublicKey, statement::Header,
         tree::Root, trust::Trust, validators::Validators,
     },
-    net::location::Location,
     policy::recovery::{BadResponse, Changed, Failure, starts_over},
 };
 
@@ -176,11 +175,18 @@ fn to_transfer(
     trust: Trust,
     copied: StoredBlocks,
 ) -> PartTransfer {
-    let source = |url: &Location| Source::http(&run.context.client, url);
+    let client = &run.context.client;
+    let mut sources: Vec<Source> = (object.sources.iter())
+        .map(|url| Source::http(client, url))
+        .collect();
+    // The first source is that of the preflight, whose server named them. They cannot harm: each block is proven.
+    let others = object.preflight.duplicates.iter();
+    let others = others.filter(|other| !object.sources.contains(other));
+    sources.extend(others.map(|url| Source::duplicate(client, url, &object.sources[0])));
     PartTransfer {
         object: TransferObject {
             leaves: leaves.clone(),
-            sources: object.sources.iter().map(source).collect(),
+            sources,
             ranges: object.preflight.ranges,
             first: None,
             length_proven: trust.is_signed(),

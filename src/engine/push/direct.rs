@@ -218,7 +218,7 @@ impl StorageApi<'_> {
                 return Err(self.refused(409, problem("session_differs", "")));
             }
         }
-        let attested = self.repeated(|| storage.attest(session, goal.length, whole.leaves.clone()));
+        let attested = self.repeated(|| storage.attest(session, goal.length, &whole.leaves));
         self.done(attested.await)?;
         let verdict = self.repeated(|| storage.finalize(session, &parts, &goal));
         match verdict.await {
@@ -238,9 +238,10 @@ impl StorageApi<'_> {
     /// See [`super::api::Api::abort`].
     pub async fn abort(&self, id: SessionId) -> Result<(), Failed> {
         self.forget(id);
-        match self.done(self.remove(id, None).await)? {
-            0 => Err(self.refused(404, problem("no_session", ""))),
-            _ => Ok(()),
+        let removed = self.done(self.remove(id, None).await)?;
+        match removed.is_empty() {
+            true => Err(self.refused(404, problem("no_session", ""))),
+            false => Ok(()),
         }
     }
 

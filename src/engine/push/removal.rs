@@ -13,45 +13,45 @@ use crate::{
 use super::{direct::StorageApi, failed::Failed};
 
 impl StorageApi<'_> {
-    /// Removes what is staged for a session; how often something was.
+    /// Removes what the storage lists of a session; the handles.
     pub(super) async fn remove(
         &self,
         id: SessionId,
         name: Option<&LibraryPath>,
-    ) -> Result<usize, StorageError> {
+    ) -> Result<Vec<String>, StorageError> {
         let storage = &self.bucket.storage;
-        let mut count = 0;
+        let mut handles = Vec::new();
         for begun in self.repeated(|| storage.uploads(name)).await? {
             if let Staging::Begun(handle) = begun.session.staging
                 && begun.session.id == id
             {
-                let staged = Staged {
-                    session: Some(id),
-                    handle,
-                    bytes: 0,
-                };
-                self.repeated(|| storage.remove(&staged)).await?;
-                count += 1;
+                self.remove_handle(id, &handle).await?;
+                handles.push(handle);
             }
         }
-        Ok(count)
+        Ok(handles)
     }
 
-    /// Removes what was staged for the upload of a session that this run used.
-    async fn remove_staged(&self, session: &Session) -> Result<(), StorageError> {
-        let Staging::Begun(handle) = &session.staging else {
-            return Ok(());
-        };
+    /// Removes what is staged for the upload of a session that this run used, whether or not the storage lists it: another run may
+    /// have removed the object by which it is found, and not what this one put beside it since.
+    async fn remove_own(&self, session: &Session) -> Result<(), StorageError> {
+        match &session.staging {
+            Staging::Begun(handle) => self.remove_handle(session.id, handle).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn remove_handle(&self, id: SessionId, handle: &str) -> Result<(), StorageError> {
         let staged = Staged {
-            session: Some(session.id),
-            handle: handle.clone(),
+            session: Some(id),
+            handle: handle.to_owned(),
             bytes: 0,
         };
         let storage = &self.bucket.storage;
         self.repeated(|| storage.remove(&staged)).await
     }
 
-    /// Another run published the object of an upload, or gave it up: what this one put beside it since is in no list.
+    /// After another run published the object of an upload, or gave it up: removes what is in no list.
     pub(super) async fn remove_unlisted(&self, session: &Session) -> Result<(), Failed> {
         let (storage, name) = (&self.bucket.storage, &session.declared.name);
         let uploads = self.done(self.repeated(|| storage.uploads(Some(name))).await)?;
@@ -60,25 +60,28 @@ impl StorageApi<'_> {
             .any(|begun| begun.session.staging == session.staging);
         match is_listed {
             true => Ok(()),
-            false => self.done(self.remove_staged(session).await),
+            false => self.done(self.remove_own(session).await),
         }
     }
 
     /// Removes what was staged for a published object.
     pub(super) async fn clean_up(&self, session: &Session) {
-        let (id, name) = (session.id, &session.declared.name);
-        self.forget(id);
-        // Another run may have removed the object of the upload, by which it is found, and not what this one put beside it.
-        let mut removed = self.remove_staged(session).await;
-        if removed.is_ok() {
-            removed = self.remove(id, Some(name)).await.map(drop);
-        }
-        if let Err(cause) = removed {
-            let place = self.bucket.folder.below(name.as_str());
+        self.forget(session.id);
+        if let Err(cause) = self.remove_all(session).await {
+            let place = self.bucket.folder.below(session.declared.name.as_str());
             let message = format!(
                 "{place} is published, but what was staged for it was not removed: {cause}"
             );
             tell(Event::Warning { message });
+        }
+    }
+
+    async fn remove_all(&self, session: &Session) -> Result<(), StorageError> {
+        let name = Some(&session.declared.name);
+        let removed = self.remove(session.id, name).await?;
+        match &session.staging {
+            Staging::Begun(handle) if removed.contains(handle) => Ok(()),
+            _ => self.remove_own(session).await,
         }
     }
 }

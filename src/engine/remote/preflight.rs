@@ -32,6 +32,10 @@ pub struct Preflight {
     pub encoding: Option<String>,
     /// The response seems to be a web page or an XML message.
     pub is_page: bool,
+    /// The name that the server suggests for a file. It may be unsafe.
+    pub file_name: Option<String>,
+    /// Mirrors that the server names.
+    pub duplicates: Vec<Location>,
 }
 
 /// The first response for an object.
@@ -108,7 +112,11 @@ pub async fn preflight(
     };
     let offered = std::mem::take(&mut response.offered);
     let (validators, is_page) = (response.validators.clone(), response.is_page);
-    let encoding = response.encoding.take();
+    let (encoding, file_name) = (response.encoding.take(), response.file_name.take());
+    let base = response.body.location();
+    let duplicates = response.duplicates.iter();
+    let duplicates = duplicates.filter_map(|reference| Location::from_url(base.join(reference)?));
+    let duplicates = duplicates.filter(|other| other != url).collect();
     let shares_connection = response.shares_connection;
     let response = match response.content {
         Content::Part { bytes, .. } if bytes.start == 0 => {
@@ -134,6 +142,8 @@ pub async fn preflight(
             offered,
             encoding,
             is_page,
+            file_name,
+            duplicates,
         },
         response: response.map(Box::new),
     };

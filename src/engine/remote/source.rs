@@ -41,6 +41,8 @@ pub enum Source {
 pub struct HttpSource {
     client: Client,
     location: Location,
+    /// See [`Request::named_by`].
+    named_by: Option<Location>,
 }
 
 /// A request to a source.
@@ -115,6 +117,16 @@ impl Source {
         Source::Http(HttpSource {
             client: client.clone(),
             location: location.clone(),
+            named_by: None,
+        })
+    }
+
+    /// The same at a URL that the server of another one named.
+    pub fn duplicate(client: &Client, location: &Location, named_by: &Location) -> Source {
+        Source::Http(HttpSource {
+            client: client.clone(),
+            location: location.clone(),
+            named_by: Some(named_by.clone()),
         })
     }
 
@@ -137,13 +149,18 @@ impl Source {
 
     /// Sends a request. A response that cannot be used for it is an error.
     pub async fn open(&self, request: SourceRequest<'_>) -> Result<SourceResponse, NetError> {
-        let Source::Http(HttpSource { client, location }) = self;
+        let Source::Http(HttpSource {
+            client,
+            location,
+            named_by,
+        }) = self;
         let http_request = Request {
             range: request.range,
             more: request.more,
             version: request.version,
             length: request.length.filter(|_| request.unproven),
             made_on_demand: request.made_on_demand,
+            named_by: named_by.as_ref(),
             ..Request::whole(location)
         };
         if request.more.is_empty() {

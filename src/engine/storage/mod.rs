@@ -201,7 +201,7 @@ pub trait Recorded: Storage {
         &'a self,
         session: &'a Session,
         length: u64,
-        leaves: Vec<Cv>,
+        leaves: &'a [Cv],
     ) -> BoxFuture<'a, Result<(), StorageError>>;
 
     /// Whether the parts that were joined for a session are these.

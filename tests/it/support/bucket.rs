@@ -281,7 +281,7 @@ impl Bucket {
     }
 
     /// Waits for the answers to a client that was killed: none of its requests comes after this.
-    pub fn be_idle(&self) {
+    pub fn wait_until_idle(&self) {
         // Connections are taken in the order in which they came: this one is the last.
         let mut last = TcpStream::connect(self.0.address).expect("the bucket");
         last.shutdown(Shutdown::Write).expect("it is open");

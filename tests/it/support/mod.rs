@@ -12,6 +12,7 @@ pub mod lies;
 pub mod nginx;
 pub mod objects;
 pub mod origin;
+pub mod pages;
 pub mod painted;
 pub mod program;
 pub mod programs;
@@ -24,6 +25,7 @@ pub mod site;
 pub mod socks;
 pub mod terminal;
 pub mod tls;
+pub mod transcript;
 pub mod two;
 pub mod uploads;
 

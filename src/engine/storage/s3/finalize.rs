@@ -25,8 +25,8 @@ use super::{
     publish::{Content, Proven, Publication, Source},
 };
 
-/// How often parts are joined in one attempt, if the response does not say what came of it; `true`: the first time.
-const TRIES: [bool; 3] = [true, false, false];
+/// How often parts are joined in one attempt, if the response does not say what came of it.
+const JOINS: u32 = 3;
 /// The service still works on it: time for the next look, in seconds.
 const BUSY_S: u64 = 2;
 
@@ -227,11 +227,11 @@ impl Attempt<'_> {
     /// The object that its parts were joined to, now or before.
     async fn joined(&self) -> Result<Result<Found, Disproved>, StorageError> {
         let mut error = StorageError::Busy { after_s: BUSY_S };
-        for is_first in TRIES {
+        for joined in 0..JOINS {
             if let Some(found) = self.shared.calls.head(&self.key).await? {
                 return Ok(Ok(found));
             }
-            match self.join(is_first, None).await? {
+            match self.join(joined == 0, None).await? {
                 Joined::Done => (),
                 Joined::Unclear(why) => error = why,
                 Joined::Disproved(disproved) => return Ok(Err(disproved)),
@@ -259,7 +259,7 @@ impl Attempt<'_> {
         let calls = &self.shared.calls;
         let mut error = StorageError::Busy { after_s: BUSY_S };
         let mut was_joined_here = false;
-        for is_first in TRIES {
+        for joined in 0..JOINS {
             let found = calls.head(&self.key).await?;
             if let Some(found) = found.filter(|found| publication.is_mine(found)) {
                 if (found.length, found.sha256) == (length, Some(composite)) {
@@ -273,7 +273,7 @@ impl Attempt<'_> {
                 calls.delete_version(&self.key, &found.etag).await?;
                 return Err(S3Error::JoinedOther { place: place() }.into());
             }
-            match self.join(is_first, Some(publication)).await? {
+            match self.join(joined == 0, Some(publication)).await? {
                 Joined::Done => was_joined_here = true,
                 Joined::Unclear(why) => error = why,
                 Joined::Disproved(disproved) => return Ok(Verdict::Disproved(disproved)),
@@ -320,7 +320,7 @@ impl Attempt<'_> {
         let calls = &self.shared.calls;
         let is_new = named.is_some() && !self.goal.replace;
         if let Some(publication) = named
-            && !publication.make_way(is_new).await?
+            && !publication.may_take_name(is_new).await?
         {
             let name = self.session.declared.name.clone();
             return Ok(Joined::Disproved(Disproved::NameExists(name)));

@@ -229,7 +229,7 @@ impl Shared {
         &self,
         session: &Session,
         length: u64,
-        leaves: Vec<Cv>,
+        leaves: &[Cv],
     ) -> Result<(), StorageError> {
         let handle = handle(session)?;
         let (name, plan) = (&session.declared.name, session.declared.plan);
@@ -237,7 +237,7 @@ impl Shared {
         let Some(geometry) = geometry else {
             return Ok(());
         };
-        let (root, manifest) = proof::manifest_of(name.as_str(), geometry, leaves).await?;
+        let (root, manifest) = proof::manifest_of(name.as_str(), geometry, leaves.to_vec()).await?;
         let publication = Publication {
             shared: self,
             session,
@@ -369,7 +369,7 @@ impl Recorded for S3Storage {
         &'a self,
         session: &'a Session,
         length: u64,
-        leaves: Vec<Cv>,
+        leaves: &'a [Cv],
     ) -> BoxFuture<'a, Result<(), StorageError>> {
         self.0.attest(session, length, leaves).boxed()
     }

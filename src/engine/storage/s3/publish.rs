@@ -112,9 +112,9 @@ impl Publication<'_> {
             return self.publish_nothing(root, goal).await;
         }
         let is_new = !goal.replace;
-        let copied = match length {
-            _ if self.is_in_pieces(length) => self.copy_in_pieces(&content.object, is_new).await?,
-            _ => self.copy(&content.object, is_new).await?,
+        let copied = match self.is_in_pieces(length) {
+            true => self.copy_in_pieces(&content.object, is_new).await?,
+            false => self.copy(&content.object, is_new).await?,
         };
         self.copied(copied, Published { length, root }).await
     }
@@ -147,22 +147,17 @@ impl Publication<'_> {
             .map(drop)
     }
 
-    /// What is done right before the object gets its name, since a proof takes long: removes a manifest that is not of this upload, and
-    /// would be beside another object. `false`: something else has the name, and is not to be replaced.
-    pub async fn make_way(&self, is_new: bool) -> Result<bool, StorageError> {
+    /// Looks once more whether the object may get its name, right before it does: since the first look it was proven, which takes long.
+    /// If it may, the manifest of another object at this name is removed, which would not belong to this one. `is_new`: nothing else may
+    /// have the name.
+    pub async fn may_take_name(&self, is_new: bool) -> Result<bool, StorageError> {
         let (calls, place) = (&self.shared.calls, &self.shared.place);
-        let is_other = |found: &Found| !self.is_mine(found);
-        if is_new
-            && calls
-                .head(&self.object())
-                .await?
-                .as_ref()
-                .is_some_and(is_other)
-        {
+        let is_other = |found: Option<Found>| found.is_some_and(|found| !self.is_mine(&found));
+        if is_new && is_other(calls.head(&self.object()).await?) {
             return Ok(false);
         }
         let manifest = place.manifest(&self.session.declared.name);
-        if calls.head(&manifest).await?.as_ref().is_some_and(is_other) {
+        if is_other(calls.head(&manifest).await?) {
             calls.delete(&manifest).await?;
         }
         Ok(true)
@@ -171,7 +166,7 @@ impl Publication<'_> {
     /// Publishes an object without bytes.
     pub async fn publish_nothing(&self, root: Root, goal: &Goal) -> Result<Verdict, StorageError> {
         let is_new = !goal.replace;
-        if !self.make_way(is_new).await? {
+        if !self.may_take_name(is_new).await? {
             return self
                 .copied(Copied::NameExists, Published { length: 0, root })
                 .await;
@@ -187,7 +182,7 @@ impl Publication<'_> {
         let (calls, to) = (&self.shared.calls, self.object());
         let key = self.staged();
         let (from, meta) = ((&key, object.etag.as_str()), self.meta(Some(object.root)));
-        if !self.make_way(is_new).await? {
+        if !self.may_take_name(is_new).await? {
             return Ok(Copied::NameExists);
         }
         let mut copied = calls.copy(from, &to, meta, is_new).await;
@@ -243,7 +238,7 @@ impl Publication<'_> {
                 let unclear = Ok(Answer::Unclear);
                 return self.outcome(unclear, object.length, is_new).await;
             };
-            if !self.make_way(is_new).await? {
+            if !self.may_take_name(is_new).await? {
                 return Ok(Copied::NameExists);
             }
             let joined = calls.complete(&to, &id, &stored, is_new).await;
@@ -370,7 +365,7 @@ impl Publication<'_> {
         let there = calls.head(&to).await?;
         match (there, copied) {
             (Some(there), _) if self.is_mine(&there) && there.length == found.length => {
-                self.keep_manifest_of_own(&to, &there.etag).await
+                self.remove_if_replaced(&to, &there.etag).await
             }
             (_, Err(error)) => Err(error),
             (_, Ok(Answer::Refused(refused))) => Err(refused.into()),
@@ -378,8 +373,8 @@ impl Publication<'_> {
         }
     }
 
-    /// A manifest that came after the object was replaced goes again.
-    async fn keep_manifest_of_own(
+    /// Removes a manifest that got its name after the object was replaced by another one.
+    async fn remove_if_replaced(
         &self,
         manifest: &Location,
         etag: &str,

@@ -289,9 +289,10 @@ impl Shared {
             add(&handle, object.size);
             if let (true, Some(name)) = (handle.attested, name) {
                 let key = self.place.object(&name);
-                let id = match self.place.at(&object.key) {
-                    Some(note) => self.noted(&note).await?,
-                    None => None,
+                // The note is read only where the handle does not tell the length.
+                let id = match (handle.length(), self.place.at(&object.key)) {
+                    (None, Some(note)) => self.noted(&note).await?,
+                    _ => None,
                 };
                 add(&handle, self.bytes_of(&handle, &key, id).await?);
             }
