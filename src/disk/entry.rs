@@ -133,6 +133,10 @@ pub enum EntryKind {
 }
 
 impl Entry {
+    #[allow(
+        clippy::useless_conversion,
+        reason = "counts of links have 32 bits on AArch64"
+    )]
     pub(super) fn new(stat: &fs::Stat) -> Entry {
         let kind = match fs::FileType::from_raw_mode(stat.st_mode) {
             fs::FileType::RegularFile => EntryKind::Regular,
@@ -147,7 +151,7 @@ impl Entry {
             mode: stat.st_mode & 0o7777,
             device: stat.st_dev,
             inode: stat.st_ino,
-            links: stat.st_nlink,
+            links: u64::from(stat.st_nlink),
             owner: stat.st_uid,
             changed: (stat.st_mtime, stat.st_mtime_nsec),
             attributes_changed: (stat.st_ctime, stat.st_ctime_nsec),
