@@ -46,11 +46,10 @@ struct Drawn {
     at: Instant,
 }
 
-/// Whether a line can be drawn again on standard error. `NO_COLOR` and `TERM=dumb` stand for text without control characters.
+/// Whether a line can be drawn again on standard error. It has no colours, so `NO_COLOR` changes nothing.
 fn draws() -> bool {
-    let is_plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
-    io::stderr().is_terminal() && !is_plain && !is_dumb
+    io::stderr().is_terminal() && !is_dumb
 }
 
 impl Screen {
