@@ -42,15 +42,8 @@ fn assert_clean(at: &AtTerminal, columns: usize) {
     }
     let (lines, column) = at.screen(columns);
     assert_eq!((lines.last().map(String::as_str), column), (Some(""), 0));
-    // A terminal shows the key at the start of the line.
-    let is_rest_of = |drawn: &String, line: &str| {
-        let rest = line.strip_prefix("^C");
-        rest.is_some_and(|rest| !rest.is_empty() && drawn.get(2..) == Some(rest))
-    };
-    let left = |line: &&String| {
-        let mut drawn = drawn.iter();
-        drawn.any(|drawn| drawn == *line || is_rest_of(drawn, line))
-    };
+    // A terminal shows the key behind the line.
+    let left = |line: &&String| drawn.iter().any(|drawn| line.starts_with(drawn.as_str()));
     assert_eq!(lines.iter().find(left), None, "{lines:?}");
     assert!(!at.shown().contains("\x1b[?25l"), "the cursor is hidden");
 }
@@ -74,7 +67,7 @@ fn the_bar_of_a_fetch_fits_40_columns_and_200_and_leaves_nothing_at_ctrl_c() {
     origin.pace(Some(400_000));
     let folder = TempDir::new().unwrap();
     let fetch = format!("fetch {}", origin.url(&format!("/{NAME}")));
-    let at = stopped_at_bar(&folder, &fetch, 40, &["a-name", ".bin", "%", "/s", " left"]);
+    let at = stopped_at_bar(&folder, &fetch, 40, &["a-", ".bin", "%", "/s", " left"]);
     assert!(!at.drawn().iter().any(|line| line.contains("fetched")));
     let (lines, _) = at.screen(40);
     assert!(

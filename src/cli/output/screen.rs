@@ -23,6 +23,10 @@ const SAME_TIME: Duration = Duration::from_secs(1);
 const LINE_TIME: Duration = Duration::from_secs(60);
 /// Of a terminal that does not know its width.
 const COLUMNS: usize = 80;
+/// The fewest columns behind the line: a blank, and `^C` where Ctrl-C is typed. In the last one some terminals go to the next line.
+const RESERVED_MIN: usize = 4;
+/// The most: a blank, and what a shell says of a killed program.
+const RESERVED_MAX: usize = 8;
 /// Erases from the cursor to the end of the line.
 const ERASE: &str = "\x1b[K";
 
@@ -138,11 +142,11 @@ impl Drawn {
             return;
         }
         let columns = terminal::columns(&stderr).unwrap_or(COLUMNS);
-        // In the last column some terminals go to the next line.
-        let line = line(columns.saturating_sub(1));
+        let reserved = (columns / 10).clamp(RESERVED_MIN, RESERVED_MAX);
+        let line = line(columns.saturating_sub(reserved));
         let is_same = line == self.line && now < self.at + SAME_TIME;
-        // The cursor goes back to the start, where `^C` and the next prompt belong.
-        let text = format!("\r{line}{ERASE}\r");
+        // The cursor stays behind the line: what the shell says of a killed program does not cover it.
+        let text = format!("\r{line}{ERASE} ");
         if !is_same && streams::has_room(&stderr, text.len()) {
             let _ = (&stderr).write_all(text.as_bytes());
             (self.line, self.at) = (line, now);
