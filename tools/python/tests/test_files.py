@@ -85,10 +85,12 @@ def test_a_read_in_the_middle_moves_only_its_blocks(put: Callable[..., Path], or
         before = origin.bytes_sent
         file.seek(200 * BLOCK)
         assert file.read(2 * BLOCK) == content[200 * BLOCK : 202 * BLOCK] and origin.bytes_sent == before
-        # A few bytes at the end of a block: one block.
+        # A few bytes at the end of a block: one block, and no other. On a busy machine it may be requested a second time.
+        requested = len(origin.requests)
         file.seek(203 * BLOCK - 100)
         assert file.read(8) == content[203 * BLOCK - 100 : 203 * BLOCK - 92]
-        assert origin.bytes_sent - before == BLOCK, origin.requests
+        assert set(origin.requests[requested:]) == {f"GET object bytes={202 * BLOCK}-{203 * BLOCK - 1}"}, origin.requests
+        assert BLOCK <= origin.bytes_sent - before <= 2 * BLOCK, origin.requests
         assert file.bytes_fetched == origin.bytes_sent
     print(f"{moved} bytes for {BLOCK}, of {len(content)}; with the opening {origin.bytes_sent}")
 
