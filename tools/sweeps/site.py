@@ -29,6 +29,7 @@ class Site:
         self.home.mkdir()
         self.relay = Relay()
         self.port, self.server = 0, None
+        self.clients = []
 
     def serve(self, *, before=(), preexec=None, with_relay=True):
         """Starts the server. Returns whether it lives: it may be killed while it starts."""
@@ -169,6 +170,9 @@ class Site:
             raise Wrong(f"{name} has the root {done.stdout.strip()}, and was told to have {root}")
 
     def close(self):
+        # A client whose server is gone goes on for minutes.
+        for client in self.clients:
+            client.close()
         self.kill()
 
 
@@ -179,6 +183,17 @@ class Client(Runs):
         self.program, self.folder, self.site = program, folder, site
         folder.mkdir(exist_ok=True)
         self.source, self.name, self.flags = source, name, flags
+        self.last = None
+        site.clients.append(self)
+
+    def start(self, *more, before=(), preexec=None):
+        self.last = super().start(*more, before=before, preexec=preexec)
+        return self.last
+
+    def close(self):
+        """Ends the last run, if it is still there."""
+        if self.last is not None and self.last.poll() is None:
+            self.kill(self.last)
 
     def command(self, *more):
         return [self.program, "--json", "push", self.source, self.site.url(), "--name", self.name, *self.flags, *more]
