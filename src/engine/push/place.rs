@@ -16,7 +16,7 @@ pub enum Place {
     Storage(Bucket),
 }
 
-/// A server, and as whom.
+/// A server, and the token that it gets.
 #[derive(Clone, Debug)]
 pub struct Server {
     /// As the user typed it: any URL of its origin.

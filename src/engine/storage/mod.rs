@@ -20,7 +20,7 @@ use crate::{
 
 pub use probe::probe;
 
-/// A part that a client wants to send.
+/// A part that a client is about to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OfferedPart {
     /// Zero-based. The caller has checked index and length against the plan of the session.

@@ -56,7 +56,7 @@ impl Origins {
         }
     }
 
-    /// What a browser wants to know before a request.
+    /// The fields of the response to a preflight request.
     pub fn preflight() -> [(HeaderName, HeaderValue); 3] {
         let fields = [
             (

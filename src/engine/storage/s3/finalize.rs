@@ -294,7 +294,7 @@ impl Attempt<'_> {
     }
 
     /// Has the service join the parts, if it lists all of them. What came of it is seen where they are joined.
-    /// `named`: of whom, if they are joined under the name of the object itself.
+    /// `named`: the publication, if they are joined under the name of the object itself.
     async fn join(
         &self,
         is_first: bool,
