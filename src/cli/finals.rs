@@ -159,6 +159,7 @@ impl Finals {
             "length": status["length"],
             "url": format!("{}{path}", self.url.trim_end_matches('/')),
             "owner": status["owner"],
+            "proof": status["proof"],
         });
         let (name, mut pause, mut has_warned) = (name_of(status), PAUSE, false);
         loop {

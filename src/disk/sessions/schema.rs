@@ -4,7 +4,7 @@
 ///
 /// Numbers without a sign keep their bits. Times are in seconds. `parts_bytes` is the sum of the lengths of the parts, `staged_bytes` that
 /// of what lies in the storage besides: the rows of `staged`. `is_untold`: the object was published, and nobody was told.
-pub const STEPS: [&str; 2] = [
+pub const STEPS: [&str; 3] = [
     "CREATE TABLE sessions (
         id BLOB PRIMARY KEY,
         version INTEGER NOT NULL,
@@ -61,5 +61,6 @@ pub const STEPS: [&str; 2] = [
         PRIMARY KEY (session, part)
     ) WITHOUT ROWID;
     CREATE TABLE storage (id TEXT NOT NULL);",
+    "ALTER TABLE sessions ADD COLUMN protocol TEXT NOT NULL DEFAULT 'sapwood';",
 ];
 pub const VERSION: u32 = STEPS.len() as u32;

@@ -11,6 +11,7 @@ mod finalize;
 pub mod session_store;
 mod sessions;
 pub mod sqlite;
+mod streams;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -30,6 +31,7 @@ pub use error::IngestError;
 pub use events::IngestEvent;
 pub use finalize::{Finalize, FinalizeRun};
 pub use sessions::{OpenRequest, Opened, Page, Status, Target};
+pub use streams::Position;
 
 /// How often a change is decided again because another request was faster.
 const CONFLICTS_MAX: u32 = 100;
