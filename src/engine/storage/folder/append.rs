@@ -123,8 +123,11 @@ impl Appending {
                     describer = PartDescriber::new(start, plan.block_size());
                 }
             }
-            if record.is_some() {
+            let found = describer.length();
+            if record.is_some() || noted.is_some_and(|(length, _)| length != found) {
                 upload.note_begun(index, describer.length(), describer.sha256_so_far())?;
+            }
+            if record.is_some() {
                 upload.forget_record(Content::Kept, index)?;
             }
         }
