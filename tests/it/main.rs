@@ -23,6 +23,8 @@ mod hosts;
 mod ingest;
 mod ingest_faults;
 mod ingest_http;
+mod ingest_parts;
+mod ingest_streams;
 mod inspect;
 mod library;
 mod long;

@@ -19,7 +19,7 @@ use sapwood::{
     policy::{
         parts::PartPlan,
         upload::{
-            Change, Declared, Goal, Now, Owner, PartsChange, Problem, Published, Session,
+            Change, Declared, Goal, Now, Owner, PartsChange, Problem, Protocol, Published, Session,
             StagedBytes, Staging, State,
         },
     },
@@ -40,6 +40,7 @@ fn session(number: u8, by: &str, created_s: u64) -> Session {
         sha256: None,
         replace: false,
         growing: false,
+        protocol: Protocol::default(),
     };
     let now = Now {
         unix_s: created_s,

@@ -4,7 +4,7 @@
 ///
 /// Numbers without a sign keep their bits. Times are in seconds. `parts_bytes` is the sum of the lengths of the parts, `staged_bytes` that
 /// of what lies in the storage besides: the rows of `staged`. A notice is JSON; it is claimed until `due_s`, or not due before.
-pub const STEPS: [&str; 3] = [
+pub const STEPS: [&str; 4] = [
     "CREATE TABLE sessions (
         id BLOB PRIMARY KEY,
         version INTEGER NOT NULL,
@@ -74,5 +74,6 @@ pub const STEPS: [&str; 3] = [
         FROM sessions WHERE is_untold ORDER BY last_alive_s, id;
     DROP INDEX untold_sessions;
     ALTER TABLE sessions DROP COLUMN is_untold;",
+    "ALTER TABLE sessions ADD COLUMN protocol TEXT NOT NULL DEFAULT 'sapwood';",
 ];
 pub const VERSION: u32 = STEPS.len() as u32;

@@ -12,6 +12,7 @@ mod notices;
 pub mod session_store;
 mod sessions;
 pub mod sqlite;
+mod streams;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -33,6 +34,7 @@ pub use events::IngestEvent;
 pub use finalize::{Finalize, FinalizeRun};
 pub use notices::{DueNotice, NextNotice, NoticeEnd};
 pub use sessions::{OpenRequest, Opened, Page, Status, Target};
+pub use streams::Position;
 
 /// How often a change is decided again because another request was faster.
 const CONFLICTS_MAX: u32 = 100;

@@ -21,8 +21,8 @@ use crate::{
 };
 
 use super::{
-    PATH, Uploads, bodies,
-    cors::{From, Origins},
+    PATH, Uploads, bodies, companion,
+    cors::Origins,
     documents::{self, Checkpoint, Offer, Offers, Open},
     part,
     problem::Problem,
@@ -78,22 +78,13 @@ impl Route {
 }
 
 /// The response to a request.
-pub async fn respond(uploads: &Arc<Uploads>, request: Request, from: &From) -> Response {
-    let responded = dispatch(uploads, request, from).await;
+pub async fn respond(uploads: &Arc<Uploads>, request: Request) -> Response {
+    let responded = dispatch(uploads, request).await;
     responded.unwrap_or_else(|problem| problem.with_limits(uploads.ingest.limits()).response())
 }
 
-async fn dispatch(
-    uploads: &Arc<Uploads>,
-    request: Request,
-    from: &From,
-) -> Result<Response, Problem> {
+async fn dispatch(uploads: &Arc<Uploads>, request: Request) -> Result<Response, Problem> {
     let (request, body) = request.into_parts();
-    if *from == From::Refused {
-        let what = "this server takes no uploads from web pages of this origin";
-        let status = StatusCode::FORBIDDEN;
-        return Err(Problem::new(status, "origin_refused", what));
-    }
     let missing = || Problem::new(StatusCode::NOT_FOUND, "no_session", "there is nothing here");
     let route = Route::of(request.uri.path()).ok_or_else(missing)?;
     if request.method == Method::OPTIONS {
@@ -102,6 +93,16 @@ async fn dispatch(
         return Ok(fields.into_response());
     }
     if let (Route::Bytes(id, index), &Method::PUT) = (&route, &request.method) {
+        if uploads.signer.is_for_any(&request) {
+            let checked = uploads
+                .signer
+                .check_any(&request, uploads.ingest.now().unix_s);
+            let taken = match checked.map_err(part::denied) {
+                Ok(()) => uploads.take_any_part(request, body, (*id, *index)).await,
+                Err(problem) => Err(problem),
+            };
+            return Ok(taken.unwrap_or_else(|problem| companion::told(uploads, problem)));
+        }
         return part::receive(uploads, &request, body, *id, *index).await;
     }
     let owner = owner(uploads, &request).await?;
@@ -132,19 +133,20 @@ async fn dispatch(
             let wanted = bodies::document(&request, body, turns, &owner).await?;
             uploads.finalize(&owner, *id, &wanted).await
         }
-        _ => {
-            let what = format!("this path has the methods {}", route.methods());
-            let status = StatusCode::METHOD_NOT_ALLOWED;
-            let mut response = Problem::new(status, "bad_request", what).response();
-            let methods = HeaderValue::from_static(route.methods());
-            response.headers_mut().insert(header::ALLOW, methods);
-            Ok(response)
-        }
+        _ => Ok(no_method(route.methods())),
     }
 }
 
+/// The response to a method that a path does not have.
+pub fn no_method(methods: &'static str) -> Response {
+    let what = format!("this path has the methods {methods}");
+    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "bad_request", what);
+    let methods = HeaderValue::from_static(methods);
+    problem.with_field(header::ALLOW, methods).response()
+}
+
 /// Who makes a request.
-async fn owner(uploads: &Uploads, request: &Parts) -> Result<Owner, Problem> {
+pub async fn owner(uploads: &Uploads, request: &Parts) -> Result<Owner, Problem> {
     match &uploads.tokens {
         Some(tokens) => tokens.owner(&request.headers).await.ok_or_else(|| {
             let what = "a token is needed (Authorization: Bearer TOKEN)";
@@ -174,7 +176,7 @@ fn is_loopback(request: &Parts) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(is_loopback)
 }
 
-fn json(status: StatusCode, document: &Value) -> Response {
+pub fn json(status: StatusCode, document: &Value) -> Response {
     let mut response = Response::new(Body::from(document.to_string()));
     *response.status_mut() = status;
     let media_type = HeaderValue::from_static("application/json");

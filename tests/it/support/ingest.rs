@@ -30,7 +30,8 @@ use sapwood::{
         upload::{SessionId, Sha256},
     },
     policy::upload::{
-        Change, Disproved, FinishedPart, Goal, Owner, PartsChange, Published, Session, StagedBytes,
+        Change, Disproved, FinishedPart, Goal, Owner, PartsChange, Protocol, Published, Session,
+        StagedBytes,
     },
 };
 
@@ -826,6 +827,7 @@ pub fn open_request(name: &str, parts: u32) -> OpenRequest {
         sha256: None,
         replace: false,
         growing: false,
+        protocol: Protocol::default(),
     }
 }
 
