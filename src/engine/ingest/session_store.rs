@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     format::{library::LibraryPath, upload::SessionId},
-    policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes},
+    policy::upload::{Change, FinishedPart, Owner, Published, Session, StagedBytes},
 };
 
 /// The store of sessions failed; whether a change was stored is not known.
@@ -87,6 +87,17 @@ impl Cursor {
     }
 }
 
+/// What was last published under a name through these sessions. Whether it still is there is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastPublished {
+    /// Who published it.
+    pub owner: Owner,
+    /// With which session; it may be forgotten.
+    pub session: SessionId,
+    /// What.
+    pub published: Published,
+}
+
 /// Where sessions are kept. What a call stored is durable when it returns.
 pub trait SessionStore: Send + Sync {
     /// Stores a new session, unless its owner has too much. Counting and storing are one step.
@@ -109,7 +120,8 @@ pub trait SessionStore: Send + Sync {
     /// The finished parts of a session, by index.
     fn parts(&self, id: SessionId) -> BoxFuture<'_, Result<Vec<FinishedPart>, StoreError>>;
 
-    /// Stores a change of session and parts in one step, if the session has the version before.
+    /// Stores a change of session and parts in one step, if the session has the version before. A change that makes a session done is noted
+    /// for [`SessionStore::last_published`] in the same step.
     fn write<'a>(&'a self, change: &'a Change) -> BoxFuture<'a, Result<Written, StoreError>>;
 
     /// Counts bytes that come to lie in the storage, in one step with the look at what the owner of the session may have: `Some` is what
@@ -130,6 +142,12 @@ pub trait SessionStore: Send + Sync {
 
     /// Somebody was told of the object of a session.
     fn told(&self, id: SessionId) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// What was last published under a name. It stays when its session is forgotten.
+    fn last_published<'a>(
+        &'a self,
+        name: &'a LibraryPath,
+    ) -> BoxFuture<'a, Result<Option<LastPublished>, StoreError>>;
 
     /// Sessions of one owner.
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Vec<Session>, StoreError>>;

@@ -18,7 +18,8 @@ use sapwood::{
             Ingest, IngestEvent, IngestLimits, OpenRequest,
             clock::Clock,
             session_store::{
-                Cursor, Inserted, ListQuery, OwnerLimits, SessionStore, StoreError, Usage, Written,
+                Cursor, Inserted, LastPublished, ListQuery, OwnerLimits, SessionStore, StoreError,
+                Usage, Written,
             },
         },
         storage::{Destination, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict},
@@ -175,6 +176,7 @@ pub struct MemoryStore {
     /// Of parts that are not finished: the bytes of the first content, and of another one beside it.
     staged: Mutex<BTreeMap<(SessionId, u32), (u64, u64)>>,
     told: Mutex<BTreeSet<SessionId>>,
+    published: Mutex<BTreeMap<LibraryPath, LastPublished>>,
 }
 
 type Kept = BTreeMap<SessionId, (Session, BTreeMap<u32, FinishedPart>)>;
@@ -277,6 +279,18 @@ impl SessionStore for MemoryStore {
             let Some((session, parts)) = found.filter(is_before) else {
                 return Written::Conflict;
             };
+            if let (false, State::Done(published)) = (
+                matches!(session.state, State::Done(_)),
+                &change.session.state,
+            ) {
+                let last = LastPublished {
+                    owner: session.owner.clone(),
+                    session: session.id,
+                    published: *published,
+                };
+                let name = session.declared.name.clone();
+                self.published.lock().unwrap().insert(name, last);
+            }
             *session = change.session.clone();
             match &change.parts {
                 PartsChange::None => (),
@@ -292,6 +306,13 @@ impl SessionStore for MemoryStore {
             }
             Written::Stored
         })
+    }
+
+    fn last_published<'a>(
+        &'a self,
+        name: &'a LibraryPath,
+    ) -> BoxFuture<'a, Result<Option<LastPublished>, StoreError>> {
+        self.with(move |_| self.published.lock().unwrap().get(name).cloned())
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Vec<Session>, StoreError>> {
