@@ -32,6 +32,7 @@ pub struct Open<'a> {
     pub part_size: u64,
     pub block_size: u64,
     pub replace: bool,
+    pub growing: bool,
 }
 
 /// A part that is to be sent.
@@ -335,6 +336,11 @@ pub fn time(unix_s: u64) -> String {
 /// All leaves of a part, as an [`Offer`] has them.
 pub fn leaves(leaves: &[Cv]) -> String {
     hex::encode(leaves.concat())
+}
+
+/// A segment of a path.
+pub fn percent_encoded(segment: &str) -> String {
+    percent_encoding::utf8_percent_encode(segment, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 /// What has a text form.
