@@ -361,9 +361,9 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
         DiskError::ChangedWhileRead { .. } => {
             Some("run the same command again when no program writes to it")
         }
-        DiskError::Shrunk { .. } | DiskError::Supplanted { .. } => {
-            Some("push the file that is to be published; what was sent is not lost if it has the same bytes")
-        }
+        DiskError::Shrunk { .. } | DiskError::Supplanted { .. } => Some(
+            "push the file that is to be published; what was sent is not lost if it has the same bytes",
+        ),
         DiskError::LeavesLost => Some("check the disk, then run the same command again"),
         DiskError::NoRoom { .. } => Some(MAKE_ROOM),
     }

@@ -107,6 +107,22 @@ pub struct Status {
     pub error: Option<LastError>,
 }
 
+/// An object that is read while it is uploaded.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs, reason = "named as in upload.md; sizes are in bytes")]
+pub struct GrowingStatus {
+    pub state: State,
+    pub block_size: u64,
+    /// So many bytes from its start can be read.
+    pub proven: u64,
+    #[serde(default)]
+    pub length: Option<u64>,
+    #[serde(default, deserialize_with = "optional")]
+    pub root: Option<Root>,
+    #[serde(default)]
+    pub url: Option<String>,
+}
+
 /// Why an object was not published.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[allow(missing_docs, reason = "named as in upload.md")]
@@ -317,6 +333,7 @@ pub fn write(document: &impl Serialize) -> String {
 pub trait Document: for<'a> Deserialize<'a> {}
 
 impl Document for Status {}
+impl Document for GrowingStatus {}
 impl Document for Sessions {}
 impl Document for Targets {}
 

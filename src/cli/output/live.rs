@@ -222,10 +222,7 @@ impl Live {
                     Some(waits) if may_wait => waits.clone(),
                     // A recorder may pause.
                     _ if self.recorded.is_some() => State::Recording {
-                        behind: self
-                            .recorded
-                            .unwrap_or(0)
-                            .saturating_sub(bar.bytes_done),
+                        behind: self.recorded.unwrap_or(0).saturating_sub(bar.bytes_done),
                     },
                     _ if is_done && self.work == Work::Transfers => State::Finishing,
                     _ if is_still => State::Stalled {

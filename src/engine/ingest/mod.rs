@@ -8,6 +8,7 @@ mod collect;
 mod error;
 mod events;
 mod finalize;
+mod growing;
 pub mod session_store;
 mod sessions;
 pub mod sqlite;
@@ -29,6 +30,7 @@ pub use collect::Collected;
 pub use error::IngestError;
 pub use events::IngestEvent;
 pub use finalize::{Finalize, FinalizeRun};
+pub use growing::Growing;
 pub use sessions::{OpenRequest, Opened, Page, Status, Target};
 
 /// How often a change is decided again because another request was faster.

@@ -22,9 +22,7 @@ use crate::{
         growing::{GrowingFile, Look},
         temporary,
     },
-    engine::{
-        blocking, error::Error, events::Event, remote::retry::tell, upload::content::Stored,
-    },
+    engine::{blocking, error::Error, events::Event, remote::retry::tell, upload::content::Stored},
     format::{geometry::ByteRange, upload::Sha256},
     policy::parts::PartPlan,
 };

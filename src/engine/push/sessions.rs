@@ -208,11 +208,7 @@ struct Memory<'a> {
 }
 
 impl<'a> Memory<'a> {
-    async fn new(
-        api: &Api<'a>,
-        purpose: &Purpose<'_>,
-        (device, inode): (u64, u64),
-    ) -> Memory<'a> {
+    async fn new(api: &Api<'a>, purpose: &Purpose<'_>, (device, inode): (u64, u64)) -> Memory<'a> {
         let store = api.store();
         let salt = store.look_up(|store| Ok(store.state().salt()?)).await;
         // A push of the whole file is another one: it does not give up that of a file that grows.

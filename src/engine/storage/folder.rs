@@ -5,6 +5,7 @@
 //! client offers, so that a block that came before a stop or a crash is not sent again.
 
 mod finalize;
+mod growing;
 mod receive;
 
 use std::{
@@ -33,7 +34,9 @@ use crate::{
     },
 };
 
-use super::{Destination, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict};
+use super::{
+    Destination, GrowingStorage, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict,
+};
 
 /// A folder that takes uploads. Its clones share it.
 #[derive(Clone, Debug)]
@@ -373,6 +376,10 @@ impl Storage for FolderStorage {
     fn remove<'a>(&'a self, staged: &'a Staged) -> BoxFuture<'a, Result<(), StorageError>> {
         let handle = staged.handle.clone();
         self.on_disk(move |shared| shared.remove(&handle)).boxed()
+    }
+
+    fn growing(&self) -> Option<&dyn GrowingStorage> {
+        Some(self)
     }
 
     fn staged(&self) -> BoxFuture<'_, Result<Vec<Staged>, StorageError>> {

@@ -5,6 +5,7 @@ mod bodies;
 mod cors;
 mod counts;
 mod documents;
+mod growing;
 mod part;
 mod problem;
 mod routes;
