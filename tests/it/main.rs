@@ -16,6 +16,7 @@ mod digests;
 mod documents;
 mod exits;
 mod fetch;
+mod follow;
 mod gateway;
 mod golden;
 mod habits;

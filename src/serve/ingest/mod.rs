@@ -7,6 +7,7 @@ mod cors;
 mod counts;
 mod documents;
 mod form;
+mod growing;
 mod notices;
 mod part;
 mod problem;
