@@ -34,6 +34,8 @@ mod origin;
 mod parts;
 mod pipes;
 mod plain;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod prompts;
 mod proxies;
 mod publish;

@@ -9,6 +9,8 @@ mod error;
 mod events;
 mod finalize;
 mod notices;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod session_store;
 mod sessions;
 pub mod sqlite;
