@@ -37,6 +37,8 @@ mod origin;
 mod parts;
 mod pipes;
 mod plain;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod prompts;
 mod proxies;
 mod publish;

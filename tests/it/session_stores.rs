@@ -527,6 +527,20 @@ async fn the_store_in_sqlite_passes_the_suite() {
     .await;
 }
 
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_in_postgres_passes_the_suite() {
+    use sapwood::engine::ingest::postgres::{Place, PostgresSessions};
+    every_store(|| {
+        let url = super::support::postgres::shared().database();
+        Box::pin(async move {
+            let place = Place::parse(&url).unwrap();
+            Arc::new(PostgresSessions::open(place, true).await.unwrap()) as Arc<dyn SessionStore>
+        })
+    })
+    .await;
+}
+
 /// Two servers, or one that was killed and started again.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_connections_to_sqlite_see_the_same_sessions() {

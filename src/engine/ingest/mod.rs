@@ -10,6 +10,8 @@ mod events;
 mod finalize;
 mod growing;
 mod notices;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod session_store;
 mod sessions;
 pub mod sqlite;
