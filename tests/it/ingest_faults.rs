@@ -449,7 +449,7 @@ fn a_url_is_told_of_each_object_until_it_accepts() {
         document,
         json!({
             "event": "published", "session": ID, "name": "a b/x.bin", "root": root(&object),
-            "length": object.len(), "url": place, "owner": "local",
+            "length": object.len(), "url": place, "owner": "local", "proof": "client",
         })
     );
     assert_eq!(take("204"), document);
