@@ -106,7 +106,7 @@ pub async fn open(
         },
         pace: Pace::default(),
         warn: Arc::new(move |message| drop(warn.try_send(message))),
-        tells_published: told.is_some(),
+        keeps_notices: told.is_some(),
         is_tls: args.tls_cert.is_some(),
     });
     let uploads = uploads.await.map_err(|cause| failed(&cause))?;

@@ -651,7 +651,7 @@ async fn slow_senders_end_and_their_whole_blocks_stay() {
         },
         pace,
         warn: Arc::new(|message: String| eprintln!("{message}")),
-        tells_published: false,
+        keeps_notices: false,
         is_tls: false,
     });
     let mut origin = Origin::open(folder.path()).expect("an origin");

@@ -124,7 +124,7 @@ fn number_if_any(row: &Row, column: &str) -> rusqlite::Result<Option<u64>> {
 }
 
 /// A value that no version of this program writes.
-fn not_a_value(what: &'static str) -> rusqlite::Error {
+pub fn not_a_value(what: &'static str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Text, what.into())
 }
 

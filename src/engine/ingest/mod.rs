@@ -8,6 +8,7 @@ mod collect;
 mod error;
 mod events;
 mod finalize;
+mod notices;
 pub mod session_store;
 mod sessions;
 pub mod sqlite;
@@ -16,6 +17,7 @@ mod streams;
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::{
     format::upload::SessionId,
@@ -30,6 +32,7 @@ pub use collect::Collected;
 pub use error::IngestError;
 pub use events::IngestEvent;
 pub use finalize::{Finalize, FinalizeRun};
+pub use notices::{DueNotice, NextNotice, NoticeEnd};
 pub use sessions::{OpenRequest, Opened, Page, Status, Target};
 pub use streams::Position;
 
@@ -70,6 +73,8 @@ pub struct Ingest {
     orphans: Mutex<HashMap<String, Orphan>>,
     /// The version of each session that nobody changed, and since when, by the monotonic clock.
     unchanged: Mutex<HashMap<SessionId, (u64, u64)>>,
+    /// Told when this server stored a notice.
+    has_notices: Notify,
 }
 
 impl Ingest {
@@ -94,6 +99,7 @@ impl Ingest {
             served,
             orphans: Mutex::default(),
             unchanged: Mutex::default(),
+            has_notices: Notify::new(),
         })
     }
 
@@ -105,6 +111,11 @@ impl Ingest {
             is_alone: true,
             ..self
         }
+    }
+
+    /// Whether no other server has these sessions.
+    pub fn is_alone(&self) -> bool {
+        self.is_alone
     }
 
     /// The limits that it was started with.
@@ -145,7 +156,7 @@ impl Ingest {
             let Some(change) = decide(&session)? else {
                 return Ok(Changed::Not(session));
             };
-            if self.store.write(&change).await? == Written::Stored {
+            if self.write(&change).await? == Written::Stored {
                 return Ok(Changed::To(change.session));
             }
         }

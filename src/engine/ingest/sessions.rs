@@ -357,16 +357,6 @@ impl Ingest {
         Ok(session.ok_or(IngestError::NoSession)?.owner)
     }
 
-    /// Sessions whose object was published and of which nobody was told yet; at most so many.
-    pub async fn untold(&self, limit: u32) -> Result<Vec<Session>, IngestError> {
-        Ok(self.store.untold(limit).await?)
-    }
-
-    /// Somebody was told of the object of a session.
-    pub async fn told(&self, id: SessionId) -> Result<(), IngestError> {
-        Ok(self.store.told(id).await?)
-    }
-
     /// Notes that a client uses the session.
     pub async fn touch(&self, id: SessionId) -> Result<(), IngestError> {
         let now = self.now();
@@ -414,7 +404,7 @@ impl Ingest {
                 // The storage may have taken long: the change is decided again.
                 continue;
             }
-            if self.store.write(&change).await? == Written::Stored {
+            if self.write(&change).await? == Written::Stored {
                 let part = offered.clone();
                 self.tell(IngestEvent::PartFinished {
                     session: change.session,

@@ -1,10 +1,12 @@
 //! The session of an upload: what it knows, and which change is allowed when (upload.md). The caller passes the time and stores
 //! each [`Change`] only if the session still has the version before it.
 
+pub mod notices;
 mod transitions;
 
 use crate::format::{
     library::LibraryPath,
+    notice::Notice,
     tree::Root,
     upload::{SessionId, Sha256},
 };
@@ -181,6 +183,8 @@ pub struct Change {
     pub session: Session,
     /// What changes in its parts.
     pub parts: PartsChange,
+    /// What the operator is told of it.
+    pub notices: Vec<Notice>,
 }
 
 /// A change of the parts of a session.
@@ -217,6 +221,8 @@ pub enum Disproved {
 
 /// Who runs an attempt to publish says so this often, or another server may take over, in served seconds.
 pub const LEASE_S: u64 = 120;
+/// The owner is told so long before a session expires, or a quarter of the time to live before if that is shorter.
+pub const WARN_S: u64 = 24 * 3600;
 /// A session is noted as used at most this often.
 pub const TOUCH_EVERY_S: u64 = 60;
 /// Ends of the names of files that belong to an object.

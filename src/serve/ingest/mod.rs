@@ -10,6 +10,7 @@ mod cut;
 mod dialects;
 mod documents;
 mod form;
+mod notices;
 mod part;
 mod problem;
 mod publish;
@@ -36,11 +37,7 @@ use axum::{
 };
 use parking_lot::RwLock;
 use serde_json::Value;
-use tokio::{
-    sync::{Notify, mpsc},
-    task::JoinSet,
-    time::sleep,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 
 use crate::{
     disk::{error::DiskError, files::Folder, sessions::SessionsError},
@@ -50,7 +47,7 @@ use crate::{
         session_store::{SessionStore, StoreError},
         sqlite::SqliteSessions,
     },
-    format::{library::LibraryPath, upload::SessionId},
+    format::library::LibraryPath,
     policy::upload::{Published, Session},
 };
 
@@ -59,6 +56,7 @@ use super::metrics::Metrics;
 use audit::Audit;
 use cors::{From, Origins};
 use counts::Counts;
+pub use notices::HookNotice;
 pub use part::Pace;
 use problem::Problem;
 use signed::Signer;
@@ -77,8 +75,6 @@ const COLLECT_TIME: Duration = Duration::from_secs(60);
 const PARTS_AT_ONCE: usize = 256;
 /// Other requests with a long body at a time, each of at most [`bodies::BYTES_MAX`].
 const DOCUMENTS_AT_ONCE: usize = 16;
-/// Published objects of which the operator is told that are read together.
-const UNTOLD: u32 = 100;
 
 /// Who may upload, and what is done then.
 pub struct UploadsOptions {
@@ -96,8 +92,8 @@ pub struct UploadsOptions {
     pub pace: Pace,
     /// Takes what the operator should know.
     pub warn: Arc<dyn Fn(String) + Send + Sync>,
-    /// Whether the operator is told of each published object: see [`Uploads::untold`].
-    pub tells_published: bool,
+    /// Whether the operator is told of what happens: see [`Uploads::next_notice`].
+    pub keeps_notices: bool,
     /// Whether clients speak TLS with this server.
     pub is_tls: bool,
 }
@@ -132,8 +128,6 @@ pub struct Uploads {
     events: parking_lot::Mutex<Option<mpsc::UnboundedReceiver<IngestEvent>>>,
     audit: Arc<Audit>,
     warn: Arc<dyn Fn(String) + Send + Sync>,
-    /// Told at each publication.
-    has_untold: Notify,
     turns: AllTurns,
     stored: Stored,
 }
@@ -158,7 +152,7 @@ impl Uploads {
             limits,
             pace,
             warn,
-            tells_published,
+            keeps_notices,
             is_tls,
         } = options;
         let stored = storage;
@@ -170,7 +164,7 @@ impl Uploads {
         if !store.bind(stored.id()?).await? {
             return Err(StartError::OtherStorage(sessions));
         }
-        store.note_published(tells_published).await?;
+        store.keep_notices(keeps_notices).await?;
         let store: Arc<dyn SessionStore> = Arc::new(store);
         let signer = Signer::open(staging)?;
         let audit = Arc::new(Audit::open(staging)?);
@@ -191,6 +185,9 @@ impl Uploads {
         let clock = Arc::new(SystemClock::new());
         let ingest = Ingest::start(store, stored.storage(), clock, limits, Arc::new(tell));
         let ingest = ingest.await?;
+        if is_alone {
+            ingest.release_notices().await?;
+        }
         Ok(Arc::new(Uploads {
             ingest: match is_alone {
                 true => ingest.alone(),
@@ -204,7 +201,6 @@ impl Uploads {
             events: parking_lot::Mutex::new(Some(events)),
             audit,
             warn,
-            has_untold: Notify::new(),
             turns: AllTurns {
                 pace,
                 parts: Turns::new(PARTS_AT_ONCE),
@@ -222,25 +218,6 @@ impl Uploads {
         notice: impl Fn(&LibraryPath, &Published) + Send + Sync + 'static,
     ) {
         self.published.write().push(Box::new(notice));
-    }
-
-    /// The statuses, as the API shows them, of sessions whose object was published and of which the operator was not told: also by a
-    /// server before this one. Waits until there are some. An error is a store that failed.
-    pub async fn untold(&self) -> Result<Vec<(SessionId, Value)>, IngestError> {
-        loop {
-            let published = self.has_untold.notified();
-            let sessions = self.ingest.untold(UNTOLD).await?;
-            if !sessions.is_empty() {
-                let of = |session: &Session| (session.id, self.status_of(session));
-                return Ok(sessions.iter().map(of).collect());
-            }
-            published.await;
-        }
-    }
-
-    /// The operator was told of the object of a session.
-    pub async fn told(&self, id: SessionId) -> Result<(), IngestError> {
-        self.ingest.told(id).await
     }
 
     /// Starts what goes on beside the requests: it ends with the set.
@@ -349,9 +326,6 @@ impl Uploads {
                 batch.push(event);
             }
             for event in &batch {
-                if let IngestEvent::Published { .. } = event {
-                    self.has_untold.notify_one();
-                }
                 if let IngestEvent::Interrupted { session, detail } = event {
                     let id = session.id;
                     (self.warn)(format!("session {id} was not published: {detail}"));
