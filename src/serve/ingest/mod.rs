@@ -1,10 +1,13 @@
 //! Taking uploads over HTTP (manifest-spec/upload.md), below one path of a server for a folder.
 
+mod any_part;
 mod audit;
 mod bodies;
 mod companion;
 mod cors;
 mod counts;
+mod cut;
+mod dialects;
 mod documents;
 mod form;
 mod growing;
@@ -12,6 +15,7 @@ mod notices;
 mod part;
 mod problem;
 mod publish;
+mod requests;
 mod resumable;
 mod routes;
 mod signed;
@@ -146,15 +150,15 @@ pub struct Uploads {
     warn: Arc<dyn Fn(String) + Send + Sync>,
     turns: AllTurns,
     stored: Stored,
-    streams: Streams,
-    is_tls: bool,
 }
 
-/// How much is done at a time, and how fast.
+/// How requests are taken: how many at a time, how fast, and what they have open.
 struct AllTurns {
     pace: Pace,
     parts: Turns,
     documents: Turns,
+    streams: Streams,
+    is_tls: bool,
 }
 
 /// Opens the sessions of this storage.
@@ -243,10 +247,10 @@ impl Uploads {
                 pace,
                 parts: Turns::new(PARTS_AT_ONCE),
                 documents: Turns::new(DOCUMENTS_AT_ONCE),
+                streams: Streams::default(),
+                is_tls,
             },
             stored,
-            streams: Streams::default(),
-            is_tls,
         }))
     }
 
@@ -341,7 +345,7 @@ impl Uploads {
                 Err(cause) => (self.warn)(format!("uploads that have ended stay: {cause}")),
             }
             sleep(COLLECT_TIME).await;
-            self.streams.close_idle();
+            self.turns.streams.close_idle();
         }
     }
 
