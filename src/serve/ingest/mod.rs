@@ -12,6 +12,7 @@ mod signed;
 mod stored;
 pub mod tokens;
 mod turns;
+mod web;
 
 use std::{
     io,
@@ -55,6 +56,7 @@ use signed::Signer;
 pub use stored::Stored;
 use tokens::TokenFile;
 use turns::Turns;
+pub use web::PAGE;
 
 /// The path of the API; all of it is below.
 pub const PATH: &str = "/.sapwood/uploads";
