@@ -23,6 +23,7 @@ mod stored;
 mod streams;
 pub mod tokens;
 mod turns;
+mod web;
 
 use std::{
     io,
@@ -68,6 +69,7 @@ pub use stored::Stored;
 use streams::Streams;
 use tokens::TokenFile;
 use turns::Turns;
+pub use web::PAGE;
 
 /// The path of the API; all of it is below.
 pub const PATH: &str = "/.sapwood/uploads";
