@@ -6,6 +6,7 @@
 //! (`direct`). Dropping the future is a clean stop.
 
 mod api;
+mod base;
 mod direct;
 mod failed;
 mod part;
@@ -256,6 +257,7 @@ impl Push<'_> {
             bytes_total: file.length(),
             bytes_sent: sent,
             bytes_reused: file.length().saturating_sub(sent),
+            bytes_copied: 0,
             elapsed_ms: self.began.elapsed().as_millis() as u64,
         };
         retry::tell(Event::Pushed(pushed.clone()));
@@ -272,7 +274,9 @@ impl Push<'_> {
         let limits = self.api.limits();
         let at_once = self.options.parts_at_once.min(limits.connections);
         let (file, counters) = (self.file.clone(), self.counters.clone());
+        let base = base::find(self, &session).await;
         let mut sender = Sender::new(self.api, session, file, at_once, counters);
+        sender.set_base(base);
         let mut parts: Vec<u32> = (0..self.plan.count().unwrap_or(0)).collect();
         let mut pipe = pipe;
         for _ in 0..ROUNDS {
@@ -426,6 +430,7 @@ impl Push<'_> {
             bytes_total: sender.length(),
             bytes_sent: self.counters.run.load(Ordering::Relaxed),
             bytes_reused: sender.bytes_reused(),
+            bytes_copied: sender.bytes_copied(),
             elapsed_ms: self.began.elapsed().as_millis() as u64,
         };
         retry::tell(Event::Pushed(pushed.clone()));

@@ -26,15 +26,18 @@ use crate::{
 use super::{
     PushOptions,
     api::Api,
+    base::Base,
     check_size,
     failed::Failed,
-    part::{PartFailed, Sending, offer, offered_leaves},
+    part::{Had, PartFailed, Sending, offer, offered_leaves},
     sessions::Session,
     source::{Reader, SourceFile, SourcePart, Whole},
 };
 
 /// Parts that are described before they can be sent, beyond those that are being sent.
 const AHEAD: usize = 2;
+/// Requests for targets at a time, where the storage copies for them.
+const REQUESTS_AT_ONCE: usize = 3;
 /// The most bytes of parts that are described and not stored: those of a stream lie on the disk.
 const AHEAD_BYTES_MAX: u64 = 1 << 30;
 
@@ -49,14 +52,15 @@ pub struct Sender<'a> {
     described: BTreeMap<u32, (Finished, Arc<[Cv]>)>,
     /// What is known to have been read.
     end: u64,
-    /// Bytes of parts that the storage has, and how many of them this run did not send.
+    /// Bytes of parts that the storage has, and those of them that this run did not send.
     stored: u64,
-    reused: u64,
+    had: Had,
     rate: Rate,
     ticks: Interval,
+    base: Option<Arc<Base>>,
 }
 
-type Stored = (Arc<SourcePart>, Result<u64, PartFailed>);
+type Stored = (Arc<SourcePart>, Result<Had, PartFailed>);
 type Requested = (Vec<Arc<SourcePart>>, Result<Vec<Target>, Failed>);
 
 /// Parts on their way.
@@ -107,9 +111,10 @@ impl<'a> Sender<'a> {
             described: BTreeMap::new(),
             end: 0,
             stored: 0,
-            reused: 0,
+            had: Had::default(),
             rate: Rate::new(),
             ticks,
+            base: None,
         }
     }
 
@@ -139,9 +144,19 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// Bytes that the storage had before.
+    /// Copies what this object has of the parts that follow.
+    pub fn set_base(&mut self, base: Option<Base>) {
+        self.base = base.map(Arc::new);
+    }
+
+    /// Bytes that were copied from an earlier object.
+    pub fn bytes_copied(&self) -> u64 {
+        self.had.copied
+    }
+
+    /// Bytes that the storage had before, or copied.
     pub fn bytes_reused(&self) -> u64 {
-        self.reused
+        self.had.bytes
     }
 
     /// Reads all parts of the reader, and sends those that the storage does not have.
@@ -163,7 +178,7 @@ impl<'a> Sender<'a> {
             tokio::select! {
                 biased;
                 Some((part, outcome)) = queues.sending.next() => {
-                    self.sent(&mut queues, &part, outcome?);
+                    self.sent(&mut queues, &part, &outcome?);
                 }
                 Some((parts, targets)) = queues.requested.next() => {
                     queues.targeted.extend(parts.into_iter().zip(targets?));
@@ -187,12 +202,18 @@ impl<'a> Sender<'a> {
         'a: 'f,
     {
         let id = self.session.id;
-        if queues.requested.is_empty() && !queues.ready.is_empty() {
+        // A storage that copies takes longer: others are sent meanwhile.
+        let requests = match &self.base {
+            Some(_) => REQUESTS_AT_ONCE,
+            None => 1,
+        };
+        while queues.requested.len() < requests && !queues.ready.is_empty() {
             let parts = batch(&mut queues.ready);
-            let api = *api;
+            let (api, base) = (*api, self.base.clone());
             let request = async move {
-                let offers: Vec<_> = parts.iter().map(|part| offer(part)).collect();
-                let targets = api.targets(id, &offers).await;
+                let base = base.as_deref();
+                let offers: Vec<_> = parts.iter().map(|part| offer(part, base)).collect();
+                let targets = api.targets(id, base.map(Base::object), &offers).await;
                 (parts, targets)
             };
             queues.requested.push(request.boxed());
@@ -210,6 +231,7 @@ impl<'a> Sender<'a> {
                 session: id,
                 is_own: self.session.is_own,
                 part: part.clone(),
+                base: self.base.clone(),
                 file: self.file.clone(),
                 counters,
             };
@@ -243,7 +265,7 @@ impl<'a> Sender<'a> {
         match self.session.finished.get(&part.index) {
             Some(finished) if finished.sha256 == part.sha256 && finished.length == length => {
                 self.stored += length;
-                self.reused += length;
+                self.had.bytes += length;
                 Ok(())
             }
             Some(_) if !self.session.is_own => Err(PartFailed::OtherSession),
@@ -258,13 +280,14 @@ impl<'a> Sender<'a> {
     }
 
     /// Counts a part that the storage has now.
-    fn sent(&mut self, queues: &mut Queues<'_>, part: &SourcePart, had: u64) {
+    fn sent(&mut self, queues: &mut Queues<'_>, part: &SourcePart, had: &Had) {
         let length = part.bytes.length();
         queues.count -= 1;
         queues.bytes -= length;
         queues.counters.remove(&part.index);
         self.stored += length;
-        self.reused += had;
+        self.had.bytes += had.bytes;
+        self.had.copied += had.copied;
         tell(Event::Checkpoint {
             bytes_done: self.stored,
         });
@@ -289,7 +312,7 @@ impl<'a> Sender<'a> {
         for index in parts {
             if let Some(part) = self.session.finished.remove(index) {
                 self.stored = self.stored.saturating_sub(part.length);
-                self.reused = self.reused.saturating_sub(part.length);
+                self.had.bytes = self.had.bytes.saturating_sub(part.length);
             }
         }
     }

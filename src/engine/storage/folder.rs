@@ -4,6 +4,7 @@
 //! What came of a part that has no record counts only after a look: its blocks are hashed and compared with the leaves that the
 //! client offers, so that a block that came before a stop or a crash is not sent again.
 
+mod copy;
 mod finalize;
 mod receive;
 
@@ -33,7 +34,9 @@ use crate::{
     },
 };
 
-use super::{Destination, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict};
+use super::{
+    Base, CopyRange, Destination, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict,
+};
 
 /// A folder that takes uploads. Its clones share it.
 #[derive(Clone, Debug)]
@@ -345,7 +348,30 @@ impl Storage for FolderStorage {
         part: &'a OfferedPart,
         from: u64,
     ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>> {
-        receive::begin(self, session, part, from).boxed()
+        let send = receive::after(part, from);
+        async move { receive::begin(self, session, part, send?).await }.boxed()
+    }
+
+    fn copy<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        base: &'a Base,
+        copies: &'a [CopyRange],
+    ) -> BoxFuture<'a, Result<Destination, StorageError>> {
+        let (plan, handle) = (session.declared.plan, handle(session));
+        let (part, base, copies) = (part.clone(), base.clone(), copies.to_vec());
+        self.on_disk(move |shared| shared.copy(&handle?, &plan, &part, (&base, &copies)))
+            .boxed()
+    }
+
+    fn receive_ranges<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        send: &'a [ByteRange],
+    ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>> {
+        receive::begin(self, session, part, send.to_vec()).boxed()
     }
 
     fn checkpoint<'a>(

@@ -1,16 +1,18 @@
 //! Where uploads go: parts are staged, proven and published. One trait for all storages.
 
+pub mod copies;
 pub mod folder;
 mod probe;
 pub mod s3;
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, slice};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{
     format::{
+        geometry::ByteRange,
         library::LibraryPath,
         tree::Cv,
         upload::{SessionId, Sha256},
@@ -18,6 +20,7 @@ use crate::{
     policy::upload::{Disproved, FinishedPart, Goal, Published, Session},
 };
 
+pub use copies::{Base, CopyRange};
 pub use probe::probe;
 
 /// A part that a client is about to send.
@@ -41,6 +44,18 @@ pub enum Destination {
     Server {
         /// Where the client continues.
         from: u64,
+    },
+    /// To [`Storage::receive_ranges`], through a URL of the server: the rest is here and has the leaves of the offer.
+    Rest {
+        /// Ranges of the part, in order, of whole blocks.
+        send: Vec<ByteRange>,
+        /// Bytes that were copied just now.
+        copied: u64,
+    },
+    /// Nowhere: the storage has the part whole, made of copies, and [`Storage::checkpoint`] will prove it.
+    Stored {
+        /// Bytes that were copied just now.
+        copied: u64,
     },
     /// To this URL of the storage, by PUT.
     Storage {
@@ -142,6 +157,33 @@ pub trait Storage: Send + Sync {
         part: &'a OfferedPart,
         from: u64,
     ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>>;
+
+    /// Copies what the base has of a part that is not whole yet, and says where the rest goes. Copies that are not what the part is to
+    /// have do not count, and a storage may copy nothing. [`copies::are_allowed`] is checked by the caller.
+    fn copy<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        base: &'a Base,
+        copies: &'a [CopyRange],
+    ) -> BoxFuture<'a, Result<Destination, StorageError>> {
+        let (_, _) = (base, copies);
+        Box::pin(async move {
+            let mut to = self.destinations(session, slice::from_ref(part)).await?;
+            to.pop().ok_or(StorageError::StagingGone)
+        })
+    }
+
+    /// [`Storage::receive`], of these ranges, one after the other.
+    fn receive_ranges<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        send: &'a [ByteRange],
+    ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>> {
+        let (_, _, _) = (session, part, send);
+        Box::pin(async { Err(StorageError::NotThroughServer) })
+    }
 
     /// Proves that the part with this length and SHA-256 is here, whole and durable, and makes it the one that is published.
     /// `etag`: what the storage told the client, where it does.

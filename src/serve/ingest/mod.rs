@@ -66,6 +66,8 @@ const COLLECT_TIME: Duration = Duration::from_secs(60);
 const PARTS_AT_ONCE: usize = 256;
 /// Other requests with a long body at a time, each of at most [`bodies::BYTES_MAX`].
 const DOCUMENTS_AT_ONCE: usize = 16;
+/// Requests at a time whose parts are copied of earlier objects.
+const COPIES_AT_ONCE: usize = 8;
 /// Published objects of which the operator is told that are read together.
 const UNTOLD: u32 = 100;
 
@@ -130,6 +132,7 @@ struct AllTurns {
     pace: Pace,
     parts: Turns,
     documents: Turns,
+    copies: Turns,
 }
 
 impl Uploads {
@@ -193,6 +196,7 @@ impl Uploads {
                 pace,
                 parts: Turns::new(PARTS_AT_ONCE),
                 documents: Turns::new(DOCUMENTS_AT_ONCE),
+                copies: Turns::new(COPIES_AT_ONCE),
             },
             stored,
         }))

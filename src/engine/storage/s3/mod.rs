@@ -5,6 +5,7 @@
 //! declared is in the key, so that the bucket is the record of all uploads.
 
 mod calls;
+mod copy;
 mod error;
 mod finalize;
 mod keys;
@@ -30,7 +31,8 @@ use crate::{
 };
 
 use super::{
-    Begun, Destination, OfferedPart, PartWriter, Recorded, Staged, Storage, StorageError, Verdict,
+    Base, Begun, CopyRange, Destination, OfferedPart, PartWriter, Recorded, Staged, Storage,
+    StorageError, Verdict,
 };
 use calls::Calls;
 use keys::{EMPTY, Handle, Place};
@@ -128,6 +130,8 @@ struct Shared {
     options: S3Options,
     /// What the service calls the uploads that were used since the start, by handle.
     uploads: Mutex<HashMap<Handle, String>>,
+    /// The base that was used last.
+    base: Mutex<Option<copy::FoundBase>>,
 }
 
 impl S3Storage {
@@ -150,6 +154,7 @@ impl S3Storage {
             place: Place::new(place).ok_or_else(not_in_s3)?,
             options,
             uploads: Mutex::default(),
+            base: Mutex::default(),
         })))
     }
 
@@ -305,6 +310,16 @@ impl Storage for S3Storage {
         _from: u64,
     ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>> {
         async { Err(StorageError::NotThroughServer) }.boxed()
+    }
+
+    fn copy<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        base: &'a Base,
+        copies: &'a [CopyRange],
+    ) -> BoxFuture<'a, Result<Destination, StorageError>> {
+        self.0.copy(session, part, base, copies).boxed()
     }
 
     fn checkpoint<'a>(
