@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
 };
@@ -45,7 +46,7 @@ pub fn has_several(args: &FetchArgs) -> bool {
 
 /// `transfers`: see [`Context::transfers`].
 pub async fn run(
-    args: FetchArgs,
+    mut args: FetchArgs,
     store: Option<PathBuf>,
     transfers: Option<Handle>,
     output: &mut Output,
@@ -74,6 +75,7 @@ pub async fn run(
         let message = format!("{} has no URL in it", input::name_of(list));
         output.event(Event::Warning { message });
     }
+    leave_out_missing(&mut args.seed, output);
     // Empty ones go again at the end.
     let _made = match targets::make_folders(&args, &jobs) {
         Ok(made) => made,
@@ -110,6 +112,18 @@ pub async fn run(
     exits.extend(run.fetch_all(&input.context, options, output).await);
     let exit = Exit::of_all(exits);
     output.done(exit)
+}
+
+/// A seed only saves bytes: one that is not there, probably a mistake in its name, ends nothing.
+fn leave_out_missing(seeds: &mut Vec<PathBuf>, output: &mut Output) {
+    seeds.retain(|seed| match seed.symlink_metadata() {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => {
+            let message = format!("a seed is left out: there is no {}", seed.display());
+            output.event(Event::Warning { message });
+            false
+        }
+        _ => true,
+    });
 }
 
 /// The entries, with the names that their servers suggest if the user wants those.

@@ -1,9 +1,9 @@
-//! `--on-final`: telling a command or a URL of each published object, at least once. What is told is noted with the sessions, so that a
-//! crash loses nothing.
+//! `--on-final`: telling a command or a URL what happens to uploads, each notice at least once. They are kept with the sessions, so that a
+//! crash loses nothing, and one server at a time tells each.
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{
     sync::mpsc::Sender,
     time::{sleep, timeout},
@@ -11,12 +11,13 @@ use tokio::{
 
 use crate::{
     disk::files::Folder,
+    engine::ingest::NoticeEnd,
     net::{
         client::Client,
         location::Location,
         request::{Body, Method, Request},
     },
-    serve::ingest::Uploads,
+    serve::ingest::{HookNotice, Uploads},
 };
 
 use super::{
@@ -24,15 +25,14 @@ use super::{
     player,
 };
 
-/// How long a command for a published object may take.
+/// How long a command may take.
 const COMMAND_TIME: Duration = Duration::from_secs(600);
 /// How long a request may take.
 const REQUEST_TIME: Duration = Duration::from_secs(60);
 /// Of a response nothing is used.
 const RESPONSE_BYTES_MAX: usize = 1 << 20;
-/// The pause after a request that failed, and twice as long each time.
-const PAUSE: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How often a command is run that does not end well: with the pauses between it takes over ten minutes.
+const COMMAND_TRIES: u32 = 10;
 /// The pause after a failure of the store of sessions.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -79,7 +79,7 @@ impl PublishedAt {
     }
 }
 
-/// Tells of published objects.
+/// Tells what happens to uploads.
 pub struct Finals {
     pub told: Told,
     pub uploads: Arc<Uploads>,
@@ -98,25 +98,41 @@ enum Untold {
 }
 
 impl Finals {
-    /// Tells of each published object, one after the other, for ever.
+    /// Tells each notice, for ever.
     pub async fn run(self) {
+        let tell_all = || self.tell_all();
+        match self.told {
+            // One after the other.
+            Told::Command(_) => tell_all().await,
+            // A slow one does not keep all others.
+            Told::Url(_) => drop(tokio::join!(tell_all(), tell_all(), tell_all(), tell_all())),
+        }
+    }
+
+    async fn tell_all(&self) {
         loop {
-            match self.uploads.untold().await {
-                Ok(untold) => {
-                    for (id, status) in untold {
-                        self.tell(&status).await;
-                        // Not again: only the note is missing.
-                        while let Err(cause) = self.uploads.told(id).await {
-                            self.warn(format!("{}: {cause}", name_of(&status)));
-                            sleep(STORE_PAUSE).await;
-                        }
+            match self.uploads.next_notice(&self.url).await {
+                Ok(notice) => {
+                    let told = self.tell(&notice);
+                    // Else another server tells it now.
+                    if let Some(end) = self.uploads.while_held(&notice, told).await {
+                        self.warn_of(&notice, &end);
+                        self.note(&notice, &end).await;
                     }
                 }
                 Err(cause) => {
-                    self.warn(format!("notices of published objects wait: {cause}"));
+                    self.warn(format!("notices of uploads wait: {cause}"));
                     sleep(STORE_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// Tells it not again because only the note is missing.
+    async fn note(&self, notice: &HookNotice, end: &NoticeEnd) {
+        while let Err(cause) = self.uploads.end_notice(notice, end).await {
+            self.warn(format!("{}: {cause}", notice.name()));
+            sleep(STORE_PAUSE).await;
         }
     }
 
@@ -124,16 +140,39 @@ impl Finals {
         let _ = self.warnings.try_send(message);
     }
 
-    async fn tell(&self, status: &Value) {
-        match &self.told {
-            Told::Command(command) => self.run_command(command, status).await,
-            Told::Url(page) => self.tell_page(&page.0, &page.1, status).await,
+    fn warn_of(&self, notice: &HookNotice, end: &NoticeEnd) {
+        let what = format!("{}, {}", notice.name(), notice.event());
+        match end {
+            NoticeEnd::Again(why) if notice.tries() == 1 => {
+                self.warn(format!("the notice of {what}, is repeated: {why}"));
+            }
+            NoticeEnd::GivenUp(why) => {
+                self.warn(format!("the notice of {what}, is given up: {why}"));
+            }
+            NoticeEnd::Again(_) | NoticeEnd::Told => (),
         }
     }
 
-    async fn run_command(&self, command: &str, status: &Value) {
+    async fn tell(&self, notice: &HookNotice) -> NoticeEnd {
+        match &self.told {
+            Told::Command(command) => match self.run_command(command, notice).await {
+                Ok(()) => NoticeEnd::Told,
+                Err(why) if notice.tries() < COMMAND_TRIES => NoticeEnd::Again(why),
+                Err(why) => NoticeEnd::GivenUp(why),
+            },
+            Told::Url(page) => match post(&page.0, &page.1, &notice.document).await {
+                Ok(()) => NoticeEnd::Told,
+                Err(Untold::Refused(why)) => NoticeEnd::GivenUp(format!("{}: {why}", page.0)),
+                Err(Untold::Later(why)) => NoticeEnd::Again(format!("{}: {why}", page.0)),
+            },
+        }
+    }
+
+    async fn run_command(&self, command: &str, notice: &HookNotice) -> Result<(), String> {
+        let status = &notice.status;
         let text = |member: &str| status[member].as_str().unwrap_or_default().to_owned();
         let variables = [
+            ("SAPWOOD_UPLOAD_EVENT", notice.event().to_owned()),
             ("SAPWOOD_UPLOAD_NAME", text("name")),
             ("SAPWOOD_UPLOAD_ROOT", text("root")),
             ("SAPWOOD_UPLOAD_OWNER", text("owner")),
@@ -141,50 +180,8 @@ impl Finals {
             self.published_at.of(&text("name")),
         ];
         let input = format!("{status}\n");
-        let ran = player::run_in_shell(command, &variables, &input, COMMAND_TIME);
-        if let Err(message) = ran.await {
-            let name = name_of(status);
-            self.warn(format!("{name} was published, but {message}"));
-        }
+        player::run_in_shell(command, &variables, &input, COMMAND_TIME).await
     }
-
-    /// Repeats the request until the page accepts it, or refuses it for good.
-    async fn tell_page(&self, page: &Location, client: &Client, status: &Value) {
-        let path = status["url"].as_str().unwrap_or_default();
-        let document = json!({
-            "event": "published",
-            "session": status["id"],
-            "name": status["name"],
-            "root": status["root"],
-            "length": status["length"],
-            "url": format!("{}{path}", self.url.trim_end_matches('/')),
-            "owner": status["owner"],
-        });
-        let (name, mut pause, mut has_warned) = (name_of(status), PAUSE, false);
-        loop {
-            match post(page, client, &document).await {
-                Ok(()) => return,
-                Err(Untold::Refused(why)) => {
-                    return self.warn(format!(
-                        "{name} was published, but {page} refused the notice: {why}"
-                    ));
-                }
-                Err(Untold::Later(why)) if !has_warned => {
-                    has_warned = true;
-                    self.warn(format!(
-                        "{name} was published; the notice to {page} is repeated: {why}"
-                    ));
-                }
-                Err(Untold::Later(_)) => (),
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
-    }
-}
-
-fn name_of(status: &Value) -> &str {
-    status["name"].as_str().unwrap_or_default()
 }
 
 async fn post(page: &Location, client: &Client, document: &Value) -> Result<(), Untold> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crc_fast::CrcAlgorithm;
+use crc::{CRC_64_NVME, Crc, Table};
 use sha2::Digest as _;
 
 /// A digest algorithm, with its kind in manifests.
@@ -143,6 +143,9 @@ impl FromStr for Digest {
     }
 }
 
+/// Of the digest that only S3 offers.
+static NVME: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_NVME);
+
 /// Computes one digest over bytes in order.
 #[allow(missing_docs, reason = "each is the state of one algorithm")]
 pub enum DigestHasher {
@@ -150,7 +153,8 @@ pub enum DigestHasher {
     Sha512(sha2::Sha512),
     Sha1(sha1::Sha1),
     Md5(md5::Md5),
-    Crc(Algorithm, crc_fast::Digest),
+    Crc32c(u32),
+    Crc64Nvme(crc::Digest<'static, u64, Table<16>>),
     Blake3(Box<blake3::Hasher>),
 }
 
@@ -162,12 +166,8 @@ impl DigestHasher {
             Algorithm::Sha512 => DigestHasher::Sha512(sha2::Sha512::new()),
             Algorithm::Sha1 => DigestHasher::Sha1(sha1::Sha1::new()),
             Algorithm::Md5 => DigestHasher::Md5(md5::Md5::new()),
-            Algorithm::Crc32c => {
-                DigestHasher::Crc(algorithm, crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi))
-            }
-            Algorithm::Crc64Nvme => {
-                DigestHasher::Crc(algorithm, crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme))
-            }
+            Algorithm::Crc32c => DigestHasher::Crc32c(0),
+            Algorithm::Crc64Nvme => DigestHasher::Crc64Nvme(NVME.digest()),
             Algorithm::Blake3 => DigestHasher::Blake3(Box::new(blake3::Hasher::new())),
         }
     }
@@ -179,7 +179,8 @@ impl DigestHasher {
             DigestHasher::Sha512(hasher) => hasher.update(bytes),
             DigestHasher::Sha1(hasher) => hasher.update(bytes),
             DigestHasher::Md5(hasher) => hasher.update(bytes),
-            DigestHasher::Crc(_, hasher) => hasher.update(bytes),
+            DigestHasher::Crc32c(crc) => *crc = crc32c::crc32c_append(*crc, bytes),
+            DigestHasher::Crc64Nvme(hasher) => hasher.update(bytes),
             DigestHasher::Blake3(hasher) => drop(hasher.update(bytes)),
         }
     }
@@ -191,10 +192,11 @@ impl DigestHasher {
             DigestHasher::Sha512(hasher) => (Algorithm::Sha512, hasher.finalize().to_vec()),
             DigestHasher::Sha1(hasher) => (Algorithm::Sha1, hasher.finalize().to_vec()),
             DigestHasher::Md5(hasher) => (Algorithm::Md5, hasher.finalize().to_vec()),
-            // Stored as hexadecimal text is written: most significant byte first.
-            DigestHasher::Crc(algorithm, hasher) => (
-                algorithm,
-                hasher.finalize().to_be_bytes()[8 - algorithm.bytes()..].to_vec(),
+            // As hexadecimal text is written: most significant byte first.
+            DigestHasher::Crc32c(crc) => (Algorithm::Crc32c, crc.to_be_bytes().to_vec()),
+            DigestHasher::Crc64Nvme(hasher) => (
+                Algorithm::Crc64Nvme,
+                hasher.finalize().to_be_bytes().to_vec(),
             ),
             DigestHasher::Blake3(hasher) => {
                 (Algorithm::Blake3, hasher.finalize().as_bytes().to_vec())

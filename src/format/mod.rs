@@ -14,6 +14,7 @@ pub mod layout;
 pub mod leaves;
 pub mod library;
 pub mod manifest;
+pub mod notice;
 #[doc(hidden)]
 pub mod paint;
 pub mod part;

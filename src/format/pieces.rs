@@ -1,7 +1,5 @@
 //! Pieces: of each KiB of an object the low 16 bits of its CRC-32C (manifest.md, 3.4). Hints only; they prove nothing.
 
-use crc_fast::{CrcAlgorithm, checksum};
-
 use super::geometry::PIECE;
 
 /// The check of one piece; the last of an object may be shorter than a KiB.
@@ -11,7 +9,7 @@ pub fn piece_of(bytes: &[u8]) -> u16 {
 
 /// The whole CRC, of which a check is the lower half.
 pub fn crc_of(bytes: &[u8]) -> u32 {
-    checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
+    crc32c::crc32c(bytes)
 }
 
 /// Appends the checks of these bytes, which begin at a border of pieces, as the manifest holds them.

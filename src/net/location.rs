@@ -34,7 +34,7 @@ pub enum BadUrl {
         text: String,
         cause: url::ParseError,
     },
-    #[error("{text:?} has the scheme {scheme:?}; only http, https and s3 can be fetched")]
+    #[error("{text:?} has the scheme {scheme:?}; only http, https and s3 are supported")]
     Scheme { text: String, scheme: String },
     #[error("{text:?} is not s3://BUCKET/KEY: {reason}")]
     NotInS3 { text: String, reason: &'static str },

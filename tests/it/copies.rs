@@ -570,3 +570,58 @@ fn a_service_that_does_not_copy_costs_one_call() {
         "those that were on their way: {refused}"
     );
 }
+
+#[test]
+fn a_server_has_the_service_copy_for_the_owner_alone() {
+    let scene = InS3::new();
+    let (site, state) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let tokens = state.path().join("tokens");
+    fs::write(&tokens, "ann secret-of-ann\nbob secret-of-bob\n").expect("a file");
+    let mut serve = sapwood(site.path());
+    serve
+        .env("HOME", state.path())
+        .env("AWS_ENDPOINT_URL", scene.bucket.url())
+        .env("AWS_ACCESS_KEY_ID", KEY_ID)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET)
+        .args(["--json", "serve", ".", "--listen", "127.0.0.1:0"])
+        .args(["--ingest", "--storage", "s3://media", "--token-file"])
+        .arg(&tokens);
+    let server = Site::started(serve);
+    let push = |token: &str, bytes: &[u8]| {
+        fs::write(scene.folder.path().join("x.bin"), bytes).expect("a file");
+        let mut command = sapwood(scene.folder.path());
+        let url = format!("http://{}/a/", server.api.address);
+        command.args(["--json", "push", "x.bin", &url, "--replace", "--part-size", "5MiB"]);
+        command.args(["--token", token, "--no-store"]);
+        run(command).must(0).event("published")
+    };
+    let old = random("old", LENGTH);
+    sent(&push("secret-of-ann", &old), LENGTH);
+    let mut new = old.clone();
+    new[0] ^= 1;
+    sent(&push("secret-of-ann", &new), PART);
+    assert_eq!(copied(&server), (LENGTH - PART) as u64);
+    scene.must_be_published(&new);
+    scene.bucket.forget_log();
+    // With the right root and hashes, too.
+    let bob = server.api.with_token("secret-of-bob");
+    let id = id_of(9);
+    assert_eq!(reopen(&bob, &id, &new)["base"], json!(null));
+    for index in 0..parts(&new) {
+        let target = target(&bob, &id, &root(&new), &new, index);
+        assert_eq!((&target["stored"], &target["from"]), (&json!(null), &json!(0)));
+    }
+    assert_eq!(scene.bucket.log_of(Op::CopyPart).len(), 0);
+    let name = format!("/{NAME}");
+    let looks = scene.bucket.log_of(Op::Head).into_iter();
+    assert_eq!(looks.filter(|logged| logged.key == name[1..]).count(), 0, "not even a look");
+    bob.json("DELETE", &id, &json!({})).must(204);
+    // What is put there by hand is nobody's.
+    scene.bucket.put(NAME, &new);
+    let ann = server.api.with_token("secret-of-ann");
+    let id = id_of(10);
+    assert_eq!(reopen(&ann, &id, &new)["base"]["root"], root(&new));
+    let target = target(&ann, &id, &root(&new), &new, 1);
+    assert_eq!((&target["stored"], &target["from"]), (&json!(null), &json!(0)));
+    assert_eq!(scene.bucket.log_of(Op::CopyPart).len(), 0);
+}

@@ -226,6 +226,18 @@ fn seeds_are_files_and_folders_and_none_must_be_there() {
     assert!(before == after, "a seed was written to");
 }
 
+/// It was told only where seeds were searched.
+#[test]
+fn a_seed_that_is_not_there_is_told() {
+    let small = fresh(6, 1000);
+    let scene = scene(&small);
+    for more in [&[][..], &["--no-manifest"]] {
+        let ended = scene.fetch(&[&["--seed", "gone"], more].concat()).must(0);
+        let warning = "a seed is left out: there is no gone";
+        assert!(ended.stdout.contains(warning), "{}", ended.stdout);
+    }
+}
+
 #[test]
 fn an_unchanged_file_is_two_small_requests() {
     let new = old();

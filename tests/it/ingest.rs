@@ -4,13 +4,14 @@ use bytes::Bytes;
 use sapwood::{
     engine::{
         ingest::{
-            Finalize, Ingest, IngestError, IngestEvent, IngestLimits, Target,
+            Finalize, Ingest, IngestError, IngestEvent, IngestLimits, NextNotice, NoticeEnd,
+            Target,
             session_store::{OwnerLimits, SessionStore},
         },
         storage::{Destination, OfferedPart, Staged, Storage, StorageError},
     },
-    format::upload::SessionId,
-    policy::upload::{FinishedPart, Refusal, State},
+    format::{notice::NoticeEvent, upload::SessionId},
+    policy::upload::{FinishedPart, Refusal, State, notices::NOTICE_LEASE_S},
 };
 
 use super::support::ingest::{
@@ -848,4 +849,72 @@ async fn a_session_of_which_nobody_knows_whether_it_is_published_is_not_given_up
     assert!(server.storage.published(id(1)).is_some());
     assert_eq!(code(ingest.abort(&ann, id(1)).await), "finalizing");
     finish(&ingest, id(1), 7).await.unwrap();
+}
+
+/// Each notice is told at least once, by one server at a time: after failures, after crashes, by many servers.
+#[tokio::test]
+async fn what_happens_to_uploads_is_told_by_one_of_many_servers() {
+    let server = Server::new();
+    server.store.keep_notices();
+    let (one, two) = (server.start().await, server.start().await);
+    one.open(&owner("ann"), id(1), &open_request("idle.mp4", PARTS))
+        .await
+        .unwrap();
+    upload(&one, id(2), 7).await.unwrap();
+    let next = async |ingest: &Ingest| match ingest.next_notice().await.unwrap() {
+        NextNotice::Due(due) => Ok(due),
+        NextNotice::After(after_s) => Err(after_s),
+    };
+    let due = next(&one).await.unwrap();
+    assert_eq!(due.notice().event, NoticeEvent::Published);
+    assert_eq!(due.session.id, id(2));
+    // While one tells it, the other has nothing to do, however long that takes.
+    for _ in 0..10 {
+        assert!(matches!(next(&two).await, Err(Some(_))));
+        server.clock.advance(Ingest::HOLD_EVERY_S);
+        assert!(one.hold_notice(&due).await.unwrap());
+    }
+    // It does not say so any more: the other one tells it.
+    server.clock.advance(NOTICE_LEASE_S);
+    let again = next(&two).await.unwrap();
+    assert_eq!((again.tries(), again.session.id), (2, id(2)));
+    assert!(!one.hold_notice(&due).await.unwrap());
+    // In vain, with growing pauses.
+    let why = NoticeEnd::Again("it is away".to_owned());
+    two.end_notice(&again, &why).await.unwrap();
+    assert_eq!(next(&one).await.unwrap_err(), Some(2));
+    server.clock.advance(2);
+    let last = next(&one).await.unwrap();
+    // Who was late takes nothing away.
+    two.end_notice(&again, &NoticeEnd::Told).await.unwrap();
+    one.end_notice(&last, &why).await.unwrap();
+    assert_eq!(next(&two).await.unwrap_err(), Some(4));
+    server.clock.advance(4);
+    let last = next(&two).await.unwrap();
+    two.end_notice(&last, &NoticeEnd::Told).await.unwrap();
+    assert_eq!(next(&two).await.unwrap_err(), None);
+    // A session is forgotten only after that.
+    for _ in 0..2 * TTL_S / 3600 {
+        server.clock.advance(3600);
+        one.collect().await.unwrap();
+    }
+    let due = next(&one).await.unwrap();
+    let NoticeEvent::SessionExpiring { expires_s } = due.notice().event else {
+        panic!("{due:?}");
+    };
+    // A quarter of a day before it did, as the next collection found.
+    let before_s = expires_s - due.notice().unix_s;
+    assert!(
+        (TTL_S / 4 - 3600..=TTL_S / 4).contains(&before_s),
+        "{before_s}"
+    );
+    assert_eq!(due.session.state, State::Expired);
+    one.end_notice(&due, &NoticeEnd::Told).await.unwrap();
+    for _ in 0..2 * TTL_S / 3600 {
+        server.clock.advance(3600);
+        one.collect().await.unwrap();
+    }
+    assert!(server.store.kept.lock().unwrap().is_empty());
+    let told = kinds(&server);
+    assert_eq!(told.iter().filter(|kind| *kind == "Noticed").count(), 5);
 }

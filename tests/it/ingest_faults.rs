@@ -407,6 +407,40 @@ fn the_command_for_an_object_runs_though_the_server_crashed() {
     assert_eq!(told(), "began\nx.bin\ny.bin\n");
 }
 
+/// A command that fails is run again, and the audit log says how each attempt ended.
+#[test]
+fn a_command_that_fails_is_run_again() {
+    let site = Site::new();
+    let log = site.state.path().join("log");
+    let command = format!(
+        "echo $SAPWOOD_UPLOAD_EVENT >> '{0}'; test $(wc -l < '{0}') = 2",
+        log.display()
+    );
+    let server = site.serve(&["--on-final", &command]);
+    server.api.upload(ID, "x.bin", &paint::bytes(0, 3 * BLOCK));
+    let audit = || fs::read_to_string(site.path("sapwood-staging/audit.jsonl")).expect("a log");
+    wait_for("the second run", || audit().contains("\"told\""));
+    assert_eq!(
+        fs::read_to_string(&log).expect("a log"),
+        "published\npublished\n"
+    );
+    let notices: Vec<Value> = audit()
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .filter(|line: &Value| line["action"] == "notice")
+        .collect();
+    let ends = notices
+        .iter()
+        .map(|line| (line["outcome"].as_str(), line["tries"].as_u64()));
+    let expected = [(Some("again"), Some(1)), (Some("told"), Some(2))];
+    assert_eq!(ends.collect::<Vec<_>>(), expected);
+    assert_eq!(
+        (&notices[1]["event"], &notices[1]["name"]),
+        (&json!("published"), &json!("x.bin"))
+    );
+    server.running.kill();
+}
+
 /// A page that is told of published objects: it refuses the first notice, and the server crashes.
 #[test]
 fn a_url_is_told_of_each_object_until_it_accepts() {
@@ -450,6 +484,7 @@ fn a_url_is_told_of_each_object_until_it_accepts() {
         json!({
             "event": "published", "session": ID, "name": "a b/x.bin", "root": root(&object),
             "length": object.len(), "url": place, "owner": "local",
+        "proof": "client", "time": document["time"],
         })
     );
     assert_eq!(take("204"), document);

@@ -6,19 +6,21 @@ use futures_util::future::BoxFuture;
 use sapwood::{
     engine::ingest::{
         session_store::{
-            Cursor, Inserted, LastPublished, ListQuery, OwnerLimits, SessionStore, Usage, Written,
+            Claimed, Cursor, Inserted, LastPublished, ListQuery, OwnerLimits, SessionStore, Usage,
+            Written,
         },
         sqlite::SqliteSessions,
     },
     format::{
         library::LibraryPath,
+        notice::{Notice, NoticeEvent},
         tree::Root,
         upload::{SessionId, Sha256},
     },
     policy::{
         parts::PartPlan,
         upload::{
-            Change, Declared, Goal, Now, Owner, PartsChange, Problem, Published, Session,
+            Change, Declared, Goal, Now, Owner, PartsChange, Problem, Protocol, Published, Session,
             StagedBytes, Staging, State,
         },
     },
@@ -39,6 +41,7 @@ fn session(number: u8, by: &str, created_s: u64) -> Session {
         sha256: None,
         replace: false,
         growing: false,
+        protocol: Protocol::default(),
     };
     let now = Now {
         unix_s: created_s,
@@ -136,8 +139,7 @@ async fn keeps_sessions(store: &dyn SessionStore) {
         store.load(SessionId::from_random([77; 16])).await.unwrap(),
         None
     );
-    // Forgotten only at its version, once somebody was told of its object.
-    store.told(now.id).await.unwrap();
+    // Forgotten only at its version.
     assert_eq!(
         store.forget(now.id, now.version - 1).await.unwrap(),
         Written::Conflict
@@ -370,38 +372,84 @@ async fn counts_usage(store: Arc<dyn SessionStore>) {
     assert_eq!(new, 2);
 }
 
-/// Of each published object somebody is told, whatever happens between.
-async fn notes_what_was_published(store: &dyn SessionStore) {
-    let untold = || async {
-        let untold = store.untold(10).await.unwrap();
-        untold.iter().map(|session| session.id).collect::<Vec<_>>()
+/// What the operator is to be told is stored with the change that caused it, and told by one at a time until it is removed.
+async fn queues_notices(store: Arc<dyn SessionStore>) {
+    let claim = async |now_s, until_s| store.claim_notice(now_s, until_s).await.unwrap();
+    let claimed = async |now_s, until_s| match claim(now_s, until_s).await {
+        Claimed::Notice(notice) => notice,
+        other => panic!("{other:?}"),
     };
-    let published = Published {
-        length: 5,
-        root: Root([6; 32]),
+    assert_eq!(claim(0, 1).await, Claimed::NotBefore(None));
+    let notices = [
+        NoticeEvent::Published,
+        NoticeEvent::SessionExpiring { expires_s: 1 << 40 },
+    ];
+    let notices = notices.map(|event| Notice { unix_s: 5, event });
+    let first = session(2, "ann", 5);
+    store.insert(&first, PLENTY).await.unwrap();
+    let change = Change {
+        notices: notices.to_vec(),
+        ..changed(&first, |_| ())
     };
-    let mut ids = Vec::new();
-    for number in [2, 1] {
-        let session = session(number, "ann", 5);
-        store.insert(&session, PLENTY).await.unwrap();
-        assert_eq!(untold().await, ids);
-        let done = changed(&session, |it| {
-            it.state = State::Done(published);
-            it.last_alive_s = 100 - u64::from(number);
-        });
-        let done = stored(store, done).await;
-        ids.push(done.id);
-        assert_eq!(untold().await, ids);
-        let later = stored(store, changed(&done, |it| it.staging = Staging::Removed)).await;
-        assert_eq!(later.version, 3);
+    stored(&*store, change.clone()).await;
+    // What is not stored is not told.
+    assert_eq!(store.write(&change).await.unwrap(), Written::Conflict);
+    assert_eq!(store.forget(first.id, 2).await.unwrap(), Written::Conflict);
+    // In order, each once while it is claimed.
+    let one = claimed(0, 100).await;
+    let two = claimed(0, 50).await;
+    assert_eq!([&one.notice, &two.notice], [&notices[0], &notices[1]]);
+    assert_eq!((one.session, one.claims), (first.id, 1));
+    assert_eq!(claim(49, 1).await, Claimed::NotBefore(Some(50)));
+    let written = store.postpone_notice(&two, 60).await.unwrap();
+    assert_eq!(written, Written::Stored);
+    assert_eq!(claim(59, 1).await, Claimed::NotBefore(Some(60)));
+    // A claim that another one followed changes nothing any more.
+    let again = claimed(60, 200).await;
+    assert_eq!((again.id, again.claims), (two.id, 2));
+    for stale in [
+        store.postpone_notice(&two, 0).await,
+        store.remove_notice(&two).await,
+    ] {
+        assert_eq!(stale.unwrap(), Written::Conflict);
     }
-    for left in [&ids[1..], &[]] {
-        store.told(ids[ids.len() - left.len() - 1]).await.unwrap();
-        assert_eq!(untold().await, left);
+    let written = store.remove_notice(&again).await.unwrap();
+    assert_eq!(written, Written::Stored);
+    assert_eq!(claim(99, 1).await, Claimed::NotBefore(Some(100)));
+    store.release_notices().await.unwrap();
+    let one = claimed(0, 1).await;
+    assert_eq!(store.forget(first.id, 2).await.unwrap(), Written::Conflict);
+    assert_eq!(store.remove_notice(&one).await.unwrap(), Written::Stored);
+    assert_eq!(claim(1000, 1001).await, Claimed::NotBefore(None));
+    // Many at once do not claim the same.
+    let mut now = store.load(first.id).await.unwrap().unwrap();
+    for _ in 0..20 {
+        let change = Change {
+            notices: notices[..1].to_vec(),
+            ..changed(&now, |_| ())
+        };
+        now = stored(&*store, change).await;
     }
-    for id in ids {
-        assert_eq!(store.forget(id, 3).await.unwrap(), Written::Stored);
+    let all = (0..20).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move { store.claim_notice(5, 100).await.unwrap() })
+    });
+    let mut ids = std::collections::BTreeSet::new();
+    for one in all.collect::<Vec<_>>() {
+        let Claimed::Notice(notice) = one.await.unwrap() else {
+            continue;
+        };
+        assert!(ids.insert(notice.id));
+        store.remove_notice(&notice).await.unwrap();
     }
+    // A store may let go of one for which it would have to wait.
+    while let Claimed::Notice(notice) = claim(5, 100).await {
+        assert!(ids.insert(notice.id));
+        store.remove_notice(&notice).await.unwrap();
+    }
+    assert_eq!(ids.len(), 20);
+    let forgotten = store.forget(first.id, now.version).await.unwrap();
+    assert_eq!(forgotten, Written::Stored);
 }
 
 /// What has a name last is known after its session is forgotten, and later changes of an older session do not take it back.
@@ -429,7 +477,6 @@ async fn knows_what_was_last_published(store: &dyn SessionStore) {
     let last = store.last_published(&name).await.unwrap();
     let (ann, bob) = (&done[0], &done[1]);
     stored(store, changed(ann, |it| it.staging = Staging::Removed)).await;
-    store.told(bob.id).await.unwrap();
     assert_eq!(store.forget(bob.id, 2).await.unwrap(), Written::Stored);
     assert_eq!(store.last_published(&name).await.unwrap(), last);
     let other = LibraryPath::new("shows/0.mp4").unwrap();
@@ -450,14 +497,18 @@ async fn every_store<'a>(make: impl Fn() -> BoxFuture<'a, Arc<dyn SessionStore>>
     lists_pages(&*make().await).await;
     counts_usage(make().await).await;
     raises_the_served_clock(&*make().await).await;
-    notes_what_was_published(&*make().await).await;
+    queues_notices(make().await).await;
     knows_what_was_last_published(&*make().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_in_memory_passes_the_suite() {
-    every_store(|| Box::pin(async { Arc::<MemoryStore>::default() as Arc<dyn SessionStore> }))
-        .await;
+    every_store(|| {
+        let store = MemoryStore::default();
+        store.keep_notices();
+        Box::pin(async { Arc::new(store) as Arc<dyn SessionStore> })
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -469,8 +520,22 @@ async fn the_store_in_sqlite_passes_the_suite() {
         let path = folder.path().join(format!("{number}/sessions.sqlite"));
         Box::pin(async {
             let store = SqliteSessions::open(path).await.unwrap();
-            store.note_published(true).await.unwrap();
+            store.keep_notices(true).await.unwrap();
             Arc::new(store) as Arc<dyn SessionStore>
+        })
+    })
+    .await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_in_postgres_passes_the_suite() {
+    use sapwood::engine::ingest::postgres::{Place, PostgresSessions};
+    every_store(|| {
+        let url = super::support::postgres::shared().database();
+        Box::pin(async move {
+            let place = Place::parse(&url).unwrap();
+            Arc::new(PostgresSessions::open(place, true).await.unwrap()) as Arc<dyn SessionStore>
         })
     })
     .await;
@@ -497,18 +562,24 @@ async fn two_connections_to_sqlite_see_the_same_sessions() {
     assert!(two.bind("a".to_owned()).await.unwrap());
     assert!(!two.bind("b".to_owned()).await.unwrap());
     // Who wants to be told is told from then on, and what nobody was told of is not forgotten.
-    one.note_published(true).await.unwrap();
+    one.keep_notices(true).await.unwrap();
     let second = session(2, "ann", 50);
     one.insert(&second, PLENTY).await.unwrap();
     let published = Published {
         length: 5,
         root: Root([6; 32]),
     };
-    let done = changed(&second, |it| it.state = State::Done(published));
+    let event = NoticeEvent::Published;
+    let done = Change {
+        notices: vec![Notice { unix_s: 1, event }],
+        ..changed(&second, |it| it.state = State::Done(published))
+    };
     one.write(&done).await.unwrap();
     assert_eq!(one.forget(second.id, 2).await.unwrap(), Written::Conflict);
-    assert_eq!(two.untold(5).await.unwrap().len(), 1);
-    two.note_published(false).await.unwrap();
-    assert_eq!(two.untold(5).await.unwrap(), []);
+    let claimed = two.claim_notice(0, 0).await.unwrap();
+    assert!(matches!(claimed, Claimed::Notice(_)));
+    two.keep_notices(false).await.unwrap();
+    let claimed = two.claim_notice(0, 0).await.unwrap();
+    assert_eq!(claimed, Claimed::NotBefore(None));
     assert_eq!(one.forget(second.id, 2).await.unwrap(), Written::Stored);
 }

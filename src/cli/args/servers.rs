@@ -105,8 +105,15 @@ pub struct UploadArgs {
     /// nothing, from S3 by redirects to signed URLs. Clients send to S3 directly; its access is that of the AWS variables and files
     #[arg(long, value_name = "DIR|s3://B/P", requires = "ingest")]
     pub storage: Option<String>,
-    /// The database of the sessions (default: sapwood-staging/sessions.sqlite in the storage, or in DIR for S3)
-    #[arg(long, value_name = "FILE", requires = "ingest")]
+    /// The database of the sessions (default: sapwood-staging/sessions.sqlite in the storage, or in DIR for S3): a file, or one of
+    /// Postgres (`postgres://USER:PASSWORD@HOST/DATABASE?sslmode=verify-full`), which many servers with one storage in S3 share
+    #[arg(
+        long,
+        value_name = "FILE|postgres://…",
+        requires = "ingest",
+        env = "SAPWOOD_SESSIONS",
+        hide_env_values = true
+    )]
     pub sessions: Option<String>,
     /// Who may upload: a file with a TOKEN, or an OWNER and a TOKEN, in each line; needed for addresses that other machines reach; it is read again when it changes
     #[arg(long, value_name = "F", requires = "ingest")]
@@ -122,7 +129,7 @@ pub struct UploadArgs {
         value_parser = units::patience
     )]
     pub session_ttl: Duration,
-    /// A URL to be told of each published object by a POST of JSON, or a command to run (its name, root, path, owner and session are in `SAPWOOD_UPLOAD_NAME`, `_ROOT`, `_PATH` (in S3 `_URL`), `_OWNER` and `_SESSION`, its status is on standard input)
+    /// A URL to be told of each published object and of each upload that expires soon, by a POST of JSON, or a command to run (`SAPWOOD_UPLOAD_EVENT` is published or `session_expiring`; name, root, path, owner and session are in `SAPWOOD_UPLOAD_NAME`, `_ROOT`, `_PATH` (in S3 `_URL`), `_OWNER` and `_SESSION`, its status is on standard input)
     #[arg(long, value_name = "CMD|URL", requires = "ingest")]
     pub on_final: Option<String>,
     /// A web origin, such as `https://app.example`, whose pages may upload; may be given several times

@@ -2,6 +2,7 @@
 //! in it, so each change is on the disk when it returns.
 
 mod counts;
+mod notices;
 mod rows;
 mod schema;
 
@@ -15,12 +16,13 @@ use rusqlite::{
 };
 
 use crate::{
-    format::{library::LibraryPath, upload::SessionId},
+    format::{library::LibraryPath, notice::Notice, upload::SessionId},
     policy::upload::{Change, FinishedPart, Owner, Published, Session, StagedBytes, State},
 };
 
 use super::{files, machine};
 use counts::{change_parts, set_staged, staged_of, usage};
+pub use notices::ClaimedNotice;
 use rows::{COLUMNS, last_published_of, part_of, session_of, values_of};
 
 /// How long to wait for another process that holds the database.
@@ -90,8 +92,8 @@ pub enum Inserted {
 pub struct Sessions {
     connection: Connection,
     path: PathBuf,
-    /// See [`Sessions::note_published`].
-    notes_published: bool,
+    /// See [`Sessions::keep_notices`].
+    keeps_notices: bool,
 }
 
 impl Sessions {
@@ -121,7 +123,7 @@ impl Sessions {
             schema::VERSION => Ok(Sessions {
                 connection,
                 path: path.to_owned(),
-                notes_published: false,
+                keeps_notices: false,
             }),
             found => Err(SessionsError::Version {
                 path: path.to_owned(),
@@ -143,14 +145,15 @@ impl Sessions {
         })
     }
 
-    /// Whether it is noted from now on of which sessions the object was published. If not, what was noted is forgotten.
-    pub fn note_published(&mut self, is_noted: bool) -> Result<(), SessionsError> {
-        self.notes_published = is_noted;
-        if is_noted {
-            return Ok(());
+    /// Whether notices are kept from now on. If not, those that were are forgotten.
+    pub fn keep_notices(&mut self, are_kept: bool) -> Result<(), SessionsError> {
+        self.keeps_notices = are_kept;
+        match are_kept {
+            true => Ok(()),
+            false => {
+                self.change(|transaction| transaction.execute("DELETE FROM notices", []).map(drop))
+            }
         }
-        let forget = "UPDATE sessions SET is_untold = 0 WHERE is_untold";
-        self.change(|transaction| transaction.execute(forget, []).map(drop))
     }
 
     fn wrap(&self, source: rusqlite::Error) -> SessionsError {
@@ -250,9 +253,10 @@ impl Sessions {
         let mut values = values_of(session);
         values.push(Box::new(session.id.bytes()));
         values.push(Box::new((session.version - 1).cast_signed()));
-        let is_noted = self.notes_published && matches!(session.state, State::Done(_));
-        let note =
-            "UPDATE sessions SET is_untold = 1 WHERE id = ?1 AND version = ?2 AND state <> ?3";
+        let notices: &[Notice] = match self.keeps_notices {
+            true => &change.notices,
+            false => &[],
+        };
         let done = match session.state {
             State::Done(published) => Some(published),
             _ => None,
@@ -264,15 +268,11 @@ impl Sessions {
                 let mut note = transaction.prepare_cached(NOTE_PUBLISHED)?;
                 note.execute(params![session.id.bytes(), before, root, length])?;
             }
-            if is_noted {
-                let before = (session.version - 1).cast_signed();
-                let mut note = transaction.prepare_cached(note)?;
-                note.execute(params![session.id.bytes(), before, session.state.name()])?;
-            }
             let mut update = transaction.prepare_cached(&update)?;
             let is_stored = update.execute(params_from_iter(values))? == 1;
             if is_stored {
                 change_parts(transaction, session.id, &change.parts)?;
+                notices::add(transaction, session.id, notices)?;
             }
             Ok(is_stored)
         })
@@ -373,20 +373,34 @@ impl Sessions {
         })
     }
 
-    /// Sessions whose object was published and of which nobody was told, in the order of their publication.
-    pub fn untold(&self, limit: u32) -> Result<Vec<Session>, SessionsError> {
-        let query = "SELECT * FROM sessions WHERE is_untold ORDER BY last_alive_s, id LIMIT ?1";
-        self.look(|connection| {
-            let mut query = connection.prepare_cached(query)?;
-            let rows = query.query_map([limit], session_of)?;
-            rows.collect()
-        })
+    /// Claims the first notice that is due. Without one it returns when the next is.
+    pub fn claim_notice(
+        &mut self,
+        now_s: u64,
+        until_s: u64,
+    ) -> Result<Result<ClaimedNotice, Option<u64>>, SessionsError> {
+        self.change(|transaction| notices::claim(transaction, now_s, until_s))
     }
 
-    /// Somebody was told of the object of a session.
-    pub fn told(&mut self, id: SessionId) -> Result<(), SessionsError> {
-        let told = "UPDATE sessions SET is_untold = 0 WHERE id = ?1";
-        self.change(|transaction| transaction.execute(told, [id.bytes()]).map(drop))
+    /// Has a notice be due at this time if it was claimed so often; `false`: it was not.
+    pub fn postpone_notice(
+        &mut self,
+        id: u64,
+        claims: u32,
+        due_s: u64,
+    ) -> Result<bool, SessionsError> {
+        self.change(|transaction| notices::postpone(transaction, id, claims, due_s))
+    }
+
+    /// Removes a notice if it was claimed so often; `false`: it was not.
+    pub fn remove_notice(&mut self, id: u64, claims: u32) -> Result<bool, SessionsError> {
+        self.change(|transaction| notices::remove(transaction, id, claims))
+    }
+
+    /// Has all notices be due now.
+    pub fn release_notices(&mut self) -> Result<(), SessionsError> {
+        let release = "UPDATE notices SET due_s = 0 WHERE due_s > 0";
+        self.change(|transaction| transaction.execute(release, []).map(drop))
     }
 
     /// What an owner has that is not finished: sessions and bytes.
@@ -394,9 +408,10 @@ impl Sessions {
         self.look(|connection| usage(connection, owner))
     }
 
-    /// Removes a session that has this version; `false`: it has another, is gone, or nobody was told of its object.
+    /// Removes a session that has this version; `false`: it has another, is gone, or has notices.
     pub fn forget(&mut self, id: SessionId, version: u64) -> Result<bool, SessionsError> {
-        let delete = "DELETE FROM sessions WHERE id = ?1 AND version = ?2 AND NOT is_untold";
+        let delete = "DELETE FROM sessions WHERE id = ?1 AND version = ?2
+            AND NOT EXISTS (SELECT 1 FROM notices WHERE session = ?1)";
         self.change(|transaction| {
             let version = version.cast_signed();
             let is_gone = transaction.execute(delete, params![id.bytes(), version])? == 1;

@@ -12,13 +12,14 @@ use crate::{
     policy::{
         parts::PartPlan,
         upload::{
-            Declared, FinishedPart, Goal, Owner, Problem, Published, Session, Staging, State,
+            Declared, FinishedPart, Goal, Owner, Problem, Protocol, Published, Session, Staging,
+            State,
         },
     },
 };
 
 /// The columns of a session, in the order of [`session_of`] and [`values_of`].
-pub const COLUMNS: [&str; 27] = [
+pub const COLUMNS: [&str; 28] = [
     "id",
     "version",
     "owner",
@@ -30,6 +31,7 @@ pub const COLUMNS: [&str; 27] = [
     "sha256",
     "may_replace",
     "growing",
+    "protocol",
     "created_s",
     "last_alive_s",
     "alive_at_s",
@@ -90,6 +92,7 @@ pub fn values_of(session: &Session) -> Values {
         Box::new(declared.sha256.map(|sha256| sha256.0)),
         Box::new(declared.replace),
         Box::new(declared.growing),
+        Box::new(declared.protocol.name()),
         Box::new(session.created_s.cast_signed()),
         Box::new(session.last_alive_s.cast_signed()),
         Box::new(session.alive_at_s.cast_signed()),
@@ -121,7 +124,7 @@ fn number_if_any(row: &Row, column: &str) -> rusqlite::Result<Option<u64>> {
 }
 
 /// A value that no version of this program writes.
-fn not_a_value(what: &'static str) -> rusqlite::Error {
+pub fn not_a_value(what: &'static str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Text, what.into())
 }
 
@@ -150,6 +153,7 @@ pub fn session_of(row: &Row) -> rusqlite::Result<Session> {
             sha256: row.get::<_, Option<[u8; 32]>>("sha256")?.map(Sha256),
             replace: row.get("may_replace")?,
             growing: row.get("growing")?,
+            protocol: protocol_of(row)?,
         },
         state: state_of(row)?,
         version: number(row, "version")?,
@@ -168,7 +172,16 @@ fn plan_of(row: &Row) -> rusqlite::Result<PartPlan> {
     let part_size = number(row, "part_size")?;
     let plan = block_size.map(|block_size| PartPlan::new(length, part_size, block_size));
     let plan = plan.and_then(Result::ok);
-    plan.ok_or_else(|| not_a_value("not sizes of parts"))
+    let plan = plan.ok_or_else(|| not_a_value("not sizes of parts"))?;
+    Ok(match protocol_of(row)? {
+        Protocol::Parts => plan.of_equal_parts(),
+        Protocol::Sapwood | Protocol::Stream => plan,
+    })
+}
+
+fn protocol_of(row: &Row) -> rusqlite::Result<Protocol> {
+    let protocol = Protocol::named(&row.get::<_, String>("protocol")?);
+    protocol.ok_or_else(|| not_a_value("not a protocol"))
 }
 
 fn state_of(row: &Row) -> rusqlite::Result<State> {

@@ -3,9 +3,9 @@
 /// The migrations. A database with a higher version was made by a later program.
 ///
 /// Numbers without a sign keep their bits. Times are in seconds. `parts_bytes` is the sum of the lengths of the parts, `staged_bytes` that
-/// of what lies in the storage besides: the rows of `staged`. `is_untold`: the object was published, and nobody was told. `published`
+/// of what lies in the storage besides: the rows of `staged`. A notice is JSON; it is claimed until `due_s`, or not due before. `published`
 /// has what was last published under a name, and stays when the session is forgotten.
-pub const STEPS: [&str; 3] = [
+pub const STEPS: [&str; 5] = [
     "CREATE TABLE sessions (
         id BLOB PRIMARY KEY,
         version INTEGER NOT NULL,
@@ -62,6 +62,20 @@ pub const STEPS: [&str; 3] = [
         PRIMARY KEY (session, part)
     ) WITHOUT ROWID;
     CREATE TABLE storage (id TEXT NOT NULL);",
+    "CREATE TABLE notices (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        session BLOB NOT NULL,
+        notice TEXT NOT NULL,
+        due_s INTEGER NOT NULL,
+        claims INTEGER NOT NULL
+    );
+    CREATE INDEX notices_of_sessions ON notices (session);
+    INSERT INTO notices (session, notice, due_s, claims)
+        SELECT id, '{\"unix_s\":' || last_alive_s || ',\"event\":\"published\"}', 0, 0
+        FROM sessions WHERE is_untold ORDER BY last_alive_s, id;
+    DROP INDEX untold_sessions;
+    ALTER TABLE sessions DROP COLUMN is_untold;",
+    "ALTER TABLE sessions ADD COLUMN protocol TEXT NOT NULL DEFAULT 'sapwood';",
     "CREATE TABLE published (
         name TEXT PRIMARY KEY,
         owner TEXT NOT NULL,

@@ -77,10 +77,9 @@ impl Ingest {
         }
         let mut known = copies.parts.clone();
         known.retain(|index, ranges| !ranges.is_empty() && new.contains(index));
-        if session.declared.plan.length().is_none() {
-            for part in parts.iter().filter(|part| known.contains_key(&part.index)) {
-                self.count_staged(session, part, Adds::Part).await?;
-            }
+        for part in parts.iter().filter(|part| known.contains_key(&part.index)) {
+            let counting = self.count_arriving(session, part.index, part.length, Adds::Part);
+            counting.await?;
         }
         let storage = &*self.storage;
         let all = copies::destinations(storage, session, parts, (&base, &known));

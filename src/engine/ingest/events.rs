@@ -2,8 +2,11 @@
 
 use crate::{
     engine::storage::Staged,
+    format::notice::Notice,
     policy::upload::{FinishedPart, Published, Session},
 };
+
+use super::NoticeEnd;
 
 /// What happened. The session is as it was stored then.
 #[derive(Clone, Debug)]
@@ -52,6 +55,14 @@ pub enum IngestEvent {
     },
     Expired {
         session: Session,
+    },
+    /// The operator was told of a session, or was not.
+    Noticed {
+        session: Session,
+        notice: Notice,
+        /// How often it was tried.
+        tries: u32,
+        end: NoticeEnd,
     },
     /// Staged bytes of no session were removed.
     OrphanRemoved {

@@ -76,7 +76,7 @@ impl Ingest {
                 }
                 Begin::Run(change) => change,
             };
-            if self.store.write(&change).await? == Written::Stored
+            if self.write(&change).await? == Written::Stored
                 && let Some(run) = FinalizeRun::new(change.session, parts)
             {
                 return Ok(Finalize::Run(run));
@@ -111,7 +111,7 @@ impl Ingest {
             return Ok(None);
         };
         let parts = self.store.parts(session.id).await?;
-        match self.store.write(&change).await? {
+        match self.write(&change).await? {
             Written::Stored => Ok(FinalizeRun::new(change.session, parts)),
             Written::Conflict => Ok(None),
         }

@@ -9,13 +9,19 @@ mod copies;
 mod error;
 mod events;
 mod finalize;
+mod growing;
+mod notices;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod session_store;
 mod sessions;
 pub mod sqlite;
+mod streams;
 
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::{
     format::upload::SessionId,
@@ -31,7 +37,10 @@ pub use copies::Copies;
 pub use error::IngestError;
 pub use events::IngestEvent;
 pub use finalize::{Finalize, FinalizeRun};
+pub use growing::Growing;
+pub use notices::{DueNotice, NextNotice, NoticeEnd};
 pub use sessions::{OpenRequest, Opened, Page, Status, Target};
+pub use streams::Position;
 
 /// How often a change is decided again because another request was faster.
 const CONFLICTS_MAX: u32 = 100;
@@ -70,6 +79,8 @@ pub struct Ingest {
     orphans: Mutex<HashMap<String, Orphan>>,
     /// The version of each session that nobody changed, and since when, by the monotonic clock.
     unchanged: Mutex<HashMap<SessionId, (u64, u64)>>,
+    /// Told when this server stored a notice.
+    has_notices: Notify,
 }
 
 impl Ingest {
@@ -94,6 +105,7 @@ impl Ingest {
             served,
             orphans: Mutex::default(),
             unchanged: Mutex::default(),
+            has_notices: Notify::new(),
         })
     }
 
@@ -105,6 +117,11 @@ impl Ingest {
             is_alone: true,
             ..self
         }
+    }
+
+    /// Whether no other server has these sessions.
+    pub fn is_alone(&self) -> bool {
+        self.is_alone
     }
 
     /// The limits that it was started with.
@@ -145,7 +162,7 @@ impl Ingest {
             let Some(change) = decide(&session)? else {
                 return Ok(Changed::Not(session));
             };
-            if self.store.write(&change).await? == Written::Stored {
+            if self.write(&change).await? == Written::Stored {
                 return Ok(Changed::To(change.session));
             }
         }

@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    format::{library::LibraryPath, upload::SessionId},
+    format::{library::LibraryPath, notice::Notice, upload::SessionId},
     policy::upload::{Change, FinishedPart, Owner, Published, Session, StagedBytes},
 };
 
@@ -87,6 +87,28 @@ impl Cursor {
     }
 }
 
+/// A notice that is to be told, and was claimed for that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuedNotice {
+    /// Its place in the queue.
+    pub id: u64,
+    /// Of which session.
+    pub session: SessionId,
+    /// What is to be told.
+    pub notice: Notice,
+    /// How often it was claimed, this time included. A claim ends when another one follows.
+    pub claims: u32,
+}
+
+/// What came of [`SessionStore::claim_notice`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// It is the caller's until the time that it gave.
+    Notice(QueuedNotice),
+    /// None is due before this, in served seconds; `None`: there is none.
+    NotBefore(Option<u64>),
+}
+
 /// What was last published under a name through these sessions. Whether it still is there is not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastPublished {
@@ -120,8 +142,8 @@ pub trait SessionStore: Send + Sync {
     /// The finished parts of a session, by index.
     fn parts(&self, id: SessionId) -> BoxFuture<'_, Result<Vec<FinishedPart>, StoreError>>;
 
-    /// Stores a change of session and parts in one step, if the session has the version before. A change that makes a session done is noted
-    /// for [`SessionStore::last_published`] in the same step.
+    /// Stores a change of session, parts and notices in one step, if the session has the version before. A change that makes a session
+    /// done is noted for [`SessionStore::last_published`] in the same step.
     fn write<'a>(&'a self, change: &'a Change) -> BoxFuture<'a, Result<Written, StoreError>>;
 
     /// Counts bytes that come to lie in the storage, in one step with the look at what the owner of the session may have: `Some` is what
@@ -137,11 +159,25 @@ pub trait SessionStore: Send + Sync {
     /// What [`SessionStore::count_staged`] counts for a session now.
     fn staged_bytes(&self, id: SessionId) -> BoxFuture<'_, Result<u64, StoreError>>;
 
-    /// Sessions whose object was published and of which nobody was told yet, in the order of their publication. They are not forgotten.
-    fn untold(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Session>, StoreError>>;
+    /// Claims the first notice that is due at `now_s`: until `until_s` no other caller gets it. Both are served seconds. A session with
+    /// notices is not forgotten.
+    fn claim_notice(&self, now_s: u64, until_s: u64) -> BoxFuture<'_, Result<Claimed, StoreError>>;
 
-    /// Somebody was told of the object of a session.
-    fn told(&self, id: SessionId) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Has a claimed notice be due at this time, and not before; a conflict: it was claimed again since, or is told.
+    fn postpone_notice<'a>(
+        &'a self,
+        notice: &'a QueuedNotice,
+        due_s: u64,
+    ) -> BoxFuture<'a, Result<Written, StoreError>>;
+
+    /// Removes a claimed notice; a conflict: it was claimed again since, or removed.
+    fn remove_notice<'a>(
+        &'a self,
+        notice: &'a QueuedNotice,
+    ) -> BoxFuture<'a, Result<Written, StoreError>>;
+
+    /// Has all notices be due now, for a server that is alone: who claimed them is gone.
+    fn release_notices(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// What was last published under a name. It stays when its session is forgotten.
     fn last_published<'a>(
@@ -162,7 +198,7 @@ pub trait SessionStore: Send + Sync {
     /// What an owner has.
     fn usage<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Result<Usage, StoreError>>;
 
-    /// Removes a session that has this version, with its parts.
+    /// Removes a session that has this version and no notices, with its parts.
     fn forget(&self, id: SessionId, version: u64) -> BoxFuture<'_, Result<Written, StoreError>>;
 
     /// Raises the clock of served seconds to at least this, and returns it.

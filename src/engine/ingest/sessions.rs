@@ -12,7 +12,7 @@ use crate::{
     },
     policy::{
         parts::{BadSize, PartPlan},
-        upload::{self, Declared, FinishedPart, Owner, Session, StagedBytes, Staging},
+        upload::{self, Declared, FinishedPart, Owner, Protocol, Session, StagedBytes, Staging},
     },
 };
 
@@ -45,9 +45,26 @@ pub struct OpenRequest {
     pub replace: bool,
     /// Whether it may be read while it is uploaded.
     pub growing: bool,
+    /// What the client speaks.
+    pub protocol: Protocol,
 }
 
 impl OpenRequest {
+    /// For an object of which nothing but the name is known.
+    pub fn of(name: String, protocol: Protocol) -> OpenRequest {
+        OpenRequest {
+            name,
+            length: None,
+            part_size: None,
+            block_size: None,
+            root: None,
+            sha256: None,
+            replace: false,
+            growing: false,
+            protocol,
+        }
+    }
+
     fn declared(&self) -> Result<Declared, IngestError> {
         let name = upload::name(&self.name);
         let name = name.ok_or_else(|| IngestError::BadName(self.name.clone()))?;
@@ -55,13 +72,18 @@ impl OpenRequest {
         let block_size = self.block_size.map(given).transpose();
         let block_size = block_size.map_err(upload::Refusal::from)?;
         let plan = PartPlan::choose(self.length, self.part_size, block_size);
+        let plan = plan.map_err(upload::Refusal::from)?;
         Ok(Declared {
             name,
-            plan: plan.map_err(upload::Refusal::from)?,
+            plan: match self.protocol {
+                Protocol::Parts => plan.of_equal_parts(),
+                Protocol::Sapwood | Protocol::Stream => plan,
+            },
             root: self.root,
             sha256: self.sha256,
             replace: self.replace,
             growing: self.growing,
+            protocol: self.protocol,
         })
     }
 }
@@ -136,8 +158,8 @@ impl Ingest {
                     is_new: false,
                 });
             }
-            if !declared.replace && self.storage.exists(&declared.name).await? {
-                return Err(IngestError::NameExists(declared.name));
+            if !declared.replace {
+                self.check_free(&declared.name).await?;
             }
             let session = Session::open(id, owner.clone(), declared.clone(), self.now());
             match self.store.insert(&session, self.limits.owner).await? {
@@ -162,8 +184,16 @@ impl Ingest {
         }
     }
 
+    /// Whether nothing has this name.
+    pub async fn check_free(&self, name: &LibraryPath) -> Result<(), IngestError> {
+        match self.storage.exists(name).await? {
+            true => Err(IngestError::NameExists(name.clone())),
+            false => Ok(()),
+        }
+    }
+
     /// The session once the storage is ready for its parts, if it takes any.
-    async fn ready(&self, session: Session) -> Result<Session, IngestError> {
+    pub(super) async fn ready(&self, session: Session) -> Result<Session, IngestError> {
         if session.staging != Staging::None || session.takes_parts().is_err() {
             return Ok(session);
         }
@@ -333,27 +363,30 @@ impl Ingest {
         part: &OfferedPart,
         writer: Box<dyn PartWriter>,
     ) -> Result<Box<dyn PartWriter>, IngestError> {
-        let is_counted = match writer.adds() {
+        let (index, length) = (part.index, part.length);
+        let counting = self.count_arriving(session, index, length, writer.adds());
+        counting.await.map(|()| writer)
+    }
+
+    pub(super) async fn count_arriving(
+        &self,
+        session: &Session,
+        index: u32,
+        length: u64,
+        adds: Adds,
+    ) -> Result<(), IngestError> {
+        let is_counted = match adds {
             Adds::Nothing => false,
             // Where the length is known, its bytes were counted when the session was opened.
             Adds::Part => session.declared.plan.length().is_none(),
             Adds::Second => true,
         };
-        if is_counted {
-            self.count_staged(session, part, writer.adds()).await?;
+        if !is_counted {
+            return Ok(());
         }
-        Ok(writer)
-    }
-
-    pub(super) async fn count_staged(
-        &self,
-        session: &Session,
-        part: &OfferedPart,
-        adds: Adds,
-    ) -> Result<(), IngestError> {
         let staged = StagedBytes {
-            index: part.index,
-            length: part.length,
+            index,
+            length,
             is_beside: adds == Adds::Second,
         };
         let limits = self.limits.owner;
@@ -361,7 +394,7 @@ impl Ingest {
             None => Ok(()),
             Some(usage) => Err(IngestError::Quota {
                 usage,
-                wanted: part.length,
+                wanted: length,
             }),
         }
     }
@@ -372,16 +405,6 @@ impl Ingest {
         Ok(session.ok_or(IngestError::NoSession)?.owner)
     }
 
-    /// Sessions whose object was published and of which nobody was told yet; at most so many.
-    pub async fn untold(&self, limit: u32) -> Result<Vec<Session>, IngestError> {
-        Ok(self.store.untold(limit).await?)
-    }
-
-    /// Somebody was told of the object of a session.
-    pub async fn told(&self, id: SessionId) -> Result<(), IngestError> {
-        Ok(self.store.told(id).await?)
-    }
-
     /// Notes that a client uses the session.
     pub async fn touch(&self, id: SessionId) -> Result<(), IngestError> {
         let now = self.now();
@@ -389,7 +412,7 @@ impl Ingest {
         Ok(())
     }
 
-    async fn touched(&self, session: Session) -> Result<Session, IngestError> {
+    pub(super) async fn touched(&self, session: Session) -> Result<Session, IngestError> {
         let now = self.now();
         if session.touched(now).is_none() {
             return Ok(session);
@@ -429,7 +452,7 @@ impl Ingest {
                 // The storage may have taken long: the change is decided again.
                 continue;
             }
-            if self.store.write(&change).await? == Written::Stored {
+            if self.write(&change).await? == Written::Stored {
                 let part = offered.clone();
                 self.tell(IngestEvent::PartFinished {
                     session: change.session,

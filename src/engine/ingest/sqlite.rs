@@ -13,7 +13,8 @@ use crate::{
 };
 
 use super::session_store::{
-    Inserted, LastPublished, ListQuery, OwnerLimits, SessionStore, StoreError, Usage, Written,
+    Claimed, Inserted, LastPublished, ListQuery, OwnerLimits, QueuedNotice, SessionStore,
+    StoreError, Usage, Written,
 };
 
 /// Sessions in an `SQLite` database.
@@ -33,10 +34,10 @@ impl SqliteSessions {
         blocking::run(move || shared.lock().bind(&storage)).await
     }
 
-    /// See [`Sessions::note_published`].
-    pub async fn note_published(&self, is_noted: bool) -> Result<(), SessionsError> {
+    /// See [`Sessions::keep_notices`].
+    pub async fn keep_notices(&self, are_kept: bool) -> Result<(), SessionsError> {
         let shared = self.0.clone();
-        blocking::run(move || shared.lock().note_published(is_noted)).await
+        blocking::run(move || shared.lock().keep_notices(are_kept)).await
     }
 
     /// Runs this on the database, on a thread that may block.
@@ -107,12 +108,42 @@ impl SessionStore for SqliteSessions {
         self.run(move |all| all.staged_bytes(id))
     }
 
-    fn untold(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Session>, StoreError>> {
-        self.run(move |all| all.untold(limit))
+    fn claim_notice(&self, now_s: u64, until_s: u64) -> BoxFuture<'_, Result<Claimed, StoreError>> {
+        let claimed = self.run(move |all| all.claim_notice(now_s, until_s));
+        Box::pin(async move {
+            Ok(match claimed.await? {
+                Ok(claimed) => Claimed::Notice(QueuedNotice {
+                    id: claimed.id,
+                    session: claimed.session,
+                    notice: claimed.notice,
+                    claims: claimed.claims,
+                }),
+                Err(next_s) => Claimed::NotBefore(next_s),
+            })
+        })
     }
 
-    fn told(&self, id: SessionId) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.run(move |all| all.told(id))
+    fn postpone_notice<'a>(
+        &'a self,
+        notice: &'a QueuedNotice,
+        due_s: u64,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        let (id, claims) = (notice.id, notice.claims);
+        let postponed = self.run(move |all| all.postpone_notice(id, claims, due_s));
+        Box::pin(async move { postponed.await.map(written_if) })
+    }
+
+    fn remove_notice<'a>(
+        &'a self,
+        notice: &'a QueuedNotice,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        let (id, claims) = (notice.id, notice.claims);
+        let removed = self.run(move |all| all.remove_notice(id, claims));
+        Box::pin(async move { removed.await.map(written_if) })
+    }
+
+    fn release_notices(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.run(|all| all.release_notices())
     }
 
     fn last_published<'a>(

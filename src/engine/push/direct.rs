@@ -30,7 +30,8 @@ use crate::{
         parts::{BadSize, PartPlan},
         recovery::Failure,
         upload::{
-            self, Declared, Disproved, FinishedPart, Goal, Now, Owner, Published, Session, Staging,
+            self, Declared, Disproved, FinishedPart, Goal, Now, Owner, Protocol, Published,
+            Session, Staging,
         },
     },
 };
@@ -77,6 +78,7 @@ impl StorageApi<'_> {
             sha256: None,
             replace: open.replace,
             growing: false,
+            protocol: Protocol::default(),
         };
         let now = Now {
             unix_s: machine::unix_time(),

@@ -29,6 +29,7 @@ use super::{
     base::Base,
     check_size,
     failed::Failed,
+    growing::Growing,
     part::{Had, PartFailed, Sending, offer, offered_leaves},
     sessions::Session,
     source::{Reader, SourceFile, SourcePart, Whole},
@@ -38,6 +39,8 @@ use super::{
 const AHEAD: usize = 2;
 /// Requests for targets at a time, where the storage copies for them.
 const REQUESTS_AT_ONCE: usize = 3;
+/// Parts of such a request: its response comes when all are copied, and must not take long.
+const COPIED_AT_ONCE: usize = 4;
 /// The most bytes of parts that are described and not stored: those of a stream lie on the disk.
 const AHEAD_BYTES_MAX: u64 = 1 << 30;
 
@@ -45,19 +48,26 @@ const AHEAD_BYTES_MAX: u64 = 1 << 30;
 pub struct Sender<'a> {
     pub api: Api<'a>,
     pub session: Session,
-    /// `None`: a stream.
+    /// `None`: a stream, or a file that grows.
     file: Option<Arc<SourceFile>>,
+    growing: Option<Arc<Growing>>,
     at_once: usize,
     run: Counters,
     described: BTreeMap<u32, (Finished, Arc<[Cv]>)>,
     /// What is known to have been read.
     end: u64,
-    /// Bytes of parts that the storage has, and those of them that this run did not send.
-    stored: u64,
-    had: Had,
+    done: Done,
     rate: Rate,
     ticks: Interval,
     base: Option<Arc<Base>>,
+}
+
+/// Bytes of parts that the storage has.
+#[derive(Default)]
+struct Done {
+    stored: u64,
+    /// Those of them that this run did not send.
+    had: Had,
 }
 
 type Stored = (Arc<SourcePart>, Result<Had, PartFailed>);
@@ -78,12 +88,12 @@ struct Queues<'f> {
     counters: BTreeMap<u32, Counters>,
 }
 
-/// Parts for one request for targets.
-fn batch(ready: &mut VecDeque<Arc<SourcePart>>) -> Vec<Arc<SourcePart>> {
+/// At most so many parts for one request for targets.
+fn batch(ready: &mut VecDeque<Arc<SourcePart>>, most: usize) -> Vec<Arc<SourcePart>> {
     let (mut parts, mut leaves) = (Vec::new(), 0);
     while let Some(part) = ready.front() {
         leaves += offered_leaves(part);
-        if parts.len() == TARGETS_MAX || !parts.is_empty() && leaves > REQUEST_LEAVES_MAX {
+        if parts.len() == most || !parts.is_empty() && leaves > REQUEST_LEAVES_MAX {
             break;
         }
         parts.extend(ready.pop_front());
@@ -95,7 +105,7 @@ impl<'a> Sender<'a> {
     pub fn new(
         api: Api<'a>,
         session: Session,
-        file: Option<Arc<SourceFile>>,
+        (file, growing): (Option<Arc<SourceFile>>, Option<Arc<Growing>>),
         at_once: u32,
         run: Counters,
     ) -> Sender<'a> {
@@ -106,12 +116,12 @@ impl<'a> Sender<'a> {
             api,
             session,
             file,
+            growing,
             at_once: at_once.max(1) as usize,
             run,
             described: BTreeMap::new(),
             end: 0,
-            stored: 0,
-            had: Had::default(),
+            done: Done::default(),
             rate: Rate::new(),
             ticks,
             base: None,
@@ -151,12 +161,12 @@ impl<'a> Sender<'a> {
 
     /// Bytes that were copied from an earlier object.
     pub fn bytes_copied(&self) -> u64 {
-        self.had.copied
+        self.done.had.copied
     }
 
     /// Bytes that the storage had before, or copied.
     pub fn bytes_reused(&self) -> u64 {
-        self.had.bytes
+        self.done.had.bytes
     }
 
     /// Reads all parts of the reader, and sends those that the storage does not have.
@@ -203,12 +213,12 @@ impl<'a> Sender<'a> {
     {
         let id = self.session.id;
         // A storage that copies takes longer: others are sent meanwhile.
-        let requests = match &self.base {
-            Some(_) => REQUESTS_AT_ONCE,
-            None => 1,
+        let (requests, most) = match &self.base {
+            Some(_) => (REQUESTS_AT_ONCE, COPIED_AT_ONCE),
+            None => (1, TARGETS_MAX),
         };
         while queues.requested.len() < requests && !queues.ready.is_empty() {
-            let parts = batch(&mut queues.ready);
+            let parts = batch(&mut queues.ready, most);
             let (api, base) = (*api, self.base.clone());
             let request = async move {
                 let base = base.as_deref();
@@ -264,8 +274,8 @@ impl<'a> Sender<'a> {
         let is_closed = self.session.state != State::Open;
         match self.session.finished.get(&part.index) {
             Some(finished) if finished.sha256 == part.sha256 && finished.length == length => {
-                self.stored += length;
-                self.had.bytes += length;
+                self.done.stored += length;
+                self.done.had.bytes += length;
                 Ok(())
             }
             Some(_) if !self.session.is_own => Err(PartFailed::OtherSession),
@@ -285,11 +295,16 @@ impl<'a> Sender<'a> {
         queues.count -= 1;
         queues.bytes -= length;
         queues.counters.remove(&part.index);
-        self.stored += length;
-        self.had.bytes += had.bytes;
-        self.had.copied += had.copied;
+        self.done.stored += length;
+        self.done.had.bytes += had.bytes;
+        self.done.had.copied += had.copied;
+        if self.growing.is_some() {
+            // It is compared with the file once more.
+            let (part, _) = &self.described[&part.index];
+            self.session.finished.insert(part.index, *part);
+        }
         tell(Event::Checkpoint {
-            bytes_done: self.stored,
+            bytes_done: self.done.stored,
         });
     }
 
@@ -299,8 +314,9 @@ impl<'a> Sender<'a> {
         let sent = self.run.run.load(Ordering::Relaxed);
         self.rate.set(sent);
         tell(Event::PushProgress(PushProgress {
-            bytes_done: self.stored + on_the_way,
+            bytes_done: self.done.stored + on_the_way,
             bytes_total: self.session.plan.length(),
+            bytes_recorded: self.growing.as_ref().map(|growing| growing.length()),
             bytes_sent: sent,
             rate_bps: self.rate.bytes_per_second(),
         }));
@@ -311,8 +327,8 @@ impl<'a> Sender<'a> {
         self.session.state = State::Open;
         for index in parts {
             if let Some(part) = self.session.finished.remove(index) {
-                self.stored = self.stored.saturating_sub(part.length);
-                self.had.bytes = self.had.bytes.saturating_sub(part.length);
+                self.done.stored = self.done.stored.saturating_sub(part.length);
+                self.done.had.bytes = self.done.had.bytes.saturating_sub(part.length);
             }
         }
     }

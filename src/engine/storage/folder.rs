@@ -4,8 +4,10 @@
 //! What came of a part that has no record counts only after a look: its blocks are hashed and compared with the leaves that the
 //! client offers, so that a block that came before a stop or a crash is not sent again.
 
+mod append;
 mod copy;
 mod finalize;
+mod growing;
 mod receive;
 
 use std::{
@@ -35,7 +37,8 @@ use crate::{
 };
 
 use super::{
-    Base, CopyRange, Destination, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict,
+    Base, CopyRange, Destination, GrowingStorage, OfferedPart, PartAppender, PartWriter, Staged,
+    Storage, StorageError, UnknownPart, Verdict,
 };
 
 /// A folder that takes uploads. Its clones share it.
@@ -374,6 +377,24 @@ impl Storage for FolderStorage {
         receive::begin(self, session, part, send.to_vec()).boxed()
     }
 
+    fn append<'a>(
+        &'a self,
+        session: &'a Session,
+        part: UnknownPart,
+    ) -> BoxFuture<'a, Result<Box<dyn PartAppender>, StorageError>> {
+        append::begin(self, session, part).boxed()
+    }
+
+    fn begun_bytes<'a>(
+        &'a self,
+        session: &'a Session,
+        index: u32,
+    ) -> BoxFuture<'a, Result<u64, StorageError>> {
+        let session = session.clone();
+        self.on_disk(move |shared| append::begun_bytes(shared, &session, index))
+            .boxed()
+    }
+
     fn checkpoint<'a>(
         &'a self,
         session: &'a Session,
@@ -399,6 +420,10 @@ impl Storage for FolderStorage {
     fn remove<'a>(&'a self, staged: &'a Staged) -> BoxFuture<'a, Result<(), StorageError>> {
         let handle = staged.handle.clone();
         self.on_disk(move |shared| shared.remove(&handle)).boxed()
+    }
+
+    fn growing(&self) -> Option<&dyn GrowingStorage> {
+        Some(self)
     }
 
     fn staged(&self) -> BoxFuture<'_, Result<Vec<Staged>, StorageError>> {

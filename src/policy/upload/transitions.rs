@@ -1,10 +1,13 @@
 //! The changes of a session: each is a function of the session, of what happened and of the time.
 
-use crate::format::upload::{SessionId, Sha256};
+use crate::format::{
+    notice::{Notice, NoticeEvent},
+    upload::{SessionId, Sha256},
+};
 
 use super::{
     Change, Declared, Disproved, FinishedPart, Goal, LEASE_S, Now, Owner, PartsChange, Problem,
-    Published, Refusal, Session, Staging, State, TOUCH_EVERY_S,
+    Published, Refusal, Session, Staging, State, TOUCH_EVERY_S, WARN_S,
 };
 
 /// What [`Session::begin_finalize`] leads to.
@@ -136,6 +139,7 @@ impl Session {
         Ok(Some(Change {
             session: self.used(State::Open, now),
             parts: PartsChange::Put(part.clone()),
+            notices: Vec::new(),
         }))
     }
 
@@ -291,7 +295,11 @@ impl Session {
             let mut session = self.used(State::Done(published), now);
             session.problem = None;
             session.declared.sha256 = session.declared.sha256.or(proven);
-            session.into()
+            let notices = vec![told(NoticeEvent::Published, now)];
+            Change {
+                notices,
+                ..session.into()
+            }
         })
     }
 
@@ -307,6 +315,7 @@ impl Session {
                 [] => PartsChange::None,
                 wrong => PartsChange::Remove(wrong.to_vec()),
             },
+            notices: Vec::new(),
         })
     }
 
@@ -343,14 +352,19 @@ impl Session {
         })
     }
 
-    /// Three quarters of its life have passed without a client, and the owner was not told.
+    /// It expires soon, and the owner was not told.
     pub fn warned(&self, ttl_s: u64, now: Now) -> Option<Change> {
-        let is_due =
-            self.state == State::Open && !self.is_warned && self.idle_s(now) >= ttl_s / 4 * 3;
-        is_due.then(|| {
+        let left_s = ttl_s.saturating_sub(self.idle_s(now));
+        let is_soon = left_s <= WARN_S.min(ttl_s / 4);
+        (self.state == State::Open && !self.is_warned && is_soon).then(|| {
             let is_warned = true;
             let next = self.next(State::Open);
-            Session { is_warned, ..next }.into()
+            let expires_s = now.unix_s + left_s;
+            let event = NoticeEvent::SessionExpiring { expires_s };
+            Change {
+                notices: vec![told(event, now)],
+                ..Session { is_warned, ..next }.into()
+            }
         })
     }
 
@@ -370,10 +384,18 @@ impl Session {
     }
 }
 
+fn told(event: NoticeEvent, now: Now) -> Notice {
+    let unix_s = now.unix_s;
+    Notice { unix_s, event }
+}
+
 impl From<Session> for Change {
     fn from(session: Session) -> Change {
-        let parts = PartsChange::None;
-        Change { session, parts }
+        Change {
+            session,
+            parts: PartsChange::None,
+            notices: Vec::new(),
+        }
     }
 }
 
@@ -423,6 +445,7 @@ mod tests {
             sha256: None,
             replace: false,
             growing: false,
+            protocol: upload::Protocol::default(),
         };
         let id = SessionId::from_random([1; 16]);
         Session::open(id, Owner("ann".into()), declared, at(100))

@@ -10,7 +10,10 @@ use crate::{
         error::{DiskError, FileOperation},
         files::{self, Folder},
     },
-    engine::{blocking, ingest::IngestEvent},
+    engine::{
+        blocking,
+        ingest::{IngestEvent, NoticeEnd},
+    },
     policy::upload::{Session, State},
 };
 
@@ -60,6 +63,30 @@ fn line(event: &IngestEvent) -> Option<String> {
             replaced: true,
             ..
         } => ("replace_part", session),
+        IngestEvent::Noticed {
+            session,
+            notice,
+            tries,
+            end,
+        } => {
+            let (outcome, why) = match end {
+                NoticeEnd::Told => ("told", None),
+                NoticeEnd::Again(why) => ("again", Some(why)),
+                NoticeEnd::GivenUp(why) => ("given_up", Some(why)),
+            };
+            let line = json!({
+                "time": now(),
+                "owner": session.owner.0,
+                "action": "notice",
+                "session": session.id.to_string(),
+                "name": session.declared.name.as_str(),
+                "event": notice.event.name(),
+                "tries": tries,
+                "outcome": outcome,
+                "why": why,
+            });
+            return Some(format!("{line}\n"));
+        }
         IngestEvent::OrphanRemoved { staged } => {
             let line = json!({
                 "time": now(),
@@ -73,7 +100,7 @@ fn line(event: &IngestEvent) -> Option<String> {
         | IngestEvent::Finalizing { .. }
         | IngestEvent::Interrupted { .. } => return None,
     };
-    let line = json!({
+    let mut line = json!({
         "time": now(),
         "owner": session.owner.0,
         "action": action,
@@ -81,6 +108,9 @@ fn line(event: &IngestEvent) -> Option<String> {
         "name": session.declared.name.as_str(),
         "root": root(session),
     });
+    if let State::Done(_) = session.state {
+        line["proof"] = session.declared.protocol.proof().into();
+    }
     Some(format!("{line}\n"))
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    engine::ingest::{Collected, IngestEvent},
+    engine::ingest::{Collected, IngestEvent, NoticeEnd},
     serve::metrics::{Family, Metrics},
 };
 
@@ -20,6 +20,8 @@ pub struct Counts {
     published: AtomicU64,
     disproved: AtomicU64,
     interrupted: AtomicU64,
+    told: AtomicU64,
+    untold: AtomicU64,
     aborted: AtomicU64,
     expired: AtomicU64,
     failed: AtomicU64,
@@ -70,6 +72,11 @@ impl Counts {
             IngestEvent::Aborted { .. } => &self.aborted,
             IngestEvent::Expired { .. } => &self.expired,
             IngestEvent::Failed { .. } => &self.failed,
+            IngestEvent::Noticed {
+                end: NoticeEnd::Told,
+                ..
+            } => &self.told,
+            IngestEvent::Noticed { .. } => &self.untold,
             IngestEvent::PartFinished { .. }
             | IngestEvent::Finalizing { .. }
             | IngestEvent::ExpiresSoon { .. }
@@ -111,7 +118,7 @@ impl Counts {
     pub fn show(self: &Arc<Self>, metrics: &Metrics) {
         type Of = fn(&Counts) -> &AtomicU64;
         #[rustfmt::skip] // One number a line.
-        let counters: [(&str, &str, Of); 12] = [
+        let counters: [(&str, &str, Of); 14] = [
             ("sapwood_uploads_opened_total", "Sessions that were opened.", |c| &c.opened),
             ("sapwood_uploads_published_total", "Objects that were proven and published.", |c| &c.published),
             ("sapwood_uploads_disproved_total", "Attempts to publish whose parts were not what the client said.", |c| &c.disproved),
@@ -119,6 +126,8 @@ impl Counts {
             ("sapwood_uploads_aborted_total", "Sessions that their clients gave up.", |c| &c.aborted),
             ("sapwood_uploads_expired_total", "Sessions that no client used for too long.", |c| &c.expired),
             ("sapwood_uploads_failed_total", "Sessions whose staged bytes were lost.", |c| &c.failed),
+            ("sapwood_upload_notices_total", "Notices to the command or URL of the operator that were told.", |c| &c.told),
+            ("sapwood_upload_notice_errors_total", "Attempts to tell one that failed.", |c| &c.untold),
             ("sapwood_upload_parts_total", "Requests that stored a part.", |c| &c.part.stored),
             ("sapwood_upload_part_errors_total", "Requests that sent a part and did not store it.", |c| &c.part.errors),
             ("sapwood_upload_part_mismatches_total", "Of these, those whose bytes were not those declared.", |c| &c.part.mismatches),

@@ -2,14 +2,21 @@
 
 mod audit;
 mod bodies;
+mod companion;
 mod cors;
 mod counts;
 mod documents;
+mod form;
+mod growing;
+mod notices;
 mod part;
 mod problem;
+mod publish;
+mod resumable;
 mod routes;
 mod signed;
 mod stored;
+mod streams;
 pub mod tokens;
 mod turns;
 
@@ -22,16 +29,12 @@ use std::{
 
 use axum::{
     extract::Request,
-    http::{HeaderValue, Method, header},
+    http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Redirect, Response},
 };
 use parking_lot::RwLock;
 use serde_json::Value;
-use tokio::{
-    sync::{Notify, mpsc},
-    task::JoinSet,
-    time::sleep,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 
 use crate::{
     disk::{error::DiskError, files::Folder, sessions::SessionsError},
@@ -41,18 +44,24 @@ use crate::{
         session_store::{SessionStore, StoreError},
         sqlite::SqliteSessions,
     },
-    format::{library::LibraryPath, upload::SessionId},
+    format::library::LibraryPath,
     policy::upload::{Published, Session},
 };
+
+#[cfg(feature = "postgres")]
+use crate::engine::ingest::postgres::{self, Place, PostgresSessions};
 
 use super::metrics::Metrics;
 
 use audit::Audit;
-use cors::Origins;
+use cors::{From, Origins};
 use counts::Counts;
+pub use notices::HookNotice;
 pub use part::Pace;
+use problem::Problem;
 use signed::Signer;
 pub use stored::Stored;
+use streams::Streams;
 use tokens::TokenFile;
 use turns::Turns;
 
@@ -68,15 +77,13 @@ const PARTS_AT_ONCE: usize = 256;
 const DOCUMENTS_AT_ONCE: usize = 16;
 /// Requests at a time whose parts are copied of earlier objects.
 const COPIES_AT_ONCE: usize = 8;
-/// Published objects of which the operator is told that are read together.
-const UNTOLD: u32 = 100;
 
 /// Who may upload, and what is done then.
 pub struct UploadsOptions {
     /// Where objects are staged and published.
     pub storage: Stored,
-    /// The database of the sessions; `None`: in the folder of staged uploads.
-    pub sessions: Option<PathBuf>,
+    /// Where the sessions are kept.
+    pub sessions: Kept,
     /// `None`: whoever reaches the loopback interface.
     pub tokens: Option<TokenFile>,
     /// The web origins whose scripts may use the API.
@@ -87,8 +94,21 @@ pub struct UploadsOptions {
     pub pace: Pace,
     /// Takes what the operator should know.
     pub warn: Arc<dyn Fn(String) + Send + Sync>,
-    /// Whether the operator is told of each published object: see [`Uploads::untold`].
-    pub tells_published: bool,
+    /// Whether the operator is told of what happens: see [`Uploads::next_notice`].
+    pub keeps_notices: bool,
+    /// Whether clients speak TLS with this server.
+    pub is_tls: bool,
+}
+
+/// Where sessions are kept.
+pub enum Kept {
+    /// With what is staged, for this server alone.
+    Staged,
+    /// In this database of `SQLite`.
+    File(PathBuf),
+    /// In this database of Postgres, which other servers may use too.
+    #[cfg(feature = "postgres")]
+    Postgres(Box<Place>),
 }
 
 /// Why uploads cannot be taken.
@@ -99,8 +119,13 @@ pub enum StartError {
     Disk(#[from] DiskError),
     #[error(transparent)]
     Sessions(#[from] SessionsError),
-    #[error("the sessions in {} are those of another storage: what is staged for them is not here", .0.display())]
-    OtherStorage(PathBuf),
+    #[error(
+        "the sessions in {0} are those of another storage: what is staged for them is not here"
+    )]
+    OtherStorage(String),
+    #[cfg(feature = "postgres")]
+    #[error(transparent)]
+    Postgres(#[from] postgres::Failed),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("no key for the URLs of parts could be made: {0}")]
@@ -121,10 +146,10 @@ pub struct Uploads {
     events: parking_lot::Mutex<Option<mpsc::UnboundedReceiver<IngestEvent>>>,
     audit: Arc<Audit>,
     warn: Arc<dyn Fn(String) + Send + Sync>,
-    /// Told at each publication.
-    has_untold: Notify,
     turns: AllTurns,
     stored: Stored,
+    streams: Streams,
+    is_tls: bool,
 }
 
 /// How much is done at a time, and how fast.
@@ -133,6 +158,34 @@ struct AllTurns {
     parts: Turns,
     documents: Turns,
     copies: Turns,
+}
+
+/// Opens the sessions of this storage.
+async fn open_store(
+    kept: Kept,
+    stored: &Stored,
+    keeps_notices: bool,
+) -> Result<Arc<dyn SessionStore>, StartError> {
+    let (storage, staging) = (stored.id()?, stored.own_folder());
+    let file = match kept {
+        Kept::Staged => staging.path_of(SESSIONS.as_ref()),
+        Kept::File(file) => file,
+        #[cfg(feature = "postgres")]
+        Kept::Postgres(place) => {
+            let shown = place.to_string();
+            let store = PostgresSessions::open(*place, keeps_notices).await?;
+            return match store.bind(storage).await? {
+                true => Ok(Arc::new(store)),
+                false => Err(StartError::OtherStorage(shown)),
+            };
+        }
+    };
+    let store = SqliteSessions::open(file.clone()).await?;
+    if !store.bind(storage).await? {
+        return Err(StartError::OtherStorage(file.display().to_string()));
+    }
+    store.keep_notices(keeps_notices).await?;
+    Ok(Arc::new(store))
 }
 
 impl Uploads {
@@ -146,19 +199,14 @@ impl Uploads {
             limits,
             pace,
             warn,
-            tells_published,
+            keeps_notices,
+            is_tls,
         } = options;
         let stored = storage;
         let staging = stored.own_folder();
         // The folder of a server's own is locked.
-        let is_alone = sessions.is_none();
-        let sessions = sessions.unwrap_or_else(|| staging.path_of(SESSIONS.as_ref()));
-        let store = SqliteSessions::open(sessions.clone()).await?;
-        if !store.bind(stored.id()?).await? {
-            return Err(StartError::OtherStorage(sessions));
-        }
-        store.note_published(tells_published).await?;
-        let store: Arc<dyn SessionStore> = Arc::new(store);
+        let is_alone = matches!(sessions, Kept::Staged);
+        let store = open_store(sessions, &stored, keeps_notices).await?;
         let signer = Signer::open(staging)?;
         let audit = Arc::new(Audit::open(staging)?);
         let (sender, events) = mpsc::unbounded_channel();
@@ -177,12 +225,15 @@ impl Uploads {
         };
         let clock = Arc::new(SystemClock::new());
         let ingest = Ingest::start(store, stored.storage(), clock, limits, Arc::new(tell));
-        let ingest = ingest.await?;
+        let ingest = match (ingest.await?, is_alone) {
+            (ingest, true) => ingest.alone(),
+            (ingest, false) => ingest,
+        };
+        if ingest.is_alone() {
+            ingest.release_notices().await?;
+        }
         Ok(Arc::new(Uploads {
-            ingest: match is_alone {
-                true => ingest.alone(),
-                false => ingest,
-            },
+            ingest,
             tokens,
             origins: Origins::new(origins),
             signer,
@@ -191,7 +242,6 @@ impl Uploads {
             events: parking_lot::Mutex::new(Some(events)),
             audit,
             warn,
-            has_untold: Notify::new(),
             turns: AllTurns {
                 pace,
                 parts: Turns::new(PARTS_AT_ONCE),
@@ -199,6 +249,8 @@ impl Uploads {
                 copies: Turns::new(COPIES_AT_ONCE),
             },
             stored,
+            streams: Streams::default(),
+            is_tls,
         }))
     }
 
@@ -208,25 +260,6 @@ impl Uploads {
         notice: impl Fn(&LibraryPath, &Published) + Send + Sync + 'static,
     ) {
         self.published.write().push(Box::new(notice));
-    }
-
-    /// The statuses, as the API shows them, of sessions whose object was published and of which the operator was not told: also by a
-    /// server before this one. Waits until there are some. An error is a store that failed.
-    pub async fn untold(&self) -> Result<Vec<(SessionId, Value)>, IngestError> {
-        loop {
-            let published = self.has_untold.notified();
-            let sessions = self.ingest.untold(UNTOLD).await?;
-            if !sessions.is_empty() {
-                let of = |session: &Session| (session.id, self.status_of(session));
-                return Ok(sessions.iter().map(of).collect());
-            }
-            published.await;
-        }
-    }
-
-    /// The operator was told of the object of a session.
-    pub async fn told(&self, id: SessionId) -> Result<(), IngestError> {
-        self.ingest.told(id).await
     }
 
     /// Starts what goes on beside the requests: it ends with the set.
@@ -254,20 +287,44 @@ impl Uploads {
         }
     }
 
-    /// Whether a request is for the API.
-    pub fn takes(path: &str) -> bool {
+    /// Whether a request is for the API, or for that of other clients.
+    pub fn takes(request: &Request) -> bool {
+        let path = request.uri().path();
         let rest = path.strip_prefix(PATH);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            || resumable::Route::of(path).is_some()
+            || companion_route(request).is_some()
     }
 
     /// The response to a request for the API.
     pub async fn respond(self: &Arc<Self>, request: Request) -> Response {
-        let origin = self.origins.of(&request);
-        let mut response = routes::respond(self, request, &origin).await;
+        // On the loopback interface a page that this server serves is not more than any other.
+        let origin = self.origins.of(&request, self.tokens.is_some());
+        let mut response = self.dispatch(request, &origin).await;
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         self.origins.allow(&origin, headers);
         response
+    }
+
+    async fn dispatch(self: &Arc<Self>, request: Request, origin: &From) -> Response {
+        let (companion, resumable) = (
+            companion_route(&request),
+            resumable::Route::of(request.uri().path()),
+        );
+        if *origin == From::Refused {
+            let what = "this server takes no uploads from web pages of this origin";
+            let problem = Problem::new(StatusCode::FORBIDDEN, "origin_refused", what);
+            return match companion {
+                Some(_) => companion::told(self, problem),
+                None => problem.response(),
+            };
+        }
+        match (companion, resumable) {
+            (Some(route), _) => companion::respond(self, request, route).await,
+            (None, Some(route)) => resumable::respond(self, request, route).await,
+            (None, None) => routes::respond(self, request).await,
+        }
     }
 
     /// Finishes what servers before this one began, and removes what nobody needs.
@@ -288,6 +345,7 @@ impl Uploads {
                 Err(cause) => (self.warn)(format!("uploads that have ended stay: {cause}")),
             }
             sleep(COLLECT_TIME).await;
+            self.streams.close_idle();
         }
     }
 
@@ -310,9 +368,6 @@ impl Uploads {
                 batch.push(event);
             }
             for event in &batch {
-                if let IngestEvent::Published { .. } = event {
-                    self.has_untold.notify_one();
-                }
                 if let IngestEvent::Interrupted { session, detail } = event {
                     let id = session.id;
                     (self.warn)(format!("session {id} was not published: {detail}"));
@@ -332,4 +387,13 @@ impl Uploads {
     fn status_of(&self, session: &Session) -> Value {
         documents::status(session, None, self.ingest.expires_s(session))
     }
+}
+
+fn companion_route(request: &Request) -> Option<companion::Route> {
+    let uri = request.uri();
+    companion::Route::of(
+        request.method(),
+        uri.path(),
+        uri.query().unwrap_or_default(),
+    )
 }

@@ -1,11 +1,11 @@
 //! Uploads in memory: a store of sessions, a storage and a clock that do what a test says.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
@@ -18,8 +18,8 @@ use sapwood::{
             Ingest, IngestEvent, IngestLimits, OpenRequest,
             clock::Clock,
             session_store::{
-                Cursor, Inserted, LastPublished, ListQuery, OwnerLimits, SessionStore, StoreError,
-                Usage, Written,
+                Claimed, Cursor, Inserted, LastPublished, ListQuery, OwnerLimits, QueuedNotice,
+                SessionStore, StoreError, Usage, Written,
             },
         },
         storage::{Destination, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict},
@@ -30,8 +30,8 @@ use sapwood::{
         upload::{SessionId, Sha256},
     },
     policy::upload::{
-        Change, Disproved, FinishedPart, Goal, Owner, PartsChange, Published, Session, StagedBytes,
-        State,
+        Change, Disproved, FinishedPart, Goal, Owner, PartsChange, Protocol, Published, Session,
+        StagedBytes, State,
     },
 };
 
@@ -175,13 +175,25 @@ pub struct MemoryStore {
     served_s: AtomicU64,
     /// Of parts that are not finished: the bytes of the first content, and of another one beside it.
     staged: Mutex<BTreeMap<(SessionId, u32), (u64, u64)>>,
-    told: Mutex<BTreeSet<SessionId>>,
+    /// Each with the time at which it is due.
+    notices: Mutex<Vec<(QueuedNotice, u64)>>,
+    notices_added: AtomicU64,
+    keeps_notices: AtomicBool,
     published: Mutex<BTreeMap<LibraryPath, LastPublished>>,
 }
 
 type Kept = BTreeMap<SessionId, (Session, BTreeMap<u32, FinishedPart>)>;
 
 impl MemoryStore {
+    pub fn keep_notices(&self) {
+        self.keeps_notices.store(true, Ordering::Relaxed);
+    }
+
+    fn has_notices_of(&self, id: SessionId) -> bool {
+        let notices = self.notices.lock().unwrap();
+        notices.iter().any(|(queued, _)| queued.session == id)
+    }
+
     fn usage_in(&self, kept: &Kept, owner: &Owner) -> Usage {
         let mut usage = usage_in(kept, owner);
         for ((id, _), (first, beside)) in &*self.staged.lock().unwrap() {
@@ -292,6 +304,18 @@ impl SessionStore for MemoryStore {
                 self.published.lock().unwrap().insert(name, last);
             }
             *session = change.session.clone();
+            if self.keeps_notices.load(Ordering::Relaxed) {
+                let mut notices = self.notices.lock().unwrap();
+                for notice in &change.notices {
+                    let queued = QueuedNotice {
+                        id: self.notices_added.fetch_add(1, Ordering::Relaxed),
+                        session: session.id,
+                        notice: notice.clone(),
+                        claims: 0,
+                    };
+                    notices.push((queued, 0));
+                }
+            }
             match &change.parts {
                 PartsChange::None => (),
                 PartsChange::Put(part) => {
@@ -384,23 +408,56 @@ impl SessionStore for MemoryStore {
         })
     }
 
-    fn untold(&self, limit: u32) -> BoxFuture<'_, Result<Vec<Session>, StoreError>> {
-        self.with(move |kept| {
-            let told = self.told.lock().unwrap();
-            let is_untold = |session: &&Session| {
-                matches!(session.state, State::Done(_)) && !told.contains(&session.id)
-            };
-            let sessions = kept.values().map(|(session, _)| session);
-            let mut untold: Vec<Session> = sessions.filter(is_untold).cloned().collect();
-            untold.sort_by_key(|session| (session.last_alive_s, session.id));
-            untold.truncate(limit as usize);
-            untold
+    fn claim_notice(&self, now_s: u64, until_s: u64) -> BoxFuture<'_, Result<Claimed, StoreError>> {
+        self.with(move |_| {
+            let mut notices = self.notices.lock().unwrap();
+            match notices.iter_mut().find(|(_, due_s)| *due_s <= now_s) {
+                Some((notice, due_s)) => {
+                    notice.claims += 1;
+                    *due_s = until_s;
+                    Claimed::Notice(notice.clone())
+                }
+                None => Claimed::NotBefore(notices.iter().map(|(_, due_s)| *due_s).min()),
+            }
         })
     }
 
-    fn told(&self, id: SessionId) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn postpone_notice<'a>(
+        &'a self,
+        notice: &'a QueuedNotice,
+        due_s: u64,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
         self.with(move |_| {
-            self.told.lock().unwrap().insert(id);
+            let mut notices = self.notices.lock().unwrap();
+            match notices.iter_mut().find(|(queued, _)| queued == notice) {
+                Some((_, due)) => {
+                    *due = due_s;
+                    Written::Stored
+                }
+                None => Written::Conflict,
+            }
+        })
+    }
+
+    fn remove_notice<'a>(
+        &'a self,
+        notice: &'a QueuedNotice,
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        self.with(move |_| {
+            let mut notices = self.notices.lock().unwrap();
+            let before = notices.len();
+            notices.retain(|(queued, _)| queued != notice);
+            match notices.len() < before {
+                true => Written::Stored,
+                false => Written::Conflict,
+            }
+        })
+    }
+
+    fn release_notices(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.with(move |_| {
+            let mut notices = self.notices.lock().unwrap();
+            notices.iter_mut().for_each(|(_, due_s)| *due_s = 0);
         })
     }
 
@@ -409,6 +466,7 @@ impl SessionStore for MemoryStore {
             match kept
                 .get(&id)
                 .is_some_and(|(session, _)| session.version == version)
+                && !self.has_notices_of(id)
             {
                 true => {
                     kept.remove(&id);
@@ -464,7 +522,7 @@ pub struct MemoryStorage(Arc<StorageShared>);
 pub struct StorageShared {
     pub gate: Gate,
     state: Mutex<StorageState>,
-    pub is_exclusive: std::sync::atomic::AtomicBool,
+    pub is_exclusive: AtomicBool,
 }
 
 impl MemoryStorage {
@@ -789,6 +847,7 @@ pub fn open_request(name: &str, parts: u32) -> OpenRequest {
         sha256: None,
         replace: false,
         growing: false,
+        protocol: Protocol::default(),
     }
 }
 

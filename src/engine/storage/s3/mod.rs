@@ -4,6 +4,7 @@
 //! joined under a key below the folder with what is staged, read back once, and copied to the name of the object. What a session
 //! declared is in the key, so that the bucket is the record of all uploads.
 
+mod append;
 mod calls;
 mod copy;
 mod error;
@@ -14,12 +15,17 @@ mod proof;
 mod publish;
 mod uploads;
 
-use std::{collections::HashMap, str::FromStr, sync::Arc};
+use std::{
+    collections::HashMap,
+    str::FromStr,
+    sync::{Arc, OnceLock},
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use parking_lot::Mutex;
 
 use crate::{
+    disk::files::Folder,
     engine::{context::Context, error::Error},
     format::{geometry::Geometry, library::LibraryPath, tree::Cv, upload::Sha256},
     net::{
@@ -31,8 +37,8 @@ use crate::{
 };
 
 use super::{
-    Base, Begun, CopyRange, Destination, OfferedPart, PartWriter, Recorded, Staged, Storage,
-    StorageError, Verdict,
+    Base, Begun, CopyRange, Destination, OfferedPart, PartAppender, PartWriter, Recorded, Staged,
+    Storage, StorageError, UnknownPart, Verdict,
 };
 use calls::Calls;
 use keys::{EMPTY, Handle, Place};
@@ -132,6 +138,8 @@ struct Shared {
     uploads: Mutex<HashMap<Handle, String>>,
     /// The base that was used last.
     base: Mutex<Option<copy::FoundBase>>,
+    /// Where parts of which the client says nothing are collected.
+    spool: OnceLock<Folder>,
 }
 
 impl S3Storage {
@@ -155,7 +163,14 @@ impl S3Storage {
             options,
             uploads: Mutex::default(),
             base: Mutex::default(),
+            spool: OnceLock::new(),
         })))
+    }
+
+    /// Takes parts through this server too, and collects each in a file without a name in this folder.
+    pub fn spool_to(&self, folder: Folder) {
+        // The first one stays.
+        let _ = self.0.spool.set(folder);
     }
 
     /// Where an object of this name is published.
@@ -320,6 +335,14 @@ impl Storage for S3Storage {
         copies: &'a [CopyRange],
     ) -> BoxFuture<'a, Result<Destination, StorageError>> {
         self.0.copy(session, part, base, copies).boxed()
+    }
+
+    fn append<'a>(
+        &'a self,
+        session: &'a Session,
+        part: UnknownPart,
+    ) -> BoxFuture<'a, Result<Box<dyn PartAppender>, StorageError>> {
+        append::begin(self, session, part).boxed()
     }
 
     fn checkpoint<'a>(
