@@ -8,6 +8,7 @@ mod collect;
 mod error;
 mod events;
 mod finalize;
+mod lease;
 mod notices;
 #[cfg(feature = "postgres")]
 pub mod postgres;
