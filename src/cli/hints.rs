@@ -76,6 +76,8 @@ pub const PUSH_WITHOUT_QUERY: &str = "the URL of a push has no query and no frag
 pub const PUSH_URL_ENCODING: &str =
     "the path of the URL is not UTF-8, or has an encoded slash in a name";
 pub const PUSH_SEVERAL: &str = "several files need a URL with a slash at its end, which each is put below by its own name; --name and --session are for one file";
+pub const PUSH_FOLLOWS_FILES: &str =
+    "--follow is for files; standard input is sent while it comes, without it";
 pub const PUSH_ONE_PIPE: &str = "- cannot be pushed together with files";
 pub const PUSH_PIPE_NAME: &str = "standard input has no name: give it one with --name";
 pub const PUSH_NAME: &str = "is not safe as the name of an object: names have neither .. nor empty or hidden segments, nor endings of our own files; choose another with --name";
@@ -368,6 +370,9 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
         DiskError::ChangedWhileRead { .. } => {
             Some("run the same command again when no program writes to it")
         }
+        DiskError::Shrunk { .. } | DiskError::Supplanted { .. } => Some(
+            "push the file that is to be published; what was sent is not lost if it has the same bytes",
+        ),
         DiskError::LeavesLost => Some("check the disk, then run the same command again"),
         DiskError::NoRoom { .. } => Some(MAKE_ROOM),
     }

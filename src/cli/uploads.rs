@@ -119,6 +119,7 @@ pub async fn open(
         pace: Pace::default(),
         warn: Arc::new(move |message| drop(warn.try_send(message))),
         keeps_notices: told.is_some(),
+        is_tls: args.tls_cert.is_some(),
     });
     let uploads = uploads.await.map_err(|cause| failed(&cause))?;
     let finals = told.map(|told| Finals {
@@ -150,6 +151,11 @@ async fn in_s3(args: &ServeArgs, url: &str) -> Result<(Stored, PublishedAt), Ref
     let storage = storage.map_err(refused)?;
     // What is this server's own lies in its folder, and is locked there.
     let own = Staging::open(&args.folder).map_err(|cause| failed(&cause.into()))?;
+    let spool = own
+        .folder()
+        .again()
+        .map_err(|cause| failed(&cause.into()))?;
+    storage.spool_to(spool);
     storage::probe(&storage).await.map_err(refused)?;
     let storage = Arc::new(storage);
     Ok((Stored::S3 { storage, own }, PublishedAt::S3(folder)))

@@ -115,6 +115,15 @@ impl PartPlan {
         }
     }
 
+    /// The same plan with parts that do not grow, for clients that cut an object of any length into equal parts.
+    #[must_use]
+    pub fn of_equal_parts(self) -> PartPlan {
+        PartPlan {
+            grows: false,
+            ..self
+        }
+    }
+
     /// The same plan now that the length is known.
     pub fn with_length(self, length: u64) -> Result<PartPlan, BadSize> {
         match length <= self.length_max() {
@@ -183,6 +192,25 @@ impl PartPlan {
         let length = self.length.unwrap_or_else(|| self.length_max());
         let is_part = index < PARTS_MAX && (index == 0 || self.start(index) < length);
         is_part.then(|| ByteRange::new(self.start(index), self.start(index + 1).min(length)))
+    }
+
+    /// How many bytes from the start these parts are without a gap, each with its index and length, by index. A first part that may be the
+    /// whole object does not count: its leaf is another value then.
+    pub fn length_without_gap(&self, parts: impl Iterator<Item = (u32, u64)>) -> u64 {
+        let mut end = 0;
+        for (expected, (index, length)) in (0..).zip(parts) {
+            let Some(planned) = self.part(index).filter(|_| index == expected) else {
+                break;
+            };
+            if self.is_whole(index, length) {
+                break;
+            }
+            end = planned.start + length.min(planned.length());
+            if length < planned.length() {
+                break;
+            }
+        }
+        end
     }
 
     /// Whether a part can have this length: its own if the length of the object is known, else at most that.

@@ -652,6 +652,7 @@ async fn slow_senders_end_and_their_whole_blocks_stay() {
         pace,
         warn: Arc::new(|message: String| eprintln!("{message}")),
         keeps_notices: false,
+        is_tls: false,
     });
     let mut origin = Origin::open(folder.path()).expect("an origin");
     let uploads = uploads.await.expect("a store");

@@ -35,7 +35,8 @@ use sapwood::{
     policy::{
         parts::{PART_BYTES_MIN, PartPlan},
         upload::{
-            Declared, Disproved, FinishedPart, Goal, Now, Owner, Published, Session, Staging,
+            Declared, Disproved, FinishedPart, Goal, Now, Owner, Protocol, Published, Session,
+            Staging,
         },
     },
 };
@@ -123,6 +124,7 @@ impl Scene {
             sha256: None,
             replace: false,
             growing: false,
+            protocol: Protocol::default(),
         };
         let now = Now {
             unix_s: 1,

@@ -8,6 +8,7 @@ mod collect;
 mod error;
 mod events;
 mod finalize;
+mod growing;
 mod lease;
 mod notices;
 #[cfg(feature = "postgres")]
@@ -15,6 +16,7 @@ pub mod postgres;
 pub mod session_store;
 mod sessions;
 pub mod sqlite;
+mod streams;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -34,8 +36,10 @@ pub use collect::Collected;
 pub use error::IngestError;
 pub use events::IngestEvent;
 pub use finalize::{Finalize, FinalizeRun};
+pub use growing::Growing;
 pub use notices::{DueNotice, NextNotice, NoticeEnd};
 pub use sessions::{OpenRequest, Opened, Page, Status, Target};
+pub use streams::Position;
 
 /// How often a change is decided again because another request was faster.
 const CONFLICTS_MAX: u32 = 100;

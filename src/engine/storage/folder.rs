@@ -4,7 +4,9 @@
 //! What came of a part that has no record counts only after a look: its blocks are hashed and compared with the leaves that the
 //! client offers, so that a block that came before a stop or a crash is not sent again.
 
+mod append;
 mod finalize;
+mod growing;
 mod receive;
 
 use std::{
@@ -33,7 +35,10 @@ use crate::{
     },
 };
 
-use super::{Destination, Fence, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict};
+use super::{
+    Destination, Fence, GrowingStorage, OfferedPart, PartAppender, PartWriter, Staged, Storage,
+    StorageError, UnknownPart, Verdict,
+};
 
 /// A folder that takes uploads. Its clones share it.
 #[derive(Clone, Debug)]
@@ -348,6 +353,24 @@ impl Storage for FolderStorage {
         receive::begin(self, session, part, from).boxed()
     }
 
+    fn append<'a>(
+        &'a self,
+        session: &'a Session,
+        part: UnknownPart,
+    ) -> BoxFuture<'a, Result<Box<dyn PartAppender>, StorageError>> {
+        append::begin(self, session, part).boxed()
+    }
+
+    fn begun_bytes<'a>(
+        &'a self,
+        session: &'a Session,
+        index: u32,
+    ) -> BoxFuture<'a, Result<u64, StorageError>> {
+        let session = session.clone();
+        self.on_disk(move |shared| append::begun_bytes(shared, &session, index))
+            .boxed()
+    }
+
     fn checkpoint<'a>(
         &'a self,
         session: &'a Session,
@@ -379,6 +402,10 @@ impl Storage for FolderStorage {
     fn remove<'a>(&'a self, staged: &'a Staged) -> BoxFuture<'a, Result<(), StorageError>> {
         let handle = staged.handle.clone();
         self.on_disk(move |shared| shared.remove(&handle)).boxed()
+    }
+
+    fn growing(&self) -> Option<&dyn GrowingStorage> {
+        Some(self)
     }
 
     fn staged(&self) -> BoxFuture<'_, Result<Vec<Staged>, StorageError>> {

@@ -9,6 +9,11 @@ use axum::{
 /// How long a browser may keep the answer, in seconds.
 const MAX_AGE: &str = "600";
 
+/// The fields of a response that a page may read.
+const EXPOSED: &str = "ETag, Retry-After, Location, Tus-Extension, Tus-Resumable, Tus-Version, Upload-Complete, \
+    Upload-Defer-Length, Upload-Draft-Interop-Version, Upload-Expires, Upload-Length, Upload-Limit, Upload-Metadata, \
+    Upload-Offset";
+
 /// The web origins that are allowed.
 pub struct Origins(Vec<String>);
 
@@ -29,14 +34,25 @@ impl Origins {
         Origins(origins.into_iter().map(bare).collect())
     }
 
-    pub fn of(&self, request: &Request) -> From {
+    /// `same`: whether pages of this server itself may.
+    pub fn of(&self, request: &Request, same: bool) -> From {
         let Some(origin) = request.headers().get(header::ORIGIN) else {
             return From::Anywhere;
         };
+        let host = request.headers().get(header::HOST);
+        let host = host.and_then(|host| host.to_str().ok());
+        let of_uri = request
+            .uri()
+            .authority()
+            .map(|authority| authority.as_str());
+        let is_own = |text: &str| {
+            let (_, own) = text.split_once("://").unwrap_or_default();
+            host.or(of_uri)
+                .is_some_and(|host| same && host.eq_ignore_ascii_case(own))
+        };
         let is_allowed = |text: &str| {
-            self.0
-                .iter()
-                .any(|allowed| allowed.eq_ignore_ascii_case(text))
+            let mut listed = self.0.iter();
+            is_own(text) || listed.any(|allowed| allowed.eq_ignore_ascii_case(text))
         };
         match origin.to_str().is_ok_and(is_allowed) {
             true => From::Allowed(origin.clone()),
@@ -51,7 +67,7 @@ impl Origins {
         }
         if let From::Allowed(origin) = from {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-            let exposed = HeaderValue::from_static("ETag, Retry-After, Location");
+            let exposed = HeaderValue::from_static(EXPOSED);
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
     }
@@ -61,11 +77,13 @@ impl Origins {
         let fields = [
             (
                 header::ACCESS_CONTROL_ALLOW_METHODS,
-                "GET, PUT, POST, DELETE",
+                "GET, HEAD, PUT, POST, PATCH, DELETE",
             ),
             (
                 header::ACCESS_CONTROL_ALLOW_HEADERS,
-                "Authorization, Content-Type",
+                "Authorization, Content-Type, Tus-Resumable, Upload-Complete, Upload-Defer-Length, \
+                 Upload-Draft-Interop-Version, Upload-Length, Upload-Metadata, Upload-Offset, X-HTTP-Method-Override, \
+                 X-Request-ID, X-Requested-With",
             ),
             (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE),
         ];

@@ -16,7 +16,7 @@ use crate::{
         tree::Cv,
         upload::{SessionId, Sha256},
     },
-    policy::upload::{FinishedPart, Goal, Session, State},
+    policy::upload::{FinishedPart, Goal, Protocol, Session, State},
     serve::origin::path::url_path,
 };
 
@@ -105,6 +105,7 @@ impl Open {
             block_size: self.block_size,
             replace: self.replace,
             growing: self.growing,
+            protocol: Protocol::Sapwood,
         })
     }
 }
@@ -175,6 +176,7 @@ pub fn status(session: &Session, parts: Option<&[FinishedPart]>, expires_s: u64)
         "sha256": declared.sha256.map(|sha256| sha256.to_string()),
         "replace": declared.replace,
         "growing": declared.growing,
+        "proof": declared.protocol.proof(),
         "created": time(session.created_s),
         "last_alive": time(session.last_alive_s),
         "expires": session.state.is_live().then(|| time(expires_s)),

@@ -2,15 +2,21 @@
 
 mod audit;
 mod bodies;
+mod companion;
 mod cors;
 mod counts;
 mod documents;
+mod form;
+mod growing;
 mod notices;
 mod part;
 mod problem;
+mod publish;
+mod resumable;
 mod routes;
 mod signed;
 mod stored;
+mod streams;
 pub mod tokens;
 mod turns;
 
@@ -23,7 +29,7 @@ use std::{
 
 use axum::{
     extract::Request,
-    http::{HeaderValue, Method, header},
+    http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Redirect, Response},
 };
 use parking_lot::RwLock;
@@ -49,12 +55,14 @@ use crate::engine::ingest::postgres::{self, Place, PostgresSessions};
 use super::metrics::Metrics;
 
 use audit::Audit;
-use cors::Origins;
+use cors::{From, Origins};
 use counts::Counts;
 pub use notices::HookNotice;
 pub use part::Pace;
+use problem::Problem;
 use signed::Signer;
 pub use stored::Stored;
+use streams::Streams;
 use tokens::TokenFile;
 use turns::Turns;
 
@@ -87,6 +95,8 @@ pub struct UploadsOptions {
     pub warn: Arc<dyn Fn(String) + Send + Sync>,
     /// Whether the operator is told of what happens: see [`Uploads::next_notice`].
     pub keeps_notices: bool,
+    /// Whether clients speak TLS with this server.
+    pub is_tls: bool,
 }
 
 /// Where sessions are kept.
@@ -137,6 +147,8 @@ pub struct Uploads {
     warn: Arc<dyn Fn(String) + Send + Sync>,
     turns: AllTurns,
     stored: Stored,
+    streams: Streams,
+    is_tls: bool,
 }
 
 /// How much is done at a time, and how fast.
@@ -186,6 +198,7 @@ impl Uploads {
             pace,
             warn,
             keeps_notices,
+            is_tls,
         } = options;
         let stored = storage;
         let staging = stored.own_folder();
@@ -233,6 +246,8 @@ impl Uploads {
                 documents: Turns::new(DOCUMENTS_AT_ONCE),
             },
             stored,
+            streams: Streams::default(),
+            is_tls,
         }))
     }
 
@@ -269,20 +284,44 @@ impl Uploads {
         }
     }
 
-    /// Whether a request is for the API.
-    pub fn takes(path: &str) -> bool {
+    /// Whether a request is for the API, or for that of other clients.
+    pub fn takes(request: &Request) -> bool {
+        let path = request.uri().path();
         let rest = path.strip_prefix(PATH);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            || resumable::Route::of(path).is_some()
+            || companion_route(request).is_some()
     }
 
     /// The response to a request for the API.
     pub async fn respond(self: &Arc<Self>, request: Request) -> Response {
-        let origin = self.origins.of(&request);
-        let mut response = routes::respond(self, request, &origin).await;
+        // On the loopback interface a page that this server serves is not more than any other.
+        let origin = self.origins.of(&request, self.tokens.is_some());
+        let mut response = self.dispatch(request, &origin).await;
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         self.origins.allow(&origin, headers);
         response
+    }
+
+    async fn dispatch(self: &Arc<Self>, request: Request, origin: &From) -> Response {
+        let (companion, resumable) = (
+            companion_route(&request),
+            resumable::Route::of(request.uri().path()),
+        );
+        if *origin == From::Refused {
+            let what = "this server takes no uploads from web pages of this origin";
+            let problem = Problem::new(StatusCode::FORBIDDEN, "origin_refused", what);
+            return match companion {
+                Some(_) => companion::told(self, problem),
+                None => problem.response(),
+            };
+        }
+        match (companion, resumable) {
+            (Some(route), _) => companion::respond(self, request, route).await,
+            (None, Some(route)) => resumable::respond(self, request, route).await,
+            (None, None) => routes::respond(self, request).await,
+        }
     }
 
     /// Finishes what servers before this one began, and removes what nobody needs.
@@ -303,6 +342,7 @@ impl Uploads {
                 Err(cause) => (self.warn)(format!("uploads that have ended stay: {cause}")),
             }
             sleep(COLLECT_TIME).await;
+            self.streams.close_idle();
         }
     }
 
@@ -347,4 +387,13 @@ impl Uploads {
     fn status_of(&self, session: &Session) -> Value {
         documents::status(session, None, self.ingest.expires_s(session))
     }
+}
+
+fn companion_route(request: &Request) -> Option<companion::Route> {
+    let uri = request.uri();
+    companion::Route::of(
+        request.method(),
+        uri.path(),
+        uri.query().unwrap_or_default(),
+    )
 }

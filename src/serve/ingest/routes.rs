@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -21,10 +22,10 @@ use crate::{
 };
 
 use super::{
-    PATH, Uploads, bodies,
-    cors::{From, Origins},
+    PATH, Uploads, bodies, companion,
+    cors::Origins,
     documents::{self, Checkpoint, Offer, Offers, Open},
-    part,
+    growing, part,
     problem::Problem,
     signed::VALID_S,
     tokens,
@@ -41,6 +42,9 @@ enum Route {
     Part(SessionId, u32),
     Bytes(SessionId, u32),
     Finalize(SessionId),
+    Growing(SessionId),
+    Leaves(SessionId),
+    Object(SessionId, String),
 }
 
 impl Route {
@@ -61,6 +65,12 @@ impl Route {
             [] => Route::Session(id),
             ["targets"] => Route::Targets(id),
             ["finalize"] => Route::Finalize(id),
+            ["growing"] => Route::Growing(id),
+            ["leaves"] => Route::Leaves(id),
+            ["object", name] => {
+                let name = percent_decode_str(name).decode_utf8().ok()?;
+                Route::Object(id, name.into_owned())
+            }
             ["parts", number] => Route::Part(id, index(number)?),
             ["parts", number, "bytes"] => Route::Bytes(id, index(number)?),
             _ => return None,
@@ -69,7 +79,9 @@ impl Route {
 
     fn methods(&self) -> &'static str {
         match self {
-            Route::Sessions => "GET, HEAD",
+            Route::Sessions | Route::Growing(_) | Route::Leaves(_) | Route::Object(..) => {
+                "GET, HEAD"
+            }
             Route::Session(_) => "GET, HEAD, PUT, DELETE",
             Route::Targets(_) | Route::Finalize(_) => "POST",
             Route::Part(..) | Route::Bytes(..) => "PUT",
@@ -78,22 +90,13 @@ impl Route {
 }
 
 /// The response to a request.
-pub async fn respond(uploads: &Arc<Uploads>, request: Request, from: &From) -> Response {
-    let responded = dispatch(uploads, request, from).await;
+pub async fn respond(uploads: &Arc<Uploads>, request: Request) -> Response {
+    let responded = dispatch(uploads, request).await;
     responded.unwrap_or_else(|problem| problem.with_limits(uploads.ingest.limits()).response())
 }
 
-async fn dispatch(
-    uploads: &Arc<Uploads>,
-    request: Request,
-    from: &From,
-) -> Result<Response, Problem> {
+async fn dispatch(uploads: &Arc<Uploads>, request: Request) -> Result<Response, Problem> {
     let (request, body) = request.into_parts();
-    if *from == From::Refused {
-        let what = "this server takes no uploads from web pages of this origin";
-        let status = StatusCode::FORBIDDEN;
-        return Err(Problem::new(status, "origin_refused", what));
-    }
     let missing = || Problem::new(StatusCode::NOT_FOUND, "no_session", "there is nothing here");
     let route = Route::of(request.uri.path()).ok_or_else(missing)?;
     if request.method == Method::OPTIONS {
@@ -102,6 +105,16 @@ async fn dispatch(
         return Ok(fields.into_response());
     }
     if let (Route::Bytes(id, index), &Method::PUT) = (&route, &request.method) {
+        if uploads.signer.is_for_any(&request) {
+            let checked = uploads
+                .signer
+                .check_any(&request, uploads.ingest.now().unix_s);
+            let taken = match checked.map_err(part::denied) {
+                Ok(()) => uploads.take_any_part(request, body, (*id, *index)).await,
+                Err(problem) => Err(problem),
+            };
+            return Ok(taken.unwrap_or_else(|problem| companion::told(uploads, problem)));
+        }
         return part::receive(uploads, &request, body, *id, *index).await;
     }
     let owner = owner(uploads, &request).await?;
@@ -111,6 +124,15 @@ async fn dispatch(
         (Route::Session(id), "GET" | "HEAD") => {
             let status = uploads.ingest.status(&owner, *id).await?;
             Ok(json(StatusCode::OK, &uploads.with_parts(&status)))
+        }
+        (Route::Growing(id), "GET" | "HEAD") => {
+            growing::status(uploads, &request, &owner, *id).await
+        }
+        (Route::Leaves(id), "GET" | "HEAD") => {
+            growing::leaves(uploads, &request, &owner, *id).await
+        }
+        (Route::Object(id, name), "GET" | "HEAD") => {
+            growing::object(uploads, &request, &owner, *id, name).await
         }
         (Route::Session(id), "PUT") => {
             let open: Open = bodies::document(&request, body, turns, &owner).await?;
@@ -132,19 +154,20 @@ async fn dispatch(
             let wanted = bodies::document(&request, body, turns, &owner).await?;
             uploads.finalize(&owner, *id, &wanted).await
         }
-        _ => {
-            let what = format!("this path has the methods {}", route.methods());
-            let status = StatusCode::METHOD_NOT_ALLOWED;
-            let mut response = Problem::new(status, "bad_request", what).response();
-            let methods = HeaderValue::from_static(route.methods());
-            response.headers_mut().insert(header::ALLOW, methods);
-            Ok(response)
-        }
+        _ => Ok(no_method(route.methods())),
     }
 }
 
+/// The response to a method that a path does not have.
+pub fn no_method(methods: &'static str) -> Response {
+    let what = format!("this path has the methods {methods}");
+    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "bad_request", what);
+    let methods = HeaderValue::from_static(methods);
+    problem.with_field(header::ALLOW, methods).response()
+}
+
 /// Who makes a request.
-async fn owner(uploads: &Uploads, request: &Parts) -> Result<Owner, Problem> {
+pub async fn owner(uploads: &Uploads, request: &Parts) -> Result<Owner, Problem> {
     match &uploads.tokens {
         Some(tokens) => tokens.owner(&request.headers).await.ok_or_else(|| {
             let what = "a token is needed (Authorization: Bearer TOKEN)";
@@ -174,7 +197,7 @@ fn is_loopback(request: &Parts) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(is_loopback)
 }
 
-fn json(status: StatusCode, document: &Value) -> Response {
+pub fn json(status: StatusCode, document: &Value) -> Response {
     let mut response = Response::new(Body::from(document.to_string()));
     *response.status_mut() = status;
     let media_type = HeaderValue::from_static("application/json");

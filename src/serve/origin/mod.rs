@@ -181,7 +181,7 @@ fn show(manifests: &Arc<Manifests>, metrics: &Metrics) {
 
 async fn respond(State(origin): State<Arc<Origin>>, request: Request) -> Response {
     if let Some(uploads) = &origin.uploads
-        && Uploads::takes(request.uri().path())
+        && Uploads::takes(&request)
     {
         return uploads.respond(request).await;
     }
