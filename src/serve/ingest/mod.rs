@@ -49,6 +49,7 @@ use crate::{
         session_store::{SessionStore, StoreError},
         sqlite::SqliteSessions,
     },
+    engine::storage::StorageError,
     format::library::LibraryPath,
     policy::upload::{Published, Session},
 };
@@ -363,7 +364,10 @@ impl Uploads {
         for run in runs {
             let id = run.id();
             match self.ingest.run(run).await {
-                Ok(_) | Err(IngestError::Disproved(_)) => (),
+                Ok(_)
+                | Err(IngestError::Disproved(_) | IngestError::Storage(StorageError::Superseded)) => {
+                    ()
+                }
                 Err(cause) => (self.warn)(format!("session {id} was not published: {cause}")),
             }
         }
