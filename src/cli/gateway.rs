@@ -24,7 +24,7 @@ use crate::{
         events::{Event, Events},
         library::remote::RemoteOptions,
         queue::{JobEvent, Queue},
-        read::ReadOptions,
+        read::{ReadOptions, growing},
     },
     net::location::Location,
     serve::gateway::{self, Gateway, Opened},
@@ -74,6 +74,8 @@ struct Job {
 
 enum What {
     Object(Box<ReadOptions>),
+    /// One that is still uploaded.
+    Growing(Box<ReadOptions>),
     Library(Box<RemoteOptions>),
 }
 
@@ -108,6 +110,9 @@ async fn prepare(args: &GatewayArgs, store: StoreHandle) -> Result<Prepared, Ref
     let job = |served: Served| Job {
         what: match served.is_library {
             true => What::Library(Box::new(library(served.url.clone()))),
+            false if growing::session_of(&served.url).is_some() => {
+                What::Growing(Box::new(object(served.url.clone())))
+            }
             false => What::Object(Box::new(object(served.url.clone()))),
         },
         served,
@@ -266,6 +271,9 @@ async fn open_all(
         match &job.what {
             What::Object(options) => {
                 Opened::open(context, name, (**options).clone(), &mut events).await
+            }
+            What::Growing(options) => {
+                Opened::open_growing(context, name, (**options).clone(), &mut events).await
             }
             What::Library(options) => {
                 Opened::open_library(context, name, options, &mut events).await

@@ -57,8 +57,9 @@ pub const EMPTY_PASSWORD: &str =
     "an empty password protects nothing; use --no-password for a key without one";
 pub const OTHER_PASSWORD: &str = "the two passwords differ: no key was made";
 pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 finds a free one)";
-pub const NO_POSTGRES: &str =
-    "--sessions takes a file: this version of sapwood keeps no sessions in a Postgres database";
+#[cfg(not(feature = "postgres"))]
+pub const NO_POSTGRES: &str = "--sessions takes a file: this program was built without the feature postgres; \
+     build one with cargo build --release --features postgres";
 pub const STORAGE_IN_S3: &str = "check --storage, and the AWS variables and files: AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL";
 pub const SESSIONS_ELSEWHERE: &str = "Name another place with --sessions, or leave it out: then they are with what is staged, which is not served";
 pub const TOKENS_ELSEWHERE: &str = "Move it away, and name its new place with --token-file";
@@ -75,6 +76,8 @@ pub const PUSH_WITHOUT_QUERY: &str = "the URL of a push has no query and no frag
 pub const PUSH_URL_ENCODING: &str =
     "the path of the URL is not UTF-8, or has an encoded slash in a name";
 pub const PUSH_SEVERAL: &str = "several files need a URL with a slash at its end, which each is put below by its own name; --name and --session are for one file";
+pub const PUSH_FOLLOWS_FILES: &str =
+    "--follow is for files; standard input is sent while it comes, without it";
 pub const PUSH_ONE_PIPE: &str = "- cannot be pushed together with files";
 pub const PUSH_PIPE_NAME: &str = "standard input has no name: give it one with --name";
 pub const PUSH_NAME: &str = "is not safe as the name of an object: names have neither .. nor empty or hidden segments, nor endings of our own files; choose another with --name";
@@ -159,8 +162,10 @@ pub fn of_start(cause: &StartError) -> String {
     let hint = match cause {
         StartError::Disk(cause) => of_disk(cause),
         StartError::OtherStorage(_) => Some(
-            "name the folder that they belong to with --storage, or another file with --sessions",
+            "name the storage that they belong to with --storage, or another file or database with --sessions",
         ),
+        #[cfg(feature = "postgres")]
+        StartError::Postgres(_) => Some("check --sessions, and that the database runs"),
         StartError::Sessions(cause) if cause.is_busy() => Some(SESSIONS_BUSY),
         StartError::Sessions(cause) if cause.is_of_disk() => {
             Some("make room, or name a place that can be written to with --sessions")
@@ -171,6 +176,12 @@ pub fn of_start(cause: &StartError) -> String {
         Some(hint) => format!("{cause}; {hint}"),
         None => cause.to_string(),
     }
+}
+
+/// What is wrong with the URL of a database, which is not shown.
+#[cfg(feature = "postgres")]
+pub fn of_sessions(cause: crate::engine::ingest::postgres::BadPlace) -> String {
+    format!("--sessions: {cause}")
 }
 
 /// Why the AWS variables and files cannot be used, and what to do.
@@ -359,6 +370,9 @@ fn of_disk(cause: &DiskError) -> Option<&'static str> {
         DiskError::ChangedWhileRead { .. } => {
             Some("run the same command again when no program writes to it")
         }
+        DiskError::Shrunk { .. } | DiskError::Supplanted { .. } => Some(
+            "push the file that is to be published; what was sent is not lost if it has the same bytes",
+        ),
         DiskError::LeavesLost => Some("check the disk, then run the same command again"),
         DiskError::NoRoom { .. } => Some(MAKE_ROOM),
     }

@@ -11,7 +11,7 @@ use crate::{
         error::DiskError,
         files::{MadeFolder, is_same_file},
     },
-    engine::{fetch::ManifestPlace, manifest_file},
+    engine::{fetch::ManifestPlace, manifest_file, read::growing},
     format::{digests::Digest, library, tree::Root},
     net::location::{self, Location},
 };
@@ -202,6 +202,14 @@ pub fn served(args: &GatewayArgs) -> Result<Vec<Served>, Refusal> {
         let is_library = is_library(&url);
         if is_library && args.manifest.is_some() {
             let message = format!("--manifest is for an object, and {url} is a library");
+            return Err(Refusal::usage(message));
+        }
+        if growing::session_of(&url).is_some()
+            && (args.manifest.is_some() || !args.mirror.is_empty())
+        {
+            let message = format!(
+                "{url} is still uploaded: it has no manifest and no mirror yet, which --manifest and --mirror could name"
+            );
             return Err(Refusal::usage(message));
         }
         let name = match is_library {

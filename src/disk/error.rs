@@ -67,6 +67,10 @@ pub enum DiskError {
     Stopped { path: PathBuf },
     #[error("{} changed while it was read", .path.display())]
     ChangedWhileRead { path: PathBuf },
+    #[error("{} got shorter while it was followed; nothing was published", .path.display())]
+    Shrunk { path: PathBuf },
+    #[error("another file took the place of {} while it was followed, or it was moved away; nothing was published", .path.display())]
+    Supplanted { path: PathBuf },
     #[error("{} changed since this run looked at it; it stays as it is", .path.display())]
     ChangedSince { path: PathBuf },
     #[error("the temporary file with the leaves of the manifest can no longer be used")]

@@ -7,6 +7,7 @@ mod entry;
 pub mod error;
 pub mod files;
 pub mod group_commit;
+pub mod growing;
 mod holes;
 pub mod journal;
 pub mod lacking;

@@ -110,7 +110,9 @@ impl ErrorKind {
             DiskError::Unsafe { .. } | DiskError::NotRegular { .. } | DiskError::Exists { .. } => {
                 ErrorKind::Unsafe
             }
-            DiskError::ChangedWhileRead { .. } => ErrorKind::Changed,
+            DiskError::ChangedWhileRead { .. }
+            | DiskError::Shrunk { .. }
+            | DiskError::Supplanted { .. } => ErrorKind::Changed,
             DiskError::NoRoom { .. } | DiskError::LeavesLost => ErrorKind::Disk,
             DiskError::Io { .. } if cause.is_out_of_descriptors() => ErrorKind::Failed,
             DiskError::Io {

@@ -86,7 +86,7 @@ pub fn of(event: &Event) -> (&'static str, Value) {
         Event::Published(published) => ("published", of_published(published)),
         Event::Placed(_) | Event::Moved { .. } | Event::Deleted { .. } | Event::Intended(_) | Event::FileFailed { .. }
         | Event::Synced(_) => of_sync(event),
-        Event::PushPlanned(_) | Event::PushResumed { .. } | Event::PushProgress(_) | Event::Pushed(_) => of_push(event),
+        Event::Awaited { .. } | Event::PushPlanned(_) | Event::PushResumed { .. } | Event::PushProgress(_) | Event::Pushed(_) => of_push(event),
     }
 }
 
@@ -134,13 +134,14 @@ fn of_push(event: &Event) -> (&'static str, Value) {
         Event::PushPlanned(plan) => ("planned", json!({
             "path": lossy(&plan.path), "url": plan.url, "session": plan.session.to_string(), "bytes_total": plan.bytes_total,
             "bytes_held": plan.bytes_held, "bytes_to_send": plan.bytes_to_send, "part_size": plan.part_size,
-            "block_size": plan.block_size.bytes(),
+            "block_size": plan.block_size.bytes(), "growing_url": plan.growing_url,
         })),
         Event::PushResumed { bytes_held } => ("resumed", json!({ "bytes_held": bytes_held })),
         Event::PushProgress(progress) => ("progress", json!({
             "bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total, "bytes_sent": progress.bytes_sent,
-            "rate_bps": progress.rate_bps,
+            "bytes_recorded": progress.bytes_recorded, "rate_bps": progress.rate_bps,
         })),
+        Event::Awaited { path } => ("awaited", json!({ "path": lossy(path) })),
         Event::Pushed(pushed) => ("published", json!({
             "path": lossy(&pushed.path), "url": pushed.url, "root": pushed.root.to_string(), "bytes_total": pushed.bytes_total,
             "bytes_sent": pushed.bytes_sent, "bytes_reused": pushed.bytes_reused, "elapsed_ms": pushed.elapsed_ms,

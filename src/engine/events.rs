@@ -135,6 +135,8 @@ pub enum Event {
     },
     /// A folder was synced, or as much of it as possible.
     Synced(Synced),
+    /// A file that is to be followed is not there yet.
+    Awaited { path: PathBuf },
     /// It is known what a push has to send.
     PushPlanned(PushPlanned),
     /// The server has this many bytes of finished parts from an earlier run.
@@ -399,6 +401,8 @@ pub struct PushPlanned {
     pub path: PathBuf,
     /// Where the object will be, without secrets.
     pub url: String,
+    /// Where it can be played while it grows, if it may.
+    pub growing_url: Option<String>,
     /// Which upload of the server it is.
     pub session: SessionId,
     /// The length of the source; `None`: a stream.
@@ -420,6 +424,8 @@ pub struct PushProgress {
     pub bytes_done: u64,
     /// The length of the source; `None`: a stream.
     pub bytes_total: Option<u64>,
+    /// Of a file that is followed: how long it is now.
+    pub bytes_recorded: Option<u64>,
     /// Sent in this run, with all that was sent again.
     pub bytes_sent: u64,
     /// Bytes per second, over the last few seconds.

@@ -32,6 +32,7 @@ pub struct Open<'a> {
     pub part_size: u64,
     pub block_size: u64,
     pub replace: bool,
+    pub growing: bool,
 }
 
 /// A part that is to be sent.
@@ -104,6 +105,22 @@ pub struct Status {
     /// Why the last attempt to publish did not.
     #[serde(default)]
     pub error: Option<LastError>,
+}
+
+/// An object that is read while it is uploaded.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs, reason = "named as in upload.md; sizes are in bytes")]
+pub struct GrowingStatus {
+    pub state: State,
+    pub block_size: u64,
+    /// So many bytes from its start can be read.
+    pub proven: u64,
+    #[serde(default)]
+    pub length: Option<u64>,
+    #[serde(default, deserialize_with = "optional")]
+    pub root: Option<Root>,
+    #[serde(default)]
+    pub url: Option<String>,
 }
 
 /// Why an object was not published.
@@ -316,6 +333,7 @@ pub fn write(document: &impl Serialize) -> String {
 pub trait Document: for<'a> Deserialize<'a> {}
 
 impl Document for Status {}
+impl Document for GrowingStatus {}
 impl Document for Sessions {}
 impl Document for Targets {}
 
@@ -335,6 +353,11 @@ pub fn time(unix_s: u64) -> String {
 /// All leaves of a part, as an [`Offer`] has them.
 pub fn leaves(leaves: &[Cv]) -> String {
     hex::encode(leaves.concat())
+}
+
+/// A segment of a path.
+pub fn percent_encoded(segment: &str) -> String {
+    percent_encoding::utf8_percent_encode(segment, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 /// What has a text form.

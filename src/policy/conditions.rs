@@ -83,6 +83,19 @@ impl Conditions {
         self.at_least(of_root.max(of_digests(&self.digests)).max(of_server))
     }
 
+    /// The trust of an object that is still uploaded: that of an unsigned manifest, since its leaves are the word of its server and it
+    /// has no root yet.
+    pub fn of_growing(&self) -> Result<Trust, Distrust> {
+        let found = Trust::Manifest;
+        match self.root {
+            Some(_) => Err(Distrust::BelowRequired {
+                required: Trust::Root,
+                found,
+            }),
+            None => self.at_least(found),
+        }
+    }
+
     /// The user's own strong digest, if this trust comes from it and not from a root.
     pub fn digest_behind(&self, trust: Trust) -> Option<&Digest> {
         let by_digest = trust == Trust::Root && self.root.is_none();

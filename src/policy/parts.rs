@@ -194,6 +194,25 @@ impl PartPlan {
         is_part.then(|| ByteRange::new(self.start(index), self.start(index + 1).min(length)))
     }
 
+    /// How many bytes from the start these parts are without a gap, each with its index and length, by index. A first part that may be the
+    /// whole object does not count: its leaf is another value then.
+    pub fn length_without_gap(&self, parts: impl Iterator<Item = (u32, u64)>) -> u64 {
+        let mut end = 0;
+        for (expected, (index, length)) in (0..).zip(parts) {
+            let Some(planned) = self.part(index).filter(|_| index == expected) else {
+                break;
+            };
+            if self.is_whole(index, length) {
+                break;
+            }
+            end = planned.start + length.min(planned.length());
+            if length < planned.length() {
+                break;
+            }
+        }
+        end
+    }
+
     /// Whether a part can have this length: its own if the length of the object is known, else at most that.
     pub fn allows(&self, index: u32, length: u64) -> bool {
         self.part(index).is_some_and(|part| match self.length {

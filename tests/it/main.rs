@@ -16,6 +16,7 @@ mod digests;
 mod documents;
 mod exits;
 mod fetch;
+mod follow;
 mod gateway;
 mod golden;
 mod habits;
@@ -36,6 +37,8 @@ mod origin;
 mod parts;
 mod pipes;
 mod plain;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod prompts;
 mod proxies;
 mod publish;

@@ -1,6 +1,6 @@
 //! What can be typed for `sapwood push`.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, time::Duration};
 
 use clap::Args;
 
@@ -39,16 +39,27 @@ pub struct PushArgs {
     /// The size of the parts: at least 5MiB, and a multiple of the block size (default: 8MiB; larger for files over 78 GiB)
     #[arg(long, value_name = "SIZE", env = "SAPWOOD_PART_SIZE", value_parser = units::size)]
     pub part_size: Option<u64>,
+    /// Send a file while another program records it: each part as soon as it is full, the rest when the recording has ended. The file
+    /// may appear later
+    ///
+    /// A recording has ended when its writer closed the file, or is a process that was seen and is gone, and the file did not change
+    /// for a second. Where the writer cannot be seen (another machine or user, a network file system): see --follow-idle. The file is
+    /// then read once more, since recorders rewrite their headers, and what differs is sent again.
+    #[arg(long)]
+    pub follow: bool,
+    /// A recording whose writer cannot be seen has ended when the file did not change for so long
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = units::patience)]
+    pub follow_idle: Duration,
     #[command(flatten)]
     pub s3: PushS3Args,
     /// Go on with this upload (default: with one of the same content, or a new one)
     #[arg(long, value_name = "ID")]
     pub session: Option<SessionId>,
     /// List the uploads of this user at the server
-    #[arg(long, conflicts_with_all = ["abort", "name", "replace", "part_size", "attested", "session"])]
+    #[arg(long, conflicts_with_all = ["abort", "name", "replace", "part_size", "attested", "session", "follow"])]
     pub list: bool,
     /// Give up an upload, with all that was sent
-    #[arg(long, value_name = "ID", conflicts_with_all = ["name", "replace", "part_size", "attested", "session"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["name", "replace", "part_size", "attested", "session", "follow"])]
     pub abort: Option<SessionId>,
     /// Remember nothing between runs
     #[arg(long)]

@@ -70,6 +70,10 @@ pub enum State {
     Trying {
         until: String,
     },
+    /// A file is recorded, of which so many bytes are not sent.
+    Recording {
+        behind: u64,
+    },
     /// All bytes are here; the file does not have its name yet.
     Finishing,
 }
@@ -255,6 +259,10 @@ impl Bar {
             State::Trying { until } => forms(&[
                 format!("waiting, trying until {until}"),
                 "waiting".to_owned(),
+            ]),
+            State::Recording { behind } => forms(&[
+                format!("recording, {} behind", human_bytes(*behind)),
+                "recording".to_owned(),
             ]),
             State::Finishing => forms(&["finishing".to_owned()]),
         }

@@ -47,6 +47,8 @@ pub struct Live {
     /// Bytes of local files that this process had read before, and when it was last looked at.
     read_before: u64,
     read_last: u64,
+    /// The length of a file that is being recorded.
+    recorded: Option<u64>,
 }
 
 /// What kind of work it is.
@@ -76,6 +78,7 @@ impl Live {
             waits: None,
             read_before: now.bytes_read,
             read_last: now.bytes_read,
+            recorded: None,
         }
     }
 
@@ -161,6 +164,11 @@ impl Live {
         }
     }
 
+    /// A file that is recorded has so many bytes.
+    pub fn record(&mut self, bytes: Option<u64>) {
+        self.recorded = bytes;
+    }
+
     pub fn retry(&mut self, retry: &Retry, now_ms: u64) {
         self.bar.counts.retried += 1;
         if retry.idle {
@@ -212,6 +220,10 @@ impl Live {
                 let may_wait = self.work == Work::Transfers || is_still;
                 bar.state = match &self.waits {
                     Some(waits) if may_wait => waits.clone(),
+                    // A recorder may pause.
+                    _ if self.recorded.is_some() => State::Recording {
+                        behind: self.recorded.unwrap_or(0).saturating_sub(bar.bytes_done),
+                    },
                     _ if is_done && self.work == Work::Transfers => State::Finishing,
                     _ if is_still => State::Stalled {
                         seconds: still.as_secs(),

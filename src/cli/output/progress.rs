@@ -36,7 +36,14 @@ impl Bars {
                 self.change(of, |live| *live = Some(Live::pushing(plan, now)));
             }
             Event::Progress(progress) => self.update(of, progress, now),
-            Event::PushProgress(progress) => self.update(of, &as_progress(progress), now),
+            Event::PushProgress(progress) => {
+                self.update(of, &as_progress(progress), now);
+                self.change(of, |live| {
+                    if let Some(live) = live {
+                        live.record(progress.bytes_recorded);
+                    }
+                });
+            }
             Event::Retry(retry) => self.change(of, |live| {
                 // A file that waits for its first response has a bar from now on.
                 if live.is_none() && retry.idle {

@@ -141,7 +141,8 @@ pub fn line(event: &Event) -> Option<Line> {
         | Event::Intended(_)
         | Event::FileFailed { .. }
         | Event::Synced(_) => of_sync(event),
-        Event::PushPlanned(_)
+        Event::Awaited { .. }
+        | Event::PushPlanned(_)
         | Event::PushProgress(_)
         | Event::PushResumed { .. }
         | Event::Pushed(_) => of_push(event),
@@ -208,6 +209,11 @@ fn of_store(event: &Event) -> Option<Line> {
 /// An event of a push.
 fn of_push(event: &Event) -> Option<Line> {
     match event {
+        Event::Awaited { path } => notice(format!("waiting for {} to appear", path.display())),
+        Event::PushPlanned(plan) => notice(format!(
+            "it can be played while it grows: sapwood gateway {}",
+            plan.growing_url.as_ref()?
+        )),
         Event::PushResumed { bytes_held } => notice(format!(
             "resuming: {} arrived before",
             human_bytes(*bytes_held)

@@ -221,3 +221,14 @@ pub fn part_of(row: &Row) -> rusqlite::Result<FinishedPart> {
         etag: row.get("etag")?,
     })
 }
+
+/// What was last published under a name, from its row.
+pub fn last_published_of(row: &Row) -> rusqlite::Result<(Owner, SessionId, Published)> {
+    let session = SessionId::from_bytes(row.get("session")?);
+    let published = Published {
+        length: number(row, "length")?,
+        root: Root(row.get("root")?),
+    };
+    let session = session.ok_or_else(|| not_a_value("not an ID"))?;
+    Ok((Owner(row.get("owner")?), session, published))
+}

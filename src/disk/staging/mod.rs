@@ -9,12 +9,16 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::{self, Read},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use crate::format::upload::{
-    HASH_BYTES, HEADER_BYTES, PART_BYTES_MAX, PartRecord, RecordHeader, SessionId, Sha256,
+use crate::format::{
+    geometry::ByteRange,
+    upload::{
+        HASH_BYTES, HEADER_BYTES, PART_BYTES_MAX, PartRecord, RecordHeader, SessionId, Sha256,
+    },
 };
 
 use super::{
@@ -205,6 +209,19 @@ impl Upload {
         let name = OsStr::new(&name);
         let file = self.folder.open_own_or_create(name)?;
         Ok((file, self.folder.path_of(name), start))
+    }
+
+    /// Bytes of the object, as far as they have arrived. `None`: it has its name, or nothing arrived.
+    pub fn read_object(&self, bytes: ByteRange) -> Result<Option<Vec<u8>>, DiskError> {
+        let Some((file, _)) = self.folder.open_file_below(Path::new(OBJECT))? else {
+            return Ok(None);
+        };
+        let path = self.folder.path_of(OsStr::new(OBJECT));
+        let mut read = vec![0; bytes.length() as usize];
+        match file.read_exact_at(&mut read, bytes.start) {
+            Ok(()) => Ok(Some(read)),
+            Err(cause) => Err(DiskError::io(FileOperation::Read, &path, cause)),
+        }
     }
 
     /// The record of a part. `None`: there is none, or it is damaged.

@@ -26,6 +26,10 @@ pub enum IngestError {
     TooManySessions(Usage),
     #[error("the owner has {} bytes in sessions that are not finished, and may not have {wanted} more", .usage.bytes)]
     Quota { usage: Usage, wanted: u64 },
+    #[error("the session was not opened to be read while it is uploaded")]
+    NotGrowing,
+    #[error("this storage gives nothing of an object back before it is published")]
+    NotReadable,
     #[error("other requests changed the session all the time; try again")]
     Contended,
     #[error(transparent)]
@@ -48,6 +52,8 @@ impl IngestError {
             IngestError::TooManyParts { .. } => "bad_request",
             IngestError::TooManySessions(_) => "too_many_sessions",
             IngestError::Quota { .. } => "quota",
+            IngestError::NotGrowing => "not_growing",
+            IngestError::NotReadable => "not_readable",
             IngestError::Contended => "busy",
             IngestError::Refused(refusal) => refusal.code(),
             IngestError::Disproved(disproved) => disproved.code(),

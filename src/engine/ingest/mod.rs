@@ -8,7 +8,10 @@ mod collect;
 mod error;
 mod events;
 mod finalize;
+mod growing;
 mod notices;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod session_store;
 mod sessions;
 pub mod sqlite;
@@ -32,6 +35,7 @@ pub use collect::Collected;
 pub use error::IngestError;
 pub use events::IngestEvent;
 pub use finalize::{Finalize, FinalizeRun};
+pub use growing::Growing;
 pub use notices::{DueNotice, NextNotice, NoticeEnd};
 pub use sessions::{OpenRequest, Opened, Page, Status, Target};
 pub use streams::Position;

@@ -8,6 +8,8 @@
 mod api;
 mod direct;
 mod failed;
+mod follow;
+mod growing;
 mod part;
 mod place;
 mod removal;
@@ -37,7 +39,7 @@ use crate::{
         upload::SessionId,
     },
     net::location::Location,
-    policy::parts::PartPlan,
+    policy::parts::{PART_BYTES_MIN, PartPlan},
 };
 
 use super::{
@@ -51,6 +53,7 @@ use api::Api;
 
 use direct::Direct;
 use failed::{Failed, Refusal};
+use growing::Growing;
 use part::PartFailed;
 use send::Sender;
 use sessions::{Purpose, Session};
@@ -87,6 +90,9 @@ pub struct PushOptions {
     pub session: Option<SessionId>,
     /// A source with more bytes is not pushed.
     pub max_size: Option<u64>,
+    /// Send a file while another program writes it, and publish it when that has ended: when it closed the file, or the file did not
+    /// change for so long.
+    pub follow: Option<Duration>,
     /// Counts the bytes that are sent, also of a run that is dropped.
     pub sent: Arc<AtomicU64>,
 }
@@ -103,6 +109,7 @@ impl PushOptions {
             parts_at_once: PARTS_AT_ONCE,
             session: None,
             max_size: None,
+            follow: None,
             sent: Arc::default(),
         }
     }
@@ -148,27 +155,39 @@ struct Push<'a> {
     api: Api<'a>,
     options: &'a PushOptions,
     plan: PartPlan,
-    /// `None`: a stream.
+    /// `None`: a stream, or a file that grows.
     file: Option<Arc<SourceFile>>,
+    /// It is sent while it grows.
+    growing: Option<Arc<Growing>>,
+    /// Bytes that the storage had before this run, if that was counted before.
+    reused: Option<u64>,
     counters: Counters,
     began: Instant,
 }
 
 async fn run(context: &Context, input: Input, options: &PushOptions) -> Result<Pushed, Error> {
     let began = Instant::now();
-    let (file, mut pipe) = match input {
-        Input::File(path) => (Some(Arc::new(SourceFile::open(&path).await?)), None),
-        Input::Pipe(pipe) => (None, Some(pipe)),
+    let (file, growing, mut pipe) = match (input, options.follow) {
+        (Input::File(path), Some(idle)) => {
+            let growing = Growing::open(&path, idle).await?;
+            (None, Some(Arc::new(growing)), None)
+        }
+        (Input::File(path), None) => (Some(Arc::new(SourceFile::open(&path).await?)), None, None),
+        (Input::Pipe(pipe), _) => (None, None, Some(pipe)),
     };
     let length = file.as_ref().map(|file| file.length());
     check_size(length.unwrap_or_default(), options)?;
-    let plan = PartPlan::choose(length, options.part_size, None);
+    // What is recorded is to be sent, and played, soon.
+    let soon = growing.is_some().then_some(PART_BYTES_MIN);
+    let plan = PartPlan::choose(length, options.part_size.or(soon), None);
     let direct = Direct::default();
     let push = Push {
         api: Api::new(context, &options.place, &direct),
         options,
         plan: plan.map_err(|cause| Error::PartSize { cause })?,
         file,
+        growing,
+        reused: None,
         counters: Counters {
             run: options.sent.clone(),
             ..Counters::default()
@@ -176,7 +195,9 @@ async fn run(context: &Context, input: Input, options: &PushOptions) -> Result<P
         began,
     };
     let (mut not, mut ours) = (BTreeSet::new(), BTreeSet::new());
-    for _ in 0..SESSIONS_MAX {
+    let mut tries = 0;
+    while tries < SESSIONS_MAX {
+        tries += 1;
         let session = sessions::find_or_open(&push.api, &push.purpose(), &not, &ours).await;
         let session = match session {
             Err(error) if same::is_taken(&error) => return push.is_there(error).await,
@@ -190,9 +211,11 @@ async fn run(context: &Context, input: Input, options: &PushOptions) -> Result<P
             Err(PartFailed::Error(error)) if same::is_taken(&error) => {
                 return push.is_there(error).await;
             }
+            // It had not ended after all.
+            Err(PartFailed::Error(error)) if push.goes_on(&error).await? => tries -= 1,
             Err(PartFailed::Error(error)) => return Err(error),
             // A stream cannot be read again.
-            Err(PartFailed::OtherSession | PartFailed::Closed) if push.file.is_none() => break,
+            Err(PartFailed::OtherSession | PartFailed::Closed) if push.is_stream() => break,
             // Another run publishes it, or has: what it published decides.
             Err(PartFailed::Closed) => (),
             Err(PartFailed::OtherSession) => {
@@ -226,26 +249,40 @@ enum Finalized {
 }
 
 impl Push<'_> {
+    fn is_stream(&self) -> bool {
+        self.file.is_none() && self.growing.is_none()
+    }
+
     fn purpose(&self) -> Purpose<'_> {
         Purpose {
             name: self.options.name.as_str(),
             url: self.options.url(),
             plan: self.plan,
             replace: self.options.replace,
-            source: self.file.as_ref().map(|file| file.identity()),
+            growing: self.growing.is_some(),
+            source: match (&self.file, &self.growing) {
+                (Some(file), _) => Some(file.identity()),
+                (None, growing) => growing.as_ref().map(|growing| growing.identity()),
+            },
             session: self.options.session,
         }
     }
 
     /// An object has the name. If it is the source, there is nothing to do.
     async fn is_there(&self, taken: Error) -> Result<Pushed, Error> {
-        let (Some(file), url) = (&self.file, self.options.url()) else {
+        let url = self.options.url();
+        if self.is_stream() {
             return Err(taken);
-        };
+        }
         let Some(root) = same::root_at(&self.api, &url).await else {
             return Err(taken);
         };
-        if same::root_of(file, self.plan).await? != root {
+        let Some(file) = self.whole_file().await? else {
+            return Err(taken);
+        };
+        let plan = self.plan.with_length(file.length());
+        let plan = plan.map_err(|cause| Error::PartSize { cause })?;
+        if same::root_of(&file, plan).await? != root {
             return Err(taken);
         }
         let sent = self.counters.run.load(Ordering::Relaxed);
@@ -268,11 +305,19 @@ impl Push<'_> {
         session: Session,
         pipe: Option<Pipe>,
     ) -> Result<Pushed, PartFailed> {
+        if let (None, Some(growing)) = (&self.file, &self.growing) {
+            return self.follow(growing, session).await;
+        }
         self.tell_plan(&session);
-        let limits = self.api.limits();
-        let at_once = self.options.parts_at_once.min(limits.connections);
-        let (file, counters) = (self.file.clone(), self.counters.clone());
-        let mut sender = Sender::new(self.api, session, file, at_once, counters);
+        self.send_and_publish(session, pipe).await
+    }
+
+    async fn send_and_publish(
+        &self,
+        session: Session,
+        pipe: Option<Pipe>,
+    ) -> Result<Pushed, PartFailed> {
+        let mut sender = self.sender(session);
         let mut parts: Vec<u32> = (0..self.plan.count().unwrap_or(0)).collect();
         let mut pipe = pipe;
         for _ in 0..ROUNDS {
@@ -425,7 +470,7 @@ impl Push<'_> {
             root,
             bytes_total: sender.length(),
             bytes_sent: self.counters.run.load(Ordering::Relaxed),
-            bytes_reused: sender.bytes_reused(),
+            bytes_reused: self.reused.unwrap_or_else(|| sender.bytes_reused()),
             elapsed_ms: self.began.elapsed().as_millis() as u64,
         };
         retry::tell(Event::Pushed(pushed.clone()));
@@ -440,6 +485,7 @@ impl Push<'_> {
         retry::tell(Event::PushPlanned(PushPlanned {
             path: self.options.path.clone(),
             url: self.options.url().to_string(),
+            growing_url: self.growing_url(session),
             session: session.id,
             bytes_total,
             bytes_held,

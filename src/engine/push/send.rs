@@ -28,6 +28,7 @@ use super::{
     api::Api,
     check_size,
     failed::Failed,
+    growing::Growing,
     part::{PartFailed, Sending, offer, offered_leaves},
     sessions::Session,
     source::{Reader, SourceFile, SourcePart, Whole},
@@ -42,8 +43,9 @@ const AHEAD_BYTES_MAX: u64 = 1 << 30;
 pub struct Sender<'a> {
     pub api: Api<'a>,
     pub session: Session,
-    /// `None`: a stream.
+    /// `None`: a stream, or a file that grows.
     file: Option<Arc<SourceFile>>,
+    growing: Option<Arc<Growing>>,
     at_once: usize,
     run: Counters,
     described: BTreeMap<u32, (Finished, Arc<[Cv]>)>,
@@ -91,7 +93,7 @@ impl<'a> Sender<'a> {
     pub fn new(
         api: Api<'a>,
         session: Session,
-        file: Option<Arc<SourceFile>>,
+        (file, growing): (Option<Arc<SourceFile>>, Option<Arc<Growing>>),
         at_once: u32,
         run: Counters,
     ) -> Sender<'a> {
@@ -102,6 +104,7 @@ impl<'a> Sender<'a> {
             api,
             session,
             file,
+            growing,
             at_once: at_once.max(1) as usize,
             run,
             described: BTreeMap::new(),
@@ -265,6 +268,11 @@ impl<'a> Sender<'a> {
         queues.counters.remove(&part.index);
         self.stored += length;
         self.reused += had;
+        if self.growing.is_some() {
+            // It is compared with the file once more.
+            let (part, _) = &self.described[&part.index];
+            self.session.finished.insert(part.index, *part);
+        }
         tell(Event::Checkpoint {
             bytes_done: self.stored,
         });
@@ -278,6 +286,7 @@ impl<'a> Sender<'a> {
         tell(Event::PushProgress(PushProgress {
             bytes_done: self.stored + on_the_way,
             bytes_total: self.session.plan.length(),
+            bytes_recorded: self.growing.as_ref().map(|growing| growing.length()),
             bytes_sent: sent,
             rate_bps: self.rate.bytes_per_second(),
         }));

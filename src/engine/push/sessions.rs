@@ -37,6 +37,8 @@ pub struct Purpose<'a> {
     pub url: Location,
     pub plan: PartPlan,
     pub replace: bool,
+    /// It is read while it is uploaded.
+    pub growing: bool,
     /// Device and inode of the source; `None`: it is a stream, which is not pushed twice.
     pub source: Option<(u64, u64)>,
     /// The session that the user named.
@@ -87,7 +89,7 @@ pub async fn find_or_open(
     let Some(source) = purpose.source else {
         return open(api, purpose, new_id()?).await;
     };
-    let memory = Memory::new(api, purpose.name, source).await;
+    let memory = Memory::new(api, purpose, source).await;
     if let Some(id) = memory.session().await.filter(|id| !not.contains(id)) {
         match api.status(id).await? {
             Some(status) if is_usable(&status, ours) && purpose.fits(&status) => {
@@ -104,7 +106,8 @@ pub async fn find_or_open(
     }
     if let Some(status) = with_parts(api, purpose, not).await? {
         memory.remember(status.id).await;
-        return Ok(Session::new(status, purpose.plan, false));
+        let is_own = ours.contains(&status.id);
+        return Ok(Session::new(status, purpose.plan, is_own));
     }
     let id = new_id()?;
     // Before the request: when its response is lost, the next run finds the session.
@@ -115,7 +118,7 @@ pub async fn find_or_open(
 /// Forgets the session of a push that ended.
 pub async fn forget(api: &Api<'_>, purpose: &Purpose<'_>) {
     if let Some(source) = purpose.source {
-        Memory::new(api, purpose.name, source).await.forget().await;
+        Memory::new(api, purpose, source).await.forget().await;
     }
 }
 
@@ -142,6 +145,7 @@ async fn open(api: &Api<'_>, purpose: &Purpose<'_>, id: SessionId) -> Result<Ses
         part_size: plan.part_size(),
         block_size: plan.block_size().bytes(),
         replace: purpose.replace,
+        growing: purpose.growing,
     };
     let status = api.open(id, &open).await?;
     Ok(Session::new(status, purpose.plan, true))
@@ -204,10 +208,13 @@ struct Memory<'a> {
 }
 
 impl<'a> Memory<'a> {
-    async fn new(api: &Api<'a>, name: &str, (device, inode): (u64, u64)) -> Memory<'a> {
+    async fn new(api: &Api<'a>, purpose: &Purpose<'_>, (device, inode): (u64, u64)) -> Memory<'a> {
         let store = api.store();
         let salt = store.look_up(|store| Ok(store.state().salt()?)).await;
-        let of = format!("{}\n{name}\n{device}\n{inode}", api.scope());
+        // A push of the whole file is another one: it does not give up that of a file that grows.
+        let how = if purpose.growing { "\ngrowing" } else { "" };
+        let name = purpose.name;
+        let of = format!("{}\n{name}\n{device}\n{inode}{how}", api.scope());
         let key = salt.ok().flatten();
         Memory {
             store,

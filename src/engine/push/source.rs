@@ -37,6 +37,8 @@ use crate::{
     policy::parts::PartPlan,
 };
 
+use super::growing::{self, GrowingParts};
+
 /// Bytes that are read at a time.
 const CHUNK: usize = 256 * 1024;
 
@@ -78,7 +80,21 @@ impl SourceFile {
                 Ok((Arc::new(file), version))
             }
         });
-        let (file, mut version) = opened.await?;
+        let (file, version) = opened.await?;
+        SourceFile::settled(file, path, version).await
+    }
+
+    /// A file that is open.
+    pub async fn of(file: Arc<File>, path: Arc<Path>) -> Result<SourceFile, Error> {
+        let version = version_of(file.clone(), path.clone()).await?;
+        SourceFile::settled(file, path, version).await
+    }
+
+    async fn settled(
+        file: Arc<File>,
+        path: Arc<Path>,
+        mut version: Version,
+    ) -> Result<SourceFile, Error> {
         let unsettled = version.unsettled();
         if !unsettled.is_zero() {
             sleep(unsettled).await;
@@ -127,7 +143,7 @@ pub type Pipe = Box<dyn Read + Send>;
 pub struct Reader {
     plan: PartPlan,
     from: From,
-    described: FuturesOrdered<BoxFuture<'static, Result<Option<SourcePart>, DiskError>>>,
+    described: FuturesOrdered<Describe>,
     /// Parts that are read at a time.
     at_once: usize,
     stop: StopWhenDropped,
@@ -138,6 +154,7 @@ enum From {
         source: Arc<SourceFile>,
         left: VecDeque<u32>,
     },
+    Growing(GrowingParts),
     Pipe {
         pipe: Arc<Mutex<Pipe>>,
         /// The next part; `None`: the stream ended.
@@ -164,6 +181,11 @@ impl Reader {
         Reader::new(plan, from, 1)
     }
 
+    /// The parts of a file that grows, until it has ended: not the last one, if that is not full.
+    pub fn of_growing(parts: GrowingParts, plan: PartPlan) -> Reader {
+        Reader::new(plan, From::Growing(parts), 1)
+    }
+
     fn new(plan: PartPlan, from: From, at_once: usize) -> Reader {
         Reader {
             plan,
@@ -179,7 +201,7 @@ impl Reader {
         while self.described.len() < self.at_once
             && let Some(work) = self.describe_next()?
         {
-            self.described.push_back(blocking::run(work).boxed());
+            self.described.push_back(work);
         }
         let Some(part) = self.described.next().await else {
             return Ok(None);
@@ -203,9 +225,15 @@ impl Reader {
                     return Ok(None);
                 };
                 let source = source.clone();
-                Ok(Some(Box::new(move || {
-                    of_file(&source, &plan, index, &stop)
-                })))
+                let work = move || of_file(&source, &plan, index, &stop);
+                Ok(Some(blocking::run(work).boxed()))
+            }
+            From::Growing(parts) => {
+                let (index, source) = (parts.next, parts.source.clone());
+                parts.next += 1;
+                let finished = parts.finished.clone();
+                let described = growing::describe(source, finished, plan, index, stop);
+                Ok(Some(described.boxed()))
             }
             From::Pipe { pipe, next, start } => {
                 let Some(index) = *next else { return Ok(None) };
@@ -216,15 +244,14 @@ impl Reader {
                 };
                 *next = Some(index + 1);
                 let pipe = pipe.clone();
-                Ok(Some(Box::new(move || {
-                    of_pipe(&mut pipe.lock(), &plan, index, bytes, &stop)
-                })))
+                let work = move || of_pipe(&mut pipe.lock(), &plan, index, bytes, &stop);
+                Ok(Some(blocking::run(work).boxed()))
             }
         }
     }
 }
 
-type Describe = Box<dyn FnOnce() -> Result<Option<SourcePart>, DiskError> + Send>;
+type Describe = BoxFuture<'static, Result<Option<SourcePart>, DiskError>>;
 
 /// Reads and describes a part of a file.
 fn of_file(
@@ -242,22 +269,36 @@ fn of_file(
         bytes,
     };
     let mut describer = Describer::new(plan.block_size(), bytes.start);
+    each_chunk(&stored, stop, |_, chunk| {
+        describer.update(chunk);
+        Ok(())
+    })?;
+    Ok(Some(describer.finish(plan, index, bytes, stored)))
+}
+
+/// Reads a range of a file, and takes each chunk with its place.
+pub(super) fn each_chunk(
+    from: &Stored,
+    stop: &AtomicBool,
+    mut take: impl FnMut(u64, &[u8]) -> Result<(), DiskError>,
+) -> Result<(), DiskError> {
+    let (path, bytes) = (&from.path, from.bytes);
     let mut buffer = vec![0; CHUNK];
     let mut at = bytes.start;
     while at < bytes.end {
-        check_not_stopped(&source.path, stop)?;
+        check_not_stopped(path, stop)?;
         let chunk = &mut buffer[..(bytes.end - at).min(CHUNK as u64) as usize];
-        match source.file.read_exact_at(chunk, at) {
-            Ok(()) => describer.update(chunk),
+        match from.file.read_exact_at(chunk, at) {
+            Ok(()) => take(at, chunk)?,
             Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
-                let path = source.path.to_path_buf();
+                let path = path.to_path_buf();
                 return Err(DiskError::ChangedWhileRead { path });
             }
-            Err(cause) => return Err(DiskError::io(FileOperation::Read, &source.path, cause)),
+            Err(cause) => return Err(DiskError::io(FileOperation::Read, path, cause)),
         }
         at += chunk.len() as u64;
     }
-    Ok(Some(describer.finish(plan, index, bytes, stored)))
+    Ok(())
 }
 
 /// Reads the next part of a stream into a file without a name. `None`: the stream ended before it.
@@ -308,7 +349,7 @@ fn check_not_stopped(path: &Path, stop: &AtomicBool) -> Result<(), DiskError> {
 }
 
 /// Hashes a part as its bytes come.
-struct Describer {
+pub(super) struct Describer {
     block_size: u64,
     sha256: DigestHasher,
     /// Of the last block.
@@ -319,7 +360,7 @@ struct Describer {
 }
 
 impl Describer {
-    fn new(block_size: BlockSize, start: u64) -> Describer {
+    pub(super) fn new(block_size: BlockSize, start: u64) -> Describer {
         Describer {
             block_size: block_size.bytes(),
             sha256: DigestHasher::new(Algorithm::Sha256),
@@ -330,7 +371,7 @@ impl Describer {
         }
     }
 
-    fn update(&mut self, mut bytes: &[u8]) {
+    pub(super) fn update(&mut self, mut bytes: &[u8]) {
         self.sha256.update(bytes);
         while !bytes.is_empty() {
             if self.in_block == self.block_size {
@@ -347,7 +388,7 @@ impl Describer {
         }
     }
 
-    fn finish(
+    pub(super) fn finish(
         mut self,
         plan: &PartPlan,
         index: u32,

@@ -4,6 +4,7 @@
 //! follows the readers: it reads the pages of the manifest that they need, and fetches the most urgent blocks first.
 
 mod failures;
+pub mod growing;
 mod length;
 mod memory;
 mod outcomes;

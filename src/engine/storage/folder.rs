@@ -6,6 +6,7 @@
 
 mod append;
 mod finalize;
+mod growing;
 mod receive;
 
 use std::{
@@ -35,8 +36,8 @@ use crate::{
 };
 
 use super::{
-    Destination, OfferedPart, PartAppender, PartWriter, Staged, Storage, StorageError, UnknownPart,
-    Verdict,
+    Destination, GrowingStorage, OfferedPart, PartAppender, PartWriter, Staged, Storage,
+    StorageError, UnknownPart, Verdict,
 };
 
 /// A folder that takes uploads. Its clones share it.
@@ -395,6 +396,10 @@ impl Storage for FolderStorage {
     fn remove<'a>(&'a self, staged: &'a Staged) -> BoxFuture<'a, Result<(), StorageError>> {
         let handle = staged.handle.clone();
         self.on_disk(move |shared| shared.remove(&handle)).boxed()
+    }
+
+    fn growing(&self) -> Option<&dyn GrowingStorage> {
+        Some(self)
     }
 
     fn staged(&self) -> BoxFuture<'_, Result<Vec<Staged>, StorageError>> {

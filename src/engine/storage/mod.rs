@@ -12,6 +12,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 
 use crate::{
     format::{
+        geometry::ByteRange,
         library::LibraryPath,
         tree::Cv,
         upload::{SessionId, Sha256},
@@ -197,8 +198,30 @@ pub trait Storage: Send + Sync {
     /// nothing. Writers of parts fail from then on.
     fn remove<'a>(&'a self, staged: &'a Staged) -> BoxFuture<'a, Result<(), StorageError>>;
 
+    /// What can be read of an object before it is published. `None`: nothing.
+    fn growing(&self) -> Option<&dyn GrowingStorage> {
+        None
+    }
+
     /// All that is staged.
     fn staged(&self) -> BoxFuture<'_, Result<Vec<Staged>, StorageError>>;
+}
+
+/// A storage that gives back what was staged before it is published.
+pub trait GrowingStorage: Send + Sync {
+    /// The leaves of a finished part.
+    fn leaves<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a FinishedPart,
+    ) -> BoxFuture<'a, Result<Vec<Cv>, StorageError>>;
+
+    /// Bytes of finished parts. While a part gets another content they may be of both.
+    fn read<'a>(
+        &'a self,
+        session: &'a Session,
+        bytes: ByteRange,
+    ) -> BoxFuture<'a, Result<Bytes, StorageError>>;
 }
 
 /// What the bytes of a writer add to what lies in the storage.

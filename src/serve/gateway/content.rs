@@ -71,7 +71,7 @@ async fn proven(
 
 /// Objects are others' content on the origin of the page. A document among them gets no scripts and an origin of its own, so that it
 /// cannot read the page or other objects.
-fn restrict(headers: &mut HeaderMap, media_type: &HeaderValue) {
+pub(super) fn restrict(headers: &mut HeaderMap, media_type: &HeaderValue) {
     let media_type = media_type.to_str().unwrap_or_default();
     let is_passive = ["audio/", "video/", "image/"]
         .iter()
@@ -86,7 +86,7 @@ fn restrict(headers: &mut HeaderMap, media_type: &HeaderValue) {
 }
 
 /// The source did not give what can be proven: not in time, or not at all.
-fn failed(error: &Error) -> Response {
+pub(super) fn failed(error: &Error) -> Response {
     let status = match error.is_transient() {
         true => StatusCode::GATEWAY_TIMEOUT,
         false => StatusCode::BAD_GATEWAY,

@@ -5,6 +5,7 @@
 
 mod content;
 mod folder;
+mod growing;
 mod host;
 mod objects;
 mod page;
@@ -176,6 +177,9 @@ async fn respond(shared: &Shared, connection: Connection, request: Request) -> R
         Some(Route::Folder) => folder::of(&request, objects).unwrap_or_else(nothing_here),
         Some(Route::Object(path)) => {
             let path = routes::decoded(path).unwrap_or_default();
+            if let Some(object) = objects.find_growing(&path) {
+                return growing::of(&request, connection, objects, object).await;
+            }
             match objects.find(&path) {
                 Some(object) => content::of(&request, connection, objects, object).await,
                 None if folder::is_one(&path, objects) => folder::on_page(&path, &shared.token),

@@ -20,7 +20,7 @@ use crate::{
         error::Error,
         events::{Event, Events},
         library::remote::{self, RemoteLibrary, RemoteOptions},
-        read::{self, ReadOptions, SharedObject, Transfer},
+        read::{self, ReadOptions, SharedObject, Transfer, growing::GrowingObject},
     },
     format::{
         library::{Entry, LibraryPath},
@@ -28,6 +28,8 @@ use crate::{
     },
     serve::media_types,
 };
+
+use super::growing::Growing;
 
 /// Objects that keep blocks in memory while nobody reads them, and files of libraries that stay open then. The blocks of the others
 /// are in the store.
@@ -44,9 +46,22 @@ pub struct Opened {
 enum What {
     Object(Box<ReadOptions>, SharedObject, Box<Transfer>),
     Library(Box<RemoteLibrary>),
+    Growing(Box<GrowingObject>),
 }
 
 impl Opened {
+    /// Opens an object that is still uploaded.
+    pub async fn open_growing(
+        context: &Context,
+        name: String,
+        options: ReadOptions,
+        events: &mut dyn Events,
+    ) -> Result<Opened, Error> {
+        let object = GrowingObject::open(context, options, events).await?;
+        let what = What::Growing(Box::new(object));
+        Ok(Opened { name, what })
+    }
+
     /// Opens an object. `name`: the last segment of its URL, safe as the name of a file.
     pub async fn open(
         context: &Context,
@@ -76,7 +91,7 @@ impl Opened {
     /// Where it is, below the token. A library that is alone is at the top.
     pub fn place(&self, is_alone: bool) -> String {
         match self.what {
-            What::Object(..) => self.name.clone(),
+            What::Object(..) | What::Growing(_) => self.name.clone(),
             What::Library(_) if is_alone => String::new(),
             What::Library(_) => format!("{}/", self.name),
         }
@@ -89,6 +104,7 @@ pub type EventSender = mpsc::UnboundedSender<(String, Event)>;
 /// All that a gateway serves.
 pub struct Objects {
     own: Vec<Arc<Object>>,
+    growing: Vec<Arc<Growing>>,
     libraries: Vec<Library>,
     files: Mutex<Files>,
     context: Context,
@@ -179,6 +195,7 @@ impl Objects {
     pub fn new(context: Context, opened: Vec<Opened>, events: EventSender) -> Arc<Objects> {
         let is_alone = opened.len() == 1;
         let (mut own, mut libraries, mut transfers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut growing = Vec::new();
         for opened in opened {
             let place = opened.place(is_alone);
             let Opened { name, what } = opened;
@@ -188,6 +205,10 @@ impl Objects {
                     name,
                     remote: *remote,
                 }),
+                What::Growing(object) => {
+                    let object = Growing::new(place, *object, events.clone());
+                    growing.push(Arc::new(object));
+                }
                 What::Object(options, object, transfer) => {
                     let opened = Object::new(place, *options, None);
                     *opened.version.lock() = Some(Version::new(object));
@@ -198,6 +219,7 @@ impl Objects {
         }
         let objects = Objects {
             own,
+            growing,
             libraries,
             files: Mutex::default(),
             context,
@@ -239,6 +261,14 @@ impl Objects {
             let path = LibraryPath::new(path.strip_prefix(&library.prefix)?)?;
             Some((library, library.remote.index.find(&path)?))
         })
+    }
+
+    /// The object of a path that was not published when the gateway started.
+    pub fn find_growing(&self, path: &str) -> Option<Arc<Growing>> {
+        self.growing
+            .iter()
+            .find(|object| object.path == path)
+            .cloned()
     }
 
     /// The object of a path, if there is one. It may not be open yet.
@@ -312,7 +342,12 @@ impl Objects {
         let is_read = |object: &&Arc<Object>| object.readers.load(Ordering::Relaxed) > 0;
         let files = self.files.lock();
         let of_libraries = files.open.values().map(|(_, object)| object);
-        let all = self.own.iter().chain(of_libraries);
+        let published = self
+            .growing
+            .iter()
+            .filter_map(|growing| growing.published());
+        let published: Vec<Arc<Object>> = published.collect();
+        let all = self.own.iter().chain(of_libraries).chain(&published);
         let (read, mut idle): (Vec<_>, Vec<_>) = all.partition(is_read);
         self.context.connections.share_among(read.len());
         let last_read = |object: &&Arc<Object>| object.last_read.load(Ordering::Relaxed);
@@ -339,7 +374,7 @@ impl Objects {
 }
 
 impl Object {
-    fn new(path: String, options: ReadOptions, library: Option<Trust>) -> Object {
+    pub fn new(path: String, options: ReadOptions, library: Option<Trust>) -> Object {
         let name = path.rsplit('/').next().unwrap_or_default();
         Object {
             media_type: media_types::of(name),

@@ -10,6 +10,7 @@ mod cut;
 mod dialects;
 mod documents;
 mod form;
+mod growing;
 mod notices;
 mod part;
 mod problem;
@@ -22,6 +23,7 @@ mod stored;
 mod streams;
 pub mod tokens;
 mod turns;
+mod web;
 
 use std::{
     io,
@@ -51,6 +53,9 @@ use crate::{
     policy::upload::{Published, Session},
 };
 
+#[cfg(feature = "postgres")]
+use crate::engine::ingest::postgres::{self, Place, PostgresSessions};
+
 use super::metrics::Metrics;
 
 use audit::Audit;
@@ -64,6 +69,7 @@ pub use stored::Stored;
 use streams::Streams;
 use tokens::TokenFile;
 use turns::Turns;
+pub use web::PAGE;
 
 /// The path of the API; all of it is below.
 pub const PATH: &str = "/.sapwood/uploads";
@@ -80,8 +86,8 @@ const DOCUMENTS_AT_ONCE: usize = 16;
 pub struct UploadsOptions {
     /// Where objects are staged and published.
     pub storage: Stored,
-    /// The database of the sessions; `None`: in the folder of staged uploads.
-    pub sessions: Option<PathBuf>,
+    /// Where the sessions are kept.
+    pub sessions: Kept,
     /// `None`: whoever reaches the loopback interface.
     pub tokens: Option<TokenFile>,
     /// The web origins whose scripts may use the API.
@@ -98,6 +104,17 @@ pub struct UploadsOptions {
     pub is_tls: bool,
 }
 
+/// Where sessions are kept.
+pub enum Kept {
+    /// With what is staged, for this server alone.
+    Staged,
+    /// In this database of `SQLite`.
+    File(PathBuf),
+    /// In this database of Postgres, which other servers may use too.
+    #[cfg(feature = "postgres")]
+    Postgres(Box<Place>),
+}
+
 /// Why uploads cannot be taken.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what it is")]
@@ -106,8 +123,13 @@ pub enum StartError {
     Disk(#[from] DiskError),
     #[error(transparent)]
     Sessions(#[from] SessionsError),
-    #[error("the sessions in {} are those of another storage: what is staged for them is not here", .0.display())]
-    OtherStorage(PathBuf),
+    #[error(
+        "the sessions in {0} are those of another storage: what is staged for them is not here"
+    )]
+    OtherStorage(String),
+    #[cfg(feature = "postgres")]
+    #[error(transparent)]
+    Postgres(#[from] postgres::Failed),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("no key for the URLs of parts could be made: {0}")]
@@ -141,6 +163,34 @@ struct AllTurns {
     is_tls: bool,
 }
 
+/// Opens the sessions of this storage.
+async fn open_store(
+    kept: Kept,
+    stored: &Stored,
+    keeps_notices: bool,
+) -> Result<Arc<dyn SessionStore>, StartError> {
+    let (storage, staging) = (stored.id()?, stored.own_folder());
+    let file = match kept {
+        Kept::Staged => staging.path_of(SESSIONS.as_ref()),
+        Kept::File(file) => file,
+        #[cfg(feature = "postgres")]
+        Kept::Postgres(place) => {
+            let shown = place.to_string();
+            let store = PostgresSessions::open(*place, keeps_notices).await?;
+            return match store.bind(storage).await? {
+                true => Ok(Arc::new(store)),
+                false => Err(StartError::OtherStorage(shown)),
+            };
+        }
+    };
+    let store = SqliteSessions::open(file.clone()).await?;
+    if !store.bind(storage).await? {
+        return Err(StartError::OtherStorage(file.display().to_string()));
+    }
+    store.keep_notices(keeps_notices).await?;
+    Ok(Arc::new(store))
+}
+
 impl Uploads {
     /// Opens the sessions. Nothing is done before [`Uploads::run`].
     pub async fn open(options: UploadsOptions) -> Result<Arc<Uploads>, StartError> {
@@ -158,14 +208,8 @@ impl Uploads {
         let stored = storage;
         let staging = stored.own_folder();
         // The folder of a server's own is locked.
-        let is_alone = sessions.is_none();
-        let sessions = sessions.unwrap_or_else(|| staging.path_of(SESSIONS.as_ref()));
-        let store = SqliteSessions::open(sessions.clone()).await?;
-        if !store.bind(stored.id()?).await? {
-            return Err(StartError::OtherStorage(sessions));
-        }
-        store.keep_notices(keeps_notices).await?;
-        let store: Arc<dyn SessionStore> = Arc::new(store);
+        let is_alone = matches!(sessions, Kept::Staged);
+        let store = open_store(sessions, &stored, keeps_notices).await?;
         let signer = Signer::open(staging)?;
         let audit = Arc::new(Audit::open(staging)?);
         let (sender, events) = mpsc::unbounded_channel();
@@ -184,15 +228,15 @@ impl Uploads {
         };
         let clock = Arc::new(SystemClock::new());
         let ingest = Ingest::start(store, stored.storage(), clock, limits, Arc::new(tell));
-        let ingest = ingest.await?;
-        if is_alone {
+        let ingest = match (ingest.await?, is_alone) {
+            (ingest, true) => ingest.alone(),
+            (ingest, false) => ingest,
+        };
+        if ingest.is_alone() {
             ingest.release_notices().await?;
         }
         Ok(Arc::new(Uploads {
-            ingest: match is_alone {
-                true => ingest.alone(),
-                false => ingest,
-            },
+            ingest,
             tokens,
             origins: Origins::new(origins),
             signer,

@@ -122,9 +122,9 @@ impl Uploads {
             status[member] = document[member].clone();
         }
         HookNotice {
+            due,
             document,
             status,
-            due,
         }
     }
 }

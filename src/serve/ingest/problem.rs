@@ -139,7 +139,9 @@ impl From<IngestError> for Problem {
         let (status, more, retry_after_s) = match &cause {
             IngestError::NoSession => (StatusCode::NOT_FOUND, Value::Null, None),
             IngestError::BadName(_) => (StatusCode::UNPROCESSABLE_ENTITY, Value::Null, None),
-            IngestError::NameExists(_) => (StatusCode::CONFLICT, Value::Null, None),
+            IngestError::NameExists(_) | IngestError::NotGrowing | IngestError::NotReadable => {
+                (StatusCode::CONFLICT, Value::Null, None)
+            }
             IngestError::TooManyParts { max, .. } => {
                 (StatusCode::BAD_REQUEST, json!({ "max": max }), None)
             }

@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -23,7 +24,7 @@ use super::{
     PATH, Uploads, bodies, companion,
     cors::Origins,
     documents::{self, Checkpoint, Offer, Offers, Open},
-    part,
+    growing, part,
     problem::Problem,
     requests::{json, no_method, owner},
     signed::{Signer, VALID_S},
@@ -40,6 +41,9 @@ enum Route {
     Part(SessionId, u32),
     Bytes(SessionId, u32),
     Finalize(SessionId),
+    Growing(SessionId),
+    Leaves(SessionId),
+    Object(SessionId, String),
 }
 
 impl Route {
@@ -60,6 +64,12 @@ impl Route {
             [] => Route::Session(id),
             ["targets"] => Route::Targets(id),
             ["finalize"] => Route::Finalize(id),
+            ["growing"] => Route::Growing(id),
+            ["leaves"] => Route::Leaves(id),
+            ["object", name] => {
+                let name = percent_decode_str(name).decode_utf8().ok()?;
+                Route::Object(id, name.into_owned())
+            }
             ["parts", number] => Route::Part(id, index(number)?),
             ["parts", number, "bytes"] => Route::Bytes(id, index(number)?),
             _ => return None,
@@ -68,7 +78,9 @@ impl Route {
 
     fn methods(&self) -> &'static str {
         match self {
-            Route::Sessions => "GET, HEAD",
+            Route::Sessions | Route::Growing(_) | Route::Leaves(_) | Route::Object(..) => {
+                "GET, HEAD"
+            }
             Route::Session(_) => "GET, HEAD, PUT, DELETE",
             Route::Targets(_) | Route::Finalize(_) => "POST",
             Route::Part(..) | Route::Bytes(..) => "PUT",
@@ -111,6 +123,15 @@ async fn dispatch(uploads: &Arc<Uploads>, request: Request) -> Result<Response, 
         (Route::Session(id), "GET" | "HEAD") => {
             let status = uploads.ingest.status(&owner, *id).await?;
             Ok(json(StatusCode::OK, &uploads.with_parts(&status)))
+        }
+        (Route::Growing(id), "GET" | "HEAD") => {
+            growing::status(uploads, &request, &owner, *id).await
+        }
+        (Route::Leaves(id), "GET" | "HEAD") => {
+            growing::leaves(uploads, &request, &owner, *id).await
+        }
+        (Route::Object(id, name), "GET" | "HEAD") => {
+            growing::object(uploads, &request, &owner, *id, name).await
         }
         (Route::Session(id), "PUT") => {
             let open: Open = bodies::document(&request, body, turns, &owner).await?;
