@@ -34,25 +34,13 @@ impl Origins {
         Origins(origins.into_iter().map(bare).collect())
     }
 
-    /// `same`: whether pages of this server itself may.
-    pub fn of(&self, request: &Request, same: bool) -> From {
+    pub fn of(&self, request: &Request) -> From {
         let Some(origin) = request.headers().get(header::ORIGIN) else {
             return From::Anywhere;
         };
-        let host = request.headers().get(header::HOST);
-        let host = host.and_then(|host| host.to_str().ok());
-        let of_uri = request
-            .uri()
-            .authority()
-            .map(|authority| authority.as_str());
-        let is_own = |text: &str| {
-            let (_, own) = text.split_once("://").unwrap_or_default();
-            host.or(of_uri)
-                .is_some_and(|host| same && host.eq_ignore_ascii_case(own))
-        };
         let is_allowed = |text: &str| {
             let mut listed = self.0.iter();
-            is_own(text) || listed.any(|allowed| allowed.eq_ignore_ascii_case(text))
+            listed.any(|allowed| allowed.eq_ignore_ascii_case(text))
         };
         match origin.to_str() {
             Ok(text) if is_allowed(text) => From::Allowed(origin.clone()),

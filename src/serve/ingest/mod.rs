@@ -300,8 +300,7 @@ impl Uploads {
 
     /// The response to a request for the API.
     pub async fn respond(self: &Arc<Self>, request: Request) -> Response {
-        // On the loopback interface a page that this server serves is not more than any other.
-        let origin = self.origins.of(&request, self.tokens.is_some());
+        let origin = self.origins.of(&request);
         let mut response = self.dispatch(request, &origin).await;
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
