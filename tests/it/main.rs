@@ -74,3 +74,4 @@ mod uploads;
 mod vectors;
 mod versions;
 mod wants;
+mod web;
