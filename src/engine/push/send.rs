@@ -30,8 +30,9 @@ use super::{
     failed::Failed,
     growing::Growing,
     part::{PartFailed, Sending, offer, offered_leaves},
+    reader::Reader,
     sessions::Session,
-    source::{Reader, SourceFile, SourcePart, Whole},
+    source::{SourceFile, SourcePart, Whole},
 };
 
 /// Parts that are described before they can be sent, beyond those that are being sent.

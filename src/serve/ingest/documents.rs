@@ -2,6 +2,11 @@
 
 use std::path::Path;
 
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -233,4 +238,27 @@ pub fn in_query(query: &str, name: &str) -> Option<String> {
     let mut pairs = query.split('&');
     let value = pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
     Some(percent_decode_str(value).decode_utf8().ok()?.into_owned())
+}
+
+/// A response with a document.
+pub fn json_response(status: StatusCode, document: &Value) -> Response {
+    let mut response = Response::new(Body::from(document.to_string()));
+    *response.status_mut() = status;
+    let media_type = HeaderValue::from_static("application/json");
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, media_type);
+    response
+}
+
+/// The path of an object that is read while it is uploaded.
+pub fn growing_path(session: &Session) -> String {
+    let name = url_path(Path::new(last_segment(session)));
+    format!("{PATH}/{}/object{name}", session.id)
+}
+
+/// Of the name of its object.
+pub fn last_segment(session: &Session) -> &str {
+    let name = session.declared.name.as_str();
+    name.rsplit('/').next().unwrap_or(name)
 }

@@ -3,7 +3,6 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
-    body::Body,
     extract::Request,
     http::{HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
@@ -24,7 +23,7 @@ use crate::{
 use super::{
     PATH, Uploads, bodies,
     cors::{From, Origins},
-    documents::{self, Checkpoint, Offer, Offers, Open},
+    documents::{self, Checkpoint, Offer, Offers, Open, json_response},
     growing, part,
     problem::Problem,
     signed::VALID_S,
@@ -122,7 +121,7 @@ async fn dispatch(
         (Route::Sessions, "GET" | "HEAD") => uploads.list(&request, &owner).await,
         (Route::Session(id), "GET" | "HEAD") => {
             let status = uploads.ingest.status(&owner, *id).await?;
-            Ok(json(StatusCode::OK, &uploads.with_parts(&status)))
+            Ok(json_response(StatusCode::OK, &uploads.with_parts(&status)))
         }
         (Route::Growing(id), "GET" | "HEAD") => {
             growing::status(uploads, &request, &owner, *id).await
@@ -195,16 +194,6 @@ fn is_loopback(request: &Parts) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(is_loopback)
 }
 
-pub(super) fn json(status: StatusCode, document: &Value) -> Response {
-    let mut response = Response::new(Body::from(document.to_string()));
-    *response.status_mut() = status;
-    let media_type = HeaderValue::from_static("application/json");
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, media_type);
-    response
-}
-
 impl Uploads {
     fn with_parts(&self, status: &Status) -> Value {
         let expires_s = self.ingest.expires_s(&status.session);
@@ -240,7 +229,7 @@ impl Uploads {
         let next = page.next;
         let next = next.map(|next| documents::page_url(text.as_deref(), next));
         let list = json!({ "sessions": sessions, "next": next });
-        Ok(json(StatusCode::OK, &list))
+        Ok(json_response(StatusCode::OK, &list))
     }
 
     async fn open_session(
@@ -254,7 +243,7 @@ impl Uploads {
             true => StatusCode::CREATED,
             false => StatusCode::OK,
         };
-        Ok(json(status, &self.with_parts(&opened.status)))
+        Ok(json_response(status, &self.with_parts(&opened.status)))
     }
 
     async fn targets(
@@ -304,7 +293,10 @@ impl Uploads {
             },
         };
         let targets: Vec<Value> = targets.iter().map(target).collect();
-        Ok(json(StatusCode::OK, &json!({ "targets": targets })))
+        Ok(json_response(
+            StatusCode::OK,
+            &json!({ "targets": targets }),
+        ))
     }
 
     async fn checkpoint(
@@ -317,7 +309,7 @@ impl Uploads {
         let replace = checkpoint.replace;
         let part = checkpoint.part(index)?;
         let part = self.ingest.checkpoint(owner, id, part, replace).await?;
-        Ok(json(StatusCode::OK, &documents::part(&part)))
+        Ok(json_response(StatusCode::OK, &documents::part(&part)))
     }
 
     async fn finalize(
@@ -329,7 +321,7 @@ impl Uploads {
         let session = match self.ingest.finalize(owner, id, wanted.goal()?).await? {
             Finalize::Done(_) => {
                 let status = self.ingest.status(owner, id).await?;
-                return Ok(json(StatusCode::OK, &self.with_parts(&status)));
+                return Ok(json_response(StatusCode::OK, &self.with_parts(&status)));
             }
             Finalize::Working(session) => session,
             Finalize::Run(run) => {
@@ -339,14 +331,14 @@ impl Uploads {
                 match timeout(PUBLISH_WAIT, &mut running).await {
                     Ok(Ok(published)) => {
                         let status = published?;
-                        return Ok(json(StatusCode::OK, &self.with_parts(&status)));
+                        return Ok(json_response(StatusCode::OK, &self.with_parts(&status)));
                     }
                     Ok(Err(_)) => return Err(Problem::busy()),
                     Err(_) => Box::new(self.ingest.status(owner, id).await?.session),
                 }
             }
         };
-        let mut response = json(StatusCode::ACCEPTED, &self.status_of(&session));
+        let mut response = json_response(StatusCode::ACCEPTED, &self.status_of(&session));
         let second = HeaderValue::from_static("1");
         response.headers_mut().insert(header::RETRY_AFTER, second);
         Ok(response)
