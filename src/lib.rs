@@ -156,7 +156,7 @@
 //! | the gateway | `manifest-spec/http.md` first, then [`serve::gateway`]; who is answered: `serve/gateway/host.rs`, `serve/gateway/token.rs`; which files of libraries are open: `serve/gateway/objects.rs`; its page: `serve/gateway/page.html` |
 //! | an object that is played while it is uploaded | `manifest-spec/upload.md` first; the server: `serve/ingest/growing.rs`, `engine/ingest/growing.rs`; the reader: [`engine::read::growing`]; the gateway: `serve/gateway/growing.rs` |
 //! | uploads | `manifest-spec/upload.md` first, then [`policy::upload`] for the changes of a session, [`policy::parts`] for sizes, [`format::upload`] for the record of a part |
-//! | what a server does with a request of an upload | [`engine::ingest`]; where sessions are kept: `engine/ingest/session_store.rs`, [`disk::sessions`]; where bytes go: [`engine::storage`]; in S3: `calls.rs` of [`engine::storage::s3`] for the requests, `finalize.rs`, `proof.rs` and `publish.rs` beside it for the steps |
+//! | what a server does with a request of an upload | [`engine::ingest`]; where sessions are kept: `engine/ingest/session_store.rs`, [`disk::sessions`], `engine/ingest/postgres/`; what the operator is told: [`format::notice`], `engine/ingest/notices.rs`, `cli/finals.rs`; where bytes go: [`engine::storage`]; in S3: `calls.rs` of [`engine::storage::s3`] for the requests, `finalize.rs`, `proof.rs` and `publish.rs` beside it for the steps |
 //! | an option of the program | `cli/args/` for its syntax, the command's file in `cli/` for its meaning, `cli/network.rs` for the network; the configuration file: `cli/config.rs`; lines of a list: `cli/list.rs`; examples and what manual pages say: `cli/args/examples.rs` |
 //! | what is printed | `cli/output/text.rs`, [`engine::event_fields`] for JSON (their page: [`docs::events`]), many files in one line: `cli/output/total.rs`; advice that names flags: `cli/hints.rs` |
 //! | an exit code | [`engine::error_kind`], `cli/exit.rs`; the page about them: [`docs::exit_codes`] |
@@ -165,7 +165,7 @@
 //!
 //! - `format` and `policy` perform no I/O: no files, sockets, clocks, threads or async code. Callers pass in events and the time.
 //! - `disk` and `net` never import each other; `engine` connects them.
-//! - Only [`format::codec`] names bincode, only [`disk::state`] and [`disk::sessions`] have SQL, only [`disk::files`] changes files, only `cli` names clap, only [`engine::error_kind`]
+//! - Only [`format::codec`] names bincode, only [`disk::state`], [`disk::sessions`] and `engine/ingest/postgres/` have SQL, only [`disk::files`] changes files, only `cli` names clap, only [`engine::error_kind`]
 //!   maps errors of the library to exit codes, only `cli/exit.rs` those of the start of a server.
 //! - Only [`engine::blocking`] moves work from async code to a blocking thread, only [`engine::context`] opens the store, only [`policy::conditions`] makes a
 //!   [`Trust`](format::trust::Trust), only `net/transport.rs` sends a request, only [`net::auth`] adds secrets to it.
@@ -176,8 +176,8 @@
 //!
 //! # Features
 //!
-//! `cli` and `serve` are on by default. Without them (`default-features = false`) this is the library alone. `http3` adds
-//! HTTP/3. It needs the rustc flag in `.cargo/config.toml`; a crate that depends on this one must set that flag too.
+//! `cli` and `serve` are on by default. Without them (`default-features = false`) this is the library alone. `postgres` adds
+//! sessions of uploads that many servers share. `http3` adds HTTP/3. It needs the rustc flag in `.cargo/config.toml`; a crate that depends on this one must set that flag too.
 
 pub mod disk;
 pub mod engine;

@@ -53,6 +53,8 @@ impl Exit {
             StartError::Sessions(cause) if cause.is_busy() => Exit::Again,
             StartError::Sessions(cause) if cause.is_of_disk() => Exit::Disk,
             StartError::OtherStorage(_) => Exit::Unsafe,
+            #[cfg(feature = "postgres")]
+            StartError::Postgres(_) => Exit::Failed,
             StartError::Sessions(_) | StartError::Store(_) | StartError::Key(_) => Exit::Failed,
         }
     }

@@ -147,7 +147,7 @@ impl Finals {
                 self.warn(format!("the notice of {what}, is repeated: {why}"));
             }
             NoticeEnd::GivenUp(why) => {
-                self.warn(format!("the notice of {what}, is given up: {why}"))
+                self.warn(format!("the notice of {what}, is given up: {why}"));
             }
             NoticeEnd::Again(_) | NoticeEnd::Told => (),
         }

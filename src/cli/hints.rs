@@ -57,8 +57,9 @@ pub const EMPTY_PASSWORD: &str =
     "an empty password protects nothing; use --no-password for a key without one";
 pub const OTHER_PASSWORD: &str = "the two passwords differ: no key was made";
 pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 finds a free one)";
-pub const NO_POSTGRES: &str =
-    "--sessions takes a file: this version of sapwood keeps no sessions in a Postgres database";
+#[cfg(not(feature = "postgres"))]
+pub const NO_POSTGRES: &str = "--sessions takes a file: this program was built without the feature postgres; \
+     build one with cargo build --release --features postgres";
 pub const STORAGE_IN_S3: &str = "check --storage, and the AWS variables and files: AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL";
 pub const SESSIONS_ELSEWHERE: &str = "Name another place with --sessions, or leave it out: then they are with what is staged, which is not served";
 pub const TOKENS_ELSEWHERE: &str = "Move it away, and name its new place with --token-file";
@@ -161,8 +162,10 @@ pub fn of_start(cause: &StartError) -> String {
     let hint = match cause {
         StartError::Disk(cause) => of_disk(cause),
         StartError::OtherStorage(_) => Some(
-            "name the folder that they belong to with --storage, or another file with --sessions",
+            "name the storage that they belong to with --storage, or another file or database with --sessions",
         ),
+        #[cfg(feature = "postgres")]
+        StartError::Postgres(_) => Some("check --sessions, and that the database runs"),
         StartError::Sessions(cause) if cause.is_busy() => Some(SESSIONS_BUSY),
         StartError::Sessions(cause) if cause.is_of_disk() => {
             Some("make room, or name a place that can be written to with --sessions")
@@ -173,6 +176,12 @@ pub fn of_start(cause: &StartError) -> String {
         Some(hint) => format!("{cause}; {hint}"),
         None => cause.to_string(),
     }
+}
+
+/// What is wrong with the URL of a database, which is not shown.
+#[cfg(feature = "postgres")]
+pub fn of_sessions(cause: crate::engine::ingest::postgres::BadPlace) -> String {
+    format!("--sessions: {cause}")
 }
 
 /// Why the AWS variables and files cannot be used, and what to do.

@@ -209,7 +209,11 @@ fn tls(args: &ServeArgs, warnings: &Sender<String>) -> Result<Option<Arc<Tls>>, 
 
 /// Refuses sessions that everyone could read.
 fn check_sessions(args: &ServeArgs) -> Result<(), Refusal> {
-    let Some(file) = args.uploads.sessions.as_deref().map(Path::new) else {
+    let file = args.uploads.sessions.as_deref();
+    let Some(file) = file
+        .filter(|file| !uploads::is_database(file))
+        .map(Path::new)
+    else {
         return Ok(());
     };
     // It is made if it is missing.

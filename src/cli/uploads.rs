@@ -16,7 +16,7 @@ use crate::{
         },
     },
     net::{error::NetError, location::Location},
-    serve::ingest::{Pace, StartError, Stored, Uploads, UploadsOptions, tokens::TokenFile},
+    serve::ingest::{Kept, Pace, StartError, Stored, Uploads, UploadsOptions, tokens::TokenFile},
 };
 
 use super::{
@@ -37,21 +37,33 @@ pub struct Meant {
     pub finals: Option<Finals>,
 }
 
-/// Refuses what cannot work, before anything is made.
-fn check(args: &UploadArgs) -> Result<(), Refusal> {
-    let is = |value: &Option<String>, prefixes: &[&str]| {
-        let value = value.as_deref().unwrap_or_default();
-        prefixes.iter().any(|prefix| value.starts_with(prefix))
-    };
-    for (is_wrong, why) in [(
-        is(&args.sessions, &["postgres://", "postgresql://"]),
-        hints::NO_POSTGRES,
-    )] {
-        if is_wrong {
-            return Err(Refusal::usage(why));
-        }
+/// The beginnings of URLs of Postgres.
+const POSTGRES: [&str; 2] = ["postgres://", "postgresql://"];
+
+/// Where the sessions are kept. A URL of a database is not shown: it has a password.
+fn kept(args: &UploadArgs) -> Result<Kept, Refusal> {
+    match args.sessions.as_deref() {
+        None => Ok(Kept::Staged),
+        Some(url) if is_database(url) => in_database(url),
+        Some(file) => Ok(Kept::File(PathBuf::from(file))),
     }
-    Ok(())
+}
+
+/// Whether sessions are kept in a database that other servers share.
+pub fn is_database(sessions: &str) -> bool {
+    POSTGRES.iter().any(|scheme| sessions.starts_with(scheme))
+}
+
+#[cfg(feature = "postgres")]
+fn in_database(url: &str) -> Result<Kept, Refusal> {
+    let place = crate::engine::ingest::postgres::Place::parse(url);
+    let place = place.map_err(|cause| Refusal::usage(hints::of_sessions(cause)))?;
+    Ok(Kept::Postgres(Box::new(place)))
+}
+
+#[cfg(not(feature = "postgres"))]
+fn in_database(_url: &str) -> Result<Kept, Refusal> {
+    Err(Refusal::usage(hints::NO_POSTGRES))
 }
 
 /// Refuses to take uploads where others could send or read what they may not.
@@ -79,7 +91,7 @@ pub async fn open(
     if !of.ingest {
         return Ok(None);
     }
-    check(of)?;
+    let sessions = kept(of)?;
     let told = of.on_final.as_deref().map(Told::parse).transpose()?;
     let (storage, published_at) = match of.storage.as_deref() {
         Some(text) if text.starts_with("s3://") => in_s3(args, text).await?,
@@ -94,7 +106,7 @@ pub async fn open(
     let warn = warnings.clone();
     let uploads = Uploads::open(UploadsOptions {
         storage,
-        sessions: of.sessions.as_ref().map(PathBuf::from),
+        sessions,
         tokens,
         origins: of.cors.clone(),
         limits: IngestLimits {
@@ -107,6 +119,7 @@ pub async fn open(
         pace: Pace::default(),
         warn: Arc::new(move |message| drop(warn.try_send(message))),
         keeps_notices: told.is_some(),
+        is_tls: args.tls_cert.is_some(),
     });
     let uploads = uploads.await.map_err(|cause| failed(&cause))?;
     let finals = told.map(|told| Finals {
@@ -138,6 +151,11 @@ async fn in_s3(args: &ServeArgs, url: &str) -> Result<(Stored, PublishedAt), Ref
     let storage = storage.map_err(refused)?;
     // What is this server's own lies in its folder, and is locked there.
     let own = Staging::open(&args.folder).map_err(|cause| failed(&cause.into()))?;
+    let spool = own
+        .folder()
+        .again()
+        .map_err(|cause| failed(&cause.into()))?;
+    storage.spool_to(spool);
     storage::probe(&storage).await.map_err(refused)?;
     let storage = Arc::new(storage);
     Ok((Stored::S3 { storage, own }, PublishedAt::S3(folder)))

@@ -13,6 +13,8 @@ pub mod client;
 mod connectors;
 mod content_disposition;
 pub mod content_range;
+#[cfg(feature = "postgres")]
+pub mod database_tls;
 pub mod error;
 pub mod hosts;
 mod link;

@@ -115,6 +115,15 @@ impl PartPlan {
         }
     }
 
+    /// The same plan with parts that do not grow, for clients that cut an object of any length into equal parts.
+    #[must_use]
+    pub fn of_equal_parts(self) -> PartPlan {
+        PartPlan {
+            grows: false,
+            ..self
+        }
+    }
+
     /// The same plan now that the length is known.
     pub fn with_length(self, length: u64) -> Result<PartPlan, BadSize> {
         match length <= self.length_max() {

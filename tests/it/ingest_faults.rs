@@ -483,7 +483,8 @@ fn a_url_is_told_of_each_object_until_it_accepts() {
         document,
         json!({
             "event": "published", "session": ID, "name": "a b/x.bin", "root": root(&object),
-            "length": object.len(), "url": place, "owner": "local", "time": document["time"],
+            "length": object.len(), "url": place, "owner": "local",
+        "proof": "client", "time": document["time"],
         })
     );
     assert_eq!(take("204"), document);

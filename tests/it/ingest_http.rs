@@ -448,11 +448,11 @@ fn what_others_could_reach_needs_tokens_and_tls() {
     );
     let here = ["--ingest", "--listen", "127.0.0.1:0"];
     let with = |more: &[&'static str]| [&here[..], more].concat();
-    refused(
-        &with(&["--sessions", "postgres://host/db"]),
-        2,
-        "--sessions",
-    );
+    let said = match cfg!(feature = "postgres") {
+        true => "--sessions",
+        false => "without the feature postgres",
+    };
+    refused(&with(&["--sessions", "postgres:///db"]), 2, said);
     refused(&with(&["--token-file", "/dev/null"]), 2, "no token");
     refused(&["--token-file", tokens], 2, "--ingest");
     fs::write(site.path("tokens"), "secret\n").expect("a file");
@@ -639,7 +639,7 @@ async fn slow_senders_end_and_their_whole_blocks_stay() {
     };
     let uploads = Uploads::open(UploadsOptions {
         storage: Stored::Folder(FolderStorage::open(folder.path()).expect("a storage")),
-        sessions: None,
+        sessions: sapwood::serve::ingest::Kept::Staged,
         tokens: None,
         origins: Vec::new(),
         limits: IngestLimits {
@@ -652,6 +652,7 @@ async fn slow_senders_end_and_their_whole_blocks_stay() {
         pace,
         warn: Arc::new(|message: String| eprintln!("{message}")),
         keeps_notices: false,
+        is_tls: false,
     });
     let mut origin = Origin::open(folder.path()).expect("an origin");
     let uploads = uploads.await.expect("a store");

@@ -24,6 +24,8 @@ mod hosts;
 mod ingest;
 mod ingest_faults;
 mod ingest_http;
+mod ingest_parts;
+mod ingest_streams;
 mod inspect;
 mod library;
 mod long;
@@ -35,6 +37,8 @@ mod origin;
 mod parts;
 mod pipes;
 mod plain;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod prompts;
 mod proxies;
 mod publish;

@@ -558,17 +558,21 @@ fn two_runs_at_once_publish_once() {
 }
 
 /// A server whose storage is in S3.
-struct Served {
+pub struct Served {
     scene: Scene,
     site: TempDir,
     server: Running,
-    url: String,
+    pub url: String,
 }
 
 impl Served {
-    fn new() -> Served {
+    pub fn new() -> Served {
         let (scene, site) = (Scene::new(), TempDir::new().expect("a folder"));
         fs::write(site.path().join("own.txt"), b"of the server").expect("a file");
+        Served::start(scene, site)
+    }
+
+    fn start(scene: Scene, site: TempDir) -> Served {
         let mut server = start(Served::command(&scene, site.path()));
         let mut url = String::new();
         server.wait_for("the URL", |events| {
@@ -585,6 +589,22 @@ impl Served {
             server,
             url,
         }
+    }
+
+    pub fn bucket(&self) -> &Bucket {
+        &self.scene.bucket
+    }
+
+    /// Kills the server and starts another one, elsewhere.
+    pub fn again_after_kill(self) -> Served {
+        let Served {
+            scene,
+            site,
+            server,
+            ..
+        } = self;
+        server.kill();
+        Served::start(scene, site)
     }
 
     fn command(scene: &Scene, site: &Path) -> Command {

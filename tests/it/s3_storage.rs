@@ -32,7 +32,8 @@ use sapwood::{
     policy::{
         parts::{PART_BYTES_MIN, PartPlan},
         upload::{
-            Declared, Disproved, FinishedPart, Goal, Now, Owner, Published, Session, Staging,
+            Declared, Disproved, FinishedPart, Goal, Now, Owner, Protocol, Published, Session,
+            Staging,
         },
     },
 };
@@ -120,6 +121,7 @@ impl Scene {
             sha256: None,
             replace: false,
             growing: false,
+            protocol: Protocol::default(),
         };
         let now = Now {
             unix_s: 1,

@@ -6,7 +6,8 @@ use futures_util::future::BoxFuture;
 use sapwood::{
     engine::ingest::{
         session_store::{
-            Claimed, Cursor, Inserted, ListQuery, OwnerLimits, SessionStore, Usage, Written,
+            Claimed, Cursor, Inserted, LastPublished, ListQuery, OwnerLimits, SessionStore, Usage,
+            Written,
         },
         sqlite::SqliteSessions,
     },
@@ -19,7 +20,7 @@ use sapwood::{
     policy::{
         parts::PartPlan,
         upload::{
-            Change, Declared, Goal, Now, Owner, PartsChange, Problem, Published, Session,
+            Change, Declared, Goal, Now, Owner, PartsChange, Problem, Protocol, Published, Session,
             StagedBytes, Staging, State,
         },
     },
@@ -40,6 +41,7 @@ fn session(number: u8, by: &str, created_s: u64) -> Session {
         sha256: None,
         replace: false,
         growing: false,
+        protocol: Protocol::default(),
     };
     let now = Now {
         unix_s: created_s,
@@ -450,6 +452,37 @@ async fn queues_notices(store: Arc<dyn SessionStore>) {
     assert_eq!(forgotten, Written::Stored);
 }
 
+/// What has a name last is known after its session is forgotten, and later changes of an older session do not take it back.
+async fn knows_what_was_last_published(store: &dyn SessionStore) {
+    let name = session(2, "ann", 5).declared.name;
+    assert_eq!(store.last_published(&name).await.unwrap(), None);
+    let mut done = Vec::new();
+    for (number, by) in [(2, "ann"), (5, "bob")] {
+        let session = session(number, by, 5);
+        assert_eq!(session.declared.name, name);
+        store.insert(&session, PLENTY).await.unwrap();
+        let published = Published {
+            length: number.into(),
+            root: Root([number; 32]),
+        };
+        let is_done = changed(&session, |it| it.state = State::Done(published));
+        done.push(stored(store, is_done).await);
+        let last = LastPublished {
+            owner: owner(by),
+            session: session.id,
+            published,
+        };
+        assert_eq!(store.last_published(&name).await.unwrap(), Some(last));
+    }
+    let last = store.last_published(&name).await.unwrap();
+    let (ann, bob) = (&done[0], &done[1]);
+    stored(store, changed(ann, |it| it.staging = Staging::Removed)).await;
+    assert_eq!(store.forget(bob.id, 2).await.unwrap(), Written::Stored);
+    assert_eq!(store.last_published(&name).await.unwrap(), last);
+    let other = LibraryPath::new("shows/0.mp4").unwrap();
+    assert_eq!(store.last_published(&other).await.unwrap(), None);
+}
+
 async fn raises_the_served_clock(store: &dyn SessionStore) {
     for (at_least, now) in [(0, 0), (5, 5), (3, 5), (0, 5), (1 << 40, 1 << 40)] {
         assert_eq!(store.served_s(at_least).await.unwrap(), now);
@@ -465,6 +498,7 @@ async fn every_store<'a>(make: impl Fn() -> BoxFuture<'a, Arc<dyn SessionStore>>
     counts_usage(make().await).await;
     raises_the_served_clock(&*make().await).await;
     queues_notices(make().await).await;
+    knows_what_was_last_published(&*make().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -488,6 +522,20 @@ async fn the_store_in_sqlite_passes_the_suite() {
             let store = SqliteSessions::open(path).await.unwrap();
             store.keep_notices(true).await.unwrap();
             Arc::new(store) as Arc<dyn SessionStore>
+        })
+    })
+    .await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_in_postgres_passes_the_suite() {
+    use sapwood::engine::ingest::postgres::{Place, PostgresSessions};
+    every_store(|| {
+        let url = super::support::postgres::shared().database();
+        Box::pin(async move {
+            let place = Place::parse(&url).unwrap();
+            Arc::new(PostgresSessions::open(place, true).await.unwrap()) as Arc<dyn SessionStore>
         })
     })
     .await;

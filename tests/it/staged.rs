@@ -17,7 +17,7 @@ use sapwood::{
     },
     policy::{
         parts::{PART_BYTES_MIN, PartPlan},
-        upload::{Declared, FinishedPart, Goal, Now, Owner, Session, Staging},
+        upload::{Declared, FinishedPart, Goal, Now, Owner, Protocol, Session, Staging},
     },
 };
 use sha2::Digest;
@@ -89,6 +89,7 @@ impl Scene {
             sha256: None,
             replace: true,
             growing: false,
+            protocol: Protocol::default(),
         };
         let now = Now {
             unix_s: 0,

@@ -96,9 +96,18 @@ const OUTSIDE: [(&str, &[&str]); 46] = [
     ("rustix", &["disk/"]),
     (
         "rustls",
-        &["net/authorities.rs", "net/connectors.rs", "serve/tls.rs"],
+        &[
+            "net/authorities.rs",
+            "net/connectors.rs",
+            "net/database_tls.rs",
+            "serve/tls.rs",
+            "engine/ingest/postgres/",
+        ],
     ),
-    ("rustls_platform_verifier", &["net/authorities.rs"]),
+    (
+        "rustls_platform_verifier",
+        &["net/authorities.rs", "net/database_tls.rs"],
+    ),
     (
         "serde",
         &[
@@ -378,7 +387,7 @@ const PLACES: [(Written, &[&str], &str); 19] = [
     ),
     (
         Text(is_sql),
-        &["disk/state/", "disk/sessions/"],
+        &["disk/state/", "disk/sessions/", "engine/ingest/postgres/"],
         "SQL has one place for each database",
     ),
     (

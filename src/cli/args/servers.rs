@@ -105,8 +105,15 @@ pub struct UploadArgs {
     /// nothing, from S3 by redirects to signed URLs. Clients send to S3 directly; its access is that of the AWS variables and files
     #[arg(long, value_name = "DIR|s3://B/P", requires = "ingest")]
     pub storage: Option<String>,
-    /// The database of the sessions (default: sapwood-staging/sessions.sqlite in the storage, or in DIR for S3)
-    #[arg(long, value_name = "FILE", requires = "ingest")]
+    /// The database of the sessions (default: sapwood-staging/sessions.sqlite in the storage, or in DIR for S3): a file, or one of
+    /// Postgres (`postgres://USER:PASSWORD@HOST/DATABASE?sslmode=verify-full`), which many servers with one storage in S3 share
+    #[arg(
+        long,
+        value_name = "FILE|postgres://…",
+        requires = "ingest",
+        env = "SAPWOOD_SESSIONS",
+        hide_env_values = true
+    )]
     pub sessions: Option<String>,
     /// Who may upload: a file with a TOKEN, or an OWNER and a TOKEN, in each line; needed for addresses that other machines reach; it is read again when it changes
     #[arg(long, value_name = "F", requires = "ingest")]

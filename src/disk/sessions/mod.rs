@@ -17,16 +17,19 @@ use rusqlite::{
 
 use crate::{
     format::{library::LibraryPath, notice::Notice, upload::SessionId},
-    policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes},
+    policy::upload::{Change, FinishedPart, Owner, Published, Session, StagedBytes, State},
 };
 
 use super::{files, machine};
 use counts::{change_parts, set_staged, staged_of, usage};
 pub use notices::ClaimedNotice;
-use rows::{COLUMNS, part_of, session_of, values_of};
+use rows::{COLUMNS, last_published_of, part_of, session_of, values_of};
 
 /// How long to wait for another process that holds the database.
 const BUSY: Duration = Duration::from_secs(10);
+/// Only the change that makes a session done: later ones of it do not take the name from a newer object.
+const NOTE_PUBLISHED: &str = "INSERT OR REPLACE INTO published (name, owner, session, root, length)
+    SELECT name, owner, id, ?3, ?4 FROM sessions WHERE id = ?1 AND version = ?2 AND state <> 'done'";
 
 /// Why the sessions cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -254,7 +257,17 @@ impl Sessions {
             true => &change.notices,
             false => &[],
         };
+        let done = match session.state {
+            State::Done(published) => Some(published),
+            _ => None,
+        };
         self.change(|transaction| {
+            if let Some(published) = done {
+                let before = (session.version - 1).cast_signed();
+                let (root, length) = (published.root.0, published.length.cast_signed());
+                let mut note = transaction.prepare_cached(NOTE_PUBLISHED)?;
+                note.execute(params![session.id.bytes(), before, root, length])?;
+            }
             let mut update = transaction.prepare_cached(&update)?;
             let is_stored = update.execute(params_from_iter(values))? == 1;
             if is_stored {
@@ -262,6 +275,19 @@ impl Sessions {
                 notices::add(transaction, session.id, notices)?;
             }
             Ok(is_stored)
+        })
+    }
+
+    /// What was last published under a name: its owner, the session, and what it was.
+    pub fn last_published(
+        &self,
+        name: &LibraryPath,
+    ) -> Result<Option<(Owner, SessionId, Published)>, SessionsError> {
+        let query = "SELECT owner, session, root, length FROM published WHERE name = ?1";
+        self.look(|connection| {
+            let mut query = connection.prepare_cached(query)?;
+            let row = query.query_row([name.as_str()], last_published_of);
+            row.optional()
         })
     }
 

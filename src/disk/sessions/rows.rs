@@ -12,13 +12,14 @@ use crate::{
     policy::{
         parts::PartPlan,
         upload::{
-            Declared, FinishedPart, Goal, Owner, Problem, Published, Session, Staging, State,
+            Declared, FinishedPart, Goal, Owner, Problem, Protocol, Published, Session, Staging,
+            State,
         },
     },
 };
 
 /// The columns of a session, in the order of [`session_of`] and [`values_of`].
-pub const COLUMNS: [&str; 27] = [
+pub const COLUMNS: [&str; 28] = [
     "id",
     "version",
     "owner",
@@ -30,6 +31,7 @@ pub const COLUMNS: [&str; 27] = [
     "sha256",
     "may_replace",
     "growing",
+    "protocol",
     "created_s",
     "last_alive_s",
     "alive_at_s",
@@ -90,6 +92,7 @@ pub fn values_of(session: &Session) -> Values {
         Box::new(declared.sha256.map(|sha256| sha256.0)),
         Box::new(declared.replace),
         Box::new(declared.growing),
+        Box::new(declared.protocol.name()),
         Box::new(session.created_s.cast_signed()),
         Box::new(session.last_alive_s.cast_signed()),
         Box::new(session.alive_at_s.cast_signed()),
@@ -150,6 +153,7 @@ pub fn session_of(row: &Row) -> rusqlite::Result<Session> {
             sha256: row.get::<_, Option<[u8; 32]>>("sha256")?.map(Sha256),
             replace: row.get("may_replace")?,
             growing: row.get("growing")?,
+            protocol: protocol_of(row)?,
         },
         state: state_of(row)?,
         version: number(row, "version")?,
@@ -168,7 +172,16 @@ fn plan_of(row: &Row) -> rusqlite::Result<PartPlan> {
     let part_size = number(row, "part_size")?;
     let plan = block_size.map(|block_size| PartPlan::new(length, part_size, block_size));
     let plan = plan.and_then(Result::ok);
-    plan.ok_or_else(|| not_a_value("not sizes of parts"))
+    let plan = plan.ok_or_else(|| not_a_value("not sizes of parts"))?;
+    Ok(match protocol_of(row)? {
+        Protocol::Parts => plan.of_equal_parts(),
+        Protocol::Sapwood | Protocol::Stream => plan,
+    })
+}
+
+fn protocol_of(row: &Row) -> rusqlite::Result<Protocol> {
+    let protocol = Protocol::named(&row.get::<_, String>("protocol")?);
+    protocol.ok_or_else(|| not_a_value("not a protocol"))
 }
 
 fn state_of(row: &Row) -> rusqlite::Result<State> {
@@ -207,4 +220,15 @@ pub fn part_of(row: &Row) -> rusqlite::Result<FinishedPart> {
         sha256: Sha256(row.get("sha256")?),
         etag: row.get("etag")?,
     })
+}
+
+/// What was last published under a name, from its row.
+pub fn last_published_of(row: &Row) -> rusqlite::Result<(Owner, SessionId, Published)> {
+    let session = SessionId::from_bytes(row.get("session")?);
+    let published = Published {
+        length: number(row, "length")?,
+        root: Root(row.get("root")?),
+    };
+    let session = session.ok_or_else(|| not_a_value("not an ID"))?;
+    Ok((Owner(row.get("owner")?), session, published))
 }

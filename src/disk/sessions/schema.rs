@@ -3,8 +3,9 @@
 /// The migrations. A database with a higher version was made by a later program.
 ///
 /// Numbers without a sign keep their bits. Times are in seconds. `parts_bytes` is the sum of the lengths of the parts, `staged_bytes` that
-/// of what lies in the storage besides: the rows of `staged`. A notice is JSON; it is claimed until `due_s`, or not due before.
-pub const STEPS: [&str; 3] = [
+/// of what lies in the storage besides: the rows of `staged`. A notice is JSON; it is claimed until `due_s`, or not due before. `published`
+/// has what was last published under a name, and stays when the session is forgotten.
+pub const STEPS: [&str; 5] = [
     "CREATE TABLE sessions (
         id BLOB PRIMARY KEY,
         version INTEGER NOT NULL,
@@ -74,5 +75,16 @@ pub const STEPS: [&str; 3] = [
         FROM sessions WHERE is_untold ORDER BY last_alive_s, id;
     DROP INDEX untold_sessions;
     ALTER TABLE sessions DROP COLUMN is_untold;",
+    "ALTER TABLE sessions ADD COLUMN protocol TEXT NOT NULL DEFAULT 'sapwood';",
+    "CREATE TABLE published (
+        name TEXT PRIMARY KEY,
+        owner TEXT NOT NULL,
+        session BLOB NOT NULL,
+        root BLOB NOT NULL,
+        length INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    INSERT OR REPLACE INTO published
+        SELECT name, owner, id, goal_root, goal_length FROM sessions
+        WHERE state = 'done' AND goal_root IS NOT NULL ORDER BY last_alive_s;",
 ];
 pub const VERSION: u32 = STEPS.len() as u32;

@@ -16,7 +16,9 @@ use std::{
 
 use crate::format::{
     geometry::ByteRange,
-    upload::{HASH_BYTES, HEADER_BYTES, PART_BYTES_MAX, PartRecord, RecordHeader, SessionId},
+    upload::{
+        HASH_BYTES, HEADER_BYTES, PART_BYTES_MAX, PartRecord, RecordHeader, SessionId, Sha256,
+    },
 };
 
 use super::{
@@ -39,6 +41,9 @@ const COPY_BYTES: usize = 256 * 1024;
 /// More than any record: that of a part of [`PART_BYTES_MAX`] in the smallest blocks has 10 MiB of leaves and anchors and 8 MiB of pieces.
 const RECORD_BYTES_MAX: u64 =
     (HEADER_BYTES + HASH_BYTES) as u64 + PART_BYTES_MAX / (16 << 10) * 40 + PART_BYTES_MAX / 512;
+
+/// More than a length and a SHA-256 in text.
+const BEGUN_BYTES_MAX: u64 = 100;
 
 /// The staged uploads of a folder, locked for this process.
 #[derive(Debug)]
@@ -246,6 +251,22 @@ impl Upload {
     pub fn write_record(&self, content: Content, record: &PartRecord) -> Result<(), DiskError> {
         let name = record_name(content, record.header.index);
         self.write(&name, &record.to_bytes())
+    }
+
+    /// Notes that so many bytes of a part are durable, of which no client said a SHA-256.
+    pub fn note_begun(&self, index: u32, length: u64, sha256: Sha256) -> Result<(), DiskError> {
+        let text = format!("{length} {sha256}\n");
+        self.write(&format!("{index}.begun"), text.as_bytes())
+    }
+
+    /// What was noted so of a part.
+    pub fn begun(&self, index: u32) -> Result<Option<(u64, Sha256)>, DiskError> {
+        let bytes = self.read(&format!("{index}.begun"), BEGUN_BYTES_MAX)?;
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+        Ok(text.and_then(|text| {
+            let (length, sha256) = text.strip_suffix('\n')?.split_once(' ')?;
+            Some((length.parse().ok()?, sha256.parse().ok()?))
+        }))
     }
 
     /// The part is not whole any more.

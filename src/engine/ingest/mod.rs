@@ -10,9 +10,12 @@ mod events;
 mod finalize;
 mod growing;
 mod notices;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod session_store;
 mod sessions;
 pub mod sqlite;
+mod streams;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -35,6 +38,7 @@ pub use finalize::{Finalize, FinalizeRun};
 pub use growing::Growing;
 pub use notices::{DueNotice, NextNotice, NoticeEnd};
 pub use sessions::{OpenRequest, Opened, Page, Status, Target};
+pub use streams::Position;
 
 /// How often a change is decided again because another request was faster.
 const CONFLICTS_MAX: u32 = 100;

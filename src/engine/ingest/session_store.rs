@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     format::{library::LibraryPath, notice::Notice, upload::SessionId},
-    policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes},
+    policy::upload::{Change, FinishedPart, Owner, Published, Session, StagedBytes},
 };
 
 /// The store of sessions failed; whether a change was stored is not known.
@@ -109,6 +109,17 @@ pub enum Claimed {
     NotBefore(Option<u64>),
 }
 
+/// What was last published under a name through these sessions. Whether it still is there is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastPublished {
+    /// Who published it.
+    pub owner: Owner,
+    /// With which session; it may be forgotten.
+    pub session: SessionId,
+    /// What.
+    pub published: Published,
+}
+
 /// Where sessions are kept. What a call stored is durable when it returns.
 pub trait SessionStore: Send + Sync {
     /// Stores a new session, unless its owner has too much. Counting and storing are one step.
@@ -131,7 +142,8 @@ pub trait SessionStore: Send + Sync {
     /// The finished parts of a session, by index.
     fn parts(&self, id: SessionId) -> BoxFuture<'_, Result<Vec<FinishedPart>, StoreError>>;
 
-    /// Stores a change of session, parts and notices in one step, if the session has the version before.
+    /// Stores a change of session, parts and notices in one step, if the session has the version before. A change that makes a session
+    /// done is noted for [`SessionStore::last_published`] in the same step.
     fn write<'a>(&'a self, change: &'a Change) -> BoxFuture<'a, Result<Written, StoreError>>;
 
     /// Counts bytes that come to lie in the storage, in one step with the look at what the owner of the session may have: `Some` is what
@@ -166,6 +178,12 @@ pub trait SessionStore: Send + Sync {
 
     /// Has all notices be due now, for a server that is alone: who claimed them is gone.
     fn release_notices(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// What was last published under a name. It stays when its session is forgotten.
+    fn last_published<'a>(
+        &'a self,
+        name: &'a LibraryPath,
+    ) -> BoxFuture<'a, Result<Option<LastPublished>, StoreError>>;
 
     /// Sessions of one owner.
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Vec<Session>, StoreError>>;

@@ -10,7 +10,7 @@ use crate::{
     },
     policy::{
         parts::{BadSize, PartPlan},
-        upload::{self, Declared, FinishedPart, Owner, Session, StagedBytes, Staging},
+        upload::{self, Declared, FinishedPart, Owner, Protocol, Session, StagedBytes, Staging},
     },
 };
 
@@ -43,9 +43,26 @@ pub struct OpenRequest {
     pub replace: bool,
     /// Whether it may be read while it is uploaded.
     pub growing: bool,
+    /// What the client speaks.
+    pub protocol: Protocol,
 }
 
 impl OpenRequest {
+    /// For an object of which nothing but the name is known.
+    pub fn of(name: String, protocol: Protocol) -> OpenRequest {
+        OpenRequest {
+            name,
+            length: None,
+            part_size: None,
+            block_size: None,
+            root: None,
+            sha256: None,
+            replace: false,
+            growing: false,
+            protocol,
+        }
+    }
+
     fn declared(&self) -> Result<Declared, IngestError> {
         let name = upload::name(&self.name);
         let name = name.ok_or_else(|| IngestError::BadName(self.name.clone()))?;
@@ -53,13 +70,18 @@ impl OpenRequest {
         let block_size = self.block_size.map(given).transpose();
         let block_size = block_size.map_err(upload::Refusal::from)?;
         let plan = PartPlan::choose(self.length, self.part_size, block_size);
+        let plan = plan.map_err(upload::Refusal::from)?;
         Ok(Declared {
             name,
-            plan: plan.map_err(upload::Refusal::from)?,
+            plan: match self.protocol {
+                Protocol::Parts => plan.of_equal_parts(),
+                Protocol::Sapwood | Protocol::Stream => plan,
+            },
             root: self.root,
             sha256: self.sha256,
             replace: self.replace,
             growing: self.growing,
+            protocol: self.protocol,
         })
     }
 }
@@ -132,8 +154,8 @@ impl Ingest {
                     is_new: false,
                 });
             }
-            if !declared.replace && self.storage.exists(&declared.name).await? {
-                return Err(IngestError::NameExists(declared.name));
+            if !declared.replace {
+                self.check_free(&declared.name).await?;
             }
             let session = Session::open(id, owner.clone(), declared.clone(), self.now());
             match self.store.insert(&session, self.limits.owner).await? {
@@ -158,8 +180,16 @@ impl Ingest {
         }
     }
 
+    /// Whether nothing has this name.
+    pub async fn check_free(&self, name: &LibraryPath) -> Result<(), IngestError> {
+        match self.storage.exists(name).await? {
+            true => Err(IngestError::NameExists(name.clone())),
+            false => Ok(()),
+        }
+    }
+
     /// The session once the storage is ready for its parts, if it takes any.
-    async fn ready(&self, session: Session) -> Result<Session, IngestError> {
+    pub(super) async fn ready(&self, session: Session) -> Result<Session, IngestError> {
         if session.staging != Staging::None || session.takes_parts().is_err() {
             return Ok(session);
         }
@@ -285,27 +315,30 @@ impl Ingest {
         let session = self.touched(session).await?;
         session.takes_parts()?;
         let writer = self.storage.receive(&session, part, from).await?;
-        let is_counted = match writer.adds() {
+        let (index, length) = (part.index, part.length);
+        let counting = self.count_arriving(&session, index, length, writer.adds());
+        counting.await.map(|()| writer)
+    }
+
+    pub(super) async fn count_arriving(
+        &self,
+        session: &Session,
+        index: u32,
+        length: u64,
+        adds: Adds,
+    ) -> Result<(), IngestError> {
+        let is_counted = match adds {
             Adds::Nothing => false,
             // Where the length is known, its bytes were counted when the session was opened.
             Adds::Part => session.declared.plan.length().is_none(),
             Adds::Second => true,
         };
-        if is_counted {
-            self.count_staged(&session, part, writer.adds()).await?;
+        if !is_counted {
+            return Ok(());
         }
-        Ok(writer)
-    }
-
-    async fn count_staged(
-        &self,
-        session: &Session,
-        part: &OfferedPart,
-        adds: Adds,
-    ) -> Result<(), IngestError> {
         let staged = StagedBytes {
-            index: part.index,
-            length: part.length,
+            index,
+            length,
             is_beside: adds == Adds::Second,
         };
         let limits = self.limits.owner;
@@ -313,7 +346,7 @@ impl Ingest {
             None => Ok(()),
             Some(usage) => Err(IngestError::Quota {
                 usage,
-                wanted: part.length,
+                wanted: length,
             }),
         }
     }
@@ -331,7 +364,7 @@ impl Ingest {
         Ok(())
     }
 
-    async fn touched(&self, session: Session) -> Result<Session, IngestError> {
+    pub(super) async fn touched(&self, session: Session) -> Result<Session, IngestError> {
         let now = self.now();
         if session.touched(now).is_none() {
             return Ok(session);

@@ -8,13 +8,13 @@ use parking_lot::Mutex;
 use crate::{
     disk::sessions::{self, Sessions, SessionsError},
     engine::blocking,
-    format::upload::SessionId,
+    format::{library::LibraryPath, upload::SessionId},
     policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes},
 };
 
 use super::session_store::{
-    Claimed, Inserted, ListQuery, OwnerLimits, QueuedNotice, SessionStore, StoreError, Usage,
-    Written,
+    Claimed, Inserted, LastPublished, ListQuery, OwnerLimits, QueuedNotice, SessionStore,
+    StoreError, Usage, Written,
 };
 
 /// Sessions in an `SQLite` database.
@@ -144,6 +144,22 @@ impl SessionStore for SqliteSessions {
 
     fn release_notices(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.run(|all| all.release_notices())
+    }
+
+    fn last_published<'a>(
+        &'a self,
+        name: &'a LibraryPath,
+    ) -> BoxFuture<'a, Result<Option<LastPublished>, StoreError>> {
+        let name = name.clone();
+        let found = self.run(move |all| all.last_published(&name));
+        Box::pin(async move {
+            let found = found.await?;
+            Ok(found.map(|(owner, session, published)| LastPublished {
+                owner,
+                session,
+                published,
+            }))
+        })
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Vec<Session>, StoreError>> {

@@ -27,7 +27,8 @@ use crate::{
         parts::{BadSize, PartPlan},
         recovery::Failure,
         upload::{
-            self, Declared, Disproved, FinishedPart, Goal, Now, Owner, Published, Session, Staging,
+            self, Declared, Disproved, FinishedPart, Goal, Now, Owner, Protocol, Published,
+            Session, Staging,
         },
     },
 };
@@ -74,6 +75,7 @@ impl StorageApi<'_> {
             sha256: None,
             replace: open.replace,
             growing: false,
+            protocol: Protocol::default(),
         };
         let now = Now {
             unix_s: machine::unix_time(),

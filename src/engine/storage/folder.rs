@@ -4,6 +4,7 @@
 //! What came of a part that has no record counts only after a look: its blocks are hashed and compared with the leaves that the
 //! client offers, so that a block that came before a stop or a crash is not sent again.
 
+mod append;
 mod finalize;
 mod growing;
 mod receive;
@@ -35,7 +36,8 @@ use crate::{
 };
 
 use super::{
-    Destination, GrowingStorage, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict,
+    Destination, GrowingStorage, OfferedPart, PartAppender, PartWriter, Staged, Storage,
+    StorageError, UnknownPart, Verdict,
 };
 
 /// A folder that takes uploads. Its clones share it.
@@ -349,6 +351,24 @@ impl Storage for FolderStorage {
         from: u64,
     ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>> {
         receive::begin(self, session, part, from).boxed()
+    }
+
+    fn append<'a>(
+        &'a self,
+        session: &'a Session,
+        part: UnknownPart,
+    ) -> BoxFuture<'a, Result<Box<dyn PartAppender>, StorageError>> {
+        append::begin(self, session, part).boxed()
+    }
+
+    fn begun_bytes<'a>(
+        &'a self,
+        session: &'a Session,
+        index: u32,
+    ) -> BoxFuture<'a, Result<u64, StorageError>> {
+        let session = session.clone();
+        self.on_disk(move |shared| append::begun_bytes(shared, &session, index))
+            .boxed()
     }
 
     fn checkpoint<'a>(

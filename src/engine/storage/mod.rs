@@ -1,5 +1,6 @@
 //! Where uploads go: parts are staged, proven and published. One trait for all storages.
 
+mod appending;
 pub mod folder;
 mod probe;
 pub mod s3;
@@ -7,7 +8,7 @@ pub mod s3;
 use std::error::Error as StdError;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 
 use crate::{
     format::{
@@ -32,6 +33,17 @@ pub struct OfferedPart {
     pub sha256: Sha256,
     /// The leaves of all its blocks, where the client knows them.
     pub leaves: Option<Vec<Cv>>,
+}
+
+/// A part of which the client says nothing before it comes: the storage computes its SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownPart {
+    /// Zero-based. The caller has checked it and the length against the plan of the session.
+    pub index: u32,
+    /// The most bytes that it can have.
+    pub longest: u64,
+    /// It is sent from its start, and takes the place of what is finished; else after what is here of it.
+    pub is_new: bool,
 }
 
 /// Where the bytes of a part go.
@@ -144,6 +156,25 @@ pub trait Storage: Send + Sync {
         from: u64,
     ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>>;
 
+    /// Takes the bytes of a part of which nothing is known. A finished part stays until [`Storage::checkpoint`] prefers the new one, or
+    /// the new one goes on after it.
+    fn append<'a>(
+        &'a self,
+        _session: &'a Session,
+        _part: UnknownPart,
+    ) -> BoxFuture<'a, Result<Box<dyn PartAppender>, StorageError>> {
+        async { Err(StorageError::NotThroughServer) }.boxed()
+    }
+
+    /// How many bytes at the start of such a part are here and durable; a writer may find that they are damaged.
+    fn begun_bytes<'a>(
+        &'a self,
+        _session: &'a Session,
+        _index: u32,
+    ) -> BoxFuture<'a, Result<u64, StorageError>> {
+        async { Ok(0) }.boxed()
+    }
+
     /// Proves that the part with this length and SHA-256 is here, whole and durable, and makes it the one that is published.
     /// `etag`: what the storage told the client, where it does.
     fn checkpoint<'a>(
@@ -247,4 +278,22 @@ pub trait PartWriter: Send {
 
     /// The body ended: proves the part and makes it durable. A writer that is dropped before keeps only blocks that are proven.
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StorageError>>;
+}
+
+/// Takes the bytes of one part of which the client says nothing.
+pub trait PartAppender: Send + Sync {
+    /// See [`Adds`].
+    fn adds(&self) -> Adds;
+
+    /// The bytes of the part so far.
+    fn length(&self) -> u64;
+
+    /// Takes the next bytes. More than the part may have are [`StorageError::PartLength`].
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StorageError>>;
+
+    /// Makes what has come durable, where the storage can: [`Storage::begun_bytes`]. More may follow.
+    fn pause(&mut self) -> BoxFuture<'_, Result<(), StorageError>>;
+
+    /// The part ends here: it is durable then, and is to be checkpointed.
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<FinishedPart, StorageError>>;
 }

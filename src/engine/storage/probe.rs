@@ -5,7 +5,7 @@ use crate::{
     format::upload::SessionId,
     policy::{
         parts::PartPlan,
-        upload::{self, Declared, Now, Owner, Session},
+        upload::{self, Declared, Now, Owner, Protocol, Session},
     },
 };
 
@@ -23,6 +23,7 @@ pub async fn probe(storage: &dyn Storage) -> Result<(), StorageError> {
         sha256: None,
         replace: false,
         growing: false,
+        protocol: Protocol::default(),
     };
     let now = Now {
         unix_s: machine::unix_time(),

@@ -127,6 +127,11 @@ impl PartDescriber {
             + self.section.len() as u64
     }
 
+    /// Of the bytes taken so far.
+    pub fn sha256_so_far(&self) -> Sha256 {
+        Sha256(self.sha256.clone().finalize().into())
+    }
+
     /// The part ends here. `is_whole`: its only block is the whole object, so that its leaf is the root.
     pub fn finish(mut self, is_whole: bool) -> DescribedPart {
         let length = self.length();

@@ -43,6 +43,20 @@ pub struct Declared {
     pub replace: bool,
     /// Whether it may be read while it is uploaded.
     pub growing: bool,
+    /// What its client speaks.
+    pub protocol: Protocol,
+}
+
+/// What a client speaks, and so what it says of the bytes that it sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// That of upload.md: the SHA-256 of each part.
+    #[default]
+    Sapwood,
+    /// Parts of one size (upload-clients.md, section 2): nothing of their content.
+    Parts,
+    /// One stream of bytes (upload-clients.md, section 3): nothing of their content.
+    Stream,
 }
 
 /// What is to be published, as the client says at the end.
@@ -215,6 +229,8 @@ pub const TOUCH_EVERY_S: u64 = 60;
 const OWN_SUFFIXES: [&str; 3] = [".sapwood", ".sapwood.json", ".sapwood.d"];
 /// Pages that the server has at its root.
 const PAGES: [&str; 2] = ["metrics", "healthz"];
+/// What other clients request there (upload-clients.md, section 2).
+const ROUTES: [&str; 2] = ["s3/params", "s3/multipart"];
 /// The folder with what is staged.
 pub const STAGING_FOLDER: &str = "sapwood-staging";
 /// The longest last segment of a name: the names of its manifest and of temporary files are longer.
@@ -256,7 +272,12 @@ pub fn name(text: &str) -> Option<LibraryPath> {
         segment.starts_with('.') || OWN_SUFFIXES.iter().any(|suffix| segment.ends_with(suffix))
     };
     let last = lower.rsplit('/').next().unwrap_or_default();
-    let is_allowed = !lower.split('/').any(is_own)
+    let is_route = |route: &str| {
+        let below = text.strip_prefix(route);
+        below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    };
+    let is_allowed = !ROUTES.into_iter().any(is_route)
+        && !lower.split('/').any(is_own)
         && !lower.split('/').any(|segment| segment == STAGING_FOLDER)
         && !text.split('/').take(1).any(|first| PAGES.contains(&first))
         && last.len() <= LAST_SEGMENT_BYTES_MAX;
@@ -292,6 +313,37 @@ impl Declared {
             && (!block_size_given || mine.block_size() == theirs.block_size())
             && (self.root, self.sha256) == (other.root, other.sha256)
             && (self.replace, self.growing) == (other.replace, other.growing)
+            && self.protocol == other.protocol
+    }
+}
+
+impl Protocol {
+    /// As sessions are stored with it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Sapwood => "sapwood",
+            Protocol::Parts => "parts",
+            Protocol::Stream => "stream",
+        }
+    }
+
+    /// The one with this name.
+    pub fn named(name: &str) -> Option<Protocol> {
+        let all = [Protocol::Sapwood, Protocol::Parts, Protocol::Stream];
+        all.into_iter().find(|protocol| protocol.name() == name)
+    }
+
+    /// What the object is proven against, as upload.md calls it.
+    pub fn proof(self) -> &'static str {
+        match self.is_read_back() {
+            true => "read_back",
+            false => "client",
+        }
+    }
+
+    /// Whether the client said nothing of the content, so that what is stored is read before it is published.
+    pub fn is_read_back(self) -> bool {
+        self != Protocol::Sapwood
     }
 }
 

@@ -445,6 +445,7 @@ mod tests {
             sha256: None,
             replace: false,
             growing: false,
+            protocol: upload::Protocol::default(),
         };
         let id = SessionId::from_random([1; 16]);
         Session::open(id, Owner("ann".into()), declared, at(100))

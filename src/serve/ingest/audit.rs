@@ -100,7 +100,7 @@ fn line(event: &IngestEvent) -> Option<String> {
         | IngestEvent::Finalizing { .. }
         | IngestEvent::Interrupted { .. } => return None,
     };
-    let line = json!({
+    let mut line = json!({
         "time": now(),
         "owner": session.owner.0,
         "action": action,
@@ -108,6 +108,9 @@ fn line(event: &IngestEvent) -> Option<String> {
         "name": session.declared.name.as_str(),
         "root": root(session),
     });
+    if let State::Done(_) = session.state {
+        line["proof"] = session.declared.protocol.proof().into();
+    }
     Some(format!("{line}\n"))
 }
 

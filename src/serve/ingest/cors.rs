@@ -9,13 +9,18 @@ use axum::{
 /// How long a browser may keep the answer, in seconds.
 const MAX_AGE: &str = "600";
 
+/// The fields of a response that a page may read.
+const EXPOSED: &str = "ETag, Retry-After, Location, Tus-Extension, Tus-Resumable, Tus-Version, Upload-Complete, \
+    Upload-Defer-Length, Upload-Draft-Interop-Version, Upload-Expires, Upload-Length, Upload-Limit, Upload-Metadata, \
+    Upload-Offset";
+
 /// The web origins that are allowed.
 pub struct Origins(Vec<String>);
 
 /// Where a request comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum From {
-    /// No web page, or one that is not said.
+    /// No web page, one that is not said, or one of this server.
     Anywhere,
     /// A page that may use the API.
     Allowed(HeaderValue),
@@ -29,18 +34,30 @@ impl Origins {
         Origins(origins.into_iter().map(bare).collect())
     }
 
-    pub fn of(&self, request: &Request) -> From {
+    /// `same`: whether pages of this server itself may.
+    pub fn of(&self, request: &Request, same: bool) -> From {
         let Some(origin) = request.headers().get(header::ORIGIN) else {
             return From::Anywhere;
         };
-        let is_allowed = |text: &str| {
-            self.0
-                .iter()
-                .any(|allowed| allowed.eq_ignore_ascii_case(text))
+        let host = request.headers().get(header::HOST);
+        let host = host.and_then(|host| host.to_str().ok());
+        let of_uri = request
+            .uri()
+            .authority()
+            .map(|authority| authority.as_str());
+        let is_own = |text: &str| {
+            let (_, own) = text.split_once("://").unwrap_or_default();
+            host.or(of_uri)
+                .is_some_and(|host| same && host.eq_ignore_ascii_case(own))
         };
-        match origin.to_str().is_ok_and(is_allowed) {
-            true => From::Allowed(origin.clone()),
-            false => From::Refused,
+        let is_allowed = |text: &str| {
+            let mut listed = self.0.iter();
+            is_own(text) || listed.any(|allowed| allowed.eq_ignore_ascii_case(text))
+        };
+        match origin.to_str() {
+            Ok(text) if is_allowed(text) => From::Allowed(origin.clone()),
+            Ok(text) if is_own(text, request) => From::Anywhere,
+            _ => From::Refused,
         }
     }
 
@@ -51,7 +68,7 @@ impl Origins {
         }
         if let From::Allowed(origin) = from {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-            let exposed = HeaderValue::from_static("ETag, Retry-After, Location");
+            let exposed = HeaderValue::from_static(EXPOSED);
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
     }
@@ -61,14 +78,99 @@ impl Origins {
         let fields = [
             (
                 header::ACCESS_CONTROL_ALLOW_METHODS,
-                "GET, PUT, POST, DELETE",
+                "GET, HEAD, PUT, POST, PATCH, DELETE",
             ),
             (
                 header::ACCESS_CONTROL_ALLOW_HEADERS,
-                "Authorization, Content-Type",
+                "Authorization, Content-Type, Tus-Resumable, Upload-Complete, Upload-Defer-Length, \
+                 Upload-Draft-Interop-Version, Upload-Length, Upload-Metadata, Upload-Offset, X-HTTP-Method-Override, \
+                 X-Request-ID, X-Requested-With",
             ),
             (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE),
         ];
         fields.map(|(name, value)| (name, HeaderValue::from_static(value)))
+    }
+}
+
+/// Whether the page is one of this server, under the name by which the request reached it. The scheme is not compared, because a proxy may
+/// speak TLS for us. A name that an attacker leads to this machine gains nothing by that: without tokens it is refused (`bad_host`), and
+/// tokens are not the browser's to add.
+fn is_own(origin: &str, request: &Request) -> bool {
+    let site = request.headers().get("sec-fetch-site");
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| Some(request.uri().authority()?.as_str()));
+    let authority = origin.strip_prefix("http://");
+    let authority = authority.or_else(|| origin.strip_prefix("https://"));
+    site.is_none_or(|site| site == "same-origin")
+        && authority
+            .zip(host)
+            .is_some_and(|(authority, host)| authority.eq_ignore_ascii_case(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    fn from(fields: &[(&str, &str)]) -> From {
+        let origins = Origins::new(vec!["https://page.example/".to_owned()]);
+        let mut request = Request::new(Body::empty());
+        for (name, value) in fields {
+            let name: HeaderName = name.parse().unwrap();
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        origins.of(&request)
+    }
+
+    #[test]
+    fn pages_that_may_use_the_api() {
+        let own = ("host", "media.example:8443");
+        let listed = From::Allowed(HeaderValue::from_static("https://page.example"));
+        for (fields, expected) in [
+            (vec![own], From::Anywhere),
+            (vec![own, ("origin", "https://page.example")], listed),
+            (
+                vec![own, ("origin", "https://media.example:8443")],
+                From::Anywhere,
+            ),
+            (
+                vec![own, ("origin", "http://MEDIA.example:8443")],
+                From::Anywhere,
+            ),
+            // Another port is another origin, and so is another name.
+            (
+                vec![own, ("origin", "https://media.example")],
+                From::Refused,
+            ),
+            (
+                vec![own, ("origin", "https://media.example:8443.evil.example")],
+                From::Refused,
+            ),
+            (
+                vec![own, ("origin", "https://evil.media.example:8443")],
+                From::Refused,
+            ),
+            (
+                vec![own, ("origin", "ftp://media.example:8443")],
+                From::Refused,
+            ),
+            (vec![own, ("origin", "media.example:8443")], From::Refused),
+            (vec![own, ("origin", "null")], From::Refused),
+            (vec![own, ("origin", "")], From::Refused),
+            (vec![("origin", "https://")], From::Refused),
+            (vec![("host", ""), ("origin", "null")], From::Refused),
+        ] {
+            assert_eq!(from(&fields), expected, "{fields:?}");
+            let expected = match expected {
+                From::Allowed(_) => expected,
+                _ if fields.iter().any(|(name, _)| *name == "origin") => From::Refused,
+                other => other,
+            };
+            // The browser knows better.
+            let fields = [fields, vec![("sec-fetch-site", "cross-site")]].concat();
+            assert_eq!(from(&fields), expected, "{fields:?}");
+        }
     }
 }

@@ -2,11 +2,6 @@
 
 use std::path::Path;
 
-use axum::{
-    body::Body,
-    http::{HeaderValue, StatusCode, header},
-    response::Response,
-};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -21,7 +16,7 @@ use crate::{
         tree::Cv,
         upload::{SessionId, Sha256},
     },
-    policy::upload::{FinishedPart, Goal, Session, State},
+    policy::upload::{FinishedPart, Goal, Protocol, Session, State},
     serve::origin::path::url_path,
 };
 
@@ -110,6 +105,7 @@ impl Open {
             block_size: self.block_size,
             replace: self.replace,
             growing: self.growing,
+            protocol: Protocol::Sapwood,
         })
     }
 }
@@ -180,6 +176,7 @@ pub fn status(session: &Session, parts: Option<&[FinishedPart]>, expires_s: u64)
         "sha256": declared.sha256.map(|sha256| sha256.to_string()),
         "replace": declared.replace,
         "growing": declared.growing,
+        "proof": declared.protocol.proof(),
         "created": time(session.created_s),
         "last_alive": time(session.last_alive_s),
         "expires": session.state.is_live().then(|| time(expires_s)),
@@ -238,17 +235,6 @@ pub fn in_query(query: &str, name: &str) -> Option<String> {
     let mut pairs = query.split('&');
     let value = pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
     Some(percent_decode_str(value).decode_utf8().ok()?.into_owned())
-}
-
-/// A response with a document.
-pub fn json_response(status: StatusCode, document: &Value) -> Response {
-    let mut response = Response::new(Body::from(document.to_string()));
-    *response.status_mut() = status;
-    let media_type = HeaderValue::from_static("application/json");
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, media_type);
-    response
 }
 
 /// The path of an object that is read while it is uploaded.

@@ -25,11 +25,7 @@ use crate::{
     },
 };
 
-use super::{
-    Uploads,
-    documents::{self, json_response},
-    problem::Problem,
-};
+use super::{Uploads, documents, problem::Problem, requests};
 
 /// How long a request waits for more bytes.
 const WAIT: Duration = Duration::from_secs(5);
@@ -83,7 +79,7 @@ pub async fn status(
         "root": full["root"],
         "url": full["url"],
     });
-    Ok(json_response(StatusCode::OK, &document))
+    Ok(requests::json(StatusCode::OK, &document))
 }
 
 /// The leaves of blocks that are proven.

@@ -1,19 +1,29 @@
 //! Taking uploads over HTTP (manifest-spec/upload.md), below one path of a server for a folder.
 
+mod any_part;
 mod audit;
 mod bodies;
+mod companion;
 mod cors;
 mod counts;
+mod cut;
+mod dialects;
 mod documents;
+mod form;
 mod growing;
 mod notices;
 mod part;
 mod problem;
+mod publish;
+mod requests;
+mod resumable;
 mod routes;
 mod signed;
 mod stored;
+mod streams;
 pub mod tokens;
 mod turns;
+mod web;
 
 use std::{
     io,
@@ -24,7 +34,7 @@ use std::{
 
 use axum::{
     extract::Request,
-    http::{HeaderValue, Method, header},
+    http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Redirect, Response},
 };
 use parking_lot::RwLock;
@@ -43,17 +53,23 @@ use crate::{
     policy::upload::{Published, Session},
 };
 
+#[cfg(feature = "postgres")]
+use crate::engine::ingest::postgres::{self, Place, PostgresSessions};
+
 use super::metrics::Metrics;
 
 use audit::Audit;
-use cors::Origins;
+use cors::{From, Origins};
 use counts::Counts;
 pub use notices::HookNotice;
 pub use part::Pace;
+use problem::Problem;
 use signed::Signer;
 pub use stored::Stored;
+use streams::Streams;
 use tokens::TokenFile;
 use turns::Turns;
+pub use web::PAGE;
 
 /// The path of the API; all of it is below.
 pub const PATH: &str = "/.sapwood/uploads";
@@ -70,8 +86,8 @@ const DOCUMENTS_AT_ONCE: usize = 16;
 pub struct UploadsOptions {
     /// Where objects are staged and published.
     pub storage: Stored,
-    /// The database of the sessions; `None`: in the folder of staged uploads.
-    pub sessions: Option<PathBuf>,
+    /// Where the sessions are kept.
+    pub sessions: Kept,
     /// `None`: whoever reaches the loopback interface.
     pub tokens: Option<TokenFile>,
     /// The web origins whose scripts may use the API.
@@ -84,6 +100,19 @@ pub struct UploadsOptions {
     pub warn: Arc<dyn Fn(String) + Send + Sync>,
     /// Whether the operator is told of what happens: see [`Uploads::next_notice`].
     pub keeps_notices: bool,
+    /// Whether clients speak TLS with this server.
+    pub is_tls: bool,
+}
+
+/// Where sessions are kept.
+pub enum Kept {
+    /// With what is staged, for this server alone.
+    Staged,
+    /// In this database of `SQLite`.
+    File(PathBuf),
+    /// In this database of Postgres, which other servers may use too.
+    #[cfg(feature = "postgres")]
+    Postgres(Box<Place>),
 }
 
 /// Why uploads cannot be taken.
@@ -94,8 +123,13 @@ pub enum StartError {
     Disk(#[from] DiskError),
     #[error(transparent)]
     Sessions(#[from] SessionsError),
-    #[error("the sessions in {} are those of another storage: what is staged for them is not here", .0.display())]
-    OtherStorage(PathBuf),
+    #[error(
+        "the sessions in {0} are those of another storage: what is staged for them is not here"
+    )]
+    OtherStorage(String),
+    #[cfg(feature = "postgres")]
+    #[error(transparent)]
+    Postgres(#[from] postgres::Failed),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("no key for the URLs of parts could be made: {0}")]
@@ -120,11 +154,41 @@ pub struct Uploads {
     stored: Stored,
 }
 
-/// How much is done at a time, and how fast.
+/// How requests are taken: how many at a time, how fast, and what they have open.
 struct AllTurns {
     pace: Pace,
     parts: Turns,
     documents: Turns,
+    streams: Streams,
+    is_tls: bool,
+}
+
+/// Opens the sessions of this storage.
+async fn open_store(
+    kept: Kept,
+    stored: &Stored,
+    keeps_notices: bool,
+) -> Result<Arc<dyn SessionStore>, StartError> {
+    let (storage, staging) = (stored.id()?, stored.own_folder());
+    let file = match kept {
+        Kept::Staged => staging.path_of(SESSIONS.as_ref()),
+        Kept::File(file) => file,
+        #[cfg(feature = "postgres")]
+        Kept::Postgres(place) => {
+            let shown = place.to_string();
+            let store = PostgresSessions::open(*place, keeps_notices).await?;
+            return match store.bind(storage).await? {
+                true => Ok(Arc::new(store)),
+                false => Err(StartError::OtherStorage(shown)),
+            };
+        }
+    };
+    let store = SqliteSessions::open(file.clone()).await?;
+    if !store.bind(storage).await? {
+        return Err(StartError::OtherStorage(file.display().to_string()));
+    }
+    store.keep_notices(keeps_notices).await?;
+    Ok(Arc::new(store))
 }
 
 impl Uploads {
@@ -139,18 +203,13 @@ impl Uploads {
             pace,
             warn,
             keeps_notices,
+            is_tls,
         } = options;
         let stored = storage;
         let staging = stored.own_folder();
         // The folder of a server's own is locked.
-        let is_alone = sessions.is_none();
-        let sessions = sessions.unwrap_or_else(|| staging.path_of(SESSIONS.as_ref()));
-        let store = SqliteSessions::open(sessions.clone()).await?;
-        if !store.bind(stored.id()?).await? {
-            return Err(StartError::OtherStorage(sessions));
-        }
-        store.keep_notices(keeps_notices).await?;
-        let store: Arc<dyn SessionStore> = Arc::new(store);
+        let is_alone = matches!(sessions, Kept::Staged);
+        let store = open_store(sessions, &stored, keeps_notices).await?;
         let signer = Signer::open(staging)?;
         let audit = Arc::new(Audit::open(staging)?);
         let (sender, events) = mpsc::unbounded_channel();
@@ -169,15 +228,15 @@ impl Uploads {
         };
         let clock = Arc::new(SystemClock::new());
         let ingest = Ingest::start(store, stored.storage(), clock, limits, Arc::new(tell));
-        let ingest = ingest.await?;
-        if is_alone {
+        let ingest = match (ingest.await?, is_alone) {
+            (ingest, true) => ingest.alone(),
+            (ingest, false) => ingest,
+        };
+        if ingest.is_alone() {
             ingest.release_notices().await?;
         }
         Ok(Arc::new(Uploads {
-            ingest: match is_alone {
-                true => ingest.alone(),
-                false => ingest,
-            },
+            ingest,
             tokens,
             origins: Origins::new(origins),
             signer,
@@ -190,6 +249,8 @@ impl Uploads {
                 pace,
                 parts: Turns::new(PARTS_AT_ONCE),
                 documents: Turns::new(DOCUMENTS_AT_ONCE),
+                streams: Streams::default(),
+                is_tls,
             },
             stored,
         }))
@@ -228,20 +289,44 @@ impl Uploads {
         }
     }
 
-    /// Whether a request is for the API.
-    pub fn takes(path: &str) -> bool {
+    /// Whether a request is for the API, or for that of other clients.
+    pub fn takes(request: &Request) -> bool {
+        let path = request.uri().path();
         let rest = path.strip_prefix(PATH);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            || resumable::Route::of(path).is_some()
+            || companion_route(request).is_some()
     }
 
     /// The response to a request for the API.
     pub async fn respond(self: &Arc<Self>, request: Request) -> Response {
-        let origin = self.origins.of(&request);
-        let mut response = routes::respond(self, request, &origin).await;
+        // On the loopback interface a page that this server serves is not more than any other.
+        let origin = self.origins.of(&request, self.tokens.is_some());
+        let mut response = self.dispatch(request, &origin).await;
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         self.origins.allow(&origin, headers);
         response
+    }
+
+    async fn dispatch(self: &Arc<Self>, request: Request, origin: &From) -> Response {
+        let (companion, resumable) = (
+            companion_route(&request),
+            resumable::Route::of(request.uri().path()),
+        );
+        if *origin == From::Refused {
+            let what = "this server takes no uploads from web pages of this origin";
+            let problem = Problem::new(StatusCode::FORBIDDEN, "origin_refused", what);
+            return match companion {
+                Some(_) => companion::told(self, problem),
+                None => problem.response(),
+            };
+        }
+        match (companion, resumable) {
+            (Some(route), _) => companion::respond(self, request, route).await,
+            (None, Some(route)) => resumable::respond(self, request, route).await,
+            (None, None) => routes::respond(self, request).await,
+        }
     }
 
     /// Finishes what servers before this one began, and removes what nobody needs.
@@ -262,6 +347,7 @@ impl Uploads {
                 Err(cause) => (self.warn)(format!("uploads that have ended stay: {cause}")),
             }
             sleep(COLLECT_TIME).await;
+            self.turns.streams.close_idle();
         }
     }
 
@@ -303,4 +389,13 @@ impl Uploads {
     fn status_of(&self, session: &Session) -> Value {
         documents::status(session, None, self.ingest.expires_s(session))
     }
+}
+
+fn companion_route(request: &Request) -> Option<companion::Route> {
+    let uri = request.uri();
+    companion::Route::of(
+        request.method(),
+        uri.path(),
+        uri.query().unwrap_or_default(),
+    )
 }

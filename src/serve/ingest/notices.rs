@@ -106,6 +106,7 @@ impl Uploads {
             "length": status["length"],
             "url": null,
             "owner": status["owner"],
+            "proof": status["proof"],
         });
         if let (State::Done(_), Some(path)) = (&due.session.state, status["url"].as_str()) {
             document["url"] = format!("{}{path}", server.trim_end_matches('/')).into();
@@ -134,9 +135,9 @@ impl Uploads {
             }
         }
         HookNotice {
+            due,
             document,
             status,
-            due,
         }
     }
 }

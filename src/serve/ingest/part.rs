@@ -49,7 +49,7 @@ impl Default for Pace {
 }
 
 /// How often a session is noted as used while a part arrives.
-const TOUCH_TIME: Duration = Duration::from_secs(60);
+pub const TOUCH_TIME: Duration = Duration::from_secs(60);
 
 /// Why not all of a part was stored.
 enum Failed {
@@ -103,16 +103,7 @@ impl Uploads {
     ) -> Result<Response, Problem> {
         let now_s = self.ingest.now().unix_s;
         let allowed = self.signer.check(request, index, now_s);
-        let allowed = allowed.map_err(|denied| {
-            let (code, what) = match denied {
-                Denied::Signature => ("bad_signature", "this URL was not made by this server"),
-                Denied::Expired => (
-                    "expired_url",
-                    "the time of this URL is over; request another one",
-                ),
-            };
-            Problem::new(StatusCode::FORBIDDEN, code, what)
-        })?;
+        let allowed = allowed.map_err(denied)?;
         let owner = self.ingest.owner_of(id).await?;
         let turn = self.turns.parts.try_take(&owner);
         let _turn = turn.ok_or_else(Problem::busy)?;
@@ -136,6 +127,18 @@ impl Uploads {
             Err(failed) => Err(problem(failed, &allowed)),
         }
     }
+}
+
+/// Why a URL that was signed is refused.
+pub fn denied(denied: Denied) -> Problem {
+    let (code, what) = match denied {
+        Denied::Signature => ("bad_signature", "this URL was not made by this server"),
+        Denied::Expired => (
+            "expired_url",
+            "the time of this URL is over; request another one",
+        ),
+    };
+    Problem::new(StatusCode::FORBIDDEN, code, what)
 }
 
 fn problem(failed: Failed, allowed: &Allowed) -> Problem {
@@ -249,7 +252,7 @@ impl Uploads {
 }
 
 /// The time of our own work is no silence of the client.
-async fn waiting<T>(connection: Option<&Connection>, work: impl Future<Output = T>) -> T {
+pub async fn waiting<T>(connection: Option<&Connection>, work: impl Future<Output = T>) -> T {
     match connection {
         Some(connection) => connection.during(work).await,
         None => work.await,
@@ -257,7 +260,7 @@ async fn waiting<T>(connection: Option<&Connection>, work: impl Future<Output = 
 }
 
 /// What the client says of the length of the body.
-fn declared_length(request: &Parts) -> Option<u64> {
+pub fn declared_length(request: &Parts) -> Option<u64> {
     let length = request.headers.get(header::CONTENT_LENGTH)?;
     length.to_str().ok()?.parse().ok()
 }

@@ -2,7 +2,7 @@
 
 use axum::{
     body::Body,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
 use serde_json::{Value, json};
@@ -27,6 +27,7 @@ pub struct Problem {
     more: Box<Value>,
     /// Seconds after which the same request may be made again.
     retry_after_s: Option<u64>,
+    fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
@@ -37,7 +38,35 @@ impl Problem {
             detail: detail.into(),
             more: Box::new(Value::Null),
             retry_after_s: None,
+            fields: Vec::new(),
         }
+    }
+
+    /// See upload.md.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// For people.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// With another status.
+    pub fn with_status(self, status: StatusCode) -> Problem {
+        Problem { status, ..self }
+    }
+
+    /// With one more member.
+    pub fn with(mut self, member: &str, value: impl Into<Value>) -> Problem {
+        self.more[member] = value.into();
+        self
+    }
+
+    /// With one more field of the response.
+    pub fn with_field(mut self, name: HeaderName, value: HeaderValue) -> Problem {
+        self.fields.push((name, value));
+        self
     }
 
     /// The request is not one of the API.
@@ -83,6 +112,7 @@ impl Problem {
         let headers = response.headers_mut();
         let media_type = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, media_type);
+        headers.extend(self.fields);
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
@@ -138,6 +168,7 @@ impl From<IngestError> for Problem {
             detail,
             more: Box::new(more),
             retry_after_s,
+            fields: Vec::new(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which request of the API leads to what, and who may make it.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::Request,
@@ -21,13 +21,13 @@ use crate::{
 };
 
 use super::{
-    PATH, Uploads, bodies,
-    cors::{From, Origins},
-    documents::{self, Checkpoint, Offer, Offers, Open, json_response},
+    PATH, Uploads, bodies, companion,
+    cors::Origins,
+    documents::{self, Checkpoint, Offer, Offers, Open},
     growing, part,
     problem::Problem,
-    signed::VALID_S,
-    tokens,
+    requests::{json, no_method, owner},
+    signed::{Signer, VALID_S},
 };
 
 /// How long a request waits for its object to be published, before the client looks again by itself.
@@ -89,22 +89,13 @@ impl Route {
 }
 
 /// The response to a request.
-pub async fn respond(uploads: &Arc<Uploads>, request: Request, from: &From) -> Response {
-    let responded = dispatch(uploads, request, from).await;
+pub async fn respond(uploads: &Arc<Uploads>, request: Request) -> Response {
+    let responded = dispatch(uploads, request).await;
     responded.unwrap_or_else(|problem| problem.with_limits(uploads.ingest.limits()).response())
 }
 
-async fn dispatch(
-    uploads: &Arc<Uploads>,
-    request: Request,
-    from: &From,
-) -> Result<Response, Problem> {
+async fn dispatch(uploads: &Arc<Uploads>, request: Request) -> Result<Response, Problem> {
     let (request, body) = request.into_parts();
-    if *from == From::Refused {
-        let what = "this server takes no uploads from web pages of this origin";
-        let status = StatusCode::FORBIDDEN;
-        return Err(Problem::new(status, "origin_refused", what));
-    }
     let missing = || Problem::new(StatusCode::NOT_FOUND, "no_session", "there is nothing here");
     let route = Route::of(request.uri.path()).ok_or_else(missing)?;
     if request.method == Method::OPTIONS {
@@ -113,6 +104,16 @@ async fn dispatch(
         return Ok(fields.into_response());
     }
     if let (Route::Bytes(id, index), &Method::PUT) = (&route, &request.method) {
+        if Signer::is_for_any(&request) {
+            let checked = uploads
+                .signer
+                .check_any(&request, uploads.ingest.now().unix_s);
+            let taken = match checked.map_err(part::denied) {
+                Ok(()) => uploads.take_any_part(request, body, (*id, *index)).await,
+                Err(problem) => Err(problem),
+            };
+            return Ok(taken.unwrap_or_else(|problem| companion::told(uploads, problem)));
+        }
         return part::receive(uploads, &request, body, *id, *index).await;
     }
     let owner = owner(uploads, &request).await?;
@@ -121,7 +122,7 @@ async fn dispatch(
         (Route::Sessions, "GET" | "HEAD") => uploads.list(&request, &owner).await,
         (Route::Session(id), "GET" | "HEAD") => {
             let status = uploads.ingest.status(&owner, *id).await?;
-            Ok(json_response(StatusCode::OK, &uploads.with_parts(&status)))
+            Ok(json(StatusCode::OK, &uploads.with_parts(&status)))
         }
         (Route::Growing(id), "GET" | "HEAD") => {
             growing::status(uploads, &request, &owner, *id).await
@@ -152,46 +153,8 @@ async fn dispatch(
             let wanted = bodies::document(&request, body, turns, &owner).await?;
             uploads.finalize(&owner, *id, &wanted).await
         }
-        _ => {
-            let what = format!("this path has the methods {}", route.methods());
-            let status = StatusCode::METHOD_NOT_ALLOWED;
-            let mut response = Problem::new(status, "bad_request", what).response();
-            let methods = HeaderValue::from_static(route.methods());
-            response.headers_mut().insert(header::ALLOW, methods);
-            Ok(response)
-        }
+        _ => Ok(no_method(route.methods())),
     }
-}
-
-/// Who makes a request.
-async fn owner(uploads: &Uploads, request: &Parts) -> Result<Owner, Problem> {
-    match &uploads.tokens {
-        Some(tokens) => tokens.owner(&request.headers).await.ok_or_else(|| {
-            let what = "a token is needed (Authorization: Bearer TOKEN)";
-            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", what)
-        }),
-        // A name that leads to the loopback interface could be that of a web page.
-        None if is_loopback(request) => Ok(tokens::local()),
-        None => {
-            let what = "without a token, the host must be named localhost, or by an address of the loopback interface";
-            Err(Problem::new(StatusCode::FORBIDDEN, "bad_host", what))
-        }
-    }
-}
-
-fn is_loopback(request: &Parts) -> bool {
-    let field = request.headers.get(header::HOST);
-    let field = field.and_then(|host| host.to_str().ok());
-    let Some(authority) = field.or_else(|| Some(request.uri.authority()?.as_str())) else {
-        return false;
-    };
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
-    host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(is_loopback)
 }
 
 impl Uploads {
@@ -229,7 +192,7 @@ impl Uploads {
         let next = page.next;
         let next = next.map(|next| documents::page_url(text.as_deref(), next));
         let list = json!({ "sessions": sessions, "next": next });
-        Ok(json_response(StatusCode::OK, &list))
+        Ok(json(StatusCode::OK, &list))
     }
 
     async fn open_session(
@@ -243,7 +206,7 @@ impl Uploads {
             true => StatusCode::CREATED,
             false => StatusCode::OK,
         };
-        Ok(json_response(status, &self.with_parts(&opened.status)))
+        Ok(json(status, &self.with_parts(&opened.status)))
     }
 
     async fn targets(
@@ -293,10 +256,7 @@ impl Uploads {
             },
         };
         let targets: Vec<Value> = targets.iter().map(target).collect();
-        Ok(json_response(
-            StatusCode::OK,
-            &json!({ "targets": targets }),
-        ))
+        Ok(json(StatusCode::OK, &json!({ "targets": targets })))
     }
 
     async fn checkpoint(
@@ -309,7 +269,7 @@ impl Uploads {
         let replace = checkpoint.replace;
         let part = checkpoint.part(index)?;
         let part = self.ingest.checkpoint(owner, id, part, replace).await?;
-        Ok(json_response(StatusCode::OK, &documents::part(&part)))
+        Ok(json(StatusCode::OK, &documents::part(&part)))
     }
 
     async fn finalize(
@@ -321,7 +281,7 @@ impl Uploads {
         let session = match self.ingest.finalize(owner, id, wanted.goal()?).await? {
             Finalize::Done(_) => {
                 let status = self.ingest.status(owner, id).await?;
-                return Ok(json_response(StatusCode::OK, &self.with_parts(&status)));
+                return Ok(json(StatusCode::OK, &self.with_parts(&status)));
             }
             Finalize::Working(session) => session,
             Finalize::Run(run) => {
@@ -331,14 +291,14 @@ impl Uploads {
                 match timeout(PUBLISH_WAIT, &mut running).await {
                     Ok(Ok(published)) => {
                         let status = published?;
-                        return Ok(json_response(StatusCode::OK, &self.with_parts(&status)));
+                        return Ok(json(StatusCode::OK, &self.with_parts(&status)));
                     }
                     Ok(Err(_)) => return Err(Problem::busy()),
                     Err(_) => Box::new(self.ingest.status(owner, id).await?.session),
                 }
             }
         };
-        let mut response = json_response(StatusCode::ACCEPTED, &self.status_of(&session));
+        let mut response = json(StatusCode::ACCEPTED, &self.status_of(&session));
         let second = HeaderValue::from_static("1");
         response.headers_mut().insert(header::RETRY_AFTER, second);
         Ok(response)

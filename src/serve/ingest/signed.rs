@@ -5,6 +5,7 @@ use std::{ffi::OsStr, os::unix::fs::FileExt};
 
 use axum::http::request::Parts;
 use constant_time_eq::constant_time_eq;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{
     disk::{
@@ -14,6 +15,7 @@ use crate::{
     },
     engine::storage::OfferedPart,
     format::upload::SessionId,
+    policy::upload::Owner,
 };
 
 use super::{PATH, StartError, documents::in_query};
@@ -25,6 +27,11 @@ const KEY_BYTES: usize = 32;
 /// The purpose of the key: another use of it would make other hashes.
 const CONTEXT: &str = "sapwood upload part url 1";
 
+/// The query of a URL for a part of any content begins so.
+const ANY: &str = "any&expires=";
+/// What a form is signed for, in the place of a path.
+const FORM: &str = "form";
+
 /// Signs the URLs of parts.
 pub struct Signer([u8; KEY_BYTES]);
 
@@ -33,6 +40,17 @@ pub struct Signer([u8; KEY_BYTES]);
 pub struct Allowed {
     pub part: OfferedPart,
     pub from: u64,
+}
+
+/// One file that is sent by a form, in one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormUpload {
+    /// The session that the form opens.
+    pub id: SessionId,
+    pub owner: Owner,
+    pub name: String,
+    pub replace: bool,
+    pub expires_s: u64,
 }
 
 /// Why a URL allows nothing.
@@ -78,16 +96,9 @@ impl Signer {
     /// What the URL of a request allows.
     pub fn check(&self, request: &Parts, index: u32, now_s: u64) -> Result<Allowed, Denied> {
         let query = request.uri.query().unwrap_or_default();
-        let (signed, signature) = query.rsplit_once("&signature=").ok_or(Denied::Signature)?;
-        let expected = self.signature(request.uri.path(), signed);
-        if !constant_time_eq(expected.as_bytes(), signature.as_bytes()) {
-            return Err(Denied::Signature);
-        }
+        let signed = self.checked(request.uri.path(), query, now_s)?;
         let value = |name| in_query(signed, name).ok_or(Denied::Signature);
         let number = |name| value(name)?.parse::<u64>().map_err(|_| Denied::Signature);
-        if number("expires")? < now_s {
-            return Err(Denied::Expired);
-        }
         Ok(Allowed {
             part: OfferedPart {
                 index,
@@ -97,6 +108,75 @@ impl Signer {
             },
             from: number("from")?,
         })
+    }
+
+    /// The URL, below that of the server, that allows to send a part of any content.
+    pub fn any_url(&self, id: SessionId, index: u32, expires_s: u64) -> String {
+        let path = format!("{PATH}/{id}/parts/{index}/bytes");
+        let query = format!("{ANY}{expires_s}");
+        let signature = self.signature(&path, &query);
+        format!("{path}?{query}&signature={signature}")
+    }
+
+    /// Whether a request has such a URL, or one that looks so.
+    pub fn is_for_any(request: &Parts) -> bool {
+        request
+            .uri
+            .query()
+            .is_some_and(|query| query.starts_with(ANY))
+    }
+
+    /// Whether the URL of a request allows to send any content.
+    pub fn check_any(&self, request: &Parts, now_s: u64) -> Result<(), Denied> {
+        let query = request.uri.query().unwrap_or_default();
+        self.checked(request.uri.path(), query, now_s).map(drop)
+    }
+
+    /// The query of the URL to which a form with a file is sent.
+    pub fn form_query(&self, form: &FormUpload) -> String {
+        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let FormUpload {
+            id,
+            owner,
+            name,
+            replace,
+            expires_s,
+        } = form;
+        let (owner, name) = (encoded(&owner.0), encoded(name));
+        let query = format!(
+            "sapwood-upload={id}&owner={owner}&name={name}&replace={replace}&expires={expires_s}"
+        );
+        let signature = self.signature(FORM, &query);
+        format!("{query}&signature={signature}")
+    }
+
+    /// What such a query allows.
+    pub fn check_form(&self, query: &str, now_s: u64) -> Result<FormUpload, Denied> {
+        let signed = self.checked(FORM, query, now_s)?;
+        let value = |name| in_query(signed, name).ok_or(Denied::Signature);
+        let id = value("sapwood-upload")?.parse();
+        let expires_s = value("expires")?.parse();
+        Ok(FormUpload {
+            id: id.map_err(|_| Denied::Signature)?,
+            owner: Owner(value("owner")?),
+            name: value("name")?,
+            replace: value("replace")? == "true",
+            expires_s: expires_s.map_err(|_| Denied::Signature)?,
+        })
+    }
+
+    /// The query before the signature, if that is ours and the time is not over.
+    fn checked<'a>(&self, path: &str, query: &'a str, now_s: u64) -> Result<&'a str, Denied> {
+        let (signed, signature) = query.rsplit_once("&signature=").ok_or(Denied::Signature)?;
+        let expected = self.signature(path, signed);
+        if !constant_time_eq(expected.as_bytes(), signature.as_bytes()) {
+            return Err(Denied::Signature);
+        }
+        let expires = in_query(signed, "expires").and_then(|text| text.parse::<u64>().ok());
+        match expires.ok_or(Denied::Signature)? < now_s {
+            true => Err(Denied::Expired),
+            false => Ok(signed),
+        }
     }
 
     /// Over the method, the path, and the query before the signature.

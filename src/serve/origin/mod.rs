@@ -181,7 +181,7 @@ fn show(manifests: &Arc<Manifests>, metrics: &Metrics) {
 
 async fn respond(State(origin): State<Arc<Origin>>, request: Request) -> Response {
     if let Some(uploads) = &origin.uploads
-        && Uploads::takes(request.uri().path())
+        && Uploads::takes(&request)
     {
         return uploads.respond(request).await;
     }
@@ -189,6 +189,11 @@ async fn respond(State(origin): State<Arc<Origin>>, request: Request) -> Respons
     if !matches!(request.method, Method::GET | Method::HEAD) {
         let allowed = [(header::ALLOW, "GET, HEAD")];
         return (StatusCode::METHOD_NOT_ALLOWED, allowed).into_response();
+    }
+    if let Some(uploads) = &origin.uploads
+        && let Some(response) = uploads.web(&request)
+    {
+        return response;
     }
     let response = match path::target(request.uri.path()) {
         Some(Target::File(path)) => origin.file_or_elsewhere(&request, path).await,

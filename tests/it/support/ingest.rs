@@ -18,8 +18,8 @@ use sapwood::{
             Ingest, IngestEvent, IngestLimits, OpenRequest,
             clock::Clock,
             session_store::{
-                Claimed, Cursor, Inserted, ListQuery, OwnerLimits, QueuedNotice, SessionStore,
-                StoreError, Usage, Written,
+                Claimed, Cursor, Inserted, LastPublished, ListQuery, OwnerLimits, QueuedNotice,
+                SessionStore, StoreError, Usage, Written,
             },
         },
         storage::{Destination, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict},
@@ -30,7 +30,8 @@ use sapwood::{
         upload::{SessionId, Sha256},
     },
     policy::upload::{
-        Change, Disproved, FinishedPart, Goal, Owner, PartsChange, Published, Session, StagedBytes,
+        Change, Disproved, FinishedPart, Goal, Owner, PartsChange, Protocol, Published, Session,
+        StagedBytes, State,
     },
 };
 
@@ -178,6 +179,7 @@ pub struct MemoryStore {
     notices: Mutex<Vec<(QueuedNotice, u64)>>,
     notices_added: AtomicU64,
     keeps_notices: AtomicBool,
+    published: Mutex<BTreeMap<LibraryPath, LastPublished>>,
 }
 
 type Kept = BTreeMap<SessionId, (Session, BTreeMap<u32, FinishedPart>)>;
@@ -289,6 +291,18 @@ impl SessionStore for MemoryStore {
             let Some((session, parts)) = found.filter(is_before) else {
                 return Written::Conflict;
             };
+            if let (false, State::Done(published)) = (
+                matches!(session.state, State::Done(_)),
+                &change.session.state,
+            ) {
+                let last = LastPublished {
+                    owner: session.owner.clone(),
+                    session: session.id,
+                    published: *published,
+                };
+                let name = session.declared.name.clone();
+                self.published.lock().unwrap().insert(name, last);
+            }
             *session = change.session.clone();
             if self.keeps_notices.load(Ordering::Relaxed) {
                 let mut notices = self.notices.lock().unwrap();
@@ -316,6 +330,13 @@ impl SessionStore for MemoryStore {
             }
             Written::Stored
         })
+    }
+
+    fn last_published<'a>(
+        &'a self,
+        name: &'a LibraryPath,
+    ) -> BoxFuture<'a, Result<Option<LastPublished>, StoreError>> {
+        self.with(move |_| self.published.lock().unwrap().get(name).cloned())
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Vec<Session>, StoreError>> {
@@ -826,6 +847,7 @@ pub fn open_request(name: &str, parts: u32) -> OpenRequest {
         sha256: None,
         replace: false,
         growing: false,
+        protocol: Protocol::default(),
     }
 }
 

@@ -14,6 +14,8 @@ pub mod objects;
 pub mod origin;
 pub mod pages;
 pub mod painted;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod program;
 pub mod programs;
 pub mod proxy;

@@ -139,6 +139,15 @@ impl Attempt<'_> {
                 wrong_parts,
             }));
         }
+        if self.session.declared.protocol.is_read_back() {
+            let wrong = self.wrong_parts(&plan)?;
+            for index in &wrong {
+                self.upload.forget_record(Content::Kept, *index)?;
+            }
+            if !wrong.is_empty() {
+                return Ok(Err(Disproved::Parts(wrong)));
+            }
+        }
         let object = self.upload.object(goal.length)?;
         if let Some(expected) = goal.sha256 {
             let found = self.sha256(&object, goal.length)?;

@@ -27,7 +27,7 @@ use super::{
 };
 
 /// Parts leave so much of the disk to the sessions: without it no upload could be noted as given up, and what is staged would stay.
-const RESERVE_BYTES: u64 = 4 << 20;
+pub const RESERVE_BYTES: u64 = 4 << 20;
 /// Bytes that are collected before they are hashed and written together.
 const STEP_BYTES: usize = 512 * 1024;
 

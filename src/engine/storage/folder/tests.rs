@@ -10,7 +10,7 @@ use crate::{
     format::{geometry::BlockSize, paint, tree::Root, upload::Sha256},
     policy::{
         parts::PART_BYTES_MIN,
-        upload::{Declared, Disproved, Owner, Published, State},
+        upload::{Declared, Disproved, Owner, Protocol, Published, State},
     },
 };
 
@@ -153,6 +153,7 @@ fn session(number: u8, name: &str, length: Option<u64>) -> Session {
             sha256: None,
             replace: false,
             growing: false,
+            protocol: Protocol::default(),
         },
         state: State::Open,
         version: 1,

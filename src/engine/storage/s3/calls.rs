@@ -175,19 +175,17 @@ impl Calls {
         Ok((url, vec![(field.0.to_owned(), field.1)]))
     }
 
-    /// Sends a small part.
+    /// Sends a part.
     pub async fn put_part(
         &self,
         key: &Location,
         (id, number): (&str, u32),
-        bytes: Bytes,
+        body: Body,
         sha256: Sha256,
     ) -> Result<(), StorageError> {
         let place = part_of(key, id, number);
         let fields = vec![(SHA256, uploads::base64(sha256))];
-        let reply = self
-            .request(Method::Put, &place, fields, plain(bytes))
-            .await?;
+        let reply = self.request(Method::Put, &place, fields, body).await?;
         accepted(reply).map(drop)
     }
 

@@ -7,7 +7,7 @@ use crate::{
     net::location::Location,
     policy::{
         parts::PartPlan,
-        upload::{STAGING_FOLDER, Session},
+        upload::{Protocol, STAGING_FOLDER, Session},
     },
 };
 
@@ -15,6 +15,8 @@ use crate::{
 const ENDS: [&str; 4] = [MANIFEST, PUBLISHED, COPY, EMPTY];
 /// What ends the name of an attested upload.
 const ATTESTED: &str = "attested";
+/// In the place of a length that was not known, of an upload whose parts have one size.
+const EQUAL: &str = "_";
 /// The manifest, until it has its name.
 pub const MANIFEST: &str = ".manifest";
 /// Says that the object has its name.
@@ -34,6 +36,8 @@ pub struct Handle {
     length: Option<u64>,
     part_size: u64,
     block_size: BlockSize,
+    /// Its parts have one size, whatever the length.
+    has_equal_parts: bool,
     /// Its parts are joined under the name of the object.
     pub attested: bool,
 }
@@ -47,6 +51,8 @@ impl Handle {
             length: plan.length().filter(|_| !plan.grows()),
             part_size: plan.part_size(),
             block_size: plan.block_size(),
+            has_equal_parts: session.declared.protocol == Protocol::Parts
+                && plan.length().is_none(),
             attested,
         }
     }
@@ -55,13 +61,16 @@ impl Handle {
         let (session, declared) = text.split_once('/')?;
         let mut values = declared.split(',');
         let mut next = || values.next();
+        let nonce = next()?.to_owned();
+        let length = next()?;
         let handle = Handle {
             session: session.parse().ok()?,
-            nonce: next()?.to_owned(),
-            length: match next()? {
-                "-" => None,
+            nonce,
+            length: match length {
+                "-" | EQUAL => None,
                 length => Some(length.parse().ok()?),
             },
+            has_equal_parts: length == EQUAL,
             part_size: next()?.parse().ok()?,
             block_size: BlockSize::new(next()?.parse().ok()?)?,
             attested: next().is_some_and(|attested| attested == ATTESTED),
@@ -72,7 +81,11 @@ impl Handle {
 
     /// `None`: these sizes are not allowed.
     pub fn plan(&self) -> Option<PartPlan> {
-        PartPlan::new(self.length, self.part_size, self.block_size).ok()
+        let plan = PartPlan::new(self.length, self.part_size, self.block_size).ok()?;
+        Some(match self.has_equal_parts {
+            true => plan.of_equal_parts(),
+            false => plan,
+        })
     }
 
     /// What tells this upload from others of its session.
@@ -91,6 +104,7 @@ impl fmt::Display for Handle {
         write!(f, "{}/{},", self.session, self.nonce)?;
         match self.length {
             Some(length) => write!(f, "{length}")?,
+            None if self.has_equal_parts => f.write_str(EQUAL)?,
             None => f.write_str("-")?,
         }
         write!(f, ",{},{}", self.part_size, self.block_size.bytes())?;
@@ -225,6 +239,7 @@ mod tests {
             sha256: None,
             replace: false,
             growing: false,
+            protocol: Protocol::default(),
         };
         let now = Now {
             unix_s: 1,

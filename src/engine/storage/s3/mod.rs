@@ -4,6 +4,7 @@
 //! joined under a key below the folder with what is staged, read back once, and copied to the name of the object. What a session
 //! declared is in the key, so that the bucket is the record of all uploads.
 
+mod append;
 mod calls;
 mod error;
 mod finalize;
@@ -13,12 +14,17 @@ mod proof;
 mod publish;
 mod uploads;
 
-use std::{collections::HashMap, str::FromStr, sync::Arc};
+use std::{
+    collections::HashMap,
+    str::FromStr,
+    sync::{Arc, OnceLock},
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use parking_lot::Mutex;
 
 use crate::{
+    disk::files::Folder,
     engine::{context::Context, error::Error},
     format::{geometry::Geometry, library::LibraryPath, tree::Cv, upload::Sha256},
     net::{
@@ -30,7 +36,8 @@ use crate::{
 };
 
 use super::{
-    Begun, Destination, OfferedPart, PartWriter, Recorded, Staged, Storage, StorageError, Verdict,
+    Begun, Destination, OfferedPart, PartAppender, PartWriter, Recorded, Staged, Storage,
+    StorageError, UnknownPart, Verdict,
 };
 use calls::Calls;
 use keys::{EMPTY, Handle, Place};
@@ -128,6 +135,8 @@ struct Shared {
     options: S3Options,
     /// What the service calls the uploads that were used since the start, by handle.
     uploads: Mutex<HashMap<Handle, String>>,
+    /// Where parts of which the client says nothing are collected.
+    spool: OnceLock<Folder>,
 }
 
 impl S3Storage {
@@ -150,7 +159,14 @@ impl S3Storage {
             place: Place::new(place).ok_or_else(not_in_s3)?,
             options,
             uploads: Mutex::default(),
+            spool: OnceLock::new(),
         })))
+    }
+
+    /// Takes parts through this server too, and collects each in a file without a name in this folder.
+    pub fn spool_to(&self, folder: Folder) {
+        // The first one stays.
+        let _ = self.0.spool.set(folder);
     }
 
     /// Where an object of this name is published.
@@ -305,6 +321,14 @@ impl Storage for S3Storage {
         _from: u64,
     ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>> {
         async { Err(StorageError::NotThroughServer) }.boxed()
+    }
+
+    fn append<'a>(
+        &'a self,
+        session: &'a Session,
+        part: UnknownPart,
+    ) -> BoxFuture<'a, Result<Box<dyn PartAppender>, StorageError>> {
+        append::begin(self, session, part).boxed()
     }
 
     fn checkpoint<'a>(

@@ -14,7 +14,7 @@ use crate::{
     },
     policy::{
         parts::PartPlan,
-        upload::{Declared, FinishedPart, Now, Owner, Session, Staging},
+        upload::{Declared, FinishedPart, Now, Owner, Protocol, Session, Staging},
     },
 };
 
@@ -380,6 +380,7 @@ fn begun_at(place: &Place, key: &str, begun_s: u64) -> Option<Begun> {
         sha256: None,
         replace: false,
         growing: false,
+        protocol: Protocol::default(),
     };
     let now = Now {
         unix_s: begun_s,
@@ -401,7 +402,7 @@ async fn probe(calls: &Calls, key: &Location) -> Result<(), StorageError> {
     let bytes = Bytes::from_static(b"probe");
     let sha256 = sha256_of(&bytes);
     let id = calls.create(&key, None).await?.upload_id;
-    let sent = calls.put_part(&key, (&id, 1), bytes, sha256).await;
+    let sent = calls.put_part(&key, (&id, 1), plain(bytes), sha256).await;
     let parts = calls.parts(&key, &id, 0, false).await;
     calls.abort(&key, &id).await?;
     sent?;
