@@ -300,8 +300,12 @@ impl Uploads {
 
     /// The response to a request for the API.
     pub async fn respond(self: &Arc<Self>, request: Request) -> Response {
-        // On the loopback interface a page that this server serves is not more than any other.
-        let origin = self.origins.of(&request, self.tokens.is_some());
+        // Pages of this server are its own: scripts in files are of no origin (`origin::files`). What forms and other clients use is
+        // closed to them on the loopback interface.
+        let is_own_api = companion_route(&request).is_none()
+            && resumable::Route::of(request.uri().path()).is_none();
+        let same = is_own_api || self.tokens.is_some();
+        let origin = self.origins.of(&request, same);
         let mut response = self.dispatch(request, &origin).await;
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
