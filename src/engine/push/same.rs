@@ -76,6 +76,7 @@ impl Push<'_> {
             bytes_total: file.length(),
             bytes_sent: sent,
             bytes_reused: file.length().saturating_sub(sent),
+            bytes_copied: 0,
             elapsed_ms: self.began.elapsed().as_millis() as u64,
         };
         retry::tell(Event::Pushed(pushed.clone()));
