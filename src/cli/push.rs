@@ -219,7 +219,7 @@ fn jobs(
     if several && (args.name.is_some() || !is_folder || args.session.is_some()) {
         return Err(Refusal::usage(hints::PUSH_SEVERAL));
     }
-    if args.follow && files.iter().any(is_pipe) {
+    if args.follow.follow && files.iter().any(is_pipe) {
         return Err(Refusal::usage(hints::PUSH_FOLLOWS_FILES));
     }
     if several && files.iter().any(is_pipe) {
@@ -256,7 +256,7 @@ fn jobs(
             part_size: args.part_size,
             session: args.session,
             max_size: args.network.max_size,
-            follow: args.follow.then_some(args.follow_idle),
+            follow: args.follow.follow.then_some(args.follow.follow_idle),
             sent: Arc::new(AtomicU64::new(0)),
             ..PushOptions::new(place.clone(), name, file.clone())
         };

@@ -157,7 +157,7 @@ impl GrowingFile {
         let quiet = self.changed.elapsed();
         let is_quiet = quiet >= QUIET && self.began.elapsed() >= QUIET;
         let is_due = (self.looked_for_writers).is_none_or(|last| last.elapsed() >= WRITERS_EVERY);
-        if !is_first && !(is_quiet && is_due) {
+        if !(is_first || is_quiet && is_due) {
             return false;
         }
         self.looked_for_writers = Some(Instant::now());

@@ -421,11 +421,6 @@ pub fn leaves(leaves: &[Cv]) -> String {
     hex::encode(leaves.concat())
 }
 
-/// A segment of a path.
-pub fn percent_encoded(segment: &str) -> String {
-    percent_encoding::utf8_percent_encode(segment, percent_encoding::NON_ALPHANUMERIC).to_string()
-}
-
 /// What has a text form.
 mod text {
     use super::{Deserialize, Deserializer, Display, FromStr, Serializer};

@@ -18,6 +18,15 @@ pub struct Notice {
 pub enum NoticeEvent {
     /// The object was proven and published.
     Published,
+    /// More of an object can be read that is uploaded.
+    PartsProven {
+        /// So many bytes from its start.
+        proven: u64,
+        /// The first part that was added, zero-based.
+        first_part: u32,
+        /// The last one.
+        last_part: u32,
+    },
     /// No client used the session for most of its time to live.
     SessionExpiring {
         /// When it expires unless a client uses it, in Unix seconds; an estimate.
@@ -42,6 +51,7 @@ impl NoticeEvent {
     pub fn name(&self) -> &'static str {
         match self {
             NoticeEvent::Published => "published",
+            NoticeEvent::PartsProven { .. } => "parts_proven",
             NoticeEvent::SessionExpiring { .. } => "session_expiring",
         }
     }
@@ -57,6 +67,14 @@ mod tests {
             (
                 NoticeEvent::Published,
                 r#"{"unix_s":7,"event":"published"}"#,
+            ),
+            (
+                NoticeEvent::PartsProven {
+                    proven: 10,
+                    first_part: 0,
+                    last_part: 1,
+                },
+                r#"{"unix_s":7,"event":"parts_proven","proven":10,"first_part":0,"last_part":1}"#,
             ),
             (
                 NoticeEvent::SessionExpiring { expires_s: 9 },

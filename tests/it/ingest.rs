@@ -1042,3 +1042,25 @@ async fn a_server_that_lost_its_lease_stops() {
         assert_eq!(server.storage.published(id(1)), None);
     }
 }
+
+#[tokio::test]
+async fn a_storage_that_gives_nothing_back_says_so() {
+    let server = Server::new();
+    let (ingest, ann) = (server.start().await, owner("ann"));
+    let mut request = open_request("talk.mp4", PARTS);
+    ingest.open(&ann, id(1), &request).await.unwrap();
+    assert_eq!(code(ingest.growing(&ann, id(1)).await), "not_growing");
+    request.growing = true;
+    ingest.open(&ann, id(2), &request).await.unwrap();
+    assert_eq!(code(ingest.growing(&ann, id(2)).await), "not_readable");
+    assert_eq!(
+        code(ingest.growing(&owner("bob"), id(2)).await),
+        "no_session"
+    );
+    // And its parts are none that a hook is told of.
+    put(&ingest, id(2), 1, 0).await.unwrap();
+    assert!(matches!(
+        ingest.next_notice().await.unwrap(),
+        NextNotice::After(None)
+    ));
+}

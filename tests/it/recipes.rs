@@ -152,6 +152,7 @@ fn uploading() {
         let arrived = machine.read(&format!("taken/shows/{name}"));
         assert!(arrived == machine.read(name), "{name}");
     }
+    assert_eq!(machine.read("taken/shows/live.ts"), vec![0; 3_000_000]);
 }
 
 #[test]
@@ -184,7 +185,15 @@ fn folders_in_step() {
 #[test]
 fn playing() {
     let mut machine = Machine::new();
-    run_page("src/docs/playing.md", &mut machine, &[]);
+    let record: Before = ("A recording", |machine| {
+        let id = "9b2f6c1e-5d0a-4c3b-8f7e-2a1b3c4d5e6f";
+        machine.write("live.ts", &[9; 3_000_000]);
+        let push = "sapwood push --follow live.ts https://media.example/shows/ --follow-idle 10s";
+        machine.must(&format!("{push} --session {id}"));
+        machine.place("/uploads/ID/", &format!("/uploads/{id}/"));
+    });
+    run_page("src/docs/playing.md", &mut machine, &[record]);
+    assert_eq!(machine.read("ffplay.out"), vec![9; 3_000_000]);
     assert!(machine.read("mpv.out") == machine.read("talk.mp4"));
 }
 

@@ -39,17 +39,8 @@ pub struct PushArgs {
     /// The size of the parts: at least 5MiB, and a multiple of the block size (default: 8MiB; larger for files over 78 GiB)
     #[arg(long, value_name = "SIZE", env = "SAPWOOD_PART_SIZE", value_parser = units::size)]
     pub part_size: Option<u64>,
-    /// Send a file while another program records it: each part as soon as it is full, the rest when the recording has ended. The file
-    /// may appear later
-    ///
-    /// A recording has ended when its writer closed the file, or is a process that was seen and is gone, and the file did not change
-    /// for a second. Where the writer cannot be seen (another machine or user, a network file system): see --follow-idle. The file is
-    /// then read once more, since recorders rewrite their headers, and what differs is sent again.
-    #[arg(long)]
-    pub follow: bool,
-    /// A recording whose writer cannot be seen has ended when the file did not change for so long
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = units::patience)]
-    pub follow_idle: Duration,
+    #[command(flatten)]
+    pub follow: PushFollowArgs,
     #[command(flatten)]
     pub s3: PushS3Args,
     /// Go on with this upload (default: with one of the same content, or a new one)
@@ -66,6 +57,22 @@ pub struct PushArgs {
     pub no_store: bool,
     #[command(flatten)]
     pub network: NetworkArgs,
+}
+
+/// Recordings.
+#[derive(Debug, Args)]
+pub struct PushFollowArgs {
+    /// Send a file while another program records it: each part as soon as it is full, the rest when the recording has ended. The file
+    /// may appear later
+    ///
+    /// A recording has ended when its writer closed the file, or is a process that was seen and is gone, and the file did not change
+    /// for a second. Where the writer cannot be seen (another machine or user, a network file system): see --follow-idle. The file is
+    /// then read once more, since recorders rewrite their headers, and what differs is sent again.
+    #[arg(long)]
+    pub follow: bool,
+    /// A recording whose writer cannot be seen has ended when the file did not change for so long
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = units::patience)]
+    pub follow_idle: Duration,
 }
 
 /// What storages are told.

@@ -129,7 +129,7 @@ pub struct UploadArgs {
         value_parser = units::patience
     )]
     pub session_ttl: Duration,
-    /// A URL to be told of each published object and of each upload that expires soon, by a POST of JSON, or a command to run (`SAPWOOD_UPLOAD_EVENT` is published or `session_expiring`; name, root, path, owner and session are in `SAPWOOD_UPLOAD_NAME`, `_ROOT`, `_PATH` (in S3 `_URL`), `_OWNER` and `_SESSION`, its status is on standard input)
+    /// A URL to be told of each published object, of each upload that expires soon, and of a recording when more of it can be played, by a POST of JSON, or a command to run (`SAPWOOD_UPLOAD_EVENT` is published, `session_expiring` or `parts_proven`; name, root, path, owner and session are in `SAPWOOD_UPLOAD_NAME`, `_ROOT`, `_PATH` (in S3 `_URL`), `_OWNER` and `_SESSION`, its status is on standard input)
     #[arg(long, value_name = "CMD|URL", requires = "ingest")]
     pub on_final: Option<String>,
     /// A web origin, such as `https://app.example`, whose pages may upload; may be given several times

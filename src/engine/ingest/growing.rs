@@ -1,12 +1,15 @@
 //! Reading an object while it is uploaded (upload.md, "A growing object"): the finished parts from its start without a gap. None of it is
 //! a use of the session.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use crate::{
     engine::storage::{GrowingStorage, StorageError},
     format::{
         geometry::{BlockRange, ByteRange},
+        notice::{Notice, NoticeEvent},
         tree::Cv,
         upload::SessionId,
     },
@@ -71,6 +74,41 @@ impl Ingest {
         version: u64,
     ) -> Result<bool, IngestError> {
         Ok(self.session_of(owner, id).await?.version != version)
+    }
+
+    /// What the operator is told of a part that is finished now: that more of an object can be read.
+    pub(super) async fn parts_proven(
+        &self,
+        session: &Session,
+        part: &FinishedPart,
+        unix_s: u64,
+    ) -> Result<Option<Notice>, IngestError> {
+        if !session.declared.growing || self.storage.growing().is_none() {
+            return Ok(None);
+        }
+        let plan = session.declared.plan;
+        let parts = self.store.parts(session.id).await?.into_iter();
+        let mut parts: BTreeMap<u32, u64> = parts.map(|part| (part.index, part.length)).collect();
+        let proven = |parts: &BTreeMap<u32, u64>| {
+            plan.length_without_gap(parts.iter().map(|(index, length)| (*index, *length)))
+        };
+        let before = proven(&parts);
+        parts.insert(part.index, part.length);
+        let proven = proven(&parts);
+        let is_new = |index: &&u32| {
+            let of = plan.part(**index);
+            of.is_some_and(|bytes| bytes.end > before && bytes.start < proven)
+        };
+        let mut new = parts.keys().filter(is_new).copied();
+        let Some(first_part) = new.next().filter(|_| proven > before) else {
+            return Ok(None);
+        };
+        let event = NoticeEvent::PartsProven {
+            proven,
+            first_part,
+            last_part: new.next_back().unwrap_or(first_part),
+        };
+        Ok(Some(Notice { unix_s, event }))
     }
 
     fn growing_storage(&self) -> Result<&dyn GrowingStorage, IngestError> {

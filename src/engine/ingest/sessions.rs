@@ -435,7 +435,8 @@ impl Ingest {
             let finished = self.store.part(id, part.index).await?;
             let offered = proven.as_ref().unwrap_or(&part);
             let now = self.now();
-            let Some(change) = session.put_part(finished.as_ref(), offered, replace, now)? else {
+            let put = session.put_part(finished.as_ref(), offered, replace, now)?;
+            let Some(mut change) = put else {
                 return Ok(offered.clone());
             };
             if proven.is_none() {
@@ -452,6 +453,8 @@ impl Ingest {
                 // The storage may have taken long: the change is decided again.
                 continue;
             }
+            let notice = self.parts_proven(&session, offered, now.unix_s).await?;
+            change.notices.extend(notice);
             if self.write(&change).await? == Written::Stored {
                 let part = offered.clone();
                 self.tell(IngestEvent::PartFinished {

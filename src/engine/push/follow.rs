@@ -3,19 +3,16 @@
 
 use std::sync::Arc;
 
-use crate::{
-    disk::error::DiskError,
-    engine::error::Error,
-    format::ingest::{self, percent_encoded},
-};
+use crate::{disk::error::DiskError, engine::error::Error, format::ingest};
 
 use super::{
     Place, Push, Pushed, check_size,
     growing::{Growing, GrowingParts},
     part::PartFailed,
+    reader::Reader,
     send::Sender,
     sessions::Session,
-    source::{Reader, SourceFile},
+    source::SourceFile,
 };
 
 impl Push<'_> {
@@ -104,12 +101,7 @@ impl Push<'_> {
         };
         let name = self.options.name.as_str();
         let last = name.rsplit('/').next().unwrap_or(name);
-        let path = format!(
-            "{}/{}/object/{}",
-            ingest::PATH,
-            session.id,
-            percent_encoded(last)
-        );
-        Some(server.url.at_origin(&path, None).to_string())
+        let folder = format!("{}/{}/object/", ingest::PATH, session.id);
+        Some(server.url.at_origin(&folder, None).below(last).to_string())
     }
 }

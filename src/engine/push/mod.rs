@@ -13,6 +13,7 @@ mod follow;
 mod growing;
 mod part;
 mod place;
+mod reader;
 mod removal;
 mod same;
 mod send;
@@ -56,12 +57,13 @@ use direct::Direct;
 use failed::{Failed, Refusal};
 use growing::Growing;
 use part::PartFailed;
+use reader::Reader;
 use send::Sender;
 use sessions::{Purpose, Session};
-use source::{Reader, SourceFile};
+use source::SourceFile;
 
 pub use place::{Bucket, Place, Server};
-pub use source::{Input, Pipe};
+pub use reader::{Input, Pipe};
 
 /// Parts that are sent at a time, unless the caller says otherwise.
 pub const PARTS_AT_ONCE: u32 = 6;
@@ -267,38 +269,6 @@ impl Push<'_> {
             },
             session: self.options.session,
         }
-    }
-
-    /// An object has the name. If it is the source, there is nothing to do.
-    async fn is_there(&self, taken: Error) -> Result<Pushed, Error> {
-        let url = self.options.url();
-        if self.is_stream() {
-            return Err(taken);
-        }
-        let Some(root) = same::root_at(&self.api, &url).await else {
-            return Err(taken);
-        };
-        let Some(file) = self.whole_file().await? else {
-            return Err(taken);
-        };
-        let plan = self.plan.with_length(file.length());
-        let plan = plan.map_err(|cause| Error::PartSize { cause })?;
-        if same::root_of(&file, plan).await? != root {
-            return Err(taken);
-        }
-        let sent = self.counters.run.load(Ordering::Relaxed);
-        let pushed = Pushed {
-            path: self.options.path.clone(),
-            url: url.to_string(),
-            root,
-            bytes_total: file.length(),
-            bytes_sent: sent,
-            bytes_reused: file.length().saturating_sub(sent),
-            bytes_copied: 0,
-            elapsed_ms: self.began.elapsed().as_millis() as u64,
-        };
-        retry::tell(Event::Pushed(pushed.clone()));
-        Ok(pushed)
     }
 
     /// Sends what the session lacks, and publishes.

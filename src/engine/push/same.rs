@@ -1,11 +1,12 @@
 //! Whether the object that has the name is the source already: then nothing is to be done.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
     engine::{
         error::Error,
-        remote::{self, OpenRequest, Opened},
+        events::{Event, Pushed},
+        remote::{self, OpenRequest, Opened, retry},
     },
     format::{
         ingest::RefusedUpload,
@@ -15,10 +16,7 @@ use crate::{
     policy::parts::PartPlan,
 };
 
-use super::{
-    api::Api,
-    source::{Reader, SourceFile},
-};
+use super::{Push, api::Api, reader::Reader, source::SourceFile};
 
 /// Whether a push failed because an object has the name.
 pub fn is_taken(error: &Error) -> bool {
@@ -50,4 +48,38 @@ pub async fn root_of(file: &Arc<SourceFile>, plan: PartPlan) -> Result<Root, Err
     }
     file.check_unchanged().await?;
     Ok(tree::root_of(&leaves))
+}
+
+impl Push<'_> {
+    /// An object has the name. If it is the source, there is nothing to do.
+    pub(super) async fn is_there(&self, taken: Error) -> Result<Pushed, Error> {
+        let url = self.options.url();
+        if self.is_stream() {
+            return Err(taken);
+        }
+        let Some(root) = root_at(&self.api, &url).await else {
+            return Err(taken);
+        };
+        let Some(file) = self.whole_file().await? else {
+            return Err(taken);
+        };
+        let plan = self.plan.with_length(file.length());
+        let plan = plan.map_err(|cause| Error::PartSize { cause })?;
+        if root_of(&file, plan).await? != root {
+            return Err(taken);
+        }
+        let sent = self.counters.run.load(Ordering::Relaxed);
+        let pushed = Pushed {
+            path: self.options.path.clone(),
+            url: url.to_string(),
+            root,
+            bytes_total: file.length(),
+            bytes_sent: sent,
+            bytes_reused: file.length().saturating_sub(sent),
+            bytes_copied: 0,
+            elapsed_ms: self.began.elapsed().as_millis() as u64,
+        };
+        retry::tell(Event::Pushed(pushed.clone()));
+        Ok(pushed)
+    }
 }

@@ -31,8 +31,9 @@ use super::{
     failed::Failed,
     growing::Growing,
     part::{Had, PartFailed, Sending, offer, offered_leaves},
+    reader::Reader,
     sessions::Session,
-    source::{Reader, SourceFile, SourcePart, Whole},
+    source::{SourceFile, SourcePart, Whole},
 };
 
 /// Parts that are described before they can be sent, beyond those that are being sent.

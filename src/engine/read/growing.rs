@@ -16,7 +16,9 @@ use crate::{
     },
     format::{
         geometry::{BlockIndex, BlockRange, BlockSize, ByteRange, Geometry},
-        ingest::{self, DOCUMENT_BYTES_MAX, GrowingStatus, PATH, Problem, RefusedUpload, State},
+        ingest::{
+            self, DOCUMENT_BYTES_MAX, Detail, GrowingStatus, PATH, Problem, RefusedUpload, State,
+        },
         judge::{self, Leaves, Mismatch, ObjectKey, Unproven},
         tree::{Cv, Root},
         upload::SessionId,
@@ -116,7 +118,7 @@ impl GrowingObject {
                 let ((url, root), length) = published.ok_or_else(|| refused(&place(), what()))?;
                 Growth::Published(PublishedAs { url, root, length })
             }
-            _ => return Err(refused(&place(), RefusedUpload::Ended(Default::default()))),
+            _ => return Err(refused(&place(), RefusedUpload::Ended(Detail::default()))),
         })
     }
 

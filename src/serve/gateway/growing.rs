@@ -9,7 +9,6 @@ use axum::{
     response::Response,
 };
 use futures_util::{StreamExt, stream};
-use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
 use crate::{
@@ -17,73 +16,22 @@ use crate::{
         error::Error,
         events::Event,
         read::{
-            ReadOptions, Reader,
-            growing::{GrowingObject, GrowingReader, Growth, Next, PublishedAs},
+            Reader,
+            growing::{GrowingReader, Next, PublishedAs},
         },
     },
     format::{geometry::ByteRange, ingest::RefusedUpload},
-    serve::{connections::Connection, media_types},
+    serve::connections::Connection,
 };
 
 use super::{
     content::{self, failed, restrict},
-    objects::{CountedReader, EventSender, Object, Objects},
+    objects::{CountedReader, Growing, Object, Objects},
     text,
 };
 
 /// How long a request waits for the first byte of its range.
 const WAIT: Duration = Duration::from_secs(30);
-
-/// An object that was not published when the gateway started.
-pub struct Growing {
-    /// Below the token.
-    pub path: String,
-    media_type: HeaderValue,
-    object: GrowingObject,
-    /// Once it is.
-    published: Mutex<Option<Arc<Object>>>,
-    events: EventSender,
-}
-
-impl Growing {
-    pub fn new(path: String, object: GrowingObject, events: EventSender) -> Growing {
-        Growing {
-            media_type: media_types::of(&path),
-            path,
-            object,
-            published: Mutex::default(),
-            events,
-        }
-    }
-
-    /// The object, if it is known to be published.
-    pub fn published(&self) -> Option<Arc<Object>> {
-        self.published.lock().clone()
-    }
-
-    fn publish(&self, options: ReadOptions) -> Arc<Object> {
-        let mut published = self.published.lock();
-        let new = || Arc::new(Object::new(self.path.clone(), options, None));
-        published.get_or_insert_with(new).clone()
-    }
-
-    /// How it is, or the object that it became.
-    async fn growth(&self, beyond: Option<u64>) -> Result<ControlFlow<Arc<Object>, u64>, Error> {
-        if let Some(object) = self.published() {
-            return Ok(ControlFlow::Break(object));
-        }
-        Ok(match self.object.growth(beyond).await? {
-            Growth::Grows(proven) => ControlFlow::Continue(proven),
-            Growth::Published(published) => {
-                ControlFlow::Break(self.publish(self.object.options_of(published.url)))
-            }
-        })
-    }
-
-    fn event(&self, event: Event) {
-        let _ = self.events.send((self.path.clone(), event));
-    }
-}
 
 /// The response to a GET or HEAD.
 pub async fn of(
@@ -191,7 +139,7 @@ fn body(
                 return None;
             }
             let next = connection
-                .during(next(&growing, &objects, &mut from))
+                .during(Box::pin(next(&growing, &objects, &mut from)))
                 .await?;
             match next {
                 Ok(bytes) => {

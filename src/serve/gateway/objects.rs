@@ -4,6 +4,7 @@
 use std::{
     cmp::Reverse,
     collections::HashMap,
+    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -20,7 +21,10 @@ use crate::{
         error::Error,
         events::{Event, Events},
         library::remote::{self, RemoteLibrary, RemoteOptions},
-        read::{self, ReadOptions, SharedObject, Transfer, growing::GrowingObject},
+        read::{
+            self, ReadOptions, SharedObject, Transfer,
+            growing::{GrowingObject, Growth},
+        },
     },
     format::{
         library::{Entry, LibraryPath},
@@ -28,8 +32,6 @@ use crate::{
     },
     serve::media_types,
 };
-
-use super::growing::Growing;
 
 /// Objects that keep blocks in memory while nobody reads them, and files of libraries that stay open then. The blocks of the others
 /// are in the store.
@@ -402,6 +404,62 @@ impl Object {
     /// What the bytes of a version are proven against.
     pub fn trust(&self, version: &Version) -> Trust {
         self.library.unwrap_or_else(|| version.object.trust())
+    }
+}
+
+/// An object that was not published when the gateway started.
+pub struct Growing {
+    /// Below the token.
+    pub path: String,
+    pub media_type: HeaderValue,
+    pub object: GrowingObject,
+    /// Once it is.
+    published: Mutex<Option<Arc<Object>>>,
+    events: EventSender,
+}
+
+impl Growing {
+    pub fn new(path: String, object: GrowingObject, events: EventSender) -> Growing {
+        Growing {
+            media_type: media_types::of(&path),
+            path,
+            object,
+            published: Mutex::default(),
+            events,
+        }
+    }
+
+    /// The object, if it is known to be published.
+    pub fn published(&self) -> Option<Arc<Object>> {
+        self.published.lock().clone()
+    }
+
+    /// It is published: what is read of it from now on.
+    pub fn publish(&self, options: ReadOptions) -> Arc<Object> {
+        let mut published = self.published.lock();
+        let new = || Arc::new(Object::new(self.path.clone(), options, None));
+        published.get_or_insert_with(new).clone()
+    }
+
+    /// How it is, or the object that it became.
+    pub async fn growth(
+        &self,
+        beyond: Option<u64>,
+    ) -> Result<ControlFlow<Arc<Object>, u64>, Error> {
+        if let Some(object) = self.published() {
+            return Ok(ControlFlow::Break(object));
+        }
+        Ok(match self.object.growth(beyond).await? {
+            Growth::Grows(proven) => ControlFlow::Continue(proven),
+            Growth::Published(published) => {
+                ControlFlow::Break(self.publish(self.object.options_of(published.url)))
+            }
+        })
+    }
+
+    /// Tells what happened.
+    pub fn event(&self, event: Event) {
+        let _ = self.events.send((self.path.clone(), event));
     }
 }
 

@@ -303,3 +303,15 @@ pub fn in_query(query: &str, name: &str) -> Option<String> {
     let value = pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
     Some(percent_decode_str(value).decode_utf8().ok()?.into_owned())
 }
+
+/// The path of an object that is read while it is uploaded.
+pub fn growing_path(session: &Session) -> String {
+    let name = url_path(Path::new(last_segment(session)));
+    format!("{PATH}/{}/object{name}", session.id)
+}
+
+/// Of the name of its object.
+pub fn last_segment(session: &Session) -> &str {
+    let name = session.declared.name.as_str();
+    name.rsplit('/').next().unwrap_or(name)
+}

@@ -3,11 +3,10 @@
 use std::{io, sync::Arc, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     http::{HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Redirect, Response},
 };
-use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -16,7 +15,7 @@ use crate::{
     engine::ingest::{Growing, IngestError},
     format::{
         geometry::{BlockRange, ByteRange},
-        ingest::{self, percent_encoded},
+        ingest,
         upload::SessionId,
     },
     policy::upload::{Owner, State},
@@ -26,7 +25,7 @@ use crate::{
     },
 };
 
-use super::{Uploads, documents, problem::Problem, requests::json};
+use super::{Uploads, documents, problem::Problem, requests};
 
 /// How long a request waits for more bytes.
 const WAIT: Duration = Duration::from_secs(5);
@@ -74,18 +73,13 @@ pub async fn status(
         "state": full["state"],
         "block_size": full["block_size"],
         "proven": growing.length,
-        "object": format!("{}/{id}/object/{}", ingest::PATH, percent_encoded(last_segment(&growing))),
+        "object": documents::growing_path(session),
         "leaves": format!("{}/{id}/leaves", ingest::PATH),
         "length": full["length"],
         "root": full["root"],
         "url": full["url"],
     });
-    Ok(json(StatusCode::OK, &document))
-}
-
-fn last_segment(growing: &Growing) -> &str {
-    let name = growing.session.declared.name.as_str();
-    name.rsplit('/').next().unwrap_or(name)
+    Ok(requests::json(StatusCode::OK, &document))
 }
 
 /// The leaves of blocks that are proven.
@@ -123,7 +117,7 @@ pub async fn object(
     name: &str,
 ) -> Result<Response, Problem> {
     let growing = uploads.ingest.growing(owner, id).await?;
-    if name != last_segment(&growing) {
+    if name != documents::last_segment(&growing.session) {
         return Err(IngestError::NoSession.into());
     }
     if let State::Done(_) = growing.session.state {

@@ -11,7 +11,7 @@ use crate::{
     policy::upload::State,
 };
 
-use super::Uploads;
+use super::{Uploads, documents};
 
 /// How often a server looks for notices of others that ended.
 const LOOK_TIME: Duration = Duration::from_secs(5);
@@ -113,13 +113,26 @@ impl Uploads {
         }
         match &notice.event {
             NoticeEvent::Published => (),
+            NoticeEvent::PartsProven {
+                proven,
+                first_part,
+                last_part,
+            } => {
+                document["proven"] = (*proven).into();
+                document["first_part"] = (*first_part).into();
+                document["last_part"] = (*last_part).into();
+                let path = documents::growing_path(&due.session);
+                document["growing_url"] = format!("{}{path}", server.trim_end_matches('/')).into();
+            }
             NoticeEvent::SessionExpiring { expires_s } => {
                 document["expires"] = time(*expires_s).into();
             }
         }
         let mut status = status;
-        for member in ["event", "time"] {
-            status[member] = document[member].clone();
+        for member in ["event", "time", "growing_url", "proven"] {
+            if let Some(value) = document.get(member) {
+                status[member] = value.clone();
+            }
         }
         HookNotice {
             due,

@@ -26,9 +26,13 @@ const LONG_LENGTH: usize = 8 << 20;
 const RATE: &str = "2MB";
 
 /// Programs that are shown, and do little here.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("player", "cat > player.out"),
     ("mpv", "exec curl --silent --fail --output mpv.out \"$1\""),
+    (
+        "ffplay",
+        "exec curl --silent --fail --output ffplay.out \"$1\"",
+    ),
     ("ffmpeg", "exec head -c 3000000 /dev/zero"),
     ("rsync", "exec cp -- \"$1\" \"$2\""),
     ("logger", ":"),
@@ -329,6 +333,7 @@ impl Machine {
                 ("/var/log/", format!("{folder}/var/log/")),
                 ("/etc/sapwood/", format!("{folder}/etc/sapwood/")),
                 ("--limit-rate 25MB", format!("--limit-rate {RATE}")),
+                ("--follow-idle 10s", "--follow-idle 1s".to_owned()),
                 ("seek=200000000", "seek=2000000".to_owned()),
                 ("549755813887", (LENGTH / 2 - 1).to_string()),
                 ("549755813888", (LENGTH / 2).to_string()),
