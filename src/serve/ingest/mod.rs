@@ -70,7 +70,6 @@ pub use stored::Stored;
 use streams::Streams;
 use tokens::TokenFile;
 use turns::Turns;
-pub use web::PAGE;
 
 /// The path of the API; all of it is below.
 pub const PATH: &str = "/.sapwood/uploads";

@@ -22,7 +22,7 @@ use crate::{
 use super::Uploads;
 
 /// The path of the page.
-pub const PAGE: &str = "/.sapwood/upload";
+const PAGE: &str = "/.sapwood/upload";
 
 const CLIENT: &str = include_str!("web/client.js");
 const TYPES: &str = include_str!("web/client.d.ts");
@@ -74,6 +74,11 @@ fn digest(text: &str) -> String {
 }
 
 impl Uploads {
+    /// The path of the page.
+    pub fn page(&self) -> &'static str {
+        PAGE
+    }
+
     /// The response to a GET or HEAD of the page, or of what pages of others use.
     pub fn web(&self, request: &Parts) -> Option<Response> {
         let text = match request.uri.path() {

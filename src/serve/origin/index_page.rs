@@ -24,7 +24,6 @@ use crate::{
     },
     engine::blocking,
     format::characters::{is_invisible, turns_text},
-    serve::ingest::PAGE,
 };
 
 use super::{
@@ -59,8 +58,8 @@ struct Contents {
     truncated: bool,
     /// It is the served folder itself, and has an index.
     is_library: bool,
-    /// It is the served folder itself, and the server takes uploads.
-    takes_uploads: bool,
+    /// The page that takes uploads, if it is the served folder itself.
+    upload: Option<&'static str>,
 }
 
 /// The response for a folder without the slash at its end, on which the links of its page depend.
@@ -143,7 +142,10 @@ impl Origin {
             files: files.into_iter().map(shown).collect(),
             truncated,
             is_library: path == Path::new(".") && self.library.is_some(),
-            takes_uploads: path == Path::new(".") && self.uploads.is_some(),
+            upload: match path == Path::new(".") {
+                true => self.uploads.as_ref().map(|uploads| uploads.page()),
+                false => None,
+            },
         }
     }
 
@@ -257,10 +259,9 @@ fn page(path: &Path, contents: &Contents, base: &str) -> String {
         ),
         false => String::new(),
     };
-    let upload = match contents.takes_uploads {
-        true => format!("<p><a href=\"{PAGE}\">Upload files</a>\n"),
-        false => String::new(),
-    };
+    let upload = contents.upload.map_or_else(String::new, |page| {
+        format!("<p><a href=\"{page}\">Upload files</a>\n")
+    });
     format!(
         "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n\
          <meta name=viewport content=\"width=device-width, initial-scale=1\">\n\
