@@ -9,6 +9,7 @@
 mod bar;
 mod below;
 mod cat;
+mod copies;
 mod corpora;
 mod crashes;
 mod delta;
@@ -74,3 +75,4 @@ mod uploads;
 mod vectors;
 mod versions;
 mod wants;
+mod web;

@@ -5,10 +5,12 @@
 
 pub mod clock;
 mod collect;
+mod copies;
 mod error;
 mod events;
 mod finalize;
 mod growing;
+mod lease;
 mod notices;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -32,6 +34,7 @@ use clock::{Clock, ServedClock};
 use session_store::{OwnerLimits, SessionStore, StoreError, Written};
 
 pub use collect::Collected;
+pub use copies::Copies;
 pub use error::IngestError;
 pub use events::IngestEvent;
 pub use finalize::{Finalize, FinalizeRun};

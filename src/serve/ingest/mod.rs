@@ -49,6 +49,7 @@ use crate::{
         session_store::{SessionStore, StoreError},
         sqlite::SqliteSessions,
     },
+    engine::storage::StorageError,
     format::library::LibraryPath,
     policy::upload::{Published, Session},
 };
@@ -81,6 +82,8 @@ const COLLECT_TIME: Duration = Duration::from_secs(60);
 const PARTS_AT_ONCE: usize = 256;
 /// Other requests with a long body at a time, each of at most [`bodies::BYTES_MAX`].
 const DOCUMENTS_AT_ONCE: usize = 16;
+/// Requests at a time whose parts are copied of earlier objects.
+const COPIES_AT_ONCE: usize = 8;
 
 /// Who may upload, and what is done then.
 pub struct UploadsOptions {
@@ -161,6 +164,7 @@ struct AllTurns {
     documents: Turns,
     streams: Streams,
     is_tls: bool,
+    copies: Turns,
 }
 
 /// Opens the sessions of this storage.
@@ -251,6 +255,7 @@ impl Uploads {
                 documents: Turns::new(DOCUMENTS_AT_ONCE),
                 streams: Streams::default(),
                 is_tls,
+                copies: Turns::new(COPIES_AT_ONCE),
             },
             stored,
         }))
@@ -354,7 +359,10 @@ impl Uploads {
         for run in runs {
             let id = run.id();
             match self.ingest.run(run).await {
-                Ok(_) | Err(IngestError::Disproved(_)) => (),
+                Ok(_)
+                | Err(IngestError::Disproved(_) | IngestError::Storage(StorageError::Superseded)) => {
+                    ()
+                }
                 Err(cause) => (self.warn)(format!("session {id} was not published: {cause}")),
             }
         }

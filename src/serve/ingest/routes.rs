@@ -14,20 +14,20 @@ use tokio::time::timeout;
 use crate::{
     engine::{
         ingest::{Finalize, IngestError, Status, Target},
-        storage::Destination,
+        storage::{Destination, StorageError},
     },
-    format::{ingest, upload::SessionId},
+    format::upload::SessionId,
     policy::upload::{self, Owner},
 };
 
 use super::{
     PATH, Uploads, bodies, companion,
     cors::Origins,
-    documents::{self, Checkpoint, Offer, Offers, Open},
+    documents::{self, Checkpoint, Offers, Open},
     growing, part,
     problem::Problem,
     requests::{json, no_method, owner},
-    signed::{Signer, VALID_S},
+    signed::{Rest, Signer, VALID_S},
 };
 
 /// How long a request waits for its object to be published, before the client looks again by itself.
@@ -160,7 +160,9 @@ async fn dispatch(uploads: &Arc<Uploads>, request: Request) -> Result<Response, 
 impl Uploads {
     fn with_parts(&self, status: &Status) -> Value {
         let expires_s = self.ingest.expires_s(&status.session);
-        documents::status(&status.session, Some(&status.parts), expires_s)
+        let mut document = documents::status(&status.session, Some(&status.parts), expires_s);
+        document["base"] = status.base.as_ref().map(documents::base).into();
+        document
     }
 
     async fn list(&self, request: &Parts, owner: &Owner) -> Result<Response, Problem> {
@@ -215,43 +217,50 @@ impl Uploads {
         id: SessionId,
         offers: Offers,
     ) -> Result<Response, Problem> {
-        let parts = offers.parts.into_iter().map(Offer::part);
-        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        let (parts, copies) = offers.parts()?;
         let expires_s = self.ingest.now().unix_s + VALID_S;
-        let targets = self.ingest.targets(owner, id, &parts).await?;
+        let _turn = match copies {
+            Some(_) => self.turns.copies.take(owner).await,
+            None => None,
+        };
+        let targets = self
+            .ingest
+            .targets_with(owner, id, &parts, copies.as_ref())
+            .await?;
+        let url = |index: u32, rest: &Rest| {
+            let part = parts.iter().find(|part| part.index == index);
+            part.map(|part| self.signer.url(id, part, rest, expires_s))
+        };
         let target = |target: &Target| match target {
             Target::Finished { index } => json!({ "index": index, "finished": true }),
             Target::Send { index, to } => match to {
+                Destination::Stored { copied } => {
+                    self.counts.note_copied(*copied);
+                    json!({ "index": index, "stored": true, "copied": copied })
+                }
+                Destination::Rest { send, copied } => {
+                    self.counts.note_copied(*copied);
+                    let url = url(*index, &Rest::Ranges(send.clone()));
+                    let mut target = documents::target(*index, url, &[], expires_s);
+                    target["send"] = documents::ranges(send);
+                    target["copied"] = (*copied).into();
+                    target
+                }
                 Destination::Server { from } => {
-                    let part = parts.iter().find(|part| part.index == *index);
-                    let url = part.map(|part| self.signer.url(id, part, *from, expires_s));
-                    json!({
-                        "index": index,
-                        "method": "PUT",
-                        "url": url,
-                        "headers": {},
-                        "from": from,
-                        "expires": ingest::time(expires_s),
-                    })
+                    let url = url(*index, &Rest::From(*from));
+                    let mut target = documents::target(*index, url, &[], expires_s);
+                    target["from"] = (*from).into();
+                    target
                 }
                 Destination::Storage {
                     url,
                     headers,
                     expires_in_s,
                 } => {
-                    let headers: serde_json::Map<String, Value> = headers
-                        .iter()
-                        .map(|(name, value)| (name.clone(), value.clone().into()))
-                        .collect();
-                    let expires_s = self.ingest.now().unix_s + expires_in_s;
-                    json!({
-                        "index": index,
-                        "method": "PUT",
-                        "url": url,
-                        "headers": headers,
-                        "from": 0,
-                        "expires": ingest::time(expires_s),
-                    })
+                    let (url, expires_s) = (url.clone(), self.ingest.now().unix_s + expires_in_s);
+                    let mut target = documents::target(*index, Some(url), headers, expires_s);
+                    target["from"] = 0.into();
+                    target
                 }
             },
         };
@@ -289,12 +298,15 @@ impl Uploads {
                 // It goes on if the client leaves.
                 let mut running = tokio::spawn(async move { uploads.ingest.run(run).await });
                 match timeout(PUBLISH_WAIT, &mut running).await {
+                    // Another server goes on.
+                    Ok(Ok(Err(IngestError::Storage(StorageError::Superseded)))) | Err(_) => {
+                        Box::new(self.ingest.status(owner, id).await?.session)
+                    }
                     Ok(Ok(published)) => {
                         let status = published?;
                         return Ok(json(StatusCode::OK, &self.with_parts(&status)));
                     }
                     Ok(Err(_)) => return Err(Problem::busy()),
-                    Err(_) => Box::new(self.ingest.status(owner, id).await?.session),
                 }
             }
         };

@@ -6,6 +6,7 @@
 
 mod append;
 mod calls;
+mod copy;
 mod error;
 mod finalize;
 mod keys;
@@ -36,8 +37,8 @@ use crate::{
 };
 
 use super::{
-    Begun, Destination, OfferedPart, PartAppender, PartWriter, Recorded, Staged, Storage,
-    StorageError, UnknownPart, Verdict,
+    Base, Begun, CopyRange, Destination, Fence, OfferedPart, PartAppender, PartWriter, Recorded,
+    Staged, Storage, StorageError, Unfenced, UnknownPart, Verdict,
 };
 use calls::Calls;
 use keys::{EMPTY, Handle, Place};
@@ -135,6 +136,8 @@ struct Shared {
     options: S3Options,
     /// What the service calls the uploads that were used since the start, by handle.
     uploads: Mutex<HashMap<Handle, String>>,
+    /// The base that was used last.
+    base: Mutex<Option<copy::FoundBase>>,
     /// Where parts of which the client says nothing are collected.
     spool: OnceLock<Folder>,
 }
@@ -159,6 +162,7 @@ impl S3Storage {
             place: Place::new(place).ok_or_else(not_in_s3)?,
             options,
             uploads: Mutex::default(),
+            base: Mutex::default(),
             spool: OnceLock::new(),
         })))
     }
@@ -258,6 +262,7 @@ impl Shared {
             shared: self,
             session,
             handle: &handle,
+            fence: &Unfenced,
         };
         publication.stage_manifest(manifest, root).await
     }
@@ -323,6 +328,16 @@ impl Storage for S3Storage {
         async { Err(StorageError::NotThroughServer) }.boxed()
     }
 
+    fn copy<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        base: &'a Base,
+        copies: &'a [CopyRange],
+    ) -> BoxFuture<'a, Result<Destination, StorageError>> {
+        self.0.copy(session, part, base, copies).boxed()
+    }
+
     fn append<'a>(
         &'a self,
         session: &'a Session,
@@ -340,13 +355,14 @@ impl Storage for S3Storage {
         self.0.checkpoint(session, part).boxed()
     }
 
-    fn finalize<'a>(
+    fn finalize_fenced<'a>(
         &'a self,
         session: &'a Session,
         parts: &'a [FinishedPart],
         goal: &'a Goal,
+        fence: &'a dyn Fence,
     ) -> BoxFuture<'a, Result<Verdict, StorageError>> {
-        finalize::run(&self.0, session, parts, goal).boxed()
+        finalize::run(&self.0, session, parts, goal, fence).boxed()
     }
 
     fn remove<'a>(&'a self, staged: &'a Staged) -> BoxFuture<'a, Result<(), StorageError>> {
