@@ -473,6 +473,14 @@ fn web_pages_and_tokens() {
     let etags = [sha256(&object[..PART])];
     ann.complete(&upload, &etags).must(200);
     assert!(ann.api.get("/x").must(200).body == object[..PART]);
+    let (tus, five) = (("Tus-Resumable", "1.0.0"), ("Upload-Length", "5"));
+    let made = ann
+        .api
+        .send("POST", "/.sapwood/resumable/s", &[tus, five], b"");
+    let stream = &made.must(201).headers["location"];
+    for (api, status) in [(ann.api, 200), (bob.api, 404), (&server.api, 401)] {
+        api.send("HEAD", stream, &[tus], b"").must(status);
+    }
 }
 
 #[test]

@@ -144,12 +144,7 @@ async fn dispatch(
         (Route::Upload(id), "HEAD") => of.look(id).await,
         (Route::Upload(id), "PATCH") => of.patch(body, id).await,
         (Route::Upload(id), "DELETE") => {
-            let held = uploads
-                .turns
-                .streams
-                .take((id, None))
-                .await
-                .map_err(cut::problem)?;
+            let held = of.held(id).await?;
             uploads.ingest.abort(&of.owner, id).await?;
             drop(held);
             uploads.turns.streams.forget(id);
@@ -248,13 +243,7 @@ impl Of {
     }
 
     async fn look(self, id: SessionId) -> Result<Response, Problem> {
-        let mut held = self
-            .uploads
-            .turns
-            .streams
-            .take((id, None))
-            .await
-            .map_err(cut::problem)?;
+        let mut held = self.held(id).await?;
         let mut at = self.at(id, &mut held).await?;
         if !at.is_done() && at.length() == Some(at.offset) {
             // All came, and the client was not told what became of it.
@@ -331,12 +320,7 @@ impl Of {
         let uploads = &self.uploads;
         let turn = uploads.turns.parts.try_take(&self.owner);
         let _turn = turn.ok_or_else(Problem::busy)?;
-        let mut held = uploads
-            .turns
-            .streams
-            .take((id, None))
-            .await
-            .map_err(cut::problem)?;
+        let mut held = self.held(id).await?;
         let at = self.at(id, &mut held).await?;
         let declared = declared_length(&self.request);
         if at.offset != offset {
@@ -378,6 +362,13 @@ impl Of {
             true => self.complete(&mut held, at, PUBLISH_WAIT).await,
             false => Ok(at),
         }
+    }
+
+    /// Ends the request that writes. Only those of the same owner are ended.
+    async fn held(&self, id: SessionId) -> Result<Held, Problem> {
+        self.uploads.ingest.status(&self.owner, id).await?;
+        let held = self.uploads.turns.streams.take((id, None)).await;
+        held.map_err(cut::problem)
     }
 
     /// Where the upload goes on.

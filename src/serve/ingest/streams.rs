@@ -29,7 +29,7 @@ use super::{Uploads, cut::Cut, form::FormFile, part::TOUCH_TIME};
 /// A part that is open and gets no bytes for so long is closed: what is durable of it stays.
 const IDLE_TIME: Duration = Duration::from_secs(600);
 /// So many parts are open at a time, besides those that get bytes. In S3 each has a file of at most one part.
-const OPEN_MAX: usize = 64;
+const OPEN_MAX: usize = 256;
 /// Of an open part so many bytes more are made durable while they arrive.
 const NOTE_BYTES: u64 = 64 << 20;
 
