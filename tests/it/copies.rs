@@ -574,7 +574,10 @@ fn a_service_that_does_not_copy_costs_one_call() {
 #[test]
 fn a_server_has_the_service_copy_for_the_owner_alone() {
     let scene = InS3::new();
-    let (site, state) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let (site, state) = (
+        TempDir::new().expect("a folder"),
+        TempDir::new().expect("a folder"),
+    );
     let tokens = state.path().join("tokens");
     fs::write(&tokens, "ann secret-of-ann\nbob secret-of-bob\n").expect("a file");
     let mut serve = sapwood(site.path());
@@ -591,7 +594,15 @@ fn a_server_has_the_service_copy_for_the_owner_alone() {
         fs::write(scene.folder.path().join("x.bin"), bytes).expect("a file");
         let mut command = sapwood(scene.folder.path());
         let url = format!("http://{}/a/", server.api.address);
-        command.args(["--json", "push", "x.bin", &url, "--replace", "--part-size", "5MiB"]);
+        command.args([
+            "--json",
+            "push",
+            "x.bin",
+            &url,
+            "--replace",
+            "--part-size",
+            "5MiB",
+        ]);
         command.args(["--token", token, "--no-store"]);
         run(command).must(0).event("published")
     };
@@ -609,12 +620,19 @@ fn a_server_has_the_service_copy_for_the_owner_alone() {
     assert_eq!(reopen(&bob, &id, &new)["base"], json!(null));
     for index in 0..parts(&new) {
         let target = target(&bob, &id, &root(&new), &new, index);
-        assert_eq!((&target["stored"], &target["from"]), (&json!(null), &json!(0)));
+        assert_eq!(
+            (&target["stored"], &target["from"]),
+            (&json!(null), &json!(0))
+        );
     }
     assert_eq!(scene.bucket.log_of(Op::CopyPart).len(), 0);
     let name = format!("/{NAME}");
     let looks = scene.bucket.log_of(Op::Head).into_iter();
-    assert_eq!(looks.filter(|logged| logged.key == name[1..]).count(), 0, "not even a look");
+    assert_eq!(
+        looks.filter(|logged| logged.key == name[1..]).count(),
+        0,
+        "not even a look"
+    );
     bob.json("DELETE", &id, &json!({})).must(204);
     // What is put there by hand is nobody's.
     scene.bucket.put(NAME, &new);
@@ -622,6 +640,9 @@ fn a_server_has_the_service_copy_for_the_owner_alone() {
     let id = id_of(10);
     assert_eq!(reopen(&ann, &id, &new)["base"]["root"], root(&new));
     let target = target(&ann, &id, &root(&new), &new, 1);
-    assert_eq!((&target["stored"], &target["from"]), (&json!(null), &json!(0)));
+    assert_eq!(
+        (&target["stored"], &target["from"]),
+        (&json!(null), &json!(0))
+    );
     assert_eq!(scene.bucket.log_of(Op::CopyPart).len(), 0);
 }

@@ -238,7 +238,7 @@ async fn counts_are_right_after_many_changes_at_once() {
         format::library::LibraryPath,
         policy::{
             parts::PartPlan,
-            upload::{Change, Declared, Now, Owner, PartsChange, Session, StagedBytes},
+            upload::{Change, Declared, Now, Owner, PartsChange, Protocol, Session, StagedBytes},
         },
     };
     const SIZE: u64 = 5 << 20;
@@ -255,6 +255,7 @@ async fn counts_are_right_after_many_changes_at_once() {
         sha256: None,
         replace: false,
         growing: false,
+        protocol: Protocol::Sapwood,
     };
     let now = Now {
         unix_s: 5,

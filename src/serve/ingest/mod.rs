@@ -1,10 +1,13 @@
 //! Taking uploads over HTTP (manifest-spec/upload.md), below one path of a server for a folder.
 
+mod any_part;
 mod audit;
 mod bodies;
 mod companion;
 mod cors;
 mod counts;
+mod cut;
+mod dialects;
 mod documents;
 mod form;
 mod growing;
@@ -12,6 +15,7 @@ mod notices;
 mod part;
 mod problem;
 mod publish;
+mod requests;
 mod resumable;
 mod routes;
 mod signed;
@@ -19,6 +23,7 @@ mod stored;
 mod streams;
 pub mod tokens;
 mod turns;
+mod web;
 
 use std::{
     io,
@@ -64,6 +69,7 @@ pub use stored::Stored;
 use streams::Streams;
 use tokens::TokenFile;
 use turns::Turns;
+pub use web::PAGE;
 
 /// The path of the API; all of it is below.
 pub const PATH: &str = "/.sapwood/uploads";
@@ -148,16 +154,16 @@ pub struct Uploads {
     warn: Arc<dyn Fn(String) + Send + Sync>,
     turns: AllTurns,
     stored: Stored,
-    streams: Streams,
-    is_tls: bool,
 }
 
-/// How much is done at a time, and how fast.
+/// How requests are taken: how many at a time, how fast, and what they have open.
 struct AllTurns {
     pace: Pace,
     parts: Turns,
     documents: Turns,
     copies: Turns,
+    streams: Streams,
+    is_tls: bool,
 }
 
 /// Opens the sessions of this storage.
@@ -247,10 +253,10 @@ impl Uploads {
                 parts: Turns::new(PARTS_AT_ONCE),
                 documents: Turns::new(DOCUMENTS_AT_ONCE),
                 copies: Turns::new(COPIES_AT_ONCE),
+                streams: Streams::default(),
+                is_tls,
             },
             stored,
-            streams: Streams::default(),
-            is_tls,
         }))
     }
 
@@ -298,8 +304,12 @@ impl Uploads {
 
     /// The response to a request for the API.
     pub async fn respond(self: &Arc<Self>, request: Request) -> Response {
-        // On the loopback interface a page that this server serves is not more than any other.
-        let origin = self.origins.of(&request, self.tokens.is_some());
+        // Pages of this server are its own: scripts in files are of no origin (`origin::files`). What forms and other clients use is
+        // closed to them on the loopback interface.
+        let is_own_api = companion_route(&request).is_none()
+            && resumable::Route::of(request.uri().path()).is_none();
+        let same = is_own_api || self.tokens.is_some();
+        let origin = self.origins.of(&request, same);
         let mut response = self.dispatch(request, &origin).await;
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -345,7 +355,7 @@ impl Uploads {
                 Err(cause) => (self.warn)(format!("uploads that have ended stay: {cause}")),
             }
             sleep(COLLECT_TIME).await;
-            self.streams.close_idle();
+            self.turns.streams.close_idle();
         }
     }
 

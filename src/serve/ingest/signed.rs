@@ -165,7 +165,7 @@ impl Signer {
     }
 
     /// Whether a request has such a URL, or one that looks so.
-    pub fn is_for_any(&self, request: &Parts) -> bool {
+    pub fn is_for_any(request: &Parts) -> bool {
         request
             .uri
             .query()

@@ -6,7 +6,7 @@ use deadpool_postgres::Client;
 
 use crate::{
     format::upload::SessionId,
-    policy::upload::{Change, FinishedPart, Owner, PartsChange, Session, StagedBytes},
+    policy::upload::{Change, FinishedPart, Owner, PartsChange, Session, StagedBytes, State},
 };
 
 use super::{
@@ -118,7 +118,7 @@ static WRITE: LazyLock<String> = LazyLock::new(|| {
     // All of it is decided on one snapshot. What is counted besides has no version: if it changed since, the row is not the one that was
     // seen, nothing is stored, and the caller decides again.
     format!(
-        "WITH seen AS MATERIALIZED (SELECT staged_bytes FROM sapwood_sessions WHERE id = $1),
+        "WITH seen AS MATERIALIZED (SELECT staged_bytes, state FROM sapwood_sessions WHERE id = $1),
         before AS MATERIALIZED (SELECT part, length FROM sapwood_parts
             WHERE session = $1 AND (part = {index} OR part = ANY({removed}))),
         counted AS MATERIALIZED (SELECT kept, CASE WHEN EXISTS (SELECT 1 FROM before) THEN 0 ELSE beside END AS left, beside
@@ -128,7 +128,11 @@ static WRITE: LazyLock<String> = LazyLock::new(|| {
                 parts_bytes = parts_bytes + coalesce({length}, 0) - coalesce((SELECT sum(length) FROM before), 0)::bigint,
                 staged_bytes = staged_bytes - coalesce((SELECT kept + beside - counted.left FROM counted), 0)
             WHERE id = $1 AND version = {version} AND staged_bytes = (SELECT staged_bytes FROM seen)
-            RETURNING id),
+            RETURNING id, name, owner, state, goal_root, goal_length),
+        published AS (INSERT INTO sapwood_published (name, owner, session, root, length)
+            SELECT name, owner, id, goal_root, goal_length FROM changed, seen WHERE changed.state = 'done' AND seen.state <> 'done'
+            ON CONFLICT (name) DO UPDATE SET
+            owner = excluded.owner, session = excluded.session, root = excluded.root, length = excluded.length),
         noted AS (INSERT INTO sapwood_notices (session, notice)
             SELECT id, notice FROM changed, unnest({notices}) WITH ORDINALITY AS of (notice, place) ORDER BY place),
         removed AS (DELETE FROM sapwood_parts USING changed WHERE session = changed.id AND part = ANY({removed})),
@@ -151,7 +155,8 @@ pub async fn write(
 ) -> Result<bool, PostgresError> {
     let mut values = values_of(&change.session);
     values.push(Box::new((change.session.version - 1).cast_signed()));
-    if change.parts == PartsChange::None && notices.is_empty() {
+    let is_done = matches!(change.session.state, State::Done(_));
+    if change.parts == PartsChange::None && notices.is_empty() && !is_done {
         let update = client.prepare_cached(&UPDATE).await?;
         return Ok(client.execute(&update, &refer(&values)).await? == 1);
     }

@@ -14,17 +14,17 @@ use tokio::time::timeout;
 
 use crate::{
     engine::blocking,
-    format::{notice::Notice, upload::SessionId},
+    format::{library::LibraryPath, notice::Notice, upload::SessionId},
     net::database_tls::{self, Compared},
     policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes},
 };
 
 use super::session_store::{
-    Claimed, Inserted, ListQuery, OwnerLimits, QueuedNotice, SessionStore, StoreError, Usage,
-    Written,
+    Claimed, Inserted, LastPublished, ListQuery, OwnerLimits, QueuedNotice, SessionStore,
+    StoreError, Usage, Written,
 };
 pub use place::{BadPlace, Place, SCHEMES, Tls};
-use rows::{id_of, not_a_value, part_of, session_of};
+use rows::{id_of, last_published_of, not_a_value, part_of, session_of};
 
 /// Connections of one server. Each change takes a few milliseconds of one.
 const CONNECTIONS: usize = 16;
@@ -361,6 +361,18 @@ impl SessionStore for PostgresSessions {
             let release = "UPDATE sapwood_notices SET due_s = 0 WHERE due_s > 0";
             client.execute(release, &[]).await?;
             Ok(())
+        })
+    }
+
+    fn last_published<'a>(
+        &'a self,
+        name: &'a LibraryPath,
+    ) -> BoxFuture<'a, Result<Option<LastPublished>, StoreError>> {
+        self.run(move |client| async move {
+            let query = "SELECT * FROM sapwood_published WHERE name = $1";
+            let query = client.prepare_cached(query).await?;
+            let row = client.query_opt(&query, &[&name.as_str()]).await?;
+            row.as_ref().map(last_published_of).transpose()
         })
     }
 

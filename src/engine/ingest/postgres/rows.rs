@@ -12,15 +12,16 @@ use crate::{
     policy::{
         parts::PartPlan,
         upload::{
-            Declared, FinishedPart, Goal, Owner, Problem, Published, Session, Staging, State,
+            Declared, FinishedPart, Goal, Owner, Problem, Protocol, Published, Session, Staging,
+            State,
         },
     },
 };
 
-use super::PostgresError;
+use super::{super::session_store::LastPublished, PostgresError};
 
 /// The columns of a session, in the order of [`values_of`].
-pub const COLUMNS: [&str; 27] = [
+pub const COLUMNS: [&str; 28] = [
     "id",
     "version",
     "owner",
@@ -32,6 +33,7 @@ pub const COLUMNS: [&str; 27] = [
     "sha256",
     "may_replace",
     "growing",
+    "protocol",
     "created_s",
     "last_alive_s",
     "alive_at_s",
@@ -105,6 +107,7 @@ pub fn values_of(session: &Session) -> Vec<Value> {
         Box::new(bytes(declared.sha256.map(|sha256| sha256.0))),
         Box::new(declared.replace),
         Box::new(declared.growing),
+        Box::new(declared.protocol.name()),
         Box::new(session.created_s.cast_signed()),
         Box::new(session.last_alive_s.cast_signed()),
         Box::new(session.alive_at_s.cast_signed()),
@@ -179,6 +182,7 @@ pub fn session_of(row: &Row) -> Result<Session, PostgresError> {
             sha256: hash(row, "sha256")?.map(Sha256),
             replace: row.try_get("may_replace")?,
             growing: row.try_get("growing")?,
+            protocol: protocol_of(row)?,
         },
         state: state_of(row)?,
         version: number(row, "version")?,
@@ -198,7 +202,15 @@ fn plan_of(row: &Row) -> Result<PartPlan, PostgresError> {
     let plan = block_size
         .map(|block_size| PartPlan::new(length.map(i64::cast_unsigned), part_size, block_size));
     let plan = plan.and_then(Result::ok);
-    plan.ok_or_else(|| not_a_value("not sizes of parts"))
+    let plan = plan.ok_or_else(|| not_a_value("not sizes of parts"))?;
+    Ok(match protocol_of(row)? {
+        Protocol::Parts => plan.of_equal_parts(),
+        Protocol::Sapwood | Protocol::Stream => plan,
+    })
+}
+
+fn protocol_of(row: &Row) -> Result<Protocol, PostgresError> {
+    Protocol::named(row.try_get("protocol")?).ok_or_else(|| not_a_value("not a protocol"))
 }
 
 fn state_of(row: &Row) -> Result<State, PostgresError> {
@@ -233,5 +245,18 @@ pub fn part_of(row: &Row) -> Result<FinishedPart, PostgresError> {
         length: number(row, "length")?,
         sha256: Sha256(hash(row, "sha256")?.ok_or_else(|| not_a_value("no hash"))?),
         etag: row.try_get("etag")?,
+    })
+}
+
+/// What was last published under a name, from its row.
+pub fn last_published_of(row: &Row) -> Result<LastPublished, PostgresError> {
+    let root = hash(row, "root")?.ok_or_else(|| not_a_value("no root"))?;
+    Ok(LastPublished {
+        owner: Owner(row.try_get("owner")?),
+        session: id_of(row, "session")?,
+        published: Published {
+            length: number(row, "length")?,
+            root: Root(root),
+        },
     })
 }

@@ -20,6 +20,7 @@ pub const STEPS: [&str; 1] = ["
         sha256 bytea,
         may_replace boolean NOT NULL,
         growing boolean NOT NULL,
+        protocol text NOT NULL,
         created_s bigint NOT NULL,
         last_alive_s bigint NOT NULL,
         alive_at_s bigint NOT NULL,
@@ -66,6 +67,13 @@ pub const STEPS: [&str; 1] = ["
     );
     CREATE INDEX sapwood_notices_of_sessions ON sapwood_notices (session);
     CREATE INDEX sapwood_notices_by_time ON sapwood_notices (due_s, id);
+    CREATE TABLE sapwood_published (
+        name text PRIMARY KEY,
+        owner text NOT NULL,
+        session bytea NOT NULL,
+        root bytea NOT NULL,
+        length bigint NOT NULL
+    );
     CREATE TABLE sapwood_shared (
         is_only boolean PRIMARY KEY CHECK (is_only),
         schema_version bigint NOT NULL,
