@@ -153,6 +153,7 @@
 //! | the connections of a server | `serve/connections/mod.rs` for the limits, `slots.rs` beside it for who makes room, `one.rs` for HTTP/1.1 and HTTP/2; `serve/tls.rs` |
 //! | the access log and the metrics of a server | `serve/connections/exchange.rs` for what is counted, `cli/access_log.rs` for the lines, `serve/metrics.rs` for the page |
 //! | uploads that a server takes | `manifest-spec/upload.md` first; requests, tokens, signed URLs: `serve/ingest/`; staged parts: [`engine::storage::folder`], [`disk::staging`] |
+//! | uploads of other clients | `manifest-spec/upload-clients.md` first; Uppy: `serve/ingest/companion.rs`, `any_part.rs`, `form.rs`; tus and the IETF draft: `serve/ingest/resumable.rs`, `dialects.rs`; bytes on their way: `serve/ingest/streams.rs`; into the storage: `append.rs` of [`engine::storage::folder`] and [`engine::storage::s3`] |
 //! | the gateway | `manifest-spec/http.md` first, then [`serve::gateway`]; who is answered: `serve/gateway/host.rs`, `serve/gateway/token.rs`; which files of libraries are open: `serve/gateway/objects.rs`; its page: `serve/gateway/page.html` |
 //! | an object that is played while it is uploaded | `manifest-spec/upload.md` first; the server: `serve/ingest/growing.rs`, `engine/ingest/growing.rs`; the reader: [`engine::read::growing`]; the gateway: `serve/gateway/growing.rs` |
 //! | uploads | `manifest-spec/upload.md` first, then [`policy::upload`] for the changes of a session, [`policy::parts`] for sizes, [`format::upload`] for the record of a part |

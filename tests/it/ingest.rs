@@ -1,21 +1,23 @@
 //! Taking uploads: requests of clients on a store and a storage in memory that fail at each step.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use sapwood::{
     engine::{
         ingest::{
-            Finalize, Ingest, IngestError, IngestEvent, IngestLimits, NextNotice, NoticeEnd,
-            Target,
+            Finalize, FinalizeRun, Ingest, IngestError, IngestEvent, IngestLimits, NextNotice,
+            NoticeEnd, Target,
             session_store::{OwnerLimits, SessionStore},
         },
         storage::{Destination, OfferedPart, Staged, Storage, StorageError},
     },
     format::{notice::NoticeEvent, upload::SessionId},
-    policy::upload::{FinishedPart, Refusal, State, notices::NOTICE_LEASE_S},
+    policy::upload::{FinishedPart, LEASE_S, Refusal, State, notices::NOTICE_LEASE_S},
 };
 
 use super::support::ingest::{
-    PART, Server, TTL_S, content, finished, goal, offered, open_request, owner, root,
+    MemoryStore, PART, Server, TTL_S, content, finished, goal, offered, open_request, owner, root,
 };
 
 const PARTS: u32 = 3;
@@ -917,4 +919,126 @@ async fn what_happens_to_uploads_is_told_by_one_of_many_servers() {
     assert!(server.store.kept.lock().unwrap().is_empty());
     let told = kinds(&server);
     assert_eq!(told.iter().filter(|kind| *kind == "Noticed").count(), 5);
+}
+
+/// A session with all its parts, which a server is about to publish.
+async fn ready(ingest: &Ingest, number: u8, object: u8) -> FinalizeRun {
+    let mut request = open_request("talk.mp4", PARTS);
+    request.replace = true;
+    let ann = owner("ann");
+    ingest.open(&ann, id(number), &request).await.unwrap();
+    for index in 0..PARTS {
+        put(ingest, id(number), object, index).await.unwrap();
+    }
+    let goal = goal(object, PARTS);
+    match ingest.finalize(&ann, id(number), goal).await.unwrap() {
+        Finalize::Run(run) => run,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What made another server go on with a session.
+#[derive(Clone, Copy, Debug)]
+enum Why {
+    /// The first one slept until its lease was over.
+    Slept,
+    /// The clock of the other one, as the store has it, is far ahead.
+    Ahead,
+}
+
+/// A server sleeps between proof and publication. Another one publishes in its place, and a later upload replaces that. When the first
+/// one wakes up, it changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_slept_publishes_nothing() {
+    for why in [Why::Slept, Why::Ahead] {
+        let server = Server::new();
+        let (one, two) = (Arc::new(server.start().await), server.start().await);
+        let run = ready(&one, 1, 7).await;
+        let pause = server.storage.pause();
+        let sleeping = tokio::spawn({
+            let one = one.clone();
+            async move { one.run(run).await }
+        });
+        pause.reached.notified().await;
+        match why {
+            Why::Slept => server.clock.advance(LEASE_S),
+            Why::Ahead => drop(server.store.served_s(1 << 40).await.unwrap()),
+        }
+        // The first one may see by its clock that its lease is over: that it stops is the next test.
+        let mut taken_over = two.collect().await.unwrap().unfinished;
+        assert_eq!(taken_over.len(), 1, "{why:?}");
+        two.run(taken_over.remove(0)).await.unwrap();
+        assert_eq!(server.storage.has_name("talk.mp4"), Some(id(1)));
+        let later = ready(&two, 2, 8).await;
+        two.run(later).await.unwrap();
+        pause.over.notify_one();
+        let ended = sleeping.await.unwrap();
+        let superseded = Err(IngestError::Storage(StorageError::Superseded));
+        assert_eq!(
+            format!("{ended:?}"),
+            format!("{:?}", superseded as Result<(), _>)
+        );
+        assert_eq!(server.storage.has_name("talk.mp4"), Some(id(2)), "{why:?}");
+        let session = server.store.load(id(1)).await.unwrap().unwrap();
+        assert!(matches!(session.state, State::Done(_)));
+    }
+}
+
+/// A storage that does not come to an end does not keep a server at what is not its own any more; and a server that cannot renew its
+/// lease for the length of it stops by its own clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_lost_its_lease_stops() {
+    for is_store_away in [false, true] {
+        let server = Server::new();
+        let (one, two) = (Arc::new(server.start().await), server.start().await);
+        let run = ready(&one, 1, 7).await;
+        // It is never over.
+        let pause = server.storage.pause();
+        let running = tokio::spawn({
+            let one = one.clone();
+            async move { one.run(run).await }
+        });
+        pause.reached.notified().await;
+        let attempt = async || match server.store.kept.lock().unwrap()[&id(1)].0.state {
+            State::Finalizing { attempt, .. } => Some(attempt),
+            _ => None,
+        };
+        // It renews it for ever.
+        for _ in 0..10 {
+            let lease = |store: &MemoryStore| match store.kept.lock().unwrap()[&id(1)].0.state {
+                State::Finalizing { lease_until_s, .. } => lease_until_s,
+                _ => 0,
+            };
+            server.clock.until_asleep().await;
+            let before = lease(&server.store);
+            server.clock.advance(LEASE_S / 4);
+            while lease(&server.store) == before {
+                tokio::task::yield_now().await;
+            }
+        }
+        server.clock.until_asleep().await;
+        assert!(two.collect().await.unwrap().unfinished.is_empty());
+        assert!(!running.is_finished());
+        match is_store_away {
+            false => {
+                server.store.served_s(1 << 40).await.unwrap();
+                assert_eq!(two.collect().await.unwrap().unfinished.len(), 1);
+                assert_eq!(attempt().await, Some(2));
+                server.clock.advance(LEASE_S / 4);
+            }
+            true => {
+                server.store.gate.fail_at(1, true);
+                server.clock.advance(LEASE_S - 1);
+                server.clock.until_asleep().await;
+                assert!(!running.is_finished(), "it has a second left");
+                server.clock.advance(1);
+            }
+        }
+        let ended = running.await.unwrap().unwrap_err();
+        assert!(
+            matches!(ended, IngestError::Storage(StorageError::Superseded)),
+            "{ended:?}"
+        );
+        assert_eq!(server.storage.published(id(1)), None);
+    }
 }

@@ -75,3 +75,4 @@ mod uploads;
 mod vectors;
 mod versions;
 mod wants;
+mod web;

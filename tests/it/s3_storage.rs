@@ -1,6 +1,9 @@
 //! The storage of uploads in S3: what a service does wrong is noticed, and never leads to an object that is not what was meant.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use sha2::Digest as _;
@@ -9,7 +12,7 @@ use sapwood::{
     engine::{
         context::Context,
         storage::{
-            Destination, OfferedPart, Recorded as _, Staged, Storage, StorageError, Verdict,
+            Destination, Fence, OfferedPart, Recorded as _, Staged, Storage, StorageError, Verdict,
             s3::{S3Options, S3Storage, Sse},
         },
     },
@@ -1184,4 +1187,99 @@ async fn a_kill_at_any_request_of_taking_parts_again_leaves_one_object() {
     scene.bucket.fault(|faults| faults.damages = Some(1));
     let requests = kill_everywhere(scene, publish, 6).await;
     assert!(requests > 25, "{requests}");
+}
+
+/// Refuses from one question on, and notes how many requests had been made at each.
+struct Refusing {
+    bucket: Bucket,
+    from: usize,
+    asked: Mutex<Vec<usize>>,
+}
+
+impl Fence for Refusing {
+    fn check(&self) -> BoxFuture<'_, Result<(), StorageError>> {
+        let mut asked = self.asked.lock().unwrap();
+        asked.push(self.bucket.log().len());
+        let is_refused = asked.len() >= self.from;
+        Box::pin(async move {
+            match is_refused {
+                true => Err(StorageError::Superseded),
+                false => Ok(()),
+            }
+        })
+    }
+}
+
+/// A server is refused at each step that cannot be taken back, because another one went on in its place: it changes nothing any more, and
+/// what a later upload put under the name stays.
+#[tokio::test]
+async fn a_server_that_was_superseded_changes_nothing() {
+    let in_pieces = S3Options {
+        copy_bytes_max: PART,
+        ..S3Options::default()
+    };
+    let attested = S3Options {
+        attested: true,
+        ..S3Options::default()
+    };
+    for (options, length) in [
+        (S3Options::default(), PART + 9),
+        (S3Options::default(), 0),
+        (in_pieces, 2 * PART),
+        (attested, PART + 9),
+    ] {
+        let what = format!("{} bytes, attested: {}", length, options.attested);
+        let mut refusals = 0;
+        for from in 1.. {
+            let bucket = Bucket::start();
+            let mut scene = Scene::with(&bucket, 1, length, true, options.clone()).await;
+            // An object of somebody else, with its manifest.
+            (scene.replace, scene.session.declared.replace) = (true, true);
+            for key in [NAME.to_owned(), format!("{NAME}.sapwood")] {
+                bucket.put(&key, b"of another");
+            }
+            if length > 0 {
+                scene.send_all().await;
+            }
+            let (parts, goal, leaves) = (scene.parts(), scene.goal(), scene.leaves());
+            let attesting = scene.storage.attest(&scene.session, goal.length, &leaves);
+            attesting.await.unwrap();
+            bucket.forget_log();
+            let fence = Refusing {
+                bucket: bucket.clone(),
+                from,
+                asked: Mutex::default(),
+            };
+            let storage = &scene.storage;
+            let ended = storage.finalize_fenced(&scene.session, &parts, &goal, &fence);
+            let ended = ended.await;
+            let asked = fence.asked.lock().unwrap().clone();
+            let log = bucket.log();
+            if ended.is_ok() {
+                assert_eq!(ended.unwrap(), scene.published(), "{what}");
+                // Right before each such step it was asked.
+                let takes_back_nothing = |at: usize| {
+                    let is_staged = log[at].key.starts_with("sapwood-staging/");
+                    let joins = log[at].op == Op::Complete;
+                    joins || !is_staged && matches!(log[at].op, Op::Copy | Op::Delete | Op::Put)
+                };
+                for at in (0..log.len()).filter(|at| takes_back_nothing(*at)) {
+                    let last = asked.iter().filter(|asked| **asked <= at).max();
+                    let last = *last.unwrap_or_else(|| panic!("{what}: {:?}", log[at]));
+                    assert!((last..at).all(takes_back_nothing), "{what}: {:?}", log[at]);
+                }
+                break;
+            }
+            refusals += 1;
+            assert!(
+                matches!(ended, Err(StorageError::Superseded)),
+                "{what}, {from}: {ended:?}"
+            );
+            assert_eq!(asked.last(), Some(&log.len()), "{what}, {from}");
+            // Another one does the rest.
+            scene.restart();
+            scene.must_publish().await;
+        }
+        assert!(refusals >= 2, "{what}: {refusals}");
+    }
 }

@@ -179,6 +179,17 @@ export class Relay {
     const part = /^PUT \/\.sapwood\/uploads\/[^/]+\/parts\/(\d+)\/bytes/.exec(head);
     if (part) this.parts.push(Number(part[1]));
     this.sent += data.length;
+    // The response to this request is lost, and it may be that the request is, too.
+    if (this.cutAt?.test(head)) {
+      const { isLost } = this;
+      this.cutAt = null;
+      this.cut = true;
+      if (isLost) return client.destroy();
+      server.write(data);
+      server.removeAllListeners("data");
+      server.once("data", () => client.destroy());
+      return undefined;
+    }
     // Never in a head: that would be another request.
     if (this.sent >= this.damageAt && !part && data.length > 10_000) {
       this.damageAt = Infinity;
@@ -195,6 +206,12 @@ export class Relay {
       this.held ??= [];
       this.held.push(() => (client.resume(), forward()));
     } else forward();
+    return undefined;
+  }
+
+  /** Breaks the connection of the next request whose head is so: before the server has it, or before the client has the response. */
+  breakAt(head, { isLost }) {
+    Object.assign(this, { cutAt: head, isLost, cut: false });
   }
 
   /** Holds parts back once so many more bytes were sent. */

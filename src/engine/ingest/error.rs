@@ -72,6 +72,7 @@ pub(super) fn code_of_storage(cause: &StorageError) -> &'static str {
         StorageError::PartDiffers { .. } => "part_differs_from_url",
         StorageError::PartLength { .. } => "body_too_large",
         StorageError::StagingGone => "session_ended",
+        StorageError::Superseded => "busy",
         StorageError::NotThroughServer => "not_through_server",
         StorageError::Busy { .. } => "busy",
         StorageError::Failed(_) => "storage_failed",

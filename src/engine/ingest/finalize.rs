@@ -7,11 +7,12 @@ use futures_util::future::{Either, select};
 use crate::{
     engine::storage::{StorageError, Verdict},
     format::upload::SessionId,
-    policy::upload::{Begin, FinishedPart, Goal, LEASE_S, Owner, Session, State},
+    policy::upload::{Begin, FinishedPart, Goal, Owner, Session, State},
 };
 
 use super::{
-    Changed, Ingest, IngestError, IngestEvent, problem_of, session_store::Written, sessions::Status,
+    Changed, Ingest, IngestError, IngestEvent, lease::Lease, problem_of, session_store::Written,
+    sessions::Status,
 };
 
 /// Sessions that are looked at together.
@@ -118,7 +119,7 @@ impl Ingest {
     }
 
     /// Proves and publishes the object. An error after which nothing is known of the outcome leaves the session to be finalized
-    /// again, by a request or by [`Ingest::collect`].
+    /// again, by a request or by [`Ingest::collect`]. [`StorageError::Superseded`]: another server goes on.
     pub async fn run(&self, run: FinalizeRun) -> Result<Status, IngestError> {
         let FinalizeRun {
             session,
@@ -131,12 +132,15 @@ impl Ingest {
             session: (*session).clone(),
             attempt,
         });
+        let lease = Lease::new(self, id, attempt);
         let verdict = {
-            let finalizing = pin!(self.storage.finalize(&session, &parts, &goal));
-            let renewing = pin!(self.renew(id, attempt));
-            match select(finalizing, renewing).await {
+            let storage = &self.storage;
+            let finalizing = pin!(storage.finalize_fenced(&session, &parts, &goal, &lease));
+            let lost = pin!(lease.lost());
+            match select(finalizing, lost).await {
                 Either::Left((verdict, _)) => verdict,
-                Either::Right((never, _)) => match never {},
+                // What the storage was doing ends here.
+                Either::Right(((), _)) => Err(StorageError::Superseded),
             }
         };
         let now = self.now();
@@ -167,6 +171,8 @@ impl Ingest {
                 }
                 Err(why.into())
             }
+            // Nothing is known of it any more, and nothing of it is noted.
+            Err(StorageError::Superseded) => Err(StorageError::Superseded.into()),
             Err(cause) => Err(self.note_failure(id, attempt, cause).await),
         }
     }
@@ -189,17 +195,5 @@ impl Ingest {
             Err(store) => tracing::warn!("the failure of session {id} was not noted: {store}"),
         }
         cause.into()
-    }
-
-    /// Tells other servers that this one is there. If the store does not answer, they may take over, which harms nothing.
-    async fn renew(&self, id: SessionId, attempt: u32) -> std::convert::Infallible {
-        loop {
-            self.clock.sleep(LEASE_S / 4).await;
-            let now = self.now();
-            let renewed = self.change(id, |session| Ok(session.renewed(attempt, now)));
-            if let Err(cause) = renewed.await {
-                tracing::debug!("the lease of session {id} was not renewed: {cause}");
-            }
-        }
     }
 }

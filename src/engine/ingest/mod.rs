@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod finalize;
 mod growing;
+mod lease;
 mod notices;
 #[cfg(feature = "postgres")]
 pub mod postgres;

@@ -37,8 +37,8 @@ use crate::{
 };
 
 use super::{
-    Base, CopyRange, Destination, GrowingStorage, OfferedPart, PartAppender, PartWriter, Staged,
-    Storage, StorageError, UnknownPart, Verdict,
+    Base, CopyRange, Destination, Fence, GrowingStorage, OfferedPart, PartAppender, PartWriter,
+    Staged, Storage, StorageError, UnknownPart, Verdict,
 };
 
 /// A folder that takes uploads. Its clones share it.
@@ -406,15 +406,21 @@ impl Storage for FolderStorage {
             .boxed()
     }
 
-    fn finalize<'a>(
+    /// A folder has one server, in which one attempt at a time publishes for a session: it is asked at the beginning alone.
+    fn finalize_fenced<'a>(
         &'a self,
         session: &'a Session,
         parts: &'a [FinishedPart],
         goal: &'a Goal,
+        fence: &'a dyn Fence,
     ) -> BoxFuture<'a, Result<Verdict, StorageError>> {
         let (session, parts, goal) = (session.clone(), parts.to_vec(), *goal);
-        self.on_disk(move |shared| finalize::run(shared, &session, &parts, &goal))
-            .boxed()
+        let run = self.on_disk(move |shared| finalize::run(shared, &session, &parts, &goal));
+        async move {
+            fence.check().await?;
+            run.await
+        }
+        .boxed()
     }
 
     fn remove<'a>(&'a self, staged: &'a Staged) -> BoxFuture<'a, Result<(), StorageError>> {

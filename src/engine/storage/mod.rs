@@ -132,12 +132,32 @@ pub enum StorageError {
     /// Nothing more can be done for the session.
     #[error("what was staged for the session is gone")]
     StagingGone,
+    /// See [`Fence`].
+    #[error("another server goes on with it")]
+    Superseded,
     #[error("the storage takes no bytes through this server")]
     NotThroughServer,
     #[error("the storage asks to slow down; the next request may follow in {after_s} s")]
     Busy { after_s: u64 },
     #[error("the storage failed: {0}")]
     Failed(#[source] Box<dyn StdError + Send + Sync>),
+}
+
+/// Asked right before each step that cannot be taken back, whether it may still be taken: a server may have slept so long that another one
+/// went on in its place.
+pub trait Fence: Send + Sync {
+    /// [`StorageError::Superseded`]: it may not.
+    fn check(&self) -> BoxFuture<'_, Result<(), StorageError>>;
+}
+
+/// Nobody else goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Unfenced;
+
+impl Fence for Unfenced {
+    fn check(&self) -> BoxFuture<'_, Result<(), StorageError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// Where uploads go. Every call may be repeated, by another server and after a crash too, and then does the rest.
@@ -232,6 +252,17 @@ pub trait Storage: Send + Sync {
         session: &'a Session,
         parts: &'a [FinishedPart],
         goal: &'a Goal,
+    ) -> BoxFuture<'a, Result<Verdict, StorageError>> {
+        self.finalize_fenced(session, parts, goal, &Unfenced)
+    }
+
+    /// The same, where others may go on in the place of the caller.
+    fn finalize_fenced<'a>(
+        &'a self,
+        session: &'a Session,
+        parts: &'a [FinishedPart],
+        goal: &'a Goal,
+        fence: &'a dyn Fence,
     ) -> BoxFuture<'a, Result<Verdict, StorageError>>;
 
     /// Removes what was staged, not what was published. After it nothing is published for this handle. Done again it does

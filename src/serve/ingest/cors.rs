@@ -20,7 +20,7 @@ pub struct Origins(Vec<String>);
 /// Where a request comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum From {
-    /// No web page, or one that is not said.
+    /// No web page, one that is not said, or one of this server.
     Anywhere,
     /// A page that may use the API.
     Allowed(HeaderValue),
@@ -34,19 +34,18 @@ impl Origins {
         Origins(origins.into_iter().map(bare).collect())
     }
 
-    /// `same`: whether pages of this server itself may.
-    pub fn of(&self, request: &Request, same: bool) -> From {
+    pub fn of(&self, request: &Request) -> From {
         let Some(origin) = request.headers().get(header::ORIGIN) else {
             return From::Anywhere;
         };
-        let is_listed = |text: &str| {
+        let is_allowed = |text: &str| {
             let mut listed = self.0.iter();
             listed.any(|allowed| allowed.eq_ignore_ascii_case(text))
         };
-        let is_allowed = |text: &str| same && is_own(text, request) || is_listed(text);
-        match origin.to_str().is_ok_and(is_allowed) {
-            true => From::Allowed(origin.clone()),
-            false => From::Refused,
+        match origin.to_str() {
+            Ok(text) if is_allowed(text) => From::Allowed(origin.clone()),
+            Ok(text) if is_own(text, request) => From::Anywhere,
+            _ => From::Refused,
         }
     }
 
@@ -103,53 +102,63 @@ mod tests {
 
     use super::*;
 
-    fn from(fields: &[(&str, &str)], same: bool) -> From {
+    fn from(fields: &[(&str, &str)]) -> From {
         let origins = Origins::new(vec!["https://page.example/".to_owned()]);
         let mut request = Request::new(Body::empty());
         for (name, value) in fields {
             let name: HeaderName = name.parse().unwrap();
             request.headers_mut().insert(name, value.parse().unwrap());
         }
-        origins.of(&request, same)
+        origins.of(&request)
     }
 
     #[test]
     fn pages_that_may_use_the_api() {
-        let of_host =
-            |origin: &str| from(&[("host", "media.example:8443"), ("origin", origin)], true);
-        assert_eq!(from(&[("host", "media.example")], false), From::Anywhere);
-        for origin in [
-            "https://page.example",
-            "https://media.example:8443",
-            "http://MEDIA.example:8443",
-        ] {
-            let field: HeaderValue = origin.parse().unwrap();
-            assert_eq!(of_host(origin), From::Allowed(field), "{origin}");
-        }
-        for origin in [
+        let own = ("host", "media.example:8443");
+        let listed = From::Allowed(HeaderValue::from_static("https://page.example"));
+        for (fields, expected) in [
+            (vec![own], From::Anywhere),
+            (vec![own, ("origin", "https://page.example")], listed),
+            (
+                vec![own, ("origin", "https://media.example:8443")],
+                From::Anywhere,
+            ),
+            (
+                vec![own, ("origin", "http://MEDIA.example:8443")],
+                From::Anywhere,
+            ),
             // Another port is another origin, and so is another name.
-            "https://media.example",
-            "https://media.example:8443.evil.example",
-            "https://evil.media.example:8443",
-            "https://media.example:8443/",
-            "ftp://media.example:8443",
-            "media.example:8443",
-            "https://",
-            "null",
-            "",
+            (
+                vec![own, ("origin", "https://media.example")],
+                From::Refused,
+            ),
+            (
+                vec![own, ("origin", "https://media.example:8443.evil.example")],
+                From::Refused,
+            ),
+            (
+                vec![own, ("origin", "https://evil.media.example:8443")],
+                From::Refused,
+            ),
+            (
+                vec![own, ("origin", "ftp://media.example:8443")],
+                From::Refused,
+            ),
+            (vec![own, ("origin", "media.example:8443")], From::Refused),
+            (vec![own, ("origin", "null")], From::Refused),
+            (vec![own, ("origin", "")], From::Refused),
+            (vec![("origin", "https://")], From::Refused),
+            (vec![("host", ""), ("origin", "null")], From::Refused),
         ] {
-            assert_eq!(of_host(origin), From::Refused, "{origin}");
-        }
-        // Where own pages may not, and where the browser knows better.
-        let own = [("host", "x.example"), ("origin", "https://x.example")];
-        assert_eq!(from(&own, false), From::Refused);
-        for (site, is_refused) in [
-            ("same-origin", false),
-            ("same-site", true),
-            ("cross-site", true),
-        ] {
-            let fields = [own[0], own[1], ("sec-fetch-site", site)];
-            assert_eq!(from(&fields, true) == From::Refused, is_refused, "{site}");
+            assert_eq!(from(&fields), expected, "{fields:?}");
+            let expected = match expected {
+                From::Allowed(_) => expected,
+                _ if fields.iter().any(|(name, _)| *name == "origin") => From::Refused,
+                other => other,
+            };
+            // The browser knows better.
+            let fields = [fields, vec![("sec-fetch-site", "cross-site")]].concat();
+            assert_eq!(from(&fields), expected, "{fields:?}");
         }
     }
 }

@@ -49,6 +49,7 @@ use crate::{
         session_store::{SessionStore, StoreError},
         sqlite::SqliteSessions,
     },
+    engine::storage::StorageError,
     format::library::LibraryPath,
     policy::upload::{Published, Session},
 };
@@ -161,9 +162,9 @@ struct AllTurns {
     pace: Pace,
     parts: Turns,
     documents: Turns,
-    copies: Turns,
     streams: Streams,
     is_tls: bool,
+    copies: Turns,
 }
 
 /// Opens the sessions of this storage.
@@ -252,9 +253,9 @@ impl Uploads {
                 pace,
                 parts: Turns::new(PARTS_AT_ONCE),
                 documents: Turns::new(DOCUMENTS_AT_ONCE),
-                copies: Turns::new(COPIES_AT_ONCE),
                 streams: Streams::default(),
                 is_tls,
+                copies: Turns::new(COPIES_AT_ONCE),
             },
             stored,
         }))
@@ -304,12 +305,7 @@ impl Uploads {
 
     /// The response to a request for the API.
     pub async fn respond(self: &Arc<Self>, request: Request) -> Response {
-        // Pages of this server are its own: scripts in files are of no origin (`origin::files`). What forms and other clients use is
-        // closed to them on the loopback interface.
-        let is_own_api = companion_route(&request).is_none()
-            && resumable::Route::of(request.uri().path()).is_none();
-        let same = is_own_api || self.tokens.is_some();
-        let origin = self.origins.of(&request, same);
+        let origin = self.origins.of(&request);
         let mut response = self.dispatch(request, &origin).await;
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -363,7 +359,10 @@ impl Uploads {
         for run in runs {
             let id = run.id();
             match self.ingest.run(run).await {
-                Ok(_) | Err(IngestError::Disproved(_)) => (),
+                Ok(_)
+                | Err(IngestError::Disproved(_) | IngestError::Storage(StorageError::Superseded)) => {
+                    ()
+                }
                 Err(cause) => (self.warn)(format!("session {id} was not published: {cause}")),
             }
         }

@@ -264,6 +264,8 @@ fn of_storage(cause: &StorageError) -> Of {
             (StatusCode::PAYLOAD_TOO_LARGE, more)
         }
         StorageError::StagingGone => (StatusCode::GONE, Value::Null),
+        // The next request finds what the other server did.
+        StorageError::Superseded => (StatusCode::SERVICE_UNAVAILABLE, Value::Null),
         StorageError::NotThroughServer => (StatusCode::CONFLICT, Value::Null),
         StorageError::Busy { after_s } => {
             return (StatusCode::SERVICE_UNAVAILABLE, Value::Null, Some(*after_s));

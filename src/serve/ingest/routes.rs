@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::{
     engine::{
         ingest::{Finalize, IngestError, Status, Target},
-        storage::Destination,
+        storage::{Destination, StorageError},
     },
     format::upload::SessionId,
     policy::upload::{self, Owner},
@@ -298,12 +298,15 @@ impl Uploads {
                 // It goes on if the client leaves.
                 let mut running = tokio::spawn(async move { uploads.ingest.run(run).await });
                 match timeout(PUBLISH_WAIT, &mut running).await {
+                    // Another server goes on.
+                    Ok(Ok(Err(IngestError::Storage(StorageError::Superseded)))) | Err(_) => {
+                        Box::new(self.ingest.status(owner, id).await?.session)
+                    }
                     Ok(Ok(published)) => {
                         let status = published?;
                         return Ok(json(StatusCode::OK, &self.with_parts(&status)));
                     }
                     Ok(Err(_)) => return Err(Problem::busy()),
-                    Err(_) => Box::new(self.ingest.status(owner, id).await?.session),
                 }
             }
         };

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -22,7 +22,9 @@ use sapwood::{
                 SessionStore, StoreError, Usage, Written,
             },
         },
-        storage::{Destination, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict},
+        storage::{
+            Destination, Fence, OfferedPart, PartWriter, Staged, Storage, StorageError, Verdict,
+        },
     },
     format::{
         library::LibraryPath,
@@ -34,6 +36,7 @@ use sapwood::{
         StagedBytes, State,
     },
 };
+use tokio::sync::Notify;
 
 /// What every call passes before and after its effect.
 #[derive(Default)]
@@ -133,12 +136,24 @@ impl Future for YieldOnce {
 pub struct TestClock {
     pub unix_s: AtomicU64,
     pub monotonic_s: AtomicU64,
+    asleep: Mutex<Vec<Waker>>,
 }
 
 impl TestClock {
     pub fn advance(&self, seconds: u64) {
+        let mut asleep = self.asleep.lock().unwrap();
         self.unix_s.fetch_add(seconds, Ordering::Relaxed);
         self.monotonic_s.fetch_add(seconds, Ordering::Relaxed);
+        for waker in asleep.drain(..) {
+            waker.wake();
+        }
+    }
+
+    /// Waits until a server sleeps, so that it counts what passes from now on.
+    pub async fn until_asleep(&self) {
+        while self.asleep.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Of the wall clock alone.
@@ -158,10 +173,15 @@ impl Clock for TestClock {
 
     fn sleep(&self, seconds: u64) -> BoxFuture<'_, ()> {
         let until = self.monotonic_s() + seconds;
-        Box::pin(std::future::poll_fn(move |_| {
+        Box::pin(std::future::poll_fn(move |context| {
+            // The clock may be advanced by another thread.
+            let mut asleep = self.asleep.lock().unwrap();
             match self.monotonic_s() >= until {
                 true => Poll::Ready(()),
-                false => Poll::Pending,
+                false => {
+                    asleep.push(context.waker().clone());
+                    Poll::Pending
+                }
             }
         }))
     }
@@ -523,11 +543,33 @@ pub struct StorageShared {
     pub gate: Gate,
     state: Mutex<StorageState>,
     pub is_exclusive: AtomicBool,
+    pause: Mutex<Option<Arc<Pause>>>,
+}
+
+/// A server sleeps between proof and publication.
+#[derive(Default)]
+pub struct Pause {
+    pub reached: Notify,
+    pub over: Notify,
 }
 
 impl MemoryStorage {
     pub fn gate(&self) -> &Gate {
         &self.0.gate
+    }
+
+    /// The next attempt to publish sleeps.
+    pub fn pause(&self) -> Arc<Pause> {
+        let pause = Arc::<Pause>::default();
+        *self.0.pause.lock().unwrap() = Some(pause.clone());
+        pause
+    }
+
+    /// Which session published what has this name.
+    pub fn has_name(&self, name: &str) -> Option<SessionId> {
+        let name = LibraryPath::new(name).unwrap();
+        let state = self.0.state.lock().unwrap();
+        state.published.get(&name).map(|(id, _)| *id)
     }
 
     pub fn be_exclusive(&self) {
@@ -690,16 +732,14 @@ impl Storage for MemoryStorage {
         })
     }
 
-    fn finalize<'a>(
+    fn finalize_fenced<'a>(
         &'a self,
         session: &'a Session,
         parts: &'a [FinishedPart],
         goal: &'a Goal,
+        fence: &'a dyn Fence,
     ) -> BoxFuture<'a, Result<Verdict, StorageError>> {
-        self.with(move |state| {
-            if let Some(published) = state.of_session.get(&session.id) {
-                return Ok(Verdict::Published(*published));
-            }
+        let publish = self.with(move |state| {
             let staged = staged_of(state, session)?.clone();
             let is_wrong =
                 |part: &&FinishedPart| staged.preferred.get(&part.index) != Some(&part.sha256);
@@ -734,6 +774,18 @@ impl Storage for MemoryStorage {
             state.published.insert(name, (session.id, found));
             state.of_session.insert(session.id, published);
             Ok(Verdict::Published(published))
+        });
+        Box::pin(async move {
+            if let Some(published) = self.published(session.id) {
+                return Ok(Verdict::Published(published));
+            }
+            let pause = self.0.pause.lock().unwrap().take();
+            if let Some(pause) = pause {
+                pause.reached.notify_one();
+                pause.over.notified().await;
+            }
+            fence.check().await?;
+            publish.await
         })
     }
 

@@ -4,7 +4,7 @@
 use futures_util::future::join;
 
 use crate::{
-    engine::storage::{StorageError, Verdict},
+    engine::storage::{Fence, StorageError, Verdict},
     format::{tree::Root, upload::Sha256},
     net::{
         location::Location,
@@ -36,12 +36,14 @@ pub async fn run(
     session: &Session,
     parts: &[FinishedPart],
     goal: &Goal,
+    fence: &dyn Fence,
 ) -> Result<Verdict, StorageError> {
     let handle = handle(session)?;
     let publication = Publication {
         shared,
         session,
         handle: &handle,
+        fence,
     };
     if let Some(published) = publication.published().await? {
         return Ok(Verdict::Published(published));
@@ -61,6 +63,7 @@ pub async fn run(
         plan,
         parts,
         goal,
+        fence,
     };
     if handle.attested {
         return attempt.attest(&publication).await;
@@ -73,6 +76,7 @@ pub async fn run(
     let content = match attempt.prove(&publication).await? {
         Ok(content) => content,
         Err(disproved) => {
+            fence.check().await?;
             shared.remove_copy(&handle).await?;
             return Ok(Verdict::Disproved(disproved));
         }
@@ -97,6 +101,7 @@ struct Attempt<'a> {
     plan: PartPlan,
     parts: &'a [FinishedPart],
     goal: &'a Goal,
+    fence: &'a dyn Fence,
 }
 
 impl Attempt<'_> {
@@ -130,6 +135,7 @@ impl Attempt<'_> {
         let read = read?;
         let wrong = self.wrong(&read.parts);
         if !wrong.is_empty() {
+            self.fence.check().await?;
             self.shared.reopen(self.session, &wrong).await?;
             return Ok(Err(Disproved::Parts(wrong)));
         }
@@ -201,6 +207,7 @@ impl Attempt<'_> {
             Err(_) => Vec::new(),
         };
         let wrong = self.wrong(&read);
+        self.fence.check().await?;
         self.shared.reopen(self.session, &wrong).await?;
         Ok(Err(Disproved::Parts(wrong)))
     }
@@ -270,6 +277,7 @@ impl Attempt<'_> {
                     // Another run of this upload published what it had read.
                     return Err(StorageError::StagingGone);
                 }
+                self.fence.check().await?;
                 calls.delete_version(&self.key, &found.etag).await?;
                 return Err(S3Error::JoinedOther { place: place() }.into());
             }
@@ -326,6 +334,7 @@ impl Attempt<'_> {
             return Ok(Joined::Disproved(Disproved::NameExists(name)));
         }
         let unclear = Joined::Unclear(StorageError::Busy { after_s: BUSY_S });
+        self.fence.check().await?;
         match calls.complete(&self.key, &id, &wanted, is_new).await {
             Ok(Answer::Done) => Ok(Joined::Done),
             Ok(Answer::Unclear) => Ok(unclear),

@@ -37,8 +37,8 @@ use crate::{
 };
 
 use super::{
-    Base, Begun, CopyRange, Destination, OfferedPart, PartAppender, PartWriter, Recorded, Staged,
-    Storage, StorageError, UnknownPart, Verdict,
+    Base, Begun, CopyRange, Destination, Fence, OfferedPart, PartAppender, PartWriter, Recorded,
+    Staged, Storage, StorageError, Unfenced, UnknownPart, Verdict,
 };
 use calls::Calls;
 use keys::{EMPTY, Handle, Place};
@@ -262,6 +262,7 @@ impl Shared {
             shared: self,
             session,
             handle: &handle,
+            fence: &Unfenced,
         };
         publication.stage_manifest(manifest, root).await
     }
@@ -354,13 +355,14 @@ impl Storage for S3Storage {
         self.0.checkpoint(session, part).boxed()
     }
 
-    fn finalize<'a>(
+    fn finalize_fenced<'a>(
         &'a self,
         session: &'a Session,
         parts: &'a [FinishedPart],
         goal: &'a Goal,
+        fence: &'a dyn Fence,
     ) -> BoxFuture<'a, Result<Verdict, StorageError>> {
-        finalize::run(&self.0, session, parts, goal).boxed()
+        finalize::run(&self.0, session, parts, goal, fence).boxed()
     }
 
     fn remove<'a>(&'a self, staged: &'a Staged) -> BoxFuture<'a, Result<(), StorageError>> {

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::{
-    engine::storage::{StorageError, Verdict},
+    engine::storage::{Fence, StorageError, Verdict},
     format::{geometry::ByteRange, tree::Root},
     net::{
         location::Location,
@@ -45,6 +45,7 @@ pub struct Publication<'a> {
     pub shared: &'a Shared,
     pub session: &'a Session,
     pub handle: &'a Handle,
+    pub fence: &'a dyn Fence,
 }
 
 /// What came of a copy.
@@ -157,7 +158,9 @@ impl Publication<'_> {
             return Ok(false);
         }
         let manifest = place.manifest(&self.session.declared.name);
-        if is_other(calls.head(&manifest).await?) {
+        let is_of_other = is_other(calls.head(&manifest).await?);
+        self.fence.check().await?;
+        if is_of_other {
             calls.delete(&manifest).await?;
         }
         Ok(true)
@@ -191,6 +194,7 @@ impl Publication<'_> {
             && is_new
         {
             // It copies without conditions only; whether the name is free was looked at just before.
+            self.fence.check().await?;
             copied = calls.copy(from, &to, meta, false).await;
         }
         self.outcome(copied, object.length, is_new).await
@@ -361,6 +365,7 @@ impl Publication<'_> {
             return Ok(());
         }
         let from = (&staged, found.etag.as_str());
+        self.fence.check().await?;
         let copied = calls.copy(from, &to, self.meta(Some(root)), false).await;
         let there = calls.head(&to).await?;
         match (there, copied) {

@@ -110,6 +110,8 @@ const PAUSE_MS_FIRST = 500;
 const PAUSE_MS_MAX = 30_000;
 /** A request without a response, or a part of which no byte moves, is repeated after this. */
 const SILENCE_MS = 60_000;
+/** The same once the browser is online again: on another network, old connections are dead. */
+const AFTER_OFFLINE_MS = 10_000;
 /** The same for the response to a part that is sent: the server makes it durable. */
 const RESPONSE_MS = 120_000;
 /** How often one part may arrive damaged, or be refused by its target, one time after the other. */
@@ -163,6 +165,7 @@ const EXPLANATIONS = {
   length_differs: explained("The server has another length than was meant.", "Start again.", "restart", "abort"),
   finalizing: explained("The server is publishing this upload already.", "It cannot be given up any more.", "resume"),
   session_done: explained("The server has published this upload already.", "It cannot be given up any more.", "resume"),
+  aborted: explained("The upload was cancelled.", "Choose the file again to upload it."),
   network: explained("The server does not answer.", "Check the network, and resume.", "resume", "abort"),
 };
 
@@ -384,7 +387,11 @@ async function finalized(options, pauseMs) {
 /** @param {SessionStatus} status */
 function isDone(status) {
   if (status.state === "done" && status.root) return status;
-  if (status.state === "open") throw new UploadError(status.error?.code || "network", { status: 409, detail: status.error?.detail ?? "" });
+  if (status.state === "open") {
+    const { code, detail } = status.error ?? { code: "busy", detail: "" };
+    const mayPass = ["busy", "storage_failed", "store_failed"].includes(code);
+    throw new UploadError(code, { status: mayPass ? 503 : 409, detail });
+  }
   throw new UploadError("session_ended", { status: 410, detail: `the session is ${status.state}` });
 }
 
@@ -416,6 +423,7 @@ function send(method, url, headers, body, onProgress, signal) {
       timer = setTimeout(() => xhr.abort(), ms);
     };
     const abort = () => xhr.abort();
+    const online = () => expect(AFTER_OFFLINE_MS);
     xhr.open(method, url);
     for (const [name, value] of Object.entries(headers)) xhr.setRequestHeader(name, value);
     xhr.upload.onprogress = (event) => {
@@ -438,8 +446,10 @@ function send(method, url, headers, body, onProgress, signal) {
     xhr.onloadend = () => {
       clearTimeout(timer);
       signal?.removeEventListener("abort", abort);
+      globalThis.removeEventListener("online", online);
     };
     signal?.addEventListener("abort", abort);
+    globalThis.addEventListener("online", online);
     expect(SILENCE_MS);
     xhr.send(body);
   });
@@ -537,10 +547,13 @@ class Checkpoints {
   async putPart(id, index, sha256, length) {
     await this.#with("readwrite", (uploads, parts) => {
       const read = uploads.get(id);
+      // It may have been given up.
       read.onsuccess = () => {
-        if (read.result) uploads.put({ ...read.result, sent: read.result.sent + length });
+        if (!read.result) return;
+        uploads.put({ ...read.result, sent: read.result.sent + length });
+        parts.put({ id, index, sha256 });
       };
-      return parts.put({ id, index, sha256 });
+      return read;
     });
   }
 
@@ -914,6 +927,13 @@ export class Upload extends EventTarget {
     this.#flows = 1;
     this.#waits = this.#failures = 0;
     this.#sent.clear();
+    this.#wanted = [];
+    const noted = () => {
+      if (signal.aborted || this.#reason === "other_tab") return;
+      if (navigator.onLine === false) this.#turn("waiting", "offline");
+      else if (this.#reason === "offline") this.#turn(this.#phase);
+    };
+    for (const event of ["online", "offline"]) globalThis.addEventListener(event, noted);
     try {
       signal.throwIfAborted();
       if (!globalThis.crypto?.subtle) throw new UploadError("insecure_context");
@@ -925,6 +945,7 @@ export class Upload extends EventTarget {
         controller.abort(failure);
       }
     }
+    for (const event of ["online", "offline"]) globalThis.removeEventListener(event, noted);
     if (this.#controller === controller) this.#controller = null;
     if (failure) {
       this.#error = failure;
@@ -950,6 +971,7 @@ export class Upload extends EventTarget {
     /** @type {{ result: T } | null} */
     const first = await navigator.locks.request(name, { ifAvailable: true }, async (lock) => lock && { result: await work(false) });
     if (first) return first.result;
+    signal.throwIfAborted();
     this.#turn("waiting", "other_tab");
     return navigator.locks.request(name, { signal }, () => work(true));
   }
@@ -960,6 +982,8 @@ export class Upload extends EventTarget {
     for (let round = 0; ; round += 1) {
       if (["failed", "expired", "aborted"].includes(status.state)) throw new UploadError("session_ended", { status: 410 });
       await this.#check(signal, status);
+      // Published, but of what is not known: it is not called proven for this file.
+      if (status.state === "done" && this.#finishedBytes !== this.size) throw new UploadError("name_exists", { status: 409 });
       if (status.state === "open") await this.#send(signal, status);
       this.#enter(signal, "verifying");
       try {
@@ -1186,10 +1210,12 @@ export class Upload extends EventTarget {
   /** The target of a part: those that are wanted at a time are asked for together. @param {AbortSignal} signal @param {Part} part */
   #target(signal, part) {
     return new Promise((/** @type {(target: Target) => void} */ resolve, reject) => {
-      this.#wanted.push({ part, resolve, reject });
-      if (this.#wanted.length > 1) return;
+      // Each run has a list of its own.
+      const list = this.#wanted;
+      list.push({ part, resolve, reject });
+      if (list.length > 1) return;
       setTimeout(async () => {
-        const wanted = this.#wanted.splice(0);
+        const wanted = list.splice(0);
         for (let at = 0; at < wanted.length; at += TARGETS_MAX) {
           const batch = wanted.slice(at, at + TARGETS_MAX);
           try {

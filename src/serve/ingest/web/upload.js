@@ -50,8 +50,8 @@ const giveToken = () => token;
 
 // ---- Words ----------------------------------------------------------------------------------------------------------
 
-/** Characters that cannot be seen, or that turn the text around them, are shown as their numbers. @param {string} text */
-const visible = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Default_Ignorable_Code_Point}]/gu, (character) =>
+/** Characters that cannot be seen, or that turn the text around them, are shown as their numbers, but for parts of emoji. @param {string} text */
+const visible = (text) => text.replace(/(?![\u200d\ufe0f])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Default_Ignorable_Code_Point}]/gu, (character) =>
   `\\u{${character.codePointAt(0)?.toString(16)}}`);
 
 /** @param {number} bytes */
@@ -168,8 +168,14 @@ class Row {
     this.#changed();
   }
 
+  /** Rates fall while nothing moves. */
+  tick() {
+    if (this.upload.state === "uploading") this.#progress();
+  }
+
   #progress() {
-    this.#bar.value = this.upload.size === 0 ? Number(this.upload.state === "proven") : this.upload.bytes / this.upload.size;
+    const { bytes, size: all } = this.upload;
+    this.#bar.value = all > 0 ? bytes / all : 0;
     this.#detail.textContent = detailText(this.upload);
     summary();
   }
@@ -180,9 +186,8 @@ class Row {
     this.node.className = `row ${upload.state}`;
     this.#name.textContent = visible(upload.name);
     this.#state.textContent = stateText(upload, isQueued);
-    this.#bar.hidden = upload.state === "proven" || isQueued;
+    this.#bar.hidden = upload.state === "proven" || isQueued || (upload.state === "failed" && upload.bytes === 0);
     this.#bar.setAttribute("aria-label", `Progress of ${visible(upload.name)}`);
-    if (upload.state === "verifying") this.#bar.removeAttribute("value");
     this.#progress();
     const key = `${upload.state} ${isQueued} ${upload.error?.code}`;
     if (key !== this.#shown) {
@@ -339,6 +344,8 @@ class Row {
     advance();
   }
 }
+
+setInterval(() => Row.all.forEach((row) => row.tick()), 1000);
 
 /** Starts what is next in line. */
 function advance() {
@@ -612,7 +619,7 @@ function showKept(kept) {
     }
   });
   actions.append(resume, discard);
-  row.append(name, made("span", "state", `begun ${new Date(kept.started).toLocaleString()}`), bar, detail, actions);
+  row.append(name, made("span", "state", `begun ${new Date(kept.started).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}`), bar, detail, actions);
   keptRows.append(row);
   earlier.hidden = false;
 }

@@ -1,0 +1,97 @@
+//! The lease of a server that publishes: it renews it, and stops when it may have lost it.
+
+use std::pin::pin;
+
+use futures_util::future::{BoxFuture, Either, select};
+use parking_lot::Mutex;
+
+use crate::{
+    engine::storage::{Fence, StorageError},
+    format::upload::SessionId,
+    policy::upload::LEASE_S,
+};
+
+use super::{Changed, Ingest, IngestError};
+
+/// The lease of one attempt.
+pub(super) struct Lease<'a> {
+    ingest: &'a Ingest,
+    id: SessionId,
+    attempt: u32,
+    /// When the last renewal that was stored began, by the monotonic clock.
+    renewed_s: Mutex<u64>,
+}
+
+impl<'a> Lease<'a> {
+    /// Of an attempt that was noted just now.
+    pub(super) fn new(ingest: &'a Ingest, id: SessionId, attempt: u32) -> Lease<'a> {
+        let renewed_s = Mutex::new(ingest.clock.monotonic_s());
+        Lease {
+            ingest,
+            id,
+            attempt,
+            renewed_s,
+        }
+    }
+
+    /// How long the lease is not over, whatever the store says; by the clock of this server, which does not jump.
+    fn left_s(&self) -> u64 {
+        let passed_s = self.ingest.clock.monotonic_s() - *self.renewed_s.lock();
+        LEASE_S.saturating_sub(passed_s)
+    }
+
+    /// Renews it; `false`: the attempt is not that of the session any more.
+    async fn renew(&self) -> Result<bool, IngestError> {
+        let began_s = self.ingest.clock.monotonic_s();
+        let (attempt, now) = (self.attempt, self.ingest.now());
+        let change = self
+            .ingest
+            .change(self.id, |session| Ok(session.renewed(attempt, now)));
+        match change.await? {
+            Changed::To(_) => {
+                *self.renewed_s.lock() = began_s;
+                Ok(true)
+            }
+            Changed::Not(_) => Ok(false),
+        }
+    }
+
+    /// Renews it in time, and returns when it is lost: another server went on, or it could not be renewed for so long that one may have.
+    pub(super) async fn lost(&self) {
+        while self.left_s() > 0 {
+            self.ingest
+                .clock
+                .sleep((LEASE_S / 4).min(self.left_s()))
+                .await;
+            let over = pin!(self.ingest.clock.sleep(self.left_s()));
+            let renewed = pin!(self.renew());
+            match select(renewed, over).await {
+                Either::Left((Ok(true), _)) => (),
+                Either::Left((Ok(false) | Err(IngestError::NoSession), _)) | Either::Right(_) => {
+                    break;
+                }
+                Either::Left((Err(cause), _)) => {
+                    tracing::debug!("the lease of session {} was not renewed: {cause}", self.id);
+                }
+            }
+        }
+        tracing::debug!("the lease of session {} is lost", self.id);
+    }
+}
+
+impl Fence for Lease<'_> {
+    fn check(&self) -> BoxFuture<'_, Result<(), StorageError>> {
+        Box::pin(async move {
+            // Renewed each time: the step that follows then has all of it.
+            let is_ours = match self.left_s() > 0 {
+                true => self.renew().await,
+                false => Ok(false),
+            };
+            match is_ours {
+                Ok(true) => Ok(()),
+                Ok(false) | Err(IngestError::NoSession) => Err(StorageError::Superseded),
+                Err(cause) => Err(StorageError::Failed(Box::new(cause))),
+            }
+        })
+    }
+}
