@@ -33,6 +33,8 @@ mod memory;
 mod mirrors;
 mod mistakes;
 mod nginx;
+#[cfg(feature = "postgres")]
+mod operating;
 mod origin;
 mod parts;
 mod pipes;

@@ -22,6 +22,16 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "compiles; the step `example` of tools/test runs it",
     ),
     (
+        "src/docs/operating.md",
+        "$ cargo build --release --locked --features postgres",
+        "compiles for minutes; the tests have this feature",
+    ),
+    (
+        "src/docs/operating.md",
+        "$ export SAPWOOD_SESSIONS=",
+        "needs a bucket and a database; `operating::` runs the compose file",
+    ),
+    (
         "src/docs/publishing.md",
         "$ pip install distributed",
         "needs a cluster; `python::` runs the script",
@@ -152,6 +162,13 @@ fn uploading() {
         let arrived = machine.read(&format!("taken/shows/{name}"));
         assert!(arrived == machine.read(name), "{name}");
     }
+}
+
+#[test]
+fn operating() {
+    let mut machine = Machine::new();
+    run_page("src/docs/operating.md", &mut machine, &[]);
+    assert!(machine.read("decrypted.mp4") == machine.read("talk.mp4"));
 }
 
 #[test]

@@ -259,9 +259,12 @@ impl Ingest {
         let session = self.touched(session).await?;
         session.takes_parts()?;
         let (mut finished, mut wanted) = (Vec::with_capacity(parts.len()), Vec::new());
+        let indices: Vec<u32> = parts.iter().map(|part| part.index).collect();
+        let found = self.store.finished(id, &indices).await?;
         for part in parts {
-            let found = self.store.part(id, part.index).await?;
-            let is_finished = found.is_some_and(|found| found.sha256 == part.sha256);
+            let is_it =
+                |found: &FinishedPart| (found.index, found.sha256) == (part.index, part.sha256);
+            let is_finished = found.iter().any(is_it);
             finished.push(is_finished);
             wanted.extend((!is_finished).then(|| part.clone()));
         }
