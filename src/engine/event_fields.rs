@@ -144,7 +144,8 @@ fn of_push(event: &Event) -> (&'static str, Value) {
         Event::Awaited { path } => ("awaited", json!({ "path": lossy(path) })),
         Event::Pushed(pushed) => ("published", json!({
             "path": lossy(&pushed.path), "url": pushed.url, "root": pushed.root.to_string(), "bytes_total": pushed.bytes_total,
-            "bytes_sent": pushed.bytes_sent, "bytes_reused": pushed.bytes_reused, "elapsed_ms": pushed.elapsed_ms,
+            "bytes_sent": pushed.bytes_sent, "bytes_reused": pushed.bytes_reused, "bytes_copied": pushed.bytes_copied,
+            "elapsed_ms": pushed.elapsed_ms,
         })),
         // The caller knows the others.
         _ => ("event", json!({})),

@@ -445,8 +445,10 @@ pub struct Pushed {
     pub bytes_total: u64,
     /// Sent in this run, with all that was sent again.
     pub bytes_sent: u64,
-    /// What the server had before.
+    /// What the server had before, or copied from an earlier object.
     pub bytes_reused: u64,
+    /// Of these, what it copied in this run.
+    pub bytes_copied: u64,
     /// The duration of this run.
     pub elapsed_ms: u64,
 }

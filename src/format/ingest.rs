@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
+    geometry::ByteRange,
     tree::{Cv, Root},
     upload::{SessionId, Sha256},
 };
@@ -46,11 +47,26 @@ pub struct Offer {
     /// The leaves of all blocks of the part, one after the other, in hexadecimal. `None`: one block alone, or too many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leaves: Option<String>,
+    /// Bytes that the base has, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub copy: Vec<Copy>,
+}
+
+/// Bytes of a part that the base has: those from `at` on are those of the base from `from` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "named as in upload.md; sizes are in bytes")]
+pub struct Copy {
+    pub at: u64,
+    pub from: u64,
+    pub length: u64,
 }
 
 /// The body of a request for targets.
 #[derive(Clone, Debug, Serialize)]
 pub struct Offers<'a> {
+    /// The root of the object of which bytes are copied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// At most [`TARGETS_MAX`].
     pub parts: &'a [Offer],
 }
@@ -105,6 +121,18 @@ pub struct Status {
     /// Why the last attempt to publish did not.
     #[serde(default)]
     pub error: Option<LastError>,
+    /// The object of which bytes can be copied.
+    #[serde(default)]
+    pub base: Option<Base>,
+}
+
+/// An object of which bytes can be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs, reason = "named as in upload.md; sizes are in bytes")]
+pub struct Base {
+    #[serde(deserialize_with = "text::read")]
+    pub root: Root,
+    pub length: u64,
 }
 
 /// An object that is read while it is uploaded.
@@ -189,7 +217,7 @@ pub struct Sessions {
 }
 
 /// Where a part goes.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[allow(missing_docs, reason = "named as in upload.md; sizes are in bytes")]
 pub struct Target {
     pub index: u32,
@@ -203,6 +231,44 @@ pub struct Target {
     /// The storage has so many bytes of the part already: the rest is sent.
     #[serde(default)]
     pub from: u64,
+    /// These ranges are sent instead.
+    #[serde(default)]
+    pub send: Option<Vec<Sent>>,
+    /// The storage made the part whole of copies: a checkpoint is next.
+    #[serde(default)]
+    pub stored: bool,
+    /// Bytes that were copied for this response.
+    #[serde(default)]
+    pub copied: u64,
+}
+
+/// A range of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs, reason = "named as in upload.md; sizes are in bytes")]
+pub struct Sent {
+    pub at: u64,
+    pub length: u64,
+}
+
+impl Target {
+    /// The ranges of a part of this length that are sent; `None`: they are not of it, or not in order.
+    pub fn ranges(&self, length: u64) -> Option<Vec<ByteRange>> {
+        if self.finished || self.stored {
+            return Some(Vec::new());
+        }
+        let Some(send) = &self.send else {
+            let rest = (self.from < length).then(|| ByteRange::new(self.from, length));
+            return (self.from <= length).then(|| rest.into_iter().collect());
+        };
+        let mut end = 0;
+        let range = |sent: &Sent| {
+            let past = sent.at.checked_add(sent.length)?;
+            let is_next = sent.at >= end && sent.length > 0 && past <= length;
+            end = past;
+            is_next.then(|| ByteRange::new(sent.at, past))
+        };
+        send.iter().map(range).collect()
+    }
 }
 
 /// The response with targets.
@@ -418,6 +484,29 @@ mod tests {
             &text.replace("abab", ""),
         ] {
             assert!(read::<Status>(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_ranges_of_a_target_are_of_its_part() {
+        let ranges = |target: &str| {
+            let text = format!(r#"{{"targets":[{{"index":0,{target}}}]}}"#);
+            read::<Targets>(text.as_bytes()).unwrap().targets[0].ranges(100)
+        };
+        let range = |start, end| ByteRange::new(start, end);
+        assert_eq!(ranges(r#""url":"/""#), Some(vec![range(0, 100)]));
+        assert_eq!(ranges(r#""from":40"#), Some(vec![range(40, 100)]));
+        assert_eq!(ranges(r#""from":100"#), Some(vec![]));
+        assert_eq!(ranges(r#""from":101"#), None);
+        assert_eq!(ranges(r#""stored":true"#), Some(vec![]));
+        assert_eq!(ranges(r#""send":[]"#), Some(vec![]));
+        let send = r#""send":[{"at":0,"length":10},{"at":90,"length":10}]"#;
+        assert_eq!(ranges(send), Some(vec![range(0, 10), range(90, 100)]));
+        for bad in [(0, 101), (9, 1), (10, 0), (u64::MAX, 2)] {
+            let (at, length) = bad;
+            let send =
+                format!(r#""send":[{{"at":0,"length":10}},{{"at":{at},"length":{length}}}]"#);
+            assert_eq!(ranges(&send), None, "{bad:?}");
         }
     }
 

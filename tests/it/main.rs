@@ -9,6 +9,7 @@
 mod bar;
 mod below;
 mod cat;
+mod copies;
 mod corpora;
 mod crashes;
 mod delta;

@@ -248,8 +248,13 @@ pub fn of_pushed(pushed: &Pushed) -> String {
         pushed.root,
         human_bytes(pushed.bytes_sent)
     );
-    if pushed.bytes_reused > 0 {
-        line += &format!(", {} were there", human_bytes(pushed.bytes_reused));
+    if pushed.bytes_copied > 0 {
+        let copied = human_bytes(pushed.bytes_copied);
+        line += &format!(", {copied} were copied from the earlier object");
+    }
+    let were_there = pushed.bytes_reused.saturating_sub(pushed.bytes_copied);
+    if were_there > 0 {
+        line += &format!(", {} were there", human_bytes(were_there));
     }
     line + &format!(" in {}", human_seconds(pushed.elapsed_ms))
 }

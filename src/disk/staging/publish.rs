@@ -105,6 +105,24 @@ impl Place<'_> {
         Ok(is_free && has_no_other_file(&folder, &with_suffix(name, ".sapwood"))?)
     }
 
+    /// The file with this name, if it is what an upload published there: the manifest beside it has this root and length, and nothing
+    /// changed the file, or gave it the name, after the manifest got its own.
+    pub fn published(&self, root: Root, length: u64) -> Result<Option<File>, DiskError> {
+        let (folder, name) = self.split();
+        let Some(folder) = self.root.below(folder)? else {
+            return Ok(None);
+        };
+        let beside = with_suffix(name, ".sapwood");
+        let object = folder.open_file_below(Path::new(name))?;
+        let manifest = folder.open_file_below(Path::new(&beside))?;
+        let (Some((file, entry)), Some((_, manifest))) = (object, manifest) else {
+            return Ok(None);
+        };
+        let is_older = entry.attributes_changed <= manifest.attributes_changed;
+        let is_same = is_older && entry.length == length && is_manifest_of(&folder, &beside, root)?;
+        Ok(is_same.then_some(file))
+    }
+
     /// Whether each folder on the way is one, or missing.
     fn can_be_made(&self, path: &Path) -> Result<bool, DiskError> {
         let mut folder = self.root.again()?;

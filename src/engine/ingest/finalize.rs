@@ -154,7 +154,11 @@ impl Ingest {
                 }
                 let session = changed.session();
                 self.unstage(&session).await?;
-                Ok(Status { session, parts })
+                Ok(Status {
+                    session,
+                    parts,
+                    base: None,
+                })
             }
             Ok(Verdict::Disproved(why)) => {
                 let changed = self.change(id, |session| Ok(session.disproved(attempt, &why, now)));

@@ -5,6 +5,7 @@
 
 pub mod clock;
 mod collect;
+mod copies;
 mod error;
 mod events;
 mod finalize;
@@ -33,6 +34,7 @@ use clock::{Clock, ServedClock};
 use session_store::{OwnerLimits, SessionStore, StoreError, Written};
 
 pub use collect::Collected;
+pub use copies::Copies;
 pub use error::IngestError;
 pub use events::IngestEvent;
 pub use finalize::{Finalize, FinalizeRun};

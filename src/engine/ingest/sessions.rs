@@ -1,9 +1,11 @@
 //! The requests of clients, apart from the last: open, status, list, targets, parts, checkpoint, abort.
 
+use std::collections::HashSet;
+
 use crate::{
-    engine::storage::{Adds, Destination, OfferedPart, PartWriter, Staged},
+    engine::storage::{Adds, Base, Destination, OfferedPart, PartWriter, Staged},
     format::{
-        geometry::BlockSize,
+        geometry::{BlockSize, ByteRange},
         library::LibraryPath,
         tree::Root,
         upload::{SessionId, Sha256},
@@ -15,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    Changed, Ingest, IngestError, IngestEvent,
+    Changed, Copies, Ingest, IngestError, IngestEvent,
     session_store::{Cursor, Inserted, ListQuery, Written},
 };
 
@@ -93,6 +95,8 @@ pub struct Status {
     pub session: Session,
     /// Its parts.
     pub parts: Vec<FinishedPart>,
+    /// Of which bytes can be copied.
+    pub base: Option<Base>,
 }
 
 /// An opened session.
@@ -210,7 +214,12 @@ impl Ingest {
 
     async fn with_parts(&self, session: Session) -> Result<Status, IngestError> {
         let parts = self.store.parts(session.id).await?;
-        Ok(Status { session, parts })
+        let base = self.base_of(&session).await?;
+        Ok(Status {
+            session,
+            parts,
+            base,
+        })
     }
 
     /// How a session is.
@@ -247,6 +256,17 @@ impl Ingest {
         id: SessionId,
         parts: &[OfferedPart],
     ) -> Result<Vec<Target>, IngestError> {
+        self.targets_with(owner, id, parts, None).await
+    }
+
+    /// [`Ingest::targets`], of which an earlier object has bytes.
+    pub async fn targets_with(
+        &self,
+        owner: &Owner,
+        id: SessionId,
+        parts: &[OfferedPart],
+        copies: Option<&Copies>,
+    ) -> Result<Vec<Target>, IngestError> {
         if parts.len() > TARGETS_MAX {
             let (max, found) = (TARGETS_MAX, parts.len());
             return Err(IngestError::TooManyParts { max, found });
@@ -255,25 +275,25 @@ impl Ingest {
         for part in parts {
             session.takes_part(part.index, part.length)?;
         }
+        copies.map_or(Ok(()), |copies| copies.check(&session, parts))?;
         let session = self.ready(session).await?;
         let session = self.touched(session).await?;
         session.takes_parts()?;
         let (mut finished, mut wanted) = (Vec::with_capacity(parts.len()), Vec::new());
+        let mut new = HashSet::new();
         let indices: Vec<u32> = parts.iter().map(|part| part.index).collect();
-        let found = self.store.finished(id, &indices).await?;
+        let all = self.store.finished(id, &indices).await?;
         for part in parts {
-            let is_it =
-                |found: &FinishedPart| (found.index, found.sha256) == (part.index, part.sha256);
-            let is_finished = found.iter().any(is_it);
+            let found = all.iter().find(|found| found.index == part.index);
+            new.extend(found.is_none().then_some(part.index));
+            let is_finished = found.is_some_and(|found| found.sha256 == part.sha256);
             finished.push(is_finished);
             wanted.extend((!is_finished).then(|| part.clone()));
         }
         self.check_quota(&session, &wanted).await?;
-        let mut destinations = self
-            .storage
-            .destinations(&session, &wanted)
-            .await?
-            .into_iter();
+        let copies = copies.map(|copies| (copies, &new));
+        let destinations = self.destinations(&session, &wanted, copies).await?;
+        let mut destinations = destinations.into_iter();
         let target = |(part, is_finished): (&OfferedPart, bool)| {
             let index = part.index;
             match is_finished {
@@ -311,15 +331,42 @@ impl Ingest {
         part: &OfferedPart,
         from: u64,
     ) -> Result<Box<dyn PartWriter>, IngestError> {
+        let session = self.receiving(id, part).await?;
+        let writer = self.storage.receive(&session, part, from).await?;
+        self.counted(&session, part, writer).await
+    }
+
+    /// [`Ingest::receive`], of these ranges.
+    pub async fn receive_ranges(
+        &self,
+        id: SessionId,
+        part: &OfferedPart,
+        send: &[ByteRange],
+    ) -> Result<Box<dyn PartWriter>, IngestError> {
+        let session = self.receiving(id, part).await?;
+        let writer = self.storage.receive_ranges(&session, part, send).await?;
+        self.counted(&session, part, writer).await
+    }
+
+    /// The session, which takes this part.
+    async fn receiving(&self, id: SessionId, part: &OfferedPart) -> Result<Session, IngestError> {
         let session = self.store.load(id).await?.ok_or(IngestError::NoSession)?;
         session.takes_part(part.index, part.length)?;
         let session = self.ready(session).await?;
         // It may have ended since it was read.
         let session = self.touched(session).await?;
         session.takes_parts()?;
-        let writer = self.storage.receive(&session, part, from).await?;
+        Ok(session)
+    }
+
+    async fn counted(
+        &self,
+        session: &Session,
+        part: &OfferedPart,
+        writer: Box<dyn PartWriter>,
+    ) -> Result<Box<dyn PartWriter>, IngestError> {
         let (index, length) = (part.index, part.length);
-        let counting = self.count_arriving(&session, index, length, writer.adds());
+        let counting = self.count_arriving(session, index, length, writer.adds());
         counting.await.map(|()| writer)
     }
 

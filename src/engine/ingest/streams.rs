@@ -31,7 +31,7 @@ impl Position {
 impl Ingest {
     /// Where the stream of a session goes on: after the finished parts and what is durable of the next one.
     pub async fn position(&self, owner: &Owner, id: SessionId) -> Result<Position, IngestError> {
-        let Status { session, parts } = self.status(owner, id).await?;
+        let Status { session, parts, .. } = self.status(owner, id).await?;
         let plan = session.declared.plan;
         if let State::Done(published) = session.state {
             return Ok(Position {

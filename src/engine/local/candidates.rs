@@ -165,6 +165,11 @@ async fn known_trees(
 }
 
 impl Candidates {
+    /// This file alone; none if it cannot be opened.
+    pub fn of_file(path: PathBuf) -> Candidates {
+        Candidates::named(path, &[])
+    }
+
     fn named(target: PathBuf, seeds: &[PathBuf]) -> Candidates {
         let mut candidates = Candidates::default();
         // A missing target is the usual case; a target that is not a file is refused elsewhere.

@@ -11,7 +11,11 @@ mod search;
 mod seeds;
 mod time;
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use crate::{
     disk::{
@@ -28,15 +32,18 @@ use crate::{
     },
     format::{
         anchors::BlockAnchor,
-        geometry::{BlockIndex, FANOUT, Geometry},
+        geometry::{BlockIndex, ByteRange, FANOUT, Geometry},
         judge::{Leaves, ObjectKey, Proven},
         reader::Page,
     },
     net::location::Location,
-    policy::{descent::ZeroSearch, samples},
+    policy::{
+        descent::{Source, ZeroSearch},
+        samples,
+    },
 };
 
-use candidates::{named_seeds, open_seeds, store_has_any, stored_seeds};
+use candidates::{Candidates, named_seeds, open_seeds, store_has_any, stored_seeds};
 pub use copy::Copied;
 use copy::Copying;
 use leaves::KeptLeaves;
@@ -134,6 +141,42 @@ pub async fn find(
         anchors: None,
         last,
     })
+}
+
+/// Where a file has blocks of the object of a manifest: bytes of the object, and their place in the file. They had them when they were
+/// looked at.
+pub async fn find_in_file(
+    context: &Context,
+    manifest: &OpenManifest,
+    path: &Path,
+    stop: &StopWhenDropped,
+) -> Result<Vec<(ByteRange, u64)>, Error> {
+    let header = manifest.header();
+    if !manifest.has_ranges() {
+        return Ok(Vec::new());
+    }
+    let (file, target) = (path.to_owned(), path.to_owned());
+    let candidates = blocking::run(move || Candidates::of_file(file)).await;
+    let seeds = open_seeds(
+        context,
+        candidates,
+        header.layout(),
+        stop,
+        &mut |_: Event| (),
+    )
+    .await;
+    let object = ObjectKey::of_root(header.root, header.geometry);
+    let leaves = blocking::on_disk(move || KeptLeaves::empty(object, &target)).await?;
+    let search = search(context, manifest, leaves, seeds, None).await?;
+    let place = |whole: &search::Whole| {
+        let Source::Seed(shift) = whole.from else {
+            return None;
+        };
+        let bytes = header.geometry.bytes_of_range(whole.blocks);
+        let place = bytes.start.checked_add_signed(shift.by)?;
+        Some((bytes, place))
+    };
+    Ok(search.found.whole.iter().filter_map(place).collect())
 }
 
 /// Whether so much is here that a search for an object of this length may be worth its time, even if nobody has such an object.

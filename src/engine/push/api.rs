@@ -3,7 +3,7 @@
 use crate::{
     engine::context::{Context, StoreHandle},
     format::{
-        ingest::{Checkpoint, Finalize, Offer, Open, Status, Target},
+        ingest::{Base, Checkpoint, Finalize, Offer, Open, Status, Target},
         upload::SessionId,
     },
     net::location::Location,
@@ -104,10 +104,16 @@ impl<'a> Api<'a> {
     }
 
     /// Where these parts go, in the same order; at most [`crate::format::ingest::TARGETS_MAX`].
-    pub async fn targets(&self, id: SessionId, offers: &[Offer]) -> Result<Vec<Target>, Failed> {
+    /// `base`: the object of which bytes are copied.
+    pub async fn targets(
+        &self,
+        id: SessionId,
+        base: Option<Base>,
+        offers: &[Offer],
+    ) -> Result<Vec<Target>, Failed> {
         match self {
-            Api::Server(api) => api.targets(id, offers).await,
-            Api::Storage(api) => api.targets(id, offers).await,
+            Api::Server(api) => api.targets(id, base, offers).await,
+            Api::Storage(api) => api.targets(id, base, offers).await,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use parking_lot::Mutex;
 
 use crate::{
@@ -11,7 +11,10 @@ use crate::{
         context::Context,
         error::Error,
         remote::retry::Attempts,
-        storage::{Begun, Destination, OfferedPart, StorageError, Verdict},
+        storage::{
+            Base, Begun, CopyRange, Destination, OfferedPart, StorageError, Verdict,
+            copies::{self, PartCopies},
+        },
     },
     format::{
         geometry::BlockSize,
@@ -133,7 +136,12 @@ impl StorageApi<'_> {
     }
 
     /// See [`super::api::Api::targets`].
-    pub async fn targets(&self, id: SessionId, offers: &[Offer]) -> Result<Vec<Target>, Failed> {
+    pub async fn targets(
+        &self,
+        id: SessionId,
+        base: Option<ingest::Base>,
+        offers: &[Offer],
+    ) -> Result<Vec<Target>, Failed> {
         let session = self.session(id)?;
         let offered = |offer: &Offer| OfferedPart {
             index: offer.index,
@@ -143,7 +151,19 @@ impl StorageApi<'_> {
         };
         let parts: Vec<OfferedPart> = offers.iter().map(offered).collect();
         let storage = &self.bucket.storage;
-        let destinations = self.repeated(|| storage.destinations(&session, &parts));
+        let copies = copies_of(offers);
+        let base = base.map(|base| Base {
+            name: session.declared.name.clone(),
+            root: base.root,
+            length: base.length,
+            session: None,
+        });
+        let destinations = self.repeated(|| match &base {
+            Some(base) => {
+                copies::destinations(&**storage, &session, &parts, (base, &copies)).boxed()
+            }
+            None => storage.destinations(&session, &parts),
+        });
         let destinations = self.done(destinations.await)?;
         let target = |(part, to): (&OfferedPart, Destination)| match to {
             Destination::Storage { url, headers, .. } => Ok(Target {
@@ -152,9 +172,17 @@ impl StorageApi<'_> {
                 finished: part.length == 0,
                 url,
                 headers: headers.into_iter().collect(),
-                from: 0,
+                ..Target::default()
             }),
-            Destination::Server { .. } => Err(Failed::no_target(&self.bucket.folder)),
+            Destination::Stored { copied } => Ok(Target {
+                index: part.index,
+                stored: true,
+                copied,
+                ..Target::default()
+            }),
+            Destination::Server { .. } | Destination::Rest { .. } => {
+                Err(Failed::no_target(&self.bucket.folder))
+            }
         };
         parts.iter().zip(destinations).map(target).collect()
     }
@@ -410,6 +438,7 @@ impl Known {
             parts: self.parts.values().map(finished).collect(),
             url: None,
             error: None,
+            base: None,
         }
     }
 
@@ -433,6 +462,17 @@ impl Known {
             etag: stored.and_then(|stored| stored.etag.clone()),
         }
     }
+}
+
+fn copies_of(offers: &[Offer]) -> PartCopies {
+    let copy = |copy: &ingest::Copy| CopyRange {
+        at: copy.at,
+        from: copy.from,
+        length: copy.length,
+    };
+    let of = |offer: &Offer| (offer.index, offer.copy.iter().map(copy).collect());
+    let copied = offers.iter().filter(|offer| !offer.copy.is_empty());
+    copied.map(of).collect()
 }
 
 fn plan(open: &Open<'_>) -> Result<PartPlan, BadSize> {

@@ -6,6 +6,7 @@
 //! (`direct`). Dropping the future is a clean stop.
 
 mod api;
+mod base;
 mod direct;
 mod failed;
 mod follow;
@@ -293,6 +294,7 @@ impl Push<'_> {
             bytes_total: file.length(),
             bytes_sent: sent,
             bytes_reused: file.length().saturating_sub(sent),
+            bytes_copied: 0,
             elapsed_ms: self.began.elapsed().as_millis() as u64,
         };
         retry::tell(Event::Pushed(pushed.clone()));
@@ -317,7 +319,9 @@ impl Push<'_> {
         session: Session,
         pipe: Option<Pipe>,
     ) -> Result<Pushed, PartFailed> {
+        let base = base::find(self, &session).await;
         let mut sender = self.sender(session);
+        sender.set_base(base);
         let mut parts: Vec<u32> = (0..self.plan.count().unwrap_or(0)).collect();
         let mut pipe = pipe;
         for _ in 0..ROUNDS {
@@ -471,6 +475,7 @@ impl Push<'_> {
             bytes_total: sender.length(),
             bytes_sent: self.counters.run.load(Ordering::Relaxed),
             bytes_reused: self.reused.unwrap_or_else(|| sender.bytes_reused()),
+            bytes_copied: sender.bytes_copied(),
             elapsed_ms: self.began.elapsed().as_millis() as u64,
         };
         retry::tell(Event::Pushed(pushed.clone()));

@@ -6,10 +6,9 @@ use crate::{
     engine::{
         error::Error,
         remote::retry::Attempts,
-        upload::content::{Counters, Stored, StoredContent},
+        upload::content::{Counters, StoredContent},
     },
     format::{
-        geometry::ByteRange,
         ingest::{self, Checkpoint, OFFERED_LEAVES_MAX, Offer, Target},
         upload::SessionId,
     },
@@ -24,6 +23,7 @@ use crate::{
 
 use super::{
     api::Api,
+    base::Base,
     failed::{Failed, Refusal},
     source::{SourceFile, SourcePart},
 };
@@ -75,7 +75,17 @@ pub struct Sending<'a> {
     pub part: Arc<SourcePart>,
     /// `None`: a stream.
     pub file: Option<Arc<SourceFile>>,
+    /// An earlier object of which bytes are copied.
+    pub base: Option<Arc<Base>>,
     pub counters: Counters,
+}
+
+/// What the storage had of a part before it was sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Had {
+    pub bytes: u64,
+    /// Of these, copied from an earlier object for this part.
+    pub copied: u64,
 }
 
 /// What the request for a part came to.
@@ -101,8 +111,9 @@ pub fn offered_leaves(part: &SourcePart) -> usize {
     }
 }
 
-pub fn offer(part: &SourcePart) -> Offer {
+pub fn offer(part: &SourcePart, base: Option<&Base>) -> Offer {
     Offer {
+        copy: base.map_or_else(Vec::new, |base| base.copies(part)),
         index: part.index,
         length: part.bytes.length(),
         sha256: part.sha256,
@@ -111,17 +122,20 @@ pub fn offer(part: &SourcePart) -> Offer {
 }
 
 impl Sending<'_> {
-    /// Sends the part until the storage has it and the session knows. Returns how many of its bytes the storage had before.
-    pub async fn run(self, target: Target) -> Result<u64, PartFailed> {
+    /// Sends the part until the storage has it and the session knows.
+    pub async fn run(self, target: Target) -> Result<Had, PartFailed> {
         let mut attempts = Attempts::new(&self.api.limits());
-        let (mut target, mut had, mut is_url_fresh) = (target, 0, false);
+        let (mut target, mut most, mut is_url_fresh) = (target, 0, false);
+        let mut copied = 0;
         loop {
-            if target.from > had {
+            copied += target.copied;
+            let had = self.had(&target)?;
+            if had > most {
                 // What an earlier attempt sent was kept.
                 attempts.progress();
-                had = target.from;
+                most = had;
             }
-            let put = match target.finished {
+            let put = match target.finished || target.stored {
                 true => Put::Stored { etag: None },
                 false => self.put(&target).await?,
             };
@@ -150,16 +164,28 @@ impl Sending<'_> {
             attempts.wait_after(error).await?;
             target = self.target().await?;
         }
-        Ok(match target.finished {
-            true => self.part.bytes.length(),
-            false => target.from,
+        let had = self.had(&target)?;
+        Ok(Had {
+            copied: copied.min(had),
+            bytes: had,
         })
+    }
+
+    /// How many bytes of the part the storage has, by its target.
+    fn had(&self, target: &Target) -> Result<u64, PartFailed> {
+        let length = self.part.bytes.length();
+        let ranges = target.ranges(length);
+        let ranges = ranges.ok_or_else(|| Failed::no_target(self.api.place()))?;
+        let sent: u64 = ranges.iter().map(|range| range.length()).sum();
+        Ok(length - sent)
     }
 
     /// Another target.
     async fn target(&self) -> Result<Target, PartFailed> {
-        let offers = [offer(&self.part)];
-        let mut targets = self.api.targets(self.session, &offers).await?;
+        let base = self.base.as_deref();
+        let offers = [offer(&self.part, base)];
+        let of = base.map(Base::object);
+        let mut targets = self.api.targets(self.session, of, &offers).await?;
         Ok(targets.pop().expect("as many as were offered"))
     }
 
@@ -170,15 +196,8 @@ impl Sending<'_> {
         let location = url.and_then(Location::from_url).ok_or_else(invalid)?;
         let required = RequiredFields::parse(&target.headers).ok_or_else(invalid)?;
         let stored = self.part.stored.clone();
-        let length = stored.bytes.length();
-        if target.from > length {
-            return Err(invalid().into());
-        }
-        let bytes = ByteRange::new(stored.bytes.start + target.from, stored.bytes.end);
-        let content = Arc::new(StoredContent::new(
-            Stored { bytes, ..stored },
-            &self.counters,
-        ));
+        let ranges = target.ranges(stored.bytes.length()).ok_or_else(invalid)?;
+        let content = Arc::new(StoredContent::new(stored, &ranges, &self.counters));
         let request = Request {
             named_by: self.api.named_by(),
             required: Some(&required),

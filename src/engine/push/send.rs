@@ -26,16 +26,21 @@ use crate::{
 use super::{
     PushOptions,
     api::Api,
+    base::Base,
     check_size,
     failed::Failed,
     growing::Growing,
-    part::{PartFailed, Sending, offer, offered_leaves},
+    part::{Had, PartFailed, Sending, offer, offered_leaves},
     sessions::Session,
     source::{Reader, SourceFile, SourcePart, Whole},
 };
 
 /// Parts that are described before they can be sent, beyond those that are being sent.
 const AHEAD: usize = 2;
+/// Requests for targets at a time, where the storage copies for them.
+const REQUESTS_AT_ONCE: usize = 3;
+/// Parts of such a request: its response comes when all are copied, and must not take long.
+const COPIED_AT_ONCE: usize = 4;
 /// The most bytes of parts that are described and not stored: those of a stream lie on the disk.
 const AHEAD_BYTES_MAX: u64 = 1 << 30;
 
@@ -51,14 +56,21 @@ pub struct Sender<'a> {
     described: BTreeMap<u32, (Finished, Arc<[Cv]>)>,
     /// What is known to have been read.
     end: u64,
-    /// Bytes of parts that the storage has, and how many of them this run did not send.
-    stored: u64,
-    reused: u64,
+    done: Done,
     rate: Rate,
     ticks: Interval,
+    base: Option<Arc<Base>>,
 }
 
-type Stored = (Arc<SourcePart>, Result<u64, PartFailed>);
+/// Bytes of parts that the storage has.
+#[derive(Default)]
+struct Done {
+    stored: u64,
+    /// Those of them that this run did not send.
+    had: Had,
+}
+
+type Stored = (Arc<SourcePart>, Result<Had, PartFailed>);
 type Requested = (Vec<Arc<SourcePart>>, Result<Vec<Target>, Failed>);
 
 /// Parts on their way.
@@ -76,12 +88,12 @@ struct Queues<'f> {
     counters: BTreeMap<u32, Counters>,
 }
 
-/// Parts for one request for targets.
-fn batch(ready: &mut VecDeque<Arc<SourcePart>>) -> Vec<Arc<SourcePart>> {
+/// At most so many parts for one request for targets.
+fn batch(ready: &mut VecDeque<Arc<SourcePart>>, most: usize) -> Vec<Arc<SourcePart>> {
     let (mut parts, mut leaves) = (Vec::new(), 0);
     while let Some(part) = ready.front() {
         leaves += offered_leaves(part);
-        if parts.len() == TARGETS_MAX || !parts.is_empty() && leaves > REQUEST_LEAVES_MAX {
+        if parts.len() == most || !parts.is_empty() && leaves > REQUEST_LEAVES_MAX {
             break;
         }
         parts.extend(ready.pop_front());
@@ -109,10 +121,10 @@ impl<'a> Sender<'a> {
             run,
             described: BTreeMap::new(),
             end: 0,
-            stored: 0,
-            reused: 0,
+            done: Done::default(),
             rate: Rate::new(),
             ticks,
+            base: None,
         }
     }
 
@@ -142,9 +154,19 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// Bytes that the storage had before.
+    /// Copies what this object has of the parts that follow.
+    pub fn set_base(&mut self, base: Option<Base>) {
+        self.base = base.map(Arc::new);
+    }
+
+    /// Bytes that were copied from an earlier object.
+    pub fn bytes_copied(&self) -> u64 {
+        self.done.had.copied
+    }
+
+    /// Bytes that the storage had before, or copied.
     pub fn bytes_reused(&self) -> u64 {
-        self.reused
+        self.done.had.bytes
     }
 
     /// Reads all parts of the reader, and sends those that the storage does not have.
@@ -166,7 +188,7 @@ impl<'a> Sender<'a> {
             tokio::select! {
                 biased;
                 Some((part, outcome)) = queues.sending.next() => {
-                    self.sent(&mut queues, &part, outcome?);
+                    self.sent(&mut queues, &part, &outcome?);
                 }
                 Some((parts, targets)) = queues.requested.next() => {
                     queues.targeted.extend(parts.into_iter().zip(targets?));
@@ -190,12 +212,18 @@ impl<'a> Sender<'a> {
         'a: 'f,
     {
         let id = self.session.id;
-        if queues.requested.is_empty() && !queues.ready.is_empty() {
-            let parts = batch(&mut queues.ready);
-            let api = *api;
+        // A storage that copies takes longer: others are sent meanwhile.
+        let (requests, most) = match &self.base {
+            Some(_) => (REQUESTS_AT_ONCE, COPIED_AT_ONCE),
+            None => (1, TARGETS_MAX),
+        };
+        while queues.requested.len() < requests && !queues.ready.is_empty() {
+            let parts = batch(&mut queues.ready, most);
+            let (api, base) = (*api, self.base.clone());
             let request = async move {
-                let offers: Vec<_> = parts.iter().map(|part| offer(part)).collect();
-                let targets = api.targets(id, &offers).await;
+                let base = base.as_deref();
+                let offers: Vec<_> = parts.iter().map(|part| offer(part, base)).collect();
+                let targets = api.targets(id, base.map(Base::object), &offers).await;
                 (parts, targets)
             };
             queues.requested.push(request.boxed());
@@ -213,6 +241,7 @@ impl<'a> Sender<'a> {
                 session: id,
                 is_own: self.session.is_own,
                 part: part.clone(),
+                base: self.base.clone(),
                 file: self.file.clone(),
                 counters,
             };
@@ -245,8 +274,8 @@ impl<'a> Sender<'a> {
         let is_closed = self.session.state != State::Open;
         match self.session.finished.get(&part.index) {
             Some(finished) if finished.sha256 == part.sha256 && finished.length == length => {
-                self.stored += length;
-                self.reused += length;
+                self.done.stored += length;
+                self.done.had.bytes += length;
                 Ok(())
             }
             Some(_) if !self.session.is_own => Err(PartFailed::OtherSession),
@@ -261,20 +290,21 @@ impl<'a> Sender<'a> {
     }
 
     /// Counts a part that the storage has now.
-    fn sent(&mut self, queues: &mut Queues<'_>, part: &SourcePart, had: u64) {
+    fn sent(&mut self, queues: &mut Queues<'_>, part: &SourcePart, had: &Had) {
         let length = part.bytes.length();
         queues.count -= 1;
         queues.bytes -= length;
         queues.counters.remove(&part.index);
-        self.stored += length;
-        self.reused += had;
+        self.done.stored += length;
+        self.done.had.bytes += had.bytes;
+        self.done.had.copied += had.copied;
         if self.growing.is_some() {
             // It is compared with the file once more.
             let (part, _) = &self.described[&part.index];
             self.session.finished.insert(part.index, *part);
         }
         tell(Event::Checkpoint {
-            bytes_done: self.stored,
+            bytes_done: self.done.stored,
         });
     }
 
@@ -284,7 +314,7 @@ impl<'a> Sender<'a> {
         let sent = self.run.run.load(Ordering::Relaxed);
         self.rate.set(sent);
         tell(Event::PushProgress(PushProgress {
-            bytes_done: self.stored + on_the_way,
+            bytes_done: self.done.stored + on_the_way,
             bytes_total: self.session.plan.length(),
             bytes_recorded: self.growing.as_ref().map(|growing| growing.length()),
             bytes_sent: sent,
@@ -297,8 +327,8 @@ impl<'a> Sender<'a> {
         self.session.state = State::Open;
         for index in parts {
             if let Some(part) = self.session.finished.remove(index) {
-                self.stored = self.stored.saturating_sub(part.length);
-                self.reused = self.reused.saturating_sub(part.length);
+                self.done.stored = self.done.stored.saturating_sub(part.length);
+                self.done.had.bytes = self.done.had.bytes.saturating_sub(part.length);
             }
         }
     }

@@ -4,8 +4,8 @@ use crate::{
     engine::{context::Context, error::Error},
     format::{
         ingest::{
-            self, Checkpoint, DOCUMENT_BYTES_MAX, Document, Finalize, Offer, Offers, Open, PATH,
-            Problem, RefusedUpload, Sessions, Status, TARGETS_MAX, Target, Targets,
+            self, Base, Checkpoint, DOCUMENT_BYTES_MAX, Document, Finalize, Offer, Offers, Open,
+            PATH, Problem, RefusedUpload, Sessions, Status, TARGETS_MAX, Target, Targets,
         },
         upload::SessionId,
     },
@@ -71,10 +71,18 @@ impl ServerApi<'_> {
     }
 
     /// Where these parts go, in the same order; at most [`TARGETS_MAX`].
-    pub async fn targets(&self, id: SessionId, offers: &[Offer]) -> Result<Vec<Target>, Failed> {
+    pub async fn targets(
+        &self,
+        id: SessionId,
+        base: Option<Base>,
+        offers: &[Offer],
+    ) -> Result<Vec<Target>, Failed> {
         debug_assert!(offers.len() <= TARGETS_MAX);
         let place = self.session(id, "/targets");
-        let body = Body::json(ingest::write(&Offers { parts: offers }));
+        let body = Body::json(ingest::write(&Offers {
+            base: base.map(|base| base.root.to_string()),
+            parts: offers,
+        }));
         let reply = self.request(Method::Post, &place, body).await?;
         let targets: Targets = document(&reply)?;
         let are_of = |(target, offer): (&Target, &Offer)| target.index == offer.index;

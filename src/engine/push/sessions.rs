@@ -6,7 +6,7 @@ use crate::{
     disk::machine,
     engine::{context::StoreHandle, error::Error},
     format::{
-        ingest::{Finished, Open, State, Status},
+        ingest::{Base, Finished, Open, State, Status},
         upload::SessionId,
     },
     net::location::Location,
@@ -28,6 +28,8 @@ pub struct Session {
     pub is_own: bool,
     /// Those that the storage has.
     pub finished: BTreeMap<u32, Finished>,
+    /// The object of which the server can copy bytes.
+    pub base: Option<Base>,
 }
 
 /// What a session is for.
@@ -54,6 +56,7 @@ impl Session {
             plan,
             is_own,
             finished: finished.collect(),
+            base: status.base,
         }
     }
 

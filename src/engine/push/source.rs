@@ -111,6 +111,16 @@ impl SourceFile {
         self.version.stamp().length
     }
 
+    /// For messages, and to open it once more.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads bytes of it. Blocks.
+    pub fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, at)
+    }
+
     /// Which file it is, under any name.
     pub fn identity(&self) -> (u64, u64) {
         let stamp = self.version.stamp();

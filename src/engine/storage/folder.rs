@@ -5,6 +5,7 @@
 //! client offers, so that a block that came before a stop or a crash is not sent again.
 
 mod append;
+mod copy;
 mod finalize;
 mod growing;
 mod receive;
@@ -36,8 +37,8 @@ use crate::{
 };
 
 use super::{
-    Destination, Fence, GrowingStorage, OfferedPart, PartAppender, PartWriter, Staged, Storage,
-    StorageError, UnknownPart, Verdict,
+    Base, CopyRange, Destination, Fence, GrowingStorage, OfferedPart, PartAppender, PartWriter,
+    Staged, Storage, StorageError, UnknownPart, Verdict,
 };
 
 /// A folder that takes uploads. Its clones share it.
@@ -350,7 +351,30 @@ impl Storage for FolderStorage {
         part: &'a OfferedPart,
         from: u64,
     ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>> {
-        receive::begin(self, session, part, from).boxed()
+        let send = receive::after(part, from);
+        async move { receive::begin(self, session, part, send?).await }.boxed()
+    }
+
+    fn copy<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        base: &'a Base,
+        copies: &'a [CopyRange],
+    ) -> BoxFuture<'a, Result<Destination, StorageError>> {
+        let (plan, handle) = (session.declared.plan, handle(session));
+        let (part, base, copies) = (part.clone(), base.clone(), copies.to_vec());
+        self.on_disk(move |shared| shared.copy(&handle?, &plan, &part, (&base, &copies)))
+            .boxed()
+    }
+
+    fn receive_ranges<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        send: &'a [ByteRange],
+    ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>> {
+        receive::begin(self, session, part, send.to_vec()).boxed()
     }
 
     fn append<'a>(

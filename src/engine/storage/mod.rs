@@ -1,11 +1,12 @@
 //! Where uploads go: parts are staged, proven and published. One trait for all storages.
 
 mod appending;
+pub mod copies;
 pub mod folder;
 mod probe;
 pub mod s3;
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, slice};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -20,6 +21,7 @@ use crate::{
     policy::upload::{Disproved, FinishedPart, Goal, Published, Session},
 };
 
+pub use copies::{Base, CopyRange};
 pub use probe::probe;
 
 /// A part that a client is about to send.
@@ -54,6 +56,18 @@ pub enum Destination {
     Server {
         /// Where the client continues.
         from: u64,
+    },
+    /// To [`Storage::receive_ranges`], through a URL of the server: the rest is here and has the leaves of the offer.
+    Rest {
+        /// Ranges of the part, in order, of whole blocks.
+        send: Vec<ByteRange>,
+        /// Bytes that were copied just now.
+        copied: u64,
+    },
+    /// Nowhere: the storage has the part whole, made of copies, and [`Storage::checkpoint`] will prove it.
+    Stored {
+        /// Bytes that were copied just now.
+        copied: u64,
     },
     /// To this URL of the storage, by PUT.
     Storage {
@@ -175,6 +189,32 @@ pub trait Storage: Send + Sync {
         part: &'a OfferedPart,
         from: u64,
     ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>>;
+
+    /// Copies what the base has of a part that is not whole yet, and says where the rest goes. Copies that are not what the part is to
+    /// have do not count, and a storage may copy nothing. [`copies::are_allowed`] is checked by the caller.
+    fn copy<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        _base: &'a Base,
+        _copies: &'a [CopyRange],
+    ) -> BoxFuture<'a, Result<Destination, StorageError>> {
+        let to = async {
+            let mut to = self.destinations(session, slice::from_ref(part)).await?;
+            to.pop().ok_or(StorageError::StagingGone)
+        };
+        to.boxed()
+    }
+
+    /// [`Storage::receive`], of these ranges, one after the other.
+    fn receive_ranges<'a>(
+        &'a self,
+        _session: &'a Session,
+        _part: &'a OfferedPart,
+        _send: &'a [ByteRange],
+    ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>> {
+        async { Err(StorageError::NotThroughServer) }.boxed()
+    }
 
     /// Takes the bytes of a part of which nothing is known. A finished part stays until [`Storage::checkpoint`] prefers the new one, or
     /// the new one goes on after it.

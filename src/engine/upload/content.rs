@@ -45,18 +45,23 @@ pub struct Counters {
     pub part: Arc<AtomicU64>,
 }
 
-/// A range of a file as the content of one request.
+/// Ranges of a file, one after the other, as the content of one request.
 pub struct StoredContent {
     stored: Stored,
+    /// Of the file.
+    ranges: Arc<[ByteRange]>,
     counters: Counters,
     failed: Arc<Mutex<Option<DiskError>>>,
 }
 
 impl StoredContent {
-    /// It begins to count anew.
-    pub fn new(stored: Stored, counters: &Counters) -> StoredContent {
+    /// These ranges of what is stored. It begins to count anew.
+    pub fn new(stored: Stored, ranges: &[ByteRange], counters: &Counters) -> StoredContent {
         counters.part.store(0, Ordering::Relaxed);
+        let start = stored.bytes.start;
+        let of_file = |range: &ByteRange| ByteRange::new(start + range.start, start + range.end);
         StoredContent {
+            ranges: ranges.iter().map(of_file).collect(),
             stored,
             counters: counters.clone(),
             failed: Arc::default(),
@@ -71,17 +76,21 @@ impl StoredContent {
 
 impl Content for StoredContent {
     fn length(&self) -> u64 {
-        self.stored.bytes.length()
+        self.ranges.iter().map(|range| range.length()).sum()
     }
 
     fn chunks(&self) -> Chunks {
-        let state = (self.stored.clone(), self.failed.clone());
-        let start = self.stored.bytes.start;
-        stream::unfold((state, start), |((stored, failed), at)| async move {
-            if at == stored.bytes.end {
-                return None;
-            }
-            let bytes = ByteRange::new(at, stored.bytes.end.min(at + CHUNK));
+        let state = (
+            self.stored.clone(),
+            self.failed.clone(),
+            self.ranges.clone(),
+        );
+        let start = (0, 0);
+        stream::unfold((state, start), |(state, (index, done))| async move {
+            let (stored, failed, ranges) = &state;
+            let range = ranges.get(index)?;
+            let at = range.start + done;
+            let bytes = ByteRange::new(at, range.end.min(at + CHUNK));
             let chunk = blocking::on_disk({
                 let stored = stored.clone();
                 move || read(&stored, bytes)
@@ -90,7 +99,11 @@ impl Content for StoredContent {
                 *failed.lock() = Some(cause);
                 io::Error::other("the source cannot be read")
             });
-            Some((chunk, ((stored, failed), bytes.end)))
+            let next = match bytes.end == range.end {
+                true => (index + 1, 0),
+                false => (index, bytes.end - range.start),
+            };
+            Some((chunk, (state, next)))
         })
         .boxed()
     }

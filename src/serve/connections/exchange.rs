@@ -16,6 +16,7 @@ use axum::{
 };
 use hyper::{
     body::{Body as HttpBody, Frame, Incoming, SizeHint},
+    ext::ReasonPhrase,
     service::{Service, service_fn},
 };
 use hyper_util::service::TowerToHyperService;
@@ -72,6 +73,12 @@ pub fn exchanges(
             {
                 response = path.respond(is_head, &exchange.options.metrics);
             }
+            let reason = response.extensions_mut().remove::<Reason>();
+            if let (Some(Reason(reason)), Version::One) = (reason, version)
+                && let Ok(reason) = ReasonPhrase::try_from(reason)
+            {
+                response.extensions_mut().insert(reason);
+            }
             exchange.status = response.status().as_u16();
             let length = response.body().size_hint().exact();
             let expected = length.or_else(|| {
@@ -86,6 +93,24 @@ pub fn exchanges(
             }))
         }
     })
+}
+
+/// The text of a status line, of a response among whose extensions it is. HTTP/2 has none.
+#[derive(Clone, Debug)]
+pub struct Reason(Vec<u8>);
+
+/// A reason phrase is cut there.
+const REASON_BYTES_MAX: usize = 300;
+
+impl Reason {
+    /// What is not visible ASCII is shown by question marks.
+    pub fn of(text: &str) -> Reason {
+        let visible = |letter: char| match letter {
+            ' '..='~' => letter as u8,
+            _ => b'?',
+        };
+        Reason(text.chars().map(visible).take(REASON_BYTES_MAX).collect())
+    }
 }
 
 /// A request and its response. When this is dropped, it is over.

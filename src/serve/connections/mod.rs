@@ -23,6 +23,7 @@ use super::{
     tls::Tls,
 };
 
+pub use exchange::Reason;
 pub use listen::listen;
 use slots::{Slot, Slots};
 pub use stream::Connection;

@@ -8,7 +8,6 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use hyper::ext::ReasonPhrase;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -21,27 +20,31 @@ use crate::{
         parts::PART_BYTES_MIN,
         upload::{self, FinishedPart, Owner, Protocol, State},
     },
-    serve::{connections::Connection, origin::path::url_path},
+    serve::{
+        connections::{Connection, Reason},
+        origin::path::url_path,
+    },
 };
 
 use super::{
-    Uploads, bodies,
+    Uploads,
+    any_part::wrong_size,
+    bodies,
     cors::Origins,
+    cut::{self, Cut},
     documents::in_query,
     form::FormFile,
-    part::{declared_length, waiting},
+    part::{self, waiting},
     problem::Problem,
-    resumable, routes,
+    requests,
     signed::{FormUpload, VALID_S},
-    streams::{Arrivals, Cut, Run, Source},
+    streams::{Arrivals, Run, Source},
 };
 
 /// How long the request that completes an upload waits for the object to be published.
 const PUBLISH_WAIT: Duration = Duration::from_secs(600);
 /// Parts whose URLs are requested together.
 const BATCH_MAX: usize = 1000;
-/// The reason phrase of a response is cut there.
-const REASON_BYTES_MAX: usize = 300;
 /// The query of a form that uploads one file begins so.
 const FORM: &str = "sapwood-upload=";
 
@@ -130,17 +133,7 @@ pub fn told(uploads: &Uploads, problem: Problem) -> Response {
     let detail = problem.detail().to_owned();
     let problem = problem.with_limits(uploads.ingest.limits());
     let mut response = problem.with("message", detail.clone()).response();
-    let visible = |byte: u8| {
-        if matches!(byte, b' '..=b'~') {
-            byte
-        } else {
-            b'?'
-        }
-    };
-    let reason: Vec<u8> = detail.bytes().map(visible).take(REASON_BYTES_MAX).collect();
-    if let Ok(reason) = ReasonPhrase::try_from(reason) {
-        response.extensions_mut().insert(reason);
-    }
+    response.extensions_mut().insert(Reason::of(&detail));
     response
 }
 
@@ -153,9 +146,9 @@ async fn dispatch(
     if let (Route::Form, &Method::POST) = (&route, &request.method) {
         return uploads.take_form(request, body).await;
     }
-    let owner = routes::owner(uploads, &request).await?;
+    let owner = requests::owner(uploads, &request).await?;
     let turns = &uploads.turns.documents;
-    let ok = |document: Value| Ok(routes::json(StatusCode::OK, &document));
+    let ok = |document: Value| Ok(requests::json(StatusCode::OK, &document));
     // These clients write a space as a plus sign.
     let query = request.uri.query().unwrap_or_default().replace('+', "%20");
     let query = query.as_str();
@@ -167,7 +160,7 @@ async fn dispatch(
         }
         (Route::Upload(id), "GET") => {
             let status = uploads.of_parts(&owner, *id, query).await?;
-            Ok(routes::json(
+            Ok(requests::json(
                 StatusCode::OK,
                 &status.parts.iter().map(listed).collect(),
             ))
@@ -175,7 +168,7 @@ async fn dispatch(
         (Route::Upload(id), "DELETE") => {
             uploads.of_parts(&owner, *id, query).await?;
             uploads.ingest.abort(&owner, *id).await?;
-            uploads.streams.forget(*id);
+            uploads.turns.streams.forget(*id);
             ok(json!({}))
         }
         (Route::Part(id, index), "GET") => {
@@ -209,7 +202,7 @@ async fn dispatch(
             waiting(connection, published).await?;
             ok(uploads.location(&request, status.session.declared.name.as_str()))
         }
-        (route, _) => Ok(routes::no_method(route.methods())),
+        (route, _) => Ok(requests::no_method(route.methods())),
     }
 }
 
@@ -232,7 +225,7 @@ impl Uploads {
     fn base(&self, request: &Parts) -> String {
         let text = |name| request.headers.get(name)?.to_str().ok();
         let forwarded = text("x-forwarded-proto").and_then(|list: &str| list.split(',').next());
-        let scheme = match (forwarded.map(str::trim), self.is_tls) {
+        let scheme = match (forwarded.map(str::trim), self.turns.is_tls) {
             (Some("https"), _) | (_, true) => "https",
             _ => "http",
         };
@@ -352,77 +345,11 @@ impl Uploads {
         Ok(())
     }
 
-    /// Takes a part through a URL that was signed for any content.
-    pub(super) async fn take_any_part(
-        self: &Arc<Self>,
-        request: Parts,
-        body: Body,
-        (id, index): (SessionId, u32),
-    ) -> Result<Response, Problem> {
-        let connection = request.extensions.get::<Connection>().cloned();
-        let uploads = self.clone();
-        // It goes on if the client leaves: what is whole is kept.
-        let taking = tokio::spawn(async move {
-            let connection = request.extensions.get::<Connection>().cloned();
-            let source = Source::Raw(body.into_data_stream());
-            let mut arrivals = Arrivals::new(&uploads, id, source, connection);
-            let began = Instant::now();
-            let taken = uploads.take_one(&request, &mut arrivals, id, index).await;
-            uploads.note_taken(taken.is_ok(), arrivals.arrived, began);
-            if taken.is_err()
-                && !request.headers.contains_key(header::EXPECT)
-                && let Source::Raw(chunks) = arrivals.source
-            {
-                bodies::drain(chunks).await;
-            }
-            taken
-        });
-        let part = waiting(connection.as_ref(), taking).await;
-        let part = part.unwrap_or_else(|_| Err(Problem::busy()))?;
-        let etag = format!("\"{}\"", part.sha256);
-        Ok((StatusCode::OK, [(header::ETAG, etag)]).into_response())
-    }
-
-    async fn take_one(
-        &self,
-        request: &Parts,
-        arrivals: &mut Arrivals<'_>,
-        id: SessionId,
-        index: u32,
-    ) -> Result<FinishedPart, Problem> {
-        let owner = self.ingest.owner_of(id).await?;
-        let turn = self.turns.parts.try_take(&owner);
-        let _turn = turn.ok_or_else(Problem::busy)?;
-        let length = declared_length(request).ok_or_else(|| {
-            let what = "the field Content-Length is missing";
-            Problem::new(StatusCode::LENGTH_REQUIRED, "bad_request", what)
-        })?;
-        let status = self.ingest.status(&owner, id).await?;
-        status.session.takes_parts().map_err(IngestError::from)?;
-        let part_size = status.session.declared.plan.part_size();
-        if length > part_size {
-            return Err(wrong_size(index + 1, length, part_size));
-        }
-        // Only the last one may be shorter.
-        let mut shorter = status.parts.iter().filter(|part| part.length < part_size);
-        if let Some(short) = shorter.find(|part| part.index < index) {
-            return Err(wrong_size(short.index + 1, short.length, part_size));
-        }
-        if length < part_size && status.parts.iter().any(|part| part.index > index) {
-            return Err(wrong_size(index + 1, length, part_size));
-        }
-        let held = self.streams.take((id, Some(index))).await;
-        let mut held = held.map_err(resumable::problem)?;
-        let part = (id, index, length);
-        let taken = self.take_part(&owner, &mut held, part, arrivals).await;
-        taken.map_err(resumable::problem)
-    }
-
     /// Takes a form with a file.
     async fn take_form(self: &Arc<Self>, request: Parts, body: Body) -> Result<Response, Problem> {
         let query = request.uri.query().unwrap_or_default();
         let form = self.signer.check_form(query, self.ingest.now().unix_s);
-        let form = form.map_err(super::part::denied)?;
+        let form = form.map_err(part::denied)?;
         let (connection, uploads) = (
             request.extensions.get::<Connection>().cloned(),
             self.clone(),
@@ -434,7 +361,7 @@ impl Uploads {
                 .as_ref()
                 .and_then(|media_type| media_type.to_str().ok());
             let file = FormFile::begin(body.into_data_stream(), media_type.unwrap_or_default());
-            let file = file.await.map_err(resumable::problem)?;
+            let file = file.await.map_err(cut::problem)?;
             let connection = request.extensions.get::<Connection>().cloned();
             let mut arrivals = Arrivals::new(&uploads, form.id, Source::Form(file), connection);
             let began = Instant::now();
@@ -469,10 +396,11 @@ impl Uploads {
             ..OpenRequest::of(form.name.clone(), Protocol::Stream)
         };
         let mut held = self
+            .turns
             .streams
             .take((id, None))
             .await
-            .map_err(resumable::problem)?;
+            .map_err(cut::problem)?;
         held.close();
         let session = self.ingest.open(owner, id, &open).await?.status.session;
         if let State::Done(published) = session.state {
@@ -496,7 +424,7 @@ impl Uploads {
         };
         taken.map_err(|cut| match cut {
             Cut::TooShort => Problem::bad_request("the form ended before its end"),
-            cut => resumable::problem(cut),
+            cut => cut::problem(cut),
         })?;
         let length = run.offset;
         let session = self.publish(owner, id, length, PUBLISH_WAIT).await?;
@@ -505,13 +433,4 @@ impl Uploads {
             _ => String::new(),
         })
     }
-}
-
-/// A part has not the size that all but the last must have.
-fn wrong_size(number: u32, found: u64, part_size: u64) -> Problem {
-    let what = format!(
-        "part {number} has {found} bytes, and all parts but the last must have {part_size}: set getChunkSize to this size, \
-         or meta.partSize to the other"
-    );
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_part", what).with("part_size", part_size)
 }

@@ -36,6 +36,7 @@ struct PartCounts {
     errors: AtomicU64,
     mismatches: AtomicU64,
     bytes: AtomicU64,
+    copied: AtomicU64,
     us: AtomicU64,
 }
 
@@ -97,6 +98,11 @@ impl Counts {
         }
     }
 
+    /// Bytes of parts were copied of an earlier object.
+    pub fn note_copied(&self, bytes: u64) {
+        add(&self.part.copied, bytes);
+    }
+
     pub fn note_collected(&self, collected: &Collected) {
         for (gauge, value) in [
             (&self.collected.live, collected.live),
@@ -112,7 +118,7 @@ impl Counts {
     pub fn show(self: &Arc<Self>, metrics: &Metrics) {
         type Of = fn(&Counts) -> &AtomicU64;
         #[rustfmt::skip] // One number a line.
-        let counters: [(&str, &str, Of); 13] = [
+        let counters: [(&str, &str, Of); 14] = [
             ("sapwood_uploads_opened_total", "Sessions that were opened.", |c| &c.opened),
             ("sapwood_uploads_published_total", "Objects that were proven and published.", |c| &c.published),
             ("sapwood_uploads_disproved_total", "Attempts to publish whose parts were not what the client said.", |c| &c.disproved),
@@ -126,6 +132,7 @@ impl Counts {
             ("sapwood_upload_part_errors_total", "Requests that sent a part and did not store it.", |c| &c.part.errors),
             ("sapwood_upload_part_mismatches_total", "Of these, those whose bytes were not those declared.", |c| &c.part.mismatches),
             ("sapwood_upload_received_bytes_total", "Bytes of parts that arrived.", |c| &c.part.bytes),
+            ("sapwood_upload_copied_bytes_total", "Bytes of parts that were copied of earlier objects.", |c| &c.part.copied),
         ];
         #[rustfmt::skip] // One number a line.
         let gauges: [(&str, &str, Of); 4] = [

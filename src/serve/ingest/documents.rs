@@ -1,6 +1,6 @@
 //! The JSON documents of the API, as the server reads and writes them (upload.md).
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -8,10 +8,11 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     engine::{
-        ingest::{OpenRequest, session_store::Cursor},
-        storage::OfferedPart,
+        ingest::{Copies, OpenRequest, session_store::Cursor},
+        storage::{Base, CopyRange, OfferedPart},
     },
     format::{
+        geometry::ByteRange,
         ingest::time,
         tree::Cv,
         upload::{SessionId, Sha256},
@@ -42,7 +43,17 @@ pub struct Open {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Offers {
-    pub parts: Vec<Offer>,
+    base: Option<String>,
+    parts: Vec<Offer>,
+}
+
+/// Bytes of a part that the base has.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copy {
+    at: u64,
+    from: u64,
+    length: u64,
 }
 
 /// A part that is to be sent.
@@ -53,6 +64,8 @@ pub struct Offer {
     length: u64,
     sha256: String,
     leaves: Option<String>,
+    #[serde(default)]
+    copy: Vec<Copy>,
 }
 
 /// The body of a checkpoint.
@@ -110,8 +123,33 @@ impl Open {
     }
 }
 
+impl Offers {
+    /// The parts, and what the base has of them.
+    pub fn parts(self) -> Result<(Vec<OfferedPart>, Option<Copies>), BadMember> {
+        let root = parsed(self.base.as_deref(), "base")?;
+        let copy = |copy: &Copy| CopyRange {
+            at: copy.at,
+            from: copy.from,
+            length: copy.length,
+        };
+        let mut parts = HashMap::new();
+        for offer in &self.parts {
+            if !offer.copy.is_empty() {
+                parts.insert(offer.index, offer.copy.iter().map(copy).collect());
+            }
+        }
+        let copies = root.map(|root| Copies { root, parts });
+        let parts = self
+            .parts
+            .into_iter()
+            .map(Offer::part)
+            .collect::<Result<_, _>>()?;
+        Ok((parts, copies))
+    }
+}
+
 impl Offer {
-    pub fn part(self) -> Result<OfferedPart, BadMember> {
+    fn part(self) -> Result<OfferedPart, BadMember> {
         Ok(OfferedPart {
             index: self.index,
             length: self.length,
@@ -149,6 +187,35 @@ impl Finalize {
             replace: self.replace,
         })
     }
+}
+
+/// What is in a status of an object that can be copied.
+pub fn base(base: &Base) -> Value {
+    json!({ "root": base.root.to_string(), "length": base.length })
+}
+
+/// Where a part goes, besides what of it.
+pub fn target(
+    index: u32,
+    url: Option<String>,
+    headers: &[(String, String)],
+    expires_s: u64,
+) -> Value {
+    let headers = headers.iter().cloned();
+    let headers: Map<String, Value> = headers.map(|(name, value)| (name, value.into())).collect();
+    json!({
+        "index": index,
+        "method": "PUT",
+        "url": url,
+        "headers": headers,
+        "expires": time(expires_s),
+    })
+}
+
+/// Ranges of a part.
+pub fn ranges(ranges: &[ByteRange]) -> Value {
+    let range = |range: &ByteRange| json!({ "at": range.start, "length": range.length() });
+    ranges.iter().map(range).collect()
 }
 
 /// The status of a session, with its finished parts or without. `expires_s`: in Unix seconds.

@@ -3,7 +3,7 @@
 use axum::body::{BodyDataStream, Bytes};
 use futures_util::StreamExt;
 
-use super::streams::Cut;
+use super::cut::Cut;
 
 /// All that comes before the file.
 const FIELDS_BYTES_MAX: usize = 64 << 10;

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-use super::{Uploads, documents, problem::Problem, routes::json};
+use super::{Uploads, documents, problem::Problem, requests::json};
 
 /// How long a request waits for more bytes.
 const WAIT: Duration = Duration::from_secs(5);

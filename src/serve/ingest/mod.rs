@@ -1,10 +1,13 @@
 //! Taking uploads over HTTP (manifest-spec/upload.md), below one path of a server for a folder.
 
+mod any_part;
 mod audit;
 mod bodies;
 mod companion;
 mod cors;
 mod counts;
+mod cut;
+mod dialects;
 mod documents;
 mod form;
 mod growing;
@@ -12,6 +15,7 @@ mod notices;
 mod part;
 mod problem;
 mod publish;
+mod requests;
 mod resumable;
 mod routes;
 mod signed;
@@ -19,6 +23,7 @@ mod stored;
 mod streams;
 pub mod tokens;
 mod turns;
+mod web;
 
 use std::{
     io,
@@ -65,6 +70,7 @@ pub use stored::Stored;
 use streams::Streams;
 use tokens::TokenFile;
 use turns::Turns;
+pub use web::PAGE;
 
 /// The path of the API; all of it is below.
 pub const PATH: &str = "/.sapwood/uploads";
@@ -76,6 +82,8 @@ const COLLECT_TIME: Duration = Duration::from_secs(60);
 const PARTS_AT_ONCE: usize = 256;
 /// Other requests with a long body at a time, each of at most [`bodies::BYTES_MAX`].
 const DOCUMENTS_AT_ONCE: usize = 16;
+/// Requests at a time whose parts are copied of earlier objects.
+const COPIES_AT_ONCE: usize = 8;
 
 /// Who may upload, and what is done then.
 pub struct UploadsOptions {
@@ -147,15 +155,16 @@ pub struct Uploads {
     warn: Arc<dyn Fn(String) + Send + Sync>,
     turns: AllTurns,
     stored: Stored,
-    streams: Streams,
-    is_tls: bool,
 }
 
-/// How much is done at a time, and how fast.
+/// How requests are taken: how many at a time, how fast, and what they have open.
 struct AllTurns {
     pace: Pace,
     parts: Turns,
     documents: Turns,
+    streams: Streams,
+    is_tls: bool,
+    copies: Turns,
 }
 
 /// Opens the sessions of this storage.
@@ -244,10 +253,11 @@ impl Uploads {
                 pace,
                 parts: Turns::new(PARTS_AT_ONCE),
                 documents: Turns::new(DOCUMENTS_AT_ONCE),
+                streams: Streams::default(),
+                is_tls,
+                copies: Turns::new(COPIES_AT_ONCE),
             },
             stored,
-            streams: Streams::default(),
-            is_tls,
         }))
     }
 
@@ -295,8 +305,12 @@ impl Uploads {
 
     /// The response to a request for the API.
     pub async fn respond(self: &Arc<Self>, request: Request) -> Response {
-        // On the loopback interface a page that this server serves is not more than any other.
-        let origin = self.origins.of(&request, self.tokens.is_some());
+        // Pages of this server are its own: scripts in files are of no origin (`origin::files`). What forms and other clients use is
+        // closed to them on the loopback interface.
+        let is_own_api = companion_route(&request).is_none()
+            && resumable::Route::of(request.uri().path()).is_none();
+        let same = is_own_api || self.tokens.is_some();
+        let origin = self.origins.of(&request, same);
         let mut response = self.dispatch(request, &origin).await;
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -342,7 +356,7 @@ impl Uploads {
                 Err(cause) => (self.warn)(format!("uploads that have ended stay: {cause}")),
             }
             sleep(COLLECT_TIME).await;
-            self.streams.close_idle();
+            self.turns.streams.close_idle();
         }
     }
 

@@ -23,7 +23,7 @@ use super::{
     Uploads, bodies,
     counts::PartEnd,
     problem::Problem,
-    signed::{Allowed, Denied},
+    signed::{Allowed, Denied, Rest},
 };
 
 /// How slow a client may send a part.
@@ -142,7 +142,7 @@ pub fn denied(denied: Denied) -> Problem {
 }
 
 fn problem(failed: Failed, allowed: &Allowed) -> Problem {
-    let expected = allowed.part.length.saturating_sub(allowed.from);
+    let expected = allowed.rest.length(&allowed.part).unwrap_or_default();
     let (status, code, what) = match failed {
         Failed::Ingest(cause) => return cause.into(),
         Failed::NoLength => (
@@ -180,15 +180,18 @@ impl Uploads {
         arrived: &mut u64,
     ) -> Result<(), Failed> {
         let connection = request.extensions.get::<Connection>();
-        let Allowed { part, from } = allowed;
-        let expected = part.length.checked_sub(*from).ok_or(Failed::TooLong)?;
+        let Allowed { part, rest } = allowed;
+        let expected = rest.length(part).ok_or(Failed::TooLong)?;
         match declared_length(request) {
             None => return Err(Failed::NoLength),
             Some(length) if length > expected => return Err(Failed::TooLong),
             Some(length) if length < expected => return Err(Failed::TooShort),
             Some(_) => (),
         }
-        let mut writer = self.ingest.receive(id, part, *from).await?;
+        let mut writer = match rest {
+            Rest::From(from) => self.ingest.receive(id, part, *from).await?,
+            Rest::Ranges(send) => self.ingest.receive_ranges(id, part, send).await?,
+        };
         let came = self
             .copy(chunks, id, &mut writer, expected, connection, arrived)
             .await;

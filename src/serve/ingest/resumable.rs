@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     body::Body,
     extract::Request,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -16,17 +16,22 @@ use crate::{
     disk::machine,
     engine::ingest::{IngestError, OpenRequest},
     format::{ingest::PATH as UPLOADS, upload::SessionId},
-    policy::upload::{Owner, Protocol, Session, State},
+    policy::upload::{Owner, Protocol, Refusal, Session, State},
     serve::connections::Connection,
 };
 
 use super::{
     Uploads, bodies,
     cors::Origins,
+    cut::{self, Cut},
+    dialects::{
+        Dialect, TUS, TUS_EXTENSIONS, TUS_RESUMABLE, UPLOAD_COMPLETE, UPLOAD_LENGTH, UPLOAD_OFFSET,
+        is_complete, metadata, number,
+    },
     part::{declared_length, waiting},
     problem::Problem,
-    routes,
-    streams::{Arrivals, Cut, Held, Run, Source},
+    requests,
+    streams::{Arrivals, Held, Run, Source},
 };
 
 /// Where uploads are created, with a name below or without.
@@ -37,14 +42,6 @@ const STREAM: &str = "stream";
 const PUBLISH_WAIT: Duration = Duration::from_secs(600);
 /// How long another request waits for it.
 const LOOK_WAIT: Duration = Duration::from_secs(8);
-const TUS: &str = "1.0.0";
-const TUS_EXTENSIONS: &str =
-    "creation,creation-with-upload,creation-defer-length,termination,expiration";
-const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
-const INTEROP_VERSION: HeaderName = HeaderName::from_static("upload-draft-interop-version");
-const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
-const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
-const UPLOAD_COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
 
 /// What a path names.
 pub enum Route {
@@ -76,98 +73,6 @@ impl Route {
             Route::Upload(_) => "HEAD, PATCH, DELETE",
         }
     }
-}
-
-/// What the client speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Dialect {
-    Tus,
-    /// The draft, with this interop version.
-    Draft(u8),
-}
-
-impl Dialect {
-    fn of(headers: &HeaderMap) -> Result<Dialect, Problem> {
-        let other = |status, what: &str| Err(Problem::new(status, "bad_request", what));
-        if let Some(version) = headers.get(TUS_RESUMABLE) {
-            return match version == TUS {
-                true => Ok(Dialect::Tus),
-                false => other(
-                    StatusCode::PRECONDITION_FAILED,
-                    "this server speaks tus 1.0.0",
-                ),
-            };
-        }
-        match headers.get(INTEROP_VERSION).map(HeaderValue::as_bytes) {
-            Some(b"5") => Ok(Dialect::Draft(5)),
-            Some(b"6") => Ok(Dialect::Draft(6)),
-            _ => {
-                let what = "neither Tus-Resumable: 1.0.0 nor Upload-Draft-Interop-Version: 5 or 6";
-                other(StatusCode::BAD_REQUEST, what)
-            }
-        }
-    }
-
-    fn field(self) -> (HeaderName, HeaderValue) {
-        match self {
-            Dialect::Tus => (TUS_RESUMABLE, HeaderValue::from_static(TUS)),
-            Dialect::Draft(version) => (INTEROP_VERSION, u16::from(version).into()),
-        }
-    }
-
-    /// Refuses a body that says it is something else.
-    fn check_media_type(self, headers: &HeaderMap) -> Result<(), Problem> {
-        let expected = match self {
-            Dialect::Tus => "application/offset+octet-stream",
-            Dialect::Draft(6) => "application/partial-upload",
-            Dialect::Draft(_) => return Ok(()),
-        };
-        let found = headers.get(header::CONTENT_TYPE);
-        match found.is_some_and(|found| found.as_bytes().eq_ignore_ascii_case(expected.as_bytes()))
-        {
-            true => Ok(()),
-            false => {
-                let what = format!("the body must be {expected}");
-                Err(Problem::new(
-                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                    "bad_request",
-                    what,
-                ))
-            }
-        }
-    }
-}
-
-/// A number in a field.
-fn number(headers: &HeaderMap, name: &HeaderName) -> Result<Option<u64>, Problem> {
-    let Some(value) = headers.get(name) else {
-        return Ok(None);
-    };
-    let digits = value.to_str().ok();
-    let digits = digits.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let number = digits.and_then(|text| text.parse().ok());
-    let bad = || Problem::bad_request(format!("{name} is not a number"));
-    number.ok_or_else(bad).map(Some)
-}
-
-/// Whether the client says that the upload ends with this request.
-fn is_complete(headers: &HeaderMap) -> Result<Option<bool>, Problem> {
-    match headers.get(UPLOAD_COMPLETE).map(HeaderValue::as_bytes) {
-        None => Ok(None),
-        Some(b"?1") => Ok(Some(true)),
-        Some(b"?0") => Ok(Some(false)),
-        Some(_) => Err(Problem::bad_request("Upload-Complete is neither ?0 nor ?1")),
-    }
-}
-
-/// A value of Upload-Metadata.
-fn metadata(headers: &HeaderMap, key: &str) -> Option<String> {
-    let pairs = headers.get("upload-metadata")?.to_str().ok()?;
-    let value = pairs.split(',').find_map(|pair| {
-        let (found, value) = pair.trim().split_once(' ').unwrap_or((pair.trim(), ""));
-        (found == key).then_some(value)
-    })?;
-    String::from_utf8(STANDARD.decode(value.trim()).ok()?).ok()
 }
 
 /// The response to a request.
@@ -221,7 +126,7 @@ async fn dispatch(
     route: Route,
     dialect: Dialect,
 ) -> Result<Response, Problem> {
-    let owner = routes::owner(uploads, &request).await?;
+    let owner = requests::owner(uploads, &request).await?;
     // For clients that cannot send PATCH.
     let instead = request.headers.get("x-http-method-override");
     let method = match instead.and_then(|method| method.to_str().ok()) {
@@ -239,63 +144,18 @@ async fn dispatch(
         (Route::Upload(id), "HEAD") => of.look(id).await,
         (Route::Upload(id), "PATCH") => of.patch(body, id).await,
         (Route::Upload(id), "DELETE") => {
-            let held = uploads.streams.take((id, None)).await.map_err(problem)?;
+            let held = uploads
+                .turns
+                .streams
+                .take((id, None))
+                .await
+                .map_err(cut::problem)?;
             uploads.ingest.abort(&of.owner, id).await?;
             drop(held);
-            uploads.streams.forget(id);
+            uploads.turns.streams.forget(id);
             Ok(StatusCode::NO_CONTENT.into_response())
         }
-        (route, _) => Ok(routes::no_method(route.methods())),
-    }
-}
-
-/// Why a body was not taken.
-pub fn problem(cut: Cut) -> Problem {
-    let (status, code, what) = match cut {
-        Cut::Ingest(cause) => return cause.into(),
-        Cut::Offset { expected } => return mismatch(expected, None),
-        Cut::TooLong => (
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            "the body has more bytes than the object",
-        ),
-        Cut::TooShort => (
-            StatusCode::BAD_REQUEST,
-            "bad_request",
-            "the body ended before its end; what came is kept",
-        ),
-        Cut::Stalled => (
-            StatusCode::REQUEST_TIMEOUT,
-            "bad_request",
-            "the body took too long; what came is kept",
-        ),
-        Cut::Superseded => (
-            StatusCode::CONFLICT,
-            "superseded",
-            "a later request goes on with this upload",
-        ),
-        Cut::NoForm => (
-            StatusCode::BAD_REQUEST,
-            "bad_request",
-            "the body is no form with a file",
-        ),
-    };
-    Problem::new(status, code, what)
-}
-
-/// The client goes on where the upload is not.
-fn mismatch(expected: u64, provided: Option<u64>) -> Problem {
-    let what = format!("the upload goes on at the offset {expected}");
-    let problem = Problem::new(StatusCode::CONFLICT, "wrong_offset", what)
-        .with(
-            "type",
-            "https://iana.org/assignments/http-problem-types#mismatching-upload-offset",
-        )
-        .with("expected-offset", expected)
-        .with_field(UPLOAD_OFFSET, expected.into());
-    match provided {
-        Some(provided) => problem.with("provided-offset", provided),
-        None => problem,
+        (route, _) => Ok(requests::no_method(route.methods())),
     }
 }
 
@@ -382,7 +242,7 @@ impl Of {
         if taken.is_err() {
             // The client does not know its URL.
             let _ = uploads.ingest.abort(&owner, id).await;
-            uploads.streams.forget(id);
+            uploads.turns.streams.forget(id);
         }
         taken
     }
@@ -390,10 +250,11 @@ impl Of {
     async fn look(self, id: SessionId) -> Result<Response, Problem> {
         let mut held = self
             .uploads
+            .turns
             .streams
             .take((id, None))
             .await
-            .map_err(problem)?;
+            .map_err(cut::problem)?;
         let mut at = self.at(id, &mut held).await?;
         if !at.is_done() && at.length() == Some(at.offset) {
             // All came, and the client was not told what became of it.
@@ -470,22 +331,27 @@ impl Of {
         let uploads = &self.uploads;
         let turn = uploads.turns.parts.try_take(&self.owner);
         let _turn = turn.ok_or_else(Problem::busy)?;
-        let mut held = uploads.streams.take((id, None)).await.map_err(problem)?;
+        let mut held = uploads
+            .turns
+            .streams
+            .take((id, None))
+            .await
+            .map_err(cut::problem)?;
         let at = self.at(id, &mut held).await?;
         let declared = declared_length(&self.request);
         if at.offset != offset {
-            return Err(mismatch(at.offset, Some(offset)));
+            return Err(cut::mismatch(at.offset, Some(offset)));
         }
         if at.is_done() {
             // The response to the last bytes was lost.
             return match declared == Some(0) {
                 true => Ok(at),
-                false => Err(IngestError::from(crate::policy::upload::Refusal::SessionDone).into()),
+                false => Err(IngestError::from(Refusal::SessionDone).into()),
             };
         }
         let left = at.length().map(|length| length - offset);
         if left.is_some_and(|left| declared.is_some_and(|declared| declared > left)) {
-            return Err(problem(Cut::TooLong));
+            return Err(cut::problem(Cut::TooLong));
         }
         let began = tokio::time::Instant::now();
         let mut run = Run {
@@ -502,7 +368,7 @@ impl Of {
         let taken = run.take_all(arrivals).await;
         let (index, offset) = (run.index, run.offset);
         uploads.note_taken(taken.is_ok(), arrivals.arrived, began);
-        taken.map_err(problem)?;
+        taken.map_err(cut::problem)?;
         let at = At {
             index,
             offset,
@@ -521,7 +387,7 @@ impl Of {
             return Err(IngestError::NoSession.into());
         }
         match position.session.takes_parts() {
-            Ok(()) | Err(crate::policy::upload::Refusal::Finalizing) => (),
+            Ok(()) | Err(Refusal::Finalizing) => (),
             Err(_) if matches!(position.session.state, State::Done(_)) => held.close(),
             Err(refusal) => return Err(IngestError::from(refusal).into()),
         }
@@ -551,7 +417,7 @@ impl Of {
                 is_new: false,
                 declared: Some(0),
             };
-            run.finish().await.map_err(problem)?;
+            run.finish().await.map_err(cut::problem)?;
         }
         let session = self
             .uploads

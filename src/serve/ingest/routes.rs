@@ -1,9 +1,8 @@
 //! Which request of the API leads to what, and who may make it.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::Body,
     extract::Request,
     http::{HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
@@ -17,18 +16,18 @@ use crate::{
         ingest::{Finalize, IngestError, Status, Target},
         storage::{Destination, StorageError},
     },
-    format::{ingest, upload::SessionId},
+    format::upload::SessionId,
     policy::upload::{self, Owner},
 };
 
 use super::{
     PATH, Uploads, bodies, companion,
     cors::Origins,
-    documents::{self, Checkpoint, Offer, Offers, Open},
+    documents::{self, Checkpoint, Offers, Open},
     growing, part,
     problem::Problem,
-    signed::VALID_S,
-    tokens,
+    requests::{json, no_method, owner},
+    signed::{Rest, Signer, VALID_S},
 };
 
 /// How long a request waits for its object to be published, before the client looks again by itself.
@@ -105,7 +104,7 @@ async fn dispatch(uploads: &Arc<Uploads>, request: Request) -> Result<Response, 
         return Ok(fields.into_response());
     }
     if let (Route::Bytes(id, index), &Method::PUT) = (&route, &request.method) {
-        if uploads.signer.is_for_any(&request) {
+        if Signer::is_for_any(&request) {
             let checked = uploads
                 .signer
                 .check_any(&request, uploads.ingest.now().unix_s);
@@ -158,59 +157,12 @@ async fn dispatch(uploads: &Arc<Uploads>, request: Request) -> Result<Response, 
     }
 }
 
-/// The response to a method that a path does not have.
-pub fn no_method(methods: &'static str) -> Response {
-    let what = format!("this path has the methods {methods}");
-    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "bad_request", what);
-    let methods = HeaderValue::from_static(methods);
-    problem.with_field(header::ALLOW, methods).response()
-}
-
-/// Who makes a request.
-pub async fn owner(uploads: &Uploads, request: &Parts) -> Result<Owner, Problem> {
-    match &uploads.tokens {
-        Some(tokens) => tokens.owner(&request.headers).await.ok_or_else(|| {
-            let what = "a token is needed (Authorization: Bearer TOKEN)";
-            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", what)
-        }),
-        // A name that leads to the loopback interface could be that of a web page.
-        None if is_loopback(request) => Ok(tokens::local()),
-        None => {
-            let what = "without a token, the host must be named localhost, or by an address of the loopback interface";
-            Err(Problem::new(StatusCode::FORBIDDEN, "bad_host", what))
-        }
-    }
-}
-
-fn is_loopback(request: &Parts) -> bool {
-    let field = request.headers.get(header::HOST);
-    let field = field.and_then(|host| host.to_str().ok());
-    let Some(authority) = field.or_else(|| Some(request.uri.authority()?.as_str())) else {
-        return false;
-    };
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
-    host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(is_loopback)
-}
-
-pub fn json(status: StatusCode, document: &Value) -> Response {
-    let mut response = Response::new(Body::from(document.to_string()));
-    *response.status_mut() = status;
-    let media_type = HeaderValue::from_static("application/json");
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, media_type);
-    response
-}
-
 impl Uploads {
     fn with_parts(&self, status: &Status) -> Value {
         let expires_s = self.ingest.expires_s(&status.session);
-        documents::status(&status.session, Some(&status.parts), expires_s)
+        let mut document = documents::status(&status.session, Some(&status.parts), expires_s);
+        document["base"] = status.base.as_ref().map(documents::base).into();
+        document
     }
 
     async fn list(&self, request: &Parts, owner: &Owner) -> Result<Response, Problem> {
@@ -265,43 +217,50 @@ impl Uploads {
         id: SessionId,
         offers: Offers,
     ) -> Result<Response, Problem> {
-        let parts = offers.parts.into_iter().map(Offer::part);
-        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        let (parts, copies) = offers.parts()?;
         let expires_s = self.ingest.now().unix_s + VALID_S;
-        let targets = self.ingest.targets(owner, id, &parts).await?;
+        let _turn = match copies {
+            Some(_) => self.turns.copies.take(owner).await,
+            None => None,
+        };
+        let targets = self
+            .ingest
+            .targets_with(owner, id, &parts, copies.as_ref())
+            .await?;
+        let url = |index: u32, rest: &Rest| {
+            let part = parts.iter().find(|part| part.index == index);
+            part.map(|part| self.signer.url(id, part, rest, expires_s))
+        };
         let target = |target: &Target| match target {
             Target::Finished { index } => json!({ "index": index, "finished": true }),
             Target::Send { index, to } => match to {
+                Destination::Stored { copied } => {
+                    self.counts.note_copied(*copied);
+                    json!({ "index": index, "stored": true, "copied": copied })
+                }
+                Destination::Rest { send, copied } => {
+                    self.counts.note_copied(*copied);
+                    let url = url(*index, &Rest::Ranges(send.clone()));
+                    let mut target = documents::target(*index, url, &[], expires_s);
+                    target["send"] = documents::ranges(send);
+                    target["copied"] = (*copied).into();
+                    target
+                }
                 Destination::Server { from } => {
-                    let part = parts.iter().find(|part| part.index == *index);
-                    let url = part.map(|part| self.signer.url(id, part, *from, expires_s));
-                    json!({
-                        "index": index,
-                        "method": "PUT",
-                        "url": url,
-                        "headers": {},
-                        "from": from,
-                        "expires": ingest::time(expires_s),
-                    })
+                    let url = url(*index, &Rest::From(*from));
+                    let mut target = documents::target(*index, url, &[], expires_s);
+                    target["from"] = (*from).into();
+                    target
                 }
                 Destination::Storage {
                     url,
                     headers,
                     expires_in_s,
                 } => {
-                    let headers: serde_json::Map<String, Value> = headers
-                        .iter()
-                        .map(|(name, value)| (name.clone(), value.clone().into()))
-                        .collect();
-                    let expires_s = self.ingest.now().unix_s + expires_in_s;
-                    json!({
-                        "index": index,
-                        "method": "PUT",
-                        "url": url,
-                        "headers": headers,
-                        "from": 0,
-                        "expires": ingest::time(expires_s),
-                    })
+                    let (url, expires_s) = (url.clone(), self.ingest.now().unix_s + expires_in_s);
+                    let mut target = documents::target(*index, Some(url), headers, expires_s);
+                    target["from"] = 0.into();
+                    target
                 }
             },
         };

@@ -14,7 +14,7 @@ use crate::{
         machine,
     },
     engine::storage::OfferedPart,
-    format::upload::SessionId,
+    format::{geometry::ByteRange, upload::SessionId},
     policy::upload::Owner,
 };
 
@@ -39,7 +39,52 @@ pub struct Signer([u8; KEY_BYTES]);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allowed {
     pub part: OfferedPart,
-    pub from: u64,
+    pub rest: Rest,
+}
+
+/// The bytes of a part that are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// From there to its end.
+    From(u64),
+    /// These.
+    Ranges(Vec<ByteRange>),
+}
+
+impl Rest {
+    /// How many; `None`: the part is shorter.
+    pub fn length(&self, part: &OfferedPart) -> Option<u64> {
+        match self {
+            Rest::From(from) => part.length.checked_sub(*from),
+            Rest::Ranges(ranges) => Some(ranges.iter().map(|range| range.length()).sum()),
+        }
+    }
+
+    fn query(&self) -> String {
+        match self {
+            Rest::From(from) => format!("from={from}"),
+            Rest::Ranges(ranges) => {
+                let range = |range: &ByteRange| format!("{}-{}", range.start, range.end);
+                let ranges: Vec<String> = ranges.iter().map(range).collect();
+                format!("send={}", ranges.join(","))
+            }
+        }
+    }
+
+    /// Of a query that this server signed.
+    fn read(query: &str) -> Option<Rest> {
+        if let Some(from) = in_query(query, "from") {
+            return Some(Rest::From(from.parse().ok()?));
+        }
+        let send = in_query(query, "send")?;
+        let range = |text: &str| {
+            let (start, end) = text.split_once('-')?;
+            let (start, end) = (start.parse().ok()?, end.parse().ok()?);
+            (start < end).then(|| ByteRange::new(start, end))
+        };
+        let texts = send.split(',').filter(|text| !text.is_empty());
+        Some(Rest::Ranges(texts.map(range).collect::<Option<_>>()?))
+    }
 }
 
 /// One file that is sent by a form, in one request.
@@ -79,8 +124,8 @@ impl Signer {
         Ok(Signer(blake3::derive_key(CONTEXT, &key)))
     }
 
-    /// The URL, below that of the server, that allows to send a part from `from` on, until a moment in Unix seconds.
-    pub fn url(&self, id: SessionId, part: &OfferedPart, from: u64, expires_s: u64) -> String {
+    /// The URL, below that of the server, that allows to send this of a part until a moment in Unix seconds.
+    pub fn url(&self, id: SessionId, part: &OfferedPart, rest: &Rest, expires_s: u64) -> String {
         let OfferedPart {
             index,
             length,
@@ -88,7 +133,8 @@ impl Signer {
             ..
         } = part;
         let path = format!("{PATH}/{id}/parts/{index}/bytes");
-        let query = format!("length={length}&from={from}&sha256={sha256}&expires={expires_s}");
+        let rest = rest.query();
+        let query = format!("length={length}&{rest}&sha256={sha256}&expires={expires_s}");
         let signature = self.signature(&path, &query);
         format!("{path}?{query}&signature={signature}")
     }
@@ -106,7 +152,7 @@ impl Signer {
                 sha256: value("sha256")?.parse().map_err(|_| Denied::Signature)?,
                 leaves: None,
             },
-            from: number("from")?,
+            rest: Rest::read(signed).ok_or(Denied::Signature)?,
         })
     }
 
@@ -119,7 +165,7 @@ impl Signer {
     }
 
     /// Whether a request has such a URL, or one that looks so.
-    pub fn is_for_any(&self, request: &Parts) -> bool {
+    pub fn is_for_any(request: &Parts) -> bool {
         request
             .uri
             .query()
@@ -210,8 +256,21 @@ mod tests {
             leaves: None,
         };
         let id = SessionId::from_random([1; 16]);
-        let url = signer.url(id, &part, 64, 100);
-        let allowed = Allowed { part, from: 64 };
+        let url = signer.url(id, &part, &Rest::From(64), 100);
+        for ranges in [
+            vec![],
+            vec![ByteRange::new(0, 64)],
+            vec![ByteRange::new(5, 6), ByteRange::new(900, 1000)],
+        ] {
+            let rest = Rest::Ranges(ranges);
+            let url = signer.url(id, &part, &rest, 100);
+            assert_eq!(
+                check(&signer, &url, 100).map(|allowed| allowed.rest),
+                Ok(rest)
+            );
+        }
+        let rest = Rest::From(64);
+        let allowed = Allowed { part, rest };
         assert_eq!(check(&signer, &url, 100), Ok(allowed.clone()));
         assert_eq!(check(&signer, &url, 101), Err(Denied::Expired));
         // After a restart too.

@@ -60,6 +60,16 @@ impl Stored {
         }
     }
 
+    /// The web origin to which clients send parts, if it is not this server.
+    pub(super) fn origin(&self) -> Option<String> {
+        let Stored::S3 { storage, .. } = self else {
+            return None;
+        };
+        let url = storage.url_to_read("origin", false, URL_S).ok()?;
+        // A URL is scheme, colon, two slashes, authority, and a path.
+        Some(url.splitn(4, '/').take(3).collect::<Vec<&str>>().join("/"))
+    }
+
     /// The URL of what is under a name in S3, for requests of this method. `None`: nothing that was published is under it.
     pub(super) fn url(&self, method: &Method, path: &Path) -> Option<Result<String, StorageError>> {
         let Stored::S3 { storage, .. } = self else {

@@ -24,7 +24,7 @@ use crate::{
     serve::connections::Connection,
 };
 
-use super::{Uploads, form::FormFile, part::TOUCH_TIME};
+use super::{Uploads, cut::Cut, form::FormFile, part::TOUCH_TIME};
 
 /// A part that is open and gets no bytes for so long is closed: what is durable of it stays.
 const IDLE_TIME: Duration = Duration::from_secs(600);
@@ -62,38 +62,6 @@ pub struct Held {
     open: OwnedMutexGuard<Option<Open>>,
     newest: watch::Receiver<u64>,
     mine: u64,
-}
-
-/// Why not all bytes of a body were taken.
-#[derive(Debug)]
-pub enum Cut {
-    Ingest(IngestError),
-    /// More came than there can be.
-    TooLong,
-    /// The connection broke, or less came than was said.
-    TooShort,
-    /// Nothing came, or too little, for too long.
-    Stalled,
-    /// A later request goes on.
-    Superseded,
-    /// What is here ends elsewhere.
-    Offset {
-        expected: u64,
-    },
-    /// The body is no form with a file.
-    NoForm,
-}
-
-impl From<IngestError> for Cut {
-    fn from(cause: IngestError) -> Cut {
-        Cut::Ingest(cause)
-    }
-}
-
-impl From<StorageError> for Cut {
-    fn from(cause: StorageError) -> Cut {
-        Cut::Ingest(cause.into())
-    }
 }
 
 impl Streams {

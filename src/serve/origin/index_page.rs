@@ -24,6 +24,7 @@ use crate::{
     },
     engine::blocking,
     format::characters::{is_invisible, turns_text},
+    serve::ingest::PAGE,
 };
 
 use super::{
@@ -58,6 +59,8 @@ struct Contents {
     truncated: bool,
     /// It is the served folder itself, and has an index.
     is_library: bool,
+    /// It is the served folder itself, and the server takes uploads.
+    takes_uploads: bool,
 }
 
 /// The response for a folder without the slash at its end, on which the links of its page depend.
@@ -140,6 +143,7 @@ impl Origin {
             files: files.into_iter().map(shown).collect(),
             truncated,
             is_library: path == Path::new(".") && self.library.is_some(),
+            takes_uploads: path == Path::new(".") && self.uploads.is_some(),
         }
     }
 
@@ -253,13 +257,17 @@ fn page(path: &Path, contents: &Contents, base: &str) -> String {
         ),
         false => String::new(),
     };
+    let upload = match contents.takes_uploads {
+        true => format!("<p><a href=\"{PAGE}\">Upload files</a>\n"),
+        false => String::new(),
+    };
     format!(
         "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n\
          <meta name=viewport content=\"width=device-width, initial-scale=1\">\n\
          <meta name=color-scheme content=\"light dark\">\n\
          <title>{title}</title>\n<style>\n{STYLE}</style>\n<h1>{title}</h1>\n\
          <table>\n<thead><tr><th scope=col>Name<th scope=col class=size>Size<th scope=col>Modified\
-         <th scope=col>Root<th scope=col>Proof\n<tbody>\n{rows}</table>\n{empty}{more}{fetch}{sync}</html>\n"
+         <th scope=col>Root<th scope=col>Proof\n<tbody>\n{rows}</table>\n{empty}{more}{upload}{fetch}{sync}</html>\n"
     )
 }
 

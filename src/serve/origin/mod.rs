@@ -190,6 +190,11 @@ async fn respond(State(origin): State<Arc<Origin>>, request: Request) -> Respons
         let allowed = [(header::ALLOW, "GET, HEAD")];
         return (StatusCode::METHOD_NOT_ALLOWED, allowed).into_response();
     }
+    if let Some(uploads) = &origin.uploads
+        && let Some(response) = uploads.web(&request)
+    {
+        return response;
+    }
     let response = match path::target(request.uri.path()) {
         Some(Target::File(path)) => origin.file_or_elsewhere(&request, path).await,
         Some(Target::Folder(path)) => origin.index(&request, path).await,

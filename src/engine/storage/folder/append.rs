@@ -3,7 +3,10 @@
 //! Where the part ends is known when it is there, so a stop leaves no leaves to judge by: how many bytes are durable is noted, with their
 //! SHA-256.
 
-use std::{fs::File, path::PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -19,7 +22,10 @@ use crate::{
         storage::appending::{Sink, Steps},
         upload::describe::{self, PartDescriber},
     },
-    format::{geometry::ByteRange, upload::SessionId},
+    format::{
+        geometry::ByteRange,
+        upload::{PartRecord, SessionId, Sha256},
+    },
     policy::{
         parts::PartPlan,
         upload::{FinishedPart, Session},
@@ -109,23 +115,14 @@ impl Appending {
         let (file, path, at) = upload.file(content, index, start)?;
         let mut describer = PartDescriber::new(start, plan.block_size());
         if !part.is_new {
-            let noted = match &record {
-                Some(record) => Some((record.header.bytes.length(), record.header.sha256)),
-                None => upload.begun(index)?,
-            };
-            if let Some((length, sha256)) = noted.filter(|(length, _)| *length <= expected) {
-                let read = ByteRange::new(at, at + length);
-                match describe::update_from(&mut describer, &file, &path, read) {
-                    Err(DiskError::ChangedWhileRead { .. }) => (),
-                    read => read?,
-                }
-                if (describer.length(), describer.sha256_so_far()) != (length, sha256) {
-                    describer = PartDescriber::new(start, plan.block_size());
-                }
+            let noted = noted(&upload, record.as_ref(), index)?;
+            let read = noted.filter(|(length, _)| *length <= expected);
+            if let Some(noted) = read {
+                describer = described((start, plan), (&file, &path, at), noted)?;
             }
             let found = describer.length();
             if record.is_some() || noted.is_some_and(|(length, _)| length != found) {
-                upload.note_begun(index, describer.length(), describer.sha256_so_far())?;
+                upload.note_begun(index, found, describer.sha256_so_far())?;
             }
             if record.is_some() {
                 upload.forget_record(Content::Kept, index)?;
@@ -177,6 +174,36 @@ impl Appending {
         self.upload.write_record(self.content, &record)?;
         Ok(finished)
     }
+}
+
+/// What was noted of the beginning of a part.
+fn noted(
+    upload: &Upload,
+    record: Option<&PartRecord>,
+    index: u32,
+) -> Result<Option<(u64, Sha256)>, DiskError> {
+    match record {
+        Some(record) => Ok(Some((record.header.bytes.length(), record.header.sha256))),
+        None => upload.begun(index),
+    }
+}
+
+/// The beginning of a part, if it is what was noted; else nothing.
+fn described(
+    (start, plan): (u64, PartPlan),
+    (file, path, at): (&File, &Path, u64),
+    (length, sha256): (u64, Sha256),
+) -> Result<PartDescriber, DiskError> {
+    let mut describer = PartDescriber::new(start, plan.block_size());
+    match describe::update_from(&mut describer, file, path, ByteRange::new(at, at + length)) {
+        Err(DiskError::ChangedWhileRead { .. }) => (),
+        read => read?,
+    }
+    let is_same = (describer.length(), describer.sha256_so_far()) == (length, sha256);
+    Ok(match is_same {
+        true => describer,
+        false => PartDescriber::new(start, plan.block_size()),
+    })
 }
 
 impl Sink for Appending {

@@ -1,6 +1,6 @@
 //! Taking the bytes of a part.
 
-use std::{fs::File, mem, path::PathBuf};
+use std::{cmp::Ordering, collections::VecDeque, fs::File, mem, path::PathBuf};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -18,11 +18,11 @@ use crate::{
         geometry::ByteRange,
         upload::{SessionId, Sha256},
     },
-    policy::upload::Session,
+    policy::{parts::PartPlan, upload::Session},
 };
 
 use super::{
-    super::{Adds, OfferedPart, PartWriter, StorageError},
+    super::{Adds, OfferedPart, PartWriter, StorageError, copies::is_of_blocks},
     FolderStorage, Phase, Shared, Turn, handle, phase_error, range_of,
 };
 
@@ -31,18 +31,39 @@ pub const RESERVE_BYTES: u64 = 4 << 20;
 /// Bytes that are collected before they are hashed and written together.
 const STEP_BYTES: usize = 512 * 1024;
 
-/// Prepares to take a part from `from` on.
+/// The bytes of a part from `from` on.
+pub fn after(part: &OfferedPart, from: u64) -> Result<Vec<ByteRange>, StorageError> {
+    let (index, expected) = (part.index, part.length);
+    match from.cmp(&part.length) {
+        Ordering::Less => Ok(vec![ByteRange::new(from, part.length)]),
+        Ordering::Equal => Ok(Vec::new()),
+        Ordering::Greater => Err(StorageError::PartLength { index, expected }),
+    }
+}
+
+/// Whether these are whole blocks of the part, in order and apart.
+fn are_allowed(send: &[ByteRange], plan: &PartPlan, part: &OfferedPart) -> bool {
+    let mut end = 0;
+    send.iter().all(|range| {
+        let follows = range.start >= end && range.start < range.end;
+        end = range.end;
+        follows && is_of_blocks(*range, plan, part.length)
+    })
+}
+
+/// Prepares to take these ranges of a part; the others are here.
 pub async fn begin(
     storage: &FolderStorage,
     session: &Session,
     part: &OfferedPart,
-    from: u64,
+    send: Vec<ByteRange>,
 ) -> Result<Box<dyn PartWriter>, StorageError> {
     let (session, part) = (session.clone(), part.clone());
-    let open = move |shared: &Shared| Receiving::open(shared, &session, &part, from);
+    let left = send.iter().map(|range| range.length()).sum();
+    let open = move |shared: &Shared| Receiving::open(shared, &session, &part, send);
     let receiving = storage.on_disk(open).await?;
     Ok(Box::new(Writer {
-        left: receiving.range.length() - from,
+        left,
         index: receiving.turn.index,
         adds: receiving.adds,
         expected: receiving.range.length(),
@@ -50,6 +71,14 @@ pub async fn begin(
         step: Vec::new(),
         step_bytes: 0,
     }))
+}
+
+/// Where a part lies.
+struct Place {
+    file: File,
+    path: PathBuf,
+    /// Where the part begins in the file.
+    at: u64,
 }
 
 /// A part that arrives. While a step works on it nothing else has it: a step whose request is gone goes on to its end.
@@ -61,10 +90,9 @@ struct Receiving {
     range: ByteRange,
     sha256: Sha256,
     is_whole: bool,
-    /// Where the part begins in the file.
-    file: File,
-    path: PathBuf,
-    at: u64,
+    to: Place,
+    /// The ranges of the part that are to come.
+    send: VecDeque<ByteRange>,
     /// `None`: the part is here already, and nothing more is to come.
     describer: Option<PartDescriber>,
     adds: Adds,
@@ -75,12 +103,12 @@ impl Receiving {
         shared: &Shared,
         session: &Session,
         part: &OfferedPart,
-        from: u64,
+        send: Vec<ByteRange>,
     ) -> Result<Receiving, StorageError> {
         let (handle, plan) = (handle(session)?, session.declared.plan);
         let range = range_of(&plan, part)?;
         let block_size = plan.block_size();
-        if from > part.length || (from < part.length && !from.is_multiple_of(block_size.bytes())) {
+        if !are_allowed(&send, &plan, part) {
             let (index, expected) = (part.index, part.length);
             return Err(StorageError::PartLength { index, expected });
         }
@@ -113,14 +141,10 @@ impl Receiving {
             upload.forget_record(Content::Newer, part.index)?;
         }
         let (file, path, at) = upload.file(here.unwrap_or(content), part.index, range.start)?;
-        let mut describer = None;
-        if adds != Adds::Nothing || from < part.length {
-            let describer = describer.insert(PartDescriber::new(range.start, block_size));
-            let before = ByteRange::new(at, at + from);
-            describe::update_from(describer, &file, &path, before)?;
-        }
+        let is_described = adds != Adds::Nothing || !send.is_empty();
+        let describer = is_described.then(|| PartDescriber::new(range.start, block_size));
         drop(phase);
-        Ok(Receiving {
+        let mut receiving = Receiving {
             turn,
             upload,
             session: session.id,
@@ -128,36 +152,59 @@ impl Receiving {
             range,
             sha256: part.sha256,
             is_whole: plan.is_whole(part.index, part.length),
-            file,
-            path,
-            at,
+            to: Place { file, path, at },
+            send: send.into(),
             describer,
             adds,
-        })
+        };
+        receiving.take_what_is_here()?;
+        Ok(receiving)
+    }
+
+    /// Describes what lies before the next range that is to come.
+    fn take_what_is_here(&mut self) -> Result<(), StorageError> {
+        let next = self.send.front();
+        let end = next.map_or(self.range.length(), |range| range.start);
+        if let Some(describer) = &mut self.describer {
+            let here = ByteRange::new(self.to.at + describer.length(), self.to.at + end);
+            describe::update_from(describer, &self.to.file, &self.to.path, here)?;
+        }
+        Ok(())
     }
 
     fn write(&mut self, step: &[Bytes]) -> Result<(), StorageError> {
-        let Some(describer) = &mut self.describer else {
-            return Ok(());
-        };
         if self.adds == Adds::Nothing {
             // They must be the bytes that are here.
-            for bytes in step {
-                describer.update(bytes);
-            }
-            return Ok(());
+            return step.iter().try_for_each(|bytes| self.take(bytes));
         }
-        let phase = self.turn.active.phase.read();
+        let active = self.turn.active.clone();
+        let phase = active.phase.read();
         if *phase != Phase::Open {
             return Err(phase_error(*phase, self.turn.index));
         }
         if self.upload.bytes_free()? < RESERVE_BYTES {
             return Err(StorageError::Full);
         }
-        for bytes in step {
-            let offset = self.at + describer.length();
-            files::write_at(&self.file, &self.path, bytes, offset)?;
-            describer.update(bytes);
+        step.iter().try_for_each(|bytes| self.take(bytes))
+    }
+
+    /// Puts bytes into the ranges that are to come.
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), StorageError> {
+        while let (Some(describer), Some(range), false) =
+            (&mut self.describer, self.send.front(), bytes.is_empty())
+        {
+            let left = range.end - describer.length();
+            let (some, rest) = bytes.split_at(bytes.len().min(left as usize));
+            if self.adds != Adds::Nothing {
+                let offset = self.to.at + describer.length();
+                files::write_at(&self.to.file, &self.to.path, some, offset)?;
+            }
+            describer.update(some);
+            bytes = rest;
+            if some.len() as u64 == left {
+                self.send.pop_front();
+                self.take_what_is_here()?;
+            }
         }
         Ok(())
     }
@@ -183,7 +230,7 @@ impl Receiving {
         if *phase != Phase::Open {
             return Err(phase_error(*phase, index));
         }
-        files::sync_data(&self.file, &self.path)?;
+        files::sync_data(&self.to.file, &self.to.path)?;
         let record = part.into_record(self.session, index, self.is_whole);
         Ok(self.upload.write_record(self.content, &record)?)
     }

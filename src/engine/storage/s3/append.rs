@@ -105,12 +105,13 @@ impl Appender {
             let handle = handle(&session)?;
             let key = shared.place.joined(&handle, &session.declared.name);
             let (id, _) = shared.upload(&session, Some(index)).await?;
+            let whole = ByteRange::new(0, length);
             let stored = Stored {
                 file: Arc::new(spool.file),
                 path: spool.path.into(),
-                bytes: ByteRange::new(0, length),
+                bytes: whole,
             };
-            let content = StoredContent::new(stored, &Counters::default());
+            let content = StoredContent::new(stored, &[whole], &Counters::default());
             let body = Body::Content(Arc::new(content));
             let upload = (id.as_str(), number(index));
             shared.calls.put_part(&key, upload, body, sha256).await?;

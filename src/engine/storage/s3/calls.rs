@@ -284,7 +284,7 @@ impl Calls {
     }
 
     /// Copies bytes of an object of this version to a part.
-    async fn copy_part(
+    pub async fn copy_part(
         &self,
         (from, etag): (&Location, &str),
         bytes: ByteRange,

@@ -6,6 +6,7 @@
 
 mod append;
 mod calls;
+mod copy;
 mod error;
 mod finalize;
 mod keys;
@@ -36,8 +37,8 @@ use crate::{
 };
 
 use super::{
-    Begun, Destination, Fence, OfferedPart, PartAppender, PartWriter, Recorded, Staged, Storage,
-    StorageError, Unfenced, UnknownPart, Verdict,
+    Base, Begun, CopyRange, Destination, Fence, OfferedPart, PartAppender, PartWriter, Recorded,
+    Staged, Storage, StorageError, Unfenced, UnknownPart, Verdict,
 };
 use calls::Calls;
 use keys::{EMPTY, Handle, Place};
@@ -135,6 +136,8 @@ struct Shared {
     options: S3Options,
     /// What the service calls the uploads that were used since the start, by handle.
     uploads: Mutex<HashMap<Handle, String>>,
+    /// The base that was used last.
+    base: Mutex<Option<copy::FoundBase>>,
     /// Where parts of which the client says nothing are collected.
     spool: OnceLock<Folder>,
 }
@@ -159,6 +162,7 @@ impl S3Storage {
             place: Place::new(place).ok_or_else(not_in_s3)?,
             options,
             uploads: Mutex::default(),
+            base: Mutex::default(),
             spool: OnceLock::new(),
         })))
     }
@@ -322,6 +326,16 @@ impl Storage for S3Storage {
         _from: u64,
     ) -> BoxFuture<'a, Result<Box<dyn PartWriter>, StorageError>> {
         async { Err(StorageError::NotThroughServer) }.boxed()
+    }
+
+    fn copy<'a>(
+        &'a self,
+        session: &'a Session,
+        part: &'a OfferedPart,
+        base: &'a Base,
+        copies: &'a [CopyRange],
+    ) -> BoxFuture<'a, Result<Destination, StorageError>> {
+        self.0.copy(session, part, base, copies).boxed()
     }
 
     fn append<'a>(

@@ -254,7 +254,7 @@ fn spool(described: &Described, particulars: Particulars) -> Result<Spooled, Err
         path: path.into(),
         bytes,
     };
-    let content = StoredContent::new(stored, &Counters::default());
+    let content = StoredContent::new(stored, &[bytes], &Counters::default());
     Ok(Spooled {
         body: Body::Content(Arc::new(content)),
         sha256: Sha256(hasher.finalize().into()),
