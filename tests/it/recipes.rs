@@ -22,6 +22,16 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "compiles; the step `example` of tools/test runs it",
     ),
     (
+        "src/docs/operating.md",
+        "$ cargo build --release --locked --features postgres",
+        "compiles for minutes; the tests have this feature",
+    ),
+    (
+        "src/docs/operating.md",
+        "$ export SAPWOOD_SESSIONS=",
+        "needs a bucket and a database; `operating::` runs the compose file",
+    ),
+    (
         "src/docs/publishing.md",
         "$ pip install distributed",
         "needs a cluster; `python::` runs the script",
@@ -153,6 +163,13 @@ fn uploading() {
         assert!(arrived == machine.read(name), "{name}");
     }
     assert_eq!(machine.read("taken/shows/live.ts"), vec![0; 3_000_000]);
+}
+
+#[test]
+fn operating() {
+    let mut machine = Machine::new();
+    run_page("src/docs/operating.md", &mut machine, &[]);
+    assert!(machine.read("decrypted.mp4") == machine.read("talk.mp4"));
 }
 
 #[test]

@@ -194,6 +194,8 @@ async fn refuses_stale_changes(store: &dyn SessionStore) {
     let indices: Vec<u32> = parts.iter().map(|part| part.index).collect();
     assert_eq!(indices, [1, 2, 3]);
     assert_eq!(PartsChange::Put(parts[0].clone()), other.parts);
+    let some = store.finished(first.id, &[1, 3, 7]).await.unwrap();
+    assert_eq!(some, [parts[0].clone(), parts[2].clone()]);
     let remove = Change {
         parts: PartsChange::Remove(vec![1, 3, 9]),
         ..changed(&now, |_| ())

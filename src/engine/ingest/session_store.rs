@@ -139,6 +139,21 @@ pub trait SessionStore: Send + Sync {
         index: u32,
     ) -> BoxFuture<'_, Result<Option<FinishedPart>, StoreError>>;
 
+    /// Those of these parts that are finished. A store that is far away looks for all of them at once.
+    fn finished<'a>(
+        &'a self,
+        id: SessionId,
+        indices: &'a [u32],
+    ) -> BoxFuture<'a, Result<Vec<FinishedPart>, StoreError>> {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            for index in indices {
+                found.extend(self.part(id, *index).await?);
+            }
+            Ok(found)
+        })
+    }
+
     /// The finished parts of a session, by index.
     fn parts(&self, id: SessionId) -> BoxFuture<'_, Result<Vec<FinishedPart>, StoreError>>;
 

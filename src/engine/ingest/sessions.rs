@@ -281,8 +281,10 @@ impl Ingest {
         session.takes_parts()?;
         let (mut finished, mut wanted) = (Vec::with_capacity(parts.len()), Vec::new());
         let mut new = HashSet::new();
+        let indices: Vec<u32> = parts.iter().map(|part| part.index).collect();
+        let all = self.store.finished(id, &indices).await?;
         for part in parts {
-            let found = self.store.part(id, part.index).await?;
+            let found = all.iter().find(|found| found.index == part.index);
             new.extend(found.is_none().then_some(part.index));
             let is_finished = found.is_some_and(|found| found.sha256 == part.sha256);
             finished.push(is_finished);

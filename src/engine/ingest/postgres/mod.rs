@@ -261,6 +261,23 @@ impl SessionStore for PostgresSessions {
         })
     }
 
+    fn finished<'a>(
+        &'a self,
+        id: SessionId,
+        indices: &'a [u32],
+    ) -> BoxFuture<'a, Result<Vec<FinishedPart>, StoreError>> {
+        self.run(move |client| async move {
+            let query =
+                "SELECT * FROM sapwood_parts WHERE session = $1 AND part = ANY($2) ORDER BY part";
+            let query = client.prepare_cached(query).await?;
+            let indices: Vec<i64> = indices.iter().map(|index| i64::from(*index)).collect();
+            let rows = client
+                .query(&query, &[&id.bytes().to_vec(), &indices])
+                .await?;
+            rows.iter().map(part_of).collect()
+        })
+    }
+
     fn parts(&self, id: SessionId) -> BoxFuture<'_, Result<Vec<FinishedPart>, StoreError>> {
         self.run(move |client| async move {
             let query = "SELECT * FROM sapwood_parts WHERE session = $1 ORDER BY part";
