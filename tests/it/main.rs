@@ -34,8 +34,6 @@ mod memory;
 mod mirrors;
 mod mistakes;
 mod nginx;
-#[cfg(feature = "postgres")]
-mod operating;
 mod origin;
 mod parts;
 mod pipes;

@@ -1255,8 +1255,8 @@ async fn a_server_that_was_superseded_changes_nothing() {
             let ended = ended.await;
             let asked = fence.asked.lock().unwrap().clone();
             let log = bucket.log();
-            if ended.is_ok() {
-                assert_eq!(ended.unwrap(), scene.published(), "{what}");
+            if let Ok(ended) = &ended {
+                assert_eq!(*ended, scene.published(), "{what}");
                 // Right before each such step it was asked.
                 let takes_back_nothing = |at: usize| {
                     let is_staged = log[at].key.starts_with("sapwood-staging/");

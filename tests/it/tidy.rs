@@ -138,6 +138,8 @@ const OUTSIDE: [(&str, &[&str]); 46] = [
             "net/s3/",
             "engine/upload/",
             "engine/storage/",
+            // A policy names what a page of ours may run.
+            "serve/ingest/web.rs",
         ],
     ),
     ("thiserror", &[""]),
@@ -1563,7 +1565,7 @@ fn files_below(folder: &Path) -> Vec<String> {
             let path = inner.join(entry.file_name());
             match entry.file_type().expect("its type").is_dir() {
                 // In a working tree of its own, .git is a file.
-                _ if [".git", "target", "__pycache__"]
+                _ if [".git", "target", "__pycache__", "node_modules"]
                     .iter()
                     .any(|skipped| path.ends_with(skipped)) => {}
                 true => open.push(path),

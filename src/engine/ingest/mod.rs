@@ -6,6 +6,7 @@
 pub mod clock;
 mod collect;
 mod copies;
+mod end;
 mod error;
 mod events;
 mod finalize;

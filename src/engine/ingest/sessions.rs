@@ -17,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    Changed, Copies, Ingest, IngestError, IngestEvent,
+    Copies, Ingest, IngestError, IngestEvent,
     session_store::{Cursor, Inserted, ListQuery, Written},
 };
 
@@ -468,36 +468,5 @@ impl Ingest {
             }
         }
         Err(IngestError::Contended)
-    }
-
-    /// Gives a session up. Done again it changes nothing.
-    pub async fn abort(&self, owner: &Owner, id: SessionId) -> Result<(), IngestError> {
-        self.session_of(owner, id).await?;
-        let now = self.now();
-        let changed = self.change(id, |session| Ok(session.aborted(now)?)).await?;
-        if let Changed::To(session) = &changed {
-            self.tell(IngestEvent::Aborted {
-                session: session.clone(),
-            });
-        }
-        self.unstage(&changed.session()).await
-    }
-
-    /// Removes what was staged for a session that has ended.
-    pub(super) async fn unstage(&self, session: &Session) -> Result<(), IngestError> {
-        if session.unstaged().is_none() {
-            return Ok(());
-        }
-        if let Staging::Begun(handle) = &session.staging {
-            let staged = Staged {
-                session: Some(session.id),
-                handle: handle.clone(),
-                bytes: 0,
-            };
-            self.storage.remove(&staged).await?;
-        }
-        self.change(session.id, |session| Ok(session.unstaged()))
-            .await?;
-        Ok(())
     }
 }

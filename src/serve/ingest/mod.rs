@@ -358,10 +358,8 @@ impl Uploads {
         for run in runs {
             let id = run.id();
             match self.ingest.run(run).await {
-                Ok(_)
-                | Err(IngestError::Disproved(_) | IngestError::Storage(StorageError::Superseded)) => {
-                    ()
-                }
+                Ok(_) | Err(IngestError::Disproved(_)) => (),
+                Err(IngestError::Storage(StorageError::Superseded)) => (),
                 Err(cause) => (self.warn)(format!("session {id} was not published: {cause}")),
             }
         }
