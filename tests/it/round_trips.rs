@@ -1,6 +1,7 @@
 //! What a fresh fetch requests first: the manifest and the first bytes at once, and nothing twice.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     time::Duration,
@@ -72,10 +73,11 @@ fn no_first_bytes_are_requested_where_the_manifest_may_refuse_the_object() {
     for options in [
         ["--require", "manifest"],
         ["--max-size", "1G"],
-        ["--seed", "nothing"],
+        ["--seed", "seed"],
         ["--root", &root],
     ] {
         let scene = Scene::new(LENGTH, BLOCK);
+        fs::write(scene.path("seed"), "of other content").unwrap();
         scene.fetch(&options).must(0);
         must_not_have_first_bytes(&scene);
     }

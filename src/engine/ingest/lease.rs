@@ -63,6 +63,10 @@ impl<'a> Lease<'a> {
                 .clock
                 .sleep((LEASE_S / 4).min(self.left_s()))
                 .await;
+            // A machine that was suspended wakes up here: another server may go on already.
+            if self.left_s() == 0 {
+                break;
+            }
             let over = pin!(self.ingest.clock.sleep(self.left_s()));
             let renewed = pin!(self.renew());
             match select(renewed, over).await {
