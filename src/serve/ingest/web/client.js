@@ -901,6 +901,8 @@ export class Upload extends EventTarget {
   #enter(signal, phase) {
     signal.throwIfAborted();
     this.#phase = phase;
+    // A response that was on its way may still arrive: the event `online` ends this wait.
+    if (phase === "uploading" && this.#reason === "offline" && navigator.onLine === false) return;
     if (this.#waits < this.#flows) this.#turn(phase);
   }
 
