@@ -13,7 +13,6 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    disk::machine,
     engine::ingest::{IngestError, OpenRequest, Status},
     format::upload::SessionId,
     policy::{
@@ -250,10 +249,7 @@ impl Uploads {
         if !replace {
             self.ingest.check_free(&name).await?;
         }
-        let id = SessionId::from_random(machine::random().map_err(|cause| {
-            tracing::warn!("{cause}");
-            Problem::busy()
-        })?);
+        let id = requests::new_id()?;
         let expires_s = self.ingest.now().unix_s + VALID_S;
         let form = FormUpload {
             id,
@@ -280,10 +276,7 @@ impl Uploads {
                 number.map_err(|_| Problem::bad_request("partSize is not a number of bytes"))?
             }
         };
-        let id = SessionId::from_random(machine::random().map_err(|cause| {
-            tracing::warn!("{cause}");
-            Problem::busy()
-        })?);
+        let id = requests::new_id()?;
         let open = OpenRequest {
             part_size: Some(part_size),
             replace: is_true(metadata.get("replace")),

@@ -9,7 +9,7 @@ use axum::{
 };
 use serde_json::Value;
 
-use crate::policy::upload::Owner;
+use crate::{disk::machine, format::upload::SessionId, policy::upload::Owner};
 
 use super::{Uploads, problem::Problem, tokens};
 
@@ -60,4 +60,13 @@ pub fn json(status: StatusCode, document: &Value) -> Response {
         .headers_mut()
         .insert(header::CONTENT_TYPE, media_type);
     response
+}
+
+/// The ID of a session that the server opens for a client that names none.
+pub fn new_id() -> Result<SessionId, Problem> {
+    let random = machine::random().map_err(|cause| {
+        tracing::warn!("{cause}");
+        Problem::busy()
+    });
+    Ok(SessionId::from_random(random?))
 }

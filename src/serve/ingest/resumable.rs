@@ -13,7 +13,6 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use percent_encoding::percent_decode_str;
 
 use crate::{
-    disk::machine,
     engine::ingest::{IngestError, OpenRequest},
     format::{ingest::PATH as UPLOADS, upload::SessionId},
     policy::upload::{Owner, Protocol, Refusal, Session, State},
@@ -208,10 +207,7 @@ impl Of {
             }
             _ => (),
         }
-        let id = SessionId::from_random(machine::random().map_err(|cause| {
-            tracing::warn!("{cause}");
-            Problem::busy()
-        })?);
+        let id = requests::new_id()?;
         let open = OpenRequest {
             replace: metadata(headers, "replace").as_deref() == Some("true"),
             length,
