@@ -61,7 +61,7 @@ impl Uploads {
         index: u32,
     ) -> Result<FinishedPart, Problem> {
         let owner = self.ingest.owner_of(id).await?;
-        let turn = self.turns.parts.try_take(&owner);
+        let turn = self.intake.parts.try_take(&owner);
         let _turn = turn.ok_or_else(Problem::busy)?;
         let length = declared_length(request).ok_or_else(|| {
             let what = "the field Content-Length is missing";
@@ -81,7 +81,7 @@ impl Uploads {
         if length < part_size && status.parts.iter().any(|part| part.index > index) {
             return Err(wrong_size(index + 1, length, part_size));
         }
-        let held = self.turns.streams.take((id, Some(index))).await;
+        let held = self.intake.streams.take((id, Some(index))).await;
         let mut held = held.map_err(cut::problem)?;
         let part = (id, index, length);
         let taken = self.take_part(&owner, &mut held, part, arrivals).await;

@@ -146,7 +146,7 @@ async fn dispatch(
         return uploads.take_form(request, body).await;
     }
     let owner = requests::owner(uploads, &request).await?;
-    let turns = &uploads.turns.documents;
+    let turns = &uploads.intake.documents;
     let ok = |document: Value| Ok(requests::json(StatusCode::OK, &document));
     // These clients write a space as a plus sign.
     let query = request.uri.query().unwrap_or_default().replace('+', "%20");
@@ -167,7 +167,7 @@ async fn dispatch(
         (Route::Upload(id), "DELETE") => {
             uploads.of_parts(&owner, *id, query).await?;
             uploads.ingest.abort(&owner, *id).await?;
-            uploads.turns.streams.forget(*id);
+            uploads.intake.streams.forget(*id);
             ok(json!({}))
         }
         (Route::Part(id, index), "GET") => {
@@ -224,7 +224,7 @@ impl Uploads {
     fn base(&self, request: &Parts) -> String {
         let text = |name| request.headers.get(name)?.to_str().ok();
         let forwarded = text("x-forwarded-proto").and_then(|list: &str| list.split(',').next());
-        let scheme = match (forwarded.map(str::trim), self.turns.is_tls) {
+        let scheme = match (forwarded.map(str::trim), self.intake.is_tls) {
             (Some("https"), _) | (_, true) => "https",
             _ => "http",
         };
@@ -382,14 +382,14 @@ impl Uploads {
         arrivals: &mut Arrivals<'_>,
     ) -> Result<String, Problem> {
         let (id, owner) = (form.id, &form.owner);
-        let turn = self.turns.parts.try_take(owner);
+        let turn = self.intake.parts.try_take(owner);
         let _turn = turn.ok_or_else(Problem::busy)?;
         let open = OpenRequest {
             replace: form.replace,
             ..OpenRequest::of(form.name.clone(), Protocol::Stream)
         };
         let mut held = self
-            .turns
+            .intake
             .streams
             .take((id, None))
             .await

@@ -152,12 +152,12 @@ pub struct Uploads {
     events: parking_lot::Mutex<Option<mpsc::UnboundedReceiver<IngestEvent>>>,
     audit: Arc<Audit>,
     warn: Arc<dyn Fn(String) + Send + Sync>,
-    turns: AllTurns,
+    intake: Intake,
     stored: Stored,
 }
 
 /// How requests are taken: how many at a time, how fast, and what they have open.
-struct AllTurns {
+struct Intake {
     pace: Pace,
     parts: Turns,
     documents: Turns,
@@ -248,7 +248,7 @@ impl Uploads {
             events: parking_lot::Mutex::new(Some(events)),
             audit,
             warn,
-            turns: AllTurns {
+            intake: Intake {
                 pace,
                 parts: Turns::new(PARTS_AT_ONCE),
                 documents: Turns::new(DOCUMENTS_AT_ONCE),
@@ -350,7 +350,7 @@ impl Uploads {
                 Err(cause) => (self.warn)(format!("uploads that have ended stay: {cause}")),
             }
             sleep(COLLECT_TIME).await;
-            self.turns.streams.close_idle();
+            self.intake.streams.close_idle();
         }
     }
 

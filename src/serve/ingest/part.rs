@@ -105,7 +105,7 @@ impl Uploads {
         let allowed = self.signer.check(request, index, now_s);
         let allowed = allowed.map_err(denied)?;
         let owner = self.ingest.owner_of(id).await?;
-        let turn = self.turns.parts.try_take(&owner);
+        let turn = self.intake.parts.try_take(&owner);
         let _turn = turn.ok_or_else(Problem::busy)?;
         let began = Instant::now();
         let mut arrived = 0;
@@ -219,7 +219,7 @@ impl Uploads {
     ) -> Result<(), Failed> {
         let mut touched = Instant::now();
         let (mut since, mut arrived_since) = (Instant::now(), 0);
-        let pace = self.turns.pace;
+        let pace = self.intake.pace;
         loop {
             let next = timeout(pace.silence, chunks.next()).await;
             let Some(chunk) = next.map_err(|_| Failed::Stalled)? else {

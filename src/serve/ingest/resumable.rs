@@ -146,7 +146,7 @@ async fn dispatch(
             let held = of.held(id).await?;
             uploads.ingest.abort(&of.owner, id).await?;
             drop(held);
-            uploads.turns.streams.forget(id);
+            uploads.intake.streams.forget(id);
             Ok(StatusCode::NO_CONTENT.into_response())
         }
         (route, _) => Ok(requests::no_method(route.methods())),
@@ -233,7 +233,7 @@ impl Of {
         if taken.is_err() {
             // The client does not know its URL.
             let _ = uploads.ingest.abort(&owner, id).await;
-            uploads.turns.streams.forget(id);
+            uploads.intake.streams.forget(id);
         }
         taken
     }
@@ -314,7 +314,7 @@ impl Of {
         is_last: bool,
     ) -> Result<At, Problem> {
         let uploads = &self.uploads;
-        let turn = uploads.turns.parts.try_take(&self.owner);
+        let turn = uploads.intake.parts.try_take(&self.owner);
         let _turn = turn.ok_or_else(Problem::busy)?;
         let mut held = self.held(id).await?;
         let at = self.at(id, &mut held).await?;
@@ -363,7 +363,7 @@ impl Of {
     /// Ends the request that writes. Only those of the same owner are ended.
     async fn held(&self, id: SessionId) -> Result<Held, Problem> {
         self.uploads.ingest.status(&self.owner, id).await?;
-        let held = self.uploads.turns.streams.take((id, None)).await;
+        let held = self.uploads.intake.streams.take((id, None)).await;
         held.map_err(cut::problem)
     }
 

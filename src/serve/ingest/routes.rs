@@ -117,7 +117,7 @@ async fn dispatch(uploads: &Arc<Uploads>, request: Request) -> Result<Response, 
         return part::receive(uploads, &request, body, *id, *index).await;
     }
     let owner = owner(uploads, &request).await?;
-    let turns = &uploads.turns.documents;
+    let turns = &uploads.intake.documents;
     match (&route, request.method.as_str()) {
         (Route::Sessions, "GET" | "HEAD") => uploads.list(&request, &owner).await,
         (Route::Session(id), "GET" | "HEAD") => {
@@ -220,7 +220,7 @@ impl Uploads {
         let (parts, copies) = offers.parts()?;
         let expires_s = self.ingest.now().unix_s + VALID_S;
         let _turn = match copies {
-            Some(_) => self.turns.copies.take(owner).await,
+            Some(_) => self.intake.copies.take(owner).await,
             None => None,
         };
         let targets = self

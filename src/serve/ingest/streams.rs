@@ -183,7 +183,7 @@ impl<'a> Arrivals<'a> {
 
     async fn next(&mut self, held: &mut Held) -> Result<Option<Bytes>, Cut> {
         let mine = held.mine;
-        let pace = self.uploads.turns.pace;
+        let pace = self.uploads.intake.pace;
         let next = async {
             match &mut self.source {
                 Source::Raw(chunks) => chunks.next().await.transpose().map_err(|_| Cut::TooShort),
