@@ -526,12 +526,14 @@ fn a_seek_does_not_wait_for_the_read_ahead_of_others() {
     let scene = Scene::new(64 * MIB, BLOCK);
     with(&scene, false, async |object| {
         let mut first = object.reader(range(0, 64 * MIB));
-        take(&mut first, 16 * MIB).await;
+        take(&mut first, 30 * MIB).await;
         // Every connection that is open now stops in the middle of its bytes.
         scene.origin.allow(OBJECT, 0);
         tokio::time::sleep(Duration::from_millis(300)).await;
         let busy = scene.origin.most_at_a_time();
         let mut second = object.reader(range(48 * MIB, 64 * MIB));
+        // Its blocks are wanted as read-ahead before it waits for them.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let is_for_it = |range: &Range<u64>| (48 * MIB..49 * MIB).contains(&range.start);
         let is_requested = || {
             let log = scene.origin.log_of(OBJECT);

@@ -147,6 +147,10 @@ impl Transfer {
         let is_lost =
             driver.is_some_and(|driver| plan.absent.iter().any(|range| is_held(driver, range)));
         if plan.adds_nothing_to(&self.wanted) && !is_lost {
+            // A reader that was there begins to wait: the ranges are the same, their urgency is not.
+            if plan.ranges == self.wanted {
+                self.sought = plan.sought;
+            }
             return;
         }
         if self.driver.is_none() && !plan.ranges.is_empty() {
