@@ -1,5 +1,5 @@
-//! `--on-final`: telling a command or a URL what happens to uploads, each notice at least once. They are kept with the sessions, so that a
-//! crash loses nothing, and one server at a time tells each.
+//! `--on-final` and `--on-event`: telling a command or a URL what happens to uploads, each notice at least once. They are kept with the
+//! sessions, so that a crash loses nothing, and one server at a time tells each.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +17,7 @@ use crate::{
         location::Location,
         request::{Body, Method, Request},
     },
+    policy::upload::notices::KeptNotices,
     serve::ingest::{HookNotice, Uploads},
 };
 
@@ -82,6 +83,8 @@ impl PublishedAt {
 /// Tells what happens to uploads.
 pub struct Finals {
     pub told: Told,
+    /// What it is told of.
+    pub kept: KeptNotices,
     pub uploads: Arc<Uploads>,
     pub published_at: PublishedAt,
     /// Of the server.
@@ -154,6 +157,9 @@ impl Finals {
     }
 
     async fn tell(&self, notice: &HookNotice) -> NoticeEnd {
+        if !notice.is_of(self.kept) {
+            return NoticeEnd::GivenUp("this server tells of published objects alone".to_owned());
+        }
         match &self.told {
             Told::Command(command) => match self.run_command(command, notice).await {
                 Ok(()) => NoticeEnd::Told,

@@ -16,6 +16,7 @@ use crate::{
         },
     },
     net::{error::NetError, location::Location},
+    policy::upload::notices::KeptNotices,
     serve::ingest::{Kept, Pace, StartError, Stored, Uploads, UploadsOptions, tokens::TokenFile},
 };
 
@@ -92,7 +93,12 @@ pub async fn open(
         return Ok(None);
     }
     let sessions = kept(of)?;
-    let told = of.on_final.as_deref().map(Told::parse).transpose()?;
+    let (told, kept_notices) = match (&of.on_final, &of.on_event) {
+        (None, None) => (None, KeptNotices::None),
+        (Some(told), _) => (Some(told), KeptNotices::Published),
+        (None, Some(told)) => (Some(told), KeptNotices::All),
+    };
+    let told = told.map(|told| Told::parse(told)).transpose()?;
     let (storage, published_at) = match of.storage.as_deref() {
         Some(text) if text.starts_with("s3://") => in_s3(args, text).await?,
         path => {
@@ -118,12 +124,13 @@ pub async fn open(
         },
         pace: Pace::default(),
         warn: Arc::new(move |message| drop(warn.try_send(message))),
-        keeps_notices: told.is_some(),
+        kept_notices,
         is_tls: args.tls_cert.is_some(),
     });
     let uploads = uploads.await.map_err(|cause| failed(&cause))?;
     let finals = told.map(|told| Finals {
         told,
+        kept: kept_notices,
         uploads: uploads.clone(),
         published_at,
         url: url.to_owned(),

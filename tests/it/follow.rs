@@ -564,7 +564,7 @@ fn a_hook_is_told_how_much_of_a_recording_can_be_read() {
     let site = Site::new();
     let log = site.state.path().join("told");
     let hook = format!("cat >> {}", log.display());
-    let server = site.serve(&["--on-final", &hook]);
+    let server = site.serve(&["--on-event", &hook]);
     let (api, id, object) = (&server.api, id_of(7), paint::bytes(0, 3 * PART));
     let document = json!({ "name": "a/b.bin", "length": null, "part_size": PART, "block_size": BLOCK, "growing": true });
     api.json("PUT", &id, &document).must(201);

@@ -14,6 +14,7 @@ use sapwood::{
         storage::folder::FolderStorage,
     },
     format::paint,
+    policy::upload::notices::KeptNotices,
     serve::{
         connections::Options,
         ingest::{Pace, Stored, Uploads, UploadsOptions},
@@ -651,7 +652,7 @@ async fn slow_senders_end_and_their_whole_blocks_stay() {
         },
         pace,
         warn: Arc::new(|message: String| eprintln!("{message}")),
-        keeps_notices: false,
+        kept_notices: KeptNotices::None,
         is_tls: false,
     });
     let mut origin = Origin::open(folder.path()).expect("an origin");

@@ -12,6 +12,7 @@ use sapwood::{
         session_store::SessionStore,
     },
     format::{paint, upload::SessionId},
+    policy::upload::notices::KeptNotices,
 };
 
 use crate::support::{
@@ -23,7 +24,7 @@ use crate::support::{
 
 async fn open(url: &str) -> Result<PostgresSessions, String> {
     let place = Place::parse(url).map_err(|cause| cause.to_string())?;
-    let opened = PostgresSessions::open(place, true).await;
+    let opened = PostgresSessions::open(place, KeptNotices::All).await;
     opened.map_err(|cause| format!("{cause} {cause:?}"))
 }
 

@@ -21,7 +21,7 @@ use sapwood::{
         parts::PartPlan,
         upload::{
             Change, Declared, Goal, Now, Owner, PartsChange, Problem, Protocol, Published, Session,
-            StagedBytes, Staging, State,
+            StagedBytes, Staging, State, notices::KeptNotices,
         },
     },
 };
@@ -522,7 +522,7 @@ async fn the_store_in_sqlite_passes_the_suite() {
         let path = folder.path().join(format!("{number}/sessions.sqlite"));
         Box::pin(async {
             let store = SqliteSessions::open(path).await.unwrap();
-            store.keep_notices(true).await.unwrap();
+            store.keep_notices(KeptNotices::All).await.unwrap();
             Arc::new(store) as Arc<dyn SessionStore>
         })
     })
@@ -537,7 +537,11 @@ async fn the_store_in_postgres_passes_the_suite() {
         let url = super::support::postgres::shared().database();
         Box::pin(async move {
             let place = Place::parse(&url).unwrap();
-            Arc::new(PostgresSessions::open(place, true).await.unwrap()) as Arc<dyn SessionStore>
+            Arc::new(
+                PostgresSessions::open(place, KeptNotices::All)
+                    .await
+                    .unwrap(),
+            ) as Arc<dyn SessionStore>
         })
     })
     .await;
@@ -563,8 +567,30 @@ async fn two_connections_to_sqlite_see_the_same_sessions() {
     assert!(one.bind("a".to_owned()).await.unwrap());
     assert!(two.bind("a".to_owned()).await.unwrap());
     assert!(!two.bind("b".to_owned()).await.unwrap());
+    // Of published objects alone.
+    one.keep_notices(KeptNotices::Published).await.unwrap();
+    let events = [
+        NoticeEvent::SessionExpiring { expires_s: 9 },
+        NoticeEvent::Published,
+    ];
+    let notices = events.map(|event| Notice { unix_s: 1, event });
+    let third = session(3, "ann", 50);
+    one.insert(&third, PLENTY).await.unwrap();
+    let both = Change {
+        notices: notices.to_vec(),
+        ..changed(&third, |_| ())
+    };
+    one.write(&both).await.unwrap();
+    let claimed = one.claim_notice(0, 5).await.unwrap();
+    assert!(
+        matches!(&claimed, Claimed::Notice(queued) if queued.notice.event == NoticeEvent::Published),
+        "{claimed:?}"
+    );
+    let claimed = one.claim_notice(0, 5).await.unwrap();
+    assert_eq!(claimed, Claimed::NotBefore(Some(5)));
+    one.keep_notices(KeptNotices::None).await.unwrap();
     // Who wants to be told is told from then on, and what nobody was told of is not forgotten.
-    one.keep_notices(true).await.unwrap();
+    one.keep_notices(KeptNotices::All).await.unwrap();
     let second = session(2, "ann", 50);
     one.insert(&second, PLENTY).await.unwrap();
     let published = Published {
@@ -580,7 +606,7 @@ async fn two_connections_to_sqlite_see_the_same_sessions() {
     assert_eq!(one.forget(second.id, 2).await.unwrap(), Written::Conflict);
     let claimed = two.claim_notice(0, 0).await.unwrap();
     assert!(matches!(claimed, Claimed::Notice(_)));
-    two.keep_notices(false).await.unwrap();
+    two.keep_notices(KeptNotices::None).await.unwrap();
     let claimed = two.claim_notice(0, 0).await.unwrap();
     assert_eq!(claimed, Claimed::NotBefore(None));
     assert_eq!(one.forget(second.id, 2).await.unwrap(), Written::Stored);

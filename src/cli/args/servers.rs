@@ -129,9 +129,17 @@ pub struct UploadArgs {
         value_parser = units::patience
     )]
     pub session_ttl: Duration,
-    /// A URL to be told of each published object, of each upload that expires soon, and of a recording when more of it can be played, by a POST of JSON, or a command to run (`SAPWOOD_UPLOAD_EVENT` is published, `session_expiring` or `parts_proven`; name, root, path, owner and session are in `SAPWOOD_UPLOAD_NAME`, `_ROOT`, `_PATH` (in S3 `_URL`), `_OWNER` and `_SESSION`, its status is on standard input)
+    /// A URL to be told of each published object by a POST of JSON, or a command to run (name, root, path, owner and session are in `SAPWOOD_UPLOAD_NAME`, `_ROOT`, `_PATH` (in S3 `_URL`), `_OWNER` and `_SESSION`, its status is on standard input)
     #[arg(long, value_name = "CMD|URL", requires = "ingest")]
     pub on_final: Option<String>,
+    /// As `--on-final`, told also of each upload that expires soon, and of a recording when more of it can be played (`SAPWOOD_UPLOAD_EVENT` is `published`, `session_expiring` or `parts_proven`)
+    #[arg(
+        long,
+        value_name = "CMD|URL",
+        requires = "ingest",
+        conflicts_with = "on_final"
+    )]
+    pub on_event: Option<String>,
     /// A web origin, such as `https://app.example`, whose pages may upload; may be given several times
     #[arg(long, value_name = "ORIGIN", requires = "ingest")]
     pub cors: Vec<String>,

@@ -16,8 +16,10 @@ use rusqlite::{
 };
 
 use crate::{
-    format::{library::LibraryPath, notice::Notice, upload::SessionId},
-    policy::upload::{Change, FinishedPart, Owner, Published, Session, StagedBytes, State},
+    format::{library::LibraryPath, upload::SessionId},
+    policy::upload::{
+        Change, FinishedPart, Owner, Published, Session, StagedBytes, State, notices::KeptNotices,
+    },
 };
 
 use super::{files, machine};
@@ -93,7 +95,7 @@ pub struct Sessions {
     connection: Connection,
     path: PathBuf,
     /// See [`Sessions::keep_notices`].
-    keeps_notices: bool,
+    kept_notices: KeptNotices,
 }
 
 impl Sessions {
@@ -123,7 +125,7 @@ impl Sessions {
             schema::VERSION => Ok(Sessions {
                 connection,
                 path: path.to_owned(),
-                keeps_notices: false,
+                kept_notices: KeptNotices::None,
             }),
             found => Err(SessionsError::Version {
                 path: path.to_owned(),
@@ -145,12 +147,12 @@ impl Sessions {
         })
     }
 
-    /// Whether notices are kept from now on. If not, those that were are forgotten.
-    pub fn keep_notices(&mut self, are_kept: bool) -> Result<(), SessionsError> {
-        self.keeps_notices = are_kept;
-        match are_kept {
-            true => Ok(()),
-            false => {
+    /// Which notices are kept from now on. If there are none, those that were are forgotten.
+    pub fn keep_notices(&mut self, kept: KeptNotices) -> Result<(), SessionsError> {
+        self.kept_notices = kept;
+        match kept {
+            KeptNotices::Published | KeptNotices::All => Ok(()),
+            KeptNotices::None => {
                 self.change(|transaction| transaction.execute("DELETE FROM notices", []).map(drop))
             }
         }
@@ -253,10 +255,8 @@ impl Sessions {
         let mut values = values_of(session);
         values.push(Box::new(session.id.bytes()));
         values.push(Box::new((session.version - 1).cast_signed()));
-        let notices: &[Notice] = match self.keeps_notices {
-            true => &change.notices,
-            false => &[],
-        };
+        let kept = self.kept_notices;
+        let notices = change.notices.iter().filter(|notice| kept.has(notice));
         let done = match session.state {
             State::Done(published) => Some(published),
             _ => None,

@@ -20,7 +20,11 @@ pub struct ClaimedNotice {
 }
 
 /// Appends notices, due at once.
-pub fn add(transaction: &Transaction, id: SessionId, notices: &[Notice]) -> rusqlite::Result<()> {
+pub fn add<'a>(
+    transaction: &Transaction,
+    id: SessionId,
+    notices: impl Iterator<Item = &'a Notice>,
+) -> rusqlite::Result<()> {
     let add = "INSERT INTO notices (session, notice, due_s, claims) VALUES (?1, ?2, 0, 0)";
     for notice in notices {
         let mut add = transaction.prepare_cached(add)?;

@@ -9,7 +9,7 @@ use crate::{
     disk::sessions::{self, Sessions, SessionsError},
     engine::blocking,
     format::{library::LibraryPath, upload::SessionId},
-    policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes},
+    policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes, notices::KeptNotices},
 };
 
 use super::session_store::{
@@ -35,9 +35,9 @@ impl SqliteSessions {
     }
 
     /// See [`Sessions::keep_notices`].
-    pub async fn keep_notices(&self, are_kept: bool) -> Result<(), SessionsError> {
+    pub async fn keep_notices(&self, kept: KeptNotices) -> Result<(), SessionsError> {
         let shared = self.0.clone();
-        blocking::run(move || shared.lock().keep_notices(are_kept)).await
+        blocking::run(move || shared.lock().keep_notices(kept)).await
     }
 
     /// Runs this on the database, on a thread that may block.

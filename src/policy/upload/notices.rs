@@ -1,5 +1,30 @@
 //! When the operator is told what happens to sessions: at least once, whatever crashes.
 
+use crate::format::notice::{Notice, NoticeEvent};
+
+/// Which notices are kept, because the operator is told of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeptNotices {
+    /// None.
+    #[default]
+    None,
+    /// Those of published objects.
+    Published,
+    /// All.
+    All,
+}
+
+impl KeptNotices {
+    /// Whether it is kept.
+    pub fn has(self, notice: &Notice) -> bool {
+        match self {
+            KeptNotices::None => false,
+            KeptNotices::Published => notice.event == NoticeEvent::Published,
+            KeptNotices::All => true,
+        }
+    }
+}
+
 /// A server that tells of something says within this time that it still does, or another one tells of it, in served seconds.
 pub const NOTICE_LEASE_S: u64 = 120;
 /// The pause after the first time that was in vain, in seconds; twice as long each time, up to the longest.

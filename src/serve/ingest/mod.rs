@@ -51,7 +51,7 @@ use crate::{
     },
     engine::storage::StorageError,
     format::library::LibraryPath,
-    policy::upload::{Published, Session},
+    policy::upload::{Published, Session, notices::KeptNotices},
 };
 
 #[cfg(feature = "postgres")]
@@ -100,8 +100,8 @@ pub struct UploadsOptions {
     pub pace: Pace,
     /// Takes what the operator should know.
     pub warn: Arc<dyn Fn(String) + Send + Sync>,
-    /// Whether the operator is told of what happens: see [`Uploads::next_notice`].
-    pub keeps_notices: bool,
+    /// What the operator is told of: see [`Uploads::next_notice`].
+    pub kept_notices: KeptNotices,
     /// Whether clients speak TLS with this server.
     pub is_tls: bool,
 }
@@ -170,7 +170,7 @@ struct Intake {
 async fn open_store(
     kept: Kept,
     stored: &Stored,
-    keeps_notices: bool,
+    kept_notices: KeptNotices,
 ) -> Result<Arc<dyn SessionStore>, StartError> {
     let (storage, staging) = (stored.id()?, stored.own_folder());
     let file = match kept {
@@ -179,7 +179,7 @@ async fn open_store(
         #[cfg(feature = "postgres")]
         Kept::Postgres(place) => {
             let shown = place.to_string();
-            let store = PostgresSessions::open(*place, keeps_notices).await?;
+            let store = PostgresSessions::open(*place, kept_notices).await?;
             return match store.bind(storage).await? {
                 true => Ok(Arc::new(store)),
                 false => Err(StartError::OtherStorage(shown)),
@@ -190,7 +190,7 @@ async fn open_store(
     if !store.bind(storage).await? {
         return Err(StartError::OtherStorage(file.display().to_string()));
     }
-    store.keep_notices(keeps_notices).await?;
+    store.keep_notices(kept_notices).await?;
     Ok(Arc::new(store))
 }
 
@@ -205,14 +205,14 @@ impl Uploads {
             limits,
             pace,
             warn,
-            keeps_notices,
+            kept_notices,
             is_tls,
         } = options;
         let stored = storage;
         let staging = stored.own_folder();
         // The folder of a server's own is locked.
         let is_alone = matches!(sessions, Kept::Staged);
-        let store = open_store(sessions, &stored, keeps_notices).await?;
+        let store = open_store(sessions, &stored, kept_notices).await?;
         let signer = Signer::open(staging)?;
         let audit = Arc::new(Audit::open(staging)?);
         let (sender, events) = mpsc::unbounded_channel();

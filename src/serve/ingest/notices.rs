@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::{
     engine::ingest::{DueNotice, Ingest, IngestError, NextNotice, NoticeEnd},
     format::{ingest::time, notice::NoticeEvent},
-    policy::upload::State,
+    policy::upload::{State, notices::KeptNotices},
 };
 
 use super::{Uploads, documents};
@@ -29,6 +29,11 @@ impl HookNotice {
     /// What happened.
     pub fn event(&self) -> &'static str {
         self.due.notice().event.name()
+    }
+
+    /// Whether those that are kept have it: it may have been stored when others were kept.
+    pub fn is_of(&self, kept: KeptNotices) -> bool {
+        kept.has(self.due.notice())
     }
 
     /// Of the object.

@@ -16,7 +16,7 @@ use crate::{
     engine::blocking,
     format::{library::LibraryPath, notice::Notice, upload::SessionId},
     net::database_tls::{self, Compared},
-    policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes},
+    policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes, notices::KeptNotices},
 };
 
 use super::session_store::{
@@ -102,18 +102,18 @@ pub struct PostgresSessions {
     pool: Pool,
     place: Arc<str>,
     /// Whether notices are kept.
-    keeps_notices: bool,
+    kept_notices: KeptNotices,
 }
 
 impl PostgresSessions {
-    /// Connects, and makes the tables that are missing. `keeps_notices`: somebody is told of what happens.
-    pub async fn open(place: Place, keeps_notices: bool) -> Result<PostgresSessions, Failed> {
+    /// Connects, and makes the tables that are missing. `kept_notices`: what somebody is told of.
+    pub async fn open(place: Place, kept_notices: KeptNotices) -> Result<PostgresSessions, Failed> {
         let shown: Arc<str> = place.to_string().into();
         let pool = pool(place).await;
         let sessions = PostgresSessions {
             pool: pool.map_err(|cause| failed(&shown, cause))?,
             place: shown,
-            keeps_notices,
+            kept_notices,
         };
         let prepare = async |mut client: Client| schema::prepare(&mut client).await;
         sessions.call(prepare).await?;
@@ -288,10 +288,9 @@ impl SessionStore for PostgresSessions {
     }
 
     fn write<'a>(&'a self, change: &'a Change) -> BoxFuture<'a, Result<Written, StoreError>> {
-        let notices = match self.keeps_notices {
-            true => change.notices.iter().map(Notice::text).collect(),
-            false => Vec::new(),
-        };
+        let kept = self.kept_notices;
+        let notices = change.notices.iter().filter(|notice| kept.has(notice));
+        let notices = notices.map(Notice::text).collect();
         self.run(move |client| async move {
             changes::write(&client, change, notices)
                 .await
