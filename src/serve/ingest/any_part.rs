@@ -15,10 +15,10 @@ use crate::{
 };
 
 use super::{
-    Uploads, bodies, cut,
-    part::{declared_length, waiting},
+    Uploads,
+    arrivals::{Arrivals, Source, declared_length, waiting},
+    cut::{self, Cut},
     problem::Problem,
-    streams::{Arrivals, Source},
 };
 
 impl Uploads {
@@ -33,17 +33,13 @@ impl Uploads {
         let uploads = self.clone();
         // It goes on if the client leaves: what is whole is kept.
         let taking = tokio::spawn(async move {
-            let connection = request.extensions.get::<Connection>().cloned();
             let source = Source::Raw(body.into_data_stream());
-            let mut arrivals = Arrivals::new(&uploads, id, source, connection);
+            let mut arrivals = Arrivals::new(&uploads, id, source, &request);
             let began = Instant::now();
             let taken = uploads.take_one(&request, &mut arrivals, id, index).await;
             uploads.note_taken(taken.is_ok(), arrivals.arrived, began);
-            if taken.is_err()
-                && !request.headers.contains_key(header::EXPECT)
-                && let Source::Raw(chunks) = arrivals.source
-            {
-                bodies::drain(chunks).await;
+            if taken.is_err() {
+                arrivals.drain(&request).await;
             }
             taken
         });
@@ -63,10 +59,7 @@ impl Uploads {
         let owner = self.ingest.owner_of(id).await?;
         let turn = self.intake.parts.try_take(&owner);
         let _turn = turn.ok_or_else(Problem::busy)?;
-        let length = declared_length(request).ok_or_else(|| {
-            let what = "the field Content-Length is missing";
-            Problem::new(StatusCode::LENGTH_REQUIRED, "bad_request", what)
-        })?;
+        let length = declared_length(request).ok_or_else(|| cut::problem(Cut::NoLength))?;
         let status = self.ingest.status(&owner, id).await?;
         status.session.takes_parts().map_err(IngestError::from)?;
         let part_size = status.session.declared.plan.part_size();

@@ -28,16 +28,17 @@ use crate::{
 use super::{
     Uploads,
     any_part::wrong_size,
+    arrivals::{Arrivals, Source, waiting},
     bodies,
     cors::Origins,
     cut::{self, Cut},
     documents::in_query,
     form::FormFile,
-    part::{self, waiting},
+    part,
     problem::Problem,
     requests,
     signed::{FormUpload, VALID_S},
-    streams::{Arrivals, Run, Source},
+    streams::Run,
 };
 
 /// How long the request that completes an upload waits for the object to be published.
@@ -355,14 +356,11 @@ impl Uploads {
                 .and_then(|media_type| media_type.to_str().ok());
             let file = FormFile::begin(body.into_data_stream(), media_type.unwrap_or_default());
             let file = file.await.map_err(cut::problem)?;
-            let connection = request.extensions.get::<Connection>().cloned();
-            let mut arrivals = Arrivals::new(&uploads, form.id, Source::Form(file), connection);
+            let mut arrivals = Arrivals::new(&uploads, form.id, Source::Form(file), &request);
             let began = Instant::now();
             let taken = uploads.take_file(&form, &mut arrivals).await;
             uploads.note_taken(taken.is_ok(), arrivals.arrived, began);
-            if let Source::Form(file) = arrivals.source {
-                bodies::drain(file.into_rest()).await;
-            }
+            arrivals.drain(&request).await;
             taken
         });
         let taken = waiting(connection.as_ref(), taking).await;

@@ -10,6 +10,8 @@ use super::problem::Problem;
 #[derive(Debug)]
 pub enum Cut {
     Ingest(IngestError),
+    /// The client does not say how much comes.
+    NoLength,
     /// More came than there can be.
     TooLong,
     /// The connection broke, or less came than was said.
@@ -43,6 +45,11 @@ pub fn problem(cut: Cut) -> Problem {
     let (status, code, what) = match cut {
         Cut::Ingest(cause) => return cause.into(),
         Cut::Offset { expected } => return mismatch(expected, None),
+        Cut::NoLength => (
+            StatusCode::LENGTH_REQUIRED,
+            "bad_request",
+            "the field Content-Length is missing",
+        ),
         Cut::TooLong => (
             StatusCode::PAYLOAD_TOO_LARGE,
             "body_too_large",

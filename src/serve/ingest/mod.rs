@@ -1,6 +1,7 @@
 //! Taking uploads over HTTP (manifest-spec/upload.md), below one path of a server for a folder.
 
 mod any_part;
+mod arrivals;
 mod audit;
 mod bodies;
 mod companion;
@@ -59,11 +60,11 @@ use crate::engine::ingest::postgres::{self, Place, PostgresSessions};
 
 use super::metrics::Metrics;
 
+pub use arrivals::Pace;
 use audit::Audit;
 use cors::{From, Origins};
 use counts::Counts;
 pub use notices::HookNotice;
-pub use part::Pace;
 use problem::Problem;
 use signed::Signer;
 pub use stored::Stored;

@@ -1,14 +1,11 @@
 //! The request that sends the bytes of a part.
 
-use std::time::Duration;
-
 use axum::{
-    body::{Body, BodyDataStream, Bytes},
-    http::{StatusCode, header, request::Parts},
-    response::Response,
+    body::Body,
+    http::{StatusCode, request::Parts},
+    response::{IntoResponse, Response},
 };
-use futures_util::StreamExt;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::{
     engine::{
@@ -20,61 +17,13 @@ use crate::{
 };
 
 use super::{
-    Uploads, bodies,
+    Uploads,
+    arrivals::{Arrivals, Source, declared_length, waiting},
     counts::PartEnd,
+    cut::{self, Cut},
     problem::Problem,
     signed::{Allowed, Denied, Rest},
 };
-
-/// How slow a client may send a part.
-#[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// A part of which no byte comes for so long ends.
-    pub silence: Duration,
-    /// A part ends too if it has not this many bytes in each of these times.
-    pub least_bytes: u64,
-    /// See there.
-    pub least_time: Duration,
-}
-
-impl Default for Pace {
-    /// The silence is shorter than that of a connection, so that what came is kept in order.
-    fn default() -> Pace {
-        Pace {
-            silence: Duration::from_secs(30),
-            least_bytes: 16 << 10,
-            least_time: Duration::from_secs(60),
-        }
-    }
-}
-
-/// How often a session is noted as used while a part arrives.
-pub const TOUCH_TIME: Duration = Duration::from_secs(60);
-
-/// Why not all of a part was stored.
-enum Failed {
-    Ingest(IngestError),
-    /// The client does not say how much comes.
-    NoLength,
-    /// More came than was said.
-    TooLong,
-    /// Less came than was said.
-    TooShort,
-    /// Nothing came, or too little, for too long.
-    Stalled,
-}
-
-impl From<IngestError> for Failed {
-    fn from(cause: IngestError) -> Failed {
-        Failed::Ingest(cause)
-    }
-}
-
-impl From<StorageError> for Failed {
-    fn from(cause: StorageError) -> Failed {
-        Failed::Ingest(cause.into())
-    }
-}
 
 /// Takes a part through a signed URL.
 pub async fn receive(
@@ -84,20 +33,20 @@ pub async fn receive(
     id: SessionId,
     index: u32,
 ) -> Result<Response, Problem> {
-    let mut chunks = body.into_data_stream();
-    let received = uploads.receive_all(request, &mut chunks, id, index).await;
-    // A client that waits for permission (RFC 9110, 10.1.1) has sent nothing.
-    if received.is_err() && !request.headers.contains_key(header::EXPECT) {
-        bodies::drain(chunks).await;
+    let source = Source::Raw(body.into_data_stream());
+    let mut arrivals = Arrivals::new(uploads, id, source, request);
+    let received = uploads.receive(request, &mut arrivals, id, index).await;
+    if received.is_err() {
+        arrivals.drain(request).await;
     }
     received
 }
 
 impl Uploads {
-    async fn receive_all(
+    async fn receive(
         &self,
         request: &Parts,
-        chunks: &mut BodyDataStream,
+        arrivals: &mut Arrivals<'_>,
         id: SessionId,
         index: u32,
     ) -> Result<Response, Problem> {
@@ -108,24 +57,18 @@ impl Uploads {
         let turn = self.intake.parts.try_take(&owner);
         let _turn = turn.ok_or_else(Problem::busy)?;
         let began = Instant::now();
-        let mut arrived = 0;
-        let received = self.take(request, chunks, id, &allowed, &mut arrived).await;
+        let received = self.take(request, arrivals, id, &allowed).await;
         let end = match &received {
             Ok(()) => PartEnd::Stored,
-            Err(Failed::Ingest(IngestError::Storage(StorageError::PartDiffers { .. }))) => {
+            Err(Cut::Ingest(IngestError::Storage(StorageError::PartDiffers { .. }))) => {
                 PartEnd::Mismatch
             }
             Err(_) => PartEnd::Error,
         };
-        self.counts.note_part(end, arrived, began.elapsed());
-        match received {
-            Ok(()) => {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::NO_CONTENT;
-                Ok(response)
-            }
-            Err(failed) => Err(problem(failed, &allowed)),
-        }
+        self.counts
+            .note_part(end, arrivals.arrived, began.elapsed());
+        received.map_err(|cut| problem(cut, &allowed))?;
+        Ok(StatusCode::NO_CONTENT.into_response())
     }
 }
 
@@ -141,129 +84,69 @@ pub fn denied(denied: Denied) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, code, what)
 }
 
-fn problem(failed: Failed, allowed: &Allowed) -> Problem {
-    let expected = allowed.rest.length(&allowed.part).unwrap_or_default();
-    let (status, code, what) = match failed {
-        Failed::Ingest(cause) => return cause.into(),
-        Failed::NoLength => (
-            StatusCode::LENGTH_REQUIRED,
-            "bad_request",
-            "the field Content-Length is missing",
-        ),
-        Failed::TooLong => (
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            "the body has more bytes",
-        ),
-        Failed::TooShort => (
-            StatusCode::BAD_REQUEST,
-            "bad_request",
-            "the body has fewer bytes",
-        ),
-        Failed::Stalled => (
-            StatusCode::REQUEST_TIMEOUT,
-            "bad_request",
-            "the body took too long",
-        ),
+fn problem(cut: Cut, allowed: &Allowed) -> Problem {
+    let what = match &cut {
+        Cut::NoLength => "the field Content-Length is missing",
+        Cut::TooLong => "the body has more bytes",
+        Cut::TooShort => "the body has fewer bytes",
+        Cut::Stalled => "the body took too long",
+        _ => return cut::problem(cut),
     };
+    let expected = allowed.rest.length(&allowed.part).unwrap_or_default();
     let what = format!("{what}: this URL is for {expected} bytes; blocks that came whole are kept");
-    Problem::new(status, code, what)
+    cut::problem(cut).with_detail(what)
 }
 
 impl Uploads {
     async fn take(
         &self,
         request: &Parts,
-        chunks: &mut BodyDataStream,
+        arrivals: &mut Arrivals<'_>,
         id: SessionId,
         allowed: &Allowed,
-        arrived: &mut u64,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), Cut> {
         let connection = request.extensions.get::<Connection>();
         let Allowed { part, rest } = allowed;
-        let expected = rest.length(part).ok_or(Failed::TooLong)?;
+        let expected = rest.length(part).ok_or(Cut::TooLong)?;
         match declared_length(request) {
-            None => return Err(Failed::NoLength),
-            Some(length) if length > expected => return Err(Failed::TooLong),
-            Some(length) if length < expected => return Err(Failed::TooShort),
+            None => return Err(Cut::NoLength),
+            Some(length) if length > expected => return Err(Cut::TooLong),
+            Some(length) if length < expected => return Err(Cut::TooShort),
             Some(_) => (),
         }
         let mut writer = match rest {
             Rest::From(from) => self.ingest.receive(id, part, *from).await?,
             Rest::Ranges(send) => self.ingest.receive_ranges(id, part, send).await?,
         };
-        let came = self
-            .copy(chunks, id, &mut writer, expected, connection, arrived)
-            .await;
+        let came = copy(arrivals, &mut writer, expected, connection).await;
         match came {
             Ok(()) => Ok(waiting(connection, writer.finish()).await?),
-            Err(failed) => {
-                if matches!(failed, Failed::TooShort | Failed::Stalled) {
+            Err(cut) => {
+                if matches!(cut, Cut::TooShort | Cut::Stalled) {
                     // It writes what came, and proves nothing.
                     let _ = waiting(connection, writer.finish()).await;
                 }
-                Err(failed)
+                Err(cut)
             }
-        }
-    }
-
-    /// Hands the bytes of a body to a writer.
-    async fn copy(
-        &self,
-        chunks: &mut BodyDataStream,
-        id: SessionId,
-        writer: &mut Box<dyn PartWriter>,
-        expected: u64,
-        connection: Option<&Connection>,
-        arrived: &mut u64,
-    ) -> Result<(), Failed> {
-        let mut touched = Instant::now();
-        let (mut since, mut arrived_since) = (Instant::now(), 0);
-        let pace = self.intake.pace;
-        loop {
-            let next = timeout(pace.silence, chunks.next()).await;
-            let Some(chunk) = next.map_err(|_| Failed::Stalled)? else {
-                break;
-            };
-            // The connection broke.
-            let chunk: Bytes = chunk.map_err(|_| Failed::TooShort)?;
-            if let Some(connection) = connection {
-                connection.note();
-            }
-            *arrived += chunk.len() as u64;
-            arrived_since += chunk.len() as u64;
-            if *arrived > expected {
-                return Err(Failed::TooLong);
-            }
-            waiting(connection, writer.write(chunk)).await?;
-            if since.elapsed() >= pace.least_time {
-                if arrived_since < pace.least_bytes {
-                    return Err(Failed::Stalled);
-                }
-                (since, arrived_since) = (Instant::now(), 0);
-            }
-            if touched.elapsed() >= TOUCH_TIME {
-                self.ingest.touch(id).await?;
-                touched = Instant::now();
-            }
-        }
-        match *arrived == expected {
-            true => Ok(()),
-            false => Err(Failed::TooShort),
         }
     }
 }
 
-/// The time of our own work is no silence of the client.
-pub async fn waiting<T>(connection: Option<&Connection>, work: impl Future<Output = T>) -> T {
-    match connection {
-        Some(connection) => connection.during(work).await,
-        None => work.await,
+/// Hands the bytes of a body to a writer.
+async fn copy(
+    arrivals: &mut Arrivals<'_>,
+    writer: &mut Box<dyn PartWriter>,
+    expected: u64,
+    connection: Option<&Connection>,
+) -> Result<(), Cut> {
+    while let Some(chunk) = arrivals.next().await? {
+        if arrivals.arrived > expected {
+            return Err(Cut::TooLong);
+        }
+        waiting(connection, writer.write(chunk)).await?;
     }
-}
-
-/// What the client says of the length of the body.
-pub fn declared_length(request: &Parts) -> Option<u64> {
-    let length = request.headers.get(header::CONTENT_LENGTH)?;
-    length.to_str().ok()?.parse().ok()
+    match arrivals.arrived == expected {
+        true => Ok(()),
+        false => Err(Cut::TooShort),
+    }
 }

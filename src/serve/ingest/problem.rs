@@ -52,6 +52,11 @@ impl Problem {
         &self.detail
     }
 
+    /// With other words for people.
+    pub fn with_detail(self, detail: String) -> Problem {
+        Problem { detail, ..self }
+    }
+
     /// With another status.
     pub fn with_status(self, status: StatusCode) -> Problem {
         Problem { status, ..self }

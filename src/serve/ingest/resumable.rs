@@ -20,17 +20,17 @@ use crate::{
 };
 
 use super::{
-    Uploads, bodies,
+    Uploads,
+    arrivals::{Arrivals, Source, declared_length, waiting},
     cors::Origins,
     cut::{self, Cut},
     dialects::{
         Dialect, TUS, TUS_EXTENSIONS, TUS_RESUMABLE, UPLOAD_COMPLETE, UPLOAD_LENGTH, UPLOAD_OFFSET,
         is_complete, metadata, number,
     },
-    part::{declared_length, waiting},
     problem::Problem,
     requests,
-    streams::{Arrivals, Held, Run, Source},
+    streams::{Held, Run},
 };
 
 /// Where uploads are created, with a name below or without.
@@ -293,15 +293,11 @@ impl Of {
         status: StatusCode,
     ) -> Result<Response, Problem> {
         let uploads = self.uploads.clone();
-        let connection = self.request.extensions.get::<Connection>().cloned();
         let source = Source::Raw(body.into_data_stream());
-        let mut arrivals = Arrivals::new(&uploads, id, source, connection);
+        let mut arrivals = Arrivals::new(&uploads, id, source, &self.request);
         let taken = self.append(&mut arrivals, id, offset, is_last).await;
-        if taken.is_err()
-            && !self.request.headers.contains_key(header::EXPECT)
-            && let Source::Raw(chunks) = arrivals.source
-        {
-            bodies::drain(chunks).await;
+        if taken.is_err() {
+            arrivals.drain(&self.request).await;
         }
         Ok(self.response(status, &taken?))
     }

@@ -3,12 +3,11 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use axum::body::{BodyDataStream, Bytes};
-use futures_util::StreamExt;
+use axum::body::Bytes;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Mutex as Turn, OwnedMutexGuard, watch},
-    time::{Instant, timeout},
+    time::Instant,
 };
 
 use crate::{
@@ -21,10 +20,9 @@ use crate::{
         parts::PartPlan,
         upload::{FinishedPart, Owner},
     },
-    serve::connections::Connection,
 };
 
-use super::{Uploads, cut::Cut, form::FormFile, part::TOUCH_TIME};
+use super::{Uploads, arrivals::Arrivals, cut::Cut};
 
 /// A part that is open and gets no bytes for so long is closed: what is durable of it stays.
 const IDLE_TIME: Duration = Duration::from_secs(600);
@@ -142,57 +140,13 @@ impl Held {
     pub fn close(&mut self) {
         *self.open = None;
     }
-}
 
-/// The bytes of a request.
-pub enum Source {
-    Raw(BodyDataStream),
-    Form(FormFile),
-}
-
-/// Reads a body from a client that is fast enough.
-pub struct Arrivals<'a> {
-    uploads: &'a Uploads,
-    id: SessionId,
-    connection: Option<Connection>,
-    pub source: Source,
-    pub arrived: u64,
-    since: Instant,
-    arrived_since: u64,
-    touched: Instant,
-}
-
-impl<'a> Arrivals<'a> {
-    pub fn new(
-        uploads: &'a Uploads,
-        id: SessionId,
-        source: Source,
-        connection: Option<Connection>,
-    ) -> Arrivals<'a> {
-        Arrivals {
-            uploads,
-            id,
-            connection,
-            source,
-            arrived: 0,
-            since: Instant::now(),
-            arrived_since: 0,
-            touched: Instant::now(),
-        }
-    }
-
-    async fn next(&mut self, held: &mut Held) -> Result<Option<Bytes>, Cut> {
-        let mine = held.mine;
-        let pace = self.uploads.intake.pace;
-        let next = async {
-            match &mut self.source {
-                Source::Raw(chunks) => chunks.next().await.transpose().map_err(|_| Cut::TooShort),
-                Source::Form(file) => file.next().await,
-            }
-        };
+    /// The next bytes, unless a later request wants to write.
+    async fn next(&mut self, arrivals: &mut Arrivals<'_>) -> Result<Option<Bytes>, Cut> {
+        let mine = self.mine;
         let superseded = async {
             // The sender lives as long as the map has it, or nobody can want more.
-            if held
+            if self
                 .newest
                 .wait_for(|newest| *newest != mine)
                 .await
@@ -201,30 +155,11 @@ impl<'a> Arrivals<'a> {
                 std::future::pending::<()>().await;
             }
         };
-        let next = tokio::select! {
+        tokio::select! {
             biased;
-            () = superseded => return Err(Cut::Superseded),
-            next = timeout(pace.silence, next) => next.map_err(|_| Cut::Stalled)??,
-        };
-        let Some(chunk) = next else {
-            return Ok(None);
-        };
-        if let Some(connection) = &self.connection {
-            connection.note();
+            () = superseded => Err(Cut::Superseded),
+            next = arrivals.next() => next,
         }
-        self.arrived += chunk.len() as u64;
-        self.arrived_since += chunk.len() as u64;
-        if self.since.elapsed() >= pace.least_time {
-            if self.arrived_since < pace.least_bytes {
-                return Err(Cut::Stalled);
-            }
-            (self.since, self.arrived_since) = (Instant::now(), 0);
-        }
-        if self.touched.elapsed() >= TOUCH_TIME {
-            self.uploads.ingest.touch(self.id).await?;
-            self.touched = Instant::now();
-        }
-        Ok(Some(chunk))
     }
 }
 
@@ -266,7 +201,7 @@ impl Run<'_> {
         if self.held.open.is_some() {
             self.count(arrivals.arrived).await?;
         }
-        while let Some(mut chunk) = arrivals.next(self.held).await? {
+        while let Some(mut chunk) = self.held.next(arrivals).await? {
             while !chunk.is_empty() {
                 self.open(arrivals.arrived - chunk.len() as u64).await?;
                 let Some(open) = self.held.open.as_mut() else {
@@ -405,7 +340,7 @@ impl Uploads {
         self.ingest
             .count(id, index, length, appender.adds())
             .await?;
-        while let Some(chunk) = arrivals.next(held).await? {
+        while let Some(chunk) = held.next(arrivals).await? {
             appender.write(chunk).await?;
         }
         if appender.length() != length {
