@@ -1112,6 +1112,11 @@ fn left_words(path: &str, text: &str) -> Wrong {
         if let Some(word) = words.find(|word| ["TODO", "FIXME", "XXX"].contains(word)) {
             found.push(format!("{path}:{}: {word} is left over", line + 1));
         }
+        // Of a merge.
+        let is_marker = |sign: char| text.len() > 6 && text.chars().take(7).all(|it| it == sign);
+        if is_marker('<') || is_marker('>') {
+            found.push(format!("{path}:{}: a conflict is left over", line + 1));
+        }
     }
     found
 }
@@ -1888,6 +1893,7 @@ fn leftovers_are_seen() {
         )],
     );
     assert!(!left_words("tools/test", "true # TODO").is_empty());
+    assert!(!left_words("README.md", &format!("{} ours", "<".repeat(7))).is_empty());
 }
 
 #[test]
