@@ -16,7 +16,8 @@ from sapwood_ref import (
 MAGIC = b"\x89SAPWUPL"
 HEADER = struct.Struct("<8sHHIQQI4s16s32s8s")
 MIB = 1 << 20
-PART_MIN, PART_DEFAULT, PART_MAX, PARTS_MAX, GROUP = 5 * MIB, 8 * MIB, 4 << 30, 10_000, 1000
+PART_MIN, PART_DEFAULT, PART_MAX, PARTS_MAX, GROUP = 5 * MIB, 8 * MIB, 4 << 30, 10_000, 500
+EQUAL_GROUPS = 10
 BLOCKS_MAX = 1 << 24
 
 
@@ -37,7 +38,7 @@ class Plan:
 
     def size(self, group):
         size = self.part_size
-        for _ in range(group if self.grows else 0):
+        for _ in range(max(0, group + 1 - EQUAL_GROUPS) if self.grows else 0):
             size = size * 2 if size * 2 <= PART_MAX else size
         return size
 

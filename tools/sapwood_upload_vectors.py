@@ -4,7 +4,7 @@ from sapwood_ref import CELL, Refused, blake3, paint, painted_regions, scan
 from sapwood_upload import HEADER, PART_MAX, Plan, read_record, write_record
 
 SESSION = uuid.UUID("9b2f6c1e-5d0a-4c3b-8f7e-2a1b3c4d5e6f")
-SIZE, GROUP_BYTES = 8 << 20, 1000 * (8 << 20)
+SIZE, GROUP_BYTES = 8 << 20, 5000 * (8 << 20)
 # Painted objects: length, block size, index and range of a part.
 PARTS = [(0, CELL, 0, 0, 0), (1, CELL, 0, 0, 1), (CELL, CELL, 0, 0, CELL), (CELL + 1, CELL, 0, 0, CELL),
          (CELL + 1, CELL, 1, CELL, CELL + 1), (3 * CELL + 1025, CELL, 0, 0, 3 * CELL + 1025),
@@ -70,7 +70,7 @@ def changed():
 def plan_vector(length, part_size, block_size):
     plan = Plan(length, part_size, block_size)
     parts = plan.parts()
-    some = sorted({0, 1, 999, 1000, 1001, 2000, 5000, len(parts) - 2, len(parts) - 1} & set(range(len(parts))))
+    some = sorted({0, 1, 999, 4999, 5000, 5001, 5500, len(parts) - 2, len(parts) - 1} & set(range(len(parts))))
     return {"length": length, "asked": [part_size, block_size], "part_size": plan.part_size, "block_size": plan.block_size,
             "length_max": plan.length_max(), "count": len(parts), "parts": [[i, *parts[i]] for i in some]}
 

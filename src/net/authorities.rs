@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::{
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_name,
-    },
+    CertificateError, ClientConfig, Error, RootCertStore,
+    client::{danger::ServerCertVerified, verify_server_name},
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, pem::PemObject},
     server::ParsedCertificate,
 };
 use rustls_platform_verifier::Verifier;
+
+use super::judged::{Judged, Shown};
 
 /// Certificates that are trusted beside those of the system.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,9 +23,17 @@ impl Authorities {
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
             .collect::<Result<_, _>>()
             .ok()?;
+        let authorities = Authorities(certificates);
+        (authorities.roots().is_ok() && !authorities.is_empty()).then_some(authorities)
+    }
+
+    /// These alone.
+    pub(super) fn roots(&self) -> Result<RootCertStore, Error> {
         let mut roots = RootCertStore::empty();
-        let all_are_sound = (certificates.iter()).all(|one| roots.add(one.clone()).is_ok());
-        (all_are_sound && !certificates.is_empty()).then_some(Authorities(certificates))
+        for certificate in &self.0 {
+            roots.add(certificate.clone())?;
+        }
+        Ok(roots)
     }
 
     /// Whether none is named.
@@ -37,10 +44,9 @@ impl Authorities {
     /// TLS with these authorities and those of the system, for these protocols (ALPN).
     pub(super) fn tls(&self, protocols: Vec<Vec<u8>>) -> Result<ClientConfig, Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = NamedOrKnown {
-            named: self.0.clone(),
-            known: Verifier::new_with_extra_roots(self.0.iter().cloned(), provider.clone())?,
-        };
+        let named = self.0.clone();
+        let known = Verifier::new_with_extra_roots(self.0.iter().cloned(), provider.clone())?;
+        let verifier = Judged::by(move |shown| named_or_known(&named, &known, shown));
         let mut tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -51,62 +57,24 @@ impl Authorities {
     }
 }
 
-/// The verifier of the system, and certificates that the user named as that of the server. `openssl req -x509` makes one of an
-/// authority, which the system does not accept as that of a server.
-#[derive(Debug)]
-struct NamedOrKnown {
-    named: Vec<CertificateDer<'static>>,
-    known: Verifier,
-}
-
 /// The TLS library's name for the certificate of an authority that a server shows as its own. Times were checked before.
 const AUTHORITY_AS_SERVER: &str = "CaUsedAsEndEntity";
 
-impl ServerCertVerifier for NamedOrKnown {
-    fn verify_server_cert(
-        &self,
-        shown: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verdict =
-            self.known
-                .verify_server_cert(shown, intermediates, server_name, ocsp_response, now);
-        match verdict {
-            Err(Error::InvalidCertificate(CertificateError::Other(cause)))
-                if cause.to_string().contains(AUTHORITY_AS_SERVER)
-                    && self.named.iter().any(|named| named == shown) =>
-            {
-                verify_server_name(&ParsedCertificate::try_from(shown)?, server_name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            verdict => verdict,
+/// The verdict of the system, and certificates that the user named as that of the server. `openssl req -x509` makes one of an
+/// authority, which the system does not accept as that of a server.
+fn named_or_known(
+    named: &[CertificateDer<'static>],
+    known: &Verifier,
+    shown: &Shown<'_>,
+) -> Result<ServerCertVerified, Error> {
+    match shown.verified_by(known) {
+        Err(Error::InvalidCertificate(CertificateError::Other(cause)))
+            if cause.to_string().contains(AUTHORITY_AS_SERVER)
+                && named.contains(shown.certificate) =>
+        {
+            verify_server_name(&ParsedCertificate::try_from(shown.certificate)?, shown.name)?;
+            Ok(ServerCertVerified::assertion())
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.known
-            .verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.known
-            .verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.known.supported_verify_schemes()
+        verdict => verdict,
     }
 }

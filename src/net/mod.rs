@@ -17,6 +17,7 @@ pub mod content_range;
 pub mod database_tls;
 pub mod error;
 pub mod hosts;
+mod judged;
 mod link;
 pub mod location;
 pub mod multi_range;

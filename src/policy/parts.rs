@@ -11,8 +11,11 @@ pub const PART_BYTES_MIN: u64 = 5 << 20;
 pub const PART_BYTES_DEFAULT: u64 = 8 << 20;
 /// The block size of an object whose length is not known: 2^24 of them are 4 TiB.
 const BLOCK_BYTES_UNKNOWN: u64 = 256 << 10;
-/// Where the length is not known, so many parts have one size, the next ones twice that.
-const GROUP: u32 = 1000;
+/// Where the length is not known, so many parts have one size, the next ones twice that, but the first groups: a recording that is played
+/// while it grows is as far behind as a part is long.
+const GROUP: u32 = 500;
+/// So many groups have the first size.
+const EQUAL_GROUPS: u32 = 10;
 
 /// Why an object cannot be cut so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -234,7 +237,7 @@ impl PartPlan {
             return u64::from(index) * self.part_size;
         }
         let size = |group: u32| {
-            let doubled = 1_u64 << group.min(32);
+            let doubled = 1_u64 << (group + 1).saturating_sub(EQUAL_GROUPS).min(32);
             self.part_size
                 .saturating_mul(doubled)
                 .min(largest(self.part_size))
@@ -309,10 +312,10 @@ mod tests {
             SIZE - 1,
             SIZE,
             SIZE + 1,
-            999 * SIZE,
-            1000 * SIZE,
-            1000 * SIZE + 1,
-            3000 * SIZE + 5,
+            4999 * SIZE,
+            5000 * SIZE,
+            5000 * SIZE + 1,
+            9000 * SIZE + 5,
             1 << 42,
         ] {
             for plan in [known(length), unknown.with_length(length).unwrap()] {
@@ -338,17 +341,15 @@ mod tests {
         let plan = PartPlan::choose(None, None, None).unwrap();
         for (index, size) in [
             (0, SIZE),
-            (999, SIZE),
-            (1000, 2 * SIZE),
-            (2000, 4 * SIZE),
-            (9999, 512 * SIZE),
+            (4999, SIZE),
+            (5000, 2 * SIZE),
+            (5500, 4 * SIZE),
+            (9000, 512 * SIZE),
         ] {
-            assert_eq!(
-                plan.part(index).map(ByteRange::length),
-                Some(size).filter(|_| index < 9000),
-                "{index}"
-            );
+            let part = plan.part(index).map(ByteRange::length);
+            assert_eq!(part, Some(size), "{index}");
         }
+        assert_eq!(plan.part(9999), None);
         // 2^24 blocks of 256 KiB.
         assert_eq!(plan.length_max(), 4 << 40);
         // Growth ends at 4 GiB.

@@ -100,6 +100,7 @@ const OUTSIDE: [(&str, &[&str]); 46] = [
             "net/authorities.rs",
             "net/connectors.rs",
             "net/database_tls.rs",
+            "net/judged.rs",
             "serve/tls.rs",
             "engine/ingest/postgres/",
         ],

@@ -13,7 +13,7 @@ use crate::{
         tree::Cv,
         upload::SessionId,
     },
-    policy::upload::{self, FinishedPart, Owner, Session, State},
+    policy::upload::{self, FinishedPart, Owner, Session, State, notices::KeptNotices},
 };
 
 use super::{Ingest, IngestError};
@@ -83,7 +83,8 @@ impl Ingest {
         part: &FinishedPart,
         unix_s: u64,
     ) -> Result<Option<Notice>, IngestError> {
-        if !session.declared.growing || self.storage.growing().is_none() {
+        let is_told = self.kept_notices == KeptNotices::All && session.declared.growing;
+        if !is_told || self.storage.growing().is_none() {
             return Ok(None);
         }
         let plan = session.declared.plan;

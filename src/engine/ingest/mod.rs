@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 
 use crate::{
     format::upload::SessionId,
-    policy::upload::{Change, Now, Owner, Problem, Session},
+    policy::upload::{Change, Now, Owner, Problem, Session, notices::KeptNotices},
 };
 
 use super::storage::{Storage, StorageError};
@@ -77,6 +77,8 @@ pub struct Ingest {
     served: ServedClock,
     /// No other server has these sessions.
     is_alone: bool,
+    /// What the operator is told of.
+    kept_notices: KeptNotices,
     /// What no session knows.
     orphans: Mutex<HashMap<String, Orphan>>,
     /// The version of each session that nobody changed, and since when, by the monotonic clock.
@@ -99,6 +101,7 @@ impl Ingest {
         let is_alone = storage.is_exclusive();
         Ok(Ingest {
             is_alone,
+            kept_notices: KeptNotices::All,
             store,
             storage,
             clock,
@@ -117,6 +120,15 @@ impl Ingest {
     pub fn alone(self) -> Ingest {
         Ingest {
             is_alone: true,
+            ..self
+        }
+    }
+
+    /// The operator is told of no more than this, as the store keeps it.
+    #[must_use]
+    pub fn telling(self, kept_notices: KeptNotices) -> Ingest {
+        Ingest {
+            kept_notices,
             ..self
         }
     }

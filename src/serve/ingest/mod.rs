@@ -232,7 +232,7 @@ impl Uploads {
         };
         let clock = Arc::new(SystemClock::new());
         let ingest = Ingest::start(store, stored.storage(), clock, limits, Arc::new(tell));
-        let ingest = match (ingest.await?, is_alone) {
+        let ingest = match (ingest.await?.telling(kept_notices), is_alone) {
             (ingest, true) => ingest.alone(),
             (ingest, false) => ingest,
         };

@@ -6,7 +6,7 @@ mod rows;
 mod schema;
 mod tls;
 
-use std::{error::Error as StdError, fmt, future::Future, io, sync::Arc, time::Duration};
+use std::{error::Error as StdError, fmt, future::Future, sync::Arc, time::Duration};
 
 use deadpool_postgres::{Client, Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use futures_util::future::BoxFuture;
@@ -15,7 +15,10 @@ use tokio::time::timeout;
 use crate::{
     engine::blocking,
     format::{library::LibraryPath, notice::Notice, upload::SessionId},
-    net::database_tls::{self, Compared},
+    net::{
+        authorities::Authorities,
+        database_tls::{self, Compared},
+    },
     policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes, notices::KeptNotices},
 };
 
@@ -181,19 +184,25 @@ async fn pool(place: Place) -> Result<Pool, PostgresError> {
         Tls::VerifyCa => Compared::Authority,
         Tls::VerifyFull => Compared::AuthorityAndHost,
     };
-    let pem = match authorities {
+    let authorities = match authorities {
         None => None,
         Some(path) => {
             let shown = path.display().to_string();
-            let read = blocking::run(move || std::fs::read(path)).await;
-            let unread = |cause: io::Error| PostgresError::Authorities {
-                path: shown,
-                cause: cause.to_string(),
-            };
-            Some(read.map_err(unread)?)
+            let bad = |cause: String| PostgresError::Authorities { path: shown, cause };
+            let pem = blocking::run(move || std::fs::read(path)).await;
+            let parsed = pem.map(|pem| Authorities::parse(&pem));
+            match parsed {
+                Err(cause) => return Err(bad(cause.to_string())),
+                Ok(None) => {
+                    return Err(bad(
+                        "it has no certificates in PEM, or malformed ones".to_owned()
+                    ));
+                }
+                Ok(some) => some,
+            }
         }
     };
-    let tls = database_tls::tls(compared, pem.as_deref()).map_err(PostgresError::Tls)?;
+    let tls = database_tls::tls(compared, authorities.as_ref()).map_err(PostgresError::Tls)?;
     let recycling_method = RecyclingMethod::Fast;
     let manager = Manager::from_config(
         config,
