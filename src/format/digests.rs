@@ -1,6 +1,6 @@
 //! Whole-object digests: those that users give, servers offer and manifests carry.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::LazyLock};
 
 use crc::{CRC_64_NVME, Crc, Table};
 use sha2::Digest as _;
@@ -143,8 +143,9 @@ impl FromStr for Digest {
     }
 }
 
-/// Of the digest that only S3 offers.
-static NVME: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_NVME);
+/// Of the digest that only S3 offers. Its tables have 32 KiB, and are computed when they are needed.
+static NVME: LazyLock<Crc<u64, Table<16>>> =
+    LazyLock::new(|| Crc::<u64, Table<16>>::new(&CRC_64_NVME));
 
 /// Computes one digest over bytes in order.
 #[allow(missing_docs, reason = "each is the state of one algorithm")]

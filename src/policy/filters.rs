@@ -1,14 +1,24 @@
 //! Which files of a library a user wants: globs on their paths.
 
-use globset::{GlobBuilder, GlobMatcher};
+use glob::MatchOptions;
 
 use crate::format::library::LibraryPath;
 
+const OPTIONS: MatchOptions = MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: false,
+};
+
+/// The most patterns that the braces of one may stand for.
+const ALTERNATIVES_MAX: usize = 1000;
+
 /// A pattern of paths. One without `/` matches any segment, another one the path from the folder on; what matches a folder matches
-/// all files below it, and a pattern with `/` at its end only these. `*` and `?` match no `/`, `**` does.
+/// all files below it, and a pattern with `/` at its end only these. `*` and `?` match no `/`, `**` does; `{a,b}` is either.
 #[derive(Clone, Debug)]
 pub struct Pattern {
-    glob: GlobMatcher,
+    /// One of these.
+    globs: Vec<glob::Pattern>,
     of_segments: bool,
     of_folders: bool,
 }
@@ -37,15 +47,49 @@ impl std::str::FromStr for Pattern {
         if path.is_empty() {
             return Err(bad("it is empty"));
         }
-        let glob = GlobBuilder::new(path).literal_separator(true).build();
+        let globs = alternatives(path).map_err(bad)?;
+        let globs = globs.iter().map(|text| glob::Pattern::new(text));
+        let globs = globs.collect::<Result<_, _>>();
         Ok(Pattern {
-            glob: glob
-                .map_err(|cause| bad(&cause.kind().to_string()))?
-                .compile_matcher(),
+            globs: globs.map_err(|cause| bad(cause.msg))?,
             of_segments,
             of_folders,
         })
     }
+}
+
+/// The patterns without braces that together are this one.
+fn alternatives(text: &str) -> Result<Vec<String>, &'static str> {
+    let Some(open) = text.find(['{', '}']) else {
+        return Ok(vec![text.to_owned()]);
+    };
+    if text[open..].starts_with('}') {
+        return Err("a } has no { before it");
+    }
+    let (mut depth, mut cuts, mut close) = (0, vec![open], None);
+    for (at, sign) in text.char_indices().skip_while(|(at, _)| *at < open) {
+        match sign {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => cuts.push(at),
+            _ => (),
+        }
+        if depth == 0 {
+            close = Some(at);
+            break;
+        }
+    }
+    let close = close.ok_or("a { has no } behind it")?;
+    cuts.push(close);
+    let mut all = Vec::new();
+    for cut in cuts.windows(2) {
+        let one = [&text[..open], &text[cut[0] + 1..cut[1]], &text[close + 1..]];
+        all.extend(alternatives(&one.concat())?);
+        if all.len() > ALTERNATIVES_MAX {
+            return Err("its braces have too many meanings");
+        }
+    }
+    Ok(all)
 }
 
 impl Pattern {
@@ -58,7 +102,8 @@ impl Pattern {
             let from = if self.of_segments { start } else { 0 };
             start = end + 1;
             let is_wanted = end < text.len() || !self.of_folders;
-            is_wanted && self.glob.is_match(&text[from..end])
+            let matches = |glob: &glob::Pattern| glob.matches_with(&text[from..end], OPTIONS);
+            is_wanted && self.globs.iter().any(matches)
         })
     }
 }
@@ -111,10 +156,18 @@ mod tests {
             ("?.txt", "a.txt", true),
             ("[ab].txt", "c.txt", false),
             ("{a,b}.txt", "b.txt", true),
+            ("{a,b}.txt", "a,b.txt", false),
+            ("x{1{2,3},}y{4,5}", "x13y5", true),
+            ("x{1{2,3},}y{4,5}", "xy4", true),
+            ("x{1{2,3},}y{4,5}", "x1y4", false),
+            ("*.MP4", "a.mp4", false),
+            ("*", ".hidden", true),
+            ("[!a].txt", "b.txt", true),
         ] {
             assert_eq!(matches(pattern, path), expected, "{pattern} {path}");
         }
-        for bad in ["", "/", "[", "a{b"] {
+        let many = "{a,b}".repeat(20);
+        for bad in ["", "/", "[", "a{b", "a}b", "{a,b}}", "a**", &many] {
             assert!(bad.parse::<Pattern>().is_err(), "{bad}");
         }
     }

@@ -64,7 +64,7 @@ const OUTSIDE: [(&str, &[&str]); 46] = [
     ("crc32c", &["format/"]),
     ("deadpool_postgres", &["engine/ingest/postgres/"]),
     ("futures_util", &["net/", "engine/", "serve/"]),
-    ("globset", &["policy/filters.rs"]),
+    ("glob", &["policy/filters.rs"]),
     ("hex", &[""]),
     ("hmac", &["net/auth/"]),
     ("httpdate", &["net/", "serve/"]),

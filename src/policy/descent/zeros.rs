@@ -11,7 +11,7 @@ use crate::format::{
 use super::level::{Window, block_window};
 
 /// Zeros are hashed in steps of this.
-pub static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+pub static ZEROS: LazyLock<Vec<u8>> = LazyLock::new(|| vec![0; 64 << 10]);
 
 /// The tag of 64 zeros.
 static ZERO_TAG: LazyLock<Tag> = LazyLock::new(|| Tag::of(anchors::gear(&[0; WINDOW])));
