@@ -60,6 +60,8 @@ pub const OTHER_ADDRESS: &str = "choose another address with --listen (port 0 fi
 #[cfg(not(feature = "postgres"))]
 pub const NO_POSTGRES: &str = "--sessions takes a file: this program was built without the feature postgres; \
      build one with cargo build --release --features postgres";
+pub const SESSIONS_IN_POSTGRES: &str = "--sessions: of databases with a URL only those of Postgres can be used \
+     (postgres://USER:PASSWORD@HOST/DATABASE); without --sessions no database has to be set up";
 pub const STORAGE_IN_S3: &str = "check --storage, and the AWS variables and files: AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL";
 pub const SESSIONS_ELSEWHERE: &str = "Name another place with --sessions, or leave it out: then they are with what is staged, which is not served";
 pub const TOKENS_ELSEWHERE: &str = "Move it away, and name its new place with --token-file";
@@ -288,6 +290,9 @@ fn of_upload(cause: &RefusedUpload) -> Option<&'static str> {
         RefusedUpload::NameExists => {
             Some("--replace puts the new one in its place, --name chooses another name")
         }
+        RefusedUpload::NotReplaced => Some(
+            "a folder, a link or another thing that is no file has it, or a file has the name of one of its folders; --name chooses another name",
+        ),
         RefusedUpload::Name(_) => Some("choose another name with --name"),
         RefusedUpload::Size(_) => Some("choose another --part-size"),
         RefusedUpload::Quota(_) | RefusedUpload::TooManySessions(_) => Some(

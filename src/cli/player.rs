@@ -108,6 +108,17 @@ pub fn open_in_browser(url: &str) -> io::Result<()> {
     opener.spawn().map(drop)
 }
 
+/// A shell with all that it started, which ends when this is dropped.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            let _ = machine::kill_group(leader);
+        }
+    }
+}
+
 /// Runs a command of the operator in a shell, with these variables and this on its standard input, to its end or until the time is
 /// over. An error: it did not end well.
 pub async fn run_in_shell(
@@ -123,9 +134,12 @@ pub async fn run_in_shell(
         .stdin(Stdio::piped())
         // Standard output is for the URL and the events of this program.
         .stdout(Stdio::null())
+        // What it starts is killed with it.
+        .process_group(0)
         .kill_on_drop(true);
     let failed = |cause: io::Error| format!("failed to run {command}: {cause}");
     let mut child = shell.spawn().map_err(failed)?;
+    let mut group = Group(child.id());
     let stdin = child.stdin.take();
     let ended = async {
         if let Some(mut stdin) = stdin {
@@ -134,7 +148,12 @@ pub async fn run_in_shell(
         }
         child.wait().await
     };
-    match timeout(time, ended).await {
+    let ended = timeout(time, ended).await;
+    if ended.is_ok() {
+        // What it left running was meant to go on.
+        group.0 = None;
+    }
+    match ended {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(format!("{command} ended with {}", reason(status))),
         Ok(Err(cause)) => Err(failed(cause)),

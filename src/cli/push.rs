@@ -57,7 +57,9 @@ pub async fn run(args: PushArgs, store: Option<PathBuf>, output: &mut Output) ->
         Work::List(place) => list(&context, &place, output).await,
         Work::Abort(place, id) => {
             let url = place.url().to_string();
-            match signals::unless_stopped(push::abort(&context, &place, id)).await {
+            let mut tell = |event: Event| output.event(event);
+            let aborted = push::abort(&context, &place, id, &mut tell);
+            match signals::unless_stopped(aborted).await {
                 Some(Ok(())) => {
                     output.result(&format!("{id} is given up"));
                     output.json_event("aborted", json!({ "session": id.to_string(), "url": url }));
@@ -362,7 +364,9 @@ impl Events for Labelled<'_, '_> {
 /// Prints the uploads of the user: ID, state, length, when it was last used, name.
 async fn list(context: &Context, place: &Place, output: &mut Output) -> Exit {
     let url = place.url().to_string();
-    let listed = match signals::unless_stopped(push::list(context, place)).await {
+    let mut tell = |event: Event| output.event(event);
+    let listed = push::list(context, place, &mut tell);
+    let listed = match signals::unless_stopped(listed).await {
         Some(Ok(listed)) => listed,
         Some(Err(error)) => return output.error(None, Some(&url), &error),
         None => return output.fail(None, Some(&url), Exit::Again, hints::STOPPED),

@@ -96,6 +96,19 @@ pub fn patience(text: &str) -> Result<Duration, String> {
     })
 }
 
+/// A web origin, as browsers send it.
+pub fn origin(text: &str) -> Result<String, String> {
+    let origin = text.strip_suffix('/').unwrap_or(text);
+    let is_origin = origin.split_once("://").is_some_and(|(scheme, host)| {
+        let is_odd = |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '@' | '*');
+        !scheme.is_empty() && !host.is_empty() && !host.contains(is_odd)
+    });
+    match is_origin {
+        true => Ok(origin.to_owned()),
+        false => Err("an origin is SCHEME://HOST, or SCHEME://HOST:PORT, without a path or a *, such as https://app.example".to_owned()),
+    }
+}
+
 /// HOST:PORT; or :PORT or PORT, which is that of 127.0.0.1.
 pub fn listen_address(text: &str) -> Result<String, String> {
     let (host, port) = text

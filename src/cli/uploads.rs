@@ -46,6 +46,8 @@ fn kept(args: &UploadArgs) -> Result<Kept, Refusal> {
     match args.sessions.as_deref() {
         None => Ok(Kept::Staged),
         Some(url) if is_database(url) => in_database(url),
+        // It may have a password.
+        Some(other) if other.contains("://") => Err(Refusal::usage(hints::SESSIONS_IN_POSTGRES)),
         Some(file) => Ok(Kept::File(PathBuf::from(file))),
     }
 }
@@ -149,7 +151,8 @@ fn failed(cause: &StartError) -> Refusal {
 
 /// A storage in S3, once it has taken an upload and removed it.
 async fn in_s3(args: &ServeArgs, url: &str) -> Result<(Stored, PublishedAt), Refusal> {
-    let folder = network::location(&format!("{}/", url.trim_end_matches('/')))?;
+    let url = url.trim_start_matches("s3://").trim_end_matches('/');
+    let folder = network::location(&format!("s3://{url}/"))?;
     let refused = |cause| {
         let message = message(&folder, cause);
         Refusal(Exit::Failed, format!("no uploads can be taken: {message}"))

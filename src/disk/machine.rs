@@ -65,6 +65,18 @@ pub fn terminate(process: u32) -> io::Result<()> {
     )?)
 }
 
+/// Kills a process that leads a group of its own, with all that it started (SIGKILL).
+pub fn kill_group(leader: u32) -> io::Result<()> {
+    let leader = i32::try_from(leader)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    let leader = leader.ok_or(io::ErrorKind::NotFound)?;
+    Ok(rustix::process::kill_process_group(
+        leader,
+        rustix::process::Signal::KILL,
+    )?)
+}
+
 /// Whether syncfs(2) fails if a file could not be written: since Linux 5.8.
 pub fn syncfs_reports_failures() -> bool {
     let name = rustix::system::uname();

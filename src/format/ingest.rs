@@ -301,6 +301,8 @@ pub struct Problem {
 pub enum RefusedUpload {
     #[error("an object of this name exists")]
     NameExists,
+    #[error("what has this name cannot be replaced")]
+    NotReplaced,
     #[error("the server does not take this name{0}")]
     Name(Detail),
     #[error("the server does not take these sizes{0}")]

@@ -244,6 +244,10 @@ impl Gateway {
 
     /// The head of the response to a GET, and its body as it comes.
     fn get(&self, range: Option<&str>) -> (String, TcpStream) {
+        self.request("GET", range)
+    }
+
+    fn request(&self, method: &str, range: Option<&str>) -> (String, TcpStream) {
         let rest = self.url.trim_start_matches("http://");
         let (address, path) = rest.split_once('/').expect("a path");
         let mut stream = TcpStream::connect(address).expect("it listens");
@@ -251,8 +255,9 @@ impl Gateway {
             .set_read_timeout(Some(LONG_ENOUGH))
             .expect("a socket");
         let range = range.map_or_else(String::new, |range| format!("Range: bytes={range}\r\n"));
-        let head =
-            format!("GET /{path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n{range}\r\n");
+        let head = format!(
+            "{method} /{path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n{range}\r\n"
+        );
         stream.write_all(head.as_bytes()).expect("it reads");
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -306,6 +311,10 @@ fn a_recording_is_played_while_it_grows() {
     assert!(!head.contains("content-length"), "{head}");
     assert!(head.contains("content-type: video/mp2t"), "{head}");
     assert!(take(&mut all, 2 * PART) == scene.bytes[..2 * PART]);
+    // Its length is not known, and is not 0.
+    let (head, _) = gateway.request("HEAD", None);
+    assert!(head.contains(" 200 "), "{head}");
+    assert!(!head.contains("content-length"), "{head}");
     // What an open range has now, and a range inside.
     let (head, mut some) = gateway.get(Some("1000-1999"));
     assert!(
@@ -397,6 +406,14 @@ fn a_growing_object_is_its_owners_and_of_no_root() {
     let cut = range("bytes=10485750-99999999").must(206);
     assert!(cut.body == object[10_485_750..2 * PART]);
     assert!(api.get(&of_object).must(200).body == object[..2 * PART]);
+    for (path, length) in [
+        (&of_object, 2 * PART),
+        (&format!("{base}/leaves"), 2 * PART / BLOCK * 32),
+    ] {
+        let head = api.send("HEAD", path, &[], b"").must(200);
+        assert_eq!(head.headers["content-length"], length.to_string());
+        assert!(head.body.is_empty());
+    }
     let leaf = sapwood::format::tree::value_of(81 * BLOCK as u64, &object[81 * BLOCK..82 * BLOCK]);
     let leaves = api.send(
         "GET",

@@ -407,6 +407,50 @@ fn the_command_for_an_object_runs_though_the_server_crashed() {
     assert_eq!(told(), "began\nx.bin\ny.bin\n");
 }
 
+/// A shell does not hand signals on: what it started would go on without the server.
+#[test]
+fn what_a_command_started_ends_with_the_server() {
+    let site = Site::new();
+    let log = site.state.path().join("log");
+    let command = format!("sleep 1000 & echo $! > '{}'; wait", log.display());
+    let mut server = site.serve(&["--on-final", &command]);
+    server.api.upload(ID, "x.bin", &paint::bytes(0, BLOCK));
+    let told = || fs::read_to_string(&log).unwrap_or_default();
+    wait_for("the command", || told().ends_with('\n'));
+    let process = format!("/proc/{}/cmdline", told().trim());
+    assert!(!fs::read(&process).expect("it runs").is_empty());
+    server.running.signal(Signal::TERM);
+    server.running.finish();
+    // One that nobody has waited for has no words any more.
+    wait_for("it ends", || {
+        fs::read(&process).map_or(true, |words| words.is_empty())
+    });
+}
+
+/// What is no file is not replaced, and the message does not advise what was done already.
+#[test]
+fn a_folder_is_not_replaced_by_an_object() {
+    let site = Site::new();
+    fs::create_dir(site.path("taken")).expect("a folder");
+    let server = site.serve(&[]);
+    fs::write(site.state.path().join("taken"), b"an object").expect("a file");
+    let push = |more: &[&str]| {
+        let mut command = program::sapwood(site.state.path());
+        let url = format!("http://{}/", server.api.address);
+        command.args(["push", "taken", &url]).args(more);
+        program::run(command).must(1).stderr
+    };
+    let told = push(&[]);
+    assert!(told.contains("--replace"), "{told}");
+    let told = push(&["--replace"]);
+    assert!(told.contains("cannot be replaced"), "{told}");
+    assert!(
+        told.contains("--name") && !told.contains("--replace"),
+        "{told}"
+    );
+    assert!(site.path("taken").is_dir());
+}
+
 /// A command that fails is run again, and the audit log says how each attempt ended.
 #[test]
 fn a_command_that_fails_is_run_again() {

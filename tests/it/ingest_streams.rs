@@ -173,6 +173,9 @@ fn a_tus_upload_with_its_bytes_at_once_of_unknown_length_or_given_up() {
     let found = api.send("HEAD", &url, &[TUS], b"").must(200);
     assert_eq!(found.headers["upload-defer-length"], "1");
     let last = [TUS, TUS_BYTES, ("Upload-Length", length.as_str())];
+    // It has more bytes already.
+    let shorter = [TUS, TUS_BYTES, ("Upload-Length", "6")];
+    patch(api, &url, &shorter, 7, b"").problem(413, "body_too_large");
     patch(api, &url, &last, 7, &object[7..]).must(204);
     check_manifest(&site, "two", &object);
     // For clients without PATCH.
@@ -200,6 +203,11 @@ fn a_tus_upload_with_its_bytes_at_once_of_unknown_length_or_given_up() {
     refused(&[TUS, known], "/.sapwood/resumable").problem(400, "bad_request");
     refused(&[TUS], "/.sapwood/resumable/x").problem(400, "bad_request");
     refused(&[TUS, ("Upload-Length", "-1")], "/.sapwood/resumable/x").problem(400, "bad_request");
+    refused(
+        &[TUS, ("Upload-Defer-Length", "0")],
+        "/.sapwood/resumable/x",
+    )
+    .problem(400, "bad_request");
     refused(&[known], "/.sapwood/resumable/x").problem(400, "bad_request");
     let old = refused(
         &[("Tus-Resumable", "0.2.2"), known],

@@ -71,7 +71,13 @@ pub struct PushFollowArgs {
     #[arg(long)]
     pub follow: bool,
     /// A recording whose writer cannot be seen has ended when the file did not change for so long
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = units::patience)]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "60s",
+        requires = "follow",
+        value_parser = units::patience
+    )]
     pub follow_idle: Duration,
 }
 

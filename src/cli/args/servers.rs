@@ -141,6 +141,6 @@ pub struct UploadArgs {
     )]
     pub on_event: Option<String>,
     /// A web origin, such as `https://app.example`, whose pages may upload; may be given several times
-    #[arg(long, value_name = "ORIGIN", requires = "ingest")]
+    #[arg(long, value_name = "ORIGIN", requires = "ingest", value_parser = units::origin)]
     pub cors: Vec<String>,
 }

@@ -142,15 +142,26 @@ pub async fn push(
 }
 
 /// The uploads of this user that are not over, newest first.
-pub async fn list(context: &Context, place: &Place) -> Result<Vec<Status>, Error> {
+pub async fn list(
+    context: &Context,
+    place: &Place,
+    events: &mut dyn Events,
+) -> Result<Vec<Status>, Error> {
     let direct = Direct::default();
-    Ok(Api::new(context, place, &direct).sessions(None).await?)
+    let api = Api::new(context, place, &direct);
+    Ok(retry::reported(events, api.sessions(None)).await?)
 }
 
 /// Gives an upload up, with all that was sent.
-pub async fn abort(context: &Context, place: &Place, id: SessionId) -> Result<(), Error> {
+pub async fn abort(
+    context: &Context,
+    place: &Place,
+    id: SessionId,
+    events: &mut dyn Events,
+) -> Result<(), Error> {
     let direct = Direct::default();
-    Ok(Api::new(context, place, &direct).abort(id).await?)
+    let api = Api::new(context, place, &direct);
+    Ok(retry::reported(events, api.abort(id)).await?)
 }
 
 /// What a push works on.

@@ -53,6 +53,13 @@ pub async fn root_of(file: &Arc<SourceFile>, plan: PartPlan) -> Result<Root, Err
 impl Push<'_> {
     /// An object has the name. If it is the source, there is nothing to do.
     pub(super) async fn is_there(&self, taken: Error) -> Result<Pushed, Error> {
+        let taken = match (taken, self.options.replace) {
+            (Error::Upload { place, .. }, true) => Error::Upload {
+                place,
+                cause: Box::new(RefusedUpload::NotReplaced),
+            },
+            (taken, _) => taken,
+        };
         let url = self.options.url();
         if self.is_stream() {
             return Err(taken);

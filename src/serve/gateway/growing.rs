@@ -58,7 +58,8 @@ pub async fn of(
         Some((first, end)) => Some(ByteRange::new(first, end.min(proven))),
     };
     let body = match request.method == Method::HEAD {
-        true => Body::empty(),
+        // Without a length: that of an empty body would be 0.
+        true => Body::from_stream(stream::empty::<io::Result<Bytes>>()),
         false => Body::from_stream(body(growing.clone(), objects, connection, range)),
     };
     let mut response = Response::new(body);

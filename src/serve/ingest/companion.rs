@@ -354,7 +354,9 @@ impl Uploads {
             let media_type = media_type
                 .as_ref()
                 .and_then(|media_type| media_type.to_str().ok());
-            let file = FormFile::begin(body.into_data_stream(), media_type.unwrap_or_default());
+            let media_type = media_type.unwrap_or_default();
+            let silence = uploads.intake.pace.silence;
+            let file = FormFile::begin(body.into_data_stream(), media_type, silence);
             let file = file.await.map_err(cut::problem)?;
             let mut arrivals = Arrivals::new(&uploads, form.id, Source::Form(file), &request);
             let began = Instant::now();

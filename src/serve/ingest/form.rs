@@ -1,7 +1,10 @@
 //! The file of a form (`multipart/form-data`, RFC 7578), as S3 takes it by POST: fields, then the file, which is the last that counts.
 
+use std::time::Duration;
+
 use axum::body::{BodyDataStream, Bytes};
 use futures_util::StreamExt;
+use tokio::time::timeout;
 
 use super::cut::Cut;
 
@@ -21,8 +24,17 @@ pub struct FormFile {
 }
 
 impl FormFile {
-    /// Reads up to the content of the file. `content_type`: of the request.
-    pub async fn begin(chunks: BodyDataStream, content_type: &str) -> Result<FormFile, Cut> {
+    /// Reads up to the content of the file, which must not take longer than this. `content_type`: of the request.
+    pub async fn begin(
+        chunks: BodyDataStream,
+        content_type: &str,
+        time: Duration,
+    ) -> Result<FormFile, Cut> {
+        let begun = timeout(time, FormFile::find(chunks, content_type)).await;
+        begun.map_err(|_| Cut::Stalled)?
+    }
+
+    async fn find(chunks: BodyDataStream, content_type: &str) -> Result<FormFile, Cut> {
         let boundary = boundary(content_type).ok_or(Cut::NoForm)?;
         let mut form = FormFile {
             chunks,
@@ -31,17 +43,11 @@ impl FormFile {
             buffer: b"\r\n".to_vec(),
             is_over: false,
         };
-        let mut skipped = 0;
+        let mut left = FIELDS_BYTES_MAX;
         loop {
             let delimiter = form.delimiter.clone();
-            skipped += form
-                .skip_past(&delimiter, FIELDS_BYTES_MAX - skipped)
-                .await?
-                .len();
-            let head = form
-                .skip_past(b"\r\n\r\n", FIELDS_BYTES_MAX - skipped)
-                .await?;
-            skipped += head.len();
+            form.skip_past(&delimiter, &mut left).await?;
+            let head = form.skip_past(b"\r\n\r\n", &mut left).await?;
             if head.starts_with(b"--") {
                 return Err(Cut::NoForm);
             }
@@ -53,15 +59,17 @@ impl FormFile {
         }
     }
 
-    /// The bytes before this text, which is left out too.
-    async fn skip_past(&mut self, text: &[u8], most: usize) -> Result<Vec<u8>, Cut> {
+    /// The bytes before this text, which is left out too. `left`: so many there may be; they are taken off it.
+    async fn skip_past(&mut self, text: &[u8], left: &mut usize) -> Result<Vec<u8>, Cut> {
         loop {
+            // One chunk may have more than all that is allowed.
             if let Some(at) = find(&self.buffer, text) {
+                *left = left.checked_sub(at).ok_or(Cut::NoForm)?;
                 let mut before: Vec<u8> = self.buffer.drain(..at + text.len()).collect();
                 before.truncate(at);
                 return Ok(before);
             }
-            if self.buffer.len() > most {
+            if self.buffer.len() > *left + text.len() {
                 return Err(Cut::NoForm);
             }
             let more = self.more().await?;
@@ -145,13 +153,15 @@ mod tests {
 
     use super::*;
 
+    const FORM: &str = "multipart/form-data; boundary=\"xyz\"";
+
     async fn read(form: &[u8], step: usize) -> Result<Vec<u8>, Cut> {
         let chunks: Vec<_> = form
             .chunks(step)
             .map(|chunk| Ok::<_, std::io::Error>(Bytes::copy_from_slice(chunk)))
             .collect();
         let chunks = Body::from_stream(stream::iter(chunks)).into_data_stream();
-        let mut file = FormFile::begin(chunks, "multipart/form-data; boundary=\"xyz\"").await?;
+        let mut file = FormFile::begin(chunks, FORM, Duration::from_secs(60)).await?;
         let mut content = Vec::new();
         while let Some(some) = file.next().await? {
             content.extend_from_slice(&some);
@@ -188,7 +198,35 @@ mod tests {
                 .to_owned(),
             format!("--xyz\r\nx: {}", "y".repeat(2 * FIELDS_BYTES_MAX)),
         ] {
-            assert!(matches!(read(bad.as_bytes(), 1000).await, Err(Cut::NoForm)));
+            for step in [1000, bad.len()] {
+                assert!(matches!(read(bad.as_bytes(), step).await, Err(Cut::NoForm)));
+            }
         }
+    }
+
+    /// In one chunk, as a fast client sends them.
+    #[tokio::test]
+    async fn fields_before_the_file_have_a_limit() {
+        let form = |bytes: usize| {
+            let field = "y".repeat(bytes);
+            format!(
+                "--xyz\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\n{field}\r\n--xyz\r\n\
+                Content-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\ncontent\r\n--xyz--\r\n"
+            )
+        };
+        for step in [1000, usize::MAX] {
+            let few = read(form(FIELDS_BYTES_MAX / 2).as_bytes(), step).await;
+            assert_eq!(few.unwrap(), b"content");
+            let many = read(form(FIELDS_BYTES_MAX + 1).as_bytes(), step).await;
+            assert!(matches!(many, Err(Cut::NoForm)), "{many:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_form_that_does_not_come_to_its_file_ends() {
+        let begun = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"--xyz\r\n"))]);
+        let chunks = Body::from_stream(begun.chain(stream::pending())).into_data_stream();
+        let stalled = FormFile::begin(chunks, FORM, Duration::from_secs(30)).await;
+        assert!(matches!(stalled.err(), Some(Cut::Stalled)));
     }
 }

@@ -105,7 +105,11 @@ pub async fn leaves(
     let some = all.get(from..from + bytes.length() as usize);
     let some = some.map(<[u8]>::to_vec).ok_or_else(Problem::busy)?;
     let media_type = HeaderValue::from_static("application/octet-stream");
-    Ok(part(request, bytes, is_part, media_type, some.into()))
+    let body = match request.method == Method::HEAD {
+        true => Body::empty(),
+        false => some.into(),
+    };
+    Ok(part(bytes, is_part, media_type, body))
 }
 
 /// Bytes that are proven. Once it is published, the object is elsewhere.
@@ -134,7 +138,7 @@ pub async fn object(
         true => Body::empty(),
         false => body(uploads.clone(), growing, bytes, first),
     };
-    Ok(part(request, bytes, is_part, media_type, body))
+    Ok(part(bytes, is_part, media_type, body))
 }
 
 fn body(uploads: Arc<Uploads>, growing: Growing, bytes: ByteRange, first: Bytes) -> Body {
@@ -171,20 +175,12 @@ fn wanted(request: &Parts, length: u64) -> Result<(ByteRange, bool), Problem> {
     }
 }
 
-fn part(
-    request: &Parts,
-    bytes: ByteRange,
-    is_part: bool,
-    media_type: HeaderValue,
-    body: Body,
-) -> Response {
+fn part(bytes: ByteRange, is_part: bool, media_type: HeaderValue, body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, media_type);
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    if request.method != Method::HEAD {
-        headers.insert(header::CONTENT_LENGTH, bytes.length().into());
-    }
+    headers.insert(header::CONTENT_LENGTH, bytes.length().into());
     if is_part {
         let range = format!("bytes {}-{}/*", bytes.start, bytes.end.saturating_sub(1));
         let range = HeaderValue::try_from(range).expect("digits are a field value");

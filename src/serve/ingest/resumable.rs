@@ -37,6 +37,8 @@ use super::{
 pub const PATH: &str = "/.sapwood/resumable";
 /// The last segment of the URL of an upload, below that of its session.
 const STREAM: &str = "stream";
+/// The length is told later.
+const DEFER_LENGTH: &str = "upload-defer-length";
 /// How long the request with the last bytes waits for the object to be published.
 const PUBLISH_WAIT: Duration = Duration::from_secs(600);
 /// How long another request waits for it.
@@ -196,9 +198,11 @@ impl Of {
         let ends = is_complete(headers)?;
         let mut length = number(headers, &UPLOAD_LENGTH)?;
         match self.dialect {
-            Dialect::Tus if length.is_none() && headers.get("upload-defer-length").is_none() => {
+            Dialect::Tus
+                if length.is_none() && headers.get(DEFER_LENGTH).is_none_or(|is| is != "1") =>
+            {
                 return Err(Problem::bad_request(
-                    "neither Upload-Length nor Upload-Defer-Length",
+                    "neither Upload-Length nor Upload-Defer-Length: 1",
                 ));
             }
             Dialect::Draft(_) if ends == Some(true) => length = length.or(coming),
@@ -259,6 +263,9 @@ impl Of {
                 // A length that was not known is told with the last bytes.
                 let length = number(headers, &UPLOAD_LENGTH)?;
                 let end = declared_length(&self.request).and_then(|more| offset.checked_add(more));
+                if length.is_some_and(|length| length < end.unwrap_or(offset)) {
+                    return Err(cut::problem(Cut::TooLong));
+                }
                 length.is_some() && length == end
             }
             Dialect::Draft(_) => {
@@ -452,10 +459,7 @@ impl Of {
         match at.length() {
             Some(length) => set(UPLOAD_LENGTH, length.to_string()),
             None if self.dialect == Dialect::Tus => {
-                set(
-                    HeaderName::from_static("upload-defer-length"),
-                    "1".to_owned(),
-                );
+                set(HeaderName::from_static(DEFER_LENGTH), "1".to_owned());
             }
             None => (),
         }

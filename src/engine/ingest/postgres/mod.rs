@@ -8,7 +8,9 @@ mod tls;
 
 use std::{error::Error as StdError, fmt, future::Future, sync::Arc, time::Duration};
 
-use deadpool_postgres::{Client, Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    Client, Hook, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime,
+};
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
@@ -51,8 +53,8 @@ pub enum PostgresError {
     Place(#[from] BadPlace),
     #[error("{}", Causes(.0))]
     Database(#[from] tokio_postgres::Error),
-    #[error("{}", Causes(.0))]
-    Connection(#[from] deadpool_postgres::PoolError),
+    #[error("{}", of_pool(.0))]
+    Connection(#[from] PoolError),
     #[error("the database does not respond in time")]
     TooSlow,
     #[error("the tables were made by another version of sapwood (schema {found})")]
@@ -80,6 +82,14 @@ impl fmt::Display for Causes<'_> {
             next = cause.source();
         }
         f.write_str(&said.replace('\n', "; "))
+    }
+}
+
+/// Why there is no connection: what the database says, if it says anything.
+fn of_pool(cause: &PoolError) -> String {
+    match cause {
+        PoolError::Backend(cause) => Causes(cause).to_string(),
+        other => Causes(other).to_string(),
     }
 }
 
