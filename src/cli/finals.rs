@@ -14,10 +14,15 @@ use crate::{
     engine::ingest::NoticeEnd,
     net::{
         client::Client,
+        error::NetError,
         location::Location,
+        options::ClientOptions,
         request::{Body, Method, Request},
     },
-    policy::upload::notices::KeptNotices,
+    policy::{
+        recovery::{BadResponse, Failure},
+        upload::notices::KeptNotices,
+    },
     serve::ingest::{HookNotice, Uploads},
 };
 
@@ -54,7 +59,12 @@ impl Told {
         match is_url {
             true => {
                 let location = network::location(typed)?;
-                Ok(Told::Url(Box::new((location, Client::default()))))
+                let client = Client::new(ClientOptions {
+                    // A page may work before it responds: told again, it would work again.
+                    connect_timeout: Some(REQUEST_TIME),
+                    ..ClientOptions::default()
+                });
+                Ok(Told::Url(Box::new((location, client))))
             }
             false => Ok(Told::Command(typed.to_owned())),
         }
@@ -203,6 +213,11 @@ async fn post(page: &Location, client: &Client, document: &Value) -> Result<(), 
                 _ => Err(Untold::Refused(why)),
             }
         }
+        // It took the notice, and its response is longer than we read.
+        Ok(Err(NetError {
+            failure: Failure::BadResponse(BadResponse::Status(200..300)),
+            ..
+        })) => Ok(()),
         Ok(Err(cause)) => Err(Untold::Later(cause.detail().to_owned())),
         Err(_) => Err(Untold::Later("it took too long to respond".to_owned())),
     }

@@ -165,7 +165,8 @@ impl Client {
             Some(Failure::Changed(Changed::Precondition)) if refused.is_some() => (),
             Some(Failure::Server { .. }) if FINAL.contains(&status) => (),
             // A limit of the server's own, that no waiting lifts.
-            Some(Failure::TooMany { .. }) if is_problem && retry_after_ms.is_none() => (),
+            Some(Failure::TooMany { status: 429, .. })
+                if is_problem && retry_after_ms.is_none() => {}
             Some(failure) if status == 503 && is_problem => {
                 return Err(self.of_problem(exchange, failure, retry_after_ms).await);
             }
@@ -223,9 +224,13 @@ impl Client {
             return NetError::new(&location, failure);
         }
         let status = 503;
-        let failure = Failure::Server {
-            status,
-            retry_after_ms,
+        let failure = match code.as_str() {
+            // Its database is away, and comes back without any help of ours.
+            "store_failed" => Failure::Unreachable,
+            _ => Failure::Server {
+                status,
+                retry_after_ms,
+            },
         };
         let detail: String = detail.chars().take(DETAIL_CHARS_MAX).collect();
         let what = format!("the server reported an error (status {status}, {code}): {detail}");

@@ -494,6 +494,7 @@ fn a_url_is_told_of_each_object_until_it_accepts() {
         "http://{}/hook?key=s3cret",
         page.local_addr().expect("it is bound")
     );
+    let long = "x".repeat(2 << 20);
     let take = |status: &str| -> Value {
         let (mut connection, _) = page.accept().expect("a connection");
         let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
@@ -510,9 +511,14 @@ fn a_url_is_told_of_each_object_until_it_accepts() {
                 break document;
             }
         };
-        let response =
-            format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        connection.write_all(response.as_bytes()).expect("sent");
+        // One that is told has told, however long it talks.
+        let body = if status == "200" { &long } else { "" };
+        let length = body.len();
+        let response = format!(
+            "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        // Not all of it may be read.
+        let _ = connection.write_all(response.as_bytes());
         document
     };
     let mut server = site.serve(&["--on-final", &url]);
@@ -537,6 +543,21 @@ fn a_url_is_told_of_each_object_until_it_accepts() {
     assert_eq!(take("404")["name"], "y.bin");
     server.api.upload(&id_of(2), "z.bin", &object);
     assert_eq!(take("200")["name"], "z.bin");
+    server.api.upload(&id_of(3), "last.bin", &object);
+    assert_eq!(take("204")["name"], "last.bin");
+    let audit = || fs::read_to_string(site.path("sapwood-staging/audit.jsonl")).expect("a log");
+    wait_for("it is noted", || {
+        let of_last = |line: &str| line.contains("\"told\"") && line.contains("last.bin");
+        audit().lines().any(of_last)
+    });
+    let of_long = |line: &&str| line.contains("\"notice\"") && line.contains("z.bin");
+    assert!(
+        audit()
+            .lines()
+            .find(of_long)
+            .expect("a line")
+            .contains("\"told\"")
+    );
     server.running.wait_for("a warning", |events| {
         let told = |event: &Value| event["message"].to_string().contains("y.bin");
         events.iter().any(told)

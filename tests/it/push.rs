@@ -704,6 +704,26 @@ fn a_server_that_fails_is_not_said_to_limit_requests() {
     assert!(ended.all("host_slowed").is_empty());
 }
 
+/// A database that starts again takes longer than a few tries.
+#[test]
+fn a_database_that_is_away_is_waited_for() {
+    let problem =
+        json!({ "status": 503, "code": "store_failed", "detail": "the store of sessions failed" });
+    let away = || IngestLie::Status(503, Vec::new(), problem.to_string());
+    let push = Push::new();
+    push.server.lie(Op::Open, Of::First(2), away());
+    push.run(&["--tries", "1"]).must(0);
+    push.must_be_published();
+    let push = Push::new();
+    push.server.lie(Op::Open, Of::All, away());
+    let ended = push.run(&["--patience", "1s"]).must(5);
+    let message = ended.event("failed")["message"].to_string();
+    assert!(
+        message.contains("the store of sessions failed"),
+        "{message}"
+    );
+}
+
 #[test]
 fn urls_in_a_list_are_whole() {
     let push = Push::new();

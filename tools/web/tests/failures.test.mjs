@@ -1,7 +1,7 @@
 // What goes wrong between a page and its server, and what the page makes of it.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { open, rm, utimes, writeFile } from "node:fs/promises";
+import { mkdir, open, rm, utimes, writeFile } from "node:fs/promises";
 import path from "node:path";
 
 import { Browser, chooseBy, folder, PART, randomFile, ready, Relay, rootOf, Server, shownRoot, state, until } from "../harness.mjs";
@@ -266,7 +266,7 @@ test("names, lengths and folders", async (t) => {
   for (const link of links) assert.equal((await fetch(link)).status, 200, link);
 });
 
-test("files and a folder are dropped", async (t) => {
+test("files are dropped", async (t) => {
   const server = await Server.start(t);
   const page = await browser.page(t, server.url);
   const data = await page.evaluateHandle(() => {
@@ -276,6 +276,52 @@ test("files and a folder are dropped", async (t) => {
   });
   for (const event of ["dragenter", "dragover", "drop"]) await page.dispatchEvent("#drop", event, { dataTransfer: data });
   await until(async () => (await page.locator("#rows .row.proven").count()) === 2, "both are proven");
+});
+
+test("a folder is dropped, with names that some systems do not allow", async (t) => {
+  const server = await Server.start(t);
+  const page = await browser.page(t, server.url);
+  const place = path.join(await folder(t), "film");
+  await mkdir(path.join(place, "deep", "er"), { recursive: true });
+  await mkdir(path.join(place, "empty"));
+  const files = ["one.txt", "deep/10:30.ts", "deep/er/<b>?.txt", "deep/link.url"];
+  for (const name of [...files, ".hidden", "deep/.DS_Store"]) await writeFile(path.join(place, name), name);
+  const browserOf = await page.context().newCDPSession(page);
+  const box = await page.locator("#drop").boundingBox();
+  const at = { x: box.x + box.width / 2, y: box.y + box.height / 2 };
+  const data = { items: [], files: [place], dragOperationsMask: 1 };
+  for (const type of ["dragEnter", "dragOver", "drop"]) await browserOf.send("Input.dispatchDragEvent", { type, ...at, data });
+  await page.locator("#live").getByText("4 files are added; 2 hidden ones are left out.").waitFor();
+  await until(async () => (await page.locator("#rows .row.proven").count()) === 4, "all are proven");
+  for (const name of files) assert.equal(await rootOf(path.join(server.folder, "film", name)), await rootOf(path.join(place, name)));
+});
+
+test("a file that the browser remembers need not be chosen again", async (t) => {
+  const server = await Server.start(t);
+  const relay = await Relay.start(t, server);
+  // The file is one of the browser's own, and so is its handle: that of the system asks a person.
+  const before = () => Object.assign(window, {
+    showOpenFilePicker: async () => [await (await navigator.storage.getDirectory()).getFileHandle("a.bin", { create: true })],
+  });
+  const page = await browser.page(t, relay.url, { before });
+  await page.evaluate(async (length) => {
+    const [handle] = await window.showOpenFilePicker();
+    const to = await handle.createWritable();
+    await to.write(new Uint8Array(length).fill(7));
+    await to.close();
+  }, 4 * PART + 5);
+  relay.hold(2.5 * PART);
+  await page.click("#choose-files");
+  await relay.isHolding();
+  await until(async () => (await server.finished()).length > 0, "a part is finished");
+  await page.reload();
+  await ready(page);
+  const finished = await server.finished();
+  relay.parts = [];
+  relay.release();
+  await page.locator("#kept").getByRole("button", { name: "Resume" }).click();
+  await shownRoot(page);
+  assert.ok(relay.parts.every((part) => !finished.includes(part)), `${relay.parts} after ${finished}`);
 });
 
 test("a page that is not secure says so, and the server does not trust its name", async (t) => {

@@ -485,35 +485,46 @@ againInput.addEventListener("change", () => {
   if (file) onChosen?.(file);
 });
 
-/** @param {FileSystemHandle} handle @param {string} path @returns {AsyncGenerator<Chosen>} */
-async function* below(handle, path) {
-  if (handle.kind === "file") {
-    const file = /** @type {FileSystemFileHandle} */ (handle);
-    yield { file: await file.getFile(), path, handle: file };
-    return;
+/**
+ * What an entry of a drop has: its files, with handles where the browser gives any. The handle of a folder leaves out what has a
+ * name that some system does not allow, such as one with a colon; its entry does not.
+ * @param {FileSystemEntry} entry @param {string} path @param {FileSystemHandle | null} handle @param {string[]} unread
+ * @returns {AsyncGenerator<Chosen>}
+ */
+async function* below(entry, path, handle, unread) {
+  try {
+    if (entry.isFile) {
+      const one = /** @type {FileSystemFileEntry} */ (entry);
+      const known = handle?.kind === "file" ? /** @type {FileSystemFileHandle} */ (handle) : null;
+      yield { file: await new Promise((resolve, reject) => one.file(resolve, reject)), path, handle: known };
+      return;
+    }
+    const reader = /** @type {FileSystemDirectoryEntry} */ (entry).createReader();
+    for (;;) {
+      /** @type {FileSystemEntry[]} */
+      const children = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+      if (children.length === 0) return;
+      for (const child of children) yield* below(child, `${path}/${child.name}`, await handleOf(handle, child), unread);
+    }
+  } catch {
+    // The others are there all the same.
+    unread.push(path);
   }
-  const folder = /** @type {{ values(): AsyncIterable<FileSystemHandle> }} */ (/** @type {unknown} */ (handle));
-  for await (const child of folder.values()) yield* below(child, `${path}/${child.name}`);
 }
 
-/** The same where there are no handles. @param {FileSystemEntry} entry @param {string} path @returns {AsyncGenerator<Chosen>} */
-async function* belowEntry(entry, path) {
-  if (entry.isFile) {
-    const file = /** @type {FileSystemFileEntry} */ (entry);
-    yield { file: await new Promise((resolve, reject) => file.file(resolve, reject)), path, handle: null };
-    return;
-  }
-  const reader = /** @type {FileSystemDirectoryEntry} */ (entry).createReader();
-  for (;;) {
-    /** @type {FileSystemEntry[]} */
-    const children = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-    if (children.length === 0) return;
-    for (const child of children) yield* belowEntry(child, `${path}/${child.name}`);
+/** @param {FileSystemHandle | null} handle @param {FileSystemEntry} child @returns {Promise<FileSystemHandle | null>} */
+async function handleOf(handle, { isFile, name }) {
+  if (handle?.kind !== "directory") return null;
+  const folder = /** @type {FileSystemDirectoryHandle} */ (handle);
+  try {
+    return await (isFile ? folder.getFileHandle(name) : folder.getDirectoryHandle(name));
+  } catch {
+    return null;
   }
 }
 
-/** @param {DataTransferItem} item @returns {Promise<Chosen[]>} */
-function dropped(item) {
+/** @param {DataTransferItem} item @param {string[]} unread @returns {Promise<Chosen[]>} */
+function dropped(item, unread) {
   // All of it must be asked for before the event ends.
   const getHandle = /** @type {{ getAsFileSystemHandle?: () => Promise<FileSystemHandle | null> }} */ (item);
   const handle = getHandle.getAsFileSystemHandle?.().catch(() => null) ?? Promise.resolve(null);
@@ -522,9 +533,7 @@ function dropped(item) {
   return (async () => {
     /** @type {Chosen[]} */
     const chosen = [];
-    const opened = await handle;
-    if (opened) for await (const one of below(opened, opened.name)) chosen.push(one);
-    else if (entry) for await (const one of belowEntry(entry, entry.name)) chosen.push(one);
+    if (entry) for await (const one of below(entry, entry.name, await handle, unread)) chosen.push(one);
     else if (file) chosen.push({ file, path: file.name, handle: null });
     return chosen;
   })();
@@ -546,10 +555,11 @@ addEventListener("drop", async (event) => {
   depth = 0;
   drop.classList.remove("over");
   const items = Array.from(event.dataTransfer?.items ?? []).filter(({ kind }) => kind === "file");
-  const found = await Promise.allSettled(items.map(dropped));
-  add(found.flatMap((result) => (result.status === "fulfilled" ? result.value : [])));
-  const failed = found.filter(({ status }) => status === "rejected").length;
-  if (failed > 0) say(`${failed} of what was dropped cannot be read.`);
+  /** @type {string[]} */
+  const unread = [];
+  const found = await Promise.all(items.map((item) => dropped(item, unread)));
+  add(found.flat());
+  if (unread.length > 0) say(`${unread.length} of what was dropped cannot be read: ${visible(unread.join(", "))}`);
 });
 
 // ---- Earlier visits -------------------------------------------------------------------------------------------------
