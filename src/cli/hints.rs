@@ -312,6 +312,10 @@ fn of_upload(cause: &RefusedUpload) -> Option<&'static str> {
             "run the same command again; if that does not help, the server, the storage or something in transit damages bytes",
         ),
         RefusedUpload::Ended(_) => Some("run the same command again"),
+        // A server of TLS that was asked in the clear.
+        RefusedUpload::Other {
+            status: 400, code, ..
+        } if code.is_empty() => Some("check the scheme and the port of the URL"),
         RefusedUpload::Storage(_) | RefusedUpload::Other { .. } | RefusedUpload::Document(_) => {
             None
         }

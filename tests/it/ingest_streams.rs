@@ -177,6 +177,15 @@ fn a_tus_upload_with_its_bytes_at_once_of_unknown_length_or_given_up() {
     let shorter = [TUS, TUS_BYTES, ("Upload-Length", "6")];
     patch(api, &url, &shorter, 7, b"").problem(413, "body_too_large");
     patch(api, &url, &last, 7, &object[7..]).must(204);
+    // One that is told before the last bytes, once.
+    let url = create(api, "/early", &[TUS, ("Upload-Defer-Length", "1")]);
+    patch(api, &url, &last, 0, &object[..7]).must(204);
+    let found = api.send("HEAD", &url, &[TUS], b"").must(200);
+    assert_eq!(found.headers["upload-length"], length);
+    let other = [TUS, TUS_BYTES, ("Upload-Length", "100001")];
+    patch(api, &url, &other, 7, b"").problem(400, "bad_request");
+    patch(api, &url, &[TUS, TUS_BYTES], 7, &object[7..]).must(204);
+    check_manifest(&site, "early", &object);
     check_manifest(&site, "two", &object);
     // For clients without PATCH.
     let url = create(api, "/three", &[TUS, ("Upload-Length", &length)]);
@@ -188,6 +197,27 @@ fn a_tus_upload_with_its_bytes_at_once_of_unknown_length_or_given_up() {
     ];
     api.send("POST", &url, &fields, &object).must(204);
     check_manifest(&site, "three", &object);
+    // A body without a length that has more: nothing of it is an object.
+    let url = create(api, "/more", &[TUS, ("Upload-Length", "10")]);
+    patch(api, &url, &[TUS, TUS_BYTES], 0, b"abc").must(204);
+    let chunked = [
+        TUS,
+        TUS_BYTES,
+        ("Upload-Offset", "3"),
+        ("Transfer-Encoding", "chunked"),
+    ];
+    for chunks in [
+        "8\r\ndefghijk\r\n0\r\n\r\n",
+        "7\r\ndefghij\r\n1\r\nk\r\n0\r\n\r\n",
+    ] {
+        api.send("PATCH", &url, &chunked, chunks.as_bytes())
+            .problem(413, "body_too_large");
+        assert_eq!(offset(&api.send("HEAD", &url, &[TUS], b"").must(200)), 3);
+    }
+    assert!(!site.path("more").exists());
+    let all = b"7\r\ndefghij\r\n0\r\n\r\n";
+    api.send("PATCH", &url, &chunked, all).must(204);
+    assert_eq!(fs::read(site.path("more")).expect("a file"), b"abcdefghij");
     // Given up.
     let url = create(api, "/four", &[TUS, ("Upload-Length", &length)]);
     patch(api, &url, &[TUS, TUS_BYTES], 0, &object[..7]).must(204);

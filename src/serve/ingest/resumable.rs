@@ -168,13 +168,15 @@ struct At {
     session: Session,
     index: u32,
     offset: u64,
+    /// See [`Held::told_length`].
+    told_length: Option<u64>,
 }
 
 impl At {
     fn length(&self) -> Option<u64> {
         match &self.session.state {
             State::Done(published) => Some(published.length),
-            _ => self.session.declared.plan.length(),
+            _ => self.session.declared.plan.length().or(self.told_length),
         }
     }
 
@@ -226,6 +228,7 @@ impl Of {
                 session,
                 index: 0,
                 offset: 0,
+                told_length: None,
             };
             return Ok(self.response(StatusCode::CREATED, &at));
         }
@@ -259,15 +262,8 @@ impl Of {
         let offset = offset.ok_or_else(|| Problem::bad_request("Upload-Offset is missing"))?;
         let ends = is_complete(headers)?;
         let is_last = match self.dialect {
-            Dialect::Tus => {
-                // A length that was not known is told with the last bytes.
-                let length = number(headers, &UPLOAD_LENGTH)?;
-                let end = declared_length(&self.request).and_then(|more| offset.checked_add(more));
-                if length.is_some_and(|length| length < end.unwrap_or(offset)) {
-                    return Err(cut::problem(Cut::TooLong));
-                }
-                length.is_some() && length == end
-            }
+            // Those that reach the length.
+            Dialect::Tus => false,
             Dialect::Draft(_) => {
                 ends.ok_or_else(|| Problem::bad_request("Upload-Complete is missing"))?
             }
@@ -320,7 +316,7 @@ impl Of {
         let turn = uploads.intake.parts.try_take(&self.owner);
         let _turn = turn.ok_or_else(Problem::busy)?;
         let mut held = self.held(id).await?;
-        let at = self.at(id, &mut held).await?;
+        let mut at = self.at(id, &mut held).await?;
         let declared = declared_length(&self.request);
         if at.offset != offset {
             return Err(cut::mismatch(at.offset, Some(offset)));
@@ -332,7 +328,20 @@ impl Of {
                 false => Err(IngestError::from(Refusal::SessionDone).into()),
             };
         }
-        let left = at.length().map(|length| length - offset);
+        if self.dialect == Dialect::Tus
+            && let Some(length) = number(&self.request.headers, &UPLOAD_LENGTH)?
+        {
+            if let Some(known) = at.length().filter(|known| *known != length) {
+                let what = format!("Upload-Length was {known} before, and does not change");
+                return Err(Problem::bad_request(what));
+            }
+            if length < offset {
+                return Err(cut::problem(Cut::TooLong));
+            }
+            held.tell_length(length);
+            at.told_length = Some(length);
+        }
+        let left = at.length().map(|length| length.saturating_sub(offset));
         if left.is_some_and(|left| declared.is_some_and(|declared| declared > left)) {
             return Err(cut::problem(Cut::TooLong));
         }
@@ -385,6 +394,7 @@ impl Of {
             offset: held.offset(position.index).unwrap_or(position.offset()),
             index: position.index,
             session: position.session,
+            told_length: held.told_length(),
         })
     }
 

@@ -43,6 +43,8 @@ struct Live {
     newest: watch::Sender<u64>,
     open: Arc<Turn<Option<Open>>>,
     used: Mutex<Instant>,
+    /// What a request said later than the creation.
+    length: Mutex<Option<u64>>,
 }
 
 /// A part that takes bytes.
@@ -57,6 +59,7 @@ struct Open {
 
 /// The right to write, until a later request wants it.
 pub struct Held {
+    live: Arc<Live>,
     open: OwnedMutexGuard<Option<Open>>,
     newest: watch::Receiver<u64>,
     mine: u64,
@@ -65,7 +68,7 @@ pub struct Held {
 impl Streams {
     /// Ends the request that writes, and waits for it.
     pub async fn take(&self, key: Key) -> Result<Held, Cut> {
-        let (newest, open) = {
+        let (live, newest) = {
             let mut all = self.0.lock();
             shrink(&mut all);
             let live = all.entry(key).or_insert_with(|| {
@@ -73,15 +76,17 @@ impl Streams {
                     newest: watch::Sender::new(0),
                     open: Arc::default(),
                     used: Mutex::new(Instant::now()),
+                    length: Mutex::default(),
                 })
             });
             *live.used.lock() = Instant::now();
             live.newest.send_modify(|number| *number += 1);
-            (live.newest.subscribe(), live.open.clone())
+            (live.clone(), live.newest.subscribe())
         };
         let mine = *newest.borrow();
         let held = Held {
-            open: open.lock_owned().await,
+            open: live.open.clone().lock_owned().await,
+            live,
             newest,
             mine,
         };
@@ -136,6 +141,16 @@ impl Held {
         Some(open.start + open.appender.length())
     }
 
+    /// The length of the object, if a request said it later than the creation, and nothing was forgotten since.
+    pub fn told_length(&self) -> Option<u64> {
+        *self.live.length.lock()
+    }
+
+    /// See [`Held::told_length`].
+    pub fn tell_length(&self, length: u64) {
+        *self.live.length.lock() = Some(length);
+    }
+
     /// What is open is not needed.
     pub fn close(&mut self) {
         *self.open = None;
@@ -183,8 +198,11 @@ impl Run<'_> {
     /// Takes all that comes. What has come is durable then, where the storage can, also if not all came.
     pub async fn take_all(&mut self, arrivals: &mut Arrivals<'_>) -> Result<(), Cut> {
         let taken = self.take(arrivals).await;
-        if matches!(taken, Err(Cut::Ingest(_) | Cut::Offset { .. })) {
-            // It may be in any state.
+        if matches!(
+            taken,
+            Err(Cut::Ingest(_) | Cut::Offset { .. } | Cut::TooLong)
+        ) {
+            // It may be in any state, or be of an object that has another length than was said.
             self.held.close();
         }
         if let Some(open) = self.held.open.as_mut()
@@ -209,12 +227,18 @@ impl Run<'_> {
                     continue;
                 };
                 let room = open.longest - open.appender.length();
+                if room == 0 {
+                    return Err(Cut::TooLong);
+                }
                 let some =
                     chunk.split_to(chunk.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
                 self.offset += some.len() as u64;
                 open.appender.write(some).await?;
                 if open.appender.length() == open.longest {
-                    self.finish_part().await?;
+                    // More than all may come in a body of which no length is said: that is no object.
+                    if self.declared.is_some() || self.plan.length() != Some(self.offset) {
+                        self.finish_part().await?;
+                    }
                 } else if open.appender.length() - open.noted >= NOTE_BYTES {
                     open.pause().await?;
                 }
