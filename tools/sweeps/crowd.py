@@ -98,6 +98,8 @@ class Client:
         """The connection to the storage, or to a server."""
         parts = urlsplit(url)
         at = (parts.hostname, parts.port)
+        if parts.hostname is None:
+            return self.random.choice(self.servers), parts
         if at[1] in self.ports:
             return self.servers[self.ports.index(at[1])], parts
         return self.others.setdefault(at, Connection(*at)), parts
