@@ -14,9 +14,12 @@ use rustix::process::Signal;
 use sapwood::format::paint;
 use serde_json::{Value, json};
 
-use crate::support::{
-    program::{LONG_ENOUGH, Running, sapwood, start},
-    site::{BLOCK, ID, PART, Server, Site, check_manifest, id_of, root},
+use crate::{
+    push_s3::Served,
+    support::{
+        program::{LONG_ENOUGH, Running, run, sapwood, start},
+        site::{BLOCK, ID, PART, Server, Site, check_manifest, id_of, root},
+    },
 };
 
 /// A server, and a recorder: a file that this process writes.
@@ -360,6 +363,19 @@ fn a_recording_is_played_while_it_grows() {
     );
     assert!(rest(&mut whole) == scene.bytes);
     gateway.running.signal(Signal::INT);
+}
+
+/// Nothing in S3 can be read before it is published.
+#[test]
+fn where_a_recording_cannot_be_played_it_is_not_said_that_it_can() {
+    let served = Served::new();
+    let folder = tempfile::TempDir::new().expect("a folder");
+    fs::write(folder.path().join("live.ts"), b"a recording").expect("a file");
+    let mut command = sapwood(folder.path());
+    command.args(["--json", "push", "--follow", "live.ts", &served.url]);
+    command.args(["--follow-idle", "1s"]);
+    let planned = run(command).must(0).event("planned");
+    assert_eq!(planned["growing_url"], Value::Null, "{planned}");
 }
 
 #[test]

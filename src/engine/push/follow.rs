@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::{disk::error::DiskError, engine::error::Error, format::ingest};
 
 use super::{
-    Place, Push, Pushed, check_size,
+    Push, Pushed,
+    api::Api,
+    check_size,
     growing::{Growing, GrowingParts},
     part::PartFailed,
     reader::Reader,
@@ -22,7 +24,7 @@ impl Push<'_> {
         growing: &Arc<Growing>,
         session: Session,
     ) -> Result<Pushed, PartFailed> {
-        self.tell_plan(&session);
+        self.tell_plan(&session, self.growing_url(&session).await);
         let finished = session.finished.values();
         let parts = GrowingParts {
             source: growing.clone(),
@@ -95,13 +97,22 @@ impl Push<'_> {
     }
 
     /// Where the object can be played while it grows.
-    pub(super) fn growing_url(&self, session: &Session) -> Option<String> {
-        let (Some(_), Place::Server(server)) = (&self.growing, &self.options.place) else {
+    async fn growing_url(&self, session: &Session) -> Option<String> {
+        let Api::Server(api) = self.api else {
             return None;
         };
+        if !api.is_readable(session.id).await.unwrap_or(false) {
+            return None;
+        }
         let name = self.options.name.as_str();
         let last = name.rsplit('/').next().unwrap_or(name);
         let folder = format!("{}/{}/object/", ingest::PATH, session.id);
-        Some(server.url.at_origin(&folder, None).below(last).to_string())
+        Some(
+            api.server
+                .url
+                .at_origin(&folder, None)
+                .below(last)
+                .to_string(),
+        )
     }
 }

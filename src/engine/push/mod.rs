@@ -291,7 +291,7 @@ impl Push<'_> {
         if let (None, Some(growing)) = (&self.file, &self.growing) {
             return self.follow(growing, session).await;
         }
-        self.tell_plan(&session);
+        self.tell_plan(&session, None);
         self.send_and_publish(session, pipe).await
     }
 
@@ -465,13 +465,13 @@ impl Push<'_> {
         Ok(pushed)
     }
 
-    fn tell_plan(&self, session: &Session) {
+    fn tell_plan(&self, session: &Session, growing_url: Option<String>) {
         let bytes_held = session.bytes_held();
         let bytes_total = self.plan.length();
         retry::tell(Event::PushPlanned(PushPlanned {
             path: self.options.path.clone(),
             url: self.options.url().to_string(),
-            growing_url: self.growing_url(session),
+            growing_url,
             session: session.id,
             bytes_total,
             bytes_held,

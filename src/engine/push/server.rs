@@ -52,6 +52,13 @@ impl ServerApi<'_> {
         }
     }
 
+    /// Whether the object can be read while it grows: a storage elsewhere gives nothing back before it is published.
+    pub async fn is_readable(&self, id: SessionId) -> Result<bool, Failed> {
+        let place = self.session(id, "/growing");
+        let reply = self.request(Method::Get, &place, Body::Empty).await?;
+        Ok(reply.status == 200)
+    }
+
     /// The sessions of this user, of this name if there is one, newest first.
     pub async fn sessions(&self, name: Option<&str>) -> Result<Vec<Status>, Failed> {
         let query = name.map(|name| ("name", name));
