@@ -6,6 +6,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
 use super::error::{DiskError, FileOperation};
 
 /// The name of the user, or the number of a user without a name.
@@ -27,7 +29,7 @@ pub fn host() -> String {
 
 /// The signal for a write beyond the limit on the size of files (SIGXFSZ).
 pub fn file_size_signal() -> i32 {
-    rustix::process::Signal::XFSZ.as_raw()
+    Signal::XFSZ.as_raw()
 }
 
 /// Fills the buffer with random bytes that nobody can predict.
@@ -55,26 +57,17 @@ pub fn is_running(process: u32) -> bool {
 
 /// Asks a process that this one started, and that has not been waited for, to end (SIGTERM).
 pub fn terminate(process: u32) -> io::Result<()> {
-    let process = i32::try_from(process)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    let process = process.ok_or(io::ErrorKind::NotFound)?;
-    Ok(rustix::process::kill_process(
-        process,
-        rustix::process::Signal::TERM,
-    )?)
+    Ok(kill_process(numbered(process)?, Signal::TERM)?)
 }
 
 /// Kills a process that leads a group of its own, with all that it started (SIGKILL).
 pub fn kill_group(leader: u32) -> io::Result<()> {
-    let leader = i32::try_from(leader)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    let leader = leader.ok_or(io::ErrorKind::NotFound)?;
-    Ok(rustix::process::kill_process_group(
-        leader,
-        rustix::process::Signal::KILL,
-    )?)
+    Ok(kill_process_group(numbered(leader)?, Signal::KILL)?)
+}
+
+fn numbered(process: u32) -> io::Result<Pid> {
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+    process.ok_or(io::ErrorKind::NotFound.into())
 }
 
 /// Whether syncfs(2) fails if a file could not be written: since Linux 5.8.
