@@ -46,6 +46,12 @@ async fn many_servers_make_the_tables_once() {
     assert!(!stores[0].bind("s3://two/".to_owned()).await.unwrap());
     assert_eq!(stores[1].served_s(7).await.unwrap(), 7);
     assert_eq!(stores[2].served_s(3).await.unwrap(), 7);
+    // The key of URLs is that which was first.
+    let offers = stores.iter().zip(0_u8..);
+    let offers = offers.map(|(store, number)| store.url_key([number; 32]));
+    let keys = futures_util::future::try_join_all(offers).await.unwrap();
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    assert_eq!(stores[0].url_key([99; 32]).await.unwrap(), keys[0]);
     // A role that may only use the tables.
     let role = format!(
         "CREATE ROLE worker LOGIN PASSWORD '{SECRET}'; REVOKE CREATE ON SCHEMA public FROM public;
