@@ -184,7 +184,7 @@ class UploadS3(Sweep):
         rounds = (self.kills, self.lies, self.kills_and_lies, self.restarts, self.replaced)
         for _ in range(1 if self.is_short else 20):
             # A server that is killed while it publishes leaves a lease, and the next one waits for two minutes.
-            for one in rounds if self.is_short else (*rounds, self.through_a_server):
+            for one in rounds if self.is_short else (*rounds, self.through_a_server, self.replaced_through_a_server):
                 self.one(one.__name__, one)
                 yield
 
@@ -302,7 +302,10 @@ class UploadS3(Sweep):
         pushes.change()
         pushes.more = ("--replace",)
         pushes.relay.forget()
-        kills = self.killed_until_published()
+        self.must_have_sent_what_is_new(self.killed_until_published())
+
+    def must_have_sent_what_is_new(self, kills):
+        pushes = self.pushes
         self.add("kills_replacing", kills)
         sent, limit = pushes.relay.content_bytes, pushes.length // 20 + (4 + kills * PARTS_AT_ONCE) * PART_BYTES
         if sent > limit:
@@ -380,6 +383,15 @@ class UploadS3(Sweep):
 
     def through_a_server(self):
         """`serve --ingest --storage s3://`: parts go from the client to S3; the client and the server are killed in turns."""
+        kills = self.killed_through_a_server(replaces=False)
+        self.figures("kills_through_a_server", kills)
+        self.pushes.must_have_sent_again_at_most(kills)
+
+    def replaced_through_a_server(self):
+        self.must_have_sent_what_is_new(self.killed_through_a_server(replaces=True))
+
+    def killed_through_a_server(self, replaces):
+        """How often one of the two was killed."""
         pushes, kills = self.pushes, 0
         pushes.relay.rate = MIDDLE_RATE
         home = self.folder / f"site-{pushes.number}"
@@ -388,7 +400,12 @@ class UploadS3(Sweep):
         write_aws(site.home, pushes.relay.endpoint)
         try:
             site.must_serve()
-            client = Client(self.program, home / "client", site, pushes.source, NAME, "--part-size", str(PART_BYTES))
+            client = Client(self.program, home / "client", site, pushes.source, NAME, "--part-size", str(PART_BYTES),
+                            *(["--replace"] if replaces else []))
+            if replaces:
+                client.push().must(0)
+                pushes.change()
+                pushes.relay.forget()
             child = client.start()
             for whom in (client, site) * 3:
                 try:
@@ -407,8 +424,7 @@ class UploadS3(Sweep):
         finally:
             site.close()
         pushes.check(done=True)
-        self.figures("kills_through_a_server", kills)
-        pushes.must_have_sent_again_at_most(kills)
+        return kills
 
     def large(self):
         """2 GiB, with kills of both sides."""
