@@ -316,7 +316,21 @@ fn uppy<'a>(api: &mut dyn FnMut() -> &'a Api, base: &str, name: &str, object: &[
 #[test]
 fn each_request_goes_to_another_server() {
     let operated = Operated::new();
+    // The first server had a key when it was alone.
+    let own_key = |own: &str| {
+        operated
+            .folder
+            .path()
+            .join(own)
+            .join("sapwood-staging/url.key")
+    };
+    fs::create_dir_all(own_key("a").parent().expect("a folder")).expect("a folder");
+    fs::write(own_key("a"), [7; 32]).expect("a file");
     let servers = [operated.plain_server("a"), operated.plain_server("b")];
+    let key = "SELECT encode(url_key, 'hex') FROM sapwood_shared";
+    let key = shared().ask(&operated.database, key).unwrap();
+    assert_eq!(key, ["07".repeat(32)]);
+    assert!(!own_key("b").exists(), "nothing else signs");
     let mut requests = 0;
     let mut api = || {
         requests += 1;
@@ -353,17 +367,6 @@ fn each_request_goes_to_another_server() {
     let elsewhere = patch(1, "50");
     assert_eq!(elsewhere.headers["upload-offset"], "0");
     elsewhere.problem(409, "wrong_offset");
-    // No server wrote a key of its own.
-    for own in ["a", "b"] {
-        assert!(
-            !operated
-                .folder
-                .path()
-                .join(own)
-                .join("sapwood-staging/url.key")
-                .exists()
-        );
-    }
 }
 
 /// Every file that the compose file names, and every name that its servers have for each other.

@@ -60,6 +60,13 @@ async fn many_servers_make_the_tables_once() {
     postgres.ask(&url, &role).unwrap();
     let worker = open(&url.replace(USER, "worker")).await.unwrap();
     assert_eq!(worker.served_s(0).await.unwrap(), 7);
+    // Tables of an earlier program, without that key: several servers bring them up to date.
+    let earlier = "ALTER TABLE sapwood_shared DROP COLUMN url_key; UPDATE sapwood_shared SET schema_version = 1";
+    postgres.ask(&url, earlier).unwrap();
+    let again = futures_util::future::try_join_all([open(&url), open(&url)]);
+    let again = again.await.unwrap();
+    assert_eq!(again[0].url_key([5; 32]).await.unwrap(), [5; 32]);
+    assert_eq!(again[1].url_key([6; 32]).await.unwrap(), [5; 32]);
     // Tables of a later program.
     let later = "UPDATE sapwood_shared SET schema_version = 99";
     postgres.ask(&url, later).unwrap();
