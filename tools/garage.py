@@ -1,6 +1,9 @@
 """Garage, a real S3 server, as one node in a folder of its own, and the few signed requests that its users here need.
 
 It is a program of its own (AGPL): built once by cargo, started, asked over HTTP, never linked.
+
+    python3 tools/garage.py run COMMAND...      a command while a node runs; its environment has what the AWS tools want
+    python3 tools/garage.py cors RULES.json     inside of it: gives the bucket these CORS rules, in the form of the AWS tools
 """
 
 import contextlib
@@ -8,11 +11,13 @@ import datetime
 import hashlib
 import hmac
 import http.client
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -261,3 +266,50 @@ def signed(method, host, path, query, fields, body):
     scope, proof = signature(now, canonical)
     fields["authorization"] = f"AWS4-HMAC-SHA256 Credential={KEY_ID}/{scope}, SignedHeaders={names}, Signature={proof}"
     return f"{path}?{query}" if query else path, fields
+
+
+# ---------------------------------------------------------------------------------------------------
+# The command line
+
+
+def run(command):
+    """Returns the exit code of the command."""
+    with tempfile.TemporaryDirectory(prefix="garage-") as folder, Garage(Path(folder) / "node") as node:
+        own = {"AWS_ENDPOINT_URL": node.endpoint, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": REGION,
+               "SAPWOOD_STORAGE": f"s3://{BUCKET}"}
+        return subprocess.run(command, env={**os.environ, **own}).returncode
+
+
+def set_cors(rules):
+    """Of the node in the environment."""
+    root = ElementTree.Element("CORSConfiguration")
+    for rule in rules["CORSRules"]:
+        element = ElementTree.SubElement(root, "CORSRule")
+        # In the form of the AWS tools lists have a plural.
+        for name, value in rule.items():
+            for one in value if isinstance(value, list) else [value]:
+                ElementTree.SubElement(element, name.removesuffix("s") if isinstance(value, list) else name).text = str(one)
+    host = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    body = ElementTree.tostring(root)
+    target, fields = signed("PUT", host, f"/{BUCKET}", {"cors": ""}, {}, body)
+    connection = http.client.HTTPConnection(host, timeout=60)
+    connection.request("PUT", target, body=body, headers=fields)
+    response = connection.getresponse()
+    content = response.read()
+    if response.status // 100 != 2:
+        raise Refused(response.status, content)
+
+
+def main(words):
+    match words:
+        case ["run", *command] if command:
+            return run(command)
+        case ["cors", rules]:
+            set_cors(json.loads(Path(rules).read_text()))
+            return 0
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -34,6 +34,8 @@ mod memory;
 mod mirrors;
 mod mistakes;
 mod nginx;
+#[cfg(feature = "postgres")]
+mod operating;
 mod origin;
 mod parts;
 mod pipes;

@@ -47,6 +47,12 @@ async fn many_servers_make_the_tables_once() {
     assert!(!stores[0].bind("s3://two/".to_owned()).await.unwrap());
     assert_eq!(stores[1].served_s(7).await.unwrap(), 7);
     assert_eq!(stores[2].served_s(3).await.unwrap(), 7);
+    // The key of URLs is that which was first.
+    let offers = stores.iter().zip(0_u8..);
+    let offers = offers.map(|(store, number)| store.url_key([number; 32]));
+    let keys = futures_util::future::try_join_all(offers).await.unwrap();
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    assert_eq!(stores[0].url_key([99; 32]).await.unwrap(), keys[0]);
     // A role that may only use the tables.
     let role = format!(
         "CREATE ROLE worker LOGIN PASSWORD '{SECRET}'; REVOKE CREATE ON SCHEMA public FROM public;
@@ -55,6 +61,13 @@ async fn many_servers_make_the_tables_once() {
     postgres.ask(&url, &role).unwrap();
     let worker = open(&url.replace(USER, "worker")).await.unwrap();
     assert_eq!(worker.served_s(0).await.unwrap(), 7);
+    // Tables of an earlier program, without that key: several servers bring them up to date.
+    let earlier = "ALTER TABLE sapwood_shared DROP COLUMN url_key; UPDATE sapwood_shared SET schema_version = 1";
+    postgres.ask(&url, earlier).unwrap();
+    let again = futures_util::future::try_join_all([open(&url), open(&url)]);
+    let again = again.await.unwrap();
+    assert_eq!(again[0].url_key([5; 32]).await.unwrap(), [5; 32]);
+    assert_eq!(again[1].url_key([6; 32]).await.unwrap(), [5; 32]);
     // Tables of a later program.
     let later = "UPDATE sapwood_shared SET schema_version = 99";
     postgres.ask(&url, later).unwrap();

@@ -36,6 +36,8 @@ class Pushes(Runs):
         self.relay = Relay(node.port, random)
         self.source, self.number = folder / "source", 0
         self.more, self.forgot, self.is_attested = (), False, False
+        # The length and hash of what may have the name too.
+        self.earlier = None
         write_aws(folder, self.relay.endpoint)
 
     def take(self, length, seed):
@@ -50,8 +52,19 @@ class Pushes(Runs):
         self.prefix = f"{self.number}/"
         self.key = self.prefix + NAME
         self.more, self.forgot, self.is_attested = (), False, self.random.random() < 0.3
+        self.earlier = None
         self.relay.rate, self.relay.share, self.relay.armed, self.relay.watch = None, 0.0, [], None
         self.relay.forget()
+
+    def change(self):
+        """5 % of the source, somewhere, are other bytes."""
+        self.earlier = (self.length, self.hash)
+        data = bytearray(self.source.read_bytes())
+        length = self.length // 20
+        at = self.random.randrange(self.length - length)
+        data[at:at + length] = self.random.randbytes(length)
+        self.source.write_bytes(data)
+        self.hash = b3sum([data])
 
     def command(self, *more):
         return [self.program, "--json", "push", self.source, f"s3://{BUCKET}/{self.key}", "--part-size", str(PART_BYTES),
@@ -70,7 +83,8 @@ class Pushes(Runs):
         if names[1] in keys and names[0] not in keys:
             raise Wrong("a manifest without its object")
         if names[0] in keys:
-            if keys[names[0]] != self.length or b3sum(self.node.pieces(names[0])) != self.hash:
+            found = (keys[names[0]], b3sum(self.node.pieces(names[0])))
+            if found != (self.length, self.hash) and (done or found != self.earlier):
                 raise Wrong(f"the object has {keys[names[0]]} bytes that are not those of the source")
         if not done:
             return
@@ -167,10 +181,10 @@ class UploadS3(Sweep):
         for part in (self.each_lie, self.each_request):
             yield from part()
         self.pushes.take(16 * MIB + 54_321 if self.is_short else MIDDLE, 2)
-        rounds = (self.kills, self.lies, self.kills_and_lies, self.restarts)
+        rounds = (self.kills, self.lies, self.kills_and_lies, self.restarts, self.replaced)
         for _ in range(1 if self.is_short else 20):
             # A server that is killed while it publishes leaves a lease, and the next one waits for two minutes.
-            for one in rounds if self.is_short else (*rounds, self.through_a_server):
+            for one in rounds if self.is_short else (*rounds, self.through_a_server, self.replaced_through_a_server):
                 self.one(one.__name__, one)
                 yield
 
@@ -277,6 +291,28 @@ class UploadS3(Sweep):
         pushes.must_have_sent_again_at_most(1)
 
     def kills(self):
+        kills = self.killed_until_published()
+        self.figures("kills", kills)
+        self.pushes.must_have_sent_again_at_most(kills)
+
+    def replaced(self):
+        """By an object of which the earlier one has most: killed while parts are copied and sent."""
+        pushes = self.pushes
+        pushes.must_finish()
+        pushes.change()
+        pushes.more = ("--replace",)
+        pushes.relay.forget()
+        self.must_have_sent_what_is_new(self.killed_until_published())
+
+    def must_have_sent_what_is_new(self, kills):
+        pushes = self.pushes
+        self.add("kills_replacing", kills)
+        sent, limit = pushes.relay.content_bytes, pushes.length // 20 + (4 + kills * PARTS_AT_ONCE) * PART_BYTES
+        if sent > limit:
+            raise Wrong(f"{sent} bytes were sent of an object of which 5 % are new, of at most {limit}, after {kills} kills")
+
+    def killed_until_published(self):
+        """How often it was killed."""
         pushes = self.pushes
         pushes.relay.rate = MIDDLE_RATE
         kills = 0
@@ -290,8 +326,7 @@ class UploadS3(Sweep):
             if kills > 100:
                 raise Wrong("it makes no progress")
         pushes.check(done=True)
-        self.figures("kills", kills)
-        pushes.must_have_sent_again_at_most(kills)
+        return kills
 
     def lies(self):
         relay = self.pushes.relay
@@ -348,6 +383,15 @@ class UploadS3(Sweep):
 
     def through_a_server(self):
         """`serve --ingest --storage s3://`: parts go from the client to S3; the client and the server are killed in turns."""
+        kills = self.killed_through_a_server(replaces=False)
+        self.figures("kills_through_a_server", kills)
+        self.pushes.must_have_sent_again_at_most(kills)
+
+    def replaced_through_a_server(self):
+        self.must_have_sent_what_is_new(self.killed_through_a_server(replaces=True))
+
+    def killed_through_a_server(self, replaces):
+        """How often one of the two was killed."""
         pushes, kills = self.pushes, 0
         pushes.relay.rate = MIDDLE_RATE
         home = self.folder / f"site-{pushes.number}"
@@ -356,7 +400,12 @@ class UploadS3(Sweep):
         write_aws(site.home, pushes.relay.endpoint)
         try:
             site.must_serve()
-            client = Client(self.program, home / "client", site, pushes.source, NAME, "--part-size", str(PART_BYTES))
+            client = Client(self.program, home / "client", site, pushes.source, NAME, "--part-size", str(PART_BYTES),
+                            *(["--replace"] if replaces else []))
+            if replaces:
+                client.push().must(0)
+                pushes.change()
+                pushes.relay.forget()
             child = client.start()
             for whom in (client, site) * 3:
                 try:
@@ -375,8 +424,7 @@ class UploadS3(Sweep):
         finally:
             site.close()
         pushes.check(done=True)
-        self.figures("kills_through_a_server", kills)
-        pushes.must_have_sent_again_at_most(kills)
+        return kills
 
     def large(self):
         """2 GiB, with kills of both sides."""
@@ -409,7 +457,8 @@ class UploadS3(Sweep):
                  if self["large_kills"] else "")
         return (f"{self['pushes']} pushes to Garage {garage.VERSION} with {self['kills'] + self['kills_among_lies']} kills, "
                 f"{self['restarts']} restarts of Garage and {self['lies']} lies, and {self['kills_through_a_server']} kills of pushes through "
-                f"a server of ours: {self['wrong']} wrong or stuck; sent again, by the relay's count, {per('kills')} KiB per kill and "
+                f"a server of ours, and {self['kills_replacing']} of pushes that replace most of an object by itself: {self['wrong']} wrong or stuck; "
+                f"sent again, by the relay's count, {per('kills')} KiB per kill and "
                 f"{per('restarts')} KiB per restart{large}")
 
 

@@ -175,9 +175,12 @@ export class Relay {
   }
 
   pass(client, server, data) {
-    const head = data.subarray(0, 300).toString("latin1");
+    const head = data.subarray(0, 2000).toString("latin1");
     const part = /^PUT \/\.sapwood\/uploads\/[^/]+\/parts\/(\d+)\/bytes/.exec(head);
+    // In S3 the first part is 1.
+    const partInS3 = part ? null : /^PUT [^ ]*[?&]partNumber=(\d+)/.exec(head);
     if (part) this.parts.push(Number(part[1]));
+    if (partInS3) this.parts.push(Number(partInS3[1]) - 1);
     this.sent += data.length;
     // The response to this request is lost, and it may be that the request is, too.
     if (this.cutAt?.test(head)) {

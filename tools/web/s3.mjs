@@ -13,7 +13,6 @@ async function withCors(t, service) {
     const isAllowed = request.headers.origin !== undefined && request.headers.origin === rules.origin;
     if (isAllowed) {
       response.setHeader("Access-Control-Allow-Origin", rules.origin);
-      response.setHeader("Access-Control-Expose-Headers", "ETag");
     }
     if (request.method === "OPTIONS") {
       if (isAllowed) {

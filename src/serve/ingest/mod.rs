@@ -167,12 +167,12 @@ struct Intake {
     copies: Turns,
 }
 
-/// Opens the sessions of this storage.
+/// Opens the sessions of this storage, with what signs URLs for them.
 async fn open_store(
     kept: Kept,
     stored: &Stored,
     kept_notices: KeptNotices,
-) -> Result<Arc<dyn SessionStore>, StartError> {
+) -> Result<(Arc<dyn SessionStore>, Signer), StartError> {
     let (storage, staging) = (stored.id()?, stored.own_folder());
     let file = match kept {
         Kept::Staged => staging.path_of(SESSIONS.as_ref()),
@@ -181,10 +181,16 @@ async fn open_store(
         Kept::Postgres(place) => {
             let shown = place.to_string();
             let store = PostgresSessions::open(*place, kept_notices).await?;
-            return match store.bind(storage).await? {
-                true => Ok(Arc::new(store)),
-                false => Err(StartError::OtherStorage(shown)),
+            if !store.bind(storage).await? {
+                return Err(StartError::OtherStorage(shown));
+            }
+            // What this server signed before it shared its sessions stays valid.
+            let offered = match signed::key_of(staging)? {
+                Some(key) => key,
+                None => signed::new_key()?,
             };
+            let signer = Signer::new(store.url_key(offered).await?);
+            return Ok((Arc::new(store), signer));
         }
     };
     let store = SqliteSessions::open(file.clone()).await?;
@@ -192,7 +198,7 @@ async fn open_store(
         return Err(StartError::OtherStorage(file.display().to_string()));
     }
     store.keep_notices(kept_notices).await?;
-    Ok(Arc::new(store))
+    Ok((Arc::new(store), Signer::open(staging)?))
 }
 
 impl Uploads {
@@ -213,8 +219,7 @@ impl Uploads {
         let staging = stored.own_folder();
         // The folder of a server's own is locked.
         let is_alone = matches!(sessions, Kept::Staged);
-        let store = open_store(sessions, &stored, kept_notices).await?;
-        let signer = Signer::open(staging)?;
+        let (store, signer) = open_store(sessions, &stored, kept_notices).await?;
         let audit = Arc::new(Audit::open(staging)?);
         let (sender, events) = mpsc::unbounded_channel();
         let counts = Arc::<Counts>::default();

@@ -1,7 +1,7 @@
-//! The URLs of parts: whoever has one may send that part, and nothing else, until it expires. The key is kept with what is staged, so
-//! that they outlive the server that signed them.
+//! The URLs of parts: whoever has one may send that part, and nothing else, until it expires. The key is kept with what is staged, or in
+//! the database that servers share, so that they outlive the server that signed them.
 
-use std::{ffi::OsStr, os::unix::fs::FileExt};
+use std::{ffi::OsStr, fs::File, os::unix::fs::FileExt, path::Path};
 
 use axum::http::request::Parts;
 use constant_time_eq::constant_time_eq;
@@ -34,6 +34,9 @@ const FORM: &str = "form";
 
 /// Signs the URLs of parts.
 pub struct Signer([u8; KEY_BYTES]);
+
+/// From which the key is made that signs.
+pub type UrlKey = [u8; KEY_BYTES];
 
 /// What a URL allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,23 +108,48 @@ pub enum Denied {
     Expired,
 }
 
+/// The key of a folder; `None`: it has none.
+#[cfg(feature = "postgres")]
+pub fn key_of(folder: &Folder) -> Result<Option<UrlKey>, StartError> {
+    let name = OsStr::new(KEY_FILE);
+    match folder.open_own(name)? {
+        Some(file) => read_key(&file, &folder.path_of(name)),
+        None => Ok(None),
+    }
+}
+
+pub fn new_key() -> Result<UrlKey, StartError> {
+    let mut key = [0; KEY_BYTES];
+    machine::fill_random(&mut key).map_err(StartError::Key)?;
+    Ok(key)
+}
+
+fn read_key(file: &File, path: &Path) -> Result<Option<UrlKey>, StartError> {
+    let mut key = [0; KEY_BYTES];
+    let read = file.read_at(&mut key, 0);
+    let read = read.map_err(|cause| DiskError::io(FileOperation::Read, path, cause))?;
+    Ok((read == KEY_BYTES).then_some(key))
+}
+
 impl Signer {
-    /// The key of this folder; it is made if it is missing.
+    pub fn new(key: UrlKey) -> Signer {
+        Signer(blake3::derive_key(CONTEXT, &key))
+    }
+
+    /// With the key of this folder; it is made if it is missing.
     pub fn open(folder: &Folder) -> Result<Signer, StartError> {
         let name = OsStr::new(KEY_FILE);
         let path = folder.path_of(name);
         let file = folder.open_own_or_create(name)?;
-        let mut key = [0; KEY_BYTES];
-        let read = file.read_at(&mut key, 0);
-        let read = read.map_err(|cause| DiskError::io(FileOperation::Read, &path, cause))?;
-        if read < KEY_BYTES {
-            // A new one, or one whose writing a crash ended: no URL was signed with it.
-            machine::fill_random(&mut key).map_err(StartError::Key)?;
-            files::write_at(&file, &path, &key, 0)?;
-            files::sync_all(&file, &path)?;
-            folder.sync()?;
+        if let Some(key) = read_key(&file, &path)? {
+            return Ok(Signer::new(key));
         }
-        Ok(Signer(blake3::derive_key(CONTEXT, &key)))
+        // A new one, or one whose writing a crash ended: no URL was signed with it.
+        let key = new_key()?;
+        files::write_at(&file, &path, &key, 0)?;
+        files::sync_all(&file, &path)?;
+        folder.sync()?;
+        Ok(Signer::new(key))
     }
 
     /// The URL, below that of the server, that allows to send this of a part until a moment in Unix seconds.

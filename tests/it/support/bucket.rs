@@ -265,6 +265,10 @@ impl Bucket {
         format!("http://{}", self.0.address)
     }
 
+    pub fn port(&self) -> u16 {
+        self.0.address.port()
+    }
+
     pub fn set_rules(&self, rules: Rules) {
         *lock(&self.0.rules) = rules;
     }

@@ -1,4 +1,5 @@
 // Clients that know nothing of sapwood upload to `sapwood serve --ingest`: unmodified Uppy in Chromium, tus-js-client in Node.
+// With a real S3 server behind it: python3 tools/garage.py run node --test tools/web/clients/clients.test.mjs
 import assert from "node:assert/strict";
 import { spawn, execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -18,6 +19,8 @@ const PROGRAM = process.env.SAPWOOD_PROGRAM ?? path.resolve(HERE, "../../../targ
 const CHROMIUM = process.env.CHROMIUM ?? ["/usr/bin/chromium", "/usr/bin/chromium-browser"].find(existsSync);
 /** Waits are for states: only a hang lasts so long. */
 const PATIENCE_MS = 120_000;
+/** Where objects go instead of the served folder: a folder of a bucket. @type {string | undefined} */
+const STORAGE = process.env.SAPWOOD_STORAGE;
 const PART = 5 << 20;
 const LENGTH = 50_000_000;
 
@@ -37,11 +40,17 @@ function folder(t) {
   return made;
 }
 
+/** Of its server, and of what is fetched from there. */
+function stateOf(site) {
+  return path.join(os.tmpdir(), `${path.basename(site)}-state`);
+}
+
 /** A server for this folder. */
 async function serve(t, site, more = [], port = 0) {
-  const state = path.join(os.tmpdir(), `${path.basename(site)}-state`);
+  const state = stateOf(site);
   t.after(() => rmSync(state, { recursive: true, force: true }));
-  const args = ["--store", state, "serve", site, "--ingest", "--listen", `127.0.0.1:${port}`, ...more];
+  const storage = STORAGE ? ["--storage", `${STORAGE}/${path.basename(site)}`] : [];
+  const args = ["--store", state, "serve", site, "--ingest", "--listen", `127.0.0.1:${port}`, ...storage, ...more];
   const child = spawn(PROGRAM, args, { stdio: ["ignore", "pipe", "inherit"] });
   t.after(() => child.kill("SIGKILL"));
   const [line] = await new Promise((resolve, reject) => {
@@ -67,8 +76,16 @@ async function received(server) {
 }
 
 /** The object is this content, and its manifest proves it. */
-function check(site, name, content) {
-  const found = path.join(site, name);
+async function check(server, site, name, content) {
+  let found = path.join(site, name);
+  if (STORAGE) {
+    found = path.join(stateOf(site), "object");
+    for (const more of ["", ".sapwood"]) {
+      const response = await fetch(`${server.url}/${encodeURI(name + more)}`);
+      assert.ok(response.redirected && response.ok, `${name}${more}: status ${response.status}`);
+      writeFileSync(found + more, Buffer.from(await response.arrayBuffer()));
+    }
+  }
   assert.ok(readFileSync(found).equals(content), `${name} has other bytes`);
   execFileSync(PROGRAM, ["--quiet", "verify", found, "--manifest", `${found}.sapwood`]);
 }
@@ -131,7 +148,7 @@ test("Uppy uploads in parts, pauses, and goes on after a reload", { timeout: 4 *
   await until(() => page.evaluate(() => window.seen.done.length === 1 || window.seen.error), "all is sent");
   assert.equal(await page.evaluate(() => window.seen.error), null);
   assert.deepEqual(await page.evaluate(() => window.seen.done), [`${server.url}/a%20talk.bin`]);
-  check(site, "a talk.bin", painted(LENGTH));
+  await check(server, site, "a talk.bin", painted(LENGTH));
   assert.equal(await count(), Math.ceil(LENGTH / PART) - 4, "parts that were there are not sent again");
   // What was on its way at a pause is sent again.
   const all = await received(server);
@@ -151,7 +168,7 @@ test("Uppy uploads in one request, by tus, and shows why not", { timeout: 4 * PA
   };
   const one = await upload("one ü.bin", 20_000_000, {});
   assert.deepEqual([one.error, one.done], [null, [encodeURI(`${server.url}/one ü.bin`)]]);
-  check(site, "one ü.bin", painted(20_000_000));
+  await check(server, site, "one ü.bin", painted(20_000_000));
   assert.equal((await fetch(one.done[0])).status, 200);
   const taken = await upload("one ü.bin", 1000, {});
   assert.match(taken.error, /one \?+\.bin exists/);
@@ -159,12 +176,12 @@ test("Uppy uploads in one request, by tus, and shows why not", { timeout: 4 * PA
   assert.match(forced.error, /one \?+\.bin exists/);
   const replaced = await upload("one ü.bin", 2000, {}, { replace: true });
   assert.equal(replaced.error, null);
-  check(site, "one ü.bin", painted(2000));
+  await check(server, site, "one ü.bin", painted(2000));
   const parts = await upload("x", 5 * PART, { s3: { shouldUseMultipart: true } }, { partSize: 2 * PART });
   assert.match(parts.error, /network|getChunkSize/);
   const tus = await upload("tus.bin", 20_000_000, { tus: true });
   assert.equal(tus.error, null);
-  check(site, "tus.bin", painted(20_000_000));
+  await check(server, site, "tus.bin", painted(20_000_000));
 });
 
 /** A process with tus-js-client. */
@@ -214,6 +231,6 @@ for (const protocol of ["tus-v1", "ietf-draft-03", "ietf-draft-05"]) {
     assert.equal(second.lines[0], "earlier 1");
     const chunks = second.lines.filter((line) => line.startsWith("chunk ")).map((line) => Number(line.slice(6)));
     assert.ok(chunks[0] >= 15 << 20, "it went on where the first one was");
-    check(site, "talk.bin", content);
+    await check(server, site, "talk.bin", content);
   });
 }

@@ -142,6 +142,17 @@ impl PostgresSessions {
         self.call(bind).await
     }
 
+    /// The key of all servers with these sessions: this one, if there is none yet.
+    pub async fn url_key(&self, offered: [u8; 32]) -> Result<[u8; 32], Failed> {
+        let keep = "UPDATE sapwood_shared SET url_key = coalesce(url_key, $1) RETURNING url_key";
+        let keep = async |client: Client| {
+            let row = client.query_one(keep, &[&offered.as_slice()]).await?;
+            let kept = row.try_get::<_, Vec<u8>>(0)?.try_into();
+            kept.map_err(|_| PostgresError::NotAValue("no key of 32 bytes"))
+        };
+        self.call(keep).await
+    }
+
     /// Runs this with a connection.
     async fn call<T, W>(&self, work: impl FnOnce(Client) -> W) -> Result<T, Failed>
     where

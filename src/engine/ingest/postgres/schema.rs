@@ -7,7 +7,8 @@ const LOCK: i64 = 0x0073_6170_776f_6f64;
 /// The migrations. A database with a higher version was made by a later program.
 ///
 /// As in `disk/sessions/schema.rs`: numbers without a sign keep their bits, times are in seconds.
-pub const STEPS: [&str; 1] = ["
+pub const STEPS: [&str; 2] = [
+    "
     CREATE TABLE sapwood_sessions (
         id bytea PRIMARY KEY,
         version bigint NOT NULL,
@@ -81,7 +82,9 @@ pub const STEPS: [&str; 1] = ["
         storage text
     );
     INSERT INTO sapwood_shared VALUES (true, 0, 0, NULL);
-"];
+",
+    "ALTER TABLE sapwood_shared ADD COLUMN url_key bytea",
+];
 
 /// Makes the tables that are missing. Several servers may start at once.
 pub async fn prepare(client: &mut deadpool_postgres::Client) -> Result<(), PostgresError> {
