@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 
 use crate::{
     format::upload::SessionId,
-    policy::upload::{Change, Now, Owner, Problem, Session},
+    policy::upload::{Change, FinishedPart, Now, Owner, Problem, Session},
 };
 
 use super::storage::{Storage, StorageError};
@@ -150,6 +150,32 @@ impl Ingest {
         let found = self.store.load(id).await?;
         let of_owner = found.filter(|session| session.owner == *owner);
         of_owner.ok_or(IngestError::NoSession)
+    }
+
+    /// The same, and those of these parts that are finished.
+    async fn session_with(
+        &self,
+        owner: &Owner,
+        id: SessionId,
+        indices: &[u32],
+    ) -> Result<(Session, Vec<FinishedPart>), IngestError> {
+        let found = self.store.load_with(id, indices).await?;
+        let of_owner = found.filter(|(session, _)| session.owner == *owner);
+        of_owner.ok_or(IngestError::NoSession)
+    }
+
+    /// [`Ingest::change`] of a session that was read before: as long as nobody changed it since, it is not read again.
+    async fn change_known(
+        &self,
+        known: &Session,
+        decide: impl Fn(&Session) -> Result<Option<Change>, IngestError> + Send,
+    ) -> Result<Changed, IngestError> {
+        if let Ok(Some(change)) = decide(known)
+            && self.write(&change).await? == Written::Stored
+        {
+            return Ok(Changed::To(change.session));
+        }
+        self.change(known.id, decide).await
     }
 
     /// Stores what `decide` makes of the session as it is now, again and again until nobody was faster. `decide` returning `None`
