@@ -27,12 +27,12 @@ use tokio::sync::Notify;
 
 use crate::{
     format::upload::SessionId,
-    policy::upload::{Change, FinishedPart, Now, Owner, Problem, Session},
+    policy::upload::{Change, Now, Owner, Problem, Session},
 };
 
 use super::storage::{Storage, StorageError};
 use clock::{Clock, ServedClock};
-use session_store::{OwnerLimits, SessionStore, StoreError, Written};
+use session_store::{OwnerLimits, SessionStore, StoreError, WithParts, Written};
 
 pub use collect::Collected;
 pub use copies::Copies;
@@ -158,7 +158,7 @@ impl Ingest {
         owner: &Owner,
         id: SessionId,
         indices: &[u32],
-    ) -> Result<(Session, Vec<FinishedPart>), IngestError> {
+    ) -> Result<WithParts, IngestError> {
         let found = self.store.load_with(id, indices).await?;
         let of_owner = found.filter(|(session, _)| session.owner == *owner);
         of_owner.ok_or(IngestError::NoSession)

@@ -120,6 +120,9 @@ pub struct LastPublished {
     pub published: Published,
 }
 
+/// A session, and some of its finished parts.
+pub type WithParts = (Session, Vec<FinishedPart>);
+
 /// Where sessions are kept. What a call stored is durable when it returns.
 pub trait SessionStore: Send + Sync {
     /// Stores a new session, unless its owner has too much. Counting and storing are one step.
@@ -145,7 +148,7 @@ pub trait SessionStore: Send + Sync {
         &'a self,
         id: SessionId,
         indices: &'a [u32],
-    ) -> BoxFuture<'a, Result<Option<(Session, Vec<FinishedPart>)>, StoreError>> {
+    ) -> BoxFuture<'a, Result<Option<WithParts>, StoreError>> {
         Box::pin(async move {
             let Some(session) = self.load(id).await? else {
                 return Ok(None);

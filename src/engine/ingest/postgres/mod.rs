@@ -21,7 +21,7 @@ use crate::{
 
 use super::session_store::{
     Claimed, Inserted, LastPublished, ListQuery, OwnerLimits, QueuedNotice, SessionStore,
-    StoreError, Usage, Written,
+    StoreError, Usage, WithParts, Written,
 };
 pub use place::{BadPlace, Place, SCHEMES, Tls};
 use rows::{found_part_of, id_of, last_published_of, not_a_value, part_of, session_of};
@@ -270,7 +270,7 @@ impl SessionStore for PostgresSessions {
         &'a self,
         id: SessionId,
         indices: &'a [u32],
-    ) -> BoxFuture<'a, Result<Option<(Session, Vec<FinishedPart>)>, StoreError>> {
+    ) -> BoxFuture<'a, Result<Option<WithParts>, StoreError>> {
         self.run(move |client| async move {
             let load = client.prepare_cached(LOAD_WITH).await?;
             let indices: Vec<i64> = indices.iter().map(|index| i64::from(*index)).collect();
