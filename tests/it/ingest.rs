@@ -97,6 +97,36 @@ fn kinds(server: &Server) -> Vec<String> {
     server.events.lock().unwrap().iter().map(name).collect()
 }
 
+/// A checkpoint reads the session and the part once, unless somebody changes them while the storage proves the part. In Postgres that is
+/// one statement, and the change is another.
+#[tokio::test]
+async fn a_checkpoint_asks_the_store_no_more_than_it_must() {
+    let server = Server::new();
+    let (ingest, ann) = (server.start().await, owner("ann"));
+    let request = open_request("talk.mp4", PARTS);
+    ingest.open(&ann, id(1), &request).await.unwrap();
+    for index in 0..PARTS {
+        send(&ingest, id(1), 7, index).await.unwrap();
+    }
+    // Each call passes the gate twice.
+    let calls = || server.store.gate.passed() / 2;
+    let before = calls();
+    let checkpoint = |index| ingest.checkpoint(&ann, id(1), finished(7, index), false);
+    checkpoint(0).await.unwrap();
+    assert_eq!(calls() - before, 3);
+    // Two at once: the slower one decides again, and does not ask the storage again.
+    server.storage.gate().yield_always();
+    let before = calls();
+    let (one, other) = tokio::join!(checkpoint(1), checkpoint(2));
+    assert_eq!(
+        (one.unwrap(), other.unwrap()),
+        (finished(7, 1), finished(7, 2))
+    );
+    assert_eq!(calls() - before, 3 + 6);
+    let status = ingest.status(&ann, id(1)).await.unwrap();
+    assert_eq!(status.parts, [0, 1, 2].map(|index| finished(7, index)));
+}
+
 #[tokio::test]
 async fn an_upload_is_published_and_every_request_may_be_repeated() {
     let server = Server::new();

@@ -194,8 +194,13 @@ async fn refuses_stale_changes(store: &dyn SessionStore) {
     let indices: Vec<u32> = parts.iter().map(|part| part.index).collect();
     assert_eq!(indices, [1, 2, 3]);
     assert_eq!(PartsChange::Put(parts[0].clone()), other.parts);
-    let some = store.finished(first.id, &[1, 3, 7]).await.unwrap();
-    assert_eq!(some, [parts[0].clone(), parts[2].clone()]);
+    let with = async |indices: &'static [u32]| store.load_with(first.id, indices).await.unwrap();
+    let some = vec![parts[0].clone(), parts[2].clone()];
+    assert_eq!(with(&[1, 3, 7]).await, Some((now.clone(), some)));
+    assert_eq!(with(&[7]).await, Some((now.clone(), Vec::new())));
+    assert_eq!(with(&[]).await, Some((now.clone(), Vec::new())));
+    let unknown = session(9, "ann", 1).id;
+    assert_eq!(store.load_with(unknown, &[1]).await.unwrap(), None);
     let remove = Change {
         parts: PartsChange::Remove(vec![1, 3, 9]),
         ..changed(&now, |_| ())

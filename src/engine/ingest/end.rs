@@ -35,7 +35,7 @@ impl Ingest {
             };
             self.storage.remove(&staged).await?;
         }
-        self.change(session.id, |session| Ok(session.unstaged()))
+        self.change_known(session, |session| Ok(session.unstaged()))
             .await?;
         Ok(())
     }

@@ -132,7 +132,7 @@ impl Ingest {
             session: (*session).clone(),
             attempt,
         });
-        let lease = Lease::new(self, id, attempt);
+        let lease = Lease::new(self, (*session).clone(), attempt);
         let verdict = {
             let storage = &self.storage;
             let finalizing = pin!(storage.finalize_fenced(&session, &parts, &goal, &lease));
@@ -146,8 +146,8 @@ impl Ingest {
         let now = self.now();
         match verdict {
             Ok(Verdict::Published(published)) => {
-                let changed = self.change(id, |session| Ok(session.published(published, now)));
-                let changed = changed.await?;
+                let publish = |session: &Session| Ok(session.published(published, now));
+                let changed = self.change_known(&lease.session(), publish).await?;
                 if let Changed::To(session) = &changed {
                     let session = session.clone();
                     self.tell(IngestEvent::Published { session, published });

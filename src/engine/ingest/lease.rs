@@ -7,8 +7,7 @@ use parking_lot::Mutex;
 
 use crate::{
     engine::storage::{Fence, StorageError},
-    format::upload::SessionId,
-    policy::upload::LEASE_S,
+    policy::upload::{LEASE_S, Session},
 };
 
 use super::{Changed, Ingest, IngestError};
@@ -16,7 +15,8 @@ use super::{Changed, Ingest, IngestError};
 /// The lease of one attempt.
 pub(super) struct Lease<'a> {
     ingest: &'a Ingest,
-    id: SessionId,
+    /// As this server stored it last.
+    session: Mutex<Session>,
     attempt: u32,
     /// When the last renewal that was stored began, by the monotonic clock.
     renewed_s: Mutex<u64>,
@@ -24,14 +24,19 @@ pub(super) struct Lease<'a> {
 
 impl<'a> Lease<'a> {
     /// Of an attempt that was noted just now.
-    pub(super) fn new(ingest: &'a Ingest, id: SessionId, attempt: u32) -> Lease<'a> {
+    pub(super) fn new(ingest: &'a Ingest, session: Session, attempt: u32) -> Lease<'a> {
         let renewed_s = Mutex::new(ingest.clock.monotonic_s());
         Lease {
             ingest,
-            id,
+            session: Mutex::new(session),
             attempt,
             renewed_s,
         }
+    }
+
+    /// The session as this server stored it last.
+    pub(super) fn session(&self) -> Session {
+        self.session.lock().clone()
     }
 
     /// How long the lease is not over, whatever the store says; by the clock of this server, which does not jump.
@@ -44,11 +49,13 @@ impl<'a> Lease<'a> {
     async fn renew(&self) -> Result<bool, IngestError> {
         let began_s = self.ingest.clock.monotonic_s();
         let (attempt, now) = (self.attempt, self.ingest.now());
+        let known = self.session();
         let change = self
             .ingest
-            .change(self.id, |session| Ok(session.renewed(attempt, now)));
+            .change_known(&known, |session| Ok(session.renewed(attempt, now)));
         match change.await? {
-            Changed::To(_) => {
+            Changed::To(session) => {
+                *self.session.lock() = session;
                 *self.renewed_s.lock() = began_s;
                 Ok(true)
             }
@@ -75,11 +82,13 @@ impl<'a> Lease<'a> {
                     break;
                 }
                 Either::Left((Err(cause), _)) => {
-                    tracing::debug!("the lease of session {} was not renewed: {cause}", self.id);
+                    let id = self.session.lock().id;
+                    tracing::debug!("the lease of session {id} was not renewed: {cause}");
                 }
             }
         }
-        tracing::debug!("the lease of session {} is lost", self.id);
+        let id = self.session.lock().id;
+        tracing::debug!("the lease of session {id} is lost");
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
 
 use super::storage::{Storage, StorageError};
 use clock::{Clock, ServedClock};
-use session_store::{OwnerLimits, SessionStore, StoreError, Written};
+use session_store::{OwnerLimits, SessionStore, StoreError, WithParts, Written};
 
 pub use collect::Collected;
 pub use copies::Copies;
@@ -162,6 +162,32 @@ impl Ingest {
         let found = self.store.load(id).await?;
         let of_owner = found.filter(|session| session.owner == *owner);
         of_owner.ok_or(IngestError::NoSession)
+    }
+
+    /// The same, and those of these parts that are finished.
+    async fn session_with(
+        &self,
+        owner: &Owner,
+        id: SessionId,
+        indices: &[u32],
+    ) -> Result<WithParts, IngestError> {
+        let found = self.store.load_with(id, indices).await?;
+        let of_owner = found.filter(|(session, _)| session.owner == *owner);
+        of_owner.ok_or(IngestError::NoSession)
+    }
+
+    /// [`Ingest::change`] of a session that was read before: as long as nobody changed it since, it is not read again.
+    async fn change_known(
+        &self,
+        known: &Session,
+        decide: impl Fn(&Session) -> Result<Option<Change>, IngestError> + Send,
+    ) -> Result<Changed, IngestError> {
+        if let Ok(Some(change)) = decide(known)
+            && self.write(&change).await? == Written::Stored
+        {
+            return Ok(Changed::To(change.session));
+        }
+        self.change(known.id, decide).await
     }
 
     /// Stores what `decide` makes of the session as it is now, again and again until nobody was faster. `decide` returning `None`

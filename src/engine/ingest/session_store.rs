@@ -120,6 +120,9 @@ pub struct LastPublished {
     pub published: Published,
 }
 
+/// A session, and some of its finished parts.
+pub type WithParts = (Session, Vec<FinishedPart>);
+
 /// Where sessions are kept. What a call stored is durable when it returns.
 pub trait SessionStore: Send + Sync {
     /// Stores a new session, unless its owner has too much. Counting and storing are one step.
@@ -139,18 +142,22 @@ pub trait SessionStore: Send + Sync {
         index: u32,
     ) -> BoxFuture<'_, Result<Option<FinishedPart>, StoreError>>;
 
-    /// Those of these parts that are finished. A store that is far away looks for all of them at once.
-    fn finished<'a>(
+    /// A session, and those of these parts that are finished, which are of its version or a later one. A store that is far away looks for
+    /// all of it at once.
+    fn load_with<'a>(
         &'a self,
         id: SessionId,
         indices: &'a [u32],
-    ) -> BoxFuture<'a, Result<Vec<FinishedPart>, StoreError>> {
+    ) -> BoxFuture<'a, Result<Option<WithParts>, StoreError>> {
         Box::pin(async move {
+            let Some(session) = self.load(id).await? else {
+                return Ok(None);
+            };
             let mut found = Vec::new();
             for index in indices {
                 found.extend(self.part(id, *index).await?);
             }
-            Ok(found)
+            Ok(Some((session, found)))
         })
     }
 

@@ -198,7 +198,7 @@ impl Ingest {
             return Ok(session);
         }
         let handle = self.storage.begin(&session).await?;
-        let changed = self.change(session.id, |session| Ok(session.begun(&handle)));
+        let changed = self.change_known(&session, |session| Ok(session.begun(&handle)));
         let session = changed.await?.session();
         // Another server was faster, or the session ended: what was begun here is not needed.
         if session.staging != Staging::Begun(handle.clone()) {
@@ -271,7 +271,8 @@ impl Ingest {
             let (max, found) = (TARGETS_MAX, parts.len());
             return Err(IngestError::TooManyParts { max, found });
         }
-        let session = self.session_of(owner, id).await?;
+        let indices: Vec<u32> = parts.iter().map(|part| part.index).collect();
+        let (session, all) = self.session_with(owner, id, &indices).await?;
         for part in parts {
             session.takes_part(part.index, part.length)?;
         }
@@ -281,8 +282,6 @@ impl Ingest {
         session.takes_parts()?;
         let (mut finished, mut wanted) = (Vec::with_capacity(parts.len()), Vec::new());
         let mut new = HashSet::new();
-        let indices: Vec<u32> = parts.iter().map(|part| part.index).collect();
-        let all = self.store.finished(id, &indices).await?;
         for part in parts {
             let found = all.iter().find(|found| found.index == part.index);
             new.extend(found.is_none().then_some(part.index));
@@ -419,7 +418,7 @@ impl Ingest {
         if session.touched(now).is_none() {
             return Ok(session);
         }
-        let changed = self.change(session.id, |session| Ok(session.touched(now)));
+        let changed = self.change_known(&session, |session| Ok(session.touched(now)));
         Ok(changed.await?.session())
     }
 
@@ -433,40 +432,53 @@ impl Ingest {
     ) -> Result<FinishedPart, IngestError> {
         let mut proven: Option<FinishedPart> = None;
         for _ in 0..super::CONFLICTS_MAX {
-            let session = self.session_of(owner, id).await?;
-            let finished = self.store.part(id, part.index).await?;
-            let offered = proven.as_ref().unwrap_or(&part);
-            let now = self.now();
-            let put = session.put_part(finished.as_ref(), offered, replace, now)?;
-            let Some(mut change) = put else {
-                return Ok(offered.clone());
+            let (session, finished) = self.session_with(owner, id, &[part.index]).await?;
+            let finished = finished.first();
+            let offered = match &proven {
+                Some(proven) => proven.clone(),
+                None => {
+                    let put = session.put_part(finished, &part, replace, self.now())?;
+                    if put.is_none() {
+                        return Ok(part);
+                    }
+                    let stored = self.prove_part(&session, &part).await?;
+                    proven.insert(stored).clone()
+                }
             };
-            if proven.is_none() {
-                let offered = OfferedPart {
-                    index: part.index,
-                    length: part.length,
-                    sha256: part.sha256,
-                    leaves: None,
-                };
-                let etag = part.etag.as_deref();
-                let session = self.ready(session).await?;
-                session.takes_parts()?;
-                proven = Some(self.storage.checkpoint(&session, &offered, etag).await?);
-                // The storage may have taken long: the change is decided again.
-                continue;
-            }
-            let notice = self.parts_proven(&session, offered, now.unix_s).await?;
+            // The storage may have taken long: what is decided on the session of before is stored only if nobody changed it since.
+            let now = self.now();
+            let Some(mut change) = session.put_part(finished, &offered, replace, now)? else {
+                return Ok(offered);
+            };
+            let notice = self.parts_proven(&session, &offered, now.unix_s).await?;
             change.notices.extend(notice);
             if self.write(&change).await? == Written::Stored {
-                let part = offered.clone();
                 self.tell(IngestEvent::PartFinished {
                     session: change.session,
-                    part: part.clone(),
-                    replaced: finished.is_some_and(|before| before.sha256 != part.sha256),
+                    part: offered.clone(),
+                    replaced: finished.is_some_and(|before| before.sha256 != offered.sha256),
                 });
-                return Ok(part);
+                return Ok(offered);
             }
         }
         Err(IngestError::Contended)
+    }
+
+    /// A part as the storage proves it.
+    async fn prove_part(
+        &self,
+        session: &Session,
+        part: &FinishedPart,
+    ) -> Result<FinishedPart, IngestError> {
+        let offered = OfferedPart {
+            index: part.index,
+            length: part.length,
+            sha256: part.sha256,
+            leaves: None,
+        };
+        let etag = part.etag.as_deref();
+        let session = self.ready(session.clone()).await?;
+        session.takes_parts()?;
+        Ok(self.storage.checkpoint(&session, &offered, etag).await?)
     }
 }

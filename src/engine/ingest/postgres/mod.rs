@@ -26,10 +26,10 @@ use crate::{
 
 use super::session_store::{
     Claimed, Inserted, LastPublished, ListQuery, OwnerLimits, QueuedNotice, SessionStore,
-    StoreError, Usage, Written,
+    StoreError, Usage, WithParts, Written,
 };
 pub use place::{BadPlace, Place, SCHEMES, Tls};
-use rows::{id_of, last_published_of, not_a_value, part_of, session_of};
+use rows::{found_part_of, id_of, last_published_of, not_a_value, part_of, session_of};
 
 /// Connections of one server. Each change takes a few milliseconds of one.
 const CONNECTIONS: usize = 16;
@@ -44,6 +44,11 @@ const SETTINGS: &str =
     "SET statement_timeout = '15s'; SET idle_in_transaction_session_timeout = '30s'";
 
 const LOAD: &str = "SELECT * FROM sapwood_sessions WHERE id = $1";
+/// A row for each part that is found, or one without a part.
+const LOAD_WITH: &str = "SELECT sessions.*, parts.part AS found_part, parts.length AS found_length, parts.sha256 AS found_sha256,
+        parts.etag AS found_etag
+    FROM sapwood_sessions sessions LEFT JOIN sapwood_parts parts ON parts.session = sessions.id AND parts.part = ANY($2)
+    WHERE sessions.id = $1 ORDER BY parts.part";
 
 /// Why sessions in Postgres cannot be used. None shows the password.
 #[derive(Debug, thiserror::Error)]
@@ -291,20 +296,22 @@ impl SessionStore for PostgresSessions {
         })
     }
 
-    fn finished<'a>(
+    fn load_with<'a>(
         &'a self,
         id: SessionId,
         indices: &'a [u32],
-    ) -> BoxFuture<'a, Result<Vec<FinishedPart>, StoreError>> {
+    ) -> BoxFuture<'a, Result<Option<WithParts>, StoreError>> {
         self.run(move |client| async move {
-            let query =
-                "SELECT * FROM sapwood_parts WHERE session = $1 AND part = ANY($2) ORDER BY part";
-            let query = client.prepare_cached(query).await?;
+            let load = client.prepare_cached(LOAD_WITH).await?;
             let indices: Vec<i64> = indices.iter().map(|index| i64::from(*index)).collect();
             let rows = client
-                .query(&query, &[&id.bytes().to_vec(), &indices])
+                .query(&load, &[&id.bytes().to_vec(), &indices])
                 .await?;
-            rows.iter().map(part_of).collect()
+            let Some(first) = rows.first() else {
+                return Ok(None);
+            };
+            let parts = rows.iter().filter_map(|row| found_part_of(row).transpose());
+            Ok(Some((session_of(first)?, parts.collect::<Result<_, _>>()?)))
         })
     }
 

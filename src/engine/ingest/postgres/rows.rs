@@ -248,6 +248,19 @@ pub fn part_of(row: &Row) -> Result<FinishedPart, PostgresError> {
     })
 }
 
+/// The part beside a session in a row, if there is one.
+pub fn found_part_of(row: &Row) -> Result<Option<FinishedPart>, PostgresError> {
+    if row.try_get::<_, Option<i64>>("found_part")?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(FinishedPart {
+        index: small(row, "found_part")?,
+        length: number(row, "found_length")?,
+        sha256: Sha256(hash(row, "found_sha256")?.ok_or_else(|| not_a_value("no hash"))?),
+        etag: row.try_get("found_etag")?,
+    }))
+}
+
 /// What was last published under a name, from its row.
 pub fn last_published_of(row: &Row) -> Result<LastPublished, PostgresError> {
     let root = hash(row, "root")?.ok_or_else(|| not_a_value("no root"))?;

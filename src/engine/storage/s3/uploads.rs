@@ -306,6 +306,10 @@ impl Shared {
             let id = Some(upload.upload_id);
             add(&handle, self.bytes_of(&handle, &key, id).await?);
         }
+        // Another server may have published or removed them: what is not there any more is not known any longer. One that was begun
+        // meanwhile is found again.
+        let is_there = |handle: &Handle| all.contains_key(&handle.to_string());
+        self.uploads.lock().retain(|handle, _| is_there(handle));
         Ok(all.into_values().collect())
     }
 
