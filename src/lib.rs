@@ -24,8 +24,8 @@
 //! let beside = manifest_file::beside(&file);
 //! let (input, output) = (Input::File(file.clone()), Output::File(beside.clone()));
 //! let unsigned = None;
-//! let tree = create::create(input, output, &CreateOptions::default(), unsigned)?;
-//! assert_eq!(tree.root().to_string(), blake3::hash(b"a very short film").to_hex().as_str());
+//! let made = create::create(input, output, &CreateOptions::default(), unsigned)?;
+//! assert_eq!(made.tree.root().to_string(), blake3::hash(b"a very short film").to_hex().as_str());
 //!
 //! let against = Against::Manifest { manifest: Box::new(ManifestFile::open(&beside)?), trust: Trust::Manifest, hints: false };
 //! assert_eq!(verify::verify(&file, &against, &mut |_: Event| ())?, Verdict::Verified);

@@ -272,6 +272,7 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::State(_)
         | Error::Index { .. }
         | Error::Part { .. }
+        | Error::Pack { .. }
         | Error::PartRange { .. }
         | Error::PartsApart { .. }
         | Error::NoSuchRange { .. }

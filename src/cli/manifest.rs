@@ -74,6 +74,7 @@ pub fn run(args: ManifestArgs, store: Option<PathBuf>, output: &mut Output) -> E
         sequence: args.seq.unwrap_or(0),
         published: if dated { now } else { 0 },
         expires: args.expires.unwrap_or(0),
+        pack: None,
     };
     if let (true, Some(out)) = (args.join, &args.output) {
         let exit = join(&args.paths, out, &options, signer.as_ref(), output);
@@ -327,12 +328,12 @@ fn one(
     let made = create::create(input, out, options, Signing::signer(signing));
     output.has_read();
     match made {
-        Ok(tree) => {
+        Ok(made) => {
             if was_signed {
                 let message = hints::no_longer_signed(&target);
                 output.event(Event::Warning { message });
             }
-            output.event(of_manifest(target, &tree));
+            output.event(of_manifest(target, &made.tree));
             Exit::Ok
         }
         Err(Error::Output(cause)) => output.data_written(Err(cause)),

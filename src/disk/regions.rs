@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
+        LazyLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
@@ -66,6 +67,8 @@ pub fn check_not_stopped(path: &Path) -> Result<(), DiskError> {
 
 /// Bytes of a region: large enough that a system call costs little, small enough to stay in the cache of a core.
 pub const REGION: usize = 256 * 1024;
+/// The most bytes of a region.
+pub const REGION_MAX: usize = 1 << 20;
 
 /// What a region holds.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +77,19 @@ pub enum Content<'a> {
     Read(&'a [u8]),
     /// So many zeros, which were not read: they are in a hole of the file.
     Hole(usize),
+}
+
+/// Zeros in the place of a hole. They are never written, so that the system need not give memory for them.
+static ZEROS: LazyLock<Vec<u8>> = LazyLock::new(|| vec![0; REGION_MAX]);
+
+impl<'a> Content<'a> {
+    /// The bytes, also those of a hole.
+    pub fn bytes(self) -> &'a [u8] {
+        match self {
+            Content::Read(bytes) => bytes,
+            Content::Hole(length) => &ZEROS[..length],
+        }
+    }
 }
 
 /// Something that is read region by region, from several threads.
@@ -98,6 +114,8 @@ pub struct FileRegions {
     path: PathBuf,
     before: Entry,
     holes: Holes,
+    /// Bytes of a region.
+    region: usize,
     taken: AtomicU64,
     /// Where the last region ends.
     end: u64,
@@ -117,6 +135,7 @@ impl FileRegions {
             file,
             path: path.to_owned(),
             before,
+            region: REGION,
             taken: AtomicU64::new(0),
             end: before.length,
         })
@@ -132,6 +151,12 @@ impl FileRegions {
         }
     }
 
+    /// Regions of so many bytes, where the work needs more than [`REGION`] at once.
+    #[must_use]
+    pub fn in_regions_of(self, region: usize) -> FileRegions {
+        FileRegions { region, ..self }
+    }
+
     /// Its bytes when it was opened.
     pub fn length(&self) -> u64 {
         self.before.length
@@ -145,7 +170,7 @@ impl FileRegions {
     /// The same file read from front to end; `witness` sees its bytes in order. What was appended since it was opened is not read.
     pub fn in_order<'a>(&'a self, witness: impl FnMut(&[u8]) + Send + 'a) -> StreamRegions<'a> {
         let bytes = (&self.file).take(self.before.length);
-        StreamRegions::new(bytes, &self.path, witness)
+        StreamRegions::new(bytes, &self.path, witness).in_regions_of(self.region)
     }
 
     /// Fails if the file was written to since it was opened.
@@ -163,8 +188,8 @@ impl FileRegions {
     /// The next region that no thread has taken.
     fn take(&self) -> Result<Option<ByteRange>, DiskError> {
         check_not_stopped(&self.path)?;
-        let start = self.taken.fetch_add(REGION as u64, Ordering::Relaxed);
-        let end = self.end.min(start.saturating_add(REGION as u64));
+        let start = self.taken.fetch_add(self.region as u64, Ordering::Relaxed);
+        let end = self.end.min(start.saturating_add(self.region as u64));
         Ok((start < end).then(|| ByteRange::new(start, end)))
     }
 
@@ -213,6 +238,8 @@ impl Regions for FileRegions {
 /// work.
 pub struct StreamRegions<'a> {
     path: PathBuf,
+    /// Bytes of a region.
+    region: usize,
     state: Mutex<Stream<'a>>,
 }
 
@@ -241,8 +268,15 @@ impl<'a> StreamRegions<'a> {
         };
         StreamRegions {
             path: path.to_owned(),
+            region: REGION,
             state: Mutex::new(stream),
         }
+    }
+
+    /// See [`FileRegions::in_regions_of`].
+    #[must_use]
+    pub fn in_regions_of(self, region: usize) -> StreamRegions<'a> {
+        StreamRegions { region, ..self }
     }
 }
 
@@ -256,11 +290,11 @@ impl Regions for StreamRegions<'_> {
         let read = stream
             .reader
             .by_ref()
-            .take(REGION as u64)
+            .take(self.region as u64)
             .read_to_end(buffer);
         check_not_stopped(&self.path)?;
         read.map_err(|cause| DiskError::io(FileOperation::Read, &self.path, cause))?;
-        stream.ended = buffer.len() < REGION;
+        stream.ended = buffer.len() < self.region;
         (stream.witness)(buffer);
         let start = stream.at;
         stream.at += buffer.len() as u64;
@@ -320,6 +354,26 @@ impl Read for StoppableStream {
             }
         }
     }
+}
+
+/// Passes a range of a file to `take` in buffers.
+pub fn copy<E: From<DiskError>>(
+    file: &File,
+    path: &Path,
+    range: ByteRange,
+    mut take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut buffer = vec![0; REGION.min(range.length() as usize)];
+    let mut at = range.start;
+    while at < range.end {
+        check_not_stopped(path)?;
+        let count = buffer.len().min((range.end - at) as usize);
+        let read = file.read_exact_at(&mut buffer[..count], at);
+        read.map_err(|cause| DiskError::io(FileOperation::Read, path, cause))?;
+        take(&buffer[..count])?;
+        at += count as u64;
+    }
+    Ok(())
 }
 
 /// Works on all regions with all cores. `work` is called from several threads, in any order; the first error ends it.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::format::{
-    library, part,
+    library, pack, part,
     receipt::{self, NotAReceipt, Receipt},
     statement::MAGIC,
 };
@@ -30,6 +30,8 @@ pub enum Replaces {
     Index,
     /// A part of a manifest.
     Part,
+    /// A pack.
+    Pack,
     /// A receipt.
     Receipt,
 }
@@ -42,6 +44,7 @@ impl Replaces {
             Replaces::Manifest => MAGIC.len(),
             Replaces::Index => library::MAGIC.len(),
             Replaces::Part => part::MAGIC.len(),
+            Replaces::Pack => pack::MAGIC.len(),
             Replaces::Receipt => receipt::BYTES_MAX,
         }
     }
@@ -53,6 +56,7 @@ impl Replaces {
             Replaces::Manifest => bytes == MAGIC,
             Replaces::Index => bytes == library::MAGIC,
             Replaces::Part => bytes == part::MAGIC,
+            Replaces::Pack => bytes == pack::MAGIC,
             Replaces::Receipt => matches!(
                 Receipt::from_json(bytes),
                 Ok(_) | Err(NotAReceipt::Version { .. })
@@ -77,6 +81,7 @@ impl Replaces {
             Replaces::Manifest => "a file that is not a manifest",
             Replaces::Index => "a file that is not the index of a library",
             Replaces::Part => "a file that is not a part of a manifest",
+            Replaces::Pack => "a file that is not a pack",
             Replaces::Receipt => "a file that is not a receipt",
         };
         Err(DiskError::Unsafe { path, what })

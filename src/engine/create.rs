@@ -2,30 +2,32 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
-    os::unix::fs::FileExt,
+    io::{Read, Write},
     path::{Path, PathBuf},
 };
 
 use crate::{
     disk::{
-        error::{DiskError, FileOperation},
+        error::DiskError,
         files,
-        regions::{self, FileRegions, StreamRegions},
+        regions::{self, FileRegions, REGION, StreamRegions},
         temporary::{self, Replaces, Temporary},
     },
     format::{
+        compression::PackedFrame,
         digests::{Algorithm, Digest},
         geometry::{BlockSize, ByteRange, Geometry},
         layout::FRONT_BYTES,
         manifest::{self, Particulars, Tree},
+        pack::FRAME,
         statement::{self, Known, Refused, Section},
     },
 };
 
 use super::{
     error::Error,
-    hashing::{Digests, TreeHasher},
+    hashing::{Digests, Packing, Sinks, TreeHasher},
+    pack::{self, PackParts},
     sign::Signer,
 };
 
@@ -64,6 +66,16 @@ pub struct CreateOptions {
     pub published: u64,
     /// Unix seconds; 0: not given.
     pub expires: u64,
+    /// Pack the object, with this level of compression. The manifest must be a file.
+    pub pack: Option<i32>,
+}
+
+/// A manifest that was made.
+pub struct Made {
+    /// Of the object.
+    pub tree: Tree,
+    /// The length of the pack; `None`: there is none, because it would not save enough, or none was wanted.
+    pub pack_bytes: Option<u64>,
 }
 
 /// Makes the manifest of `input`, signs it if there is a signer, and returns its tree. The output appears complete or not at all.
@@ -72,7 +84,7 @@ pub fn create(
     output: Output,
     options: &CreateOptions,
     signer: Option<&Signer>,
-) -> Result<Tree, Error> {
+) -> Result<Made, Error> {
     let place = match &input {
         Input::File(path) | Input::Open(_, path) => path.display().to_string(),
         Input::Stream(_) => "-".to_owned(),
@@ -82,8 +94,8 @@ pub fn create(
         let cause = Refused::Name;
         return Err(Error::Manifest { place, cause });
     }
-    check_places(&input, &output)?;
-    let described = Described::of(input, &place, options)?;
+    check_places(&input, &output, options.pack.is_some())?;
+    let mut described = Described::of(input, &place, options)?;
     let particulars = Particulars {
         name,
         sequence: options.sequence,
@@ -91,18 +103,27 @@ pub fn create(
         expires: options.expires,
         digests: described.digests.clone(),
     };
+    let mut pack_bytes = None;
     match output {
-        Output::File(path) => described.publish(&path, particulars, signer)?,
+        Output::File(path) => {
+            if let Some(parts) = &mut described.pack {
+                pack_bytes = Some(parts.publish(&pack::beside(&path), &described.tree)?);
+            }
+            described.publish(&path, particulars, signer)?;
+        }
         Output::Stream(mut stream) => {
             let (file, path) = temporary::spool()?;
             let length = described.write(particulars, signer, &file, &path)?;
-            copy(&file, &path, ByteRange::new(0, length), |bytes| {
+            regions::copy(&file, &path, ByteRange::new(0, length), |bytes| {
                 stream.write_all(bytes).map_err(Error::Output)
             })?;
             stream.flush().map_err(Error::Output)?;
         }
     }
-    Ok(described.tree)
+    Ok(Made {
+        tree: described.tree,
+        pack_bytes,
+    })
 }
 
 /// An object that was read whole: all that its manifest needs of it.
@@ -111,6 +132,8 @@ pub(in crate::engine) struct Described {
     pub digests: Vec<Digest>,
     /// The bytes of the pieces section, if there are hints, outside of memory.
     pub pieces: Option<(File, PathBuf, u64)>,
+    /// The parts of its pack, if one is to be made.
+    pub pack: Option<PackParts>,
 }
 
 impl Described {
@@ -123,11 +146,24 @@ impl Described {
             spooled += bytes.len() as u64;
             Ok(())
         };
-        let (tree, digests) = hash_input(input, place, options, &mut sink)?;
+        let mut pack = options.pack.map(|_| PackParts::new()).transpose()?;
+        let mut pack_sink = |packed: PackedFrame| match &mut pack {
+            Some(parts) => parts.push(&packed),
+            None => Ok(()),
+        };
+        let sinks = Sinks {
+            pieces: &mut sink,
+            packing: options.pack.map(|level| Packing {
+                level,
+                sink: &mut pack_sink,
+            }),
+        };
+        let (tree, digests) = hash_input(input, place, options, sinks)?;
         Ok(Described {
             tree,
             digests,
             pieces: (!options.no_hints).then_some((spool, path, spooled)),
+            pack: pack.filter(PackParts::pays),
         })
     }
 
@@ -160,13 +196,20 @@ impl Described {
         let mut sections = self.tree.write_sections(&mut append)?;
         if let Some((spool, spool_path, length)) = &self.pieces {
             let mut hasher = blake3::Hasher::new();
-            copy(spool, spool_path, ByteRange::new(0, *length), |bytes| {
+            regions::copy(spool, spool_path, ByteRange::new(0, *length), |bytes| {
                 hasher.update(bytes);
                 append(bytes)
             })?;
             let place = self.tree.layout().pieces();
             let hash = *hasher.finalize().as_bytes();
             sections.push(Section::known(Known::Pieces, place, hash));
+        }
+        if let Some(index) = self.pack.as_ref().and_then(PackParts::index) {
+            append(index)?;
+            let start = sections.last().map_or(0, |last| last.bytes.end);
+            let place = ByteRange::new(start, start + index.len() as u64);
+            let hash = *blake3::hash(index).as_bytes();
+            sections.push(Section::known(Known::Pack, place, hash));
         }
         let statement = particulars.statement(&self.tree, sections);
         let signature = signer
@@ -179,7 +222,7 @@ impl Described {
 }
 
 /// Fails before any work if the input cannot be read, or if the manifest would replace it, or anything that is not a manifest.
-fn check_places(input: &Input, output: &Output) -> Result<(), DiskError> {
+fn check_places(input: &Input, output: &Output, has_pack: bool) -> Result<(), DiskError> {
     let Output::File(path) = output else {
         return Ok(());
     };
@@ -191,6 +234,9 @@ fn check_places(input: &Input, output: &Output) -> Result<(), DiskError> {
                 what: "the file that the manifest describes",
             });
         }
+    }
+    if has_pack {
+        Temporary::check(&pack::beside(path), Replaces::Pack)?;
     }
     Temporary::check(path, Replaces::Manifest)
 }
@@ -213,7 +259,7 @@ fn hash_input(
     input: Input,
     place: &str,
     options: &CreateOptions,
-    sink: super::hashing::PiecesSink,
+    sinks: Sinks,
 ) -> Result<(Tree, Vec<Digest>), Error> {
     let mut digests = Digests::new(options.digests.iter().copied());
     let mut hasher = TreeHasher {
@@ -221,17 +267,24 @@ fn hash_input(
         may_grow: options.block_size.is_none(),
         hints: !options.no_hints,
     };
+    // What is packed together is read together.
+    let region = match options.pack {
+        Some(_) => FRAME as usize,
+        None => REGION,
+    };
     let regions = match input {
         Input::File(path) => FileRegions::open(&path)?,
         Input::Open(file, path) => FileRegions::of(file, &path)?,
         Input::Stream(stream) => {
             let witness = |bytes: &[u8]| digests.update(bytes);
             let regions = StreamRegions::new(stream, Path::new(place), witness);
-            let tree = hasher.run(&regions, place, sink)?;
+            let regions = regions.in_regions_of(region);
+            let tree = hasher.run_to(&regions, place, sinks)?;
             drop(regions);
             return Ok((tree, digests.finish()));
         }
-    };
+    }
+    .in_regions_of(region);
     hasher.block_size = options
         .block_size
         .unwrap_or_else(|| BlockSize::auto(regions.length()));
@@ -241,26 +294,6 @@ fn hash_input(
             place: place.to_owned(),
         });
     }
-    let tree = hasher.run_file(&regions, place, &mut digests, sink)?;
+    let tree = hasher.run_file_to(&regions, place, &mut digests, sinks)?;
     Ok((tree, digests.finish()))
-}
-
-/// Passes a range of a file to `take` in buffers.
-pub(in crate::engine) fn copy(
-    file: &File,
-    path: &Path,
-    range: ByteRange,
-    mut take: impl FnMut(&[u8]) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let mut buffer = vec![0; (256 * 1024).min(range.length() as usize)];
-    let mut at = range.start;
-    while at < range.end {
-        regions::check_not_stopped(path)?;
-        let count = buffer.len().min((range.end - at) as usize);
-        let read = file.read_exact_at(&mut buffer[..count], at);
-        read.map_err(|cause: io::Error| DiskError::io(FileOperation::Read, path, cause))?;
-        take(&buffer[..count])?;
-        at += count as u64;
-    }
-    Ok(())
 }

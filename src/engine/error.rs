@@ -13,6 +13,7 @@ use crate::{
         ingest::RefusedUpload,
         keys::{BadKey, NotSigned},
         library::RefusedIndex,
+        pack::BadPack,
         part::RefusedPart,
         statement::Refused,
         tree::{Cv, Root},
@@ -43,6 +44,8 @@ pub enum Error {
     },
     #[error("the manifest {place} is refused: {cause}")]
     Manifest { place: String, cause: Refused },
+    #[error("the pack {place} is refused: {cause}")]
+    Pack { place: String, cause: BadPack },
     #[error("the library {place} is refused: {cause}")]
     Index { place: String, cause: RefusedIndex },
     #[error("the part {place} is refused: {cause}")]

@@ -52,6 +52,7 @@ impl ErrorKind {
             Error::Manifest { .. }
             | Error::Index { .. }
             | Error::Part { .. }
+            | Error::Pack { .. }
             | Error::OtherRoot { .. }
             | Error::BelowRequired { .. }
             | Error::Wrong { .. }

@@ -1,9 +1,6 @@
 //! One pass over the bytes of an object: leaves, anchors and pieces, on all cores, each region while it is in the CPU cache.
 
-use std::{
-    collections::BTreeMap,
-    sync::{LazyLock, OnceLock},
-};
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use parking_lot::Mutex;
 
@@ -11,9 +8,11 @@ use crate::{
     disk::regions::{self, Content, FileRegions, REGION, Regions},
     format::{
         anchors::{self, BlockAnchor},
+        compression::PackedFrame,
         digests::{Algorithm, Digest, DigestHasher},
         geometry::{BLOCKS_MAX, BlockSize, Geometry},
         manifest::Tree,
+        pack,
         part::PartHeader,
         pieces,
         tree::{self, Cv, PartHasher, Root},
@@ -36,6 +35,22 @@ pub struct TreeHasher {
 /// Receives the bytes of the pieces section in order.
 pub type PiecesSink<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send);
 
+/// The object is packed while it is hashed.
+pub struct Packing<'a> {
+    /// Of the compression.
+    pub level: i32,
+    /// Receives the packed frames in order.
+    pub sink: &'a mut (dyn FnMut(PackedFrame) -> Result<(), Error> + Send),
+}
+
+/// What is made beside the tree.
+pub struct Sinks<'a> {
+    /// Of the pieces section.
+    pub pieces: PiecesSink<'a>,
+    /// `None`: the object is not packed. Else regions must be frames.
+    pub packing: Option<Packing<'a>>,
+}
+
 impl TreeHasher {
     /// Reads everything and returns the tree. `place` names the object in errors.
     pub fn run(
@@ -44,12 +59,22 @@ impl TreeHasher {
         place: &str,
         pieces: PiecesSink,
     ) -> Result<Tree, Error> {
+        let packing = None;
+        self.run_to(regions, place, Sinks { pieces, packing })
+    }
+
+    /// The same, for more than the pieces.
+    pub fn run_to(self, regions: &impl Regions, place: &str, sinks: Sinks) -> Result<Tree, Error> {
         // Workers hash parts of at most a region; the collector merges them in order into blocks.
         let part = self.block_size.bytes().min(REGION as u64) as usize;
-        let collector = Mutex::new(Collector::new(self, part as u64, place, pieces));
+        // Blocks of less than a cluster could not use packed pieces (pack.md, 1).
+        let with_pieces = self.block_size.bytes() >= pack::CLUSTER;
+        let level = sinks.packing.as_ref().map(|packing| packing.level);
+        let collector = Mutex::new(Collector::new(self, part as u64, place, sinks));
         let hints = HintsMaker::new(part, self.hints);
         regions::for_each(regions, |start, content| {
-            let region = Region::new(start, content, &hints);
+            let mut region = Region::new(start, content, &hints);
+            region.packed = level.map(|level| PackedFrame::of(content.bytes(), level, with_pieces));
             collector.lock().take(start, region)
         })?;
         collector.into_inner().finish()
@@ -65,7 +90,15 @@ impl TreeHasher {
     ) -> Result<(Vec<Cv>, Vec<BlockAnchor>), Error> {
         let regions = regions.within(part.bytes());
         let bytes = self.block_size.bytes().min(REGION as u64) as usize;
-        let mut collector = Collector::new(self, bytes as u64, place, pieces);
+        let mut collector = Collector::new(
+            self,
+            bytes as u64,
+            place,
+            Sinks {
+                pieces,
+                packing: None,
+            },
+        );
         collector.next = part.bytes().start;
         let collector = Mutex::new(collector);
         let hints = HintsMaker::new(bytes, self.hints);
@@ -86,12 +119,24 @@ impl TreeHasher {
         digests: &mut Digests,
         pieces: PiecesSink,
     ) -> Result<Tree, Error> {
+        let packing = None;
+        self.run_file_to(regions, place, digests, Sinks { pieces, packing })
+    }
+
+    /// The same, for more than the pieces.
+    pub fn run_file_to(
+        self,
+        regions: &FileRegions,
+        place: &str,
+        digests: &mut Digests,
+        sinks: Sinks,
+    ) -> Result<Tree, Error> {
         let tree = match digests.is_empty() {
-            true => self.run(regions, place, pieces)?,
-            false => self.run(
+            true => self.run_to(regions, place, sinks)?,
+            false => self.run_to(
                 &regions.in_order(|bytes| digests.update(bytes)),
                 place,
-                pieces,
+                sinks,
             )?,
         };
         regions.check_unchanged()?;
@@ -128,9 +173,6 @@ impl Digests {
     }
 }
 
-/// Zeros in the place of a hole. They are never written, so that the system need not give memory for them.
-static ZEROS: LazyLock<Vec<u8>> = LazyLock::new(|| vec![0; REGION]);
-
 /// Hints of a region: the anchor of each part, and the pieces.
 #[derive(Clone, Default)]
 struct Hints {
@@ -158,8 +200,11 @@ impl HintsMaker {
     fn of(&self, content: Content) -> Hints {
         match content {
             Content::Read(bytes) => self.of_bytes(bytes),
-            Content::Hole(REGION) => self.of_hole.get_or_init(|| self.of_bytes(&ZEROS)).clone(),
-            Content::Hole(length) => self.of_bytes(&ZEROS[..length]),
+            Content::Hole(REGION) => {
+                let made = self.of_hole.get_or_init(|| self.of_bytes(content.bytes()));
+                made.clone()
+            }
+            Content::Hole(_) => self.of_bytes(content.bytes()),
         }
     }
 
@@ -182,21 +227,20 @@ struct Region {
     length: u64,
     parts: Vec<(Cv, BlockAnchor)>,
     pieces: Vec<u8>,
+    packed: Option<PackedFrame>,
     /// The root of an object that ends within its first part.
     root: Option<Root>,
 }
 
 impl Region {
     fn new(start: u64, content: Content, maker: &HintsMaker) -> Region {
-        let bytes = match content {
-            Content::Read(bytes) => bytes,
-            Content::Hole(length) => &ZEROS[..length],
-        };
+        let bytes = content.bytes();
         let hints = maker.of(content);
         let mut region = Region {
             length: bytes.len() as u64,
             parts: Vec::with_capacity(hints.anchors.len()),
             pieces: hints.pieces,
+            packed: None,
             root: None,
         };
         let parts = bytes.chunks(maker.part).zip(hints.anchors);
@@ -217,7 +261,7 @@ struct Collector<'a> {
     settings: TreeHasher,
     part: u64,
     place: String,
-    pieces: PiecesSink<'a>,
+    sinks: Sinks<'a>,
     /// The start of the next region in order, and the regions that were finished before it.
     next: u64,
     early: BTreeMap<u64, Region>,
@@ -230,12 +274,12 @@ struct Collector<'a> {
 }
 
 impl<'a> Collector<'a> {
-    fn new(settings: TreeHasher, part: u64, place: &str, pieces: PiecesSink<'a>) -> Collector<'a> {
+    fn new(settings: TreeHasher, part: u64, place: &str, sinks: Sinks<'a>) -> Collector<'a> {
         Collector {
             settings,
             part,
             place: place.to_owned(),
-            pieces,
+            sinks,
             next: 0,
             early: BTreeMap::new(),
             block_size: settings.block_size,
@@ -255,7 +299,10 @@ impl<'a> Collector<'a> {
                 self.push(part)?;
             }
             if !region.pieces.is_empty() {
-                (self.pieces)(&region.pieces)?;
+                (self.sinks.pieces)(&region.pieces)?;
+            }
+            if let (Some(packing), Some(packed)) = (&mut self.sinks.packing, region.packed) {
+                (packing.sink)(packed)?;
             }
         }
         Ok(())
@@ -444,7 +491,15 @@ mod tests {
         };
         let part = BlockSize::DEFAULT.bytes();
         for extra in [0u64, 1, 2, 3] {
-            let mut collector = Collector::new(settings, part, "-", &mut sink);
+            let mut collector = Collector::new(
+                settings,
+                part,
+                "-",
+                Sinks {
+                    pieces: &mut sink,
+                    packing: None,
+                },
+            );
             let mut plain = Vec::new();
             for index in 0..(1 << 20) + extra {
                 let value = *blake3::hash(&index.to_le_bytes()).as_bytes();

@@ -21,6 +21,7 @@ pub mod library;
 mod local;
 pub mod manifest_file;
 pub mod observed;
+pub mod pack;
 pub mod parts;
 pub mod queue;
 pub mod read;

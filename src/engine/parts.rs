@@ -10,7 +10,7 @@ use crate::{
     disk::{
         error::{DiskError, FileOperation},
         files::{self, Entry},
-        regions::FileRegions,
+        regions::{self, FileRegions},
         temporary::{self, Replaces, Temporary},
     },
     format::{
@@ -22,7 +22,7 @@ use crate::{
 };
 
 use super::{
-    create::{self, CreateOptions, Described},
+    create::{CreateOptions, Described},
     error::{Error, PartsApart},
     hashing::TreeHasher,
     sign::Signer,
@@ -78,13 +78,13 @@ pub fn describe(
 /// The hash at the end of a part.
 fn hash_of(file: &File, path: &Path, header: &PartHeader) -> Result<[u8; 32], Error> {
     let mut hasher = blake3::Hasher::new();
-    create::copy(
+    regions::copy(
         file,
         path,
         ByteRange::new(0, header.pieces().end),
         |bytes| {
             hasher.update(bytes);
-            Ok(())
+            Ok::<(), DiskError>(())
         },
     )?;
     Ok(*hasher.finalize().as_bytes())
@@ -217,15 +217,16 @@ fn joined(parts: &[Part]) -> Result<Described, Error> {
     for part in parts {
         leaves.extend(part::leaves_of(&part.read(part.header.leaves())?));
         anchors.extend(part::anchors_of(&part.read(part.header.anchors())?));
-        create::copy(&part.file, &part.path, part.header.pieces(), |bytes| {
+        regions::copy(&part.file, &part.path, part.header.pieces(), |bytes| {
             files::write_at(&spool, &spool_path, bytes, spooled)?;
             spooled += bytes.len() as u64;
-            Ok(())
+            Ok::<(), DiskError>(())
         })?;
     }
     Ok(Described {
         tree: Tree::new(header.geometry, leaves, header.hints.then_some(anchors)),
         digests: Vec::new(),
         pieces: header.hints.then_some((spool, spool_path, spooled)),
+        pack: None,
     })
 }

@@ -4,6 +4,7 @@ pub mod anchors;
 pub mod blockset;
 pub mod characters;
 pub mod codec;
+pub mod compression;
 pub mod digests;
 pub mod geometry;
 pub mod ingest;
@@ -15,6 +16,7 @@ pub mod leaves;
 pub mod library;
 pub mod manifest;
 pub mod notice;
+pub mod pack;
 #[doc(hidden)]
 pub mod paint;
 pub mod part;

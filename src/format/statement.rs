@@ -31,6 +31,8 @@ pub enum Known {
     Tree = 1,
     Pages = 2,
     Pieces = 3,
+    /// Where it is there; its content is checked by who uses the pack.
+    Pack = 4,
 }
 
 /// A row of the section table.
@@ -51,7 +53,7 @@ impl Section {
     pub fn known(kind: Known, bytes: ByteRange, blake3: [u8; 32]) -> Section {
         Section {
             kind: kind as u8,
-            critical: kind != Known::Pieces,
+            critical: matches!(kind, Known::Tree | Known::Pages),
             bytes,
             blake3,
         }
@@ -94,6 +96,12 @@ impl Header {
         self.sections
             .iter()
             .any(|section| section.kind == Known::Pieces as u8)
+    }
+
+    /// The section with the index of the pack, if there is a pack.
+    pub fn pack(&self) -> Option<&Section> {
+        let mut sections = self.sections.iter();
+        sections.find(|section| section.kind == Known::Pack as u8)
     }
 
     /// Where the sections lie.

@@ -7,12 +7,12 @@ use parking_lot::Mutex;
 use crate::{
     disk::{
         error::DiskError,
-        files,
+        files, regions,
         staging::{Content, Intent, Place, Upload},
         temporary,
     },
     engine::{
-        create::{self, Described},
+        create::Described,
         error::Error,
         upload::describe::{self, PartDescriber},
     },
@@ -190,6 +190,7 @@ impl Attempt<'_> {
             tree: Tree::new(geometry, leaves, Some(anchors)),
             digests: Vec::new(),
             pieces: Some((spool, spool_path, spooled)),
+            pack: None,
         };
         let plan = *plan;
         Ok(Ok(Joined { described, plan }))
@@ -239,7 +240,7 @@ impl Attempt<'_> {
     fn sha256(&self, object: &File, length: u64) -> Result<Sha256, StorageError> {
         let mut hasher = DigestHasher::new(Algorithm::Sha256);
         let path = self.place.path.as_str();
-        let read = create::copy(
+        let read = regions::copy(
             object,
             Path::new(path),
             ByteRange::new(0, length),

@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 use sha2::Digest as _;
 
 use crate::{
-    disk::{files, temporary},
+    disk::{files, regions, temporary},
     engine::{
         blocking,
         context::Context,
-        create::{self, Described},
+        create::Described,
         error::Error,
         remote::{
             retry::Attempts,
@@ -120,6 +120,7 @@ impl Reader<'_> {
                 tree: Tree::new(geometry, leaves, hints.then_some(anchors)),
                 digests: Vec::new(),
                 pieces: hints.then_some((file, path, spooled)),
+                pack: None,
             },
             parts: sums,
             sha256: whole.map(|whole| Sha256(whole.lock().clone().finalize().into())),
@@ -205,6 +206,7 @@ pub async fn manifest_of(
             tree: Tree::new(geometry, leaves, None),
             digests: Vec::new(),
             pieces: None,
+            pack: None,
         },
         parts: Vec::new(),
         sha256: None,
@@ -245,7 +247,7 @@ fn spool(described: &Described, particulars: Particulars) -> Result<Spooled, Err
     let length = described.write(particulars, None, &file, &path)?;
     let bytes = ByteRange::new(0, length);
     let mut hasher = sha2::Sha256::new();
-    create::copy(&file, &path, bytes, |bytes| {
+    regions::copy(&file, &path, bytes, |bytes| {
         hasher.update(bytes);
         Ok::<(), Error>(())
     })?;

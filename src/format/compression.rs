@@ -1,0 +1,285 @@
+//! Compressed frames and pieces of a pack (pack.md, 1): zstd frames without their magic number. Nothing else names the library.
+
+use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer};
+
+use super::{
+    geometry::{ByteRange, PIECE},
+    pack::{BadPack, CLUSTER, FRAME},
+};
+
+/// What precedes each zstd frame elsewhere (RFC 8878, 3.1.1).
+const MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
+/// Flags of a frame header: a checksum follows the frame, the dictionary has an ID.
+const CHECKSUM_FLAG: u8 = 0b100;
+const DICTIONARY_FLAG: u8 = 0b11;
+/// The largest window, as a power of two: a frame.
+const WINDOW_BITS: u32 = FRAME.trailing_zeros();
+/// A frame is packed if that saves one byte of so many.
+const SAVES_MIN: u64 = 32;
+
+/// The levels of the library that make sense here; the negative ones, and those above, are for other uses.
+pub const LEVELS: std::ops::RangeInclusive<i32> = 1..=22;
+/// The level without a word of the user.
+pub const LEVEL: i32 = 9;
+
+/// The compressed form of one frame of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PackedFrame {
+    /// Bytes of the frame in the object.
+    pub plain_bytes: u64,
+    /// Empty: not packed.
+    pub frame: Vec<u8>,
+    /// The length of each packed piece; 0: not packed.
+    pub lengths: Vec<u16>,
+    /// The packed pieces, back to back.
+    pub pieces: Vec<u8>,
+}
+
+impl PackedFrame {
+    /// Packs the bytes of a frame, at most [`FRAME`]; the pieces too if blocks are whole clusters.
+    ///
+    /// # Panics
+    /// If the library refuses one of [`LEVELS`], or has no memory.
+    pub fn of(bytes: &[u8], level: i32, with_pieces: bool) -> PackedFrame {
+        let mut packer = Packer::new(level);
+        let mut packed = PackedFrame {
+            plain_bytes: bytes.len() as u64,
+            lengths: vec![0; bytes.len().div_ceil(PIECE as usize)],
+            ..PackedFrame::default()
+        };
+        let frame = packer.pack(&[], bytes);
+        if frame.len() as u64 <= bytes.len() as u64 - bytes.len() as u64 / SAVES_MIN
+            && frame.len() < bytes.len()
+        {
+            packed.frame = frame.to_vec();
+        }
+        if !with_pieces {
+            return packed;
+        }
+        let per_cluster = (CLUSTER / PIECE) as usize;
+        let clusters = bytes.chunks(CLUSTER as usize);
+        for (cluster, lengths) in clusters.zip(packed.lengths.chunks_mut(per_cluster)) {
+            for (index, length) in lengths.iter_mut().enumerate() {
+                let start = index * PIECE as usize;
+                let end = cluster.len().min(start + PIECE as usize);
+                let piece = packer.pack(&cluster[..start], &cluster[start..end]);
+                if piece.len() < end - start {
+                    *length = piece.len() as u16;
+                    packed.pieces.extend_from_slice(piece);
+                }
+            }
+        }
+        packed
+    }
+
+    /// Whether this is the packed form of these bytes: all that is packed decodes to them, and is shorter. `at`: where they begin
+    /// in the object. A frame or piece that is not packed is none to complain about.
+    pub fn check(&self, at: u64, bytes: &[u8]) -> Result<(), BadPack> {
+        let place = |start: usize, end: usize| ByteRange::new(at + start as u64, at + end as u64);
+        if !self.frame.is_empty() && unpack(&self.frame, &[], bytes.len()).as_deref() != Some(bytes)
+        {
+            return Err(BadPack::Content(place(0, bytes.len())));
+        }
+        let mut packed = self.pieces.as_slice();
+        for (index, length) in self.lengths.iter().enumerate() {
+            let start = index * PIECE as usize;
+            let end = bytes.len().min(start + PIECE as usize);
+            let Some((piece, rest)) = packed.split_at_checked(usize::from(*length)) else {
+                return Err(BadPack::Table(place(start, end)));
+            };
+            packed = rest;
+            if piece.is_empty() {
+                continue;
+            }
+            if piece.len() >= end - start {
+                return Err(BadPack::LongPiece(place(start, end)));
+            }
+            let cluster = start - start % CLUSTER as usize;
+            let plain = unpack(piece, &bytes[cluster..start], end - start);
+            if plain.as_deref() != Some(&bytes[start..end]) {
+                return Err(BadPack::Content(place(start, end)));
+            }
+        }
+        match packed.is_empty() {
+            true => Ok(()),
+            false => Err(BadPack::Table(place(0, bytes.len()))),
+        }
+    }
+}
+
+/// A compressor for the frame and the pieces of some bytes.
+struct Packer<'a> {
+    context: CCtx<'a>,
+    packed: Vec<u8>,
+}
+
+impl<'a> Packer<'a> {
+    fn new(level: i32) -> Packer<'a> {
+        let mut context = CCtx::create();
+        for parameter in [
+            CParameter::CompressionLevel(level),
+            CParameter::WindowLog(WINDOW_BITS),
+            // The reader knows the size.
+            CParameter::ContentSizeFlag(false),
+            CParameter::ChecksumFlag(false),
+            CParameter::DictIdFlag(false),
+        ] {
+            context
+                .set_parameter(parameter)
+                .expect("the library has this parameter");
+        }
+        Packer {
+            context,
+            packed: vec![0; zstd_safe::compress_bound(FRAME as usize)],
+        }
+    }
+
+    /// The packed form of some bytes, which may refer to the prefix.
+    fn pack(&mut self, prefix: &'a [u8], bytes: &[u8]) -> &[u8] {
+        let result = self.context.ref_prefix(prefix).and_then(|_| {
+            let packed: &mut [u8] = &mut self.packed;
+            self.context.compress2(packed, bytes)
+        });
+        let length = result.expect("there is room for the largest result");
+        &self.packed[MAGIC.len()..length]
+    }
+}
+
+/// The plain bytes of a packed frame or piece; `None`: it is bad (pack.md, 4). Memory is the plain bytes and the decoder's own,
+/// at most a window of [`FRAME`], whatever the bytes.
+pub fn unpack(packed: &[u8], prefix: &[u8], length: usize) -> Option<Vec<u8>> {
+    let flags = packed.first()?;
+    if flags & (CHECKSUM_FLAG | DICTIONARY_FLAG) != 0 {
+        return None;
+    }
+    let mut context = DCtx::create();
+    context
+        .set_parameter(DParameter::WindowLogMax(WINDOW_BITS))
+        .ok()?;
+    context.ref_prefix(prefix).ok()?;
+    // One byte more than expected, so that a longer result shows.
+    let mut plain = vec![0; length + 1];
+    let mut output = OutBuffer::around(&mut plain[..]);
+    let mut left = usize::MAX;
+    for bytes in [&MAGIC, packed] {
+        let mut input = InBuffer::around(bytes);
+        while input.pos() < bytes.len() {
+            // The zstd frame ended before its bytes did.
+            if left == 0 {
+                return None;
+            }
+            let before = (input.pos(), output.pos());
+            left = context.decompress_stream(&mut output, &mut input).ok()?;
+            if (input.pos(), output.pos()) == before {
+                return None;
+            }
+        }
+    }
+    // What is decoded may still be in the decoder.
+    while left != 0 && output.pos() <= length {
+        let before = output.pos();
+        let mut input = InBuffer::around(&[]);
+        left = context.decompress_stream(&mut output, &mut input).ok()?;
+        if output.pos() == before {
+            break;
+        }
+    }
+    let is_exact = left == 0 && output.pos() == length;
+    plain.truncate(length);
+    is_exact.then_some(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::paint;
+
+    fn text(length: usize) -> Vec<u8> {
+        let words = (0u32..).flat_map(|n| format!("line {} of {}\n", n, n % 97).into_bytes());
+        words.take(length).collect()
+    }
+
+    #[test]
+    fn what_is_packed_comes_back() {
+        for length in [1usize, 1023, 1024, 1025, 65_535, 65_536, 65_537, 1 << 20] {
+            let bytes = text(length);
+            let packed = PackedFrame::of(&bytes, LEVEL, true);
+            assert_eq!(packed.lengths.len(), length.div_ceil(1024));
+            if length > 100 {
+                assert_eq!(unpack(&packed.frame, &[], length), Some(bytes.clone()));
+            }
+            let mut at = 0;
+            for (index, packed_length) in packed.lengths.iter().enumerate() {
+                let range = index * 1024..length.min((index + 1) * 1024);
+                let piece = &packed.pieces[at..at + usize::from(*packed_length)];
+                at += piece.len();
+                if piece.is_empty() {
+                    continue;
+                }
+                let prefix = &bytes[range.start / 65_536 * 65_536..range.start];
+                let plain = unpack(piece, prefix, range.len());
+                assert_eq!(plain.as_deref(), Some(&bytes[range]), "piece {index}");
+            }
+            assert_eq!(at, packed.pieces.len());
+        }
+    }
+
+    #[test]
+    fn noise_is_not_packed() {
+        let packed = PackedFrame::of(&paint::bytes(0, 100_000), LEVEL, true);
+        assert!(packed.frame.is_empty() && packed.pieces.is_empty());
+        assert!(packed.lengths.iter().all(|length| *length == 0));
+    }
+
+    #[test]
+    fn bad_frames_are_refused() {
+        let bytes = text(5_000);
+        let packed = PackedFrame::of(&bytes, LEVEL, true);
+        let frame = &packed.frame;
+        assert!(unpack(frame, &[], 5_000).is_some());
+        for other in [0, 1, 4_999, 5_001, 1 << 20] {
+            assert_eq!(unpack(frame, &[], other), None, "{other} bytes");
+        }
+        for cut in 0..frame.len() {
+            assert_eq!(unpack(&frame[..cut], &[], 5_000), None, "cut at {cut}");
+        }
+        let longer = [frame.as_slice(), &[0]].concat();
+        assert_eq!(unpack(&longer, &[], 5_000), None);
+        let twice = [frame.as_slice(), &MAGIC, frame].concat();
+        assert_eq!(unpack(&twice, &[], 10_000), None);
+        for flag in [1u8, 2, 3, 4] {
+            let mut changed = frame.clone();
+            changed[0] |= flag;
+            assert_eq!(unpack(&changed, &[], 5_000), None, "flag {flag}");
+        }
+        // Without its prefix a piece refers to bytes before the first one.
+        let at: usize = packed.lengths[..3].iter().map(|n| usize::from(*n)).sum();
+        let piece = &packed.pieces[at..at + usize::from(packed.lengths[3])];
+        assert!(unpack(piece, &bytes[..3072], 1024).is_some());
+        assert_eq!(unpack(piece, &[], 1024), None);
+    }
+
+    #[test]
+    fn a_window_above_one_frame_is_refused() {
+        // An RLE block of 1,000 bytes behind a window descriptor: 2^(10 + exponent) bytes.
+        for (exponent, is_good) in [(0u8, true), (10, true), (11, false), (21, false)] {
+            let block = (1_000u32 << 3 | 1 << 1 | 1).to_le_bytes();
+            let frame = [&[0, exponent << 3], &block[..3], &[7]].concat();
+            let plain = unpack(&frame, &[], 1_000);
+            assert_eq!(plain.is_some(), is_good, "2^{}", 10 + exponent);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_would_become_large_stops_at_its_size() {
+        // RLE blocks of 128 KiB each: 4 bytes become 131,072.
+        let block = (131_072u32 << 3 | 1 << 1).to_le_bytes();
+        let bomb = [
+            &[0, 7 << 3][..],
+            &[block[0], block[1], block[2], 7].repeat(10_000),
+        ]
+        .concat();
+        assert_eq!(unpack(&bomb, &[], 1_024), None);
+        assert_eq!(unpack(&bomb, &[], 1 << 20), None);
+    }
+}
