@@ -37,6 +37,7 @@ mod nginx;
 #[cfg(feature = "postgres")]
 mod operating;
 mod origin;
+mod pack;
 mod parts;
 mod pipes;
 mod plain;

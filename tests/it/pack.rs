@@ -1,0 +1,269 @@
+//! Packs: made while a file is hashed, and checked against it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use sapwood::{
+    engine::{
+        create::{self, CreateOptions, Input, Made, Output},
+        error::Error,
+        manifest_file::{self, ManifestFile},
+        pack,
+    },
+    format::{
+        digests::Algorithm,
+        geometry::BlockSize,
+        pack::{BadPack, PackIndex},
+        paint,
+    },
+};
+
+const LEVEL: i32 = 3;
+const MIB: usize = 1 << 20;
+
+/// Text that compresses, with a stretch of noise in it that does not.
+fn mixed(length: usize) -> Vec<u8> {
+    let lines = (0u32..).flat_map(|n| format!("{n}: {} apples\n", n * 7919 % 1009).into_bytes());
+    let mut bytes: Vec<u8> = lines.take(length).collect();
+    let noise = length / 3..length / 2;
+    bytes[noise.clone()].copy_from_slice(&paint::bytes(0, noise.len()));
+    bytes
+}
+
+struct Site(tempfile::TempDir);
+
+impl Site {
+    fn new() -> Site {
+        Site(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn make(&self, bytes: &[u8], options: CreateOptions) -> Result<Made, Error> {
+        fs::write(self.path("f"), bytes).expect("a file");
+        let input = Input::File(self.path("f"));
+        self.make_of(input, "f", options)
+    }
+
+    fn make_of(&self, input: Input, name: &str, options: CreateOptions) -> Result<Made, Error> {
+        let output = Output::File(manifest_file::beside(&self.path(name)));
+        let pack = options.pack.or(Some(LEVEL));
+        create::create(input, output, &CreateOptions { pack, ..options }, None)
+    }
+
+    /// The index in the manifest of a file.
+    fn index(&self, name: &str) -> Option<Vec<u8>> {
+        let path = manifest_file::beside(&self.path(name));
+        let manifest = ManifestFile::open(&path).expect("a manifest").manifest;
+        let section = manifest.statement.header().pack()?.bytes;
+        let bytes = fs::read(path).expect("a manifest");
+        Some(bytes[section.start as usize..section.end as usize].to_vec())
+    }
+
+    fn pack_path(&self, name: &str) -> PathBuf {
+        pack::beside(&manifest_file::beside(&self.path(name)))
+    }
+
+    fn check(&self, name: &str) -> Result<(), Error> {
+        let manifest = ManifestFile::open(&manifest_file::beside(&self.path(name)))?;
+        let root = manifest.manifest.statement.header().root;
+        let index = self.index(name).expect("a pack");
+        pack::check(&self.path(name), root, &index, &self.pack_path(name))
+    }
+}
+
+#[test]
+fn packs_of_all_lengths_are_those_of_their_objects() {
+    for length in [
+        1_000,
+        1_024,
+        65_535,
+        65_537,
+        MIB - 1,
+        MIB,
+        MIB + 1,
+        3 * MIB + 70_001,
+    ] {
+        let site = Site::new();
+        let made = site
+            .make(&mixed(length), CreateOptions::default())
+            .expect("a manifest");
+        let found = fs::metadata(site.pack_path("f")).expect("a pack").len();
+        assert_eq!(made.pack_bytes, Some(found), "{length}");
+        site.check("f")
+            .unwrap_or_else(|error| panic!("{length}: {error}"));
+        let index = PackIndex::from_bytes(&site.index("f").expect("an index"), length as u64);
+        let lengths = index.expect("well-formed").lengths;
+        assert!(lengths.pieces_bytes() > 0, "{length}");
+        assert!(lengths.frames_bytes() < length as u64 * 3 / 4, "{length}");
+    }
+}
+
+#[test]
+fn what_does_not_compress_has_no_pack() {
+    for bytes in [paint::bytes(0, 3 * MIB), Vec::new(), vec![7]] {
+        let site = Site::new();
+        let made = site
+            .make(&bytes, CreateOptions::default())
+            .expect("a manifest");
+        assert_eq!(made.pack_bytes, None);
+        assert!(!site.pack_path("f").exists() && site.index("f").is_none());
+        // The bytes of the manifest are those without the word.
+        let packed = fs::read(manifest_file::beside(&site.path("f"))).expect("a manifest");
+        let output = Output::File(site.path("plain"));
+        let input = Input::File(site.path("f"));
+        create::create(input, output, &CreateOptions::default(), None).expect("a manifest");
+        assert!(packed == fs::read(site.path("plain")).expect("a manifest"));
+    }
+}
+
+#[test]
+fn the_same_object_gives_the_same_pack() {
+    let bytes = mixed(2 * MIB + 5);
+    let site = Site::new();
+    site.make(&bytes, CreateOptions::default())
+        .expect("a manifest");
+    let (index, pack) = (
+        site.index("f"),
+        fs::read(site.pack_path("f")).expect("a pack"),
+    );
+    // Read in order, for a digest; from a stream; with larger blocks; without hints.
+    let digests = CreateOptions {
+        digests: vec![Algorithm::Sha256],
+        ..CreateOptions::default()
+    };
+    let large = CreateOptions {
+        block_size: BlockSize::new(4 << 20),
+        ..CreateOptions::default()
+    };
+    let bare = CreateOptions {
+        no_hints: true,
+        ..CreateOptions::default()
+    };
+    for options in [digests, large, bare, CreateOptions::default()] {
+        let stream = Input::Stream(Box::new(std::io::Cursor::new(bytes.clone())));
+        fs::write(site.path("g"), &bytes).expect("a file");
+        for input in [Input::File(site.path("g")), stream] {
+            site.make_of(input, "g", options.clone())
+                .expect("a manifest");
+            assert!(site.index("g") == index);
+            assert!(fs::read(site.pack_path("g")).expect("a pack") == pack);
+            site.check("g").expect("it is that of the object");
+        }
+    }
+}
+
+#[test]
+fn small_blocks_have_frames_alone() {
+    let site = Site::new();
+    let options = CreateOptions {
+        block_size: BlockSize::new(32 << 10),
+        ..CreateOptions::default()
+    };
+    let bytes = mixed(MIB + 9);
+    site.make(&bytes, options).expect("a manifest");
+    let index = PackIndex::from_bytes(&site.index("f").expect("an index"), bytes.len() as u64);
+    let lengths = index.expect("well-formed").lengths;
+    assert!(lengths.pieces_bytes() == 0 && lengths.frames_bytes() > 0);
+    site.check("f").expect("it is that of the object");
+}
+
+#[test]
+fn holes_are_packed_like_zeros() {
+    let site = Site::new();
+    fs::write(site.path("f"), vec![0; 2 * MIB + 3]).expect("a file");
+    let sparse = fs::File::create(site.path("sparse")).expect("a file");
+    sparse.set_len(2 * MIB as u64 + 3).expect("a hole");
+    for name in ["f", "sparse"] {
+        let input = Input::File(site.path(name));
+        site.make_of(input, name, CreateOptions::default())
+            .expect("a manifest");
+        site.check(name).expect("it is that of the object");
+    }
+    assert!(site.index("f") == site.index("sparse"));
+}
+
+/// Nothing that is no pack is replaced, and nothing else changes then.
+#[test]
+fn a_file_with_the_name_of_the_pack_stays() {
+    let site = Site::new();
+    fs::write(site.pack_path("f"), b"notes").expect("a file");
+    let made = site.make(&mixed(MIB), CreateOptions::default());
+    assert!(matches!(made, Err(Error::Disk(_))));
+    assert_eq!(fs::read(site.pack_path("f")).expect("a file"), b"notes");
+    assert!(!manifest_file::beside(&site.path("f")).exists());
+    // A pack is replaced.
+    fs::remove_file(site.pack_path("f")).expect("it was there");
+    for length in [MIB, 2 * MIB] {
+        site.make(&mixed(length), CreateOptions::default())
+            .expect("a manifest");
+        site.check("f").expect("it is that of the object");
+    }
+}
+
+#[test]
+fn every_changed_byte_of_a_pack_is_noticed() {
+    let site = Site::new();
+    let bytes = mixed(70_000);
+    site.make(&bytes, CreateOptions::default())
+        .expect("a manifest");
+    let good = fs::read(site.pack_path("f")).expect("a pack");
+    let bad_after = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut pack = good.clone();
+        change(&mut pack);
+        fs::write(site.pack_path("f"), pack).expect("a file");
+        match site.check("f") {
+            Err(Error::Pack { cause, .. }) => cause,
+            other => panic!("{other:?}"),
+        }
+    };
+    for at in (0..good.len()).step_by(97).chain(0..200) {
+        bad_after(&|pack| pack[at] ^= 0x10);
+    }
+    assert_eq!(bad_after(&|pack| pack[40] ^= 1), BadPack::Front);
+    let (expected, found) = (good.len() as u64, good.len() as u64 - 1);
+    assert_eq!(
+        bad_after(&|pack| _ = pack.pop()),
+        BadPack::Length { expected, found }
+    );
+    // Damage that decodes to the same bytes: the length of one piece is moved to its neighbour that was not packed, say.
+    let content = bad_after(&|pack| *pack.last_mut().expect("bytes") ^= 1);
+    assert!(
+        matches!(content, BadPack::Content(_) | BadPack::Checksum),
+        "{content:?}"
+    );
+    fs::write(site.pack_path("f"), &good).expect("a file");
+    site.check("f").expect("it was good");
+    // The pack of another object of the same length.
+    let mut other = bytes.clone();
+    other[5] ^= 1;
+    fs::write(site.path("f"), &other).expect("a file");
+    assert!(matches!(
+        site.check("f"),
+        Err(Error::Pack {
+            cause: BadPack::Content(_),
+            ..
+        })
+    ));
+}
+
+/// A pack is written in its place at once, or not at all.
+#[test]
+fn no_unfinished_pack_stays() {
+    let site = Site::new();
+    let only = |folder: &Path| {
+        let names = fs::read_dir(folder).expect("a folder");
+        let mut names: Vec<_> = names
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    site.make(&mixed(MIB), CreateOptions::default())
+        .expect("a manifest");
+    assert_eq!(only(site.0.path()), ["f", "f.sapwood", "f.sapwood.pack"]);
+}
