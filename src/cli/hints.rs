@@ -44,6 +44,9 @@ pub const LIBRARY_PLACE: &str =
     "the index of a folder is written into it as library.sapwood; -o and --digest are for files";
 pub const STDIN_NEEDS_OUTPUT: &str =
     "a manifest of standard input needs -o OUT (-o - for standard output)";
+pub const PACK_TO_STDOUT: &str =
+    "a pack is written beside the manifest, so that must be a file: -o FILE";
+pub const PACK_FOLDER: &str = "--pack is for files";
 pub const PARTS_OF_FILES: &str =
     "parts are files, and have no digests: --digest and - cannot be used with --range and --join";
 pub const PART_HAS_NO_NAME: &str =
@@ -103,6 +106,14 @@ pub fn not_loopback(address: IpAddr) -> String {
     format!(
         "{address} is not an address of the loopback interface: a gateway is for programs on this machine only. Choose 127.0.0.1, ::1 \
          or localhost with --listen"
+    )
+}
+
+/// A pack was wanted, and would not save enough.
+pub fn no_pack(file: &Path) -> String {
+    format!(
+        "{} hardly compresses: it has no pack, and is fetched as it is",
+        file.display()
     )
 }
 

@@ -20,7 +20,7 @@ use crate::{
         sign::Signer,
         trust::ToSign,
     },
-    format::{library, manifest::Tree},
+    format::{compression::LEVEL, library, manifest::Tree},
 };
 
 use super::{
@@ -74,7 +74,7 @@ pub fn run(args: ManifestArgs, store: Option<PathBuf>, output: &mut Output) -> E
         sequence: args.seq.unwrap_or(0),
         published: if dated { now } else { 0 },
         expires: args.expires.unwrap_or(0),
-        pack: None,
+        pack: args.pack.then(|| args.level.unwrap_or(LEVEL)),
     };
     if let (true, Some(out)) = (args.join, &args.output) {
         let exit = join(&args.paths, out, &options, signer.as_ref(), output);
@@ -144,7 +144,7 @@ fn join(
     let joined = may_sign.and_then(|()| parts::join(parts, out, options, Signing::signer(signing)));
     match joined {
         Ok(tree) => {
-            output.event(of_manifest(out.to_owned(), &tree));
+            output.event(of_manifest(out.to_owned(), &tree, None));
             Exit::Ok
         }
         Err(error) => output.error(Some(&out.display().to_string()), None, &error),
@@ -176,7 +176,7 @@ fn part(
     }
 }
 
-fn of_manifest(manifest: PathBuf, tree: &Tree) -> Event {
+fn of_manifest(manifest: PathBuf, tree: &Tree, pack_bytes: Option<u64>) -> Event {
     let geometry = tree.geometry();
     Event::Manifest {
         manifest,
@@ -184,6 +184,7 @@ fn of_manifest(manifest: PathBuf, tree: &Tree) -> Event {
         bytes_total: geometry.length(),
         block_size: geometry.block_size(),
         blocks: geometry.blocks(),
+        pack_bytes,
     }
 }
 
@@ -191,6 +192,9 @@ fn of_manifest(manifest: PathBuf, tree: &Tree) -> Event {
 fn check_folders(args: &ManifestArgs) -> Result<(), &'static str> {
     let is_part = args.range.is_some() || args.join;
     let has_folder = !is_part && args.paths.iter().any(|path| path.is_dir());
+    if has_folder && args.pack {
+        return Err(hints::PACK_FOLDER);
+    }
     if has_folder && (args.output.is_some() || !args.digest.is_empty()) {
         return Err(hints::LIBRARY_PLACE);
     }
@@ -205,6 +209,9 @@ fn check_files(args: &ManifestArgs) -> Result<(), &'static str> {
     let is_of_one = args.output.is_some() || args.name.is_some();
     if args.paths.len() > 1 && is_of_one && !args.join {
         return Err(hints::MANIFEST_ONE_FILE);
+    }
+    if args.pack && args.output.as_deref() == Some(Path::new("-")) {
+        return Err(hints::PACK_TO_STDOUT);
     }
     let has_stdin = args.paths.iter().any(|path| path == Path::new("-"));
     match has_stdin && args.output.is_none() {
@@ -333,7 +340,11 @@ fn one(
                 let message = hints::no_longer_signed(&target);
                 output.event(Event::Warning { message });
             }
-            output.event(of_manifest(target, &made.tree));
+            output.event(of_manifest(target, &made.tree, made.pack_bytes));
+            if options.pack.is_some() && made.pack_bytes.is_none() {
+                let message = hints::no_pack(path);
+                output.event(Event::Warning { message });
+            }
             Exit::Ok
         }
         Err(Error::Output(cause)) => output.data_written(Err(cause)),

@@ -58,9 +58,9 @@ pub fn of(event: &Event) -> (&'static str, Value) {
             };
             ("source_dropped", json!({ "source": source, "reason": reason_of_drop(*why), "block": block }))
         }
-        Event::Manifest { manifest, root, bytes_total, block_size, blocks } => ("manifest", json!({
+        Event::Manifest { manifest, root, bytes_total, block_size, blocks, pack_bytes } => ("manifest", json!({
             "manifest": lossy(manifest), "root": root.to_string(), "bytes_total": bytes_total, "block_size": block_size.bytes(),
-            "blocks": blocks,
+            "blocks": blocks, "pack_bytes": pack_bytes,
         })),
         Event::ManifestPart(part) => ("part", json!({
             "part": lossy(&part.path), "offset": part.bytes.start, "length": part.bytes.length(), "bytes_total": part.bytes_total,

@@ -81,6 +81,8 @@ pub enum Event {
         bytes_total: u64,
         block_size: BlockSize,
         blocks: u32,
+        /// The length of the pack beside it, if one was made.
+        pack_bytes: Option<u64>,
     },
     /// A part of a manifest was written.
     ManifestPart(ManifestPart),

@@ -14,12 +14,12 @@ const CHECKSUM_FLAG: u8 = 0b100;
 const DICTIONARY_FLAG: u8 = 0b11;
 /// The largest window, as a power of two: a frame.
 const WINDOW_BITS: u32 = FRAME.trailing_zeros();
+/// Plain bytes that are decoded at once.
+const STEP: usize = 128 << 10;
 /// A frame is packed if that saves one byte of so many.
 const SAVES_MIN: u64 = 32;
 
-/// The levels of the library that make sense here; the negative ones, and those above, are for other uses.
-pub const LEVELS: std::ops::RangeInclusive<i32> = 1..=22;
-/// The level without a word of the user.
+/// The level of compression without a word of the user; they go from 1 to 22.
 pub const LEVEL: i32 = 9;
 
 /// The compressed form of one frame of an object.
@@ -39,7 +39,7 @@ impl PackedFrame {
     /// Packs the bytes of a frame, at most [`FRAME`]; the pieces too if blocks are whole clusters.
     ///
     /// # Panics
-    /// If the library refuses one of [`LEVELS`], or has no memory.
+    /// If the library has no such level, or no memory.
     pub fn of(bytes: &[u8], level: i32, with_pieces: bool) -> PackedFrame {
         let mut packer = Packer::new(level);
         let mut packed = PackedFrame {
@@ -145,48 +145,89 @@ impl<'a> Packer<'a> {
     }
 }
 
-/// The plain bytes of a packed frame or piece; `None`: it is bad (pack.md, 4). Memory is the plain bytes and the decoder's own,
-/// at most a window of [`FRAME`], whatever the bytes.
+/// The plain bytes of a packed frame or piece; `None`: it is bad (pack.md, 4).
 pub fn unpack(packed: &[u8], prefix: &[u8], length: usize) -> Option<Vec<u8>> {
-    let flags = packed.first()?;
-    if flags & (CHECKSUM_FLAG | DICTIONARY_FLAG) != 0 {
-        return None;
+    let mut unpacker = Unpacker::new(prefix, length)?;
+    let plain = unpacker.push(packed)?;
+    unpacker.is_complete().then_some(plain)
+}
+
+/// A packed frame or piece whose bytes arrive one after another. Memory is that of the decoder, a window of at most [`FRAME`],
+/// and never more plain bytes than were expected, whatever arrives.
+pub struct Unpacker<'a> {
+    context: DCtx<'a>,
+    /// Plain bytes that are still to come.
+    left: usize,
+    /// The end of the zstd frame was seen.
+    ended: bool,
+    begun: bool,
+}
+
+impl<'a> Unpacker<'a> {
+    /// For so many plain bytes, which may refer to the prefix. `None`: the decoder cannot be made.
+    pub fn new(prefix: &'a [u8], length: usize) -> Option<Unpacker<'a>> {
+        let mut context = DCtx::try_create()?;
+        let window = DParameter::WindowLogMax(WINDOW_BITS);
+        context.set_parameter(window).ok()?;
+        context.ref_prefix(prefix).ok()?;
+        Some(Unpacker {
+            context,
+            left: length,
+            ended: false,
+            begun: false,
+        })
     }
-    let mut context = DCtx::create();
-    context
-        .set_parameter(DParameter::WindowLogMax(WINDOW_BITS))
-        .ok()?;
-    context.ref_prefix(prefix).ok()?;
-    // One byte more than expected, so that a longer result shows.
-    let mut plain = vec![0; length + 1];
-    let mut output = OutBuffer::around(&mut plain[..]);
-    let mut left = usize::MAX;
-    for bytes in [&MAGIC, packed] {
-        let mut input = InBuffer::around(bytes);
-        while input.pos() < bytes.len() {
-            // The zstd frame ended before its bytes did.
-            if left == 0 {
+
+    /// Takes the next packed bytes and returns the plain ones that they give; `None`: it is bad.
+    pub fn push(&mut self, packed: &[u8]) -> Option<Vec<u8>> {
+        let mut plain = Vec::new();
+        if !self.begun {
+            let Some(flags) = packed.first() else {
+                return Some(plain);
+            };
+            if flags & (CHECKSUM_FLAG | DICTIONARY_FLAG) != 0 {
                 return None;
             }
-            let before = (input.pos(), output.pos());
-            left = context.decompress_stream(&mut output, &mut input).ok()?;
-            if (input.pos(), output.pos()) == before {
+            self.begun = true;
+            self.decode(&MAGIC, &mut plain)?;
+        }
+        self.decode(packed, &mut plain)?;
+        Some(plain)
+    }
+
+    /// Whether the frame ended, with as many plain bytes as were expected.
+    pub fn is_complete(&self) -> bool {
+        self.ended && self.left == 0
+    }
+
+    fn decode(&mut self, packed: &[u8], plain: &mut Vec<u8>) -> Option<()> {
+        if self.ended && !packed.is_empty() {
+            return None;
+        }
+        let mut input = InBuffer::around(packed);
+        loop {
+            let (start, before) = (plain.len(), input.pos());
+            // One byte more than expected, so that a longer result shows.
+            let room = (self.left + 1).min(STEP);
+            plain.resize(start + room, 0);
+            let mut output = OutBuffer::around(&mut plain[start..]);
+            let decoded = self.context.decompress_stream(&mut output, &mut input);
+            let made = output.pos();
+            plain.truncate(start + made);
+            self.ended = decoded.ok()? == 0;
+            self.left = self.left.checked_sub(made)?;
+            if self.ended {
+                return (input.pos() == packed.len()).then_some(());
+            }
+            // With room left, all that the bytes give was decoded.
+            if made < room && input.pos() == packed.len() {
+                return Some(());
+            }
+            if made == 0 && input.pos() == before {
                 return None;
             }
         }
     }
-    // What is decoded may still be in the decoder.
-    while left != 0 && output.pos() <= length {
-        let before = output.pos();
-        let mut input = InBuffer::around(&[]);
-        left = context.decompress_stream(&mut output, &mut input).ok()?;
-        if output.pos() == before {
-            break;
-        }
-    }
-    let is_exact = left == 0 && output.pos() == length;
-    plain.truncate(length);
-    is_exact.then_some(plain)
 }
 
 #[cfg(test)]
@@ -221,6 +262,26 @@ mod tests {
                 assert_eq!(plain.as_deref(), Some(&bytes[range]), "piece {index}");
             }
             assert_eq!(at, packed.pieces.len());
+        }
+    }
+
+    #[test]
+    fn it_does_not_matter_how_the_bytes_arrive() {
+        let bytes = text(300_000);
+        let packed = PackedFrame::of(&bytes, LEVEL, false).frame;
+        for step in [1, 7, 1_000, packed.len()] {
+            let mut unpacker = Unpacker::new(&[], bytes.len()).unwrap();
+            let mut plain = Vec::new();
+            for some in packed.chunks(step) {
+                assert!(!unpacker.is_complete());
+                plain.extend(unpacker.push(some).unwrap());
+                plain.extend(unpacker.push(&[]).unwrap());
+            }
+            assert!(
+                unpacker.is_complete() && plain == bytes,
+                "in steps of {step}"
+            );
+            assert_eq!(unpacker.push(&[0]), None);
         }
     }
 

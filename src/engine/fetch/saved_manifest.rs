@@ -55,6 +55,7 @@ pub async fn save(run: &mut Run<'_>, published: &Published) -> Result<(), Error>
         bytes_total: header.geometry.length(),
         block_size: header.geometry.block_size(),
         blocks: header.geometry.blocks(),
+        pack_bytes: None,
     });
     Ok(())
 }

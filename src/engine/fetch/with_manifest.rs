@@ -8,7 +8,12 @@ use crate::{
         error::Error,
         events::{Event, Published},
         local::{self, FindRequest, Found},
-        remote::{self, Object, Opened, manifest::OpenManifest, source::Source},
+        remote::{
+            self, Object, Opened,
+            manifest::{ManifestPlace, OpenManifest},
+            packed::Pack,
+            source::Source,
+        },
         transfer::{driver::TransferObject, part::PartTransfer},
         trust,
         verify::digests_of_existing,
@@ -101,7 +106,8 @@ async fn attempt(
         };
         run.bytes_manifest += run.context.client.bytes_fetched() - before;
     }
-    let mut transfer = to_transfer(run, object, &leaves, trust, copied.stored);
+    let pack = pack_of(run, object, &header, &copied.stored).await;
+    let mut transfer = to_transfer(run, object, &leaves, trust, (copied.stored, pack));
     transfer.object.first = object.take_first().await;
     let mut transferred = match transfer.run(&run.context, opened, run.events).await {
         Ok(transferred) => transferred,
@@ -168,16 +174,37 @@ async fn replacement(
     }
 }
 
+/// The pack of the object, if there is one that pays. It only saves bytes, so no failure of it ends the fetch.
+async fn pack_of(
+    run: &mut Run<'_>,
+    object: &Object,
+    header: &Header,
+    copied: &StoredBlocks,
+) -> Option<Pack> {
+    let here: u64 = (copied.blocks().ranges())
+        .map(|range| header.geometry.bytes_of_range(range).length())
+        .sum();
+    let missing = header.geometry.length() - here;
+    let place = match &object.place {
+        ManifestPlace::Beside(url) | ManifestPlace::Url(url) => url.with_suffix(".pack"),
+        _ => object.sources[0].of_manifest().with_suffix(".pack"),
+    };
+    let before = run.context.client.bytes_fetched();
+    let opened = Pack::open(&run.context, &object.manifest, &place, missing).await;
+    run.bytes_manifest += run.context.client.bytes_fetched() - before;
+    opened.ok().flatten()
+}
+
 fn to_transfer(
     run: &Run<'_>,
     object: &Object,
     leaves: &Arc<Leaves>,
     trust: Trust,
-    copied: StoredBlocks,
+    (copied, pack): (StoredBlocks, Option<Pack>),
 ) -> PartTransfer {
     let client = &run.context.client;
     let mut sources: Vec<Source> = (object.sources.iter())
-        .map(|url| Source::http(client, url))
+        .map(|url| Source::http(client, url).with_pack(pack.clone()))
         .collect();
     // The first source is that of the preflight, whose server named them. They cannot harm: each block is proven.
     let others = object.preflight.duplicates.iter();

@@ -16,6 +16,8 @@ use crate::{
     policy::recovery::{BadResponse, Changed, Failure},
 };
 
+use super::packed::{Pack, PackedResponse};
+
 /// A server may round the start of a range down, to a page or a sector. A part that begins more than this before the range is an
 /// error: skipping its front each time would cost more than the range.
 const EARLY_BYTES_MAX: u64 = 1 << 20;
@@ -28,8 +30,7 @@ const RECEIVED_BYTES: u64 = 64 << 10;
 
 /// A source of the bytes of one representation.
 ///
-/// An enum rather than a trait, so that its futures need no boxes. A source of compressed blocks will be another variant; `s3://`
-/// is `Http` too, with signed requests.
+/// An enum rather than a trait, so that its futures need no boxes. `s3://` is `Http` too, with signed requests.
 #[derive(Clone)]
 pub enum Source {
     /// A URL.
@@ -43,6 +44,8 @@ pub struct HttpSource {
     location: Location,
     /// See [`Request::named_by`].
     named_by: Option<Location>,
+    /// Frames that pay come from here.
+    pack: Option<Pack>,
 }
 
 /// A request to a source.
@@ -103,6 +106,8 @@ enum Chunks {
         /// Bytes that may still arrive.
         left: u64,
     },
+    /// Frames of a pack.
+    Packed(Box<PackedResponse>),
     /// Bytes of the representation from this offset on, which arrived before.
     Received {
         at: u64,
@@ -118,7 +123,15 @@ impl Source {
             client: client.clone(),
             location: location.clone(),
             named_by: None,
+            pack: None,
         })
+    }
+
+    /// The same, with a pack of the object.
+    #[must_use]
+    pub fn with_pack(self, pack: Option<Pack>) -> Source {
+        let Source::Http(http) = self;
+        Source::Http(HttpSource { pack, ..http })
     }
 
     /// The same at a URL that the server of another one named.
@@ -127,7 +140,14 @@ impl Source {
             client: client.clone(),
             location: location.clone(),
             named_by: Some(named_by.clone()),
+            pack: None,
         })
+    }
+
+    /// Whether there is a pack of the object.
+    pub fn has_pack(&self) -> bool {
+        let Source::Http(http) = self;
+        http.pack.is_some()
     }
 
     /// The name of the source in events and errors.
@@ -153,7 +173,15 @@ impl Source {
             client,
             location,
             named_by,
+            pack,
         }) = self;
+        let mut request = request;
+        if let (Some(pack), Some(range), true) = (pack, request.range, request.more.is_empty()) {
+            if let Some(response) = pack.request(range).await {
+                return Ok(SourceResponse::of_pack(response, request.length));
+            }
+            request.range = Some(pack.plain_part(range));
+        }
         let http_request = Request {
             range: request.range,
             more: request.more,
@@ -179,6 +207,26 @@ impl SourceResponse {
     /// A response to a request for the whole representation.
     pub fn of_whole(response: Response) -> Result<SourceResponse, NetError> {
         SourceResponse::of_one(response, &SourceRequest::default())
+    }
+
+    fn of_pack(response: PackedResponse, total: Option<u64>) -> SourceResponse {
+        SourceResponse {
+            extent: Extent::Range {
+                until: response.until(),
+            },
+            total,
+            validators: Validators::default(),
+            end_declared: true,
+            chunks: Chunks::Packed(Box::new(response)),
+        }
+    }
+
+    /// The pack that its bytes come from; `None`: from the object itself.
+    pub fn pack(&self) -> Option<&Pack> {
+        match &self.chunks {
+            Chunks::Packed(response) => Some(response.pack()),
+            Chunks::One { .. } | Chunks::Parts { .. } | Chunks::Received { .. } => None,
+        }
     }
 
     /// A response whose body is a part that begins with the first byte, up to this offset.
@@ -365,6 +413,7 @@ impl SourceResponse {
     pub fn location(&self) -> &Location {
         match &self.chunks {
             Chunks::One { body, .. } => body.location(),
+            Chunks::Packed(response) => response.location(),
             Chunks::Parts { location, .. } | Chunks::Received { location, .. } => location,
         }
     }
@@ -419,6 +468,7 @@ impl SourceResponse {
                     .ok_or_else(|| bad(location, BadResponse::Multipart))?;
                 Ok(Some((place, bytes)))
             }
+            Chunks::Packed(response) => response.next().await,
             Chunks::Received { at, bytes, .. } => {
                 let next = (!bytes.is_empty()).then(|| (*at, std::mem::take(bytes)));
                 Ok(next)

@@ -28,6 +28,7 @@ use crate::{
         blockset::BlockSet,
         geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
         judge::{Leaves, Verified},
+        pack::FRAME,
         validators::Validators,
     },
     net::hosts::Hosts,
@@ -142,6 +143,9 @@ impl Driver {
         );
         if !object.ranges {
             scheduler.source_has_no_ranges(SourceId(0));
+        }
+        if object.sources.iter().any(Source::has_pack) {
+            scheduler.cut_at((FRAME / geometry.block_size().bytes()) as u32);
         }
         let (group, idle) = Group::new();
         let (sender, receiver) = mpsc::unbounded_channel();

@@ -19,7 +19,10 @@ use crate::{
     disk::error::DiskError,
     engine::{
         blocking::{self, Group, Threads},
-        remote::source::{Extent, Source, SourceRequest, SourceResponse},
+        remote::{
+            packed::Pack,
+            source::{Extent, Source, SourceRequest, SourceResponse},
+        },
     },
     format::{
         geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
@@ -100,6 +103,8 @@ struct Batch {
     bytes: usize,
     /// When the first of them arrived.
     since: Instant,
+    /// The pack, once any bytes came from it.
+    pack: Option<Pack>,
     /// The work on the previous batch. `None` only while its end is awaited.
     work: Option<Work>,
 }
@@ -110,6 +115,7 @@ impl Batch {
             chunks: Vec::new(),
             bytes: 0,
             since: Instant::now(),
+            pack: None,
             work: Some(Work::Done(Ok((assembler, Vec::new())))),
         }
     }
@@ -251,6 +257,9 @@ impl Span {
         progress: &mut Progress,
     ) -> Result<Received, Fault> {
         let Progress { at, batch } = progress;
+        if let Some(pack) = response.pack() {
+            batch.pack = Some(pack.clone());
+        }
         let is_whole = matches!(response.extent(), Extent::Whole { .. });
         let first = *at;
         let batch_bytes = match self.shared.threads {
@@ -362,7 +371,14 @@ impl Span {
         for judged in judged {
             self.send(match judged {
                 Judged::Held(verified) => SpanEvent::Verified(verified),
-                Judged::Wrong(mismatch) => SpanEvent::Wrong(mismatch),
+                Judged::Wrong(mismatch) => {
+                    // What a pack gave says nothing about the source of the object, which is requested instead.
+                    if let Some(pack) = &batch.pack {
+                        pack.failed();
+                        return Err(NetError::new(self.source.location(), Failure::Broken).into());
+                    }
+                    SpanEvent::Wrong(mismatch)
+                }
             });
         }
         Ok(assembler)

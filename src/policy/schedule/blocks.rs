@@ -21,6 +21,8 @@ pub(super) struct Blocks {
     pub(super) waiting: Vec<Waiting>,
     /// The length is trusted: the statement is signed or the last block is proven.
     pub(super) length_proven: bool,
+    /// A span begins or ends within so many blocks, from a multiple of them on, only where it must.
+    pub(super) unit: u32,
 }
 
 impl Blocks {

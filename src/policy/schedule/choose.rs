@@ -265,13 +265,24 @@ impl Scheduler {
             .next_missing(start)
             .map_or(range.end, |end| end.0);
         let most = self.span_blocks(now, source, self.blocks.todo_in(range));
-        let end = end.min(range.end).min(start.0.saturating_add(most));
+        let run = end.min(range.end);
+        let end = self.border(start.0, start.0.saturating_add(most));
         Some(Next {
             urgency,
-            blocks: BlockRange::new(start.0, end),
+            blocks: BlockRange::new(start.0, run.min(end)),
             source,
             waiting: None,
         })
+    }
+
+    /// The border of units at or before this block, or the next one if that is not after `start`.
+    fn border(&self, start: u32, block: u32) -> u32 {
+        let unit = self.blocks.unit;
+        let before = block / unit * unit;
+        match before > start {
+            true => before,
+            false => block.div_ceil(unit).saturating_mul(unit),
+        }
     }
 
     /// The last todo block of the least urgent range that has any.
@@ -389,8 +400,10 @@ impl Scheduler {
         let moved = u128::from(left.saturating_sub(until_then)) * u128::from(after)
             / (u128::from(before) + u128::from(after));
         let moved = (moved as u64 / self.geometry.block_size().bytes()) as u32;
-        let moved = moved.min(self.not_begun(span).count());
-        (moved > 0).then(|| span.blocks.end - moved)
+        let not_begun = self.not_begun(span);
+        let moved = moved.min(not_begun.count());
+        let middle = self.border(not_begun.start.saturating_sub(1), span.blocks.end - moved);
+        (moved > 0 && middle < span.blocks.end).then_some(middle)
     }
 
     /// The bytes of a span that have not arrived. Those that wait for the judge are not requested again.

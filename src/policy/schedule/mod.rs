@@ -119,6 +119,7 @@ impl Scheduler {
                 todo,
                 waiting: Vec::new(),
                 length_proven,
+                unit: 1,
             },
             spans: BTreeMap::new(),
             search: Search::new(most.min(CONNECTIONS_FIRST), most),
@@ -129,6 +130,11 @@ impl Scheduler {
             pending: std::collections::VecDeque::new(),
             outcome: None,
         }
+    }
+
+    /// Cuts spans at multiples of so many blocks where it can: they are compressed together.
+    pub fn cut_at(&mut self, unit: u32) {
+        self.blocks.unit = unit.max(1);
     }
 
     /// The limits of this run.

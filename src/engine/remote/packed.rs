@@ -1,0 +1,268 @@
+//! The pack of an object as a source of its plain bytes: whole frames, for the spans of a transfer (pack.md, 4).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    engine::{context::Context, error::Error},
+    format::{
+        compression::Unpacker,
+        geometry::ByteRange,
+        pack::{FRAME, PackIndex, PackLayout},
+    },
+    net::{error::NetError, location::Location},
+    policy::recovery::Failure,
+};
+
+use super::{
+    manifest::OpenManifest,
+    source::{Extent, Source, SourceRequest, SourceResponse},
+};
+
+/// After this many failures of any kind the pack is left alone.
+const FAULTS_MAX: u32 = 2;
+/// The index is read if this many times its bytes are to be fetched.
+const PAYS_FROM: u64 = 8;
+
+/// A pack whose index was read.
+#[derive(Clone)]
+pub struct Pack(Arc<Shared>);
+
+struct Shared {
+    source: Source,
+    layout: PackLayout,
+    /// Where each packed frame lies in the pack; empty: not packed.
+    frames: Vec<ByteRange>,
+    /// Of the pack.
+    length: u64,
+    faults: AtomicU32,
+}
+
+/// The packed frames to request, and the bytes of the object that they give.
+struct Frames {
+    first: u64,
+    packed: ByteRange,
+    plain: ByteRange,
+}
+
+impl Pack {
+    /// Reads the index of the pack beside a manifest, if there is one and so many missing bytes are worth it.
+    pub async fn open(
+        context: &Context,
+        manifest: &OpenManifest,
+        place: &Location,
+        missing: u64,
+    ) -> Result<Option<Pack>, Error> {
+        let header = manifest.header();
+        let Some(section) = header.pack() else {
+            return Ok(None);
+        };
+        if !manifest.has_ranges() || section.bytes.length().saturating_mul(PAYS_FROM) > missing {
+            return Ok(None);
+        }
+        let given = manifest.read_ranges(context, &[section.bytes]).await?;
+        let Some((_, bytes)) = given.into_iter().next() else {
+            return Ok(None);
+        };
+        let length = header.geometry.length();
+        let is_proven = *blake3::hash(&bytes).as_bytes() == section.blake3;
+        let (true, Ok(index)) = (is_proven, PackIndex::from_bytes(&bytes, length)) else {
+            return Ok(None);
+        };
+        let layout = PackLayout::new(length).expect("its index was read");
+        let frames = index.places(&layout).into_iter().map(|(frame, _)| frame);
+        Ok(Some(Pack(Arc::new(Shared {
+            source: Source::http(&context.client, place),
+            frames: frames.collect(),
+            layout,
+            length: index.head.length,
+            faults: AtomicU32::new(0),
+        }))))
+    }
+
+    /// Something of it failed, or was wrong.
+    pub fn failed(&self) {
+        self.0.faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_used(&self) -> bool {
+        self.0.faults.load(Ordering::Relaxed) < FAULTS_MAX
+    }
+
+    /// Whether fewer bytes are moved if this frame is requested packed for what a range needs of it.
+    fn pays(&self, frame: u64, range: ByteRange) -> bool {
+        let plain = self.0.layout.frame(frame);
+        let needed = plain
+            .end
+            .min(range.end)
+            .saturating_sub(plain.start.max(range.start));
+        let packed = self.0.frames[frame as usize].length();
+        packed > 0 && packed < needed
+    }
+
+    /// The packed frames from the start of a range on. `None`: the first one does not pay.
+    fn frames(&self, range: ByteRange) -> Option<Frames> {
+        let first = range.start / FRAME;
+        let past = range.end.div_ceil(FRAME);
+        let end = (first..past)
+            .find(|frame| !self.pays(*frame, range))
+            .unwrap_or(past);
+        (first < end).then(|| Frames {
+            first,
+            packed: ByteRange::new(
+                self.0.frames[first as usize].start,
+                self.0.frames[end as usize - 1].end,
+            ),
+            plain: ByteRange::new(range.start, range.end.min(end * FRAME)),
+        })
+    }
+
+    /// The part of a range, from its start on, that is to be requested plain: all of it, or up to a packed frame that pays.
+    pub fn plain_part(&self, range: ByteRange) -> ByteRange {
+        if !self.is_used() {
+            return range;
+        }
+        let mut frames = range.start / FRAME..range.end.div_ceil(FRAME);
+        let next = frames.find(|frame| self.pays(*frame, range));
+        match next.map(|frame| frame * FRAME) {
+            Some(end) if end > range.start => ByteRange::new(range.start, end),
+            _ => range,
+        }
+    }
+
+    /// Requests the first bytes of a range packed. `None`: they are to be requested plain.
+    pub async fn request(&self, range: ByteRange) -> Option<PackedResponse> {
+        let frames = self.frames(range).filter(|_| self.is_used())?;
+        let request = SourceRequest {
+            range: Some(frames.packed),
+            length: Some(self.0.length),
+            ..SourceRequest::default()
+        };
+        let opened = Box::pin(self.0.source.open(request)).await;
+        let part = Extent::Range {
+            until: frames.packed.end,
+        };
+        match opened {
+            Ok(response) if response.extent() == part => Some(PackedResponse {
+                pack: self.clone(),
+                response: Box::new(response),
+                frame: frames.first,
+                unpacker: None,
+                packed_left: 0,
+                packed: Bytes::new(),
+                at: frames.first * FRAME,
+                plain: frames.plain,
+            }),
+            // Missing, replaced, or behind a server without ranges: the object itself is there.
+            Ok(_) | Err(_) => {
+                self.failed();
+                None
+            }
+        }
+    }
+}
+
+/// A response with packed frames, which gives plain bytes.
+pub struct PackedResponse {
+    pack: Pack,
+    response: Box<SourceResponse>,
+    /// The frame that is being decoded, or the next one.
+    frame: u64,
+    unpacker: Option<Unpacker<'static>>,
+    /// Packed bytes of the current frame that did not arrive.
+    packed_left: u64,
+    /// Packed bytes that arrived and are not decoded.
+    packed: Bytes,
+    /// The offset of the next plain byte.
+    at: u64,
+    /// The plain bytes to give.
+    plain: ByteRange,
+}
+
+impl PackedResponse {
+    /// The end of the plain bytes.
+    pub fn until(&self) -> u64 {
+        self.plain.end
+    }
+
+    /// The URL of the response.
+    pub fn location(&self) -> &Location {
+        self.response.location()
+    }
+
+    /// The pack that it is of.
+    pub fn pack(&self) -> &Pack {
+        &self.pack
+    }
+
+    /// The next plain bytes and their offset; `None` at the end. What cannot be decoded is a broken response.
+    pub async fn next(&mut self) -> Result<Option<(u64, Bytes)>, NetError> {
+        loop {
+            if self.at >= self.plain.end {
+                return Ok(None);
+            }
+            if self.packed.is_empty() {
+                // The frames of the request end where the plain bytes do.
+                let Some((_, packed)) = Box::pin(self.response.next()).await? else {
+                    return Err(self.bad());
+                };
+                self.packed = packed;
+            }
+            let place = self.at;
+            let Some(mut plain) = self.decode() else {
+                return Err(self.bad());
+            };
+            self.at += plain.len() as u64;
+            let early = self
+                .plain
+                .start
+                .saturating_sub(place)
+                .min(plain.len() as u64);
+            let late = self
+                .at
+                .saturating_sub(self.plain.end)
+                .min(plain.len() as u64 - early);
+            plain.truncate(plain.len() - late as usize);
+            let plain = Bytes::from(plain).split_off(early as usize);
+            if !plain.is_empty() {
+                return Ok(Some((place + early, plain)));
+            }
+        }
+    }
+
+    fn bad(&self) -> NetError {
+        self.pack.failed();
+        NetError::new(self.location(), Failure::Broken)
+    }
+
+    /// Decodes what arrived, up to the end of a frame.
+    fn decode(&mut self) -> Option<Vec<u8>> {
+        let mut unpacker = match self.unpacker.take() {
+            Some(unpacker) => unpacker,
+            None => {
+                let plain = self.pack.0.layout.frame(self.frame);
+                self.packed_left = self.pack.0.frames.get(self.frame as usize)?.length();
+                Unpacker::new(&[], plain.length() as usize)?
+            }
+        };
+        let count = self.packed_left.min(self.packed.len() as u64);
+        let packed = self.packed.split_to(count as usize);
+        self.packed_left -= count;
+        let plain = unpacker.push(&packed)?;
+        match self.packed_left {
+            0 if !unpacker.is_complete() => None,
+            0 => {
+                self.frame += 1;
+                Some(plain)
+            }
+            _ => {
+                self.unpacker = Some(unpacker);
+                Some(plain)
+            }
+        }
+    }
+}
