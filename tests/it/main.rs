@@ -38,6 +38,7 @@ mod nginx;
 mod operating;
 mod origin;
 mod pack;
+mod packed;
 mod parts;
 mod pipes;
 mod plain;

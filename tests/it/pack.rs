@@ -25,7 +25,8 @@ const MIB: usize = 1 << 20;
 
 /// Text that compresses, with a stretch of noise in it that does not.
 fn mixed(length: usize) -> Vec<u8> {
-    let lines = (0u32..).flat_map(|n| format!("{n}: {} apples\n", n * 7919 % 1009).into_bytes());
+    let lines =
+        (0u32..).flat_map(|n| format!("{n}: {} apples\n", u64::from(n) * 7919 % 1009).into_bytes());
     let mut bytes: Vec<u8> = lines.take(length).collect();
     let noise = length / 3..length / 2;
     bytes[noise.clone()].copy_from_slice(&paint::bytes(0, noise.len()));

@@ -1,11 +1,15 @@
 //! The pack of an object as a source of its plain bytes: whole frames, for the spans of a transfer (pack.md, 4).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::{
     engine::{context::Context, error::Error},
@@ -15,7 +19,7 @@ use crate::{
         pack::{FRAME, PackIndex, PackLayout},
     },
     net::{error::NetError, location::Location},
-    policy::recovery::Failure,
+    policy::recovery::{Class, Failure},
 };
 
 use super::{
@@ -23,8 +27,12 @@ use super::{
     source::{Extent, Source, SourceRequest, SourceResponse},
 };
 
-/// After this many failures of any kind the pack is left alone.
+/// After this many parts that were wrong, or requests that were refused, the pack is left alone.
 const FAULTS_MAX: u32 = 2;
+/// The same after this many failures that can pass, while no frame came whole.
+const FAILURES_MAX: u32 = 8;
+/// A frame that broke so often is requested plain.
+const BREAKS_MAX: u32 = 2;
 /// The index is read if this many times its bytes are to be fetched.
 const PAYS_FROM: u64 = 8;
 
@@ -40,6 +48,9 @@ struct Shared {
     /// Of the pack.
     length: u64,
     faults: AtomicU32,
+    failures: AtomicU32,
+    /// How often a response broke in each of these frames.
+    breaks: Mutex<BTreeMap<u64, u32>>,
 }
 
 /// The packed frames to request, and the bytes of the object that they give.
@@ -81,16 +92,41 @@ impl Pack {
             layout,
             length: index.head.length,
             faults: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+            breaks: Mutex::default(),
         }))))
     }
 
-    /// Something of it failed, or was wrong.
-    pub fn failed(&self) {
+    /// A part of it was wrong, or it is not there.
+    pub fn is_wrong(&self) {
         self.0.faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request failed in a way that can pass.
+    fn failed(&self) {
+        self.0.failures.fetch_add(1, Ordering::Relaxed);
     }
 
     fn is_used(&self) -> bool {
         self.0.faults.load(Ordering::Relaxed) < FAULTS_MAX
+            && self.0.failures.load(Ordering::Relaxed) < FAILURES_MAX
+    }
+
+    /// A response broke in this frame.
+    fn broke(&self, frame: u64) {
+        self.failed();
+        *self.0.breaks.lock().entry(frame).or_default() += 1;
+    }
+
+    /// This frame came whole.
+    fn came(&self, frame: u64) {
+        self.0.failures.store(0, Ordering::Relaxed);
+        self.0.breaks.lock().remove(&frame);
+    }
+
+    fn breaks(&self, frame: u64) -> bool {
+        let breaks = self.0.breaks.lock();
+        breaks.get(&frame).is_some_and(|count| *count >= BREAKS_MAX)
     }
 
     /// Whether fewer bytes are moved if this frame is requested packed for what a range needs of it.
@@ -101,7 +137,7 @@ impl Pack {
             .min(range.end)
             .saturating_sub(plain.start.max(range.start));
         let packed = self.0.frames[frame as usize].length();
-        packed > 0 && packed < needed
+        packed > 0 && packed < needed && !self.breaks(frame)
     }
 
     /// The packed frames from the start of a range on. `None`: the first one does not pay.
@@ -157,9 +193,14 @@ impl Pack {
                 at: frames.first * FRAME,
                 plain: frames.plain,
             }),
-            // Missing, replaced, or behind a server without ranges: the object itself is there.
-            Ok(_) | Err(_) => {
+            // The object itself is there.
+            Err(error) if matches!(error.failure.class(), Class::Again | Class::Slower) => {
                 self.failed();
+                None
+            }
+            // Missing, replaced, or behind a server without ranges.
+            Ok(_) | Err(_) => {
+                self.is_wrong();
                 None
             }
         }
@@ -207,10 +248,14 @@ impl PackedResponse {
             }
             if self.packed.is_empty() {
                 // The frames of the request end where the plain bytes do.
-                let Some((_, packed)) = Box::pin(self.response.next()).await? else {
-                    return Err(self.bad());
-                };
-                self.packed = packed;
+                match Box::pin(self.response.next()).await {
+                    Ok(Some((_, packed))) => self.packed = packed,
+                    Ok(None) => return Err(self.bad()),
+                    Err(error) => {
+                        self.pack.broke(self.frame);
+                        return Err(error);
+                    }
+                }
             }
             let place = self.at;
             let Some(mut plain) = self.decode() else {
@@ -235,7 +280,7 @@ impl PackedResponse {
     }
 
     fn bad(&self) -> NetError {
-        self.pack.failed();
+        self.pack.is_wrong();
         NetError::new(self.location(), Failure::Broken)
     }
 
@@ -256,6 +301,7 @@ impl PackedResponse {
         match self.packed_left {
             0 if !unpacker.is_complete() => None,
             0 => {
+                self.pack.came(self.frame);
                 self.frame += 1;
                 Some(plain)
             }

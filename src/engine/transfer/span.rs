@@ -374,7 +374,7 @@ impl Span {
                 Judged::Wrong(mismatch) => {
                     // What a pack gave says nothing about the source of the object, which is requested instead.
                     if let Some(pack) = &batch.pack {
-                        pack.failed();
+                        pack.is_wrong();
                         return Err(NetError::new(self.source.location(), Failure::Broken).into());
                     }
                     SpanEvent::Wrong(mismatch)

@@ -1,0 +1,232 @@
+//! Fetching from a pack: fewer bytes where it is good, and the object all the same where it is not.
+
+use std::fs;
+
+use sapwood::{
+    engine::{
+        create::{self, CreateOptions, Input, Output},
+        manifest_file, pack,
+    },
+    format::{
+        manifest, paint,
+        statement::{self, Statement},
+    },
+};
+
+use crate::support::{
+    objects::Content,
+    origin::{Asks, FIRST_BYTES, Lie, Of, Origin},
+    program::Ended,
+    scene::{MANIFEST, OBJECT, Scene},
+};
+
+const PACK: &str = "/object.bin.sapwood.pack";
+const BLOCK: u64 = 64 << 10;
+const MIB: usize = 1 << 20;
+
+/// Text; frames 3 and 4 are noise, which is not packed.
+fn text(length: usize) -> Vec<u8> {
+    let lines =
+        (0u32..).flat_map(|n| format!("{n}: {} pears\n", u64::from(n) * 7919 % 1009).into_bytes());
+    let mut bytes: Vec<u8> = lines.take(length).collect();
+    if length > 5 * MIB {
+        bytes[3 * MIB..5 * MIB].copy_from_slice(&paint::bytes(0, 2 * MIB));
+    }
+    bytes
+}
+
+/// The manifest and the pack of these bytes.
+fn packed(bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("object.bin");
+    fs::write(&path, bytes).expect("a file");
+    let manifest = manifest_file::beside(&path);
+    let options = CreateOptions {
+        pack: Some(3),
+        ..CreateOptions::default()
+    };
+    let (input, output) = (Input::File(path), Output::File(manifest.clone()));
+    create::create(input, output, &options, None).expect("a manifest");
+    let read = |path| fs::read(path).expect("it was made");
+    (read(manifest.clone()), read(pack::beside(&manifest)))
+}
+
+fn scene(bytes: Vec<u8>) -> Scene {
+    let (manifest, pack) = packed(&bytes);
+    let scene = Scene::of(Content::Bytes(bytes), BLOCK);
+    scene.origin.put(MANIFEST, manifest);
+    scene.origin.put(PACK, pack);
+    scene
+}
+
+fn fetched(ended: &Ended) -> u64 {
+    ended.event("published")["bytes_fetched"]
+        .as_u64()
+        .expect("a number")
+}
+
+/// Bytes of the object after the first ones that were sent.
+fn sent_plain(origin: &Origin) -> u64 {
+    let bodies = origin.later_bodies_of(OBJECT);
+    bodies.iter().map(|asked| asked.bytes_sent).sum()
+}
+
+#[test]
+fn frames_come_packed_and_the_others_plain() {
+    let scene = scene(text(12 * MIB + 70_001));
+    let ended = scene.fetch(&[]).must(0);
+    scene.must_be_published();
+    let (plain, pack) = (sent_plain(&scene.origin), scene.origin.sent(PACK));
+    // Two frames that are not packed, and the last block.
+    assert!(
+        (2 * MIB as u64..2 * MIB as u64 + 4 * BLOCK).contains(&plain),
+        "{plain}"
+    );
+    assert!((10_000..5 * MIB as u64).contains(&pack), "{pack}");
+    let all = plain + pack + FIRST_BYTES + scene.origin.sent(MANIFEST);
+    assert!(fetched(&ended) <= all + 1, "{} of {all}", fetched(&ended));
+    // No frame was moved twice.
+    let mut ranges: Vec<_> = (scene.origin.bodies_of(PACK).into_iter())
+        .map(|asked| asked.range.expect("a range"))
+        .collect();
+    ranges.sort_by_key(|range| range.start);
+    assert!(ranges.is_sorted_by(|a, b| a.end <= b.start), "{ranges:?}");
+}
+
+#[test]
+fn what_is_held_is_not_fetched_packed_either() {
+    let bytes = text(12 * MIB);
+    let scene = scene(bytes.clone());
+    // All but the first and the last frames is here.
+    let mut old = bytes;
+    for place in [100..MIB - 100, 11 * MIB + 100..12 * MIB - 100] {
+        old[place.clone()].copy_from_slice(&paint::bytes(0, place.len()));
+    }
+    fs::write(scene.target(), old).expect("a file");
+    scene.fetch(&[]).must(0);
+    scene.must_be_published();
+    let first = scene.origin.bodies_of(PACK);
+    assert!(first.len() <= 2, "{first:?}");
+}
+
+#[test]
+fn a_pack_that_is_not_there_costs_two_requests() {
+    let scene = scene(text(3 * MIB));
+    scene.origin.remove(PACK);
+    scene.fetch(&["--connections", "1"]).must(0);
+    scene.must_be_published();
+    assert!(scene.origin.log_of(PACK).len() <= 2);
+}
+
+/// A stale pack: the one of another object.
+#[test]
+fn a_pack_of_another_object_costs_little() {
+    let length = 8 * MIB;
+    let scene = scene(text(length));
+    let mut other = text(length);
+    other.rotate_left(11);
+    let (_, stale) = packed(&other);
+    let (_, mut good) = packed(&text(length));
+    // The same lengths are needed, or the total length shows it at once.
+    let shorter = stale.len().min(good.len());
+    good[FIRST_BYTES as usize / 2..shorter]
+        .copy_from_slice(&stale[FIRST_BYTES as usize / 2..shorter]);
+    for bytes in [stale, good] {
+        scene.origin.put(PACK, bytes);
+        scene.origin.forget_log();
+        let ended = scene.fetch(&[]).must(0);
+        scene.must_be_published();
+        let most = length as u64 + 3 * MIB as u64;
+        assert!(fetched(&ended) < most, "{}", fetched(&ended));
+        assert!(!ended.stdout.contains("source_dropped"), "{}", ended.stdout);
+        fs::remove_file(scene.target()).expect("it was published");
+    }
+}
+
+/// A manifest whose tree is that of one object, and whose index is that of a pack of another one: every frame decodes, to other
+/// bytes. That is no fault of the source of the object.
+#[test]
+fn a_pack_that_lies_is_left_alone() {
+    let length = 6 * MIB;
+    let lie = text(length)
+        .iter()
+        .map(|byte| byte ^ u8::from(byte.is_ascii_digit()))
+        .collect::<Vec<u8>>();
+    let (mut manifest, _) = packed(&text(length));
+    let (of_lie, pack) = packed(&lie);
+    let header_of = |bytes: &[u8]| {
+        let (statement, _) = statement::read_front(bytes).expect("a manifest");
+        statement.header().clone()
+    };
+    let (mut header, of_lie_header) = (header_of(&manifest), header_of(&of_lie));
+    let index = of_lie_header.pack().expect("an index").clone();
+    let bytes = index.bytes.start as usize..index.bytes.end as usize;
+    manifest[bytes.clone()].copy_from_slice(&of_lie[bytes]);
+    *header.sections.last_mut().expect("an index") = index;
+    let front = manifest::front(&Statement::new(header), None);
+    manifest[..front.len()].copy_from_slice(&front);
+    let scene = scene(text(length));
+    scene.origin.put(PACK, pack);
+    scene.origin.put(MANIFEST, manifest);
+    let ended = scene.fetch(&[]).must(0);
+    scene.must_be_published();
+    assert!(!scene.origin.bodies_of(PACK).is_empty());
+    assert!(!ended.stdout.contains("source_dropped"), "{}", ended.stdout);
+    assert!(!ended.stdout.contains("block_wrong"), "{}", ended.stdout);
+    assert!(fetched(&ended) < length as u64 + 3 * MIB as u64);
+}
+
+#[test]
+fn faults_of_the_server_of_a_pack_end_nothing() {
+    let lies = [
+        Lie::NoRanges,
+        Lie::Status(404),
+        Lie::Status(503),
+        Lie::Refuse,
+        Lie::CloseAfter(50_000),
+        Lie::ResetAfter(50_000),
+        Lie::Shift(1),
+        Lie::FlipInPassing(100_000),
+        Lie::EndEarly(10_000),
+        Lie::Start(1),
+        Lie::Total("7".to_owned()),
+    ];
+    for lie in lies {
+        for of in [Of::First(1), Of::All] {
+            let scene = scene(text(4 * MIB));
+            scene.origin.lie(PACK, Asks::Anything, of, lie.clone());
+            let ended = scene.fetch(&[]).must(0);
+            scene.must_be_published();
+            let most = 4 * MIB as u64 + 3 * MIB as u64;
+            assert!(
+                fetched(&ended) < most,
+                "{lie:?}, {of:?}: {}",
+                fetched(&ended)
+            );
+        }
+    }
+}
+
+/// A kill costs no frame that was proven.
+#[test]
+fn a_killed_fetch_goes_on_from_the_pack() {
+    let scene = scene(text(12 * MIB));
+    scene.origin.pace(Some(400_000));
+    let mut running = scene.start(&["--connections", "2"]);
+    running.wait_for("some frames", |events| {
+        crate::support::program::verified(events).len() > 40
+    });
+    let held = crate::support::program::verified(&running.kill()).len() as u64;
+    scene.origin.wait_until_idle();
+    scene.origin.pace(None);
+    scene.origin.forget_log();
+    let ended = scene.fetch(&[]).must(0);
+    scene.must_be_published();
+    let resumed = ended.event("published")["bytes_resumed"]
+        .as_u64()
+        .expect("a number");
+    assert!(
+        resumed + 16 * MIB as u64 / 4 >= held * BLOCK,
+        "{resumed} of {held} blocks"
+    );
+}
