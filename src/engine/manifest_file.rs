@@ -67,6 +67,17 @@ impl ManifestFile {
     /// Reads bytes of the pieces section; `start` counts from the start of the section.
     pub fn read_pieces(&self, start: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let at = self.manifest.tree.layout().pieces().start + start;
+        self.read_at(buffer, at)
+    }
+
+    /// Reads these bytes of the manifest.
+    pub fn read_range(&self, range: ByteRange) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; range.length() as usize];
+        self.read_at(&mut bytes, range.start)?;
+        Ok(bytes)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<(), Error> {
         self.file
             .read_exact_at(buffer, at)
             .map_err(|cause| DiskError::io(FileOperation::Read, &self.path, cause).into())

@@ -26,6 +26,7 @@ use super::{
     events::{Damaged, Event, Events},
     hashing::{Digests, TreeHasher},
     manifest_file::ManifestFile,
+    pack,
 };
 
 /// What a file is checked against.
@@ -207,7 +208,7 @@ fn against_manifest(
         hints: hints && header.hints(),
     };
     let place = path.display().to_string();
-    // Pieces are compared as they come; only at the end is it known whether the object or the manifest is wrong.
+    // Pieces are compared as they come; only at the end is it known which of both is wrong.
     let mut wrong_piece = false;
     let mut at = 0;
     let mut buffer = Vec::new();
@@ -238,6 +239,7 @@ fn against_manifest(
         });
     }
     compare_hints(manifest, &tree, wrong_piece)?;
+    check_pack(path, manifest, hints)?;
     let (root, bytes_total) = (tree.root(), length);
     events.event(Event::Verified {
         path: path.to_owned(),
@@ -291,6 +293,17 @@ fn compare_hints(manifest: &ManifestFile, found: &Tree, wrong_piece: bool) -> Re
         true => Err(refuse(Refused::Pieces)),
         false => Ok(()),
     }
+}
+
+/// Checks the pack beside a manifest with its hints, if it is there: a reader can do without.
+fn check_pack(path: &Path, manifest: &ManifestFile, hints: bool) -> Result<(), Error> {
+    let header = manifest.manifest.statement.header();
+    let pack = pack::beside(&manifest.path);
+    let Some(section) = header.pack().filter(|_| hints && pack.exists()) else {
+        return Ok(());
+    };
+    let index = manifest.read_range(section.bytes)?;
+    pack::check(path, header.root, &index, &pack)
 }
 
 /// A file of another length: every block is judged by itself; missing and extra bytes are reported.

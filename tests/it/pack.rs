@@ -20,6 +20,8 @@ use sapwood::{
     },
 };
 
+use crate::support::program::{self, sapwood};
+
 const LEVEL: i32 = 3;
 const MIB: usize = 1 << 20;
 
@@ -101,6 +103,48 @@ fn packs_of_all_lengths_are_those_of_their_objects() {
         let lengths = index.expect("well-formed").lengths;
         assert!(lengths.pieces_bytes() > 0, "{length}");
         assert!(lengths.frames_bytes() < length as u64 * 3 / 4, "{length}");
+    }
+}
+
+/// The words of a user: made, listed nowhere, checked.
+#[test]
+fn the_program_makes_and_checks_packs() {
+    let site = Site::new();
+    let run = |words: &[&str]| {
+        let mut command = sapwood(site.0.path());
+        program::run({
+            command.args(words);
+            command
+        })
+    };
+    fs::write(site.path("f"), mixed(2 * MIB)).expect("a file");
+    let made = run(&["manifest", "f", "--pack", "--level", "3", "--json"]).must(0);
+    let length = fs::metadata(site.pack_path("f")).expect("a pack").len();
+    assert_eq!(made.event("manifest")["pack_bytes"], length);
+    run(&["verify", "f", "--hints"]).must(0);
+    let mut pack = fs::read(site.pack_path("f")).expect("a pack");
+    pack[length as usize / 2] ^= 1;
+    fs::write(site.pack_path("f"), &pack).expect("a file");
+    run(&["verify", "f"]).must(0);
+    let told = run(&["verify", "f", "--hints"]).must(3).stderr;
+    assert!(told.contains("f.sapwood.pack"), "{told}");
+    fs::remove_file(site.pack_path("f")).expect("it was there");
+    run(&["verify", "f", "--hints"]).must(0);
+    run(&["manifest", "f", "--pack"]).must(0);
+    // A library has the file alone.
+    let made = run(&["manifest", ".", "--json"]).must(0);
+    assert_eq!(made.event("library")["files"], 1);
+    fs::write(site.path("g"), paint::bytes(0, MIB)).expect("a file");
+    let told = run(&["manifest", "g", "--pack"]).must(0).stderr;
+    assert!(told.contains("no pack"), "{told}");
+    for words in [
+        &["manifest", ".", "--pack"][..],
+        &["manifest", "f", "--pack", "-o", "-"],
+        &["manifest", "f", "--level", "3"],
+        &["manifest", "f", "--pack", "--level", "23"],
+        &["manifest", "f", "--pack", "--range", "0-", "-o", "x"],
+    ] {
+        run(words).must(2);
     }
 }
 

@@ -179,7 +179,11 @@ fn fetching() {
 
 #[test]
 fn publishing() {
-    run_page("src/docs/publishing.md", &mut Machine::new(), &[]);
+    let mut machine = Machine::new();
+    let lines = (0..40_000).map(|n| format!("let line_{n} = {};\n", n % 97));
+    machine.write("site/app.tar", lines.collect::<String>().as_bytes());
+    run_page("src/docs/publishing.md", &mut machine, &[]);
+    assert!(!machine.read("site/app.tar.sapwood.pack").is_empty());
 }
 
 #[test]

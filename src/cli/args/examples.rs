@@ -103,6 +103,10 @@ const EXAMPLES: [(&str, &[Example]); 16] = [
                 "writes talk.mp4.sapwood, which belongs beside the file on the server",
             ),
             (
+                "sapwood manifest app.tar --pack",
+                "also a pack, so that a fetch moves fewer bytes",
+            ),
+            (
                 "sapwood manifest media --sign studio.key --seq 12",
                 "a folder as a library, signed; the second run reads only what changed",
             ),

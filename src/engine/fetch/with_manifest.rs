@@ -8,12 +8,7 @@ use crate::{
         error::Error,
         events::{Event, Published},
         local::{self, FindRequest, Found},
-        remote::{
-            self, Object, Opened,
-            manifest::{ManifestPlace, OpenManifest},
-            packed::Pack,
-            source::Source,
-        },
+        remote::{self, Object, Opened, manifest::OpenManifest, source::Source},
         transfer::{driver::TransferObject, part::PartTransfer},
         trust,
         verify::digests_of_existing,
@@ -106,8 +101,7 @@ async fn attempt(
         };
         run.bytes_manifest += run.context.client.bytes_fetched() - before;
     }
-    let pack = pack_of(run, object, &header, &copied.stored).await;
-    let mut transfer = to_transfer(run, object, &leaves, trust, (copied.stored, pack));
+    let mut transfer = to_transfer(run, object, &leaves, trust, copied.stored).await;
     transfer.object.first = object.take_first().await;
     let mut transferred = match transfer.run(&run.context, opened, run.events).await {
         Ok(transferred) => transferred,
@@ -174,34 +168,22 @@ async fn replacement(
     }
 }
 
-/// The pack of the object, if there is one that pays. It only saves bytes, so no failure of it ends the fetch.
-async fn pack_of(
+async fn to_transfer(
     run: &mut Run<'_>,
-    object: &Object,
-    header: &Header,
-    copied: &StoredBlocks,
-) -> Option<Pack> {
-    let here: u64 = (copied.blocks().ranges())
-        .map(|range| header.geometry.bytes_of_range(range).length())
-        .sum();
-    let missing = header.geometry.length() - here;
-    let place = match &object.place {
-        ManifestPlace::Beside(url) | ManifestPlace::Url(url) => url.with_suffix(".pack"),
-        _ => object.sources[0].of_manifest().with_suffix(".pack"),
-    };
-    let before = run.context.client.bytes_fetched();
-    let opened = Pack::open(&run.context, &object.manifest, &place, missing).await;
-    run.bytes_manifest += run.context.client.bytes_fetched() - before;
-    opened.ok().flatten()
-}
-
-fn to_transfer(
-    run: &Run<'_>,
     object: &Object,
     leaves: &Arc<Leaves>,
     trust: Trust,
-    (copied, pack): (StoredBlocks, Option<Pack>),
+    copied: StoredBlocks,
 ) -> PartTransfer {
+    let geometry = leaves.geometry();
+    let here: u64 = (copied.blocks().ranges())
+        .map(|range| geometry.bytes_of_range(range).length())
+        .sum();
+    let before = run.context.client.bytes_fetched();
+    let places = (&object.place, &object.sources[0]);
+    let missing = geometry.length() - here;
+    let pack = remote::pack::open(&run.context, &object.manifest, places, missing).await;
+    run.bytes_manifest += run.context.client.bytes_fetched() - before;
     let client = &run.context.client;
     let mut sources: Vec<Source> = (object.sources.iter())
         .map(|url| Source::http(client, url).with_pack(pack.clone()))

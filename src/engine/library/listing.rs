@@ -57,7 +57,10 @@ pub fn list(
     let walked = folder.walk(|path| !is_ours(path) && enters(path))?;
     let names: BTreeSet<&Path> = walked.iter().map(|walked| walked.path.as_path()).collect();
     let is_manifest = |path: &Path| {
-        let object = path.as_os_str().as_bytes().strip_suffix(b".sapwood");
+        let bytes = path.as_os_str().as_bytes();
+        // Its pack is no file of the library either.
+        let manifest = bytes.strip_suffix(b".pack").unwrap_or(bytes);
+        let object = manifest.strip_suffix(b".sapwood");
         object.is_some_and(|object| names.contains(Path::new(OsStr::from_bytes(object))))
     };
     let (mut files, mut left_out) = (Vec::new(), 0);

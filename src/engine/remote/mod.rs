@@ -7,7 +7,7 @@ pub mod retry;
 mod first_contact;
 mod in_order;
 pub mod manifest;
-pub mod packed;
+pub mod pack;
 pub mod preflight;
 pub mod ranges;
 pub mod source;

@@ -1,9 +1,16 @@
 //! Sources of the bytes of a representation. Nothing else decides at which offsets the bytes of a response belong.
 
+mod extent;
+pub mod packed;
+
 use bytes::Bytes;
 
 use crate::{
-    format::{geometry::ByteRange, validators::Validators},
+    format::{
+        geometry::{ByteRange, Geometry},
+        pack::FRAME,
+        validators::Validators,
+    },
     net::{
         body::Body,
         client::Client,
@@ -13,14 +20,12 @@ use crate::{
         request::Request,
         response::{Content, Response},
     },
-    policy::recovery::{BadResponse, Changed, Failure},
+    policy::recovery::{BadResponse, Failure},
 };
 
-use super::packed::{Pack, PackedResponse};
+use extent::{bad, extent};
+use packed::{Pack, PackedResponse};
 
-/// A server may round the start of a range down, to a page or a sector. A part that begins more than this before the range is an
-/// error: skipping its front each time would cost more than the range.
-const EARLY_BYTES_MAX: u64 = 1 << 20;
 /// A server may join ranges with small gaps between them. A multipart response fails when it has more than this many bytes beyond
 /// the requested ones.
 const MORE_BYTES_MAX: u64 = 1 << 20;
@@ -144,10 +149,13 @@ impl Source {
         })
     }
 
-    /// Whether there is a pack of the object.
-    pub fn has_pack(&self) -> bool {
+    /// How many blocks are best requested together.
+    pub fn unit(&self, geometry: &Geometry) -> u32 {
         let Source::Http(http) = self;
-        http.pack.is_some()
+        match http.pack {
+            Some(_) => (FRAME / geometry.block_size().bytes()).max(1) as u32,
+            None => 1,
+        }
     }
 
     /// The name of the source in events and errors.
@@ -474,59 +482,5 @@ impl SourceResponse {
                 Ok(next)
             }
         }
-    }
-}
-
-fn bad(location: &Location, how: BadResponse) -> NetError {
-    NetError::new(location, Failure::BadResponse(how))
-}
-
-/// Which requested bytes a response with one body contains, or why it cannot be used.
-fn extent(response: &Response, request: &SourceRequest<'_>) -> Result<Extent, NetError> {
-    let location = response.body.location();
-    let (bytes, total) = match response.content {
-        Content::Whole { length } => return whole(response, length, request),
-        Content::Part { bytes, total } => (bytes, total),
-    };
-    match (total, request.length) {
-        (Some(total), Some(length)) if total != length => {
-            return Err(NetError::changed(location, Changed::Length));
-        }
-        (None, _) if request.unproven => return Err(bad(location, BadResponse::NoLength)),
-        _ => (),
-    }
-    let is_all = bytes.start == 0 && total.or(request.length) == Some(bytes.end);
-    match request.range {
-        None if is_all => Ok(Extent::Whole {
-            length: Some(bytes.end),
-        }),
-        None => Err(bad(location, BadResponse::NotWhole)),
-        Some(range) if bytes.start > range.start => Err(bad(location, BadResponse::LaterPart)),
-        Some(range) if is_all && bytes != range => Ok(Extent::Whole {
-            length: Some(bytes.end),
-        }),
-        Some(range) if !request.more.is_empty() && bytes.end > range.end => Ok(Extent::Joined),
-        Some(range) if bytes.end <= range.start || range.start - bytes.start > EARLY_BYTES_MAX => {
-            Err(bad(location, BadResponse::EarlierPart))
-        }
-        Some(range) => Ok(Extent::Range {
-            until: bytes.end.min(range.end),
-        }),
-    }
-}
-
-fn whole(
-    response: &Response,
-    length: Option<u64>,
-    request: &SourceRequest<'_>,
-) -> Result<Extent, NetError> {
-    let location = response.body.location();
-    match (length, request.length) {
-        (Some(found), Some(length)) if found != length => Err(match request.unproven {
-            _ if response.is_page => bad(location, BadResponse::Page),
-            true => NetError::changed(location, Changed::Length),
-            false => bad(location, BadResponse::WholeLength),
-        }),
-        _ => Ok(Extent::Whole { length }),
     }
 }

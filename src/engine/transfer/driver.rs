@@ -28,7 +28,6 @@ use crate::{
         blockset::BlockSet,
         geometry::{BlockIndex, BlockRange, ByteRange, Geometry},
         judge::{Leaves, Verified},
-        pack::FRAME,
         validators::Validators,
     },
     net::hosts::Hosts,
@@ -144,9 +143,7 @@ impl Driver {
         if !object.ranges {
             scheduler.source_has_no_ranges(SourceId(0));
         }
-        if object.sources.iter().any(Source::has_pack) {
-            scheduler.cut_at((FRAME / geometry.block_size().bytes()) as u32);
-        }
+        scheduler.cut_at(object.sources[0].unit(&geometry));
         let (group, idle) = Group::new();
         let (sender, receiver) = mpsc::unbounded_channel();
         Driver {

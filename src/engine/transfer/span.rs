@@ -19,10 +19,7 @@ use crate::{
     disk::error::DiskError,
     engine::{
         blocking::{self, Group, Threads},
-        remote::{
-            packed::Pack,
-            source::{Extent, Source, SourceRequest, SourceResponse},
-        },
+        remote::source::{Extent, Source, SourceRequest, SourceResponse, packed::Pack},
     },
     format::{
         geometry::{BlockIndex, BlockRange, ByteRange, Geometry},

@@ -68,10 +68,11 @@ pub fn is_served(name: &OsStr) -> bool {
     !name.as_bytes().starts_with(b".") && !files::is_own(name) && !files::is_staged_uploads(name)
 }
 
-/// Whether manifests are made of a file of this name: not of manifests, and not of the files of a library.
+/// Whether manifests are made of a file of this name: not of manifests and packs, and not of the files of a library.
 pub fn is_described(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
-    !name.ends_with(b".sapwood") && !is_of_library(path)
+    let is_made = name.ends_with(b".sapwood") || name.ends_with(b".sapwood.pack");
+    !is_made && !is_of_library(path)
 }
 
 fn is_of_library(path: &Path) -> bool {
@@ -171,6 +172,7 @@ mod tests {
             ".sapwood",
             "a/.sapwood",
             "a.sapwood.sapwood",
+            "a.sapwood.pack.sapwood",
             "library.sapwood",
             "library.sapwood.sapwood",
             "x.part.sapwood",

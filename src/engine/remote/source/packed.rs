@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
-    engine::{context::Context, error::Error},
+    engine::context::Context,
     format::{
         compression::Unpacker,
         geometry::ByteRange,
@@ -22,10 +22,7 @@ use crate::{
     policy::recovery::{Class, Failure},
 };
 
-use super::{
-    manifest::OpenManifest,
-    source::{Extent, Source, SourceRequest, SourceResponse},
-};
+use super::{Extent, Source, SourceRequest, SourceResponse};
 
 /// After this many parts that were wrong, or requests that were refused, the pack is left alone.
 const FAULTS_MAX: u32 = 2;
@@ -33,8 +30,6 @@ const FAULTS_MAX: u32 = 2;
 const FAILURES_MAX: u32 = 8;
 /// A frame that broke so often is requested plain.
 const BREAKS_MAX: u32 = 2;
-/// The index is read if this many times its bytes are to be fetched.
-const PAYS_FROM: u64 = 8;
 
 /// A pack whose index was read.
 #[derive(Clone)]
@@ -61,32 +56,11 @@ struct Frames {
 }
 
 impl Pack {
-    /// Reads the index of the pack beside a manifest, if there is one and so many missing bytes are worth it.
-    pub async fn open(
-        context: &Context,
-        manifest: &OpenManifest,
-        place: &Location,
-        missing: u64,
-    ) -> Result<Option<Pack>, Error> {
-        let header = manifest.header();
-        let Some(section) = header.pack() else {
-            return Ok(None);
-        };
-        if !manifest.has_ranges() || section.bytes.length().saturating_mul(PAYS_FROM) > missing {
-            return Ok(None);
-        }
-        let given = manifest.read_ranges(context, &[section.bytes]).await?;
-        let Some((_, bytes)) = given.into_iter().next() else {
-            return Ok(None);
-        };
-        let length = header.geometry.length();
-        let is_proven = *blake3::hash(&bytes).as_bytes() == section.blake3;
-        let (true, Ok(index)) = (is_proven, PackIndex::from_bytes(&bytes, length)) else {
-            return Ok(None);
-        };
-        let layout = PackLayout::new(length).expect("its index was read");
+    /// The pack at a URL, with this index for an object of this length.
+    pub fn new(context: &Context, place: &Location, index: &PackIndex, length: u64) -> Pack {
+        let layout = PackLayout::new(length).expect("it has an index");
         let frames = index.places(&layout).into_iter().map(|(frame, _)| frame);
-        Ok(Some(Pack(Arc::new(Shared {
+        Pack(Arc::new(Shared {
             source: Source::http(&context.client, place),
             frames: frames.collect(),
             layout,
@@ -94,7 +68,7 @@ impl Pack {
             faults: AtomicU32::new(0),
             failures: AtomicU32::new(0),
             breaks: Mutex::default(),
-        }))))
+        }))
     }
 
     /// A part of it was wrong, or it is not there.
