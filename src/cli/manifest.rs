@@ -74,7 +74,7 @@ pub fn run(args: ManifestArgs, store: Option<PathBuf>, output: &mut Output) -> E
         sequence: args.seq.unwrap_or(0),
         published: if dated { now } else { 0 },
         expires: args.expires.unwrap_or(0),
-        pack: args.pack.then(|| args.level.unwrap_or(LEVEL)),
+        pack: args.pack.wanted.then(|| args.pack.level.unwrap_or(LEVEL)),
     };
     if let (true, Some(out)) = (args.join, &args.output) {
         let exit = join(&args.paths, out, &options, signer.as_ref(), output);
@@ -192,7 +192,7 @@ fn of_manifest(manifest: PathBuf, tree: &Tree, pack_bytes: Option<u64>) -> Event
 fn check_folders(args: &ManifestArgs) -> Result<(), &'static str> {
     let is_part = args.range.is_some() || args.join;
     let has_folder = !is_part && args.paths.iter().any(|path| path.is_dir());
-    if has_folder && args.pack {
+    if has_folder && args.pack.wanted {
         return Err(hints::PACK_FOLDER);
     }
     if has_folder && (args.output.is_some() || !args.digest.is_empty()) {
@@ -210,7 +210,7 @@ fn check_files(args: &ManifestArgs) -> Result<(), &'static str> {
     if args.paths.len() > 1 && is_of_one && !args.join {
         return Err(hints::MANIFEST_ONE_FILE);
     }
-    if args.pack && args.output.as_deref() == Some(Path::new("-")) {
+    if args.pack.wanted && args.output.as_deref() == Some(Path::new("-")) {
         return Err(hints::PACK_TO_STDOUT);
     }
     let has_stdin = args.paths.iter().any(|path| path == Path::new("-"));

@@ -129,7 +129,7 @@ impl PackParts {
         }
         temporary.publish(None)?;
         let blake3 = *hasher.finalize().as_bytes();
-        self.index = Some(self.lengths.to_index(&layout, blake3));
+        self.index = Some(self.lengths.to_index(layout, blake3));
         Ok(at)
     }
 
@@ -163,7 +163,7 @@ pub fn check(object: &Path, root: Root, index: &[u8], pack: &Path) -> Result<(),
     if read(ByteRange::new(0, FRONT_BYTES as u64))? != pack::front(length, root) {
         return Err(refuse(BadPack::Front));
     }
-    let places = index.places(&layout);
+    let places = index.places(layout);
     regions::for_each(&regions, |start, content| {
         let number = start / FRAME;
         let (frame, pieces) = places[number as usize];

@@ -41,13 +41,13 @@ impl PackedFrame {
     /// # Panics
     /// If the library has no such level, or no memory.
     pub fn of(bytes: &[u8], level: i32, with_pieces: bool) -> PackedFrame {
-        let mut packer = Packer::new(level);
+        let mut compressor = Compressor::new(level);
         let mut packed = PackedFrame {
             plain_bytes: bytes.len() as u64,
             lengths: vec![0; bytes.len().div_ceil(PIECE as usize)],
             ..PackedFrame::default()
         };
-        let frame = packer.pack(&[], bytes);
+        let frame = compressor.pack(&[], bytes);
         if frame.len() as u64 <= bytes.len() as u64 - bytes.len() as u64 / SAVES_MIN
             && frame.len() < bytes.len()
         {
@@ -62,7 +62,7 @@ impl PackedFrame {
             for (index, length) in lengths.iter_mut().enumerate() {
                 let start = index * PIECE as usize;
                 let end = cluster.len().min(start + PIECE as usize);
-                let piece = packer.pack(&cluster[..start], &cluster[start..end]);
+                let piece = compressor.pack(&cluster[..start], &cluster[start..end]);
                 if piece.len() < end - start {
                     *length = piece.len() as u16;
                     packed.pieces.extend_from_slice(piece);
@@ -108,13 +108,13 @@ impl PackedFrame {
 }
 
 /// A compressor for the frame and the pieces of some bytes.
-struct Packer<'a> {
+struct Compressor<'a> {
     context: CCtx<'a>,
     packed: Vec<u8>,
 }
 
-impl<'a> Packer<'a> {
-    fn new(level: i32) -> Packer<'a> {
+impl<'a> Compressor<'a> {
+    fn new(level: i32) -> Compressor<'a> {
         let mut context = CCtx::create();
         for parameter in [
             CParameter::CompressionLevel(level),
@@ -128,7 +128,7 @@ impl<'a> Packer<'a> {
                 .set_parameter(parameter)
                 .expect("the library has this parameter");
         }
-        Packer {
+        Compressor {
             context,
             packed: vec![0; zstd_safe::compress_bound(FRAME as usize)],
         }

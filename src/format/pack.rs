@@ -74,41 +74,41 @@ impl PackLayout {
     }
 
     /// How many frames there are.
-    pub fn frames(&self) -> u64 {
+    pub fn frames(self) -> u64 {
         self.length.div_ceil(FRAME)
     }
 
     /// How many clusters there are.
-    pub fn clusters(&self) -> u64 {
+    pub fn clusters(self) -> u64 {
         self.length.div_ceil(CLUSTER)
     }
 
     /// The bytes of the object in a frame.
-    pub fn frame(&self, index: u64) -> ByteRange {
+    pub fn frame(self, index: u64) -> ByteRange {
         let start = index * FRAME;
         ByteRange::new(start, self.length.min(start + FRAME))
     }
 
     /// The table in the pack of the pieces of a frame.
-    pub fn table_of_frame(&self, index: u64) -> ByteRange {
+    pub fn table_of_frame(self, index: u64) -> ByteRange {
         let frame = self.frame(index);
         let start = FRONT_BYTES as u64 + 2 * (frame.start / PIECE);
         ByteRange::new(start, start + 2 * frame.length().div_ceil(PIECE))
     }
 
     /// The table in the pack: two bytes a piece.
-    pub fn table(&self) -> ByteRange {
+    pub fn table(self) -> ByteRange {
         let start = FRONT_BYTES as u64;
         ByteRange::new(start, start + 2 * self.length.div_ceil(PIECE))
     }
 
     /// How many pages the index has.
-    pub fn pages(&self) -> u64 {
+    pub fn pages(self) -> u64 {
         self.frames().div_ceil(PAGE_FRAMES)
     }
 
     /// The bytes of a page, counted from the start of the index.
-    pub fn page(&self, index: u64) -> ByteRange {
+    pub fn page(self, index: u64) -> ByteRange {
         let whole = 16 + PAGE_FRAMES * (4 + 2 * CLUSTERS_A_FRAME);
         let start = HEAD_BYTES as u64 + index * whole;
         let (frames, clusters) = self.of_page(index);
@@ -116,12 +116,12 @@ impl PackLayout {
     }
 
     /// The length of the index.
-    pub fn index_bytes(&self) -> u64 {
+    pub fn index_bytes(self) -> u64 {
         self.page(self.pages() - 1).end
     }
 
     /// How many frames and clusters a page has.
-    fn of_page(&self, index: u64) -> (u64, u64) {
+    fn of_page(self, index: u64) -> (u64, u64) {
         let rest = |all: u64, each: u64| (all - index * each).min(each);
         (
             rest(self.frames(), PAGE_FRAMES),
@@ -130,7 +130,7 @@ impl PackLayout {
     }
 
     /// The longest that the packed pieces of a cluster may be together.
-    fn cluster_max(&self, cluster: u64) -> u64 {
+    fn cluster_max(self, cluster: u64) -> u64 {
         let bytes = CLUSTER.min(self.length - cluster * CLUSTER);
         bytes.div_ceil(PIECE) * PACKED_PIECE_MAX
     }
@@ -179,7 +179,7 @@ impl PackedLengths {
     ///
     /// # Panics
     /// If they are not as many as the object has.
-    pub fn to_index(&self, layout: &PackLayout, blake3: [u8; 32]) -> Vec<u8> {
+    pub fn to_index(&self, layout: PackLayout, blake3: [u8; 32]) -> Vec<u8> {
         assert_eq!(self.frames.len() as u64, layout.frames());
         assert_eq!(self.clusters.len() as u64, layout.clusters());
         let mut frames_at = layout.table().end;
@@ -261,15 +261,15 @@ impl PackIndex {
                 .clusters
                 .extend(clusters.map(|n| u16::from_le_bytes(*n)));
         }
-        lengths.check_each(&layout)?;
-        lengths.check_starts(&layout, &starts, head.length)?;
+        lengths.check_each(layout)?;
+        lengths.check_starts(layout, &starts, head.length)?;
         Ok(PackIndex { head, lengths })
     }
 }
 
 impl PackIndex {
     /// Where each packed frame lies in the pack, and the packed pieces of each frame.
-    pub fn places(&self, layout: &PackLayout) -> Vec<(ByteRange, ByteRange)> {
+    pub fn places(&self, layout: PackLayout) -> Vec<(ByteRange, ByteRange)> {
         let mut frame = ByteRange::new(0, layout.table().end);
         let mut pieces = ByteRange::new(0, frame.end + self.lengths.frames_bytes());
         let clusters = self.lengths.clusters.chunks(CLUSTERS_A_FRAME as usize);
@@ -286,7 +286,7 @@ impl PackIndex {
 
 impl PackedLengths {
     /// Whether each part is shorter packed (rule e).
-    fn check_each(&self, layout: &PackLayout) -> Result<(), BadIndex> {
+    fn check_each(&self, layout: PackLayout) -> Result<(), BadIndex> {
         let frames = (0..).zip(&self.frames);
         let clusters = (0..).zip(&self.clusters);
         let is_long = |(index, length): (u64, &u32)| {
@@ -302,7 +302,7 @@ impl PackedLengths {
     /// Whether the pages begin where they must (rules b, c) and the last part ends with the pack (rule d).
     fn check_starts(
         &self,
-        layout: &PackLayout,
+        layout: PackLayout,
         starts: &[(u64, u64)],
         length: u64,
     ) -> Result<(), BadIndex> {
@@ -337,7 +337,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 mod tests {
     use super::*;
 
-    fn lengths_of(layout: &PackLayout) -> PackedLengths {
+    fn lengths_of(layout: PackLayout) -> PackedLengths {
         let mut lengths = PackedLengths::default();
         for frame in 0..layout.frames() {
             let plain = layout.frame(frame).length();
@@ -364,8 +364,8 @@ mod tests {
             1 << 30,
         ] {
             let layout = PackLayout::new(length).unwrap();
-            let lengths = lengths_of(&layout);
-            let bytes = lengths.to_index(&layout, [7; 32]);
+            let lengths = lengths_of(layout);
+            let bytes = lengths.to_index(layout, [7; 32]);
             assert_eq!(bytes.len() as u64, layout.index_bytes());
             let (frames, clusters) = (length.div_ceil(FRAME), length.div_ceil(CLUSTER));
             let expected = 48 + 16 * frames.div_ceil(64) + 4 * frames + 2 * clusters;
@@ -383,7 +383,7 @@ mod tests {
     fn an_index_that_is_not_well_formed_is_refused() {
         let length = 65 * FRAME + 5;
         let layout = PackLayout::new(length).unwrap();
-        let good = lengths_of(&layout).to_index(&layout, [7; 32]);
+        let good = lengths_of(layout).to_index(layout, [7; 32]);
         let check = |at: usize, xor: u8, bad: BadIndex| {
             let mut bytes = good.clone();
             bytes[at] ^= xor;
@@ -413,9 +413,9 @@ mod tests {
         }
         assert_eq!(PackIndex::from_bytes(&good, 0), Err(BadIndex::Form));
         // The last cluster has one piece.
-        let mut lengths = lengths_of(&layout);
+        let mut lengths = lengths_of(layout);
         *lengths.clusters.last_mut().unwrap() = 1024;
-        let index = lengths.to_index(&layout, [7; 32]);
+        let index = lengths.to_index(layout, [7; 32]);
         assert_eq!(PackIndex::from_bytes(&index, length), Err(BadIndex::Length));
     }
 }

@@ -2065,7 +2065,7 @@ fn things_out_of_place_are_seen() {
         ("policy/conditions.rs", "fn f() -> Trust { Trust::Signed }"),
         ("engine/cat.rs", "fn f() { header.sequence; File::open(p) } mod tests { fn f() { Trust::Root } }"),
         ("engine/context.rs", "fn f() { Store::open(p) }"),
-        ("engine/remote/source.rs", "engine/remote/source/", "use crate::net::response::Content; fn f() { Content::Part { bytes, total } }"),
+        ("engine/remote/source.rs", "use crate::net::response::Content; fn f() { Content::Part { bytes, total } }"),
         ("disk/state/seeds.rs", "const A: &str = \"SELECT a FROM b\";"),
         ("engine/error.rs", "// --root\nconst A: &str = \"a -- b, c--d, ---- x, {x}--{y}, Select the others\";"),
         ("cli/hints.rs", "const A: &str = \"give --root\";"),

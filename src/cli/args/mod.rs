@@ -144,13 +144,8 @@ pub struct ManifestArgs {
     /// Leave out the hints that make updates small (anchors and pieces)
     #[arg(long)]
     pub no_hints: bool,
-    /// Also make a pack, the file compressed in parts, as FILE.sapwood.pack: fetch then moves fewer bytes. None is made of what
-    /// does not compress
-    #[arg(long, conflicts_with_all = ["range", "join"])]
-    pub pack: bool,
-    /// How much time the pack may take: from 1 to 22 (default: 9)
-    #[arg(long, value_name = "N", requires = "pack", value_parser = clap::value_parser!(i32).range(1..=22))]
-    pub level: Option<i32>,
+    #[command(flatten)]
+    pub pack: PackArgs,
     /// Describe only these bytes of a file, as in HTTP (A-B, A-, -N), as a part that --join puts together with others
     #[arg(long, value_name = "A-B", value_parser = units::range, allow_hyphen_values = true, requires = "output")]
     pub range: Option<Wanted>,
@@ -177,6 +172,17 @@ pub struct ManifestArgs {
     /// When the manifest expires: a time (RFC 3339) or a duration from now (7d)
     #[arg(long, value_name = "TIME", value_parser = units::unix_time)]
     pub expires: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct PackArgs {
+    /// Also make a pack, the file compressed in parts, as FILE.sapwood.pack: fetch then moves fewer bytes. None is made of what
+    /// does not compress
+    #[arg(long = "pack", conflicts_with_all = ["range", "join"])]
+    pub wanted: bool,
+    /// How much time the pack may take: from 1 to 22 (default: 9)
+    #[arg(long, value_name = "N", requires = "wanted", value_parser = clap::value_parser!(i32).range(1..=22))]
+    pub level: Option<i32>,
 }
 
 #[derive(Debug, Args)]

@@ -59,7 +59,7 @@ impl Pack {
     /// The pack at a URL, with this index for an object of this length.
     pub fn new(context: &Context, place: &Location, index: &PackIndex, length: u64) -> Pack {
         let layout = PackLayout::new(length).expect("it has an index");
-        let frames = index.places(&layout).into_iter().map(|(frame, _)| frame);
+        let frames = index.places(layout).into_iter().map(|(frame, _)| frame);
         Pack(Arc::new(Shared {
             source: Source::http(&context.client, place),
             frames: frames.collect(),
