@@ -201,8 +201,8 @@ impl<'a> Unpacker<'a> {
     }
 
     fn decode(&mut self, packed: &[u8], plain: &mut Vec<u8>) -> Option<()> {
-        if self.ended && !packed.is_empty() {
-            return None;
+        if self.ended {
+            return packed.is_empty().then_some(());
         }
         let mut input = InBuffer::around(packed);
         loop {

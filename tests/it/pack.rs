@@ -20,7 +20,10 @@ use sapwood::{
     },
 };
 
-use crate::support::program::{self, sapwood};
+use crate::support::{
+    self,
+    program::{self, sapwood},
+};
 
 const LEVEL: i32 = 3;
 const MIB: usize = 1 << 20;
@@ -311,4 +314,40 @@ fn no_unfinished_pack_stays() {
     site.make(&mixed(MIB), CreateOptions::default())
         .expect("a manifest");
     assert_eq!(only(site.0.path()), ["f", "f.sapwood", "f.sapwood.pack"]);
+}
+
+fn reference(site: &Site, words: &[&str]) -> program::Ended {
+    let mut command = std::process::Command::new("python3");
+    command
+        .arg("-B")
+        .arg(support::programs::repository("tools/sapwood_pack.py"));
+    command.current_dir(site.0.path()).args(words);
+    program::run(command)
+}
+
+/// Each of the two implementations reads what the other one wrote.
+#[test]
+fn the_second_implementation_agrees() {
+    for length in [1_000, 65_537, 2 * MIB + 70_001] {
+        let site = Site::new();
+        let bytes = mixed(length);
+        site.make(&bytes, CreateOptions::default())
+            .expect("a manifest");
+        let ours = ["f", "f.sapwood", "f.sapwood.pack"];
+        let check = [&["check"][..], &ours].concat();
+        reference(&site, &check).must(0);
+        let unpack = ["unpack", ours[1], ours[2], "out", "--object", "f"];
+        reference(&site, &unpack).must(0);
+        assert!(fs::read(site.path("out")).expect("it was written") == bytes);
+        let mut damaged = fs::read(site.pack_path("f")).expect("a pack");
+        *damaged.last_mut().expect("bytes") ^= 1;
+        fs::write(site.pack_path("f"), damaged).expect("a file");
+        reference(&site, &check).must(3);
+
+        fs::write(site.path("g"), &bytes).expect("a file");
+        let make = ["make", "g", "g.sapwood", "--level", "3"];
+        reference(&site, &make).must(0);
+        site.check("g")
+            .unwrap_or_else(|error| panic!("{length}: {error}"));
+    }
 }
