@@ -9,8 +9,6 @@ from .programs import TARGET, say
 from .section import Goal
 from .versions import COMMANDS, RSYNC, ZSYNC_BLOCKS, Pair, Versions, contenders_of
 
-# TO BE CHANGED to ("--pack",) when `sapwood manifest` has it; a fetch then uses FILE.sapwood.pack by itself.
-MANIFEST = ()
 RSYNC_FLAGS = {"rsync_z": "-z", "rsync_z19": "-z --zc=zstd --zl=19"}
 COMPRESSED = {name: RSYNC.replace("{flags}", flags + " ") for name, flags in RSYNC_FLAGS.items()}
 
@@ -28,7 +26,8 @@ class DeltaPacked(Versions):
     contenders = contenders_of(PAIRS, COMMANDS | COMPRESSED)
     goals = tuple(Goal(f"sapwood-{pair.name}", figure, pair.goal, f"{peer}-{pair.name}") for pair in PAIRS
                   for figure, peer in (("sent_bytes", "rsync_z19"), ("sent_bytes", "zsync"), ("both_cpu_s", "rsync_z")))
-    MANIFEST = MANIFEST
+    # To become ("--pack",) when `sapwood manifest` has it: a fetch then uses FILE.sapwood.pack by itself.
+    MANIFEST = ()
     CASYNC = ("--compression=xz",)
     BITA = ("--compression-level", "9", "--avg-chunk-size", "16KiB", "--min-chunk-size", "4KiB")
 
