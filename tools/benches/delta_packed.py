@@ -26,8 +26,8 @@ class DeltaPacked(Versions):
     contenders = contenders_of(PAIRS, COMMANDS | COMPRESSED)
     goals = tuple(Goal(f"sapwood-{pair.name}", figure, pair.goal, f"{peer}-{pair.name}") for pair in PAIRS
                   for figure, peer in (("sent_bytes", "rsync_z19"), ("sent_bytes", "zsync"), ("both_cpu_s", "rsync_z")))
-    # To become ("--pack",) when `sapwood manifest` has it: a fetch then uses FILE.sapwood.pack by itself.
-    MANIFEST = ()
+    # A fetch uses FILE.sapwood.pack by itself.
+    MANIFEST = ("--pack",)
     CASYNC = ("--compression=xz",)
     BITA = ("--compression-level", "9", "--avg-chunk-size", "16KiB", "--min-chunk-size", "4KiB")
 
