@@ -13,6 +13,8 @@ use super::{
 
 /// The index is read if this many times its bytes are to be fetched.
 const PAYS_FROM: u64 = 8;
+/// An index is read whole, so a longer one, of an object over 1.8 TiB, is left alone: 36 bytes a MiB.
+const INDEX_BYTES_MAX: u64 = 64 << 20;
 
 /// The pack of an object, if there is one and so many missing bytes are worth reading its index. It only saves bytes, so no failure
 /// of it ends a fetch.
@@ -43,7 +45,9 @@ async fn index(
     let Some(section) = header.pack() else {
         return Ok(None);
     };
-    if !manifest.has_ranges() || section.bytes.length().saturating_mul(PAYS_FROM) > missing {
+    let bytes = section.bytes.length();
+    let pays = bytes.saturating_mul(PAYS_FROM) <= missing;
+    if !pays || bytes > INDEX_BYTES_MAX || !manifest.has_ranges() {
         return Ok(None);
     }
     let given = manifest.read_ranges(context, &[section.bytes]).await?;
