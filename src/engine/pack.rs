@@ -139,7 +139,7 @@ impl PackParts {
     }
 }
 
-/// Checks that a pack, whose index this is, is that of an object that was proven. Reads both once, on all cores.
+/// Checks that a pack, whose index this is, is that of an object that was proven, on all cores. Reads the object once and the pack twice.
 pub fn check(object: &Path, root: Root, index: &[u8], pack: &Path) -> Result<(), Error> {
     let regions = FileRegions::open(object)?.in_regions_of(FRAME as usize);
     let length = regions.length();
@@ -182,7 +182,7 @@ pub fn check(object: &Path, root: Root, index: &[u8], pack: &Path) -> Result<(),
         packed.check(start, content.bytes()).map_err(refuse)
     })?;
     regions.check_unchanged()?;
-    // Every byte of it was looked at; this compares what the index says of all of them.
+    // The frames were read on all cores, in no order; the hash needs the bytes in order.
     let mut hasher = blake3::Hasher::new();
     regions::copy(&file, pack, ByteRange::new(0, found), |bytes| {
         hasher.update(bytes);

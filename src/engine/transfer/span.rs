@@ -371,7 +371,7 @@ impl Span {
                 Judged::Wrong(mismatch) => {
                     // What a pack gave says nothing about the source of the object, which is requested instead.
                     if let Some(pack) = &batch.pack {
-                        pack.is_wrong();
+                        pack.note_wrong();
                         return Err(NetError::new(self.source.location(), Failure::Broken).into());
                     }
                     SpanEvent::Wrong(mismatch)

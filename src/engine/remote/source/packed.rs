@@ -72,12 +72,12 @@ impl Pack {
     }
 
     /// A part of it was wrong, or it is not there.
-    pub fn is_wrong(&self) {
+    pub fn note_wrong(&self) {
         self.0.faults.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A request failed in a way that can pass.
-    fn failed(&self) {
+    fn note_failure(&self) {
         self.0.failures.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -87,18 +87,18 @@ impl Pack {
     }
 
     /// A response broke in this frame.
-    fn broke(&self, frame: u64) {
-        self.failed();
+    fn note_break(&self, frame: u64) {
+        self.note_failure();
         *self.0.breaks.lock().entry(frame).or_default() += 1;
     }
 
     /// This frame came whole.
-    fn came(&self, frame: u64) {
+    fn note_whole(&self, frame: u64) {
         self.0.failures.store(0, Ordering::Relaxed);
         self.0.breaks.lock().remove(&frame);
     }
 
-    fn breaks(&self, frame: u64) -> bool {
+    fn breaks_often(&self, frame: u64) -> bool {
         let breaks = self.0.breaks.lock();
         breaks.get(&frame).is_some_and(|count| *count >= BREAKS_MAX)
     }
@@ -111,7 +111,7 @@ impl Pack {
             .min(range.end)
             .saturating_sub(plain.start.max(range.start));
         let packed = self.0.frames[frame as usize].length();
-        packed > 0 && packed < needed && !self.breaks(frame)
+        packed > 0 && packed < needed && !self.breaks_often(frame)
     }
 
     /// The packed frames from the start of a range on. `None`: the first one does not pay.
@@ -169,12 +169,12 @@ impl Pack {
             }),
             // The object itself is there.
             Err(error) if matches!(error.failure.class(), Class::Again | Class::Slower) => {
-                self.failed();
+                self.note_failure();
                 None
             }
             // Missing, replaced, or behind a server without ranges.
             Ok(_) | Err(_) => {
-                self.is_wrong();
+                self.note_wrong();
                 None
             }
         }
@@ -226,7 +226,7 @@ impl PackedResponse {
                     Ok(Some((_, packed))) => self.packed = packed,
                     Ok(None) => return Err(self.bad()),
                     Err(error) => {
-                        self.pack.broke(self.frame);
+                        self.pack.note_break(self.frame);
                         return Err(error);
                     }
                 }
@@ -254,7 +254,7 @@ impl PackedResponse {
     }
 
     fn bad(&self) -> NetError {
-        self.pack.is_wrong();
+        self.pack.note_wrong();
         NetError::new(self.location(), Failure::Broken)
     }
 
@@ -275,7 +275,7 @@ impl PackedResponse {
         match self.packed_left {
             0 if !unpacker.is_complete() => None,
             0 => {
-                self.pack.came(self.frame);
+                self.pack.note_whole(self.frame);
                 self.frame += 1;
                 Some(plain)
             }
