@@ -249,17 +249,18 @@ fn a_slow_reader_costs_no_memory() {
         // A reader that does nothing for a while, and then reads slower than the server sends.
         std::thread::sleep(Duration::from_secs(2));
         let mut buffer = vec![0; MIB as usize];
+        let mut peak = 0;
         for _ in 1..128 {
+            // What is left is more than a pipe holds, so it still runs.
+            peak = peak.max(program::anonymous_memory_of(child.id()).expect("it runs"));
             stdout.read_exact(&mut buffer).expect("the next bytes");
             assert!(buffer == mebibyte, "other bytes");
             std::thread::sleep(Duration::from_millis(10));
         }
-        // The rest is more than a pipe holds, so it still runs.
-        let peak = program::peak_memory_of(child.id()).expect("it runs");
         stdout.read_exact(&mut buffer).expect("the last bytes");
         assert!(child.wait().expect("it is our child").success());
         println!("ranges: {ranges}: {} MiB", peak / MIB);
-        assert!(peak <= 64 * MIB, "ranges: {ranges}: {} MiB", peak / MIB);
+        assert!(peak <= 48 * MIB, "ranges: {ranges}: {} MiB", peak / MIB);
         assert!(scene.origin.sent(OBJECT) >= length);
     }
 }

@@ -338,10 +338,17 @@ impl Drop for Running {
 
 /// The most memory that a process had so far, in bytes; `None` when it has ended.
 pub fn peak_memory_of(process: u32) -> Option<u64> {
+    status_of(process, "VmHWM:")
+}
+
+/// The memory that a process has now beside what it mapped of files, its own program among them; `None` when it has ended.
+pub fn anonymous_memory_of(process: u32) -> Option<u64> {
+    status_of(process, "RssAnon:")
+}
+
+fn status_of(process: u32, field: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
 }
 
