@@ -15,16 +15,19 @@ use crate::{
         blocking::{Group, Threads, Work},
         context::Context,
         error::Error,
-        remote::ranges::RangeReader,
+        remote::{ranges::RangeReader, source::packed::Pack},
     },
     format::{
-        geometry::{BlockIndex, ByteRange},
+        geometry::{BlockIndex, ByteRange, PIECE},
         judge::{self, Leaves},
     },
     policy::descent::{Part as PartOfBlock, Source, without_doubtful},
 };
 
-use super::seeds::Seeds;
+use super::{
+    packed_pieces::{Arrived, PackedPieces},
+    seeds::Seeds,
+};
 
 /// Bytes that are fetched for one batch of blocks before it is written: a kill costs at most these.
 const BATCH_BYTES: u64 = 8 << 20;
@@ -54,6 +57,10 @@ struct Batch {
     blocks: Blocks,
     /// What was fetched of them, by the first byte.
     fetched: HashMap<u64, Vec<u8>>,
+    /// What came packed. The first doubt about local bytes is one about what was decoded behind them, so a block that is tried
+    /// again gets all of it plain.
+    packed: Arrived,
+    is_retried: bool,
     /// All that is fetched of blocks that are tried again.
     bytes: u64,
 }
@@ -75,8 +82,13 @@ impl Patches {
         mut self,
         context: &Context,
         source: &RangeReader,
+        pack: Option<Pack>,
         mut done: impl FnMut(Patched) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let mut pack = pack.map(PackedPieces::new);
+        if let Some(pack) = &mut pack {
+            pack.read_table(context, &missing_of(&self.blocks)).await;
+        }
         let mut batches = VecDeque::from(batches(std::mem::take(&mut self.blocks)));
         let this = Arc::new(self);
         let (group, _idle) = Group::new();
@@ -92,7 +104,10 @@ impl Patches {
             let Some(mut batch) = batches.pop_front() else {
                 break;
             };
-            let missing = batch.missing();
+            let mut missing = batch.missing();
+            if let (Some(pack), false) = (&pack, batch.is_retried) {
+                (batch.packed, missing) = pack.fetch(context, &missing).await;
+            }
             let fetched = source
                 .read(context, &missing, |range, bytes| {
                     batch.fetched.insert(range.start, bytes);
@@ -140,6 +155,7 @@ impl Patches {
         let Batch {
             blocks,
             mut fetched,
+            packed,
             ..
         } = batch;
         for (block, parts) in blocks {
@@ -147,7 +163,7 @@ impl Patches {
             let mut bytes = vec![0; place.length() as usize];
             let is_filled = parts
                 .iter()
-                .all(|part| self.fill(*part, place, &mut bytes, &fetched));
+                .all(|part| self.fill(*part, place, &mut bytes, (&fetched, &packed)));
             if !is_filled || self.leaves.leaf(block).is_none() {
                 continue;
             }
@@ -167,12 +183,12 @@ impl Patches {
         &self,
         part: PartOfBlock,
         block: ByteRange,
-        buffer: &mut [u8],
-        fetched_bytes: &HashMap<u64, Vec<u8>>,
+        whole: &mut [u8],
+        (fetched, packed): (&HashMap<u64, Vec<u8>>, &Arrived),
     ) -> bool {
         let within =
             (part.bytes.start - block.start) as usize..(part.bytes.end - block.start) as usize;
-        let buffer = &mut buffer[within];
+        let buffer = &mut whole[within.clone()];
         match part.from {
             Some(Source::Zeros) => {
                 buffer.fill(0);
@@ -183,19 +199,33 @@ impl Patches {
                 let place = shift.place(part.bytes, seed.length());
                 place.is_some_and(|place| seed.read(buffer, place.start))
             }
-            None => match fetched_bytes.get(&part.bytes.start) {
-                Some(bytes) if bytes.len() == buffer.len() => {
-                    buffer.copy_from_slice(bytes);
-                    true
+            None => {
+                // Plain bytes came in runs, which may be parts of this one.
+                let mut at = part.bytes.start;
+                while at < part.bytes.end {
+                    if let Some(bytes) = fetched.get(&at) {
+                        let start = (at - block.start) as usize;
+                        let Some(place) = whole.get_mut(start..start + bytes.len()) else {
+                            return false;
+                        };
+                        place.copy_from_slice(bytes);
+                        at += bytes.len() as u64;
+                        continue;
+                    }
+                    let piece = ByteRange::new(at, part.bytes.end.min(at + PIECE));
+                    if !packed.fill(block, piece, whole) {
+                        return false;
+                    }
+                    at = piece.end;
                 }
-                _ => false,
-            },
+                at == part.bytes.end
+            }
         }
     }
 }
 
 impl Batch {
-    /// The ranges to fetch, ascending.
+    /// The ranges to fetch, ascending; of a block that is tried again those that came packed, too.
     fn missing(&self) -> Vec<ByteRange> {
         let parts = self.blocks.iter().flat_map(|(_, parts)| parts);
         parts
@@ -218,6 +248,7 @@ impl Batch {
             let missing = parts.iter().filter(|part| part.from.is_none());
             missing.map(|part| part.bytes.length()).sum()
         };
+        self.is_retried = true;
         self.bytes += missing(&retried);
         if self.bytes > 2 * BATCH_BYTES {
             return;
@@ -229,6 +260,13 @@ impl Batch {
         }
         self.blocks.push((block, retried));
     }
+}
+
+/// The missing parts of all blocks, ascending.
+fn missing_of(blocks: &Blocks) -> Vec<ByteRange> {
+    let parts = blocks.iter().flat_map(|(_, parts)| parts);
+    let missing = parts.filter(|part| part.from.is_none());
+    missing.map(|part| part.bytes).collect()
 }
 
 fn batches(blocks: Blocks) -> Vec<Batch> {
