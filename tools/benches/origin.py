@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from .measure import cpu_of
 from .programs import Failure, program_path
 
 START_TIMEOUT_S = 10
@@ -110,6 +111,10 @@ http {{
     def __exit__(self, *_):
         self.server.terminate()
         self.server.wait()
+
+    def cpu_s(self):
+        """What it took so far."""
+        return cpu_of(self.server.pid)
 
     def url(self, path):
         return f"{self.base}:{self.port}/{path}"

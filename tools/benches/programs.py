@@ -44,20 +44,25 @@ PROGRAMS = {
     "apt-cache": Program("--version"),
     "apt-get": Program("--version"),
     "bita": Program("--version", crate="bita", pinned="0.15"),
+    "cargo": Program("--version"),
     "casync": Program("--version", package="casync"),
     "cached_read": Program(""),
     "curl": Program("--version", package="curl"),
+    "debugfs": Program("-V", package="e2fsprogs"),
     "delta_count": Program("--version"),
     "index_count": Program("--version"),
     "ffmpeg": Program("-version", package="ffmpeg"),
+    "mke2fs": Program("-V", package="e2fsprogs"),
     "mktorrent": Program("-h", package="mktorrent"),
     "nginx": Program("-v", package="nginx-light"),
+    "npm": Program("--version", package="npm"),
     "pip": Program("--version"),
     "openssl": Program("version", package="openssl"),
     "dpkg-deb": Program("--version"),
     "relay": Program(""),
     "rsync": Program("--version", package="rsync"),
     "rclone": Program("version", package="rclone"),
+    "tar": Program("--version", package="tar"),
     "wrk": Program("-v", version_exit=1, package="wrk"),
     "wget2": Program("--version", package="wget2"),
     "zsync": Program("-V", package="zsync"),
@@ -137,6 +142,16 @@ def program_path(name):
     if not path:
         raise Failure(f"{name} is missing" + (f" in {TARGET / 'release' / OURS[name]}" if name in OURS else ""))
     return path
+
+
+def run(name, *words, **options):
+    """Runs a program that nobody measures, and returns what it printed. A Failure if it failed."""
+    command = [name, *map(str, words)]
+    done = subprocess.run([program_path(name), *command[1:]], **{"stdout": subprocess.PIPE} | options, stdin=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise Failure(f"{shlex.join(command)} failed\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
 def build():

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from links import Link, Links
 
-from .delta import RsyncDaemon
 from .measure import measure
 from .origin import Origin
 from .programs import Failure, program_path, say
+from .rsync import RsyncDaemon
 from .section import Contender, Goal, Section
 
 SMALL, SMALL_BYTES = 20_000, (1_024, 68_000)
