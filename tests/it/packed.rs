@@ -252,7 +252,13 @@ fn an_update_takes_pieces_from_the_pack() {
 /// The same with faults of the pack: every fault costs bytes of the object alone.
 #[test]
 fn an_update_goes_on_without_its_pack() {
-    for lie in [Lie::Status(404), Lie::NoRanges, Lie::FlipEach(512), Lie::Shift(1), Lie::CloseAfter(100)] {
+    for lie in [
+        Lie::Status(404),
+        Lie::NoRanges,
+        Lie::FlipEach(512),
+        Lie::Shift(1),
+        Lie::CloseAfter(100),
+    ] {
         let new = text(3 * MIB);
         let mut old = new.clone();
         for at in (5_000..old.len() - 5_000).step_by(40_000) {
@@ -263,6 +269,10 @@ fn an_update_goes_on_without_its_pack() {
         scene.origin.lie(PACK, Asks::Anything, Of::All, lie.clone());
         let ended = scene.fetch(&["--patience", "20s"]).must(0);
         scene.must_be_published();
-        assert!(fetched(&ended) < 3 * MIB as u64, "{lie:?}: {}", fetched(&ended));
+        assert!(
+            fetched(&ended) < 3 * MIB as u64,
+            "{lie:?}: {}",
+            fetched(&ended)
+        );
     }
 }

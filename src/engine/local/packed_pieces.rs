@@ -165,7 +165,9 @@ impl PackedPieces {
         // What did not arrive comes from the object itself.
         let missing = pieces.into_values().flatten();
         let size = |start: u64| {
-            let want = wants.iter().find(|want| (want.start..want.end).contains(&start));
+            let want = wants
+                .iter()
+                .find(|want| (want.start..want.end).contains(&start));
             want.map_or(PIECE, |want| PIECE.min(want.end - start))
         };
         plain.extend(missing.map(|(start, _)| ByteRange::new(start, start + size(start))));
