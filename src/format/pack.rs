@@ -96,6 +96,15 @@ impl PackLayout {
         ByteRange::new(start, start + 2 * frame.length().div_ceil(PIECE))
     }
 
+    /// The table in the pack of the pieces that these bytes of the object touch.
+    pub fn table_of(self, bytes: ByteRange) -> ByteRange {
+        let start = FRONT_BYTES as u64;
+        ByteRange::new(
+            start + 2 * (bytes.start / PIECE),
+            start + 2 * bytes.end.div_ceil(PIECE),
+        )
+    }
+
     /// The table in the pack: two bytes a piece.
     pub fn table(self) -> ByteRange {
         let start = FRONT_BYTES as u64;
@@ -268,6 +277,17 @@ impl PackIndex {
 }
 
 impl PackIndex {
+    /// Where the packed pieces of a cluster lie in the pack; `pieces` are those of its frame.
+    pub fn cluster(&self, index: u64, pieces: ByteRange) -> ByteRange {
+        let first = index / CLUSTERS_A_FRAME * CLUSTERS_A_FRAME;
+        let sum = |range: std::ops::Range<u64>| -> u64 {
+            let sums = &self.lengths.clusters[range.start as usize..range.end as usize];
+            sums.iter().copied().map(u64::from).sum()
+        };
+        let start = pieces.start + sum(first..index);
+        ByteRange::new(start, start + sum(index..index + 1))
+    }
+
     /// Where each packed frame lies in the pack, and the packed pieces of each frame.
     pub fn places(&self, layout: PackLayout) -> Vec<(ByteRange, ByteRange)> {
         let mut frame = ByteRange::new(0, layout.table().end);

@@ -230,3 +230,50 @@ fn a_killed_fetch_goes_on_from_the_pack() {
         "{resumed} of {held} blocks"
     );
 }
+
+/// A few words changed here and there: what is missing is fetched piece by piece, packed.
+#[test]
+fn an_update_takes_pieces_from_the_pack() {
+    let new = text(3 * MIB);
+    let mut old = new.clone();
+    for at in (5_000..old.len() - 5_000).step_by(40_000) {
+        old[at..at + 2_000].copy_from_slice(&paint::bytes(at as u64 / 8 * 8, 2_000));
+    }
+    let scene = scene(new);
+    fs::write(scene.target(), &old).expect("a file");
+    let ended = scene.fetch(&[]).must(0);
+    scene.must_be_published();
+    let plain = sent_plain(&scene.origin);
+    assert!(plain < 2 * BLOCK, "{plain}");
+    assert!(scene.origin.sent(PACK) > 0);
+    let fetched = fetched(&ended) - FIRST_BYTES;
+    assert!(fetched < 150_000, "{fetched}");
+}
+
+/// The same with faults of the pack: every fault costs bytes of the object alone.
+#[test]
+fn an_update_goes_on_without_its_pack() {
+    for lie in [
+        Lie::Status(404),
+        Lie::NoRanges,
+        Lie::FlipEach(512),
+        Lie::Shift(1),
+        Lie::CloseAfter(100),
+    ] {
+        let new = text(3 * MIB);
+        let mut old = new.clone();
+        for at in (5_000..old.len() - 5_000).step_by(40_000) {
+            old[at..at + 2_000].copy_from_slice(&paint::bytes(at as u64 / 8 * 8, 2_000));
+        }
+        let scene = scene(new);
+        fs::write(scene.target(), &old).expect("a file");
+        scene.origin.lie(PACK, Asks::Anything, Of::All, lie.clone());
+        let ended = scene.fetch(&["--patience", "20s"]).must(0);
+        scene.must_be_published();
+        assert!(
+            fetched(&ended) < 3 * MIB as u64,
+            "{lie:?}: {}",
+            fetched(&ended)
+        );
+    }
+}

@@ -8,7 +8,11 @@ use crate::{
         error::Error,
         events::{Event, Published},
         local::{self, FindRequest, Found},
-        remote::{self, Object, Opened, manifest::OpenManifest, source::Source},
+        remote::{
+            self, Object, Opened,
+            manifest::OpenManifest,
+            source::{Source, packed::Pack},
+        },
         transfer::{driver::TransferObject, part::PartTransfer},
         trust,
         verify::digests_of_existing,
@@ -83,14 +87,12 @@ async fn attempt(
     let anchors = found.anchors.take();
     let bytes_local = found.search.bytes_local(&header.geometry);
     let (locked, mut opened) = run.open_part(locked, &identity, trust, bytes_local).await?;
-    let (mut copied, leaves) = local::copy_found(
-        &run.context,
-        found,
-        &mut opened,
-        &object.sources[0],
-        run.events,
-    )
-    .await?;
+    let missing = header.geometry.length().saturating_sub(bytes_local);
+    let pack = pack_of(run, object, missing).await;
+    let source = (&object.sources[0], pack.clone());
+    let (context, events) = (&run.context, &mut *run.events);
+    let (mut copied, leaves) =
+        local::copy_found(context, found, &mut opened, source, events).await?;
     if !leaves.are_complete() {
         let before = run.context.client.bytes_fetched();
         let (context, manifest) = (&run.context, &mut object.manifest);
@@ -101,7 +103,7 @@ async fn attempt(
         };
         run.bytes_manifest += run.context.client.bytes_fetched() - before;
     }
-    let mut transfer = to_transfer(run, object, &leaves, trust, copied.stored).await;
+    let mut transfer = to_transfer(run, object, &leaves, trust, (copied.stored, pack));
     transfer.object.first = object.take_first().await;
     let mut transferred = match transfer.run(&run.context, opened, run.events).await {
         Ok(transferred) => transferred,
@@ -168,22 +170,22 @@ async fn replacement(
     }
 }
 
-async fn to_transfer(
-    run: &mut Run<'_>,
+/// The pack of the object, if there is one that is worth reading its index for so many bytes.
+async fn pack_of(run: &mut Run<'_>, object: &Object, missing: u64) -> Option<Pack> {
+    let before = run.context.client.bytes_fetched();
+    let places = (&object.place, &object.sources[0]);
+    let pack = remote::pack::open(&run.context, &object.manifest, places, missing).await;
+    run.bytes_manifest += run.context.client.bytes_fetched() - before;
+    pack
+}
+
+fn to_transfer(
+    run: &Run<'_>,
     object: &Object,
     leaves: &Arc<Leaves>,
     trust: Trust,
-    copied: StoredBlocks,
+    (copied, pack): (StoredBlocks, Option<Pack>),
 ) -> PartTransfer {
-    let geometry = leaves.geometry();
-    let here: u64 = (copied.blocks().ranges())
-        .map(|range| geometry.bytes_of_range(range).length())
-        .sum();
-    let before = run.context.client.bytes_fetched();
-    let places = (&object.place, &object.sources[0]);
-    let missing = geometry.length() - here;
-    let pack = remote::pack::open(&run.context, &object.manifest, places, missing).await;
-    run.bytes_manifest += run.context.client.bytes_fetched() - before;
     let client = &run.context.client;
     let mut sources: Vec<Source> = (object.sources.iter())
         .map(|url| Source::http(client, url).with_pack(pack.clone()))

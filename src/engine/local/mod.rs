@@ -5,6 +5,7 @@ mod candidates;
 mod copy;
 mod last;
 mod leaves;
+mod packed_pieces;
 mod parallel;
 mod patch;
 mod search;
@@ -28,7 +29,11 @@ use crate::{
         context::Context,
         error::Error,
         events::{Event, Events, Progress},
-        remote::{manifest::OpenManifest, ranges::RangeReader, source::Source as Remote},
+        remote::{
+            manifest::OpenManifest,
+            ranges::RangeReader,
+            source::{Source as Remote, packed::Pack},
+        },
     },
     format::{
         anchors::BlockAnchor,
@@ -229,7 +234,7 @@ pub async fn copy_found(
     context: &Context,
     found: Found,
     opened: &mut Opened,
-    source: &Location,
+    source: (&Location, Option<Pack>),
     events: &mut dyn Events,
 ) -> Result<(Copied, Arc<Leaves>), Error> {
     let Found { search, last, .. } = found;
@@ -270,6 +275,14 @@ pub async fn copy_found(
         opened.journal.note(stored);
     }
     opened.journal.checkpoint()?;
+    let patched = match &source.1 {
+        Some(pack) => {
+            let mut here = copied.stored.blocks().clone();
+            here.insert_all(&opened.claimed);
+            packed_pieces::with_missing(pack, leaves.geometry(), &here, patched)
+        }
+        None => patched,
+    };
     let patches = Patches {
         seeds: Arc::new(seeds),
         part: opened.part.clone(),
@@ -294,7 +307,7 @@ async fn patch_blocks(
     context: &Context,
     mut patches: Patches,
     opened: &mut Opened,
-    source: &Location,
+    (source, pack): (&Location, Option<Pack>),
     copied: &mut Copied,
     events: &mut dyn Events,
 ) -> Result<(), Error> {
@@ -328,7 +341,7 @@ async fn patch_blocks(
         }));
         Ok(())
     };
-    patches.run(context, &source, done).await
+    patches.run(context, &source, pack, done).await
 }
 
 /// Reads all leaves, and judges each copied block by its own: a local file is not what the search found in it, or what the store

@@ -15,16 +15,19 @@ use crate::{
         blocking::{Group, Threads, Work},
         context::Context,
         error::Error,
-        remote::ranges::RangeReader,
+        remote::{ranges::RangeReader, source::packed::Pack},
     },
     format::{
-        geometry::{BlockIndex, ByteRange},
+        geometry::{BlockIndex, ByteRange, PIECE},
         judge::{self, Leaves},
     },
-    policy::descent::{Part as PartOfBlock, Source, without_doubtful},
+    policy::descent::{Part as PartOfBlock, Patchwork, Source, without_doubtful},
 };
 
-use super::seeds::Seeds;
+use super::{
+    packed_pieces::{Arrived, PackedPieces},
+    seeds::Seeds,
+};
 
 /// Bytes that are fetched for one batch of blocks before it is written: a kill costs at most these.
 const BATCH_BYTES: u64 = 8 << 20;
@@ -36,7 +39,7 @@ pub struct Patches {
     pub seeds: Arc<Seeds>,
     pub part: Arc<Part>,
     pub leaves: Arc<Leaves>,
-    pub blocks: Blocks,
+    pub blocks: Patchwork,
 }
 
 /// The result of a batch: the blocks that verified, and how many of their bytes were local.
@@ -44,6 +47,8 @@ pub struct Patches {
 pub struct Patched {
     pub stored: Vec<Stored>,
     pub bytes_reused: u64,
+    /// A block was wrong, and of its parts those that came packed are the most doubtful.
+    packed_wrong: bool,
     /// Blocks to try again.
     refused: Batch,
 }
@@ -51,18 +56,19 @@ pub struct Patched {
 /// Blocks that are fetched and assembled together.
 #[derive(Debug, Default)]
 struct Batch {
-    blocks: Blocks,
+    blocks: Patchwork,
     /// What was fetched of them, by the first byte.
     fetched: HashMap<u64, Vec<u8>>,
+    /// What came packed. The first doubt about local bytes is one about what was decoded behind them, so a block that is tried
+    /// again gets all of it plain.
+    packed: Arrived,
+    is_retried: bool,
     /// All that is fetched of blocks that are tried again.
     bytes: u64,
 }
 
-/// Blocks and the sources of their bytes, ascending.
-pub type Blocks = Vec<(BlockIndex, Vec<PartOfBlock>)>;
-
 /// The local bytes of these blocks.
-pub fn bytes_local(blocks: &Blocks) -> u64 {
+pub fn bytes_local(blocks: &Patchwork) -> u64 {
     let parts = blocks.iter().flat_map(|(_, parts)| parts);
     let local = parts.filter(|part| part.from.is_some());
     local.map(|part| part.bytes.length()).sum()
@@ -75,8 +81,13 @@ impl Patches {
         mut self,
         context: &Context,
         source: &RangeReader,
+        pack: Option<Pack>,
         mut done: impl FnMut(Patched) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let mut pack = pack.map(PackedPieces::new);
+        if let Some(pack) = &mut pack {
+            pack.read_table(context, &missing_of(&self.blocks)).await;
+        }
         let mut batches = VecDeque::from(batches(std::mem::take(&mut self.blocks)));
         let this = Arc::new(self);
         let (group, _idle) = Group::new();
@@ -87,12 +98,15 @@ impl Patches {
                 && let Some(work) = work.take()
             {
                 let patched = work.finish().await?;
-                Patches::end_batch(patched, &mut batches, &mut done)?;
+                Patches::end_batch(patched, pack.as_ref(), &mut batches, &mut done)?;
             }
             let Some(mut batch) = batches.pop_front() else {
                 break;
             };
-            let missing = batch.missing();
+            let mut missing = batch.missing();
+            if let (Some(pack), false) = (&pack, batch.is_retried) {
+                (batch.packed, missing) = pack.fetch(context, &missing).await;
+            }
             let fetched = source
                 .read(context, &missing, |range, bytes| {
                     batch.fetched.insert(range.start, bytes);
@@ -100,7 +114,7 @@ impl Patches {
                 .await;
             if let Some(work) = work.take() {
                 let patched = work.finish().await?;
-                Patches::end_batch(patched, &mut batches, &mut done)?;
+                Patches::end_batch(patched, pack.as_ref(), &mut batches, &mut done)?;
             }
             let assembling = this.clone();
             work = Some(group.start(Threads::Blocking, move || assembling.assemble(batch)));
@@ -124,9 +138,13 @@ impl Patches {
     /// Passes a result on. Its refused blocks come next, so that what was fetched of them is not kept for long.
     fn end_batch(
         mut patched: Patched,
+        pack: Option<&PackedPieces>,
         batches: &mut VecDeque<Batch>,
         done: &mut impl FnMut(Patched) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        if let (Some(pack), true) = (pack, patched.packed_wrong) {
+            pack.note_wrong();
+        }
         let refused = std::mem::take(&mut patched.refused);
         if !refused.blocks.is_empty() {
             batches.push_front(refused);
@@ -140,6 +158,7 @@ impl Patches {
         let Batch {
             blocks,
             mut fetched,
+            packed,
             ..
         } = batch;
         for (block, parts) in blocks {
@@ -147,12 +166,25 @@ impl Patches {
             let mut bytes = vec![0; place.length() as usize];
             let is_filled = parts
                 .iter()
-                .all(|part| self.fill(*part, place, &mut bytes, &fetched));
-            if !is_filled || self.leaves.leaf(block).is_none() {
+                .all(|part| self.fill(*part, place, &mut bytes, (&fetched, &packed)));
+            if self.leaves.leaf(block).is_none() {
                 continue;
             }
-            let Ok(proven) = judge::prove(&self.leaves, block, bytes) else {
-                patched.refused.add(block, &parts, &mut fetched);
+            let proven = match is_filled {
+                true => judge::prove(&self.leaves, block, bytes).ok(),
+                false => None,
+            };
+            let Some(proven) = proven else {
+                let doubtless = if is_filled {
+                    without_doubtful(&parts)
+                } else {
+                    None
+                };
+                let came_packed = parts.iter().any(|part| packed.has(part.bytes));
+                patched.packed_wrong |= came_packed && doubtless.is_none();
+                if let Some(again) = doubtless.or_else(|| came_packed.then(|| parts.clone())) {
+                    patched.refused.add((block, again), &parts, &mut fetched);
+                }
                 continue;
             };
             patched.stored.push(self.part.write(&proven)?);
@@ -167,12 +199,12 @@ impl Patches {
         &self,
         part: PartOfBlock,
         block: ByteRange,
-        buffer: &mut [u8],
-        fetched_bytes: &HashMap<u64, Vec<u8>>,
+        whole: &mut [u8],
+        (fetched, packed): (&HashMap<u64, Vec<u8>>, &Arrived),
     ) -> bool {
         let within =
             (part.bytes.start - block.start) as usize..(part.bytes.end - block.start) as usize;
-        let buffer = &mut buffer[within];
+        let buffer = &mut whole[within.clone()];
         match part.from {
             Some(Source::Zeros) => {
                 buffer.fill(0);
@@ -183,19 +215,33 @@ impl Patches {
                 let place = shift.place(part.bytes, seed.length());
                 place.is_some_and(|place| seed.read(buffer, place.start))
             }
-            None => match fetched_bytes.get(&part.bytes.start) {
-                Some(bytes) if bytes.len() == buffer.len() => {
-                    buffer.copy_from_slice(bytes);
-                    true
+            None => {
+                // Plain bytes came in runs, which may be parts of this one.
+                let mut at = part.bytes.start;
+                while at < part.bytes.end {
+                    if let Some(bytes) = fetched.get(&at) {
+                        let start = (at - block.start) as usize;
+                        let Some(place) = whole.get_mut(start..start + bytes.len()) else {
+                            return false;
+                        };
+                        place.copy_from_slice(bytes);
+                        at += bytes.len() as u64;
+                        continue;
+                    }
+                    let piece = ByteRange::new(at, part.bytes.end.min(at + PIECE));
+                    if !packed.fill(block, piece, whole) {
+                        return false;
+                    }
+                    at = piece.end;
                 }
-                _ => false,
-            },
+                at == part.bytes.end
+            }
         }
     }
 }
 
 impl Batch {
-    /// The ranges to fetch, ascending.
+    /// The ranges to fetch, ascending; of a block that is tried again those that came packed, too.
     fn missing(&self) -> Vec<ByteRange> {
         let parts = self.blocks.iter().flat_map(|(_, parts)| parts);
         parts
@@ -204,20 +250,18 @@ impl Batch {
             .collect()
     }
 
-    /// Adds a block that was refused, if some of its parts are more doubtful than others, with what was fetched of it.
+    /// Adds a block to try again with these parts, with what was fetched of those that it had.
     fn add(
         &mut self,
-        block: BlockIndex,
+        (block, retried): (BlockIndex, Vec<PartOfBlock>),
         parts: &[PartOfBlock],
         fetched: &mut HashMap<u64, Vec<u8>>,
     ) {
-        let Some(retried) = without_doubtful(parts) else {
-            return;
-        };
         let missing = |parts: &[PartOfBlock]| -> u64 {
             let missing = parts.iter().filter(|part| part.from.is_none());
             missing.map(|part| part.bytes.length()).sum()
         };
+        self.is_retried = true;
         self.bytes += missing(&retried);
         if self.bytes > 2 * BATCH_BYTES {
             return;
@@ -231,8 +275,15 @@ impl Batch {
     }
 }
 
-fn batches(blocks: Blocks) -> Vec<Batch> {
-    let mut batches: Vec<Blocks> = Vec::new();
+/// The missing parts of all blocks, ascending.
+fn missing_of(blocks: &Patchwork) -> Vec<ByteRange> {
+    let parts = blocks.iter().flat_map(|(_, parts)| parts);
+    let missing = parts.filter(|part| part.from.is_none());
+    missing.map(|part| part.bytes).collect()
+}
+
+fn batches(blocks: Patchwork) -> Vec<Batch> {
+    let mut batches: Vec<Patchwork> = Vec::new();
     let mut room = 0;
     for (block, parts) in blocks {
         let missing = parts.iter().filter(|part| part.from.is_none());

@@ -10,10 +10,10 @@ use crate::{
         judge::Leaves,
         tree::Cv,
     },
-    policy::descent::{Descent, Find, Source},
+    policy::descent::{Descent, Find, Patchwork, Source},
 };
 
-use super::{leaves::KeptLeaves, patch::Blocks, seeds::Seeds};
+use super::{leaves::KeptLeaves, seeds::Seeds};
 
 /// Blocks whose bytes hash to the proven node over them.
 pub struct Whole {
@@ -36,7 +36,7 @@ pub struct Finds {
     /// Single blocks of zeros, whose leaves are known.
     pub zeros: BlockSet,
     /// Blocks that can be assembled, partly from fetched pieces.
-    pub patched: Blocks,
+    pub patched: Patchwork,
     /// How many more parts may be noted of such blocks.
     parts_left: u64,
 }

@@ -32,7 +32,7 @@ pub async fn open(
         }
     };
     let length = manifest.header().geometry.length();
-    Some(Pack::new(context, &place, &index, length))
+    Some(Pack::new(context, &place, index, length))
 }
 
 /// The index in a manifest, proven by the hash in the statement.

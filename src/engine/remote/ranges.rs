@@ -47,6 +47,8 @@ pub struct RangeReader {
 struct Shared {
     source: Source,
     version: Option<Validators>,
+    /// See [`RangeReader::optional`].
+    is_optional: bool,
     /// Put several ranges into one request.
     several: AtomicBool,
     /// How many responses with several ranges broke off.
@@ -68,10 +70,26 @@ struct RangeResponse {
 impl RangeReader {
     /// `version`: the only acceptable one, if responses declare theirs.
     pub fn new(source: Source, version: Option<Validators>, length: u64) -> RangeReader {
+        RangeReader::of(source, version, length, false)
+    }
+
+    /// Of a representation without which it goes too: a server that sends all of it for a range is an error, and what fails
+    /// without any progress is not tried again.
+    pub fn optional(source: Source, length: u64) -> RangeReader {
+        RangeReader::of(source, None, length, true)
+    }
+
+    fn of(
+        source: Source,
+        version: Option<Validators>,
+        length: u64,
+        is_optional: bool,
+    ) -> RangeReader {
         RangeReader {
             shared: Arc::new(Shared {
                 source,
                 version,
+                is_optional,
                 several: AtomicBool::new(false),
                 cuts: AtomicU32::new(0),
                 gap: AtomicU64::new(Cost::SINGLE.gap),
@@ -182,7 +200,11 @@ impl RangeReader {
                         attempts = Attempts::new(&limits);
                     }
                     let broken = || NetError::new(self.shared.source.location(), Failure::Broken);
-                    attempts.wait_after(error.unwrap_or_else(broken)).await?;
+                    let error = error.unwrap_or_else(broken);
+                    if self.shared.is_optional && !progressed {
+                        return Err(error.into());
+                    }
+                    attempts.wait_after(error).await?;
                     queue.push_front((response.rest, attempts));
                 }
             }
@@ -268,7 +290,9 @@ impl Shared {
             ..whole
         };
         match self.source.open(ranged).await {
-            Err(error) if error.failure.may_be_for_the_range() && more.is_empty() => {
+            Err(error)
+                if error.failure.may_be_for_the_range() && more.is_empty() && !self.is_optional =>
+            {
                 self.source.open(whole).await
             }
             other => other,
@@ -288,7 +312,9 @@ impl Shared {
         let end = match response.extent() {
             Extent::Parts => u64::MAX,
             Extent::Range { .. } => first.end,
-            Extent::Whole { .. } if more.is_empty() && first.start <= WHOLE_SKIP_MAX => {
+            Extent::Whole { .. }
+                if more.is_empty() && first.start <= WHOLE_SKIP_MAX && !self.is_optional =>
+            {
                 response.skip_to(first.start);
                 first.end
             }

@@ -40,7 +40,7 @@ use placed::Placed;
 use shifts::Shifts;
 use table::Table;
 
-pub use protocol::{Find, Local, Part, SeedIndex, Shift, Source, without_doubtful};
+pub use protocol::{Find, Local, Part, Patchwork, SeedIndex, Shift, Source, without_doubtful};
 pub use zeros::ZeroSearch;
 
 /// Groups that are requested and searched together: their nodes take at most 12 MiB.

@@ -66,6 +66,9 @@ pub struct Part {
     pub from: Option<Source>,
 }
 
+/// Blocks and the places of their parts, ascending.
+pub type Patchwork = Vec<(BlockIndex, Vec<Part>)>;
+
 /// Sources that this many bytes of a refused block came from, or fewer, are the first to be doubted, then those of more.
 const DOUBTFUL_BYTES: [u64; 2] = [2 * PIECE, 8 * PIECE];
 

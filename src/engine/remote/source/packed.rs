@@ -16,7 +16,7 @@ use crate::{
     format::{
         compression::Unpacker,
         geometry::ByteRange,
-        pack::{FRAME, PackIndex, PackLayout},
+        pack::{CLUSTER, FRAME, PackIndex, PackLayout},
     },
     net::{error::NetError, location::Location},
     policy::recovery::{Class, Failure},
@@ -38,10 +38,9 @@ pub struct Pack(Arc<Shared>);
 struct Shared {
     source: Source,
     layout: PackLayout,
-    /// Where each packed frame lies in the pack; empty: not packed.
-    frames: Vec<ByteRange>,
-    /// Of the pack.
-    length: u64,
+    index: PackIndex,
+    /// Where each packed frame lies in the pack, empty: not packed; and its packed pieces.
+    places: Vec<(ByteRange, ByteRange)>,
     faults: AtomicU32,
     failures: AtomicU32,
     /// How often a response broke in each of these frames.
@@ -57,14 +56,13 @@ struct Frames {
 
 impl Pack {
     /// The pack at a URL, with this index for an object of this length.
-    pub fn new(context: &Context, place: &Location, index: &PackIndex, length: u64) -> Pack {
+    pub fn new(context: &Context, place: &Location, index: PackIndex, length: u64) -> Pack {
         let layout = PackLayout::new(length).expect("it has an index");
-        let frames = index.places(layout).into_iter().map(|(frame, _)| frame);
         Pack(Arc::new(Shared {
             source: Source::http(&context.client, place),
-            frames: frames.collect(),
+            places: index.places(layout),
             layout,
-            length: index.head.length,
+            index,
             faults: AtomicU32::new(0),
             failures: AtomicU32::new(0),
             breaks: Mutex::default(),
@@ -103,6 +101,33 @@ impl Pack {
         breaks.get(&frame).is_some_and(|count| *count >= BREAKS_MAX)
     }
 
+    /// The pack itself as a representation, and its length.
+    pub fn representation(&self) -> (Source, u64) {
+        (self.0.source.clone(), self.0.index.head.length)
+    }
+
+    /// Whether nothing of it was wrong so far.
+    pub fn is_trusted(&self) -> bool {
+        self.is_used()
+    }
+
+    /// Where the parts of the pack lie.
+    pub fn layout(&self) -> PackLayout {
+        self.0.layout
+    }
+
+    /// The length of a packed frame; `None`: it is not packed.
+    pub fn frame_bytes(&self, frame: u64) -> Option<u64> {
+        let (packed, _) = self.0.places.get(frame as usize)?;
+        (!packed.is_empty()).then(|| packed.length())
+    }
+
+    /// Where the packed pieces of a cluster lie in the pack.
+    pub fn cluster(&self, cluster: u64) -> ByteRange {
+        let (_, pieces) = self.0.places[(cluster * CLUSTER / FRAME) as usize];
+        self.0.index.cluster(cluster, pieces)
+    }
+
     /// Whether fewer bytes are moved if this frame is requested packed for what a range needs of it.
     fn pays(&self, frame: u64, range: ByteRange) -> bool {
         let plain = self.0.layout.frame(frame);
@@ -110,7 +135,7 @@ impl Pack {
             .end
             .min(range.end)
             .saturating_sub(plain.start.max(range.start));
-        let packed = self.0.frames[frame as usize].length();
+        let packed = self.0.places[frame as usize].0.length();
         packed > 0 && packed < needed && !self.breaks_often(frame)
     }
 
@@ -124,8 +149,8 @@ impl Pack {
         (first < end).then(|| Frames {
             first,
             packed: ByteRange::new(
-                self.0.frames[first as usize].start,
-                self.0.frames[end as usize - 1].end,
+                self.0.places[first as usize].0.start,
+                self.0.places[end as usize - 1].0.end,
             ),
             plain: ByteRange::new(range.start, range.end.min(end * FRAME)),
         })
@@ -149,7 +174,7 @@ impl Pack {
         let frames = self.frames(range).filter(|_| self.is_used())?;
         let request = SourceRequest {
             range: Some(frames.packed),
-            length: Some(self.0.length),
+            length: Some(self.0.index.head.length),
             ..SourceRequest::default()
         };
         let opened = Box::pin(self.0.source.open(request)).await;
@@ -264,7 +289,7 @@ impl PackedResponse {
             Some(unpacker) => unpacker,
             None => {
                 let plain = self.pack.0.layout.frame(self.frame);
-                self.packed_left = self.pack.0.frames.get(self.frame as usize)?.length();
+                self.packed_left = self.pack.0.places.get(self.frame as usize)?.0.length();
                 Unpacker::new(&[], plain.length() as usize)?
             }
         };
