@@ -6,6 +6,7 @@ mod copy;
 mod last;
 mod leaves;
 mod packed_pieces;
+mod packed_plan;
 mod parallel;
 mod patch;
 mod search;
@@ -52,6 +53,7 @@ use candidates::{Candidates, named_seeds, open_seeds, store_has_any, stored_seed
 pub use copy::Copied;
 use copy::Copying;
 use leaves::KeptLeaves;
+use packed_pieces::PackedPieces;
 use patch::{Patched, Patches};
 pub use search::Search;
 use search::{Finds, search};
@@ -275,21 +277,23 @@ pub async fn copy_found(
         opened.journal.note(stored);
     }
     opened.journal.checkpoint()?;
-    let patched = match &source.1 {
+    let (blocks, pack) = match source.1 {
         Some(pack) => {
             let mut here = copied.stored.blocks().clone();
             here.insert_all(&opened.claimed);
-            packed_pieces::with_missing(pack, leaves.geometry(), &here, patched)
+            let plan = packed_plan::plan(&pack, leaves.geometry(), &here, patched);
+            (plan.blocks, Some(PackedPieces::new(pack, plan.frames)))
         }
-        None => patched,
+        None => (patched, None),
     };
     let patches = Patches {
         seeds: Arc::new(seeds),
         part: opened.part.clone(),
         leaves: leaves.clone(),
-        blocks: patched,
+        blocks,
+        pack,
     };
-    patch_blocks(context, patches, opened, source, &mut copied, events).await?;
+    patch_blocks(context, patches, opened, source.0, &mut copied, events).await?;
     Ok((copied, leaves))
 }
 
@@ -307,7 +311,7 @@ async fn patch_blocks(
     context: &Context,
     mut patches: Patches,
     opened: &mut Opened,
-    (source, pack): (&Location, Option<Pack>),
+    source: &Location,
     copied: &mut Copied,
     events: &mut dyn Events,
 ) -> Result<(), Error> {
@@ -341,7 +345,7 @@ async fn patch_blocks(
         }));
         Ok(())
     };
-    patches.run(context, &source, pack, done).await
+    patches.run(context, &source, done).await
 }
 
 /// Reads all leaves, and judges each copied block by its own: a local file is not what the search found in it, or what the store

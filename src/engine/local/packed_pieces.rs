@@ -1,68 +1,100 @@
-//! Missing pieces of blocks, from the pack of the object (pack.md, 4). What precedes a piece in its cluster is local, or was decoded
-//! before it.
+//! Missing bytes of an update, from the pack of the object (pack.md, 4): pieces, and frames where these are fewer bytes. What
+//! precedes a piece in its cluster is local, or was decoded before it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::{
     engine::{
         context::Context,
-        error::Error,
         remote::{ranges::RangeReader, source::packed::Pack},
     },
     format::{
-        blockset::BlockSet,
         compression,
-        geometry::{BlockIndex, BlockRange, ByteRange, Geometry, PIECE},
+        geometry::{ByteRange, PIECE},
         pack::{CLUSTER, FRAME},
     },
-    policy::descent::{Part, Patchwork},
 };
 
 /// Pieces that are requested packed: the pack, and its table as far as it was read.
 pub struct PackedPieces {
     pack: Pack,
+    /// Those that are fetched whole.
+    frames: HashSet<u64>,
     reader: RangeReader,
     /// The lengths of the packed pieces of these clusters, from the first one on.
     table: BTreeMap<u64, Vec<u16>>,
 }
 
-/// Packed pieces that arrived, by their first byte in the object.
+/// What arrived packed.
 #[derive(Debug, Default)]
-pub struct Arrived(HashMap<u64, Vec<u8>>);
+pub struct Arrived {
+    /// Packed pieces, by their first byte in the object.
+    pieces: HashMap<u64, Vec<u8>>,
+    /// Packed frames, and the lengths of their plain bytes.
+    frames: HashMap<u64, (Vec<u8>, usize)>,
+    /// The frame that was decoded last; empty: it is bad.
+    decoded: Option<(u64, Vec<u8>)>,
+}
 
 impl Arrived {
-    /// Whether some piece of these bytes arrived packed; they begin at a border of pieces.
+    /// Whether some of these bytes arrived packed; they begin at a border of pieces.
     pub fn has(&self, bytes: ByteRange) -> bool {
-        !self.0.is_empty() && pieces_of(bytes).any(|piece| self.0.contains_key(&piece.start))
+        self.frames.contains_key(&(bytes.start / FRAME))
+            || !self.pieces.is_empty()
+                && pieces_of(bytes).any(|piece| self.pieces.contains_key(&piece.start))
+    }
+
+    /// Moves the pieces of these bytes.
+    pub fn give(&mut self, bytes: ByteRange, to: &mut Arrived) {
+        for piece in pieces_of(bytes) {
+            let packed = self.pieces.remove(&piece.start);
+            to.pieces.extend(packed.map(|packed| (piece.start, packed)));
+        }
     }
 
     /// Decodes a piece whose bytes in the block are these; the bytes before it in the block are there. `false`: it did not arrive,
     /// or is bad.
-    pub fn fill(&self, block: ByteRange, piece: ByteRange, buffer: &mut [u8]) -> bool {
-        let Some(packed) = self.0.get(&piece.start) else {
-            return false;
-        };
-        let cluster = piece.start / CLUSTER * CLUSTER;
+    pub fn fill(&mut self, block: ByteRange, piece: ByteRange, buffer: &mut [u8]) -> bool {
         let within = |at: u64| (at - block.start) as usize;
         let (before, rest) = buffer.split_at_mut(within(piece.start));
-        let prefix = &before[within(cluster)..];
         let length = piece.length() as usize;
-        match compression::unpack(packed, prefix, length) {
-            Some(plain) => {
-                rest[..length].copy_from_slice(&plain);
+        if let Some(frame) = self.frame(piece.start / FRAME) {
+            let start = (piece.start % FRAME) as usize;
+            let plain = frame.get(start..start + length);
+            return plain.is_some_and(|plain| {
+                rest[..length].copy_from_slice(plain);
                 true
-            }
-            None => false,
+            });
         }
+        let Some(packed) = self.pieces.get(&piece.start) else {
+            return false;
+        };
+        let prefix = &before[within(piece.start / CLUSTER * CLUSTER)..];
+        let plain = compression::unpack(packed, prefix, length);
+        plain.is_some_and(|plain| {
+            rest[..length].copy_from_slice(&plain);
+            true
+        })
+    }
+
+    /// The bytes of a frame that arrived, none if it is bad.
+    fn frame(&mut self, frame: u64) -> Option<&[u8]> {
+        let (packed, length) = self.frames.get(&frame)?;
+        if self.decoded.as_ref().is_none_or(|(last, _)| *last != frame) {
+            let plain = compression::unpack(packed, &[], *length).unwrap_or_default();
+            self.decoded = Some((frame, plain));
+        }
+        self.decoded.as_ref().map(|(_, plain)| plain.as_slice())
     }
 }
 
 impl PackedPieces {
-    /// Of this pack.
-    pub fn new(pack: Pack) -> PackedPieces {
+    /// Of this pack; these frames are fetched whole.
+    pub fn new(pack: Pack, frames: HashSet<u64>) -> PackedPieces {
         let (source, length) = pack.representation();
         PackedPieces {
             pack,
+            frames,
             reader: RangeReader::optional(source, length),
             table: BTreeMap::new(),
         }
@@ -72,7 +104,7 @@ impl PackedPieces {
     /// for is requested plain.
     pub async fn read_table(&mut self, context: &Context, wants: &[ByteRange]) {
         let mut ranges: Vec<ByteRange> = Vec::new();
-        for want in wants {
+        for want in wants.iter().filter(|want| !self.is_of_frame(**want)) {
             let first = want.start / CLUSTER * CLUSTER;
             for cluster in first / CLUSTER..want.end.div_ceil(CLUSTER) {
                 if self.pack.cluster(cluster).is_empty() {
@@ -128,101 +160,84 @@ impl PackedPieces {
         (is_inside && is_shorter).then(|| ByteRange::new(start, start + length))
     }
 
-    /// Fetches packed pieces of these ascending bytes. Returns what arrived, and the bytes that are to be fetched plain.
-    pub async fn fetch(&self, context: &Context, wants: &[ByteRange]) -> (Arrived, Vec<ByteRange>) {
+    /// Whether these bytes, which are of one block, come with the frame that they are in.
+    fn is_of_frame(&self, bytes: ByteRange) -> bool {
+        self.frames.contains(&(bytes.start / FRAME))
+    }
+
+    /// Fetches these ascending bytes packed. Returns those that are to be fetched plain.
+    pub async fn fetch(
+        &self,
+        context: &Context,
+        wants: &[ByteRange],
+        arrived: &mut Arrived,
+    ) -> Vec<ByteRange> {
+        if !self.pack.is_trusted() {
+            return wants.to_vec();
+        }
         let mut plain: Vec<ByteRange> = Vec::new();
-        // Runs of packed pieces, and the pieces in each.
+        let (of_frames, of_pieces): (Vec<ByteRange>, Vec<ByteRange>) =
+            wants.iter().partition(|want| self.is_of_frame(**want));
+        let mut frames: HashMap<u64, u64> = HashMap::new();
+        // Frames, and runs of packed pieces behind all of them, with the pieces in each run.
         let mut runs: Vec<ByteRange> = Vec::new();
-        let mut pieces: HashMap<u64, Vec<(u64, ByteRange)>> = HashMap::new();
-        let all = wants
-            .iter()
-            .flat_map(|want| pieces_of(*want).map(|piece| (*want, piece)));
-        for (want, piece) in all {
-            match self.place(piece).filter(|_| self.pack.is_trusted()) {
-                Some(place) => {
-                    match runs.last_mut() {
-                        Some(last) if last.end == place.start => last.end = place.end,
-                        _ => runs.push(place),
-                    }
-                    let run = runs.last().expect("it was pushed").start;
-                    pieces.entry(run).or_default().push((piece.start, place));
-                }
-                None => match plain.last_mut() {
-                    // One that ends where a part of a block does.
-                    Some(last) if last.end == piece.start && last.start >= want.start => {
-                        last.end = piece.end;
-                    }
-                    _ => plain.push(piece),
-                },
+        for want in &of_frames {
+            let frame = want.start / FRAME;
+            let place = self.pack.frame(frame);
+            if frames.insert(place.start, frame).is_none() {
+                runs.push(place);
             }
         }
-        let mut arrived = Arrived::default();
-        let read: Result<(), Error> = self
-            .reader
-            .read(context, &runs, |run, bytes| {
-                for (start, place) in pieces.remove(&run.start).unwrap_or_default() {
-                    let within =
-                        (place.start - run.start) as usize..(place.end - run.start) as usize;
-                    arrived.0.insert(start, bytes[within].to_vec());
+        let mut pieces: HashMap<u64, Vec<(ByteRange, ByteRange)>> = HashMap::new();
+        for piece in of_pieces.into_iter().flat_map(pieces_of) {
+            let Some(place) = self.place(piece) else {
+                plain.push(piece);
+                continue;
+            };
+            match runs.last_mut() {
+                Some(last) if last.end == place.start && pieces.contains_key(&last.start) => {
+                    last.end = place.end;
                 }
-            })
-            .await;
-        if read.is_err() {
+                _ => runs.push(place),
+            }
+            let run = runs.last().expect("it was pushed").start;
+            pieces.entry(run).or_default().push((piece, place));
+        }
+        let take = |run: ByteRange, bytes: Vec<u8>| {
+            if let Some(frame) = frames.remove(&run.start) {
+                let length = self.pack.layout().frame(frame).length() as usize;
+                arrived.frames.insert(frame, (bytes, length));
+                return;
+            }
+            for (piece, place) in pieces.remove(&run.start).unwrap_or_default() {
+                let within = (place.start - run.start) as usize..(place.end - run.start) as usize;
+                arrived.pieces.insert(piece.start, bytes[within].to_vec());
+            }
+        };
+        if self.reader.read(context, &runs, take).await.is_err() {
             self.pack.note_wrong();
         }
         // What did not arrive comes from the object itself.
-        let missing = pieces.into_values().flatten();
-        let size = |start: u64| {
-            let want = wants
-                .iter()
-                .find(|want| (want.start..want.end).contains(&start));
-            want.map_or(PIECE, |want| PIECE.min(want.end - start))
-        };
-        plain.extend(missing.map(|(start, _)| ByteRange::new(start, start + size(start))));
-        plain.sort_unstable_by_key(|range| range.start);
-        (arrived, plain)
+        let is_absent = |want: &ByteRange| !arrived.frames.contains_key(&(want.start / FRAME));
+        plain.extend(of_frames.into_iter().filter(is_absent));
+        plain.extend(pieces.into_values().flatten().map(|(piece, _)| piece));
+        joined(plain)
     }
 }
 
-/// Adds the missing blocks of frames of which something is here, so that their pieces are fetched packed, where that is fewer bytes
-/// than the frame. Frames of which nothing is here are left to the transfer.
-pub fn with_missing(
-    pack: &Pack,
-    geometry: &Geometry,
-    here: &BlockSet,
-    patched: Patchwork,
-) -> Patchwork {
-    let size = geometry.block_size().bytes();
-    if size > FRAME || size < CLUSTER {
-        return patched;
-    }
-    let mut all: BTreeMap<BlockIndex, Vec<Part>> = patched.into_iter().collect();
-    let a_frame = (FRAME / size) as u32;
-    for frame in 0..geometry.length().div_ceil(FRAME) {
-        let first = frame as u32 * a_frame;
-        let blocks = BlockRange::new(first, geometry.blocks().min(first + a_frame));
-        let is_missing = |block: &BlockIndex| !here.contains(*block) && !all.contains_key(block);
-        let missing: Vec<BlockIndex> = blocks.iter().filter(is_missing).collect();
-        let is_partial = missing.len() < blocks.count() as usize;
-        let pieces = |block: &BlockIndex| {
-            let bytes = geometry.bytes_of(*block);
-            let clusters = bytes.start / CLUSTER..bytes.end.div_ceil(CLUSTER);
-            let packed: u64 = clusters.map(|cluster| pack.cluster(cluster).length()).sum();
-            if packed == 0 { bytes.length() } else { packed }
-        };
-        let of_pieces: u64 = missing.iter().map(pieces).sum();
-        if is_partial
-            && pack
-                .frame_bytes(frame)
-                .is_none_or(|packed| of_pieces < packed)
-        {
-            for block in missing {
-                let bytes = geometry.bytes_of(block);
-                all.insert(block, vec![Part { bytes, from: None }]);
+/// These bytes in order, neighbours as one if they are of one block: each begins and ends where parts of one may.
+fn joined(mut ranges: Vec<ByteRange>) -> Vec<ByteRange> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut joined: Vec<ByteRange> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start && !range.start.is_multiple_of(CLUSTER) => {
+                last.end = range.end;
             }
+            _ => joined.push(range),
         }
     }
-    all.into_iter().collect()
+    joined
 }
 
 /// The pieces of these bytes, which begin at a border of pieces.

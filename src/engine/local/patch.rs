@@ -15,17 +15,18 @@ use crate::{
         blocking::{Group, Threads, Work},
         context::Context,
         error::Error,
-        remote::{ranges::RangeReader, source::packed::Pack},
+        remote::ranges::RangeReader,
     },
     format::{
         geometry::{BlockIndex, ByteRange, PIECE},
         judge::{self, Leaves},
+        pack::FRAME,
     },
     policy::descent::{Part as PartOfBlock, Patchwork, Source, without_doubtful},
 };
 
 use super::{
-    packed_pieces::{Arrived, PackedPieces},
+    packed_pieces::{Arrived, PackedPieces, pieces_of},
     seeds::Seeds,
 };
 
@@ -40,6 +41,7 @@ pub struct Patches {
     pub part: Arc<Part>,
     pub leaves: Arc<Leaves>,
     pub blocks: Patchwork,
+    pub pack: Option<PackedPieces>,
 }
 
 /// The result of a batch: the blocks that verified, and how many of their bytes were local.
@@ -47,10 +49,12 @@ pub struct Patches {
 pub struct Patched {
     pub stored: Vec<Stored>,
     pub bytes_reused: u64,
-    /// A block was wrong, and of its parts those that came packed are the most doubtful.
+    /// A block was wrong as long as some of its bytes came packed.
     packed_wrong: bool,
-    /// Blocks to try again.
-    refused: Batch,
+    /// Blocks to try again without some of the local bytes.
+    doubted: Batch,
+    /// Blocks to try again without packed bytes.
+    plain: Batch,
 }
 
 /// Blocks that are fetched and assembled together.
@@ -59,10 +63,9 @@ struct Batch {
     blocks: Patchwork,
     /// What was fetched of them, by the first byte.
     fetched: HashMap<u64, Vec<u8>>,
-    /// What came packed. The first doubt about local bytes is one about what was decoded behind them, so a block that is tried
-    /// again gets all of it plain.
     packed: Arrived,
-    is_retried: bool,
+    /// The pack was wrong about these blocks.
+    is_plain: bool,
     /// All that is fetched of blocks that are tried again.
     bytes: u64,
 }
@@ -81,10 +84,9 @@ impl Patches {
         mut self,
         context: &Context,
         source: &RangeReader,
-        pack: Option<Pack>,
         mut done: impl FnMut(Patched) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut pack = pack.map(PackedPieces::new);
+        let mut pack = self.pack.take();
         if let Some(pack) = &mut pack {
             pack.read_table(context, &missing_of(&self.blocks)).await;
         }
@@ -104,8 +106,8 @@ impl Patches {
                 break;
             };
             let mut missing = batch.missing();
-            if let (Some(pack), false) = (&pack, batch.is_retried) {
-                (batch.packed, missing) = pack.fetch(context, &missing).await;
+            if let (Some(pack), false) = (&pack, batch.is_plain) {
+                missing = pack.fetch(context, &missing, &mut batch.packed).await;
             }
             let fetched = source
                 .read(context, &missing, |range, bytes| {
@@ -145,9 +147,13 @@ impl Patches {
         if let (Some(pack), true) = (pack, patched.packed_wrong) {
             pack.note_wrong();
         }
-        let refused = std::mem::take(&mut patched.refused);
-        if !refused.blocks.is_empty() {
-            batches.push_front(refused);
+        for refused in [
+            std::mem::take(&mut patched.doubted),
+            std::mem::take(&mut patched.plain),
+        ] {
+            if !refused.blocks.is_empty() {
+                batches.push_front(refused);
+            }
         }
         done(patched)
     }
@@ -158,7 +164,8 @@ impl Patches {
         let Batch {
             blocks,
             mut fetched,
-            packed,
+            mut packed,
+            is_plain,
             ..
         } = batch;
         for (block, parts) in blocks {
@@ -166,7 +173,7 @@ impl Patches {
             let mut bytes = vec![0; place.length() as usize];
             let is_filled = parts
                 .iter()
-                .all(|part| self.fill(*part, place, &mut bytes, (&fetched, &packed)));
+                .all(|part| self.fill(*part, place, &mut bytes, (&fetched, &mut packed)));
             if self.leaves.leaf(block).is_none() {
                 continue;
             }
@@ -175,18 +182,11 @@ impl Patches {
                 false => None,
             };
             let Some(proven) = proven else {
-                let doubtless = if is_filled {
-                    without_doubtful(&parts)
-                } else {
-                    None
-                };
-                let came_packed = parts.iter().any(|part| packed.has(part.bytes));
-                patched.packed_wrong |= came_packed && doubtless.is_none();
-                if let Some(again) = doubtless.or_else(|| came_packed.then(|| parts.clone())) {
-                    patched.refused.add((block, again), &parts, &mut fetched);
-                }
+                let arrived = (&mut fetched, &mut packed);
+                patched.refuse(block, &parts, is_filled, arrived);
                 continue;
             };
+            patched.packed_wrong |= is_plain;
             patched.stored.push(self.part.write(&proven)?);
             let local = parts.iter().filter(|part| part.from.is_some());
             patched.bytes_reused += local.map(|part| part.bytes.length()).sum::<u64>();
@@ -200,7 +200,7 @@ impl Patches {
         part: PartOfBlock,
         block: ByteRange,
         whole: &mut [u8],
-        (fetched, packed): (&HashMap<u64, Vec<u8>>, &Arrived),
+        (fetched, packed): (&HashMap<u64, Vec<u8>>, &mut Arrived),
     ) -> bool {
         let within =
             (part.bytes.start - block.start) as usize..(part.bytes.end - block.start) as usize;
@@ -240,38 +240,78 @@ impl Patches {
     }
 }
 
-impl Batch {
-    /// The ranges to fetch, ascending; of a block that is tried again those that came packed, too.
-    fn missing(&self) -> Vec<ByteRange> {
-        let parts = self.blocks.iter().flat_map(|(_, parts)| parts);
-        parts
-            .filter(|part| part.from.is_none() && !self.fetched.contains_key(&part.bytes.start))
-            .map(|part| part.bytes)
-            .collect()
-    }
-
-    /// Adds a block to try again with these parts, with what was fetched of those that it had.
-    fn add(
+impl Patched {
+    /// Notes a block that was refused to be tried again, if its doubtful parts can be exchanged: local bytes, or what came packed.
+    fn refuse(
         &mut self,
-        (block, retried): (BlockIndex, Vec<PartOfBlock>),
+        block: BlockIndex,
         parts: &[PartOfBlock],
-        fetched: &mut HashMap<u64, Vec<u8>>,
+        is_filled: bool,
+        (fetched, packed): (&mut HashMap<u64, Vec<u8>>, &mut Arrived),
     ) {
+        let doubtless = if is_filled {
+            without_doubtful(parts)
+        } else {
+            None
+        };
+        let came_packed = parts.iter().any(|part| packed.has(part.bytes));
+        let is_plain = doubtless.is_none();
+        let (batch, retried) = match doubtless {
+            Some(doubtless) => (&mut self.doubted, doubtless),
+            None if came_packed => (&mut self.plain, parts.to_vec()),
+            None => return,
+        };
+        batch.is_plain = is_plain;
         let missing = |parts: &[PartOfBlock]| -> u64 {
             let missing = parts.iter().filter(|part| part.from.is_none());
             missing.map(|part| part.bytes.length()).sum()
         };
-        self.is_retried = true;
-        self.bytes += missing(&retried);
-        if self.bytes > 2 * BATCH_BYTES {
+        batch.bytes += missing(&retried);
+        if batch.bytes > 2 * BATCH_BYTES {
             return;
         }
         for part in parts.iter().filter(|part| part.from.is_none()) {
-            if let Some(bytes) = fetched.remove(&part.bytes.start) {
-                self.fetched.insert(part.bytes.start, bytes);
+            let pieces = pieces_of(part.bytes);
+            batch.fetched.extend(pieces.filter_map(|piece| {
+                let bytes = fetched.remove(&piece.start)?;
+                Some((piece.start, bytes))
+            }));
+            if !is_plain {
+                packed.give(part.bytes, &mut batch.packed);
             }
         }
-        self.blocks.push((block, retried));
+        batch.blocks.push((block, retried));
+    }
+}
+
+impl Batch {
+    /// The ranges to fetch, ascending: what is neither local nor there already.
+    fn missing(&self) -> Vec<ByteRange> {
+        let parts = self.blocks.iter().flat_map(|(_, parts)| parts);
+        let parts = parts.filter(|part| part.from.is_none());
+        parts.flat_map(|part| self.missing_of(part.bytes)).collect()
+    }
+
+    /// The ranges of a part that are not there.
+    fn missing_of(&self, part: ByteRange) -> Vec<ByteRange> {
+        let mut missing: Vec<ByteRange> = Vec::new();
+        let mut at = part.start;
+        while at < part.end {
+            if let Some(bytes) = self.fetched.get(&at) {
+                at += bytes.len() as u64;
+                continue;
+            }
+            let piece = ByteRange::new(at, part.end.min(at + PIECE));
+            at = piece.end;
+            if self.packed.has(piece) {
+                continue;
+            }
+            match missing.last_mut() {
+                Some(last) if last.end == piece.start => last.end = piece.end,
+                _ => missing.push(piece),
+            }
+        }
+        missing
     }
 }
 
@@ -285,13 +325,17 @@ fn missing_of(blocks: &Patchwork) -> Vec<ByteRange> {
 fn batches(blocks: Patchwork) -> Vec<Batch> {
     let mut batches: Vec<Patchwork> = Vec::new();
     let mut room = 0;
+    let mut last_frame = None;
     for (block, parts) in blocks {
+        // A frame is fetched with all that comes of it.
+        let frame = parts.first().map(|part| part.bytes.start / FRAME);
+        let is_same = frame == last_frame.replace(frame).flatten();
         let missing = parts.iter().filter(|part| part.from.is_none());
         let bytes: u64 = missing.map(|part| part.bytes.length()).sum();
         match batches.last_mut() {
-            Some(last) if room >= bytes && last.len() < BATCH_BLOCKS => {
+            Some(last) if is_same || room >= bytes && last.len() < BATCH_BLOCKS => {
                 last.push((block, parts));
-                room -= bytes;
+                room = room.saturating_sub(bytes);
             }
             _ => {
                 batches.push(vec![(block, parts)]);

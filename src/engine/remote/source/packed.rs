@@ -122,6 +122,11 @@ impl Pack {
         (!packed.is_empty()).then(|| packed.length())
     }
 
+    /// Where a packed frame lies in the pack; empty: it is not packed.
+    pub fn frame(&self, frame: u64) -> ByteRange {
+        self.0.places[frame as usize].0
+    }
+
     /// Where the packed pieces of a cluster lie in the pack.
     pub fn cluster(&self, cluster: u64) -> ByteRange {
         let (_, pieces) = self.0.places[(cluster * CLUSTER / FRAME) as usize];
