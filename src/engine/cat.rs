@@ -25,6 +25,8 @@ const TUNING: Tuning = Tuning {
     memory_bytes: 16 << 20,
     first_bytes: 16 << 20,
     ahead_bytes_max: 16 << 20,
+    bytes_wanted: u64::MAX,
+    unit_bytes: 1,
 };
 
 /// The range of an object, as in HTTP.
@@ -39,6 +41,15 @@ pub enum Wanted {
 }
 
 impl Wanted {
+    /// How many bytes it is, at most.
+    fn bytes_max(self) -> u64 {
+        match self {
+            Wanted::All | Wanted::From(_, None) => u64::MAX,
+            Wanted::From(first, Some(last)) => last.saturating_sub(first).saturating_add(1),
+            Wanted::Last(count) => count,
+        }
+    }
+
     /// The range in an object of this length; `None`: the object has no such bytes.
     pub fn within(self, length: u64) -> Option<ByteRange> {
         let (start, end) = match self {
@@ -92,7 +103,11 @@ pub async fn cat(
         name: options.name,
         length: None,
     };
-    let (object, mut transfer) = read::open_tuned(context, options, TUNING, events).await?;
+    let tuning = Tuning {
+        bytes_wanted: wanted.bytes_max(),
+        ..TUNING
+    };
+    let (object, mut transfer) = read::open_tuned(context, options, tuning, events).await?;
     let (trust, length) = (object.trust(), object.geometry().length());
     let bytes = wanted.within(length).ok_or(Error::NoSuchRange {
         place: name,

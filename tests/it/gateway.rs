@@ -15,13 +15,16 @@ use rustix::{
 };
 use serde_json::Value;
 
-use crate::support::{
-    nginx::{Nginx, program},
-    objects::{Content, geometry, manifest_of, manifest_with_false_geometry},
-    origin::{Asks, Lie, Of, Origin},
-    program::{Running, command, run, sapwood, start},
-    programs::output_of,
-    scene::{MANIFEST, OBJECT, Scene},
+use crate::{
+    packed,
+    support::{
+        nginx::{Nginx, program},
+        objects::{Content, geometry, manifest_of, manifest_with_false_geometry},
+        origin::{Asks, Lie, Of, Origin},
+        program::{Running, command, run, sapwood, start},
+        programs::output_of,
+        scene::{MANIFEST, OBJECT, Scene},
+    },
 };
 
 const KIB: u64 = 1024;
@@ -1540,5 +1543,20 @@ fn a_playlist_and_its_segments_play_through_one_gateway() {
         decoded(&list),
         decoded(&www.join("list.m3u8").display().to_string())
     );
+    gateway.finish();
+}
+
+#[test]
+fn a_reader_moves_the_frames_of_a_pack() {
+    let bytes = packed::text(8 * MIB as usize);
+    let scene = packed::scene(bytes.clone());
+    let gateway = Gateway::to(&scene, &[]);
+    let response = gateway.get(&[]);
+    assert!(response.is_whole() && response.body == bytes);
+    // Two frames are not packed.
+    let plain = scene.origin.sent(OBJECT);
+    assert!((2 * MIB..3 * MIB).contains(&plain), "{plain}");
+    let frames = scene.origin.sent(packed::PACK);
+    assert!((1..2 * MIB).contains(&frames), "{frames}");
     gateway.finish();
 }

@@ -16,16 +16,16 @@ use sapwood::{
 use crate::support::{
     objects::Content,
     origin::{Asks, FIRST_BYTES, Lie, Of, Origin},
-    program::Ended,
+    program::{Ended, sapwood},
     scene::{MANIFEST, OBJECT, Scene},
 };
 
-const PACK: &str = "/object.bin.sapwood.pack";
+pub const PACK: &str = "/object.bin.sapwood.pack";
 const BLOCK: u64 = 64 << 10;
 const MIB: usize = 1 << 20;
 
 /// Text; frames 3 and 4 are noise, which is not packed.
-fn text(length: usize) -> Vec<u8> {
+pub fn text(length: usize) -> Vec<u8> {
     let lines =
         (0u32..).flat_map(|n| format!("{n}: {} pears\n", u64::from(n) * 7919 % 1009).into_bytes());
     let mut bytes: Vec<u8> = lines.take(length).collect();
@@ -51,7 +51,7 @@ fn packed(bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
     (read(manifest.clone()), read(pack::beside(&manifest)))
 }
 
-fn scene(bytes: Vec<u8>) -> Scene {
+pub fn scene(bytes: Vec<u8>) -> Scene {
     let (manifest, pack) = packed(&bytes);
     let scene = Scene::of(Content::Bytes(bytes), BLOCK);
     scene.origin.put(MANIFEST, manifest);
@@ -275,5 +275,50 @@ fn an_update_goes_on_without_its_pack() {
             "{lie:?}: {}",
             fetched(&ended)
         );
+    }
+}
+
+fn cat(scene: &Scene, more: &[&str]) -> Vec<u8> {
+    let mut command = sapwood(scene.folder.path());
+    command.args(["cat", &scene.url(), "--no-store"]).args(more);
+    let output = command.output().expect("it runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    output.stdout
+}
+
+#[test]
+fn cat_takes_each_frame_once() {
+    let bytes = text(12 * MIB + 70_001);
+    let scene = scene(bytes.clone());
+    assert!(cat(&scene, &[]) == bytes);
+    let plain: u64 = scene.origin.sent(OBJECT);
+    assert!(plain < 2 * MIB as u64 + 4 * BLOCK, "{plain}");
+    let asked = scene.origin.bodies_of(PACK).into_iter();
+    let mut ranges: Vec<_> = asked.map(|asked| asked.range.expect("a range")).collect();
+    ranges.sort_by_key(|range| range.start);
+    assert!(ranges.is_sorted_by(|a, b| a.end <= b.start), "{ranges:?}");
+    // A range within a frame: less is to be moved of the object itself.
+    scene.origin.forget_log();
+    let within = &bytes[5 * MIB + 100..5 * MIB + 5_000];
+    let range = format!("{}-{}", 5 * MIB + 100, 5 * MIB + 4_999);
+    assert!(cat(&scene, &["--range", &range]) == within);
+    assert_eq!(scene.origin.sent(PACK), 0);
+    assert!(scene.origin.sent(OBJECT) <= 2 * BLOCK);
+}
+
+#[test]
+fn cat_goes_on_without_its_pack() {
+    let bytes = text(6 * MIB);
+    for lie in [
+        Lie::Status(404),
+        Lie::NoRanges,
+        Lie::FlipEach(512),
+        Lie::Shift(1),
+        Lie::CloseAfter(100),
+    ] {
+        let scene = scene(bytes.clone());
+        scene.origin.lie(PACK, Asks::Anything, Of::All, lie.clone());
+        assert!(cat(&scene, &["--patience", "20s"]) == bytes, "{lie:?}");
     }
 }

@@ -25,6 +25,7 @@ use crate::{
         judge::{self, Leaves, ObjectKey},
         keys::PublicKey,
         library::SMALL_BYTES_MAX,
+        pack::FRAME,
         statement::Refused,
         tree::Root,
         trust::Trust,
@@ -64,6 +65,8 @@ const FIRST_BYTES: u64 = 256 << 10;
 const AHEAD_BYTES_MAX: u64 = 8 << 20;
 /// More connections would deliver the last bytes of a read-ahead as early as the first.
 const CONNECTIONS_MAX: u32 = 8;
+/// What readers are assumed to read. They wait for the index of a pack, which is then 4 MiB at most.
+const BYTES_WANTED: u64 = 32 << 20;
 
 /// What to read.
 #[derive(Clone)]
@@ -101,6 +104,10 @@ pub(in crate::engine) struct Tuning {
     pub first_bytes: u64,
     /// The largest one.
     pub ahead_bytes_max: u64,
+    /// About how many bytes will be read, at most: the index of a pack is worth reading for more than its own bytes.
+    pub bytes_wanted: u64,
+    /// What is wanted ends at multiples of so many bytes, because they are fetched together.
+    pub unit_bytes: u64,
 }
 
 /// A remote object with a manifest, read by any number of readers at once. Clones share it.
@@ -143,6 +150,8 @@ pub async fn open(
         memory_bytes: MEMORY_BYTES,
         first_bytes: FIRST_BYTES,
         ahead_bytes_max: AHEAD_BYTES_MAX,
+        bytes_wanted: BYTES_WANTED,
+        unit_bytes: 1,
     };
     open_tuned(context, options, tuning, events).await
 }
@@ -186,6 +195,17 @@ pub(in crate::engine) async fn open_tuned(
         true => Length::Proven,
         false => Length::Wanted,
     };
+    let pack = match &manifest {
+        Some(manifest) => {
+            let bytes = tuning.bytes_wanted.min(geometry.length());
+            remote::pack::open(context, manifest, (&place, &options.url), bytes).await
+        }
+        None => None,
+    };
+    let tuning = Tuning {
+        unit_bytes: pack.as_ref().map_or(tuning.unit_bytes, |_| FRAME),
+        ..tuning
+    };
     let shared = Arc::new(Shared::new(leaves.clone(), cache, tuning, length));
     let mut sources = vec![options.url];
     sources.extend(options.mirrors);
@@ -205,6 +225,7 @@ pub(in crate::engine) async fn open_tuned(
         root,
         sources,
         place,
+        pack,
     };
     let pages = match manifest {
         Some(manifest) => Pages::new(manifest, leaves),

@@ -40,14 +40,22 @@ impl Ahead {
     }
 
     /// Moves the end, if the reader came far enough. The read-ahead is as large as what the reader took in order, within limits.
-    fn extend(&mut self, rest: BlockRange, geometry: &Geometry, bytes_min: u64, bytes_max: u64) {
+    /// It is moved on to the end of a unit, unless there is no room.
+    fn extend(&mut self, rest: BlockRange, geometry: &Geometry, bytes_max: u64, tuning: &Tuning) {
         if rest.start < self.next_at && rest.start < self.end {
             return;
         }
-        let bytes = self.taken.clamp(bytes_min.min(bytes_max), bytes_max);
-        let count = bytes.div_ceil(geometry.block_size().bytes());
+        let bytes_min = tuning.first_bytes.min(bytes_max);
+        let bytes = self.taken.clamp(bytes_min, bytes_max);
+        let size = geometry.block_size().bytes();
+        let count = bytes.div_ceil(size);
         let count = count.clamp(1, u64::from(geometry.blocks())) as u32;
-        self.end = rest.end.min(rest.start + count);
+        let unit = match bytes_max >= 2 * tuning.unit_bytes {
+            true => (tuning.unit_bytes / size).max(1),
+            false => 1,
+        };
+        let end = u64::from(rest.start + count).next_multiple_of(unit);
+        self.end = end.min(u64::from(rest.end)) as u32;
         self.next_at = match self.end == rest.end {
             true => u32::MAX,
             false => rest.start + count.div_ceil(2),
@@ -167,7 +175,7 @@ pub fn plan(
         let ahead_max = share.min(tuning.ahead_bytes_max);
         let sought = reader.has_just_sought();
         let ahead = &mut *reader.ahead;
-        ahead.extend(rest, geometry, tuning.first_bytes, ahead_max);
+        ahead.extend(rest, geometry, ahead_max, tuning);
         let wanted = BlockRange::new(rest.start, ahead.end);
         left = left.saturating_sub(geometry.bytes_of_range(wanted).length());
         // The pages behind that too, so that reading in order does not wait for them.
@@ -236,6 +244,8 @@ mod tests {
         memory_bytes: 64 * MIB,
         ahead_bytes_max: 16 * MIB,
         first_bytes: 256 * KIB,
+        bytes_wanted: MIB,
+        unit_bytes: 1,
     };
 
     fn geometry() -> Geometry {

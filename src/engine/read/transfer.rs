@@ -11,7 +11,7 @@ use crate::{
         events::{Event, Events},
         remote::{
             manifest::{self, ManifestPlace},
-            source::Source,
+            source::{Source, packed::Pack},
         },
         transfer::driver::{Driver, TransferObject, Turn},
     },
@@ -55,6 +55,7 @@ pub struct Origin {
     pub root: Root,
     pub sources: Vec<Location>,
     pub place: ManifestPlace,
+    pub pack: Option<Pack>,
 }
 
 /// The end of work that runs beside the driver.
@@ -171,9 +172,12 @@ impl Transfer {
     fn new_driver(&self) -> Driver {
         let client = &self.context.client;
         let sources = self.origin.sources.iter();
+        let pack = &self.origin.pack;
         let object = TransferObject {
             leaves: self.shared.leaves.clone(),
-            sources: sources.map(|url| Source::http(client, url)).collect(),
+            sources: sources
+                .map(|url| Source::http(client, url).with_pack(pack.clone()))
+                .collect(),
             // Whether the source serves ranges is unknown: there was no preflight.
             ranges: true,
             first: None,
@@ -258,6 +262,7 @@ impl Transfer {
                         root,
                         sources,
                         place,
+                        ..
                     } = &*origin;
                     let error = manifest::explain(&context, error, *root, place, &sources[0]).await;
                     Job::Explained(block, error)
