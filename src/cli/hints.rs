@@ -46,7 +46,6 @@ pub const STDIN_NEEDS_OUTPUT: &str =
     "a manifest of standard input needs -o OUT (-o - for standard output)";
 pub const PACK_TO_STDOUT: &str =
     "a pack is written beside the manifest, so that must be a file: -o FILE";
-pub const PACK_FOLDER: &str = "--pack is for files";
 pub const PARTS_OF_FILES: &str =
     "parts are files, and have no digests: --digest and - cannot be used with --range and --join";
 pub const PART_HAS_NO_NAME: &str =

@@ -192,9 +192,6 @@ fn of_manifest(manifest: PathBuf, tree: &Tree, pack_bytes: Option<u64>) -> Event
 fn check_folders(args: &ManifestArgs) -> Result<(), &'static str> {
     let is_part = args.range.is_some() || args.join;
     let has_folder = !is_part && args.paths.iter().any(|path| path.is_dir());
-    if has_folder && args.pack.wanted {
-        return Err(hints::PACK_FOLDER);
-    }
     if has_folder && (args.output.is_some() || !args.digest.is_empty()) {
         return Err(hints::LIBRARY_PLACE);
     }
@@ -257,6 +254,7 @@ fn folder(
         sequence: options.sequence,
         published: options.published,
         expires: options.expires,
+        pack: options.pack,
     };
     let manifest = path.join(library::MANIFEST);
     let was_signed = signing.is_none() && manifest_file::is_signed(&manifest);

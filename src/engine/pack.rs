@@ -139,6 +139,13 @@ impl PackParts {
     }
 }
 
+/// Writes the front of a pack alone, which says that the object hardly compresses (library.md, 1).
+pub fn publish_front(path: &Path, tree: &Tree) -> Result<(), Error> {
+    let temporary = Temporary::create(path, Replaces::Pack)?;
+    temporary.write_at(&pack::front(tree.geometry().length(), tree.root()), 0)?;
+    Ok(temporary.publish(None)?)
+}
+
 /// Checks that a pack, whose index this is, is that of an object that was proven, on all cores. Reads the object once and the pack twice.
 pub fn check(object: &Path, root: Root, index: &[u8], pack: &Path) -> Result<(), Error> {
     let regions = FileRegions::open(object)?.in_regions_of(FRAME as usize);

@@ -241,6 +241,11 @@ pub fn manifest_name(root: Root) -> String {
     format!("{root}.sapwood")
 }
 
+/// The name of its pack, in the same folder.
+pub fn pack_name(root: Root) -> String {
+    format!("{root}.sapwood.pack")
+}
+
 /// The entries of an index, in its order. A value of this type is consistent in itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Index {

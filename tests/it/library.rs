@@ -15,9 +15,12 @@ use sapwood::format::paint;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::support::{
-    program::{Ended, run, sapwood},
-    programs::{library_reference, output_of},
+use crate::{
+    packed,
+    support::{
+        program::{Ended, run, sapwood},
+        programs::{library_reference, output_of},
+    },
 };
 
 const INDEX: &str = "library.sapwood";
@@ -466,4 +469,39 @@ fn a_key_holds_for_a_library() {
     library.verify(&["--key", "studio.pub"]).must(3);
     library.verify(&["--manifest", "x"]).must(2);
     library.verify(&["--hints"]).must(2);
+}
+
+#[test]
+fn packs_of_large_files() {
+    let library = Library::new();
+    let words = packed::text(200_000);
+    fs::write(library.path("words.txt"), &words).unwrap();
+    let old = SystemTime::now() - OLD;
+    File::open(library.path("words.txt"))
+        .and_then(|file| file.set_modified(old))
+        .unwrap();
+    library.published(&[]);
+    library.wait();
+    let root = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+    let pack = |bytes: &[u8]| {
+        library
+            .path(MANIFESTS)
+            .join(format!("{}.sapwood.pack", root(bytes)))
+    };
+    let noise = fs::read(library.path("films/a.mp4")).unwrap();
+    assert!(!pack(&words).exists());
+    // What was described without a pack is read again; what hardly compresses has a front alone, and is not read a third time.
+    let read = |more: &[&str]| library.published(more)["files_read"].as_u64().unwrap();
+    assert_eq!(read(&["--pack"]), 4);
+    assert!(fs::read(pack(&words)).unwrap().len() > 1000);
+    assert_eq!(fs::read(pack(&noise)).unwrap().len(), 64);
+    assert_eq!((read(&["--pack"]), read(&[])), (0, 0));
+    assert!(pack(&words).exists());
+    // A manifest that is made again without an index has no pack.
+    assert!(read(&["--read-all"]) > 4);
+    assert!(!pack(&words).exists());
+    library.published(&["--pack"]);
+    fs::remove_file(library.path("words.txt")).unwrap();
+    library.published(&["--pack"]);
+    assert!(!pack(&words).exists() && pack(&noise).exists());
 }

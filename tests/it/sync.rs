@@ -14,11 +14,14 @@ use sapwood::format::paint;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::support::{
-    origin::{Asks, Lie, Of, Origin},
-    program::{Ended, command, run, sapwood, start},
-    programs::{library_reference, output_of},
-    scene::names,
+use crate::{
+    packed,
+    support::{
+        origin::{Asks, Lie, Of, Origin},
+        program::{Ended, command, run, sapwood, start},
+        programs::{library_reference, output_of},
+        scene::names,
+    },
 };
 
 const INDEX: &str = "/media/library.sapwood";
@@ -1088,4 +1091,34 @@ fn a_library_that_is_published_meanwhile_is_read_again() {
     assert_eq!(synced.exit, Some(0), "{synced:?}");
     pair.must_be_equal();
     assert!(pair.origin.log_of(MANIFEST).len() >= 2);
+}
+
+/// Packs of a library: frames of a new file, pieces of a changed one.
+#[test]
+fn packed_files_are_fewer_bytes() {
+    let pair = Pair::empty();
+    let mut text = packed::text(3 << 20);
+    pair.write_bytes("words.txt", &text);
+    pair.write("noise", 1, 100_000);
+    pair.publish(&["--pack"]);
+    pair.sync(&[]).must(0);
+    pair.must_be_equal();
+    let (sent, _) = pair.sent();
+    assert!(sent < (1 << 20) + 100_000, "{sent}");
+    for at in (5_000..text.len()).step_by(40_000) {
+        text[at..at + 4].copy_from_slice(b"pear");
+    }
+    pair.write_bytes("words.txt", &text);
+    pair.publish(&["--pack"]);
+    pair.origin.forget_log();
+    pair.sync(&[]).must(0);
+    pair.must_be_equal();
+    let asked = pair.origin.log();
+    let is_of = |end: &str| asked.iter().any(|asked| asked.path.ends_with(end));
+    assert!(is_of(".pack"));
+    let plain = asked
+        .iter()
+        .filter(|asked| asked.path.ends_with("words.txt"));
+    let plain: u64 = plain.map(|asked| asked.bytes_sent).sum();
+    assert!(plain <= 2, "{plain}");
 }

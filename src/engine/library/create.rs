@@ -24,6 +24,7 @@ use crate::{
         error::Error,
         events::Library,
         manifest_file::CheckedFile,
+        pack,
         sign::Signer,
     },
     format::{
@@ -58,6 +59,8 @@ pub struct LibraryOptions {
     pub published: u64,
     /// Unix seconds; 0: not given.
     pub expires: u64,
+    /// Pack the larger files, with this level of compression.
+    pub pack: Option<i32>,
 }
 
 /// Publishes a folder. Readers get the earlier library or the new one.
@@ -75,7 +78,7 @@ pub fn create(
     let earlier = Earlier::read(&folder)?;
     let (files, left_out) = listing::list(&folder, |_| true, |_| true)?;
     let known = match (&earlier, options.reads_all) {
-        (Some(earlier), false) => known_files(&folder, earlier, &files)?,
+        (Some(earlier), false) => known_files(&folder, earlier, &files, options)?,
         _ => HashMap::new(),
     };
     let is_new = |file: &&Listed| !known.contains_key(&file.path);
@@ -196,21 +199,25 @@ fn date_index(folder: &Folder, began: SystemTime) -> Result<(), Error> {
 /// The root of a file, and its pieces if it is small.
 type Content = (Root, Vec<u8>);
 
-/// The files that need not be read: they are what the last index says, and the manifests of the larger ones are there.
+/// The files that need not be read: they are what the last index says, and the manifests of the larger ones, with packs if they are
+/// wanted, are there.
 fn known_files(
     folder: &Folder,
     earlier: &Earlier,
     files: &[Listed],
+    options: &LibraryOptions,
 ) -> Result<HashMap<LibraryPath, Content>, Error> {
     let manifests: BTreeSet<String> = match folder.below(Path::new(library::MANIFESTS))? {
         Some(manifests) => manifests.names()?.into_iter().collect(),
         None => BTreeSet::new(),
     };
+    let is_packed =
+        |root: Root| options.pack.is_none() || manifests.contains(&library::pack_name(root));
     let known = files.iter().filter_map(|file| {
         let place = earlier.still_has(&file.path, &file.entry)?;
         let entry = &earlier.index.entries()[place];
-        let is_described =
-            entry.is_small() || manifests.contains(&library::manifest_name(entry.root));
+        let is_described = entry.is_small()
+            || manifests.contains(&library::manifest_name(entry.root)) && is_packed(entry.root);
         is_described.then(|| {
             let pieces = earlier.pieces(place).to_vec();
             (file.path.clone(), (entry.root, pieces))
@@ -219,15 +226,15 @@ fn known_files(
     Ok(known.collect())
 }
 
-/// Removes the manifests of objects that the library no longer has.
+/// Removes the manifests and packs of objects that the library no longer has.
 fn forget_manifests(folder: &Folder, needed: &BTreeSet<Root>) -> Result<(), Error> {
     let Some(manifests) = folder.below(Path::new(library::MANIFESTS))? else {
         return Ok(());
     };
     for name in manifests.names()? {
-        let root = name.strip_suffix(".sapwood").map(str::parse::<Root>);
+        let root = name.split('.').next().map(str::parse::<Root>);
         if let Some(Ok(root)) = root
-            && name == library::manifest_name(root)
+            && (name == library::manifest_name(root) || name == library::pack_name(root))
             && !needed.contains(&root)
         {
             manifests.remove(OsStr::new(&name))?;
@@ -297,21 +304,34 @@ impl Reading<'_> {
         Ok((Root(*blake3::hash(&bytes).as_bytes()), checks))
     }
 
-    /// Reads a larger file, and writes its manifest if there is none.
+    /// Reads a larger file, and writes its manifest, and its pack if it is wanted.
     fn large(&self, file: &Listed) -> Result<Root, Error> {
         let (opened, path) = self.open(file)?;
         let place = path.display().to_string();
         let options = CreateOptions {
             block_size: self.options.block_size,
             no_hints: self.options.no_hints,
+            pack: self.options.pack,
             ..CreateOptions::default()
         };
-        let described = Described::of(Input::Open(opened, path), &place, &options)?;
+        let mut described = Described::of(Input::Open(opened, path), &place, &options)?;
         let root = described.tree.root();
         let manifests = self.folder.path_of(OsStr::new(library::MANIFESTS));
         let made = MadeFolder::make(&manifests)?;
         let manifest = manifests.join(library::manifest_name(root));
+        let pack = pack::beside(&manifest);
+        match (&mut described.pack, options.pack) {
+            (Some(parts), _) => _ = parts.publish(&pack, &described.tree)?,
+            (None, Some(_)) => pack::publish_front(&pack, &described.tree)?,
+            (None, None) => (),
+        }
         described.publish(&manifest, Particulars::default(), None)?;
+        if options.pack.is_none() {
+            // One of before belongs to another manifest.
+            let manifests = self.folder.below(Path::new(library::MANIFESTS))?;
+            let name = library::pack_name(root);
+            manifests.map_or(Ok(()), |folder| folder.remove(OsStr::new(&name)))?;
+        }
         drop(made);
         Ok(root)
     }
