@@ -108,6 +108,7 @@ pub fn not_loopback(address: IpAddr) -> String {
     )
 }
 
+pub const WHOLE_PACK_FOLDER: &str = "--whole is for files: those of a library are there anyway";
 /// A pack was wanted, and would not save enough.
 pub fn no_pack(file: &Path) -> String {
     format!(

@@ -20,7 +20,7 @@ use crate::{
         sign::Signer,
         trust::ToSign,
     },
-    format::{compression::LEVEL, library, manifest::Tree},
+    format::{compression::PackOptions, library, manifest::Tree},
 };
 
 use super::{
@@ -74,7 +74,10 @@ pub fn run(args: ManifestArgs, store: Option<PathBuf>, output: &mut Output) -> E
         sequence: args.seq.unwrap_or(0),
         published: if dated { now } else { 0 },
         expires: args.expires.unwrap_or(0),
-        pack: args.pack.wanted.then(|| args.pack.level.unwrap_or(LEVEL)),
+        pack: args.pack.wanted.then(|| PackOptions {
+            level: args.pack.level.unwrap_or(PackOptions::default().level),
+            whole: args.pack.whole,
+        }),
     };
     if let (true, Some(out)) = (args.join, &args.output) {
         let exit = join(&args.paths, out, &options, signer.as_ref(), output);
@@ -192,6 +195,9 @@ fn of_manifest(manifest: PathBuf, tree: &Tree, pack_bytes: Option<u64>) -> Event
 fn check_folders(args: &ManifestArgs) -> Result<(), &'static str> {
     let is_part = args.range.is_some() || args.join;
     let has_folder = !is_part && args.paths.iter().any(|path| path.is_dir());
+    if has_folder && args.pack.whole {
+        return Err(hints::WHOLE_PACK_FOLDER);
+    }
     if has_folder && (args.output.is_some() || !args.digest.is_empty()) {
         return Err(hints::LIBRARY_PLACE);
     }

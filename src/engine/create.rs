@@ -14,7 +14,7 @@ use crate::{
         temporary::{self, Replaces, Temporary},
     },
     format::{
-        compression::PackedFrame,
+        compression::{PackOptions, PackedFrame},
         digests::{Algorithm, Digest},
         geometry::{BlockSize, ByteRange, Geometry},
         layout::FRONT_BYTES,
@@ -66,8 +66,8 @@ pub struct CreateOptions {
     pub published: u64,
     /// Unix seconds; 0: not given.
     pub expires: u64,
-    /// Pack the object, with this level of compression. The manifest must be a file.
-    pub pack: Option<i32>,
+    /// Pack the object. The manifest must be a file.
+    pub pack: Option<PackOptions>,
 }
 
 /// A manifest that was made.
@@ -153,8 +153,8 @@ impl Described {
         };
         let sinks = Sinks {
             pieces: &mut sink,
-            packing: options.pack.map(|level| Packing {
-                level,
+            packing: options.pack.map(|options| Packing {
+                options,
                 sink: &mut pack_sink,
             }),
         };
@@ -163,7 +163,7 @@ impl Described {
             tree,
             digests,
             pieces: (!options.no_hints).then_some((spool, path, spooled)),
-            pack: pack.filter(PackParts::pays),
+            pack: pack.filter(|parts| parts.is_wanted(options.pack.unwrap_or_default())),
         })
     }
 

@@ -8,7 +8,7 @@ use crate::{
     disk::regions::{self, Content, FileRegions, REGION, Regions},
     format::{
         anchors::{self, BlockAnchor},
-        compression::PackedFrame,
+        compression::{PackOptions, PackedFrame},
         digests::{Algorithm, Digest, DigestHasher},
         geometry::{BLOCKS_MAX, BlockSize, Geometry},
         manifest::Tree,
@@ -37,8 +37,8 @@ pub type PiecesSink<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send)
 
 /// The object is packed while it is hashed.
 pub struct Packing<'a> {
-    /// Of the compression.
-    pub level: i32,
+    /// How.
+    pub options: PackOptions,
     /// Receives the packed frames in order.
     pub sink: &'a mut (dyn FnMut(PackedFrame) -> Result<(), Error> + Send),
 }
@@ -69,12 +69,13 @@ impl TreeHasher {
         let part = self.block_size.bytes().min(REGION as u64) as usize;
         // Blocks of less than a cluster could not use packed pieces (pack.md, 1).
         let with_pieces = self.block_size.bytes() >= pack::CLUSTER;
-        let level = sinks.packing.as_ref().map(|packing| packing.level);
+        let options = sinks.packing.as_ref().map(|packing| packing.options);
         let collector = Mutex::new(Collector::new(self, part as u64, place, sinks));
         let hints = HintsMaker::new(part, self.hints);
         regions::for_each(regions, |start, content| {
             let mut region = Region::new(start, content, &hints);
-            region.packed = level.map(|level| PackedFrame::of(content.bytes(), level, with_pieces));
+            let pack = |options| PackedFrame::of(content.bytes(), options, with_pieces);
+            region.packed = options.map(pack);
             collector.lock().take(start, region)
         })?;
         collector.into_inner().finish()

@@ -54,6 +54,11 @@ impl ManifestFile {
         ManifestFile::read(file, place)
     }
 
+    /// The same for a file that is open.
+    pub fn of_open(file: File, path: &Path) -> Result<ManifestFile, Error> {
+        ManifestFile::read(file, path)
+    }
+
     fn read(file: File, path: &Path) -> Result<ManifestFile, Error> {
         let (file, reader) = read_through(file, path, |reader| reader)?;
         let manifest = reader.finish().map_err(|cause| refused(path, cause))?;

@@ -22,6 +22,7 @@ mod local;
 pub mod manifest_file;
 pub mod observed;
 pub mod pack;
+pub mod packed_object;
 pub mod parts;
 pub mod queue;
 pub mod read;

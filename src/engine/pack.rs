@@ -15,7 +15,7 @@ use crate::{
         temporary::{self, Replaces, Temporary},
     },
     format::{
-        compression::PackedFrame,
+        compression::{PackOptions, PackedFrame},
         geometry::ByteRange,
         manifest::Tree,
         pack::{self, BadPack, FRAME, FRONT_BYTES, PackIndex, PackLayout, PackedLengths},
@@ -105,9 +105,10 @@ impl PackParts {
         Ok(())
     }
 
-    /// Whether the pack saves enough to be made.
-    pub fn pays(&self) -> bool {
-        self.packed_bytes < self.plain_bytes - self.plain_bytes / SAVES_MIN
+    /// Whether the pack is made: it saves enough, or is to be whole. An empty object has none.
+    pub fn is_wanted(&self, options: PackOptions) -> bool {
+        let saves = self.packed_bytes < self.plain_bytes - self.plain_bytes / SAVES_MIN;
+        self.plain_bytes > 0 && (saves || options.whole)
     }
 
     /// Writes the pack as a file, which appears, or is replaced, when it is complete. Returns its length.

@@ -19,8 +19,26 @@ const STEP: usize = 128 << 10;
 /// A frame is packed if that saves one byte of so many.
 const SAVES_MIN: u64 = 32;
 
-/// The level of compression without a word of the user; they go from 1 to 22.
-pub const LEVEL: i32 = 9;
+/// The level of compression without a word of the user.
+const LEVEL: i32 = 9;
+
+/// How an object is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackOptions {
+    /// Of the compression, from 1 to 22.
+    pub level: i32,
+    /// All frames are packed, also those that do not become shorter: the object can be made of the pack alone.
+    pub whole: bool,
+}
+
+impl Default for PackOptions {
+    fn default() -> PackOptions {
+        PackOptions {
+            level: LEVEL,
+            whole: false,
+        }
+    }
+}
 
 /// The compressed form of one frame of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,17 +58,17 @@ impl PackedFrame {
     ///
     /// # Panics
     /// If the library has no such level, or no memory.
-    pub fn of(bytes: &[u8], level: i32, with_pieces: bool) -> PackedFrame {
-        let mut compressor = Compressor::new(level);
+    pub fn of(bytes: &[u8], options: PackOptions, with_pieces: bool) -> PackedFrame {
+        let mut compressor = Compressor::new(options.level);
         let mut packed = PackedFrame {
             plain_bytes: bytes.len() as u64,
             lengths: vec![0; bytes.len().div_ceil(PIECE as usize)],
             ..PackedFrame::default()
         };
         let frame = compressor.pack(&[], bytes);
-        if frame.len() as u64 <= bytes.len() as u64 - bytes.len() as u64 / SAVES_MIN
-            && frame.len() < bytes.len()
-        {
+        let saves = frame.len() as u64 <= bytes.len() as u64 - bytes.len() as u64 / SAVES_MIN
+            && frame.len() < bytes.len();
+        if saves || options.whole {
             packed.frame = frame.to_vec();
         }
         if !with_pieces {
@@ -244,7 +262,7 @@ mod tests {
     fn what_is_packed_comes_back() {
         for length in [1usize, 1023, 1024, 1025, 65_535, 65_536, 65_537, 1 << 20] {
             let bytes = text(length);
-            let packed = PackedFrame::of(&bytes, LEVEL, true);
+            let packed = PackedFrame::of(&bytes, PackOptions::default(), true);
             assert_eq!(packed.lengths.len(), length.div_ceil(1024));
             if length > 100 {
                 assert_eq!(unpack(&packed.frame, &[], length), Some(bytes.clone()));
@@ -268,7 +286,7 @@ mod tests {
     #[test]
     fn it_does_not_matter_how_the_bytes_arrive() {
         let bytes = text(300_000);
-        let packed = PackedFrame::of(&bytes, LEVEL, false).frame;
+        let packed = PackedFrame::of(&bytes, PackOptions::default(), false).frame;
         for step in [1, 7, 1_000, packed.len()] {
             let mut unpacker = Unpacker::new(&[], bytes.len()).unwrap();
             let mut plain = Vec::new();
@@ -287,15 +305,25 @@ mod tests {
 
     #[test]
     fn noise_is_not_packed() {
-        let packed = PackedFrame::of(&paint::bytes(0, 100_000), LEVEL, true);
+        let packed = PackedFrame::of(&paint::bytes(0, 100_000), PackOptions::default(), true);
         assert!(packed.frame.is_empty() && packed.pieces.is_empty());
         assert!(packed.lengths.iter().all(|length| *length == 0));
+        let whole = PackOptions {
+            whole: true,
+            ..PackOptions::default()
+        };
+        for length in [1, 1023, 100_000, 1 << 20] {
+            let noise = paint::bytes(0, length);
+            let packed = PackedFrame::of(&noise, whole, true);
+            assert!(packed.frame.len() <= length + 64 && packed.pieces.is_empty());
+            assert_eq!(unpack(&packed.frame, &[], length), Some(noise));
+        }
     }
 
     #[test]
     fn bad_frames_are_refused() {
         let bytes = text(5_000);
-        let packed = PackedFrame::of(&bytes, LEVEL, true);
+        let packed = PackedFrame::of(&bytes, PackOptions::default(), true);
         let frame = &packed.frame;
         assert!(unpack(frame, &[], 5_000).is_some());
         for other in [0, 1, 4_999, 5_001, 1 << 20] {

@@ -16,6 +16,8 @@ pub const FRONT_BYTES: usize = 64;
 pub const FRAME: u64 = 1 << 20;
 /// The bytes that a piece may refer to all lie in its cluster.
 pub const CLUSTER: u64 = 64 << 10;
+/// So many bytes more than its frame a packed frame may have: what does not compress is stored.
+const FRAME_LONGER_MAX: u64 = 64;
 /// The longest packed piece: it is shorter than the piece.
 const PACKED_PIECE_MAX: u64 = PIECE - 1;
 
@@ -43,7 +45,7 @@ pub enum BadIndex {
     Offsets(u64),
     #[error("the index of the pack ends at byte {end} of the pack, which has {length}")]
     End { end: u64, length: u64 },
-    #[error("the index of the pack has a packed part that is not shorter than the plain one")]
+    #[error("the index of the pack has a packed part that is too long")]
     Length,
 }
 
@@ -305,12 +307,12 @@ impl PackIndex {
 }
 
 impl PackedLengths {
-    /// Whether each part is shorter packed (rule e).
+    /// Whether no part is too long (rule e).
     fn check_each(&self, layout: PackLayout) -> Result<(), BadIndex> {
         let frames = (0..).zip(&self.frames);
         let clusters = (0..).zip(&self.clusters);
         let is_long = |(index, length): (u64, &u32)| {
-            *length > 0 && u64::from(*length) >= layout.frame(index).length()
+            u64::from(*length) > layout.frame(index).length() + FRAME_LONGER_MAX
         };
         let is_large = |(index, sum): (u64, &u16)| u64::from(*sum) > layout.cluster_max(index);
         match frames.into_iter().any(is_long) || clusters.into_iter().any(is_large) {

@@ -22,7 +22,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::support::program::{self, LONG_ENOUGH, Running, command, sapwood, start};
+use crate::{
+    packed,
+    support::program::{self, LONG_ENOUGH, Running, command, sapwood, start},
+};
 
 const MIB: usize = 1024 * 1024;
 
@@ -1247,4 +1250,69 @@ fn an_interrupted_fetch_goes_on_when_the_tag_has_become_the_root() {
     );
     let fetched = published["bytes_fetched"].as_u64().expect("bytes");
     assert!(fetched < 6 * MIB as u64, "{fetched}");
+}
+
+/// Makes manifest and pack of a file, and removes the file.
+fn pack_alone(site: &Site, name: &str, bytes: &[u8], more: &[&str]) {
+    site.write(name, bytes);
+    let mut make = sapwood(site.folder.path());
+    make.args(["manifest", name, "--pack", "--level", "3"])
+        .args(more);
+    program::run(make).must(0);
+    fs::remove_file(site.path(name)).expect("it was there");
+}
+
+/// Of some of its objects a server has manifest and whole pack alone.
+#[test]
+fn plain_bytes_come_from_a_whole_pack() {
+    let site = Site::new();
+    let mut bytes = packed::text(3 * MIB + 5);
+    bytes[MIB..2 * MIB].copy_from_slice(&paint::bytes(0, MIB));
+    pack_alone(&site, "f.html", &bytes, &["--whole"]);
+    pack_alone(&site, "small", b"x", &["--whole"]);
+    pack_alone(
+        &site,
+        "blocks",
+        &bytes,
+        &["--whole", "--block-size", "16MiB"],
+    );
+    pack_alone(&site, "partly", &bytes, &[]);
+    let server = site.serve(&[]);
+    let whole = server.get("/f.html");
+    assert!(whole.is_whole && whole.body == bytes);
+    assert_eq!(whole.field("etag"), format!("\"{}\"", root(&bytes)));
+    assert_eq!(whole.field("content-security-policy"), "sandbox");
+    assert!(whole.field("content-type").starts_with("text/html"));
+    assert!(server.get("/small").body == b"x");
+    assert!(server.get("/blocks").body == bytes);
+    let range = |first: usize, last: usize| {
+        let range = format!("bytes={first}-{last}");
+        server.request("GET", "/f.html", &[("Range", &range)])
+    };
+    for (first, last) in [(0, 0), (MIB - 1, MIB), (5, 2 * MIB + 7), (3 * MIB, 9 * MIB)] {
+        let part = range(first, last);
+        assert_eq!(part.status, 206);
+        let end = bytes.len().min(last + 1);
+        assert!(part.body == bytes[first..end], "{first}-{last}");
+    }
+    assert_eq!(range(4 * MIB, 5 * MIB).status, 416);
+    let head = server.request("HEAD", "/f.html", &[]);
+    assert_eq!(head.field("content-length"), bytes.len().to_string());
+    let tag = head.field("etag");
+    let same = server.request("GET", "/f.html", &[("If-None-Match", &tag)]);
+    assert_eq!(same.status, 304);
+    // A frame that does not compress is in no other pack.
+    assert_eq!(server.get("/partly").status, 404);
+    let fetched = program::run(fetch(&site, &server.url("/f.html"), &[])).must(0);
+    let fetched = fetched.event("published")["bytes_fetched"].as_u64();
+    assert!(fetched < Some(2 * MIB as u64), "{fetched:?}");
+    // A flipped bit never leaves the server, and another pack is another object.
+    let path = site.path("f.html.sapwood.pack");
+    let mut pack = fs::read(&path).expect("a pack");
+    pack[64 + 2 * 3073 + 1000] ^= 1;
+    fs::write(&path, &pack).expect("a pack");
+    let broken = server.get("/f.html");
+    assert!(!broken.is_whole && bytes.starts_with(&broken.body));
+    fs::write(&path, &pack[1..]).expect("a pack");
+    assert_eq!(server.get("/f.html").status, 404);
 }

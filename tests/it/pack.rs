@@ -13,6 +13,7 @@ use sapwood::{
         pack,
     },
     format::{
+        compression::PackOptions,
         digests::Algorithm,
         geometry::BlockSize,
         pack::{BadPack, PackIndex},
@@ -25,7 +26,10 @@ use crate::support::{
     program::{self, sapwood},
 };
 
-const LEVEL: i32 = 3;
+const QUICK: PackOptions = PackOptions {
+    level: 3,
+    whole: false,
+};
 const MIB: usize = 1 << 20;
 
 /// Text that compresses, with a stretch of noise in it that does not.
@@ -57,7 +61,7 @@ impl Site {
 
     fn make_of(&self, input: Input, name: &str, options: CreateOptions) -> Result<Made, Error> {
         let output = Output::File(manifest_file::beside(&self.path(name)));
-        let pack = options.pack.or(Some(LEVEL));
+        let pack = options.pack.or(Some(QUICK));
         create::create(input, output, &CreateOptions { pack, ..options }, None)
     }
 
@@ -143,6 +147,8 @@ fn the_program_makes_and_checks_packs() {
     for words in [
         &["manifest", "f", "--pack", "-o", "-"][..],
         &["manifest", "f", "--level", "3"],
+        &["manifest", "f", "--whole"],
+        &["manifest", ".", "--pack", "--whole"],
         &["manifest", "f", "--pack", "--level", "23"],
         &["manifest", "f", "--pack", "--range", "0-", "-o", "x"],
     ] {
@@ -327,15 +333,26 @@ fn reference(site: &Site, words: &[&str]) -> program::Ended {
 /// Each of the two implementations reads what the other one wrote.
 #[test]
 fn the_second_implementation_agrees() {
-    for length in [1_000, 65_537, 2 * MIB + 70_001] {
+    for (length, whole) in [
+        (1_000, false),
+        (65_537, true),
+        (2 * MIB + 70_001, false),
+        (2 * MIB + 1, true),
+    ] {
         let site = Site::new();
         let bytes = mixed(length);
-        site.make(&bytes, CreateOptions::default())
-            .expect("a manifest");
+        let pack = Some(PackOptions { whole, ..QUICK });
+        let options = CreateOptions {
+            pack,
+            ..CreateOptions::default()
+        };
+        site.make(&bytes, options).expect("a manifest");
         let ours = ["f", "f.sapwood", "f.sapwood.pack"];
         let check = [&["check"][..], &ours].concat();
         reference(&site, &check).must(0);
-        let unpack = ["unpack", ours[1], ours[2], "out", "--object", "f"];
+        // A whole pack needs no object.
+        let object: &[&str] = if whole { &[] } else { &["--object", "f"] };
+        let unpack = [&["unpack", ours[1], ours[2], "out"], object].concat();
         reference(&site, &unpack).must(0);
         assert!(fs::read(site.path("out")).expect("it was written") == bytes);
         let mut damaged = fs::read(site.pack_path("f")).expect("a pack");
@@ -345,7 +362,8 @@ fn the_second_implementation_agrees() {
 
         fs::write(site.path("g"), &bytes).expect("a file");
         let make = ["make", "g", "g.sapwood", "--level", "3"];
-        reference(&site, &make).must(0);
+        let whole: &[&str] = if whole { &["--whole"] } else { &[] };
+        reference(&site, &[&make[..], whole].concat()).must(0);
         site.check("g")
             .unwrap_or_else(|error| panic!("{length}: {error}"));
     }

@@ -8,6 +8,7 @@ use sapwood::{
         manifest_file, pack,
     },
     format::{
+        compression::PackOptions,
         manifest, paint,
         statement::{self, Statement},
     },
@@ -42,7 +43,10 @@ fn packed(bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
     fs::write(&path, bytes).expect("a file");
     let manifest = manifest_file::beside(&path);
     let options = CreateOptions {
-        pack: Some(3),
+        pack: Some(PackOptions {
+            level: 3,
+            whole: false,
+        }),
         ..CreateOptions::default()
     };
     let (input, output) = (Input::File(path), Output::File(manifest.clone()));

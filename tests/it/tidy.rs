@@ -275,7 +275,7 @@ const FLOORS: [&[&str]; 20] = [
         "queue",
         "event_fields",
     ],
-    &["upload"],
+    &["upload", "packed_object"],
     &["group_commit"],
     &["context"],
     &["trust", "sign", "host_memory"],

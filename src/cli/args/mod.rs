@@ -183,6 +183,9 @@ pub struct PackArgs {
     /// How much time the pack may take: from 1 to 22 (default: 9)
     #[arg(long, value_name = "N", requires = "wanted", value_parser = clap::value_parser!(i32).range(1..=22))]
     pub level: Option<i32>,
+    /// The pack has all of the file, also what does not compress: serve then needs the manifest and the pack alone
+    #[arg(long, requires = "wanted")]
+    pub whole: bool,
 }
 
 #[derive(Debug, Args)]

@@ -28,6 +28,7 @@ use crate::{
         sign::Signer,
     },
     format::{
+        compression::PackOptions,
         geometry::BlockSize,
         library::{self, LibraryPath, SMALL_BYTES_MAX},
         manifest::Particulars,
@@ -59,8 +60,8 @@ pub struct LibraryOptions {
     pub published: u64,
     /// Unix seconds; 0: not given.
     pub expires: u64,
-    /// Pack the larger files, with this level of compression.
-    pub pack: Option<i32>,
+    /// Pack the larger files.
+    pub pack: Option<PackOptions>,
 }
 
 /// Publishes a folder. Readers get the earlier library or the new one.

@@ -44,6 +44,7 @@ use super::{
         self,
         manifest::{ManifestPlace, OpenManifest},
         retry::reported,
+        source::packed::Pack,
     },
     trust,
 };
@@ -164,26 +165,24 @@ pub(in crate::engine) async fn open_tuned(
 ) -> Result<(SharedObject, Transfer), Error> {
     let hosts = context.client.hosts().clone();
     blocking::run(move || hosts.refresh()).await;
+    let described = match small(&options)? {
+        Some(small) => small,
+        // Boxed, to keep the futures of callers small.
+        None => Box::pin(described(context, &options, events)).await?,
+    };
+    check_size(&options, &described.geometry)?;
+    let pack = described.pack(context, &options.url, tuning).await;
+    let tuning = Tuning {
+        unit_bytes: pack.as_ref().map_or(tuning.unit_bytes, |_| FRAME),
+        ..tuning
+    };
     let Described {
         root,
         geometry,
         trust,
         place,
         manifest,
-    } = match small(&options)? {
-        Some(small) => small,
-        // Boxed, to keep the futures of callers small.
-        None => Box::pin(described(context, &options, events)).await?,
-    };
-    if options
-        .max_size
-        .is_some_and(|most| geometry.length() > most)
-    {
-        return Err(Error::TooLarge {
-            place: options.url.to_string(),
-            bytes: geometry.length(),
-        });
-    }
+    } = described;
     let provenance = provenance(&options);
     let leaves = Arc::new(Leaves::empty(ObjectKey::of_root(root, geometry)));
     let cache = ObjectCache::open(&context.store, root, leaves.clone(), provenance, events).await;
@@ -194,17 +193,6 @@ pub(in crate::engine) async fn open_tuned(
     let length = match trust.is_signed() || !tuning.prove_length || is_empty {
         true => Length::Proven,
         false => Length::Wanted,
-    };
-    let pack = match &manifest {
-        Some(manifest) => {
-            let bytes = tuning.bytes_wanted.min(geometry.length());
-            remote::pack::open(context, manifest, (&place, &options.url), bytes).await
-        }
-        None => None,
-    };
-    let tuning = Tuning {
-        unit_bytes: pack.as_ref().map_or(tuning.unit_bytes, |_| FRAME),
-        ..tuning
     };
     let shared = Arc::new(Shared::new(leaves.clone(), cache, tuning, length));
     let mut sources = vec![options.url];
@@ -245,6 +233,26 @@ struct Described {
     place: ManifestPlace,
     /// `None`: it has one block, whose leaf is the root.
     manifest: Option<OpenManifest>,
+}
+
+impl Described {
+    /// The pack of the object, if it is worth reading its index.
+    async fn pack(&self, context: &Context, url: &Location, tuning: Tuning) -> Option<Pack> {
+        let bytes = tuning.bytes_wanted.min(self.geometry.length());
+        let manifest = self.manifest.as_ref()?;
+        remote::pack::open(context, manifest, (&self.place, url), bytes).await
+    }
+}
+
+fn check_size(options: &ReadOptions, geometry: &Geometry) -> Result<(), Error> {
+    let bytes = geometry.length();
+    match options.max_size.is_some_and(|most| bytes > most) {
+        true => Err(Error::TooLarge {
+            place: options.url.to_string(),
+            bytes,
+        }),
+        false => Ok(()),
+    }
 }
 
 /// An object that the root alone proves, if this is one.

@@ -119,22 +119,25 @@ impl ServedFile {
             self.read_bytes = READ_BYTES_OF_STREAM;
         }
         let digest = self.digest.take();
-        let is_active = ACTIVE.iter().any(|active| {
-            let media_type = self.metadata.media_type.to_str();
-            media_type.is_ok_and(|media_type| media_type.contains(active))
-        });
+        let media_type = self.metadata.media_type.clone();
         let mut response = representation::respond(request, self);
         let is_success = response.status().is_success();
-        let headers = response.headers_mut();
         if let Some(digest) = digest.filter(|_| is_success) {
-            headers.insert("repr-digest", digest);
+            response.headers_mut().insert("repr-digest", digest);
         }
-        if is_active {
-            let sandbox = HeaderValue::from_static("sandbox");
-            headers.insert(header::CONTENT_SECURITY_POLICY, sandbox);
-        }
-        response
+        isolated(response, &media_type)
     }
+}
+
+/// A response with a file of the user of this media type.
+pub fn isolated(mut response: Response, media_type: &HeaderValue) -> Response {
+    let media_type = media_type.to_str().unwrap_or_default();
+    if ACTIVE.iter().any(|active| media_type.contains(active)) {
+        let sandbox = HeaderValue::from_static("sandbox");
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_SECURITY_POLICY, sandbox);
+    }
+    response
 }
 
 /// Whether a condition of the request has this entity tag.

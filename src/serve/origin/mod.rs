@@ -10,6 +10,7 @@ mod folders;
 mod index_page;
 mod library;
 mod manifests;
+mod packed;
 pub(super) mod path;
 mod published;
 mod queue;
@@ -53,6 +54,7 @@ use files::ServedFile;
 use folders::Folders;
 use library::Library;
 use manifests::Manifests;
+use packed::PackedObjects;
 use path::Target;
 
 /// How often a file that was written a moment ago is opened again, until its time stamp tells it from the next version.
@@ -76,6 +78,7 @@ pub struct Origin {
     pub scheme: &'static str,
     /// Takes uploads, if it does.
     uploads: Option<Arc<Uploads>>,
+    packed: PackedObjects,
 }
 
 impl Origin {
@@ -88,6 +91,7 @@ impl Origin {
             library: None,
             scheme: "http",
             uploads: None,
+            packed: PackedObjects::default(),
         })
     }
 
@@ -259,7 +263,10 @@ impl Origin {
             (None, Some(object)) => self.manifest(request, object, None).await,
             (None, None) => match path::without_suffix(&path, ".sapwood.json") {
                 Some(object) => self.segments(request, object).await,
-                None => Ok(status(StatusCode::NOT_FOUND)),
+                None => {
+                    let packed = self.packed(request, &path).await?;
+                    Ok(packed.unwrap_or_else(|| status(StatusCode::NOT_FOUND)))
+                }
             },
         }
     }
