@@ -1,6 +1,9 @@
 //! Fetching from a pack: fewer bytes where it is good, and the object all the same where it is not.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use sapwood::{
     engine::{
@@ -9,7 +12,9 @@ use sapwood::{
     },
     format::{
         compression::PackOptions,
-        manifest, paint,
+        manifest,
+        pack::FRONT_BYTES,
+        paint,
         statement::{self, Statement},
     },
 };
@@ -17,7 +22,7 @@ use sapwood::{
 use crate::support::{
     objects::Content,
     origin::{Asks, FIRST_BYTES, Lie, Of, Origin},
-    program::{Ended, sapwood},
+    program::{Ended, anonymous_memory_of, sapwood},
     scene::{MANIFEST, OBJECT, Scene},
 };
 
@@ -324,5 +329,95 @@ fn cat_goes_on_without_its_pack() {
         let scene = scene(bytes.clone());
         scene.origin.lie(PACK, Asks::Anything, Of::All, lie.clone());
         assert!(cat(&scene, &["--patience", "20s"]) == bytes, "{lie:?}");
+    }
+}
+
+/// Bytes in the place of a packed frame: they repeat up to its length.
+fn hostile() -> Vec<(&'static str, Vec<u8>)> {
+    let block = |bytes: u32, kind: u32| (bytes << 3 | kind << 1).to_le_bytes()[..3].to_vec();
+    let window = |exponent: u8| vec![0, exponent << 3];
+    let rle = [block(128 << 10, 1), vec![7]].concat();
+    // Literals and sequences with tables of their own: as much work a byte as the format has.
+    let tables = [block(9, 2), vec![0, 1, 0b1010_1000, 0, 0, 0, 0, 0, 1]].concat();
+    vec![
+        (
+            "RLE blocks of 128 KiB",
+            [window(10), rle.repeat(300_000)].concat(),
+        ),
+        (
+            "empty blocks",
+            [window(10), block(0, 0).repeat(400_000)].concat(),
+        ),
+        (
+            "compressed blocks with tables",
+            [window(10), tables.repeat(100_000)].concat(),
+        ),
+        (
+            "a window of 2 TiB",
+            [window(31), block(1000, 0), vec![7; 1 << 20]].concat(),
+        ),
+        (
+            "a window of 2 MiB",
+            [window(11), block(1000, 0), vec![7; 1 << 20]].concat(),
+        ),
+        (
+            "skippable frames",
+            [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0].repeat(150_000),
+        ),
+        (
+            "a dictionary",
+            [vec![3, 80, 1, 2, 3, 4], vec![7; 1 << 20]].concat(),
+        ),
+        (
+            "one raw block after the other",
+            [window(10), [block(1, 0), vec![7]].concat().repeat(300_000)].concat(),
+        ),
+        ("noise", paint::bytes(0, 1 << 20)),
+        ("zeros", vec![0; 1 << 20]),
+    ]
+}
+
+/// A table: `cargo test --test it -- --nocapture hostile_frames`.
+#[test]
+fn hostile_frames_cost_little_memory_and_time() {
+    let length = 8 * MIB;
+    let bytes = text(length);
+    let (_, good) = packed(&bytes);
+    let fetch = |frames: Option<&[u8]>| {
+        let scene = scene(bytes.clone());
+        let mut pack = good.clone();
+        if let Some(hostile) = frames {
+            // All frames; the pieces behind them are not read by a fetch of all.
+            let first = FRONT_BYTES + 2 * (length / 1024);
+            let count = (pack.len() - first).min(hostile.len());
+            pack[first..first + count].copy_from_slice(&hostile[..count]);
+        }
+        scene.origin.put(PACK, pack);
+        let began = Instant::now();
+        let mut running = scene.start(&["--connections", "2"]);
+        let mut peak = 0;
+        while let Some(now) = anonymous_memory_of(running.id()) {
+            peak = peak.max(now);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let ended = running.finish().must(0);
+        scene.must_be_published();
+        (peak >> 20, seconds, fetched(&ended))
+    };
+    println!("| frames | memory, MiB | seconds | fetched, bytes |\n|---|---|---|---|");
+    let show = |what: &str, frames: Option<&[u8]>| {
+        let (peak, seconds, fetched) = fetch(frames);
+        println!("| {what} | {peak} | {seconds:.2} | {fetched} |");
+        assert!(peak < 64, "{what}: {peak} MiB");
+        assert!(seconds < 20.0, "{what}: {seconds} s");
+        assert!(
+            fetched < length as u64 + 3 * MIB as u64,
+            "{what}: {fetched}"
+        );
+    };
+    show("good ones", None);
+    for (what, frames) in hostile() {
+        show(what, Some(&frames));
     }
 }

@@ -7,10 +7,13 @@ use std::str::from_utf8;
 
 use sapwood::{
     format::{
+        compression::{self, Unpacker},
         journal::{self, FILE_HEADER_BYTES, Place},
         keys::PublicKey,
         layout::{FRONT_BYTES, STATEMENT_BYTES},
         library::{self, Index, IndexHeader},
+        pack::{PackIndex, PackLayout},
+        paint,
         part::PartHeader,
         reader::Manifest,
         receipt::Receipt,
@@ -39,6 +42,8 @@ pub const DECODERS: &[(&str, Decoder)] = &[
     ("journal", mended_journal),
     ("library", library),
     ("part", part),
+    ("packed", packed),
+    ("pack-index", pack_index),
     ("record", record),
     ("receipt", receipt),
     ("content-range", in_content_range),
@@ -154,6 +159,51 @@ fn library(bytes: &[u8]) -> bool {
     let range = header.entries();
     let entries = &again[range.start as usize..range.end as usize];
     assert_eq!(Index::read(&header, entries), Ok(index));
+    true
+}
+
+/// A packed frame or piece. The first five bytes: its plain length, of its prefix the length in steps of 256 bytes, and in how large
+/// steps the packed bytes arrive.
+fn packed(bytes: &[u8]) -> bool {
+    let Some((&[low, middle, high, prefix, step], packed)) = bytes.split_first_chunk() else {
+        return false;
+    };
+    let length = (usize::from(high % 16) << 16 | usize::from(middle) << 8 | usize::from(low)) + 1;
+    let prefix = paint::bytes(0, usize::from(prefix) * 256);
+    let whole = compression::unpack(packed, &prefix, length);
+    let mut unpacker = Unpacker::new(&prefix, length).expect("a decoder");
+    let mut plain = Some(Vec::new());
+    for some in packed.chunks(usize::from(step) + 1) {
+        let more = unpacker.push(some);
+        plain = plain.and_then(|mut plain| {
+            plain.extend(more?);
+            Some(plain)
+        });
+        assert!(plain.as_ref().is_none_or(|plain| plain.len() <= length));
+        if plain.is_none() {
+            break;
+        }
+    }
+    let plain = plain.filter(|_| unpacker.is_complete());
+    assert_eq!(plain, whole, "it does not matter how the bytes arrive");
+    whole.is_some_and(|plain| plain.len() == length)
+}
+
+/// The index of a pack, behind the length of its object.
+fn pack_index(bytes: &[u8]) -> bool {
+    let Some((length, bytes)) = bytes.split_first_chunk() else {
+        return false;
+    };
+    let length = u64::from(u32::from_le_bytes(*length));
+    let Ok(index) = PackIndex::from_bytes(bytes, length) else {
+        return false;
+    };
+    let layout = PackLayout::new(length).expect("it has an index");
+    let again = index.lengths.to_index(layout, index.head.blake3);
+    assert_eq!(again, bytes, "one index, one form");
+    let places = index.places(layout);
+    let last = places.last().expect("a frame");
+    assert_eq!(last.1.end, index.head.length);
     true
 }
 
