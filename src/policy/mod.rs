@@ -4,6 +4,7 @@ pub mod attempts;
 pub mod conditions;
 pub mod descent;
 pub mod filters;
+pub mod packing;
 pub mod parts;
 pub mod recovery;
 pub mod refusals;

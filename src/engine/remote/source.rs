@@ -3,6 +3,8 @@
 mod extent;
 pub mod packed;
 
+use std::time::Instant;
+
 use bytes::Bytes;
 
 use crate::{
@@ -23,6 +25,7 @@ use crate::{
     policy::recovery::{BadResponse, Failure},
 };
 
+pub use extent::Extent;
 use extent::{bad, extent};
 use packed::{Pack, PackedResponse};
 
@@ -70,19 +73,6 @@ pub struct SourceRequest<'a> {
     pub made_on_demand: bool,
 }
 
-/// Which bytes a response contains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// From the start of the requested range to this offset, which may be before its end.
-    Range { until: u64 },
-    /// The whole representation from its first byte, of this length if the response declares it.
-    Whole { length: Option<u64> },
-    /// Parts of several ranges, in any order.
-    Parts,
-    /// One part that covers several requested ranges and the gaps between them.
-    Joined,
-}
-
 /// A response whose body is being read. INVARIANT: it returns bytes with the offset that the response declares for them.
 pub struct SourceResponse {
     extent: Extent,
@@ -93,6 +83,8 @@ pub struct SourceResponse {
     /// See [`Response::end_declared`].
     pub end_declared: bool,
     chunks: Chunks,
+    /// The pack of the object, which compares the rate of this response with others.
+    measured: Option<Pack>,
 }
 
 enum Chunks {
@@ -200,7 +192,11 @@ impl Source {
             ..Request::whole(location)
         };
         if request.more.is_empty() {
-            return SourceResponse::of_one(client.send(http_request).await?, &request);
+            let response = SourceResponse::of_one(client.send(http_request).await?, &request)?;
+            return Ok(SourceResponse {
+                measured: pack.clone(),
+                ..response
+            });
         }
         match client.send_multi_range(http_request).await? {
             MultiRangeResponse::One(response) => SourceResponse::of_one(*response, &request),
@@ -225,6 +221,7 @@ impl SourceResponse {
             total,
             validators: Validators::default(),
             end_declared: true,
+            measured: Some(response.pack().clone()),
             chunks: Chunks::Packed(Box::new(response)),
         }
     }
@@ -244,6 +241,7 @@ impl SourceResponse {
             total,
             validators: response.validators,
             end_declared: response.end_declared,
+            measured: None,
             chunks: Chunks::One {
                 body: Box::new(response.body),
                 at: 0,
@@ -317,6 +315,7 @@ impl SourceResponse {
             total: length,
             validators: response.validators,
             end_declared: response.end_declared,
+            measured: None,
             chunks: Chunks::Received {
                 at: 0,
                 bytes: bytes.into(),
@@ -356,6 +355,7 @@ impl SourceResponse {
         let skipped = usize::try_from(offset.checked_sub(*at)?).ok()?;
         (skipped < bytes.len()).then(|| SourceResponse {
             validators: self.validators.clone(),
+            measured: None,
             chunks: Chunks::Received {
                 at: offset,
                 bytes: bytes.slice(skipped..),
@@ -383,6 +383,7 @@ impl SourceResponse {
             total,
             validators: response.validators,
             end_declared: response.end_declared,
+            measured: None,
             chunks: Chunks::One {
                 body: Box::new(response.body),
                 at,
@@ -404,6 +405,7 @@ impl SourceResponse {
             total: None,
             validators: Validators::default(),
             end_declared: true,
+            measured: None,
             chunks: Chunks::Parts {
                 parts,
                 location,
@@ -436,6 +438,16 @@ impl SourceResponse {
     /// The next bytes and their offset; `None` at the end of the declared or requested bytes. A body that ends earlier is an
     /// error.
     pub async fn next(&mut self) -> Result<Option<(u64, Bytes)>, NetError> {
+        let began = Instant::now();
+        let next = self.next_chunk().await;
+        if let (Some(pack), Ok(Some((_, bytes)))) = (&self.measured, &next) {
+            let is_packed = self.pack().is_some();
+            pack.note_rate(is_packed, bytes.len() as u64, began.elapsed());
+        }
+        next
+    }
+
+    async fn next_chunk(&mut self) -> Result<Option<(u64, Bytes)>, NetError> {
         match &mut self.chunks {
             Chunks::One {
                 body,

@@ -9,7 +9,20 @@ use crate::{
     policy::recovery::{BadResponse, Changed, Failure},
 };
 
-use super::{Extent, SourceRequest};
+use super::SourceRequest;
+
+/// Which bytes a response contains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// From the start of the requested range to this offset, which may be before its end.
+    Range { until: u64 },
+    /// The whole representation from its first byte, of this length if the response declares it.
+    Whole { length: Option<u64> },
+    /// Parts of several ranges, in any order.
+    Parts,
+    /// One part that covers several requested ranges and the gaps between them.
+    Joined,
+}
 
 /// A server may round the start of a range down, to a page or a sector. A part that begins more than this before the range is an
 /// error: skipping its front each time would cost more than the range.

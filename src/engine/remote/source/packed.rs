@@ -2,10 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZero,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
+    thread::available_parallelism,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -19,7 +22,10 @@ use crate::{
         pack::{CLUSTER, FRAME, PackIndex, PackLayout},
     },
     net::{error::NetError, location::Location},
-    policy::recovery::{Class, Failure},
+    policy::{
+        packing::{Choice, PackRates},
+        recovery::{Class, Failure},
+    },
 };
 
 use super::{Extent, Source, SourceRequest, SourceResponse};
@@ -28,6 +34,8 @@ use super::{Extent, Source, SourceRequest, SourceResponse};
 const FAULTS_MAX: u32 = 2;
 /// The same after this many failures that can pass, while no frame came whole.
 const FAILURES_MAX: u32 = 8;
+/// So many plain bytes are requested at most to learn their rate.
+const PROBE_BYTES_MAX: u64 = 4 << 20;
 /// A frame that broke so often is requested plain.
 const BREAKS_MAX: u32 = 2;
 
@@ -45,6 +53,10 @@ struct Shared {
     failures: AtomicU32,
     /// How often a response broke in each of these frames.
     breaks: Mutex<BTreeMap<u64, u32>>,
+    rates: Mutex<PackRates>,
+    /// When the first packed bytes came.
+    began: OnceLock<Instant>,
+    cores: usize,
 }
 
 /// The packed frames to request, and the bytes of the object that they give.
@@ -66,6 +78,9 @@ impl Pack {
             faults: AtomicU32::new(0),
             failures: AtomicU32::new(0),
             breaks: Mutex::default(),
+            rates: Mutex::default(),
+            began: OnceLock::new(),
+            cores: available_parallelism().map_or(1, NonZero::get),
         }))
     }
 
@@ -82,6 +97,21 @@ impl Pack {
     fn is_used(&self) -> bool {
         self.0.faults.load(Ordering::Relaxed) < FAULTS_MAX
             && self.0.failures.load(Ordering::Relaxed) < FAILURES_MAX
+    }
+
+    /// A response gave so many plain bytes after this time: one of the pack, or of the object itself.
+    pub fn note_rate(&self, is_packed: bool, bytes: u64, time: Duration) {
+        let (mut rates, ns) = (self.0.rates.lock(), time.as_nanos() as u64);
+        match is_packed {
+            true => rates.note_packed(bytes, ns),
+            false => rates.note_plain(bytes, ns),
+        }
+    }
+
+    fn choice(&self) -> Choice {
+        let elapsed = self.0.began.get().map(|began| began.elapsed());
+        let elapsed_ns = elapsed.unwrap_or_default().as_nanos() as u64;
+        self.0.rates.lock().choice(elapsed_ns, self.0.cores)
     }
 
     /// A response broke in this frame.
@@ -163,8 +193,12 @@ impl Pack {
 
     /// The part of a range, from its start on, that is to be requested plain: all of it, or up to a packed frame that pays.
     pub fn plain_part(&self, range: ByteRange) -> ByteRange {
-        if !self.is_used() {
-            return range;
+        match self.choice() {
+            Choice::Packed if self.is_used() => (),
+            Choice::Probe => {
+                return ByteRange::new(range.start, range.end.min(range.start + PROBE_BYTES_MAX));
+            }
+            Choice::Packed | Choice::Plain => return range,
         }
         let mut frames = range.start / FRAME..range.end.div_ceil(FRAME);
         let next = frames.find(|frame| self.pays(*frame, range));
@@ -177,6 +211,9 @@ impl Pack {
     /// Requests the first bytes of a range packed. `None`: they are to be requested plain.
     pub async fn request(&self, range: ByteRange) -> Option<PackedResponse> {
         let frames = self.frames(range).filter(|_| self.is_used())?;
+        if self.choice() != Choice::Packed {
+            return None;
+        }
         let request = SourceRequest {
             range: Some(frames.packed),
             length: Some(self.0.index.head.length),
@@ -262,9 +299,13 @@ impl PackedResponse {
                 }
             }
             let place = self.at;
+            let began = Instant::now();
+            self.pack.0.began.get_or_init(|| began);
             let Some(mut plain) = self.decode() else {
                 return Err(self.bad());
             };
+            let ns = began.elapsed().as_nanos() as u64;
+            self.pack.0.rates.lock().note_decoding(ns);
             self.at += plain.len() as u64;
             let early = self
                 .plain

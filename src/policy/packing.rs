@@ -1,0 +1,113 @@
+//! Whether the packed form of an object is faster than its plain bytes: on most lines it is, because it is shorter; where the line is
+//! faster than the processor decodes, it is not.
+
+/// Packed responses give so many plain bytes before anything is decided.
+const DECIDED_BYTES_MIN: u64 = 16 << 20;
+/// So many plain bytes tell the rate of the line.
+const PROBE_BYTES: u64 = 1 << 20;
+/// The line may be faster if decoding takes more than this share of all cores.
+const BUSY_SHARE: f64 = 0.3;
+/// Fewer bytes are worth this factor in time.
+const FASTER_MIN: f64 = 1.25;
+
+/// What is requested next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Packed bytes.
+    Packed,
+    /// Some plain bytes, to learn how fast they come.
+    Probe,
+    /// Plain bytes.
+    Plain,
+}
+
+/// Plain bytes, and the nanoseconds in which one connection gave them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Given {
+    bytes: u64,
+    ns: u64,
+}
+
+impl Given {
+    fn rate(self) -> f64 {
+        self.bytes as f64 / self.ns.max(1) as f64
+    }
+}
+
+/// The measured rates of a transfer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PackRates {
+    packed: Given,
+    plain: Given,
+    decoding_ns: u64,
+}
+
+impl PackRates {
+    /// A packed response gave so many plain bytes after so many nanoseconds, in part of which it decoded.
+    pub fn note_packed(&mut self, bytes: u64, ns: u64) {
+        self.packed.bytes += bytes;
+        self.packed.ns += ns;
+    }
+
+    /// Decoding took so many nanoseconds of one core.
+    pub fn note_decoding(&mut self, ns: u64) {
+        self.decoding_ns += ns;
+    }
+
+    /// A plain response gave so many bytes after so many nanoseconds.
+    pub fn note_plain(&mut self, bytes: u64, ns: u64) {
+        self.plain.bytes += bytes;
+        self.plain.ns += ns;
+    }
+
+    /// What is requested next. `elapsed_ns`: since the first packed bytes came.
+    pub fn choice(&self, elapsed_ns: u64, cores: usize) -> Choice {
+        let share = self.decoding_ns as f64 / (elapsed_ns.max(1) as f64 * cores as f64);
+        if self.packed.bytes < DECIDED_BYTES_MIN || share < BUSY_SHARE {
+            return Choice::Packed;
+        }
+        match self.plain.bytes < PROBE_BYTES {
+            true => Choice::Probe,
+            false if self.plain.rate() > FASTER_MIN * self.packed.rate() => Choice::Plain,
+            false => Choice::Packed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rates(packed_ms: u64, decoding_ms: u64, plain_ms: Option<u64>) -> PackRates {
+        let mut rates = PackRates::default();
+        rates.note_packed(64 << 20, packed_ms * 1_000_000);
+        rates.note_decoding(decoding_ms * 1_000_000);
+        if let Some(plain_ms) = plain_ms {
+            rates.note_plain(4 << 20, plain_ms * 1_000_000);
+        }
+        rates
+    }
+
+    #[test]
+    fn a_slow_line_is_never_probed() {
+        let elapsed = 5_000_000_000;
+        for plain in [None, Some(1)] {
+            assert_eq!(rates(5_000, 100, plain).choice(elapsed, 2), Choice::Packed);
+        }
+    }
+
+    #[test]
+    fn a_busy_processor_is_compared_with_the_line() {
+        let elapsed = 100_000_000;
+        let choice = |plain| rates(200, 80, plain).choice(elapsed, 2);
+        assert_eq!(choice(None), Choice::Probe);
+        // 64 MiB in 200 ms are as fast as 4 MiB in 12.5 ms.
+        assert_eq!(choice(Some(12)), Choice::Packed);
+        assert_eq!(choice(Some(11)), Choice::Packed);
+        assert_eq!(choice(Some(9)), Choice::Plain);
+        let mut begun = PackRates::default();
+        begun.note_packed(1 << 20, 5_000_000);
+        begun.note_decoding(5_000_000);
+        assert_eq!(begun.choice(5_000_000, 1), Choice::Packed);
+    }
+}
