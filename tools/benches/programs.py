@@ -43,6 +43,7 @@ PROGRAMS = {
     "b3sum": Program("--version", crate="b3sum", pinned="1.8.7"),
     "apt-cache": Program("--version"),
     "apt-get": Program("--version"),
+    "bash": Program("--version", package="bash"),
     "bita": Program("--version", crate="bita", pinned="0.15"),
     "cargo": Program("--version"),
     "casync": Program("--version", package="casync"),
@@ -67,6 +68,7 @@ PROGRAMS = {
     "wget2": Program("--version", package="wget2"),
     "zsync": Program("-V", package="zsync"),
     "zsyncmake": Program("-V", package="zsync"),
+    "zstd": Program("--version", package="zstd"),
 }
 
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::{
     engine::{
         context::Context,
+        error::Error,
         remote::{ranges::RangeReader, source::packed::Pack},
     },
     format::{
@@ -136,8 +137,15 @@ impl PackedPieces {
                 table.insert(*cluster, lengths);
             }
         });
-        if read.await.is_err() {
-            self.pack.note_wrong();
+        if let Err(error) = read.await {
+            self.note_error(&error);
+        }
+    }
+
+    fn note_error(&self, error: &Error) {
+        match error {
+            Error::Net { cause, .. } => self.pack.note_failure(cause.failure),
+            _ => self.pack.note_wrong(),
         }
     }
 
@@ -214,8 +222,8 @@ impl PackedPieces {
                 arrived.pieces.insert(piece.start, bytes[within].to_vec());
             }
         };
-        if self.reader.read(context, &runs, take).await.is_err() {
-            self.pack.note_wrong();
+        if let Err(error) = self.reader.read(context, &runs, take).await {
+            self.note_error(&error);
         }
         // What did not arrive comes from the object itself.
         let is_absent = |want: &ByteRange| !arrived.frames.contains_key(&(want.start / FRAME));

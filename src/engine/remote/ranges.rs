@@ -73,8 +73,8 @@ impl RangeReader {
         RangeReader::of(source, version, length, false)
     }
 
-    /// Of a representation without which it goes too: a server that sends all of it for a range is an error, and what fails
-    /// without any progress is not tried again.
+    /// Of a representation without which it goes too: a server that sends all of it for a range is an error, and what stalls, or
+    /// fails without any progress, is not tried again.
     pub fn optional(source: Source, length: u64) -> RangeReader {
         RangeReader::of(source, None, length, true)
     }
@@ -201,7 +201,8 @@ impl RangeReader {
                     }
                     let broken = || NetError::new(self.shared.source.location(), Failure::Broken);
                     let error = error.unwrap_or_else(broken);
-                    if self.shared.is_optional && !progressed {
+                    let stalled = error.failure == Failure::Stalled;
+                    if self.shared.is_optional && (stalled || !progressed) {
                         return Err(error.into());
                     }
                     attempts.wait_after(error).await?;
@@ -282,6 +283,7 @@ impl Shared {
     async fn open(&self, range: ByteRange, more: &[ByteRange]) -> Result<SourceResponse, NetError> {
         let whole = SourceRequest {
             version: self.version.as_ref(),
+            made_on_demand: self.is_optional,
             ..SourceRequest::default()
         };
         let ranged = SourceRequest {

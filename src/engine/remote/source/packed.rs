@@ -32,8 +32,12 @@ use super::{Extent, Source, SourceRequest, SourceResponse};
 
 /// After this many parts that were wrong, or requests that were refused, the pack is left alone.
 const FAULTS_MAX: u32 = 2;
-/// The same after this many failures that can pass, while no frame came whole.
+/// After this many failures that can pass, while no frame came whole, it is left alone for a while; then one more shows whether
+/// they passed.
 const FAILURES_MAX: u32 = 8;
+const REST_TIME: Duration = Duration::from_secs(60);
+/// A stall takes as long as many other failures.
+const STALL_FAILURES: u32 = 4;
 /// So many plain bytes are requested at most to learn their rate.
 const PROBE_BYTES_MAX: u64 = 4 << 20;
 /// A frame that broke so often is requested plain.
@@ -50,13 +54,21 @@ struct Shared {
     /// Where each packed frame lies in the pack, empty: not packed; and its packed pieces.
     places: Vec<(ByteRange, ByteRange)>,
     faults: AtomicU32,
-    failures: AtomicU32,
+    failures: Mutex<Failures>,
     /// How often a response broke in each of these frames.
     breaks: Mutex<BTreeMap<u64, u32>>,
     rates: Mutex<PackRates>,
     /// When the first packed bytes came.
     began: OnceLock<Instant>,
     cores: usize,
+}
+
+/// Failures since a frame came whole.
+#[derive(Default)]
+struct Failures {
+    count: u32,
+    /// Until when the pack is left alone.
+    rests_until: Option<Instant>,
 }
 
 /// The packed frames to request, and the bytes of the object that they give.
@@ -76,7 +88,7 @@ impl Pack {
             layout,
             index,
             faults: AtomicU32::new(0),
-            failures: AtomicU32::new(0),
+            failures: Mutex::default(),
             breaks: Mutex::default(),
             rates: Mutex::default(),
             began: OnceLock::new(),
@@ -89,14 +101,27 @@ impl Pack {
         self.0.faults.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request failed in a way that can pass.
-    fn note_failure(&self) {
-        self.0.failures.fetch_add(1, Ordering::Relaxed);
+    /// A request failed: it is missing, replaced, or behind a server without ranges, unless that can pass.
+    pub fn note_failure(&self, failure: Failure) {
+        if !matches!(failure.class(), Class::Again | Class::Slower) {
+            self.note_wrong();
+            return;
+        }
+        let mut failures = self.0.failures.lock();
+        failures.count += match failure {
+            Failure::Stalled | Failure::Unreachable => STALL_FAILURES,
+            _ => 1,
+        };
+        if failures.count >= FAILURES_MAX {
+            failures.count = FAILURES_MAX - 1;
+            failures.rests_until = Some(Instant::now() + REST_TIME);
+        }
     }
 
     fn is_used(&self) -> bool {
+        let rests_until = self.0.failures.lock().rests_until;
         self.0.faults.load(Ordering::Relaxed) < FAULTS_MAX
-            && self.0.failures.load(Ordering::Relaxed) < FAILURES_MAX
+            && rests_until.is_none_or(|until| Instant::now() >= until)
     }
 
     /// A response gave so many plain bytes after this time: one of the pack, or of the object itself.
@@ -115,14 +140,14 @@ impl Pack {
     }
 
     /// A response broke in this frame.
-    fn note_break(&self, frame: u64) {
-        self.note_failure();
+    fn note_break(&self, frame: u64, failure: Failure) {
+        self.note_failure(failure);
         *self.0.breaks.lock().entry(frame).or_default() += 1;
     }
 
     /// This frame came whole.
     fn note_whole(&self, frame: u64) {
-        self.0.failures.store(0, Ordering::Relaxed);
+        *self.0.failures.lock() = Failures::default();
         self.0.breaks.lock().remove(&frame);
     }
 
@@ -217,6 +242,7 @@ impl Pack {
         let request = SourceRequest {
             range: Some(frames.packed),
             length: Some(self.0.index.head.length),
+            made_on_demand: true,
             ..SourceRequest::default()
         };
         let opened = Box::pin(self.0.source.open(request)).await;
@@ -235,12 +261,11 @@ impl Pack {
                 plain: frames.plain,
             }),
             // The object itself is there.
-            Err(error) if matches!(error.failure.class(), Class::Again | Class::Slower) => {
-                self.note_failure();
+            Err(error) => {
+                self.note_failure(error.failure);
                 None
             }
-            // Missing, replaced, or behind a server without ranges.
-            Ok(_) | Err(_) => {
+            Ok(_) => {
                 self.note_wrong();
                 None
             }
@@ -293,7 +318,7 @@ impl PackedResponse {
                     Ok(Some((_, packed))) => self.packed = packed,
                     Ok(None) => return Err(self.bad()),
                     Err(error) => {
-                        self.pack.note_break(self.frame);
+                        self.pack.note_break(self.frame, error.failure);
                         return Err(error);
                     }
                 }
