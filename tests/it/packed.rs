@@ -259,6 +259,27 @@ fn an_update_takes_pieces_from_the_pack() {
     assert!(fetched < 150_000, "{fetched}");
 }
 
+/// Found: a 503 with `Retry-After` for the pack was taken for one of its host, so that the fetch ended with exit 5.
+#[test]
+fn a_pack_that_is_to_be_waited_for_is_left_alone() {
+    let bytes = text(3 * MIB);
+    for old in [None, Some(bytes.iter().rev().copied().collect::<Vec<u8>>())] {
+        let scene = scene(bytes.clone());
+        for lie in [
+            Lie::Status(503),
+            Lie::Header("Retry-After", "3600".to_owned()),
+        ] {
+            scene.origin.lie(PACK, Asks::Anything, Of::All, lie);
+        }
+        if let Some(old) = old {
+            fs::write(scene.target(), old).expect("a file");
+        }
+        scene.fetch(&["--patience", "20s"]).must(0);
+        scene.must_be_published();
+        assert!(scene.origin.log_of(PACK).len() < 20);
+    }
+}
+
 /// The same with faults of the pack: every fault costs bytes of the object alone.
 #[test]
 fn an_update_goes_on_without_its_pack() {
