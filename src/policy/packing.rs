@@ -1,14 +1,14 @@
 //! Whether the packed form of an object is faster than its plain bytes: on most lines it is, because it is shorter; where the line is
 //! faster than the processor decodes, it is not.
 
-/// Packed responses give so many plain bytes before anything is decided.
-const DECIDED_BYTES_MIN: u64 = 16 << 20;
+/// Packed responses give bytes for so long before anything is decided: in a transfer that ends earlier, there is no time to save.
+const DECIDED_NS_MIN: u64 = 5_000_000_000;
 /// So many plain bytes tell the rate of the line.
 const PROBE_BYTES: u64 = 1 << 20;
 /// The line may be faster if decoding takes more than this share of all cores.
 const BUSY_SHARE: f64 = 0.3;
 /// Fewer bytes are worth this factor in time.
-const FASTER_MIN: f64 = 1.25;
+const FASTER_MIN: f64 = 2.0;
 
 /// What is requested next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl PackRates {
     /// What is requested next. `elapsed_ns`: since the first packed bytes came.
     pub fn choice(&self, elapsed_ns: u64, cores: usize) -> Choice {
         let share = self.decoding_ns as f64 / (elapsed_ns.max(1) as f64 * cores as f64);
-        if self.packed.bytes < DECIDED_BYTES_MIN || share < BUSY_SHARE {
+        if elapsed_ns < DECIDED_NS_MIN || share < BUSY_SHARE {
             return Choice::Packed;
         }
         match self.plain.bytes < PROBE_BYTES {
@@ -78,10 +78,13 @@ impl PackRates {
 mod tests {
     use super::*;
 
-    fn rates(packed_ms: u64, decoding_ms: u64, plain_ms: Option<u64>) -> PackRates {
+    const ELAPSED_NS: u64 = 10_000_000_000;
+
+    /// Two connections took all of ten seconds for 20 GiB, and decoded for so many of them.
+    fn rates(decoding_s: u64, plain_ms: Option<u64>) -> PackRates {
         let mut rates = PackRates::default();
-        rates.note_packed(64 << 20, packed_ms * 1_000_000);
-        rates.note_decoding(decoding_ms * 1_000_000);
+        rates.note_packed(20 << 30, 20_000_000_000);
+        rates.note_decoding(decoding_s * 1_000_000_000);
         if let Some(plain_ms) = plain_ms {
             rates.note_plain(4 << 20, plain_ms * 1_000_000);
         }
@@ -90,24 +93,19 @@ mod tests {
 
     #[test]
     fn a_slow_line_is_never_probed() {
-        let elapsed = 5_000_000_000;
         for plain in [None, Some(1)] {
-            assert_eq!(rates(5_000, 100, plain).choice(elapsed, 2), Choice::Packed);
+            assert_eq!(rates(5, plain).choice(ELAPSED_NS, 2), Choice::Packed);
         }
     }
 
     #[test]
     fn a_busy_processor_is_compared_with_the_line() {
-        let elapsed = 100_000_000;
-        let choice = |plain| rates(200, 80, plain).choice(elapsed, 2);
-        assert_eq!(choice(None), Choice::Probe);
-        // 64 MiB in 200 ms are as fast as 4 MiB in 12.5 ms.
-        assert_eq!(choice(Some(12)), Choice::Packed);
-        assert_eq!(choice(Some(11)), Choice::Packed);
-        assert_eq!(choice(Some(9)), Choice::Plain);
-        let mut begun = PackRates::default();
-        begun.note_packed(1 << 20, 5_000_000);
-        begun.note_decoding(5_000_000);
-        assert_eq!(begun.choice(5_000_000, 1), Choice::Packed);
+        let choice = |plain, elapsed_ns| rates(8, plain).choice(elapsed_ns, 2);
+        assert_eq!(choice(None, ELAPSED_NS), Choice::Probe);
+        // A MiB in a millisecond is as fast.
+        assert_eq!(choice(Some(4), ELAPSED_NS), Choice::Packed);
+        assert_eq!(choice(Some(3), ELAPSED_NS), Choice::Packed);
+        assert_eq!(choice(Some(1), ELAPSED_NS), Choice::Plain);
+        assert_eq!(choice(None, DECIDED_NS_MIN - 1), Choice::Packed);
     }
 }

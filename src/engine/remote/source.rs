@@ -83,8 +83,8 @@ pub struct SourceResponse {
     /// See [`Response::end_declared`].
     pub end_declared: bool,
     chunks: Chunks,
-    /// The pack of the object, which compares the rate of this response with others.
-    measured: Option<Pack>,
+    /// The pack of the object, which compares the rate of this response with others, and when it was told last.
+    measured: Option<(Pack, Instant)>,
 }
 
 enum Chunks {
@@ -194,7 +194,7 @@ impl Source {
         if request.more.is_empty() {
             let response = SourceResponse::of_one(client.send(http_request).await?, &request)?;
             return Ok(SourceResponse {
-                measured: pack.clone(),
+                measured: pack.clone().map(|pack| (pack, Instant::now())),
                 ..response
             });
         }
@@ -221,7 +221,7 @@ impl SourceResponse {
             total,
             validators: Validators::default(),
             end_declared: true,
-            measured: Some(response.pack().clone()),
+            measured: Some((response.pack().clone(), Instant::now())),
             chunks: Chunks::Packed(Box::new(response)),
         }
     }
@@ -438,11 +438,13 @@ impl SourceResponse {
     /// The next bytes and their offset; `None` at the end of the declared or requested bytes. A body that ends earlier is an
     /// error.
     pub async fn next(&mut self) -> Result<Option<(u64, Bytes)>, NetError> {
-        let began = Instant::now();
         let next = self.next_chunk().await;
-        if let (Some(pack), Ok(Some((_, bytes)))) = (&self.measured, &next) {
-            let is_packed = self.pack().is_some();
-            pack.note_rate(is_packed, bytes.len() as u64, began.elapsed());
+        let is_packed = self.pack().is_some();
+        if let (Some((pack, told)), Ok(Some((_, bytes)))) = (&mut self.measured, &next) {
+            // With the time in which the reader judged the last bytes: it is the same for both kinds.
+            let now = Instant::now();
+            pack.note_rate(is_packed, bytes.len() as u64, now - *told);
+            *told = now;
         }
         next
     }
