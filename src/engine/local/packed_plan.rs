@@ -23,7 +23,7 @@ pub struct PackedPlan {
 pub fn plan(pack: &Pack, geometry: &Geometry, here: &BlockSet, patched: Patchwork) -> PackedPlan {
     let size = geometry.block_size().bytes();
     let mut frames = HashSet::new();
-    if size > FRAME || size < CLUSTER {
+    if !(CLUSTER..=FRAME).contains(&size) {
         return PackedPlan {
             blocks: patched,
             frames,
