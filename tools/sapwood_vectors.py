@@ -7,6 +7,7 @@ import base64, json, os, struct, sys
 from dataclasses import replace
 import numpy as np
 from sapwood_library_vectors import library_vectors
+from sapwood_pack_vectors import pack_vectors
 from sapwood_ref import (
     CELL, DIGEST_KINDS, GEAR, NO_WINDOW, ORDER, PAGE, PIECES, SECTIONS_AT, STATEMENT, Header, Refused, Section,
     blake3, block_count, check_statement, compare, default_block_size, encode_header, flipped, is_signed_by,
@@ -632,7 +633,7 @@ def write_vectors(directory):
     os.makedirs(directory, exist_ok=True)
     for name, make in (("parts.json", parts_vectors), ("journals.json", journal_vectors),
                        ("libraries.json", library_vectors), ("manifests.json", manifest_vectors),
-                       ("uploads.json", upload_vectors)):
+                       ("packs.json", pack_vectors), ("uploads.json", upload_vectors)):
         with open(os.path.join(directory, name), "w", encoding="utf-8", newline="\n") as file:
             file.write(lay_out(make()) + "\n")
 

@@ -219,6 +219,7 @@ fn for_people(manifest: &Inspected) -> Vec<String> {
             kind if kind == Known::Tree as u8 => "tree".to_owned(),
             kind if kind == Known::Pages as u8 => "pages".to_owned(),
             kind if kind == Known::Pieces as u8 => "pieces".to_owned(),
+            kind if kind == Known::Pack as u8 => "pack index".to_owned(),
             kind => format!("kind {kind}"),
         };
         lines.push(format!(

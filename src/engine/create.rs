@@ -95,7 +95,11 @@ pub fn create(
         return Err(Error::Manifest { place, cause });
     }
     check_places(&input, &output, options.pack.is_some())?;
-    let mut described = Described::of(input, &place, options)?;
+    let folder = match &output {
+        Output::File(path) => path.parent().unwrap_or(Path::new("")).join("."),
+        Output::Stream(_) => std::env::temp_dir(),
+    };
+    let mut described = Described::of(input, &place, options, &folder)?;
     let particulars = Particulars {
         name,
         sequence: options.sequence,
@@ -137,8 +141,13 @@ pub(in crate::engine) struct Described {
 }
 
 impl Described {
-    /// Reads the input once. `place` names it in errors.
-    pub fn of(input: Input, place: &str, options: &CreateOptions) -> Result<Described, Error> {
+    /// Reads the input once. `place` names it in errors; the parts of a pack are kept in `folder`.
+    pub fn of(
+        input: Input,
+        place: &str,
+        options: &CreateOptions,
+        folder: &Path,
+    ) -> Result<Described, Error> {
         let (spool, path) = temporary::spool()?;
         let mut spooled = 0;
         let mut sink = |bytes: &[u8]| {
@@ -146,7 +155,7 @@ impl Described {
             spooled += bytes.len() as u64;
             Ok(())
         };
-        let mut pack = options.pack.map(|_| PackParts::new()).transpose()?;
+        let mut pack = (options.pack).map(|_| PackParts::new(folder)).transpose()?;
         let mut pack_sink = |packed: PackedFrame| match &mut pack {
             Some(parts) => parts.push(&packed),
             None => Ok(()),
@@ -228,11 +237,14 @@ fn check_places(input: &Input, output: &Output, has_pack: bool) -> Result<(), Di
     };
     if let Input::File(input) = input {
         files::open_for_reading(input)?;
-        if files::is_same_file(input, path) {
-            return Err(DiskError::Conflict {
-                path: path.clone(),
-                what: "the file that the manifest describes",
-            });
+        let pack = pack::beside(path);
+        for made in [path, &pack].into_iter().take(1 + usize::from(has_pack)) {
+            if files::is_same_file(input, made) {
+                return Err(DiskError::Conflict {
+                    path: made.clone(),
+                    what: "the file that the manifest describes",
+                });
+            }
         }
     }
     if has_pack {

@@ -8,7 +8,7 @@ use crate::{
     disk::regions::{self, Content, FileRegions, REGION, Regions},
     format::{
         anchors::{self, BlockAnchor},
-        compression::{PackOptions, PackedFrame},
+        compression::{PackOptions, PackedFrame, Packer},
         digests::{Algorithm, Digest, DigestHasher},
         geometry::{BLOCKS_MAX, BlockSize, Geometry},
         manifest::Tree,
@@ -69,13 +69,13 @@ impl TreeHasher {
         let part = self.block_size.bytes().min(REGION as u64) as usize;
         // Blocks of less than a cluster could not use packed pieces (pack.md, 1).
         let with_pieces = self.block_size.bytes() >= pack::CLUSTER;
-        let options = sinks.packing.as_ref().map(|packing| packing.options);
+        let packing = sinks.packing.as_ref();
+        let packer = packing.map(|packing| Packer::new(packing.options, with_pieces));
         let collector = Mutex::new(Collector::new(self, part as u64, place, sinks));
         let hints = HintsMaker::new(part, self.hints);
         regions::for_each(regions, |start, content| {
             let mut region = Region::new(start, content, &hints);
-            let pack = |options| PackedFrame::of(content.bytes(), options, with_pieces);
-            region.packed = options.map(pack);
+            region.packed = packer.as_ref().map(|packer| packer.pack(content.bytes()));
             collector.lock().take(start, region)
         })?;
         collector.into_inner().finish()

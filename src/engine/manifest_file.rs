@@ -19,7 +19,7 @@ use crate::{
         layout::FRONT_BYTES,
         reader::{Manifest, Page, WholeReader},
         signature::SignatureArea,
-        statement::{self, MAGIC, Refused, Statement},
+        statement::{self, Header, MAGIC, Refused, Statement},
     },
 };
 
@@ -168,6 +168,14 @@ fn read_through<'a>(
         reader.give(&buffer).map_err(refuse)?;
     }
     Ok((file, reader))
+}
+
+/// A manifest file, and what its statement says, with no check of the other bytes.
+pub fn read_header(path: &Path) -> Result<(File, Header), Error> {
+    let file = files::open_for_reading(path)?;
+    let (_, front) = read_front(&file, path)?;
+    let (statement, _) = statement::read_front(&front).map_err(|cause| refused(path, cause))?;
+    Ok((file, statement.header().clone()))
 }
 
 /// The length of a file and its first bytes, as many as a front has.

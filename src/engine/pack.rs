@@ -55,8 +55,8 @@ struct Spool {
 }
 
 impl Spool {
-    fn new() -> Result<Spool, Error> {
-        let (file, path) = temporary::spool()?;
+    fn new(folder: &Path) -> Result<Spool, Error> {
+        let (file, path) = temporary::spool_in(folder)?;
         Ok(Spool {
             file,
             path,
@@ -72,12 +72,12 @@ impl Spool {
 }
 
 impl PackParts {
-    /// Of an object of which nothing was read.
-    pub fn new() -> Result<PackParts, Error> {
+    /// Of an object of which nothing was read. The folder is that of the pack, which has room for it.
+    pub fn new(folder: &Path) -> Result<PackParts, Error> {
         Ok(PackParts {
-            table: Spool::new()?,
-            frames: Spool::new()?,
-            pieces: Spool::new()?,
+            table: Spool::new(folder)?,
+            frames: Spool::new(folder)?,
+            pieces: Spool::new(folder)?,
             lengths: PackedLengths::default(),
             packed_bytes: 0,
             plain_bytes: 0,

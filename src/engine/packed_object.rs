@@ -1,6 +1,10 @@
 //! An object of which only the manifest and a whole pack are here: its plain bytes, each block proven before it is given.
 
-use std::{fs::File, os::unix::fs::FileExt, path::PathBuf};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 
@@ -13,12 +17,16 @@ use crate::{
         compression,
         geometry::{BlockIndex, ByteRange, Geometry},
         judge::{self, Leaves},
-        pack::{BadPack, FRAME, PackIndex, PackLayout},
+        pack::{BadPack, FRAME, FRONT_BYTES, HEAD_BYTES, PackHead, PackIndex, PackLayout},
         tree::Root,
     },
 };
 
-use super::{error::Error, manifest_file::ManifestFile};
+use super::{
+    error::Error,
+    manifest_file::{self, ManifestFile},
+    pack,
+};
 
 /// An open pack that has every frame of its object.
 pub struct PackedObject {
@@ -30,6 +38,21 @@ pub struct PackedObject {
     pack: File,
     /// Of the pack.
     path: PathBuf,
+}
+
+/// Whether the pack beside a manifest is as long as its index says, or the front alone where there is no index. A run that was
+/// killed may have left an earlier manifest beside a later pack.
+pub fn has_pack(manifest: &Path) -> bool {
+    let length = fs::metadata(pack::beside(manifest)).map(|found| found.len());
+    let (Ok(length), Ok((file, header))) = (length, manifest_file::read_header(manifest)) else {
+        return false;
+    };
+    let Some(section) = header.pack() else {
+        return length == FRONT_BYTES as u64;
+    };
+    let mut head = [0; HEAD_BYTES];
+    file.read_exact_at(&mut head, section.bytes.start).is_ok()
+        && PackHead::read(&head).is_ok_and(|head| head.length == length)
 }
 
 impl PackedObject {
@@ -80,11 +103,16 @@ impl PackedObject {
         self.leaves.geometry()
     }
 
-    /// The bytes from this offset on, to the end of the frame or block that they are in.
-    pub fn read(&self, from: u64) -> Result<Bytes, Error> {
+    /// Where the unit begins that this offset is in: a frame or a block, whatever is larger.
+    pub fn unit_at(&self, offset: u64) -> u64 {
+        let unit = FRAME.max(self.geometry().block_size().bytes());
+        offset / unit * unit
+    }
+
+    /// The bytes of the unit that begins here.
+    pub fn read(&self, start: u64) -> Result<Bytes, Error> {
         let geometry = *self.geometry();
         let unit = FRAME.max(geometry.block_size().bytes());
-        let start = from / unit * unit;
         let unit = ByteRange::new(start, geometry.length().min(start + unit));
         let mut bytes = Vec::with_capacity(unit.length() as usize);
         for frame in unit.start / FRAME..unit.end.div_ceil(FRAME) {
@@ -105,7 +133,7 @@ impl PackedObject {
                 return Err(self.bad(place));
             }
         }
-        Ok(bytes.slice((from - start) as usize..))
+        Ok(bytes)
     }
 
     fn bad(&self, bytes: ByteRange) -> Error {

@@ -1,5 +1,7 @@
 //! Compressed frames and pieces of a pack (pack.md, 1): zstd frames without their magic number. Nothing else names the library.
 
+use std::sync::OnceLock;
+
 use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer};
 
 use super::{
@@ -36,6 +38,36 @@ impl Default for PackOptions {
         PackOptions {
             level: LEVEL,
             whole: false,
+        }
+    }
+}
+
+/// Packs the frames of an object, on any thread.
+pub struct Packer {
+    options: PackOptions,
+    /// Blocks are whole clusters.
+    with_pieces: bool,
+    /// The form of a whole frame of zeros, as holes have many.
+    zeros: OnceLock<PackedFrame>,
+}
+
+impl Packer {
+    /// With pieces if blocks are whole clusters.
+    pub fn new(options: PackOptions, with_pieces: bool) -> Packer {
+        Packer {
+            options,
+            with_pieces,
+            zeros: OnceLock::new(),
+        }
+    }
+
+    /// The packed form of a frame.
+    pub fn pack(&self, bytes: &[u8]) -> PackedFrame {
+        let pack = || PackedFrame::of(bytes, self.options, self.with_pieces);
+        let is_zero = bytes.len() as u64 == FRAME && bytes.iter().all(|byte| *byte == 0);
+        match is_zero {
+            true => self.zeros.get_or_init(pack).clone(),
+            false => pack(),
         }
     }
 }
@@ -281,6 +313,17 @@ mod tests {
             }
             assert_eq!(at, packed.pieces.len());
         }
+    }
+
+    #[test]
+    fn zeros_are_packed_once() {
+        let packer = Packer::new(PackOptions::default(), true);
+        let zeros = vec![0; FRAME as usize];
+        let expected = PackedFrame::of(&zeros, PackOptions::default(), true);
+        for _ in 0..2 {
+            assert_eq!(packer.pack(&zeros), expected);
+        }
+        assert_eq!(packer.pack(&zeros[1..]).plain_bytes, FRAME - 1);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::{
     options::ClientOptions,
     rate_limit::RateLimit,
     redirect::Redirects,
-    request::{Body as Content, Method, Request, RequiredFields},
+    request::{Body as Content, Method, Refusals, Request, RequiredFields},
     response::{Head, Response, retry_after_ms},
     transport::{Exchange, Transport},
 };
@@ -316,9 +316,13 @@ impl Client {
         if let Some(refusal) = &exchange.refusal {
             failure = refusal.failure(status, failure, retry_after_ms, serves);
         }
-        let is_being_made = request.made_on_demand && status == 503 && retry_after_ms.is_some();
+        let is_of_host = match request.refusals {
+            Refusals::OfTheHost => true,
+            Refusals::NotReady => status != 503 || retry_after_ms.is_none(),
+            Refusals::OfTheTarget => false,
+        };
         if let Failure::TooMany { retry_after_ms, .. } = failure
-            && !is_being_made
+            && is_of_host
         {
             exchange.in_flight.refused(retry_after_ms);
         }

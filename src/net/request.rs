@@ -160,14 +160,26 @@ pub struct Request<'a> {
     pub conditional: bool,
     /// The length that the representation must have; another one in a 416 means that it was replaced. `None`: any, or not known.
     pub length: Option<u64>,
-    /// It is made on demand, as a manifest may be: a 503 with `Retry-After` means that it is not ready, and says nothing of the host.
-    pub made_on_demand: bool,
+    /// See [`Refusals`].
+    pub refusals: Refusals,
     /// For the typed origin only.
     pub token: Option<&'a Token>,
     /// See [`RequiredFields`].
     pub required: Option<&'a RequiredFields>,
     /// See [`Body`].
     pub body: Body,
+}
+
+/// What a 429 or 503 is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refusals {
+    /// The host limits requests.
+    #[default]
+    OfTheHost,
+    /// The target is made on demand, as a manifest may be: a 503 with `Retry-After` means that it is not ready.
+    NotReady,
+    /// The target, which can be done without: the host is requested for other things at once.
+    OfTheTarget,
 }
 
 impl<'a> Request<'a> {
@@ -182,7 +194,7 @@ impl<'a> Request<'a> {
             version: None,
             conditional: true,
             length: None,
-            made_on_demand: false,
+            refusals: Refusals::OfTheHost,
             token: None,
             required: None,
             body,

@@ -13,6 +13,7 @@ use sapwood::format::{
     journal::{Identity, Place, Record, RecordWriter},
     layout::{FRONT_BYTES, STATEMENT_BYTES},
     library::{self, Entry, LibraryPath},
+    pack::{PackLayout, PackedLengths},
     paint,
     part::PartHeader,
     pieces,
@@ -93,6 +94,15 @@ fn made() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
             vec![signature_area(), unknown_signature_area()],
         ),
         ("journal", vec![journal()]),
+        ("packed", packed_frames()),
+        (
+            "pack-index",
+            vec![
+                pack_index(1),
+                pack_index(100_000),
+                pack_index((65 << 20) + 5),
+            ],
+        ),
         ("library", vec![library(&[]), library(&["a", "b/c", "b-c"])]),
         ("part", vec![part(false), part(true)]),
         ("record", vec![record()]),
@@ -232,6 +242,35 @@ fn unknown_signature_area() -> Vec<u8> {
     let mut area = vec![0; FRONT_BYTES - STATEMENT_BYTES];
     area[..6].copy_from_slice(b"ML\x07\0\0\0");
     area
+}
+
+/// Frames without compressed blocks, behind what the decoder is told of them.
+fn packed_frames() -> Vec<Vec<u8>> {
+    let block = |bytes: u32, kind: u32| (bytes << 3 | kind).to_le_bytes()[..3].to_vec();
+    let told = |length: u32, step: u8| [&(length - 1).to_le_bytes()[..3], &[0, step]].concat();
+    let rle = [told(1000, 0), vec![0, 0], block(1000, 0b011), vec![7]];
+    let raw = paint::bytes(0, 600);
+    let (first, second) = raw.split_at(300);
+    let raw = [
+        told(600, 9),
+        vec![0, 0],
+        block(300, 0b000),
+        first.to_vec(),
+        block(300, 0b001),
+        second.to_vec(),
+    ];
+    vec![rle.concat(), raw.concat()]
+}
+
+/// The index of a pack of an object of this length, behind the length.
+fn pack_index(length: u32) -> Vec<u8> {
+    let layout = PackLayout::new(u64::from(length)).unwrap();
+    let lengths = PackedLengths {
+        frames: vec![length.min(60) / 2; layout.frames() as usize],
+        clusters: vec![length.min(1000) as u16 / 3; layout.clusters() as usize],
+    };
+    let index = lengths.to_index(layout, [5; 32]);
+    [&length.to_le_bytes()[..], &index].concat()
 }
 
 fn receipt() -> Vec<u8> {

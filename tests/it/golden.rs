@@ -1,16 +1,24 @@
-//! The golden manifest of version 1: made today as then, and refused with any damage, by both implementations.
+//! The golden manifest of version 1: made today as then, and refused with any damage, by both implementations. The golden pack:
+//! read today as then.
+
+use std::process::Command;
 
 use sapwood::format::{
+    compression,
     geometry::BlockSize,
     manifest::{self, Particulars},
+    pack::{PackIndex, PackLayout},
     paint,
     reader::Manifest,
 };
 
-use super::support::{
-    long,
-    painted::tree_and_pieces,
-    programs::{output_of, reference, repository, run, sapwood},
+use super::{
+    packed,
+    support::{
+        long,
+        painted::tree_and_pieces,
+        programs::{output_of, reference, repository, run, sapwood},
+    },
 };
 
 const CLIP: &str = "fixtures/media/clip.mp4";
@@ -173,4 +181,72 @@ fn python_refuses_one_changed_bit_of_each_byte_and_with_sapwood_long_all_of_them
         String::from_utf8(said).unwrap(),
         format!("{tried} damaged manifests, all refused\n")
     );
+}
+
+const PACKED: [&str; 2] = ["words.txt.sapwood", "words.txt.sapwood.pack"];
+
+/// A folder with the golden pack, its manifest and the object.
+fn words() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("words.txt"), packed::text(70_001)).unwrap();
+    for name in PACKED {
+        let golden = repository("fixtures/packs").join(name);
+        std::fs::copy(golden, folder.path().join(name)).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn both_implementations_verify_the_golden_pack() {
+    let folder = words();
+    let verify = || {
+        let mut sapwood = sapwood();
+        sapwood.current_dir(folder.path());
+        sapwood.args(["verify", "words.txt", "--hints"]);
+        run(&mut sapwood, b"").status.code()
+    };
+    assert_eq!(verify(), Some(0));
+    let mut python = Command::new("python3");
+    python
+        .arg("-B")
+        .arg(repository("tools/sapwood_pack.py"))
+        .args(["check", "words.txt"])
+        .args(PACKED)
+        .current_dir(folder.path());
+    output_of(&mut python, b"");
+    let place = folder.path().join(PACKED[1]);
+    let mut pack = std::fs::read(&place).unwrap();
+    *pack.last_mut().unwrap() ^= 1;
+    std::fs::write(place, pack).unwrap();
+    assert_eq!(verify(), Some(3));
+}
+
+#[test]
+fn the_golden_pack_decodes() {
+    let plain = packed::text(70_001);
+    let [manifest, pack] =
+        PACKED.map(|name| std::fs::read(repository("fixtures/packs").join(name)).unwrap());
+    let read = Manifest::from_bytes(&manifest).unwrap();
+    let section = read.statement.header().pack().unwrap().bytes;
+    let index = &manifest[section.start as usize..section.end as usize];
+    let index = PackIndex::from_bytes(index, plain.len() as u64).unwrap();
+    assert_eq!(index.head.length, pack.len() as u64);
+    assert_eq!(index.head.blake3, *blake3::hash(&pack).as_bytes());
+    let layout = PackLayout::new(plain.len() as u64).unwrap();
+    let (frame, pieces) = index.places(layout)[0];
+    let frame = &pack[frame.start as usize..frame.end as usize];
+    assert!(compression::unpack(frame, &[], plain.len()).as_deref() == Some(&plain));
+    let table = layout.table();
+    let table = &pack[table.start as usize..table.end as usize];
+    let mut packed = &pack[pieces.start as usize..pieces.end as usize];
+    let lengths = table.as_chunks().0.iter().copied().map(u16::from_le_bytes);
+    for (number, length) in lengths.enumerate() {
+        let (start, end) = (number << 10, plain.len().min((number + 1) << 10));
+        let prefix = &plain[start / 65_536 * 65_536..start];
+        let (piece, rest) = packed.split_at(length.into());
+        let piece = compression::unpack(piece, prefix, end - start);
+        assert_eq!(piece.as_deref(), Some(&plain[start..end]), "piece {number}");
+        packed = rest;
+    }
+    assert!(packed.is_empty());
 }

@@ -492,11 +492,24 @@ fn packs_of_large_files() {
     assert!(!pack(&words).exists());
     // What was described without a pack is read again; what hardly compresses has a front alone, and is not read a third time.
     let read = |more: &[&str]| library.published(more)["files_read"].as_u64().unwrap();
+    let without_index = fs::read(pack(&words).with_extension("")).unwrap();
     assert_eq!(read(&["--pack"]), 4);
     assert!(fs::read(pack(&words)).unwrap().len() > 1000);
     assert_eq!(fs::read(pack(&noise)).unwrap().len(), 64);
     assert_eq!((read(&["--pack"]), read(&[])), (0, 0));
     assert!(pack(&words).exists());
+    // A damaged pack is made again, and one of a run that was killed before it replaced the manifest.
+    let good = fs::read(pack(&words)).unwrap();
+    let manifest = pack(&words).with_extension("");
+    for damage in [&b"no pack"[..], &good[..1000], b""] {
+        fs::write(pack(&words), damage).unwrap();
+        assert_eq!(read(&["--pack"]), 1, "{} bytes", damage.len());
+        assert!(fs::read(pack(&words)).unwrap() == good);
+    }
+    let with_index = fs::read(&manifest).unwrap();
+    fs::write(&manifest, &without_index).unwrap();
+    assert_eq!(read(&["--pack"]), 1);
+    assert!(fs::read(&manifest).unwrap() == with_index);
     // A manifest that is made again without an index has no pack.
     assert!(read(&["--read-all"]) > 4);
     assert!(!pack(&words).exists());

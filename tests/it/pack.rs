@@ -249,6 +249,15 @@ fn a_file_with_the_name_of_the_pack_stays() {
     assert!(matches!(made, Err(Error::Disk(_))));
     assert_eq!(fs::read(site.pack_path("f")).expect("a file"), b"notes");
     assert!(!manifest_file::beside(&site.path("f")).exists());
+    // The object itself has the name of the pack.
+    fs::write(site.pack_path("g"), mixed(MIB)).expect("a file");
+    let made = site.make_of(
+        Input::File(site.pack_path("g")),
+        "g",
+        CreateOptions::default(),
+    );
+    assert!(matches!(made, Err(Error::Disk(_))));
+    assert!(fs::read(site.pack_path("g")).expect("a file") == mixed(MIB));
     // A pack is replaced.
     fs::remove_file(site.pack_path("f")).expect("it was there");
     for length in [MIB, 2 * MIB] {

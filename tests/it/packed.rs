@@ -12,6 +12,7 @@ use sapwood::{
     },
     format::{
         compression::PackOptions,
+        geometry::BlockSize,
         manifest,
         pack::FRONT_BYTES,
         paint,
@@ -41,23 +42,36 @@ pub fn text(length: usize) -> Vec<u8> {
     bytes
 }
 
+const QUICK: PackOptions = PackOptions {
+    level: 3,
+    whole: false,
+};
+
 /// The manifest and the pack of these bytes.
 fn packed(bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let (manifest, pack) = described(bytes, Some(QUICK), None);
+    (manifest, pack.expect("it compresses"))
+}
+
+/// The same; `None` for the pack: without one.
+fn described(
+    bytes: &[u8],
+    pack: Option<PackOptions>,
+    block_size: Option<BlockSize>,
+) -> (Vec<u8>, Option<Vec<u8>>) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("object.bin");
     fs::write(&path, bytes).expect("a file");
     let manifest = manifest_file::beside(&path);
     let options = CreateOptions {
-        pack: Some(PackOptions {
-            level: 3,
-            whole: false,
-        }),
+        pack,
+        block_size,
         ..CreateOptions::default()
     };
     let (input, output) = (Input::File(path), Output::File(manifest.clone()));
     create::create(input, output, &options, None).expect("a manifest");
-    let read = |path| fs::read(path).expect("it was made");
-    (read(manifest.clone()), read(pack::beside(&manifest)))
+    let pack = fs::read(pack::beside(&manifest)).ok();
+    (fs::read(manifest).expect("it was made"), pack)
 }
 
 pub fn scene(bytes: Vec<u8>) -> Scene {
@@ -265,19 +279,76 @@ fn a_pack_that_is_to_be_waited_for_is_left_alone() {
     let bytes = text(3 * MIB);
     for old in [None, Some(bytes.iter().rev().copied().collect::<Vec<u8>>())] {
         let scene = scene(bytes.clone());
-        for lie in [
-            Lie::Status(503),
-            Lie::Header("Retry-After", "3600".to_owned()),
-        ] {
+        for status in [429, 503] {
+            let fields = vec![("Retry-After", "3600".to_owned())];
+            let lie = Lie::StatusWith(status, fields);
             scene.origin.lie(PACK, Asks::Anything, Of::All, lie);
+            match &old {
+                Some(old) => fs::write(scene.target(), old).expect("a file"),
+                None => _ = fs::remove_file(scene.target()),
+            }
+            scene.fetch(&["--patience", "20s"]).must(0);
+            scene.must_be_published();
+            assert!(scene.origin.log_of(PACK).len() < 20);
+            scene.origin.forget_log();
         }
-        if let Some(old) = old {
-            fs::write(scene.target(), old).expect("a file");
-        }
-        scene.fetch(&["--patience", "20s"]).must(0);
-        scene.must_be_published();
-        assert!(scene.origin.log_of(PACK).len() < 20);
     }
+}
+
+/// Found: what comes too slowly is no failure, so that a fetch took from a slow pack what it had of patience, or hours.
+#[test]
+fn a_pack_that_dribbles_or_is_silent_is_given_up() {
+    let bytes = text(4 * MIB);
+    let mut old = bytes.clone();
+    for at in (5_000..old.len() - 5_000).step_by(40_000) {
+        old[at..at + 2_000].copy_from_slice(&paint::bytes(at as u64 / 8 * 8, 2_000));
+    }
+    for lie in [
+        Lie::Trickle(0, Duration::from_millis(20)),
+        Lie::SilentHeaders,
+        Lie::StallAfter(5_000),
+    ] {
+        for old in [None, Some(&old)] {
+            let scene = scene(bytes.clone());
+            scene.origin.lie(PACK, Asks::Anything, Of::All, lie.clone());
+            if let Some(old) = old {
+                fs::write(scene.target(), old).expect("a file");
+            }
+            let began = Instant::now();
+            scene.fetch(&["--patience", "20s"]).must(0);
+            scene.must_be_published();
+            let seconds = began.elapsed().as_secs();
+            println!("{lie:?}, update: {}: {seconds} s", old.is_some());
+            assert!(seconds < 40, "{lie:?}: {seconds} s");
+        }
+    }
+}
+
+/// Found: with blocks of less than a cluster, ranges of two blocks were joined, and their blocks fetched again.
+#[test]
+fn an_update_of_small_blocks_is_what_it_is_without_a_pack() {
+    let new = text(4 * MIB);
+    let mut old = new.clone();
+    for at in (5_000..old.len() - 30_000).step_by(200_000) {
+        old[at..at + 20_000].copy_from_slice(&paint::bytes(at as u64 / 8 * 8, 20_000));
+    }
+    let fetched_with = |pack: Option<PackOptions>| {
+        let (manifest, pack) = described(&new, pack, BlockSize::new(16 << 10));
+        let scene = Scene::of(Content::Bytes(new.clone()), BLOCK);
+        scene.origin.put(MANIFEST, manifest);
+        if let Some(pack) = pack {
+            scene.origin.put(PACK, pack);
+        }
+        fs::write(scene.target(), &old).expect("a file");
+        let ended = scene.fetch(&[]).must(0);
+        scene.must_be_published();
+        fetched(&ended)
+    };
+    let (with, without) = (fetched_with(Some(QUICK)), fetched_with(None));
+    assert!(
+        with < without + without / 10,
+        "{with}, without a pack {without}"
+    );
 }
 
 /// The same with faults of the pack: every fault costs bytes of the object alone.

@@ -11,12 +11,14 @@ use sapwood::{
     format::{
         anchors::{self, BlockAnchor, GEAR, Tag},
         blockset::BlockSet,
+        compression::{self, Unpacker},
         digests::{Algorithm, Digest, DigestHasher},
         geometry::{BLOCKS_MAX, BlockRange, BlockSize, ByteRange, Geometry},
         journal::{self, Claims, Place, Record},
         keys::PublicKey,
         library::{self, Index, IndexHeader, LibraryPath, RefusedIndex},
         manifest::{self, Particulars, Tree},
+        pack::{BadIndex, PackIndex, PackLayout, PackedLengths},
         paint,
         pieces::append_pieces,
         reader::Manifest,
@@ -673,4 +675,95 @@ fn uploads() {
         let plan = PartPlan::choose(vector[0].as_u64(), vector[1].as_u64(), block_size);
         assert!(plan.is_err(), "{vector}");
     }
+}
+
+#[test]
+fn indices_of_packs() {
+    let vectors = read("packs.json");
+    for vector in list(&vectors, "indices") {
+        let length = number(vector, "length");
+        let what = format!("{}, {length} bytes", text(vector, "what"));
+        let numbers = |key| list(vector, key).iter().map(|n| n.as_u64().unwrap());
+        let lengths = PackedLengths {
+            frames: numbers("frames").map(|n| n as u32).collect(),
+            clusters: numbers("clusters").map(|n| n as u16).collect(),
+        };
+        let hash = bytes(vector, "blake3").try_into().unwrap();
+        let index = lengths.to_index(PackLayout::new(length).unwrap(), hash);
+        assert_eq!(index.len() as u64, number(vector, "index_length"), "{what}");
+        match vector["index"].as_str() {
+            Some(whole) => assert_eq!(hex::encode(&index), whole, "{what}"),
+            None => assert_eq!(
+                blake3::hash(&index).to_string(),
+                text(vector, "index_blake3"),
+                "{what}"
+            ),
+        }
+        let read = PackIndex::from_bytes(&index, length).unwrap();
+        assert_eq!(read.lengths, lengths, "{what}");
+        assert_eq!(read.head.length, number(vector, "pack_length"), "{what}");
+        assert_eq!(read.head.blake3, hash, "{what}");
+    }
+}
+
+/// The rule of the document (pack.md, 4); a codec that is not known breaks none.
+fn rule_of(bad: BadIndex) -> Option<&'static str> {
+    match bad {
+        BadIndex::Codec(_) => None,
+        BadIndex::Form => Some("a"),
+        BadIndex::Offsets(0) => Some("b"),
+        BadIndex::Offsets(_) => Some("c"),
+        BadIndex::End { .. } => Some("d"),
+        BadIndex::Length => Some("e"),
+    }
+}
+
+#[test]
+fn refused_indices_of_packs() {
+    let vectors = read("packs.json");
+    for vector in list(&vectors, "refused") {
+        let what = text(vector, "what");
+        let bad = PackIndex::from_bytes(&bytes(vector, "index"), number(vector, "length"));
+        let bad = bad.expect_err(what);
+        assert_eq!(rule_of(bad), vector["rule"].as_str(), "{what}: {bad}");
+    }
+}
+
+/// What comes of a packed frame or piece that arrives byte by byte.
+fn unpack_slowly(packed: &[u8], prefix: &[u8], length: usize) -> Option<Vec<u8>> {
+    let mut unpacker = Unpacker::new(prefix, length)?;
+    let mut plain = Vec::new();
+    for byte in packed.chunks(1) {
+        plain.extend(unpacker.push(byte)?);
+    }
+    unpacker.is_complete().then_some(plain)
+}
+
+#[test]
+fn frames_and_pieces_of_packs() {
+    let vectors = read("packs.json");
+    let (mut good, mut bad) = (0, 0);
+    for vector in list(&vectors, "frames") {
+        let what = text(vector, "what");
+        let packed = bytes(vector, "packed");
+        let prefix = match vector["prefix"].as_u64() {
+            Some(length) => paint::bytes(0, length as usize),
+            None => bytes(vector, "prefix"),
+        };
+        let length = number(vector, "length") as usize;
+        let plain = compression::unpack(&packed, &prefix, length);
+        match vector.get("plain") {
+            Some(expected) => {
+                assert_eq!(json!(plain.as_ref().map(hex::encode)), *expected, "{what}")
+            }
+            None => assert_eq!(
+                blake3::hash(plain.as_ref().expect(what)).to_string(),
+                text(vector, "plain_blake3"),
+                "{what}"
+            ),
+        }
+        assert!(unpack_slowly(&packed, &prefix, length) == plain, "{what}");
+        *(if plain.is_some() { &mut good } else { &mut bad }) += 1;
+    }
+    assert!(good > 0 && bad > 0, "{good} good, {bad} bad");
 }

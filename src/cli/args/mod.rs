@@ -175,6 +175,7 @@ pub struct ManifestArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Pack")]
 pub struct PackArgs {
     /// Also make a pack, the file compressed in parts, as FILE.sapwood.pack: fetch then moves fewer bytes. None is made of what
     /// does not compress

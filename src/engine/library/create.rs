@@ -24,7 +24,7 @@ use crate::{
         error::Error,
         events::Library,
         manifest_file::CheckedFile,
-        pack,
+        pack, packed_object,
         sign::Signer,
     },
     format::{
@@ -212,8 +212,11 @@ fn known_files(
         Some(manifests) => manifests.names()?.into_iter().collect(),
         None => BTreeSet::new(),
     };
-    let is_packed =
-        |root: Root| options.pack.is_none() || manifests.contains(&library::pack_name(root));
+    let path_of = folder.path_of(OsStr::new(library::MANIFESTS));
+    let is_packed = |root: Root| {
+        options.pack.is_none()
+            || packed_object::has_pack(&path_of.join(library::manifest_name(root)))
+    };
     let known = files.iter().filter_map(|file| {
         let place = earlier.still_has(&file.path, &file.entry)?;
         let entry = &earlier.index.entries()[place];
@@ -315,24 +318,22 @@ impl Reading<'_> {
             pack: self.options.pack,
             ..CreateOptions::default()
         };
-        let mut described = Described::of(Input::Open(opened, path), &place, &options)?;
-        let root = described.tree.root();
         let manifests = self.folder.path_of(OsStr::new(library::MANIFESTS));
         let made = MadeFolder::make(&manifests)?;
+        let mut described = Described::of(Input::Open(opened, path), &place, &options, &manifests)?;
+        let root = described.tree.root();
         let manifest = manifests.join(library::manifest_name(root));
         let pack = pack::beside(&manifest);
+        // One of before belongs to another manifest, or is damaged.
+        if let Some(folder) = self.folder.below(Path::new(library::MANIFESTS))? {
+            folder.remove(OsStr::new(&library::pack_name(root)))?;
+        }
         match (&mut described.pack, options.pack) {
             (Some(parts), _) => _ = parts.publish(&pack, &described.tree)?,
             (None, Some(_)) => pack::publish_front(&pack, &described.tree)?,
             (None, None) => (),
         }
         described.publish(&manifest, Particulars::default(), None)?;
-        if options.pack.is_none() {
-            // One of before belongs to another manifest.
-            let manifests = self.folder.below(Path::new(library::MANIFESTS))?;
-            let name = library::pack_name(root);
-            manifests.map_or(Ok(()), |folder| folder.remove(OsStr::new(&name)))?;
-        }
         drop(made);
         Ok(root)
     }

@@ -40,6 +40,7 @@ use crate::{
         anchors::BlockAnchor,
         geometry::{BlockIndex, ByteRange, FANOUT, Geometry},
         judge::{Leaves, ObjectKey, Proven},
+        pack::CLUSTER,
         reader::Page,
     },
     net::location::Location,
@@ -277,7 +278,8 @@ pub async fn copy_found(
         opened.journal.note(stored);
     }
     opened.journal.checkpoint()?;
-    let (blocks, pack) = match source.1 {
+    let has_pieces = leaves.geometry().block_size().bytes() >= CLUSTER;
+    let (blocks, pack) = match source.1.filter(|_| has_pieces) {
         Some(pack) => {
             let mut here = copied.stored.blocks().clone();
             here.insert_all(&opened.claimed);

@@ -20,10 +20,11 @@ pub struct PackedPlan {
 
 /// Adds the missing blocks of frames of which something is here. A frame that is fewer bytes than all that is missing of it gives
 /// its blocks whole. Frames of which nothing is here are left to the transfer.
+/// A block is one cluster or more.
 pub fn plan(pack: &Pack, geometry: &Geometry, here: &BlockSet, patched: Patchwork) -> PackedPlan {
     let size = geometry.block_size().bytes();
     let mut frames = HashSet::new();
-    if !(CLUSTER..=FRAME).contains(&size) {
+    if size > FRAME {
         return PackedPlan {
             blocks: patched,
             frames,

@@ -14,7 +14,7 @@ use crate::{
         statement::{self, Header, MAGIC, Refused, Statement},
         tree::Root,
     },
-    net::{error::NetError, location::Location},
+    net::{error::NetError, location::Location, request::Refusals},
     policy::{
         recovery::{Changed, Failure},
         schedule::Limits,
@@ -374,13 +374,13 @@ impl Front {
     async fn get(source: &Source) -> Result<Front, NetError> {
         let front = SourceRequest {
             range: Some(ByteRange::new(0, FRONT_BYTES as u64)),
-            made_on_demand: true,
+            refusals: Refusals::NotReady,
             ..SourceRequest::default()
         };
         let mut response = match source.open(front).await {
             Err(error) if needs_plain_get(error.failure) => {
                 let whole = SourceRequest {
-                    made_on_demand: true,
+                    refusals: Refusals::NotReady,
                     ..SourceRequest::default()
                 };
                 source.open(whole).await?

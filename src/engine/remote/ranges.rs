@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     engine::{blocking::joined, connections, context::Context, error::Error},
     format::{geometry::ByteRange, validators::Validators},
-    net::error::NetError,
+    net::{error::NetError, request::Refusals},
     policy::{
         recovery::{BadResponse, Failure},
         requests::{self, Cost, Link},
@@ -34,6 +34,9 @@ const BYTES_PER_MS: f64 = 12_500.0;
 const WHOLE_SKIP_MAX: u64 = 1 << 20;
 /// After this many responses with several ranges that broke off, ranges are requested one by one.
 const CUTS_MAX: u32 = 2;
+/// A response of an optional representation with fewer bytes a second than this, after this time, is given up.
+const DRIBBLE_BYTES_PER_S: u64 = 4 << 10;
+const DRIBBLE_TIME: Duration = Duration::from_secs(5);
 /// Up to this many ranges go into separate requests, unless the server is known to send several ranges in one response.
 const UNTRIED_MAX: usize = 8;
 
@@ -283,7 +286,10 @@ impl Shared {
     async fn open(&self, range: ByteRange, more: &[ByteRange]) -> Result<SourceResponse, NetError> {
         let whole = SourceRequest {
             version: self.version.as_ref(),
-            made_on_demand: self.is_optional,
+            refusals: match self.is_optional {
+                true => Refusals::OfTheTarget,
+                false => Refusals::OfTheHost,
+            },
             ..SourceRequest::default()
         };
         let ranged = SourceRequest {
@@ -291,7 +297,13 @@ impl Shared {
             more,
             ..whole
         };
-        match self.source.open(ranged).await {
+        let opened = match self.is_optional {
+            true => timeout(DRIBBLE_TIME, self.source.open(ranged))
+                .await
+                .unwrap_or_else(|_| Err(NetError::new(self.source.location(), Failure::Stalled))),
+            false => self.source.open(ranged).await,
+        };
+        match opened {
             Err(error)
                 if error.failure.may_be_for_the_range() && more.is_empty() && !self.is_optional =>
             {
@@ -310,6 +322,7 @@ impl Shared {
             // Planned before the server showed that it does not support several ranges.
             return Ok(());
         };
+        let (began, mut received) = (Instant::now(), 0);
         let mut response = self.open(*first, more).await?;
         let end = match response.extent() {
             Extent::Parts => u64::MAX,
@@ -334,6 +347,10 @@ impl Shared {
             && let Some((offset, bytes)) = response.next().await?
         {
             buffers.take(offset, &bytes);
+            received += bytes.len() as u64;
+            if self.is_optional && dribbles(received, began.elapsed()) {
+                return Err(NetError::new(self.source.location(), Failure::Stalled));
+            }
             place = match response.extent() {
                 Extent::Parts => 0,
                 _ => offset + bytes.len() as u64,
@@ -341,6 +358,11 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// Whether a response brings so few bytes that they are better requested elsewhere.
+fn dribbles(received: u64, time: Duration) -> bool {
+    time > DRIBBLE_TIME && received < time.as_secs() * DRIBBLE_BYTES_PER_S
 }
 
 /// Ranges and the bytes received of each.

@@ -19,7 +19,7 @@ use crate::{
         error::NetError,
         location::Location,
         multi_range::{MultiRangeResponse, Parts},
-        request::Request,
+        request::{Refusals, Request},
         response::{Content, Response},
     },
     policy::recovery::{BadResponse, Failure},
@@ -69,8 +69,8 @@ pub struct SourceRequest<'a> {
     pub version: Option<&'a Validators>,
     /// There is no manifest: only length and version show that parts belong together, so a 206 must declare the complete length.
     pub unproven: bool,
-    /// See [`Request::made_on_demand`].
-    pub made_on_demand: bool,
+    /// See [`Request::refusals`].
+    pub refusals: Refusals,
 }
 
 /// A response whose body is being read. INVARIANT: it returns bytes with the offset that the response declares for them.
@@ -187,16 +187,14 @@ impl Source {
             more: request.more,
             version: request.version,
             length: request.length.filter(|_| request.unproven),
-            made_on_demand: request.made_on_demand,
+            refusals: request.refusals,
             named_by: named_by.as_ref(),
             ..Request::whole(location)
         };
         if request.more.is_empty() {
-            let response = SourceResponse::of_one(client.send(http_request).await?, &request)?;
-            return Ok(SourceResponse {
-                measured: pack.clone().map(|pack| (pack, Instant::now())),
-                ..response
-            });
+            let mut response = SourceResponse::of_one(client.send(http_request).await?, &request)?;
+            response.measured = pack.clone().map(|pack| (pack, Instant::now()));
+            return Ok(response);
         }
         match client.send_multi_range(http_request).await? {
             MultiRangeResponse::One(response) => SourceResponse::of_one(*response, &request),
@@ -441,7 +439,6 @@ impl SourceResponse {
         let next = self.next_chunk().await;
         let is_packed = self.pack().is_some();
         if let (Some((pack, told)), Ok(Some((_, bytes)))) = (&mut self.measured, &next) {
-            // With the time in which the reader judged the last bytes: it is the same for both kinds.
             let now = Instant::now();
             pack.note_rate(is_packed, bytes.len() as u64, now - *told);
             *told = now;

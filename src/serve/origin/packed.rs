@@ -4,8 +4,10 @@ use std::{
     collections::VecDeque,
     fs::File,
     io,
+    num::NonZero,
     path::{Path, PathBuf},
     sync::Arc,
+    thread::available_parallelism,
 };
 
 use axum::{body::Bytes, http::request::Parts, response::Response};
@@ -14,6 +16,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::{
     disk::{
@@ -21,7 +24,7 @@ use crate::{
         files::{EntryKind, Version},
     },
     engine::{blocking, manifest_file, pack, packed_object::PackedObject},
-    format::geometry::ByteRange,
+    format::{geometry::ByteRange, tree::Root},
     serve::{
         media_types,
         representation::{self, Metadata, Representation},
@@ -33,10 +36,63 @@ use super::{Origin, files};
 /// Open objects that are kept for the next request.
 const OPEN_MAX: usize = 16;
 
+/// Bytes that are given at a time. A longer unit is not kept for a slow client.
+const GIVEN_BYTES_MAX: usize = 1 << 20;
+
 /// The objects that were requested last. Opening one reads its manifest.
-#[derive(Default)]
 pub struct PackedObjects {
     recent: Mutex<VecDeque<Opened>>,
+    units: Arc<Units>,
+}
+
+/// Decodes units, on as many threads as there are cores.
+struct Units {
+    decoding: Semaphore,
+    /// The one that was decoded last, its object and its first byte: ranges of one request are often in the same.
+    last: Mutex<Option<(Root, u64, Bytes)>>,
+}
+
+impl Default for PackedObjects {
+    fn default() -> PackedObjects {
+        let cores = available_parallelism().map_or(1, NonZero::get);
+        PackedObjects {
+            recent: Mutex::default(),
+            units: Arc::new(Units {
+                decoding: Semaphore::new(cores),
+                last: Mutex::default(),
+            }),
+        }
+    }
+}
+
+impl Units {
+    /// Bytes of an object from this offset on, at least one and at most so many.
+    async fn bytes(&self, object: &Arc<PackedObject>, from: u64, most: u64) -> io::Result<Bytes> {
+        let permit = self.decoding.acquire().await.map_err(io::Error::other)?;
+        let start = object.unit_at(from);
+        let last = self.last.lock().clone();
+        let unit = match last {
+            Some((root, place, unit)) if (root, place) == (object.root(), start) => unit,
+            _ => {
+                let of = object.clone();
+                let read = blocking::run(move || of.read(start)).await;
+                let unit = read.map_err(|cause| {
+                    tracing::warn!("{cause}");
+                    io::Error::other(cause)
+                })?;
+                *self.last.lock() = Some((object.root(), start, unit.clone()));
+                unit
+            }
+        };
+        drop(permit);
+        let within = (from - start) as usize;
+        let count = (unit.len() - within).min(most.min(GIVEN_BYTES_MAX as u64) as usize);
+        let given = unit.slice(within..within + count);
+        Ok(match unit.len() > GIVEN_BYTES_MAX {
+            true => Bytes::copy_from_slice(&given),
+            false => given,
+        })
+    }
 }
 
 /// What manifest and pack in these versions are.
@@ -109,6 +165,7 @@ impl Origin {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let media_type = media_types::of(&name);
             let packed = PackedFile {
+                units: self.packed.units.clone(),
                 metadata: Metadata {
                     length: object.geometry().length(),
                     etag: format!("\"{}\"", object.root()),
@@ -124,6 +181,7 @@ impl Origin {
 
 struct PackedFile {
     object: Arc<PackedObject>,
+    units: Arc<Units>,
     metadata: Metadata,
 }
 
@@ -133,23 +191,16 @@ impl Representation for PackedFile {
     }
 
     fn body(&self, bytes: ByteRange) -> BoxStream<'static, io::Result<Bytes>> {
-        let object = self.object.clone();
+        let (object, units) = (self.object.clone(), self.units.clone());
         stream::try_unfold(bytes.start, move |start| {
-            let object = object.clone();
+            let (object, units) = (object.clone(), units.clone());
             async move {
                 if start == bytes.end {
                     return Ok(None);
                 }
-                let mut piece =
-                    blocking::run(move || object.read(start))
-                        .await
-                        .map_err(|cause| {
-                            tracing::warn!("{cause}");
-                            io::Error::other(cause)
-                        })?;
-                piece.truncate((bytes.end - start).min(piece.len() as u64) as usize);
-                let end = start + piece.len() as u64;
-                Ok(Some((piece, end)))
+                let given = units.bytes(&object, start, bytes.end - start).await?;
+                let end = start + given.len() as u64;
+                Ok(Some((given, end)))
             }
         })
         .boxed()

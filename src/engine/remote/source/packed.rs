@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::time::timeout;
 
 use crate::{
     engine::context::Context,
@@ -21,7 +22,7 @@ use crate::{
         geometry::ByteRange,
         pack::{CLUSTER, FRAME, PackIndex, PackLayout},
     },
-    net::{error::NetError, location::Location},
+    net::{error::NetError, location::Location, request::Refusals},
     policy::{
         packing::{Choice, PackRates},
         recovery::{Class, Failure},
@@ -39,7 +40,9 @@ const REST_TIME: Duration = Duration::from_secs(60);
 /// A stall takes as long as many other failures.
 const STALL_FAILURES: u32 = 4;
 /// So many plain bytes are requested at most to learn their rate.
-const PROBE_BYTES_MAX: u64 = 4 << 20;
+const PROBE_BYTES_MAX: u64 = 1 << 20;
+/// A packed response is looked at after each of these times.
+const LOOK_TIME: Duration = Duration::from_secs(5);
 /// A frame that broke so often is requested plain.
 const BREAKS_MAX: u32 = 2;
 
@@ -131,6 +134,16 @@ impl Pack {
             true => rates.note_packed(bytes, ns),
             false => rates.note_plain(bytes, ns),
         }
+    }
+
+    /// Whether a response is to be given up that began then, and gave so many plain bytes.
+    fn gives_up(&self, bytes: u64, began: Instant) -> bool {
+        let time = began.elapsed();
+        let gives_up = (self.0.rates.lock()).gives_up(bytes, time.as_nanos() as u64);
+        if gives_up {
+            self.note_rate(true, 0, time);
+        }
+        gives_up
     }
 
     fn choice(&self) -> Choice {
@@ -242,10 +255,18 @@ impl Pack {
         let request = SourceRequest {
             range: Some(frames.packed),
             length: Some(self.0.index.head.length),
-            made_on_demand: true,
+            refusals: Refusals::OfTheTarget,
             ..SourceRequest::default()
         };
-        let opened = Box::pin(self.0.source.open(request)).await;
+        let began = Instant::now();
+        let mut opening = Box::pin(self.0.source.open(request));
+        let opened = loop {
+            match timeout(LOOK_TIME, &mut opening).await {
+                Ok(opened) => break opened,
+                Err(_) if self.gives_up(0, began) => return None,
+                Err(_) => (),
+            }
+        };
         let part = Extent::Range {
             until: frames.packed.end,
         };
@@ -259,6 +280,8 @@ impl Pack {
                 packed: Bytes::new(),
                 at: frames.first * FRAME,
                 plain: frames.plain,
+                began,
+                given: 0,
             }),
             // The object itself is there.
             Err(error) => {
@@ -288,6 +311,10 @@ pub struct PackedResponse {
     at: u64,
     /// The plain bytes to give.
     plain: ByteRange,
+    /// When it was requested.
+    began: Instant,
+    /// Plain bytes so far.
+    given: u64,
 }
 
 impl PackedResponse {
@@ -314,7 +341,7 @@ impl PackedResponse {
             }
             if self.packed.is_empty() {
                 // The frames of the request end where the plain bytes do.
-                match Box::pin(self.response.next()).await {
+                match self.next_packed().await {
                     Ok(Some((_, packed))) => self.packed = packed,
                     Ok(None) => return Err(self.bad()),
                     Err(error) => {
@@ -332,6 +359,7 @@ impl PackedResponse {
             let ns = began.elapsed().as_nanos() as u64;
             self.pack.0.rates.lock().note_decoding(ns);
             self.at += plain.len() as u64;
+            self.given += plain.len() as u64;
             let early = self
                 .plain
                 .start
@@ -346,6 +374,26 @@ impl PackedResponse {
             if !plain.is_empty() {
                 return Ok(Some((place + early, plain)));
             }
+        }
+    }
+
+    /// The next packed bytes, unless they come so slowly that they are better requested plain.
+    async fn next_packed(&mut self) -> Result<Option<(u64, Bytes)>, NetError> {
+        let (given, began) = (self.given, self.began);
+        let next = {
+            let mut next = Box::pin(self.response.next());
+            loop {
+                // Not begun again: it may hold bytes.
+                match timeout(LOOK_TIME, &mut next).await {
+                    Ok(next) => break Some(next),
+                    Err(_) if self.pack.gives_up(given, began) => break None,
+                    Err(_) => (),
+                }
+            }
+        };
+        match next {
+            Some(next) if !self.pack.gives_up(given, began) => next,
+            _ => Err(NetError::new(self.location(), Failure::Broken)),
         }
     }
 
