@@ -254,14 +254,20 @@ fn a_killed_fetch_goes_on_from_the_pack() {
     );
 }
 
+/// The same with other bytes here and there.
+fn edited(bytes: &[u8]) -> Vec<u8> {
+    let mut edited = bytes.to_vec();
+    for at in (5_000..bytes.len() - 5_000).step_by(40_000) {
+        edited[at..at + 2_000].copy_from_slice(&paint::bytes(at as u64 / 8 * 8, 2_000));
+    }
+    edited
+}
+
 /// A few words changed here and there: what is missing is fetched piece by piece, packed.
 #[test]
 fn an_update_takes_pieces_from_the_pack() {
     let new = text(3 * MIB);
-    let mut old = new.clone();
-    for at in (5_000..old.len() - 5_000).step_by(40_000) {
-        old[at..at + 2_000].copy_from_slice(&paint::bytes(at as u64 / 8 * 8, 2_000));
-    }
+    let old = edited(&new);
     let scene = scene(new);
     fs::write(scene.target(), &old).expect("a file");
     let ended = scene.fetch(&[]).must(0);
@@ -299,10 +305,7 @@ fn a_pack_that_is_to_be_waited_for_is_left_alone() {
 #[test]
 fn a_pack_that_dribbles_or_is_silent_is_given_up() {
     let bytes = text(4 * MIB);
-    let mut old = bytes.clone();
-    for at in (5_000..old.len() - 5_000).step_by(40_000) {
-        old[at..at + 2_000].copy_from_slice(&paint::bytes(at as u64 / 8 * 8, 2_000));
-    }
+    let old = edited(&bytes);
     for lie in [
         Lie::Trickle(0, Duration::from_millis(20)),
         Lie::SilentHeaders,
@@ -362,10 +365,7 @@ fn an_update_goes_on_without_its_pack() {
         Lie::CloseAfter(100),
     ] {
         let new = text(3 * MIB);
-        let mut old = new.clone();
-        for at in (5_000..old.len() - 5_000).step_by(40_000) {
-            old[at..at + 2_000].copy_from_slice(&paint::bytes(at as u64 / 8 * 8, 2_000));
-        }
+        let old = edited(&new);
         let scene = scene(new);
         fs::write(scene.target(), &old).expect("a file");
         scene.origin.lie(PACK, Asks::Anything, Of::All, lie.clone());
