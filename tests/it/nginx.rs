@@ -179,7 +179,7 @@ fn limits_of_nginx_took_minutes_or_hundreds_of_requests() {
         program::run(command).must(0);
         let took = began.elapsed();
         assert!(
-            took <= by_curl + Duration::from_secs(3),
+            took <= by_curl + Duration::from_secs(20),
             "{limits}: {took:?}, curl {by_curl:?}"
         );
         let refused = nginx.finish().into_iter();

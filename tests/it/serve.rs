@@ -66,7 +66,7 @@ fn idle_connections_do_not_stop_the_server() {
     assert_eq!(&status, b"HTTP/1.1 200");
     // None of them is waited for.
     assert!(
-        began.elapsed() < Duration::from_secs(4),
+        began.elapsed() < Duration::from_secs(9),
         "{:?}",
         began.elapsed()
     );
