@@ -61,7 +61,7 @@ class Versions(Section):
     PAIRS = ()
     # Flags with which a version is published. Bita's default level takes minutes for a video, in which there is nothing to find.
     BITA = ("--compression-level", "1")
-    CASYNC = MANIFEST = ()
+    CASYNC = ()
 
     def programs(self):
         more = {"zsync": {"zsyncmake"}, "sapwood": {"sapwood"}}
@@ -146,8 +146,11 @@ class Versions(Section):
         return self.origin.url(index.name)
 
     def sapwood(self, pair, _, served):
-        self.describe(pair, "sapwood", "manifest", *self.MANIFEST, served, "-o", f"{served}.sapwood")
+        self.describe(pair, "sapwood", "manifest", *self.manifest_flags(pair), served, "-o", f"{served}.sapwood")
         return self.origin.url(served.name)
+
+    def manifest_flags(self, pair):
+        return ()
 
     def server_of(self, contender):
         return self.daemon if contender.program == "rsync" else self.origin
