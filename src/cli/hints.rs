@@ -30,7 +30,7 @@ pub const NAME_MANIFEST: &str =
     "name the manifest itself, or make one of the file with sapwood manifest";
 pub const MANIFEST_ONE_FILE: &str =
     "-o and --name are for one file; without them each manifest is written beside its file";
-pub const VERIFY_FOLDER: &str = "is a folder; --manifest and --hints are for files";
+pub const VERIFY_FOLDER: &str = "is a folder; --manifest is for files";
 pub const NO_REMOTE_LIBRARY: &str = "name the folder of a library; sapwood manifest FOLDER makes one, to be published with the folder";
 pub const LIBRARY_NOT_WHOLE: &str =
     "its publisher must run sapwood manifest FOLDER again, and publish all of it";
@@ -114,6 +114,13 @@ pub fn no_pack(file: &Path) -> String {
     format!(
         "{} hardly compresses: it has no pack, and is fetched as it is",
         file.display()
+    )
+}
+
+/// The end of what is said of a library in which so many sound files have wrong hints or a wrong pack.
+pub fn misled(files: u64) -> String {
+    format!(
+        "; hints or packs of {files} are wrong: sapwood manifest FOLDER --read-all makes the hints again, with --pack also the packs"
     )
 }
 

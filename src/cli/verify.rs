@@ -13,7 +13,7 @@ use crate::{
         error::Error,
         events::{Event, Events},
         fetch::ManifestPlace,
-        library::verify as library,
+        library::verify::{self as library, Checked, LibraryCheck},
         trust::{self, ManifestFront},
         verify::{self, Against, Verdict},
     },
@@ -175,7 +175,7 @@ async fn check_library(
     store: &StoreHandle,
     output: &mut Output,
 ) -> Result<Option<(Exit, String)>, Error> {
-    if args.manifest.is_some() || args.hints {
+    if args.manifest.is_some() {
         return Ok(Some((Exit::Usage, hints::VERIFY_FOLDER.to_owned())));
     }
     let folder = path.to_owned();
@@ -189,18 +189,27 @@ async fn check_library(
         place: &library.manifest.path.display().to_string(),
     };
     let trust = trust::check(store, conditions, front, output).await?;
-    let (quarantines, store, bytes) = (args.quarantine, store.clone(), library.bytes_total());
-    let verify =
-        move |tell: &(dyn Fn(Event) + Sync)| library.verify(trust, quarantines, &store, tell);
+    let bytes = library.bytes_total();
+    let how = LibraryCheck {
+        trust,
+        quarantines: args.quarantine,
+        hints: args.hints,
+        store: store.clone(),
+    };
+    let verify = move |tell: &(dyn Fn(Event) + Sync)| library.verify(&how, tell);
     output.reads(&path.display().to_string(), bytes);
     let checked = told(verify, output).await;
     output.has_read();
-    let checked = checked?;
-    Ok((checked.damaged > 0).then(|| {
-        let message = format!(
-            "does not verify: {} of {} files differ",
-            checked.damaged, checked.files
-        );
+    let Checked {
+        files,
+        damaged,
+        misled,
+    } = checked?;
+    Ok((damaged + misled > 0).then(|| {
+        let mut message = format!("does not verify: {damaged} of {files} files differ");
+        if misled > 0 {
+            message += &hints::misled(misled);
+        }
         (Exit::NotVerified, message)
     }))
 }

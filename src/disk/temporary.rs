@@ -106,6 +106,13 @@ impl Temporary {
         check_existing(&folder, &name, replaces)
     }
 
+    /// Removes the file named `target`, if it is what may be replaced; succeeds if there is none.
+    pub fn remove(target: &Path, replaces: Replaces) -> Result<(), DiskError> {
+        let (folder, name) = Temporary::place(target)?;
+        check_existing(&folder, &name, replaces)?;
+        folder.remove(&name)
+    }
+
     /// Creates a file that will be named `target`. What it may replace is replaced when this one is published.
     pub fn create(target: &Path, replaces: Replaces) -> Result<Temporary, DiskError> {
         let (folder, name) = Temporary::place(target)?;

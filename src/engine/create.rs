@@ -114,6 +114,10 @@ pub fn create(
                 pack_bytes = Some(parts.publish(&pack::beside(&path), &described.tree)?);
             }
             described.publish(&path, particulars, signer)?;
+            if options.pack.is_some() && pack_bytes.is_none() {
+                // One of an earlier version.
+                Temporary::remove(&pack::beside(&path), Replaces::Pack)?;
+            }
         }
         Output::Stream(mut stream) => {
             let (file, path) = temporary::spool()?;

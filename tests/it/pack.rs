@@ -265,6 +265,10 @@ fn a_file_with_the_name_of_the_pack_stays() {
             .expect("a manifest");
         site.check("f").expect("it is that of the object");
     }
+    // What no longer compresses keeps none of an earlier version.
+    let made = site.make(&paint::bytes(0, MIB), CreateOptions::default());
+    assert_eq!(made.expect("a manifest").pack_bytes, None);
+    assert!(!site.pack_path("f").exists());
 }
 
 #[test]

@@ -221,8 +221,8 @@ pub struct VerifyArgs {
     /// The manifest must be signed by this key: a file, or its text
     #[arg(long, value_name = "PUB", env = "SAPWOOD_KEY")]
     pub key: Option<String>,
-    /// Check the hints in the manifest, which updates use, and the pack beside it too: they prove nothing, and take longer than
-    /// the file
+    /// Check the hints in manifests, which updates use, and the packs beside them too: they prove nothing, and take longer than
+    /// the files
     #[arg(long)]
     pub hints: bool,
     /// Rename what does not verify to FILE.quarantined

@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     io::Read,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -50,6 +51,35 @@ pub struct OpenLibrary {
 pub struct Checked {
     pub files: u64,
     pub damaged: u64,
+    /// Sound files with wrong hints, or a wrong pack.
+    pub misled: u64,
+}
+
+/// How a library is checked.
+pub struct LibraryCheck {
+    /// What was found of the manifest of the index.
+    pub trust: Trust,
+    /// Rename what is damaged.
+    pub quarantines: bool,
+    /// Also check the hints and the packs of large files.
+    pub hints: bool,
+    /// It may know which blocks a damaged file without a manifest should have.
+    pub store: StoreHandle,
+}
+
+enum Found {
+    Sound,
+    Misled,
+    Damaged,
+}
+
+impl Found {
+    fn of(is_sound: bool) -> Found {
+        match is_sound {
+            true => Found::Sound,
+            false => Found::Damaged,
+        }
+    }
 }
 
 /// Opens the library of a folder. `None`: it has none.
@@ -86,24 +116,24 @@ impl OpenLibrary {
         self.index.entries().iter().map(|entry| entry.length).sum()
     }
 
-    /// Reads every listed file. `tell` is called from several threads; a file that is not as listed is an event, not an error. The store
-    /// may know which blocks a damaged file without a manifest should have.
+    /// Reads every listed file. `tell` is called from several threads; a file that is not as listed is an event, not an error.
     pub fn verify(
         &self,
-        trust: Trust,
-        quarantines: bool,
-        store: &StoreHandle,
+        how: &LibraryCheck,
         tell: &(dyn Fn(Event) + Sync),
     ) -> Result<Checked, Error> {
         let entries = self.index.entries();
         let damaged = Mutex::new(Vec::new());
+        let misled = AtomicU64::new(0);
         let check = |entry: &Entry| -> Result<(), Error> {
-            let sound = match entry.is_small() {
-                true => self.small(entry, tell)?,
-                false => self.large(entry, trust, store, tell)?,
+            let found = match entry.is_small() {
+                true => Found::of(self.small(entry, tell)?),
+                false => self.large(entry, how, tell)?,
             };
-            if !sound {
-                damaged.lock().push(self.path_of(entry));
+            match found {
+                Found::Sound => (),
+                Found::Misled => _ = misled.fetch_add(1, Ordering::Relaxed),
+                Found::Damaged => damaged.lock().push(self.path_of(entry)),
             }
             Ok(())
         };
@@ -114,7 +144,7 @@ impl OpenLibrary {
             check(entry)?;
         }
         let damaged = damaged.into_inner();
-        for path in damaged.iter().filter(|_| quarantines) {
+        for path in damaged.iter().filter(|_| how.quarantines) {
             match quarantine(path) {
                 Ok(kept) => tell(Event::Warning {
                     message: format!("{} is kept as {}", path.display(), kept.display()),
@@ -123,18 +153,19 @@ impl OpenLibrary {
                 Err(cause) => return Err(cause.into()),
             }
         }
-        let count = damaged.len() as u64;
-        if count == 0 {
+        let (count, misled) = (damaged.len() as u64, misled.into_inner());
+        if count + misled == 0 {
             tell(Event::Verified {
                 path: self.path.clone(),
                 root: self.manifest.statement.header().root,
                 bytes_total: self.bytes_total(),
-                trust,
+                trust: how.trust,
             });
         }
         Ok(Checked {
             files: entries.len() as u64,
             damaged: count,
+            misled,
         })
     }
 
@@ -187,10 +218,9 @@ impl OpenLibrary {
     fn large(
         &self,
         entry: &Entry,
-        trust: Trust,
-        store: &StoreHandle,
+        how: &LibraryCheck,
         tell: &(dyn Fn(Event) + Sync),
-    ) -> Result<bool, Error> {
+    ) -> Result<Found, Error> {
         let path = self.path_of(entry);
         if self.open(entry)?.is_none() {
             tell(Event::Damaged(Damaged {
@@ -200,7 +230,7 @@ impl OpenLibrary {
                 expected: Some(entry.root.0),
                 found: None,
             }));
-            return Ok(false);
+            return Ok(Found::Damaged);
         }
         let manifests = self.folder.path_of(OsStr::new(library::MANIFESTS));
         let place = manifests.join(library::manifest_name(entry.root));
@@ -229,17 +259,25 @@ impl OpenLibrary {
         let verdict = match manifest {
             Some(manifest) => {
                 let manifest = Box::new(manifest);
-                let hints = false;
                 let against = Against::Manifest {
                     manifest,
-                    trust,
-                    hints,
+                    trust: how.trust,
+                    hints: how.hints,
                 };
-                verify::verify(&path, &against, &mut tell_damage)?
+                match verify::verify(&path, &against, &mut tell_damage) {
+                    // The manifest was read, and the file is as it says: hints or pack are not.
+                    Err(wrong @ (Error::Manifest { .. } | Error::Pack { .. })) => {
+                        let message = wrong.to_string();
+                        tell(Event::Warning { message });
+                        return Ok(Found::Misled);
+                    }
+                    verdict => verdict?,
+                }
             }
-            None => without_manifest(&path, entry, store, &mut tell_damage)?,
+            None => without_manifest(&path, entry, &how.store, &mut tell_damage)?,
         };
-        Ok(verdict == verify::Verdict::Verified && (has_manifest || !needs_manifest))
+        let is_sound = verdict == verify::Verdict::Verified && (has_manifest || !needs_manifest);
+        Ok(Found::of(is_sound))
     }
 }
 
