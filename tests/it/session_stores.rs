@@ -6,8 +6,7 @@ use futures_util::future::BoxFuture;
 use sapwood::{
     engine::ingest::{
         session_store::{
-            Claimed, Cursor, Inserted, LastPublished, ListQuery, OwnerLimits, SessionStore, Usage,
-            Written,
+            Claimed, Cursor, Inserted, ListQuery, OwnerLimits, SessionStore, Usage, Written,
         },
         sqlite::SqliteSessions,
     },
@@ -20,8 +19,8 @@ use sapwood::{
     policy::{
         parts::PartPlan,
         upload::{
-            Change, Declared, Goal, Now, Owner, PartsChange, Problem, Protocol, Published, Session,
-            StagedBytes, Staging, State, notices::KeptNotices,
+            Change, Declared, Goal, LastPublished, Now, Owner, PartsChange, Problem, Protocol,
+            Published, Session, StagedBytes, Staging, State, notices::KeptNotices,
         },
     },
 };

@@ -18,14 +18,16 @@ use rusqlite::{
 use crate::{
     format::{library::LibraryPath, upload::SessionId},
     policy::upload::{
-        Change, FinishedPart, Owner, Published, Session, StagedBytes, State, notices::KeptNotices,
+        Change, FinishedPart, LastPublished, Owner, Session, StagedBytes, State,
+        notices::KeptNotices,
+        rows::{COLUMNS, last_published_of, session_of, values_of},
     },
 };
 
 use super::{files, machine};
 use counts::{change_parts, set_staged, staged_of, usage};
 pub use notices::ClaimedNotice;
-use rows::{COLUMNS, last_published_of, part_of, session_of, values_of};
+use rows::part_of;
 
 /// How long to wait for another process that holds the database.
 const BUSY: Duration = Duration::from_secs(10);
@@ -252,9 +254,8 @@ impl Sessions {
             "UPDATE sessions SET {} WHERE id = ? AND version = ?",
             set.join(", ")
         );
-        let mut values = values_of(session);
-        values.push(Box::new(session.id.bytes()));
-        values.push(Box::new((session.version - 1).cast_signed()));
+        let before = [session.id.bytes().into(), (session.version - 1).into()];
+        let values = values_of(session).into_iter().chain(before);
         let kept = self.kept_notices;
         let notices = change.notices.iter().filter(|notice| kept.has(notice));
         let done = match session.state {
@@ -278,15 +279,15 @@ impl Sessions {
         })
     }
 
-    /// What was last published under a name: its owner, the session, and what it was.
+    /// What was last published under a name.
     pub fn last_published(
         &self,
         name: &LibraryPath,
-    ) -> Result<Option<(Owner, SessionId, Published)>, SessionsError> {
+    ) -> Result<Option<LastPublished>, SessionsError> {
         let query = "SELECT owner, session, root, length FROM published WHERE name = ?1";
         self.look(|connection| {
             let mut query = connection.prepare_cached(query)?;
-            let row = query.query_row([name.as_str()], last_published_of);
+            let row = query.query_row([name.as_str()], |row| last_published_of(row));
             row.optional()
         })
     }
@@ -316,7 +317,9 @@ impl Sessions {
         let name = name.map(LibraryPath::as_str);
         self.look(|connection| {
             let mut query = connection.prepare_cached(&query)?;
-            let rows = query.query_map(params![owner.0, name, created_s, id, limit], session_of)?;
+            let rows = query.query_map(params![owner.0, name, created_s, id, limit], |row| {
+                session_of(row)
+            })?;
             rows.collect()
         })
     }
@@ -327,7 +330,7 @@ impl Sessions {
         let after = after.map_or_else(Vec::new, |after| after.bytes().to_vec());
         self.look(|connection| {
             let mut query = connection.prepare_cached(query)?;
-            let rows = query.query_map(params![after, limit], session_of)?;
+            let rows = query.query_map(params![after, limit], |row| session_of(row))?;
             rows.collect()
         })
     }
@@ -451,5 +454,7 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<u32> {
 
 fn load(connection: &Connection, id: SessionId) -> rusqlite::Result<Option<Session>> {
     let mut query = connection.prepare_cached("SELECT * FROM sessions WHERE id = ?1")?;
-    query.query_row([id.bytes()], session_of).optional()
+    query
+        .query_row([id.bytes()], |row| session_of(row))
+        .optional()
 }

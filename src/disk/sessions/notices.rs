@@ -2,9 +2,10 @@
 
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
-use crate::format::{notice::Notice, upload::SessionId};
-
-use super::rows::not_a_value;
+use crate::{
+    format::{notice::Notice, upload::SessionId},
+    policy::upload::rows::{NotAValue, id_of},
+};
 
 /// A notice that was claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,11 +74,10 @@ pub fn remove(transaction: &Transaction, id: u64, claims: u32) -> rusqlite::Resu
 fn claimed(row: &Row) -> rusqlite::Result<ClaimedNotice> {
     let text: String = row.get("notice")?;
     let notice = Notice::parse(&text);
-    let id = SessionId::from_bytes(row.get("session")?);
     Ok(ClaimedNotice {
         id: row.get::<_, i64>("id")?.cast_unsigned(),
-        session: id.ok_or_else(|| not_a_value("not an ID"))?,
-        notice: notice.ok_or_else(|| not_a_value("not a notice"))?,
+        session: id_of(row, "session")?,
+        notice: notice.ok_or(NotAValue("no notice"))?,
         claims: row.get("claims")?,
     })
 }

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     format::{library::LibraryPath, notice::Notice, upload::SessionId},
-    policy::upload::{Change, FinishedPart, Owner, Published, Session, StagedBytes},
+    policy::upload::{Change, FinishedPart, LastPublished, Owner, Session, StagedBytes},
 };
 
 /// The store of sessions failed; whether a change was stored is not known.
@@ -107,17 +107,6 @@ pub enum Claimed {
     Notice(QueuedNotice),
     /// None is due before this, in served seconds; `None`: there is none.
     NotBefore(Option<u64>),
-}
-
-/// What was last published under a name through these sessions. Whether it still is there is not known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastPublished {
-    /// Who published it.
-    pub owner: Owner,
-    /// With which session; it may be forgotten.
-    pub session: SessionId,
-    /// What.
-    pub published: Published,
 }
 
 /// A session, and some of its finished parts.

@@ -9,12 +9,14 @@ use crate::{
     disk::sessions::{self, Sessions, SessionsError},
     engine::blocking,
     format::{library::LibraryPath, upload::SessionId},
-    policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes, notices::KeptNotices},
+    policy::upload::{
+        Change, FinishedPart, LastPublished, Owner, Session, StagedBytes, notices::KeptNotices,
+    },
 };
 
 use super::session_store::{
-    Claimed, Inserted, LastPublished, ListQuery, OwnerLimits, QueuedNotice, SessionStore,
-    StoreError, Usage, Written,
+    Claimed, Inserted, ListQuery, OwnerLimits, QueuedNotice, SessionStore, StoreError, Usage,
+    Written,
 };
 
 /// Sessions in an `SQLite` database.
@@ -151,15 +153,7 @@ impl SessionStore for SqliteSessions {
         name: &'a LibraryPath,
     ) -> BoxFuture<'a, Result<Option<LastPublished>, StoreError>> {
         let name = name.clone();
-        let found = self.run(move |all| all.last_published(&name));
-        Box::pin(async move {
-            let found = found.await?;
-            Ok(found.map(|(owner, session, published)| LastPublished {
-                owner,
-                session,
-                published,
-            }))
-        })
+        self.run(move |all| all.last_published(&name))
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Vec<Session>, StoreError>> {

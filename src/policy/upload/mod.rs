@@ -2,6 +2,7 @@
 //! each [`Change`] only if the session still has the version before it.
 
 pub mod notices;
+pub mod rows;
 mod transitions;
 
 use crate::format::{
@@ -18,6 +19,17 @@ pub use transitions::Begin;
 /// Who may use a session: the name of the token with which it was opened.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(pub String);
+
+/// What was last published under a name through these sessions. Whether it still is there is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastPublished {
+    /// Who published it.
+    pub owner: Owner,
+    /// With which session; it may be forgotten.
+    pub session: SessionId,
+    /// What.
+    pub published: Published,
+}
 
 /// The time on both clocks, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,8 +18,8 @@ use sapwood::{
             Ingest, IngestEvent, IngestLimits, OpenRequest,
             clock::Clock,
             session_store::{
-                Claimed, Cursor, Inserted, LastPublished, ListQuery, OwnerLimits, QueuedNotice,
-                SessionStore, StoreError, Usage, Written,
+                Claimed, Cursor, Inserted, ListQuery, OwnerLimits, QueuedNotice, SessionStore,
+                StoreError, Usage, Written,
             },
         },
         storage::{
@@ -32,8 +32,8 @@ use sapwood::{
         upload::{SessionId, Sha256},
     },
     policy::upload::{
-        Change, Disproved, FinishedPart, Goal, Owner, PartsChange, Protocol, Published, Session,
-        StagedBytes, State,
+        Change, Disproved, FinishedPart, Goal, LastPublished, Owner, PartsChange, Protocol,
+        Published, Session, StagedBytes, State,
     },
 };
 use tokio::sync::Notify;

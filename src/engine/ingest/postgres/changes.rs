@@ -3,16 +3,19 @@
 use std::sync::LazyLock;
 
 use deadpool_postgres::Client;
+use tokio_postgres::types::ToSql;
 
 use crate::{
     format::upload::SessionId,
-    policy::upload::{Change, FinishedPart, Owner, PartsChange, Session, StagedBytes, State},
+    policy::upload::{
+        Change, FinishedPart, Owner, PartsChange, Session, StagedBytes, State,
+        rows::{COLUMNS, Value, session_of, values_of},
+    },
 };
 
 use super::{
     super::session_store::{Inserted, OwnerLimits, Usage},
     PostgresError,
-    rows::{COLUMNS, Value, refer, session_of, values_of},
 };
 
 /// Of an owner: who counts what it has and adds to it holds this lock.
@@ -20,6 +23,10 @@ const LOCK_OWNER: &str = "SELECT pg_advisory_xact_lock(hashtextextended('sapwood
 /// What an owner has. A sum that is no number of 64 bits is more than any quota.
 const USAGE: &str = "SELECT count(*), least(coalesce(sum(coalesce(length, parts_bytes) + staged_bytes), 0), 9223372036854775807)::bigint
     FROM sapwood_sessions WHERE owner = $1 AND is_live";
+
+fn as_value(value: &Value) -> &(dyn ToSql + Sync) {
+    value
+}
 
 /// `$FIRST`, `$FIRST+1` and so on.
 fn places(first: usize, count: usize) -> Vec<String> {
@@ -89,7 +96,10 @@ pub async fn insert(
     );
     let insert = transaction.prepare_cached(&insert).await?;
     let values = values_of(session);
-    let is_new = transaction.execute(&insert, &refer(&values)).await? == 1;
+    let is_new = transaction
+        .execute(&insert, &values.each_ref().map(as_value))
+        .await?
+        == 1;
     if !is_new {
         let row = transaction.query_one(&load, &[&id]).await?;
         return Ok(Inserted::Exists(Box::new(session_of(&row)?)));
@@ -153,35 +163,35 @@ pub async fn write(
     change: &Change,
     notices: Vec<String>,
 ) -> Result<bool, PostgresError> {
-    let mut values = values_of(&change.session);
-    values.push(Box::new((change.session.version - 1).cast_signed()));
+    let values = values_of(&change.session);
+    let before = (change.session.version - 1).cast_signed();
+    let mut values: Vec<&(dyn ToSql + Sync)> = values.iter().map(as_value).collect();
+    values.push(&before);
     let is_done = matches!(change.session.state, State::Done(_));
     if change.parts == PartsChange::None && notices.is_empty() && !is_done {
         let update = client.prepare_cached(&UPDATE).await?;
-        return Ok(client.execute(&update, &refer(&values)).await? == 1);
+        return Ok(client.execute(&update, &values).await? == 1);
     }
     let (put, removed): (Option<&FinishedPart>, &[u32]) = match &change.parts {
         PartsChange::None => (None, &[]),
         PartsChange::Put(part) => (Some(part), &[]),
         PartsChange::Remove(indices) => (None, indices),
     };
-    let numbers = |indices: &[u32]| {
-        indices
-            .iter()
-            .map(|index| i64::from(*index))
-            .collect::<Vec<_>>()
-    };
-    let more: [Value; 6] = [
-        Box::new(notices),
-        Box::new(numbers(removed)),
-        Box::new(put.map(|part| i64::from(part.index))),
-        Box::new(put.map(|part| part.length.cast_signed())),
-        Box::new(put.map(|part| part.sha256.0.to_vec())),
-        Box::new(put.and_then(|part| part.etag.clone())),
-    ];
-    values.extend(more);
+    let removed: Vec<i64> = removed.iter().map(|index| i64::from(*index)).collect();
+    let index = put.map(|part| i64::from(part.index));
+    let length = put.map(|part| part.length.cast_signed());
+    let sha256 = put.map(|part| part.sha256.0.as_slice());
+    let etag = put.and_then(|part| part.etag.as_deref());
+    values.extend([
+        &notices as &(dyn ToSql + Sync),
+        &removed,
+        &index,
+        &length,
+        &sha256,
+        &etag,
+    ]);
     let statement = client.prepare_cached(&WRITE).await?;
-    let row = client.query_one(&statement, &refer(&values)).await?;
+    let row = client.query_one(&statement, &values).await?;
     Ok(row.try_get::<_, i64>(0)? == 1)
 }
 

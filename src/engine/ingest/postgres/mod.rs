@@ -21,15 +21,19 @@ use crate::{
         authorities::Authorities,
         database_tls::{self, Compared},
     },
-    policy::upload::{Change, FinishedPart, Owner, Session, StagedBytes, notices::KeptNotices},
+    policy::upload::{
+        Change, FinishedPart, LastPublished, Owner, Session, StagedBytes,
+        notices::KeptNotices,
+        rows::{NotAValue, id_of, last_published_of, session_of},
+    },
 };
 
 use super::session_store::{
-    Claimed, Inserted, LastPublished, ListQuery, OwnerLimits, QueuedNotice, SessionStore,
-    StoreError, Usage, WithParts, Written,
+    Claimed, Inserted, ListQuery, OwnerLimits, QueuedNotice, SessionStore, StoreError, Usage,
+    WithParts, Written,
 };
 pub use place::{BadPlace, Place, SCHEMES, Tls};
-use rows::{found_part_of, id_of, last_published_of, not_a_value, part_of, session_of};
+use rows::{found_part_of, part_of};
 
 /// Connections of one server. Each change takes a few milliseconds of one.
 const CONNECTIONS: usize = 16;
@@ -64,8 +68,8 @@ pub enum PostgresError {
     TooSlow,
     #[error("the tables were made by another version of sapwood (schema {found})")]
     Version { found: i64 },
-    #[error("the database has {0} where a value of this program belongs")]
-    NotAValue(&'static str),
+    #[error(transparent)]
+    NotAValue(#[from] NotAValue),
     #[error("the certificates of {path} cannot be used: {cause}")]
     Authorities { path: String, cause: String },
     #[error("TLS cannot be used: {0}")]
@@ -153,7 +157,7 @@ impl PostgresSessions {
         let keep = async |client: Client| {
             let row = client.query_one(keep, &[&offered.as_slice()]).await?;
             let kept = row.try_get::<_, Vec<u8>>(0)?.try_into();
-            kept.map_err(|_| PostgresError::NotAValue("no key of 32 bytes"))
+            kept.map_err(|_| NotAValue("no key of 32 bytes").into())
         };
         self.call(keep).await
     }
@@ -375,7 +379,7 @@ impl SessionStore for PostgresSessions {
             Ok(Claimed::Notice(QueuedNotice {
                 id: row.try_get::<_, i64>("id")?.cast_unsigned(),
                 session: id_of(&row, "session")?,
-                notice: notice.ok_or_else(|| not_a_value("no notice"))?,
+                notice: notice.ok_or(NotAValue("no notice"))?,
                 claims: row.try_get::<_, i64>("claims")? as u32,
             }))
         })
