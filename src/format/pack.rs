@@ -75,6 +75,11 @@ impl PackLayout {
         (length > 0).then_some(PackLayout { length })
     }
 
+    /// The bytes of the object.
+    pub fn bytes(self) -> ByteRange {
+        ByteRange::new(0, self.length)
+    }
+
     /// How many frames there are.
     pub fn frames(self) -> u64 {
         self.length.div_ceil(FRAME)
@@ -124,6 +129,18 @@ impl PackLayout {
         let start = HEAD_BYTES as u64 + index * whole;
         let (frames, clusters) = self.of_page(index);
         ByteRange::new(start, start + 16 + 4 * frames + 2 * clusters)
+    }
+
+    /// The pages that these bytes of the object touch.
+    pub fn pages_of(self, bytes: ByteRange) -> std::ops::Range<u64> {
+        let page = PAGE_FRAMES * FRAME;
+        bytes.start / page..bytes.end.div_ceil(page)
+    }
+
+    /// The bytes of the object whose parts a page has.
+    pub fn bytes_of_page(self, index: u64) -> ByteRange {
+        let start = index * PAGE_FRAMES * FRAME;
+        ByteRange::new(start, self.length.min(start + PAGE_FRAMES * FRAME))
     }
 
     /// The length of the index.
@@ -238,6 +255,62 @@ impl PackHead {
     }
 }
 
+/// A page of an index: by itself it may say anything but that a part is too long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackPage {
+    /// Where its first packed frame begins.
+    frames_at: u64,
+    /// Where its first packed piece begins.
+    pieces_at: u64,
+    lengths: PackedLengths,
+}
+
+impl PackPage {
+    /// Reads a page of the index of an object.
+    pub fn from_bytes(bytes: &[u8], layout: PackLayout, index: u64) -> Result<PackPage, BadIndex> {
+        if bytes.len() as u64 != layout.page(index).length() {
+            return Err(BadIndex::Form);
+        }
+        let (frames, clusters) = bytes[16..].split_at(4 * layout.of_page(index).0 as usize);
+        let frames = frames.as_chunks().0.iter();
+        let clusters = clusters.as_chunks().0.iter();
+        let lengths = PackedLengths {
+            frames: frames.map(|n| u32::from_le_bytes(*n)).collect(),
+            clusters: clusters.map(|n| u16::from_le_bytes(*n)).collect(),
+        };
+        lengths.check_each(layout, index * PAGE_FRAMES)?;
+        Ok(PackPage {
+            frames_at: u64_at(bytes, 0),
+            pieces_at: u64_at(bytes, 8),
+            lengths,
+        })
+    }
+
+    /// Whether all of its parts lie between the table and the end of a pack of this length.
+    pub fn is_within(&self, layout: PackLayout, length: u64) -> bool {
+        let ends =
+            |start: u64, bytes: u64| start.checked_add(bytes).is_some_and(|end| end <= length);
+        self.frames_at.min(self.pieces_at) >= layout.table().end
+            && ends(self.frames_at, self.lengths.frames_bytes())
+            && ends(self.pieces_at, self.lengths.pieces_bytes())
+    }
+
+    /// Where a packed frame lies in the pack; empty: it is not packed.
+    pub fn frame(&self, index: u64) -> ByteRange {
+        let (before, rest) = self.lengths.frames.split_at((index % PAGE_FRAMES) as usize);
+        let start = self.frames_at + before.iter().copied().map(u64::from).sum::<u64>();
+        ByteRange::new(start, start + u64::from(rest[0]))
+    }
+
+    /// Where the packed pieces of a cluster lie in the pack.
+    pub fn cluster(&self, index: u64) -> ByteRange {
+        let within = index % (PAGE_FRAMES * CLUSTERS_A_FRAME);
+        let (before, rest) = self.lengths.clusters.split_at(within as usize);
+        let start = self.pieces_at + before.iter().copied().map(u64::from).sum::<u64>();
+        ByteRange::new(start, start + u64::from(rest[0]))
+    }
+}
+
 /// A whole index that is well-formed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackIndex {
@@ -261,35 +334,17 @@ impl PackIndex {
         for index in 0..layout.pages() {
             let place = layout.page(index);
             let page = &bytes[place.start as usize..place.end as usize];
-            starts.push((u64_at(page, 0), u64_at(page, 8)));
-            let (frames, clusters) = page[16..].split_at(4 * layout.of_page(index).0 as usize);
-            let frames = frames.as_chunks().0.iter();
-            lengths
-                .frames
-                .extend(frames.map(|n| u32::from_le_bytes(*n)));
-            let clusters = clusters.as_chunks().0.iter();
-            lengths
-                .clusters
-                .extend(clusters.map(|n| u16::from_le_bytes(*n)));
+            let page = PackPage::from_bytes(page, layout, index)?;
+            starts.push((page.frames_at, page.pieces_at));
+            lengths.frames.extend(page.lengths.frames);
+            lengths.clusters.extend(page.lengths.clusters);
         }
-        lengths.check_each(layout)?;
         lengths.check_starts(layout, &starts, head.length)?;
         Ok(PackIndex { head, lengths })
     }
 }
 
 impl PackIndex {
-    /// Where the packed pieces of a cluster lie in the pack; `pieces` are those of its frame.
-    pub fn cluster(&self, index: u64, pieces: ByteRange) -> ByteRange {
-        let first = index / CLUSTERS_A_FRAME * CLUSTERS_A_FRAME;
-        let sum = |range: std::ops::Range<u64>| -> u64 {
-            let sums = &self.lengths.clusters[range.start as usize..range.end as usize];
-            sums.iter().copied().map(u64::from).sum()
-        };
-        let start = pieces.start + sum(first..index);
-        ByteRange::new(start, start + sum(index..index + 1))
-    }
-
     /// Where each packed frame lies in the pack, and the packed pieces of each frame.
     pub fn places(&self, layout: PackLayout) -> Vec<(ByteRange, ByteRange)> {
         let mut frame = ByteRange::new(0, layout.table().end);
@@ -307,10 +362,10 @@ impl PackIndex {
 }
 
 impl PackedLengths {
-    /// Whether no part is too long (rule e).
-    fn check_each(&self, layout: PackLayout) -> Result<(), BadIndex> {
-        let frames = (0..).zip(&self.frames);
-        let clusters = (0..).zip(&self.clusters);
+    /// Whether no part is too long (rule e); they are those from this frame on.
+    fn check_each(&self, layout: PackLayout, first: u64) -> Result<(), BadIndex> {
+        let frames = (first..).zip(&self.frames);
+        let clusters = (first * CLUSTERS_A_FRAME..).zip(&self.clusters);
         let is_long = |(index, length): (u64, &u32)| {
             u64::from(*length) > layout.frame(index).length() + FRAME_LONGER_MAX
         };
@@ -397,8 +452,41 @@ mod tests {
             assert_eq!(read.head.blake3, [7; 32]);
             let end = layout.table().end + lengths.frames_bytes() + lengths.pieces_bytes();
             assert_eq!(read.head.length, end);
+            for (frame, place) in (0..).zip(read.places(layout)) {
+                let number = layout.pages_of(layout.frame(frame)).start;
+                let at = layout.page(number);
+                let page = &bytes[at.start as usize..at.end as usize];
+                let page = PackPage::from_bytes(page, layout, number).unwrap();
+                assert!(page.is_within(layout, end));
+                assert_eq!(page.frame(frame), place.0);
+                assert_eq!(page.cluster(frame * CLUSTERS_A_FRAME).start, place.1.start);
+                let last = layout.clusters().min((frame + 1) * CLUSTERS_A_FRAME) - 1;
+                assert_eq!(page.cluster(last).end, place.1.end);
+            }
         }
         assert_eq!(PackLayout::new(1 << 40).unwrap().page(0).length(), 2_320);
+    }
+
+    #[test]
+    fn a_page_by_itself_may_lie_anywhere_in_the_pack() {
+        let layout = PackLayout::new(FRAME).unwrap();
+        let good = lengths_of(layout).to_index(layout, [7; 32]);
+        let (good, length) = (&good[HEAD_BYTES..], u64_at(&good, 8));
+        let read = |at: usize, start: u64| {
+            let mut bytes = good.to_vec();
+            bytes[at..at + 8].copy_from_slice(&start.to_le_bytes());
+            PackPage::from_bytes(&bytes, layout, 0).unwrap()
+        };
+        for at in [0, 8] {
+            assert!(read(at, layout.table().end).is_within(layout, length));
+            for start in [0, layout.table().end - 1, length, u64::MAX] {
+                assert!(!read(at, start).is_within(layout, length), "{start}");
+            }
+        }
+        for bytes in [&good[1..], &[]] {
+            let refused = PackPage::from_bytes(bytes, layout, 0);
+            assert_eq!(refused, Err(BadIndex::Form));
+        }
     }
 
     #[test]

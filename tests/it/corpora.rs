@@ -103,6 +103,7 @@ fn made() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
                 pack_index((65 << 20) + 5),
             ],
         ),
+        ("pack-page", vec![pack_page(1), pack_page((65 << 20) + 5)]),
         ("library", vec![library(&[]), library(&["a", "b/c", "b-c"])]),
         ("part", vec![part(false), part(true)]),
         ("record", vec![record()]),
@@ -271,6 +272,19 @@ fn pack_index(length: u32) -> Vec<u8> {
     };
     let index = lengths.to_index(layout, [5; 32]);
     [&length.to_le_bytes()[..], &index].concat()
+}
+
+/// The last page of it, behind the lengths of object and pack.
+fn pack_page(length: u32) -> Vec<u8> {
+    let index = &pack_index(length)[4..];
+    let layout = PackLayout::new(u64::from(length)).unwrap();
+    let page = layout.page(layout.pages() - 1);
+    [
+        &length.to_le_bytes()[..],
+        &index[8..16],
+        &index[page.start as usize..],
+    ]
+    .concat()
 }
 
 fn receipt() -> Vec<u8> {

@@ -39,6 +39,7 @@ mod operating;
 mod origin;
 mod pack;
 mod packed;
+mod packed_pages;
 mod parts;
 mod pipes;
 mod plain;

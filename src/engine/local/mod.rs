@@ -283,6 +283,8 @@ pub async fn copy_found(
         Some(pack) => {
             let mut here = copied.stored.blocks().clone();
             here.insert_all(&opened.claimed);
+            let wants = packed_plan::missing(leaves.geometry(), &here, &patched);
+            pack.prepare(wants).await;
             let plan = packed_plan::plan(&pack, leaves.geometry(), &here, patched);
             (plan.blocks, Some(PackedPieces::new(pack, plan.frames)))
         }

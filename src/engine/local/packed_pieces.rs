@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::{
     engine::{
         context::Context,
-        error::Error,
         remote::{ranges::RangeReader, source::packed::Pack},
     },
     format::{
@@ -138,14 +137,7 @@ impl PackedPieces {
             }
         });
         if let Err(error) = read.await {
-            self.note_error(&error);
-        }
-    }
-
-    fn note_error(&self, error: &Error) {
-        match error {
-            Error::Net { cause, .. } => self.pack.note_failure(cause.failure),
-            _ => self.pack.note_wrong(),
+            self.pack.note_error(&error);
         }
     }
 
@@ -223,7 +215,7 @@ impl PackedPieces {
             }
         };
         if let Err(error) = self.reader.read(context, &runs, take).await {
-            self.note_error(&error);
+            self.pack.note_error(&error);
         }
         // What did not arrive comes from the object itself.
         let is_absent = |want: &ByteRange| !arrived.frames.contains_key(&(want.start / FRAME));

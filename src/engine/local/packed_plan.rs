@@ -6,7 +6,7 @@ use crate::{
     engine::remote::source::packed::Pack,
     format::{
         blockset::BlockSet,
-        geometry::{BlockIndex, BlockRange, Geometry, PIECE},
+        geometry::{BlockIndex, BlockRange, ByteRange, Geometry, PIECE},
         pack::{CLUSTER, FRAME},
     },
     policy::descent::{Part, Patchwork},
@@ -61,6 +61,22 @@ pub fn plan(pack: &Pack, geometry: &Geometry, here: &BlockSet, patched: Patchwor
         blocks: all.into_iter().collect(),
         frames,
     }
+}
+
+/// The bytes that are missing of blocks: all of those of which nothing is here, and the parts of these.
+pub fn missing<'a>(
+    geometry: &'a Geometry,
+    here: &'a BlockSet,
+    patched: &'a Patchwork,
+) -> impl Iterator<Item = ByteRange> + 'a {
+    let begun: HashSet<BlockIndex> = patched.iter().map(|(block, _)| *block).collect();
+    let blocks = BlockRange::new(0, geometry.blocks());
+    let absent = move |block: &BlockIndex| !here.contains(*block) && !begun.contains(block);
+    let absent = blocks.iter().filter(absent);
+    let absent = absent.map(|block| geometry.bytes_of(block));
+    let parts = patched.iter().flat_map(|(_, parts)| parts);
+    let parts = parts.filter(|part| part.from.is_none());
+    absent.chain(parts.map(|part| part.bytes))
 }
 
 /// The parts of a block of which nothing is here.

@@ -12,7 +12,7 @@ use sapwood::{
         keys::PublicKey,
         layout::{FRONT_BYTES, STATEMENT_BYTES},
         library::{self, Index, IndexHeader},
-        pack::{PackIndex, PackLayout},
+        pack::{PackIndex, PackLayout, PackPage},
         paint,
         part::PartHeader,
         reader::Manifest,
@@ -44,6 +44,7 @@ pub const DECODERS: &[(&str, Decoder)] = &[
     ("part", part),
     ("packed", packed),
     ("pack-index", pack_index),
+    ("pack-page", pack_page),
     ("record", record),
     ("receipt", receipt),
     ("content-range", in_content_range),
@@ -204,6 +205,43 @@ fn pack_index(bytes: &[u8]) -> bool {
     let places = index.places(layout);
     let last = places.last().expect("a frame");
     assert_eq!(last.1.end, index.head.length);
+    for (frame, place) in (0..).zip(places) {
+        let page = layout.pages_of(layout.frame(frame)).start;
+        let at = layout.page(page);
+        let page = PackPage::from_bytes(&bytes[at.start as usize..at.end as usize], layout, page);
+        let page = page.expect("of a sound index");
+        assert!(page.is_within(layout, index.head.length));
+        assert_eq!(page.frame(frame), place.0);
+    }
+    true
+}
+
+/// A page of the index of a pack by itself, behind the lengths of object and pack.
+fn pack_page(bytes: &[u8]) -> bool {
+    let Some((lengths, bytes)) = bytes.split_first_chunk::<12>() else {
+        return false;
+    };
+    let length = u64::from(u32::from_le_bytes(
+        lengths[..4].try_into().expect("4 bytes"),
+    ));
+    let pack = u64::from_le_bytes(lengths[4..].try_into().expect("8 bytes"));
+    let Some(layout) = PackLayout::new(length) else {
+        return false;
+    };
+    let last = layout.pages() - 1;
+    let Ok(page) = PackPage::from_bytes(bytes, layout, last) else {
+        return false;
+    };
+    if !page.is_within(layout, pack) {
+        return false;
+    }
+    let (frames, clusters) = (layout.frames(), layout.clusters());
+    for place in (last * 64..frames)
+        .map(|frame| page.frame(frame))
+        .chain((last * 1024..clusters).map(|cluster| page.cluster(cluster)))
+    {
+        assert!(place.start >= layout.table().end && place.end <= pack);
+    }
     true
 }
 

@@ -1,5 +1,7 @@
 //! The pack of an object as a source of its plain bytes: whole frames, for the spans of a transfer (pack.md, 4).
 
+pub mod pages;
+
 use std::{
     collections::BTreeMap,
     num::NonZero,
@@ -16,11 +18,11 @@ use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use crate::{
-    engine::context::Context,
+    engine::{context::Context, error::Error},
     format::{
         compression::Unpacker,
         geometry::ByteRange,
-        pack::{CLUSTER, FRAME, PackIndex, PackLayout},
+        pack::{FRAME, PackLayout},
     },
     net::{error::NetError, location::Location, request::Refusals},
     policy::{
@@ -30,6 +32,7 @@ use crate::{
 };
 
 use super::{Extent, Source, SourceRequest, SourceResponse};
+use pages::PackPages;
 
 /// After this many parts that were wrong, or requests that were refused, the pack is left alone.
 const FAULTS_MAX: u32 = 2;
@@ -46,16 +49,13 @@ const LOOK_TIME: Duration = Duration::from_secs(5);
 /// A frame that broke so often is requested plain.
 const BREAKS_MAX: u32 = 2;
 
-/// A pack whose index was read.
+/// A pack whose index was read, or can be.
 #[derive(Clone)]
 pub struct Pack(Arc<Shared>);
 
 struct Shared {
     source: Source,
-    layout: PackLayout,
-    index: PackIndex,
-    /// Where each packed frame lies in the pack, empty: not packed; and its packed pieces.
-    places: Vec<(ByteRange, ByteRange)>,
+    pages: PackPages,
     faults: AtomicU32,
     failures: Mutex<Failures>,
     /// How often a response broke in each of these frames.
@@ -82,14 +82,11 @@ struct Frames {
 }
 
 impl Pack {
-    /// The pack at a URL, with this index for an object of this length.
-    pub fn new(context: &Context, place: &Location, index: PackIndex, length: u64) -> Pack {
-        let layout = PackLayout::new(length).expect("it has an index");
+    /// The pack at a URL, with this index.
+    pub fn new(context: &Context, place: &Location, pages: PackPages) -> Pack {
         Pack(Arc::new(Shared {
             source: Source::http(&context.client, place),
-            places: index.places(layout),
-            layout,
-            index,
+            pages,
             faults: AtomicU32::new(0),
             failures: Mutex::default(),
             breaks: Mutex::default(),
@@ -118,6 +115,14 @@ impl Pack {
         if failures.count >= FAILURES_MAX {
             failures.count = FAILURES_MAX - 1;
             failures.rests_until = Some(Instant::now() + REST_TIME);
+        }
+    }
+
+    /// The same of what came of reading it.
+    pub fn note_error(&self, error: &Error) {
+        match error {
+            Error::Net { cause, .. } => self.note_failure(cause.failure),
+            _ => self.note_wrong(),
         }
     }
 
@@ -171,7 +176,7 @@ impl Pack {
 
     /// The pack itself as a representation, and its length.
     pub fn representation(&self) -> (Source, u64) {
-        (self.0.source.clone(), self.0.index.head.length)
+        (self.0.source.clone(), self.0.pages.length())
     }
 
     /// Whether nothing of it was wrong so far.
@@ -181,50 +186,60 @@ impl Pack {
 
     /// Where the parts of the pack lie.
     pub fn layout(&self) -> PackLayout {
-        self.0.layout
+        self.0.pages.layout()
+    }
+
+    /// Reads of the index what is not known of these bytes of the object, if it is worth it.
+    pub async fn prepare(&self, wants: impl IntoIterator<Item = ByteRange>) {
+        if let Err(error) = self.0.pages.load(wants).await {
+            self.note_error(&error);
+        }
     }
 
     /// The length of a packed frame; `None`: it is not packed.
     pub fn frame_bytes(&self, frame: u64) -> Option<u64> {
-        let (packed, _) = self.0.places.get(frame as usize)?;
+        let packed = self.frame(frame);
         (!packed.is_empty()).then(|| packed.length())
     }
 
     /// Where a packed frame lies in the pack; empty: it is not packed.
     pub fn frame(&self, frame: u64) -> ByteRange {
-        self.0.places[frame as usize].0
+        self.0.pages.frame(frame)
     }
 
     /// Where the packed pieces of a cluster lie in the pack.
     pub fn cluster(&self, cluster: u64) -> ByteRange {
-        let (_, pieces) = self.0.places[(cluster * CLUSTER / FRAME) as usize];
-        self.0.index.cluster(cluster, pieces)
+        self.0.pages.cluster(cluster)
     }
 
     /// Whether fewer bytes are moved if this frame is requested packed for what a range needs of it.
     fn pays(&self, frame: u64, range: ByteRange) -> bool {
-        let plain = self.0.layout.frame(frame);
+        let plain = self.layout().frame(frame);
         let needed = plain
             .end
             .min(range.end)
             .saturating_sub(plain.start.max(range.start));
-        let packed = self.0.places[frame as usize].0.length();
+        let packed = self.frame(frame).length();
         packed > 0 && packed < needed && !self.breaks_often(frame)
     }
 
     /// The packed frames from the start of a range on. `None`: the first one does not pay.
     fn frames(&self, range: ByteRange) -> Option<Frames> {
         let first = range.start / FRAME;
-        let past = range.end.div_ceil(FRAME);
-        let end = (first..past)
-            .find(|frame| !self.pays(*frame, range))
-            .unwrap_or(past);
+        let mut packed = self.frame(first);
+        let mut end = first;
+        while end < range.end.div_ceil(FRAME) && self.pays(end, range) {
+            let next = self.frame(end);
+            // A page that was not proven may begin anywhere.
+            if end > first && next.start != packed.end {
+                break;
+            }
+            packed.end = next.end;
+            end += 1;
+        }
         (first < end).then(|| Frames {
             first,
-            packed: ByteRange::new(
-                self.0.places[first as usize].0.start,
-                self.0.places[end as usize - 1].0.end,
-            ),
+            packed,
             plain: ByteRange::new(range.start, range.end.min(end * FRAME)),
         })
     }
@@ -248,13 +263,14 @@ impl Pack {
 
     /// Requests the first bytes of a range packed. `None`: they are to be requested plain.
     pub async fn request(&self, range: ByteRange) -> Option<PackedResponse> {
-        let frames = self.frames(range).filter(|_| self.is_used())?;
-        if self.choice() != Choice::Packed {
+        if self.choice() != Choice::Packed || !self.is_used() {
             return None;
         }
+        self.prepare([range]).await;
+        let frames = self.frames(range).filter(|_| self.is_used())?;
         let request = SourceRequest {
             range: Some(frames.packed),
-            length: Some(self.0.index.head.length),
+            length: Some(self.0.pages.length()),
             refusals: Refusals::OfTheTarget,
             ..SourceRequest::default()
         };
@@ -407,8 +423,8 @@ impl PackedResponse {
         let mut unpacker = match self.unpacker.take() {
             Some(unpacker) => unpacker,
             None => {
-                let plain = self.pack.0.layout.frame(self.frame);
-                self.packed_left = self.pack.0.places.get(self.frame as usize)?.0.length();
+                let plain = self.pack.layout().frame(self.frame);
+                self.packed_left = self.pack.frame(self.frame).length();
                 Unpacker::new(&[], plain.length() as usize)?
             }
         };
@@ -427,6 +443,60 @@ impl PackedResponse {
                 self.unpacker = Some(unpacker);
                 Some(plain)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use futures_util::FutureExt;
+
+    use super::{pages::More, *};
+    use crate::format::pack::{HEAD_BYTES, PackHead, PackLayout, PackedLengths};
+
+    const PAGE: u64 = 64 * FRAME;
+
+    /// A pack of two pages whose index is read by pages, the second of which says that it begins so many bytes later than it does.
+    fn pack(moved: i64) -> Pack {
+        let layout = PackLayout::new(2 * PAGE).unwrap();
+        let lengths = PackedLengths {
+            frames: vec![100; 128],
+            clusters: vec![0; 2048],
+        };
+        let mut index = lengths.to_index(layout, [0; 32]);
+        let start = layout.page(1).start as usize;
+        let begins = u64::from_le_bytes(index[start..start + 8].try_into().unwrap());
+        index[start..start + 8].copy_from_slice(&(begins.strict_add_signed(moved)).to_le_bytes());
+        let mut head: [u8; HEAD_BYTES] = *index.first_chunk().unwrap();
+        head[8..16].copy_from_slice(&(1_u64 << 40).to_le_bytes());
+        let read = move |wants: Vec<ByteRange>| {
+            let bytes = |want: &ByteRange| index[want.start as usize..want.end as usize].to_vec();
+            let read: HashMap<_, _> = wants.iter().map(|want| (want.start, bytes(want))).collect();
+            async move { (read, Ok(())) }.boxed()
+        };
+        let more = More {
+            read: Box::new(read),
+            place: String::new(),
+            start: 0,
+        };
+        let pages = PackPages::some(PackHead::read(&head).unwrap(), layout, more);
+        let place = Location::parse("http://media.example/f.sapwood.pack").unwrap();
+        Pack::new(&Context::default(), &place, pages)
+    }
+
+    #[tokio::test]
+    async fn frames_that_do_not_follow_each_other_are_requested_apart() {
+        let across = ByteRange::new(PAGE - 2 * FRAME, PAGE + 2 * FRAME);
+        for (moved, together) in [(0, 4), (1, 2), (1000, 2), (-1, 2)] {
+            let pack = pack(moved);
+            assert!(pack.frames(across).is_none(), "nothing was read");
+            pack.prepare([across]).await;
+            let frames = pack.frames(across).unwrap();
+            assert_eq!(frames.packed.length(), 100 * together, "{moved}");
+            let end = across.start + together * FRAME;
+            assert_eq!(frames.plain, ByteRange::new(across.start, end));
         }
     }
 }
