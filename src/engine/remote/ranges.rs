@@ -40,6 +40,9 @@ const DRIBBLE_TIME: Duration = Duration::from_secs(5);
 /// Up to this many ranges go into separate requests, unless the server is known to send several ranges in one response.
 const UNTRIED_MAX: usize = 8;
 
+/// What a range that arrived is given to.
+type Take<'a> = dyn FnMut(ByteRange, Vec<u8>) + Send + 'a;
+
 /// Reads ranges of one version of a representation.
 pub struct RangeReader {
     shared: Arc<Shared>,
@@ -111,7 +114,17 @@ impl RangeReader {
         &self,
         context: &Context,
         wants: &[ByteRange],
-        mut take: impl FnMut(ByteRange, Vec<u8>),
+        mut take: impl FnMut(ByteRange, Vec<u8>) + Send,
+    ) -> Result<(), Error> {
+        self.read_to(context, wants, &mut take).await
+    }
+
+    /// The same, compiled once.
+    async fn read_to(
+        &self,
+        context: &Context,
+        wants: &[ByteRange],
+        take: &mut Take<'_>,
     ) -> Result<(), Error> {
         let source = &self.shared.source;
         let count = |wants: &[ByteRange]| requests::merged(wants, Cost::SINGLE.gap).len();
@@ -124,7 +137,7 @@ impl RangeReader {
             // One such server must not begin with everything on several connections at once.
             let first = requests::requests(wants, &Cost::SEVERAL);
             let (trial, others) = wants.split_at(first.first().map_or(0, Vec::len));
-            self.read_all(context, trial, &mut take).await?;
+            self.read_all(context, trial, take).await?;
             rest = others;
         }
         let several = self.shared.several.load(Ordering::Relaxed);
@@ -132,13 +145,13 @@ impl RangeReader {
             // Many separate requests may take longer than reading everything. The time of the first one shows which is faster.
             Some((first, others)) if !several && count(rest) > UNTRIED_MAX => {
                 let began = Instant::now();
-                self.read_all(context, &[*first], &mut take).await?;
+                self.read_all(context, &[*first], take).await?;
                 self.widen_gaps(context, others, began.elapsed());
                 others
             }
             _ => rest,
         };
-        self.read_all(context, rest, &mut take).await
+        self.read_all(context, rest, take).await
     }
 
     fn widen_gaps(&self, context: &Context, wants: &[ByteRange], first_response: Duration) {
@@ -157,7 +170,7 @@ impl RangeReader {
         &self,
         context: &Context,
         wants: &[ByteRange],
-        take: &mut impl FnMut(ByteRange, Vec<u8>),
+        take: &mut Take<'_>,
     ) -> Result<(), Error> {
         let limits = context.limits_now();
         let connections = self.connections(&limits) as usize;
