@@ -1,6 +1,12 @@
 //! The index of a long pack, of which only the pages are read that are needed.
 
-use std::{fs, ops::Range, os::unix::fs::FileExt, path::Path};
+use std::{
+    fs,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use sapwood::{
     engine::create::{self, CreateOptions, Input, Output},
@@ -17,7 +23,7 @@ use crate::{
     packed::PACK,
     support::{
         objects::Content,
-        origin::Origin,
+        origin::{Asks, Lie, Of, Origin},
         program::{run, sapwood},
         scene::{MANIFEST, OBJECT},
     },
@@ -192,5 +198,24 @@ fn pages_are_read_as_they_are_needed() {
         site.origin.put(MANIFEST, manifest);
         site.cat();
         assert!(site.index_read() <= needed);
+    }
+    // Pages that cannot be read.
+    site.origin.put(MANIFEST, site.manifest.clone());
+    let within = site.index.start + pages[0].start + 20;
+    for lie in [
+        Lie::Status(404),
+        Lie::NoRanges,
+        Lie::CloseAfter(10),
+        Lie::SilentHeaders,
+        Lie::Trickle(0, Duration::from_millis(20)),
+    ] {
+        site.origin.be_honest();
+        site.origin
+            .lie(MANIFEST, Asks::Byte(within), Of::All, lie.clone());
+        let began = Instant::now();
+        site.cat();
+        let seconds = began.elapsed().as_secs();
+        println!("{lie:?}: {seconds} s");
+        assert!(seconds < 40, "{lie:?}: {seconds} s");
     }
 }
