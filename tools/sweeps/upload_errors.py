@@ -25,14 +25,16 @@ class UploadErrors(Acknowledged):
         old = self.set_up()
         cases = [(calls, error, ever, older) for older in (None, old) for calls in CALLS for error in ERRORS for ever in (False, True)]
         if self.is_short:
+            # Found: what was begun for an upload when a sync failed stayed for an hour after that was given up.
+            yield from self.every(CALLS[1], "ENOSPC", False, old, number=1)
             self.random.shuffle(cases)
         for calls, error, ever, older in cases:
             yield from self.every(calls, error, ever, older)
 
-    def every(self, calls, error, ever, old):
-        for number in range(1, CALLS_MAX):
-            if self.is_short:
-                number = self.random.randrange(1, 8)
+    def every(self, calls, error, ever, old, number=None):
+        """In the short form one call alone, by default any of the first ones."""
+        numbers = range(1, CALLS_MAX)
+        for number in [number or self.random.randrange(1, 8)] if self.is_short else numbers:
             try:
                 failed = self.one(calls, f"error={error}:when={number}{'+' if ever else ''}", old)
             except Wrong as cause:
@@ -40,7 +42,7 @@ class UploadErrors(Acknowledged):
                 self.wrong(f"{error} from call {number}{'+' if ever else ''} of {calls}, an older object: {old is not None}: {cause}")
                 self.site.kill()
             yield
-            if self.is_short or not failed:
+            if not failed:
                 return
 
     def one(self, calls, injected, old):

@@ -27,10 +27,15 @@ impl Ingest {
         if session.unstaged().is_none() {
             return Ok(());
         }
-        if let Staging::Begun(handle) = &session.staging {
+        let handle = match &session.staging {
+            Staging::Begun(handle) => Some(handle.clone()),
+            Staging::None => self.storage.handle_of(session),
+            Staging::Removed => None,
+        };
+        if let Some(handle) = handle {
             let staged = Staged {
                 session: Some(session.id),
-                handle: handle.clone(),
+                handle,
                 bytes: 0,
             };
             self.storage.remove(&staged).await?;

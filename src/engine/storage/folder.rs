@@ -327,6 +327,10 @@ impl Storage for FolderStorage {
         self.on_disk(begin).boxed()
     }
 
+    fn handle_of(&self, session: &Session) -> Option<String> {
+        Some(session.id.to_string())
+    }
+
     fn destinations<'a>(
         &'a self,
         session: &'a Session,

@@ -174,6 +174,11 @@ pub trait Storage: Send + Sync {
     /// one that it does not need.
     fn begin<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<String, StorageError>>;
 
+    /// The handle of what [`Storage::begin`] may have made for a session although it failed, where it is always the same.
+    fn handle_of(&self, _session: &Session) -> Option<String> {
+        None
+    }
+
     /// Where these parts go, in the same order.
     fn destinations<'a>(
         &'a self,
