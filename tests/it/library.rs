@@ -470,6 +470,30 @@ fn a_key_holds_for_a_library() {
     library.verify(&["--manifest", "x"]).must(2);
 }
 
+/// Found: a folder in place of a pack ended the check before anything else was looked at, and a sound file whose manifest was lost
+/// was taken for a damaged one, and renamed.
+#[test]
+fn what_cannot_be_read_beside_a_file_harms_no_other() {
+    let library = Library::new();
+    let words = packed::text(200_000);
+    fs::write(library.path("words.txt"), &words).unwrap();
+    library.published(&["--pack"]);
+    let root = blake3::hash(&words).to_hex();
+    let manifest = library.path(MANIFESTS).join(format!("{root}.sapwood"));
+    let pack = manifest.with_extension("sapwood.pack");
+    fs::remove_file(&pack).unwrap();
+    fs::create_dir(&pack).unwrap();
+    let mut film = fs::read(library.path("films/a.mp4")).unwrap();
+    film[70_000] ^= 1;
+    fs::write(library.path("films/a.mp4"), &film).unwrap();
+    let ended = library.verify(&["--hints", "--quarantine"]);
+    assert_ne!(ended.exit, Some(0));
+    assert!(library.path("films/a.mp4.quarantined").exists());
+    fs::remove_file(&manifest).unwrap();
+    library.verify(&["--quarantine"]).must(3);
+    assert!(library.path("words.txt").exists());
+}
+
 #[test]
 fn packs_of_large_files() {
     let library = Library::new();

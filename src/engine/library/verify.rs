@@ -69,7 +69,10 @@ pub struct LibraryCheck {
 
 enum Found {
     Sound,
+    /// With wrong hints, or a wrong pack.
     Misled,
+    /// Nobody can fetch it from this library.
+    WithoutManifest,
     Damaged,
 }
 
@@ -124,7 +127,7 @@ impl OpenLibrary {
     ) -> Result<Checked, Error> {
         let entries = self.index.entries();
         let damaged = Mutex::new(Vec::new());
-        let misled = AtomicU64::new(0);
+        let (misled, without) = (AtomicU64::new(0), AtomicU64::new(0));
         let check = |entry: &Entry| -> Result<(), Error> {
             let found = match entry.is_small() {
                 true => Found::of(self.small(entry, tell)?),
@@ -133,15 +136,17 @@ impl OpenLibrary {
             match found {
                 Found::Sound => (),
                 Found::Misled => _ = misled.fetch_add(1, Ordering::Relaxed),
+                Found::WithoutManifest => _ = without.fetch_add(1, Ordering::Relaxed),
                 Found::Damaged => damaged.lock().push(self.path_of(entry)),
             }
             Ok(())
         };
         let is_small = |entry: &&Entry| entry.is_small();
         let small: Vec<&Entry> = entries.iter().filter(is_small).collect();
-        regions::for_each_item(&small, |_, entry| check(entry))?;
+        // What cannot be read keeps nothing else from being checked.
+        let mut failed = regions::for_each_item(&small, |_, entry| check(entry)).err();
         for entry in entries.iter().filter(|entry| !is_small(entry)) {
-            check(entry)?;
+            failed = failed.or(check(entry).err());
         }
         let damaged = damaged.into_inner();
         for path in damaged.iter().filter(|_| how.quarantines) {
@@ -153,7 +158,11 @@ impl OpenLibrary {
                 Err(cause) => return Err(cause.into()),
             }
         }
-        let (count, misled) = (damaged.len() as u64, misled.into_inner());
+        if let Some(cause) = failed {
+            return Err(cause);
+        }
+        let count = damaged.len() as u64 + without.into_inner();
+        let misled = misled.into_inner();
         if count + misled == 0 {
             tell(Event::Verified {
                 path: self.path.clone(),
@@ -276,8 +285,10 @@ impl OpenLibrary {
             }
             None => without_manifest(&path, entry, &how.store, &mut tell_damage)?,
         };
-        let is_sound = verdict == verify::Verdict::Verified && (has_manifest || !needs_manifest);
-        Ok(Found::of(is_sound))
+        Ok(match verdict == verify::Verdict::Verified {
+            true if needs_manifest && !has_manifest => Found::WithoutManifest,
+            is_sound => Found::of(is_sound),
+        })
     }
 }
 
