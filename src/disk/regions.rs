@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, Read},
     mem,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{
         LazyLock,
@@ -176,6 +176,18 @@ impl FileRegions {
     /// Fails if the file was written to since it was opened.
     pub fn check_unchanged(&self) -> Result<(), DiskError> {
         match Entry::of(&self.file, &self.path)?.stamp() == self.before.stamp() {
+            true => Ok(()),
+            false => Err(DiskError::ChangedWhileRead {
+                path: self.path.clone(),
+            }),
+        }
+    }
+
+    /// Fails if its path names another file by now, or none.
+    pub fn check_in_place(&self) -> Result<(), DiskError> {
+        let file = (self.before.device, self.before.inode);
+        let named = self.path.metadata();
+        match named.is_ok_and(|named| (named.dev(), named.ino()) == file) {
             true => Ok(()),
             false => Err(DiskError::ChangedWhileRead {
                 path: self.path.clone(),

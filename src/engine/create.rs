@@ -33,9 +33,9 @@ use super::{
 
 /// Where the bytes come from.
 pub enum Input {
-    /// A regular file, read by several threads.
+    /// A regular file, read by several threads. The path must name it until it is read.
     File(PathBuf),
-    /// The same, open already.
+    /// One that is open already; the path is for messages.
     Open(File, PathBuf),
     /// A stream, read once from start to end.
     Stream(Box<dyn Read + Send>),
@@ -288,6 +288,7 @@ fn hash_input(
         Some(_) => FRAME as usize,
         None => REGION,
     };
+    let is_named = matches!(input, Input::File(_));
     let regions = match input {
         Input::File(path) => FileRegions::open(&path)?,
         Input::Open(file, path) => FileRegions::of(file, &path)?,
@@ -311,5 +312,8 @@ fn hash_input(
         });
     }
     let tree = hasher.run_file_to(&regions, place, &mut digests, sinks)?;
+    if is_named {
+        regions.check_in_place()?;
+    }
     Ok((tree, digests.finish()))
 }

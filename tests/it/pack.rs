@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use sapwood::{
@@ -380,4 +381,54 @@ fn the_second_implementation_agrees() {
         site.check("g")
             .unwrap_or_else(|error| panic!("{length}: {error}"));
     }
+}
+
+/// Found: the manifest of a file that another one replaced while it was read was published, beside the other one.
+#[test]
+fn a_file_that_is_replaced_while_it_is_read_gets_no_manifest() {
+    for (of_folder, is_replaced) in [(false, true), (false, false), (true, true)] {
+        let site = Site::new();
+        let folder = site.path("folder");
+        fs::create_dir(&folder).expect("a folder");
+        let (file, other) = (folder.join("f"), site.path("other"));
+        fs::write(&file, mixed(8 * MIB)).expect("a file");
+        fs::write(&other, mixed(8 * MIB + 1)).expect("a file");
+        let mut command = sapwood(&folder);
+        let what = if of_folder { "." } else { "f" };
+        command.args(["manifest", what, "--pack", "--level", "19"]);
+        let mut running = program::start(command);
+        wait_until_read(running.id(), &file);
+        match is_replaced {
+            true => fs::rename(&other, &file),
+            false => fs::remove_file(&file),
+        }
+        .expect("its folder can be written");
+        let ended = running.finish().must(4);
+        assert!(ended.stderr.contains("changed while it was read"));
+        let left = fs::read_dir(&folder).expect("a folder");
+        let mut left: Vec<_> = left.map(|entry| entry.expect("it").file_name()).collect();
+        left.retain(|name| name != "f");
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+/// Waits until a process reads a file: it is open for longer than a first look takes.
+fn wait_until_read(process: u32, file: &Path) {
+    let is_open = || {
+        let open = fs::read_dir(format!("/proc/{process}/fd")).expect("it runs");
+        let mut open = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        open.any(|open| open == file)
+    };
+    let looks = std::iter::repeat_with(|| {
+        std::thread::sleep(Duration::from_millis(20));
+        is_open()
+    });
+    let mut seen = 0;
+    for look in looks.take(500) {
+        seen = if look { seen + 1 } else { 0 };
+        if seen == 3 {
+            return;
+        }
+    }
+    panic!("{} is not read", file.display());
 }

@@ -354,6 +354,41 @@ fn an_update_of_small_blocks_is_what_it_is_without_a_pack() {
     );
 }
 
+/// Found: blocks that were to come with a frame were fetched whole without it, with all that was here of them.
+#[test]
+fn an_update_without_its_frames_fetches_what_is_missing() {
+    let new = text(4 * MIB);
+    let mut old = new.clone();
+    for at in (0..new.len()).step_by(BLOCK as usize) {
+        old[at..at + 32_768].copy_from_slice(&paint::bytes(at as u64, 32_768));
+    }
+    let fetched_with = |scene: &Scene| {
+        fs::write(scene.target(), &old).expect("a file");
+        let ended = scene.fetch(&["--patience", "20s"]).must(0);
+        scene.must_be_published();
+        fetched(&ended)
+    };
+    let (manifest, _) = described(&new, None, None);
+    let without_pack = Scene::of(Content::Bytes(new.clone()), BLOCK);
+    without_pack.origin.put(MANIFEST, manifest);
+    let without_pack = fetched_with(&without_pack);
+    let with_pack = fetched_with(&scene(new.clone()));
+    println!("without a pack: {without_pack}, with one: {with_pack}");
+    assert!(with_pack < without_pack / 2, "the pack was not used");
+    for lie in [
+        Lie::Status(404),
+        Lie::NoRanges,
+        Lie::FlipEach(512),
+        Lie::CloseAfter(100),
+    ] {
+        let scene = scene(new.clone());
+        scene.origin.lie(PACK, Asks::Anything, Of::All, lie.clone());
+        let fetched = fetched_with(&scene);
+        println!("{lie:?}: {fetched}");
+        assert!(fetched < without_pack + with_pack, "{lie:?}: {fetched}");
+    }
+}
+
 /// The same with faults of the pack: every fault costs bytes of the object alone.
 #[test]
 fn an_update_goes_on_without_its_pack() {

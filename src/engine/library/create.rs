@@ -283,6 +283,7 @@ impl Reading<'_> {
         (self.progress)(done, self.total);
     }
 
+    /// Opens a file, which must be what was listed.
     fn open(&self, file: &Listed) -> Result<(std::fs::File, PathBuf), Error> {
         let path = self.folder.path_of(OsStr::new(file.path.as_str()));
         regions::check_not_stopped(&path)?;
@@ -321,6 +322,8 @@ impl Reading<'_> {
         let manifests = self.folder.path_of(OsStr::new(library::MANIFESTS));
         let made = MadeFolder::make(&manifests)?;
         let mut described = Described::of(Input::Open(opened, path), &place, &options, &manifests)?;
+        // Another file may have got its name.
+        self.open(file)?;
         let root = described.tree.root();
         let manifest = manifests.join(library::manifest_name(root));
         let pack = pack::beside(&manifest);

@@ -55,6 +55,7 @@ pub use copy::Copied;
 use copy::Copying;
 use leaves::KeptLeaves;
 use packed_pieces::PackedPieces;
+use packed_plan::WithoutFrames;
 use patch::{Patched, Patches};
 pub use search::Search;
 use search::{Finds, search};
@@ -279,16 +280,17 @@ pub async fn copy_found(
     }
     opened.journal.checkpoint()?;
     let has_pieces = leaves.geometry().block_size().bytes() >= CLUSTER;
-    let (blocks, pack) = match source.1.filter(|_| has_pieces) {
+    let (blocks, without_frames, pack) = match source.1.filter(|_| has_pieces) {
         Some(pack) => {
             let mut here = copied.stored.blocks().clone();
             here.insert_all(&opened.claimed);
             let wants = packed_plan::missing(leaves.geometry(), &here, &patched);
             pack.prepare(wants).await;
             let plan = packed_plan::plan(&pack, leaves.geometry(), &here, patched);
-            (plan.blocks, Some(PackedPieces::new(pack, plan.frames)))
+            let pack = PackedPieces::new(pack, plan.frames);
+            (plan.blocks, plan.without_frames, Some(pack))
         }
-        None => (patched, None),
+        None => (patched, WithoutFrames::new(), None),
     };
     let patches = Patches {
         seeds: Arc::new(seeds),
@@ -296,6 +298,7 @@ pub async fn copy_found(
         leaves: leaves.clone(),
         blocks,
         pack,
+        without_frames,
     };
     patch_blocks(context, patches, opened, source.0, &mut copied, events).await?;
     Ok((copied, leaves))

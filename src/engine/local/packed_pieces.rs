@@ -165,17 +165,11 @@ impl PackedPieces {
         self.frames.contains(&(bytes.start / FRAME))
     }
 
-    /// Fetches these ascending bytes packed. Returns those that are to be fetched plain.
-    pub async fn fetch(
-        &self,
-        context: &Context,
-        wants: &[ByteRange],
-        arrived: &mut Arrived,
-    ) -> Vec<ByteRange> {
+    /// Fetches these ascending bytes packed, as far as they are packed and the pack can be read.
+    pub async fn fetch(&self, context: &Context, wants: &[ByteRange], arrived: &mut Arrived) {
         if !self.pack.is_trusted() {
-            return wants.to_vec();
+            return;
         }
-        let mut plain: Vec<ByteRange> = Vec::new();
         let (of_frames, of_pieces): (Vec<ByteRange>, Vec<ByteRange>) =
             wants.iter().partition(|want| self.is_of_frame(**want));
         let mut frames: HashMap<u64, u64> = HashMap::new();
@@ -191,7 +185,6 @@ impl PackedPieces {
         let mut pieces: HashMap<u64, Vec<(ByteRange, ByteRange)>> = HashMap::new();
         for piece in of_pieces.into_iter().flat_map(pieces_of) {
             let Some(place) = self.place(piece) else {
-                plain.push(piece);
                 continue;
             };
             match runs.last_mut() {
@@ -217,27 +210,7 @@ impl PackedPieces {
         if let Err(error) = self.reader.read(context, &runs, take).await {
             self.pack.note_error(&error);
         }
-        // What did not arrive comes from the object itself.
-        let is_absent = |want: &ByteRange| !arrived.frames.contains_key(&(want.start / FRAME));
-        plain.extend(of_frames.into_iter().filter(is_absent));
-        plain.extend(pieces.into_values().flatten().map(|(piece, _)| piece));
-        joined(plain)
     }
-}
-
-/// These bytes in order, neighbours as one if they are of one block: each begins and ends where parts of one may.
-fn joined(mut ranges: Vec<ByteRange>) -> Vec<ByteRange> {
-    ranges.sort_unstable_by_key(|range| range.start);
-    let mut joined: Vec<ByteRange> = Vec::new();
-    for range in ranges {
-        match joined.last_mut() {
-            Some(last) if last.end == range.start && !range.start.is_multiple_of(CLUSTER) => {
-                last.end = range.end;
-            }
-            _ => joined.push(range),
-        }
-    }
-    joined
 }
 
 /// The pieces of these bytes, which begin at a border of pieces.

@@ -1,6 +1,6 @@
 //! Which missing bytes of an update are fetched as pieces of the pack, and which as whole frames.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::{
     engine::remote::source::packed::Pack,
@@ -12,10 +12,14 @@ use crate::{
     policy::descent::{Part, Patchwork},
 };
 
+/// The parts of blocks that come with a frame, in case that it does not arrive or is bad.
+pub type WithoutFrames = HashMap<BlockIndex, Vec<Part>>;
+
 /// Blocks to assemble, and the frames that are fetched whole for those in them.
 pub struct PackedPlan {
     pub blocks: Patchwork,
     pub frames: HashSet<u64>,
+    pub without_frames: WithoutFrames,
 }
 
 /// Adds the missing blocks of frames of which something is here. A frame that is fewer bytes than all that is missing of it gives
@@ -24,10 +28,12 @@ pub struct PackedPlan {
 pub fn plan(pack: &Pack, geometry: &Geometry, here: &BlockSet, patched: Patchwork) -> PackedPlan {
     let size = geometry.block_size().bytes();
     let mut frames = HashSet::new();
+    let mut without_frames = HashMap::new();
     if size > FRAME {
         return PackedPlan {
             blocks: patched,
             frames,
+            without_frames,
         };
     }
     let mut all: BTreeMap<BlockIndex, Vec<Part>> = patched.into_iter().collect();
@@ -52,7 +58,8 @@ pub fn plan(pack: &Pack, geometry: &Geometry, here: &BlockSet, patched: Patchwor
             frames.insert(frame);
             for block in blocks.iter() {
                 if let Some(parts) = all.get_mut(&block) {
-                    *parts = whole(geometry, block);
+                    let parts = std::mem::replace(parts, whole(geometry, block));
+                    without_frames.insert(block, parts);
                 }
             }
         }
@@ -60,6 +67,7 @@ pub fn plan(pack: &Pack, geometry: &Geometry, here: &BlockSet, patched: Patchwor
     PackedPlan {
         blocks: all.into_iter().collect(),
         frames,
+        without_frames,
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
 
 use super::{
     packed_pieces::{Arrived, PackedPieces, pieces_of},
+    packed_plan::WithoutFrames,
     seeds::Seeds,
 };
 
@@ -42,6 +43,7 @@ pub struct Patches {
     pub leaves: Arc<Leaves>,
     pub blocks: Patchwork,
     pub pack: Option<PackedPieces>,
+    pub without_frames: WithoutFrames,
 }
 
 /// The result of a batch: the blocks that verified, and how many of their bytes were local.
@@ -61,6 +63,7 @@ pub struct Patched {
 #[derive(Debug, Default)]
 struct Batch {
     blocks: Patchwork,
+    without_frames: WithoutFrames,
     /// What was fetched of them, by the first byte.
     fetched: HashMap<u64, Vec<u8>>,
     packed: Arrived,
@@ -90,7 +93,8 @@ impl Patches {
         if let Some(pack) = &mut pack {
             pack.read_table(context, &missing_of(&self.blocks)).await;
         }
-        let mut batches = VecDeque::from(batches(std::mem::take(&mut self.blocks)));
+        let (blocks, without_frames) = (&mut self.blocks, &mut self.without_frames);
+        let mut batches = batches(std::mem::take(blocks), std::mem::take(without_frames));
         let this = Arc::new(self);
         let (group, _idle) = Group::new();
         let mut work: Option<Work<Result<Patched, DiskError>>> = None;
@@ -107,7 +111,9 @@ impl Patches {
             };
             let mut missing = batch.missing();
             if let (Some(pack), false) = (&pack, batch.is_plain) {
-                missing = pack.fetch(context, &missing, &mut batch.packed).await;
+                pack.fetch(context, &missing, &mut batch.packed).await;
+                batch.end_frames();
+                missing = batch.missing();
             }
             let fetched = source
                 .read(context, &missing, |range, bytes| {
@@ -163,6 +169,7 @@ impl Patches {
         let mut patched = Patched::default();
         let Batch {
             blocks,
+            mut without_frames,
             mut fetched,
             mut packed,
             is_plain,
@@ -183,7 +190,8 @@ impl Patches {
             };
             let Some(proven) = proven else {
                 let arrived = (&mut fetched, &mut packed);
-                patched.refuse(block, &parts, is_filled, arrived);
+                let without_frame = without_frames.remove(&block);
+                patched.refuse((block, &parts, without_frame), is_filled, arrived);
                 continue;
             };
             patched.packed_wrong |= is_plain;
@@ -241,25 +249,25 @@ impl Patches {
 }
 
 impl Patched {
-    /// Notes a block that was refused to be tried again, if its doubtful parts can be exchanged: local bytes, or what came packed.
+    /// Notes a block that was refused to be tried again, if bytes of it can be exchanged: the frame that it came with for its
+    /// parts, doubtful local bytes, or what came packed.
     fn refuse(
         &mut self,
-        block: BlockIndex,
-        parts: &[PartOfBlock],
+        (block, parts, without_frame): (BlockIndex, &[PartOfBlock], Option<Vec<PartOfBlock>>),
         is_filled: bool,
         (fetched, packed): (&mut HashMap<u64, Vec<u8>>, &mut Arrived),
     ) {
-        let doubtless = if is_filled {
-            without_doubtful(parts)
-        } else {
-            None
+        let doubtless = match &without_frame {
+            None if is_filled => without_doubtful(parts),
+            _ => None,
         };
         let came_packed = parts.iter().any(|part| packed.has(part.bytes));
         let is_plain = doubtless.is_none();
-        let (batch, retried) = match doubtless {
-            Some(doubtless) => (&mut self.doubted, doubtless),
-            None if came_packed => (&mut self.plain, parts.to_vec()),
-            None => return,
+        let (batch, retried) = match (doubtless, without_frame) {
+            (Some(doubtless), _) => (&mut self.doubted, doubtless),
+            (None, Some(parts)) => (&mut self.plain, parts),
+            (None, None) if came_packed => (&mut self.plain, parts.to_vec()),
+            (None, None) => return,
         };
         batch.is_plain = is_plain;
         let missing = |parts: &[PartOfBlock]| -> u64 {
@@ -285,6 +293,16 @@ impl Patched {
 }
 
 impl Batch {
+    /// Gives up the frames that did not arrive.
+    fn end_frames(&mut self) {
+        for (block, parts) in &mut self.blocks {
+            let arrived = parts.iter().any(|part| self.packed.has(part.bytes));
+            if !arrived && let Some(without_frame) = self.without_frames.remove(block) {
+                *parts = without_frame;
+            }
+        }
+    }
+
     /// The ranges to fetch, ascending: what is neither local nor there already.
     fn missing(&self) -> Vec<ByteRange> {
         let parts = self.blocks.iter().flat_map(|(_, parts)| parts);
@@ -322,7 +340,7 @@ fn missing_of(blocks: &Patchwork) -> Vec<ByteRange> {
     missing.map(|part| part.bytes).collect()
 }
 
-fn batches(blocks: Patchwork) -> Vec<Batch> {
+fn batches(blocks: Patchwork, mut without_frames: WithoutFrames) -> VecDeque<Batch> {
     let mut batches: Vec<Patchwork> = Vec::new();
     let mut room = 0;
     let mut last_frame = None;
@@ -343,9 +361,14 @@ fn batches(blocks: Patchwork) -> Vec<Batch> {
             }
         }
     }
-    let batch = |blocks| Batch {
-        blocks,
-        ..Batch::default()
+    let batch = |blocks: Patchwork| {
+        let of_frames = blocks.iter().map(|(block, _)| *block);
+        let of_frames = of_frames.filter_map(|block| without_frames.remove_entry(&block));
+        Batch {
+            without_frames: of_frames.collect(),
+            blocks,
+            ..Batch::default()
+        }
     };
     batches.into_iter().map(batch).collect()
 }
