@@ -5,7 +5,7 @@ use std::{io, net::IpAddr, path::Path};
 
 use crate::{
     disk::error::{DiskError, FileOperation},
-    engine::{error::Error, event_fields},
+    engine::{error::Error, event_fields, library::verify::Checked},
     format::{ingest::RefusedUpload, keys::BadKey, trust::Trust, upload::SessionId},
     net::{
         auth::aws::BadAccess,
@@ -117,11 +117,30 @@ pub fn no_pack(file: &Path) -> String {
     )
 }
 
-/// The end of what is said of a library in which so many sound files have wrong hints or a wrong pack.
-pub fn misled(files: u64) -> String {
-    format!(
-        "; hints or packs of {files} are wrong: sapwood manifest FOLDER --read-all makes the hints again, with --pack also the packs"
-    )
+/// What is said of a library that is not sound.
+pub fn library_differs(checked: &Checked) -> String {
+    let Checked {
+        files,
+        damaged,
+        without_manifest,
+        misled,
+    } = checked;
+    let mut message = format!("does not verify: {damaged} of {files} files differ");
+    for (count, what) in [
+        (
+            without_manifest,
+            "the manifests of sound files that are missing or wrong",
+        ),
+        (misled, "the hints or packs of sound files that are wrong"),
+    ] {
+        if *count > 0 {
+            message += &format!("; {what}: {count}");
+        }
+    }
+    if without_manifest + misled > 0 {
+        message += ". sapwood manifest FOLDER --read-all makes them again, packs with --pack";
+    }
+    message
 }
 
 /// A signed manifest was replaced by one without a signature.

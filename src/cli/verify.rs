@@ -13,7 +13,7 @@ use crate::{
         error::Error,
         events::{Event, Events},
         fetch::ManifestPlace,
-        library::verify::{self as library, Checked, LibraryCheck},
+        library::verify::{self as library, LibraryCheck},
         trust::{self, ManifestFront},
         verify::{self, Against, Verdict},
     },
@@ -200,18 +200,8 @@ async fn check_library(
     output.reads(&path.display().to_string(), bytes);
     let checked = told(verify, output).await;
     output.has_read();
-    let Checked {
-        files,
-        damaged,
-        misled,
-    } = checked?;
-    Ok((damaged + misled > 0).then(|| {
-        let mut message = format!("does not verify: {damaged} of {files} files differ");
-        if misled > 0 {
-            message += &hints::misled(misled);
-        }
-        (Exit::NotVerified, message)
-    }))
+    let checked = checked?;
+    Ok((!checked.is_sound()).then(|| (Exit::NotVerified, hints::library_differs(&checked))))
 }
 
 /// Hashes the file, and prints its events meanwhile.

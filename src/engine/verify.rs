@@ -1,6 +1,6 @@
 //! Checking a local file against its manifest or a root.
 
-use std::{fs::File, os::unix::fs::FileExt, path::Path};
+use std::{fmt::Display, fs::File, os::unix::fs::FileExt, path::Path};
 
 use crate::{
     disk::{
@@ -14,6 +14,7 @@ use crate::{
         digests::{Algorithm, Digest},
         geometry::{BlockSize, ByteRange, Geometry},
         manifest::Tree,
+        pack::{BadIndex, BadPack},
         statement::Refused,
         tree::{self, Root},
         trust::Trust,
@@ -239,7 +240,9 @@ fn against_manifest(
         });
     }
     compare_hints(manifest, &tree, wrong_piece)?;
-    check_pack(path, manifest, hints)?;
+    if hints && let Some(message) = check_pack(path, manifest)? {
+        events.event(Event::Warning { message });
+    }
     let (root, bytes_total) = (tree.root(), length);
     events.event(Event::Verified {
         path: path.to_owned(),
@@ -295,15 +298,25 @@ fn compare_hints(manifest: &ManifestFile, found: &Tree, wrong_piece: bool) -> Re
     }
 }
 
-/// Checks the pack beside a manifest with its hints, if it is there: a reader can do without.
-fn check_pack(path: &Path, manifest: &ManifestFile, hints: bool) -> Result<(), Error> {
+/// Checks the pack beside a manifest, if the manifest has its index. Returns why it was not checked: a reader can do without.
+fn check_pack(path: &Path, manifest: &ManifestFile) -> Result<Option<String>, Error> {
     let header = manifest.manifest.statement.header();
-    let pack = pack::beside(&manifest.path);
-    let Some(section) = header.pack().filter(|_| hints && pack.exists()) else {
-        return Ok(());
+    let Some(section) = header.pack() else {
+        return Ok(None);
     };
+    let pack = pack::beside(&manifest.path);
+    let not_checked = |cause: &dyn Display| format!("{} was not checked: {cause}", pack.display());
+    if !pack.exists() {
+        return Ok(Some(not_checked(&"it is missing")));
+    }
     let index = manifest.read_range(section.bytes)?;
-    pack::check(path, header.root, &index, &pack)
+    match pack::check(path, header.root, &index, &pack) {
+        Err(Error::Pack {
+            cause: BadPack::Index(cause @ BadIndex::Codec(_)),
+            ..
+        }) => Ok(Some(not_checked(&cause))),
+        checked => checked.map(|()| None),
+    }
 }
 
 /// A file of another length: every block is judged by itself; missing and extra bytes are reported.

@@ -490,8 +490,11 @@ fn what_cannot_be_read_beside_a_file_harms_no_other() {
     assert_ne!(ended.exit, Some(0));
     assert!(library.path("films/a.mp4.quarantined").exists());
     fs::remove_file(&manifest).unwrap();
-    library.verify(&["--quarantine"]).must(3);
+    let ended = library.verify(&["--quarantine"]).must(3);
     assert!(library.path("words.txt").exists());
+    let message = ended.event("failed")["message"].to_string();
+    let expected = "1 of 8 files differ; the manifests of sound files that are missing or wrong: 1";
+    assert!(message.contains(expected), "{message}");
 }
 
 #[test]
@@ -541,10 +544,19 @@ fn packs_of_large_files() {
     assert!(warning.contains(".sapwood.pack"), "{warning}");
     let message = ended.event("failed")["message"].to_string();
     assert!(
-        message.contains("0 of 8 files differ; hints or packs of 1 are wrong"),
+        message
+            .contains("0 of 8 files differ; the hints or packs of sound files that are wrong: 1"),
         "{message}"
     );
     assert!(library.path("words.txt").exists());
+    // A missing one misleads no reader.
+    fs::remove_file(pack(&words)).unwrap();
+    let ended = library.verify(&["--hints"]).must(0);
+    let warning = ended.event("warning")["message"].to_string();
+    assert!(
+        warning.contains("pack was not checked: it is missing"),
+        "{warning}"
+    );
     assert!(read(&["--pack", "--read-all"]) > 0);
     library.verify(&["--hints"]).must(0);
     assert!(fs::read(pack(&words)).unwrap() == good);

@@ -51,8 +51,17 @@ pub struct OpenLibrary {
 pub struct Checked {
     pub files: u64,
     pub damaged: u64,
+    /// Sound files whose manifest is missing or wrong.
+    pub without_manifest: u64,
     /// Sound files with wrong hints, or a wrong pack.
     pub misled: u64,
+}
+
+impl Checked {
+    /// Whether all files, and what else was checked, are what the library says.
+    pub fn is_sound(&self) -> bool {
+        self.damaged + self.without_manifest + self.misled == 0
+    }
 }
 
 /// How a library is checked.
@@ -161,9 +170,13 @@ impl OpenLibrary {
         if let Some(cause) = failed {
             return Err(cause);
         }
-        let count = damaged.len() as u64 + without.into_inner();
-        let misled = misled.into_inner();
-        if count + misled == 0 {
+        let checked = Checked {
+            files: entries.len() as u64,
+            damaged: damaged.len() as u64,
+            without_manifest: without.into_inner(),
+            misled: misled.into_inner(),
+        };
+        if checked.is_sound() {
             tell(Event::Verified {
                 path: self.path.clone(),
                 root: self.manifest.statement.header().root,
@@ -171,11 +184,7 @@ impl OpenLibrary {
                 trust: how.trust,
             });
         }
-        Ok(Checked {
-            files: entries.len() as u64,
-            damaged: count,
-            misled,
-        })
+        Ok(checked)
     }
 
     fn path_of(&self, entry: &Entry) -> PathBuf {
@@ -260,8 +269,8 @@ impl OpenLibrary {
             );
             tell(Event::Warning { message });
         }
-        let mut tell_damage = |event: Event| {
-            if matches!(event, Event::Damaged(_)) {
+        let mut tell_more = |event: Event| {
+            if matches!(event, Event::Damaged(_) | Event::Warning { .. }) {
                 tell(event);
             }
         };
@@ -273,7 +282,7 @@ impl OpenLibrary {
                     trust: how.trust,
                     hints: how.hints,
                 };
-                match verify::verify(&path, &against, &mut tell_damage) {
+                match verify::verify(&path, &against, &mut tell_more) {
                     // The manifest was read, and the file is as it says: hints or pack are not.
                     Err(wrong @ (Error::Manifest { .. } | Error::Pack { .. })) => {
                         let message = wrong.to_string();
@@ -283,7 +292,7 @@ impl OpenLibrary {
                     verdict => verdict?,
                 }
             }
-            None => without_manifest(&path, entry, &how.store, &mut tell_damage)?,
+            None => without_manifest(&path, entry, &how.store, &mut tell_more)?,
         };
         Ok(match verdict == verify::Verdict::Verified {
             true if needs_manifest && !has_manifest => Found::WithoutManifest,
