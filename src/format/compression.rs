@@ -24,9 +24,6 @@ const SAVES_MIN: u64 = 32;
 /// The level of compression without a word of the user.
 const LEVEL: i32 = 9;
 
-/// Of pieces: above this one they take twice the time, and become 0.1 % shorter.
-const PIECE_LEVEL_MAX: i32 = 17;
-
 /// How an object is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackOptions {
@@ -110,13 +107,12 @@ impl PackedFrame {
             return packed;
         }
         let per_cluster = (CLUSTER / PIECE) as usize;
-        let piece_level = options.level.min(PIECE_LEVEL_MAX);
         let clusters = bytes.chunks(CLUSTER as usize);
         for (cluster, lengths) in clusters.zip(packed.lengths.chunks_mut(per_cluster)) {
             for (index, length) in lengths.iter_mut().enumerate() {
                 let start = index * PIECE as usize;
                 let end = cluster.len().min(start + PIECE as usize);
-                let piece = compressor.pack(piece_level, &cluster[..start], &cluster[start..end]);
+                let piece = compressor.pack(options.level, &cluster[..start], &cluster[start..end]);
                 if piece.len() < end - start {
                     *length = piece.len() as u16;
                     packed.pieces.extend_from_slice(piece);
