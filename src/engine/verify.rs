@@ -240,9 +240,7 @@ fn against_manifest(
         });
     }
     compare_hints(manifest, &tree, wrong_piece)?;
-    if hints && let Some(message) = check_pack(path, manifest)? {
-        events.event(Event::Warning { message });
-    }
+    check_pack(path, manifest, hints, events)?;
     let (root, bytes_total) = (tree.root(), length);
     events.event(Event::Verified {
         path: path.to_owned(),
@@ -298,24 +296,34 @@ fn compare_hints(manifest: &ManifestFile, found: &Tree, wrong_piece: bool) -> Re
     }
 }
 
-/// Checks the pack beside a manifest, if the manifest has its index. Returns why it was not checked: a reader can do without.
-fn check_pack(path: &Path, manifest: &ManifestFile) -> Result<Option<String>, Error> {
+/// Checks the pack beside a manifest with its hints, if the manifest has its index. One that cannot be checked is a warning: a reader
+/// can do without.
+fn check_pack(
+    path: &Path,
+    manifest: &ManifestFile,
+    hints: bool,
+    events: &mut dyn Events,
+) -> Result<(), Error> {
     let header = manifest.manifest.statement.header();
-    let Some(section) = header.pack() else {
-        return Ok(None);
+    let Some(section) = header.pack().filter(|_| hints) else {
+        return Ok(());
     };
     let pack = pack::beside(&manifest.path);
-    let not_checked = |cause: &dyn Display| format!("{} was not checked: {cause}", pack.display());
+    let mut not_checked = |cause: &dyn Display| {
+        let message = format!("{} was not checked: {cause}", pack.display());
+        events.event(Event::Warning { message });
+        Ok(())
+    };
     if !pack.exists() {
-        return Ok(Some(not_checked(&"it is missing")));
+        return not_checked(&"it is missing");
     }
     let index = manifest.read_range(section.bytes)?;
     match pack::check(path, header.root, &index, &pack) {
         Err(Error::Pack {
             cause: BadPack::Index(cause @ BadIndex::Codec(_)),
             ..
-        }) => Ok(Some(not_checked(&cause))),
-        checked => checked.map(|()| None),
+        }) => not_checked(&cause),
+        checked => checked,
     }
 }
 

@@ -1043,6 +1043,31 @@ fn slow_span(ranges: &[(u64, u64)]) -> (Scheduler, SpanId) {
     (scheduler, span)
 }
 
+/// Found: the time in which the pack of an object was waited for counted for the rate of its source: requests that ran well were
+/// ended, and what the server had sent by then was requested again.
+#[test]
+fn a_late_request_does_not_make_its_source_slow() {
+    for late_ms in [0, 4_990] {
+        let mut scheduler = scheduler(400, 2, true);
+        want(&mut scheduler, 0, &[(0, 1), (100, 164)], true);
+        let spans = starts(&mut scheduler, 0);
+        let [(quick, _), (late, _)] = spans[..] else {
+            panic!("{spans:?}");
+        };
+        scheduler.handle(10, Event::Opened { span: quick });
+        let span = late;
+        scheduler.handle(5_000, Event::Late { span, late_ms });
+        scheduler.handle(5_000, Event::Opened { span });
+        let count = 32 * BlockSize::MIN.bytes();
+        scheduler.handle(5_100, Event::Bytes { span, count });
+        proven(&mut scheduler, 5_100, quick, 0);
+        scheduler.handle(5_100, Event::Ended { span: quick });
+        let command = scheduler.command(5_100);
+        let is_split = matches!(command, Command::Shrink { .. });
+        assert_eq!(is_split, late_ms == 0);
+    }
+}
+
 #[test]
 fn a_span_that_is_not_started_yet_is_taken_back() {
     let (mut scheduler, span) = slow_span(&[(0, 18)]);

@@ -437,12 +437,12 @@ impl Driver {
             // The span was cancelled: only its proven blocks still count.
             if let SpanEvent::Verified(verified) = event {
                 self.verified.push_back(verified);
-                let event = schedule::Event::Held(verified);
-                self.scheduler.handle(now, event);
+                self.scheduler.handle(now, schedule::Event::Held(verified));
             }
             return Ok(());
         };
         let event = match event {
+            SpanEvent::Late(late_ms) => schedule::Event::Late { span, late_ms },
             SpanEvent::Opened => {
                 self.failures.responded(source);
                 schedule::Event::Opened { span }

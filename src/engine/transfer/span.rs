@@ -48,6 +48,8 @@ const GOES_ON_BYTES_MIN: u64 = 16 << 10;
 
 /// What a span reports to the driver.
 pub enum SpanEvent {
+    /// The pack of the object took so many milliseconds before its source was requested.
+    Late(u64),
     Opened,
     /// The body is the whole object although a range was requested. The span waits for permission before it reads the body.
     WholeBody,
@@ -200,6 +202,9 @@ impl Span {
                     let rest = ByteRange::new(progress.at, self.end().max(progress.at));
                     let response = self.request(rest).await?;
                     if !std::mem::replace(&mut opened, true) {
+                        if response.late_ms() > 0 {
+                            self.send(SpanEvent::Late(response.late_ms()));
+                        }
                         self.send(SpanEvent::Opened);
                     }
                     response

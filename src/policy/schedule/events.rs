@@ -77,6 +77,15 @@ impl Scheduler {
         self.blocks.todo.insert(block);
     }
 
+    /// That time says nothing of the source.
+    pub(super) fn late(&mut self, now: Millis, span: SpanId, late_ms: u64) {
+        if let Some(span) = self.spans.get_mut(&span) {
+            let since = now.min(span.since + late_ms);
+            let passed = since - std::mem::replace(&mut span.since, since);
+            self.sources[span.source.0].pace.take_time(passed);
+        }
+    }
+
     pub(super) fn opened(&mut self, now: Millis, span: SpanId) {
         if let Some(span) = self.spans.get_mut(&span) {
             (span.opened, span.last_received) = (true, now);

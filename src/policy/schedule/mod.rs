@@ -192,6 +192,7 @@ impl Scheduler {
     pub fn handle(&mut self, now: Millis, event: Event) {
         self.pass_time(now);
         match event {
+            Event::Late { span, late_ms } => self.late(now, span, late_ms),
             Event::Opened { span } => self.opened(now, span),
             Event::WholeBody { span } => self.whole_body(span),
             Event::Bytes { span, count } => {

@@ -36,6 +36,11 @@ pub struct Limits {
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "fields are named after their types")]
 pub enum Event {
+    /// The source of this span was requested so much later than the span began.
+    Late {
+        span: SpanId,
+        late_ms: u64,
+    },
     /// A usable response arrived: its host is reachable.
     Opened {
         span: SpanId,

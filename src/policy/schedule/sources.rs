@@ -191,6 +191,11 @@ impl Pace {
         self.connection_ms += connection_ms;
     }
 
+    /// Of what is counted so far, this time was not spent on the source.
+    pub fn take_time(&mut self, connection_ms: u64) {
+        self.connection_ms = self.connection_ms.saturating_sub(connection_ms);
+    }
+
     /// Reduces the weight of what is counted so far; called once a round.
     pub fn fade(&mut self) {
         self.bytes -= self.bytes / 4;
