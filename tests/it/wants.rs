@@ -1055,13 +1055,13 @@ fn a_late_request_does_not_make_its_source_slow() {
             panic!("{spans:?}");
         };
         scheduler.handle(10, Event::Opened { span: quick });
+        proven(&mut scheduler, 20, quick, 0);
+        scheduler.handle(20, Event::Ended { span: quick });
         let span = late;
         scheduler.handle(5_000, Event::Late { span, late_ms });
         scheduler.handle(5_000, Event::Opened { span });
         let count = 32 * BlockSize::MIN.bytes();
         scheduler.handle(5_100, Event::Bytes { span, count });
-        proven(&mut scheduler, 5_100, quick, 0);
-        scheduler.handle(5_100, Event::Ended { span: quick });
         let command = scheduler.command(5_100);
         let is_split = matches!(command, Command::Shrink { .. });
         assert_eq!(is_split, late_ms == 0);
