@@ -472,6 +472,34 @@ fn an_object_that_is_there_already_is_not_sent_again() {
     push.run(&[]).must(1);
 }
 
+/// Found: of several pushes of one file at the same time, those that were not the first left what they had sent, for a week.
+#[test]
+fn a_push_that_another_one_was_faster_than_leaves_nothing() {
+    let push = Push::new();
+    push.server.lie(Op::Finalize, Of::All, IngestLie::Waits);
+    let mut running: Vec<(TempDir, Running)> = (0..4)
+        .map(|number| {
+            let folder = TempDir::new().expect("a folder");
+            fs::write(folder.path().join("f.bin"), &push.bytes).expect("a file");
+            let id = format!("9b2f6c1e-5d0a-4c3b-8f7e-2a1b3c4d5e6{number}");
+            let running = start(push.command_in(&folder, &["--session", &id]));
+            (folder, running)
+        })
+        .collect();
+    while push.server.log_of(Op::Finalize).len() < running.len() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    push.server.be_honest();
+    push.server.open_gate();
+    for (_, running) in &mut running {
+        running.finish().must(0);
+    }
+    push.must_be_published();
+    let mut states = push.server.states();
+    states.sort_unstable();
+    assert_eq!(states, ["aborted", "aborted", "aborted", "done"]);
+}
+
 #[test]
 fn an_existing_object_is_replaced_only_by_wish() {
     let push = Push::new();

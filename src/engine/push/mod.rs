@@ -223,7 +223,9 @@ async fn run(context: &Context, input: Input, options: &PushOptions) -> Result<P
             Ok(pushed) => return Ok(pushed),
             // Another upload of the same file was earlier.
             Err(PartFailed::Error(error)) if same::is_taken(&error) => {
-                return push.is_there(error).await;
+                let pushed = push.is_there(error).await?;
+                sessions::end(&push.api, &push.purpose(), id).await;
+                return Ok(pushed);
             }
             // It had not ended after all.
             Err(PartFailed::Error(error)) if push.goes_on(&error).await? => tries -= 1,

@@ -125,6 +125,14 @@ pub async fn forget(api: &Api<'_>, purpose: &Purpose<'_>) {
     }
 }
 
+/// Gives up the session of a push whose object is published by another one: what it sent would stay until it expires.
+pub async fn end(api: &Api<'_>, purpose: &Purpose<'_>, id: SessionId) {
+    forget(api, purpose).await;
+    if api.abort(id).await.is_err() {
+        tracing::debug!("the upload {id} could not be given up");
+    }
+}
+
 async fn named(
     api: &Api<'_>,
     purpose: &Purpose<'_>,

@@ -518,7 +518,11 @@ impl Ingest {
             return problem(422, "root_differs", more);
         }
         let name = session.opened["name"].as_str().expect("a name").to_owned();
-        lock(&self.0.published).insert(name, object);
+        let mut published = lock(&self.0.published);
+        if published.contains_key(&name) && document["replace"] != true {
+            return problem(409, "name_exists", json!({}));
+        }
+        published.insert(name, object);
         session.state = "done";
         session.root = Some(root);
         let mut answer = status(id, session);
