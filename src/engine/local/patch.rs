@@ -191,7 +191,8 @@ impl Patches {
             let Some(proven) = proven else {
                 let arrived = (&mut fetched, &mut packed);
                 let without_frame = without_frames.remove(&block);
-                patched.refuse((block, &parts, without_frame), is_filled, arrived);
+                let refused = (block, &parts[..], without_frame);
+                patched.refuse(refused, (is_filled, is_plain), arrived);
                 continue;
             };
             patched.packed_wrong |= is_plain;
@@ -254,7 +255,7 @@ impl Patched {
     fn refuse(
         &mut self,
         (block, parts, without_frame): (BlockIndex, &[PartOfBlock], Option<Vec<PartOfBlock>>),
-        is_filled: bool,
+        (is_filled, was_plain): (bool, bool),
         (fetched, packed): (&mut HashMap<u64, Vec<u8>>, &mut Arrived),
     ) {
         let doubtless = match &without_frame {
@@ -262,7 +263,7 @@ impl Patched {
             _ => None,
         };
         let came_packed = parts.iter().any(|part| packed.has(part.bytes));
-        let is_plain = doubtless.is_none();
+        let is_plain = was_plain || doubtless.is_none();
         let (batch, retried) = match (doubtless, without_frame) {
             (Some(doubtless), _) => (&mut self.doubted, doubtless),
             (None, Some(parts)) => (&mut self.plain, parts),
