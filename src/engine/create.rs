@@ -35,7 +35,7 @@ use super::{
 pub enum Input {
     /// A regular file, read by several threads. The path must name it until it is read.
     File(PathBuf),
-    /// One that is open already; the path is for messages.
+    /// One that is open already; the path gives the name in messages and in the manifest.
     Open(File, PathBuf),
     /// A stream, read once from start to end.
     Stream(Box<dyn Read + Send>),

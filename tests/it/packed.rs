@@ -354,7 +354,7 @@ fn an_update_of_small_blocks_is_what_it_is_without_a_pack() {
     );
 }
 
-/// Words of 16 bytes, which come again after long: a frame is far shorter than its pieces.
+/// Words of 16 bytes that repeat at long distances: a packed frame is far shorter than its packed pieces.
 fn far_words(length: usize) -> Vec<u8> {
     const WORDS: usize = 4_000;
     let words = paint::bytes(0, WORDS * 16);
@@ -366,11 +366,8 @@ fn far_words(length: usize) -> Vec<u8> {
             .wrapping_add(1);
         words[(random >> 33) as usize % WORDS]
     };
-    let all: Vec<u8> = std::iter::repeat_with(next)
-        .take(length / 16)
-        .flatten()
-        .collect();
-    all
+    let words = std::iter::repeat_with(next).take(length / 16);
+    words.flatten().collect()
 }
 
 /// Found: blocks that were to come with a frame were fetched whole without it, with all that was here of them.

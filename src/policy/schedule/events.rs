@@ -77,7 +77,7 @@ impl Scheduler {
         self.blocks.todo.insert(block);
     }
 
-    /// That time says nothing of the source.
+    /// The request of a span was sent this much later than the span began: that time says nothing about its source.
     pub(super) fn late(&mut self, now: Millis, span: SpanId, late_ms: u64) {
         if let Some(span) = self.spans.get_mut(&span) {
             let since = now.min(span.since + late_ms);

@@ -191,7 +191,7 @@ impl Pace {
         self.connection_ms += connection_ms;
     }
 
-    /// Of what is counted so far, this time was not spent on the source.
+    /// Subtracts time that was counted, but was not spent on the source.
     pub fn take_time(&mut self, connection_ms: u64) {
         self.connection_ms = self.connection_ms.saturating_sub(connection_ms);
     }

@@ -100,7 +100,7 @@ impl SourceResponse {
         response
     }
 
-    /// Lets the pack compare this response with others. It came so late because of the pack.
+    /// Lets the pack compare the rate of this response with others. `late`: how long the pack was waited for before.
     pub(super) fn measure(&mut self, pack: Option<&Pack>, late: Duration) {
         self.measured = pack.map(|pack| Measured {
             pack: pack.clone(),
